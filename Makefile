@@ -1,0 +1,44 @@
+# Each target makes .venv when it is missing or when a lock changed; any order, any number of times.
+VENV := .venv
+CONFIG ?= cluster/local.yaml
+ARGS ?=
+
+INSTALL_INPUTS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/install.sh setup.cfg pyproject.toml
+# The stamp carries a hash of the inputs' contents: `git checkout` and `touch` change times, not contents.
+STAMP := $(VENV)/.bonrl-$(shell cat $(INSTALL_INPUTS) | sha256sum | cut -c1-16)
+
+.PHONY: help install train test test-fast lint reference clean
+
+help:
+	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
+	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; under 25 minutes on 2 cores)"
+	@echo "make test-fast  the tests that start none of those (under a minute)"
+	@echo "make lint       ruff and mypy"
+	@echo "make reference  write docs/configuration.md from the settings' schema"
+	@echo "make clean      remove .venv and caches; runs/ stays"
+
+install: $(STAMP)
+
+$(STAMP):
+	requirements/install.sh $(VENV)
+	@rm -f $(VENV)/.bonrl-*
+	@touch $@
+
+train: $(STAMP)
+	$(VENV)/bin/bonrl train --config $(CONFIG) $(ARGS)
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-fast: $(STAMP)
+	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+reference: $(STAMP)
+	$(VENV)/bin/python -m cluster.reference docs/configuration.md
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
