@@ -1,0 +1,21 @@
+"""Shared fixtures. The fast tier (`-m "not slow"`) starts no Ray, vLLM or DeepSpeed and must not import them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A wrong model path must fail at once instead of asking a hub; and no test may write to a user's wandb account.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return ROOT

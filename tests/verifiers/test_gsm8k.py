@@ -1,0 +1,141 @@
+"""GSM8K: extraction of the final number, splits, and errors about broken files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from verifiers import Status, TaskSettings, make_task
+from verifiers.gsm8k import extract_number, parse_number
+
+DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        ("#### 72", "72"),
+        ("She sold 48/2 = 24.\n#### 72\n", "72"),
+        ("#### 10\nno, wait\n#### $1,234.50", "2469/2"),
+        ("#### 5 apples, of 7", "7"),
+        ("so \\boxed{42}.", "42"),
+        ("\\boxed{1} then \\boxed{-3} dollars 9", "-3"),
+        ("\\boxed{1{,}000}", "1000"),
+        ("The answer is 18.", "18"),
+        ("It costs $2,000,000 a year", "2000000"),
+        ("it is 50%", "50"),
+        ("5-3", "3"),
+        ("x = -7", "-7"),
+        (".5", "1/2"),
+        ("3.", "3"),
+        ("72.00", "72"),
+        ("1,2,3", "3"),
+    ],
+)
+def test_extraction(response: str, number: str) -> None:
+    assert extract_number(response) == Fraction(number)
+
+
+@pytest.mark.parametrize("response", ["", "no number", "####", "#### none\n", "12 \\boxed{none}", "٣", "9" * 100])
+def test_nothing_to_extract(response: str) -> None:
+    assert extract_number(response) is None
+
+
+@pytest.mark.parametrize("text", ["", "-", "1/2", "1,23", "1e5", "12 apples", "--3", "１", "9" * 41, "nan"])
+def test_not_a_number(text: str) -> None:
+    assert parse_number(text) is None
+
+
+@pytest.mark.parametrize(
+    "attack",
+    ["9" * 100_000, "#" * 100_000, "\\boxed{" * 20_000, "1," * 50_000, " " * 100_000, "1,234" * 20_000],
+)
+def test_hostile_responses_are_quick(attack: str) -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        extract_number(attack)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
+
+
+def write(directory: Path, rows: list, name: str = "gsm8k_train.jsonl") -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (directory / name).write_text("\n".join(lines) + "\n")
+
+
+def rows(split: str, count: int) -> list[dict]:
+    return [{"id": f"{split}/{i}", "problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(count)]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write(tmp_path, rows("train", 40))
+    write(tmp_path, rows("test", 10), "gsm8k_test.jsonl")
+    return tmp_path
+
+
+def test_splits(directory: Path) -> None:
+    settings = TaskSettings(name="gsm8k", path=str(directory), validation_size=8)
+    task = make_task(settings)
+    train, validation, test = (task.prompts(split) for split in ("train", "validation", "test"))
+    assert (len(train), len(validation), len(test)) == (32, 8, 10)
+    assert not {p.id for p in train} & {p.id for p in validation}
+    assert list(train) == list(make_task(settings).prompts("train"))
+    assert train[0].text.endswith(settings.instruction)
+    reordered = make_task(settings.model_copy(update={"seed": 1}))
+    assert list(reordered.prompts("validation")) == list(validation)
+    assert {p.id for p in reordered.prompts("train")} == {p.id for p in train}
+    assert [p.id for p in reordered.prompts("train")] != [p.id for p in train]
+
+
+def test_verdicts(directory: Path) -> None:
+    task = make_task(TaskSettings(name="gsm8k", path=str(directory)))
+    prompt = task.prompts("test")[4]
+    right = task.verify(prompt, "4+1 = 5\n#### 5.0")
+    assert (right.status, right.reward, right.answer) == (Status.CORRECT, 1.0, "5")
+    assert task.verify(prompt, "#### 6").status is Status.WRONG
+    assert task.verify(prompt, "I do not know").status is Status.UNPARSABLE
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", r"gsm8k_train\.jsonl, line 2: not valid JSON"),
+        ("[]", r"line 2: not a JSON object"),
+        ({"id": "x", "answer": "3"}, r"line 2: the field 'problem' is missing"),
+        ({"id": "x", "problem": "?", "answer": "three"}, r"line 2: the answer 'three' is no number"),
+        ({"id": "a", "problem": "?", "answer": "3"}, r"line 2: the id 'a' was seen before"),
+    ],
+)
+def test_broken_files_are_refused_with_the_line(directory: Path, bad: object, message: str) -> None:
+    write(directory, [{"id": "a", "problem": "?", "answer": "3"}, bad])
+    with pytest.raises(ValueError, match=message):
+        make_task(TaskSettings(name="gsm8k", path=str(directory))).prompts("train")
+
+
+def test_missing_files_and_sizes_are_refused_with_the_key(directory: Path) -> None:
+    with pytest.raises(ValueError, match=r"task\.path is not set"):
+        make_task(TaskSettings(name="gsm8k"))
+    with pytest.raises(ValueError, match=r"task\.path: no file gsm8k_train\.jsonl"):
+        make_task(TaskSettings(name="gsm8k", path=str(directory / "nowhere")))
+    with pytest.raises(ValueError, match=r"task\.test_size is 11, but the test split has only 10"):
+        make_task(TaskSettings(name="gsm8k", path=str(directory), test_size=11)).prompts("test")
+    (directory / "gsm8k_test.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no problems"):
+        make_task(TaskSettings(name="gsm8k", path=str(directory))).prompts("test")
+
+
+@pytest.mark.skipif(not (DATA / "gsm8k_test.jsonl").is_file(), reason=f"no GSM8K in {DATA}; set BONRL_DATA")
+def test_the_real_files() -> None:
+    task = make_task(TaskSettings(name="gsm8k", path=str(DATA)))
+    assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [6973, 500, 1319]
+    with (DATA / "gsm8k_test.jsonl").open(encoding="utf-8") as lines:
+        solutions = {row["id"]: row["solution"] for row in map(json.loads, lines)}
+    for prompt in task.prompts("test"):
+        assert task.verify(prompt, solutions[prompt.id]).status is Status.CORRECT

@@ -1,0 +1,66 @@
+"""Verdicts, the registry of tasks, and rendering of prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from verifiers import Prompt, Status, TaskSettings, Verdict, make_task, render
+
+
+class Bytes:
+    """A tokenizer of one token per byte, with the three things that rendering uses."""
+
+    def __init__(self, bos_token_id: int | None = None, chat_template: str | None = None) -> None:
+        self.bos_token_id, self.chat_template = bos_token_id, chat_template
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        return list(text.encode())
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> dict[str, list[int]]:
+        assert options == {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+        return {"input_ids": [1, *conversation[0]["content"].encode(), 2]}
+
+
+PROMPT = Prompt("p", "3=3:", {}, "easy")
+
+
+def test_render() -> None:
+    assert render(PROMPT, Bytes(), "plain") == list(b"3=3:")
+    assert render(PROMPT, Bytes(bos_token_id=300), "plain") == [300, *b"3=3:"]
+    assert render(PROMPT, Bytes(bos_token_id=300, chat_template="x"), "chat") == [1, *b"3=3:", 2]
+
+
+def test_render_refuses() -> None:
+    with pytest.raises(ValueError, match=r"no chat template; set task\.template: plain"):
+        render(PROMPT, Bytes(), "chat")
+    with pytest.raises(ValueError, match=r"task\.template is 'jinja'"):
+        render(PROMPT, Bytes(), "jinja")
+
+
+def test_a_failed_verifier_is_never_a_reward() -> None:
+    verdict = Verdict.failed("no connection")
+    assert verdict.status is Status.VERIFIER_ERROR and verdict.reward is None and verdict.score is None
+    with pytest.raises(ValueError, match="verifier_error"):
+        Verdict(Status.VERIFIER_ERROR, reward=0.0, score=0.0)
+    with pytest.raises(ValueError, match="reward"):
+        Verdict(Status.WRONG, reward=None, score=0.0)
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s is not Status.VERIFIER_ERROR])
+def test_binary_verdicts(status: Status) -> None:
+    verdict = Verdict.binary(status)
+    assert verdict.reward == verdict.score == (1.0 if status is Status.CORRECT else 0.0)
+
+
+def test_settings_refuse_unknown_keys_and_tasks() -> None:
+    with pytest.raises(ValidationError):
+        TaskSettings(nmae="countdown")
+    with pytest.raises(ValidationError):
+        TaskSettings(name="chess")
+    with pytest.raises(ValueError, match="choose one of countdown, gsm8k"):
+        make_task(TaskSettings.model_construct(name="chess"))
+    assert make_task(TaskSettings()).name == "countdown"

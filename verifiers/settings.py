@@ -1,0 +1,80 @@
+"""Settings of the tasks: which problems, from where, in what mix."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class DifficultyMix(BaseModel):
+    """Shares of Countdown's difficulty levels; they are divided by their sum, so any scale will do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    easy: float = Field(0.3, ge=0.0, description="Weight of level easy: three numbers, each 1 to 12.")
+    medium: float = Field(
+        0.35, ge=0.0, description="Weight of level medium: three numbers of 1 to 30, at least one above 12."
+    )
+    hard: float = Field(0.35, ge=0.0, description="Weight of level hard: four numbers, each 1 to 12.")
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.easy + self.medium + self.hard <= 0.0:
+            raise ValueError("task.difficulty: every weight is 0; give at least one level a positive weight")
+        return self
+
+
+class TaskSettings(BaseModel):
+    """Which problems are trained and evaluated on. Fields that only one task reads say so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["countdown", "gsm8k"] = Field(
+        "countdown", description="The task: countdown (generated here) or gsm8k (files read from task.path)."
+    )
+    template: Literal["plain", "chat"] = Field(
+        "plain",
+        description="How a prompt becomes tokens: plain encodes the text as it is (after a BOS token where "
+        "the tokenizer has one); chat wraps it as a user turn in the model's own chat template.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the problems drawn (countdown) or of the order of the training prompts (gsm8k).",
+    )
+    path: str | None = Field(
+        None,
+        description="Directory that holds gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k only; else unused).",
+    )
+    train_size: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts in the train split. Null: 8192 for countdown, all that the file holds for gsm8k.",
+    )
+    validation_size: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts of the validation split, for tuning. Null: 512 (countdown), 500 (gsm8k)",
+    )
+    test_size: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts in the test split, for reporting. Null: 1024 (countdown), all that the file "
+        "holds (gsm8k).",
+    )
+    difficulty: DifficultyMix = Field(
+        default_factory=lambda: DifficultyMix(),
+        description="Mix of difficulty levels in every split (countdown only).",
+    )
+    slips: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the demonstrations for `bonrl sft` whose value misses the target, as those of a "
+        "careless demonstrator do; prompts and verdicts are not touched (countdown only).",
+    )
+    instruction: str = Field(
+        "\nSolve the problem step by step and end with the final number after '####'.",
+        description="Text put after each problem, so that the model marks its final number (gsm8k only).",
+    )

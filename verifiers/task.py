@@ -1,0 +1,119 @@
+"""What a task is: prompts in splits, and a verifier for their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from verifiers.settings import TaskSettings
+from verifiers.verdict import Verdict
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem.
+
+    Attributes:
+        id: Unique within the task and stable from run to run.
+        text: What the model is asked.
+        reference: What the verifier needs to judge an answer; plain JSON types only, because it is logged.
+        level: Difficulty or subject, by which evaluations may be broken down.
+    """
+
+    id: str
+    text: str
+    reference: dict[str, Any]
+    level: str
+
+
+class Task(Protocol):
+    """Prompts with splits, and a verifier. An instance is cheap to make, and makes its splits when asked."""
+
+    name: str
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        """The prompts of ``train``, ``validation`` or ``test``, always in the same order.
+
+        Raises:
+            ValueError: No such split, or the source of the problems is missing or broken.
+        """
+        ...
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        """Judge one response. Hostile responses are wrong answers: none makes this raise or hang."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that rendering needs."""
+
+    bos_token_id: int | None
+    chat_template: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless ``split`` names one of the three splits."""
+    if split not in SPLITS:
+        raise ValueError(f"no split named {split!r}; choose one of {', '.join(SPLITS)}")
+
+
+def _countdown(settings: TaskSettings) -> Task:
+    from verifiers.countdown import Countdown
+
+    return Countdown(settings)
+
+
+def _gsm8k(settings: TaskSettings) -> Task:
+    from verifiers.gsm8k import Gsm8k
+
+    return Gsm8k(settings)
+
+
+# Each entry imports its module when asked, so that a task's dependencies load only in runs that use it.
+TASKS: dict[str, Callable[[TaskSettings], Task]] = {"countdown": _countdown, "gsm8k": _gsm8k}
+
+
+def make_task(settings: TaskSettings) -> Task:
+    """The task that ``settings.name`` names.
+
+    Raises:
+        ValueError: No such task, or its settings cannot be met (message names the key and the mend).
+    """
+    if settings.name not in TASKS:
+        raise ValueError(f"task.name is {settings.name!r}; choose one of {', '.join(sorted(TASKS))}")
+    return TASKS[settings.name](settings)
+
+
+def render(prompt: Prompt, tokenizer: Tokenizer, template: Literal["plain", "chat"] | str) -> list[int]:
+    """Token ids of a prompt, ready for the sampler: nothing is added to them later.
+
+    Args:
+        prompt: The problem.
+        tokenizer: A Hugging Face tokenizer.
+        template: ``plain`` (text as it is, after BOS where there is one) or ``chat`` (one user turn, then the
+            opening of the assistant's).
+
+    Raises:
+        ValueError: Unknown template, or ``chat`` with a tokenizer that has no chat template.
+    """
+    if template == "plain":
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return start + list(tokenizer.encode(prompt.text, add_special_tokens=False))
+    if template == "chat":
+        if not tokenizer.chat_template:
+            raise ValueError(
+                "task.template is 'chat' but the model's tokenizer has no chat template; set task.template: "
+                "plain, or use an instruction-tuned model"
+            )
+        turns = [{"role": "user", "content": prompt.text}]
+        # return_dict: newer releases of transformers answer with a mapping by default, older with a list.
+        encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return list(encoded["input_ids"])
+    raise ValueError(f"task.template is {template!r}; choose plain or chat")

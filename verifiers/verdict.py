@@ -1,0 +1,60 @@
+"""The one type in which every verifier answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What became of one answer.
+
+    ``timeout`` and ``crash`` are what the *answer's own program* did: wrong answers with a name, rewarded 0.
+    ``verifier_error`` is a fault of the verifier: it carries no reward, so it never passes for a wrong answer.
+    """
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    VERIFIER_ERROR = "verifier_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One verified answer.
+
+    Attributes:
+        status: What became of the answer.
+        reward: What training wants more of (R). None exactly when the status is ``verifier_error``.
+        score: What the deployed verifier ranks by (r). May differ from the reward.
+        answer: The extracted answer in a canonical spelling (majority votes count it), None if there is none.
+        seconds: Wall time that the verification took.
+        detail: Why, for people; never parsed.
+    """
+
+    status: Status
+    reward: float | None
+    score: float | None
+    answer: str | None = None
+    seconds: float = 0.0
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.reward is None) != (self.status is Status.VERIFIER_ERROR):
+            raise ValueError(
+                f"a verdict of status '{self.status}' has reward {self.reward!r}: the reward is None exactly "
+                "when the verifier itself failed (status 'verifier_error')"
+            )
+
+    @classmethod
+    def binary(cls, status: Status, *, answer: str | None = None, seconds: float = 0.0, detail: str = "") -> Verdict:
+        """A verdict whose reward and score are both 1.0 if ``status`` is correct, else 0.0."""
+        value = 1.0 if status is Status.CORRECT else 0.0
+        return cls(status, reward=value, score=value, answer=answer, seconds=seconds, detail=detail)
+
+    @classmethod
+    def failed(cls, detail: str, *, seconds: float = 0.0) -> Verdict:
+        """The verdict of a verifier that could not do its work: no reward, no score."""
+        return cls(Status.VERIFIER_ERROR, reward=None, score=None, seconds=seconds, detail=detail)
