@@ -1,0 +1,169 @@
+"""Right-sized micro-batches: sorted by length, padded on the left, cut by a token budget, equally many per
+rank.
+
+Everything here is a pure function of its arguments, so every rank derives the same plan from the same
+sequences and takes its own part without talking to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sequence:
+    """One sampled response with what training needs of it.
+
+    prompt_tokens int32[T_prompt] (at least 1), response_tokens int32[R] (at least 1),
+    behaviour_logprobs float32[R] in nats under the law that sampled them (temperature included),
+    advantage in the sum convention, fresh: sampled wholly under the learner's current weights.
+    """
+
+    prompt_tokens: np.ndarray
+    response_tokens: np.ndarray
+    behaviour_logprobs: np.ndarray
+    advantage: float
+    fresh: bool = True
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens) + len(self.response_tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MicroBatch:
+    """One forward pass. The sequences end together at the right edge; R is the longest response.
+
+    tokens_BT, attention_mask_BT and positions_BT are int64. The response arrays are right-aligned as well:
+    column j of *_BR belongs to token T - R + j, which the logits at position T - R + j - 1 predict.
+    `index_B` is each row's place in the list that was batched; -1 marks a filler row (weight 0, no gradient).
+    """
+
+    tokens_BT: np.ndarray
+    attention_mask_BT: np.ndarray
+    positions_BT: np.ndarray
+    response_mask_BR: np.ndarray
+    behaviour_logprobs_BR: np.ndarray
+    advantage_B: np.ndarray
+    fresh_B: np.ndarray
+    index_B: np.ndarray
+
+    @property
+    def response_width(self) -> int:
+        return self.response_mask_BR.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens without padding and filler."""
+        return int(self.attention_mask_BT[self.index_B >= 0].sum())
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.tokens_BT.size
+
+
+def make_micro_batches(
+    sequences: Seq[Sequence], tokens_per_micro_batch: int, rank: int, world_size: int, pad_token: int
+) -> list[MicroBatch]:
+    """The micro-batches of one rank. Every rank gets the same number, so that ZeRO's collectives stay
+    aligned.
+
+    A rank without work of its own gets the shortest sequence as a filler of weight 0. Raises ValueError
+    when a sequence is longer than the budget or lacks a prompt or a response.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
+    if not sequences:
+        return []
+    _check(sequences, tokens_per_micro_batch)
+    plan = plan_rows(
+        [len(s) for s in sequences],
+        [len(s.response_tokens) for s in sequences],
+        tokens_per_micro_batch,
+        world_size,
+    )
+    shortest = min(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
+    batches = []
+    for rows in plan[rank::world_size]:
+        filler = not rows
+        batches.append(_pad([sequences[i] for i in (rows or [shortest])], rows or [-1], pad_token, filler))
+    return batches
+
+
+def plan_rows(lengths: Seq[int], response_lengths: Seq[int], budget: int, world_size: int) -> list[list[int]]:
+    """Rows of each micro-batch; micro-batch j goes to rank j % world_size. An empty list is a filler.
+
+    Sorting by length keeps padding low; neighbours in the order have nearly the same cost, so dealing them
+    out round-robin balances the ranks. If the number does not divide by the ranks, the largest are halved
+    first: splitting work is free, a filler is not.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], -response_lengths[i], i))
+    plan: list[list[int]] = []
+    for i in order:
+        # The first row of a micro-batch is its longest, so it sets the padded width.
+        if plan and (len(plan[-1]) + 1) * lengths[plan[-1][0]] <= budget:
+            plan[-1].append(i)
+        else:
+            plan.append([i])
+    while len(plan) % world_size:
+        # The first of the largest by padded size; one row cannot be halved.
+        sizes = [len(rows) * lengths[rows[0]] if len(rows) > 1 else 0 for rows in plan]
+        largest = int(np.argmax(sizes))
+        rows = plan[largest]
+        if len(rows) < 2:
+            plan.append([])
+            continue
+        half = (len(rows) + 1) // 2
+        plan[largest : largest + 1] = [rows[:half], rows[half:]]
+    return plan
+
+
+def padding_share(batches: Seq[MicroBatch]) -> float:
+    """Share of the processed tokens that is padding or filler, in [0, 1]."""
+    total = sum(b.padded_tokens for b in batches)
+    return 1.0 - sum(b.tokens for b in batches) / total if total else 0.0
+
+
+def _check(sequences: Seq[Sequence], budget: int) -> None:
+    for i, s in enumerate(sequences):
+        if not len(s.prompt_tokens) or not len(s.response_tokens):
+            raise ValueError(f"sequence {i} has an empty prompt or response; both need at least one token")
+        if len(s.behaviour_logprobs) != len(s.response_tokens):
+            raise ValueError(
+                f"sequence {i} has {len(s.response_tokens)} response tokens but {len(s.behaviour_logprobs)} "
+                "behaviour log-probabilities"
+            )
+        if len(s) > budget:
+            raise ValueError(
+                f"sequence {i} has {len(s)} tokens, more than learner.tokens_per_micro_batch = {budget}; "
+                f"raise it to "
+                "at least rollout.max_prompt_tokens + rollout.max_response_tokens"
+            )
+
+
+def _pad(sequences: list[Sequence], rows: list[int], pad_token: int, filler: bool) -> MicroBatch:
+    B, T = len(sequences), max(len(s) for s in sequences)
+    R = max(len(s.response_tokens) for s in sequences)
+    tokens_BT = np.full((B, T), pad_token, dtype=np.int64)
+    attention_mask_BT = np.zeros((B, T), dtype=np.int64)
+    response_mask_BR = np.zeros((B, R), dtype=bool)
+    behaviour_BR = np.zeros((B, R), dtype=np.float32)
+    for b, s in enumerate(sequences):
+        r = len(s.response_tokens)
+        tokens_BT[b, T - len(s) : T - r] = s.prompt_tokens
+        tokens_BT[b, T - r :] = s.response_tokens
+        attention_mask_BT[b, T - len(s) :] = 1
+        response_mask_BR[b, R - r :] = not filler
+        behaviour_BR[b, R - r :] = s.behaviour_logprobs
+    return MicroBatch(
+        tokens_BT=tokens_BT,
+        attention_mask_BT=attention_mask_BT,
+        positions_BT=np.maximum(attention_mask_BT.cumsum(axis=1) - 1, 0),
+        response_mask_BR=response_mask_BR,
+        behaviour_logprobs_BR=behaviour_BR,
+        advantage_B=np.array([0.0 if filler else s.advantage for s in sequences], dtype=np.float32),
+        fresh_B=np.array([s.fresh and not filler for s in sequences], dtype=bool),
+        index_B=np.array(rows, dtype=np.int64),
+    )

@@ -1,0 +1,143 @@
+"""Imitation learning (supervised fine-tuning): maximum likelihood of expert responses, given their prompts.
+
+The loop takes its steps through an engine, so that imitation runs on the same DeepSpeed ranks, micro-batches
+and optimiser as reinforcement learning does. It knows neither tasks nor tokenizers: examples are token ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from learner.batching import Sequence
+
+
+class ImitationSettings(BaseModel):
+    """Length, batch and learning-rate schedule of supervised fine-tuning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(800, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(128, ge=1, description="Examples per optimiser step, over all ranks.")
+    learning_rate: float = Field(1e-3, gt=0.0, description="Peak AdamW learning rate, reached after the warm-up.")
+    warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up from 0 to the peak.")
+    final_fraction: float = Field(
+        0.05,
+        ge=0.0,
+        le=1.0,
+        description="Learning rate at the last step as a fraction of the peak (cosine decay).",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the examples drawn and of a fresh model's initial weights.")
+    report_every: int = Field(50, ge=1, description="Steps between two progress reports.")
+
+
+class ImitationEngine(Protocol):
+    """The part of ``learner.engine.Engine`` that imitation uses."""
+
+    def sft_step(self, sequences: list[Sequence], step: int, *, rate: float) -> dict[str, float]: ...
+
+    def export_huggingface(self, directory: str | Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One progress report.
+
+    step counts from 1 to steps; loss (mean, nats per response token) and examples_per_second are since the
+    last report; learning_rate is the current one; seconds are since the start.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    examples_per_second: float
+    learning_rate: float
+    seconds: float
+
+
+def cosine_rate(step: int, settings: ImitationSettings) -> float:
+    """Learning rate of a step (from 0): linear warm-up to the peak, half a cosine down to its final fraction."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    rest = max(settings.steps - settings.warmup_steps - 1, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min((step - settings.warmup_steps) / rest, 1.0)))
+    return settings.learning_rate * (settings.final_fraction + (1.0 - settings.final_fraction) * cosine)
+
+
+def as_sequence(prompt_tokens: list[int], response_tokens: list[int]) -> Sequence:
+    """An example as the learner's batching wants it. End the response with EOS, or stopping is not learned.
+
+    Raises:
+        ValueError: An empty prompt or response.
+    """
+    if not prompt_tokens or not response_tokens:
+        raise ValueError("an example for imitation needs at least one prompt token and one response token")
+    return Sequence(
+        prompt_tokens=np.asarray(prompt_tokens, dtype=np.int32),
+        response_tokens=np.asarray(response_tokens, dtype=np.int32),
+        behaviour_logprobs=np.zeros(len(response_tokens), dtype=np.float32),
+        advantage=1.0,
+        fresh=False,
+    )
+
+
+def batches(examples: Iterable[Sequence], batch_size: int) -> Iterator[list[Sequence]]:
+    """Consecutive full batches; what remains at the end of a finite source is left out."""
+    source = iter(examples)
+    while len(batch := list(itertools.islice(source, batch_size))) == batch_size:
+        yield batch
+
+
+def run_sft(
+    engine: ImitationEngine,
+    examples: Iterable[Sequence],
+    settings: ImitationSettings,
+    *,
+    output: str | Path,
+    report: Callable[[Progress], None] | None = None,
+) -> float:
+    """Fine-tune on expert examples and write a Hugging Face directory.
+
+    Args:
+        engine: A learner engine; every rank runs this function with the same examples in the same order.
+        examples: Prompt and response tokens; must last for ``steps * batch_size``.
+        settings: Length, batch size and schedule.
+        output: Directory to write.
+        report: Called every ``report_every`` steps and at the end.
+
+    Returns:
+        Mean loss over the last report's steps, in nats per response token.
+
+    Raises:
+        ValueError: The examples ran out before the last step.
+    """
+    start = last = time.perf_counter()
+    source = batches(examples, settings.batch_size)
+    losses: list[float] = []
+    mean = math.nan
+    for step in range(settings.steps):
+        batch = next(source, None)
+        if batch is None:
+            raise ValueError(
+                f"the expert examples ran out after {step} steps of {settings.batch_size}; lower the number "
+                "of steps or the batch size, or give more examples"
+            )
+        rate = cosine_rate(step, settings)
+        losses.append(engine.sft_step(batch, step, rate=rate)["learn/loss"])
+        if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
+            now = time.perf_counter()
+            mean = sum(losses) / len(losses)
+            if report is not None:
+                speed = len(losses) * settings.batch_size / (now - last)
+                report(Progress(step + 1, settings.steps, mean, speed, rate, now - start))
+            losses, last = [], now
+    engine.export_huggingface(output)
+    return mean

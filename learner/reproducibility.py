@@ -1,0 +1,45 @@
+"""Seeds, deterministic kernels, and the state of every random number generator of a process."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int, threads: int) -> None:
+    """Seed all generators, fix the number of CPU threads, and ask torch for deterministic kernels."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # warn_only: on CUDA some attention kernels have no deterministic backward, which must not end a run.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic mode also fills fresh memory with NaN, a debugging aid that costs time in every
+    # allocation.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def random_state() -> dict[str, Any]:
+    """State of python's, numpy's and torch's generators (and CUDA's), for `restore_random_state`."""
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every generator back into a state from `random_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

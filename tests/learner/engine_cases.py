@@ -1,0 +1,317 @@
+"""What the engine tests run in processes of their own: random tiny models, sequences, and the plain-torch
+reference.
+
+Module-level functions only, because `multiprocessing` spawn imports them by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from learner.batching import Sequence
+from learner.settings import LearnerSettings, LossSettings
+
+VOCABULARY = 420
+LOSS = LossSettings()
+
+
+def settings(**changes: object) -> LearnerSettings:
+    base = dict(learning_rate=1e-3, warmup_steps=3, weight_decay=0.1, tokens_per_micro_batch=32, threads=1)
+    return LearnerSettings(**(base | changes))
+
+
+def make_model(directory: Path, *, tied: bool, dtype: torch.dtype = torch.float32, bias: bool = False) -> Path:
+    """A random Llama with weights both above and below DeepSpeed's persistence threshold of 100,000
+    elements.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=448,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        attention_bias=bias,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.05,
+        attention_dropout=0.1,
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
+    (directory / "tokenizer.json").write_text("{}")
+    return directory
+
+
+def make_sequences(count: int = 13, seed: int = 0) -> list[Sequence]:
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        prompt, response = rng.integers(2, 9), rng.integers(1, 12)
+        out.append(
+            Sequence(
+                prompt_tokens=rng.integers(3, VOCABULARY, prompt).astype(np.int32),
+                response_tokens=rng.integers(3, VOCABULARY, response).astype(np.int32),
+                behaviour_logprobs=(-6 + rng.normal(0, 0.3, response)).astype(np.float32),
+                advantage=0.0 if i == 4 else float(rng.normal()),
+                fresh=i % 2 == 0,
+            )
+        )
+    return out
+
+
+def reference_logprobs(model: torch.nn.Module, sequence: Sequence, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probabilities [R] of one unpadded sequence, the textbook way."""
+    tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
+    logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
+    logprobs = torch.log_softmax(logits, -1).gather(-1, tokens[1:, None])[:, 0]
+    return logprobs[len(sequence.prompt_tokens) - 1 :]
+
+
+def reference_gradient(path: Path, sequences: list[Sequence], normaliser: float, temperature: float):
+    """Gradient of the policy loss by name, from a loop over single sequences without DeepSpeed or padding."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+    for s in sequences:
+        logprobs = reference_logprobs(model, s, temperature)
+        ratio = (logprobs - torch.from_numpy(s.behaviour_logprobs)).exp()
+        clipped = ratio.clamp(1 - LOSS.clip_low, 1 + LOSS.clip_high)
+        (-torch.minimum(ratio * s.advantage, clipped * s.advantage).sum() / normaliser).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def make_engine(path: Path, rank: int, world_size: int, port: int, learner: LearnerSettings, **changes: object):
+    from learner.engine import Engine
+
+    return Engine(
+        path,
+        learner=learner,
+        loss=LOSS,
+        rank=rank,
+        world_size=world_size,
+        master_port=port,
+        timeout_s=60,
+        **changes,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_ranks(case: str, world_size: int, directory: Path, **arguments: object) -> None:
+    """Run `case(rank, world_size, port, directory, **arguments)` of this module in one process per rank."""
+    import subprocess
+
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {
+        "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                __file__,
+                case,
+                str(rank),
+                str(world_size),
+                str(port),
+                str(directory),
+                json.dumps(arguments),
+            ],
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [p.communicate(timeout=240)[0] for p in processes]
+    finally:
+        for p in processes:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+    for rank, (p, output) in enumerate(zip(processes, outputs, strict=True)):
+        assert p.returncode == 0, f"{case}: rank {rank} of {world_size} failed\n{output[-6000:]}"
+
+
+# ---------------------------------------------------------------- cases
+
+
+def gradients_and_weights(rank: int, world_size: int, port: int, directory: Path, *, tied: bool) -> None:
+    """At every ZeRO stage: gradients and scores equal plain torch, the stream equals a reloaded export.
+
+    All stages share a process: starting one costs more than the stage itself.
+    """
+    temperature, normaliser = 0.8, 7.0
+    path = directory / ("tied" if tied else "untied")
+    sequences = make_sequences()
+    expected = reference_gradient(path, sequences, normaliser, temperature)
+    for stage in (0, 1, 2, 3):
+        learner = settings(zero_stage=stage, activation_checkpointing=stage in (1, 3))
+        engine = make_engine(path, rank, world_size, port, learner, temperature=temperature)
+        check_scores(engine, path, sequences, temperature)
+        assert len(engine._batches(sequences)) > 2, "the case must span several micro-batches"
+        check_gradient(engine, sequences, normaliser, expected)
+        check_skip(engine, sequences)
+        check_stream(engine, directory / f"export-{tied}-{stage}-{world_size}", sequences, temperature)
+    engine.close()
+
+
+def check_gradient(engine, sequences: list[Sequence], normaliser: float, expected: dict[str, torch.Tensor]) -> None:
+    """The gradient that the optimiser is about to apply, against the reference."""
+    from deepspeed.utils import safe_get_full_grad
+
+    seen: dict[str, torch.Tensor] = {}
+    apply = engine._apply
+
+    def capture() -> float:
+        seen.update({name: safe_get_full_grad(p).clone() for name, p in engine._parameters})
+        return apply()
+
+    engine._apply = capture
+    figures = engine.train_step(sequences, normaliser, step=0)
+    engine._apply = apply
+    assert seen.keys() == expected.keys()
+    norm = torch.stack([g.norm() for g in expected.values()]).norm().item()
+    error = max((seen[name] - gradient).abs().max().item() for name, gradient in expected.items())
+    print(f"stage {engine.learner.zero_stage}: gradient error {error:.1e}, norm {norm:.3g}")
+    assert error < 1e-6 * norm
+    assert abs(figures["learn/gradient_norm"] - norm) < 1e-4 * norm
+    assert abs(figures["learn/learning_rate"] - 1e-3 / 3) < 1e-12
+    assert figures["learn/sequences"] == len(sequences) - 1
+
+
+def check_scores(engine, path: Path, sequences: list[Sequence], temperature: float) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for s, scored in zip(sequences, engine.score(sequences), strict=True):
+            np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
+
+
+def check_skip(engine, sequences: list[Sequence]) -> None:
+    """No advantage anywhere: no step, although weight decay and momentum would move the weights."""
+    from dataclasses import replace
+
+    before = engine.score(sequences)
+    figures = engine.train_step([replace(s, advantage=0.0) for s in sequences], 7.0, step=1)
+    assert figures["learn/skipped"] == 1.0
+    assert all((a == b).all() for a, b in zip(before, engine.score(sequences), strict=True))
+
+
+def check_stream(engine, export: Path, sequences: list[Sequence], temperature: float) -> None:
+    """Every weight is in the stream, once, within the bucket size, and the export scores like the engine."""
+    from transformers import AutoModelForCausalLM
+
+    buckets = list(engine.weight_buckets(300_000))
+    engine.export_huggingface(export)
+    scores = engine.score(sequences)
+    if engine.rank:
+        assert not any(buckets)
+        return
+    stream = {name: tensor for bucket in buckets for name, tensor in bucket}
+    assert [(n, t.dtype, tuple(t.shape)) for n, t in stream.items()] == engine.weight_metadata()
+    assert len(buckets) > 3
+    assert all(len(b) == 1 or sum(t.nbytes for _, t in b) <= 300_000 for b in buckets)
+    model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
+    assert stream.keys() == dict(model.named_parameters()).keys()
+    assert ("lm_head.weight" in stream) != model.config.tie_word_embeddings
+    for name, p in model.named_parameters():
+        assert torch.equal(p, stream[name]), name
+    with torch.no_grad():
+        for s, scored in zip(sequences, scores, strict=True):
+            np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
+    assert (export / "tokenizer.json").read_text() == "{}"
+
+
+def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: list[list]) -> None:
+    """Four steps with a checkpoint in the middle, and a fresh engine that resumes from it: equal to the bit."""
+    for stage, dtype in cases:
+        path = directory / ("tied" if dtype == "float32" else "bfloat16")
+        checkpoint = directory / f"checkpoint-{stage}-{world_size}-{dtype}"
+        results = []
+        for resumed in (False, True):
+            engine = make_engine(path, rank, world_size, port, settings(zero_stage=stage), dtype=dtype)
+            if resumed:
+                assert engine.load(checkpoint) == {"cursor": 17, "note": "kept"}
+            for step in range(2 if resumed else 0, 4):
+                figures = engine.train_step(make_sequences(seed=step), 7.0, step)
+                noise = torch.rand(3)
+                if step == 1:
+                    engine.save(checkpoint, {"cursor": 17, "note": "kept"})
+            weights = [t for bucket in engine.weight_buckets(1 << 20) for _, t in bucket]
+            results.append([*weights, noise, torch.tensor(figures["learn/gradient_norm"])])
+        assert len(results[0]) == len(results[1])
+        equal = [torch.equal(a, b) for a, b in zip(*results, strict=True)]
+        assert all(equal), (stage, dtype, equal)
+        changed = [not torch.equal(p.detach(), w) for p, w in zip(fresh_weights(path), results[0], strict=False)]
+        assert rank or all(changed), "training must have moved every weight"
+        check_refusals(engine, checkpoint, directory)
+    engine.close()
+
+
+def fresh_weights(path: Path) -> list[torch.Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    return list(AutoModelForCausalLM.from_pretrained(path, dtype="auto").parameters())
+
+
+def check_refusals(engine, checkpoint: Path, directory: Path) -> None:
+    """A torn checkpoint and one of another ZeRO stage are refused with the reason."""
+    import pytest
+
+    with pytest.raises(ValueError, match="no complete engine checkpoint"):
+        engine.load(directory / "nothing-here")
+    stage = engine.learner.zero_stage
+    engine.learner = engine.learner.model_copy(update={"zero_stage": 3 - stage})
+    with pytest.raises(ValueError, match="learner.zero_stage"):
+        engine.load(checkpoint)
+    engine.learner = engine.learner.model_copy(update={"zero_stage": stage})
+
+
+def supervised(rank: int, world_size: int, port: int, directory: Path) -> None:
+    """Cross-entropy falls, at temperature 1 whatever the sampling temperature, and equals the plain
+    computation.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = directory / "untied"
+    sequences = make_sequences()
+    engine = make_engine(path, rank, world_size, port, settings(warmup_steps=0), temperature=0.5)
+    first = engine.sft_step(sequences, 0)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = -torch.cat([reference_logprobs(model, s) for s in sequences]).mean().item()
+    assert abs(first["learn/loss"] - expected) < 1e-4, (first, expected)
+    for step in range(1, 5):
+        last = engine.sft_step(sequences, step)
+    assert last["learn/loss"] < first["learn/loss"] - 0.5
+    assert "learn/ratio_mean" not in last
+    engine.close()
+
+
+if __name__ == "__main__":
+    name, rank_, size_, port_, directory_, arguments_ = sys.argv[1:]
+    globals()[name](int(rank_), int(size_), int(port_), Path(directory_), **json.loads(arguments_))

@@ -1,0 +1,52 @@
+"""The DeepSpeed engine against plain torch, in processes of their own (see engine_cases.py for what each
+does).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from engine_cases import make_model
+
+    directory = tmp_path_factory.mktemp("models")
+    make_model(directory / "tied", tied=True)
+    make_model(directory / "untied", tied=False, bias=True)
+    make_model(directory / "bfloat16", tied=True, dtype=torch.bfloat16)
+    return directory
+
+
+@pytest.mark.parametrize(("world_size", "tied"), [(1, True), (2, False)])
+def test_every_zero_stage_equals_plain_torch(models: Path, world_size: int, tied: bool) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("gradients_and_weights", world_size, models, tied=tied)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "cases"),
+    [
+        (1, [[0, "float32"], [2, "float32"], [0, "bfloat16"], [3, "bfloat16"]]),
+        (2, [[0, "float32"], [1, "float32"], [2, "bfloat16"], [3, "float32"]]),
+    ],
+)
+def test_resuming_is_bit_equal(models: Path, world_size: int, cases: list[list]) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("resume", world_size, models, cases=cases)
+
+
+def test_supervised_steps(models: Path) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("supervised", 1, models)
