@@ -1,0 +1,1 @@
+"""Ray actors: samplers, verifier workers, the replay queue, learner ranks, broadcast, supervision."""

@@ -1,0 +1,224 @@
+"""The group: the one record that flows between samplers, verifiers, the replay queue and the learner.
+
+A group is one prompt with its N samples. It travels as an Arrow record batch with one row, so that Ray's object
+store ships its buffers without pickling Python lists, and so that what a run logged as Parquet is exactly what the
+learner saw. The schema is versioned; a reader refuses a version it does not know instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"bonrl.group.version"
+
+_TOKENS = pa.list_(pa.int32())
+
+GROUP_SCHEMA = pa.schema(
+    [
+        # which prompt this is, and when it was admitted
+        pa.field("sequence", pa.int64()),  # position in the run's prompt stream: unique in the run
+        pa.field("epoch", pa.int32()),
+        pa.field("prompt_id", pa.string()),
+        pa.field("level", pa.string()),
+        pa.field("prompt_tokens", _TOKENS),
+        pa.field("admitted_version", pa.int32()),  # weights the samplers held at admission
+        # how it was sampled
+        pa.field("sampler", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("temperature", pa.float32()),
+        pa.field("sample_seconds", pa.float32()),
+        # one element a sample
+        pa.field("response_tokens", pa.list_(_TOKENS)),
+        pa.field("behaviour_logprobs", pa.list_(pa.list_(pa.float32()))),
+        pa.field("version_start", pa.list_(pa.int32())),  # weights of the first sampled token
+        pa.field("version_end", pa.list_(pa.int32())),  # weights of the last sampled token
+        pa.field("finish_reason", pa.list_(pa.string())),
+        # filled by the verifier; null before
+        pa.field("reward", pa.list_(pa.float64())),  # R: what we want
+        pa.field("score", pa.list_(pa.float64())),  # r: what the deployed verifier ranks by
+        pa.field("verdict", pa.list_(pa.string())),
+        pa.field("answer", pa.list_(pa.string())),
+        pa.field("verify_seconds", pa.list_(pa.float32())),
+    ],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+
+_GRADES = ("reward", "score", "verdict", "answer", "verify_seconds")
+
+
+class GroupError(ValueError):
+    """A group that breaks the schema: ragged samples, a foreign schema version, grades that do not fit."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What a sampler needs to make one group: a prompt, the sampling law, and the group's place in the run."""
+
+    sequence: int
+    epoch: int
+    prompt_id: str
+    level: str
+    prompt_tokens: np.ndarray  # int32 [P]
+    admitted_version: int
+    n: int
+    temperature: float
+    max_tokens: int
+    seed: int
+
+    @property
+    def max_generated_tokens(self) -> int:
+        """Upper bound of the tokens that this request generates: what load balancing counts."""
+        return self.n * self.max_tokens
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and its N samples (see :data:`GROUP_SCHEMA` for units and meaning of every field)."""
+
+    sequence: int
+    epoch: int
+    prompt_id: str
+    level: str
+    prompt_tokens: np.ndarray  # int32 [P]
+    admitted_version: int
+    sampler: str
+    seed: int
+    temperature: float
+    sample_seconds: float
+    response_tokens: Sequence[np.ndarray]  # N x int32 [R_i]
+    behaviour_logprobs: Sequence[np.ndarray]  # N x float32 [R_i]
+    version_start: np.ndarray  # int32 [N]
+    version_end: np.ndarray  # int32 [N]
+    finish_reason: Sequence[str]
+    reward: np.ndarray | None = None  # float64 [N]
+    score: np.ndarray | None = None  # float64 [N]
+    verdict: Sequence[str] | None = None
+    answer: Sequence[str | None] | None = None
+    verify_seconds: np.ndarray | None = field(default=None, repr=False)  # float32 [N]
+
+    def __post_init__(self) -> None:
+        n = len(self.response_tokens)
+        for name in ("behaviour_logprobs", "version_start", "version_end", "finish_reason", *_GRADES):
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise GroupError(f"group {self.sequence}: {name} has {len(value)} entries for {n} samples")
+        for i, (tokens, logprobs) in enumerate(zip(self.response_tokens, self.behaviour_logprobs, strict=True)):
+            if len(tokens) != len(logprobs):
+                raise GroupError(
+                    f"group {self.sequence}, sample {i}: {len(tokens)} tokens but {len(logprobs)} log-probabilities"
+                )
+
+    @property
+    def n(self) -> int:
+        """Number of samples in the group."""
+        return len(self.response_tokens)
+
+    @property
+    def graded(self) -> bool:
+        return self.reward is not None
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Rewards float64 [N] of a graded group; raises GroupError before grading."""
+        if self.reward is None:
+            raise GroupError(f"group {self.sequence} has not been graded")
+        return self.reward
+
+    @property
+    def verdicts(self) -> Sequence[str]:
+        """The N verdicts of a graded group; raises GroupError before grading."""
+        if self.verdict is None:
+            raise GroupError(f"group {self.sequence} has not been graded")
+        return self.verdict
+
+    def with_grades(
+        self,
+        reward: np.ndarray,
+        score: np.ndarray,
+        verdict: Sequence[str],
+        answer: Sequence[str | None],
+        verify_seconds: np.ndarray,
+    ) -> Group:
+        """The same group with the verifier's numbers, one per sample."""
+        return replace(
+            self,
+            reward=np.asarray(reward, np.float64),
+            score=np.asarray(score, np.float64),
+            verdict=list(verdict),
+            answer=list(answer),
+            verify_seconds=np.asarray(verify_seconds, np.float32),
+        )
+
+    def to_record_batch(self) -> pa.RecordBatch:
+        """One-row record batch in :data:`GROUP_SCHEMA`."""
+        columns = [_column(getattr(self, f.name), f.type) for f in GROUP_SCHEMA]
+        return pa.RecordBatch.from_arrays(columns, schema=GROUP_SCHEMA)
+
+    @classmethod
+    def from_record_batch(cls, batch: pa.RecordBatch) -> Group:
+        """Read a one-row batch back.
+
+        Raises:
+            GroupError: if the batch was written under another schema version or does not hold one row.
+        """
+        check_schema(batch.schema)
+        if batch.num_rows != 1:
+            raise GroupError(f"a group is one row; this record batch has {batch.num_rows}")
+        return cls(**{f.name: _value(batch.column(f.name), f.type) for f in GROUP_SCHEMA})
+
+
+assert {f.name for f in fields(Group)} == set(GROUP_SCHEMA.names), "Group and GROUP_SCHEMA must name the same fields"
+
+
+def check_schema(schema: pa.Schema) -> None:
+    """Raise :class:`GroupError` unless `schema` was written by this version of the group schema."""
+    written = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if written != str(SCHEMA_VERSION):
+        raise GroupError(
+            f"group schema version {written} cannot be read by version {SCHEMA_VERSION}: "
+            "use the bonrl release that wrote these files"
+        )
+
+
+def groups_from_table(table: pa.Table) -> list[Group]:
+    """All groups of a Parquet file that a run wrote, in the file's order."""
+    check_schema(table.schema)
+    return [Group.from_record_batch(batch) for batch in table.to_batches(max_chunksize=1)]
+
+
+def _column(value: Any, kind: pa.DataType) -> pa.Array:
+    """One Arrow array of length 1; nested lists of arrays are built from flat buffers, not from Python objects."""
+    if value is None:
+        return pa.nulls(1, kind)
+    if not pa.types.is_list(kind):
+        return pa.array([value], kind)
+    return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), _items(value, kind.value_type))
+
+
+def _items(value: Any, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_list(kind):
+        offsets = np.zeros(len(value) + 1, np.int32)
+        np.cumsum([len(v) for v in value], out=offsets[1:])
+        flat = np.concatenate(value) if len(value) else np.empty(0)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind.value_type))
+    return pa.array(value, kind)
+
+
+def _value(column: pa.Array, kind: pa.DataType) -> Any:
+    scalar = column[0]
+    if not scalar.is_valid:
+        return None
+    if not pa.types.is_list(kind):
+        return scalar.as_py()
+    items = scalar.values
+    if pa.types.is_list(kind.value_type):
+        return [inner.values.to_numpy(zero_copy_only=False) for inner in items]
+    if pa.types.is_string(kind.value_type):
+        return items.to_pylist()
+    return items.to_numpy(zero_copy_only=False)

@@ -1,0 +1,52 @@
+"""What a step's groups say about the policy: rewards, lengths, verdicts, age. Pure functions of the groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from actors.group import Group
+from learner.metrics import default_ks, pass_at_k
+from verifiers.verdict import Status
+
+
+def group_metrics(groups: Sequence[Group], advantages_GN: np.ndarray, version: int) -> dict[str, float]:
+    """Metrics of one step's groups under the names of ``cluster/metric_names.py``.
+
+    Args:
+        groups: graded groups of equal size.
+        advantages_GN: their advantages, float64 [G, N].
+        version: of the learner's weights at the step.
+    """
+    rewards_GN = np.stack([g.rewards for g in groups])
+    correct_GN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups])
+    lengths = np.array([len(tokens) for g in groups for tokens in g.response_tokens])
+    ages = version - np.concatenate([g.version_start for g in groups])
+    n = rewards_GN.shape[1]
+    hits_G = correct_GN.sum(axis=1)
+    row = {
+        "reward/mean": rewards_GN.mean(),
+        "reward/std": rewards_GN.std(),
+        "policy/entropy": _sampled_entropy(groups),
+        "policy/lag_mean": ages.mean(),
+        "policy/lag_max": ages.max(),
+        "response/length_mean": lengths.mean(),
+        "response/truncated_share": np.mean([r == "length" for g in groups for r in g.finish_reason]),
+        "groups/all_fail_share": np.mean(hits_G == 0),
+        "groups/all_pass_share": np.mean(hits_G == n),
+        "groups/mixed_share": np.mean((hits_G > 0) & (hits_G < n)),
+        "groups/no_signal_share": np.mean(~advantages_GN.any(axis=1)),
+    }
+    for k in default_ks(n):
+        row[f"pass_at_k/{k}"] = np.mean([pass_at_k(n, int(c), k) for c in hits_G])
+    verdicts = Counter(v for g in groups for v in g.verdicts)
+    row |= {f"verifier/{status}_share": verdicts[status] / correct_GN.size for status in Status}
+    return {name: float(value) for name, value in row.items()}
+
+
+def _sampled_entropy(groups: Sequence[Group]) -> float:
+    """Entropy of the behaviour policy in nat/token, by -log π of every sampled token: unbiased over all samples."""
+    logprobs = np.concatenate([lp for g in groups for lp in g.behaviour_logprobs])
+    return float(-logprobs.mean()) if len(logprobs) else 0.0

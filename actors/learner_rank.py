@@ -1,0 +1,196 @@
+"""Learner rank (Ray actor): graded groups in, one optimiser step out, weights handed to the broadcaster.
+
+All ranks receive the same groups and compute the same advantages; the engine gives each rank its micro-batches. Work
+runs on one thread of its own, so that the actor answers its lifeline during a long step and so that torch's thread
+settings, which belong to a thread, hold for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors import transport
+from actors.group import Group
+from actors.group_metrics import group_metrics
+from actors.transport import Manifest
+from learner.batching import Sequence
+from learner.estimators import group_advantages
+from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from learner.strategies import strategy_value
+
+Packed = tuple[Manifest, Any]  # a bucket in Ray's object store: its manifest and the reference to its bytes
+
+ENGINE = "engine"  # DeepSpeed's files inside a checkpoint
+HUGGINGFACE = "huggingface"  # the plain model directory inside a checkpoint
+
+# The engine's figures under the names of the run's table of metrics; those left out repeat others.
+METRIC_NAMES = {
+    "learn/clip_fraction": "policy/clip_fraction",
+    "learn/ratio_mean": "policy/ratio_mean",
+    "learn/ratio_max": "policy/ratio_max",
+    "learn/kl": "policy/kl_behaviour",
+    "learn/logprob_gap_mean": "logprob_gap/mean",
+    "learn/logprob_gap_max": "logprob_gap/max",
+    "learn/gradient_norm": "optimizer/gradient_norm",
+    "learn/learning_rate": "optimizer/learning_rate",
+    "learn/skipped": "optimizer/skipped",
+    "learn/tokens": "batch/tokens",
+    "learn/sequences": "batch/sequences",
+    "learn/micro_batches": "batch/micro_batches",
+    "learn/padding_share": "batch/padding_share",
+}
+
+
+class LearnerRank:
+    """One DeepSpeed rank.
+
+    Args:
+        rank, world_size: this rank and how many there are.
+        model_path: local Hugging Face directory of the initial weights.
+        dtype: parameter type, as in ``model.dtype``.
+        learner, loss, objective: the configuration's sections.
+        temperature: of the sampling law, whose log-probabilities are differentiated.
+        run_id: names this run's shared-memory files.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        model_path: str,
+        dtype: str,
+        learner: LearnerSettings,
+        loss: LossSettings,
+        objective: ObjectiveSettings,
+        temperature: float,
+        seed: int,
+        run_id: str,
+    ) -> None:
+        self._arguments: dict[str, Any] = dict(
+            dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,
+            seed=seed, device="cuda" if learner.gpus_per_rank else "cpu",
+        )  # fmt: skip
+        self._model_path = model_path
+        self._objective = objective
+        self._run_id = run_id
+        self._rank = rank
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._published: list[Manifest] = []
+
+    async def rendezvous(self) -> tuple[str, int]:
+        """(address, free port) of this node for torch.distributed; asked of rank 0 only."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    async def start(self, master_address: str, master_port: int) -> None:
+        """Load the model and join the other ranks."""
+
+        def load() -> Any:
+            from learner.engine import Engine
+
+            return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
+
+        self._engine = await self._run(load)
+
+    async def step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
+        """One optimiser step on the P groups of `batches`, starting from weight version `step`."""
+        return await self._run(lambda: self._step(batches, step))
+
+    async def node(self) -> str:
+        """Ray's id of the node this rank runs on."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
+    async def publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[list[Manifest], list[Packed]]:
+        """Write the weights in buckets of about `bucket_bytes`; every rank takes part, rank 0 returns them.
+
+        Args:
+            shared: write them to shared-memory files of this node.
+            packed: put them into Ray's object store.
+
+        Returns:
+            (manifests of the shared files, (manifest, reference to bytes) of the packed buckets).
+        """
+        return await self._run(lambda: self._publish(shared, packed, bucket_bytes))
+
+    async def unpublish(self) -> None:
+        """Every sampler has loaded the published weights: free them."""
+        transport.unlink(self._published)
+        self._published = []
+
+    async def save(self, directory: str) -> None:
+        """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory."""
+
+        def work() -> None:
+            self._engine.save(os.path.join(directory, ENGINE), {})
+            self._engine.export_huggingface(os.path.join(directory, HUGGINGFACE))
+
+        await self._run(work)
+
+    async def load(self, directory: str) -> None:
+        """Continue from a checkpoint that :meth:`save` wrote."""
+        await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)))
+
+    async def lifeline(self, seconds: float) -> None:
+        """Return after `seconds`; the caller learns of this actor's death at once."""
+        await asyncio.sleep(seconds)
+
+    def _step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
+        groups = [Group.from_record_batch(batch) for batch in batches]
+        rewards_GN = np.stack([group.rewards for group in groups])
+        advantages_GN = group_advantages(
+            rewards_GN,
+            strategy=self._objective.strategy,
+            k=self._objective.k,
+            estimator=self._objective.estimator,
+        )
+        sequences = [s for g, a in zip(groups, advantages_GN, strict=True) for s in _sequences(g, a, step)]
+        learned = self._engine.train_step(sequences, normaliser=float(len(groups)), step=step)
+        values = strategy_value(rewards_GN, strategy=self._objective.strategy, k=self._objective.k)
+        row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
+        row["objective/value"] = float(np.mean(values))
+        return row | group_metrics(groups, advantages_GN, step)
+
+    def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[list[Manifest], list[Packed]]:
+        import ray
+
+        in_store: list[Packed] = []
+        for tensors in self._engine.weight_buckets(bucket_bytes):
+            if self._rank != 0:
+                continue  # took part in the gather; only rank 0 holds the tensors
+            if shared:
+                self._published.append(transport.write_bucket(transport.new_path(self._run_id), tensors))
+            if packed:
+                manifest, data = transport.pack(tensors)
+                in_store.append((manifest, ray.put(data)))
+        return list(self._published), in_store
+
+    async def _run(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _sequences(group: Group, advantages_N: np.ndarray, version: int) -> list[Sequence]:
+    """The group's samples as the learner trains on them."""
+    return [
+        Sequence(
+            prompt_tokens=group.prompt_tokens,
+            response_tokens=group.response_tokens[i],
+            behaviour_logprobs=group.behaviour_logprobs[i],
+            advantage=float(advantages_N[i]),
+            fresh=bool(group.version_start[i] == group.version_end[i] == version),
+        )
+        for i in range(group.n)
+    ]

@@ -1,0 +1,189 @@
+"""Slots, order and exactly-once accounting of the replay queue: a pure state machine, without Ray and without a clock.
+
+**The life of a group.** `reserve` takes a slot and hands out the next position of the prompt stream; `commit` says
+that its graded group has arrived; `lease` hands P committed groups to the learner for one optimiser step; `ack` says
+that the samplers now hold the weights which those groups helped to make, and only then are their slots free again.
+
+**How stale a group can be.** Let P be the groups of one optimiser step, S the configured staleness, W the overtaking
+window, B = (S+1)·P the slots, u the number of finished steps (which is also the version of the newest weights), and
+q the position of a group in the prompt stream.
+
+1. Positions are handed out in order, and a slot is freed only by `ack`. While the samplers hold version v, at most
+   v·P groups have been acknowledged, so a group can be admitted at v only if q < B + v·P, i.e. v ≥ ⌊q/P⌋ - S.
+2. Step u must contain every group with ⌊q/P⌋ + W ≤ u that is still there (`due`). By induction all positions below
+   (u-W)·P are trained before step u, so at most P groups are ever due: the rule can always be kept.
+3. So a group is trained at a step u ≤ ⌊q/P⌋ + W by weights that are at most u - v ≤ S + W versions ahead of the
+   weights it was admitted under. That is the bound; `lease` asserts it for every group.
+
+With S = 0 there are P slots, so a step trains exactly the P groups it admitted and W has no effect: the synchronous
+loop is the same machine with fewer slots. A slow group is never dropped (dropping favours short answers): with W = 0
+the learner waits for it, with W > 0 up to W steps of younger groups go first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class QueueError(RuntimeError):
+    """An operation that the life cycle of a group does not allow: a bug of the caller, never of the data."""
+
+
+class State(StrEnum):
+    RESERVED = "reserved"
+    COMMITTED = "committed"
+    LEASED = "leased"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One taken slot."""
+
+    sequence: int
+    admitted_version: int
+    state: State = State.RESERVED
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Permission to sample one group: its position in the prompt stream, and the version the samplers hold."""
+
+    sequence: int
+    admitted_version: int
+
+
+class QueueState:
+    """The replay queue's accounting.
+
+    Args:
+        prompts_per_step: P, groups of one optimiser step.
+        staleness: S, optimiser steps by which sampling may run ahead.
+        overtake: W, optimiser steps by which a younger group may be trained before an older one.
+        total: stop admitting at this position (steps · P), so that no work is done that will not be trained.
+    """
+
+    def __init__(self, *, prompts_per_step: int, staleness: int, overtake: int, total: int) -> None:
+        self.prompts_per_step = prompts_per_step
+        self.staleness = staleness
+        self.overtake = overtake
+        self.total = total
+        self.version = 0  # of the weights that the samplers hold = finished and acknowledged steps
+        self._entries: dict[int, Entry] = {}
+        self._low_water = 0  # every position below is trained
+        self._trained: set[int] = set()  # trained positions at or above the low-water mark
+        self._cursor = 0  # next position to hand out
+        self.observed_staleness = 0
+
+    @property
+    def slots(self) -> int:
+        """B = (S+1)·P."""
+        return (self.staleness + 1) * self.prompts_per_step
+
+    @property
+    def staleness_bound(self) -> int:
+        """Weights versions between a group's admission and its training, at worst: S + W (derived above)."""
+        return staleness_bound(self.staleness, self.overtake)
+
+    @property
+    def in_use(self) -> int:
+        return len(self._entries)
+
+    def count(self, state: State) -> int:
+        """Number of groups in `state`."""
+        return sum(entry.state is state for entry in self._entries.values())
+
+    def reserve(self, limit: int | None = None) -> list[Ticket]:
+        """Take free slots, at most `limit`, and hand out their positions in order."""
+        tickets: list[Ticket] = []
+        while self.in_use < self.slots and self._cursor < self.total and (limit is None or len(tickets) < limit):
+            if self._cursor not in self._trained:
+                self._entries[self._cursor] = Entry(self._cursor, self.version)
+                tickets.append(Ticket(self._cursor, self.version))
+            self._cursor += 1
+        return tickets
+
+    def commit(self, sequence: int) -> bool:
+        """A graded group has arrived. False when it was there already (a group issued twice): the copy is dropped."""
+        entry = self._entries.get(sequence)
+        if entry is None:
+            if sequence < self._low_water or sequence in self._trained:
+                return False
+            raise QueueError(f"commit of position {sequence}, which holds no slot: it was never reserved")
+        if entry.state is not State.RESERVED:
+            return False
+        entry.state = State.COMMITTED
+        return True
+
+    def missing(self) -> list[int]:
+        """Positions that the next lease waits for: due groups that have not arrived, or, when too few are there,
+        every reserved one."""
+        due = [e.sequence for e in self._entries.values() if self._due(e) and e.state is State.RESERVED]
+        if due:
+            return sorted(due)
+        if self.count(State.COMMITTED) >= self.prompts_per_step:
+            return []
+        return sorted(e.sequence for e in self._entries.values() if e.state is State.RESERVED)
+
+    def lease(self) -> list[int] | None:
+        """The P positions of the next optimiser step in order, or None while they are not all there."""
+        if self.count(State.LEASED):
+            raise QueueError("lease while the groups of the last step are not acknowledged")
+        ready = sorted(e.sequence for e in self._entries.values() if e.state is State.COMMITTED)
+        if len(ready) < self.prompts_per_step:
+            return None
+        if any(self._due(e) and e.state is State.RESERVED for e in self._entries.values()):
+            return None
+        chosen = ready[: self.prompts_per_step]
+        for sequence in chosen:
+            self._lease_one(self._entries[sequence])
+        return chosen
+
+    def ack(self, version: int) -> list[int]:
+        """The samplers hold `version`: the leased groups are trained and their slots are free."""
+        if version != self.version + 1:
+            raise QueueError(f"ack of version {version} after version {self.version}: one step, one version")
+        done = sorted(e.sequence for e in self._entries.values() if e.state is State.LEASED)
+        if len(done) != self.prompts_per_step:
+            raise QueueError(f"ack with {len(done)} leased groups; a step trains {self.prompts_per_step}")
+        for sequence in done:
+            del self._entries[sequence]
+            self._trained.add(sequence)
+        while self._low_water in self._trained:
+            self._trained.remove(self._low_water)
+            self._low_water += 1
+        self.version = version
+        return done
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a resume needs: the version and which positions are trained. Plain JSON types."""
+        return {"version": self.version, "low_water": self._low_water, "trained": sorted(self._trained)}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from `snapshot`: groups that were under way then are issued again, trained ones never."""
+        if self._entries or self._cursor:
+            raise QueueError("restore into a queue that is already in use")
+        self.version = int(snapshot["version"])
+        self._low_water = self._cursor = int(snapshot["low_water"])
+        self._trained = {int(q) for q in snapshot["trained"]}
+        if self._low_water + len(self._trained) != self.version * self.prompts_per_step:
+            raise QueueError(
+                f"snapshot of version {self.version} counts {self._low_water + len(self._trained)} trained groups, "
+                f"not {self.version * self.prompts_per_step}: rollout.prompts_per_step differs from the run's"
+            )
+
+    def _due(self, entry: Entry) -> bool:
+        return entry.sequence // self.prompts_per_step + self.overtake <= self.version
+
+    def _lease_one(self, entry: Entry) -> None:
+        lag = self.version - entry.admitted_version
+        if lag > self.staleness_bound:
+            raise QueueError(f"position {entry.sequence} is {lag} versions stale; the bound is {self.staleness_bound}")
+        self.observed_staleness = max(self.observed_staleness, lag)
+        entry.state = State.LEASED
+
+
+def staleness_bound(staleness: int, overtake: int) -> int:
+    """S + W, in optimiser steps; 0 when S = 0, because then a step trains exactly the groups it admitted."""
+    return staleness + overtake if staleness else 0

@@ -1,0 +1,194 @@
+"""Settings of the actors: rollouts, samplers, the replay queue, weight broadcast and deadlines.
+ One model per section of the YAML file; `cluster.config` composes them. Every field says its unit and its
+reason, because the generated reference page and the messages for wrong keys are made from these descriptions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A section of the configuration: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RolloutSettings(Section):
+    """What is sampled for one optimiser step (section `rollout`)."""
+
+    n: int = Field(
+        16,
+        ge=1,
+        le=4096,
+        description="Samples per prompt (N). They share the prompt's prefill; must be >= objective.k.",
+    )
+    prompts_per_step: int = Field(
+        16,
+        ge=1,
+        le=65536,
+        description="Prompts (groups) of one optimiser step (P); the batch holds P x n samples.",
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0.0,
+        le=10.0,
+        description=(
+            "Softmax temperature of sampling. Behaviour log-probabilities are those of the tempered law, and"
+            " the learner applies the same temperature."
+        ),
+    )
+    top_p: Literal[1.0] = Field(  # type: ignore[valid-type]  # pydantic takes a float literal
+        1.0,
+        description=(
+            "Fixed at 1: a truncated law changes the support between sampler and learner, so that the "
+            "importance ratio, and with it the gradient, is no longer exact."
+        ),
+    )
+    top_k: Literal[-1] = Field(-1, description="Fixed at -1 (off), for the reason given at top_p.")
+    max_prompt_tokens: int = Field(
+        64,
+        ge=1,
+        le=1_000_000,
+        description="Longest prompt in tokens; a longer one is refused at admission, not cut.",
+    )
+    max_response_tokens: int = Field(
+        24,
+        ge=1,
+        le=1_000_000,
+        description="Longest response in tokens; a sample cut here finishes with 'length'.",
+    )
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Tokens of the longest prompt with the longest response: the context that the sampler must hold."""
+        return self.max_prompt_tokens + self.max_response_tokens
+
+
+class ActorsSettings(Section):
+    """How many actors of each kind (section `actors`)."""
+
+    samplers: int = Field(1, ge=1, le=4096, description="Sampler actors; each owns one vLLM engine and its devices.")
+    verifiers: int = Field(1, ge=1, le=4096, description="Verifier workers; one processor core is enough for each.")
+
+
+class SamplerSettings(Section):
+    """One sampler and its vLLM engine (section `sampler`). The number format comes from `model.dtype`."""
+
+    gpus: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="GPUs of one sampler; 0 samples on the CPU. Must equal tensor_parallel if > 0.",
+    )
+    tensor_parallel: int = Field(
+        1, ge=1, le=1024, description="Devices over which the engine splits each weight matrix; 1 on the CPU."
+    )
+    threads: int = Field(
+        2,
+        ge=1,
+        le=1024,
+        description="CPU only: OpenMP threads of the engine, at most the physical cores. For models of a few "
+        "million parameters 1 is faster: a second thread waits more than it works, above all beside a learner.",
+    )
+    kv_cache_gib: float = Field(
+        1.0,
+        gt=0.0,
+        le=4096.0,
+        description="CPU only: GiB of memory for keys and values. When full, requests wait their turn.",
+    )
+    gpu_memory_utilization: float = Field(
+        0.85,
+        gt=0.0,
+        le=1.0,
+        description=(
+            "GPU only: share of each GPU's memory that the engine may take for weights, activations and cache."
+        ),
+    )
+    enforce_eager: bool = Field(
+        True,
+        description=(
+            "Skip torch.compile and CUDA graphs. True starts about 60 s sooner on the CPU and loses nothing "
+            "for small models there; set false on GPUs."
+        ),
+    )
+    max_num_seqs: int = Field(
+        256,
+        ge=1,
+        le=65536,
+        description="Sequences decoded together; more wait in the engine. Raise with the KV cache.",
+    )
+    max_model_len: int | None = Field(
+        None,
+        ge=2,
+        description=(
+            "Context length in tokens that the engine reserves for; null: rollout.max_prompt_tokens + "
+            "rollout.max_response_tokens."
+        ),
+    )
+
+
+class QueueSettings(Section):
+    """The replay queue (section `queue`)."""
+
+    staleness: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description=(
+            "S, in optimiser steps: how far sampling may run ahead of learning. 0 is synchronous and "
+            "reproducible; the queue holds (S + 1) x prompts_per_step slots."
+        ),
+    )
+    overtake: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description=(
+            "W, in optimiser steps: how far a finished group may overtake an unfinished older one. The "
+            "staleness of a trained group never exceeds S + W."
+        ),
+    )
+
+
+class BroadcastSettings(Section):
+    """The way of new weights from the learner to the samplers (section `broadcast`)."""
+
+    backend: Literal["host"] = Field(
+        "host",
+        description="Weight-transfer back-end of vLLM; `host` goes through host memory: CPUs and any mix.",
+    )
+    transport: Literal["auto", "shared_memory", "object_store"] = Field(
+        "auto",
+        description=(
+            "shared_memory: files in /dev/shm (learner and samplers on one node); object_store: Ray's store "
+            "(across nodes); auto: shared memory for the samplers on the learner's node, the store for "
+            "others."
+        ),
+    )
+    bucket_mib: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description=(
+            "MiB of weights in one packed bucket. Bounds what a ZeRO-3 gather holds at once; many small "
+            "buckets cost a round trip each."
+        ),
+    )
+
+
+class DeadlineSettings(Section):
+    """Seconds after which a wait ends with a message that says what it was for (section `deadlines`)."""
+
+    start_s: float = Field(
+        300.0,
+        gt=0,
+        description="Start of an actor. Importing vLLM and building an engine takes 20-80 s on two cores.",
+    )
+    sample_s: float = Field(600.0, gt=0, description="One group: n samples for one prompt, queueing included.")
+    verify_s: float = Field(120.0, gt=0, description="Verification of one group.")
+    learn_s: float = Field(1800.0, gt=0, description="One optimiser step on every learner rank.")
+    broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
+    checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")

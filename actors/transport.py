@@ -1,0 +1,207 @@
+"""Packed weight buckets: many tensors in one block of bytes, described by one small dictionary.
+ A bucket is a file in shared memory that a reader on the same node maps without copying, or the same bytes as
+a NumPy array for Ray's object store. The manifest is made of plain types, so that it passes through every
+serialiser:
+
+    {"path": "/dev/shm/bonrl-<run>-<pid>-...", "nbytes": 1024,
+     "entries": [(name, "float32", [2, 3], offset, nbytes), ...]}
+ One manifest describes all tensors of a bucket: one call per tensor costs a round trip each and made
+transfers of half a second take minutes in other systems. A reader maps the file; unlinking it afterwards is
+safe, because the mapping lives on. A bucket is written once and never again: readers may hold views of it
+until the update ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+Manifest = dict[str, Any]
+NamedTensor = tuple[str, torch.Tensor]
+
+SHARED_MEMORY = Path("/dev/shm")
+STALE_SECONDS = 3600.0
+ALIGNMENT = 64  # bytes; a cache line, and a multiple of every item size
+_FILE_NAME = re.compile(r"^bonrl-(?P<run>[A-Za-z0-9_.]+)-(?P<pid>\d+)-[0-9a-f]{8}\.bucket$")
+
+
+class TransportError(RuntimeError):
+    """A bucket cannot be written or read; the message says where and how to mend it."""
+
+
+def new_path(run: str, directory: Path = SHARED_MEMORY) -> Path:
+    """A fresh bucket path; run and writer's process id stand in it, so that leftovers can be recognised."""
+    safe = re.sub(r"[^A-Za-z0-9_.]", "_", run) or "run"
+    return directory / f"bonrl-{safe}-{os.getpid()}-{uuid4().hex[:8]}.bucket"
+
+
+def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[int], int, int]], int]:
+    """Entries `(name, dtype, shape, offset, nbytes)` of a packed bucket and its size in bytes."""
+    entries, offset = [], 0
+    for name, tensor in tensors:
+        nbytes = tensor.numel() * tensor.element_size()
+        entries.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return entries, offset
+
+
+def pack(tensors: Sequence[NamedTensor]) -> tuple[Manifest, np.ndarray]:
+    """Copy `tensors` into one byte array for a transport without shared memory.
+
+    Returns:
+        the manifest, with an empty path, and the bytes (uint8 [nbytes]).
+    """
+    entries, nbytes = layout(tensors)
+    data = np.zeros(nbytes, dtype=np.uint8)
+    _fill(data, tensors, entries)
+    return {"path": "", "entries": entries, "nbytes": nbytes}, data
+
+
+def write_bucket(path: Path | str, tensors: Sequence[NamedTensor]) -> Manifest:
+    """Copy CPU `tensors` into a new shared-memory file.
+
+    Raises:
+        TransportError: when the memory file system is full, or the path exists or cannot be written.
+    """
+    entries, nbytes = layout(tensors)
+    with _created(Path(path), nbytes) as mapped:
+        if mapped is not None:
+            view = np.frombuffer(mapped, dtype=np.uint8)
+            _fill(view, tensors, entries)
+            del view  # an exported buffer would keep the mapping from closing
+    return {"path": str(path), "entries": entries, "nbytes": nbytes}
+
+
+def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manifest:
+    """Write bytes made by :func:`pack`, as they came from another node, to a shared-memory file of this one.
+
+    Raises:
+        TransportError: when the size differs from the manifest's, or the file cannot be written.
+    """
+    if data.dtype != np.uint8 or data.ndim != 1 or data.size != manifest["nbytes"]:
+        raise TransportError(
+            f"weight bucket has {data.size} items of {data.dtype}, its manifest {manifest['nbytes']} bytes"
+        )
+    with _created(Path(path), data.size) as mapped:
+        if mapped is not None:
+            mapped.write(data.data)
+    return {**manifest, "path": str(path)}
+
+
+def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
+    """Map a bucket and yield `(name, tensor)` views; no bytes are copied.
+
+    The views keep the mapping alive, also after the file is unlinked. Their memory is private to the reader
+    (copy-on-write), so that an in-place operation cannot change what another reader sees.
+
+    Raises:
+        TransportError: when the file is gone or shorter than its manifest says.
+    """
+    path, nbytes = manifest["path"], manifest["nbytes"]
+    data: Any = b""
+    if nbytes:
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != nbytes:
+                    raise TransportError(f"weight bucket {path} has {size} bytes, its manifest says {nbytes}")
+                data = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            raise TransportError(
+                f"weight bucket {path} is gone: unlinked before the update ended, or on another node "
+                "(set broadcast.transport to object_store)"
+            ) from None
+    for name, dtype_name, shape, offset, size in manifest["entries"]:
+        dtype = getattr(torch, dtype_name)
+        if size == 0:
+            yield name, torch.empty(shape, dtype=dtype)
+            continue
+        raw = torch.frombuffer(data, dtype=torch.uint8, count=size, offset=offset)
+        yield name, raw.view(dtype).view(shape)
+
+
+def unlink(manifests: Iterable[Manifest]) -> None:
+    """Remove the files of buckets; those already gone are fine."""
+    for manifest in manifests:
+        if manifest["path"]:
+            Path(manifest["path"]).unlink(missing_ok=True)
+
+
+def remove_stale(directory: Path = SHARED_MEMORY) -> list[Path]:
+    """Remove the buckets of dead writers (runs killed in the middle of an update) and return their paths.
+
+    Young files stay: a container that shares the memory but not the process ids would look dead.
+    """
+    removed = []
+    for path in directory.glob("bonrl-*.bucket"):
+        match = _FILE_NAME.match(path.name)
+        if match and not _alive(int(match["pid"])):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+                    removed.append(path)
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's process: not ours to judge
+    return True
+
+
+def _fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tuple]) -> None:
+    target = torch.from_numpy(data)
+    for (_, tensor), (_, _, _, offset, nbytes) in zip(tensors, entries, strict=True):
+        if nbytes:
+            source = tensor.detach().contiguous().view(-1).view(torch.uint8)
+            target[offset : offset + nbytes].copy_(source)
+
+
+@contextlib.contextmanager
+def _created(path: Path, nbytes: int) -> Iterator[mmap.mmap | None]:
+    """Create a file of `nbytes` bytes and map it for writing (None when empty); on an error it is removed."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise TransportError(f"cannot create the weight bucket {path}: {error.strerror}") from error
+    try:
+        if nbytes == 0:
+            yield None
+            return
+        # Reserve the pages now: writing to a full tmpfs through a mapping would end in SIGBUS.
+        os.posix_fallocate(descriptor, 0, nbytes)
+        with mmap.mmap(descriptor, nbytes) as mapped:
+            yield mapped
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TransportError(_write_problem(path, nbytes, error)) from error
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_problem(path: Path, nbytes: int, error: OSError) -> str:
+    if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+        return f"cannot write the weight bucket {path}: {error.strerror}"
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"{path.parent} is full: a weight bucket of {nbytes / 2**20:.1f} MiB does not fit into the "
+        f"{free / 2**20:.1f} MiB left. Enlarge it (docker: --shm-size), or free space in it"
+    )

@@ -1,0 +1,489 @@
+"""The one file that calls vLLM: an engine that samples token ids, and our `host` weight-transfer back-end.
+ vLLM's interfaces move between releases (weight transfer changed at 0.16, 0.22 and 0.29), so every call to it
+stands here. vLLM is imported inside functions: importing this module is cheap, and the engine's environment
+is set first.
+ **Processes.** `AsyncLLM` keeps its front end in the sampler's process and runs scheduler and model in an
+*engine core* process. vLLM would add a third, a worker, on CPUs; there :func:`_engine_arguments` asks for the
+executor that keeps the worker inside the engine core, which saves one Python process with its imports and a
+message hop per token.
+ **Weight updates.** The four native phases (init, start, update, finish) run while generation is paused with
+`mode="keep"`: running requests stay, and go on afterwards. The pause also clears the cache: it drops the keys
+and values of every request and the prefix cache. A request that goes on is therefore prefilled again, by the
+new weights, and each of its later tokens has exactly the log-probability that the new weights give it after
+the whole text so far. Without the clearing, old keys and values would mix with new weights, a law that no
+learner can recompute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors import transport
+from actors.settings import RolloutSettings, SamplerSettings
+
+BACKEND = "host"
+PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
+_GIB = 2**30
+
+
+class EngineError(RuntimeError):
+    """The engine cannot start, died, or refused a request; the message says how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample of a prompt.
+
+    tokens: int32 [R], the end-of-sequence token included when the model ended the text itself.
+    logprobs: float32 [R], log-probability of each token under the tempered law that sampled it.
+    finish_reason: "stop" (ended itself) or "length" (cut at max_tokens).
+    version_start, version_end: weights that sampled the first and the last token.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    finish_reason: str
+    version_start: int
+    version_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one weight update cost: seconds of paused generation, of loading within them, bytes loaded."""
+
+    version: int
+    pause_seconds: float
+    load_seconds: float
+    nbytes: int
+
+
+class VllmEngine:
+    """An `AsyncLLM` with token ids in and out. Use it from one event loop; call :meth:`start` first."""
+
+    def __init__(
+        self, model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int = 0
+    ) -> None:
+        self.model_path = model_path
+        self.dtype = dtype
+        self.settings = sampler
+        self.rollout = rollout
+        self.seed = seed
+        self._llm: Any = None
+        self._failure: str | None = None
+        self._stop_token_ids: list[int] = []
+        self._update_lock = asyncio.Lock()
+
+    async def start(self, version: int = 0) -> None:
+        """Build the engine (20-80 s on two cores) and label its weights `version`.
+
+        It blocks the event loop meanwhile: the engine core asks the kernel to die with the thread that
+        started it, and a pool thread would not live as long as the sampler.
+
+        Raises:
+            EngineError: for a missing or unsupported model, or settings that the machine cannot hold.
+        """
+        self._stop_token_ids = _stop_token_ids(_model_directory(self.model_path))
+        with _environment(self.settings):
+            await self._start(version)
+
+    async def _start(self, version: int) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        register_host_backend()
+        try:
+            arguments = AsyncEngineArgs(
+                **_engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed)
+            )
+            self._llm = AsyncLLM.from_engine_args(arguments)
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+            await self._llm.update_weight_version(str(version))
+            # Some models load and then fail at their first token, for example by their size of heads.
+            await self.generate([0], n=1, temperature=1.0, max_tokens=1, seed=0, request_id="warm-up")
+        except Exception as error:
+            self.shutdown()
+            raise EngineError(f"vLLM cannot serve the model {self.model_path}: {_summary(error)}") from error
+
+    async def generate(
+        self,
+        prompt_tokens: Sequence[int],
+        *,
+        n: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        request_id: str,
+    ) -> list[Completion]:
+        """Draw `n` samples for one prompt. The same arguments give the same samples on a CPU.
+
+        Raises:
+            EngineError: when the engine died, or refuses the request (a prompt too long for the context).
+        """
+        llm = self._running()
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            n=n,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=_spread(seed),
+            logprobs=0,  # of the sampled token only
+            flat_logprobs=True,
+            stop_token_ids=self._stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = tokens_input([int(token) for token in prompt_tokens])
+        try:
+            results = [result async for result in llm.generate(prompt, parameters, request_id)]
+        except Exception as error:
+            self.check_health()
+            raise EngineError(f"vLLM refused the request {request_id}: {_summary(error)}") from error
+        outputs = results[-1].outputs if results else []
+        if len(outputs) != n:
+            raise EngineError(f"vLLM ended the request {request_id} with {len(outputs)} of {n} samples")
+        return [_completion(output) for output in outputs]
+
+    async def update_weights(self, version: int, manifests: Sequence[transport.Manifest]) -> UpdateReport:
+        """Load all weights from shared-memory buckets, between two tokens of the running requests.
+
+        After a failed update the weights are undefined, so the engine ends itself and every later call
+        raises.
+
+        Raises:
+            EngineError: when a bucket is unreadable, a parameter is missing, or the echoed version differs.
+        """
+        async with self._update_lock:
+            llm = self._running()
+            from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+            begin = time.perf_counter()
+            try:
+                await llm.pause_generation(mode="keep", clear_cache=True)
+                paused = time.perf_counter()
+                await llm.start_weight_update()
+                for manifest in manifests:
+                    await llm.update_weights(WeightTransferUpdateRequest(update_info={"manifest": manifest}))
+                await llm.finish_weight_update(str(version))
+                echoed = await llm.get_weight_version()
+                if echoed != str(version):
+                    raise EngineError(f"vLLM echoes weight version {echoed} after the update to {version}")
+                loaded = time.perf_counter()
+                await llm.resume_generation()
+            except Exception as error:
+                self._fail(f"the update to weight version {version} failed: {_summary(error)}")
+                raise EngineError(self._failure) from error
+            nbytes = sum(manifest["nbytes"] for manifest in manifests)
+            return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
+
+    async def version(self) -> int:
+        """The version of the weights that the engine holds, as the engine core reports it."""
+        return int(await self._running().get_weight_version())
+
+    def check_health(self) -> None:
+        """Raise :class:`EngineError` when the engine core has died or an update left it unusable."""
+        self._running()
+
+    def shutdown(self) -> None:
+        """End the engine core and release its memory; may be called twice."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown(timeout=10)
+
+    def _running(self) -> Any:
+        if self._failure is not None:
+            raise EngineError(self._failure)
+        if self._llm is None:
+            raise EngineError("the vLLM engine is not running: call start() first")
+        if self._llm.errored:
+            self._failure = (
+                "its vLLM engine core died (killed, out of memory, or a crash that its log shows above); "
+                "if memory ran out, lower sampler.kv_cache_gib or sampler.max_num_seqs"
+            )
+            raise EngineError(self._failure)
+        return self._llm
+
+    def _fail(self, reason: str) -> None:
+        """Make the engine unusable: waiting requests get the error, the processes end."""
+        self._failure = self._failure or reason
+        if self._llm is not None:
+            self._llm.output_processor.propagate_error(EngineError(self._failure))
+            self.shutdown()
+
+
+def _completion(output: Any) -> Completion:
+    tokens = np.asarray(output.token_ids, dtype=np.int32)
+    logprobs = np.asarray(output.logprobs.logprobs, dtype=np.float32)
+    if logprobs.shape != tokens.shape or not output.weight_versions:
+        raise EngineError(f"vLLM returned {logprobs.size} log-probabilities for {tokens.size} tokens")
+    spans = output.weight_versions
+    return Completion(tokens, logprobs, output.finish_reason, int(spans[0].version), int(spans[-1].version))
+
+
+def _spread(seed: int) -> int:
+    """A 62-bit seed. vLLM gives sample i the seed `seed + i`: neighbouring seeds would share samples."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2)
+
+
+def _model_directory(model_path: str) -> Path:
+    directory = Path(model_path)
+    if not directory.is_dir():
+        raise EngineError(f"the model directory {model_path} does not exist: set model.path to a local directory")
+    if not (directory / "config.json").is_file():
+        raise EngineError(f"{model_path} has no config.json: set model.path to a Hugging Face model directory")
+    return directory
+
+
+def _stop_token_ids(directory: Path) -> list[int]:
+    """End-of-sequence ids of a model directory; without a tokenizer vLLM does not know them."""
+    for name in ("generation_config.json", "config.json"):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                config = json.loads((directory / name).read_text())
+            except json.JSONDecodeError as error:
+                raise EngineError(f"{directory / name} is not valid JSON: {error}") from error
+            ids = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
+            if ids is not None:
+                return list(ids) if isinstance(ids, list) else [ids]
+    return []
+
+
+@contextlib.contextmanager
+def _environment(settings: SamplerSettings) -> Iterator[None]:
+    """Set what vLLM and OpenMP read from the environment while the engine core is started, which inherits it.
+
+    On CPUs samplers, learner and driver share the cores. So the engine's threads are not pinned, which would
+    let them wait for a core that another process holds, and they sleep instead of spinning when they wait for
+    each other: spinning costs a factor of three to five beside other work. What concerns threads is taken back
+    afterwards, so that other children of this process do not inherit it.
+    """
+    os.environ.update(
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_DO_NOT_TRACK="1",
+        HF_HUB_OFFLINE="1",  # a wrong path fails at once, with a clear message
+        TOKENIZERS_PARALLELISM="false",
+        VLLM_ENABLE_V1_MULTIPROCESSING="1",
+    )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "LD_PRELOAD")}
+    if settings.gpus == 0:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule kv_cache_gib
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _engine_arguments(
+    model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int
+) -> dict[str, Any]:
+    from vllm.config import WeightTransferConfig
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    arguments: dict[str, Any] = dict(
+        model=model_path,
+        dtype=dtype,
+        seed=seed,
+        skip_tokenizer_init=True,
+        max_model_len=sampler.max_model_len or rollout.max_sequence_tokens,
+        max_num_seqs=sampler.max_num_seqs,
+        enforce_eager=sampler.enforce_eager,
+        enable_prefix_caching=True,  # the n samples of a prompt share its prefill; every update clears it
+        logprobs_mode="processed_logprobs",  # of the law that was sampled: after the temperature
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        disable_log_stats=True,
+        enable_log_requests=False,
+        use_tqdm_on_load=False,
+        generation_config="vllm",  # sampling defaults of the model directory must not change the law
+    )
+    if not _plugin_installed():
+        arguments["worker_extension_cls"] = "actors.host_registration.WorkerExtension"
+    if sampler.gpus:
+        arguments["tensor_parallel_size"] = sampler.tensor_parallel
+        arguments["gpu_memory_utilization"] = sampler.gpu_memory_utilization
+    else:
+        arguments["kv_cache_memory_bytes"] = int(sampler.kv_cache_gib * _GIB)
+        # A prefill cut in two rewinds the request's random generator, which a CPU's generator cannot do.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(4096, arguments["max_model_len"])
+        # The name "uni" would be overruled on CPUs; the class is not.
+        arguments["distributed_executor_backend"] = UniProcExecutor
+    return arguments
+
+
+def _summary(error: BaseException) -> str:
+    """The first helpful line of an error that may span pages (pydantic lists, tracebacks in a message)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:]
+    text = lines[0] if lines else type(error).__name__
+    text = text.removeprefix("Value error, ").split(" [type=")[0]
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def register_host_backend() -> None:
+    """Register the back-end `host` with vLLM; the entry point that vLLM calls in each of its processes.
+
+    It may be called many times. In a process that vLLM started it also ties that process's life to its
+    parent's.
+    """
+    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+
+    _die_with_parent()
+    with contextlib.suppress(ValueError):  # registered already
+        WeightTransferEngineFactory.register_engine(BACKEND, host_weight_transfer_engine())
+
+
+def _plugin_installed() -> bool:
+    from importlib.metadata import entry_points
+
+    return any(point.name == PLUGIN_NAME for point in entry_points(group=PLUGIN_GROUP))
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this engine process with its sampler; vLLM cleans up only in a living parent."""
+    import ctypes
+    import multiprocessing
+    import signal
+    import sys
+
+    parent = multiprocessing.parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent.pid:  # it died before the request
+        os._exit(1)
+
+
+@functools.cache
+def host_weight_transfer_engine() -> type:
+    """The class `HostWeightTransferEngine`; made on demand because its base class needs vLLM imported."""
+    from vllm.distributed.weight_transfer.base import (
+        WeightTransferEngine,
+        WeightTransferInitInfo,
+        WeightTransferUpdateInfo,
+    )
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+    @dataclass
+    class HostInitInfo(WeightTransferInitInfo):
+        """Nothing to agree on beforehand: each manifest describes its bucket."""
+
+    @dataclass
+    class HostUpdateInfo(WeightTransferUpdateInfo):
+        """manifest: one bucket, see :mod:`actors.transport`."""
+
+        manifest: dict[str, Any]
+
+    class HostWeightTransferEngine(WeightTransferEngine[HostInitInfo, HostUpdateInfo]):
+        """Loads checkpoint-format weights from shared-memory buckets into a model on any device."""
+
+        init_info_cls = HostInitInfo
+        update_info_cls = HostUpdateInfo
+        supports_draft_weight_update = False
+
+        def init_transfer_engine(self, init_info: HostInitInfo) -> None:
+            # Each update would warn of layers without weights of their own (rotary tables, the tied head);
+            # _check_complete finds those that matter.
+            logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+
+        def start_weight_update(self) -> None:
+            initialize_layerwise_reload(self.model)
+
+        def update_weights(self, update_info: dict[str, Any]) -> None:
+            # The base class synchronises an accelerator, which a CPU does not have.
+            self.receive_weights(self.parse_update_info(update_info))
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize()
+
+        def receive_weights(self, update_info: HostUpdateInfo) -> None:
+            # A layer may wait for tensors of a later bucket; its views keep this bucket mapped until then.
+            self.model.load_weights(transport.open_bucket(update_info.manifest))  # type: ignore[operator]
+
+        def finish_weight_update(self) -> None:
+            _check_complete(self.model)
+            finalize_layerwise_reload(self.model, self.model_config)
+            if self.device.type == "cpu":
+                _repack_tied_layers(self.model)
+
+        def shutdown(self) -> None:
+            """Nothing is held between updates."""
+
+    return HostWeightTransferEngine
+
+
+def _check_complete(model: torch.nn.Module) -> None:
+    """Refuse an update that left a parameter without a value; vLLM would go on with uninitialised memory.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    waiting: list[tuple[str, set[int]]] = []
+    loaded: set[int] = set()
+    for name, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if not info.can_load():  # complete, processed as soon as its last tensor came
+            loaded.update(map(id, layer.parameters(recurse=False)))
+            continue
+        kernel_parameters = info.kernel_tensors[0].values() if info.kernel_tensors else ()
+        needed = sum(p.numel() for p in layer.parameters(recurse=False))
+        padded = isinstance(layer, VocabParallelEmbedding) and info.load_numel > 0  # the vocabulary's padding rows
+        if info.load_numel >= needed or padded:
+            loaded.update(map(id, kernel_parameters))
+        else:
+            waiting.append((name, set(map(id, kernel_parameters))))
+    missing = [name for name, parameters in waiting if not parameters <= loaded]
+    if missing:
+        raise ValueError(f"the weight update lacks tensors for {len(missing)} layers: {', '.join(missing[:5])}")
+
+
+def _repack_tied_layers(model: torch.nn.Module) -> None:
+    """Pack again what shares its weight with another layer.
+
+    On CPUs a layer multiplies with a packed copy of its weight. The reload packs a layer when its own tensors
+    arrive; a tied output head never gets any, and would silently keep the copy of the old embedding (off by
+    up to 14 nats).
+    """
+    for layers in _layers_by_weight(model):
+        if len(layers) > 1:
+            for layer in layers:
+                method = getattr(layer, "quant_method", None)
+                if method is not None:
+                    method.process_weights_after_loading(layer)
+
+
+def _layers_by_weight(model: torch.nn.Module) -> Iterator[list[torch.nn.Module]]:
+    groups: dict[int, list[torch.nn.Module]] = {}
+    for layer in model.modules():
+        weight = layer._parameters.get("weight")
+        if weight is not None and weight.numel():
+            groups.setdefault(weight.data_ptr(), []).append(layer)
+    yield from groups.values()

@@ -1,0 +1,66 @@
+"""The sampler's behaviour without a model run: what importing costs, and what bad input says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from actors.sampler import Sampler, SamplerError
+from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend import EngineError, _spread, _stop_token_ids
+
+
+def make(model_path) -> Sampler:
+    return Sampler("sampler 3", str(model_path), "float32", SamplerSettings(), RolloutSettings())
+
+
+def test_importing_the_sampler_imports_neither_vllm_nor_ray():
+    program = "import sys, actors.sampler; print([m for m in ('vllm', 'ray', 'deepspeed') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_missing_model_is_named_before_anything_is_imported(tmp_path):
+    with pytest.raises(
+        SamplerError, match=r"sampler 3 cannot start: the model directory .*nowhere does not exist: .*model\.path"
+    ):
+        asyncio.run(make(tmp_path / "nowhere").start())
+    with pytest.raises(SamplerError, match=r"has no config\.json"):
+        asyncio.run(make(tmp_path).start())
+
+
+def test_work_before_start_is_refused(tmp_path):
+    sampler = make(tmp_path)
+    with pytest.raises(SamplerError, match="sampler 3 died: the vLLM engine is not running"):
+        asyncio.run(sampler.lifeline(5))
+    with pytest.raises(SamplerError, match=r"cannot load the weights of version 1"):
+        asyncio.run(sampler.update_weights(1, []))
+
+
+def test_stop_tokens_come_from_the_model_directory(tmp_path):
+    assert _stop_token_ids(tmp_path) == []
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": 7}}))
+    assert _stop_token_ids(tmp_path) == [7]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 106]}))
+    assert _stop_token_ids(tmp_path) == [1, 106]
+    (tmp_path / "generation_config.json").write_text("{torn")
+    with pytest.raises(EngineError, match=r"generation_config\.json is not valid JSON"):
+        _stop_token_ids(tmp_path)
+
+
+def test_neighbouring_seeds_share_no_sample_seeds():
+    spread = np.sort([_spread(seed) for seed in range(2000)])
+    assert np.diff(spread).min() > 4096 and spread.max() < 2**62
+
+
+def test_truncated_sampling_laws_are_refused():
+    with pytest.raises(ValidationError):
+        RolloutSettings(top_p=0.9)
+    with pytest.raises(ValidationError):
+        RolloutSettings(top_k=50)

@@ -1,0 +1,117 @@
+"""Weight buckets: what is written is read, whatever the dtypes and shapes, and nothing stays behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors import transport
+from actors.transport import TransportError
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64, torch.bool]
+
+
+@st.composite
+def named_tensors(draw: st.DrawFn) -> list[tuple[str, torch.Tensor]]:
+    shapes = draw(st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    tensors = []
+    for i, shape in enumerate(shapes):
+        values = torch.randint(-100, 100, shape, generator=generator)
+        tensor = values.to(draw(st.sampled_from(DTYPES)))
+        if tensor.dim() >= 2 and draw(st.booleans()):
+            tensor = tensor.transpose(0, 1)  # not contiguous
+        tensors.append((f"layer.{i}.weight", tensor))
+    return tensors
+
+
+def assert_same(got: list[tuple[str, torch.Tensor]], expected: list[tuple[str, torch.Tensor]]) -> None:
+    assert [name for name, _ in got] == [name for name, _ in expected]
+    for (_, a), (_, b) in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(named_tensors())
+def test_file_round_trip(tensors):
+    with tempfile.TemporaryDirectory() as directory:
+        manifest = transport.write_bucket(transport.new_path("run", Path(directory)), tensors)
+        read = list(transport.open_bucket(manifest))
+        transport.unlink([manifest])
+        assert os.listdir(directory) == []
+    assert_same(read, tensors)  # the mapping outlives the file
+
+
+@settings(max_examples=60, deadline=None)
+@given(named_tensors())
+def test_bytes_from_another_node_round_trip(tensors):
+    manifest, data = transport.pack(tensors)
+    data.flags.writeable = False  # as Ray's object store hands them out
+    with tempfile.TemporaryDirectory() as directory:
+        local = transport.write_bytes(transport.new_path("run", Path(directory)), manifest, data)
+        assert_same(list(transport.open_bucket(local)), tensors)
+
+
+def test_manifest_is_plain_data(tmp_path):
+    manifest = transport.write_bucket(tmp_path / "b", [("w", torch.ones(2, 3))])
+    assert eval(repr(manifest)) == manifest
+    assert manifest["entries"] == [("w", "float32", [2, 3], 0, 24)]
+
+
+def test_readers_cannot_change_the_bucket(tmp_path):
+    manifest = transport.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
+    next(transport.open_bucket(manifest))[1].zero_()
+    assert next(transport.open_bucket(manifest))[1].sum() == 4
+
+
+def test_a_bucket_is_never_written_twice(tmp_path):
+    transport.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
+    with pytest.raises(TransportError, match="File exists"):
+        transport.write_bucket(tmp_path / "b", [("w", torch.zeros(4))])
+
+
+def test_a_full_memory_file_system_is_explained_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(TransportError, match=r"is full: a weight bucket of 4\.0 MiB .* --shm-size"):
+        transport.write_bucket(tmp_path / "b", [("w", torch.ones(2**20))])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_torn_buckets_are_refused(tmp_path):
+    manifest = transport.write_bucket(tmp_path / "b", [("w", torch.ones(64))])
+    os.truncate(tmp_path / "b", 100)
+    with pytest.raises(TransportError, match="has 100 bytes, its manifest says 256"):
+        list(transport.open_bucket(manifest))
+    transport.unlink([manifest, manifest])
+    with pytest.raises(TransportError, match="is gone"):
+        list(transport.open_bucket(manifest))
+    with pytest.raises(TransportError, match="its manifest 256 bytes"):
+        transport.write_bytes(tmp_path / "c", manifest, np.zeros(3, np.uint8))
+
+
+def test_only_buckets_of_dead_processes_are_removed(tmp_path):
+    program = "import os; print(os.getpid())"
+    dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    stale = tmp_path / f"bonrl-run-{int(dead.stdout)}-0123abcd.bucket"
+    mine = transport.new_path("run 1/x", tmp_path)
+    foreign = tmp_path / "bonrl-notes.txt"
+    for path in (stale, mine, foreign):
+        path.touch()
+    assert transport.remove_stale(tmp_path) == []  # young: perhaps of a process in another container
+    os.utime(stale, (0, 0))
+    os.utime(mine, (0, 0))
+    assert transport.remove_stale(tmp_path) == [stale]
+    assert mine.exists() and foreign.exists()

@@ -1,0 +1,66 @@
+"""The verifier worker: grades every sample in place, and never turns its own failure into a reward."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from actors.group import Group
+from actors.verifier_worker import VerifierError, VerifierWorker
+from learner.tiny_model import character_tokenizer
+from tests.actors.test_group import make_group
+from verifiers.settings import TaskSettings
+from verifiers.task import Prompt
+from verifiers.verdict import Status, Verdict
+
+PROMPT = Prompt(id="p", text="", reference={}, level="easy")
+
+
+@pytest.fixture()
+def worker(tmp_path):
+    character_tokenizer().save_pretrained(tmp_path)
+    return VerifierWorker("verifier-0", TaskSettings(), str(tmp_path))
+
+
+class Scripted:
+    """A task whose verdicts a test dictates."""
+
+    def __init__(self, verdicts: dict[str, Verdict]) -> None:
+        self.verdicts = verdicts
+        self.seen: list[str] = []
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        self.seen.append(response)
+        return self.verdicts[response]
+
+
+def group_of(worker: VerifierWorker, texts: list[str]) -> Group:
+    tokens = [np.array([*worker._tokenizer.encode(t, add_special_tokens=False), 2], np.int32) for t in texts]
+    group = make_group([len(t) for t in tokens], graded=False)
+    object.__setattr__(group, "response_tokens", tokens)
+    return group
+
+
+def test_reward_and_score_stay_with_their_sample(worker):
+    worker._task = task = Scripted(
+        {
+            "1+2": Verdict(Status.CORRECT, reward=1.0, score=0.25, answer="3"),
+            "9": Verdict(Status.WRONG, reward=0.0, score=None),
+        }
+    )
+    batch = group_of(worker, ["9", "1+2", "9"]).to_record_batch()
+    count, graded = asyncio.run(worker.grade(batch, PROMPT))
+    group = Group.from_record_batch(graded)
+    assert count == 3
+    assert group.reward.tolist() == [0.0, 1.0, 0.0]
+    assert group.score.tolist() == [0.0, 0.25, 0.0], "without a score of its own the verifier ranks by the reward"
+    assert group.verdict == ["wrong", "correct", "wrong"] and group.answer == [None, "3", None]
+    assert task.seen == ["9", "1+2"], "equal responses are graded once; the end token is not part of the answer"
+
+
+def test_a_verifier_that_fails_is_not_a_wrong_answer(worker):
+    worker._task = Scripted({"1": Verdict(Status.VERIFIER_ERROR, reward=None, score=None, detail="out of memory")})
+    with pytest.raises(VerifierError, match="verifier-0: no verdict for prompt 'p', sample 0: out of memory"):
+        asyncio.run(worker.grade(group_of(worker, ["1"]).to_record_batch(), PROMPT))

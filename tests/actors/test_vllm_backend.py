@@ -1,0 +1,142 @@
+"""The engine behind the sampler: reproducible samples, finish reasons, and a clear end when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from actors import transport
+from actors.sampler import Sampler, SamplerError
+from actors.settings import RolloutSettings, SamplerSettings
+
+pytestmark = pytest.mark.slow
+
+END = 1
+PROMPTS = [[0, 7, 21], [0, 9, 11, 33, 5, 8], [0, 3]]
+
+
+@pytest.fixture(scope="module")
+def sampler(start_sampler):
+    return start_sampler("llama-tied")[0]
+
+
+async def sample_all(sampler: Sampler, tag: str, order: list[int], max_tokens: int = 32):
+    """All prompts at once, submitted in `order`; returns the groups in the prompts' own order."""
+    groups = await asyncio.gather(
+        *(sampler.sample(PROMPTS[i], 16, 1.0, max_tokens, 1000 + i, f"{tag}-{i}") for i in order)
+    )
+    return [groups[order.index(i)] for i in range(len(PROMPTS))]
+
+
+def test_the_same_seed_gives_the_same_bits(sampler, run_async):
+    """Also when the requests arrive in another order, and when the prompt's prefill is cached already."""
+    first = run_async(sample_all(sampler, "a", [0, 1, 2]))
+    second = run_async(sample_all(sampler, "b", [2, 0, 1]))
+    alone = [run_async(sampler.sample(p, 16, 1.0, 32, 1000 + i, f"c-{i}")) for i, p in enumerate(PROMPTS)]
+    for again in (second, alone):
+        for group, repeated in zip(first, again, strict=True):
+            for a, b in zip(group, repeated, strict=True):
+                assert np.array_equal(a.tokens, b.tokens)
+                assert np.array_equal(a.logprobs, b.logprobs)
+
+
+def test_samples_of_a_group_differ_and_tell_how_they_ended(sampler, run_async):
+    groups = run_async(sample_all(sampler, "d", [0, 1, 2], max_tokens=64))
+    ended = set()
+    for group in groups:
+        assert len({c.tokens.tobytes() for c in group}) > 8
+        for c in group:
+            assert c.tokens.dtype == np.int32 and c.logprobs.dtype == np.float32
+            assert c.tokens.shape == c.logprobs.shape and (c.logprobs <= 0).all()
+            assert (c.tokens[:-1] != END).all()
+            if c.finish_reason == "stop":
+                assert c.tokens[-1] == END
+            else:
+                assert c.finish_reason == "length" and len(c.tokens) == 64
+            ended.add(c.finish_reason)
+    assert ended == {"stop", "length"}
+
+
+def test_logprobs_are_those_of_the_tempered_law(sampler, run_async):
+    """At a low temperature the most likely token takes almost all the probability."""
+    cold = run_async(sampler.sample(PROMPTS[0], 8, 0.02, 4, 5, "cold"))
+    assert all(c.logprobs.sum() > -1.0 for c in cold)
+    assert len({c.tokens.tobytes() for c in cold}) <= 2
+
+
+def test_stats_count_what_was_sampled(sampler, run_async):
+    before = run_async(sampler.stats())
+    group = run_async(sampler.sample(PROMPTS[0], 4, 1.0, 8, 6, "stats"))
+    after = run_async(sampler.stats())
+    assert after["tokens"] - before["tokens"] == sum(c.tokens.size for c in group)
+    assert after["samples"] - before["samples"] == 4 and after["in_flight"] == 0
+    assert after["busy_seconds"] > before["busy_seconds"]
+
+
+def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, run_async):
+    with pytest.raises(SamplerError, match="sampler 0 cannot sample long: vLLM refused the request"):
+        run_async(sampler.sample([3] * 200, 2, 1.0, 8, 0, "long"))
+    run_async(sampler.lifeline(0.1))
+
+
+def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, run_async):
+    sampler, model = start_sampler("llama-tied")
+    tensors = [(name, p) for name, p in model.named_parameters() if "layers.1.self_attn.k_proj" not in name]
+    manifest = transport.write_bucket(transport.new_path("test"), tensors)
+
+    async def update():
+        running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, 1.0, 64, 0, "running"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(SamplerError, match=r"lacks tensors for 1 layers: model\.layers\.1\.self_attn\.qkv_proj"):
+            await sampler.update_weights(1, [manifest])
+        with pytest.raises(SamplerError, match="the update to weight version 1 failed"):
+            await asyncio.wait_for(running, 10)
+
+    run_async(update())
+    transport.unlink([manifest])
+    with pytest.raises(SamplerError, match="sampler 0 died: the update to weight version 1 failed"):
+        run_async(sampler.lifeline(5))
+
+
+def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
+    """Last of this module: it ends the shared engine."""
+    (core,) = [
+        child
+        for child in psutil.Process().children()
+        if child.name().startswith("VLLM::Engine") and child.status() != psutil.STATUS_ZOMBIE
+    ]
+
+    async def kill():
+        running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, 1.0, 64, 0, "running"))
+        lifeline = asyncio.create_task(sampler.lifeline(60))
+        await asyncio.sleep(0.05)
+        os.kill(core.pid, signal.SIGKILL)
+        begin = time.monotonic()
+        for task in (running, lifeline):
+            with pytest.raises(SamplerError, match="sampler 0 .*its vLLM engine core died"):
+                await asyncio.wait_for(task, 20)
+        assert time.monotonic() - begin < 10
+
+    run_async(kill())
+    with pytest.raises(SamplerError, match="engine core died"):
+        run_async(sampler.sample(PROMPTS[0], 1, 1.0, 4, 0, "late"))
+
+
+@pytest.mark.parametrize(
+    "config", [{"architectures": ["NoSuchModel"], "model_type": "llama"}, {"model_type": "no_such_type"}]
+)
+def test_an_unsupported_architecture_is_refused(config, tmp_path, run_async):
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 50, "hidden_size": 128, **config}))
+    sampler = Sampler("sampler 0", str(tmp_path), "float32", SamplerSettings(), RolloutSettings())
+    begin = time.monotonic()
+    with pytest.raises(SamplerError, match="sampler 0 cannot start: vLLM cannot serve the model") as caught:
+        run_async(sampler.start())
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert time.monotonic() - begin < 60

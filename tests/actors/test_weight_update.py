@@ -1,0 +1,132 @@
+"""After a weight update the sampler is the new model: each kind of weight, tied, untied and with biases.
+
+It pins a silent corruption: on CPUs vLLM multiplies with packed copies of weights, and a tied output head
+used to keep the copy of the old embedding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors import transport
+
+pytestmark = pytest.mark.slow
+
+KINDS = {
+    "embedding": ["embed_tokens"],
+    "norm": ["norm"],
+    "attention": ["q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight"],
+    "mlp": ["gate_proj", "up_proj", "down_proj"],
+    "head": ["lm_head"],
+    "bias": ["bias"],
+    "all": [""],
+}
+PROMPT = [0, 7, 21, 33, 5]
+TOLERANCE = 1e-4  # nats for a whole sequence
+versions = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=["llama-tied", "llama-untied", "qwen2-biased"])
+def served(request, start_sampler, run_async) -> Iterator[tuple]:
+    sampler, model = start_sampler(request.param)
+    yield sampler, model
+    run_async(sampler.shutdown())
+
+
+def perturb(model: torch.nn.Module, patterns: list[str]) -> int:
+    """Change the parameters whose names hold one of `patterns`; returns how many there are."""
+    changed = 0
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if any(pattern in name for pattern in patterns):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+                changed += 1
+    return changed
+
+
+def buckets(model: torch.nn.Module, count: int) -> list[transport.Manifest]:
+    """The model's weights in `count` shared-memory buckets, fused layers' tensors in different ones."""
+    tensors = list(model.named_parameters())
+    parts = [tensors[i::count] for i in range(count)]
+    return [transport.write_bucket(transport.new_path("test"), part) for part in parts]
+
+
+async def update(sampler, model: torch.nn.Module, count: int = 3) -> dict:
+    manifests = buckets(model, count)
+    try:
+        return await sampler.update_weights(next(versions), manifests)
+    finally:
+        transport.unlink(manifests)
+
+
+async def sample(sampler, seed: int, max_tokens: int = 24):
+    return await sampler.sample(PROMPT, 8, 1.0, max_tokens, seed, f"request-{seed}")
+
+
+def assert_agrees(completions, model, reference_logprobs, version: int) -> None:
+    for completion in completions:
+        expected = reference_logprobs(model, PROMPT, completion.tokens)
+        assert abs(completion.logprobs.sum(dtype=np.float64) - expected.sum()) < TOLERANCE
+        np.testing.assert_allclose(completion.logprobs, expected, atol=TOLERANCE)
+        assert completion.version_start == completion.version_end == version
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_weight_arrives(served, kind, run_async, reference_logprobs):
+    sampler, model = served
+    before = run_async(sample(sampler, 1))
+    if perturb(model, KINDS[kind]) == 0:
+        assert kind in ("head", "bias")
+        pytest.skip(f"this architecture has no {kind} of its own")
+    report = run_async(update(sampler, model))
+    after = run_async(sample(sampler, 2))
+    assert_agrees(after, model, reference_logprobs, report["version"])
+    assert run_async(sampler.version()) == report["version"]
+    assert report["nbytes"] >= sum(p.numel() * 4 for p in model.parameters())
+    # the perturbation was large enough to tell the models apart
+    stale = [abs(c.logprobs.sum() - reference_logprobs(model, PROMPT, c.tokens).sum()) for c in before]
+    assert max(stale) > 100 * TOLERANCE
+
+
+def test_running_requests_go_on_with_the_new_weights(served, run_async, reference_logprobs):
+    """Each token has the old model's log-probability before the update and the new one's after it."""
+    sampler, model = served
+    old = type(model)(model.config)
+    old.load_state_dict(model.state_dict())
+    old.eval()
+
+    async def update_while_sampling():
+        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=64)) for i in range(4)]
+        first_version = await sampler.version()
+        await asyncio.sleep(0.1)
+        perturb(model, KINDS["all"])
+        report = await update(sampler, model)
+        return first_version, report, [c for group in await asyncio.gather(*running) for c in group]
+
+    first, report, completions = run_async(update_while_sampling())
+    assert report["pause_seconds"] < 10
+    crossed = [c for c in completions if c.version_start == first and c.version_end == report["version"]]
+    assert crossed, "no request was running during the update: make the responses longer"
+    for completion in crossed:
+        by_old, by_new = (
+            np.abs(reference_logprobs(m, PROMPT, completion.tokens) - completion.logprobs) < TOLERANCE
+            for m in (old, model)
+        )
+        switch = int(np.argmin(by_old)) if not by_old.all() else len(by_old)
+        assert 0 < switch < len(by_old) and by_new[switch:].all()
+
+
+def test_packed_bytes_from_another_node(served, run_async, reference_logprobs):
+    sampler, model = served
+    perturb(model, KINDS["all"])
+    version = next(versions)
+    report = run_async(sampler.update_weights(version, [transport.pack(list(model.named_parameters()))]))
+    assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
+    assert not list(Path("/dev/shm").glob("bonrl-sampler_0-*"))
