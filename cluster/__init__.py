@@ -1,0 +1,1 @@
+"""Configuration, command line, control loop, dashboards and job submission."""

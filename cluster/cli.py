@@ -1,0 +1,363 @@
+"""The command line: `bonrl train | eval | sft | submit | export | config-reference`.
+
+Every command reads a YAML file, applies `section.key=value` overrides and refuses what cannot work before anything
+starts: one message, exit status 2. The installation is checked before bonrl's own modules are imported, and Ray, vLLM
+and torch are imported only by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.errors import UsageError
+from cluster.preflight import check_packages, check_run
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+    from cluster.evaluation import Evaluation
+
+REFUSED = 2  # exit status of everything that the user can mend
+
+app = typer.Typer(
+    name="bonrl",
+    help="Best-of-N-aware reinforcement learning of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", metavar="YAML", help="Configuration of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that overrule the YAML file, e.g. objective.k=8."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the resolved configuration and what follows from it; start nothing."),
+]
+
+DEFAULT_CONFIG = Path("cluster/local.yaml")
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{DEFAULT_CONFIG}].")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN_DIR",
+            help="Continue that run from its newest usable checkpoint, with its own configuration.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a model for the inference strategy that will be deployed.
+
+    \b
+    Examples
+      bonrl train --config cluster/local.yaml
+      bonrl train --config cluster/local.yaml objective.k=4 rollout.n=32 queue.staleness=1
+      bonrl train --config cluster/8xh100.yaml --dry-run
+      bonrl train --resume runs/20261123-101500 run.steps=400
+
+    \b
+    Keys
+      run, model, task       what is trained, on what, where it is written
+      rollout, objective     n samples a prompt; the strategy and k that training optimises
+      loss, learner          clipping; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
+      actors, sampler        how many actors, and their vLLM engines
+      queue, broadcast       how far sampling may run ahead; the way of the weights
+      evaluation, checkpoint, wandb, deadlines, agreement, cluster
+    Each with type, range, default, unit and reason: docs/configuration.md, or `bonrl config-reference`.
+
+    \b
+    Exit status
+      0 the run reached its last step   1 it failed   2 refused, nothing started   130 interrupted
+    """
+    if resume is not None and config is not None:
+        raise UsageError("--resume takes the run's own configuration: leave --config out (overrides are allowed)")
+    resolved = _resume_config(resume, overrides) if resume else _load(config or DEFAULT_CONFIG, overrides)
+    if dry_run:
+        _print_dry_run(resolved)
+        return
+    _check(resolved)
+    from cluster.job import train as run_job
+
+    outcome = run_job(resolved, resume=resume)
+    typer.echo(outcome.message, err=outcome.status != 0)
+    raise typer.Exit(outcome.status)
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="A run directory (its newest checkpoint), one of its "
+            "checkpoints, or any Hugging Face model directory.",
+        ),
+    ],
+    overrides: Overrides = None,
+    config: Config = DEFAULT_CONFIG,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Samples per prompt [evaluation.n].")] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--temperature",
+            "-t",
+            help="Softmax temperature; give it several times for several curves [evaluation.temperature].",
+        ),
+    ] = None,
+) -> None:
+    """Print pass@k of a model on held-out prompts, with 95 % intervals over prompts.
+
+    \b
+    Examples
+      bonrl eval --checkpoint models/countdown-base evaluation.split=test
+      bonrl eval --checkpoint runs/20261123-101500 --n 64 -t 0.7 -t 1.0
+    """
+    extra = [] if n is None else [f"evaluation.n={n}"]
+    model = resolve_model(checkpoint)
+    resolved = _load(config, [f"model.path={model}", *(overrides or []), *extra])
+    temperatures = temperature or [resolved.evaluation.temperature]
+    if any(not 0 < t <= 10 for t in temperatures):
+        raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
+    _check(resolved)
+    from cluster.job import evaluate_checkpoint
+
+    outcome, evaluations = evaluate_checkpoint(resolved, str(model), n=resolved.evaluation.n, temperatures=temperatures)
+    _print_curves(evaluations)
+    if outcome.status:
+        typer.echo(outcome.message, err=True)
+    raise typer.Exit(outcome.status)
+
+
+@app.command()
+def sft(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to write.")],
+    overrides: Overrides = None,
+    config: Config = DEFAULT_CONFIG,
+    new: Annotated[
+        bool,
+        typer.Option(
+            "--new",
+            help="Start from a freshly initialised small Llama with a character tokenizer instead of model.path.",
+        ),
+    ] = False,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 900,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")] = 256,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0, help="Peak rate.")] = 1e-3,
+) -> None:
+    """Fine-tune on expert solutions of the task (imitation learning): how the shipped base model was made.
+
+    \b
+    Examples
+      bonrl sft --new --output models/countdown-base
+      bonrl sft --output models/again model.path=models/countdown-base --steps 100
+    """
+    resolved = _load(config, overrides)
+    if not new:
+        _check(resolved)
+    from cluster.sft import imitate
+
+    imitate(
+        resolved,
+        output,
+        new=new,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        report=typer.echo,
+    )
+
+
+@app.command()
+def submit(
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address",
+            "-a",
+            metavar="URL",
+            help="Dashboard of the cluster's head node, e.g. http://head:8265.",
+        ),
+    ],
+    overrides: Overrides = None,
+    config: Config = DEFAULT_CONFIG,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Submit a job that only prints its derived figures on the cluster."),
+    ] = False,
+    entrypoint: Annotated[
+        str | None,
+        typer.Option(
+            "--entrypoint",
+            metavar="COMMAND",
+            help="Run this in the packaged directory instead of `bonrl train`, e.g. for a look around.",
+        ),
+    ] = None,
+) -> None:
+    """Package the working directory, run the job on a Ray cluster, follow its log, return its exit status.
+
+    \b
+    Examples
+      bonrl submit --config cluster/multinode.yaml --address http://head:8265
+      bonrl submit --config cluster/multinode.yaml --address http://head:8265 rollout.n=64
+
+    Ctrl-C stops following, not the job; the message then says how to follow or stop it.
+    """
+    resolved = _load(config, overrides)
+    from cluster.submit import submit_job
+
+    raise typer.Exit(submit_job(resolved, address=address, dry_run=dry_run, entrypoint=entrypoint, echo=typer.echo))
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="A run directory (its newest checkpoint) or one of its checkpoints.",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make.")],
+) -> None:
+    """Copy the model of a checkpoint into a plain Hugging Face directory, which any tool can load."""
+    source = resolve_model(checkpoint)
+    if to.exists():
+        raise UsageError(f"--to {to}: it exists already; name a directory that does not")
+    try:
+        shutil.copytree(source, to)
+    except OSError as error:
+        raise UsageError(f"--to {to}: cannot be written: {error}") from error
+    typer.echo(f"{source} -> {to}")
+
+
+@app.command("config-reference")
+def config_reference() -> None:
+    """Print every key with its type, range, default, unit and reason (docs/configuration.md)."""
+    from cluster.reference import render_reference
+
+    typer.echo(render_reference(), nl=False)
+
+
+def resolve_model(path: Path) -> Path:
+    """The Hugging Face directory behind a run directory, a checkpoint directory or a model directory.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (path / "config.json").is_file():
+        return path
+    if (path / "huggingface" / "config.json").is_file():
+        return path / "huggingface"
+    if (path / "checkpoints").is_dir():
+        from cluster.checkpoints import Checkpoints
+
+        latest = Checkpoints(path / "checkpoints").latest()
+        for warning in latest.warnings:
+            typer.echo(warning, err=True)
+        if latest.checkpoint is None:
+            raise UsageError(f"--checkpoint {path}: the run holds no usable checkpoint")
+        return resolve_model(latest.checkpoint.path)
+    reason = "is neither a run, nor a checkpoint, nor a model directory" if path.exists() else "does not exist"
+    raise UsageError(
+        f"--checkpoint {path} {reason}; give runs/NAME, runs/NAME/checkpoints/step-..., or a directory with config.json"
+    )
+
+
+def _load(path: Path, overrides: list[str] | None) -> RunConfig:
+    from cluster.config import load_config
+
+    return load_config(path, overrides or [])
+
+
+def _resume_config(run: Path, overrides: list[str] | None) -> RunConfig:
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"--resume {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
+    return _load(run / "config.yaml", overrides)
+
+
+def _check(config: RunConfig) -> None:
+    """Everything that can be refused before the first actor starts."""
+    from cluster.dry_run import check_memory, warnings_of
+    from cluster.model_facts import read_model
+
+    check_run(config, read_model(config.model.path))
+    check_memory(config)
+    for warning in warnings_of(config):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _print_dry_run(config: RunConfig) -> None:
+    import yaml
+
+    from cluster.dry_run import derive, load_model_facts, memory_problems, report, warnings_of
+
+    model, missing = load_model_facts(config, must_exist=False)
+    derived = derive(config, model)
+    problems = memory_problems(config, derived, model)
+    if problems:
+        raise UsageError("\n".join(problems))
+    typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
+    width = max(len(name) for name, _ in report(config, derived))
+    typer.echo("")
+    for name, value in report(config, derived):
+        typer.echo(f"{name:<{width}}  {value}")
+    for warning in [*([missing] if missing else []), *warnings_of(config)]:
+        typer.echo(f"\nWARNING: {warning}", err=True)
+
+
+def _print_curves(evaluations: list[Evaluation]) -> None:
+    if not evaluations:
+        return
+    table = Table(title="pass@k on held-out prompts [95 % interval over prompts]")
+    table.add_column("k", justify="right")
+    for evaluation in evaluations:
+        table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
+    for points in zip(*(evaluation.curve for evaluation in evaluations), strict=True):
+        table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
+    Console().print(table)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Error classes of other modules that also stand for something the user can mend."""
+    from cluster.checkpoints import CheckpointError
+    from cluster.run_directory import RunDirectoryError
+
+    return UsageError, RunDirectoryError, CheckpointError, ConnectionError
+
+
+def main() -> None:
+    """Entry point of the console script `bonrl`."""
+    try:
+        check_packages()
+        app()
+    except Exception as error:
+        refusals = (UsageError,) if isinstance(error, UsageError) else _refusals()
+        if not isinstance(error, refusals):
+            raise
+        for line in str(error).splitlines():
+            typer.echo(f"bonrl: {line}", err=True)
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The configuration of a run: one typed tree, composed of the sections that each package defines for itself.
+
+`load_config` turns a YAML file and command-line overrides into a `RunConfig` or raises `ConfigError` with every
+problem it found: the dotted key, the value, what is wrong with it and the mend. It starts nothing and imports
+neither torch nor Ray nor vLLM, so a wrong key costs a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from actors.settings import (
+    ActorsSettings,
+    BroadcastSettings,
+    DeadlineSettings,
+    QueueSettings,
+    RolloutSettings,
+    SamplerSettings,
+    Section,
+)
+from cluster.errors import UsageError
+from cluster.rules import cross_section_problems
+from cluster.settings import (
+    AgreementSettings,
+    CheckpointSettings,
+    ClusterSettings,
+    EvaluationSettings,
+    ModelSettings,
+    RunSettings,
+    WandbSettings,
+)
+from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from verifiers.settings import TaskSettings
+
+__all__ = [
+    "ConfigError",
+    "RunConfig",
+    "UsageError",
+    "build_config",
+    "key_paths",
+    "load_config",
+    "nearest_key",
+]
+
+
+class ConfigError(UsageError):
+    """The configuration cannot be run; the message holds one line per problem."""
+
+
+class RunConfig(Section):
+    """The whole configuration of a run."""
+
+    run: RunSettings = Field(default_factory=RunSettings, description="Name, place and length of the run.")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The model that is trained.")
+    task: TaskSettings = Field(default_factory=TaskSettings, description="Problems and their grader.")
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings, description="What one step samples.")
+    objective: ObjectiveSettings = Field(
+        default_factory=ObjectiveSettings, description="The inference strategy that training optimises."
+    )
+    loss: LossSettings = Field(default_factory=LossSettings, description="The per-token policy loss.")
+    learner: LearnerSettings = Field(
+        default_factory=LearnerSettings, description="DeepSpeed ranks, AdamW, micro-batches."
+    )
+    actors: ActorsSettings = Field(default_factory=ActorsSettings, description="How many actors of each kind.")
+    sampler: SamplerSettings = Field(default_factory=SamplerSettings, description="One sampler's vLLM engine.")
+    queue: QueueSettings = Field(default_factory=QueueSettings, description="How far sampling may run ahead.")
+    broadcast: BroadcastSettings = Field(
+        default_factory=BroadcastSettings, description="The way of weights from learner to samplers."
+    )
+    evaluation: EvaluationSettings = Field(
+        default_factory=EvaluationSettings, description="pass@k on held-out prompts."
+    )
+    checkpoint: CheckpointSettings = Field(
+        default_factory=CheckpointSettings, description="When to save, how much to keep."
+    )
+    wandb: WandbSettings = Field(default_factory=WandbSettings, description="Weights & Biases.")
+    deadlines: DeadlineSettings = Field(
+        default_factory=DeadlineSettings, description="Seconds after which a wait ends with a message."
+    )
+    agreement: AgreementSettings = Field(
+        default_factory=AgreementSettings, description="How closely sampler and learner must agree."
+    )
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings, description="Where the actors run.")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> RunConfig:
+        problems = cross_section_problems(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The resolved configuration as plain YAML types, every default included."""
+        return self.model_dump(mode="json")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `section.key=value` overrides and validate.
+
+    Raises:
+        ConfigError: unreadable file, bad YAML, unknown key, wrong type, value out of range, impossible combination.
+    """
+    tree = read_yaml(Path(path))
+    for override in overrides:
+        apply_override(tree, override)
+    return build_config(tree)
+
+
+def build_config(tree: Mapping[str, Any]) -> RunConfig:
+    """Validate a nested mapping; every problem of the same kind is reported at once.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    tree = {name: value for name, value in tree.items() if value is not None}  # `run:` with nothing below it
+    problems = list(_structure_problems(RunConfig, tree, ""))
+    if not problems:
+        try:
+            return RunConfig.model_validate(tree)
+        except ValidationError as error:
+            problems = [line for item in error.errors() for line in _explain(item)]
+    raise ConfigError("\n".join(problems))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; a key given twice is an error (the plain loader would keep the last in silence)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(
+            f"cannot read the configuration {path}: {reason}; give --config an existing YAML file"
+        ) from error
+    try:
+        tree = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold sections (`run:`, `model:` ...), not a {type(tree).__name__}")
+    return tree
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys and keys that are not text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in `tree`, in place; the value is read as YAML (`null`, `true`, `[a, b]`)."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"override {override!r} has not the form section.key=value, for example objective.k=8")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    for part in path[:-1]:
+        inner = tree.get(part)
+        if inner is None:
+            inner = tree[part] = {}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {part} is a value, not a section")
+        tree = inner
+    tree[path[-1]] = value
+
+
+def key_paths() -> dict[str, FieldInfo]:
+    """Every dotted key of the schema, sections included, in the order of the schema."""
+    return dict(_walk(RunConfig, ""))
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        yield prefix + name, info
+        section = section_of(info)
+        if section:
+            yield from _walk(section, f"{prefix}{name}.")
+
+
+def section_of(info: FieldInfo) -> type[BaseModel] | None:
+    """The model behind a field that is a section of its own, else None."""
+    annotation = info.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def nearest_key(key: str) -> str | None:
+    """The existing dotted key that the user most likely meant by `key`, or None when nothing is near."""
+    paths = list(key_paths())
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [path for path in paths if path.rsplit(".", 1)[-1] == leaf]
+    by_leaf = {path.rsplit(".", 1)[-1]: path for path in reversed(paths)}
+    close = (
+        difflib.get_close_matches(key, same_leaf, n=1, cutoff=0.0)
+        or difflib.get_close_matches(key, paths, n=1, cutoff=0.75)
+        or [by_leaf[name] for name in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)]
+        or difflib.get_close_matches(key, paths, n=1, cutoff=0.5)
+    )
+    return close[0] if close else None
+
+
+def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Unknown keys, sections that are no sections, and true/false where a number is wanted."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        info = model.model_fields.get(str(name))
+        if info is None:
+            near = nearest_key(key)
+            hint = f"did you mean {near}?" if near else "docs/configuration.md lists every key"
+            yield f"{key}: unknown key; {hint}"
+            continue
+        section = section_of(info)
+        if section is None:
+            # pydantic reads true as 1; in a configuration that is a slip, not a number.
+            if isinstance(value, bool) and not _accepts_bool(info.annotation):
+                yield f"{key} = {value}: not {_type_name(info)}. {info.description}"
+        elif isinstance(value, Mapping):
+            yield from _structure_problems(section, value, f"{key}.")
+        else:
+            example = next(iter(section.model_fields))
+            yield f"{key} = {value!r}: is a section; give its keys, for example {key}.{example}"
+
+
+def _accepts_bool(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_accepts_bool(part) for part in typing.get_args(annotation))
+    return annotation is bool
+
+
+def _type_name(info: FieldInfo) -> str:
+    return {int: "an integer", float: "a number", str: "text"}.get(typing.cast(Any, info.annotation), "of its type")
+
+
+def _explain(item: Any) -> list[str]:
+    """Lines for one pydantic error: key, value, what is wrong, and the key's description as the mend."""
+    key = ".".join(str(part) for part in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    info = key_paths().get(key)
+    if item["type"] == "value_error" and (info is None or section_of(info)):
+        lines = message.split("\n")  # a rule over several keys names them itself
+        return [line if not key or "." in line.split(":")[0] else f"{key}: {line}" for line in lines]
+    message = message[0].lower() + message[1:]
+    return [f"{key} = {item['input']!r}: {message}." + (f" {info.description}" if info else "")]

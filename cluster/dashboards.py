@@ -1,0 +1,112 @@
+"""Where a run's metrics go: the terminal and wandb. One place, one writer, so that every number is logged once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from cluster.config import RunConfig
+from cluster.evaluation import Evaluation
+from cluster.memory import job_memory_gib
+from cluster.progress import Progress, evaluation_line, print_pass_at_k
+from cluster.run_directory import RunDirectory
+from cluster.wandb_writer import WandbWriter
+
+MEMORY_INTERVAL_SECONDS = 5.0
+
+
+class Dashboards:
+    """Terminal and wandb of one run (a context manager).
+
+    Args:
+        config: the run's configuration.
+        directory: where wandb keeps its files and metrics.jsonl lies.
+        first_step: optimiser steps that a resumed run has behind it.
+    """
+
+    def __init__(self, config: RunConfig, directory: RunDirectory, first_step: int) -> None:
+        self._config = config
+        self._directory = directory
+        self._first_step = first_step
+        self._progress = Progress()
+        self._memory = _MemoryGauge()
+
+    def __enter__(self) -> Dashboards:
+        self._wandb = WandbWriter(
+            self._config.wandb,
+            self._directory.path,
+            config=self._config.model_dump(mode="json"),
+            name=self._directory.path.name,
+        )
+        self._progress.start(total=self._config.run.steps, first_step=self._first_step)
+        self.message(f"run directory {self._directory.path}")
+        self.message(self._wandb.describe())
+        self._memory.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._memory.stop()
+        self._progress.stop()
+        late = self._wandb.finish(exit_code=0 if kind is None else 1)
+        if late:
+            print(late, flush=True)
+
+    @property
+    def peak_memory_gib(self) -> float:
+        """Largest memory of all processes of the job seen so far, in GiB."""
+        return self._memory.peak_gib
+
+    def message(self, text: str) -> None:
+        self._progress.message(text)
+
+    def phase(self, name: str) -> None:
+        """What the run is waiting for now."""
+        self._progress.phase(name)
+
+    def step(self, row: Mapping[str, float]) -> None:
+        """One finished optimiser step."""
+        self._progress.step(dict(row))
+        self._wandb.log(row)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """One finished evaluation."""
+        row = evaluation.row()
+        self.message(f"{evaluation_line(row)} ({evaluation.seconds:.0f} s)")
+        self._wandb.log(row)
+
+    def curves(self, evaluations: Sequence[Evaluation]) -> None:
+        """The first and the last pass@k curve of the run side by side."""
+        if evaluations:
+            self._progress.stop()
+            base = evaluations[0].curve if len(evaluations) > 1 else ()
+            print_pass_at_k(base, evaluations[-1].curve)
+
+    def memory_row(self) -> dict[str, float]:
+        """The latest reading, for the step's row."""
+        return {"memory/pss_gib": self._memory.latest_gib}
+
+
+class _MemoryGauge:
+    """Reads the job's memory every few seconds on a thread of its own: walking /proc takes milliseconds."""
+
+    def __init__(self) -> None:
+        self.latest_gib = self.peak_gib = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-gauge", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=10)
+
+    def _watch(self) -> None:
+        while True:
+            self.latest_gib = job_memory_gib()
+            self.peak_gib = max(self.peak_gib, self.latest_gib)
+            if self._stopped.wait(timeout=MEMORY_INTERVAL_SECONDS):
+                return

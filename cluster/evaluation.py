@@ -1,0 +1,129 @@
+"""Evaluation on held-out prompts: one pool of n samples per prompt, unbiased pass@k for every k up to n.
+
+Training and `bonrl eval` use this same code. Samples never repeat training's random numbers, and groups of an
+evaluation are logged as Parquet like those of training.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from actors.group import Group, SampleRequest
+from actors.prompt_stream import sampling_seed
+from actors.replay_queue import write_groups
+from actors.rollout_pool import RolloutPool
+from actors.supervision import call
+from learner.metrics import PassAtK, default_ks, pass_at_k_curve
+from verifiers.task import Prompt
+from verifiers.verdict import Status
+
+EVALUATION_STREAM = 1  # see actors.prompt_stream.sampling_seed
+
+
+@dataclass(frozen=True)
+class EvaluationPrompt:
+    """A held-out prompt with its token ids."""
+
+    prompt: Prompt
+    tokens: np.ndarray  # int32 [P]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    step: int
+    temperature: float
+    curve: list[PassAtK]
+    reward_mean: float
+    length_mean: float
+    truncated_share: float
+    seconds: float
+
+    def row(self) -> dict[str, float]:
+        """Metrics under the names of ``cluster/metric_names.py``."""
+        row: dict[str, float] = {"evaluation/step": self.step}
+        for point in self.curve:
+            row[f"eval/pass@{point.k}"] = point.value
+            row[f"eval/pass@{point.k}_low"] = point.low
+            row[f"eval/pass@{point.k}_high"] = point.high
+        return row | {
+            "eval/reward_mean": self.reward_mean,
+            "eval/response_length_mean": self.length_mean,
+            "eval/truncated_share": self.truncated_share,
+            "eval/seconds": self.seconds,
+        }
+
+
+async def evaluate(
+    pool: RolloutPool,
+    prompts: Sequence[EvaluationPrompt],
+    *,
+    n: int,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+    step: int,
+    max_in_flight: int,
+    log: Path | None = None,
+) -> Evaluation:
+    """Sample every prompt n times, grade the samples, and estimate the pass@k curve.
+
+    Args:
+        pool: samplers and verifiers, holding the weights to evaluate.
+        prompts: held-out prompts.
+        seed: the run's seed; the same seed gives the same random numbers at every evaluation (paired comparison).
+        max_in_flight: prompts under way at once.
+        log: Parquet file for the graded groups.
+
+    Raises:
+        ExceptionGroup: holding the ActorFailure of the first actor that failed.
+    """
+    started = time.monotonic()
+    gate = asyncio.Semaphore(max_in_flight)
+
+    async def one(index: int) -> pa.RecordBatch:
+        held_out = prompts[index]
+        request = SampleRequest(
+            sequence=index,
+            epoch=0,
+            prompt_id=held_out.prompt.id,
+            level=held_out.prompt.level,
+            prompt_tokens=held_out.tokens,
+            admitted_version=step,
+            n=n,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=sampling_seed(seed, index, stream=EVALUATION_STREAM),
+        )
+        async with gate:
+            group = await pool.graded_group(request, held_out.prompt)
+            return await call(group, owner="object store", to=f"return evaluation group {index}", deadline_s=60)
+
+    async with asyncio.TaskGroup() as tasks:
+        pending = [tasks.create_task(one(index)) for index in range(len(prompts))]
+    batches = [task.result() for task in pending]
+    if log is not None:
+        write_groups(log, batches)
+    return summarise([Group.from_record_batch(b) for b in batches], step, temperature, time.monotonic() - started)
+
+
+def summarise(groups: Sequence[Group], step: int, temperature: float, seconds: float) -> Evaluation:
+    """The evaluation of graded groups of equal size."""
+    correct_PN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups])
+    return Evaluation(
+        step=step,
+        temperature=temperature,
+        curve=pass_at_k_curve(correct_PN, default_ks(correct_PN.shape[1])),
+        reward_mean=float(np.mean([g.rewards for g in groups])),
+        length_mean=float(np.mean([len(tokens) for g in groups for tokens in g.response_tokens])),
+        truncated_share=float(np.mean([r == "length" for g in groups for r in g.finish_reason])),
+        seconds=seconds,
+    )

@@ -1,0 +1,252 @@
+"""One training or evaluation job from start to end: start, run, report, tear down.
+
+`bonrl train` and `bonrl eval` call :func:`train` and :func:`evaluate_checkpoint`; nothing here knows about the command
+line. Whatever ends a job (the last step, a lost actor, Ctrl-C), it ends with one message, names the checkpoint to go
+on from, and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.learner_rank import HUGGINGFACE
+from actors.supervision import ActorFailure, Supervisor
+from cluster.checkpoints import Checkpoint, Checkpoints
+from cluster.config import RunConfig
+from cluster.dashboards import Dashboards
+from cluster.errors import UsageError
+from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate
+from cluster.loop import train as training_loop
+from cluster.processes import Processes, connect, disconnect
+from cluster.run import QUEUE, AgreementError, Run
+from cluster.run_directory import RunDirectory
+from cluster.weights import weights_sha256
+from verifiers.task import make_task, render
+
+COMPLETED, FAILED, INTERRUPTED = 0, 1, 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: the process's exit status, and the sentence that a person reads."""
+
+    status: int
+    message: str
+
+
+def train(config: RunConfig, *, resume: Path | None = None) -> Outcome:
+    """Run the main job.
+
+    Args:
+        config: resolved configuration; on resume that of the run directory, with overrides.
+        resume: run directory to continue from its newest valid checkpoint.
+
+    Raises:
+        UsageError: something cannot work, and nothing was trained.
+    """
+    training, held_out = load_prompts(config, "train"), load_prompts(config, config.evaluation.split)
+    with _open_directory(config, resume) as directory:
+        checkpoints = Checkpoints(directory.checkpoints)
+        start = _resume_point(directory, checkpoints) if resume else None
+        with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
+
+            async def work() -> Run:
+                supervisor = Supervisor()
+                run = await _starting(
+                    _assemble(config, directory, checkpoints, dashboards, supervisor, training, held_out, start)
+                )
+                await supervisor.run(training_loop(run))
+                return run
+
+            result = _carry_out(config, work)
+            if isinstance(result, Run):
+                return _completed(result, dashboards)
+            saved = checkpoints.latest().checkpoint
+            advice = f"continue with: bonrl train --resume {directory.path}" if saved else "no checkpoint was saved yet"
+            return Outcome(result.status, f"{result.message}\n{advice}")
+
+
+def evaluate_checkpoint(
+    config: RunConfig, model_path: str, *, n: int, temperatures: Sequence[float]
+) -> tuple[Outcome, list[Evaluation]]:
+    """pass@k curves of one model on the evaluation split, at several temperatures.
+
+    Args:
+        model_path: Hugging Face directory (a checkpoint holds one under ``huggingface``).
+
+    Raises:
+        UsageError: something cannot work, and nothing was evaluated.
+    """
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
+    held_out = load_prompts(config, config.evaluation.split)
+
+    async def work() -> list[Evaluation]:
+        supervisor = Supervisor()
+        pool = await _starting(Processes(config, "evaluation", supervisor).start_rollouts())
+
+        async def curves() -> list[Evaluation]:
+            return [
+                await evaluate(
+                    pool,
+                    held_out,
+                    n=n,
+                    temperature=temperature,
+                    max_tokens=config.rollout.max_response_tokens,
+                    seed=config.run.seed,
+                    step=0,
+                    max_in_flight=max(1, 2 * config.sampler.max_num_seqs * config.actors.samplers // n),
+                )
+                for temperature in temperatures
+            ]
+
+        return await supervisor.run(curves())
+
+    result = _carry_out(config, work)
+    return (result, []) if isinstance(result, Outcome) else (Outcome(COMPLETED, "evaluation done"), result)
+
+
+def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
+    """The prompts of a split as token ids; the evaluation split is cut to ``evaluation.prompts``.
+
+    Raises:
+        UsageError: a prompt is longer than ``rollout.max_prompt_tokens``, or the task cannot be made.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    try:
+        prompts = make_task(config.task).prompts(split)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if split == config.evaluation.split:
+        prompts = prompts[: config.evaluation.prompts]
+    limit = config.rollout.max_prompt_tokens
+    rendered = []
+    for prompt in prompts:
+        tokens = render(prompt, tokenizer, config.task.template)
+        if len(tokens) > limit:
+            raise UsageError(
+                f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
+                f"{limit}: raise it"
+            )
+        rendered.append(EvaluationPrompt(prompt, np.array(tokens, np.int32)))
+    if not rendered:
+        raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts")
+    return rendered
+
+
+async def _assemble(
+    config: RunConfig,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    dashboards: Dashboards,
+    supervisor: Supervisor,
+    training: Sequence[EvaluationPrompt],
+    held_out: Sequence[EvaluationPrompt],
+    start: Checkpoint | None,
+) -> Run:
+    """Start every actor of the run and wire them together; on resume all of them hold the checkpoint's weights."""
+    processes = Processes(config, directory.path.name, supervisor)
+    dashboards.phase("starting samplers, verifiers and learner")
+    pool, learner = await asyncio.gather(
+        processes.start_rollouts(), processes.start_learner(str(start.path) if start else None)
+    )
+    broadcaster = await processes.connect_broadcaster(learner)
+    queue = processes.start_queue(str(directory.groups), dict(start.metadata[QUEUE]) if start else None)
+    if start:
+        await broadcaster.broadcast(start.step)
+    return Run(
+        config=config,
+        directory=directory,
+        checkpoints=checkpoints,
+        observer=dashboards,
+        prompts=training,
+        held_out=held_out,
+        pool=pool,
+        queue=queue,
+        learner=learner,
+        broadcaster=broadcaster,
+        first_step=start.step if start else 0,
+    )
+
+
+def _carry_out(config: RunConfig, work: Any) -> Any:
+    """Run the coroutine function `work` on a Ray cluster; its result, or the Outcome of what ended it early."""
+    try:
+        connect(config)
+        return asyncio.run(_interruptible(work()))
+    except (ActorFailure, AgreementError, BaseExceptionGroup) as error:
+        cause = _first_error(error)
+        if not isinstance(cause, ActorFailure | AgreementError):
+            raise cause from error.__cause__
+        return Outcome(FAILED, str(cause))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return Outcome(INTERRUPTED, "interrupted")
+    finally:
+        disconnect()
+
+
+async def _interruptible(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await `work`; SIGINT and SIGTERM cancel it, so that the job leaves in order."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
+
+
+async def _starting(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await the start of actors; a failure there is a matter of configuration, because nothing was trained."""
+    try:
+        return await work
+    except ActorFailure as error:
+        raise UsageError(str(error)) from error
+
+
+def _first_error(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _open_directory(config: RunConfig, resume: Path | None) -> RunDirectory:
+    if resume is not None:
+        return RunDirectory.open(resume)
+    return RunDirectory.create(config.run.directory, config.run.name, config.model_dump(mode="json"))
+
+
+def _resume_point(directory: RunDirectory, checkpoints: Checkpoints) -> Checkpoint:
+    latest = checkpoints.latest()
+    for warning in latest.warnings:
+        print(warning, flush=True)
+    if latest.checkpoint is None:
+        raise UsageError(f"{directory.path} holds no usable checkpoint: start a new run instead of --resume")
+    directory.rewind(latest.checkpoint.step)
+    return latest.checkpoint
+
+
+def _completed(run: Run, dashboards: Dashboards) -> Outcome:
+    """The last words of a run that reached its last step: curves, weights, where everything lies."""
+    final = run.checkpoints.latest().checkpoint
+    if final is None:
+        return Outcome(FAILED, "the last checkpoint cannot be read back: see the run directory")
+    model = final.path / HUGGINGFACE
+    digest = weights_sha256(model)
+    dashboards.curves(run.evaluations)
+    run.directory.write_summary(
+        {
+            "steps": run.steps,
+            "weights_sha256": digest,
+            "model": str(model),
+            "evaluations": [e.row() for e in run.evaluations],
+        }
+    )
+    lines = f"done: {run.steps} steps", f"weights {digest}", f"model   {model}", f"run     {run.directory.path}"
+    return Outcome(COMPLETED, "\n".join(lines))

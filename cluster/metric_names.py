@@ -1,0 +1,396 @@
+"""The one table of metrics: every key that a run may log, its unit, its axis and what to look for.
+
+Names are those that practitioners know from other RL systems. The console, metrics.jsonl, wandb and the
+documentation all read this table; a row with a name that is not here is refused, so a renamed metric cannot
+silently leave a dashboard empty.
+
+Four clocks run in a job and each metric is drawn over exactly one of them (its *axis*). wandb drops or
+misplaces rows when several clocks share its implicit step, so rows are split by axis before they are logged.
+
+`python -m cluster.metric_names > docs/metrics.md` writes the reference page.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TRAIN_STEP = "train/step"
+ROLLOUT_STEP = "rollout/step"
+EVALUATION_STEP = "evaluation/step"
+TIME = "time/s"
+
+AXES: dict[str, str] = {
+    TRAIN_STEP: "optimiser steps done; the first step logs 1",
+    ROLLOUT_STEP: "batches of groups sampled and verified; runs ahead of `train/step` when staleness > 0",
+    EVALUATION_STEP: "optimiser steps done by the weights that were evaluated; 0 is the base model",
+    TIME: "seconds of wall clock since the run began, summed over resumes",
+}
+
+
+class MetricError(ValueError):
+    """A row cannot be logged: an unknown name, a missing axis or a value that is not a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the table. `key` may hold a placeholder: `<k>` (an integer) or `<status>` (a word)."""
+
+    key: str
+    unit: str
+    axis: str
+    meaning: str
+    watch: str
+
+    @property
+    def is_pattern(self) -> bool:
+        return "<" in self.key
+
+    @property
+    def regex(self) -> re.Pattern[str]:
+        escaped = re.escape(self.key)
+        return re.compile(escaped.replace("<k>", "[1-9][0-9]*").replace("<status>", "[a-z][a-z_]*"))
+
+
+def _on(axis: str, *rows: tuple[str, str, str, str]) -> tuple[Metric, ...]:
+    return tuple(Metric(key, unit, axis, meaning, watch) for key, unit, meaning, watch in rows)
+
+
+_TRAIN = _on(
+    TRAIN_STEP,
+    (
+        "reward/mean",
+        "reward",
+        "mean reward of the samples of the step's groups",
+        "rises for k = 1; with pass@k objectives it may rise late or not at all",
+    ),
+    (
+        "reward/std",
+        "reward",
+        "standard deviation of the reward over all samples of the step",
+        "near 0: every sample gets the same reward and nothing is learnt",
+    ),
+    (
+        "objective/value",
+        "reward",
+        "the configured objective: unbiased estimate U_k, averaged over groups",
+        "this is what training raises; noisy, so read it smoothed",
+    ),
+    (
+        "pass_at_k/<k>",
+        "share",
+        "unbiased pass@k of the training groups",
+        "compare with eval/pass@<k>: a growing gap is overfitting to the training prompts",
+    ),
+    (
+        "policy/entropy",
+        "nat/token",
+        "entropy of the sampling policy: mean -log-prob of all sampled tokens",
+        "a fast fall to 0 means the samples of a group become equal: pass@k will stop rising",
+    ),
+    (
+        "policy/kl_behaviour",
+        "nat/token",
+        "estimate of KL(behaviour || learner) on the sampled tokens",
+        "about 0 with staleness 0; a rise means the data grow too old for the learning rate",
+    ),
+    (
+        "policy/clip_fraction",
+        "share",
+        "share of response tokens whose importance ratio was clipped",
+        "above about 0.2: lower learner.learning_rate or queue.staleness",
+    ),
+    (
+        "policy/ratio_mean",
+        "ratio",
+        "mean importance ratio learner / behaviour over response tokens",
+        "stays near 1; elsewhere the sampler and the learner disagree",
+    ),
+    (
+        "policy/ratio_max",
+        "ratio",
+        "largest importance ratio of the step",
+        "single spikes are harmless (clipped); a steady rise is not",
+    ),
+    (
+        "policy/lag_mean",
+        "optimiser steps",
+        "mean age of the weights that sampled the step's tokens",
+        "0 with staleness 0, else at most the bound",
+    ),
+    (
+        "policy/lag_max",
+        "optimiser steps",
+        "largest age of the weights in the step",
+        "never above queue.staleness + queue.overtake (asserted)",
+    ),
+    (
+        "queue/staleness_max",
+        "optimiser steps",
+        "largest staleness of any group trained so far",
+        "never above queue/staleness_bound (asserted in the queue)",
+    ),
+    (
+        "queue/staleness_bound",
+        "optimiser steps",
+        "the bound that follows from queue.staleness and overtake",
+        "constant; derived in actors/queue_state.py",
+    ),
+    (
+        "logprob_gap/mean",
+        "nat/token",
+        "mean |log-prob of sampler - log-prob of learner| at equal weights",
+        "about 1e-6 in float32, 1e-2 in bfloat16; beyond agreement.max_gap the run stops",
+    ),
+    ("logprob_gap/max", "nat/token", "largest such gap of the step", "a jump after a weight sync points at the sync"),
+    (
+        "optimizer/gradient_norm",
+        "norm",
+        "global gradient norm before clipping",
+        "always above learner.gradient_clip: the clip sets the step size, not the learning rate",
+    ),
+    ("optimizer/learning_rate", "1", "learning rate of the step", "follows warm-up, then constant"),
+    (
+        "optimizer/skipped",
+        "0 or 1",
+        "1 when no group of the step had an advantage: no optimiser step made",
+        "often 1: prompts too hard or too easy for the objective",
+    ),
+    (
+        "groups/all_fail_share",
+        "share",
+        "groups without one correct sample",
+        "near 1: prompts too hard, or rollout.n too small",
+    ),
+    ("groups/all_pass_share", "share", "groups with only correct samples", "near 1: prompts too easy"),
+    ("groups/mixed_share", "share", "groups with correct and wrong samples", "the groups that can teach"),
+    (
+        "groups/no_signal_share",
+        "share",
+        "groups whose advantages are all zero under the objective",
+        "their samples are skipped; high: most sampling buys nothing",
+    ),
+    (
+        "batch/tokens",
+        "tokens",
+        "tokens (prompt and response) that went through the learner in the step",
+        "the size of a step's work",
+    ),
+    (
+        "batch/padding_share",
+        "share",
+        "share of positions in the micro-batches that are padding",
+        "above 0.1: raise learner.tokens_per_micro_batch",
+    ),
+    (
+        "batch/sequences",
+        "sequences",
+        "samples that went through the learner; without zero advantages",
+        "far below prompts_per_step * n: most samples carry no signal",
+    ),
+    (
+        "batch/micro_batches",
+        "passes",
+        "forward passes of each rank in the step",
+        "1 or 2 with much memory free: raise learner.tokens_per_micro_batch only if padding is low",
+    ),
+    (
+        "throughput/trained_tokens_per_s",
+        "tokens/s",
+        "batch/tokens per second of learning",
+        "falls when samplers share the cores",
+    ),
+    (
+        "sync/seconds",
+        "s",
+        "time to hand the new weights to all samplers, pause included",
+        "a growing share of time/step_s: check broadcast.transport",
+    ),
+    ("sync/bytes", "bytes", "bytes of weights sent to each sampler", "constant during a run"),
+    (
+        "sync/pause_seconds",
+        "s",
+        "longest time that a sampler's generation stood still for the new weights",
+        "the price of a sync that running requests see; grows with the model, not with the batch",
+    ),
+    ("time/step_s", "s", "wall clock of one optimiser step, everything included", "the figure to lower"),
+    (
+        "time/sampling_share",
+        "share",
+        "share of the step spent sampling and verifying",
+        "with staleness > 0 the shares overlap and may sum to more than 1",
+    ),
+    ("time/learning_share", "share", "share of the step spent in the learner", "see time/sampling_share"),
+    ("time/sync_share", "share", "share of the step spent on weight sync", "see sync/seconds"),
+    (
+        "time/other_share",
+        "share",
+        "share of the step that is none of sampling, learning and sync",
+        "at most 0.1; beyond: the control loop or the object store is in the way",
+    ),
+    (
+        "time/overlap_efficiency",
+        "ratio",
+        "max(sampling, learning) / step: 1 when the faster side is hidden",
+        "near 0.5 with staleness 0 and equal sides; should approach 1 with staleness > 0",
+    ),
+)
+
+_ROLLOUT = _on(
+    ROLLOUT_STEP,
+    (
+        "response/length_mean",
+        "tokens",
+        "mean length of the sampled responses",
+        "a slow drift to 0 or to the limit is the classic length bias",
+    ),
+    (
+        "response/truncated_share",
+        "share",
+        "responses cut at rollout.max_response_tokens",
+        "above 0.1: raise the limit, or the model learns to be cut",
+    ),
+    (
+        "verifier/<status>_share",
+        "share",
+        "responses with this verdict (see verifiers/verdict.py)",
+        "timeout, crash and verifier_error should be 0; they are never a silent reward of 0",
+    ),
+    (
+        "throughput/sampled_tokens_per_s",
+        "tokens/s",
+        "response tokens per second of sampling, all samplers",
+        "falls at the end of each batch when few long responses are left",
+    ),
+)
+
+_EVALUATION = _on(
+    EVALUATION_STEP,
+    (
+        "eval/pass@<k>",
+        "share",
+        "unbiased pass@k on held-out prompts, from evaluation.n samples each",
+        "the curve this system is for",
+    ),
+    (
+        "eval/pass@<k>_low",
+        "share",
+        "lower end of its 95% interval over prompts",
+        "compare runs by intervals, not by points",
+    ),
+    ("eval/pass@<k>_high", "share", "upper end of its 95% interval over prompts", "see eval/pass@<k>_low"),
+    ("eval/reward_mean", "reward", "mean reward on the held-out prompts", "equals eval/pass@1 for 0/1 rewards"),
+    ("eval/response_length_mean", "tokens", "mean length of the held-out responses", "see response/length_mean"),
+    ("eval/truncated_share", "share", "held-out responses cut at the limit", "see response/truncated_share"),
+    ("eval/seconds", "s", "wall clock of the evaluation", "lower evaluation.prompts or evaluation.n if it dominates"),
+)
+
+_TIME = _on(
+    TIME,
+    (
+        "queue/depth",
+        "groups",
+        "groups that are verified and wait for the learner",
+        "always 0: sampling is the bottleneck; always full: learning is",
+    ),
+    (
+        "queue/slots_in_use",
+        "slots",
+        "slots taken, of (staleness + 1) * prompts_per_step",
+        "below the number of slots for long: prompts are not admitted fast enough",
+    ),
+    (
+        "memory/pss_gib",
+        "GiB",
+        "memory of all processes of the job, shared pages counted once (PSS)",
+        "a steady rise is a leak",
+    ),
+)
+
+METRICS: tuple[Metric, ...] = _TRAIN + _ROLLOUT + _EVALUATION + _TIME
+
+_EXACT = {metric.key: metric for metric in METRICS if not metric.is_pattern}
+_PATTERNS = [(metric.regex, metric) for metric in METRICS if metric.is_pattern]
+
+
+def find_metric(name: str) -> Metric:
+    """The table's line for a logged name (`eval/pass@8` finds `eval/pass@<k>`), or raises MetricError."""
+    if name in _EXACT:
+        return _EXACT[name]
+    for regex, metric in _PATTERNS:
+        if regex.fullmatch(name):
+            return metric
+    known = [*AXES, *(metric.key for metric in METRICS)]
+    near = difflib.get_close_matches(re.sub(r"\d+", "<k>", name), known, n=1, cutoff=0.4)
+    hint = f"; the nearest known name is {near[0]!r}" if near else ""
+    raise MetricError(f"unknown metric {name!r}{hint}. Known metrics stand in cluster/metric_names.py.")
+
+
+def split_by_axis(row: Mapping[str, Any]) -> list[dict[str, int | float]]:
+    """Splits one flat row into one row per axis, its axis value first; axes without metrics are left out.
+
+    Values become plain Python numbers (NumPy and torch scalars too). Raises MetricError on an unknown name,
+    on a metric whose axis value is not in the row, and on a value that is not a number.
+    """
+    parts: dict[str, dict[str, int | float]] = {}
+    for name, value in row.items():
+        if name in AXES:
+            continue
+        axis = find_metric(name).axis
+        if axis not in row:
+            raise MetricError(f"metric {name!r} is drawn over {axis!r}, which the row does not hold: add it")
+        part = parts.setdefault(axis, {axis: to_number(axis, row[axis])})
+        part[name] = to_number(name, value)
+    return [parts[axis] for axis in AXES if axis in parts]
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Raises MetricError unless all names are known, needed axes are there and values are numbers."""
+    split_by_axis(row)
+    for axis in AXES:
+        if axis in row:
+            to_number(axis, row[axis])
+
+
+def to_number(name: str, value: Any) -> int | float:
+    """A plain int or float from a Python, NumPy or 0-d torch number; bool becomes 0 or 1."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, (int, float)):
+        return value
+    raise MetricError(f"metric {name!r} must be one number, not {type(value).__name__} ({value!r:.60})")
+
+
+def reference_page() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every number that a run logs, to `metrics.jsonl` in the run directory and to wandb.",
+        "This page is generated: edit `cluster/metric_names.py`, then run",
+        "`python -m cluster.metric_names > docs/metrics.md`.",
+        "",
+        "A metric is drawn over one axis, its clock. In wandb each is registered with `define_metric`, so",
+        "charts pick the right axis by themselves; wandb's own implicit step means nothing here.",
+    ]
+    for axis, about in AXES.items():
+        lines += ["", f"## Over `{axis}`", "", f"`{axis}`: {about}.", ""]
+        lines += ["| metric | unit | meaning | what to look for |", "| --- | --- | --- | --- |"]
+        lines += [_page_line(metric) for metric in METRICS if metric.axis == axis]
+    return "\n".join(lines) + "\n"
+
+
+def _page_line(metric: Metric) -> str:
+    cells = (f"`{metric.key}`", metric.unit, metric.meaning, metric.watch)
+    # Outside code spans a pipe would end the cell and <k> would be read as an HTML tag.
+    safe = [cells[0], *(c.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;") for c in cells[1:])]
+    return "| " + " | ".join(safe) + " |"
+
+
+if __name__ == "__main__":
+    print(reference_page(), end="")

@@ -1,0 +1,99 @@
+"""Rules over several sections of the configuration: what each section allows alone but not together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+
+def cross_section_problems(config: RunConfig) -> list[str]:
+    """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
+    rules = (_objective, _lengths, _devices, _queue, _evaluation)
+    return [problem for rule in rules for problem in rule(config)]
+
+
+def gpus_wanted(config: RunConfig) -> int:
+    """GPUs that samplers and learner ranks take together."""
+    return config.actors.samplers * config.sampler.gpus + int(config.learner.ranks * config.learner.gpus_per_rank)
+
+
+def _objective(config: RunConfig) -> Iterator[str]:
+    objective, n = config.objective, config.rollout.n
+    if objective.k > n:
+        yield (
+            f"objective.k = {objective.k} is above rollout.n = {n}: a group of n samples cannot show the best of "
+            f"more; lower objective.k or raise rollout.n"
+        )
+        return
+    try:
+        objective.check_group_size(n)
+    except ValueError as error:
+        yield f"objective.k = {objective.k}, rollout.n = {n}: {error}"
+
+
+def _lengths(config: RunConfig) -> Iterator[str]:
+    rollout, sampler, learner = config.rollout, config.sampler, config.learner
+    longest = rollout.max_sequence_tokens
+    if sampler.max_model_len is not None and sampler.max_model_len < longest:
+        yield (
+            f"sampler.max_model_len = {sampler.max_model_len} is below rollout.max_prompt_tokens + "
+            f"rollout.max_response_tokens = {longest}; raise it, or set it to null to use the sum"
+        )
+    if learner.tokens_per_micro_batch < longest:
+        yield (
+            f"learner.tokens_per_micro_batch = {learner.tokens_per_micro_batch} is below the longest sequence, "
+            f"rollout.max_prompt_tokens + rollout.max_response_tokens = {longest}; raise it to at least that"
+        )
+
+
+def _devices(config: RunConfig) -> Iterator[str]:
+    sampler, learner, cluster = config.sampler, config.learner, config.cluster
+    if sampler.gpus and sampler.tensor_parallel != sampler.gpus:
+        yield (
+            f"sampler.tensor_parallel = {sampler.tensor_parallel} differs from sampler.gpus = {sampler.gpus}; "
+            "set both to the GPUs of one sampler"
+        )
+    if not sampler.gpus and sampler.tensor_parallel != 1:
+        yield (
+            f"sampler.tensor_parallel = {sampler.tensor_parallel} needs sampler.gpus = {sampler.tensor_parallel}; "
+            "on the CPU (sampler.gpus = 0) it must be 1"
+        )
+    if learner.gpus_per_rank not in (0, 1):
+        yield (
+            f"learner.gpus_per_rank = {learner.gpus_per_rank:g}: a rank owns one GPU (1) or computes on the CPU (0); "
+            "for more GPUs raise learner.ranks"
+        )
+    wanted = gpus_wanted(config)
+    if cluster.num_gpus is not None and wanted > cluster.num_gpus:
+        yield (
+            f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x "
+            f"learner.gpus_per_rank) but cluster.num_gpus = {cluster.num_gpus}; lower one of them"
+        )
+
+
+def _queue(config: RunConfig) -> Iterator[str]:
+    queue = config.queue
+    if queue.overtake and not queue.staleness:
+        yield (
+            f"queue.overtake = {queue.overtake} has no effect at queue.staleness = 0, where every step trains exactly "
+            "the groups it admitted; set queue.staleness >= 1 or queue.overtake = 0"
+        )
+
+
+def _evaluation(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    runs = evaluation.every or evaluation.at_start or evaluation.at_end
+    if runs and evaluation.n < config.objective.k:
+        yield (
+            f"evaluation.n = {evaluation.n} is below objective.k = {config.objective.k}: the curve would end before "
+            "the k that is trained for; raise evaluation.n"
+        )
+    size = getattr(config.task, f"{evaluation.split}_size", None)
+    if size is not None and evaluation.prompts > size:
+        yield (
+            f"evaluation.prompts = {evaluation.prompts} is above task.{evaluation.split}_size = {size}; lower the one "
+            "or raise the other"
+        )

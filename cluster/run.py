@@ -1,0 +1,156 @@
+"""A run: the five nouns wired together, and what the loop does with them between two steps.
+
+The loop (``cluster/loop.py``) says *what happens in which order*; this file says what "observe", "evaluate" and
+"checkpoint" mean. It starts nothing: ``cluster/job.py`` builds a Run and tears it down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from actors.broadcaster import Broadcaster
+from actors.group import SampleRequest
+from actors.learner_group import LearnerGroup
+from actors.prompt_stream import PromptStream, sampling_seed
+from actors.queue_client import QueueClient
+from actors.queue_state import Ticket
+from actors.rollout_pool import RolloutPool
+from cluster.checkpoints import Checkpoints
+from cluster.config import RunConfig
+from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate
+from cluster.run_directory import RunDirectory
+from verifiers.task import Prompt
+
+if TYPE_CHECKING:
+    from cluster.loop import StepClock
+
+QUEUE = "queue"  # the replay queue's snapshot, data cursor included, in a checkpoint's metadata
+
+
+class AgreementError(RuntimeError):
+    """The sampler and the learner assign different log-probabilities to the same tokens (DESIGN.md, promise 8)."""
+
+
+class Observer(Protocol):
+    """Where metrics go: the terminal and the dashboards."""
+
+    def step(self, row: Mapping[str, float]) -> None: ...
+
+    def evaluation(self, evaluation: Evaluation) -> None: ...
+
+    def phase(self, name: str) -> None: ...
+
+    def memory_row(self) -> dict[str, float]: ...
+
+
+@dataclass
+class Run:
+    """Everything the control loop needs, under the names of DESIGN.md."""
+
+    config: RunConfig
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    observer: Observer
+    prompts: Sequence[EvaluationPrompt]  # training prompts with their token ids
+    held_out: Sequence[EvaluationPrompt]
+    pool: RolloutPool
+    queue: QueueClient
+    learner: LearnerGroup
+    broadcaster: Broadcaster
+    first_step: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stream = PromptStream(len(self.prompts), self.config.run.seed)
+        self._started = time.monotonic()
+        self._sampled_tokens = 0
+
+    @property
+    def steps(self) -> int:
+        return self.config.run.steps
+
+    def request(self, ticket: Ticket) -> tuple[SampleRequest, Prompt]:
+        """What to sample for an admitted position of the prompt stream."""
+        rollout = self.config.rollout
+        epoch, index = self._stream.locate(ticket.sequence)
+        source = self.prompts[index]
+        request = SampleRequest(
+            sequence=ticket.sequence,
+            epoch=epoch,
+            prompt_id=source.prompt.id,
+            level=source.prompt.level,
+            prompt_tokens=source.tokens,
+            admitted_version=ticket.admitted_version,
+            n=rollout.n,
+            temperature=rollout.temperature,
+            max_tokens=rollout.max_response_tokens,
+            seed=sampling_seed(self.config.run.seed, ticket.sequence),
+        )
+        return request, source.prompt
+
+    def observe(self, step: int, row: dict[str, float], clock: StepClock) -> None:
+        """Log one finished step, and stop the run when the sampler and the learner disagree.
+
+        Raises:
+            AgreementError: when the mean log-probability gap is above ``agreement.max_gap``.
+        """
+        row = dict(row) | clock.row()
+        sampled, self._sampled_tokens = self.pool.sampled_tokens - self._sampled_tokens, self.pool.sampled_tokens
+        sampling_s = row["time/sampling_share"] * row["time/step_s"]
+        learning_s = row["time/learning_share"] * row["time/step_s"]
+        row["throughput/sampled_tokens_per_s"] = sampled / max(sampling_s, 1e-9)
+        row["throughput/trained_tokens_per_s"] = row.get("batch/tokens", 0.0) / max(learning_s, 1e-9)
+        row |= self.observer.memory_row()
+        row |= {"train/step": step, "rollout/step": step, "time/s": time.monotonic() - self._started}
+        self.directory.append_metrics(row)
+        self.observer.step(row)
+        gap = row.get("logprob_gap/mean", 0.0)
+        if gap > self.config.agreement.max_gap:
+            raise AgreementError(
+                f"step {step}: the sampler's log-probabilities differ from the learner's by {gap:.2e} per token at "
+                f"equal weights (version {step - 1}); agreement.max_gap is {self.config.agreement.max_gap:.0e}. "
+                "Weights were loaded wrongly, or the two compute in different precision (model.dtype)."
+            )
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the weights after `step` steps are to be evaluated."""
+        settings = self.config.evaluation
+        if step == 0:
+            return settings.at_start
+        return (step == self.steps and settings.at_end) or bool(settings.every and step % settings.every == 0)
+
+    async def evaluate(self, step: int) -> None:
+        """pass@k on the held-out prompts with the weights after `step` steps."""
+        self.observer.phase(f"evaluating step {step}")
+        settings = self.config.evaluation
+        evaluation = await evaluate(
+            self.pool,
+            self.held_out,
+            n=settings.n,
+            temperature=settings.temperature,
+            max_tokens=self.config.rollout.max_response_tokens,
+            seed=self.config.run.seed,
+            step=step,
+            max_in_flight=max(1, 2 * self.config.sampler.max_num_seqs * self.config.actors.samplers // settings.n),
+            log=self.directory.groups / f"evaluation-{step:06d}.parquet",
+        )
+        self._sampled_tokens = self.pool.sampled_tokens  # evaluation is not training throughput
+        self.evaluations.append(evaluation)
+        self.directory.append_metrics(evaluation.row())
+        self.observer.evaluation(evaluation)
+
+    def checkpoints_at(self, step: int) -> bool:
+        """Whether to save after `step` steps; the last step is always saved."""
+        every = self.config.checkpoint.every
+        return step == self.steps or bool(every and step % every == 0)
+
+    async def checkpoint(self, step: int) -> None:
+        """Save learner, queue and data cursor together; the directory appears whole or not at all."""
+        self.observer.phase(f"saving step {step}")
+        snapshot = await self.queue.snapshot()
+        with self.checkpoints.writing(step, metadata={QUEUE: snapshot}) as path:
+            await self.learner.save(str(path))
+        self.checkpoints.prune(self.config.checkpoint.keep)

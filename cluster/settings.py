@@ -1,0 +1,135 @@
+"""Settings of a run as a whole: name and length, model, evaluation, checkpoints, wandb, agreement, cluster."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from actors.settings import Section
+
+
+class RunSettings(Section):
+    """What the run is called, where it writes, how long it goes (section `run`)."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Name of the run's directory and of the wandb run; null: the time at which it starts.",
+    )
+    directory: str = Field("runs", min_length=1, description="Directory in which the run's own directory is made.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of prompt order, sampling and training. With queue.staleness 0 on CPUs "
+        "the same seed gives the same weights, bit by bit.",
+    )
+    steps: int = Field(160, ge=1, le=10_000_000, description="Optimiser steps of the run.")
+
+
+class ModelSettings(Section):
+    """The model that is trained (section `model`)."""
+
+    path: str = Field(
+        "models/countdown-base",
+        min_length=1,
+        description="Directory of a Hugging Face causal language model: config.json, safetensors, tokenizer.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Number format of the weights in sampler and learner. On CPUs float32 is the exact and, without "
+        "AMX, the faster one; bfloat16 is meant for GPUs and widens the log-probability gap.",
+    )
+    parameters_billions: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="Size of the model in 1e9 parameters, used only by the memory estimate of --dry-run where "
+        "model.path is not there (a cluster's directory); null: read from model.path.",
+    )
+
+
+class EvaluationSettings(Section):
+    """pass@k on held-out prompts (section `evaluation`)."""
+
+    every: int = Field(50, ge=0, description="Evaluate every so many optimiser steps; 0: never during training.")
+    at_start: bool = Field(True, description="Evaluate the model before the first step, for the base curve.")
+    at_end: bool = Field(True, description="Evaluate after the last step.")
+    split: Literal["train", "validation", "test"] = Field(
+        "validation",
+        description="Split of the task. Tune on validation; keep test for what you report.",
+    )
+    prompts: int = Field(
+        256,
+        ge=2,
+        le=1_000_000,
+        description="Held-out prompts. Standard errors are over prompts and shrink with its square root.",
+    )
+    n: int = Field(
+        32,
+        ge=1,
+        le=65536,
+        description="Samples per prompt, one pool for every k = 1, 2, 4 ... n of the curve.",
+    )
+    temperature: float = Field(1.0, gt=0.0, le=10.0, description="Softmax temperature of evaluation samples.")
+
+
+class CheckpointSettings(Section):
+    """Checkpoints of learner, queue and data cursor together (section `checkpoint`)."""
+
+    every: int = Field(50, ge=0, description="Save every so many optimiser steps; 0: only after the last.")
+    keep: int = Field(2, ge=1, le=10_000, description="Newest checkpoints kept on disk; older ones are deleted.")
+
+
+class WandbSettings(Section):
+    """Weights & Biases (section `wandb`)."""
+
+    project: str = Field("bonrl", min_length=1, max_length=128, description="Project that receives the run.")
+    entity: str | None = Field(None, description="User or team that owns the project; null: your default.")
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto",
+        description="auto: online where an API key is set, else offline files that `wandb sync` uploads "
+        "later; disabled: no wandb at all.",
+    )
+    tags: tuple[str, ...] = Field((), description="Tags of the wandb run.")
+
+
+class AgreementSettings(Section):
+    """The bar for sampler and learner to agree (section `agreement`)."""
+
+    max_gap: float = Field(
+        1e-3,
+        gt=0,
+        le=10.0,
+        description="Largest mean absolute difference, in nats per token, between the behaviour log-probabilities "
+        "and the learner's at equal weights; beyond it the run stops. float32 on CPUs stays near 1e-6, bfloat16 "
+        "on GPUs near 1e-2.",
+    )
+
+
+class ClusterSettings(Section):
+    """Where the actors run (section `cluster`)."""
+
+    address: str | None = Field(
+        None,
+        description="null: start a local Ray for this run; auto: the Ray this process belongs to (what "
+        "submitted jobs use); or HOST:PORT of a running cluster.",
+    )
+    num_cpus: int | None = Field(
+        None,
+        ge=1,
+        description="CPUs of the local Ray, or that the cluster is known to have; null: as found.",
+    )
+    num_gpus: int | None = Field(
+        None,
+        ge=0,
+        description="GPUs that the cluster is known to have, against which the layout is checked before "
+        "anything starts; null: as found.",
+    )
+    gpu_memory_gib: float = Field(80.0, gt=0, description="Memory of one GPU in GiB, for the memory estimate.")
+    object_store_mib: int = Field(
+        512,
+        ge=76,
+        description="MiB of Ray's object store on a local Ray. It must hold the groups in flight.",
+    )

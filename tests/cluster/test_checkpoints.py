@@ -1,0 +1,203 @@
+"""Pins the checkpoint protocol: whatever is torn, lost or killed, only complete checkpoints are loaded."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cluster.checkpoints import CheckpointError, Checkpoints, verify
+from cluster.run_directory import RunDirectoryError
+
+
+def write(checkpoints: Checkpoints, step: int) -> Path:
+    with checkpoints.writing(step, metadata={"cursor": step * 16}) as path:
+        (path / "weights.bin").write_bytes(bytes([step]) * 1000)
+        (path / "optimizer").mkdir()
+        (path / "optimizer" / "rank0.bin").write_bytes(b"state")
+    return checkpoints.directory / f"step-{step:06d}"
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_written_checkpoint_is_found_and_complete(checkpoints: Checkpoints) -> None:
+    assert checkpoints.latest().checkpoint is None
+    write(checkpoints, 50)
+    path = write(checkpoints, 100)
+    found = checkpoints.latest()
+    assert found.warnings == ()
+    assert found.checkpoint is not None
+    assert (found.checkpoint.step, found.checkpoint.path) == (100, path)
+    assert found.checkpoint.metadata == {"cursor": 1600}
+    assert (path / "optimizer" / "rank0.bin").read_bytes() == b"state"
+    assert checkpoints.steps() == [50, 100]
+    assert [p.name for p in sorted(checkpoints.directory.iterdir())] == ["step-000050", "step-000100"]
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path / "weights.bin", 999)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray((path / "weights.bin").read_bytes())
+    data[500] ^= 1
+    (path / "weights.bin").write_bytes(bytes(data))
+
+
+def _lose_file(path: Path) -> None:
+    (path / "optimizer" / "rank0.bin").unlink()
+
+
+def _lose_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+
+
+def _tear_manifest(path: Path) -> None:
+    os.truncate(path / "manifest.json", 40)
+
+
+def _edit_manifest(path: Path) -> None:
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"cursor": ', '"cursor": 9'))
+
+
+def _list_manifest(path: Path) -> None:
+    (path / "manifest.json").write_text("[]")
+
+
+DAMAGES = [_truncate, _flip, _lose_file, _lose_manifest, _tear_manifest, _edit_manifest, _list_manifest]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_never_loaded(checkpoints: Checkpoints, damage: Callable[[Path], None]) -> None:
+    write(checkpoints, 50)
+    path = write(checkpoints, 100)
+    damage(path)
+    with pytest.raises(CheckpointError, match="step-000100"):
+        verify(path)
+    found = checkpoints.latest()
+    assert found.checkpoint is not None and found.checkpoint.step == 50
+    assert len(found.warnings) == 1 and "step-000100" in found.warnings[0]
+    damage(write(checkpoints, 50))
+    assert checkpoints.latest().checkpoint is None
+    assert len(checkpoints.latest().warnings) == 2
+    write(checkpoints, 100)  # the run goes on and reaches the torn one's step again
+    assert checkpoints.latest().checkpoint is not None
+    assert checkpoints.latest().warnings == ()
+
+
+def test_an_exception_while_writing_keeps_nothing(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 50)
+    with pytest.raises(KeyError), checkpoints.writing(100) as path:
+        (path / "weights.bin").write_bytes(b"half")
+        raise KeyError("a rank failed")
+    assert [p.name for p in checkpoints.directory.iterdir()] == ["step-000050"]
+
+
+def test_missing_files_and_full_disks_are_named(checkpoints: Checkpoints) -> None:
+    missing = pytest.raises(CheckpointError, match=r"incomplete: rank1\.bin was never written")
+    with missing, checkpoints.writing(1, expected=["rank0.bin", "rank1.bin"]) as path:
+        (path / "rank0.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="any file"), checkpoints.writing(1):
+        pass
+    with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep"), checkpoints.writing(1):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ConnectionError), checkpoints.writing(1):
+        raise ConnectionError("an actor is gone")
+    assert list(checkpoints.directory.iterdir()) == []
+
+
+def test_several_writers_one_finalise(checkpoints: Checkpoints) -> None:
+    path = checkpoints.begin(7)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda rank: (path / f"rank{rank}.bin").write_bytes(bytes(10)), range(4)))
+    assert checkpoints.latest().checkpoint is None
+    checkpoint = checkpoints.finalise(7, expected=[f"rank{rank}.bin" for rank in range(4)])
+    assert verify(checkpoint.path).step == 7
+
+
+def test_leftovers_of_a_crash_are_ignored_and_removed(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 50)
+    (checkpoints.begin(100) / "stale.bin").write_bytes(b"of a killed run")
+    (checkpoints.begin(75) / "stale.bin").write_bytes(b"x")
+    assert checkpoints.latest().checkpoint is not None
+    assert checkpoints.steps() == [50]
+    path = write(checkpoints, 100)
+    assert not (path / "stale.bin").exists()
+    checkpoints.prune(2)
+    assert [p.name for p in sorted(checkpoints.directory.iterdir())] == ["step-000050", "step-000100"]
+
+
+def test_prune_keeps_the_newest_and_counts_no_torn_one(checkpoints: Checkpoints) -> None:
+    for step in (10, 20, 30, 40):
+        write(checkpoints, step)
+    _truncate(checkpoints.directory / "step-000040")
+    assert checkpoints.prune(2) == [10]
+    assert checkpoints.steps() == [20, 30, 40]
+    assert checkpoints.prune(1) == [20]
+    found = checkpoints.latest()
+    assert found.checkpoint is not None and found.checkpoint.step == 30
+    with pytest.raises(ValueError, match=r"checkpoint\.keep"):
+        checkpoints.prune(0)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one system call: nothing after it runs, not even clean-up."""
+
+
+def test_a_crash_at_any_point_of_finalising_leaves_the_old_or_the_new(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(checkpoints, 50)
+    calls = ("write_atomically", "sync_directory", "_describe", "os.rename", "os.fsync")
+    for name in calls:
+        path = checkpoints.begin(100)
+        (path / "weights.bin").write_bytes(b"new")
+
+        def kill(*_: object) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(f"cluster.checkpoints.{name}", kill)
+            checkpoints.finalise(100)
+        found = Checkpoints(checkpoints.directory).latest()
+        assert found.checkpoint is not None and found.checkpoint.step == 50 and found.warnings == (), name
+
+
+def _write_for_ever(directory: str) -> None:
+    checkpoints = Checkpoints(directory)
+    for step in range(1, 100_000):
+        write_large(checkpoints, step)
+        checkpoints.prune(2)
+
+
+def write_large(checkpoints: Checkpoints, step: int) -> None:
+    with checkpoints.writing(step) as path:
+        for rank in range(3):
+            (path / f"rank{rank}.bin").write_bytes(bytes([step % 256]) * 50_000)
+
+
+def test_sigkill_at_random_moments_never_leaves_a_torn_checkpoint(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    for delay in (0.02, 0.05, 0.09, 0.13):
+        process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(str(directory),))
+        process.start()
+        deadline = time.monotonic() + 10
+        while not Checkpoints(directory).steps() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.join(timeout=delay)
+        process.kill()
+        process.join(timeout=10)
+        found = Checkpoints(directory).latest()
+        assert found.checkpoint is not None
+        assert found.warnings == ()
+        assert len(Checkpoints(directory).steps()) <= 3

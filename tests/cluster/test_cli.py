@@ -1,0 +1,151 @@
+"""The command line: what it prints, and exit status 2 with one message for everything the user can mend."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import cli
+from cluster.errors import UsageError
+from cluster.settings import ModelSettings
+from tests.cluster.test_dry_run import write_model
+
+
+def bonrl(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    """Run the command line in this process; (exit status, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["bonrl", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, err = capfd.readouterr()
+    return int(caught.value.code or 0), out, err
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, repository: Path):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(repository)
+    return lambda *arguments: bonrl(*map(str, arguments), capfd=capfd, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["local", "8xh100", "multinode", "smollm2-gsm8k"])
+def test_shipped_configurations_pass_a_dry_run(run, name: str) -> None:  # type: ignore[no-untyped-def]
+    status, out, err = run("train", "--config", f"cluster/{name}.yaml", "--dry-run")
+    assert status == 0, err
+    resolved = yaml.safe_load(out[: out.index("\ngroups in flight")])
+    missing = not Path(resolved["model"]["path"]).is_dir()
+    assert ("not on this machine" in err) == missing
+    for figure in ("groups in flight (slots)", "staleness bound", "tokens per step", "memory of one learner rank"):
+        assert figure in out
+    assert "unknown" not in out
+
+
+def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("train", "--config", "cluster/local.yaml", "--dry-run", "queue.staleness=2", "queue.overtake=1")
+    assert "48 = (staleness + 1) x prompts_per_step" in out
+    assert "3 optimiser steps" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["train", "--config", "cluster/local.yaml", "objective.kk=3"], ["did you mean objective.k?"]),
+        (["train", "--config", "cluster/local.yaml", "objective.k=64"], ["objective.k = 64", "rollout.n = 16"]),
+        (["train", "--config", "cluster/local.yaml", "model.path=nowhere"], ["model.path = nowhere"]),
+        (["train", "--config", "cluster/local.yaml", "run.directory=LICENSE/x"], ["run.directory", "not a directory"]),
+        (
+            ["train", "--config", "cluster/local.yaml", "rollout.n=4096", "rollout.prompts_per_step=4096"],
+            ["rollout.n = 4096", "cluster.object_store_mib"],
+        ),
+        (["train", "--config", "cluster/local.yaml", "sampler.kv_cache_gib=4000"], ["this machine has"]),
+        (["train", "--config", "cluster/local.yaml", "--resume", "runs/x"], ["--resume", "--config"]),
+        (["train", "--resume", "nowhere"], ["--resume nowhere", "no config.yaml"]),
+        (["eval", "--checkpoint", "nowhere"], ["--checkpoint nowhere", "does not exist"]),
+        (["eval", "--checkpoint", "docs"], ["neither a run, nor a checkpoint"]),
+        (["eval", "--checkpoint", "models/countdown-base", "-t", "0"], ["--temperature 0"]),
+        (["eval", "--checkpoint", "models/countdown-base", "--n", "2"], ["evaluation.n = 2"]),
+        (["export", "--checkpoint", "models/countdown-base", "--to", "docs"], ["--to docs", "exists already"]),
+        (["sft", "--output", "docs"], ["--output docs", "exists already"]),
+        (["submit", "--address", "127.0.0.1:1", "run.directory=/shared/runs"], ["no cluster answers"]),
+        (["submit", "--address", "127.0.0.1:1"], ["run.directory = runs", "absolute path"]),
+        (["submit", "--address", "ftp://x", "run.directory=/shared/runs"], ["http://HOST:8265"]),
+    ],
+)
+def test_refusals_are_one_message_and_status_2(run, arguments: list[str], parts: list[str]) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = run(*arguments)
+    assert status == 2
+    for part in parts:
+        assert part in err
+    assert "Traceback" not in err
+    assert all(line.startswith(("bonrl: ", "WARNING", "warning")) for line in err.splitlines() if line), err
+
+
+def test_help_of_train_has_examples_keys_and_exit_status(run) -> None:  # type: ignore[no-untyped-def]
+    status, out, _ = run("train", "--help")
+    assert status == 0
+    for part in ("Examples", "objective.k=4", "docs/configuration.md", "Exit status", "--resume", "--dry-run"):
+        assert part in out
+
+
+def test_every_command_is_listed(run) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("--help")
+    for command in ("train", "eval", "sft", "submit", "export", "config-reference"):
+        assert command in out
+
+
+def test_reference_is_printed_as_it_is_committed(run, repository: Path) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("config-reference")
+    assert out == (repository / "docs" / "configuration.md").read_text()
+
+
+def test_export_copies_the_model_of_a_checkpoint(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write_model(tmp_path / "step-000001" / "huggingface")
+    status, _, _ = run("export", "--checkpoint", tmp_path / "step-000001", "--to", tmp_path / "out")
+    assert status == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 64
+
+
+def test_newest_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
+    from cluster.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        with checkpoints.writing(step) as path:
+            write_model(path / "huggingface")
+    assert cli.resolve_model(tmp_path) == checkpoints.latest().checkpoint.path / "huggingface"  # type: ignore[union-attr]
+    assert "step-000002" in str(cli.resolve_model(tmp_path))
+
+
+def test_run_without_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match="no usable checkpoint"):
+        cli.resolve_model(tmp_path)
+
+
+def test_errors_of_bonrl_itself_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug must not be dressed up as the user's mistake."""
+    monkeypatch.setattr(sys, "argv", ["bonrl", "config-reference"])
+    monkeypatch.setattr("cluster.reference.render_reference", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_refusing_is_fast_and_imports_nothing_heavy(repository: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['bonrl', 'train', '--config', 'cluster/8xh100.yaml', '--dry-run']\n"
+        "from cluster import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = [m for m in ('torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'wandb') if m in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_defaults_of_command_line_and_schema_agree() -> None:
+    assert cli.DEFAULT_CONFIG == Path("cluster/local.yaml")
+    assert ModelSettings().path == "models/countdown-base"

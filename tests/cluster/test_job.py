@@ -1,0 +1,135 @@
+"""The main job as a user runs it: the real stack on this machine, a few optimiser steps at a time.
+
+Silent bugs these pin: a run that is not reproducible, a resume that repeats or skips prompts or loses optimiser
+state, samplers that keep old weights, metrics that never reach a dashboard.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cluster.running import bonrl, run_directory
+
+pytestmark = pytest.mark.slow
+
+STEPS, PROMPTS = 4, 4
+SMALL = [
+    f"run.steps={STEPS}",
+    f"rollout.prompts_per_step={PROMPTS}",
+    "rollout.n=8",
+    "objective.k=4",
+    "evaluation.prompts=16",
+    "evaluation.n=4",
+    "evaluation.every=0",
+    "checkpoint.every=2",
+]
+
+
+def weights(output: str) -> str:
+    match = re.search(r"^weights +([0-9a-f]{64})$", output, re.MULTILINE)
+    assert match, output
+    return match.group(1)
+
+
+def metrics(directory: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "train/step" in row]
+
+
+def trained_prompts(directory: Path) -> Counter:
+    """(epoch, prompt) of every group that made a step's weights."""
+    found: Counter = Counter()
+    for path in sorted((directory / "groups").glob("step-*.parquet")):
+        found.update((g["epoch"], g["prompt_id"]) for g in pq.read_table(path).to_pylist())
+    return found
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A synchronous run of a few steps: its directory and its output."""
+    base = tmp_path_factory.mktemp("golden")
+    result = bonrl("train", *SMALL, f"run.directory={base}", "run.name=golden")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return run_directory(base), result.stdout
+
+
+def test_the_run_describes_itself(golden):
+    directory, output = golden
+    rows = metrics(directory)
+    assert [row["train/step"] for row in rows] == list(range(1, STEPS + 1))
+    for row in rows:
+        assert row.get("logprob_gap/mean", 0.0) < 1e-4
+        assert row["policy/lag_max"] == 0 and row["queue/staleness_max"] == 0
+        assert row["sync/bytes"] > 0
+    assert set(trained_prompts(directory).values()) == {1}
+    assert len(trained_prompts(directory)) == STEPS * PROMPTS
+    for name in ("config.yaml", "versions.json", "git.json", "summary.json"):
+        assert (directory / name).is_file()
+    assert "pass@4" in output or "pass@k" in output
+
+
+def test_wandb_received_what_practitioners_look_for(golden):
+    from tests.cluster.wandb_reader import read_history
+
+    directory, _ = golden
+    history = read_history(directory / "wandb")
+    names = {name for row in history for name in row}
+    expected = {
+        "reward/mean", "eval/pass@1", "eval/pass@4", "policy/entropy", "policy/kl_behaviour", "policy/clip_fraction",
+        "policy/ratio_mean", "policy/lag_mean", "queue/depth", "throughput/sampled_tokens_per_s", "sync/seconds",
+        "logprob_gap/mean", "optimizer/gradient_norm", "response/length_mean", "response/truncated_share",
+        "groups/all_fail_share", "groups/all_pass_share", "groups/mixed_share",
+    }  # fmt: skip
+    assert expected <= names
+
+
+def test_the_same_seed_gives_the_same_weights(golden, tmp_path):
+    result = bonrl("train", *SMALL, f"run.directory={tmp_path}", "evaluation.at_start=false")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert weights(result.stdout) == weights(golden[1]), "evaluation must not change training, nor time the weights"
+
+
+def test_resuming_gives_the_weights_of_the_run_that_never_stopped(golden, tmp_path):
+    directory = Path(shutil.copytree(golden[0], tmp_path / "resumed"))
+    shutil.rmtree(directory / "checkpoints" / f"step-{STEPS:06d}")
+    result = bonrl("train", "--resume", str(directory), config=None)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert weights(result.stdout) == weights(golden[1])
+    assert [row["train/step"] for row in metrics(directory)] == list(range(1, STEPS + 1))
+    assert trained_prompts(directory) == trained_prompts(golden[0])
+
+
+def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path):
+    """S = 1, two ZeRO-3 ranks, weights through Ray's object store, two verifiers: every other way through the code."""
+    result = bonrl(
+        "train", *SMALL, f"run.directory={tmp_path}", "queue.staleness=1", "learner.ranks=2", "learner.zero_stage=3",
+        "learner.threads=1", "broadcast.transport=object_store", "broadcast.bucket_mib=1", "actors.verifiers=2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    directory = run_directory(tmp_path)
+    rows = metrics(directory)
+    assert len(rows) == STEPS
+    assert max(row["queue/staleness_max"] for row in rows) <= rows[0]["queue/staleness_bound"] == 1
+    assert set(trained_prompts(directory).values()) == {1}
+    assert len(trained_prompts(directory)) == STEPS * PROMPTS
+    gaps = [row["logprob_gap/mean"] for row in rows if "logprob_gap/mean" in row]
+    assert gaps and max(gaps) < 1e-4, "the first step's groups are fresh under staleness 1 too"
+
+
+def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
+    directory, output = golden
+    summary = json.loads((directory / "summary.json").read_text())
+    result = bonrl(
+        "eval", "--checkpoint", str(directory / "checkpoints" / f"step-{STEPS:06d}"), "evaluation.prompts=16",
+        "evaluation.n=4",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    final = summary["evaluations"][-1]
+    assert f"{final['eval/pass@4']:.3f}" in result.stdout

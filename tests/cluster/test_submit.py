@@ -1,0 +1,231 @@
+"""`bonrl submit` against a real `ray start --head` on this machine, with Ray's token authentication."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cluster.config import build_config
+from cluster.errors import UsageError
+from cluster.submit import check_address, command, submit_job
+
+BIN = Path(sys.executable).parent
+
+
+def test_nothing_listening_is_refused_quickly() -> None:
+    started = time.monotonic()
+    with pytest.raises(UsageError, match="no cluster answers"):
+        check_address("http://127.0.0.1:1")
+    with pytest.raises(UsageError, match="no cluster answers"):
+        check_address("no-such-host.invalid:8265")
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://", "http://head:99999"])
+def test_odd_addresses_are_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="--address"):
+        check_address(address)
+
+
+def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that takes the connection and says nothing must not hang the command."""
+    monkeypatch.setattr("cluster.submit.CONNECT_SECONDS", 1.0)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        with pytest.raises(UsageError, match="no Ray job server"):
+            check_address(f"http://127.0.0.1:{mute.getsockname()[1]}")
+
+
+def test_relative_run_directory_would_be_lost() -> None:
+    with pytest.raises(UsageError, match=r"run\.directory"):
+        submit_job(build_config({}), address="http://127.0.0.1:1", dry_run=False, entrypoint=None, echo=print)
+
+
+def test_command_of_the_job() -> None:
+    assert command(dry_run=True) == "python -m cluster.cli train --config job.yaml --dry-run"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    url: str
+    environment: dict[str, str]
+    repository: Path
+
+    def submit(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [BIN / "bonrl", "submit", "--config", "cluster/local.yaml", "--address", self.url, *arguments],
+            env={**self.environment, **environment},
+            cwd=self.repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def job(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.submit(*arguments, **environment)
+        try:
+            output, _ = process.communicate(timeout=180)
+        finally:
+            process.kill()
+        return process.returncode, output
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head node with its own ports, directory and token. Other clusters on this machine are left alone."""
+    scratch = tmp_path_factory.mktemp("ray")
+    token = scratch / "token"
+    token.write_text("0123456789abcdef" * 4)
+    gcs, dashboard, agent, client = free_ports(4)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    # Unix socket paths are short: Ray's directory cannot lie deep below pytest's.
+    temporary = Path(tempfile.mkdtemp(prefix="bonrl-"))
+    process = subprocess.Popen(
+        [
+            BIN / "ray",
+            "start",
+            "--head",
+            "--block",
+            f"--port={gcs}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}",
+            "--num-cpus=2",
+            "--include-dashboard=true",
+            "--object-store-memory=80000000",
+            f"--temp-dir={temporary}",
+            "--node-ip-address=127.0.0.1",
+            "--dashboard-host=127.0.0.1",
+        ],
+        env=environment,
+        start_new_session=True,
+        stdout=(scratch / "log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_for(dashboard, process, scratch / "log")
+        yield Head(f"http://127.0.0.1:{dashboard}", environment, Path(__file__).resolve().parents[2])
+    finally:
+        end(process)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ray start ended: {log.read_text()[-2000:]}"
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"the dashboard did not come up: {log.read_text()[-2000:]}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """`ray start --block` ends its children on SIGTERM; what is left of its session is killed."""
+    import psutil
+
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for left in alive:
+        left.kill()
+    psutil.wait_procs(alive, timeout=10)
+
+
+@pytest.mark.slow
+def test_dry_run_job_streams_its_log_and_succeeds(head: Head) -> None:
+    status, output = head.job("--dry-run", "objective.k=4")
+    assert status == 0, output
+    assert "packaged" in output and "succeeded" in output
+    assert "groups in flight (slots)" in output  # printed by the job, on the cluster
+    assert "k: 4" in output and "address: auto" in output
+
+
+@pytest.mark.slow
+def test_job_finds_the_packaged_plugin(head: Head) -> None:
+    code = (
+        "import actors; from importlib.metadata import distribution; "
+        "print(distribution('bonrl').locate_file('').resolve())"
+    )
+    status, output = head.job("--entrypoint", f'python -c "{code}"')
+    assert status == 0, output
+    assert "working_dir_files" in output, "the job read the metadata of an installed bonrl, not of its package"
+
+
+@pytest.mark.slow
+def test_exit_status_of_the_job_is_returned(head: Head) -> None:
+    status, output = head.job("--entrypoint", "echo started; exit 3")
+    assert status == 3
+    assert "started" in output and "failed with exit status 3" in output
+
+
+@pytest.mark.slow
+def test_refusal_on_the_cluster_comes_back_as_status_2(head: Head) -> None:
+    status, output = head.job("run.directory=/proc/no", "model.path=/no/such/model")
+    assert status == 2
+    assert "model.path = /no/such/model" in output
+
+
+@pytest.mark.slow
+def test_missing_token_is_explained(head: Head, tmp_path: Path) -> None:
+    status, output = head.job("--dry-run", RAY_AUTH_MODE="disabled", HOME=str(tmp_path))
+    assert status == 2
+    assert "ray get-auth-token" in output and "RAY_AUTH_MODE=token" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_interrupt_says_what_happens_to_the_job(head: Head) -> None:
+    process = head.submit("--entrypoint", "echo ticking; sleep 20; echo over")
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "ticking" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    output = "".join(lines) + rest
+    assert process.returncode == 130, output
+    job = next(line.split()[1] for line in lines if line.startswith("job "))
+    for verb in ("logs", "status", "stop"):
+        assert f"ray job {verb} --address {head.url}" in output
+    assert "goes on" in output and "Traceback" not in output
+    status = subprocess.run(
+        [BIN / "ray", "job", "status", "--address", head.url, job],
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "RUNNING" in status.stdout + status.stderr
