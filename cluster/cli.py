@@ -113,7 +113,10 @@ def evaluate(
         ),
     ],
     overrides: Overrides = None,
-    config: Config = DEFAULT_CONFIG,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [the run's own, or {DEFAULT_CONFIG}]."),
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Samples per prompt [evaluation.n].")] = None,
     temperature: Annotated[
         list[float] | None,
@@ -133,7 +136,8 @@ def evaluate(
     """
     extra = [] if n is None else [f"evaluation.n={n}"]
     model = resolve_model(checkpoint)
-    resolved = _load(config, [f"model.path={model}", *(overrides or []), *extra])
+    source = config or _config_of_run(checkpoint) or DEFAULT_CONFIG
+    resolved = _load(source, [f"model.path={model}", *(overrides or []), *extra])
     temperatures = temperature or [resolved.evaluation.temperature]
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
@@ -281,6 +285,12 @@ def resolve_model(path: Path) -> Path:
     raise UsageError(
         f"--checkpoint {path} {reason}; give runs/NAME, runs/NAME/checkpoints/step-..., or a directory with config.json"
     )
+
+
+def _config_of_run(checkpoint: Path) -> Path | None:
+    """config.yaml of the run that `checkpoint` is or belongs to, so that it is evaluated as it was trained."""
+    candidates = [directory / "config.yaml" for directory in (checkpoint, *checkpoint.resolve().parents[:3])]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _load(path: Path, overrides: list[str] | None) -> RunConfig:

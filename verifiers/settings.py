@@ -14,9 +14,9 @@ class DifficultyMix(BaseModel):
 
     easy: float = Field(0.3, ge=0.0, description="Weight of level easy: three numbers, each 1 to 12.")
     medium: float = Field(
-        0.35, ge=0.0, description="Weight of level medium: three numbers of 1 to 30, at least one above 12."
+        0.45, ge=0.0, description="Weight of level medium: three numbers of 1 to 30, at least one above 12."
     )
-    hard: float = Field(0.35, ge=0.0, description="Weight of level hard: four numbers, each 1 to 12.")
+    hard: float = Field(0.25, ge=0.0, description="Weight of level hard: four numbers, each 1 to 12.")
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:

@@ -126,10 +126,8 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path):
 def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
     directory, output = golden
     summary = json.loads((directory / "summary.json").read_text())
-    result = bonrl(
-        "eval", "--checkpoint", str(directory / "checkpoints" / f"step-{STEPS:06d}"), "evaluation.prompts=16",
-        "evaluation.n=4",
-    )  # fmt: skip
+    checkpoint = directory / "checkpoints" / f"step-{STEPS:06d}"
+    result = bonrl("eval", "--checkpoint", str(checkpoint), config=None)
     assert result.returncode == 0, result.stdout + result.stderr
     final = summary["evaluations"][-1]
     assert f"{final['eval/pass@4']:.3f}" in result.stdout
