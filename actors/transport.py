@@ -166,11 +166,11 @@ def _alive(pid: int) -> bool:
 
 
 def _fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tuple]) -> None:
-    target = torch.from_numpy(data)
     for (_, tensor), (_, _, _, offset, nbytes) in zip(tensors, entries, strict=True):
         if nbytes:
             source = tensor.detach().contiguous().view(-1).view(torch.uint8)
-            target[offset : offset + nbytes].copy_(source)
+            # NumPy copies on this thread; torch's parallel copy takes 40 times as long where cores are shared.
+            data[offset : offset + nbytes] = source.numpy()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_PADDING = 0.05  # share of padding at which a micro-batch is closed early ...
+MIN_ROWS = 12  # ... unless it has so few rows that another forward pass costs more than the padding
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequence:
@@ -101,12 +104,14 @@ def plan_rows(lengths: Seq[int], response_lengths: Seq[int], budget: int, world_
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], -response_lengths[i], i))
     plan: list[list[int]] = []
+    used = 0  # tokens in the micro-batch that is being filled
     for i in order:
-        # The first row of a micro-batch is its longest, so it sets the padded width.
-        if plan and (len(plan[-1]) + 1) * lengths[plan[-1][0]] <= budget:
+        if plan and _takes(plan[-1], lengths, used, lengths[i], budget):
             plan[-1].append(i)
+            used += lengths[i]
         else:
             plan.append([i])
+            used = lengths[i]
     while len(plan) % world_size:
         # The first of the largest by padded size; one row cannot be halved.
         sizes = [len(rows) * lengths[rows[0]] if len(rows) > 1 else 0 for rows in plan]
@@ -118,6 +123,14 @@ def plan_rows(lengths: Seq[int], response_lengths: Seq[int], budget: int, world_
         half = (len(rows) + 1) // 2
         plan[largest : largest + 1] = [rows[:half], rows[half:]]
     return plan
+
+
+def _takes(rows: list[int], lengths: Seq[int], used: int, length: int, budget: int) -> bool:
+    """Whether a micro-batch takes one more row: it must fit, and not pad more than it is worth."""
+    padded = (len(rows) + 1) * lengths[rows[0]]  # the first row is the longest, so it sets the width
+    if padded > budget:
+        return False
+    return len(rows) < MIN_ROWS or padded - used - length <= MAX_PADDING * padded
 
 
 def padding_share(batches: Seq[MicroBatch]) -> float:

@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 
 from learner import losses
-from learner.batching import MicroBatch, Sequence, make_micro_batches, padding_share
+from learner.batching import MicroBatch, Sequence, make_micro_batches
 from learner.deepspeed_config import adamw, deepspeed_config
 from learner.model_directory import check_model_directory, copy_companions, load_causal_lm, pad_token_of
 from learner.reproducibility import random_state, restore_random_state, seed_everything
@@ -38,7 +38,7 @@ from learner.settings import LearnerSettings, LossSettings
 
 CHECKPOINT_VERSION = 1
 _TAG = "deepspeed"
-_SUMS = ("loss", "tokens", "clipped", "ratio", "kl", "entropy", "gap", "fresh_tokens")
+_SUMS = ("loss", "tokens", "clipped", "ratio", "kl", "entropy", "gap", "fresh_tokens", "all", "padded")
 _MAXIMA = ("ratio", "gap")
 
 
@@ -160,7 +160,6 @@ class Engine:
         batches = self._batches(sequences)
         figures = self._accumulate(batches, micro_loss, temperature)
         gradient_norm = self._apply()
-        padding = padding_share([b for r in range(self.world_size) for b in self._batches(sequences, r)])
         tokens, seconds = float(sum(len(s) for s in sequences)), time.perf_counter() - started
         return figures | {
             "learn/gradient_norm": gradient_norm,
@@ -168,7 +167,6 @@ class Engine:
             "learn/sequences": float(len(sequences)),
             "learn/tokens": tokens,
             "learn/micro_batches": float(len(batches)),
-            "learn/padding_share": padding,
             "learn/seconds": seconds,
             "learn/tokens_per_second": tokens / seconds,
             "learn/skipped": 0.0,
@@ -198,7 +196,11 @@ class Engine:
                 "entropy": (entropy_BR * mask_BR).sum().double(),
                 "gap": gap,
                 "fresh_tokens": fresh_tokens,
+                "all": batch.tokens,
+                "padded": batch.padded_tokens,
             }
+            sums["all"] += batch.tokens
+            sums["padded"] += batch.padded_tokens
             for key, value in (result.sums | extra).items():
                 sums[key] += value
             for key, value in (result.maxima | {"gap": gap_max}).items():
@@ -223,6 +225,7 @@ class Engine:
             "learn/kl": total["kl"] / tokens,
             "learn/entropy": total["entropy"] / tokens,
             "learn/fresh_tokens": total["fresh_tokens"],
+            "learn/padding_share": 1.0 - total["all"] / total["padded"],
         }
         if total["fresh_tokens"]:
             figures["learn/logprob_gap_mean"] = total["gap"] / total["fresh_tokens"]

@@ -10,6 +10,7 @@ import torch
 
 # exp of a larger log-ratio is not a usable weight; the bound only keeps infinities out of the backward pass.
 MAX_LOG_RATIO = 20.0
+ENTROPY_CHUNK = 1 << 24  # logits, 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,10 @@ def token_logprobs(
     logsumexp_BR = torch.logsumexp(logits_BRV, dim=-1)
     chosen_BR = logits_BRV.gather(-1, tokens_BR.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        # Row by row, so that the probabilities of a large vocabulary never stand in memory all at once.
-        entropy_BR = torch.stack(
-            [
-                lse_R - (torch.softmax(logits_RV, dim=-1) * logits_RV).sum(-1)
-                for lse_R, logits_RV in zip(logsumexp_BR, logits_BRV, strict=True)
-            ]
-        )
+        # A few rows at a time, so that the probabilities of a large vocabulary never stand in memory at once.
+        rows = max(1, ENTROPY_CHUNK // max(1, logits_BRV[0].numel()))
+        expected_BR = torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in logits_BRV.detach().split(rows)])
+        entropy_BR = logsumexp_BR.detach() - expected_BR
     return chosen_BR - logsumexp_BR, entropy_BR
 
 

@@ -57,11 +57,11 @@ def make_model() -> Callable[[str, Path], torch.nn.Module]:
 def reference_logprobs() -> Callable[..., np.ndarray]:
     """Log-probabilities float64 [R] that a transformers model gives the tokens of a response."""
 
-    def score(model: torch.nn.Module, prompt: list[int], response: np.ndarray) -> np.ndarray:
+    def score(model: torch.nn.Module, prompt: list[int], response: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         torch.set_num_threads(1)  # tiny models: a second thread only waits for its turn
         tokens_1T = torch.tensor([prompt + response.tolist()])
         with torch.no_grad():
-            logits_TV = model(tokens_1T).logits[0].double()
+            logits_TV = model(tokens_1T).logits[0].double() / temperature
         logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
         positions = torch.arange(len(prompt) - 1, len(prompt) - 1 + len(response))
         return logprobs_TV[positions, torch.as_tensor(response, dtype=torch.long)].numpy()
