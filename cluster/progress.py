@@ -57,7 +57,7 @@ class Progress:
         self._pending: str | None = None
         self._last_line_at = -float("inf")
         self._phase, self._phase_since = "starting", clock()
-        self._started: float | None = None
+        self._first_news: tuple[float, int] | None = None  # when the first finished step was told, and which
 
     @property
     def is_live(self) -> bool:
@@ -66,7 +66,7 @@ class Progress:
     def start(self, total: int, first_step: int = 0) -> None:
         """Begins: `total` optimiser steps in all, of which `first_step` were done before (resume)."""
         self._total, self._first, self._done = total, first_step, first_step
-        self._started = self._clock()
+        self._first_news = None
         self.phase("starting")
         if self.is_live:
             self._live = Live(console=self._console, get_renderable=self.render, transient=True)
@@ -91,6 +91,8 @@ class Progress:
                 self._write(evaluation_line(row))
             return
         self._done = int(done)
+        if self._first_news is None:
+            self._first_news = self._clock(), self._done
         if self._live is not None:
             return
         line = self.line()
@@ -119,11 +121,14 @@ class Progress:
         self.stop()
 
     def eta_s(self) -> float | None:
-        """Seconds to the last step at the mean pace of this process (evaluations included), or None."""
-        new = self._done - self._first
-        if self._started is None or new < 1:
+        """Seconds to the last step at the pace since this process's first step, or None before its second.
+
+        The start and the evaluation of the base model come once; counting them made the first minutes say "two hours".
+        """
+        if self._first_news is None or self._done == self._first_news[1]:
             return None
-        return (self._clock() - self._started) / new * (self._total - self._done)
+        then, done = self._first_news
+        return (self._clock() - then) / (self._done - done) * (self._total - self._done)
 
     def line(self) -> str:
         """The newest state as one line of plain ASCII."""

@@ -196,8 +196,6 @@ class Engine:
                 "entropy": (entropy_BR * mask_BR).sum().double(),
                 "gap": gap,
                 "fresh_tokens": fresh_tokens,
-                "all": batch.tokens,
-                "padded": batch.padded_tokens,
             }
             sums["all"] += batch.tokens
             sums["padded"] += batch.padded_tokens
