@@ -44,7 +44,9 @@ async def call(ref: ObjectRef | Awaitable[Any], *, owner: str, to: str, deadline
         ActorFailure: when the actor died, raised, or did not answer in time.
     """
     try:
-        return await asyncio.wait_for(_awaitable(ref), deadline_s)
+        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that meets a finished result.
+        async with asyncio.timeout(deadline_s):
+            return await ref
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
         raise ActorFailure(f"{owner} failed to {to}: {_root_message(error)}") from error
     except (TimeoutError, GetTimeoutError):
@@ -93,10 +95,6 @@ class Supervisor:
                 to="show a sign of life",
                 deadline_s=LIFELINE_SECONDS + LIFELINE_GRACE_SECONDS,
             )
-
-
-async def _awaitable(ref: Any) -> Any:
-    return await ref
 
 
 def _root_message(error: RayTaskError) -> str:

@@ -6,6 +6,7 @@ The loop (``cluster/loop.py``) says *what happens in which order*; this file say
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,8 @@ class Run:
         """Save learner, queue and data cursor together; the directory appears whole or not at all."""
         self.observer.phase(f"saving step {step}")
         snapshot = await self.queue.snapshot()
-        with self.checkpoints.writing(step, metadata={QUEUE: snapshot}) as path:
-            await self.learner.save(str(path))
-        self.checkpoints.prune(self.config.checkpoint.keep)
+        # Hashing a large checkpoint takes minutes: on a thread, so that lifelines are answered meanwhile.
+        path = await asyncio.to_thread(self.checkpoints.begin, step)
+        await self.learner.save(str(path))
+        await asyncio.to_thread(self.checkpoints.finalise, step, metadata={QUEUE: snapshot})
+        await asyncio.to_thread(self.checkpoints.prune, self.config.checkpoint.keep)

@@ -44,7 +44,15 @@ def test_shipped_configurations_pass_a_dry_run(run, name: str) -> None:  # type:
 
 
 def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: ignore[no-untyped-def]
-    _, out, _ = run("train", "--config", "cluster/local.yaml", "--dry-run", "queue.staleness=2", "queue.overtake=1")
+    _, out, _ = run(
+        "train",
+        "--config",
+        "cluster/local.yaml",
+        "--dry-run",
+        "rollout.prompts_per_step=16",
+        "queue.staleness=2",
+        "queue.overtake=1",
+    )
     assert "48 = (staleness + 1) x prompts_per_step" in out
     assert "3 optimiser steps" in out
 

@@ -31,7 +31,7 @@ class SmallEngine:
         (gradient,) = torch.autograd.grad(loss, self.logits)
         with torch.no_grad():
             self.logits -= rate * gradient
-        return {"learn/loss": float(loss)}
+        return {"learn/loss": loss.item()}
 
     def export_huggingface(self, directory: str | Path) -> None:
         self.exported.append(Path(directory))

@@ -71,6 +71,6 @@ def test_the_shipped_model_is_small_and_speaks_countdown() -> None:
     weights = SHIPPED / "model.safetensors"
     assert weights.stat().st_size <= 8 << 20
     with safe_open(weights, framework="pt") as file:
-        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float32"}  # noqa: SIM118
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float32"}
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
