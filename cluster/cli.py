@@ -171,7 +171,7 @@ def sft(
 
     \b
     Examples
-      bonrl sft --new --output models/countdown-base
+      bonrl sft --new --output models/mine
       bonrl sft --output models/again model.path=models/countdown-base --steps 100
     """
     resolved = _load(config, overrides)
