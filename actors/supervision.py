@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 LIFELINE_SECONDS = 5.0
+CANCEL_SECONDS = 10.0  # for cancelled waits to end; whatever holds on longer must not hold the run
 LIFELINE_GRACE_SECONDS = 45.0  # a busy machine may answer late; a stopped process never does
 
 
@@ -85,7 +86,7 @@ class Supervisor:
         finally:
             for task in (main, *watches):
                 task.cancel()
-            await asyncio.gather(main, *watches, return_exceptions=True)
+            await asyncio.wait([main, *watches], timeout=CANCEL_SECONDS)
 
     async def _watch(self, member: Member) -> None:
         while True:

@@ -20,6 +20,7 @@ from actors.prompt_stream import sampling_seed
 from actors.replay_queue import write_groups
 from actors.rollout_pool import RolloutPool
 from actors.supervision import call
+from cluster.config import RunConfig
 from learner.metrics import PassAtK, default_ks, pass_at_k_curve
 from verifiers.task import Prompt
 from verifiers.verdict import Status
@@ -60,6 +61,11 @@ class Evaluation:
             "eval/truncated_share": self.truncated_share,
             "eval/seconds": self.seconds,
         }
+
+
+def prompts_in_flight(config: RunConfig, n: int) -> int:
+    """Prompts with `n` samples each that keep every engine full, with as many again waiting in it."""
+    return max(1, 2 * config.sampler.max_num_seqs * config.actors.samplers // n)
 
 
 async def evaluate(

@@ -22,7 +22,7 @@ from cluster.checkpoints import Checkpoint, Checkpoints
 from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
 from cluster.errors import UsageError
-from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate
+from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight
 from cluster.loop import train as training_loop
 from cluster.processes import Processes, connect, disconnect
 from cluster.run import QUEUE, AgreementError, Run
@@ -101,7 +101,7 @@ def evaluate_checkpoint(
                     max_tokens=config.rollout.max_response_tokens,
                     seed=config.run.seed,
                     step=0,
-                    max_in_flight=max(1, 2 * config.sampler.max_num_seqs * config.actors.samplers // n),
+                    max_in_flight=prompts_in_flight(config, n),
                 )
                 for temperature in temperatures
             ]

@@ -21,7 +21,7 @@ from actors.queue_state import Ticket
 from actors.rollout_pool import RolloutPool
 from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
-from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate
+from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight
 from cluster.run_directory import RunDirectory
 from verifiers.task import Prompt
 
@@ -135,7 +135,7 @@ class Run:
             max_tokens=self.config.rollout.max_response_tokens,
             seed=self.config.run.seed,
             step=step,
-            max_in_flight=max(1, 2 * self.config.sampler.max_num_seqs * self.config.actors.samplers // settings.n),
+            max_in_flight=prompts_in_flight(self.config, settings.n),
             log=self.directory.groups / f"evaluation-{step:06d}.parquet",
         )
         self._sampled_tokens = self.pool.sampled_tokens  # evaluation is not training throughput
