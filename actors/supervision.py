@@ -86,7 +86,12 @@ class Supervisor:
         finally:
             for task in (main, *watches):
                 task.cancel()
-            await asyncio.wait([main, *watches], timeout=CANCEL_SECONDS)
+            ended, _ = await asyncio.wait([main, *watches], timeout=CANCEL_SECONDS)
+            for task in ended:
+                # One failure is raised above. The others are its echoes (every wait for the same lost actor fails):
+                # asked for here, so that asyncio does not print a traceback for each after the message.
+                if not task.cancelled():
+                    task.exception()
 
     async def _watch(self, member: Member) -> None:
         while True:

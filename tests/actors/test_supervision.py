@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from types import SimpleNamespace
 
@@ -55,6 +56,35 @@ def test_a_lost_actor_ends_the_work_with_its_name():
     with pytest.raises(ActorFailure, match="sampler-3 died while it was to show a sign of life"):
         asyncio.run(scenario())
     assert time.monotonic() - started < LIMIT_S / 2
+
+
+def test_the_echoes_of_a_lost_actor_print_no_traceback():
+    """The watch sees the loss first; the work, about to be cancelled, fails of the same cause: one message, not two."""
+    from ray.exceptions import ActorDiedError
+
+    from actors.supervision import ActorFailure, Supervisor
+
+    complaints = []
+
+    async def dies():
+        raise ActorDiedError()
+
+    async def work():
+        try:
+            await asyncio.sleep(LIMIT_S)
+        except asyncio.CancelledError:
+            raise ExceptionGroup("rollouts", [ActorFailure("queue died")]) from None
+
+    async def scenario():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+        supervisor = Supervisor()
+        supervisor.add("queue", actor(dies))
+        with pytest.raises(ActorFailure, match="queue died while it was to show a sign of life"):
+            await supervisor.run(work())
+
+    asyncio.run(scenario())
+    gc.collect()  # a task complains when it is forgotten
+    assert complaints == []
 
 
 def test_a_late_answer_names_owner_and_deadline():
