@@ -8,7 +8,7 @@ from math import nan, sqrt
 
 import numpy as np
 
-from learner.strategies import pass_at_k_exact
+from learner.strategies.pass_at_k import pass_at_k_exact
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from fractions import Fraction
+from itertools import combinations
 from math import comb
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner import group_advantages, strategy_value
+from learner.estimators.bon_paper import g_minus, g_plus, tilt
 from learner.settings import ObjectiveSettings
+from learner.strategies.subsets import balanced_subsets
 
 # (rewards, k, U_k, advantages by estimator); every number was checked by enumerating subsets elsewhere.
 VECTORS = [
@@ -73,26 +77,79 @@ def test_mean_vector() -> None:
     np.testing.assert_allclose(found, (np.array([0.1, 0.7, 0.3, -0.2, 1.1]) - 0.4) / 4, atol=1e-15)
 
 
-def test_shared_vectors() -> None:
+@pytest.fixture(scope="module")
+def vectors() -> dict:
     notes = Path(os.environ.get("BONRL_NOTES", Path(__file__).resolve().parents[3] / "shared" / "notes"))
     if not (notes / "vectors.json").is_file():
         pytest.skip("no vectors.json: set BONRL_NOTES to the directory that holds it")
+    return json.loads((notes / "vectors.json").read_text())
+
+
+ESTIMATOR_OF = {"adv_none": "subset", "adv_loo": "loo", "adv_loo1": "loo1", "adv_pkpo_loo": "pkpo_loo"}
+
+
+def test_group_vectors(vectors: dict) -> None:
     checked = 0
-    for entry in json.loads((notes / "vectors.json").read_text())["group"]:
+    for entry in vectors["group"]:
         rewards, k = entry["reward"], entry["N"]
-        if k == 1:
-            strategy = "mean"
-        elif entry["score"] is None and set(rewards) <= {0, 1}:
-            strategy = "pass_at_k"
-        else:
-            continue
-        assert strategy_value(rewards, strategy=strategy, k=k) == pytest.approx(entry["U"], abs=1e-9)
-        for estimator in ("loo", "loo1"):
-            if f"adv_{estimator}" in entry and not (estimator == "loo" and k == len(rewards)):
-                found = group_advantages(rewards, strategy=strategy, k=k, estimator=estimator)
-                np.testing.assert_allclose(found, entry[f"adv_{estimator}"], atol=2e-10)
+        binary = set(rewards) <= {0, 1}
+        strategies = ["best_of_k"] if entry["score"] else ["max_at_k"] + ["pass_at_k"] * binary + ["mean"] * (k == 1)
+        for strategy in strategies:
+            arguments = dict(scores=entry["score"], strategy=strategy, k=k)
+            assert strategy_value(rewards, **arguments) == pytest.approx(entry["U"], abs=1e-9)
+            for key in [key for key in ESTIMATOR_OF if entry.get(key) is not None]:
+                found = group_advantages(rewards, estimator=ESTIMATOR_OF[key], **arguments)
+                np.testing.assert_allclose(found, entry[key], atol=2e-10)
                 checked += 1
-    assert checked >= 20
+        if entry.get("adv_passk_training_sigma") is not None:
+            found = group_advantages(rewards, strategy="pass_at_k", k=k, estimator="passk_training")
+            np.testing.assert_allclose(found * len(rewards), entry["adv_passk_training_sigma"], atol=2e-9)
+            checked += 1
+    assert checked >= 130
+
+
+def test_vote_vectors(vectors: dict) -> None:
+    for entry in vectors["maj"]:
+        votes = dict(answers=entry["answers"], correct=entry["correct"], strategy="majority_at_k", k=entry["k"])
+        rewards = [0] * len(entry["answers"])
+        assert strategy_value(rewards, **votes) == pytest.approx(entry["U"], abs=1e-9)
+        for key in ESTIMATOR_OF.keys() & entry.keys():
+            found = group_advantages(rewards, estimator=ESTIMATOR_OF[key], **votes)
+            np.testing.assert_allclose(found, entry[key], atol=2e-10)
+
+
+def test_metric_vectors(vectors: dict) -> None:
+    for entry in vectors["metrics"]:
+        k = entry["k"]
+        if entry["metric"] == "pass@k":
+            rewards = [1] * entry["c"] + [0] * (entry["n"] - entry["c"])
+            found = strategy_value(rewards, strategy="pass_at_k", k=k)
+        elif entry["metric"] == "bon@k":
+            found = strategy_value(entry["reward"], scores=entry["score"], strategy="best_of_k", k=k)
+        else:
+            answers = [str(i) for i, count in enumerate(entry["counts"]) for _ in range(count)]
+            answers += [None] * entry["invalid"]
+            right = str(entry["correct"])
+            found = strategy_value([0] * len(answers), answers=answers, correct=right, strategy="majority_at_k", k=k)
+        assert found == pytest.approx(entry["value"], abs=1e-9), entry
+
+
+def test_off_policy_vectors(vectors: dict) -> None:
+    for entry in vectors["offpolicy"]:
+        for key, estimator in (("adv_none_exact", "subset"), ("adv_loo1_exact", "loo1")):
+            found = group_advantages(
+                entry["reward"], ratios=entry["rho"], strategy="max_at_k", k=entry["k"], estimator=estimator
+            )
+            np.testing.assert_allclose(found, entry[key], atol=1e-6)
+
+
+def test_paper_vectors(vectors: dict) -> None:
+    for entry in vectors["lambda"]:
+        assert tilt(entry["N"]) == pytest.approx(entry["lambda"], abs=1e-7)
+    for entry in vectors["rlb"]:
+        p, k = entry["p_fail"], entry["N"]
+        assert g_plus(p, k) == pytest.approx(entry["g_plus"], rel=1e-9)
+        assert g_minus(p, k) == pytest.approx(entry["g_minus"], rel=1e-9)
 
 
 groups = st.integers(2, 12).flatmap(
@@ -120,6 +177,64 @@ def test_properties(group: tuple[list[int], int], estimator: str) -> None:
         assert (found >= 0).all() and (k == 1 or not found[np.array(rewards) == 0].any())
 
 
+ranked = st.integers(2, 9).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.floats(-2, 2), min_size=n, max_size=n),
+        st.lists(st.integers(0, 4), min_size=n, max_size=n),
+        st.integers(1, n - 1),
+    )
+)
+
+
+@given(ranked, st.sampled_from(["loo", "loo1", "subset"]))
+def test_best_of_k_properties(group: tuple[list[float], list[int], int], estimator: str) -> None:
+    rewards, scores, k = np.array(group[0]), np.array(group[1]), group[2]
+    n, spread = len(rewards), np.ptp(rewards)
+    arguments = dict(strategy="best_of_k", k=k, estimator=estimator)
+    found = group_advantages(rewards, scores=scores, **arguments)
+    order = np.random.default_rng(0).permutation(n)
+    permuted = group_advantages(rewards[order], scores=scores[order], **arguments)
+    np.testing.assert_allclose(permuted, found[order], atol=1e-12)
+    transformed = group_advantages(rewards, scores=np.exp(scores / 2.0) - 7, **arguments)
+    np.testing.assert_array_equal(transformed, found, err_msg="only the ranking of the scores counts")
+    if estimator == "loo":
+        assert abs(found.sum()) < 1e-11
+        assert np.abs(found).max() <= k / n * spread + 1e-11
+        shifted = group_advantages(rewards + 5, scores=scores, **arguments)
+        np.testing.assert_allclose(shifted, found, atol=1e-10)
+    if estimator == "subset":
+        assert found.sum() == pytest.approx(
+            k * strategy_value(rewards, scores=scores, strategy="best_of_k", k=k), abs=1e-11
+        )
+    same = group_advantages(np.full(n, 0.3), scores=scores, **arguments)
+    assert not same.any() or estimator == "subset" or (estimator == "loo1" and k == 1)
+
+
+labels = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=3, max_size=8)
+
+
+@given(labels, st.integers(1, 8))
+def test_majority_is_the_mean_over_subsets(answers: list[str | None], k: int) -> None:
+    k = min(k, len(answers))
+
+    def wins(subset: tuple[str | None, ...]) -> Fraction:
+        votes = Counter(a for a in subset if a is not None)
+        leaders = [a for a in votes if votes[a] == max(votes.values())]
+        return Fraction("a" in leaders, max(len(leaders), 1))
+
+    every = [wins(subset) for subset in combinations(answers, k)]
+    found = strategy_value([0] * len(answers), answers=answers, correct="a", strategy="majority_at_k", k=k)
+    assert found == pytest.approx(float(sum(every) / len(every)), abs=1e-12)
+
+
+def test_drawn_subsets_hold_every_sample_equally_often() -> None:
+    for n, k, at_least in ((64, 16, 256), (7, 3, 10), (16, 16, 4)):
+        design = balanced_subsets(n, k, at_least)
+        counts = np.bincount(design.ravel(), minlength=n)
+        assert (counts == len(design) * k / n).all() and len(design) >= min(at_least, comb(n, k))
+        assert all(len(set(row)) == k for row in design.tolist())
+
+
 def test_large_groups_are_exact() -> None:
     """n = 4096: equal to rational arithmetic to rounding, where float64 binomials would overflow."""
     n, c, k = 4096, 37, 512
@@ -129,6 +244,23 @@ def test_large_groups_are_exact() -> None:
     found = group_advantages(rewards, strategy="pass_at_k", k=k)
     assert found[0] == float(missed * Fraction(k, n - k))
     assert found[-1] == float(-missed * Fraction(c * k, (n - c) * (n - k)))
+
+
+def test_large_groups_of_continuous_rewards_are_exact() -> None:
+    """n = 4096 in float32: best-of-k equals rational arithmetic to 1e-9 of the largest advantage."""
+    rng = np.random.default_rng(3)
+    n, k = 4096, 64
+    rewards = rng.normal(size=n).astype(np.float32)
+    order = np.argsort(rewards)
+    ranked = [Fraction(float(r)) for r in rewards[order]]
+    found = group_advantages(rewards, strategy="max_at_k", k=k)[order]
+    weights = [comb(j, k - 1) for j in range(n)]
+    value = sum(w * r for w, r in zip(weights, ranked, strict=True)) / comb(n, k)
+    largest = np.abs(found).max()
+    for i in (0, 1000, 4000, 4094, 4095):
+        rest = ranked[:i] + ranked[i + 1 :]
+        without = sum(w * r for w, r in zip(weights, rest, strict=False)) / comb(n - 1, k)
+        assert abs(found[i] - float(value - without)) < 1e-9 * largest
 
 
 def test_batched_equals_single() -> None:
@@ -159,6 +291,21 @@ def test_batched_equals_single() -> None:
         ([0, 1, 1], {"estimator": "lo"}, "did you mean 'loo'"),
         ([0, 1, 1], {"strategy": "mean"}, "set k = 1"),
         ([0, 1, 1], {"scores": [1.0, 2.0]}, "scores has shape"),
+        ([0, 1, 1], {"strategy": "best_of_k"}, "scores is missing"),
+        ([0, 1, 1], {"strategy": "majority_at_k"}, "answers is missing"),
+        ([0, 1, 1], {"strategy": "majority_at_k", "answers": ["1", "2", "2"]}, "correct is missing"),
+        (
+            [0, 1, 1],
+            {"strategy": "majority_at_k", "answers": ["1", "2"], "correct": "2"},
+            "answers must have the shape",
+        ),
+        (
+            [0, 1, 1],
+            {"strategy": "majority_at_k", "answers": ["1", {}, "2"], "correct": "2"},
+            "answers must be hashable",
+        ),
+        ([[0, 1, 1]], {"answers": [["1", "2", "2"]], "correct": ["1", "2"]}, "correct must be one answer for each"),
+        ([0, 1, 1], {"subsets": 0}, "subsets must be >= 1"),
         ([0, 1, 1], {"scores": [1.0, float("nan"), 2.0]}, "scores contains NaN"),
     ],
 )

@@ -2,51 +2,95 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 
 from learner import group_advantages
+from learner.estimators import ESTIMATORS
+from tests.learner import tabular
 
-LOGITS = np.array([0.3, -0.8, 1.1, 0.2])
-REWARDS = np.array([1.0, 0.0, 0.0, 1.0])
-CONTINUOUS = np.array([0.1, -0.7, 1.3, 0.4])
-
-
-def policy() -> np.ndarray:
-    weights = np.exp(LOGITS - LOGITS.max())
-    return weights / weights.sum()
+UNBIASED = [name for name, found in ESTIMATORS.items() if found.unbiased and found.strategies is None]
+EXACT = 1e-10
 
 
-def objective_gradient(rewards: np.ndarray, strategy: str, k: int) -> np.ndarray:
-    """Gradient with respect to the logits of J = E R (mean) or 1 - P(wrong)^k, from the closed form."""
-    probabilities = policy()
-    mean_gradient = probabilities * (rewards - probabilities @ rewards)
-    if strategy == "mean":
-        return mean_gradient
-    return k * (1 - probabilities @ rewards) ** (k - 1) * mean_gradient
-
-
-def expected_update(rewards: np.ndarray, strategy: str, k: int, n: int, estimator: str) -> np.ndarray:
-    """E[ sum_i A_i grad log pi(y_i) ] over all |Y|^n groups."""
-    probabilities, score = policy(), np.eye(len(LOGITS)) - policy()
-    groups = np.array(list(product(range(len(LOGITS)), repeat=n)))
-    advantages = group_advantages(rewards[groups], strategy=strategy, k=k, estimator=estimator)
-    weights = probabilities[groups].prod(axis=1)
-    return np.einsum("g,gi,giy->y", weights, advantages, score[groups])
-
-
+@pytest.mark.parametrize("case", tabular.CASES)
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
-@pytest.mark.parametrize("estimator", ["loo", "loo1"])
-def test_pass_at_k_is_unbiased_for_every_k(n: int, estimator: str) -> None:
-    for k in range(1, n + (estimator == "loo1")):
-        update = expected_update(REWARDS, "pass_at_k", k, n, estimator)
-        np.testing.assert_allclose(update, objective_gradient(REWARDS, "pass_at_k", k), atol=1e-12)
+def test_every_unbiased_estimator_is(case: str, n: int) -> None:
+    _check(case, n)
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5])
-@pytest.mark.parametrize("estimator", ["loo", "loo1"])
-def test_mean_is_unbiased_for_continuous_rewards(n: int, estimator: str) -> None:
-    update = expected_update(CONTINUOUS, "mean", 1, n, estimator)
-    np.testing.assert_allclose(update, objective_gradient(CONTINUOUS, "mean", 1), atol=1e-12)
+@pytest.mark.parametrize("case", ["pass@k", "best-of-k, ties", "majority@k"])
+def test_every_unbiased_estimator_is_at_six(case: str) -> None:
+    _check(case, 6)
+
+
+def _check(case: str, n: int) -> None:
+    groups, probabilities = tabular.groups_of(n)
+    earned = tabular.CASES[case][3]
+    for k in range(1, n + 1) if tabular.CASES[case][0]["strategy"] != "mean" else [1]:
+        expected = tabular.gradient(earned, k)
+        assert np.abs(expected).max() > 1e-3, "a case without a gradient would prove nothing"
+        for estimator in UNBIASED:
+            if k == n and not ESTIMATORS[estimator].full_group:
+                continue
+            found = tabular.update(tabular.advantages_of(case, groups, k, estimator), groups, probabilities)
+            np.testing.assert_allclose(found, expected, atol=EXACT, err_msg=f"{case}, {estimator}, n={n}, k={k}")
+
+
+def test_the_unbiased_estimators_are_these() -> None:
+    assert set(UNBIASED) == {"loo", "loo1", "subset", "pkpo_loo"}
+
+
+def test_rloo_is_loo_of_the_mean() -> None:
+    rewards = np.random.default_rng(0).normal(size=(5, 6))
+    found = group_advantages(rewards, strategy="mean", k=1, estimator="rloo")
+    others = (rewards.sum(axis=1, keepdims=True) - rewards) / 5
+    np.testing.assert_allclose(found, (rewards - others) / 6, atol=1e-15)
+
+
+@pytest.mark.parametrize("case", ["mean, continuous", "pass@k", "max@k, continuous", "best-of-k"])
+@pytest.mark.parametrize("estimator", ["loo", "loo1", "subset"])
+def test_off_policy_is_exact(case: str, estimator: str) -> None:
+    """Groups of another policy, with every member's ratio: the expectation is still the gradient."""
+    n = 4
+    groups, _ = tabular.groups_of(n)
+    behaviour = np.array([0.4, 0.3, 0.2, 0.1])
+    ratios = (tabular.policy() / behaviour)[groups]
+    for k in range(1, n + (estimator != "loo")) if case != "mean, continuous" else [1]:
+        advantages = tabular.advantages_of(case, groups, k, estimator, ratios=ratios)
+        found = tabular.update(advantages, groups, behaviour[groups].prod(axis=1))
+        np.testing.assert_allclose(found, tabular.gradient(tabular.CASES[case][3], k), atol=EXACT)
+
+
+def test_off_policy_with_ratios_of_one_is_on_policy() -> None:
+    rng = np.random.default_rng(0)
+    rewards, scores = rng.normal(size=(3, 64)), rng.normal(size=(3, 64))
+    for estimator in ("loo", "loo1", "subset"):
+        for k in (1, 5, 32):
+            both = [
+                group_advantages(rewards, scores=scores, strategy="best_of_k", k=k, estimator=estimator, **more)
+                for more in ({}, {"ratios": np.ones((3, 64))})
+            ]
+            np.testing.assert_allclose(both[0], both[1], atol=1e-12)
+
+
+def test_capped_ratios_are_truncated() -> None:
+    arguments = dict(strategy="max_at_k", k=2, estimator="loo")
+    rewards = [0.1, 0.7, 0.3, -0.2]
+    capped = group_advantages(rewards, ratios=[9.0, 0.5, 1.5, 3.0], ratio_cap=2.0, **arguments)
+    np.testing.assert_array_equal(capped, group_advantages(rewards, ratios=[2.0, 0.5, 1.5, 2.0], **arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(ratios=[1, 1, 0, 1]), "ratios must be positive"),
+        (dict(ratios=[1, 1]), "ratios has shape"),
+        (dict(ratios=[1, 1, 1, 1], estimator="pkpo_loo"), "has no off-policy form"),
+        (dict(ratios=[1, 1, 1, 1], strategy="best_of_k", scores=[1, 1, 2, 3]), "break the ties"),
+        (dict(ratios=[1, 1, 1, 1], ratio_cap=0.0), "ratio_cap must be > 0"),
+    ],
+)
+def test_what_off_policy_refuses(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        group_advantages([0.1, 0.7, 0.3, -0.2], **({"strategy": "max_at_k", "k": 2} | arguments))

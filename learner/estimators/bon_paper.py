@@ -1,0 +1,117 @@
+"""The methods of the paper itself (arXiv 2412.15287), on a group of n samples of the policy.
+
+The paper draws from the Best-of-N policy; a group is drawn from the policy, so each sample carries the ratio of the
+two laws. What each form is in expectation, and where it is not the gradient it seems to be, is told in
+`docs/objectives.md` with the numbers and asserted in `tests/learner/test_bon_paper.py`. The exact, unbiased
+counterparts are `loo` and `loo1` with the strategies `best_of_k` (BoN-RL-V) and `pass_at_k` or `max_at_k` (BoN-RL-S).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import exp, expm1, inf, log, log1p
+
+import numpy as np
+
+from learner.estimators.registry import Options, group_estimator
+from learner.strategies import Group
+
+
+@group_estimator("bon_rlb", strategies=("pass_at_k",))
+def bon_rlb(group: Group, k: int, options: Options) -> np.ndarray:
+    """BoN-RLB with + g-: E over the Best-of-N policy of (R g+ + (1 - R) g-) grad log pi, p estimated from the group.
+
+    With the true failure rate p the weights of a policy sample are k p^(k-1) / (1-p) if correct and k p^k / (1-p) if
+    wrong, whose expectation is the gradient of pass@k. p is the group's own failure rate here, so it is biased.
+    """
+    return _two_sided(group, k, options, sign=1.0)
+
+
+@group_estimator("bon_rlb_minus", strategies=("pass_at_k",))
+def bon_rlb_minus(group: Group, k: int, options: Options) -> np.ndarray:
+    """BoN-RLB with - g-, as secondary sources print it: (1 + p) / (1 - p) times the gradient of pass@k.
+
+    The direction of each prompt is right, but prompts are reweighted: 19 times at p = 0.9, 199 times at p = 0.99.
+    """
+    return _two_sided(group, k, options, sign=-1.0)
+
+
+@group_estimator("bon_rlb_p", strategies=("pass_at_k",))
+def bon_rlb_p(group: Group, k: int, options: Options) -> np.ndarray:
+    """BoN-RLB(P), positives only: R k p^(k-1) / n with p the group's own failure rate, hence biased.
+
+    `loo1` is this with p^(k-1) estimated without sample i from all (k-1)-subsets of the others: unbiased.
+    """
+    fail_G1 = _failure_rate(group, options)
+    return group.rewards_GN * k * fail_G1 ** (k - 1) / group.n
+
+
+@group_estimator("bon_rl_variational", strategies=("best_of_k", "max_at_k", "pass_at_k"))
+def bon_rl_variational(group: Group, k: int, options: Options) -> np.ndarray:
+    """BoN-RL through the variational Best-of-N policy pi exp(lambda Q), with the group in place of the policy.
+
+    With weights w_i proportional to exp(lambda Q_i), Q_i the share of samples that score at most as high as i, and
+    b = sum w_i R_i, the update sum_i w_i (R_i - b) [grad log pi(y_i) + lambda grad Q(y_i)] gives
+
+        A_j = w_j (R_j - b) + (lambda / n) sum_i w_i (R_i - b) 1[score_i >= score_j].
+
+    Scores are the verifier's for best_of_k (BoN-RL-V), else the rewards (BoN-RL-S). Exact only in the limit of a
+    large group, and then for the tilted policy: with binary scores that is far from Best-of-N.
+    """
+    scores_GN = group.rewards_GN if group.scores_GN is None else group.scores_GN
+    lam = tilt(k)
+    at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
+    tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
+    weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
+    gain_GN = weights_GN * (group.rewards_GN - (weights_GN * group.rewards_GN).sum(axis=1, keepdims=True))
+    return gain_GN + lam / group.n * np.einsum("gi,gij->gj", gain_GN, at_least_GNN)
+
+
+@lru_cache(maxsize=256)
+def tilt(k: int) -> float:
+    """lambda_N: the tilt of a uniform quantile whose KL divergence is that of exact Best-of-N (continuous scores).
+
+    The root of ((l-1) e^l + 1) / (e^l - 1) - log((e^l - 1) / l) = log N - (N-1)/N. About N + 1 from N = 8 on.
+
+    >>> round(tilt(16), 6)
+    17.031899
+    """
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    if k == 1:
+        return 0.0
+    target = log(k) - (k - 1) / k
+    low, high = 1e-9, 2.0 * k + 2.0
+    while high - low > 1e-13 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _tilted_divergence(middle) < target else (low, middle)
+    return (low + high) / 2
+
+
+def g_plus(p_fail: float, k: int) -> float:
+    """The paper's weight of a correct sample of the Best-of-N policy, N p^(N-1) / (1 - p^N); 1/(1-p) as p nears 1."""
+    return inf if p_fail == 1 else k * p_fail ** (k - 1) / (1 - p_fail**k)
+
+
+def g_minus(p_fail: float, k: int) -> float:
+    """The paper's weight of a wrong sample of the Best-of-N policy, N p / (1 - p)."""
+    return inf if p_fail == 1 else k * p_fail / (1 - p_fail)
+
+
+def _tilted_divergence(lam: float) -> float:
+    """KL(tilted uniform || uniform) = lam e^lam / (e^lam - 1) - 1 - log((e^lam - 1) / lam), without overflow."""
+    if lam < 1e-3:
+        return lam**2 / 24  # its series; the terms of the closed form cancel here
+    log_expm1 = lam + log1p(-exp(-lam))
+    return lam / -expm1(-lam) - 1 - log_expm1 + log(lam)
+
+
+def _two_sided(group: Group, k: int, options: Options, sign: float) -> np.ndarray:
+    fail_G1 = _failure_rate(group, options)
+    right = k * fail_G1 ** (k - 1) / (1 - fail_G1)
+    return np.where(group.rewards_GN == 1.0, right, sign * fail_G1 * right) / group.n
+
+
+def _failure_rate(group: Group, options: Options) -> np.ndarray:
+    rate_G1 = 1.0 - group.rewards_GN.mean(axis=1, keepdims=True)
+    return rate_G1.clip(options.p_fail_clip, 1 - options.p_fail_clip)

@@ -1,0 +1,36 @@
+"""Inference strategies: what is done with k answers at deployment, and its unbiased value U_k from n >= k samples.
+
+One file for each; importing this package registers them all. To add one, write a file beside them and name it here.
+"""
+
+from learner.strategies import best_of_k, majority, mean, pass_at_k, weighted_vote
+from learner.strategies.registry import (
+    STRATEGIES,
+    Group,
+    Strategy,
+    array_strategy,
+    check_strategy,
+    count_strategy,
+    make_group,
+    nearest,
+    strategy_value,
+)
+from learner.strategies.subsets import subset_strategy
+
+__all__ = [
+    "STRATEGIES",
+    "Group",
+    "Strategy",
+    "array_strategy",
+    "best_of_k",
+    "check_strategy",
+    "count_strategy",
+    "majority",
+    "make_group",
+    "mean",
+    "nearest",
+    "pass_at_k",
+    "strategy_value",
+    "subset_strategy",
+    "weighted_vote",
+]

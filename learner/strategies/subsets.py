@@ -1,0 +1,97 @@
+"""Strategies given only by what they earn with k answers: the value is a mean over k-subsets of the group.
+
+All k-subsets are looked at where there are few; otherwise a fixed design of them, in which every sample stands in
+equally many. A fixed design keeps the gradient exactly unbiased: each subset alone gives an unbiased estimate, so
+any set of them that does not depend on the answers does. More subsets only lower the variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import combinations
+from math import ceil, comb
+
+import numpy as np
+
+from learner.strategies.registry import STRATEGIES, Group, Strategy
+
+Earned = Callable[[Group], np.ndarray]
+
+
+def subset_strategy(name: str, *, needs: tuple[str, ...] = ()) -> Callable[[Earned], Earned]:
+    """Register `function(group) -> float64[G]`, what the strategy earns with *all* answers of each group.
+
+    The function must not depend on the order of the answers. It is called with groups of k answers, and of
+    k - 1 for `loo1`; with none it earns 0 and is not called.
+    """
+
+    def register(function: Earned) -> Earned:
+        STRATEGIES[name] = Strategy(
+            name,
+            array_value=lambda group, k: _earned(function, group, _design(group, k)).mean(axis=1),
+            array_leave_one_out=lambda group, k: _without(function, group, k),
+            array_fewer=lambda group, k: _fewer(function, group, k),
+            needs=needs,
+        )
+        return function
+
+    return register
+
+
+@lru_cache(maxsize=64)
+def balanced_subsets(n: int, k: int, at_least: int) -> np.ndarray:
+    """k-subsets of n samples, int64[M, k]: all of them if C(n, k) <= at_least, else M >= at_least of a balanced design.
+
+    Each sample stands in exactly M k / n of them: the windows of length k that slide around shuffled circles.
+    The shuffle is part of the design, not of a run: the same (n, k, at_least) gives the same subsets.
+    """
+    if comb(n, k) <= at_least:
+        design = np.array(list(combinations(range(n), k)))
+    else:
+        shuffle = np.random.default_rng([n, k])
+        windows = (np.arange(n)[:, None] + np.arange(k)) % n
+        design = np.concatenate([shuffle.permutation(n)[windows] for _ in range(ceil(at_least / n))])
+    design.flags.writeable = False
+    return design
+
+
+def _design(group: Group, k: int) -> np.ndarray:
+    return balanced_subsets(group.n, k, group.subsets)
+
+
+def _earned(function: Earned, group: Group, subsets_MK: np.ndarray) -> np.ndarray:
+    """What the strategy earns with each subset, float64[G, M]."""
+    M, k = subsets_MK.shape
+    if k == 0:
+        return np.zeros((len(group.rewards_GN), M))
+
+    def rows(a: np.ndarray | None) -> np.ndarray | None:
+        return None if a is None else a[:, subsets_MK].reshape(-1, k)
+
+    flat = Group(group.rewards_GN[:, subsets_MK].reshape(-1, k), rows(group.scores_GN), rows(group.answers_GN))
+    return np.asarray(function(flat), dtype=np.float64).reshape(-1, M)
+
+
+def _without(function: Earned, group: Group, k: int) -> np.ndarray:
+    """Mean over the subsets that do not hold sample i, float64[G, n]."""
+    design = _design(group, k)
+    earned_GM = _earned(function, group, design)
+    absent_MN = 1.0 - _membership(design, group.n)
+    return earned_GM @ absent_MN / absent_MN.sum(axis=0)
+
+
+def _fewer(function: Earned, group: Group, k: int) -> np.ndarray:
+    """Mean over the subsets that hold sample i of what is earned without it, float64[G, n]."""
+    design = _design(group, k)
+    total_GN = np.zeros_like(group.rewards_GN)
+    for column in range(k):  # the subsets without their member of this column
+        earned_GM = _earned(function, group, np.delete(design, column, axis=1))
+        total_GN += earned_GM @ _membership(design[:, [column]], group.n)
+    return total_GN / _membership(design, group.n).sum(axis=0)
+
+
+def _membership(design: np.ndarray, n: int) -> np.ndarray:
+    member_MN = np.zeros((len(design), n))
+    np.put_along_axis(member_MN, design, 1.0, axis=1)
+    return member_MN

@@ -1,0 +1,153 @@
+"""Estimators that do not claim to follow the objective's gradient are pinned to what they follow instead."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from learner import group_advantages, strategy_value
+from learner.estimators import Options
+from learner.estimators.bon_paper import g_minus, g_plus, tilt
+from tests.learner import tabular
+
+
+def gain(q: float, n: int, target_k: int, **arguments) -> float:
+    """Expected update / gradient of pass@k for a prompt of success rate q, without Monte Carlo.
+
+    With binary rewards both are multiples of grad q: E[grad log pi | right] = grad q / q, else - grad q / (1 - q).
+    """
+    total = 0.0
+    for c in range(n + 1):
+        rewards = [1] * c + [0] * (n - c)
+        advantages = group_advantages(rewards, **arguments)
+        chance = comb(n, c) * q**c * (1 - q) ** (n - c)
+        total += chance * (advantages[:c].sum() / q - advantages[c:].sum() / (1 - q))
+    return total / (target_k * (1 - q) ** (target_k - 1))
+
+
+def test_the_oracle_finds_no_bias_where_there_is_none() -> None:
+    for estimator in ("loo", "loo1", "subset", "pkpo_loo"):
+        assert gain(0.3, 16, 4, strategy="pass_at_k", k=4, estimator=estimator) == pytest.approx(1, abs=1e-12)
+
+
+QS = [0.02, 0.1, 0.3, 0.6, 0.9]
+
+
+def test_grpo_without_std_follows_the_mean_reward() -> None:
+    """Relative to pass@4 it pushes hard prompts a quarter as much, and easy ones 234 times as much."""
+    found = [gain(q, 16, 4, strategy="mean", k=1, estimator="grpo_no_std") for q in QS]
+    np.testing.assert_allclose(found, [0.25, 0.32, 0.68, 3.7, 234], rtol=0.02)
+    assert [gain(q, 16, 1, strategy="mean", k=1, estimator="grpo_no_std") for q in QS] == pytest.approx([15 / 16] * 5)
+
+
+def test_grpo_reweights_prompts_by_their_std() -> None:
+    """The same prompt is pushed 1.9 times as hard as the mean reward says at 0.6, and 3.5 times at 0.02."""
+    found = [gain(q, 16, 1, strategy="mean", k=1, estimator="grpo") for q in QS]
+    assert found == pytest.approx([3.489, 2.757, 2.026, 1.908, 2.757], rel=1e-3)
+    assert found[1] == pytest.approx(found[4], rel=1e-9), "success and failure are treated alike"
+
+
+def test_passk_training_counts_easy_prompts_more() -> None:
+    found = [gain(q, 16, 4, strategy="pass_at_k", k=4, estimator="passk_training") for q in (0.02, 0.9)]
+    assert found == pytest.approx([0.422, 4.441], rel=1e-3)
+
+
+def test_passk_training_without_sigma_is_a_multiple_of_loo() -> None:
+    rewards = [1, 1, 0, 0, 0, 1, 0, 0]
+    arguments = dict(strategy="pass_at_k", k=3)
+    rho = strategy_value(rewards, **arguments)
+    found = group_advantages(rewards, estimator="passk_training", **arguments) * np.sqrt(rho * (1 - rho))
+    np.testing.assert_allclose(found, (8 - 3) / (8 * 3) * group_advantages(rewards, **arguments), atol=1e-15)
+
+
+def test_bon_rlb_p_with_the_groups_own_failure_rate_is_biased() -> None:
+    plain = Options(p_fail_clip=0.0)
+    for k, first, last in ((4, 0.83, 2.6), (8, 0.65, 100)):
+        arguments = dict(strategy="pass_at_k", k=k, estimator="bon_rlb_p", options=plain)
+        assert gain(0.02, 16, k, **arguments) == pytest.approx(first, rel=0.02)
+        assert gain(0.9, 16, k, **arguments) == pytest.approx(last, rel=0.03)
+
+
+def test_bon_rlb_with_the_groups_own_failure_rate_points_away_from_the_gradient() -> None:
+    """All-fail groups get large positive weights for every sample: with + g- the expected update is reversed."""
+    plus = [gain(q, 16, 4, strategy="pass_at_k", k=4, estimator="bon_rlb") for q in QS]
+    assert plus == pytest.approx([-66.78, -27.50, -2.748, 0.143, 1.030], rel=2e-3)
+    minus = [gain(q, 16, 4, strategy="pass_at_k", k=4, estimator="bon_rlb_minus") for q in QS]
+    assert minus == pytest.approx([90.25, 42.82, 9.879, 4.138, 5.568], rel=2e-3)
+
+
+@pytest.mark.parametrize("k", [2, 4, 8])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_the_two_signs_of_g_minus(k: int, p: float) -> None:
+    """With the true failure rate: plus is the gradient of pass@k, minus is (1 + p) / (1 - p) times it."""
+    q = 1 - p
+    right = (1 - p**k) / q * g_plus(p, k)  # a policy sample's ratio to the Best-of-N policy, times the paper's weight
+    wrong = p ** (k - 1) * g_minus(p, k)
+    truth = k * p ** (k - 1)
+    assert q * (right / q) + p * (wrong / -p) == pytest.approx(right - wrong)
+    assert right - wrong == pytest.approx(truth)
+    assert right + wrong == pytest.approx(truth * (1 + p) / (1 - p))
+    group = [0] * round(10 * p) + [1] * round(10 * q)
+    for estimator, sign in (("bon_rlb", 1), ("bon_rlb_minus", -1)):
+        found = group_advantages(group, strategy="pass_at_k", k=k, estimator=estimator, options=Options(0.0))
+        assert found[-1] * 10 == pytest.approx(right) and found[0] * 10 == pytest.approx(sign * wrong)
+
+
+def test_p_fail_is_clipped() -> None:
+    all_wrong = group_advantages([0] * 8, strategy="pass_at_k", k=4, estimator="bon_rlb", options=Options(0.1))
+    assert all_wrong == pytest.approx(np.full(8, 4 * 0.9**4 / 0.1 / 8))
+    with pytest.raises(ValueError, match="p_fail_clip must be in"):
+        Options(0.5)
+
+
+def test_maxrl_is_the_gradient_of_the_truncated_log_likelihood() -> None:
+    n = 5
+    groups, probabilities = tabular.groups_of(n)
+    advantages = group_advantages(tabular.BINARY[groups], strategy="mean", k=1, estimator="maxrl")
+    earned = tabular.best(tabular.BINARY, tabular.BINARY)
+    expected = sum(tabular.gradient(earned, j) / j for j in range(1, n))
+    np.testing.assert_allclose(tabular.update(advantages, groups, probabilities), expected, atol=1e-10)
+    with pytest.raises(ValueError, match="rewards must be 0 or 1 for estimator 'maxrl'"):
+        group_advantages([0.5, 1], strategy="mean", k=1, estimator="maxrl")
+
+
+@pytest.mark.parametrize("k", [2, 4, 8, 16, 32, 64, 128])
+def test_tilt_solves_its_equation(k: int) -> None:
+    lam = tilt(k)
+    left = ((lam - 1) * np.exp(lam) + 1) / np.expm1(lam) - np.log(np.expm1(lam) / lam)
+    assert left == pytest.approx(np.log(k) - (k - 1) / k, abs=1e-10)
+    assert tilt(1) == 0.0
+
+
+@pytest.mark.parametrize("scores", [tabular.SCORES, tabular.TIED_SCORES])
+def test_the_variational_form_is_the_gradient_of_the_tilted_objective(scores: np.ndarray) -> None:
+    """On a group that has every answer in the policy's own proportion it equals the exact gradient of E_tilted R."""
+    counts = np.array([3, 1, 4, 2])
+    logits = np.log(counts / counts.sum())
+    lam = tilt(4)
+
+    def objective(theta: np.ndarray) -> float:
+        pi = np.exp(theta) / np.exp(theta).sum()
+        quantile = (scores[:, None] >= scores[None, :]) @ pi
+        tilted = pi * np.exp(lam * quantile)
+        return float(tilted @ tabular.CONTINUOUS / tilted.sum())
+
+    step = 1e-5
+    expected = [(objective(logits + e) - objective(logits - e)) / (2 * step) for e in step * np.eye(4)]
+    group = np.repeat(np.arange(4), counts)
+    advantages = group_advantages(
+        tabular.CONTINUOUS[group], scores=scores[group], strategy="best_of_k", k=4, estimator="bon_rl_variational"
+    )
+    found = advantages @ (np.eye(4)[group] - counts / counts.sum())
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "strategy"),
+    [("grpo", "pass_at_k"), ("maxrl", "pass_at_k"), ("bon_rlb", "mean"), ("rloo", "max_at_k")],
+)
+def test_methods_refuse_strategies_they_do_not_define(estimator: str, strategy: str) -> None:
+    with pytest.raises(ValueError, match=f"estimator '{estimator}' is defined for strategy"):
+        group_advantages([0, 1, 1], strategy=strategy, k=1, estimator=estimator)
