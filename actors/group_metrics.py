@@ -37,6 +37,7 @@ def group_metrics(groups: Sequence[Group], advantages_GN: np.ndarray, version: i
         "groups/all_fail_share": np.mean(hits_G == 0),
         "groups/all_pass_share": np.mean(hits_G == n),
         "groups/mixed_share": np.mean((hits_G > 0) & (hits_G < n)),
+        "groups/unique_answer_share": np.mean([len(set(g.answer or [None])) / n for g in groups]),
         "groups/no_signal_share": np.mean(~advantages_GN.any(axis=1)),
     }
     for k in default_ks(n):

@@ -14,17 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from actors import transport
 from actors.group import Group
 from actors.group_metrics import group_metrics
+from actors.learning_step import LearningStep
 from actors.transport import Manifest
-from learner.batching import Sequence
-from learner.estimators import group_advantages
+from learner.objective import Objective
+from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
-from learner.strategies import strategy_value
 
 Packed = tuple[Manifest, Any]  # a bucket in Ray's object store: its manifest and the reference to its bytes
 
@@ -37,6 +36,8 @@ METRIC_NAMES = {
     "learn/ratio_mean": "policy/ratio_mean",
     "learn/ratio_max": "policy/ratio_max",
     "learn/kl": "policy/kl_behaviour",
+    "learn/kl_reference": "policy/kl_reference",
+    "objective/value": "objective/value",
     "learn/logprob_gap_mean": "logprob_gap/mean",
     "learn/logprob_gap_max": "logprob_gap/max",
     "learn/gradient_norm": "optimizer/gradient_norm",
@@ -56,7 +57,7 @@ class LearnerRank:
         rank, world_size: this rank and how many there are.
         model_path: local Hugging Face directory of the initial weights.
         dtype: parameter type, as in ``model.dtype``.
-        learner, loss, objective: the configuration's sections.
+        learner, loss, objective, schedule: the configuration's sections.
         temperature: of the sampling law, whose log-probabilities are differentiated.
         run_id: names this run's shared-memory files.
     """
@@ -71,6 +72,7 @@ class LearnerRank:
         learner: LearnerSettings,
         loss: LossSettings,
         objective: ObjectiveSettings,
+        schedule: ScheduleSettings,
         temperature: float,
         seed: int,
         run_id: str,
@@ -78,9 +80,12 @@ class LearnerRank:
         self._arguments: dict[str, Any] = dict(
             dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,
             seed=seed, device="cuda" if learner.gpus_per_rank else "cpu",
+            reference=bool(loss.kl_coefficient or schedule.kl),
         )  # fmt: skip
         self._model_path = model_path
-        self._objective = objective
+        self._loss = loss
+        self._objective = Objective(objective, schedule.k)
+        self._kl_schedule = schedule.kl
         self._run_id = run_id
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -103,6 +108,7 @@ class LearnerRank:
             return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
 
         self._engine = await self._run(load)
+        self._learning_step = LearningStep(self._engine, self._objective, self._loss, self._kl_schedule)
 
     async def step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
         """One optimiser step on the P groups of `batches`, starting from weight version `step`."""
@@ -150,18 +156,8 @@ class LearnerRank:
 
     def _step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
         groups = [Group.from_record_batch(batch) for batch in batches]
-        rewards_GN = np.stack([group.rewards for group in groups])
-        advantages_GN = group_advantages(
-            rewards_GN,
-            strategy=self._objective.strategy,
-            k=self._objective.k,
-            estimator=self._objective.estimator,
-        )
-        sequences = [s for g, a in zip(groups, advantages_GN, strict=True) for s in _sequences(g, a, step)]
-        learned = self._engine.train_step(sequences, normaliser=float(len(groups)), step=step)
-        values = strategy_value(rewards_GN, strategy=self._objective.strategy, k=self._objective.k)
+        learned, advantages_GN = self._learning_step(groups, step)
         row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
-        row["objective/value"] = float(np.mean(values))
         return row | group_metrics(groups, advantages_GN, step)
 
     def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[list[Manifest], list[Packed]]:
@@ -180,17 +176,3 @@ class LearnerRank:
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _sequences(group: Group, advantages_N: np.ndarray, version: int) -> list[Sequence]:
-    """The group's samples as the learner trains on them."""
-    return [
-        Sequence(
-            prompt_tokens=group.prompt_tokens,
-            response_tokens=group.response_tokens[i],
-            behaviour_logprobs=group.behaviour_logprobs[i],
-            advantage=float(advantages_N[i]),
-            fresh=bool(group.version_start[i] == group.version_end[i] == version),
-        )
-        for i in range(group.n)
-    ]

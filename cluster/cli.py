@@ -7,6 +7,7 @@ and torch are imported only by the commands that need them.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -126,13 +127,20 @@ def evaluate(
             help="Softmax temperature; give it several times for several curves [evaluation.temperature].",
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Also write evaluation.json and the graded groups (Parquet) there."
+        ),
+    ] = None,
 ) -> None:
-    """Print pass@k of a model on held-out prompts, with 95 % intervals over prompts.
+    """Print pass@k (and other strategies' curves) of a model on held-out prompts, with 95 % intervals over prompts.
 
     \b
     Examples
       bonrl eval --checkpoint models/countdown-base evaluation.split=test
       bonrl eval --checkpoint runs/20261123-101500 --n 64 -t 0.7 -t 1.0
+      bonrl eval --checkpoint models/countdown-base 'evaluation.strategies=[majority_at_k]' --output curves
     """
     extra = [] if n is None else [f"evaluation.n={n}"]
     model = resolve_model(checkpoint)
@@ -142,10 +150,18 @@ def evaluate(
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
     _check(resolved)
+    if output is not None:
+        _new_directory(output)
     from cluster.job import evaluate_checkpoint
 
-    outcome, evaluations = evaluate_checkpoint(resolved, str(model), n=resolved.evaluation.n, temperatures=temperatures)
+    outcome, evaluations = evaluate_checkpoint(
+        resolved, str(model), n=resolved.evaluation.n, temperatures=temperatures, output=output
+    )
     _print_curves(evaluations)
+    if output is not None and evaluations:
+        rows = [{"temperature": evaluation.temperature, **evaluation.row()} for evaluation in evaluations]
+        (output / "evaluation.json").write_text(json.dumps({"model": str(model), "evaluations": rows}, indent=1))
+        typer.echo(f"wrote {output}")
     if outcome.status:
         typer.echo(outcome.message, err=True)
     raise typer.Exit(outcome.status)
@@ -338,13 +354,25 @@ def _print_dry_run(config: RunConfig) -> None:
 def _print_curves(evaluations: list[Evaluation]) -> None:
     if not evaluations:
         return
-    table = Table(title="pass@k on held-out prompts [95 % interval over prompts]")
-    table.add_column("k", justify="right")
-    for evaluation in evaluations:
-        table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
-    for points in zip(*(evaluation.curve for evaluation in evaluations), strict=True):
-        table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
-    Console().print(table)
+    for strategy in evaluations[0].curves:
+        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
+        table = Table(title=f"{name} on held-out prompts [95 % interval over prompts]")
+        table.add_column("k", justify="right")
+        for evaluation in evaluations:
+            table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
+        for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
+            table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
+        Console().print(table)
+
+
+def _new_directory(path: Path) -> None:
+    """Make it before anything runs, so that an evaluation is not lost to a path that cannot be written."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(f"--output {path}: it exists already; name a directory that does not") from None
+    except OSError as error:
+        raise UsageError(f"--output {path}: cannot be made: {error.strerror}") from error
 
 
 def _refusals() -> tuple[type[Exception], ...]:

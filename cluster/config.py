@@ -38,6 +38,7 @@ from cluster.settings import (
     RunSettings,
     WandbSettings,
 )
+from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
 from verifiers.settings import TaskSettings
 
@@ -65,6 +66,9 @@ class RunConfig(Section):
     rollout: RolloutSettings = Field(default_factory=RolloutSettings, description="What one step samples.")
     objective: ObjectiveSettings = Field(
         default_factory=ObjectiveSettings, description="The inference strategy that training optimises."
+    )
+    schedule: ScheduleSettings = Field(
+        default_factory=ScheduleSettings, description="Numbers that move during the run: k, n, temperature, KL."
     )
     loss: LossSettings = Field(default_factory=LossSettings, description="The per-token policy loss.")
     learner: LearnerSettings = Field(
@@ -209,10 +213,11 @@ def nearest_key(key: str) -> str | None:
     """The existing dotted key that the user most likely meant by `key`, or None when nothing is near."""
     paths = list(key_paths())
     leaf = key.rsplit(".", 1)[-1]
-    same_leaf = [path for path in paths if path.rsplit(".", 1)[-1] == leaf]
+    same_leaf = {path.rpartition(".")[0]: path for path in paths if path.rsplit(".", 1)[-1] == leaf}
+    section = difflib.get_close_matches(key.rpartition(".")[0], same_leaf, n=1, cutoff=0.6) or list(same_leaf)
     by_leaf = {path.rsplit(".", 1)[-1]: path for path in reversed(paths)}
     close = (
-        difflib.get_close_matches(key, same_leaf, n=1, cutoff=0.0)
+        [same_leaf[name] for name in section[:1]]
         or difflib.get_close_matches(key, paths, n=1, cutoff=0.75)
         or [by_leaf[name] for name in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)]
         or difflib.get_close_matches(key, paths, n=1, cutoff=0.5)

@@ -16,14 +16,24 @@ import numpy as np
 import pyarrow as pa
 
 from actors.group import Group, SampleRequest
+from actors.learning_step import graded_groups
 from actors.prompt_stream import sampling_seed
 from actors.replay_queue import write_groups
 from actors.rollout_pool import RolloutPool
 from actors.supervision import call
 from cluster.config import RunConfig
-from learner.metrics import PassAtK, default_ks, pass_at_k_curve
+from learner.metrics import CurvePoint, strategy_curve
 from verifiers.task import Prompt
 from verifiers.verdict import Status
+
+# Strategies that an evaluation can report, and what their metrics are called: eval/pass@8, eval/maj@8 ...
+SHORT_NAMES = {
+    "pass_at_k": "pass",
+    "best_of_k": "bo",
+    "max_at_k": "max",
+    "majority_at_k": "maj",
+    "weighted_vote": "vote",
+}
 
 EVALUATION_STREAM = 1  # see actors.prompt_stream.sampling_seed
 
@@ -42,19 +52,24 @@ class Evaluation:
 
     step: int
     temperature: float
-    curve: list[PassAtK]
+    curves: dict[str, list[CurvePoint]]  # by strategy; pass_at_k is always there
     reward_mean: float
     length_mean: float
     truncated_share: float
     seconds: float
 
+    @property
+    def curve(self) -> list[CurvePoint]:
+        """pass@k."""
+        return self.curves["pass_at_k"]
+
     def row(self) -> dict[str, float]:
         """Metrics under the names of ``cluster/metric_names.py``."""
         row: dict[str, float] = {"evaluation/step": self.step}
-        for point in self.curve:
-            row[f"eval/pass@{point.k}"] = point.value
-            row[f"eval/pass@{point.k}_low"] = point.low
-            row[f"eval/pass@{point.k}_high"] = point.high
+        for strategy, curve in self.curves.items():
+            for point in curve:
+                name = f"eval/{SHORT_NAMES[strategy]}@{point.k}"
+                row |= {name: point.value, f"{name}_low": point.low, f"{name}_high": point.high}
         return row | {
             "eval/reward_mean": self.reward_mean,
             "eval/response_length_mean": self.length_mean,
@@ -78,6 +93,7 @@ async def evaluate(
     seed: int,
     step: int,
     max_in_flight: int,
+    strategies: Sequence[str] = ("pass_at_k",),
     log: Path | None = None,
 ) -> Evaluation:
     """Sample every prompt n times, grade the samples, and estimate the pass@k curve.
@@ -87,6 +103,7 @@ async def evaluate(
         prompts: held-out prompts.
         seed: the run's seed; the same seed gives the same random numbers at every evaluation (paired comparison).
         max_in_flight: prompts under way at once.
+        strategies: whose curves are wanted; keys of SHORT_NAMES.
         log: Parquet file for the graded groups.
 
     Raises:
@@ -118,18 +135,41 @@ async def evaluate(
     batches = [task.result() for task in pending]
     if log is not None:
         write_groups(log, batches)
-    return summarise([Group.from_record_batch(b) for b in batches], step, temperature, time.monotonic() - started)
+    groups = [Group.from_record_batch(batch) for batch in batches]
+    return summarise(groups, step, temperature, time.monotonic() - started, strategies)
 
 
-def summarise(groups: Sequence[Group], step: int, temperature: float, seconds: float) -> Evaluation:
+def summarise(
+    groups: Sequence[Group],
+    step: int,
+    temperature: float,
+    seconds: float,
+    strategies: Sequence[str] = ("pass_at_k",),
+) -> Evaluation:
     """The evaluation of graded groups of equal size."""
-    correct_PN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups])
     return Evaluation(
         step=step,
         temperature=temperature,
-        curve=pass_at_k_curve(correct_PN, default_ks(correct_PN.shape[1])),
+        curves={strategy: curve_of(groups, strategy) for strategy in dict.fromkeys(("pass_at_k", *strategies))},
         reward_mean=float(np.mean([g.rewards for g in groups])),
         length_mean=float(np.mean([len(tokens) for g in groups for tokens in g.response_tokens])),
         truncated_share=float(np.mean([r == "length" for g in groups for r in g.finish_reason])),
         seconds=seconds,
     )
+
+
+def curve_of(groups: Sequence[Group], strategy: str) -> list[CurvePoint]:
+    """The curve of one strategy over graded groups of equal size; pass@k counts verdicts, the others rewards."""
+    graded = graded_groups(groups)
+    rewards_PN = graded.rewards
+    if strategy == "pass_at_k":
+        rewards_PN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups], dtype=np.float64)
+    return strategy_curve(
+        rewards_PN, strategy=strategy, scores=graded.scores, answers=graded.answers, correct=graded.correct
+    )
+
+
+def strategies_of(config: RunConfig) -> list[str]:
+    """pass@k, what the configuration asks for, and what the run optimises."""
+    wanted = ["pass_at_k", *config.evaluation.strategies, *(term.strategy for term in config.objective.terms())]
+    return [strategy for strategy in dict.fromkeys(wanted) if strategy in SHORT_NAMES]

@@ -22,7 +22,7 @@ from cluster.checkpoints import Checkpoint, Checkpoints
 from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
 from cluster.errors import UsageError
-from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight
+from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
 from cluster.loop import train as training_loop
 from cluster.processes import Processes, connect, disconnect
 from cluster.run import QUEUE, AgreementError, Run
@@ -74,12 +74,13 @@ def train(config: RunConfig, *, resume: Path | None = None) -> Outcome:
 
 
 def evaluate_checkpoint(
-    config: RunConfig, model_path: str, *, n: int, temperatures: Sequence[float]
+    config: RunConfig, model_path: str, *, n: int, temperatures: Sequence[float], output: Path | None = None
 ) -> tuple[Outcome, list[Evaluation]]:
     """pass@k curves of one model on the evaluation split, at several temperatures.
 
     Args:
         model_path: Hugging Face directory (a checkpoint holds one under ``huggingface``).
+        output: directory that gets the graded groups of each temperature, as Parquet.
 
     Raises:
         UsageError: something cannot work, and nothing was evaluated.
@@ -102,6 +103,8 @@ def evaluate_checkpoint(
                     seed=config.run.seed,
                     step=0,
                     max_in_flight=prompts_in_flight(config, n),
+                    strategies=strategies_of(config),
+                    log=output / f"groups-temperature-{temperature:g}.parquet" if output else None,
                 )
                 for temperature in temperatures
             ]

@@ -98,6 +98,12 @@ _TRAIN = _on(
         "about 0 with staleness 0; a rise means the data grow too old for the learning rate",
     ),
     (
+        "policy/kl_reference",
+        "nat/token",
+        "k3 estimate of KL(policy || reference) on the trained tokens; 0 without a KL term",
+        "rises slowly; a jump means the policy left what it could do before",
+    ),
+    (
         "policy/clip_fraction",
         "share",
         "share of response tokens whose importance ratio was clipped",
@@ -167,6 +173,12 @@ _TRAIN = _on(
     ),
     ("groups/all_pass_share", "share", "groups with only correct samples", "near 1: prompts too easy"),
     ("groups/mixed_share", "share", "groups with correct and wrong samples", "the groups that can teach"),
+    (
+        "groups/unique_answer_share",
+        "share",
+        "different answers of a group / its samples, unparsable ones counted as one answer",
+        "a fall towards 1 / n means a group repeats itself: pass@k for large k will fall",
+    ),
     (
         "groups/no_signal_share",
         "share",
@@ -282,6 +294,25 @@ _EVALUATION = _on(
         "compare runs by intervals, not by points",
     ),
     ("eval/pass@<k>_high", "share", "upper end of its 95% interval over prompts", "see eval/pass@<k>_low"),
+    (
+        "eval/bo@<k>",
+        "reward",
+        "unbiased Best-of-k: reward of the answer that the verifier scores highest; with _low and _high",
+        "far below eval/pass@<k>: the verifier picks wrong answers although right ones are there",
+    ),
+    (
+        "eval/max@<k>",
+        "reward",
+        "unbiased expected largest reward of k answers; with _low and _high",
+        "as eval/pass@<k>",
+    ),
+    (
+        "eval/maj@<k>",
+        "share",
+        "unbiased majority vote of k answers; with _low and _high",
+        "falls with k where the most frequent answer is wrong",
+    ),
+    ("eval/vote@<k>", "share", "vote of k answers weighted by their scores; with _low and _high", "as eval/maj@<k>"),
     ("eval/reward_mean", "reward", "mean reward on the held-out prompts", "equals eval/pass@1 for 0/1 rewards"),
     ("eval/response_length_mean", "tokens", "mean length of the held-out responses", "see response/length_mean"),
     ("eval/truncated_share", "share", "held-out responses cut at the limit", "see response/truncated_share"),

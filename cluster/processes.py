@@ -125,6 +125,7 @@ class Processes:
             learner=config.learner,
             loss=config.loss,
             objective=config.objective,
+            schedule=config.schedule,
             temperature=config.rollout.temperature,
             seed=config.run.seed,
             run_id=self._run_id,

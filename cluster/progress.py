@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,20 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from learner.metrics import CurvePoint
+
 _PASS = re.compile(r"(eval/pass@|pass_at_k/)(\d+)")
-
-
-class CurvePoint(Protocol):
-    """One point of a pass@k curve with its 95% interval; `learner.metrics.PassAtK` is one."""
-
-    @property
-    def k(self) -> int: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
 
 
 class Progress:

@@ -45,13 +45,19 @@ def _render_section(path: str, info: FieldInfo, section: type[BaseModel]) -> str
         "| --- | --- | --- | --- |",
     ]
     nested: list[str] = []
+    shapes: dict[type[BaseModel], list[str]] = {}  # models that stand as values, and the keys that take them
     for name, field in section.model_fields.items():
         inner = section_of(field)
         if inner is not None:
             nested.append(_render_section(f"{path}.{name}", field, inner))
             continue
+        for shape in _models_in(field.annotation):
+            shapes.setdefault(shape, []).append(name)
         description = (field.description or "").replace("|", "\\|")
         lines.append(f"| `{path}.{name}` | {_type_text(field)} | {_default(field)} | {description} |")
+    for shape, names in shapes.items():
+        value = FieldInfo(description=f"Keys of the value of {', '.join(f'`{path}.{name}`' for name in names)}.")
+        nested.append(_render_section(f"{path}.{names[0] if len(names) == 1 else '<key>'}", value, shape))
     return "\n".join([*lines, "", *nested])
 
 
@@ -69,6 +75,13 @@ def _type_text(field: FieldInfo) -> str:
     return ", ".join([text, *limits])
 
 
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Models inside a union or a list: values that have keys of their own."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+
+
 def _annotation_text(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
@@ -78,6 +91,10 @@ def _annotation_text(annotation: Any) -> str:
         return " or ".join(_annotation_text(part) for part in arguments)
     if origin in (tuple, list):
         return f"list of {_annotation_text(arguments[0])}"
+    if origin is dict:
+        return f"{_annotation_text(arguments[1])} by {_annotation_text(arguments[0])}"
+    if _models_in(annotation):
+        return "its own keys, below"
     names: dict[Any, str] = {
         int: "integer",
         float: "number",
@@ -89,7 +106,7 @@ def _annotation_text(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=False)
+    value = field.get_default(call_default_factory=True, validated_data={})
     return "required" if value is PydanticUndefined else f"`{_yaml(value)}`"
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from learner.schedule import scheduled_integer
+from learner.strategies import check_strategy
+
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
-    rules = (_objective, _lengths, _devices, _queue, _evaluation)
+    rules = (_objective, _schedules, _lengths, _devices, _queue, _evaluation)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -32,6 +35,31 @@ def _objective(config: RunConfig) -> Iterator[str]:
         objective.check_group_size(n)
     except ValueError as error:
         yield f"objective.k = {objective.k}, rollout.n = {n}: {error}"
+
+
+def _schedules(config: RunConfig) -> Iterator[str]:
+    moves, steps, n = config.schedule, config.run.steps, config.rollout.n
+    if config.queue.overtake and (moves.n or moves.temperature):
+        yield (
+            f"schedule.n and schedule.temperature need queue.overtake = 0 (is {config.queue.overtake}): groups of one "
+            "step must be sampled alike"
+        )
+    ns = [scheduled_integer(moves.n, step, n) for step in range(steps)]
+    ks = [scheduled_integer(moves.k, step, config.objective.k) for step in range(steps)]
+    if max(ns) != n:
+        yield f"schedule.n reaches {max(ns)} but rollout.n = {n}; rollout.n must be its largest value"
+    for step, (k, samples) in enumerate(zip(ks, ns, strict=True)):
+        try:
+            config.objective.model_copy(update={"k": k}).check_group_size(samples)
+            check_strategy(config.objective.strategy, k)
+        except ValueError as error:
+            if moves.k or moves.n:
+                yield f"schedule: at step {step}, k = {k} and n = {samples}: {error}"
+            return
+    if moves.temperature and (lowest := min(moves.temperature.values(steps, config.rollout.temperature))) <= 0:
+        yield f"schedule.temperature reaches {lowest:g}; it must stay above 0"
+    if moves.kl and (lowest := min(moves.kl.values(steps, config.loss.kl_coefficient))) < 0:
+        yield f"schedule.kl reaches {lowest:g}; it must not be negative"
 
 
 def _lengths(config: RunConfig) -> Iterator[str]:

@@ -21,8 +21,9 @@ from actors.queue_state import Ticket
 from actors.rollout_pool import RolloutPool
 from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
-from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight
+from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
 from cluster.run_directory import RunDirectory
+from learner.schedule import scheduled, scheduled_integer
 from verifiers.task import Prompt
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Run:
         rollout = self.config.rollout
         epoch, index = self._stream.locate(ticket.sequence)
         source = self.prompts[index]
+        # By the position's own step, not by the clock: all groups of a step agree, at any staleness.
+        step, moves = ticket.sequence // rollout.prompts_per_step, self.config.schedule
         request = SampleRequest(
             sequence=ticket.sequence,
             epoch=epoch,
@@ -85,8 +88,8 @@ class Run:
             level=source.prompt.level,
             prompt_tokens=source.tokens,
             admitted_version=ticket.admitted_version,
-            n=rollout.n,
-            temperature=rollout.temperature,
+            n=scheduled_integer(moves.n, step, rollout.n),
+            temperature=scheduled(moves.temperature, step, rollout.temperature),
             max_tokens=rollout.max_response_tokens,
             seed=sampling_seed(self.config.run.seed, ticket.sequence),
         )
@@ -136,6 +139,7 @@ class Run:
             seed=self.config.run.seed,
             step=step,
             max_in_flight=prompts_in_flight(self.config, settings.n),
+            strategies=strategies_of(self.config),
             log=self.directory.groups / f"evaluation-{step:06d}.parquet",
         )
         self._sampled_tokens = self.pool.sampled_tokens  # evaluation is not training throughput

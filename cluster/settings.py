@@ -73,6 +73,11 @@ class EvaluationSettings(Section):
         description="Samples per prompt, one pool for every k = 1, 2, 4 ... n of the curve.",
     )
     temperature: float = Field(1.0, gt=0.0, le=10.0, description="Softmax temperature of evaluation samples.")
+    strategies: tuple[Literal["pass_at_k", "best_of_k", "max_at_k", "majority_at_k", "weighted_vote"], ...] = Field(
+        ("pass_at_k",),
+        description="Inference strategies whose curves are reported; pass_at_k and those of the objective always are. "
+        "majority_at_k takes about a millisecond for each prompt and k.",
+    )
 
 
 class CheckpointSettings(Section):

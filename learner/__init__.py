@@ -3,7 +3,25 @@ imported here.
 """
 
 from learner.estimators import group_advantages
-from learner.metrics import PassAtK, default_ks, pass_at_k, pass_at_k_curve
+from learner.metrics import (
+    CurvePoint,
+    Difference,
+    default_ks,
+    paired_difference,
+    pass_at_k,
+    pass_at_k_curve,
+    strategy_curve,
+)
 from learner.strategies import strategy_value
 
-__all__ = ["PassAtK", "default_ks", "group_advantages", "pass_at_k", "pass_at_k_curve", "strategy_value"]
+__all__ = [
+    "CurvePoint",
+    "Difference",
+    "default_ks",
+    "group_advantages",
+    "paired_difference",
+    "pass_at_k",
+    "pass_at_k_curve",
+    "strategy_curve",
+    "strategy_value",
+]

@@ -32,14 +32,16 @@ from learner import losses
 from learner.batching import MicroBatch, Sequence, make_micro_batches
 from learner.deepspeed_config import adamw, deepspeed_config
 from learner.model_directory import check_model_directory, copy_companions, load_causal_lm, pad_token_of
+from learner.policy_step import PolicyBatch, PolicyStep
+from learner.reference import Reference
 from learner.reproducibility import random_state, restore_random_state, seed_everything
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, LossSettings
+from learner.step_figures import StepFigures
 
 CHECKPOINT_VERSION = 1
 _TAG = "deepspeed"
-_SUMS = ("loss", "tokens", "clipped", "ratio", "kl", "entropy", "gap", "fresh_tokens", "all", "padded")
-_MAXIMA = ("ratio", "gap")
+MicroLoss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], losses.PolicyLoss]  # of log-probs and entropies [B, R]
 
 
 class Engine:
@@ -47,8 +49,9 @@ class Engine:
 
     All methods are collective: every rank calls them in the same order with the same arguments. `device`
     is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature whose law the
-    log-probabilities of `train_step` and `score` describe. `timeout_s` bounds every collective. Raises
-    ValueError naming the key for a bad model directory, dtype or device.
+    log-probabilities of `train_step` and `score` describe, unless they name another. `reference` keeps a frozen
+    copy of the initial model for the KL term. `timeout_s` bounds every collective. Raises ValueError naming the
+    key for a bad model directory, dtype or device.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Engine:
         device: str = "cpu",
         seed: int = 0,
         temperature: float = 1.0,
+        reference: bool = False,
         timeout_s: float = 600.0,
     ) -> None:
         if temperature <= 0:
@@ -81,6 +85,7 @@ class Engine:
         model = load_causal_lm(model_path, dtype)
         self.pad_token = pad_token_of(model.config)
         self.config = model.config
+        self._reference = Reference(model_path, dtype, self.device) if reference else None
         self._parameters = list(model.named_parameters())
         size = sum(p.numel() for _, p in self._parameters)
         if learner.activation_checkpointing:
@@ -95,36 +100,48 @@ class Engine:
 
     # ---------------------------------------------------------------- training
 
-    def train_step(self, sequences: Seq[Sequence], normaliser: float, step: int) -> dict[str, float]:
+    def train_step(
+        self,
+        sequences: Seq[Sequence],
+        normaliser: float,
+        step: int,
+        *,
+        temperature: float | None = None,
+        kl_coefficient: float | None = None,
+        exact_ratios: bool = False,
+    ) -> dict[str, float]:
         """One optimiser step on the whole global batch (the same list on every rank).
 
-        loss = -sum over tokens of min(rho A, clip(rho) A) / normaliser. If no sequence has an advantage, the
+        The loss is that of `learner.policy_step` with `normaliser` groups. If no sequence has a gradient, the
         optimiser does not step at all (momentum and weight decay would move the weights without evidence) and
         `learn/skipped` is 1. Returns figures of the global batch, equal on every rank; see
         `learner.metrics.LEARN_METRICS`. Gap figures are absent when no token was fresh.
         """
         started = time.perf_counter()
-        kept = [s for s in sequences if s.advantage != 0.0 or not self.loss.skip_zero_advantage]
-        if not any(s.advantage != 0.0 for s in kept):
+        policy = PolicyStep(self.loss, sequences, normaliser, kl_coefficient=kl_coefficient, exact_ratios=exact_ratios)
+        kept = policy.keep(sequences)
+        if not policy.uses_every_sample and not any(s.advantage != 0.0 for s in kept):
             return {
                 "learn/skipped": 1.0,
                 "learn/sequences": 0.0,
                 "learn/tokens": 0.0,
                 "learn/seconds": time.perf_counter() - started,
             }
+        temperature = self.temperature if temperature is None else temperature
 
-        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor) -> losses.PolicyLoss:
-            return losses.clipped_policy_loss(
-                logprobs_BR,
-                self._tensor(batch.behaviour_logprobs_BR),
-                self._tensor(batch.advantage_B),
-                self._tensor(batch.response_mask_BR),
-                clip_low=self.loss.clip_low,
-                clip_high=self.loss.clip_high,
-                normaliser=normaliser,
+        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, entropy_BR: torch.Tensor) -> losses.PolicyLoss:
+            return policy(
+                PolicyBatch(
+                    logprobs_BR,
+                    entropy_BR,
+                    self._tensor(batch.behaviour_logprobs_BR),
+                    self._tensor(batch.response_mask_BR),
+                    self._tensor(batch.advantage_B),
+                    self._reference_logprobs(batch, temperature) if policy.kl_coefficient else None,
+                )
             )
 
-        return self._step(kept, micro_loss, step, self.temperature, started)
+        return self._step(kept, micro_loss, step, temperature, started)
 
     def sft_step(self, sequences: Seq[Sequence], step: int, *, rate: float | None = None) -> dict[str, float]:
         """One step of maximum likelihood on the responses: mean cross-entropy over the batch's response
@@ -136,7 +153,7 @@ class Engine:
         started = time.perf_counter()
         normaliser = float(sum(len(s.response_tokens) for s in sequences))
 
-        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor) -> losses.PolicyLoss:
+        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, _: torch.Tensor) -> losses.PolicyLoss:
             mask_BR = self._tensor(batch.response_mask_BR)
             loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
             return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
@@ -147,7 +164,7 @@ class Engine:
     def _step(
         self,
         sequences: Seq[Sequence],
-        micro_loss: Callable[[MicroBatch, torch.Tensor], losses.PolicyLoss],
+        micro_loss: MicroLoss,
         step: int,
         temperature: float,
         started: float,
@@ -175,60 +192,20 @@ class Engine:
     def _accumulate(
         self,
         batches: Seq[MicroBatch],
-        micro_loss: Callable[[MicroBatch, torch.Tensor], losses.PolicyLoss],
+        micro_loss: MicroLoss,
         temperature: float,
     ) -> dict[str, float]:
         """Forward and backward of every micro-batch; leaves the global gradient ready for `_apply`."""
         self._engine.train()
-        sums = {k: torch.zeros((), dtype=torch.float64, device=self.device) for k in _SUMS}
-        maxima = {k: torch.zeros((), dtype=torch.float64, device=self.device) for k in _MAXIMA}
+        figures = StepFigures(self.device)
         for i, batch in enumerate(batches):
             self._engine.set_gradient_accumulation_boundary(i == len(batches) - 1)
-            logprobs_BR, entropy_BR = self._logprobs(batch, temperature)
-            result = micro_loss(batch, logprobs_BR)
+            logprobs_BR, entropy_BR = self._logprobs(batch, temperature, bool(self.loss.entropy_coefficient))
+            result = micro_loss(batch, logprobs_BR, entropy_BR)
             self._engine.backward(result.loss * self.world_size, scale_wrt_gas=False)
-            mask_BR = self._tensor(batch.response_mask_BR)
-            fresh_BR = mask_BR & self._tensor(batch.fresh_B).unsqueeze(1)
-            gap, fresh_tokens, gap_max = losses.logprob_gap(
-                logprobs_BR.detach(), self._tensor(batch.behaviour_logprobs_BR), fresh_BR
-            )
-            extra = {
-                "entropy": (entropy_BR * mask_BR).sum().double(),
-                "gap": gap,
-                "fresh_tokens": fresh_tokens,
-            }
-            sums["all"] += batch.tokens
-            sums["padded"] += batch.padded_tokens
-            for key, value in (result.sums | extra).items():
-                sums[key] += value
-            for key, value in (result.maxima | {"gap": gap_max}).items():
-                maxima[key] = torch.maximum(maxima[key], value)
-        return self._summary(sums, maxima)
-
-    def _summary(self, sums: dict[str, torch.Tensor], maxima: dict[str, torch.Tensor]) -> dict[str, float]:
-        sum_vector = torch.stack([sums[k] for k in _SUMS])
-        max_vector = torch.stack([maxima[k] for k in _MAXIMA])
-        if self.world_size > 1:
-            dist.all_reduce(sum_vector, op=dist.ReduceOp.SUM)
-            dist.all_reduce(max_vector, op=dist.ReduceOp.MAX)
-        total = dict(zip(_SUMS, sum_vector.tolist(), strict=True))
-        largest = dict(zip(_MAXIMA, max_vector.tolist(), strict=True))
-        tokens = max(total["tokens"], 1.0)
-        figures = {
-            "learn/loss": total["loss"],
-            "learn/response_tokens": total["tokens"],
-            "learn/clip_fraction": total["clipped"] / tokens,
-            "learn/ratio_mean": total["ratio"] / tokens,
-            "learn/ratio_max": largest["ratio"],
-            "learn/kl": total["kl"] / tokens,
-            "learn/entropy": total["entropy"] / tokens,
-            "learn/fresh_tokens": total["fresh_tokens"],
-            "learn/padding_share": 1.0 - total["all"] / total["padded"],
-        }
-        if total["fresh_tokens"]:
-            figures["learn/logprob_gap_mean"] = total["gap"] / total["fresh_tokens"]
-            figures["learn/logprob_gap_max"] = largest["gap"]
-        return figures
+            arrays = batch.behaviour_logprobs_BR, batch.response_mask_BR, batch.fresh_B
+            figures.add(batch, result, logprobs_BR.detach(), entropy_BR.detach(), *map(self._tensor, arrays))
+        return figures.reduce(self.world_size)
 
     def _apply(self) -> float:
         """The optimiser step. Returns the gradient's global L2 norm before clipping."""
@@ -243,17 +220,36 @@ class Engine:
 
     # ---------------------------------------------------------------- scoring
 
-    @torch.no_grad()
-    def score(self, sequences: Seq[Sequence]) -> list[np.ndarray]:
+    def score(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
         """Log-probabilities float32[R] of each response under the current weights, in the order given, on
         every rank."""
         self._engine.eval()
+        return self._score(sequences, lambda batch, t: self._logprobs(batch, t)[0], temperature)
+
+    def score_reference(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
+        """As `score`, under the reference policy; only on an engine that was made with `reference`."""
+        return self._score(sequences, self._reference_logprobs, temperature)
+
+    def refresh_reference(self) -> None:
+        """The reference becomes the current policy."""
+        if self._reference is None:
+            raise ValueError("this engine keeps no reference policy; set loss.kl_coefficient or schedule.kl")
+        with self._gathered([p for _, p in self._parameters], enabled=self.learner.zero_stage == 3):
+            self._reference.refresh((name, p.detach()) for name, p in self._parameters)
+
+    @torch.no_grad()
+    def _score(
+        self,
+        sequences: Seq[Sequence],
+        logprobs_of: Callable[[MicroBatch, float], torch.Tensor],
+        temperature: float | None,
+    ) -> list[np.ndarray]:
         mine: dict[int, np.ndarray] = {}
         for batch in self._batches(sequences):
-            logprobs_BR = self._logprobs(batch, self.temperature)[0].cpu().numpy()
+            logprobs = logprobs_of(batch, self.temperature if temperature is None else temperature).cpu().numpy()
             for row, index in enumerate(batch.index_B):
                 if index >= 0:
-                    mine[int(index)] = logprobs_BR[row, batch.response_mask_BR[row]]
+                    mine[int(index)] = logprobs[row, batch.response_mask_BR[row]]
         parts: list[Any] = [mine]
         if self.world_size > 1:
             parts = [None] * self.world_size
@@ -270,19 +266,33 @@ class Engine:
             self.pad_token,
         )
 
-    def _logprobs(self, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies float32[B, R] of a micro-batch; only R + 1 positions meet the
-        head.
-        """
+    def _logprobs(
+        self, batch: MicroBatch, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies float32[B, R] of a micro-batch."""
+        return self._forward(self._engine, batch, temperature, entropy_gradient)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: MicroBatch, temperature: float) -> torch.Tensor:
+        assert self._reference is not None
+        return self._forward(self._reference.model, batch, temperature, False)[0]
+
+    def _forward(
+        self, model: Any, batch: MicroBatch, temperature: float, entropy_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward pass; only R + 1 positions meet the head."""
         tokens_BT = self._tensor(batch.tokens_BT)
-        output = self._engine(
+        output = model(
             input_ids=tokens_BT,
             attention_mask=self._tensor(batch.attention_mask_BT),
             position_ids=self._tensor(batch.positions_BT),
             logits_to_keep=batch.response_width + 1,
             use_cache=False,
         )
-        return losses.token_logprobs(output.logits[:, :-1], tokens_BT[:, -batch.response_width :], temperature)
+        responses_BR = tokens_BT[:, -batch.response_width :]
+        return losses.token_logprobs(
+            output.logits[:, :-1], responses_BR, temperature, entropy_gradient=entropy_gradient
+        )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
@@ -334,6 +344,8 @@ class Engine:
         self._engine.save_checkpoint(str(directory), tag=_TAG, client_state={"extra": extra}, save_latest=False)
         torch.save(random_state(), directory / f"random_{self.rank}.pt")
         if self.rank == 0:
+            if self._reference is not None and self.loss.kl_refresh_every:
+                self._reference.save(directory)
             (directory / "engine.json").write_text(json.dumps(self._identity(), indent=1))
         self._barrier()
 
@@ -357,6 +369,8 @@ class Engine:
         path, state = self._engine.load_checkpoint(str(directory), tag=_TAG)
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'")
+        if self._reference is not None:
+            self._reference.load(directory)
         restore_random_state(torch.load(directory / f"random_{self.rank}.pt", weights_only=False))
         return state["extra"]
 
@@ -384,6 +398,7 @@ _POLICY_ONLY = {
     "learn/ratio_mean",
     "learn/ratio_max",
     "learn/kl",
+    "learn/kl_reference",
     "learn/fresh_tokens",
     "learn/logprob_gap_mean",
     "learn/logprob_gap_max",

@@ -25,28 +25,28 @@ class PolicyLoss:
 
 
 def token_logprobs(
-    logits_BRV: torch.Tensor, tokens_BR: torch.Tensor, temperature: float = 1.0
+    logits_BRV: torch.Tensor, tokens_BR: torch.Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities float32[B, R] of `tokens_BR`, and the (detached) entropy float32[B, R] of the law,
-    in nats.
+    """Log-probabilities float32[B, R] of `tokens_BR`, and the entropy float32[B, R] of the law, in nats.
 
     The law is softmax(logits / temperature) in float32: the one that the sampler reports as processed
-    log-probs.
+    log-probs. The entropy is detached unless `entropy_gradient`, which costs the memory of the probabilities.
     """
     logits_BRV = logits_BRV.float()
     if temperature != 1.0:
         logits_BRV = logits_BRV / temperature
     logsumexp_BR = torch.logsumexp(logits_BRV, dim=-1)
     chosen_BR = logits_BRV.gather(-1, tokens_BR.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         # A few rows at a time, so that the probabilities of a large vocabulary never stand in memory at once.
         rows = max(1, ENTROPY_CHUNK // max(1, logits_BRV[0].numel()))
-        expected_BR = torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in logits_BRV.detach().split(rows)])
-        entropy_BR = logsumexp_BR.detach() - expected_BR
+        source_BRV = logits_BRV if entropy_gradient else logits_BRV.detach()
+        expected_BR = torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in source_BRV.split(rows)])
+        entropy_BR = (logsumexp_BR if entropy_gradient else logsumexp_BR.detach()) - expected_BR
     return chosen_BR - logsumexp_BR, entropy_BR
 
 
-def clipped_policy_loss(
+def policy_loss(
     logprobs_BR: torch.Tensor,
     behaviour_logprobs_BR: torch.Tensor,
     advantage_B: torch.Tensor,
@@ -55,39 +55,86 @@ def clipped_policy_loss(
     clip_low: float,
     clip_high: float,
     normaliser: float,
+    dual_clip: float | None = None,
+    proximal_logprobs_BR: torch.Tensor | None = None,
+    behaviour_cap: float | None = None,
+    sequence_mean: bool = False,
 ) -> PolicyLoss:
     """PPO's clipped surrogate per token (arXiv 1707.06347, eq. 7), summed over tokens and divided by a
     constant.
 
-    loss = -sum_{b,r} min(rho A_b, clip(rho, 1 - clip_low, 1 + clip_high) A_b) / normaliser with
-    rho = exp(logprob - behaviour_logprob). Dividing by a constant instead of the response's length keeps the
-    gradient free of length bias. Where rho = 1 the gradient is exactly -sum A_b grad log pi / normaliser.
+    loss = -sum_{b,r} w min(r A_b, clip(r, 1 - clip_low, 1 + clip_high) A_b) / normaliser. Dividing by a
+    constant instead of the response's length keeps the gradient free of length bias. Where r = w = 1 the
+    gradient is exactly -sum A_b grad log pi / normaliser.
 
-    Sums: loss, tokens, clipped (tokens whose gradient the clip stops), ratio, kl (k3 estimate of
-    KL(behaviour || policy): rho - 1 - log rho). Maxima: ratio.
+    Without `proximal_logprobs_BR`, r = exp(logprob - behaviour_logprob) and w = 1. With it, the decoupled form
+    for stale data (arXiv 2110.00641, eq. 5): r = exp(logprob - proximal), and the constant weight
+    w = exp(proximal - behaviour), truncated at `behaviour_cap` (truncated importance sampling).
+
+    Args:
+        dual_clip: bound c > 1: where A < 0 a token's objective is at least c A (arXiv 1912.09729, eq. 8).
+        sequence_mean: divide each response's sum by its length. Biased towards short right answers.
+
+    Sums: loss, tokens, clipped (tokens whose gradient a clip stops), ratio and kl (policy / behaviour, and the
+    k3 estimate of KL(behaviour || policy): rho - 1 - log rho). Maxima: ratio.
     """
     if normaliser <= 0:
         raise ValueError(f"normaliser must be > 0, got {normaliser}")
     mask_BR = response_mask_BR
-    log_ratio_BR = (logprobs_BR - behaviour_logprobs_BR).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    log_ratio_BR = torch.where(mask_BR, log_ratio_BR, torch.zeros_like(log_ratio_BR))
-    ratio_BR = log_ratio_BR.exp()
+    log_ratio_BR = _log_ratio(logprobs_BR, behaviour_logprobs_BR, mask_BR)
     advantage_B1 = advantage_B.unsqueeze(1)
+    if proximal_logprobs_BR is None:
+        ratio_BR, weight_BR = log_ratio_BR.exp(), torch.ones_like(log_ratio_BR)
+    else:
+        ratio_BR = _log_ratio(logprobs_BR, proximal_logprobs_BR, mask_BR).exp()
+        weight_BR = _log_ratio(proximal_logprobs_BR, behaviour_logprobs_BR, mask_BR).exp().detach()
+        if behaviour_cap is not None:
+            weight_BR = weight_BR.clamp(max=behaviour_cap)
     free_BR = ratio_BR * advantage_B1
-    clipped_BR = ratio_BR.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage_B1
-    objective_BR = torch.where(mask_BR, torch.minimum(free_BR, clipped_BR), torch.zeros_like(free_BR))
+    bounded_BR = torch.minimum(free_BR, ratio_BR.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage_B1)
+    if dual_clip is not None:
+        bounded_BR = torch.where(advantage_B1 < 0, torch.maximum(bounded_BR, dual_clip * advantage_B1), bounded_BR)
+    objective_BR = torch.where(mask_BR, weight_BR * bounded_BR, torch.zeros_like(free_BR))
+    if sequence_mean:
+        objective_BR = objective_BR / mask_BR.sum(dim=1, keepdim=True).clamp(min=1)
     loss = -objective_BR.sum() / normaliser
     with torch.no_grad():
-        kl_BR = ratio_BR - 1.0 - log_ratio_BR
+        behaviour_ratio_BR = log_ratio_BR.exp()
+        kl_BR = behaviour_ratio_BR - 1.0 - log_ratio_BR
         sums = {
             "loss": loss.double(),
             "tokens": mask_BR.sum().double(),
-            "clipped": ((clipped_BR < free_BR) & mask_BR).sum().double(),
-            "ratio": (ratio_BR * mask_BR).sum().double(),
+            "clipped": ((bounded_BR != free_BR) & mask_BR).sum().double(),
+            "ratio": (behaviour_ratio_BR * mask_BR).sum().double(),
             "kl": (kl_BR * mask_BR).sum().double(),
         }
-        maxima = {"ratio": torch.where(mask_BR, ratio_BR, torch.zeros_like(ratio_BR)).amax().double()}
-    return PolicyLoss(loss, sums, maxima)
+        masked_ratio_BR = torch.where(mask_BR, behaviour_ratio_BR, torch.zeros_like(behaviour_ratio_BR))
+    return PolicyLoss(loss, sums, {"ratio": masked_ratio_BR.amax().double()})
+
+
+def kl_to_reference(
+    logprobs_BR: torch.Tensor, reference_logprobs_BR: torch.Tensor, response_mask_BR: torch.Tensor, estimator: str
+) -> torch.Tensor:
+    """Sum over the response tokens of the estimate of KL(policy || reference), nats.
+
+    With d = log policy - log reference on tokens of the policy: `k1` = d, `k2` = d^2 / 2, `k3` = exp(-d) - 1 + d
+    (J. Schulman, "Approximating KL divergence", 2020). k1 and k3 are unbiased values. As losses, differentiated:
+    k1's gradient is 0 on average, k2's is that of the KL, k3's is that of the reverse KL's surrogate.
+    """
+    d_BR = _log_ratio(logprobs_BR, reference_logprobs_BR, response_mask_BR)
+    if estimator == "k1":
+        return d_BR.sum()
+    if estimator == "k2":
+        return (d_BR**2).sum() / 2
+    if estimator == "k3":
+        return ((-d_BR).exp() - 1.0 + d_BR).sum()
+    raise ValueError(f"the KL estimator must be k1, k2 or k3, got {estimator!r}")
+
+
+def _log_ratio(logprobs_BR: torch.Tensor, other_BR: torch.Tensor, mask_BR: torch.Tensor) -> torch.Tensor:
+    """logprobs - other on the masked tokens, 0 elsewhere, within the bound of a usable weight."""
+    difference_BR = (logprobs_BR - other_BR).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.where(mask_BR, difference_BR, torch.zeros_like(difference_BR))
 
 
 def negative_log_likelihood(

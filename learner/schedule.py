@@ -2,6 +2,76 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Schedule(BaseModel):
+    """How one number moves over the run. It begins at `start`, or where the key that it moves stands."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: Literal["linear", "cosine", "steps"] = Field(
+        "linear",
+        description="`linear` and `cosine` (half a period) go from start to end; `steps` jumps to the values of `at`.",
+    )
+    start: float | None = Field(None, description="First value; null: the value of the key that is scheduled.")
+    end: float | None = Field(None, description="Last value, held from then on (linear and cosine).")
+    after: int = Field(0, ge=0, description="Optimiser steps before it begins to move (linear and cosine).")
+    over: int = Field(1, ge=1, description="Optimiser steps from start to end (linear and cosine).")
+    at: dict[int, float] = Field(
+        default_factory=dict, description="Values by the step from which each holds, as in {50: 4, 100: 1} (steps)."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.shape == "steps":
+            if not self.at or self.end is not None:
+                raise ValueError("a schedule of shape steps needs `at`, as in {50: 4, 100: 1}, and no `end`")
+            if min(self.at) < 0:
+                raise ValueError(f"at = {self.at}: steps count from 0")
+        elif self.end is None or self.at:
+            raise ValueError(f"a schedule of shape {self.shape} needs `end`, and no `at`")
+        return self
+
+    def value(self, step: int, base: float) -> float:
+        """The value at an optimiser step, counted from 0; `base` is that of the scheduled key."""
+        first = base if self.start is None else self.start
+        if self.end is None:
+            reached = [boundary for boundary in self.at if boundary <= step]
+            return self.at[max(reached)] if reached else first
+        done = min(max(step - self.after, 0) / self.over, 1.0)
+        if self.shape == "cosine":
+            done = 0.5 - 0.5 * math.cos(math.pi * done)
+        return first + (self.end - first) * done
+
+    def values(self, steps: int, base: float) -> list[float]:
+        """The values of all steps of a run."""
+        return [self.value(step, base) for step in range(steps)]
+
+
+class ScheduleSettings(BaseModel):
+    """Numbers that move during the run (section `schedule`); a key that is null stays where it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: Schedule | None = Field(None, description="Moves objective.k, rounded to the nearest integer.")
+    n: Schedule | None = Field(None, description="Moves rollout.n, rounded; rollout.n must be its largest value.")
+    temperature: Schedule | None = Field(None, description="Moves rollout.temperature.")
+    kl: Schedule | None = Field(None, description="Moves loss.kl_coefficient.")
+
+
+def scheduled(schedule: Schedule | None, step: int, base: float) -> float:
+    """The value of a key at an optimiser step, scheduled or not."""
+    return base if schedule is None else schedule.value(step, base)
+
+
+def scheduled_integer(schedule: Schedule | None, step: int, base: int) -> int:
+    """As :func:`scheduled`, rounded to the nearest integer."""
+    return base if schedule is None else round(schedule.value(step, base))
+
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
     """Linear warm-up to `peak`: step 0 (the first) gets peak / warmup_steps, step warmup_steps - 1 gets

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from learner.estimators import check_estimator
+from learner.estimators.off_policy import EXACT_ESTIMATORS, EXACT_STRATEGIES
 from learner.strategies import check_strategy
+from learner.strategies.registry import DEFAULT_SUBSETS
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ObjectiveSettings(_Settings):
-    """The inference strategy that training maximises, and the estimator of its gradient."""
+class TermSettings(_Settings):
+    """One inference strategy, and the estimator of its gradient."""
 
+    weight: float = Field(1.0, gt=0, description="Weight of this strategy in the objective.")
     strategy: str = Field(
         "pass_at_k",
-        description="Inference strategy to optimise: `mean` (ordinary RL, k must be 1) or `pass_at_k` "
-        "(k answers are drawn and the best one counts; binary rewards only).",
+        description="Inference strategy to optimise: `mean` (ordinary RL, k must be 1), `pass_at_k` (one correct "
+        "answer among k is enough; rewards 0 or 1), `max_at_k` (the largest reward among k), `best_of_k` (the answer "
+        "that the verifier scores highest), `majority_at_k`, `weighted_vote`.",
     )
     k: int = Field(
         8,
@@ -30,20 +34,70 @@ class ObjectiveSettings(_Settings):
     )
     estimator: str = Field(
         "loo",
-        description="Baseline of the gradient estimate: `loo` (U_k of the group minus U_k without the "
-        "sample; needs k < n) or `loo1` (average marginal contribution to subsets of size k; k <= n). "
-        "Both are exactly unbiased.",
+        description="Estimator of the gradient. Exactly unbiased for every strategy: `loo` (U_k of the group minus "
+        "U_k without the sample; needs k < n), `loo1` (average marginal contribution to subsets of size k; k <= n), "
+        "`subset`, `pkpo_loo`. For comparison, biased or of another objective: `grpo`, `grpo_no_std`, `rloo`, "
+        "`maxrl`, `passk_training`, `bon_rlb`, `bon_rlb_minus`, `bon_rlb_p`, `bon_rl_variational`; see "
+        "docs/objectives.md.",
     )
 
     @model_validator(mode="after")
-    def _names_and_k(self) -> ObjectiveSettings:
+    def _names_and_k(self) -> Self:
         check_strategy(self.strategy, self.k)
-        check_estimator(self.estimator)
+        check_estimator(self.estimator, strategy=self.strategy)
         return self
+
+
+class ObjectiveSettings(TermSettings):
+    """The inference strategy that training maximises, alone or in a mixture."""
+
+    mixture: tuple[TermSettings, ...] = Field(
+        (),
+        description="Further strategies that are added, each with weight, strategy, k and estimator: with weight 0.7 "
+        "above, `[{weight: 0.3, strategy: mean, k: 1}]` gives 0.7 pass@k + 0.3 mean.",
+    )
+    subsets: int = Field(
+        DEFAULT_SUBSETS,
+        ge=1,
+        description="k-subsets that strategies without a closed form (weighted_vote) look at, at least. More lower "
+        "the variance and cost time; the gradient is unbiased with any number.",
+    )
+    p_fail_clip: float = Field(
+        0.01,
+        ge=0,
+        lt=0.5,
+        description="The failure rate that the bon_rlb estimators take from the group is kept within "
+        "[p_fail_clip, 1 - p_fail_clip]; their weights are unbounded at 1.",
+    )
+    off_policy: Literal["none", "exact"] = Field(
+        "none",
+        description="`exact`: advantages of groups from older weights use the sequence ratios of all members (one more "
+        "forward pass; strategies mean, pass_at_k, max_at_k, best_of_k with loo, loo1 or subset). `none`: the loss "
+        "corrects each sample's own ratio only.",
+    )
+    ratio_cap: float | None = Field(
+        None, gt=0, description="Truncates each sequence ratio of off_policy: exact. Null: no truncation, no bias."
+    )
+
+    @model_validator(mode="after")
+    def _exact_forms(self) -> Self:
+        for term in self.terms() if self.off_policy == "exact" else []:
+            if term.strategy not in EXACT_STRATEGIES or term.estimator not in EXACT_ESTIMATORS:
+                raise ValueError(
+                    f"off_policy: exact has no form for strategy '{term.strategy}' with estimator '{term.estimator}'; "
+                    f"use {', '.join(EXACT_STRATEGIES)} with {', '.join(EXACT_ESTIMATORS)}, or off_policy: none"
+                )
+        return self
+
+    def terms(self) -> list[TermSettings]:
+        """Every strategy of the objective with its weight; the section's own first."""
+        own = {name: getattr(self, name) for name in TermSettings.model_fields}
+        return [TermSettings(**own), *self.mixture]
 
     def check_group_size(self, n: int) -> None:
         """Raise ValueError, naming the mend, when groups of `n` samples cannot serve this objective."""
-        check_estimator(self.estimator, n=n, k=self.k)
+        for term in self.terms():
+            check_estimator(term.estimator, strategy=term.strategy, n=n, k=term.k)
 
 
 class LossSettings(_Settings):
@@ -62,11 +116,65 @@ class LossSettings(_Settings):
         description="How far the importance ratio of a token may rise above 1 before its gradient stops "
         "(positive advantages). Dimensionless. At staleness 0 every ratio is 1 and nothing is clipped.",
     )
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        description="Bound c on the loss of tokens with negative advantage: max(min(r A, clip(r) A), c A), so that a "
+        "token whose probability has grown much does not dominate (arXiv 1912.09729). Null: off; 3 is usual.",
+    )
+    ratio: Literal["behaviour", "decoupled"] = Field(
+        "behaviour",
+        description="`behaviour`: clip the ratio of current to sampling policy. `decoupled`: clip the ratio to the "
+        "policy at the start of the step, and weigh each token by that policy's ratio to the sampling policy, for "
+        "stale groups (arXiv 2110.00641).",
+    )
+    behaviour_cap: float | None = Field(
+        None,
+        gt=0,
+        description="Truncates the behaviour weight of ratio: decoupled (truncated importance sampling). Null: off.",
+    )
+    normalisation: Literal["constant", "tokens", "sequence"] = Field(
+        "constant",
+        description="What the sum over tokens is divided by. `constant`: the number of groups, no length bias. "
+        "`tokens`: that times the batch's mean response length. `sequence`: each response's sum by its own length, "
+        "which is biased: it favours short right answers and long wrong ones.",
+    )
+    entropy_coefficient: float = Field(
+        0.0, ge=0, description="Weight of the policy's mean entropy per token, which is added to the objective."
+    )
+    kl_coefficient: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of KL(policy || reference) per response, which is subtracted from the objective. The "
+        "reference is the model that the run starts from; it is kept in memory beside the learner's.",
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k2",
+        description="Estimate per token with d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + "
+        "d. As a loss k1 has no gradient on average, k2 has that of the KL on fresh samples, k3 a surrogate's.",
+    )
+    kl_placement: Literal["loss", "reward"] = Field(
+        "loss",
+        description="`loss`: differentiate the estimate. `reward`: subtract k1 of the whole response from its reward, "
+        "with a leave-one-out baseline of its own (one more forward pass): unbiased.",
+    )
+    kl_refresh_every: int = Field(
+        0, ge=0, description="Optimiser steps after which the reference becomes the current policy. 0: frozen."
+    )
     skip_zero_advantage: bool = Field(
         True,
         description="Leave samples of zero advantage out of the forward pass. They have no gradient, so "
-        "this changes the speed and the tokens under the diagnostics, never the update.",
+        "this changes the speed and the tokens under the diagnostics, never the update. They are kept where KL or "
+        "entropy stand in the loss.",
     )
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.behaviour_cap is not None and self.ratio != "decoupled":
+            raise ValueError("behaviour_cap needs ratio: decoupled; with ratio: behaviour nothing is weighed by it")
+        if self.kl_estimator == "k1" and self.kl_placement == "loss" and self.kl_coefficient:
+            raise ValueError("kl_estimator k1 has no gradient as a loss; use kl_placement: reward, or k2")
+        return self
 
 
 class LearnerSettings(_Settings):

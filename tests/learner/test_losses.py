@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from learner.losses import clipped_policy_loss, logprob_gap, negative_log_likelihood, token_logprobs
-from learner.schedule import learning_rate
+from learner import group_advantages
+from learner.losses import kl_to_reference, logprob_gap, negative_log_likelihood, policy_loss, token_logprobs
+from learner.schedule import Schedule, learning_rate
+
+ONE = torch.ones(1, 1, dtype=torch.bool)
 
 
-def loss_of(ratio: float, advantage: float, **changes: float) -> tuple[float, float, float]:
+def loss_of(ratio: float, advantage: float, **changes: object) -> tuple[float, float, float]:
     """(loss, gradient with respect to log pi, clip fraction) of a single token."""
     logprob = torch.tensor([[math.log(ratio)]], requires_grad=True)
     arguments = dict(clip_low=0.2, clip_high=0.3, normaliser=1.0) | changes
-    result = clipped_policy_loss(
+    result = policy_loss(
         logprob, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1, dtype=torch.bool), **arguments
     )
     result.loss.backward()
@@ -37,6 +41,93 @@ def test_clipping(ratio: float, advantage: float, loss: float, gradient: float, 
     assert loss_of(ratio, advantage) == pytest.approx((loss, gradient, clipped), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient", "clipped"),
+    [
+        (2.9, -2.0, 5.8, 5.8, 0),  # below c: as without it
+        (3.1, -2.0, 6.0, 0.0, 1),  # above c: the loss stays at c |A|, without a gradient
+        (3.1, 2.0, -2.6, 0.0, 1),  # positive advantages are left to the ordinary clip
+    ],
+)
+def test_dual_clip(ratio: float, advantage: float, loss: float, gradient: float, clipped: float) -> None:
+    assert loss_of(ratio, advantage, dual_clip=3.0) == pytest.approx((loss, gradient, clipped), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "proximal", "cap", "gradient"),
+    [
+        (2.0, 2.0, None, -2 * 2.0),  # at the proximal policy nothing clips, though the sample is stale
+        (2.0, 2.0, 1.5, -2 * 1.5),  # the behaviour weight is truncated
+        (2.0, 1.6, None, -2 * 1.6 * 1.25),  # inside the clip of r = 1.25
+        (2.2, 1.6, None, 0.0),  # r = 1.375 is past 1 + clip_high
+        (0.5, 0.5, 1.5, -2 * 0.5),
+    ],
+)
+def test_decoupled(ratio: float, proximal: float, cap: float | None, gradient: float) -> None:
+    """Clipping round the proximal policy, weight of proximal to behaviour policy, truncated."""
+    found = loss_of(ratio, 2.0, proximal_logprobs_BR=torch.tensor([[math.log(proximal)]]), behaviour_cap=cap)
+    assert found[1] == pytest.approx(gradient, rel=1e-5)
+
+
+def test_sequence_mean_divides_by_the_length() -> None:
+    logprobs = torch.zeros(2, 4, requires_grad=True)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1]], dtype=torch.bool)
+    arguments = dict(clip_low=0.2, clip_high=0.2, normaliser=1.0, sequence_mean=True)
+    policy_loss(logprobs, torch.zeros(2, 4), torch.ones(2), mask, **arguments).loss.backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[-0.25] * 4, [0, 0, 0, -1.0]]))
+
+
+def test_kl_estimates() -> None:
+    """In expectation over the policy: k1 and k3 are the KL; k2's gradient is the KL's, k1's is zero."""
+    torch.manual_seed(0)
+    logits, reference = torch.randn(5, requires_grad=True), torch.log_softmax(torch.randn(5), -1)
+    policy = torch.log_softmax(logits, -1)
+    exact = (policy.exp() * (policy - reference)).sum()
+    (exact_gradient,) = torch.autograd.grad(exact, logits, retain_graph=True)
+
+    def expectation(estimator: str) -> torch.Tensor:
+        each = [kl_to_reference(policy[i].view(1, 1), reference[i].view(1, 1), ONE, estimator) for i in range(5)]
+        return (policy.exp().detach() * torch.stack(each)).sum()
+
+    assert expectation("k1").item() == pytest.approx(exact.item(), abs=1e-6)
+    assert expectation("k3").item() == pytest.approx(exact.item(), abs=1e-6)
+    for estimator, gradient in (("k2", exact_gradient), ("k1", torch.zeros(5))):
+        (found,) = torch.autograd.grad(expectation(estimator), logits, retain_graph=True)
+        torch.testing.assert_close(found, gradient, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="k1, k2 or k3"):
+        expectation("k4")
+
+
+def test_entropy_has_a_gradient_where_it_is_asked_for() -> None:
+    logits = torch.randn(2, 3, 7, requires_grad=True)
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    _, entropy = token_logprobs(logits, tokens, 0.7, entropy_gradient=True)
+    (found,) = torch.autograd.grad(entropy.sum(), logits)
+    law = torch.log_softmax(logits / 0.7, -1)
+    (expected,) = torch.autograd.grad(-(law.exp() * law).sum(), logits)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_torch_gradient_is_the_oracles() -> None:
+    """A group through a small model's logits: the loss's gradient is -sum A_i grad log pi(y_i), by NumPy."""
+    rng = np.random.default_rng(0)
+    groups, n, length, vocabulary = 3, 4, 5, 7
+    logits = rng.normal(size=(groups * n, length, vocabulary))
+    tokens = rng.integers(0, vocabulary, (groups * n, length))
+    rewards, scores = rng.integers(0, 2, (groups, n)).astype(float), rng.normal(size=(groups, n))
+    advantages = group_advantages(rewards, scores=scores, strategy="best_of_k", k=2).ravel()
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = -advantages[:, None, None] * (np.eye(vocabulary)[tokens] - probabilities) / groups
+    leaf = torch.tensor(logits, requires_grad=True)
+    logprobs, _ = token_logprobs(leaf, torch.from_numpy(tokens))
+    mask = torch.ones(groups * n, length, dtype=torch.bool)
+    result = policy_loss(
+        logprobs, logprobs.detach(), torch.tensor(advantages), mask, clip_low=0.2, clip_high=0.2, normaliser=groups
+    )
+    result.loss.backward()
+    np.testing.assert_allclose(leaf.grad.numpy(), expected, atol=1e-7)
+
+
 def test_normaliser_is_a_constant() -> None:
     assert loss_of(1.0, 2.0, normaliser=4.0)[1] == pytest.approx(-0.5)
     with pytest.raises(ValueError, match="normaliser"):
@@ -47,9 +138,7 @@ def test_no_length_bias() -> None:
     """Each token of a long and of a short response gets the same weight."""
     logprobs = torch.zeros(2, 6, requires_grad=True)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]], dtype=torch.bool)
-    result = clipped_policy_loss(
-        logprobs, torch.zeros(2, 6), torch.ones(2), mask, clip_low=0.2, clip_high=0.2, normaliser=10.0
-    )
+    result = policy_loss(logprobs, torch.zeros(2, 6), torch.ones(2), mask, clip_low=0.2, clip_high=0.2, normaliser=10.0)
     result.loss.backward()
     torch.testing.assert_close(logprobs.grad, -0.1 * mask.float())
     assert result.sums["tokens"] == 8 and result.sums["ratio"] == 8 and result.sums["kl"] == 0
@@ -57,7 +146,7 @@ def test_no_length_bias() -> None:
 
 def test_masked_positions_cannot_poison() -> None:
     logprobs = torch.tensor([[float("-inf"), -1.0]], requires_grad=True)
-    result = clipped_policy_loss(
+    result = policy_loss(
         logprobs,
         torch.tensor([[0.0, -1.0]]),
         torch.ones(1),
@@ -101,3 +190,15 @@ def test_warm_up() -> None:
     assert learning_rate(0, 1.0, 0) == 1.0
     with pytest.raises(ValueError, match="step"):
         learning_rate(-1, 1.0, 4)
+
+
+def test_schedules() -> None:
+    linear = Schedule(shape="linear", end=1, after=10, over=20)
+    assert [linear.value(step, 8.0) for step in (0, 10, 20, 30, 99)] == [8, 8, 4.5, 1, 1]
+    cosine = Schedule(shape="cosine", start=2, end=0, over=10)
+    assert [cosine.value(step, 99.0) for step in (0, 5, 10)] == pytest.approx([2, 1, 0])
+    steps = Schedule(shape="steps", at={50: 4, 100: 1})
+    assert [steps.value(step, 8.0) for step in (0, 49, 50, 99, 100)] == [8, 8, 4, 4, 1]
+    for bad in ({"shape": "linear"}, {"shape": "steps"}, {"shape": "steps", "at": {-1: 2}}, {"end": 1, "at": {1: 2}}):
+        with pytest.raises(ValueError, match="needs|count from 0"):
+            Schedule(**bad)

@@ -1,0 +1,139 @@
+"""From graded groups to one optimiser step: what the objective makes of them, then the engine.
+
+Every rank computes the same advantages from the same groups. Where groups are stale and the objective asks for it, or
+where the KL stands in the reward, the responses are scored under the current weights first: one more forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from actors.group import Group
+from learner.batching import Sequence
+from learner.estimators import group_advantages
+from learner.objective import GradedGroups, Objective
+from learner.schedule import Schedule, scheduled
+from learner.settings import LossSettings
+from verifiers.verdict import Status
+
+RIGHT = "<right>"  # what every correct answer votes as, however it is spelt
+MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weight
+
+
+class LearningEngine(Protocol):
+    """The part of ``learner.engine.Engine`` that a step uses."""
+
+    def train_step(self, sequences: list[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
+        """One optimiser step on the whole batch."""
+        ...
+
+    def score(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
+        """Log-probabilities [R] of each response under the current weights."""
+        ...
+
+    def score_reference(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
+        """The same under the reference policy."""
+        ...
+
+    def refresh_reference(self) -> None:
+        """The reference becomes the current policy."""
+        ...
+
+
+class LearningStep:
+    """Trains an engine on graded groups.
+
+    Args:
+        engine: one rank's engine; all ranks make the same calls.
+        objective: what to maximise.
+        loss: the section `loss`.
+        kl_schedule: moves ``loss.kl_coefficient``.
+    """
+
+    def __init__(
+        self, engine: LearningEngine, objective: Objective, loss: LossSettings, kl_schedule: Schedule | None = None
+    ) -> None:
+        self._engine = engine
+        self._objective = objective
+        self._loss = loss
+        self._kl_schedule = kl_schedule
+
+    def __call__(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
+        """One optimiser step, starting from weight version `step`.
+
+        Returns:
+            (figures of the engine and `objective/value`, advantages float64 [G, n]).
+
+        Raises:
+            ValueError: groups of unequal size or temperature, or grades that the objective refuses.
+        """
+        if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
+            self._engine.refresh_reference()
+        temperature = _common("temperature", [group.temperature for group in groups])
+        _common("number of samples", [group.n for group in groups])
+        graded = graded_groups(groups)
+        sequences = [s for group in groups for s in _sequences(group, step)]
+        kl_coefficient = scheduled(self._kl_schedule, step, self._loss.kl_coefficient)
+        kl_in_reward = kl_coefficient > 0 and self._loss.kl_placement == "reward"
+        exact = self._objective.off_policy and not all(s.fresh for s in sequences)
+        current = self._engine.score(sequences, temperature) if exact or kl_in_reward else []
+
+        shape = graded.rewards.shape
+        ratios = None
+        if exact:
+            log_ratios = [float((c - s.behaviour_logprobs).sum()) for c, s in zip(current, sequences, strict=True)]
+            ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO)).reshape(shape)
+        advantages_GN = self._objective.advantages(graded, step, ratios)
+        if kl_in_reward:
+            reference = self._engine.score_reference(sequences, temperature)
+            kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
+            advantages_GN = advantages_GN + group_advantages(-kl_coefficient * kl_GN, strategy="mean", k=1)
+
+        figures = self._engine.train_step(
+            [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)],
+            normaliser=float(len(groups)),
+            step=step,
+            temperature=temperature,
+            kl_coefficient=kl_coefficient,
+            exact_ratios=exact,
+        )
+        figures["objective/value"] = float(self._objective.value(graded, step).mean())
+        return figures, advantages_GN
+
+
+def graded_groups(groups: Seq[Group]) -> GradedGroups:
+    """Rewards, scores and answers of groups of equal size; correct answers vote as one, however they are spelt."""
+    return GradedGroups(
+        rewards=np.stack([group.rewards for group in groups]),
+        scores=np.stack([group.rewards if group.score is None else group.score for group in groups]),
+        answers=[
+            [RIGHT if v == Status.CORRECT else a for v, a in zip(g.verdicts, g.answer or [None] * g.n, strict=True)]
+            for g in groups
+        ],
+        correct=[RIGHT] * len(groups),
+    )
+
+
+def _common(name: str, values: Seq[float]) -> float:
+    """The one value that all groups share."""
+    if len(set(values)) != 1:
+        raise ValueError(f"the groups of a step differ in their {name}: {sorted(set(values))}")
+    return values[0]
+
+
+def _sequences(group: Group, version: int) -> list[Sequence]:
+    """The group's samples as the learner trains on them, without advantages yet."""
+    return [
+        Sequence(
+            prompt_tokens=group.prompt_tokens,
+            response_tokens=group.response_tokens[i],
+            behaviour_logprobs=group.behaviour_logprobs[i],
+            advantage=0.0,
+            fresh=bool(group.version_start[i] == group.version_end[i] == version),
+        )
+        for i in range(group.n)
+    ]

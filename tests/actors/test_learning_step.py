@@ -1,0 +1,153 @@
+"""The learning step: the objective's advantages reach the engine, with ratios and KL where they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.learning_step import LearningStep, graded_groups
+from learner.estimators import group_advantages
+from learner.objective import Objective
+from learner.schedule import Schedule
+from learner.settings import LossSettings, ObjectiveSettings
+from tests.actors.test_group import make_group
+
+
+class RecordingEngine:
+    """Remembers what it is asked; every token has log-probability `current` now and `reference` at the start."""
+
+    def __init__(self, current: float = -1.0, reference: float = -1.5) -> None:
+        self.current, self.reference, self.refreshed, self.scored = current, reference, 0, 0
+
+    def train_step(self, sequences, normaliser, step, **options):
+        self.sequences, self.normaliser, self.options = sequences, normaliser, options
+        return {"learn/loss": 0.0}
+
+    def score(self, sequences, temperature):
+        self.scored += 1
+        return [np.full(len(s.response_tokens), self.current, np.float32) for s in sequences]
+
+    def score_reference(self, sequences, temperature):
+        return [np.full(len(s.response_tokens), self.reference, np.float32) for s in sequences]
+
+    def refresh_reference(self):
+        self.refreshed += 1
+
+
+def graded(rewards, *, version: int = 0, scores=None, answers=None):
+    n = len(rewards)
+    rewards = np.array(rewards, dtype=np.float64)
+    return replace(
+        make_group(tuple(range(3, 3 + n))),
+        version_start=np.full(n, version, np.int32),
+        version_end=np.full(n, version, np.int32),
+        reward=rewards,
+        score=rewards if scores is None else np.array(scores, dtype=np.float64),
+        verdict=["correct" if r == 1 else "wrong" for r in rewards],
+        answer=answers or [f"x{i}" for i in range(n)],
+    )
+
+
+GROUPS = [graded([1, 0, 0, 0]), graded([1, 1, 0, 0])]
+REWARDS = [[1, 0, 0, 0], [1, 1, 0, 0]]
+
+
+def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: LossSettings | None = None, **more):
+    engine = RecordingEngine(**more.pop("engine", {}))
+    objective = Objective(settings, more.pop("k_schedule", None))
+    figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more)(groups, step)
+    assert [s.advantage for s in engine.sequences] == pytest.approx(advantages.ravel().tolist())
+    return engine, figures, advantages
+
+
+def test_advantages_of_the_objective_reach_the_engine() -> None:
+    engine, figures, advantages = run(ObjectiveSettings(k=2))
+    np.testing.assert_allclose(advantages, group_advantages(REWARDS, strategy="pass_at_k", k=2))
+    assert engine.normaliser == 2.0 and engine.scored == 0 and not engine.options["exact_ratios"]
+    assert figures["objective/value"] == pytest.approx((0.5 + 5 / 6) / 2)
+
+
+def test_a_mixture_is_the_weighted_sum() -> None:
+    mixture = [{"weight": 0.3, "strategy": "mean", "k": 1}]
+    _, figures, advantages = run(ObjectiveSettings(weight=0.7, k=2, mixture=mixture))
+    expected = 0.7 * group_advantages(REWARDS, strategy="pass_at_k", k=2)
+    expected += 0.3 * group_advantages(REWARDS, strategy="mean", k=1)
+    np.testing.assert_allclose(advantages, expected)
+    assert figures["objective/value"] == pytest.approx(0.7 * (0.5 + 5 / 6) / 2 + 0.3 * 3 / 8)
+
+
+def test_k_follows_its_schedule() -> None:
+    annealed = Schedule(shape="steps", at={10: 1})
+    for step, k in ((9, 2), (10, 1)):
+        _, _, advantages = run(ObjectiveSettings(k=2), step=step, k_schedule=annealed)
+        np.testing.assert_allclose(advantages, group_advantages(REWARDS, strategy="pass_at_k", k=k))
+
+
+def test_verifier_scores_select_and_correct_answers_vote_as_one() -> None:
+    groups = [graded([0, 1, 1, 0], scores=[0.9, 0.1, 0.2, 0.3], answers=["7", "1/2", "0.5", None])]
+    _, _, advantages = run(ObjectiveSettings(strategy="best_of_k", k=2), groups)
+    expected = group_advantages([0, 1, 1, 0], scores=[0.9, 0.1, 0.2, 0.3], strategy="best_of_k", k=2)
+    np.testing.assert_allclose(advantages[0], expected)
+    votes = graded_groups(groups)
+    assert votes.answers[0][1] == votes.answers[0][2] == votes.correct[0] and votes.answers[0][3] is None
+
+
+def test_stale_groups_use_every_members_ratio() -> None:
+    """Only under off_policy: exact, and only if something is stale: fresh groups need no second pass."""
+    exact = ObjectiveSettings(k=2, off_policy="exact")
+    assert run(exact)[0].scored == 0
+    stale = [graded([1, 0, 0, 0], version=0)]
+    lengths = [len(r) for r in stale[0].response_tokens]
+    behaviour = [float(b.sum()) for b in stale[0].behaviour_logprobs]
+    ratios = np.exp([-0.5 * n - b for n, b in zip(lengths, behaviour, strict=True)])
+    engine, _, advantages = run(exact, stale, step=1, engine={"current": -0.5})
+    assert engine.scored == 1 and engine.options["exact_ratios"]
+    expected = group_advantages([1, 0, 0, 0], strategy="pass_at_k", k=2, ratios=ratios)
+    np.testing.assert_allclose(advantages[0], expected, rtol=1e-5)
+
+
+def test_kl_in_the_reward_has_a_baseline_of_its_own() -> None:
+    loss = LossSettings(kl_coefficient=0.1, kl_placement="reward")
+    _, _, advantages = run(ObjectiveSettings(k=2), loss=loss)
+    kl = np.array([[0.5 * len(r) for r in group.response_tokens] for group in GROUPS])
+    expected = group_advantages(REWARDS, strategy="pass_at_k", k=2)
+    np.testing.assert_allclose(advantages, expected + group_advantages(-0.1 * kl, strategy="mean", k=1), rtol=1e-6)
+
+
+def test_the_reference_is_refreshed_on_time() -> None:
+    loss = LossSettings(kl_coefficient=0.1, kl_refresh_every=5)
+    assert [run(ObjectiveSettings(k=2), step=s, loss=loss)[0].refreshed for s in (0, 4, 5, 6, 10)] == [0, 0, 1, 0, 1]
+
+
+def test_groups_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in their temperature"):
+        run(ObjectiveSettings(k=2), [GROUPS[0], replace(GROUPS[1], temperature=0.5)])
+    with pytest.raises(ValueError, match="differ in their number of samples"):
+        run(ObjectiveSettings(k=2), [GROUPS[0], graded([1, 0, 0])])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(strategy="majority_at_k", off_policy="exact", k=2), "off_policy: exact has no form"),
+        (dict(strategy="mean", k=1, estimator="passk_training"), "is defined for strategy pass_at_k"),
+        (dict(mixture=[{"strategy": "mean", "k": 4}]), "set k = 1"),
+    ],
+)
+def test_objectives_that_cannot_work_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ObjectiveSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(behaviour_cap=2.0), "behaviour_cap needs ratio: decoupled"),
+        (dict(kl_coefficient=0.1, kl_estimator="k1"), "k1 has no gradient as a loss"),
+    ],
+)
+def test_losses_that_cannot_work_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossSettings(**settings)
