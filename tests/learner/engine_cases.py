@@ -99,12 +99,11 @@ def make_engine(path: Path, rank: int, world_size: int, port: int, learner: Lear
     return Engine(
         path,
         learner=learner,
-        loss=LOSS,
         rank=rank,
         world_size=world_size,
         master_port=port,
         timeout_s=60,
-        **changes,
+        **({"loss": LOSS} | changes),
     )
 
 
@@ -180,6 +179,16 @@ def gradients_and_weights(rank: int, world_size: int, port: int, directory: Path
 
 def check_gradient(engine, sequences: list[Sequence], normaliser: float, expected: dict[str, torch.Tensor]) -> None:
     """The gradient that the optimiser is about to apply, against the reference."""
+    figures, norm = step_with_gradient(engine, sequences, normaliser, expected)
+    assert abs(figures["learn/gradient_norm"] - norm) < 1e-4 * norm
+    assert abs(figures["learn/learning_rate"] - 1e-3 / 3) < 1e-12
+    assert figures["learn/sequences"] == len(sequences) - 1
+
+
+def step_with_gradient(
+    engine, sequences: list[Sequence], normaliser: float, expected: dict[str, torch.Tensor]
+) -> tuple[dict[str, float], float]:
+    """One step; the gradient it applies must be `expected`. Returns the step's figures and the gradient's norm."""
     from deepspeed.utils import safe_get_full_grad
 
     seen: dict[str, torch.Tensor] = {}
@@ -197,9 +206,70 @@ def check_gradient(engine, sequences: list[Sequence], normaliser: float, expecte
     error = max((seen[name] - gradient).abs().max().item() for name, gradient in expected.items())
     print(f"stage {engine.learner.zero_stage}: gradient error {error:.1e}, norm {norm:.3g}")
     assert error < 1e-6 * norm
-    assert abs(figures["learn/gradient_norm"] - norm) < 1e-4 * norm
-    assert abs(figures["learn/learning_rate"] - 1e-3 / 3) < 1e-12
-    assert figures["learn/sequences"] == len(sequences) - 1
+    return figures, norm
+
+
+TERMS = LossSettings(
+    ratio="decoupled",
+    behaviour_cap=1.5,
+    dual_clip=3.0,
+    normalisation="tokens",
+    kl_coefficient=0.05,
+    kl_refresh_every=9,
+    entropy_coefficient=0.02,
+)
+
+
+def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:
+    """KL to the reference, entropy and the decoupled ratio: the gradient of all together equals plain torch."""
+    path, sequences, temperature = directory / "untied", make_sequences(), 0.8
+    for stage in stages:
+        arguments = dict(loss=TERMS, reference=True, temperature=temperature)
+        engine = make_engine(path, rank, world_size, port, settings(zero_stage=stage), **arguments)
+        first = engine.train_step(sequences, 7.0, step=0)
+        assert abs(first["learn/kl_reference"]) < 1e-6, "the run starts from the reference"
+        assert first["learn/sequences"] == len(sequences), "KL and entropy want samples of zero advantage too"
+        moved = directory / f"terms-{stage}-{world_size}"
+        engine.export_huggingface(moved)
+        figures, _ = step_with_gradient(engine, sequences, 7.0, terms_gradient(moved, path, sequences, temperature))
+        assert figures["learn/kl_reference"] > 1e-6
+        engine.refresh_reference()
+        for now, reference in zip(engine.score(sequences), engine.score_reference(sequences), strict=True):
+            np.testing.assert_allclose(now, reference, atol=3e-5)
+        engine.save(moved / "checkpoint", {})
+        again = make_engine(path, rank, world_size, port, settings(zero_stage=stage), **arguments)
+        again.load(moved / "checkpoint")
+        for kept, loaded in zip(engine.score_reference(sequences), again.score_reference(sequences), strict=True):
+            np.testing.assert_array_equal(kept, loaded)
+    again.close()
+
+
+def terms_gradient(path: Path, reference_path: Path, sequences: list[Sequence], temperature: float):
+    """Gradient of the step's whole loss by name, from a loop over single sequences."""
+    from transformers import AutoModelForCausalLM
+
+    def load(directory: Path) -> torch.nn.Module:
+        return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32).eval()
+
+    model, reference = load(path), load(reference_path)
+    tokens = sum(len(s.response_tokens) for s in sequences)
+    for s in sequences:
+        logprobs, law = reference_logprobs(model, s, temperature), response_law(model, s, temperature)
+        with torch.no_grad():
+            before = reference_logprobs(reference, s, temperature)
+        weight = (logprobs.detach() - torch.from_numpy(s.behaviour_logprobs)).exp().clamp(max=1.5)
+        loss = -(weight * s.advantage * logprobs).sum() / (7.0 * tokens / len(sequences))
+        loss = loss + 0.05 / len(sequences) * ((logprobs - before) ** 2).sum() / 2
+        loss = loss + 0.02 / tokens * (law.exp() * law).sum()
+        loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def response_law(model: torch.nn.Module, sequence: Sequence, temperature: float) -> torch.Tensor:
+    """Log-probabilities [R, vocabulary] of the law of each response token."""
+    tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
+    logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
+    return torch.log_softmax(logits, -1)[len(sequence.prompt_tokens) - 1 :]
 
 
 def check_scores(engine, path: Path, sequences: list[Sequence], temperature: float) -> None:

@@ -50,3 +50,10 @@ def test_supervised_steps(models: Path) -> None:
     from engine_cases import run_ranks
 
     run_ranks("supervised", 1, models)
+
+
+@pytest.mark.parametrize(("world_size", "stages"), [(1, [0]), (2, [3])])
+def test_kl_entropy_and_decoupled_ratio_equal_plain_torch(models: Path, world_size: int, stages: list[int]) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("policy_terms", world_size, models, stages=stages)

@@ -16,15 +16,15 @@ EXACT = 1e-10
 @pytest.mark.parametrize("case", tabular.CASES)
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_every_unbiased_estimator_is(case: str, n: int) -> None:
-    _check(case, n)
+    check_every_unbiased_estimator(case, n)
 
 
 @pytest.mark.parametrize("case", ["pass@k", "best-of-k, ties", "majority@k"])
 def test_every_unbiased_estimator_is_at_six(case: str) -> None:
-    _check(case, 6)
+    check_every_unbiased_estimator(case, 6)
 
 
-def _check(case: str, n: int) -> None:
+def check_every_unbiased_estimator(case: str, n: int) -> None:
     groups, probabilities = tabular.groups_of(n)
     earned = tabular.CASES[case][3]
     for k in range(1, n + 1) if tabular.CASES[case][0]["strategy"] != "mean" else [1]:
