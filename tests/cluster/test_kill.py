@@ -1,5 +1,5 @@
-"""SIGKILL of any process of a run: within a minute it ends with a message that names what died, nothing is left
-behind, and the last checkpoint can be loaded."""
+"""SIGKILL of any process of a run, and Ctrl-C: within a minute it ends with a message that names what died or how to
+go on, nothing is left behind, and the last checkpoint can be loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -41,36 +42,57 @@ def find(root: psutil.Process, pattern: str) -> psutil.Process | None:
 @pytest.mark.parametrize("kind", VICTIMS)
 def test_a_killed_process_ends_the_run_with_its_name(kind: str, tmp_path: Path):
     pattern, named = VICTIMS[kind]
+
+    def kill(root: psutil.Process) -> None:
+        victim = find(root, pattern)
+        assert victim is not None, f"no process matches {pattern}"
+        victim.send_signal(signal.SIGKILL)
+
+    status, output = end_a_run_by(kill, tmp_path)
+    assert status == 1, output
+    assert re.search(named, output), output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(number: signal.Signals, tmp_path: Path):
+    """Ctrl-C, and what Ray's job stop and a pre-empted node send."""
+    status, output = end_a_run_by(lambda root: root.send_signal(number), tmp_path)
+    assert status == 130, output
+    assert "interrupted" in output and "continue with: bonrl train --resume" in output, output
+
+
+def end_a_run_by(blow: Callable[[psutil.Process], None], directory: Path) -> tuple[int, str]:
+    """Start a run, wait for its first checkpoint, strike; exit status and output.
+
+    Whatever struck: the run ends in time and without a traceback, its checkpoint can be loaded, no process is left.
+    """
     arguments = [
-        "train", "run.steps=100000", f"run.directory={tmp_path}", "rollout.prompts_per_step=4", "rollout.n=8",
+        "train", "run.steps=100000", f"run.directory={directory}", "rollout.prompts_per_step=4", "rollout.n=8",
         "objective.k=4", "evaluation.at_start=false", "evaluation.every=0", "checkpoint.every=1",
     ]  # fmt: skip
-    log = tmp_path.parent / f"{kind}.log"
+    log = directory.parent / f"{directory.name}.log"
     with log.open("w") as sink:
         run = subprocess.Popen(
             command(*arguments), cwd=REPOSITORY, env=environment(), stdout=sink, stderr=subprocess.STDOUT
         )
         try:
-            wait_for(lambda: list(tmp_path.glob("*/checkpoints/step-*")), "the first checkpoint", run, log, 240)
+            wait_for(lambda: list(directory.glob("*/checkpoints/step-*")), "the first checkpoint", run, log, 240)
             root = psutil.Process(run.pid)
             everyone = root.children(recursive=True)
-            victim = find(root, pattern)
-            assert victim is not None, f"no process matches {pattern}"
-            victim.send_signal(signal.SIGKILL)
-            killed = time.monotonic()
+            blow(root)
+            struck = time.monotonic()
             status = run.wait(timeout=LIMIT_S)
         finally:
             run.kill()
             run.wait(timeout=10)
     output = log.read_text()
-    assert time.monotonic() - killed < LIMIT_S
-    assert status == 1, output
-    assert re.search(named, output), output
+    assert time.monotonic() - struck < LIMIT_S
     assert "Traceback" not in output, output
-    latest = Checkpoints(run_directory(tmp_path) / "checkpoints").latest()
-    assert latest.checkpoint is not None and str(run_directory(tmp_path)) in output
+    latest = Checkpoints(run_directory(directory) / "checkpoints").latest()
+    assert latest.checkpoint is not None and str(run_directory(directory)) in output
     _, alive = psutil.wait_procs(everyone, timeout=20)
     assert not alive, f"left behind: {alive}"
+    return status, output
 
 
 def wait_for(condition, what: str, run: subprocess.Popen, log: Path, limit_s: float) -> None:
