@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _VERSION_KEY = b"bonrl.group.version"
+
+VERIFIER_ERROR = "verifier_error"  # verifiers.verdict.Status.VERIFIER_ERROR, as the column holds it
 
 _TOKENS = pa.list_(pa.int32())
 
@@ -27,6 +29,7 @@ GROUP_SCHEMA = pa.schema(
         pa.field("prompt_id", pa.string()),
         pa.field("level", pa.string()),
         pa.field("prompt_tokens", _TOKENS),
+        pa.field("demonstration_tokens", _TOKENS),  # an expert's response, where the run imitates; else null
         pa.field("admitted_version", pa.int32()),  # weights the samplers held at admission
         # how it was sampled
         pa.field("sampler", pa.string()),
@@ -44,12 +47,14 @@ GROUP_SCHEMA = pa.schema(
         pa.field("score", pa.list_(pa.float64())),  # r: what the deployed verifier ranks by
         pa.field("verdict", pa.list_(pa.string())),
         pa.field("answer", pa.list_(pa.string())),
+        pa.field("detail", pa.list_(pa.string())),  # why, for people
         pa.field("verify_seconds", pa.list_(pa.float32())),
+        pa.field("demonstration_score", pa.float64()),  # r of the expert's response
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
 
-_GRADES = ("reward", "score", "verdict", "answer", "verify_seconds")
+_GRADES = ("reward", "score", "verdict", "answer", "detail", "verify_seconds")
 
 
 class GroupError(ValueError):
@@ -70,6 +75,7 @@ class SampleRequest:
     temperature: float
     max_tokens: int
     seed: int
+    demonstration_tokens: np.ndarray | None = None  # int32 [D]
 
     @property
     def max_generated_tokens(self) -> int:
@@ -100,7 +106,10 @@ class Group:
     score: np.ndarray | None = None  # float64 [N]
     verdict: Sequence[str] | None = None
     answer: Sequence[str | None] | None = None
+    detail: Sequence[str] | None = field(default=None, repr=False)
     verify_seconds: np.ndarray | None = field(default=None, repr=False)  # float32 [N]
+    demonstration_tokens: np.ndarray | None = None  # int32 [D]
+    demonstration_score: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.response_tokens)
@@ -131,6 +140,12 @@ class Group:
         return self.reward
 
     @property
+    def usable(self) -> bool:
+        """Whether the verifier reached a verdict on every sample; a group without is set aside, never trained on."""
+        lost = self.demonstration_tokens is not None and self.demonstration_score is None
+        return not lost and VERIFIER_ERROR not in self.verdicts
+
+    @property
     def verdicts(self) -> Sequence[str]:
         """The N verdicts of a graded group; raises GroupError before grading."""
         if self.verdict is None:
@@ -144,15 +159,22 @@ class Group:
         verdict: Sequence[str],
         answer: Sequence[str | None],
         verify_seconds: np.ndarray,
+        detail: Sequence[str] | None = None,
+        demonstration_score: float | None = None,
     ) -> Group:
-        """The same group with the verifier's numbers, one per sample."""
+        """The same group with the verifier's numbers, one per sample, and that of the demonstration if there is one.
+
+        Where the verifier itself failed, the verdict is ``verifier_error`` and reward and score are NaN.
+        """
         return replace(
             self,
             reward=np.asarray(reward, np.float64),
             score=np.asarray(score, np.float64),
             verdict=list(verdict),
             answer=list(answer),
+            detail=[""] * len(verdict) if detail is None else list(detail),
             verify_seconds=np.asarray(verify_seconds, np.float32),
+            demonstration_score=demonstration_score,
         )
 
     def to_record_batch(self) -> pa.RecordBatch:

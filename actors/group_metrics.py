@@ -12,12 +12,15 @@ from learner.metrics import default_ks, pass_at_k
 from verifiers.verdict import Status
 
 
-def group_metrics(groups: Sequence[Group], advantages_GN: np.ndarray, version: int) -> dict[str, float]:
+def group_metrics(
+    groups: Sequence[Group], advantages_GN: np.ndarray, version: int, set_aside: Sequence[Group] = ()
+) -> dict[str, float]:
     """Metrics of one step's groups under the names of ``cluster/metric_names.py``.
 
     Args:
-        groups: graded groups of equal size.
+        groups: graded groups of equal size, all usable.
         advantages_GN: their advantages, float64 [G, N].
+        set_aside: groups of the step on which the verifier failed; only the shares of verdicts count them.
         version: of the learner's weights at the step.
     """
     rewards_GN = np.stack([g.rewards for g in groups])
@@ -42,8 +45,9 @@ def group_metrics(groups: Sequence[Group], advantages_GN: np.ndarray, version: i
     }
     for k in default_ks(n):
         row[f"pass_at_k/{k}"] = np.mean([pass_at_k(n, int(c), k) for c in hits_G])
-    verdicts = Counter(v for g in groups for v in g.verdicts)
-    row |= {f"verifier/{status}_share": verdicts[status] / correct_GN.size for status in Status}
+    verdicts = Counter(v for g in (*groups, *set_aside) for v in g.verdicts)
+    row |= {f"verifier/{status}_share": verdicts[status] / verdicts.total() for status in Status}
+    row["groups/set_aside"] = len(set_aside)
     return {name: float(value) for name, value in row.items()}
 
 

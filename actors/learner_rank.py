@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors import transport
-from actors.group import Group
+from actors.group import VERIFIER_ERROR, Group
 from actors.group_metrics import group_metrics
 from actors.learning_step import LearningStep
 from actors.transport import Manifest
@@ -156,9 +156,12 @@ class LearnerRank:
 
     def _step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
         groups = [Group.from_record_batch(batch) for batch in batches]
-        learned, advantages_GN = self._learning_step(groups, step)
+        usable = [group for group in groups if group.usable]
+        if not usable:
+            raise RuntimeError(f"the verifier failed on every group of the step: {_reason(groups[0])}")
+        learned, advantages_GN = self._learning_step(usable, step)
         row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
-        return row | group_metrics(groups, advantages_GN, step)
+        return row | group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
 
     def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[list[Manifest], list[Packed]]:
         import ray
@@ -176,3 +179,9 @@ class LearnerRank:
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _reason(group: Group) -> str:
+    """Why the verifier reached no verdict on one of the group's samples."""
+    details = [d for v, d in zip(group.verdicts, group.detail or [], strict=False) if v == VERIFIER_ERROR]
+    return f"prompt {group.prompt_id!r}: {details[0] if details else 'its demonstration could not be judged'}"

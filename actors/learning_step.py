@@ -77,6 +77,7 @@ class LearningStep:
         _common("number of samples", [group.n for group in groups])
         graded = graded_groups(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
+        experts = self._experts(groups, temperature)
         kl_coefficient = scheduled(self._kl_schedule, step, self._loss.kl_coefficient)
         kl_in_reward = kl_coefficient > 0 and self._loss.kl_placement == "reward"
         exact = self._objective.off_policy and not all(s.fresh for s in sequences)
@@ -87,14 +88,18 @@ class LearningStep:
         if exact:
             log_ratios = [float((c - s.behaviour_logprobs).sum()) for c, s in zip(current, sequences, strict=True)]
             ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO)).reshape(shape)
-        advantages_GN = self._objective.advantages(graded, step, ratios)
+        if experts:
+            expert_scores = np.array([group.demonstration_score for group in groups], dtype=np.float64)
+            advantages_GN = self._objective.imitation_advantages(graded, expert_scores, step)
+        else:
+            advantages_GN = self._objective.advantages(graded, step, ratios)
         if kl_in_reward:
             reference = self._engine.score_reference(sequences, temperature)
             kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
             advantages_GN = advantages_GN + group_advantages(-kl_coefficient * kl_GN, strategy="mean", k=1)
 
         figures = self._engine.train_step(
-            [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)],
+            [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)] + experts,
             normaliser=float(len(groups)),
             step=step,
             temperature=temperature,
@@ -103,6 +108,20 @@ class LearningStep:
         )
         figures["objective/value"] = float(self._objective.value(graded, step).mean())
         return figures, advantages_GN
+
+    def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
+        """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
+
+        They were not sampled, so they have no behaviour policy: the current one stands in, and every ratio is 1.
+        """
+        if self._objective.settings.imitation == "none":
+            return []
+        missing = [group.prompt_id for group in groups if group.demonstration_tokens is None]
+        if missing:
+            raise ValueError(f"groups without a demonstration in a run that imitates: {', '.join(missing[:3])}")
+        unscored = [_sequence(group, group.demonstration_tokens, advantage=1.0) for group in groups]
+        scores = self._engine.score(unscored, temperature)
+        return [replace(s, behaviour_logprobs=logprobs) for s, logprobs in zip(unscored, scores, strict=True)]
 
 
 def graded_groups(groups: Seq[Group]) -> GradedGroups:
@@ -116,6 +135,13 @@ def graded_groups(groups: Seq[Group]) -> GradedGroups:
         ],
         correct=[RIGHT] * len(groups),
     )
+
+
+def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float) -> Sequence:
+    """A response that no sampler made."""
+    assert response_tokens is not None
+    zeros = np.zeros(len(response_tokens), np.float32)
+    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False)
 
 
 def _common(name: str, values: Seq[float]) -> float:

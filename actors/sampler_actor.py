@@ -52,6 +52,7 @@ class SamplerActor(Sampler):
             version_start=np.array([c.version_start for c in completions], np.int32),
             version_end=np.array([c.version_end for c in completions], np.int32),
             finish_reason=[c.finish_reason for c in completions],
+            demonstration_tokens=request.demonstration_tokens,
         )
         return sum(len(c.tokens) for c in completions), group.to_record_batch()
 

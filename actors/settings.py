@@ -188,7 +188,11 @@ class DeadlineSettings(Section):
         description="Start of an actor. Importing vLLM and building an engine takes 20-80 s on two cores.",
     )
     sample_s: float = Field(600.0, gt=0, description="One group: n samples for one prompt, queueing included.")
-    verify_s: float = Field(120.0, gt=0, description="Verification of one group.")
+    verify_s: float = Field(
+        600.0,
+        gt=0,
+        description="Verification of one group: n answers, each up to its verifier's own limit.",
+    )
     learn_s: float = Field(1800.0, gt=0, description="One optimiser step on every learner rank.")
     broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
     checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")

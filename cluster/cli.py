@@ -172,6 +172,15 @@ def sft(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to write.")],
     overrides: Overrides = None,
     config: Config = DEFAULT_CONFIG,
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective",
+            metavar="sft|bon_sft",
+            help="sft: plain imitation. bon_sft: imitation through the Best-of-k policy that will be deployed "
+            "(objective.k), on the main job's samplers and verifiers; the batch is prompts, and the rate is constant.",
+        ),
+    ] = "sft",
     new: Annotated[
         bool,
         typer.Option(
@@ -189,7 +198,12 @@ def sft(
     Examples
       bonrl sft --new --output models/mine
       bonrl sft --output models/again model.path=models/countdown-base --steps 100
+      bonrl sft --objective bon_sft --output models/bon --steps 100 --batch-size 24 --learning-rate 1e-4 objective.k=8
     """
+    if objective not in ("sft", "bon_sft"):
+        raise UsageError(f"--objective {objective}: choose sft or bon_sft")
+    if objective == "bon_sft":
+        _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
     resolved = _load(config, overrides)
     if not new:
         _check(resolved)
@@ -204,6 +218,33 @@ def sft(
         learning_rate=learning_rate,
         report=typer.echo,
     )
+
+
+def _bon_sft(
+    output: Path,
+    overrides: list[str] | None,
+    config: Path,
+    new: bool,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+) -> None:
+    """BoN-SFT needs samples and verdicts, so it is a run of the main job, whose last model becomes the output."""
+    if new:
+        raise UsageError("--new goes with --objective sft: Best-of-N of a fresh model has nothing to select from")
+    if output.exists():
+        raise UsageError(f"--output {output}: it exists already; name a directory that does not")
+    chosen = ["objective.imitation=bon_sft", f"run.steps={steps}", f"rollout.prompts_per_step={batch_size}"]
+    resolved = _load(config, [*chosen, f"learner.learning_rate={learning_rate}", *(overrides or [])])
+    _check(resolved)
+    from cluster.job import train as train_job
+
+    outcome = train_job(resolved)
+    if outcome.model is not None:
+        shutil.copytree(outcome.model, output)
+        typer.echo(f"wrote {output}")
+    typer.echo(outcome.message, err=bool(outcome.status))
+    raise typer.Exit(outcome.status)
 
 
 @app.command()

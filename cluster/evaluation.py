@@ -20,7 +20,7 @@ from actors.learning_step import graded_groups
 from actors.prompt_stream import sampling_seed
 from actors.replay_queue import write_groups
 from actors.rollout_pool import RolloutPool
-from actors.supervision import call
+from actors.supervision import ActorFailure, call
 from cluster.config import RunConfig
 from learner.metrics import CurvePoint, strategy_curve
 from verifiers.task import Prompt
@@ -44,6 +44,7 @@ class EvaluationPrompt:
 
     prompt: Prompt
     tokens: np.ndarray  # int32 [P]
+    demonstration: np.ndarray | None = None  # int32 [D], only in runs that imitate
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Evaluation:
     length_mean: float
     truncated_share: float
     seconds: float
+    set_aside: int = 0  # prompts on which the verifier failed
 
     @property
     def curve(self) -> list[CurvePoint]:
@@ -74,6 +76,7 @@ class Evaluation:
             "eval/reward_mean": self.reward_mean,
             "eval/response_length_mean": self.length_mean,
             "eval/truncated_share": self.truncated_share,
+            "eval/set_aside": self.set_aside,
             "eval/seconds": self.seconds,
         }
 
@@ -146,7 +149,14 @@ def summarise(
     seconds: float,
     strategies: Sequence[str] = ("pass_at_k",),
 ) -> Evaluation:
-    """The evaluation of graded groups of equal size."""
+    """The evaluation of graded groups of equal size; those on which the verifier failed are left out and counted.
+
+    Raises:
+        ActorFailure: the verifier failed on all of them.
+    """
+    asked, groups = len(groups), [group for group in groups if group.usable]
+    if not groups:
+        raise ActorFailure("the verifier failed on every prompt of the evaluation; see `detail` in its Parquet file")
     return Evaluation(
         step=step,
         temperature=temperature,
@@ -155,6 +165,7 @@ def summarise(
         length_mean=float(np.mean([len(tokens) for g in groups for tokens in g.response_tokens])),
         truncated_share=float(np.mean([r == "length" for g in groups for r in g.finish_reason])),
         seconds=seconds,
+        set_aside=asked - len(groups),
     )
 
 

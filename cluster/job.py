@@ -28,17 +28,18 @@ from cluster.processes import Processes, connect, disconnect
 from cluster.run import QUEUE, AgreementError, Run
 from cluster.run_directory import RunDirectory
 from cluster.weights import weights_sha256
-from verifiers.task import make_task, render
+from verifiers.task import Prompt, make_task, render
 
 COMPLETED, FAILED, INTERRUPTED = 0, 1, 130
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: the process's exit status, and the sentence that a person reads."""
+    """How a job ended: the process's exit status, the sentence that a person reads, and the model of a finished run."""
 
     status: int
     message: str
+    model: Path | None = None
 
 
 def train(config: RunConfig, *, resume: Path | None = None) -> Outcome:
@@ -139,10 +140,29 @@ def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
                 f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
                 f"{limit}: raise it"
             )
-        rendered.append(EvaluationPrompt(prompt, np.array(tokens, np.int32)))
+        demonstration = _demonstration(config, prompt, tokenizer) if split == "train" else None
+        rendered.append(EvaluationPrompt(prompt, np.array(tokens, np.int32), demonstration))
     if not rendered:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts")
     return rendered
+
+
+def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:
+    """The expert's response as token ids with the end token, in a run that imitates; None otherwise."""
+    if config.objective.imitation == "none":
+        return None
+    if prompt.demonstration is None:
+        raise UsageError(
+            f"objective.imitation = {config.objective.imitation}: task {config.task.name!r} has no demonstration for "
+            f"prompt {prompt.id!r}; use objective.imitation=none, or a task with solutions"
+        )
+    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), tokenizer.eos_token_id]
+    if len(tokens) > config.rollout.max_response_tokens:
+        raise UsageError(
+            f"the demonstration of prompt {prompt.id!r} has {len(tokens)} tokens; rollout.max_response_tokens is "
+            f"{config.rollout.max_response_tokens}: raise it"
+        )
+    return np.array(tokens, np.int32)
 
 
 async def _assemble(
@@ -252,4 +272,4 @@ def _completed(run: Run, dashboards: Dashboards) -> Outcome:
         }
     )
     lines = f"done: {run.steps} steps", f"weights {digest}", f"model   {model}", f"run     {run.directory.path}"
-    return Outcome(COMPLETED, "\n".join(lines))
+    return Outcome(COMPLETED, "\n".join(lines), model)

@@ -174,6 +174,12 @@ _TRAIN = _on(
     ("groups/all_pass_share", "share", "groups with only correct samples", "near 1: prompts too easy"),
     ("groups/mixed_share", "share", "groups with correct and wrong samples", "the groups that can teach"),
     (
+        "groups/set_aside",
+        "groups",
+        "groups of the step on which the verifier itself failed twice: logged with the reason, not trained on",
+        "above 0: look at `detail` in the step's Parquet file; the run ends if it is all of a step",
+    ),
+    (
         "groups/unique_answer_share",
         "share",
         "different answers of a group / its samples, unparsable ones counted as one answer",
@@ -316,6 +322,12 @@ _EVALUATION = _on(
     ("eval/reward_mean", "reward", "mean reward on the held-out prompts", "equals eval/pass@1 for 0/1 rewards"),
     ("eval/response_length_mean", "tokens", "mean length of the held-out responses", "see response/length_mean"),
     ("eval/truncated_share", "share", "held-out responses cut at the limit", "see response/truncated_share"),
+    (
+        "eval/set_aside",
+        "prompts",
+        "held-out prompts on which the verifier itself failed: left out of every curve",
+        "above 0: the curves are over fewer prompts; see `detail` in the evaluation's Parquet file",
+    ),
     ("eval/seconds", "s", "wall clock of the evaluation", "lower evaluation.prompts or evaluation.n if it dominates"),
 )
 

@@ -92,6 +92,7 @@ class Run:
             temperature=scheduled(moves.temperature, step, rollout.temperature),
             max_tokens=rollout.max_response_tokens,
             seed=sampling_seed(self.config.run.seed, ticket.sequence),
+            demonstration_tokens=source.demonstration,
         )
         return request, source.prompt
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from learner.estimators import Options, group_advantages
+from learner.estimators.bon_sft import bon_sft_advantages
 from learner.schedule import Schedule, scheduled_integer
 from learner.settings import ObjectiveSettings, TermSettings
 from learner.strategies import strategy_value
@@ -85,6 +86,11 @@ class Objective:
             (term.weight * self._of_term(term, groups, ratios) for term in self.terms(step)),
             start=np.zeros_like(groups.rewards),
         )
+
+    def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, step: int) -> np.ndarray:
+        """Advantages float64[G, n] of the samples beside an expert's response of advantage 1 in each group."""
+        k = self.terms(step)[0].k if self.settings.imitation == "bon_sft" else 1
+        return bon_sft_advantages(groups.scores, expert_scores, k, self.settings.p_fail_clip)
 
     def _of_term(self, term: TermSettings, groups: GradedGroups, ratios: np.ndarray | None) -> np.ndarray:
         return group_advantages(

@@ -69,6 +69,11 @@ class ObjectiveSettings(TermSettings):
         description="The failure rate that the bon_rlb estimators take from the group is kept within "
         "[p_fail_clip, 1 - p_fail_clip]; their weights are unbounded at 1.",
     )
+    imitation: Literal["none", "sft", "bon_sft"] = Field(
+        "none",
+        description="Imitate the task's demonstrations instead of maximising a reward: `bon_sft` through the Best-of-k "
+        "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` plainly.",
+    )
     off_policy: Literal["none", "exact"] = Field(
         "none",
         description="`exact`: advantages of groups from older weights use the sequence ratios of all members (one more "

@@ -271,8 +271,8 @@ def prompt_text(numbers: Sequence[int], target: int) -> str:
     return ",".join(map(str, numbers)) + f"={target}:"
 
 
-def _as_prompt(name: str, key: Key, level: str) -> Prompt:
-    return Prompt(name, prompt_text(*key), {"numbers": list(key[0]), "target": key[1]}, level)
+def _as_prompt(name: str, key: Key, level: str, demonstration: str | None = None) -> Prompt:
+    return Prompt(name, prompt_text(*key), {"numbers": list(key[0]), "target": key[1]}, level, demonstration)
 
 
 def _some_problems(level: str, split: str, rng: random.Random) -> Iterator[tuple[Key, str]]:
@@ -311,13 +311,15 @@ class Countdown:
         for _ in range(size):
             # The level is kept while a new problem is looked for, so all splits have the same mix.
             level = self._level(rng)
-            key = next((k for k, _ in _some_problems(level, split, rng) if k not in prompts), None)
-            if key is None:
+            found = next(((k, s) for k, s in _some_problems(level, split, rng) if k not in prompts), None)
+            if found is None:
                 raise ValueError(
                     f"task.{split}_size is {size}, but level {level} has too few distinct problems for its "
                     f"share of the {split} split; lower task.{split}_size or task.difficulty.{level}"
                 )
-            prompts[key] = _as_prompt(f"countdown/{split}/" + prompt_text(*key).rstrip(":"), key, level)
+            key, solution = found
+            name = f"countdown/{split}/" + prompt_text(*key).rstrip(":")
+            prompts[key] = _as_prompt(name, key, level, solution if split == "train" else None)
         return list(prompts.values())
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:

@@ -21,12 +21,14 @@ class Prompt:
         text: What the model is asked.
         reference: What the verifier needs to judge an answer; plain JSON types only, because it is logged.
         level: Difficulty or subject, by which evaluations may be broken down.
+        demonstration: An expert's response, for imitation; None outside of the train split or where there is none.
     """
 
     id: str
     text: str
     reference: dict[str, Any]
     level: str
+    demonstration: str | None = None
 
 
 class Task(Protocol):

@@ -49,11 +49,11 @@ def majority_exact(votes: Votes, k: int) -> Fraction:
     right, others, unparsable = votes
     n = right + sum(others) + unparsable
     bits = comb(n, min(2 * k, n // 2)).bit_length()  # a coefficient counts subsets of at most 2 k samples
-    total = Fraction(0)
+    wins: Counter[int] = Counter()  # k-subsets that the right answer leads, by how many others are tied with it
     for j in range(1, min(right, k) + 1):
         for tied, ways in enumerate(_ways(others, unparsable, j, k - j, bits)):
-            total += Fraction(comb(right, j) * ways, 1 + tied)
-    return total / comb(n, k)
+            wins[tied] += comb(right, j) * ways
+    return sum((Fraction(count, 1 + tied) for tied, count in wins.items()), Fraction(0)) / comb(n, k)
 
 
 def _ways(others: tuple[int, ...], unparsable: int, j: int, slots: int, bits: int) -> list[int]:

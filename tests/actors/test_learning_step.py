@@ -151,3 +151,19 @@ def test_objectives_that_cannot_work_are_refused(settings: dict, message: str) -
 def test_losses_that_cannot_work_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossSettings(**settings)
+
+
+def test_imitation_adds_the_expert_with_ratio_one() -> None:
+    """One demonstration a group, advantage 1; samples of plain imitation carry none, those of BoN-SFT do."""
+    expert = np.array([4, 5, 2], np.int32)
+    groups = [replace(g, demonstration_tokens=expert, demonstration_score=1.0) for g in GROUPS]
+    for imitation in ("sft", "bon_sft"):
+        engine = RecordingEngine(current=-0.25)
+        objective = Objective(ObjectiveSettings(k=2, imitation=imitation))
+        _, advantages = LearningStep(engine, objective, LossSettings())(groups, 0)
+        demonstrations = engine.sequences[8:]
+        assert [s.advantage for s in demonstrations] == [1.0, 1.0] and engine.normaliser == 2.0
+        assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh for s in demonstrations)
+        assert advantages.any() == (imitation == "bon_sft")
+    with pytest.raises(ValueError, match="without a demonstration"):
+        LearningStep(RecordingEngine(), objective, LossSettings())(GROUPS, 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from actors.group import Group
-from actors.verifier_worker import VerifierError, VerifierWorker
+from actors.verifier_worker import VerifierWorker
 from learner.tiny_model import character_tokenizer
 from tests.actors.test_group import make_group
 from verifiers.settings import TaskSettings
@@ -61,6 +62,18 @@ def test_reward_and_score_stay_with_their_sample(worker):
 
 
 def test_a_verifier_that_fails_is_not_a_wrong_answer(worker):
-    worker._task = Scripted({"1": Verdict(Status.VERIFIER_ERROR, reward=None, score=None, detail="out of memory")})
-    with pytest.raises(VerifierError, match="verifier-0: no verdict for prompt 'p', sample 0: out of memory"):
-        asyncio.run(worker.grade(group_of(worker, ["1"]).to_record_batch(), PROMPT))
+    failure = Verdict(Status.VERIFIER_ERROR, reward=None, score=None, detail="out of memory")
+    worker._task = task = Scripted({"1": failure, "2": Verdict(Status.WRONG, reward=0.0, score=None)})
+    _, graded = asyncio.run(worker.grade(group_of(worker, ["1", "2"]).to_record_batch(), PROMPT))
+    group = Group.from_record_batch(graded)
+    assert task.seen == ["1", "1", "2"], "it gets a second chance"
+    assert not group.usable and group.verdict == ["verifier_error", "wrong"]
+    assert np.isnan(group.reward[0]) and group.reward[1] == 0.0
+    assert group.detail == ["out of memory", ""], "the reason is in the record"
+
+
+def test_the_demonstration_is_judged_too(worker):
+    worker._task = Scripted({"1": Verdict.binary(Status.WRONG), "1+1": Verdict(Status.CORRECT, reward=1.0, score=0.75)})
+    group = replace(group_of(worker, ["1"]), demonstration_tokens=np.array([3, 2], np.int32))
+    _, graded = asyncio.run(worker.grade(group.to_record_batch(), replace(PROMPT, demonstration="1+1")))
+    assert Group.from_record_batch(graded).demonstration_score == 0.75

@@ -160,7 +160,7 @@ def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
         ("- 1", "must hold sections"),
         ("run: {steps: 1}\nrun: {steps: 2}", "stands twice"),
         ("run: {steps: 1, steps: 2}", "stands twice"),
-        ("1: 2", "not text"),
+        ("1.5: 2", "not text"),
         ("run: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )

@@ -131,3 +131,38 @@ def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
     assert result.returncode == 0, result.stdout + result.stderr
     final = summary["evaluations"][-1]
     assert f"{final['eval/pass@4']:.3f}" in result.stdout
+
+
+def test_a_mixture_with_schedules_kl_and_entropy_runs_and_resumes_bit_equal(tmp_path: Path):
+    """What moves with the step (k, n, temperature) and what lies beside the model (the reference) survive a resume."""
+    keys = [
+        *SMALL, "objective.weight=0.7", "objective.mixture=[{strategy: mean, k: 1, weight: 0.3}]",
+        "schedule.k={shape: steps, at: {2: 2}}", "schedule.n={shape: steps, at: {3: 6}}",
+        "schedule.temperature={end: 0.8, over: 4}", "loss.kl_coefficient=0.05", "loss.kl_refresh_every=2",
+        "loss.entropy_coefficient=0.01", "evaluation.at_start=false", "evaluation.at_end=false",
+        f"run.directory={tmp_path}",
+    ]  # fmt: skip
+    whole = bonrl("train", *keys, "run.name=whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    rows = metrics(tmp_path / "whole")
+    assert rows[0]["policy/kl_reference"] < 1e-6 < rows[1]["policy/kl_reference"], "the run leaves its reference"
+    assert all(row["logprob_gap/mean"] < 1e-4 for row in rows), "the learner follows the temperature"
+    sizes = [len(g["reward"]) for path in sorted((tmp_path / "whole" / "groups").glob("step-*")) for g in
+             pq.read_table(path).to_pylist()]  # fmt: skip
+    assert sizes == [8] * (3 * PROMPTS) + [6] * PROMPTS
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut")
+    shutil.rmtree(tmp_path / "other" / "cut" / "checkpoints" / "step-000004")
+    resumed = bonrl("train", "--resume", str(tmp_path / "other" / "cut"), config=None)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert weights(resumed.stdout) == weights(whole.stdout)
+
+
+def test_bon_sft_imitates_on_the_main_jobs_actors(tmp_path: Path):
+    arguments = ["--steps", "2", "--batch-size", "4", "--learning-rate", "1e-4", "--output", str(tmp_path / "model")]
+    small = ["rollout.n=8", "objective.k=4", "evaluation.at_start=false", "evaluation.at_end=false"]
+    result = bonrl("sft", "--objective", "bon_sft", *arguments, *small, f"run.directory={tmp_path / 'runs'}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    (row, *_) = metrics(run_directory(tmp_path / "runs"))
+    assert row["optimizer/gradient_norm"] > 0 and row["batch/sequences"] >= 4, "a demonstration of each group at least"

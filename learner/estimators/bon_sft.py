@@ -1,0 +1,60 @@
+"""BoN-SFT (arXiv 2412.15287): imitate an expert through the Best-of-N policy that will be deployed.
+
+Maximises log pi_bon(y_expert | x) instead of log pi(y_expert | x). Its gradient is grad log pi(y_expert) plus a term
+over samples of the policy, which are these advantages (sum convention). Plain imitation is the case N = 1, where they
+are all 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learner.estimators.bon_paper import tilt
+
+
+def bon_sft_advantages(
+    scores_GN: np.ndarray,
+    expert_scores_G: np.ndarray,
+    k: int,
+    p_fail_clip: float,
+) -> np.ndarray:
+    """Advantages float64 [G, n] of the group's samples, to go with an advantage of 1 for the expert's response.
+
+    Args:
+        scores_GN: of the samples; what Best-of-N selects by.
+        expert_scores_G: the verifier's score of each expert response.
+        k: the N of Best-of-N.
+        p_fail_clip: where scores are 0 or 1, the group's failure rate is kept within [clip, 1 - clip].
+
+    With scores of 0 and 1 the Best-of-N policy has a closed form, pi (1 - p^N) / (1 - p) for right and pi p^(N-1) for
+    wrong answers, and only p, the failure rate, is taken from the group. Otherwise the variational form is used, with
+    the group in place of the policy. Both are exact in the limit of a large group.
+    """
+    if k == 1:
+        return np.zeros_like(scores_GN)
+    binary = np.isin(scores_GN, (0.0, 1.0)).all() and np.isin(expert_scores_G, (0.0, 1.0)).all()
+    if binary:
+        return _closed_form(scores_GN, expert_scores_G[:, None], k, p_fail_clip)
+    return _variational(scores_GN, expert_scores_G[:, None], k)
+
+
+def _closed_form(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_clip: float) -> np.ndarray:
+    """d/dp of the log of the expert's factor, times (1 - R_i - p) / n: an estimate of grad p with a baseline."""
+    n = scores_GN.shape[1]
+    p_G1 = (1.0 - scores_GN.mean(axis=1, keepdims=True)).clip(p_fail_clip, 1 - p_fail_clip)
+    right_G1 = 1 / (1 - p_G1) - k * p_G1 ** (k - 1) / (1 - p_G1**k)
+    wrong_G1 = (k - 1) / p_G1
+    failed_GN = 1.0 - scores_GN
+    return np.where(expert_G1 == 1.0, right_G1, wrong_G1) * (failed_GN - failed_GN.mean(axis=1, keepdims=True)) / n
+
+
+def _variational(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int) -> np.ndarray:
+    """lambda/n 1[r_e >= r_j] - w_j - lambda/n sum_i w_i 1[r_i >= r_j], w the tilted weights of the samples."""
+    lam, n = tilt(k), scores_GN.shape[1]
+    at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
+    tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
+    weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
+    expected_GN = np.einsum("gi,gij->gj", weights_GN, at_least_GNN)
+    advantages_GN = lam / n * ((expert_G1 >= scores_GN) - expected_GN) - weights_GN
+    # The score function has mean 0, so a constant may be added: the sum is brought to 0 for less noise.
+    return advantages_GN - advantages_GN.mean(axis=1, keepdims=True)
