@@ -1,4 +1,4 @@
-"""The command line: `bonrl train | eval | sft | submit | export | config-reference`.
+"""The command line: `bonrl train | eval | sft | grade | submit | export | config-reference`.
 
 Every command reads a YAML file, applies `section.key=value` overrides and refuses what cannot work before anything
 starts: one message, exit status 2. The installation is checked before bonrl's own modules are imported, and Ray, vLLM
@@ -245,6 +245,46 @@ def _bon_sft(
         typer.echo(f"wrote {output}")
     typer.echo(outcome.message, err=bool(outcome.status))
     raise typer.Exit(outcome.status)
+
+
+@app.command()
+def grade(
+    source: Annotated[Path, typer.Option("--input", "-i", metavar="JSONL", help="Rows to grade.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="JSONL", help="File to write, one row for each.")],
+    verifier: Annotated[str, typer.Option("--verifier", metavar="math|code|countdown", help="Which verifier.")],
+    timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for one answer.")] = 5.0,
+    parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Answers at once [one per core].")] = None,
+) -> None:
+    """Grade a JSON Lines file with the verifier that training uses.
+
+    \b
+    Fields of a row, beside its id
+      math       prediction (a full response or a bare answer), reference
+      code       completion, task: {prompt, test, entry_point}
+      countdown  prediction, numbers, target
+    Fields of the output: id, status, reward, seconds, answer, detail.
+
+    \b
+    Examples
+      bonrl grade --verifier math --input answers.jsonl --output graded.jsonl
+      bonrl grade --verifier code --timeout 10 --input completions.jsonl --output graded.jsonl
+    """
+    from rich.progress import track
+
+    from cluster.grade import grade_file
+
+    counts = grade_file(
+        source,
+        output,
+        verifier,
+        timeout_s=timeout,
+        parallel=parallel,
+        progress=lambda rows, total: track(rows, "grading", total, console=Console(stderr=True)),
+    )
+    total = counts.total()
+    for status, count in counts.most_common():
+        typer.echo(f"{status:<15} {count:>7}  {100 * count / total:5.1f} %")
+    typer.echo(f"wrote {output}")
 
 
 @app.command()
