@@ -11,9 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from actors.group import Group
+from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, make_task
 from verifiers.verdict import Status, Verdict
+
+READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the form that was asked for
 
 
 class VerifierWorker:
@@ -30,6 +33,8 @@ class VerifierWorker:
 
         self.name = name
         self._task = make_task(task)
+        self._scorer = make_scorer(task)
+        self._format_bonus = task.format_bonus
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
 
     async def ready(self) -> None:
@@ -58,19 +63,28 @@ class VerifierWorker:
             if response not in known:
                 started = time.perf_counter()
                 known[response] = (self._verdict(prompt, response), time.perf_counter() - started)
+        graded = [known[response] for response in responses]
+        verdicts = [verdict for verdict, _ in graded]
         demonstration = None
         if group.demonstration_tokens is not None and prompt.demonstration is not None:
-            demonstration = _score(self._verdict(prompt, prompt.demonstration))
-        graded = [known[response] for response in responses]
+            shown = self._verdict(prompt, prompt.demonstration)
+            # Scored among the samples: a vote has no score for an answer on its own.
+            demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
+        scores = self._scorer.scores(prompt, responses, verdicts)
         return group.with_grades(
-            reward=np.array([np.nan if v.reward is None else v.reward for v, _ in graded]),
-            score=np.array([np.nan if _score(v) is None else _score(v) for v, _ in graded], np.float64),
-            verdict=[v.status.value for v, _ in graded],
-            answer=[v.answer for v, _ in graded],
+            reward=np.array([self._reward(verdict) for verdict in verdicts]),
+            score=np.array([np.nan if score is None else score for score in scores]),
+            verdict=[verdict.status.value for verdict in verdicts],
+            answer=[verdict.answer for verdict in verdicts],
             verify_seconds=np.array([seconds for _, seconds in graded]),
-            detail=[v.detail for v, _ in graded],
+            detail=[verdict.detail for verdict in verdicts],
             demonstration_score=demonstration,
         ).to_record_batch()
+
+    def _reward(self, verdict: Verdict) -> float:
+        if verdict.reward is None:
+            return float("nan")
+        return verdict.reward + (self._format_bonus if verdict.status in READABLE else 0.0)
 
     def _verdict(self, prompt: Prompt, response: str) -> Verdict:
         """The task's verdict; one more try where the verifier itself failed, for it may have lost a process."""
@@ -79,8 +93,3 @@ class VerifierWorker:
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
         return self._tokenizer.batch_decode([tokens.tolist() for tokens in responses], skip_special_tokens=True)
-
-
-def _score(verdict: Verdict) -> float | None:
-    """What the deployed verifier ranks by: the reward, where it has no number of its own."""
-    return verdict.reward if verdict.score is None else verdict.score

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from learner.schedule import scheduled_integer
 from learner.strategies import check_strategy
+from verifiers.scorers import make_scorer
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
-    rules = (_objective, _schedules, _lengths, _devices, _queue, _evaluation)
+    rules = (_objective, _rewards, _schedules, _lengths, _devices, _queue, _evaluation)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -35,6 +36,19 @@ def _objective(config: RunConfig) -> Iterator[str]:
         objective.check_group_size(n)
     except ValueError as error:
         yield f"objective.k = {objective.k}, rollout.n = {n}: {error}"
+
+
+def _rewards(config: RunConfig) -> Iterator[str]:
+    for term in config.objective.terms():
+        if config.task.format_bonus and term.strategy == "pass_at_k":
+            yield (
+                f"task.format_bonus = {config.task.format_bonus:g} makes rewards other than 0 and 1, which "
+                "objective.strategy = pass_at_k cannot take; use max_at_k, or task.format_bonus = 0"
+            )
+    try:
+        make_scorer(config.task)
+    except ValueError as error:
+        yield str(error)
 
 
 def _schedules(config: RunConfig) -> Iterator[str]:

@@ -25,6 +25,22 @@ class DifficultyMix(BaseModel):
         return self
 
 
+class ScorerSettings(BaseModel):
+    """What the deployed verifier ranks by (the score); the reward stays that of the task."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["verdict", "majority", "synthetic", "lenient"] = Field(
+        "verdict",
+        description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer. "
+        "`synthetic`: the verdict with the error rates below, for experiments. `lenient`: countdown without the rule "
+        "on which numbers to use, an imperfect verifier whose flaw has a pattern.",
+    )
+    false_positive: float = Field(0.1, ge=0, le=1, description="Share of wrong answers that `synthetic` accepts.")
+    false_negative: float = Field(0.0, ge=0, le=1, description="Share of right answers that `synthetic` rejects.")
+    seed: int = Field(0, ge=0, description="Decides which answers `synthetic` gets wrong.")
+
+
 class TaskSettings(BaseModel):
     """Which problems are trained and evaluated on. Fields that only one task reads say so."""
 
@@ -66,6 +82,16 @@ class TaskSettings(BaseModel):
     difficulty: DifficultyMix = Field(
         default_factory=lambda: DifficultyMix(),
         description="Mix of difficulty levels in every split (countdown only).",
+    )
+    scorer: ScorerSettings = Field(
+        default_factory=lambda: ScorerSettings(),
+        description="The score by which Best-of-N selects, where it is not the task's own verdict.",
+    )
+    format_bonus: float = Field(
+        0.0,
+        ge=0,
+        description="Added to the reward of every answer that can be read, right or wrong. 0: off. Rewards are then no "
+        "longer 0 or 1, so it goes with max_at_k, best_of_k or mean, not with pass_at_k.",
     )
     slips: float = Field(
         0.0,

@@ -77,3 +77,14 @@ def test_the_demonstration_is_judged_too(worker):
     group = replace(group_of(worker, ["1"]), demonstration_tokens=np.array([3, 2], np.int32))
     _, graded = asyncio.run(worker.grade(group.to_record_batch(), replace(PROMPT, demonstration="1+1")))
     assert Group.from_record_batch(graded).demonstration_score == 0.75
+
+
+def test_a_format_bonus_goes_to_answers_that_can_be_read(tmp_path):
+    character_tokenizer().save_pretrained(tmp_path)
+    worker = VerifierWorker("verifier-0", TaskSettings(format_bonus=0.1, scorer={"kind": "majority"}), str(tmp_path))
+    right, wrong = Verdict.binary(Status.CORRECT, answer="1"), Verdict.binary(Status.WRONG, answer="2")
+    worker._task = Scripted({"1": right, "2": wrong, "3": Verdict.binary(Status.UNPARSABLE)})
+    _, graded = asyncio.run(worker.grade(group_of(worker, ["1", "2", "3", "2"]).to_record_batch(), PROMPT))
+    group = Group.from_record_batch(graded)
+    assert group.reward.tolist() == [1.1, 0.1, 0.0, 0.1]
+    assert group.score.tolist() == [0.25, 0.5, 0.0, 0.5], "the vote is over the group"

@@ -1,0 +1,49 @@
+"""Scores that are not the verdict: votes, errors at a known rate, a flaw with a pattern."""
+
+from __future__ import annotations
+
+import pytest
+
+from verifiers.countdown import grade
+from verifiers.scorers import make_scorer
+from verifiers.settings import TaskSettings
+from verifiers.task import Prompt
+from verifiers.verdict import Status, Verdict
+
+PROMPT = Prompt("p", "", {"numbers": [1, 3, 7], "target": 24}, "easy")
+
+
+def scorer(**settings):
+    return make_scorer(TaskSettings(scorer=settings))
+
+
+def test_the_verdicts_own_score_or_its_reward() -> None:
+    verdicts = [Verdict(Status.CORRECT, 1.0, 0.25), Verdict(Status.WRONG, 0.0, None), Verdict.failed("lost")]
+    assert scorer().scores(PROMPT, ["a", "b", "c"], verdicts) == [0.25, 0.0, None]
+
+
+def test_votes_count_right_answers_as_one() -> None:
+    verdicts = [
+        Verdict.binary(Status.CORRECT, answer="1/2"), Verdict.binary(Status.CORRECT, answer="0.5"),
+        Verdict.binary(Status.WRONG, answer="3"), Verdict.binary(Status.UNPARSABLE),
+    ]  # fmt: skip
+    assert scorer(kind="majority").scores(PROMPT, ["a", "b", "c", "d"], verdicts) == [0.5, 0.5, 0.25, 0.0]
+
+
+def test_synthetic_errors_come_at_their_rates_and_stay() -> None:
+    noisy = scorer(kind="synthetic", false_positive=0.2, false_negative=0.1)
+    answers = [str(i) for i in range(5000)]
+    wrong = noisy.scores(PROMPT, answers, [Verdict.binary(Status.WRONG)] * 5000)
+    right = noisy.scores(PROMPT, answers, [Verdict.binary(Status.CORRECT)] * 5000)
+    assert sum(wrong) / 5000 == pytest.approx(0.2, abs=0.02) and sum(right) / 5000 == pytest.approx(0.9, abs=0.02)
+    assert noisy.scores(PROMPT, answers, [Verdict.binary(Status.WRONG)] * 5000) == wrong
+    assert noisy.scores(PROMPT, ["x"], [Verdict.failed("lost")]) == [None]
+
+
+def test_the_lenient_verifier_ignores_which_numbers_are_used() -> None:
+    responses = ["3*(1+7)", "4*6", "3*7", "hello"]
+    verdicts = [grade(r, [1, 3, 7], 24) for r in responses]
+    assert [v.reward for v in verdicts] == [1.0, 0.0, 0.0, 0.0]
+    assert scorer(kind="lenient").scores(PROMPT, responses, verdicts) == [1.0, 1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="lenient is countdown's"):
+        make_scorer(TaskSettings(name="gsm8k", path=".", scorer={"kind": "lenient"}))

@@ -1,0 +1,107 @@
+"""Scores beside rewards: what the deployed verifier ranks by, where it is not the task's own verdict.
+
+The reward says what we want, the score what Best-of-N will select by (DESIGN.md, section 1). A scorer sees a whole
+group, because a vote is a score that only a group has, and because a learned verifier works in batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from verifiers.countdown import ExpressionError, evaluate
+from verifiers.settings import ScorerSettings, TaskSettings
+from verifiers.task import Prompt
+from verifiers.verdict import Status, Verdict
+
+
+class Scorer(Protocol):
+    """Scores the answers of one prompt."""
+
+    def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
+        """One score for each response; None where there can be none because the verifier failed."""
+        ...
+
+
+class VerdictScorer:
+    """The task's own score: that of the verdict, or its reward where it has no number of its own."""
+
+    def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
+        """See :class:`Scorer`."""
+        return [v.reward if v.score is None else v.score for v in verdicts]
+
+
+class MajorityScorer:
+    """The share of the group that gives the same answer; an unparsable answer scores 0."""
+
+    def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
+        """See :class:`Scorer`."""
+        # Right answers are one answer, however they are spelt.
+        names = ["<right>" if v.status is Status.CORRECT else v.answer for v in verdicts]
+        votes = Counter(names)
+        return [0.0 if name is None else votes[name] / len(names) for name in names]
+
+
+class SyntheticScorer:
+    """A verifier with known error rates, for experiments: 1 or 0, wrong with a fixed chance for each answer.
+
+    The same answer to the same prompt always gets the same score: like a real verifier, it can be fooled twice.
+    """
+
+    def __init__(self, false_positive: float, false_negative: float, seed: int) -> None:
+        self._false_positive = false_positive
+        self._false_negative = false_negative
+        self._seed = seed
+
+    def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
+        """See :class:`Scorer`."""
+        return [
+            None if v.reward is None else self._score(prompt.id, response, v.status is Status.CORRECT)
+            for response, v in zip(responses, verdicts, strict=True)
+        ]
+
+    def _score(self, prompt_id: str, response: str, right: bool) -> float:
+        key = f"{self._seed}\0{prompt_id}\0{response}".encode()
+        chance = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+        if right:
+            return 0.0 if chance < self._false_negative else 1.0
+        return 1.0 if chance < self._false_positive else 0.0
+
+
+class LenientScorer:
+    """Countdown without half of its rules: any expression that hits the target scores 1, whatever numbers it uses.
+
+    A flaw with a pattern, unlike random errors: a policy can learn to exploit it, or to keep away from it.
+    """
+
+    def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
+        """See :class:`Scorer`."""
+        return [self._score(response, prompt.reference["target"]) for response in responses]
+
+    @staticmethod
+    def _score(response: str, target: int) -> float:
+        try:
+            value, _ = evaluate(response)
+        except ExpressionError:
+            return 0.0
+        return 1.0 if value == target else 0.0
+
+
+def make_scorer(task: TaskSettings) -> Scorer:
+    """The scorer that ``task.scorer`` names.
+
+    Raises:
+        ValueError: It does not go with the task.
+    """
+    settings: ScorerSettings = task.scorer
+    if settings.kind == "majority":
+        return MajorityScorer()
+    if settings.kind == "synthetic":
+        return SyntheticScorer(settings.false_positive, settings.false_negative, settings.seed)
+    if settings.kind == "lenient":
+        if task.name != "countdown":
+            raise ValueError(f"task.scorer.kind lenient is countdown's, task.name is {task.name}; choose another kind")
+        return LenientScorer()
+    return VerdictScorer()
