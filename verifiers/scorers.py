@@ -71,22 +71,26 @@ class SyntheticScorer:
 
 
 class LenientScorer:
-    """Countdown without half of its rules: any expression that hits the target scores 1, whatever numbers it uses.
+    """Countdown with a sloppy eye: an expression of the right numbers scores 1 if it comes near the target.
 
-    A flaw with a pattern, unlike random errors: a policy can learn to exploit it, or to keep away from it.
+    A flaw with a pattern, unlike random errors: a policy can learn to exploit it, or to keep away from near misses.
     """
+
+    def __init__(self, tolerance: int) -> None:
+        self._tolerance = tolerance
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
         """See :class:`Scorer`."""
-        return [self._score(response, prompt.reference["target"]) for response in responses]
+        return [self._score(prompt, response) for response in responses]
 
-    @staticmethod
-    def _score(response: str, target: int) -> float:
+    def _score(self, prompt: Prompt, response: str) -> float:
         try:
-            value, _ = evaluate(response)
+            value, used = evaluate(response)
         except ExpressionError:
             return 0.0
-        return 1.0 if value == target else 0.0
+        if value is None or used != tuple(sorted(prompt.reference["numbers"])):
+            return 0.0
+        return 1.0 if abs(value - prompt.reference["target"]) <= self._tolerance else 0.0
 
 
 def make_scorer(task: TaskSettings) -> Scorer:
@@ -103,5 +107,5 @@ def make_scorer(task: TaskSettings) -> Scorer:
     if settings.kind == "lenient":
         if task.name != "countdown":
             raise ValueError(f"task.scorer.kind lenient is countdown's, task.name is {task.name}; choose another kind")
-        return LenientScorer()
+        return LenientScorer(settings.tolerance)
     return VerdictScorer()

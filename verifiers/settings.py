@@ -33,11 +33,12 @@ class ScorerSettings(BaseModel):
     kind: Literal["verdict", "majority", "synthetic", "lenient"] = Field(
         "verdict",
         description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer. "
-        "`synthetic`: the verdict with the error rates below, for experiments. `lenient`: countdown without the rule "
-        "on which numbers to use, an imperfect verifier whose flaw has a pattern.",
+        "`synthetic`: the verdict with the error rates below, for experiments. `lenient`: countdown with the "
+        "tolerance below, an imperfect verifier whose flaw has a pattern.",
     )
     false_positive: float = Field(0.1, ge=0, le=1, description="Share of wrong answers that `synthetic` accepts.")
     false_negative: float = Field(0.0, ge=0, le=1, description="Share of right answers that `synthetic` rejects.")
+    tolerance: int = Field(1, ge=0, description="How far from the target `lenient` still accepts a value.")
     seed: int = Field(0, ge=0, description="Decides which answers `synthetic` gets wrong.")
 
 

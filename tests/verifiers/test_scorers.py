@@ -40,10 +40,11 @@ def test_synthetic_errors_come_at_their_rates_and_stay() -> None:
     assert noisy.scores(PROMPT, ["x"], [Verdict.failed("lost")]) == [None]
 
 
-def test_the_lenient_verifier_ignores_which_numbers_are_used() -> None:
-    responses = ["3*(1+7)", "4*6", "3*7", "hello"]
+def test_the_lenient_verifier_accepts_near_misses() -> None:
+    responses = ["3*(1+7)", "3*7+1", "4*6", "3*7*1", "7/(3-3*1)", "hello"]
     verdicts = [grade(r, [1, 3, 7], 24) for r in responses]
-    assert [v.reward for v in verdicts] == [1.0, 0.0, 0.0, 0.0]
-    assert scorer(kind="lenient").scores(PROMPT, responses, verdicts) == [1.0, 1.0, 0.0, 0.0]
+    assert [v.reward for v in verdicts] == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert scorer(kind="lenient", tolerance=2).scores(PROMPT, responses, verdicts) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert scorer(kind="lenient", tolerance=3).scores(PROMPT, responses, verdicts) == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="lenient is countdown's"):
         make_scorer(TaskSettings(name="gsm8k", path=".", scorer={"kind": "lenient"}))
