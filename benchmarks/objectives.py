@@ -3,9 +3,13 @@
     python -m benchmarks.objectives run DIRECTORY        # tune, then train every objective with every seed
     python -m benchmarks.objectives report DIRECTORY docs/evidence    # tables and plots of what is there
 
-Countdown and the shipped base model on the main job's stack. All objectives get the same numbers of prompts, samples
-and steps; the learning rate of each is chosen on the validation split, by the metric that the objective is for, from
-the same candidates with the same budget. Results are on the test split, which nothing here was tuned on.
+Countdown and the shipped base model on the main job's stack. All contenders of an experiment get the same numbers of
+prompts, samples and steps; the learning rate of each is chosen on the validation split, by the metric that it is for,
+from the same candidates with the same budget. Results are on the test split, which nothing here was tuned on.
+
+    objectives  ordinary RL, pass@k, the paper's and other methods, in pass@k
+    verifier    a lenient verifier selects: Best-of-k trained with it, pass@k, mean; in Best-of-k with that verifier
+    imitation   BoN-SFT and SFT from the same demonstrations, in pass@k
 """
 
 from __future__ import annotations
@@ -41,11 +45,35 @@ FINAL = ("evaluation.split=test", "evaluation.prompts=256", "evaluation.n=128")
 
 @dataclass(frozen=True)
 class Contender:
-    """One objective of the comparison: its configuration, and the pass@k by which its learning rate is chosen."""
+    """One side of a comparison: its configuration, and the ks by whose value its learning rate is chosen."""
 
     title: str
     overrides: tuple[str, ...]
     tuned_for: dict[int, float] = field(default_factory=lambda: {1: 1.0})  # weight by k
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Contenders that are compared with each other, in one strategy's value."""
+
+    strategy: str  # `pass_at_k`, or `best_of_k` by the verifier's score
+    contenders: dict[str, Contender]
+    reference: str  # the contender that the others are compared with, beside the base
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Graded samples of the evaluation prompts: bool and float64, [P, n]."""
+
+    correct: np.ndarray
+    score: np.ndarray
+
+    def value(self, strategy: str, k: int) -> np.ndarray:
+        """The strategy's unbiased value of each prompt, float64 [P]."""
+        from learner import strategy_value
+
+        return np.asarray(strategy_value(self.correct.astype(float), scores=self.score, strategy=strategy, k=k))
 
 
 def _pass_at_k(k: int, estimator: str) -> Contender:
@@ -53,8 +81,10 @@ def _pass_at_k(k: int, estimator: str) -> Contender:
     return Contender(f"pass@{k} ({estimator})", overrides, {k: 1.0})
 
 
-CONTENDERS = {
-    "mean": Contender("mean reward", ("objective.strategy=mean", "objective.k=1")),
+MEAN = Contender("mean reward", ("objective.strategy=mean", "objective.k=1"))
+
+OBJECTIVES = {
+    "mean": MEAN,
     "grpo": Contender("GRPO", ("objective.strategy=mean", "objective.k=1", "objective.estimator=grpo")),
     "pass8-loo": _pass_at_k(8, "loo"),
     "pass4-loo": _pass_at_k(4, "loo"),
@@ -71,73 +101,96 @@ CONTENDERS = {
 }
 
 
-def train(directory: Path, contender: Contender, rate: float, seed: int, evaluation: tuple[str, ...]) -> np.ndarray:
-    """One run, unless its result is there already; which samples of each evaluation prompt were right, bool [P, n]."""
-    result = directory / "result.npz"
-    if not result.is_file():
+LENIENT = ("task.scorer.kind=lenient", "evaluation.strategies=[best_of_k]")
+
+VERIFIER = {
+    "best8": Contender(
+        "Best-of-8 with the lenient verifier", ("objective.strategy=best_of_k", "objective.k=8"), {8: 1.0}
+    ),
+    "pass8": Contender("pass@8", ("objective.strategy=pass_at_k", "objective.k=8"), {8: 1.0}),
+    "mean": MEAN,
+}
+
+IMITATION = {
+    "sft": Contender("SFT", ("objective.imitation=sft",), {8: 1.0}),
+    "bon-sft": Contender("BoN-SFT, N = 8", ("objective.imitation=bon_sft", "objective.k=8"), {8: 1.0}),
+}
+
+EXPERIMENTS = {
+    "objectives": Experiment("pass_at_k", OBJECTIVES, "mean"),
+    "verifier": Experiment("best_of_k", VERIFIER, "pass8", LENIENT),
+    "imitation": Experiment("pass_at_k", IMITATION, "sft"),
+}
+
+
+def train(
+    directory: Path, experiment: Experiment, contender: Contender, rate: float, seed: int, evaluation: tuple[str, ...]
+) -> Result:
+    """One run and its result, unless that is there already."""
+    if not (directory / "result.npz").is_file():
         shutil.rmtree(directory, ignore_errors=True)  # what is there was cut off
         command = [sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/local.yaml", *COMMON]
-        command += [*contender.overrides, *evaluation, f"learner.learning_rate={rate}", f"run.seed={seed}"]
+        command += [*experiment.overrides, *contender.overrides, *evaluation]
+        command += [f"learner.learning_rate={rate}", f"run.seed={seed}"]
         command += [f"run.directory={directory.parent}", f"run.name={directory.name}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=RUN_LIMIT_S)
         (groups,) = (directory / "groups").glob("evaluation-*.parquet")
-        _keep(result, groups)
+        _keep(directory, groups)
         for part in ("groups", "checkpoints"):  # gigabytes over the grid; metrics.jsonl and the result stay
             shutil.rmtree(directory / part)
-    return np.load(result)["correct"]
+    return load(directory)
 
 
-def evaluate_base(directory: Path) -> np.ndarray:
-    """The base model on the final evaluation, with the same random numbers as every run."""
-    result = directory / "result.npz"
-    if not result.is_file():
+def evaluate_base(directory: Path, experiment: Experiment) -> Result:
+    """The base model on the final evaluation."""
+    if not (directory / "result.npz").is_file():
         shutil.rmtree(directory, ignore_errors=True)
         command = [sys.executable, "-m", "cluster.cli", "eval", "--config", "cluster/local.yaml"]
-        command += ["--checkpoint", "models/countdown-base", "--output", str(directory), *FINAL]
+        command += ["--checkpoint", "models/countdown-base", "--output", str(directory), *FINAL, *experiment.overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=RUN_LIMIT_S)
         (groups,) = directory.glob("*.parquet")
-        _keep(result, groups)
+        _keep(directory, groups)
         groups.unlink()
-    return np.load(result)["correct"]
+    return load(directory)
 
 
-def _keep(result: Path, groups: Path) -> None:
-    """Right answers of each prompt, in the order of the prompts."""
+def _keep(directory: Path, groups: Path) -> None:
+    """What the report needs of each prompt's samples, in the order of the prompts."""
     import pyarrow.parquet as parquet
 
-    table = parquet.read_table(groups, columns=["sequence", "verdict"]).sort_by("sequence")
-    verdicts = table["verdict"].to_pylist()
-    np.savez(result, correct=np.array([[v == "correct" for v in group] for group in verdicts]))
+    table = parquet.read_table(groups, columns=["sequence", "verdict", "score"]).sort_by("sequence")
+    correct = np.array([[v == "correct" for v in verdicts] for verdicts in table["verdict"].to_pylist()])
+    np.savez(directory / "result.npz", correct=correct, score=np.array(table["score"].to_pylist()))
 
 
-def value(correct_PN: np.ndarray, k: int) -> np.ndarray:
-    """Unbiased pass@k of each prompt, float64 [P]."""
-    from learner import strategy_value
+def load(directory: Path) -> Result:
+    """The result of a finished run."""
+    arrays = np.load(directory / "result.npz")
+    return Result(arrays["correct"], arrays["score"])
 
-    return np.asarray(strategy_value(correct_PN.astype(float), strategy="pass_at_k", k=k))
 
-
-def tuned_rate(root: Path, name: str) -> float:
+def tuned_rate(root: Path, experiment: Experiment, name: str) -> float:
     """The learning rate with the best validation value of what the contender is for."""
-    contender, scores = CONTENDERS[name], {}
+    contender, scores = experiment.contenders[name], {}
     for rate in RATES:
-        correct = train(root / f"tune-{name}-{rate:g}", contender, rate, TUNING_SEED, TUNING)
-        scores[rate] = sum(weight * value(correct, k).mean() for k, weight in contender.tuned_for.items())
+        result = train(root / f"tune-{name}-{rate:g}", experiment, contender, rate, TUNING_SEED, TUNING)
+        parts = [weight * result.value(experiment.strategy, k).mean() for k, weight in contender.tuned_for.items()]
+        scores[rate] = float(sum(parts))
         print(f"tuning {name}: learning rate {rate:g} gives {scores[rate]:.4f}", flush=True)
     (root / f"tuning-{name}.json").write_text(json.dumps({f"{r:g}": s for r, s in scores.items()}))
     return max(scores, key=scores.__getitem__)
 
 
-def run(root: Path, names: list[str]) -> None:
-    """Everything that is not there yet: the base, then each objective's tuning and seeds."""
+def run(root: Path, experiment: Experiment, names: list[str]) -> None:
+    """Everything that is not there yet: the base, then each contender's tuning and seeds."""
     root.mkdir(parents=True, exist_ok=True)
-    evaluate_base(root / "base")
+    evaluate_base(root / "base", experiment)
     for name in names:
-        rate = tuned_rate(root, name)
+        rate = tuned_rate(root, experiment, name)
         for seed in SEEDS:
-            correct = train(root / f"{name}-seed{seed}", CONTENDERS[name], rate, seed, FINAL)
-            curve = " ".join(f"{value(correct, k).mean():.3f}" for k in KS)
-            print(f"{name}, learning rate {rate:g}, seed {seed}: pass@{KS} = {curve}", flush=True)
+            result = train(root / f"{name}-seed{seed}", experiment, experiment.contenders[name], rate, seed, FINAL)
+            curve = " ".join(f"{result.value(experiment.strategy, k).mean():.3f}" for k in KS)
+            print(f"{name}, learning rate {rate:g}, seed {seed}: {experiment.strategy}, k = {KS}: {curve}", flush=True)
 
 
 def main() -> None:
@@ -145,15 +198,20 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("directory", type=Path, help="where runs and results lie")
     parser.add_argument("page", type=Path, nargs="?", default=Path("docs/evidence"), help="report: the folder to write")
-    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), help="these objectives")
+    parser.add_argument("--experiment", choices=list(EXPERIMENTS), default="objectives")
+    parser.add_argument("--only", nargs="*", help="these contenders")
     options = parser.parse_args()
-    names = options.only or list(CONTENDERS)
+    experiment = EXPERIMENTS[options.experiment]
+    names = options.only or list(experiment.contenders)
+    if unknown := set(names) - set(experiment.contenders):
+        parser.error(f"--only {' '.join(unknown)}: choose from {', '.join(experiment.contenders)}")
+    root = options.directory.resolve() / options.experiment
     if options.command == "run":
-        run(options.directory.resolve(), names)
+        run(root, experiment, names)
     else:
         from benchmarks.objectives_report import write_report
 
-        write_report(options.directory, options.page, names)
+        write_report(root, options.page / options.experiment, experiment, names)
 
 
 if __name__ == "__main__":
