@@ -1,5 +1,7 @@
 """Tasks and graders: no Ray here, so every grader runs and is tested in a plain Python process."""
 
+from verifiers.sandbox.grading import run_python
+from verifiers.sandbox.limits import Limits
 from verifiers.settings import DifficultyMix, TaskSettings
 from verifiers.task import SPLITS, Prompt, Task, make_task, render
 from verifiers.verdict import Status, Verdict
@@ -7,6 +9,7 @@ from verifiers.verdict import Status, Verdict
 __all__ = [
     "SPLITS",
     "DifficultyMix",
+    "Limits",
     "Prompt",
     "Status",
     "Task",
@@ -14,4 +17,5 @@ __all__ = [
     "Verdict",
     "make_task",
     "render",
+    "run_python",
 ]

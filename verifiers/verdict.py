@@ -32,6 +32,7 @@ class Verdict:
         answer: The extracted answer in a canonical spelling (majority votes count it), None if there is none.
         seconds: Wall time that the verification took.
         detail: Why, for people; never parsed.
+        weak: The answer's own program could have forged this verdict (see docs/sandbox.md).
     """
 
     status: Status
@@ -40,6 +41,7 @@ class Verdict:
     answer: str | None = None
     seconds: float = 0.0
     detail: str = ""
+    weak: bool = False
 
     def __post_init__(self) -> None:
         if (self.reward is None) != (self.status is Status.VERIFIER_ERROR):

@@ -1,0 +1,250 @@
+"""From a program and its tests to a verdict, in three conventions: ``check(candidate)``, asserts, stdin and stdout."""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import json
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from verifiers.sandbox.executor import Executor
+from verifiers.sandbox.levels import Level
+from verifiers.sandbox.limits import Limits
+from verifiers.sandbox.worker import Outcome, WorkerDied
+from verifiers.verdict import Status, Verdict
+
+_STATUS = {
+    "correct": Status.CORRECT,
+    "wrong": Status.WRONG,
+    "crash": Status.CRASH,
+    "syntax": Status.UNPARSABLE,
+}
+_FAULTS = {
+    "broken": "the tests are at fault",
+    "infrastructure": "the sandbox failed",
+    "unsplittable": "the tests cannot be kept apart from the program (task.sandbox.allow_weak: true would run them "
+    "beside it, and mark the verdict weak)",
+}
+
+
+class TestsError(ValueError):
+    """Tests that cannot be used: the message says what is wrong with them."""
+
+    __test__ = False  # not one of pytest's, in spite of its name
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTests:
+    """Tests of one problem.
+
+    Attributes:
+        kind: ``check`` (the tests define ``check(candidate)``), ``asserts``, or ``stdio``.
+        tests: Python source (``check``, ``asserts``), or JSON: a list of {"input", "output"} (``stdio``).
+        entry_point: Name of the function under test (``check`` only).
+        prompt: Source that the tests may lean on, such as helpers that the problem gave (``check`` only).
+        names: Names that the program must define although Python has a built-in of that name (``asserts`` only).
+            Others are found: whatever the tests use and nobody else defines.
+    """
+
+    __test__ = False
+
+    kind: str
+    tests: str
+    entry_point: str = ""
+    prompt: str = ""
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, tests: str, *, entry_point: str | None = None, prompt: str = "") -> CodeTests:
+        """Find out which convention ``tests`` follow, and check that they can be used.
+
+        Raises:
+            TestsError: They do not compile, or no convention fits (the message says what is missing).
+        """
+        if tests.lstrip().startswith("["):
+            stdio = cls("stdio", tests)
+            if _is_json(tests):
+                stdio.cases()
+                return stdio
+        tree = _parse(tests, "the tests")
+        defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
+        if entry_point is None:
+            called = any(isinstance(node, ast.Name) and node.id == "check" for node in ast.walk(tree))
+            if defines_check and not called:
+                raise TestsError("the tests define check(candidate) and never call it; give entry_point")
+            return cls("asserts", tests)
+        if not defines_check:
+            raise TestsError("entry_point is given, but the tests define no function check(candidate)")
+        if not entry_point.isidentifier():
+            raise TestsError(f"the entry point {entry_point!r} is no name of a function")
+        _parse(prompt, "the prompt")
+        return cls("check", tests, entry_point, prompt)
+
+    def cases(self) -> list[tuple[str, str]]:
+        """Inputs and expected outputs of ``stdio`` tests. Raises TestsError."""
+        rows: Any = json.loads(self.tests)
+        if not rows:
+            raise TestsError("the tests hold no case")
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("input", "output")):
+                raise TestsError(f"case {number} of the tests is no object with the texts input and output")
+        return [(row["input"], row["output"]) for row in rows]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(source: str, what: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise TestsError(f"{what} do not compile: {error}") from error
+
+
+def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *, allow_weak: bool = False) -> Verdict:
+    """Run ``program`` against ``tests`` and judge it; never raises for what the program does.
+
+    Raises:
+        SandboxUnavailable: The machine cannot hold untrusted code as configured.
+    """
+    started = time.perf_counter()
+    job: dict[str, Any] = {"kind": tests.kind, "program": program}
+    if tests.kind == "stdio":
+        verdict = _grade_cases(job, tests.cases(), limits, executor)
+    else:
+        job.update(tests=tests.tests, entry_point=tests.entry_point, prompt=tests.prompt, names=tests.names)
+        verdict = _grade_job(job, limits, executor, allow_weak)
+    if executor.start().level.rank < Level.SECCOMP.rank and verdict.reward is not None:
+        verdict = replace(verdict, weak=True)
+    detail = f"weak: {verdict.detail}".rstrip(": ") if verdict.weak else verdict.detail
+    return replace(verdict, detail=detail, seconds=time.perf_counter() - started)
+
+
+def _grade_cases(job: dict[str, Any], cases: list[tuple[str, str]], limits: Limits, executor: Executor) -> Verdict:
+    """A process for each case; all of them share the wall limit."""
+    left = limits.wall_seconds
+    verdict = Verdict.binary(Status.CORRECT)
+    for number, (text, expected) in enumerate(cases, start=1):
+        if left <= 0:
+            return Verdict.binary(Status.TIMEOUT, detail=f"case {number}: no time left of {limits.wall_seconds} s")
+        case_limits = replace(limits, wall_seconds=left)
+        verdict = _grade_job({**job, "input": text, "output": expected}, case_limits, executor, allow_weak=False)
+        left -= verdict.seconds
+        if verdict.status is not Status.CORRECT:
+            return replace(verdict, detail=f"case {number}: {verdict.detail}")
+    return verdict
+
+
+def _grade_job(job: dict[str, Any], limits: Limits, executor: Executor, allow_weak: bool) -> Verdict:
+    try:
+        outcome = executor.run(job, limits)
+    except (WorkerDied, TimeoutError, OSError) as error:
+        return Verdict.failed(f"the sandbox failed: {error}")
+    verdict = _verdict(outcome, limits)
+    if allow_weak and outcome.reports and outcome.reports[-1].get("status") == "unsplittable":
+        return replace(_grade_job({**job, "kind": "weak"}, limits, executor, allow_weak=False), weak=True)
+    return verdict
+
+
+def _verdict(outcome: Outcome, limits: Limits) -> Verdict:
+    if outcome.failed:
+        return Verdict.failed(f"the sandbox failed: {outcome.failed}", seconds=outcome.seconds)
+    seen: dict[str, Any] = {}
+    for report in outcome.reports:
+        seen.update(report)
+    seconds = outcome.seconds
+    status = seen.get("status")
+    if status is None or outcome.timed_out:
+        return _without_verdict(outcome, seen, limits)
+    if status in _FAULTS:
+        return Verdict.failed(f"{_FAULTS[status]}: {seen.get('detail', '')}", seconds=seconds)
+    detail = seen.get("detail", "")
+    if status == "crash" and outcome.candidate_exit is not None and outcome.candidate_exit < 0:
+        number = -outcome.candidate_exit
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and outcome.cpu_seconds >= _cpu(limits)):
+            return Verdict.binary(
+                Status.TIMEOUT, seconds=seconds, detail=f"used {outcome.cpu_seconds:.1f} s of processor time"
+            )
+        detail = f"{detail} (killed by {_signal_name(number)})"
+    return Verdict.binary(_STATUS[status], seconds=seconds, detail=detail)
+
+
+def _cpu(limits: Limits) -> float:
+    return float(limits.as_message()["cpu_seconds"])
+
+
+def _without_verdict(outcome: Outcome, seen: dict[str, Any], limits: Limits) -> Verdict:
+    """The judge was killed, or died. It is the program's doing only if the program had been given its turn."""
+    seconds = outcome.seconds
+    if not seen.get("started"):
+        what = f"nothing had started after {seconds:.1f} s" if outcome.timed_out else "the judge died at its start"
+        return Verdict.failed(f"the sandbox failed: {what}", seconds=seconds)
+    if outcome.timed_out:
+        return Verdict.binary(Status.TIMEOUT, seconds=seconds, detail=f"over {limits.wall_seconds:g} s of wall time")
+    if seen.get("engaged"):
+        # A value of the program's made the tests use up the judge's own memory or processor time.
+        return Verdict.binary(Status.WRONG, seconds=seconds, detail="the tests could not digest what it returned")
+    return Verdict.failed("the sandbox failed: the judge died", seconds=seconds)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+_shared_lock = threading.Lock()
+_shared: list[Executor] = []
+
+
+def shared_executor() -> Executor:
+    """The executor of this process with default settings, made when first asked for and closed at exit."""
+    with _shared_lock:
+        if not _shared:
+            _shared.append(Executor())
+            atexit.register(_shared[0].close)
+        return _shared[0]
+
+
+def run_python(
+    program: str,
+    *,
+    tests: str,
+    limits: Limits | None = None,
+    entry_point: str | None = None,
+    prompt: str = "",
+    executor: Executor | None = None,
+) -> Verdict:
+    """Run an untrusted Python program against tests, in the sandbox.
+
+    Args:
+        program: The whole program.
+        tests: Source with asserts; or source that defines ``check(candidate)``, with ``entry_point`` (and the
+            ``prompt`` whose helpers it uses); or a JSON list of ``{"input": ..., "output": ...}`` for a program that
+            reads stdin and prints. Names that the tests use and do not define come from the program.
+        limits: Limits of the program with all of its tests; None: the defaults.
+        entry_point: The function that ``check`` is given.
+        prompt: Source that the tests may lean on.
+        executor: Where it runs; None: one that this process shares, with default settings.
+
+    Returns:
+        ``correct``, ``wrong``, ``crash`` (it raised or died), ``timeout``, ``unparsable`` (it does not compile), or
+        ``verifier_error`` (no reward) where the sandbox or the tests failed.
+
+    Raises:
+        TestsError: The tests cannot be used.
+        SandboxUnavailable: The machine cannot hold untrusted code as configured.
+    """
+    executor = executor or shared_executor()
+    code_tests = CodeTests.of(tests, entry_point=entry_point, prompt=prompt)
+    return grade(program, code_tests, limits or Limits(), executor, allow_weak=executor.settings.allow_weak)

@@ -1,0 +1,143 @@
+"""The process that runs the untrusted program. It answers calls; it never sees a test or an expected value.
+
+Whatever it sends is a claim about values, decoded into built-in types by the judge, so nothing here needs to be
+protected from the program: it may overwrite all of it and still only choose what it answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from typing import Any
+
+from . import codec, frames
+
+CHANNEL = 3
+REQUEST_LIMIT = 256 << 20
+"""Requests come from the judge and are as long as the tests' arguments; replies are bounded by the judge."""
+
+NAME = "candidate"
+
+
+class Program:
+    """A loaded program, and the objects of it that the judge holds handles to."""
+
+    def __init__(self, name: str) -> None:
+        self.module = types.ModuleType(name)
+        # Where dataclasses, pickle and typing look a class's module up.
+        sys.modules[name] = self.module
+        self.held: list[Any] = []
+
+    def handle(self, value: Any) -> dict[str, Any]:
+        """Stand for ``value``: its number, what it says about its truth, and the name of its type."""
+        self.held.append(value)
+        return {"t": "handle", "v": [len(self.held) - 1, _truth(value), type(value).__name__[:80]]}
+
+    def object(self, reference: Any) -> Any:
+        """The object behind a handle, which the judge sends as its number."""
+        return self.held[reference]
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """Do what one request asks for and return the value."""
+        action = request["do"]
+        if action == "weak":
+            return self.weak(request)
+        target = request["target"]
+        if isinstance(target, str):
+            try:
+                found = vars(self.module)[target]
+            except KeyError:
+                raise NameError(f"the program does not define {target!r}") from None
+        else:
+            found = self.held[target]
+        if action == "get":
+            return found
+        if action == "getattr":
+            return getattr(found, request["name"])
+        arguments, named = codec.decode(request["values"], self.object)
+        if action == "setattr":
+            return setattr(found, request["name"], arguments[0])
+        return found(*arguments, **named)
+
+    def weak(self, request: dict[str, Any]) -> bool:
+        """Run tests beside the program, for those that cannot be separated from it: the verdict can be forged."""
+        space = vars(self.module)
+        exec(compile(request["tests"], "<tests>", "exec"), space)
+        if request["entry_point"]:
+            space["check"](space[request["entry_point"]])
+        return True
+
+
+def _truth(value: Any) -> bool | None:
+    try:
+        return bool(value)
+    except Exception:  # noqa: BLE001  (numpy arrays and hostile objects refuse; the judge then raises too)
+        return None
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An exception as plain data: the nearest built-in type, and what it says."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    try:
+        text = str(error)[:300]
+    except BaseException:  # noqa: BLE001  (a hostile __str__ may raise anything; the type says enough)
+        text = ""
+    return {"type": kinds[0] if kinds else "Exception", "name": type(error).__name__[:80], "text": text}
+
+
+def _send(program: Program, number: Any, value: Any) -> None:
+    try:
+        reply = codec.pack({"n": number, "value": codec.encode(value, program.handle)})
+    except Exception as error:  # noqa: BLE001  (the value's own code runs here; its failure is the answer)
+        reply = codec.pack({"n": number, "raised": describe(error)})
+    frames.write_frame(CHANNEL, reply)
+
+
+def load(text: str, name: str) -> tuple[Program | None, dict[str, Any]]:
+    """Compile and run the program's text; returns it with the report for the judge."""
+    try:
+        code = compile(text, f"<{NAME}>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return None, {"loaded": "syntax", "raised": describe(error)}
+    program = Program(name)
+    try:
+        exec(code, vars(program.module))
+    except BaseException as error:  # noqa: BLE001  (SystemExit too: it ended before it could be called)
+        return None, {"loaded": "raised", "raised": describe(error)}
+    return program, {"loaded": "yes"}
+
+
+def run(stdio: bool) -> None:
+    """Say that the seal is on, load what the judge sends, then answer until the judge goes away."""
+    frames.write_frame(CHANNEL, b'{"sealed":true}')
+    text = frames.read_frame(CHANNEL, REQUEST_LIMIT)
+    if text is None:
+        return
+    program, report = load(text.decode("utf-8", "surrogatepass"), "__main__" if stdio else NAME)
+    if stdio:
+        _flush(report)
+    frames.write_frame(CHANNEL, codec.pack(report))
+    while program is not None and not stdio:
+        body = frames.read_frame(CHANNEL, REQUEST_LIMIT)
+        if body is None:
+            return
+        request = codec.unpack(body)
+        try:
+            value = program.answer(request)
+        except BaseException as error:  # noqa: BLE001  (an exception is an answer; SystemExit must not end the loop)
+            frames.write_frame(CHANNEL, codec.pack({"n": request["n"], "raised": describe(error)}))
+        else:
+            _send(program, request["n"], value)
+
+
+def _flush(report: dict[str, Any]) -> None:
+    """Bring buffered output out; leaving by ``sys.exit(0)`` is a usual end of a program that reads stdin."""
+    raised = report.get("raised", {})
+    if raised.get("type") == "SystemExit" and raised["text"] in ("", "0", "None"):
+        report["loaded"] = "yes"
+    try:
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001  (the program may have put anything there)
+        report.update(loaded="raised", raised=describe(error))
+    os.close(1)

@@ -1,0 +1,254 @@
+"""Values of Python as JSON with tags, both ways, for a channel whose far end may be hostile.
+
+``decode`` makes exact built-in types only (and those of a few standard modules), never an instance of a class that
+the sender named, so no method of the sender's runs in the receiver. What has no encoding travels as a *handle*:
+a number that stands for the object on the sender's side. No pickle, no marshal.
+
+Plain JSON: null, booleans, integers, floats, strings, and lists. Everything else is ``{"t": tag, "v": ...}``.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import fractions
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MAX_DEPTH = 60
+MAX_ITEMS = 100_000
+"""Items taken from an iterator; more is an error, as an endless one would never finish."""
+
+_MAX_INT_BITS = 8192
+"""Longer integers go as hexadecimal: decimal text of them costs quadratic time, and Python refuses it."""
+
+_TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, object)
+}
+_TYPES["NoneType"] = type(None)
+_MISSING = object()
+
+
+class CodecError(ValueError):
+    """A value that cannot be encoded, or text that stands for no value."""
+
+
+class Unencodable(CodecError):
+    """A value of a kind that has no encoding, where no handle may stand for it."""
+
+
+def _no_handles(value: Any) -> Any:
+    raise Unencodable(f"a value of type {type(value).__name__} cannot be sent")
+
+
+def encode(value: Any, handle: Callable[[Any], Any] = _no_handles) -> Any:
+    """``value`` as plain JSON types; ``handle`` gives the encoding of objects that have none of their own.
+
+    Raises:
+        CodecError: Too deep, an iterator that is too long, or (without ``handle``) a kind that has no encoding.
+    """
+    try:
+        return _encode(value, handle, 0)
+    except (RecursionError, MemoryError) as error:
+        raise CodecError(f"too large or too deep to send ({type(error).__name__})") from error
+
+
+def decode(data: Any, handle: Callable[[Any], Any] = _no_handles) -> Any:
+    """The value that ``data`` encodes; ``handle`` makes what stands for an object of the other side.
+
+    Raises:
+        CodecError: ``data`` encodes no value.
+    """
+    try:
+        return _decode(data, handle, 0)
+    except CodecError:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise CodecError(f"no encoding of a value ({type(error).__name__})") from error
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """A message of plain JSON types as bytes."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii")
+
+
+def unpack(body: bytes) -> dict[str, Any]:
+    """The message that ``pack`` made; values in it are not decoded yet. Raises CodecError."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise CodecError(f"no message ({type(error).__name__})") from error
+    if type(message) is not dict:
+        raise CodecError("no message")
+    return message
+
+
+def _tagged(tag: str, value: Any) -> dict[str, Any]:
+    return {"t": tag, "v": value}
+
+
+def _encode(value: Any, handle: Callable[[Any], Any], depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise CodecError(f"nested deeper than {MAX_DEPTH}")
+    kind = type(value)
+    if value is None or kind is bool or kind is float or kind is str:
+        return value
+    if kind is int:
+        return value if value.bit_length() <= _MAX_INT_BITS else _tagged("int", hex(value))
+
+    def inner(item: Any) -> Any:
+        return _encode(item, handle, depth + 1)
+
+    if kind is list:
+        return [inner(item) for item in value]
+    if kind in _ENCODERS:
+        tag, encoder = _ENCODERS[kind]
+        return _tagged(tag, encoder(value, inner))
+    for base, plain in _BASES:
+        if isinstance(value, base):
+            return _encode(plain(value), handle, depth)
+    if isinstance(value, type) and _TYPES.get(value.__name__) is value:
+        return _tagged("type", value.__name__)
+    if kind.__module__ == "numpy":
+        return _encode_numpy(value, handle, inner)
+    if hasattr(kind, "__next__"):
+        items = list(itertools.islice(value, MAX_ITEMS + 1))
+        if len(items) > MAX_ITEMS:
+            raise CodecError(f"an iterator of more than {MAX_ITEMS} items")
+        return _tagged("iter", [inner(item) for item in items])
+    return handle(value)
+
+
+def _encode_numpy(value: Any, handle: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Any:
+    numpy = sys.modules["numpy"]
+    if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufcUS":
+        return _tagged("ndarray", [value.dtype.str, list(value.shape), inner(value.ravel().tolist())])
+    if isinstance(value, numpy.generic) and value.dtype.kind in "biufcUS":
+        return _tagged("npscalar", [value.dtype.str, inner(value.item())])
+    return handle(value)
+
+
+Encoder = Callable[[Any, Callable[[Any], Any]], Any]
+
+
+def _items(value: Any, inner: Callable[[Any], Any]) -> list[Any]:
+    return [inner(item) for item in value]
+
+
+def _pairs(value: Any, inner: Callable[[Any], Any]) -> list[Any]:
+    return [[inner(key), inner(item)] for key, item in value.items()]
+
+
+_ENCODERS: dict[type, tuple[str, Encoder]] = {
+    tuple: ("tuple", _items),
+    set: ("set", _items),
+    frozenset: ("frozenset", _items),
+    dict: ("dict", _pairs),
+    collections.Counter: ("Counter", _pairs),
+    collections.OrderedDict: ("OrderedDict", _pairs),
+    collections.defaultdict: ("defaultdict", _pairs),
+    collections.deque: ("deque", lambda value, inner: [_items(value, inner), value.maxlen]),
+    bytes: ("bytes", lambda value, inner: value.hex()),
+    bytearray: ("bytearray", lambda value, inner: value.hex()),
+    complex: ("complex", lambda value, inner: [value.real, value.imag]),
+    range: ("range", lambda value, inner: [inner(part) for part in (value.start, value.stop, value.step)]),
+    slice: ("slice", lambda value, inner: [inner(part) for part in (value.start, value.stop, value.step)]),
+    decimal.Decimal: ("Decimal", lambda value, inner: str(value)),
+    fractions.Fraction: ("Fraction", lambda value, inner: [inner(value.numerator), inner(value.denominator)]),
+    datetime.date: ("date", lambda value, inner: value.isoformat()),
+    datetime.time: ("time", lambda value, inner: value.isoformat()),
+    datetime.datetime: ("datetime", lambda value, inner: value.isoformat()),
+    datetime.timedelta: ("timedelta", lambda value, inner: [value.days, value.seconds, value.microseconds]),
+    type(Ellipsis): ("Ellipsis", lambda value, inner: None),
+    type({}.keys()): ("keys", _items),
+    type({}.values()): ("values", _items),
+    type({}.items()): ("items", lambda value, inner: [[inner(key), inner(item)] for key, item in value]),
+}
+
+# An instance of a subclass (a named tuple, an IntEnum) goes as the built-in value that it holds. The base's own
+# methods read it, so that overridden ones do not decide; the receiver gets an exact built-in either way.
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, lambda value: int.__add__(value, 0)),
+    (float, lambda value: float.__add__(value, 0.0)),
+    (str, lambda value: str.__add__(value, "")),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (list, lambda value: list(list.__iter__(value))),
+    (dict, lambda value: dict(dict.items(value))),
+    (set, lambda value: set(set.__iter__(value))),
+)
+
+
+def _decode(data: Any, handle: Callable[[Any], Any], depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise CodecError(f"nested deeper than {MAX_DEPTH}")
+    if type(data) is list:
+        return [_decode(item, handle, depth + 1) for item in data]
+    if type(data) is not dict:
+        return data
+    tag, value = data.get("t"), data.get("v", _MISSING)
+    if len(data) != 2 or type(tag) is not str or value is _MISSING:
+        raise CodecError("an object without tag and value")
+    if tag == "handle":
+        return handle(value)
+    decoder = _DECODERS.get(tag)
+    if decoder is None:
+        raise CodecError(f"no such tag: {tag[:40]!r}")
+    return decoder(value, lambda item: _decode(item, handle, depth + 1))
+
+
+def _dict_of(value: Any, inner: Callable[[Any], Any]) -> dict[Any, Any]:
+    return {inner(key): inner(item) for key, item in value}
+
+
+def _decode_date(kind: Any) -> Encoder:
+    return lambda value, inner: kind.fromisoformat(value)
+
+
+def _decode_ndarray(value: Any, inner: Callable[[Any], Any]) -> Any:
+    numpy = sys.modules["numpy"]
+    dtype, shape, flat = value
+    return numpy.array(inner(flat), dtype=_dtype(dtype)).reshape([int(side) for side in shape])
+
+
+def _dtype(text: Any) -> Any:
+    kind = sys.modules["numpy"].dtype(text) if type(text) is str and len(text) < 12 else None
+    if kind is None or kind.kind not in "biufcUS" or kind.itemsize > 4096:
+        raise CodecError("no such kind of array")
+    return kind
+
+
+_DECODERS: dict[str, Encoder] = {
+    "int": lambda value, inner: int(value, 16),
+    "tuple": lambda value, inner: tuple(_items(value, inner)),
+    "set": lambda value, inner: set(_items(value, inner)),
+    "frozenset": lambda value, inner: frozenset(_items(value, inner)),
+    "dict": _dict_of,
+    "Counter": lambda value, inner: collections.Counter(_dict_of(value, inner)),
+    "OrderedDict": lambda value, inner: collections.OrderedDict(_dict_of(value, inner)),
+    "defaultdict": lambda value, inner: collections.defaultdict(None, _dict_of(value, inner)),
+    "deque": lambda value, inner: collections.deque(_items(value[0], inner), inner(value[1])),
+    "bytes": lambda value, inner: bytes.fromhex(value),
+    "bytearray": lambda value, inner: bytearray.fromhex(value),
+    "complex": lambda value, inner: complex(float(value[0]), float(value[1])),
+    "range": lambda value, inner: range(*[inner(part) for part in value]),
+    "slice": lambda value, inner: slice(*[inner(part) for part in value]),
+    "Decimal": lambda value, inner: decimal.Decimal(value),
+    "Fraction": lambda value, inner: fractions.Fraction(inner(value[0]), inner(value[1])),
+    "date": _decode_date(datetime.date),
+    "time": _decode_date(datetime.time),
+    "datetime": _decode_date(datetime.datetime),
+    "timedelta": lambda value, inner: datetime.timedelta(*[int(part) for part in value]),
+    "Ellipsis": lambda value, inner: Ellipsis,
+    "type": lambda value, inner: _TYPES[value],
+    "iter": lambda value, inner: iter(_items(value, inner)),
+    "keys": lambda value, inner: dict.fromkeys(_items(value, inner)).keys(),
+    "values": lambda value, inner: dict(enumerate(_items(value, inner))).values(),
+    "items": lambda value, inner: _dict_of(value, inner).items(),
+    "ndarray": _decode_ndarray,
+    "npscalar": lambda value, inner: _dtype(value[0]).type(inner(value[1])),
+}

@@ -1,0 +1,138 @@
+"""Puts the calling process, a fresh fork, behind the layers that the configuration of the server names."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+from typing import Any
+
+from . import kernel, landlock
+from . import seccomp as _seccomp
+
+
+class Layers:
+    """The layers as they are used by every child of one server: made once, applied in each child.
+
+    Args:
+        uid: Children become this user, or stay who they are (None).
+        namespaces: Children get namespaces and an empty root of their own.
+        seccomp: ``closed`` (no file is opened), ``reading`` (for reading only), or None (no filter).
+        landlock: Files can be read below ``readable`` only.
+        readable: Directories that programs may read.
+    """
+
+    def __init__(
+        self, *, uid: int | None, namespaces: bool, seccomp: str | None, landlock: bool, readable: list[str]
+    ) -> None:
+        self.uid = uid
+        self.namespaces = namespaces
+        self._reading = seccomp == "reading"
+        self._filters = {True: b"", False: b""} if seccomp is None else _filters(self._reading)
+        self._judge_filter = b"" if seccomp is None else _seccomp.build(self._reading, threads=False, receiving=True)
+        self._ruleset = _ruleset(readable) if landlock else None
+
+    def apply(self, limits: dict[str, Any], parent: int, keep: int, judging: bool = False) -> None:
+        """Seal this process; it may return in a grandchild (namespaces), whose parent then waits for it.
+
+        Args:
+            limits: ``cpu_seconds``, ``memory_bytes``, ``file_bytes``, ``processes``.
+            parent: Process id of the server; when it dies, so does this process.
+            keep: Descriptors below this number stay open.
+            judging: It will receive descriptors over sockets (and is trusted to, as a candidate is not).
+
+        Raises:
+            OSError: A layer could not be put in place; then nothing untrusted may run.
+        """
+        os.setsid()
+        # The ruleset moves below the line under which descriptors stay; it is closed once it is in force.
+        ruleset = None if self._ruleset is None else os.dup2(self._ruleset, keep, inheritable=False)
+        os.closerange(keep + (ruleset is not None), 4096)
+        if self.uid is not None:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        _die_with(parent)
+        if self.namespaces:
+            kernel.enter_namespaces()
+            _become_first()
+            kernel.drop_capabilities()
+        _set_limits(limits, self._count(limits["processes"]))
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, "prctl(no_new_privs)")
+        if ruleset is not None:
+            landlock.restrict(ruleset)
+            os.close(ruleset)
+        program = self._judge_filter if judging else self._filters[limits["processes"] > 1]
+        if program:
+            _seccomp.install(program)
+
+    def _count(self, processes: int) -> int | None:
+        """The limit on processes and threads, which the kernel counts per user, so that it needs a user of its own.
+
+        In a namespace the waiting parent counts too. A user that several servers share needs room for them all;
+        but a limit of one is exact everywhere, because the kernel looks at it only when one more is wanted.
+        """
+        if processes == 1:
+            return 1 if self.uid is not None or self.namespaces else None
+        return processes + 1 if self.namespaces else processes + 64 if self.uid is not None else None
+
+
+def _filters(reading: bool) -> dict[bool, bytes]:
+    return {threads: _seccomp.build(reading, threads) for threads in (False, True)}
+
+
+def _ruleset(readable: list[str]) -> int:
+    # Away from the low numbers, which the children's channels take.
+    made = landlock.ruleset(readable)
+    moved = os.dup2(made, 100, inheritable=False)
+    os.close(made)
+    return moved
+
+
+def _die_with(parent: int) -> None:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "prctl(pdeathsig)")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _become_first() -> None:
+    """Fork into the new process namespace; the parent only passes the end on."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.closerange(0, writer)
+        os.closerange(writer + 1, 4096)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None
+            os.kill(os.getpid(), number)
+        os._exit(os.WEXITSTATUS(status))
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "prctl(pdeathsig)")
+    os.close(writer)
+    if select.select([reader], [], [], 0)[0]:  # its end: the parent died before its death could be announced
+        os._exit(1)
+    os.close(reader)
+
+
+def _set_limits(limits: dict[str, Any], processes: int | None) -> None:
+    cpu = int(-(-limits["cpu_seconds"] // 1))
+    fixed = {
+        resource.RLIMIT_CPU: (cpu, cpu + 1),
+        resource.RLIMIT_AS: limits["memory_bytes"],
+        resource.RLIMIT_FSIZE: limits["file_bytes"],
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    if processes is not None:
+        fixed[resource.RLIMIT_NPROC] = processes
+    for kind, value in fixed.items():
+        soft, hard = value if isinstance(value, tuple) else (value, value)
+        ceiling = resource.getrlimit(kind)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(kind, (soft, hard))

@@ -1,0 +1,359 @@
+"""The warm fork server: one job at a time, a sealed candidate for each, killed at its end, and a sealed judge.
+
+The judge lasts from job to job while they end regularly; after a time-out or a fault it is killed too. The server is
+started by exec in a clean environment, loads the modules that programs commonly import, and then only forks. It never
+sees a program or a test: the client sends it a descriptor, over which the judge gets both. So no child can find another
+job's text in the memory that it inherits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import candidate, codec, frames, judge, kernel, probes, seal
+
+PRELOAD = (
+    "abc argparse array ast base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
+    "contextlib copy csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fractions functools gc "
+    "hashlib heapq hmac html inspect io itertools json keyword linecache locale logging math numbers operator os "
+    "pathlib pprint queue random re secrets select shlex signal stat statistics string struct subprocess sys tempfile "
+    "textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid "
+    "warnings weakref zlib"
+).split()
+"""Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
+
+_MESSAGE = 1 << 16
+_JUDGE_JOBS = 500
+"""Jobs after which a judge is replaced, so that nothing that tests leave behind adds up."""
+
+_GRACE = 2.0
+"""Seconds that killed children are waited for before the server gives itself up."""
+
+
+class ClientGone(Exception):
+    """The control socket was closed: end, and take the children along."""
+
+
+def main(control_fd: int) -> None:
+    """Serve until the control socket closes."""
+    control = socket.socket(fileno=control_fd)
+    server = Server(control, json.loads(control.recv(_MESSAGE)))
+    try:
+        server.greet()
+        while server.serve_one():
+            pass
+    except ClientGone:
+        pass
+
+
+class Judge:
+    """A running judge: its process, the socket that jobs are fed to it by, and what it was sealed with."""
+
+    def __init__(self, pid: int, feed: socket.socket, kind: tuple[Any, ...]) -> None:
+        self.pid, self.feed, self.kind, self.jobs = pid, feed, kind, 0
+
+
+class Server:
+    """See the module."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+        self.control = control
+        self.pid = os.getpid()
+        soft = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+        # If memory runs out, the kernel should take these before the training run. Only a preference, so no matter if
+        # the file cannot be written.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1, "prctl(subreaper)")
+        # Nobody of the same user may look into this process through /proc or trace it.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.judge: Judge | None = None
+        self.spare: tuple[int, int, tuple[Any, ...]] | None = None
+        self.absent, package_directories = _preload(config["preload"], config["paths"])
+        self.layers = seal.Layers(
+            readable=[os.path.dirname(os.__file__), *config["readable"], *package_directories], **config["layers"]
+        )
+        gc.collect()
+        gc.freeze()
+
+    def greet(self) -> None:
+        """Tell the client that jobs may come."""
+        self.control.send(json.dumps({"ready": True, "absent": self.absent}).encode())
+
+    def serve_one(self) -> bool:
+        """Take one job and answer; False once the client is gone."""
+        header, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE, 1)
+        if not header or len(descriptors) != 1:
+            return False
+        job = json.loads(header)
+        try:
+            outcome = self._probe(job, descriptors[0]) if job["probe"] else self._run(job, descriptors[0])
+        except OSError as error:  # no process, no descriptor, no memory: the client counts it as ours
+            outcome = {"failed": f"the fork server: {error}"}
+            self._sweep()
+        self.control.send(json.dumps(outcome).encode())
+        if not job["probe"] and not job["stdio"]:
+            self._prepare(job["limits"])
+        return True
+
+    def _prepare(self, limits: dict[str, Any]) -> None:
+        """While the client thinks: fork and seal the next candidate, likely to be wanted with the same limits."""
+        try:
+            if self.judge is None:
+                self._start_judge(limits)
+            if self.spare is None:
+                self.spare = (*self._start_candidate(limits, self.null, self.null, stdio=False), _kind_of(limits))
+        except OSError:
+            # Only an advance. If the means are still missing when the next job comes, that job says so.
+            self._sweep()
+
+    def _fork(self, limits: dict[str, Any], channels: list[int], role: str, body: Callable[[], None]) -> int:
+        """A sealed child with ``channels`` as its descriptors 0, 1, 2, ...; returns its process id.
+
+        Where the seal fails, the child says so on its channel and runs nothing.
+        """
+        child = os.fork()
+        if child:
+            return child
+        try:
+            _arrange(channels)
+            try:
+                self.layers.apply(limits, self.pid, keep=len(channels), judging=role == "judge")
+            except OSError as error:
+                frames.write_frame(candidate.CHANNEL, codec.pack({"failed": f"sealing failed: {error}"}))
+            else:
+                body()
+        finally:
+            # On every path: a child must never return into the server's loop.
+            os._exit(1)
+
+    def _start_candidate(self, limits: dict[str, Any], stdin: int, stdout: int, stdio: bool) -> tuple[int, int]:
+        """Fork a candidate; returns its process id and the judge's end of its channel."""
+        judge_end, candidate_end = socket.socketpair()
+        with judge_end, candidate_end:
+            channels = [stdin, stdout, self.null, candidate_end.fileno()]
+            pid = self._fork(limits, channels, "candidate", lambda: _candidate(stdio))
+            return pid, judge_end.detach()
+
+    def _start_judge(self, limits: dict[str, Any]) -> None:
+        """Fork a judge, which serves until a job ends irregularly: then it is replaced with all its state."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # It lives on from job to job, so processor time is no limit for it; the wall limit of each job is.
+            lasting = {**limits, "cpu_seconds": 10**9}
+            channels = [self.null, self.null, self.null, theirs.fileno()]
+            self.judge = Judge(self._fork(lasting, channels, "judge", judge.serve), ours, _kind_of(limits))
+
+    def _run(self, job: dict[str, Any], client: int) -> dict[str, Any]:
+        limits, stdio = job["limits"], job["stdio"]
+        talk: list[int] = []
+        descriptors = [client]
+        try:
+            if self.judge is None or self.judge.kind != _kind_of(limits) or self.judge.jobs >= _JUDGE_JOBS:
+                self._stop_judge()
+                self._start_judge(limits)
+            assert self.judge is not None
+            if stdio:
+                stdin, stdin_end = os.pipe()
+                stdout_end, stdout = os.pipe()
+                talk = [stdin_end, stdout_end]
+                descriptors += [stdin, stdout, *talk]
+                running, channel = self._start_candidate(limits, stdin, stdout, stdio)
+                descriptors.append(channel)
+                os.close(stdin)
+                os.close(stdout)
+                descriptors.remove(stdin)
+                descriptors.remove(stdout)
+            else:
+                running, channel = self._take_spare(limits)
+                descriptors.append(channel)
+            started = time.monotonic()
+            socket.send_fds(self.judge.feed, [b"%d" % limits["output_bytes"]], [channel, client, *talk])
+            for descriptor in descriptors:
+                os.close(descriptor)
+            descriptors.clear()
+            timed_out = self._wait(self.judge.feed.fileno(), started + limits["wall_seconds"])
+            return {**self._end(running, timed_out), "seconds": time.monotonic() - started}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._sweep()
+
+    def _take_spare(self, limits: dict[str, Any]) -> tuple[int, int]:
+        """The candidate that was forked in advance, if its limits are the right ones; else a new one."""
+        if self.spare is not None:
+            running, channel, kind = self.spare
+            self.spare = None
+            if kind == _kind_of(limits):
+                return running, channel
+            os.close(channel)
+            _kill(running)
+            os.waitpid(running, 0)
+        return self._start_candidate(limits, self.null, self.null, stdio=False)
+
+    def _wait(self, descriptor: int, deadline: float) -> bool:
+        """Until ``descriptor`` is readable; True if the deadline came first. Raises ClientGone."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.register(self.control, select.POLLIN)
+        # Rounded up: a poll that returns early would only be repeated.
+        ready = poll.poll(max(0, int((deadline - time.monotonic()) * 1000) + 1))
+        if any(number == self.control.fileno() for number, _ in ready):
+            raise ClientGone
+        return not ready
+
+    def _end(self, running: int, timed_out: bool) -> dict[str, Any]:
+        """Kill the candidate's group and, where the job ended irregularly, the judge; say how the candidate ended."""
+        assert self.judge is not None
+        word = b"" if timed_out else self.judge.feed.recv(1)
+        self.judge.jobs += 1
+        if word not in (judge.DONE, judge.CANDIDATE_ENDED):
+            # First, or it would see the candidate's end and report that.
+            self._stop_judge()
+        if word == judge.CANDIDATE_ENDED:
+            # Its end of the channel closed a moment before it could be waited for.
+            self._patience(running)
+        ended, status, usage = os.wait4(running, os.WNOHANG)
+        if ended:
+            _kill_group(running)
+        else:
+            _kill(running)
+            _, status, usage = os.wait4(running, 0)
+        return {
+            "timed_out": timed_out,
+            "candidate": os.waitstatus_to_exitcode(status) if ended else None,
+            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        }
+
+    def _stop_judge(self) -> None:
+        if self.judge is not None:
+            _kill(self.judge.pid)
+            os.waitpid(self.judge.pid, 0)
+            self.judge.feed.close()
+            self.judge = None
+
+    def _patience(self, child: int) -> None:
+        watched = os.pidfd_open(child)
+        select.select([watched], [], [], 0.05)
+        os.close(watched)
+
+    def _sweep(self) -> None:
+        """Kill and reap whatever is left of a job, strays included: they become children of this process."""
+        kept = {self.judge.pid} if self.judge is not None else set()
+        started = time.monotonic()
+        while strays := set(_children(self.pid)) - kept:
+            waited = time.monotonic() - started
+            if waited > _GRACE:
+                os._exit(1)  # our own death is the last means: each child dies with its parent
+            for child in strays:
+                _kill(child)
+                os.waitpid(child, os.WNOHANG)
+            time.sleep(0.0001)
+
+    def _probe(self, job: dict[str, Any], client: int) -> dict[str, Any]:
+        try:
+            child = self._fork(job["limits"], [self.null, self.null, self.null, client], "candidate", _probes)
+            watched = os.pidfd_open(child)
+            try:
+                return {"timed_out": self._wait(watched, time.monotonic() + job["limits"]["wall_seconds"])}
+            finally:
+                os.close(watched)
+        finally:
+            os.close(client)
+            self._sweep()
+
+
+def _preload(names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
+    """Import what programs may use; returns the names that are absent, and the directories of those from ``paths``."""
+    for name in PRELOAD:
+        importlib.import_module(name)
+    own_path = list(sys.path)
+    sys.path.extend(paths)
+    absent, directories = [], []
+    for name in names:
+        try:
+            file = getattr(importlib.import_module(name), "__file__", None)
+        except ImportError:
+            absent.append(name)
+            continue
+        if file and any(file.startswith(path + os.sep) for path in paths) and "." not in name:
+            directories += _package_directories(file)
+    sys.path[:] = own_path
+    return absent, directories
+
+
+def _package_directories(file: str) -> list[str]:
+    """The directory of a package, and that of the shared libraries which its wheel brought along."""
+    directory = os.path.dirname(file)
+    return [directory, directory + ".libs"] if os.path.basename(file).startswith("__init__.") else []
+
+
+def _arrange(channels: list[int]) -> None:
+    """Make ``channels`` the descriptors 0, 1, 2, ... of this process."""
+    # In two steps, since a source may stand where a target belongs.
+    high = [os.dup2(channel, 200 + index, inheritable=False) for index, channel in enumerate(channels)]
+    for index, channel in enumerate(high):
+        os.dup2(channel, index)
+
+
+def _kind_of(limits: dict[str, Any]) -> tuple[Any, ...]:
+    """What a process is sealed with: one that was forked earlier fits a job only if all of it is the same."""
+    return tuple(value for name, value in sorted(limits.items()) if name not in ("wall_seconds", "output_bytes"))
+
+
+def _candidate(stdio: bool) -> None:
+    candidate.run(stdio)
+    os._exit(0)
+
+
+def _probes() -> None:
+    found = {name: probes.attempt(probe) for name, probe in probes.PROBES.items()}
+    frames.write_frame(candidate.CHANNEL, codec.pack({"found": found}))
+    frames.write_frame(candidate.CHANNEL, codec.pack({"last": probes.execute()}))
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _kill(pid: int) -> None:
+    """Kill a child that has not been reaped (so the number is still its own), and its group."""
+    _kill_group(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _children(parent: int) -> list[int]:
+    """Children of this process that run or wait to be reaped."""
+    try:
+        with open(f"/proc/{parent}/task/{parent}/children") as file:
+            return [int(text) for text in file.read().split()]
+    except FileNotFoundError:  # a kernel built without that file
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == parent]
+
+
+def _parent_of(name: str) -> int:
+    try:
+        with open(f"/proc/{name}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0

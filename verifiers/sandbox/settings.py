@@ -1,0 +1,59 @@
+"""Settings of the code sandbox."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from verifiers.sandbox.levels import Level
+from verifiers.sandbox.limits import Limits
+
+
+class SandboxSettings(BaseModel):
+    """How programs written by a model are run. Only the tasks that run code read it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    level: Level = Field(
+        Level.LANDLOCK,
+        description="Isolation wanted: L1 resource limits only (not safe), L2 system calls filtered, L2b no file "
+        "opened either, L3 Landlock in place of that (the standard library stays readable), L4 namespaces on top. "
+        "Where the machine cannot enforce it, the next lower level that it can enforce is taken.",
+    )
+    minimum_level: Level = Field(
+        Level.SECCOMP_CLOSED,
+        description="Below this level no untrusted code is run: the run refuses. Lower it only if the whole machine "
+        "may be given to the programs.",
+    )
+    wall_seconds: float = Field(
+        10.0, gt=0.0, le=3600.0, description="Wall time of one program with all of its tests, in seconds."
+    )
+    memory_mib: int = Field(1024, ge=128, le=1 << 20, description="Address space of a program, in MiB.")
+    threads: int = Field(1, ge=1, le=1024, description="Threads that a program may have. 1: it starts none.")
+    output_mib: int = Field(
+        8, ge=1, le=1024, description="What a program may print or return in one value, in MiB; more is a wrong answer."
+    )
+    servers: int = Field(
+        1, ge=1, le=256, description="Fork servers of each verifier worker: programs that it runs at the same time."
+    )
+    uid: int = Field(
+        65534, ge=1, description="User id that programs run as where the run itself is root; else they run as its user."
+    )
+    preload: tuple[str, ...] = Field(
+        ("numpy",),
+        description="Packages that programs may import beside the standard library, loaded once; absent ones are "
+        "skipped and named in the log.",
+    )
+    allow_weak: bool = Field(
+        False,
+        description="Where tests pass a program something that cannot be sent to another process (a function, say), "
+        "run them beside it. Such a verdict can be forged and is marked weak. false: it is a fault of the verifier.",
+    )
+
+    def limits(self) -> Limits:
+        """The limits of one job."""
+        return Limits(
+            wall_seconds=self.wall_seconds,
+            memory_bytes=self.memory_mib << 20,
+            processes=self.threads,
+            output_bytes=self.output_mib << 20,
+        )
