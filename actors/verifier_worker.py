@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +14,10 @@ import pyarrow as pa
 from actors.group import Group
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
-from verifiers.task import Prompt, make_task
+from verifiers.task import Prepared, Prompt, make_task
 from verifiers.verdict import Status, Verdict
+
+logger = logging.getLogger(__name__)
 
 READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the form that was asked for
 
@@ -38,7 +41,13 @@ class VerifierWorker:
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
 
     async def ready(self) -> None:
-        """Return once the verifier is loaded."""
+        """Return once the verifier is loaded, and its sandbox (where it has one) runs at a level that may be used.
+
+        Raises:
+            SandboxUnavailable: this machine cannot enforce `task.sandbox.minimum_level`.
+        """
+        if isinstance(self._task, Prepared):
+            logger.info("%s: %s", self.name, await asyncio.to_thread(self._task.prepare))
 
     async def grade(self, batch: pa.RecordBatch, prompt: Prompt) -> tuple[int, pa.RecordBatch]:
         """Grade every sample of the group; identical responses are graded once.

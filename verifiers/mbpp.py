@@ -1,0 +1,98 @@
+"""MBPP: write a Python function from one sentence and an example (Austin et al. 2021, arXiv 2108.07732).
+
+Read from ``mbpp.jsonl`` (train and validation splits) and ``mbpp_sanitized.jsonl`` (test split: the problems whose
+wording and tests its authors revised) in ``task.path``. Fields: ``id``, ``problem``, ``solution``, ``tests`` (a list of
+asserts), ``test_setup``, ``split``.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from verifiers.code_task import CHAT_INSTRUCTION, CodeVerifier, first_of, read_problems, text_field
+from verifiers.sandbox.grading import CodeTests, TestsError
+from verifiers.settings import TaskSettings
+from verifiers.task import Prompt, check_split
+
+FILES = {"train": "mbpp.jsonl", "validation": "mbpp.jsonl", "test": "mbpp_sanitized.jsonl"}
+
+
+class Mbpp(CodeVerifier):
+    """The task. See the module's docstring for the source of the problems."""
+
+    name = "mbpp"
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        if settings.path is None:
+            raise ValueError(f"task.path is not set; give the directory that holds {' and '.join(set(FILES.values()))}")
+        self.directory = Path(settings.path)
+        for name in FILES.values():
+            if not (self.directory / name).is_file():
+                raise ValueError(f"task.path: no file {name} in {self.directory}; give the directory that holds it")
+        self._cache: dict[str, list[Prompt]] = {}
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        """Problems of a split, in a fixed order. See ``Task.prompts``."""
+        check_split(split)
+        if split not in self._cache:
+            path = self.directory / FILES[split]
+            prompts = read_problems(path, lambda row, place: self._parse(row, place, split))
+            if split == "train":
+                random.Random(f"mbpp/train/{self.settings.seed}").shuffle(prompts)
+            self._cache[split] = first_of(prompts, getattr(self.settings, f"{split}_size"), split)
+        return self._cache[split]
+
+    def _parse(self, row: dict[str, Any], place: str, split: str) -> Prompt | None:
+        if text_field(row, ("split",), place) != split:
+            return None
+        name, problem = text_field(row, ("id",), place), text_field(row, ("problem",), place)
+        asserts = row.get("tests")
+        if not isinstance(asserts, list) or not asserts or not all(isinstance(line, str) for line in asserts):
+            raise ValueError(f"{place}: the field 'tests' is no list of asserts; give at least one")
+        source = "\n".join([row.get("test_setup") or "", *asserts]).replace("\r\n", "\n")
+        try:
+            CodeTests.of(source)
+            imports, names = _from_solution(row.get("solution") or "", source)
+        except TestsError as error:
+            raise ValueError(f"{place}: {error}; mend the line") from error
+        reference = {
+            "kind": "asserts",
+            "prompt": "",
+            "tests": "\n".join([*imports, source]),
+            "entry_point": names[-1] if names else None,
+            "names": names,
+        }
+        return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"))
+
+    def _text(self, problem: str, asserts: list[str]) -> str:
+        shown = "\n".join(line.strip() for line in asserts[: self.settings.shown_tests])
+        if self.settings.template == "chat":
+            return f"{problem.strip()} {CHAT_INSTRUCTION} It must pass:\n\n```python\n{shown}\n```"
+        return f'"""\n{problem.strip()}\n{shown}\n"""\n'
+
+
+def _from_solution(solution: str, tests: str) -> tuple[list[str], list[str]]:
+    """What the tests take from the reference solution: its import statements, and the names that it defines.
+
+    The names are listed because some of them hide a built-in (``sum``) or a module, which the tests would else use.
+    The imports come from here and not from the program, which could bring modules of its own making.
+    """
+    try:
+        body = ast.parse(solution.replace("\r\n", "\n")).body
+    except SyntaxError as error:
+        raise TestsError(f"the solution does not compile: {error}") from error
+    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    imports, names = [], []
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound = {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            if bound & used:
+                imports.append(ast.unparse(node))
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in used:
+            names.append(node.name)
+    return imports, list(dict.fromkeys(names))
