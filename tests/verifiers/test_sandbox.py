@@ -352,6 +352,17 @@ def _footprint(pid: int) -> tuple[int, int]:
     return len(os.listdir(f"/proc/{pid}/fd")), int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
+def _settle(pid: int) -> None:
+    """Until a server has forked the judge and the candidate of the next job, and sits waiting for it."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if len(_children(pid)) == 2 and state == "S":
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server did not come to rest")
+
+
 def test_time_outs_leave_nothing_behind() -> None:
     """A short form of the 10,000 of benchmarks/code_executor.py."""
     limits = Limits(wall_seconds=0.02)
@@ -359,6 +370,7 @@ def test_time_outs_leave_nothing_behind() -> None:
         for _ in range(10):  # the first ones fill caches
             run_python("while True: pass", tests="assert f", limits=limits, executor=executor)
         (worker,) = executor._workers
+        _settle(worker.pid)
         before = _footprint(worker.pid), _footprint(os.getpid())
         over: list[float] = []
         for _ in range(80):
@@ -367,6 +379,7 @@ def test_time_outs_leave_nothing_behind() -> None:
             over.append(time.monotonic() - started - limits.wall_seconds)
             # On a busy machine 20 ms may pass before the program has had its turn; that is no verdict on it.
             assert verdict.status in (Status.TIMEOUT, Status.VERIFIER_ERROR)
+        _settle(worker.pid)
         after = _footprint(worker.pid), _footprint(os.getpid())
         assert {w.pid for w in executor._workers} == {worker.pid}
         states = [
