@@ -1,10 +1,17 @@
 """Tasks and graders: no Ray here, so every grader runs and is tested in a plain Python process."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from verifiers.sandbox.grading import run_python
 from verifiers.sandbox.limits import Limits
 from verifiers.settings import DifficultyMix, TaskSettings
 from verifiers.task import SPLITS, Prompt, Task, make_task, render
 from verifiers.verdict import Status, Verdict
+
+if TYPE_CHECKING:
+    from verifiers.mathematics.grader import grade_math
 
 __all__ = [
     "SPLITS",
@@ -15,7 +22,17 @@ __all__ = [
     "Task",
     "TaskSettings",
     "Verdict",
+    "grade_math",
     "make_task",
     "render",
     "run_python",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The graders load when they are first asked for, so that importing this package stays cheap."""
+    if name == "grade_math":
+        from verifiers.mathematics.grader import grade_math
+
+        return grade_math
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,374 @@
+"""Whether two expression trees say the same: the exact and numeric path, without sympy.
+
+Rational values are compared exactly, other closed values to about 35 digits, expressions with variables at random
+points, where the difference of two distinct expressions vanishes with probability practically 0 (Schwartz 1980,
+Zippel 1979, for polynomials). Structures (lists, tuples, intervals, sets, matrices, equations) are compared part
+by part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from verifiers.mathematics import numeric, realset
+from verifiers.mathematics.numeric import Evaluator, Undefined, Value, contains, variables
+from verifiers.mathematics.policy import MathPolicy
+from verifiers.mathematics.shapes import reduce_relation, signs_resolved, substitute
+from verifiers.mathematics.syntax import Node, Unsupported, number
+
+POINTS = 6
+"""Random points at which expressions with variables are compared."""
+
+MAX_UNORDERED = 64
+"""Longer lists are compared in order only."""
+
+SCALARS = frozenset(
+    ("num", "const", "var", "add", "mul", "div", "pow", "neg", "call", "pm", "degree", "percent", "mod", "ratio")
+)
+
+
+class Comparison:
+    """Compares the trees of one prediction and one reference.
+
+    Args:
+        policy: The switches.
+        seed: Text from which the random points are drawn, so that a verdict is reproducible.
+    """
+
+    def __init__(self, policy: MathPolicy, seed: str) -> None:
+        self.policy = policy
+        self.rng = random.Random(hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest())
+
+    def equal(self, left: Node, right: Node) -> bool:
+        """Whether a prediction's tree (left) says what the reference's (right) says.
+
+        Raises:
+            Unsupported: Only the symbolic path can tell.
+        """
+        left, right = (reduce_relation(signs_resolved(node)) for node in (left, right))
+        if left.kind == "false":
+            return False  # a chain of equations that does not hold
+        if left.kind == "named" or right.kind == "named":
+            return self._named(left, right)
+        if left.kind == "equation" or right.kind == "equation":
+            return left.kind == right.kind and self._equations(left, right)
+        if "based" in (left.kind, right.kind):
+            return self._based(left, right)
+        sets = realset.pair(left, right)
+        if sets is not None:
+            return sets[0] == sets[1]
+        if left.kind in SCALARS and right.kind in SCALARS:
+            return self.scalars(left, right)
+        if any(node.kind in SCALARS and contains(node, "matrix") for node in (left, right)):
+            raise Unsupported("arithmetic of matrices")
+        return self._structures(left, right)
+
+    # --- names and equations ----------------------------------------------------------------------
+
+    def _named(self, left: Node, right: Node) -> bool:
+        if left.kind == right.kind == "named":
+            left_name, right_name = left.value, right.value
+            if left_name.kind == right_name.kind == "var" and left_name != right_name:
+                return self._equations(left.args[1], right.args[1])
+            if left_name.value == right_name.value == "apply" and left_name.args[0] == right_name.args[0]:
+                ours, theirs = left_name.args[1], right_name.args[1]
+                if ours != theirs and ours.kind == theirs.kind == "var" and theirs.value not in variables(left):
+                    return self.equal(substitute(left.args[0], ours.value, theirs), right.args[0])
+            return self.equal(left.args[0], right.args[0])
+        if left.kind == "named":
+            if right.kind == "equation":
+                return self._equations(left.args[1], right)
+            return self.equal(left.args[0], right)
+        if left.kind == "equation":
+            return self._equations(left, right.args[1])
+        return self.equal(left, right.args[0])
+
+    def _equations(self, left: Node, right: Node) -> bool:
+        """Two equations are the same when the differences of their sides are proportional."""
+        ours, theirs = left.args[0], right.args[0]
+        if not variables(ours) or not variables(theirs):
+            return False
+        ratio: Value = None
+        for point in self._points(variables(ours) | variables(theirs)):
+            values = self._at(ours, theirs, point)
+            if values is None or values[0] == 0 or values[1] == 0:
+                continue
+            current = numeric.as_real(values[0]) / numeric.as_real(values[1])
+            if ratio is not None and not numeric.same(ratio, current):
+                return False
+            ratio = current
+        return ratio is not None
+
+    # --- structures -------------------------------------------------------------------------------
+
+    def _based(self, left: Node, right: Node) -> bool:
+        if left.kind == right.kind:
+            return left.value == right.value
+        # 12 in base ten says no more than 12.
+        (digits, base), other = (left.value, right) if left.kind == "based" else (right.value, left)
+        return base == 10 and digits.isdigit() and other == number(int(digits))
+
+    def _structures(self, left: Node, right: Node) -> bool:
+        if left.kind == "matrix" or right.kind == "matrix":
+            return (
+                left.kind == right.kind
+                and left.value == right.value
+                and len(left.args) == len(right.args)
+                and self._in_order(left.args, right.args)
+            )
+        if left.kind in ("union", "minus") or right.kind in ("union", "minus"):
+            if left.kind != right.kind:
+                return False
+            ours, theirs = realset.flatten(left), realset.flatten(right)
+            return self._in_order(ours, theirs) or (left.kind == "union" and self._unordered(ours, theirs))
+        kinds = {left.kind, right.kind}
+        if "rel" in kinds:
+            return left.kind == right.kind and self._relations(left, right)
+        if kinds == {"seq"}:
+            return left.value == right.value and self._in_order(left.args, right.args)
+        if kinds == {"list", "seq"}:
+            brackets = left.value if left.kind == "seq" else right.value
+            return brackets == "()" and self._in_order(left.args, right.args)
+        if kinds <= {"list", "set"}:
+            ordered = self.policy.list_order and kinds == {"list"}
+            if not ordered and len(left.args) != len(right.args):
+                left, right = self._without_repeats(left), self._without_repeats(right)
+            return (self._in_order if ordered else self._unordered)(left.args, right.args)
+        if "set" in kinds and len(left.args if left.kind == "set" else right.args) == 1:
+            return self.equal(*(node.args[0] if node.kind == "set" else node for node in (left, right)))
+        return False
+
+    def _in_order(self, left: Sequence[Node], right: Sequence[Node]) -> bool:
+        return len(left) == len(right) and all(self.equal(a, b) for a, b in zip(left, right, strict=True))
+
+    def _unordered(self, left: Sequence[Node], right: Sequence[Node]) -> bool:
+        if len(left) != len(right):
+            return False
+        if len(left) > MAX_UNORDERED:
+            return self._in_order(left, right)
+        rest = list(right)
+        for item in left:
+            found = next((index for index, other in enumerate(rest) if self.equal(item, other)), None)
+            if found is None:
+                return False
+            del rest[found]
+        return True
+
+    def _without_repeats(self, node: Node) -> Node:
+        """A list of tuples is a set of solutions, so a repeated one says nothing; repeated roots are kept."""
+        if len(node.args) > MAX_UNORDERED or any(part.kind != "seq" for part in node.args):
+            return node
+        kept: list[Node] = []
+        for part in node.args:
+            if not any(self.equal(part, other) for other in kept):
+                kept.append(part)
+        return Node(node.kind, tuple(kept), node.value)
+
+    def _relations(self, left: Node, right: Node) -> bool:
+        """Inequalities between expressions: the same up to a factor, whose sign turns the relation."""
+        if left == right:
+            return True
+        if len(left.args) == len(right.args) and left.value == right.value and self._in_order(left.args, right.args):
+            return True
+        if len(left.args) != 2 or len(right.args) != 2:
+            if contains(left, "call") or contains(right, "call"):
+                raise Unsupported("a chain of inequalities")
+            return False
+        turned = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!="}
+        ours, theirs = (Node("add", (node.args[0], Node("neg", (node.args[1],)))) for node in (left, right))
+        if left.value[0] not in turned or right.value[0] not in turned:
+            return False
+        ratio = self._constant_ratio(ours, theirs)
+        if ratio is None:
+            return False
+        return (left.value[0] if ratio > 0 else turned[left.value[0]]) == right.value[0]
+
+    def _constant_ratio(self, left: Node, right: Node) -> Value:
+        ratio: Value = None
+        for point in self._points(variables(left) | variables(right)):
+            values = self._at(left, right, point)
+            if values is None or values[0] == 0 or values[1] == 0:
+                continue
+            current = numeric.as_real(values[0]) / numeric.as_real(values[1])
+            if not numeric.is_real(current) or (ratio is not None and not numeric.same(ratio, current)):
+                return None
+            ratio = current.real
+        return ratio
+
+    # --- scalars ----------------------------------------------------------------------------------
+
+    def scalars(self, left: Node, right: Node) -> bool:
+        """Whether two scalar expressions have the same value, under the policy's readings."""
+        if left == right:
+            return True
+        if left.kind == right.kind == "ratio":
+            return self._ratios(left, right)
+        if self.policy.reduced_fractions and is_unreduced(left) and right.kind == "div":
+            return False
+        for ours, theirs in self._percent_readings(left, right):
+            if self._same_value(ours, theirs):
+                return True
+        return False
+
+    def _ratios(self, left: Node, right: Node) -> bool:
+        if self._in_order(left.args, right.args):
+            return True
+        # 4:30 may be a time of day: only ratios that cannot be one are compared as proportions.
+        if len(left.args) != len(right.args) or any(_like_minutes(node) for node in (left, right)):
+            return False
+        return all(
+            self._same_value(Node("div", (a, left.args[0])), Node("div", (b, right.args[0])))
+            for a, b in zip(left.args[1:], right.args[1:], strict=True)
+        )
+
+    def _percent_readings(self, left: Node, right: Node) -> list[tuple[Node, Node]]:
+        if left.kind == right.kind == "percent":
+            return [(left.args[0], right.args[0])]
+        # 45 and 45 degrees are the same answer; 120 degrees is also two thirds of pi.
+        ours, theirs = (node.args[0] if node.kind == "degree" else node for node in (left, right))
+        if left.kind == "degree" and right.kind == "degree":
+            return [(ours, theirs)]
+        if left.kind == "degree" or right.kind == "degree":
+            return [(ours, theirs), (left, right)]
+        if left.kind != "percent" and right.kind != "percent":
+            return [(left, right)]
+        bare = tuple(node.args[0] if node.kind == "percent" else node for node in (left, right))
+        readings = {"lenient": [bare, (left, right)], "sign_optional": [bare], "strict": [(left, right)]}
+        return readings[self.policy.percent]  # type: ignore[return-value]
+
+    def _same_value(self, left: Node, right: Node) -> bool:
+        names = variables(left) | variables(right)
+        bases: tuple[int | None, ...] = (None,)
+        if any(_has_plain_log(node) for node in (left, right)):
+            bases = (None, 10)  # schools write log for base 10, universities for base e: one reading for both sides
+        if names:
+            return any(self._same_function(left, right, names, base) for base in bases)
+        for base in bases:
+            try:
+                ours, theirs = Evaluator(log_base=base).value(left), Evaluator(log_base=base).value(right)
+            except Undefined:
+                continue
+            if numeric.same(ours, theirs) or self._rounded(left, ours, right, theirs):
+                return True
+        return False
+
+    def _same_function(self, left: Node, right: Node, names: frozenset[str], base: int | None) -> bool:
+        if variables(left) != variables(right) and (not variables(left) or not variables(right)):
+            return False
+        agreed = complex_agreed = 0
+        for point in self._points(names):
+            values = self._at(left, right, point, base)
+            if values is None:
+                continue
+            same = numeric.same(*values)
+            if all(numeric.is_real(value) for value in values):
+                if not same:
+                    return False
+                agreed += 1
+            elif contains_imaginary(left) or contains_imaginary(right):
+                if not same:
+                    return False
+                agreed += 1
+            else:
+                complex_agreed += 1 if same else -POINTS
+        return agreed >= 2 or (agreed == 0 and complex_agreed >= 2)
+
+    def _at(
+        self, left: Node, right: Node, point: dict[str, Fraction], base: int | None = None
+    ) -> tuple[Value, Value] | None:
+        evaluator = Evaluator(point, base)
+        try:
+            return evaluator.value(left), evaluator.value(right)
+        except Undefined:
+            return None
+
+    def _points(self, names: frozenset[str]) -> list[dict[str, Fraction]]:
+        """Half of the points are positive, half of either sign: |x| is not x, and the root of x has a domain."""
+        points = []
+        for index in range(POINTS):
+            sign: Callable[[], int] = (lambda: 1) if index % 2 == 0 else (lambda: self.rng.choice((-1, 1)))
+            points.append({name: sign() * Fraction(self.rng.randint(21, 331), 101) for name in sorted(names)})
+        for name in names:  # at least one point of each sign for a single variable
+            points[1][name] = -abs(points[1][name])
+        return points
+
+    def _rounded(self, left: Node, ours: Value, right: Node, theirs: Value) -> bool:
+        """The policies of rounding: an exact answer to a rounded reference, a long decimal for an exact reference."""
+        if not numeric.is_real(ours) or not numeric.is_real(theirs):
+            return False
+        ours, theirs = (numeric.as_real(value).real for value in (ours, theirs))
+        left_places, right_places = _decimal(left), _decimal(right)
+        if left_places is None and right_places is not None:
+            places, significant = right_places
+            if left.kind == "num" or (left.kind == "neg" and left.args[0].kind == "num"):
+                return False  # an integer is no closer form of a decimal
+            return significant >= self.policy.reference_digits and _within(ours, theirs, Fraction(1, 2 * 10**places))
+        if left_places is not None and right_places is None:
+            places, significant = left_places
+            if significant < self.policy.decimal_digits or _terminates(right):
+                return False
+            return _within(ours, theirs, Fraction(1, 10**places))
+        return False
+
+
+def _within(left: Value, right: Value, tolerance: Fraction) -> bool:
+    return bool(abs(left - right) <= numeric.as_real(tolerance))
+
+
+def contains_imaginary(node: Node) -> bool:
+    """Whether the imaginary unit stands in a tree."""
+    return (node.kind == "const" and node.value == "i") or any(contains_imaginary(part) for part in node.args)
+
+
+def _has_plain_log(node: Node) -> bool:
+    plain = node.kind == "call" and node.value == "log" and len(node.args) == 1
+    return plain or any(_has_plain_log(part) for part in node.args)
+
+
+def _decimal(node: Node) -> tuple[int, int] | None:
+    """Places and significant digits of a decimal numeral, None for anything else."""
+    if node.kind == "neg":
+        node = node.args[0]
+    if node.kind == "percent":
+        inner = _decimal(node.args[0])
+        return None if inner is None else (inner[0] + 2, inner[1])
+    if node.kind != "num" or node.value.places is None:
+        return None
+    return node.value.places, node.value.significant
+
+
+def _terminates(node: Node) -> bool:
+    """Whether a closed expression is rational with a finite decimal expansion, so that a decimal can equal it."""
+    try:
+        value = Evaluator().value(node)
+    except (Undefined, KeyError):
+        return True
+    if not isinstance(value, Fraction):
+        return False
+    bottom = value.denominator
+    for prime in (2, 5):
+        while bottom % prime == 0:
+            bottom //= prime
+    return bottom == 1
+
+
+def is_unreduced(node: Node) -> bool:
+    """Whether a node is a fraction of two integers that is not in lowest terms."""
+    if node.kind == "neg":
+        return is_unreduced(node.args[0])
+    if node.kind != "div" or any(part.kind != "num" for part in node.args):
+        return False
+    top, bottom = (part.value.value for part in node.args)
+    return math.gcd(int(top), int(bottom)) != 1
+
+
+def _like_minutes(node: Node) -> bool:
+    """Whether a ratio could be a time of day: two integers, the second with two digits below 60."""
+    if len(node.args) != 2 or any(part.kind != "num" or part.value.places is not None for part in node.args):
+        return False
+    hours, minutes = (part.value.value for part in node.args)
+    return hours <= 24 and (10 <= minutes < 60 or minutes == 0)

@@ -1,0 +1,192 @@
+"""Finding the final answer in a model's response: the box, else the announced answer, else the last formula.
+
+A box outranks every phrase, whatever the phrase says; only what stands after the reasoning tags counts. All
+patterns run in linear time and only the end of a long response is read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from verifiers.mathematics.normalisation import matching_brace
+
+MAX_RESPONSE_CHARS = 20_000
+"""Only the last so many characters of a response are read: the answer stands at the end."""
+
+MAX_BOXES = 64
+"""More boxes than this are no answer."""
+
+Source = Literal["box", "phrase", "bare", "prose", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """The candidate answers of a response (several only from several boxes), as written, and where they came from."""
+
+    candidates: tuple[str, ...]
+    source: Source
+    detail: str = ""
+
+
+_BOX = re.compile(r"\\(?:f|x)?boxed? {0,8}(?=\{)|\\fbox {0,8}(?=\{)|\\boxed {1,8}(?=[A-Za-z0-9])")
+_THINK_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
+_THINK_START = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:(?:final|correct|right)\s{1,4}answer|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
+    r"(?:\s{0,4}:)?|(?:final\s{1,4})?answer\s{0,4}(?:\*{1,2})?\s{0,4}:|####",
+    re.IGNORECASE,
+)
+_WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
+_CHOICE = re.compile(r"\(?[A-J](?:\)[.:]?|[.:])\s")
+_LABELLED = re.compile(r"[^\W\d]{3,20}\s{0,2}:\s{0,2}-?\d[\d.,]*(?![\d:])\s*\S*\s")
+_DISPLAY = re.compile(
+    r"\$\$((?:[^$]|\\\$)*?[^\\$])\$\$|\$((?:\\\$|[^$])*?[^\\$])\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL
+)
+_NUMBER = re.compile(
+    r"(?<![A-Za-z\d.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?(?![A-Za-z]{4})"
+)
+_HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
+_HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
+_CHAT_END = re.compile(r"<\|[a-z_]{2,20}\|>")
+# Words of a sentence: two or more in a row make a text prose and not a bare answer such as "7 square feet".
+_SENTENCE = re.compile(
+    r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
+    r"|here|let|to|with|when|not|special|sum|then)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[A-Z])")
+
+
+def final_part(response: str) -> str:
+    """The part of a response that may hold the answer: its end, after the reasoning tags, before a chat mark."""
+    text = response[-MAX_RESPONSE_CHARS:]
+    ends = list(_THINK_END.finditer(text))
+    if ends:
+        text = text[ends[-1].end() :]
+    elif _THINK_START.search(response[:1000]):
+        return ""  # the reasoning never ended, so nothing was answered
+    mark = _CHAT_END.search(text)
+    return text[: mark.start()] if mark else text
+
+
+def boxes(text: str) -> tuple[str, ...]:
+    """Contents of all outermost boxes with balanced braces, in order."""
+    found: list[str] = []
+    position = 0
+    while match := _BOX.search(text, position):
+        if text[match.end()] != "{":
+            found.append(text[match.end()])
+            position = match.end() + 1
+        else:
+            end = matching_brace(text, match.end())
+            if end < 0:
+                # A box that the response's end cut off, or that lacks its brace: up to the end of the formula.
+                cut = re.split(r"\$|\\\)|\\\]|\n", text[match.end() + 1 :], maxsplit=1)[0]
+                found.append(cut)
+                break
+            found.append(text[match.end() + 1 : end])
+            position = end + 1
+        if len(found) > MAX_BOXES:
+            break
+    return tuple(_inner_box(content) for content in found)
+
+
+def _inner_box(content: str) -> str:
+    """A box that holds nothing but a box is that box."""
+    for _ in range(4):
+        match = _BOX.match(content.strip())
+        stripped = content.strip()
+        if match is None or stripped[match.end()] != "{" or matching_brace(stripped, match.end()) != len(stripped) - 1:
+            break
+        content = stripped[match.end() + 1 : -1]
+    return content
+
+
+def _after_phrase(text: str) -> str | None:
+    """What the last phrase such as "the answer is" announces; None without such a phrase."""
+    matches = list(_PHRASE.finditer(text))
+    strong = [match for match in matches if not _WEAK.match(match.group())]
+    chosen = strong or matches
+    for match in reversed(chosen):
+        tail = text[match.end() : match.end() + 2_000].lstrip(" *:\n\t\"“'").removeprefix('\\"')
+        formula = _DISPLAY.match(tail)
+        if formula is not None:
+            rest = tail[formula.end() :]
+            first = next(group for group in formula.groups() if group is not None)
+            return first + _joined_formulas(rest)
+        sentence = _SENTENCE_END.split(tail, maxsplit=1)[0].split("\n")[0]
+        sentence = sentence.strip(" *\"'").removesuffix(".")
+        if sentence and is_bare(sentence):
+            return sentence
+        if sentence:
+            return _from_prose(sentence)
+    return None
+
+
+def _joined_formulas(rest: str) -> str:
+    """``$12$ and $13$`` is one answer: the formulas that follow, joined by a comma or "and", and words of a unit."""
+    joined = ""
+    while match := re.match(r"\s*(?:,|and|or|,\s*and|;)\s*\$((?:[^$])*)\$", rest):
+        joined += ", " + match.group(1)
+        rest = rest[match.end() :]
+    unit = re.match(r"\s*(?:\\?%|percent|degrees)", rest)
+    return joined + (unit.group() if unit else "")
+
+
+def is_bare(text: str) -> bool:
+    """Whether a whole response is an answer without a sentence around it."""
+    text = text.strip()
+    if len(text) > 600 or text.count("\n") > 6:
+        return False
+    if "####" in text:
+        return False
+    if _CHOICE.match(text) and len(text) <= 120 and "\n" not in text:
+        return True
+    outside = _DISPLAY.sub(" ", text.replace("\\!", ""))
+    outside = re.sub(r"\\text[a-z]*\s*\{[^{}]*\}", " ", outside)
+    if _LABELLED.match(outside) and len(_NUMBER.findall(outside)) == 1:
+        return False  # a label and one number, as in "Price: 2.74 or so"
+    return len(_SENTENCE.findall(outside)) == 0 and ":" not in re.sub(r"\d:\d|\}:|\w:[A-Za-z0-9]|: *-?\d", "", outside)
+
+
+def _from_prose(text: str) -> str | None:
+    """The formula or the number that stands last in a text; None where it hedges between several numbers."""
+    text = _HOPE.sub("", text)
+    formulas = list(_DISPLAY.finditer(text))
+    rest = text[formulas[-1].end() :] if formulas else text
+    numbers = _NUMBER.findall(rest)
+    if numbers:
+        sentence = re.split(r"[.!?\n]\s", text.strip())[-1]
+        if _HEDGE.search(sentence) and len(set(_NUMBER.findall(sentence))) > 1:
+            return None
+        return numbers[-1]
+    contents = [next(group for group in formula.groups() if group is not None) for formula in formulas]
+    return next((content for content in reversed(contents) if content.strip()), None)
+
+
+def extract(response: str, *, prose: bool = True) -> Extraction:
+    """Candidate answers of a response.
+
+    Args:
+        response: The whole response, or a bare answer.
+        prose: Whether a response with neither a box nor an announced answer yields its last formula or number.
+    """
+    text = final_part(response)
+    if not text.strip():
+        return Extraction((), "none", "nothing stands after the reasoning" if response.strip() else "empty")
+    found = boxes(text)
+    if len(found) > MAX_BOXES:
+        return Extraction((), "none", f"more than {MAX_BOXES} boxes")
+    if found:
+        return Extraction(found, "box")
+    if is_bare(text):
+        return Extraction((text,), "bare")
+    announced = _after_phrase(text)
+    if announced is not None:
+        return Extraction((announced,), "phrase")
+    last = _from_prose(text) if prose else None
+    if last is None:
+        return Extraction((), "none", "no box, no announced answer and no formula")
+    return Extraction((last,), "prose")

@@ -1,0 +1,258 @@
+"""``grade_math``: extraction, then the exact path, then (rarely) the symbolic path in its own process."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+
+from verifiers.mathematics import host, units
+from verifiers.mathematics.compare import SCALARS, Comparison, is_unreduced
+from verifiers.mathematics.extraction import Extraction, boxes, extract, is_bare
+from verifiers.mathematics.normalisation import normalise, squeeze
+from verifiers.mathematics.numeric import Evaluator, Undefined, variables
+from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
+from verifiers.mathematics.reading import Reading, choice_letter, read, within_caps
+from verifiers.mathematics.shapes import reduce_relation
+from verifiers.mathematics.syntax import Node, Unsupported
+from verifiers.verdict import Status, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What the exact path found: ``right`` is None where only the symbolic path can tell."""
+
+    right: bool | None
+    detail: str = ""
+
+
+def grade_math(
+    prediction: str,
+    reference: str,
+    *,
+    timeout_s: float = 5.0,
+    policy: MathPolicy = DEFAULT_POLICY,
+    question: str | None = None,
+) -> Verdict:
+    r"""Judge a mathematical answer against a reference.
+
+    Args:
+        prediction: A whole response (with ``\boxed{}``, "the answer is ...", or neither) or a bare answer.
+        reference: The right answer; LaTeX or plain text.
+        timeout_s: Deadline of the symbolic comparison in seconds. The exact path takes well under a millisecond.
+        policy: The switches where graders legitimately disagree.
+        question: The problem's text. An answer that only repeats an expression of it is then wrong, unless the
+            reference is written so.
+
+    Returns:
+        A verdict; ``answer`` is the extracted answer in a canonical spelling. ``unparsable``: no answer was found, or
+        it is beyond the caps. ``timeout`` and ``crash``: comparing the answer exceeded the deadline or the memory.
+        ``verifier_error``: the reference is empty, or the host process failed twice.
+    """
+    started = time.perf_counter()
+    found = extract(prediction, prose=policy.prose)
+    truth = _reference_text(reference)
+    if not normalise(truth):
+        return Verdict.failed("the reference is empty", seconds=time.perf_counter() - started)
+    answer, problem = _chosen(found, policy)
+    if answer is None:
+        return _verdict(Status.UNPARSABLE, None, started, problem)
+    problem = within_caps(answer)
+    if problem:
+        return _verdict(Status.UNPARSABLE, None, started, problem)
+    if not normalise(answer):
+        return _verdict(Status.UNPARSABLE, None, started, "the answer is empty")
+    ours, theirs = _read(answer, policy), _read_reference(truth, policy)
+    spelling = canonical(ours, answer)
+    decision = _decide(answer, truth, ours, theirs, policy)
+    if question is not None and decision.right is not False and _repeats(ours, theirs, question):
+        return _verdict(Status.WRONG, spelling, started, "the answer repeats an expression of the question")
+    if decision.right is not None:
+        return _verdict(Status.CORRECT if decision.right else Status.WRONG, spelling, started, decision.detail)
+    return _symbolic(ours, theirs, spelling, timeout_s, started)
+
+
+def _verdict(status: Status, answer: str | None, started: float, detail: str = "") -> Verdict:
+    return Verdict.binary(status, answer=answer, seconds=time.perf_counter() - started, detail=detail)
+
+
+def _read(text: str, policy: MathPolicy) -> Reading:
+    return read(text, keep_case=policy.letter_case)
+
+
+def _reference_text(reference: str) -> str:
+    """The reference's own answer: its box or its last formula where it is a solution, else the whole."""
+    found = boxes(reference)
+    if found:
+        return ", ".join(dict.fromkeys(found))
+    if is_bare(reference) or "$" not in reference:
+        return reference
+    answer = extract(reference).candidates
+    return answer[-1] if answer else reference
+
+
+def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
+    """The one candidate that is judged: several different boxes become a list, or the last counts (a policy)."""
+    if not found.candidates:
+        return None, found.detail
+    if len(found.candidates) == 1 or policy.boxes == "last":
+        return found.candidates[-1], ""
+    distinct: dict[str, str] = {}
+    for candidate in found.candidates:
+        if within_caps(candidate):
+            return None, "a box is beyond the caps"
+        key = squeeze(normalise(candidate))
+        distinct.setdefault(key, candidate)
+    if len(distinct) == 1:
+        return found.candidates[-1], ""
+    # A placeholder such as \boxed{wrong} beside a formula is no second answer.
+    readings = {candidate: _read(candidate, policy) for candidate in distinct.values()}
+    last = readings[distinct[squeeze(normalise(found.candidates[-1]))]]
+    if not last.is_text:
+        kept = [candidate for candidate, reading in readings.items() if reading.node is not None or reading.symbolic]
+    else:
+        kept = list(readings)
+    merged: list[str] = []
+    for candidate in kept:
+        if not any(_decide(candidate, other, readings[candidate], readings[other], policy).right for other in merged):
+            merged.append(candidate)
+    return (merged[0] if len(merged) == 1 else ", ".join(merged)), ""
+
+
+def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: MathPolicy) -> _Decision:
+    """The exact path."""
+    if squeeze(normalise(answer)) == squeeze(normalise(truth)):
+        return _Decision(True)
+    conflict = _unit_conflict(ours.unit, theirs.unit, policy)
+    if conflict:
+        return _Decision(False, conflict)
+    if theirs.words is not None and len(theirs.words) == 1 and theirs.words.isupper():
+        letter = choice_letter(answer)
+        if letter is not None:
+            return _Decision(letter == theirs.words)
+    if theirs.node is not None and theirs.node.kind == "based" and policy.base_optional:
+        if squeeze(ours.text).upper() == theirs.node.value[0]:
+            return _Decision(True)
+    if ours.is_text or theirs.is_text:
+        same = ours.words is not None and ours.words == theirs.words
+        return _Decision(same, "" if same else "compared as words")
+    if ours.words is not None and ours.words == theirs.words and ours.node is None:
+        return _Decision(True)
+    if ours.node is None and not ours.symbolic:
+        return _Decision(False, f"no formula: {ours.problem}")
+    if theirs.node is None and not theirs.symbolic:
+        return _Decision(False, f"the reference is no formula ({theirs.problem}), and the texts differ")
+    if ours.node is None or theirs.node is None:
+        return _Decision(None)
+    return _compare(ours, theirs, policy)
+
+
+def _read_reference(text: str, policy: MathPolicy) -> Reading:
+    """A reference, or what its last equation sign announces where the whole is no formula."""
+    reading = _read(text, policy)
+    if reading.node is None and not reading.symbolic and not reading.is_text and "=" in reading.text:
+        last = _read(reading.text.rpartition("=")[2], policy)
+        if last.node is not None:
+            return last
+    return reading
+
+
+def _compare(ours: Reading, theirs: Reading, policy: MathPolicy) -> _Decision:
+    assert ours.node is not None and theirs.node is not None
+    comparison = Comparison(policy, f"{ours.text}\n{theirs.text}")
+    pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
+    # A comma between digits may be read in two ways: one side's other reading counts where it settles the matter.
+    pairs += [(other, theirs.node) for other in ours.alternatives]
+    pairs += [(ours.node, other) for other in theirs.alternatives]
+    undecided = False
+    for left, right in pairs:
+        try:
+            if comparison.equal(left, right):
+                return _Decision(True)
+        except Unsupported:
+            undecided = True
+        except RecursionError:
+            return _Decision(False, "nested too deeply")
+    return _Decision(None) if undecided else _Decision(False)
+
+
+def _unit_conflict(ours: str, theirs: str, policy: MathPolicy) -> str:
+    left, right = units.canonical(ours), units.canonical(theirs)
+    if left and right and left != right:
+        return f"the unit is {ours!r} and not {theirs!r}"
+    if policy.units == "required" and (left or ours.lower()) != (right or theirs.lower()):
+        return f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
+    return ""
+
+
+def _symbolic(ours: Reading, theirs: Reading, spelling: str, timeout_s: float, started: float) -> Verdict:
+    try:
+        outcome, detail = host.shared().ask(value_parts(ours.text), value_parts(theirs.text)[-1], timeout_s)
+    except host.HostError as error:
+        return Verdict.failed(str(error), seconds=time.perf_counter() - started)
+    status = {
+        "equal": Status.CORRECT,
+        "different": Status.WRONG,
+        "timeout": Status.TIMEOUT,
+        "memory": Status.CRASH,
+        "error": Status.UNPARSABLE,
+    }[outcome]
+    return _verdict(status, spelling, started, detail)
+
+
+def value_parts(text: str) -> list[str]:
+    """The sides of a chain of equations but for a name at its start: ``F_n = A = B`` gives ``A`` and ``B``.
+
+    All of an answer's sides must equal the reference, so that a chain cannot hide a second answer.
+    """
+    if any(sign in text for sign in ("<", ">", "\\\\le", "\\\\ge", "\\\\ne", "\\\\in ", "\\\\begin")):
+        return [text]
+    parts: list[str] = []
+    depth = start = 0
+    for index, sign in enumerate(text):
+        depth += (sign in "({[") - (sign in ")}]")
+        if sign == "=" and depth == 0:
+            parts.append(text[start:index].strip())
+            start = index + 1
+    parts.append(text[start:].strip())
+    if len(parts) > 1 and _NAME.fullmatch(parts[0]):
+        del parts[0]
+    return parts if all(parts) else [text]
+
+
+_NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]{1,20}\}|\w))?(?:\([A-Za-z, ]{1,10}\))?")
+
+
+def canonical(reading: Reading, answer: str) -> str:
+    """One spelling for answers of the same rational value, so that they count as one vote; else the normalised text."""
+    if reading.words is not None and reading.node is None:
+        return reading.words
+    try:
+        node = None if reading.node is None else reduce_relation(reading.node)
+        if node is not None and node.kind == "named":
+            node = node.args[0]
+        if node is not None and node.kind in SCALARS and not variables(node):
+            value = Evaluator().value(node)
+            if isinstance(value, Fraction):
+                return str(value)
+    except (Undefined, Unsupported):
+        return squeeze(normalise(answer))  # a value that is out of range or does not exist: the text stands for itself
+    return squeeze(normalise(answer))
+
+
+def _repeats(ours: Reading, theirs: Reading, question: str) -> bool:
+    """Whether an answer is an unevaluated expression copied from the question, while the reference is another one.
+
+    A number, a reduced fraction, a name or a structure such as a tuple may well stand in the question and be right.
+    """
+    if ours.node is None or ours.node == (theirs.node or ours.node) or ours.node.kind not in SCALARS:
+        return False
+    node = ours.node.args[0] if ours.node.kind in ("neg", "percent", "degree") else ours.node
+    if node.kind in ("num", "const", "var") or (_is_fraction(node) and not is_unreduced(node)):
+        return False
+    return squeeze(ours.text) in squeeze(normalise(question))
+
+
+def _is_fraction(node: Node) -> bool:
+    return node.kind in ("div", "ratio") and all(part.kind == "num" for part in node.args)

@@ -1,0 +1,160 @@
+"""One spelling for LaTeX, unicode and plain text, without touching the meaning. Every pattern runs in linear time."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_VULGAR = {
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5",
+    "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
+}  # fmt: skip
+_SYMBOLS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "∙": r"\cdot ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+    "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^{\circ}",
+    "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "′": "'", "’": "'",
+    "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
+    "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ",
+    "＜": "<", "＞": ">", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⁄": "/",
+}  # fmt: skip
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u202a-\u202e\ufeff\u00ad\x00]")
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SYMBOL = re.compile("[" + "".join(map(re.escape, _SYMBOLS)) + "]")
+
+# What only moves ink. `\left.` and `\right.` are invisible delimiters.
+_SPACING = re.compile(
+    r"\\(?:left|right)\.|\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle"
+    r"|limits|nolimits|hfill|boldsymbol|bm)(?![A-Za-z])"
+)
+_SPACES = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace(?![A-Za-z]))|~|\s")
+_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\{\\,\}|\\!,) *(?=\d{3}(?!\d))")
+_FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
+_TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")
+_STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|overline|operatorname)(?![A-Za-z])\s*(?=\{)")
+_RELATIONS = {
+    "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "lt": "<", "gt": ">", "neq": "ne", "simeq": "approx",
+    "lbrace": "{", "rbrace": "}", "infin": "infty", "varnothing": "emptyset", "backslash": "setminus", "ast": "cdot",
+    "land": "text{ and }", "lor": "text{ or }", "to": "to", "degree": "circ", "textdegree": "circ",
+}  # fmt: skip
+_SYNONYM = re.compile(r"\\(" + "|".join(sorted(_RELATIONS, key=len, reverse=True)) + r")(?![A-Za-z])")
+_DOUBLED = re.compile(
+    r"\\\\(?=(?:frac|dfrac|tfrac|sqrt|left|right|pi|text|boxed|le|ge|leq|geq|cup|in|infty|cdot|times|theta|pm|circ|ln"
+    r"|log|sin|cos|tan|quad|[{}%$]))"
+)
+_EMPTY_SCRIPT = re.compile(r"\^\{? *\}?$")
+_BLANKS = re.compile(r"(?<!\d) +| +(?!\d)")
+_LONG_EXPONENT = re.compile(r"(\^|\\sqrt) *(-?\d{2,})(?![\d.])")
+_PHANTOM = re.compile(r"\\[hv]?phantom *(?:\{[^{}]*\}|[-+0-9A-Za-z])|\\(?:_|underline *\{ *\})|_{2,}")
+_END = re.compile(r"(?:[\s.,;:]|\\$)+$")
+
+
+def _synonym(match: re.Match[str]) -> str:
+    replacement = _RELATIONS[match.group(1)]
+    return replacement + " " if replacement in "<>" else "\\" + replacement
+
+
+def clean_unicode(text: str) -> str:
+    """Fold unicode spellings into ASCII and LaTeX: full-width digits, roots, superscripts, minus signs, spaces."""
+    if text.isascii():
+        return text
+    text = _INVISIBLE.sub("", text)
+    text = _SUPERSCRIPT_RUN.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", text)
+    for sign, value in _VULGAR.items():
+        if sign in text:
+            top, bottom = value.split("/")
+            text = text.replace(sign, rf"\frac{{{top}}}{{{bottom}}}")
+    text = _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)
+    text = unicodedata.normalize("NFKC", text)
+    return _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)
+
+
+def normalise(text: str) -> str:
+    r"""An answer in the one spelling that the parser reads.
+
+    Dollars, spacing commands and decoration go; ``\dfrac`` and the like become ``\frac``, every text command
+    becomes ``\text``, thousands separators that can be nothing else (``,\!`` and ``{,}``) disappear.
+    """
+    text = clean_unicode(text).replace("\x0crac", "\\frac").strip()
+    if "\\" in text:
+        if "\\begin" not in text:
+            text = _DOUBLED.sub(r"\\", text)
+        text = _THOUSANDS_MARK.sub("", text).replace("\\!", "")
+        text = text.replace("\\$", "").replace("\\%", "%").replace("\\#", "")
+        text = text.replace("\\(", "").replace("\\)", "")
+        if "\\begin" not in text:
+            text = text.replace("\\[", "").replace("\\]", "")
+        text = _SPACING.sub("", _PHANTOM.sub("", text))
+        text = _FRACTIONS.sub(r"\\frac", text)
+        text = _BINOMIALS.sub(r"\\binom", text)
+        text = _TEXT.sub(r"\\text", text)
+        text = _STYLES.sub("", text)
+        text = _SYNONYM.sub(_synonym, text)
+    else:
+        text = _THOUSANDS_MARK.sub("", text)
+    # A row break of a matrix stays; after it a blank keeps "\\ 1" from reading as a spaced one.
+    parts = text.replace("$", "").split("\\\\")
+    text = "\\\\ ".join(re.sub(r" {2,}", " ", _SPACES.sub(" ", part)) for part in parts).strip()
+    text = _LONG_EXPONENT.sub(r"\1{\2}", _EMPTY_SCRIPT.sub("", _END.sub("", text)))
+    return braced(text).strip()
+
+
+_ARGUMENT = re.compile(r" *(\\[A-Za-z]+(?: *\{[^{}]*\})?|\d|[A-Za-z])")
+
+
+def braced(text: str) -> str:
+    r"""``\frac12``, ``\frac \pi4`` and ``\sqrt2`` with their braces, so that every reader sees the same arguments."""
+    parts: list[str] = []
+    position = 0
+    for match in _COMMAND.finditer(text):
+        if match.start() < position:
+            continue
+        parts.append(text[position : match.end()])
+        position = match.end()
+        for _ in range(2 if match.group(1) == "frac" else 1):
+            blank = len(text[position:]) - len(text[position:].lstrip(" "))
+            start = position + blank
+            if text[start : start + 1] in ("{", "["):
+                end = matching_brace(text, start) if text[start] == "{" else -1
+                if end < 0:
+                    break
+                parts.append(
+                    text[start : end + 1] if match.group(1) == "sqrt" else "{" + braced(text[start + 1 : end]) + "}"
+                )
+                position = end + 1
+                continue
+            argument = _ARGUMENT.match(text, position)
+            if argument is None or argument.group(1).startswith(("\\frac", "\\sqrt")):
+                break
+            parts.append("{" + argument.group(1) + "}")
+            position = argument.end()
+    return "".join([*parts, text[position:]])
+
+
+_COMMAND = re.compile(r"\\(frac|sqrt)(?![A-Za-z])")
+
+
+def squeeze(text: str) -> str:
+    """A normalised answer without blanks, but for those between digits: equal squeezed texts are equal answers."""
+    return _BLANKS.sub("", text)
+
+
+def matching_brace(text: str, start: int) -> int:
+    """Index of the brace that closes the one at ``start``; -1 where there is none. Escaped braces do not count."""
+    depth = 0
+    position = start
+    while position < len(text):
+        sign = text[position]
+        if sign == "\\":
+            position += 2
+            continue
+        if sign == "{":
+            depth += 1
+        elif sign == "}":
+            depth -= 1
+            if depth == 0:
+                return position
+        position += 1
+    return -1

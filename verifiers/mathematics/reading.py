@@ -1,0 +1,225 @@
+"""From a candidate answer as written to what it says: an expression tree, or words, and a unit beside it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from verifiers.mathematics import units
+from verifiers.mathematics.normalisation import matching_brace, normalise
+from verifiers.mathematics.parser import parse
+from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_DIGITS, Node, NotMath, Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read an answer.
+
+    Attributes:
+        text: The normalised answer without its unit.
+        node: Its tree, None where it is no formula that the parser knows.
+        words: Its words, lower case and without punctuation, None where it is no text.
+        is_text: Whether it says words rather than mathematics, so that only the words are compared.
+        symbolic: Whether it is a formula that only the symbolic path can judge.
+        unit: The unit's words, empty where there is none.
+        problem: Why there is no tree.
+    """
+
+    text: str
+    node: Node | None = None
+    words: str | None = None
+    is_text: bool = False
+    symbolic: bool = False
+    unit: str = ""
+    problem: str = ""
+    alternatives: tuple[Node, ...] = ()
+
+
+_TEXT_COMMAND = re.compile(r"\\text\s*\{")
+_CONJUNCTION = re.compile(
+    r"\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])"
+)
+_UNIT_AND = re.compile(r"(\\text\s*\{\s*[A-Za-z][A-Za-z ]*?)\s(and|or)\s*\}")
+_QUANTIFIED = re.compile(
+    r",?\s*\\text\s*\{\s*,?\s*(?:for|where)\s+(?:all|any|every|each|some)\b.*?(?=,?\s*\\text\s*\{\s*(?:and|or)|$)"
+)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z ,.;:()'\"!?-]*|\([A-Za-z, ]+\)\.?")
+_LABEL = re.compile(
+    r"(?:(?<=^)|(?<=[,;@]))\s*(?:\\text\s*\{[A-Za-z ]{2,30}\}|[A-Za-z]{3,20}(?: [A-Za-z]{1,20}){0,3})\s*[:=](?![=:])"
+)
+_BASED = re.compile(r"(?:\\text\{)?(-?[0-9A-Z.]{0,60}[0-9A-Z])\}?_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
+_LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*\S.*|\(\s*([A-J])\s*\)\s*\S.*", re.DOTALL)
+_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_ANNOUNCED = re.compile(r"^.{0,80}\banswer is\b:?")
+_DIGIT = re.compile(r"\d")
+_LEADING = re.compile(r"^(?:\\text\s*\{\s*(?:only|about|approximately|exactly)\s*\}|\\approx|approximately|about)\s*")
+
+
+def within_caps(raw: str) -> str:
+    """Why a candidate is refused unread (too long, too deep, too many digits); empty where it is not."""
+    if len(raw) > MAX_ANSWER_CHARS:
+        return f"the answer has more than {MAX_ANSWER_CHARS} characters"
+    depth = deepest = 0
+    for sign in raw:
+        if sign in "({[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif sign in ")}]":
+            depth -= 1
+    if deepest > MAX_DEPTH:
+        return f"the answer is nested deeper than {MAX_DEPTH}"
+    if re.search(rf"\d{{{MAX_DIGITS}}}", raw):
+        return f"the answer has a number of more than {MAX_DIGITS} digits"
+    return ""
+
+
+def unwrap_text(text: str) -> str:
+    """The text with each ``\\text{...}`` replaced by its content."""
+    for _ in range(20):
+        match = _TEXT_COMMAND.search(text)
+        if match is None:
+            break
+        end = matching_brace(text, match.end() - 1)
+        if end < 0:
+            break
+        text = text[: match.start()] + text[match.end() : end] + text[end + 1 :]
+    return text
+
+
+def words_of(text: str, *, keep_case: bool = False) -> str | None:
+    """Words in a spelling that can be compared; None where the text is not made of words."""
+    plain = unwrap_text(text).strip().strip(".\"' ")
+    if not _WORDS.fullmatch(plain):
+        return None
+    letters = [part.strip(" ().\"'") for part in re.split(r"[,;]", plain)]
+    if all(len(letter) <= 1 for letter in letters):
+        return ",".join(letters)  # a choice, or several: letters keep their case
+    plain = re.sub(r"[^A-Za-z]+", " ", plain).strip()
+    return plain if keep_case else plain.lower()
+
+
+def read(raw: str, *, keep_case: bool = False) -> Reading:
+    """Read one candidate answer. Never raises: what cannot be read has a ``problem``."""
+    problem = within_caps(raw)
+    if problem:
+        return Reading("", problem=problem)
+    text = _LEADING.sub("", normalise(raw))
+    if not text:
+        return Reading("", problem="the answer is empty")
+    words = words_of(text, keep_case=keep_case)
+    based = _BASED.fullmatch(text.replace(" ", ""))
+    if based is not None and _DIGIT.search(based.group(1)):
+        base = _BASE_NAMES.get(based.group(2), based.group(2))
+        if str(base).isdigit():
+            return Reading(text, node=Node("based", value=(based.group(1).upper(), int(base))))
+    whole = _whole_text(text)
+    if whole is not None:
+        single = len(whole.strip(" ()")) == 1
+        inner = read(_ANNOUNCED.sub("", whole), keep_case=keep_case) if single or _DIGIT.search(whole) else None
+        if inner is not None and inner.node is not None:
+            return replace(inner, words=words)
+        return Reading(text, words=words or _loose(text), is_text=words is None or len(words) > 1 or words.isupper())
+    return _read_formula(text, words)
+
+
+def _loose(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", unwrap_text(text).lower()).strip()
+
+
+def _whole_text(text: str) -> str | None:
+    """The content of an answer that is nothing but one ``\\text{...}``."""
+    match = _TEXT_COMMAND.match(text)
+    if match is None or matching_brace(text, match.end() - 1) != len(text) - 1:
+        return None
+    return text[match.end() : -1]
+
+
+def _read_formula(text: str, words: str | None) -> Reading:
+    original = text
+    text = units.signs_for_words(text)
+    text = _QUANTIFIED.sub("", text)
+    text = _UNIT_AND.sub(lambda match: match.group(1) + "}" + ("@" if match.group(2) == "or" else ","), text)
+    text = _CONJUNCTION.sub(lambda match: "@" if "or" in match.group() else ",", text)
+    text = _LABEL.sub(" ", text)
+    text, unit = _without_units(text)
+    text = text.strip().strip(",;@ ")
+    try:
+        node = parse(_joined_thousands(text))
+    except Unsupported as error:
+        return Reading(text, words=words, symbolic=True, unit=unit, problem=str(error))
+    except NotMath as error:
+        return Reading(text, words=words or _loose(original), is_text=words is not None, unit=unit, problem=str(error))
+    except RecursionError:
+        return Reading(text, words=words, unit=unit, problem="the answer is nested too deeply")
+    return Reading(text, node=node, words=words, unit=unit, alternatives=_alternatives(text))
+
+
+def _without_units(text: str) -> tuple[str, str]:
+    """The text without words that only name units, and the last of those units."""
+    unit = ""
+    position = 0
+    while match := _TEXT_COMMAND.search(text, position):
+        end = matching_brace(text, match.end() - 1)
+        if end < 0:
+            break
+        content = text[match.end() : end]
+        before = text[: match.start()].rstrip()
+        is_script = before.endswith(("_", "{", "^"))
+        if is_script or len(content.strip()) < 1 or not before or not units.droppable(content):
+            position = end
+            continue
+        script = re.match(r"\s*\^\s*\{?\s*-?([1-4])\s*\}?", text[end + 1 :])
+        if content.strip() in ("E", "e", "i", "d", "C", "T"):
+            position = end
+            continue
+        unit = content.strip() + ("^" + script.group(1) if script else "")
+        rest = text[end + 1 + (script.end() if script else 0) :]
+        text = before + " " + rest.lstrip(" /") if rest.lstrip().startswith(("/", "\\text")) else before + rest
+        position = len(before)
+    text = text.strip()
+    bare, bare_unit = units.split_bare_unit(text)
+    return bare, bare_unit or unit
+
+
+def _joined_thousands(text: str) -> str:
+    """Numbers with thousands separators, outside of any bracket, without them."""
+    spaced = _SPACED.fullmatch(text.strip())
+    if spaced is not None:
+        return text.replace(" ", "")
+    if "," not in text:
+        return text
+    parts: list[str] = []
+    position = 0
+    for match in _THOUSANDS.finditer(text):
+        before = text[: match.start()]
+        if all(before.count(left) == before.count(right) for left, right in ("()", "[]", ("\\{", "\\}"))):
+            parts += [text[position : match.start()], match.group().replace(",", "")]
+            position = match.end()
+    return "".join([*parts, text[position:]])
+
+
+def _alternatives(text: str) -> tuple[Node, ...]:
+    """Other readings of an ambiguous comma: ``120,240`` as a list, ``2,74`` as a decimal."""
+    found: list[Node] = []
+    if _THOUSANDS.search(text):
+        try:
+            found.append(parse(text))
+        except (NotMath, Unsupported):
+            found.clear()
+    decimal = _DECIMAL_COMMA.fullmatch(text)
+    if decimal is not None:
+        node = parse(f"{decimal.group(1)}.{decimal.group(2)}")
+        found.append(node)
+    return tuple(found)
+
+
+def choice_letter(raw: str) -> str | None:
+    """The letter of an answer such as ``(C) 12`` or ``C. twelve``; None where it names no choice."""
+    text = unwrap_text(normalise(raw)).strip()
+    match = _LETTER_CHOICE.fullmatch(text)
+    if match is None:
+        return None
+    return match.group(1) or match.group(2)

@@ -1,0 +1,137 @@
+"""Rewriting trees before they are compared: names dropped from equations, plus-minus signs written out."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from verifiers.mathematics import numeric
+from verifiers.mathematics.numeric import Evaluator, Undefined, variables
+from verifiers.mathematics.syntax import Node, Unsupported
+
+MAX_SIGNS = 5
+"""More free plus-minus signs than this are not written out."""
+
+
+def substitute(node: Node, name: str, value: Node) -> Node:
+    """The tree with each variable ``name`` replaced."""
+    if node.kind == "var" and node.value == name:
+        return value
+    if not node.args:
+        return node
+    return replace(node, args=tuple(substitute(part, name, value) for part in node.args))
+
+
+def is_name(node: Node) -> bool:
+    """Whether a side of an equation only names what the other side gives: ``x``, ``a_1``, ``f(x)``, ``|AB|``."""
+    if node.kind == "var":
+        return True
+    if node.kind == "mul" and node.value == "apply":
+        return all(part.kind in ("var", "num", "seq") for part in node.args[1].args or (node.args[1],))
+    if node.kind == "mul":
+        return all(_is_point(part) for part in _factors(node))
+    if node.kind in ("div", "ratio"):
+        return all(is_name(part) or _is_point(part) for part in node.args)
+    if node.kind == "call" and node.value == "abs":
+        return is_name(node.args[0]) and node.args[0].kind == "mul"
+    return node.kind == "seq" and all(part.kind == "var" for part in node.args)
+
+
+def _factors(node: Node) -> list[Node]:
+    if node.kind != "mul" or node.value == "apply":
+        return [node]
+    return [factor for part in node.args for factor in _factors(part)]
+
+
+def _is_point(node: Node) -> bool:
+    """A capital letter, as in the segment AB."""
+    if node.kind == "mul":
+        return all(_is_point(part) for part in _factors(node))
+    return node.kind == "var" and str(node.value)[:1].isupper()
+
+
+def _signs(node: Node) -> set[int]:
+    found = {node.value[0]} if node.kind == "pm" else set()
+    return found.union(*(_signs(part) for part in node.args))
+
+
+def _with_signs(node: Node, signs: dict[int, int]) -> Node:
+    args = tuple(_with_signs(part, signs) for part in node.args)
+    if node.kind == "pm":
+        group, direction = node.value
+        return args[0] if signs[group] * direction > 0 else Node("neg", args)
+    return replace(node, args=args)
+
+
+def signs_resolved(node: Node) -> Node:
+    """The tree with every plus-minus written out: one expression becomes the list of its values."""
+    if not _signs(node):
+        return node
+    if node.kind in ("list", "set"):
+        items: list[Node] = []
+        for part in node.args:
+            resolved = signs_resolved(part)
+            items += resolved.args if resolved.kind == "list" and part.kind != "list" else (resolved,)
+        return replace(node, args=tuple(items))
+    groups = sorted(_signs(node))
+    if len(groups) > MAX_SIGNS:
+        raise Unsupported("too many plus-minus signs")
+    if node.kind == "rel":
+        *names, last = node.args
+        if any(_signs(part) for part in names):
+            raise Unsupported("plus-minus signs on both sides")
+        resolved = signs_resolved(last)
+        return Node("list", tuple(replace(node, args=(*names, item)) for item in resolved.args), ",")
+    combinations = itertools.product((1, -1), repeat=len(groups))
+    return Node("list", tuple(_with_signs(node, dict(zip(groups, signs, strict=True))) for signs in combinations), ",")
+
+
+def reduce_relation(node: Node) -> Node:
+    """An equation as what it says.
+
+    Returns:
+        ``named`` (the value and the equation; its ``value`` is the name's tree) for ``x = 3``; the value alone for a
+        chain without a name such as ``sqrt(4) = 2``; ``equation`` (left minus right) for any other; ``false`` for a
+        chain whose parts differ; other trees unchanged.
+
+    Raises:
+        Unsupported: A part of a chain has a value that only the symbolic path can find.
+    """
+    if node.kind != "rel":
+        return node
+    if node.value == ("in",):
+        return node.args[1] if is_name(node.args[0]) or node.args[0].kind == "list" else node
+    if node.value == ("===",) * len(node.value):
+        return node
+    if not set(node.value) <= {"=", "~"}:
+        return node
+    parts = list(node.args)
+    if "~" in node.value:
+        cut = node.value.index("~")
+        exact = [part for part in parts[: cut + 1] if not is_name(part)]
+        parts = parts[: cut + 1] if exact else parts[: cut + 2]
+        if len(parts) == 1:
+            return parts[0]
+    names = list(itertools.takewhile(is_name, parts[:-1]))
+    values = parts[len(names) :]
+    if len(values) > 1 and not _consistent(values):
+        if len(values) == 2 and not names and any(variables(value) for value in values):
+            return Node("equation", (Node("add", (values[0], Node("neg", (values[1],)))),))
+        return Node("false")
+    value = values[-1]
+    if not names:
+        return value
+    name = names[0]
+    difference = Node("add", (name, Node("neg", (value,))))
+    return Node("named", (value, Node("equation", (difference,))), name)
+
+
+def _consistent(values: list[Node]) -> bool:
+    """Whether all closed parts of a chain have one value; a chain with variables is no chain of values."""
+    try:
+        found = [Evaluator().value(value) for value in values]
+    except KeyError:
+        return False
+    except Undefined:
+        return False
+    return all(numeric.same(found[-1], value) for value in found[:-1])
