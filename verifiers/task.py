@@ -99,11 +99,32 @@ def _mbpp(settings: TaskSettings) -> Task:
     return Mbpp(settings)
 
 
+def _math(settings: TaskSettings) -> Task:
+    from verifiers.math_tasks import Math
+
+    return Math(settings)
+
+
+def _math500(settings: TaskSettings) -> Task:
+    from verifiers.math_tasks import Math500
+
+    return Math500(settings)
+
+
+def _jsonl(settings: TaskSettings) -> Task:
+    from verifiers.math_tasks import Jsonl
+
+    return Jsonl(settings)
+
+
 # Each entry imports its module when asked, so that a task's dependencies load only in runs that use it.
 TASKS: dict[str, Callable[[TaskSettings], Task]] = {
     "countdown": _countdown,
     "gsm8k": _gsm8k,
     "humaneval": _humaneval,
+    "jsonl": _jsonl,
+    "math": _math,
+    "math500": _math500,
     "mbpp": _mbpp,
 }
 

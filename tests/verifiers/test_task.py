@@ -61,6 +61,6 @@ def test_settings_refuse_unknown_keys_and_tasks() -> None:
         TaskSettings(nmae="countdown")
     with pytest.raises(ValidationError):
         TaskSettings(name="chess")
-    with pytest.raises(ValueError, match="choose one of countdown, gsm8k"):
+    with pytest.raises(ValueError, match="choose one of countdown, gsm8k, humaneval, jsonl, math, math500, mbpp"):
         make_task(TaskSettings.model_construct(name="chess"))
     assert make_task(TaskSettings()).name == "countdown"

@@ -1,0 +1,91 @@
+"""Problems that stand in both the training and the evaluation prompts, by normalised text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from verifiers.task import Prompt
+
+SHINGLE = 13
+"""Words in a row that two problems must share to overlap (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """How many evaluation problems also stand among the training problems.
+
+    Attributes:
+        evaluated: Number of evaluation problems.
+        same_id: Those whose id is a training problem's.
+        same_text: Those whose normalised text is a training problem's.
+        overlapping: Those that share 13 words in a row with a training problem, the same ones included; common phrases
+            and instructions that stand in many training problems do not count.
+        examples: Up to ``limit`` pairs (evaluation id, training id), the same texts first.
+    """
+
+    evaluated: int
+    same_id: int
+    same_text: int
+    overlapping: int
+    examples: tuple[tuple[str, str], ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether no evaluation problem stands among the training problems."""
+        return self.same_id == 0 and self.same_text == 0
+
+
+def normalised(text: str) -> tuple[str, ...]:
+    """A problem's words: lower case, unicode folded, no punctuation, no blanks."""
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
+
+
+def contamination(
+    train: Iterable[Prompt], evaluation: Iterable[Prompt], *, instruction: str = "", limit: int = 5
+) -> Contamination:
+    """Compare the prompts of two splits. Pure; linear in the number of words.
+
+    Args:
+        train: Training problems.
+        evaluation: Evaluation problems.
+        instruction: Text at the end of every prompt, taken off before the comparison.
+        limit: Largest number of examples.
+    """
+
+    def words(prompt: Prompt) -> tuple[str, ...]:
+        return normalised(prompt.text.removesuffix(instruction))
+
+    ids: set[str] = set()
+    texts: dict[tuple[str, ...], str] = {}
+    shingles: dict[tuple[str, ...], str] = {}
+    common: set[tuple[str, ...]] = set()
+    for prompt in train:
+        ids.add(prompt.id)
+        text = words(prompt)
+        texts.setdefault(text, prompt.id)
+        for shingle in {text[i : i + SHINGLE] for i in range(len(text) - SHINGLE + 1)}:
+            if shingles.setdefault(shingle, prompt.id) != prompt.id:
+                common.add(shingle)
+    same_id = same_text = overlapping = evaluated = 0
+    exact_examples: list[tuple[str, str]] = []
+    near_examples: list[tuple[str, str]] = []
+    for prompt in evaluation:
+        evaluated += 1
+        text = words(prompt)
+        same_id += prompt.id in ids
+        if text in texts:
+            same_text += 1
+            overlapping += 1
+            exact_examples.append((prompt.id, texts[text]))
+            continue
+        windows = (text[i : i + SHINGLE] for i in range(len(text) - SHINGLE + 1))
+        shared = next((window for window in windows if window in shingles and window not in common), None)
+        if shared is not None:
+            overlapping += 1
+            near_examples.append((prompt.id, shingles[shared]))
+    return Contamination(evaluated, same_id, same_text, overlapping, tuple((exact_examples + near_examples)[:limit]))
