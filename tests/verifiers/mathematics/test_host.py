@@ -1,0 +1,228 @@
+"""The symbolic path's process: deadlines, memory, deaths, threads, hostile inputs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from verifiers import Status, grade_math
+from verifiers.mathematics import host, server
+from verifiers.mathematics.syntax import MAX_ANSWER_CHARS
+
+DEADLINE = 0.6
+OVERSHOOT = 0.3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> Iterator[None]:
+    host.shared().warm()
+    yield
+    host.shared().close()
+
+
+# What a model may write that takes for ever, or all of the memory, or is meant to run as code.
+HOSTILE = {
+    "tower": "9^{9^{9^9}}",
+    "tower of tens": "10^{10^{10}}",
+    "long tower": "10^{" * 20 + "1" + "}" * 20,
+    "factorial": "(10^8)!",
+    "triple factorial": "((9!)!)!",
+    "many factorials": "5" + "!" * 100,
+    "binomial": "\\binom{10^9}{5\\cdot10^8}",
+    "sum": "\\sum_{k=1}^{10^9} k^k",
+    "product": "\\prod_{k=1}^{10^7} k",
+    "integral": "\\int_0^1 x^{1000}(1+x)^{999} dx",
+    "parentheses": "(" * 5000 + "1" + ")" * 5000,
+    "some parentheses": "(" * 40 + "1" + ")" * 40,
+    "blanks": " " * 100_000 + "41",
+    "digits": "9" * 1_000_000,
+    "fractions": "\\frac{" * 500 + "1",
+    "unbraced fractions": "\\frac" * 390 + "1",
+    "terms": "x+" * 900 + "1",
+    "quotients": "1/" * 900 + "1",
+    "letters": "a" * 1_999,
+    "signs": "-" * 1_998 + "1",
+    "plus-minus": "\\pm" * 200 + "1",
+    "bars": "|" * 400 + "1" + "|" * 400,
+    "functions": "\\sin" * 300 + "x",
+    "list": "1," * 900 + "1",
+    "set": "\\{" + ",".join(map(str, range(390))) + "\\}",
+    "boxes": "\\boxed{1}" * 20_000,
+    "open boxes": "\\boxed{" * 20_000,
+    "phrases": "the final answer is " * 5_000,
+    "dollars": "$" * 100_000,
+    "backslashes": "\\" * 100_000,
+    "thoughts": "<think>" * 10_000,
+    "null": "\x00",
+    "surrogate": "\ud800",
+    "matrix": "\\begin{pmatrix}" + "1&" * 400 + "1\\end{pmatrix}",
+    "texts": "\\text{" * 300,
+    "subscripts": "x_" * 900,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_end_on_time(name: str) -> None:
+    for text in (HOSTILE[name], f"\\boxed{{{HOSTILE[name]}}}"):
+        for reference in ("42", "x+1"):
+            started = time.perf_counter()
+            verdict = grade_math(text, reference, timeout_s=DEADLINE)
+            assert time.perf_counter() - started < DEADLINE + OVERSHOOT
+            assert verdict.status in (Status.WRONG, Status.UNPARSABLE, Status.TIMEOUT, Status.CRASH)
+            assert verdict.reward == 0.0
+
+
+@pytest.mark.parametrize(
+    "name", ["parentheses", "blanks", "digits", "boxes", "open boxes", "dollars", "backslashes", "letters"]
+)
+def test_long_garbage_is_refused_in_process(name: str) -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert grade_math(HOSTILE[name], "42").reward == 0.0
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.1
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "open('{path}','w')",
+        "__import__('os').system('touch {path}')",
+        "\\text{{__import__('os').system('touch {path}')}}",
+        "\\lim_{{x \\to 0}} __import__('os').system('touch {path}')",
+        "(lambda: open('{path}','w'))()",
+        "\\sum_{{k=1}}^{{3}} exec(\"open('{path}','w')\")",
+        "\\operatorname{{eval}}(open('{path}','w'))",
+    ],
+)
+def test_payloads_do_not_run(payload: str, tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    for text in (payload.format(path=path), "\\boxed{" + payload.format(path=path) + "}"):
+        assert grade_math(text, "42").reward == 0.0
+        assert grade_math("42", text).reward == 0.0
+    assert not path.exists()
+
+
+def test_a_deadline_is_a_timeout_with_a_name_and_the_next_answer_is_on_time() -> None:
+    verdict = grade_math("(10^8)!", "42", timeout_s=0.3)
+    assert (verdict.status, verdict.reward) == (Status.TIMEOUT, 0.0)
+    started = time.perf_counter()
+    assert grade_math("\\sum_{k=1}^{4} k", "10").status is Status.CORRECT
+    assert time.perf_counter() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "right"),
+    [
+        ("\\sum_{k=1}^{8} k", "36", True),
+        ("\\int_0^1 x dx", "\\frac12", True),
+        ("\\lim_{x \\to 0} \\frac{\\sin x}{x}", "1", True),
+        ("S=\\sum_{k=1}^{3} k = 6", "6", True),
+        ("\\lim_{x \\to 0} 7 = 42", "42", False),
+        (
+            "\\begin{pmatrix}1\\\\2\\end{pmatrix}+\\begin{pmatrix}1\\\\1\\end{pmatrix}",
+            "\\begin{pmatrix}2\\\\3\\end{pmatrix}",
+            True,
+        ),
+    ],
+)
+def test_the_symbolic_path_decides_what_the_exact_path_cannot(prediction: str, reference: str, right: bool) -> None:
+    assert (grade_math(prediction, reference).status is Status.CORRECT) is right
+
+
+def test_a_host_killed_from_outside_is_replaced_and_asked_again() -> None:
+    hosts = host.Hosts()
+    hosts.warm()
+    (pid,) = hosts.pids()
+    os.kill(pid, signal.SIGKILL)
+    assert hosts.ask(["\\sum_{k=1}^{4} k"], "10", 5.0)[0] == "equal"
+    assert hosts.pids() != [pid]
+    hosts.close()
+
+
+def test_two_failures_are_a_verifier_error_and_never_a_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def die(self: host.Host, *_: object) -> None:
+        asked.append(self)
+        raise host.HostError("gone")
+
+    monkeypatch.setattr(host.Host, "ask", die)
+    verdict = grade_math("\\sum_{k=1}^{4} k", "10")
+    assert (verdict.status, verdict.reward, len(asked)) == (Status.VERIFIER_ERROR, None, 2)
+
+
+def test_a_stopped_host_does_not_hang_its_caller() -> None:
+    hosts = host.Hosts()
+    hosts.warm()
+    (pid,) = hosts.pids()
+    os.kill(pid, signal.SIGSTOP)
+    started = time.perf_counter()
+    assert hosts.ask(["\\sum_{k=1}^{4} k"], "10", 0.3)[0] == "equal"  # by the second host
+    assert time.perf_counter() - started < 10
+    hosts.close()
+
+
+def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the server's own function: a child that wants more memory than it may have ends alone."""
+    monkeypatch.setattr(server.symbolic, "equal", lambda prediction, reference: bool(bytearray(10**9)))
+    # Enough for the interpreter of the test, which may have large libraries mapped.
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+    job = {"predictions": ["1"], "reference": "1", "seconds": 5.0, "megabytes": mapped + 200}
+    assert server.run(job)["outcome"] == "memory"
+    assert server.run({**job, "megabytes": mapped + 2000})["outcome"] == "equal"
+
+
+def test_threads_share_the_hosts() -> None:
+    """A Ray actor grades on threads; SIGALRM would refuse to work there."""
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(lambda n: grade_math(f"\\sum_{{k=1}}^{{{n}}} k", str(n * (n + 1) // 2)), range(2, 26)))
+    assert {verdict.status for verdict in verdicts} == {Status.CORRECT}
+    assert len(host.shared().pids()) <= host.MAX_HOSTS
+    answers: list[Status] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(grade_math("\\sqrt{8}", "2\\sqrt2").status)) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert answers == [Status.CORRECT] * 8
+
+
+def test_the_host_ends_with_its_caller() -> None:
+    code = (
+        "from verifiers.mathematics import host\nhost.shared().warm()\nprint(host.shared().pids()[0], flush=True)\n"
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _alive(pid):
+        time.sleep(0.05)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+def test_importing_the_package_loads_no_grader() -> None:
+    code = "import sys, verifiers; print([m for m in ('sympy', 'mpmath', 'math_verify') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+    assert MAX_ANSWER_CHARS == 2_000

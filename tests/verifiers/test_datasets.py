@@ -1,0 +1,189 @@
+"""Files of problems: what is refused and how, splits, the tasks on mathematics, contamination."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from verifiers import Prompt, Status, TaskSettings, make_task
+from verifiers.contamination import contamination
+from verifiers.datasets import read_rows
+from verifiers.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
+
+DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+
+def write(path: Path, rows: list) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def problems(split: str, count: int) -> list[dict]:
+    return [
+        {
+            "id": f"{split}/{i}",
+            "problem": f"What is ${i}+1$?",
+            "answer": str(i + 1),
+            "level": str(1 + i % 5),
+            "subject": "Algebra" if i % 2 else "Geometry",
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write(tmp_path / TRAIN_FILE, problems("train", 30))
+    write(tmp_path / TEST_FILE, problems("test", 20))
+    write(tmp_path / MATH500_FILE, problems("test", 5))
+    ids = [f"train/{i}" for i in range(30)] + [f"test/{i}" for i in range(5, 20)]
+    (tmp_path / IDS_FILE).write_text("\n".join(ids))
+    return tmp_path
+
+
+def settings(directory: Path, name: str = "math", **options: object) -> TaskSettings:
+    return TaskSettings(**{"name": name, "path": str(directory), **options})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", r"rows\.jsonl, line 2: not valid JSON .*each line must be one JSON object"),
+        ("[" * 100_000, r"line 2: not valid JSON"),
+        ('"text"', r"line 2: not a JSON object; each line must be one, with id, problem and answer"),
+        ({"id": "b", "problem": "?"}, r"line 2: the field 'answer' is missing or no text; add it to the line"),
+        ({"id": "b", "problem": " ", "answer": "1"}, r"line 2: the field 'problem' is missing"),
+        ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or no text"),
+        ({"id": "a", "problem": "?", "answer": "1"}, r"line 2: the id 'a' was seen before \(line 1\); make ids unique"),
+    ],
+)
+def test_broken_lines_are_refused_with_file_line_and_mend(tmp_path: Path, bad: object, message: str) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"id": "a", "problem": "?", "answer": "1"}, bad])
+    with pytest.raises(ValueError, match=message):
+        list(read_rows(path, ("id", "problem", "answer")))
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no problems; give a file with one JSON object a line"):
+        list(read_rows(write(tmp_path / "empty.jsonl", ["", " "]), ("id",)))
+    with pytest.raises(ValueError, match=r"nowhere\.jsonl cannot be read .*; give a file that exists"):
+        list(read_rows(tmp_path / "nowhere.jsonl", ("id",)))
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "é"}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        list(read_rows(tmp_path / "latin.jsonl", ("id",)))
+    rows = list(read_rows(write(tmp_path / "numbers.jsonl", [{"id": 1}, "", {"id": 2.5}]), ("id",), numbers=True))
+    assert [row.fields["id"] for row in rows] == ["1", "2.5"]
+    assert rows[1].place.endswith("numbers.jsonl, line 3")
+
+
+def test_math_splits_levels_and_subjects(directory: Path) -> None:
+    task = make_task(settings(directory, validation_size=6))
+    train, validation, test = (task.prompts(split) for split in ("train", "validation", "test"))
+    assert (len(train), len(validation), len(test)) == (24, 6, 20)
+    assert not {p.id for p in train} & {p.id for p in validation}
+    assert train[0].text.endswith("put the final answer in \\boxed{}.")
+    assert test[3].level == "level 4" and test[3].reference == {"answer": "4", "subject": "Algebra"}
+    hard = make_task(settings(directory, math={"levels": [4, 5], "subjects": ["Geometry"]}))
+    assert {(p.level, p.reference["subject"]) for p in hard.prompts("test")} == {
+        ("level 4", "Geometry"),
+        ("level 5", "Geometry"),
+    }
+    with pytest.raises(ValueError, match=r"task\.math\.subjects \['Topology'\] leave no problem; known subjects"):
+        make_task(settings(directory, math={"subjects": ["Topology"]})).prompts("test")
+    with pytest.raises(ValueError, match=r"task\.test_size is 21, but the test split has only 20; lower it"):
+        make_task(settings(directory, test_size=21)).prompts("test")
+
+
+def test_the_split_of_12000_and_math500(directory: Path) -> None:
+    task = make_task(settings(directory, math={"split": "prm800k"}, validation_size=5))
+    assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [40, 5, 5]
+    math500 = make_task(settings(directory, "math500", validation_size=5))
+    assert list(math500.prompts("train")) and [p.id for p in math500.prompts("test")] == [f"test/{i}" for i in range(5)]
+    (directory / TRAIN_FILE).unlink()
+    assert len(make_task(settings(directory, "math500")).prompts("test")) == 5
+    with pytest.raises(ValueError, match=rf"task\.path: no file {TRAIN_FILE}"):
+        make_task(settings(directory, "math500")).prompts("train")
+    with pytest.raises(ValueError, match=r"task\.path is not set; give the directory"):
+        make_task(TaskSettings(name="math"))
+
+
+def test_ids_that_belong_to_other_files_are_refused(directory: Path) -> None:
+    (directory / IDS_FILE).write_text("a\nb\nc\n")
+    with pytest.raises(ValueError, match=r"names 3 problems that neither .* give the files that belong together"):
+        make_task(settings(directory, math={"split": "prm800k"})).prompts("train")
+    (directory / IDS_FILE).write_text("a\na\n")
+    with pytest.raises(ValueError, match="one of them twice"):
+        make_task(settings(directory, math={"split": "prm800k"})).prompts("train")
+
+
+def test_empty_answers_of_math_are_dropped(directory: Path) -> None:
+    write(directory / TEST_FILE, [*problems("test", 3), {"id": "x", "problem": "?", "answer": "", "level": None}])
+    assert len(make_task(settings(directory)).prompts("test")) == 3
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    rows = [
+        {"key": i, "question": f"Is {i} even?", "gold": "yes" if i % 2 == 0 else 3.5, "kind": "x"} for i in range(8)
+    ]
+    path = str(write(tmp_path / "own.jsonl", rows))
+    fields = {"id": "key", "problem": "question", "answer": "gold", "level": "kind"}
+    task = make_task(TaskSettings(name="jsonl", jsonl={"train": path, "test": path, **fields}))
+    assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [4, 4, 8]
+    first = task.prompts("test")[0]
+    assert (first.id, first.level, first.reference) == ("0", "x", {"answer": "yes"})
+    assert task.verify(first, "\\boxed{\\text{Yes}}").status is Status.CORRECT
+    assert task.verify(task.prompts("test")[1], "\\boxed{7/2}").status is Status.CORRECT
+    exact = make_task(TaskSettings(name="jsonl", jsonl={"train": path, "verifier": "exact", **fields}))
+    assert exact.verify(first, "\\boxed{yes}").status is Status.CORRECT
+    assert exact.verify(first, "\\boxed{Yes}").status is Status.WRONG
+    assert exact.verify(first, "").status is Status.UNPARSABLE
+    own = make_task(TaskSettings(name="jsonl", jsonl={"train": path, "validation": path, **fields}))
+    assert len(own.prompts("train")) == len(own.prompts("validation")) == 8
+
+
+def test_a_file_of_ones_own_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"task\.jsonl names no file; set task\.jsonl\.train"):
+        make_task(TaskSettings(name="jsonl"))
+    with pytest.raises(ValueError, match=r"task\.jsonl\.test: no file"):
+        make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "none.jsonl")}))
+    path = str(write(tmp_path / "own.jsonl", problems("a", 1)))
+    with pytest.raises(ValueError, match=r"task\.jsonl\.train is not set; give the file of the train split"):
+        make_task(TaskSettings(name="jsonl", jsonl={"test": path})).prompts("train")
+    with pytest.raises(ValueError, match=r"the validation split of task 'jsonl' is empty"):
+        make_task(TaskSettings(name="jsonl", jsonl={"train": path})).prompts("validation")
+    with pytest.raises(ValueError, match="the field 'gold' is missing"):
+        make_task(TaskSettings(name="jsonl", jsonl={"test": path, "answer": "gold"})).prompts("test")
+
+
+def prompt(identity: str, text: str) -> Prompt:
+    return Prompt(identity, text, {}, "all")
+
+
+def test_contamination() -> None:
+    long = "A train leaves the station at noon and travels north at sixty miles an hour until"
+    train = [prompt("t1", "What is $2+2$?!\nAnswer."), prompt("t2", long + " one."), prompt("t3", "Something else.")]
+    same = prompt("e1", "what is 2 + 2\nAnswer.")
+    near = prompt("e2", long + " it meets another.")
+    found = contamination(train, [same, near, prompt("t3", "Nothing alike.")], instruction="\nAnswer.")
+    assert (found.evaluated, found.same_id, found.same_text, found.overlapping) == (3, 1, 1, 2)
+    assert found.examples == (("e1", "t1"), ("e2", "t2")) and not found.clean
+    assert contamination(train, [prompt("e", "A new problem.")]).clean
+    # A phrase that several training problems share is no sign of a copy.
+    assert contamination([*train, prompt("t4", long + " two.")], [near]).overlapping == 0
+
+
+@pytest.mark.skipif(not (DATA / TRAIN_FILE).is_file(), reason=f"no MATH in {DATA}; set BONRL_DATA")
+def test_the_real_files() -> None:
+    task = make_task(settings(DATA))
+    assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [6998, 500, 5000]
+    split = make_task(settings(DATA, math={"split": "prm800k"}))
+    assert [len(split.prompts(name)) for name in ("train", "validation", "test")] == [11498, 500, 500]
+    math500 = make_task(settings(DATA, "math500"))
+    assert {p.id for p in math500.prompts("test")} == {p.id for p in split.prompts("test")}
+    found = contamination(math500.prompts("train"), math500.prompts("test"), instruction=task.settings.instruction)
+    assert found.same_id == 0 and found.same_text == 1  # one problem of MATH-500 stands twice in MATH
+    for one in math500.prompts("test")[:100]:
+        assert task.verify(one, f"So it is $\\boxed{{{one.reference['answer']}}}$.").status is Status.CORRECT
