@@ -124,9 +124,11 @@ class Hosts:
         self._idle: list[Host] = []
         self._slots = threading.BoundedSemaphore(limit)
 
-    def _take(self) -> Host:
+    def _take(self) -> tuple[Host, float]:
+        """A ready host, and the time at which the caller's turn came."""
         if not self._slots.acquire(timeout=QUEUE_SECONDS):
             raise HostError(f"no free host of the math grader within {QUEUE_SECONDS:g} s")
+        turn = time.monotonic()
         with self._lock:
             host = self._idle.pop() if self._idle else None
         try:
@@ -138,7 +140,7 @@ class Hosts:
             if host is not None:
                 host.kill()
             raise
-        return host
+        return host, turn
 
     def _give_back(self, host: Host) -> None:
         with self._lock:
@@ -155,7 +157,7 @@ class Hosts:
         Raises:
             HostError: It does not start.
         """
-        self._give_back(self._take())
+        self._give_back(self._take()[0])
 
     def ask(self, predictions: Sequence[str], reference: str, seconds: float) -> tuple[str, str]:
         """See ``Host.ask``. A host that dies is replaced and asked once more.
@@ -164,9 +166,11 @@ class Hosts:
             HostError: The second host failed too, or none was free.
         """
         for attempt in (1, 2):
-            host = self._take()
+            host, started = self._take()
+            # Starting a host counts, so that the whole call keeps its deadline, but never for more than half of it.
+            left = max(seconds / 2, seconds - (time.monotonic() - started))
             try:
-                result = host.ask(predictions, reference, seconds)
+                result = host.ask(predictions, reference, left)
             except HostError:
                 self._discard(host)
                 if attempt == 2:

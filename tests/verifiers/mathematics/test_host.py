@@ -94,6 +94,14 @@ def test_long_garbage_is_refused_in_process(name: str) -> None:
     assert min(times) < 0.1
 
 
+@pytest.mark.slow
+def test_the_first_call_keeps_its_deadline_though_the_host_must_start() -> None:
+    host.shared().close()
+    started = time.perf_counter()
+    assert grade_math("(10^8)!", "42", timeout_s=5.0).status is Status.TIMEOUT
+    assert time.perf_counter() - started < 5.0 + OVERSHOOT
+
+
 @pytest.mark.parametrize(
     "payload",
     [
