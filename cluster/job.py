@@ -28,6 +28,7 @@ from cluster.processes import Processes, connect, disconnect
 from cluster.run import QUEUE, AgreementError, Run
 from cluster.run_directory import RunDirectory
 from cluster.weights import weights_sha256
+from verifiers.contamination import SHINGLE, contamination
 from verifiers.task import Prompt, make_task, render
 
 COMPLETED, FAILED, INTERRUPTED = 0, 1, 130
@@ -57,6 +58,7 @@ def train(config: RunConfig, *, resume: Path | None = None) -> Outcome:
         checkpoints = Checkpoints(directory.checkpoints)
         start = _resume_point(directory, checkpoints) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
+            dashboards.message(contamination_line(config, training, held_out))
 
             async def work() -> Run:
                 supervisor = Supervisor()
@@ -145,6 +147,21 @@ def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
     if not rendered:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts")
     return rendered
+
+
+def contamination_line(
+    config: RunConfig, training: Sequence[EvaluationPrompt], held_out: Sequence[EvaluationPrompt]
+) -> str:
+    """How many evaluation prompts stand among the training prompts too, with examples if any do."""
+    found = contamination(
+        (p.prompt for p in training), (p.prompt for p in held_out), instruction=config.task.instruction
+    )
+    line = (
+        f"contamination: of {found.evaluated} evaluation prompts {found.same_text} have the text of a training prompt, "
+        f"{found.overlapping} share a passage of {SHINGLE} words with one"
+    )
+    pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
+    return f"{line}: {pairs}" if pairs else line
 
 
 def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:

@@ -54,7 +54,7 @@ def test_a_killed_process_ends_the_run_with_its_name(kind: str, tmp_path: Path):
 
 
 def test_a_terminated_run_says_how_to_go_on(tmp_path: Path):
-    """What Ray's job stop and a pre-empted node send; Ctrl-C takes the same way (test_interrupt.py)."""
+    """What Ray's job stop and a pre-empted node send; Ctrl-C takes the same way (test_job_parts.py)."""
     status, output = end_a_run_by(lambda root: root.send_signal(signal.SIGTERM), tmp_path)
     assert status == 130, output
     assert "interrupted" in output and "continue with: bonrl train --resume" in output, output
