@@ -40,6 +40,7 @@ def write_report(root: Path, folder: Path, experiment: Experiment, names: list[s
         title = experiment.contenders[experiment.reference].title
         table = page.difference_table(lambda k: page.seed_mean(experiment.reference, k), exclude=experiment.reference)
         parts += [f"## Difference to {title}", table]
+    parts += ["## Tuning: validation split, one run each", page.tuning_table()]
     parts += ["![curves](curves.png)", "![entropy and unique answers](diagnostics.png)"]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
     print(f"wrote {folder / 'README.md'}: {len(page.finished)} contenders")
@@ -96,6 +97,17 @@ class _Page:
                 cells.append(f"{apart}{found.value:+.3f}{apart} [{found.low:+.3f}, {found.high:+.3f}]")
             rows.append(f"| {self.title(name)} | " + " | ".join(cells) + " |")
         return "\n".join([*rows, "", "Bold: the interval does not hold 0."])
+
+    def tuning_table(self) -> str:
+        """Every run of the tuning: what another learning rate, or an equal one, would have given."""
+        header = " | ".join(f"k = {k}" for k in TABLE_KS)
+        rows = [f"| contender | learning rate | {header} |", "|---|---|" + "---|" * len(TABLE_KS)]
+        for name in self.finished:
+            for rate in RATES:
+                result = load(self.root / f"tune-{name}-{rate:g}")
+                values = " | ".join(f"{result.value(self.experiment.strategy, k).mean():.3f}" for k in TABLE_KS)
+                rows.append(f"| {self.title(name)} | {rate:g} | {values} |")
+        return "\n".join(rows)
 
     def rate(self, name: str) -> str:
         """The learning rate that tuning chose."""
