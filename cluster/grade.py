@@ -37,11 +37,10 @@ def _math(timeout_s: float, parallel: int) -> Grader:
 
 
 def _code(timeout_s: float, parallel: int) -> Grader:
+    from verifiers import Limits, Status, run_python
     from verifiers.programs import program_of
     from verifiers.sandbox.executor import Executor
     from verifiers.sandbox.settings import SandboxSettings
-
-    from verifiers import Limits, Status, run_python
 
     executor = Executor(SandboxSettings(servers=parallel))
     executor.start()  # refuses at once where the machine cannot hold untrusted code
