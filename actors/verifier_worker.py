@@ -41,13 +41,14 @@ class VerifierWorker:
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
 
     async def ready(self) -> None:
-        """Return once the verifier is loaded, and its sandbox (where it has one) runs at a level that may be used.
+        """Return once verifier and scorer are loaded, and the sandbox (if any) runs at a level that may be used.
 
         Raises:
             SandboxUnavailable: this machine cannot enforce `task.sandbox.minimum_level`.
         """
-        if isinstance(self._task, Prepared):
-            logger.info("%s: %s", self.name, await asyncio.to_thread(self._task.prepare))
+        for part in (self._task, self._scorer):
+            if isinstance(part, Prepared):
+                logger.info("%s: %s", self.name, await asyncio.to_thread(part.prepare))
 
     async def grade(self, batch: pa.RecordBatch, prompt: Prompt) -> tuple[int, pa.RecordBatch]:
         """Grade every sample of the group; identical responses are graded once.

@@ -8,7 +8,10 @@ prompts, samples and steps; the learning rate of each is chosen on the validatio
 from the same candidates with the same budget. Results are on the test split, which nothing here was tuned on.
 
     objectives  ordinary RL, pass@k, the paper's and other methods, in pass@k
-    verifier    a lenient verifier selects: Best-of-k trained with it, pass@k, mean; in Best-of-k with that verifier
+    learned     a learned verifier selects (trained here on samples of the base model, then frozen): Best-of-k trained
+                with it, pass@k, mean; in Best-of-k with that verifier
+    synthetic   the same with a verifier that accepts 10 % of the wrong answers and rejects 5 % of the right ones
+    lenient     the same with a verifier that accepts values next to the target
     imitation   BoN-SFT and SFT from the same demonstrations, in pass@k
 """
 
@@ -19,7 +22,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,7 @@ class Experiment:
     contenders: dict[str, Contender]
     reference: str  # the contender that the others are compared with, beside the base
     overrides: tuple[str, ...] = ()
+    learned: bool = False  # whether a learned verifier scores
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,18 @@ OBJECTIVES = {
 }
 
 
-LENIENT = ("task.scorer.kind=lenient", "evaluation.strategies=[best_of_k]")
+BEST_OF_K = ("evaluation.strategies=[best_of_k]",)
+LEARNED = (*BEST_OF_K, "task.scorer.kind=learned")
+SYNTHETIC = (
+    *BEST_OF_K,
+    "task.scorer.kind=synthetic",
+    "task.scorer.false_positive=0.1",
+    "task.scorer.false_negative=0.05",
+)
+LENIENT = (*BEST_OF_K, "task.scorer.kind=lenient")
 
 VERIFIER = {
-    "best8": Contender(
-        "Best-of-8 with the lenient verifier", ("objective.strategy=best_of_k", "objective.k=8"), {8: 1.0}
-    ),
+    "best8": Contender("Best-of-8 with that verifier", ("objective.strategy=best_of_k", "objective.k=8"), {8: 1.0}),
     "pass8": Contender("pass@8", ("objective.strategy=pass_at_k", "objective.k=8"), {8: 1.0}),
     "mean": MEAN,
 }
@@ -118,7 +128,9 @@ IMITATION = {
 
 EXPERIMENTS = {
     "objectives": Experiment("pass_at_k", OBJECTIVES, "mean"),
-    "verifier": Experiment("best_of_k", VERIFIER, "pass8", LENIENT),
+    "learned": Experiment("best_of_k", VERIFIER, "pass8", LEARNED, learned=True),
+    "synthetic": Experiment("best_of_k", VERIFIER, "pass8", SYNTHETIC),
+    "lenient": Experiment("best_of_k", VERIFIER, "pass8", LENIENT),
     "imitation": Experiment("pass_at_k", IMITATION, "sft"),
 }
 
@@ -181,9 +193,27 @@ def tuned_rate(root: Path, experiment: Experiment, name: str) -> float:
     return max(scores, key=scores.__getitem__)
 
 
+def make_verifier(directory: Path) -> None:
+    """A verifier from samples of the base model on training prompts, unless it is there already."""
+    if directory.is_dir():
+        return
+    samples = directory.with_name("samples")
+    shutil.rmtree(samples, ignore_errors=True)
+    wanted = ("evaluation.split=train", "evaluation.prompts=2048", "evaluation.n=16")
+    for command in (
+        ["eval", "--checkpoint", "models/countdown-base", "--output", str(samples), *wanted],
+        ["train-verifier", "--samples", str(samples), "--output", str(directory)],
+    ):
+        subprocess.run([sys.executable, "-m", "cluster.cli", *command], check=True, timeout=RUN_LIMIT_S)
+    shutil.rmtree(samples)
+
+
 def run(root: Path, experiment: Experiment, names: list[str]) -> None:
     """Everything that is not there yet: the base, then each contender's tuning and seeds."""
     root.mkdir(parents=True, exist_ok=True)
+    if experiment.learned:
+        make_verifier(root / "verifier")
+        experiment = replace(experiment, overrides=(*experiment.overrides, f"task.scorer.path={root / 'verifier'}"))
     evaluate_base(root / "base", experiment)
     for name in names:
         rate = tuned_rate(root, experiment, name)

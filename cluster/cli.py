@@ -1,4 +1,4 @@
-"""The command line: `bonrl train | eval | sft | grade | submit | export | config-reference`.
+"""The command line: `bonrl train | eval | sft | train-verifier | grade | submit | export | config-reference`.
 
 Every command reads a YAML file, applies `section.key=value` overrides and refuses what cannot work before anything
 starts: one message, exit status 2. The installation is checked before bonrl's own modules are imported, and Ray, vLLM
@@ -23,6 +23,8 @@ from cluster.preflight import check_packages, check_run
 if TYPE_CHECKING:
     from cluster.config import RunConfig
     from cluster.evaluation import Evaluation
+    from cluster.train_verifier import Selection
+    from verifiers.learned.training import Trained
 
 REFUSED = 2  # exit status of everything that the user can mend
 
@@ -247,6 +249,60 @@ def _bon_sft(
     raise typer.Exit(outcome.status)
 
 
+@app.command("train-verifier")
+def train_verifier(
+    samples: Annotated[
+        list[Path],
+        typer.Option(
+            "--samples",
+            metavar="PATH",
+            help="Labelled answers: a JSON Lines file, or groups as Parquet (file or directory); may be repeated.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Verifier directory to write.")],
+    overrides: Overrides = None,
+    backbone: Annotated[
+        Path | None, typer.Option("--backbone", metavar="DIR", help="Hugging Face model to start from [model.path].")
+    ] = None,
+    config: Config = DEFAULT_CONFIG,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes; the best one is kept.")] = 4,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-9, help="Peak rate.")] = 3e-4,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens of one optimiser step.")] = 8192,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=8, help="Longest prompt with answer; its end is kept.")
+    ] = 1024,
+) -> None:
+    """Train a verifier that scores answers, for deployments whose Best-of-N selects without knowing the truth.
+
+    \b
+    Fields of a row of JSON Lines: prompt, response, correct (true or false), and id where prompts may repeat.
+
+    \b
+    Examples
+      bonrl eval --checkpoint models/countdown-base -o samples evaluation.split=train evaluation.prompts=2048 --n 16
+      bonrl train-verifier --samples samples --output my-verifier
+      bonrl train task.scorer.kind=learned task.scorer.path=my-verifier objective.strategy=best_of_k
+
+    The report is on prompts held out by a hash of their ids. AUC within prompts is what Best-of-N lives by.
+    """
+    resolved = _load(config, overrides)
+    from cluster.train_verifier import train as train_classifier
+    from verifiers.learned.training import TrainingSettings
+
+    settings = TrainingSettings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_tokens=batch_tokens,
+        max_tokens=max_tokens,
+        template=resolved.task.template,
+        seed=resolved.run.seed,
+    )
+    source = backbone or Path(resolved.model.path)
+    trained, selection = train_classifier(resolved, samples, source, settings, output, report=typer.echo)
+    _print_verifier(trained, selection)
+    typer.echo(f"wrote {output}")
+
+
 @app.command()
 def grade(
     source: Annotated[Path, typer.Option("--input", "-i", metavar="JSONL", help="Rows to grade.")],
@@ -443,6 +499,28 @@ def _print_curves(evaluations: list[Evaluation]) -> None:
             table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
         for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
             table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
+        Console().print(table)
+
+
+def _print_verifier(trained: Trained, selection: list[Selection]) -> None:
+    found = trained.quality
+    within = "none" if found.auc_within is None else f"{found.auc_within:.4f}"
+    typer.echo(
+        f"test part: {found.samples:,} different answers of {found.prompts:,} prompts, {found.base_rate:.3f} right\n"
+        f"AUC {found.auc:.4f}  within prompts {within}  accuracy {found.accuracy:.4f}\n"
+        f"calibration error {found.ece:.4f}  Brier {found.brier:.4f}  log loss {found.log_loss:.4f} nats"
+    )
+    reliability = Table(title="calibration: of the answers with a probability of about p, how many are right")
+    for title in ("p", "right", "answers"):
+        reliability.add_column(title, justify="right")
+    for mean, share, count in found.bins:
+        reliability.add_row(f"{mean:.3f}", f"{share:.3f}", f"{count:,}")
+    best = Table(title=f"selecting among k answers, {selection[0].prompts} test prompts")
+    for title in ("k", "by this verifier (Best-of-k)", "by a perfect one (pass@k)"):
+        best.add_column(title, justify="right")
+    for row in selection:
+        best.add_row(str(row.k), f"{row.best_of_k:.4f}", f"{row.pass_at_k:.4f}")
+    for table in (reliability, best):
         Console().print(table)
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from verifiers.countdown import ExpressionError, evaluate
+from verifiers.learned.classifier import TransformersLogits
+from verifiers.learned.scorer import LearnedScorer, LoadLogits
 from verifiers.settings import ScorerSettings, TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -93,13 +96,27 @@ class LenientScorer:
         return 1.0 if abs(value - prompt.reference["target"]) <= self._tolerance else 0.0
 
 
-def make_scorer(task: TaskSettings) -> Scorer:
-    """The scorer that ``task.scorer`` names.
+def make_scorer(task: TaskSettings, load_logits: LoadLogits = TransformersLogits.load) -> Scorer:
+    """The scorer that ``task.scorer`` names; what it has to load, it loads when it is prepared or used.
+
+    Args:
+        task: The task's settings.
+        load_logits: What runs the network of a learned verifier.
 
     Raises:
-        ValueError: It does not go with the task.
+        ValueError: It does not go with the task, or ``task.scorer.path`` holds no trained verifier.
     """
     settings: ScorerSettings = task.scorer
+    if settings.kind == "learned":
+        if settings.path is None:
+            raise ValueError(
+                "task.scorer.kind is learned but task.scorer.path is not set; give the directory that "
+                "`bonrl train-verifier` wrote"
+            )
+        try:
+            return LearnedScorer(Path(settings.path), settings.batch_tokens, load_logits)
+        except ValueError as error:
+            raise ValueError(f"task.scorer.path: {error}") from error
     if settings.kind == "majority":
         return MajorityScorer()
     if settings.kind == "synthetic":

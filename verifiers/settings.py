@@ -39,12 +39,21 @@ class ScorerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["verdict", "majority", "synthetic", "lenient"] = Field(
+    kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] = Field(
         "verdict",
         description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer. "
-        "`synthetic`: the verdict with the error rates below, for experiments. `lenient`: countdown with the "
-        "tolerance below, an imperfect verifier whose flaw has a pattern.",
+        "`learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for experiments. "
+        "`lenient`: countdown with the tolerance below, an imperfect verifier whose flaw has a pattern.",
     )
+    path: str | None = Field(
+        None, description="Directory that `bonrl train-verifier` wrote; every node must see it (`learned` only)."
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="What runs the network of `learned`: transformers in the worker, or a vLLM pooling engine beside "
+        "it, for backbones that vLLM supports and large ones above all.",
+    )
+    batch_tokens: int = Field(16_384, ge=64, description="Most tokens, padding included, that `learned` reads at once.")
     false_positive: float = Field(0.1, ge=0, le=1, description="Share of wrong answers that `synthetic` accepts.")
     false_negative: float = Field(0.0, ge=0, le=1, description="Share of right answers that `synthetic` rejects.")
     tolerance: int = Field(1, ge=0, description="How far from the target `lenient` still accepts a value.")

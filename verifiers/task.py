@@ -51,7 +51,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class Prepared(Protocol):
-    """A task whose verifier has something to start, such as a sandbox; else it starts with the first answer."""
+    """A task or scorer that has something to start, a sandbox or a network; else it starts with the first answer."""
 
     def prepare(self) -> str:
         """Start it, and return one line for the log. Raises RuntimeError where this machine does not allow it."""

@@ -96,16 +96,6 @@ def test_the_same_seed_gives_the_same_weights(golden, tmp_path):
     assert weights(result.stdout) == weights(golden[1]), "evaluation must not change training, nor time the weights"
 
 
-def test_resuming_gives_the_weights_of_the_run_that_never_stopped(golden, tmp_path):
-    directory = Path(shutil.copytree(golden[0], tmp_path / "resumed"))
-    shutil.rmtree(directory / "checkpoints" / f"step-{STEPS:06d}")
-    result = bonrl("train", "--resume", str(directory), config=None)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert weights(result.stdout) == weights(golden[1])
-    assert [row["train/step"] for row in metrics(directory)] == list(range(1, STEPS + 1))
-    assert trained_prompts(directory) == trained_prompts(golden[0])
-
-
 def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path):
     """S = 1, two ZeRO-3 ranks, weights through Ray's object store, two verifiers: every other way through the code."""
     result = bonrl(
@@ -133,8 +123,8 @@ def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
     assert f"{final['eval/pass@4']:.3f}" in result.stdout
 
 
-def test_a_mixture_with_schedules_kl_and_entropy_runs_and_resumes_bit_equal(tmp_path: Path):
-    """What moves with the step (k, n, temperature) and what lies beside the model (the reference) survive a resume."""
+def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path):
+    """On a mixture with KL, so that what moves with the step and what lies beside the model must survive it too."""
     keys = [
         *SMALL, "objective.weight=0.7", "objective.mixture=[{strategy: mean, k: 1, weight: 0.3}]",
         "schedule.k={shape: steps, at: {2: 2}}", "schedule.n={shape: steps, at: {3: 6}}",
@@ -150,12 +140,13 @@ def test_a_mixture_with_schedules_kl_and_entropy_runs_and_resumes_bit_equal(tmp_
     sizes = [len(g["reward"]) for path in sorted((tmp_path / "whole" / "groups").glob("step-*")) for g in
              pq.read_table(path).to_pylist()]  # fmt: skip
     assert sizes == [8] * (3 * PROMPTS) + [6] * PROMPTS
-    (tmp_path / "other").mkdir()
-    shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut")
-    shutil.rmtree(tmp_path / "other" / "cut" / "checkpoints" / "step-000004")
-    resumed = bonrl("train", "--resume", str(tmp_path / "other" / "cut"), config=None)
+    cut = Path(shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut"))
+    shutil.rmtree(cut / "checkpoints" / f"step-{STEPS:06d}")
+    resumed = bonrl("train", "--resume", str(cut), config=None)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert weights(resumed.stdout) == weights(whole.stdout)
+    assert [row["train/step"] for row in metrics(cut)] == list(range(1, STEPS + 1))
+    assert trained_prompts(cut) == trained_prompts(tmp_path / "whole")
 
 
 def test_bon_sft_imitates_on_the_main_jobs_actors(tmp_path: Path):

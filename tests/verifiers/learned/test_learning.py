@@ -1,0 +1,100 @@
+"""A verifier learns a rule, is written, read back, and scores a group as it was measured."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from learner.tiny_model import TinyModelSettings, character_tokenizer, save_tiny_model
+from verifiers.learned.classifier import Classifier, TransformersLogits, batches, read_card
+from verifiers.learned.samples import Sample, split_by_prompt
+from verifiers.learned.sequences import encode
+from verifiers.learned.training import TrainingSettings, train_verifier
+from verifiers.scorers import make_scorer
+from verifiers.settings import TaskSettings
+from verifiers.task import Prepared, Prompt
+from verifiers.verdict import Verdict
+
+TINY = TinyModelSettings(width=32, layers=1, feed_forward=64)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A verifier of the rule: the answer ends with the digit that the prompt shows."""
+    base = tmp_path_factory.mktemp("verifier")
+    rng = random.Random(0)
+    samples = []
+    for prompt in range(400):
+        shown = rng.randrange(10)
+        for ending in {shown, *rng.sample(range(10), 2)}:
+            samples.append(Sample(str(prompt), f"{shown}=", f"{rng.randrange(1000)}+{ending}", ending == shown))
+    lines: list[str] = []
+    settings = TrainingSettings(epochs=15, learning_rate=1e-2, batch_tokens=256)
+    parts = split_by_prompt(samples)
+    backbone = save_tiny_model(base / "backbone", TINY, seed=0)
+    result = train_verifier(backbone, parts, settings, base / "verifier", report=lines.append)
+    return base, result, lines
+
+
+def test_the_rule_is_learned_and_reported_on_unseen_prompts(trained) -> None:
+    base, result, lines = trained
+    assert len(lines) == 15 and "training loss" in lines[0]
+    assert result.quality.auc > 0.97 and result.quality.auc_within > 0.97
+    card = json.loads((base / "verifier" / "verifier.json").read_text())
+    assert card["test"]["auc"] == result.quality.auc and not list(base.glob(".*"))
+
+
+def test_what_was_written_scores_as_it_was_measured(trained) -> None:
+    base, result, _ = trained
+    scorer = make_scorer(TaskSettings(scorer={"kind": "learned", "path": str(base / "verifier"), "batch_tokens": 64}))
+    assert isinstance(scorer, Prepared) and "loaded" in scorer.prepare()
+    for sample, probability in list(zip(result.test, result.probability, strict=True))[:20]:
+        prompt = Prompt(sample.prompt_id, sample.prompt, {}, "")
+        responses = [sample.response, "1+2+3+4+5", sample.response]  # others in the batch do not matter
+        scores = scorer.scores(prompt, responses, [Verdict.failed("")] * 3)
+        assert scores[0] == scores[2] == pytest.approx(probability, abs=1e-6)
+
+
+def test_batches_bound_the_padded_size_and_lose_nothing() -> None:
+    lengths = [3, 9, 1, 1, 7, 30, 2]
+    found = batches(lengths, 16)
+    assert sorted(i for rows in found for i in rows) == list(range(7))
+    assert all(len(rows) == 1 or len(rows) * max(lengths[i] for i in rows) <= 16 for rows in found)
+
+
+def test_results_stay_with_their_sequence(trained) -> None:
+    base, _, _ = trained
+    logits = TransformersLogits.load(base / "verifier", 32)
+    sequences = [[1, 5, 6, 7], [1, 9], [1, 5, 6, 7, 8, 9, 10], [1, 4, 4]]
+    together = logits(sequences)
+    np.testing.assert_allclose(together, [logits([ids])[0] for ids in sequences], atol=1e-5)
+
+
+def test_long_texts_lose_their_beginning() -> None:
+    tokenizer = character_tokenizer()
+    whole = encode("123=", "4+5", tokenizer, "plain", 100)
+    assert whole[0] == tokenizer.bos_token_id and tokenizer.decode(whole[1:]) == "123=4+5"
+    assert encode("123=", "4+5", tokenizer, "plain", 3) == whole[-3:]
+
+
+def test_a_directory_that_is_no_verifier_is_refused_before_anything_is_loaded(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"task\.scorer\.path is not set"):
+        make_scorer(TaskSettings(scorer={"kind": "learned"}))
+    with pytest.raises(ValueError, match=r"task\.scorer\.path: .*no trained verifier"):
+        make_scorer(TaskSettings(scorer={"kind": "learned", "path": str(tmp_path)}))
+    (tmp_path / "verifier.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="format 99"):
+        read_card(tmp_path)
+    (tmp_path / "verifier.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        Classifier(tmp_path, lambda sequences: np.zeros(len(sequences)))
+
+
+def test_a_backbone_that_is_none_is_refused(tmp_path) -> None:
+    parts = split_by_prompt([Sample(str(i), "", a, a == "r") for i in range(100) for a in "rw"])
+    with pytest.raises(ValueError, match="--backbone .*no config.json"):
+        train_verifier(tmp_path, parts, TrainingSettings(), tmp_path / "out", report=print)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,140 @@
+"""A trained verifier: a Hugging Face sequence classifier with one logit, and the file that says how to use it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from verifiers.learned.calibration import Platt
+from verifiers.learned.sequences import encode
+
+CARD = "verifier.json"
+FORMAT = 1
+
+
+class Logits(Protocol):
+    """What runs the classifier's network: token ids in, one logit each out."""
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """Logits float64 [M] of M sequences of token ids, none of them empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What stands in ``verifier.json`` beside the weights: how answers become token ids, and logits probabilities."""
+
+    template: str
+    max_tokens: int
+    platt: Platt
+
+
+def read_card(directory: Path) -> Card:
+    """Read ``verifier.json``.
+
+    Raises:
+        ValueError: The directory is no trained verifier, or one of a later release.
+    """
+    try:
+        row: dict[str, Any] = json.loads((directory / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{directory} is no trained verifier (no {CARD} there); give a directory that `bonrl train-verifier` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory / CARD} cannot be read ({error}); train the verifier again") from error
+    if row.get("format") != FORMAT:
+        raise ValueError(
+            f"{directory / CARD} has format {row.get('format')}, this release reads {FORMAT}; train it again"
+        )
+    return Card(row["template"], row["max_tokens"], Platt(**row["platt"]))
+
+
+class Classifier:
+    """Answers in, calibrated probabilities out.
+
+    Args:
+        directory: What `bonrl train-verifier` wrote.
+        logits: Runs its network.
+
+    Raises:
+        ValueError: The directory is no trained verifier.
+    """
+
+    def __init__(self, directory: Path, logits: Logits) -> None:
+        from transformers import AutoTokenizer
+
+        self.card = read_card(directory)
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self._logits = logits
+        self._turn = threading.Lock()  # one batch at a time: threads of one worker share the network
+
+    def probabilities(self, prompt: str, responses: Sequence[str]) -> np.ndarray:
+        """Probability that each response is right, float64 [n]; equal responses are read once."""
+        unique = list(dict.fromkeys(responses))
+        sequences = [encode(prompt, r, self._tokenizer, self.card.template, self.card.max_tokens) for r in unique]
+        with self._turn:
+            logits = self._logits(sequences)
+        known = dict(zip(unique, self.card.platt.probability(logits), strict=True))
+        return np.array([known[response] for response in responses])
+
+
+class TransformersLogits:
+    """Runs a ``transformers`` sequence classifier in batches of similar length, on a GPU where there is one."""
+
+    def __init__(self, model: Any, pad_token_id: int, batch_tokens: int) -> None:
+        self._model = model
+        self._pad = pad_token_id
+        self._batch_tokens = batch_tokens
+
+    @classmethod
+    def load(cls, directory: Path, batch_tokens: int) -> TransformersLogits:
+        """From a directory, without a network connection."""
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        model = AutoModelForSequenceClassification.from_pretrained(directory, local_files_only=True)
+        return cls(
+            model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), model.config.pad_token_id, batch_tokens
+        )
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """See :class:`Logits`."""
+        import torch
+
+        result = np.empty(len(sequences))
+        for rows in batches([len(ids) for ids in sequences], self._batch_tokens):
+            inputs = pad([sequences[row] for row in rows], self._pad, self._model.device)
+            with torch.inference_mode():
+                result[rows] = self._model(**inputs).logits[:, 0].double().cpu().numpy()
+        return result
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices of sequences in batches of similar length whose padded size stays within `batch_tokens`."""
+    result: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # Sorted upwards, the newest is the longest: it sets the padded length of its batch.
+        if not result or (len(result[-1]) + 1) * lengths[index] > batch_tokens:
+            result.append([])
+        result[-1].append(index)
+    return result
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> dict[str, Any]:
+    """Token ids and attention mask, int64 [B, T], padded on the right."""
+    import torch
+
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

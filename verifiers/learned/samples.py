@@ -1,0 +1,89 @@
+"""Labelled answers from which a verifier learns, and their split by prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TEXT = ("prompt", "response")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer to a prompt, and whether it is right. Answers to the same `prompt_id` stay on one side of a split."""
+
+    prompt_id: str
+    prompt: str
+    response: str
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Samples to learn from, to calibrate and choose by, and to report on; no prompt stands in two of them."""
+
+    train: list[Sample]
+    calibration: list[Sample]
+    test: list[Sample]
+
+
+def read_jsonl(path: Path) -> list[Sample]:
+    """Samples of a JSON Lines file: `prompt`, `response`, `correct`, and `id` of the prompt if there is one.
+
+    Raises:
+        ValueError: The file cannot be read or is empty, or a line is not such an object (file, line and mend).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); give a UTF-8 file that exists") from error
+    samples = [_sample(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    if not samples:
+        raise ValueError(f"{path} holds no samples; give one JSON object a line")
+    return samples
+
+
+def _sample(line: str, place: str) -> Sample:
+    try:
+        row: Any = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: not a JSON object; each line must be one with prompt, response and correct")
+    for field in _TEXT:
+        if not isinstance(row.get(field), str):
+            raise ValueError(f"{place}: the field {field!r} is missing or no text; add it to the line")
+    correct = row.get("correct")
+    if correct not in (True, False):  # 0 and 1 too
+        raise ValueError(f"{place}: the field 'correct' is {correct!r}; it must be true or false")
+    return Sample(str(row.get("id", row["prompt"])), row["prompt"], row["response"], bool(correct))
+
+
+def split_by_prompt(samples: Sequence[Sample], *, calibration: float = 0.1, test: float = 0.1) -> Parts:
+    """Split by a hash of the prompt's id, so that no seed and no other prompt moves a prompt; repeats count once.
+
+    A repeated answer to a prompt would weigh more in the loss for being likely, which is a property of the sampler and
+    not of the answer.
+
+    Raises:
+        ValueError: A part has no right or no wrong answer, so that nothing can be learned or measured there.
+    """
+    parts = Parts([], [], [])
+    unique = {(sample.prompt_id, sample.response): sample for sample in samples}
+    for sample in unique.values():
+        place = int.from_bytes(hashlib.sha256(sample.prompt_id.encode()).digest()[:8], "big") / 2**64
+        chosen = parts.test if place < test else parts.calibration if place < test + calibration else parts.train
+        chosen.append(sample)
+    for name in ("train", "calibration", "test"):
+        part: list[Sample] = getattr(parts, name)
+        right = sum(sample.correct for sample in part)
+        if right in (0, len(part)):
+            raise ValueError(
+                f"of the {len(part)} different answers in the {name} part {right} are right: both kinds are needed; "
+                "give samples of more prompts"
+            )
+    return parts

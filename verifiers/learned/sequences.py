@@ -1,0 +1,26 @@
+"""Prompt and answer as the token ids that a classifier reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verifiers.task import Prompt, render
+
+
+def encode(prompt: str, response: str, tokenizer: Any, template: str, max_tokens: int) -> list[int]:
+    """Token ids of one answer after its prompt.
+
+    A causal backbone reads what a sampler of its family would have read and written: the rendered prompt, then the
+    answer, without an end token, so that the last token, at which it is judged, is one of the answer's. An encoder
+    (its tokenizer has a CLS token) reads a pair of texts. What is too long loses its beginning: the final answer
+    stands at the end.
+    """
+    if tokenizer.cls_token_id is not None:
+        first = tokenizer.encode(prompt, add_special_tokens=False)
+        second = tokenizer.encode(response, add_special_tokens=False)
+        room = max_tokens - tokenizer.num_special_tokens_to_add(pair=True)
+        second = second[-room:]
+        first = first[-(room - len(second)) :] if len(second) < room else []
+        return list(tokenizer.build_inputs_with_special_tokens(first, second))
+    start = render(Prompt(id="", text=prompt, reference={}, level=""), tokenizer, template)
+    return [*start, *tokenizer.encode(response, add_special_tokens=False)][-max_tokens:]

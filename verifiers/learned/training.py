@@ -1,0 +1,176 @@
+"""From a backbone and labelled answers to a verifier directory: one process, AdamW, the best epoch kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from verifiers.learned.calibration import Platt, Quality, fit_platt, quality
+from verifiers.learned.classifier import CARD, FORMAT, TransformersLogits, batches, pad
+from verifiers.learned.samples import Parts, Sample
+from verifiers.learned.sequences import encode
+
+
+class TrainingSettings(BaseModel):
+    """How a verifier is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(
+        4, ge=1, description="Passes over the training answers; the best on the calibration part stays."
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="Peak of AdamW's rate: up over 5 % of the steps, down to 0.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay.")
+    batch_tokens: int = Field(8192, ge=64, description="Tokens of one optimiser step, padding included.")
+    max_tokens: int = Field(1024, ge=8, description="Longest prompt with answer; a longer one loses its beginning.")
+    template: str = Field("plain", description="How a prompt becomes tokens, as task.template.")
+    seed: int = Field(0, ge=0, description="Of the new head and of the order of the answers.")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a new verifier is worth on the test part, and its probability of each answer there."""
+
+    quality: Quality
+    test: list[Sample]
+    probability: np.ndarray  # float64 [M], of `test`
+
+
+def train_verifier(
+    backbone: Path, parts: Parts, settings: TrainingSettings, output: Path, *, report: Callable[[str], None]
+) -> Trained:
+    """Train a classifier with one logit and write it, its tokenizer and ``verifier.json`` to `output`.
+
+    Raises:
+        ValueError: The backbone cannot be loaded as a sequence classifier, or the loss is not finite.
+    """
+    import torch
+
+    torch.manual_seed(settings.seed)
+    model, tokenizer = _load(backbone)
+    max_tokens = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+
+    def ids(samples: Sequence[Sample]) -> list[list[int]]:
+        return [encode(s.prompt, s.response, tokenizer, settings.template, max_tokens) for s in samples]
+
+    def logits(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        return TransformersLogits(model.eval(), model.config.pad_token_id, settings.batch_tokens)(sequences)
+
+    train, calibration, test = ids(parts.train), ids(parts.calibration), ids(parts.test)
+    labels = np.array([s.correct for s in parts.train])
+    calibration_labels = np.array([s.correct for s in parts.calibration])
+    steps = _Steps(model, settings, len(batches([len(s) for s in train], settings.batch_tokens)) * settings.epochs)
+    best: tuple[float, dict[str, Any], Platt] | None = None
+    for epoch in range(settings.epochs):
+        loss = steps.epoch(train, labels, epoch)
+        found = logits(calibration)
+        platt = fit_platt(found, calibration_labels)
+        held = quality(found, calibration_labels, [s.prompt_id for s in parts.calibration], platt)
+        report(f"epoch {epoch + 1}/{settings.epochs}  {_line(loss, held)}")
+        if best is None or held.log_loss < best[0]:
+            best = held.log_loss, {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, platt
+    assert best is not None  # epochs >= 1
+    model.load_state_dict(best[1])
+    found = logits(test)
+    measured = quality(found, np.array([s.correct for s in parts.test]), [s.prompt_id for s in parts.test], best[2])
+    card = {
+        "format": FORMAT,
+        "template": settings.template,
+        "max_tokens": max_tokens,
+        "platt": {"slope": best[2].slope, "intercept": best[2].intercept},
+        "backbone": str(backbone),
+        "settings": settings.model_dump(),
+        "answers": {name: len(getattr(parts, name)) for name in ("train", "calibration", "test")},
+        "test": measured.to_json(),
+    }
+    _write(output, model, tokenizer, card)
+    return Trained(measured, parts.test, best[2].probability(found))
+
+
+def _line(loss: float, held: Quality) -> str:
+    within = "none" if held.auc_within is None else f"{held.auc_within:.4f}"
+    return (
+        f"training loss {loss:.4f} nats  calibration part: log loss {held.log_loss:.4f}  AUC {held.auc:.4f}  "
+        f"within prompts {within}"
+    )
+
+
+def _load(backbone: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # that the head is new is no news
+    logging.disable_progress_bar()
+    if not (backbone / "config.json").is_file():
+        raise ValueError(f"--backbone {backbone}: no config.json there; give a Hugging Face model directory")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=1, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"--backbone {backbone}: cannot be loaded as a sequence classifier: {error}") from error
+    model.float()  # weights of bfloat16 would not take small steps
+    model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if model.config.pad_token_id is None:
+        raise ValueError(f"--backbone {backbone}: its tokenizer has neither a pad nor an end token; add one")
+    return model, tokenizer
+
+
+class _Steps:
+    """AdamW over batches of similar length in random order."""
+
+    def __init__(self, model: Any, settings: TrainingSettings, total: int) -> None:
+        import torch
+
+        self._model, self._settings = model, settings
+        self._optimiser = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        warm_up = max(1, total // 20)
+        self._rate = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, lambda step: min((step + 1) / warm_up, max(0.0, (total - step) / max(1, total - warm_up)))
+        )
+
+    def epoch(self, sequences: Sequence[Sequence[int]], labels: np.ndarray, epoch: int) -> float:
+        """One pass; the mean loss of its answers, in nats."""
+        import torch
+
+        model = self._model.train()
+        order = batches([len(ids) for ids in sequences], self._settings.batch_tokens)
+        np.random.default_rng([self._settings.seed, epoch]).shuffle(order)
+        total = 0.0
+        for rows in order:
+            inputs = pad([sequences[row] for row in rows], model.config.pad_token_id, model.device)
+            target = torch.tensor(labels[rows], dtype=torch.float32, device=model.device)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(model(**inputs).logits[:, 0].float(), target)
+            self._optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            self._optimiser.step()
+            self._rate.step()
+            total += loss.item() * len(rows)
+        if not math.isfinite(total):
+            raise ValueError("the loss is not finite; lower --learning-rate")
+        return total / len(sequences)
+
+
+def _write(output: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
+    """The whole directory or nothing: written beside its place and renamed."""
+    temporary = output.with_name(f".{output.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
