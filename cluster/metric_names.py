@@ -294,31 +294,29 @@ _EVALUATION = _on(
         "the curve this system is for",
     ),
     (
-        "eval/pass@<k>_low",
-        "share",
-        "lower end of its 95% interval over prompts",
-        "compare runs by intervals, not by points",
-    ),
-    ("eval/pass@<k>_high", "share", "upper end of its 95% interval over prompts", "see eval/pass@<k>_low"),
-    (
         "eval/bo@<k>",
         "reward",
-        "unbiased Best-of-k: reward of the answer that the verifier scores highest; with _low and _high",
+        "unbiased Best-of-k: reward of the answer that the verifier scores highest",
         "far below eval/pass@<k>: the verifier picks wrong answers although right ones are there",
     ),
     (
         "eval/max@<k>",
         "reward",
-        "unbiased expected largest reward of k answers; with _low and _high",
+        "unbiased expected largest reward of k answers",
         "as eval/pass@<k>",
     ),
     (
         "eval/maj@<k>",
         "share",
-        "unbiased majority vote of k answers; with _low and _high",
+        "unbiased majority vote of k answers",
         "falls with k where the most frequent answer is wrong",
     ),
-    ("eval/vote@<k>", "share", "vote of k answers weighted by their scores; with _low and _high", "as eval/maj@<k>"),
+    ("eval/vote@<k>", "share", "vote of k answers weighted by their scores", "as eval/maj@<k>"),
+    *(
+        (f"eval/{name}@<k>_{end}", unit, f"{side} end of its 95% interval over prompts", "compare runs by intervals")
+        for name, unit in (("pass", "share"), ("bo", "reward"), ("max", "reward"), ("maj", "share"), ("vote", "share"))
+        for end, side in (("low", "lower"), ("high", "upper"))
+    ),
     ("eval/reward_mean", "reward", "mean reward on the held-out prompts", "equals eval/pass@1 for 0/1 rewards"),
     ("eval/response_length_mean", "tokens", "mean length of the held-out responses", "see response/length_mean"),
     ("eval/truncated_share", "share", "held-out responses cut at the limit", "see response/truncated_share"),

@@ -10,7 +10,8 @@ import pytest
 from actors.group_metrics import group_metrics
 from actors.supervision import ActorFailure
 from cluster.config import build_config
-from cluster.evaluation import strategies_of, summarise
+from cluster.evaluation import SHORT_NAMES, strategies_of, summarise
+from cluster.metric_names import check_row
 from tests.actors.test_learning_step import graded
 
 GROUPS = [
@@ -33,6 +34,14 @@ def test_every_strategy_from_one_pool() -> None:
     assert row["eval/maj@4"] == pytest.approx(0.5), "two b against one right answer; three right ones, however spelt"
     assert row["eval/max@4"] == 1.0 and row["eval/bo@4_low"] <= 0.5 <= row["eval/bo@4_high"]
     assert row["eval/set_aside"] == 0 and row["evaluation/step"] == 7
+
+
+@pytest.mark.parametrize("strategy", SHORT_NAMES)
+def test_every_strategy_can_be_logged(strategy: str) -> None:
+    """A name that the table of metrics lacks would end a run at its first evaluation."""
+    row = summarise(GROUPS, 7, 1.0, 2.0, [strategy]).row()
+    assert f"eval/{SHORT_NAMES[strategy]}@2_low" in row
+    check_row(row)
 
 
 def test_prompts_without_a_verdict_are_left_out_and_counted() -> None:
