@@ -1,5 +1,6 @@
 """The sampler: one vLLM engine behind an actor. A prompt in, N samples out; new weights in between.
- A plain class with async methods, wrapped by `ray.remote` where the run is put together, so that it is tested
+
+A plain class with async methods, wrapped by `ray.remote` where the run is put together, so that it is tested
 without Ray. Ray interleaves the calls of an async actor on one event loop: hundreds of `sample` calls may
 wait for the engine while `lifeline` and `update_weights` are served.
 """

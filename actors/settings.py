@@ -1,5 +1,6 @@
 """Settings of the actors: rollouts, samplers, the replay queue, weight broadcast and deadlines.
- One model per section of the YAML file; `cluster.config` composes them. Every field says its unit and its
+
+One model per section of the YAML file; `cluster.config` composes them. Every field says its unit and its
 reason, because the generated reference page and the messages for wrong keys are made from these descriptions.
 """
 
@@ -72,6 +73,12 @@ class ActorsSettings(Section):
 
     samplers: int = Field(1, ge=1, le=4096, description="Sampler actors; each owns one vLLM engine and its devices.")
     verifiers: int = Field(1, ge=1, le=4096, description="Verifier workers; one processor core is enough for each.")
+    verifier_gpus: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of a GPU of one verifier worker, for task.scorer.kind: learned; 0: CPU.",
+    )
 
 
 class SamplerSettings(Section):

@@ -1,11 +1,13 @@
 """Packed weight buckets: many tensors in one block of bytes, described by one small dictionary.
- A bucket is a file in shared memory that a reader on the same node maps without copying, or the same bytes as
+
+A bucket is a file in shared memory that a reader on the same node maps without copying, or the same bytes as
 a NumPy array for Ray's object store. The manifest is made of plain types, so that it passes through every
 serialiser:
 
     {"path": "/dev/shm/bonrl-<run>-<pid>-...", "nbytes": 1024,
      "entries": [(name, "float32", [2, 3], offset, nbytes), ...]}
- One manifest describes all tensors of a bucket: one call per tensor costs a round trip each and made
+
+One manifest describes all tensors of a bucket: one call per tensor costs a round trip each and made
 transfers of half a second take minutes in other systems. A reader maps the file; unlinking it afterwards is
 safe, because the mapping lives on. A bucket is written once and never again: readers may hold views of it
 until the update ends.

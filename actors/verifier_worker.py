@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from actors.group import Group
+from actors.vllm_backend.pooling import VllmLogits
+from verifiers.learned.classifier import TransformersLogits
+from verifiers.learned.scorer import LoadLogits
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt, make_task
@@ -29,14 +32,15 @@ class VerifierWorker:
         name: the actor's name, used in every message.
         task: the task's settings; the worker makes its own verifier from them.
         tokenizer_path: directory of the model whose tokens the samplers emit.
+        gpus: the worker's share of a GPU, for a learned verifier.
     """
 
-    def __init__(self, name: str, task: TaskSettings, tokenizer_path: str) -> None:
+    def __init__(self, name: str, task: TaskSettings, tokenizer_path: str, gpus: float = 0.0) -> None:
         from transformers import AutoTokenizer
 
         self.name = name
         self._task = make_task(task)
-        self._scorer = make_scorer(task)
+        self._scorer = make_scorer(task, _loader(task, gpus))
         self._format_bonus = task.format_bonus
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
 
@@ -103,3 +107,10 @@ class VerifierWorker:
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
         return self._tokenizer.batch_decode([tokens.tolist() for tokens in responses], skip_special_tokens=True)
+
+
+def _loader(task: TaskSettings, gpus: float) -> LoadLogits:
+    """What runs the network of a learned verifier, by ``task.scorer.engine``."""
+    if task.scorer.engine == "transformers":
+        return TransformersLogits.load
+    return lambda directory, batch_tokens: VllmLogits(directory, batch_tokens, gpus)

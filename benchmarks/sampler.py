@@ -19,7 +19,7 @@ import ray
 
 from actors.sampler import Sampler
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend import _stop_token_ids  # the same end-of-sequence ids for both
+from actors.vllm_backend.engine import _stop_token_ids  # the same end-of-sequence ids for both
 from verifiers.settings import TaskSettings
 from verifiers.task import make_task, render
 

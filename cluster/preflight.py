@@ -186,7 +186,8 @@ def _gpu_problems(config: RunConfig) -> Iterator[str]:
     wanted, found = gpus_wanted(config), local_gpus()
     if wanted > found:
         yield (
-            f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank) "
+            f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + "
+            "actors.verifiers x actors.verifier_gpus) "
             f"but this machine has {found}; lower them, or set cluster.address to a cluster that has them"
         )
 

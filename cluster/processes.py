@@ -109,7 +109,9 @@ class Processes:
         return self._supervisor.add(name, handle)
 
     def _verifier(self, name: str) -> Member:
-        handle = self._actor(VerifierWorker).remote(name, self._config.task, self._config.model.path)
+        gpus = self._config.actors.verifier_gpus
+        actor = self._actor(VerifierWorker, num_gpus=gpus)
+        handle = actor.remote(name, self._config.task, self._config.model.path, gpus)
         return self._supervisor.add(name, handle)
 
     def _learner_rank(self, rank: int) -> Member:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from typing import TYPE_CHECKING
 
 from learner.schedule import scheduled_integer
@@ -20,8 +21,10 @@ def cross_section_problems(config: RunConfig) -> list[str]:
 
 
 def gpus_wanted(config: RunConfig) -> int:
-    """GPUs that samplers and learner ranks take together."""
-    return config.actors.samplers * config.sampler.gpus + int(config.learner.ranks * config.learner.gpus_per_rank)
+    """GPUs that samplers, learner ranks and verifier workers take together."""
+    actors, learner = config.actors, config.learner
+    verifiers = ceil(actors.verifiers * actors.verifier_gpus)
+    return actors.samplers * config.sampler.gpus + int(learner.ranks * learner.gpus_per_rank) + verifiers
 
 
 def _objective(config: RunConfig) -> Iterator[str]:
@@ -112,7 +115,8 @@ def _devices(config: RunConfig) -> Iterator[str]:
     if cluster.num_gpus is not None and wanted > cluster.num_gpus:
         yield (
             f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x "
-            f"learner.gpus_per_rank) but cluster.num_gpus = {cluster.num_gpus}; lower one of them"
+            "learner.gpus_per_rank + actors.verifiers x actors.verifier_gpus) but "
+            f"cluster.num_gpus = {cluster.num_gpus}; lower one of them"
         )
 
 

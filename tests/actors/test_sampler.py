@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from actors.sampler import Sampler, SamplerError
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend import EngineError, _spread, _stop_token_ids
+from actors.vllm_backend import EngineError
+from actors.vllm_backend.engine import _spread, _stop_token_ids
 
 
 def make(model_path) -> Sampler:

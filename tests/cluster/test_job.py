@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cluster.running import bonrl, run_directory
+from tests.verifiers.learned.untrained import write_untrained_verifier
 
 pytestmark = pytest.mark.slow
 
@@ -96,16 +97,21 @@ def test_the_same_seed_gives_the_same_weights(golden, tmp_path):
     assert weights(result.stdout) == weights(golden[1]), "evaluation must not change training, nor time the weights"
 
 
-def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path):
+def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repository):
     """S = 1, two ZeRO-3 ranks, weights through Ray's object store, two verifiers: every other way through the code."""
+    verifier = write_untrained_verifier(tmp_path / "verifier", repository / "models" / "countdown-base")
     result = bonrl(
-        "train", *SMALL, f"run.directory={tmp_path}", "queue.staleness=1", "learner.ranks=2", "learner.zero_stage=3",
-        "learner.threads=1", "broadcast.transport=object_store", "broadcast.bucket_mib=1", "actors.verifiers=2",
+        "train", *SMALL, f"run.directory={tmp_path / 'runs'}", "queue.staleness=1", "learner.ranks=2",
+        "learner.zero_stage=3", "learner.threads=1", "broadcast.transport=object_store", "broadcast.bucket_mib=1", "actors.verifiers=2",
+        "objective.strategy=best_of_k", "task.scorer.kind=learned", f"task.scorer.path={verifier}",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    directory = run_directory(tmp_path)
+    directory = run_directory(tmp_path / "runs")
     rows = metrics(directory)
     assert len(rows) == STEPS
+    (group, *_) = pq.read_table(next((directory / "groups").glob("step-*.parquet"))).to_pylist()
+    assert len(set(group["score"])) > 2 and all(0 < score < 1 for score in group["score"]), "the classifier's scores"
+    assert "eval/bo@4_low" in (directory / "metrics.jsonl").read_text()
     assert max(row["queue/staleness_max"] for row in rows) <= rows[0]["queue/staleness_bound"] == 1
     assert set(trained_prompts(directory).values()) == {1}
     assert len(trained_prompts(directory)) == STEPS * PROMPTS

@@ -115,7 +115,7 @@ def test_import_direction(repository: Path) -> None:
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("vllm", "actors/vllm_backend.py"), ("deepspeed", "learner/engine.py"), ("wandb", "cluster/wandb_writer.py")],
+    [("vllm", "actors/vllm_backend/"), ("deepspeed", "learner/engine.py"), ("wandb", "cluster/wandb_writer.py")],
 )
 def test_moving_apis_have_one_home(repository: Path, library: str, home: str) -> None:
     pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
@@ -125,4 +125,4 @@ def test_moving_apis_have_one_home(repository: Path, library: str, home: str) ->
         for file in (repository / package).rglob("*.py")
         if pattern.search(file.read_text(encoding="utf-8"))
     }
-    assert users == {home}
+    assert users and all(user.startswith(home) for user in users), users

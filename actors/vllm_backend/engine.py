@@ -1,12 +1,11 @@
-"""The one file that calls vLLM: an engine that samples token ids, and our `host` weight-transfer back-end.
- vLLM's interfaces move between releases (weight transfer changed at 0.16, 0.22 and 0.29), so every call to it
-stands here. vLLM is imported inside functions: importing this module is cheap, and the engine's environment
-is set first.
- **Processes.** `AsyncLLM` keeps its front end in the sampler's process and runs scheduler and model in an
-*engine core* process. vLLM would add a third, a worker, on CPUs; there :func:`_engine_arguments` asks for the
+"""An `AsyncLLM` that samples token ids, and takes new weights between two tokens.
+
+**Processes.** `AsyncLLM` keeps its front end in the sampler's process and runs scheduler and model in an
+*engine core* process. vLLM would add a third, a worker, on CPUs; there `_engine_arguments` asks for the
 executor that keeps the worker inside the engine core, which saves one Python process with its imports and a
 message hop per token.
- **Weight updates.** The four native phases (init, start, update, finish) run while generation is paused with
+
+**Weight updates.** The four native phases (init, start, update, finish) run while generation is paused with
 `mode="keep"`: running requests stay, and go on afterwards. The pause also clears the cache: it drops the keys
 and values of every request and the prefix cache. A request that goes on is therefore prefilled again, by the
 new weights, and each of its later tokens has exactly the log-probability that the new weights give it after
@@ -18,29 +17,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
-import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from actors import transport
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend.environment import EngineError, environment, summary
+from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 
-BACKEND = "host"
 PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
 _GIB = 2**30
-
-
-class EngineError(RuntimeError):
-    """The engine cannot start, died, or refused a request; the message says how to mend it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +88,7 @@ class VllmEngine:
             EngineError: for a missing or unsupported model, or settings that the machine cannot hold.
         """
         self._stop_token_ids = _stop_token_ids(_model_directory(self.model_path))
-        with _environment(self.settings):
+        with environment(gpus=self.settings.gpus, threads=self.settings.threads):
             await self._start(version)
 
     async def _start(self, version: int) -> None:
@@ -116,7 +108,7 @@ class VllmEngine:
             await self.generate([0], n=1, temperature=1.0, max_tokens=1, seed=0, request_id="warm-up")
         except Exception as error:
             self.shutdown()
-            raise EngineError(f"vLLM cannot serve the model {self.model_path}: {_summary(error)}") from error
+            raise EngineError(f"vLLM cannot serve the model {self.model_path}: {summary(error)}") from error
 
     async def generate(
         self,
@@ -154,7 +146,7 @@ class VllmEngine:
             results = [result async for result in llm.generate(prompt, parameters, request_id)]
         except Exception as error:
             self.check_health()
-            raise EngineError(f"vLLM refused the request {request_id}: {_summary(error)}") from error
+            raise EngineError(f"vLLM refused the request {request_id}: {summary(error)}") from error
         outputs = results[-1].outputs if results else []
         if len(outputs) != n:
             raise EngineError(f"vLLM ended the request {request_id} with {len(outputs)} of {n} samples")
@@ -187,7 +179,7 @@ class VllmEngine:
                 loaded = time.perf_counter()
                 await llm.resume_generation()
             except Exception as error:
-                self._fail(f"the update to weight version {version} failed: {_summary(error)}")
+                self._fail(f"the update to weight version {version} failed: {summary(error)}")
                 raise EngineError(self._failure) from error
             nbytes = sum(manifest["nbytes"] for manifest in manifests)
             return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
@@ -264,40 +256,6 @@ def _stop_token_ids(directory: Path) -> list[int]:
     return []
 
 
-@contextlib.contextmanager
-def _environment(settings: SamplerSettings) -> Iterator[None]:
-    """Set what vLLM and OpenMP read from the environment while the engine core is started, which inherits it.
-
-    On CPUs samplers, learner and driver share the cores. So the engine's threads are not pinned, which would
-    let them wait for a core that another process holds, and they sleep instead of spinning when they wait for
-    each other: spinning costs a factor of three to five beside other work. What concerns threads is taken back
-    afterwards, so that other children of this process do not inherit it.
-    """
-    os.environ.update(
-        VLLM_NO_USAGE_STATS="1",
-        VLLM_DO_NOT_TRACK="1",
-        HF_HUB_OFFLINE="1",  # a wrong path fails at once, with a clear message
-        TOKENIZERS_PARALLELISM="false",
-        VLLM_ENABLE_V1_MULTIPROCESSING="1",
-    )
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
-    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "LD_PRELOAD")}
-    if settings.gpus == 0:
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule kv_cache_gib
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _engine_arguments(
     model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int
 ) -> dict[str, Any]:
@@ -335,155 +293,7 @@ def _engine_arguments(
     return arguments
 
 
-def _summary(error: BaseException) -> str:
-    """The first helpful line of an error that may span pages (pydantic lists, tracebacks in a message)."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and "validation error" in lines[0]:
-        lines = lines[1:]
-    text = lines[0] if lines else type(error).__name__
-    text = text.removeprefix("Value error, ").split(" [type=")[0]
-    return text if len(text) <= 300 else f"{text[:300]} ..."
-
-
-def register_host_backend() -> None:
-    """Register the back-end `host` with vLLM; the entry point that vLLM calls in each of its processes.
-
-    It may be called many times. In a process that vLLM started it also ties that process's life to its
-    parent's.
-    """
-    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
-
-    _die_with_parent()
-    with contextlib.suppress(ValueError):  # registered already
-        WeightTransferEngineFactory.register_engine(BACKEND, host_weight_transfer_engine())
-
-
 def _plugin_installed() -> bool:
     from importlib.metadata import entry_points
 
     return any(point.name == PLUGIN_NAME for point in entry_points(group=PLUGIN_GROUP))
-
-
-def _die_with_parent() -> None:
-    """Let the kernel kill this engine process with its sampler; vLLM cleans up only in a living parent."""
-    import ctypes
-    import multiprocessing
-    import signal
-    import sys
-
-    parent = multiprocessing.parent_process()
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent.pid:  # it died before the request
-        os._exit(1)
-
-
-@functools.cache
-def host_weight_transfer_engine() -> type:
-    """The class `HostWeightTransferEngine`; made on demand because its base class needs vLLM imported."""
-    from vllm.distributed.weight_transfer.base import (
-        WeightTransferEngine,
-        WeightTransferInitInfo,
-        WeightTransferUpdateInfo,
-    )
-    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-
-    @dataclass
-    class HostInitInfo(WeightTransferInitInfo):
-        """Nothing to agree on beforehand: each manifest describes its bucket."""
-
-    @dataclass
-    class HostUpdateInfo(WeightTransferUpdateInfo):
-        """manifest: one bucket, see :mod:`actors.transport`."""
-
-        manifest: dict[str, Any]
-
-    class HostWeightTransferEngine(WeightTransferEngine[HostInitInfo, HostUpdateInfo]):
-        """Loads checkpoint-format weights from shared-memory buckets into a model on any device."""
-
-        init_info_cls = HostInitInfo
-        update_info_cls = HostUpdateInfo
-        supports_draft_weight_update = False
-
-        def init_transfer_engine(self, init_info: HostInitInfo) -> None:
-            # Each update would warn of layers without weights of their own (rotary tables, the tied head);
-            # _check_complete finds those that matter.
-            logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
-
-        def start_weight_update(self) -> None:
-            initialize_layerwise_reload(self.model)
-
-        def update_weights(self, update_info: dict[str, Any]) -> None:
-            # The base class synchronises an accelerator, which a CPU does not have.
-            self.receive_weights(self.parse_update_info(update_info))
-            if self.device.type != "cpu":
-                torch.accelerator.synchronize()
-
-        def receive_weights(self, update_info: HostUpdateInfo) -> None:
-            # A layer may wait for tensors of a later bucket; its views keep this bucket mapped until then.
-            self.model.load_weights(transport.open_bucket(update_info.manifest))  # type: ignore[operator]
-
-        def finish_weight_update(self) -> None:
-            _check_complete(self.model)
-            finalize_layerwise_reload(self.model, self.model_config)
-            if self.device.type == "cpu":
-                _repack_tied_layers(self.model)
-
-        def shutdown(self) -> None:
-            """Nothing is held between updates."""
-
-    return HostWeightTransferEngine
-
-
-def _check_complete(model: torch.nn.Module) -> None:
-    """Refuse an update that left a parameter without a value; vLLM would go on with uninitialised memory.
-
-    Raises:
-        ValueError: naming the layers.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-
-    waiting: list[tuple[str, set[int]]] = []
-    loaded: set[int] = set()
-    for name, layer in model.named_modules():
-        info = get_layerwise_info(layer)
-        if not info.can_load():  # complete, processed as soon as its last tensor came
-            loaded.update(map(id, layer.parameters(recurse=False)))
-            continue
-        kernel_parameters = info.kernel_tensors[0].values() if info.kernel_tensors else ()
-        needed = sum(p.numel() for p in layer.parameters(recurse=False))
-        padded = isinstance(layer, VocabParallelEmbedding) and info.load_numel > 0  # the vocabulary's padding rows
-        if info.load_numel >= needed or padded:
-            loaded.update(map(id, kernel_parameters))
-        else:
-            waiting.append((name, set(map(id, kernel_parameters))))
-    missing = [name for name, parameters in waiting if not parameters <= loaded]
-    if missing:
-        raise ValueError(f"the weight update lacks tensors for {len(missing)} layers: {', '.join(missing[:5])}")
-
-
-def _repack_tied_layers(model: torch.nn.Module) -> None:
-    """Pack again what shares its weight with another layer.
-
-    On CPUs a layer multiplies with a packed copy of its weight. The reload packs a layer when its own tensors
-    arrive; a tied output head never gets any, and would silently keep the copy of the old embedding (off by
-    up to 14 nats).
-    """
-    for layers in _layers_by_weight(model):
-        if len(layers) > 1:
-            for layer in layers:
-                method = getattr(layer, "quant_method", None)
-                if method is not None:
-                    method.process_weights_after_loading(layer)
-
-
-def _layers_by_weight(model: torch.nn.Module) -> Iterator[list[torch.nn.Module]]:
-    groups: dict[int, list[torch.nn.Module]] = {}
-    for layer in model.modules():
-        weight = layer._parameters.get("weight")
-        if weight is not None and weight.numel():
-            groups.setdefault(weight.data_ptr(), []).append(layer)
-    yield from groups.values()

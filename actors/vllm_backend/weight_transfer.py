@@ -1,0 +1,155 @@
+"""Our `host` back-end of vLLM's weight transfer: buckets in shared memory, for models on any device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from actors import transport
+
+BACKEND = "host"
+
+
+def register_host_backend() -> None:
+    """Register the back-end `host` with vLLM; the entry point that vLLM calls in each of its processes.
+
+    It may be called many times. In a process that vLLM started it also ties that process's life to its
+    parent's.
+    """
+    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+
+    _die_with_parent()
+    with contextlib.suppress(ValueError):  # registered already
+        WeightTransferEngineFactory.register_engine(BACKEND, host_weight_transfer_engine())
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this engine process with its sampler; vLLM cleans up only in a living parent."""
+    import ctypes
+    import multiprocessing
+    import signal
+    import sys
+
+    parent = multiprocessing.parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent.pid:  # it died before the request
+        os._exit(1)
+
+
+@functools.cache
+def host_weight_transfer_engine() -> type:
+    """The class `HostWeightTransferEngine`; made on demand because its base class needs vLLM imported."""
+    from vllm.distributed.weight_transfer.base import (
+        WeightTransferEngine,
+        WeightTransferInitInfo,
+        WeightTransferUpdateInfo,
+    )
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+    @dataclass
+    class HostInitInfo(WeightTransferInitInfo):
+        """Nothing to agree on beforehand: each manifest describes its bucket."""
+
+    @dataclass
+    class HostUpdateInfo(WeightTransferUpdateInfo):
+        """manifest: one bucket, see :mod:`actors.transport`."""
+
+        manifest: dict[str, Any]
+
+    class HostWeightTransferEngine(WeightTransferEngine[HostInitInfo, HostUpdateInfo]):
+        """Loads checkpoint-format weights from shared-memory buckets into a model on any device."""
+
+        init_info_cls = HostInitInfo
+        update_info_cls = HostUpdateInfo
+        supports_draft_weight_update = False
+
+        def init_transfer_engine(self, init_info: HostInitInfo) -> None:
+            # Each update would warn of layers without weights of their own (rotary tables, the tied head);
+            # _check_complete finds those that matter.
+            logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+
+        def start_weight_update(self) -> None:
+            initialize_layerwise_reload(self.model)
+
+        def update_weights(self, update_info: dict[str, Any]) -> None:
+            # The base class synchronises an accelerator, which a CPU does not have.
+            self.receive_weights(self.parse_update_info(update_info))
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize()
+
+        def receive_weights(self, update_info: HostUpdateInfo) -> None:
+            # A layer may wait for tensors of a later bucket; its views keep this bucket mapped until then.
+            self.model.load_weights(transport.open_bucket(update_info.manifest))  # type: ignore[operator]
+
+        def finish_weight_update(self) -> None:
+            _check_complete(self.model)
+            finalize_layerwise_reload(self.model, self.model_config)
+            if self.device.type == "cpu":
+                _repack_tied_layers(self.model)
+
+        def shutdown(self) -> None:
+            """Nothing is held between updates."""
+
+    return HostWeightTransferEngine
+
+
+def _check_complete(model: torch.nn.Module) -> None:
+    """Refuse an update that left a parameter without a value; vLLM would go on with uninitialised memory.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    waiting: list[tuple[str, set[int]]] = []
+    loaded: set[int] = set()
+    for name, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if not info.can_load():  # complete, processed as soon as its last tensor came
+            loaded.update(map(id, layer.parameters(recurse=False)))
+            continue
+        kernel_parameters = info.kernel_tensors[0].values() if info.kernel_tensors else ()
+        needed = sum(p.numel() for p in layer.parameters(recurse=False))
+        padded = isinstance(layer, VocabParallelEmbedding) and info.load_numel > 0  # the vocabulary's padding rows
+        if info.load_numel >= needed or padded:
+            loaded.update(map(id, kernel_parameters))
+        else:
+            waiting.append((name, set(map(id, kernel_parameters))))
+    missing = [name for name, parameters in waiting if not parameters <= loaded]
+    if missing:
+        raise ValueError(f"the weight update lacks tensors for {len(missing)} layers: {', '.join(missing[:5])}")
+
+
+def _repack_tied_layers(model: torch.nn.Module) -> None:
+    """Pack again what shares its weight with another layer.
+
+    On CPUs a layer multiplies with a packed copy of its weight. The reload packs a layer when its own tensors
+    arrive; a tied output head never gets any, and would silently keep the copy of the old embedding (off by
+    up to 14 nats).
+    """
+    for layers in _layers_by_weight(model):
+        if len(layers) > 1:
+            for layer in layers:
+                method = getattr(layer, "quant_method", None)
+                if method is not None:
+                    method.process_weights_after_loading(layer)
+
+
+def _layers_by_weight(model: torch.nn.Module) -> Iterator[list[torch.nn.Module]]:
+    groups: dict[int, list[torch.nn.Module]] = {}
+    for layer in model.modules():
+        weight = layer._parameters.get("weight")
+        if weight is not None and weight.numel():
+            groups.setdefault(weight.data_ptr(), []).append(layer)
+    yield from groups.values()
