@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from verifiers.datasets import read_objects
 from verifiers.programs import program_of
 from verifiers.sandbox.executor import Executor, SandboxUnavailable
 from verifiers.sandbox.grading import CodeTests, grade
@@ -88,34 +87,16 @@ def read_problems(path: Path, parse: Callable[[dict[str, Any], str], Prompt | No
         ValueError: Not JSON, an id twice, or no problem; the message names file, line and mend.
     """
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{place}: not a JSON object; each line must be one")
-        prompt = parse(row, place)
+    for row in read_objects(path):
+        prompt = parse(row.fields, row.place)
         if prompt is None:
             continue
         if prompt.id in prompts:
-            raise ValueError(f"{place}: the id {prompt.id!r} was seen before; make ids unique")
+            raise ValueError(f"{row.place}: the id {prompt.id!r} was seen before; make ids unique")
         prompts[prompt.id] = prompt
     if not prompts:
         raise ValueError(f"{path} holds no problems of the split; give a file with one JSON object a line")
     return list(prompts.values())
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            yield from lines
-    else:
-        with path.open(encoding="utf-8") as lines:
-            yield from lines
 
 
 def text_field(row: dict[str, Any], names: tuple[str, ...], place: str) -> str:

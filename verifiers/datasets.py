@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
 
 VALIDATION_SIZE = 500
+HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,16 @@ def read_rows(
     path: Path,
     fields: Sequence[str],
     *,
+    identity: str | None,
     numbers: bool = False,
     may_be_empty: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """Objects of a JSON Lines file, in order; blank lines are skipped.
+    """Checked objects of a file of problems, in order.
 
     Args:
-        path: The file, UTF-8.
-        fields: Fields that every object must have as text; the first one is its id and must be unique.
+        path: The file; see ``read_objects``.
+        fields: Fields that every object must have as text.
+        identity: One more such field, which must differ from object to object; None: there is none.
         numbers: Whether a number may stand where text is asked; it becomes text.
         may_be_empty: Fields that may be empty text.
 
@@ -47,45 +51,101 @@ def read_rows(
         ValueError: The file is missing or empty, a line is no JSON object, lacks a field, or repeats an id. The
             message names the file, the line and the mend.
     """
-    seen: dict[str, int] = {}
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                place = f"{path}, line {number}"
-                row = _parse(line, place, fields, numbers, may_be_empty)
-                identity = row[fields[0]]
-                if identity in seen:
-                    raise ValueError(
-                        f"{place}: the id {identity!r} was seen before (line {seen[identity]}); make ids unique"
-                    )
-                seen[identity] = number
-                yield Row(place, row)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, after line {max(seen.values(), default=0)}: not UTF-8 ({error}); encode it so"
-        ) from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); give a file that exists") from error
-    if not seen:
+    seen: dict[str, str] = {}
+    empty = True
+    for row in read_objects(path):
+        empty = False
+        for field in fields if identity is None else (identity, *fields):
+            value = row.fields.get(field)
+            if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
+                row.fields[field] = value = str(value)
+            if not isinstance(value, str) or not (value.strip() or field in may_be_empty):
+                raise ValueError(f"{row.place}: the field {field!r} is missing or no text; add it to the line")
+        name = row.place if identity is None else row.fields[identity]
+        if name in seen:
+            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen[name]}); make ids unique")
+        seen[name] = row.place.rpartition(", ")[2]
+        yield row
+    if empty:
         raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
 
 
-def _parse(line: str, place: str, fields: Sequence[str], numbers: bool, may_be_empty: Sequence[str]) -> dict[str, Any]:
+def read_objects(path: Path) -> Iterator[Row]:
+    """Objects of a JSON Lines file (``.gz`` too) or rows of a Parquet file, in order; blank lines are skipped.
+
+    Raises:
+        ValueError: The file cannot be read, or a line is no JSON object (file, line and mend).
+    """
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    number = 0
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    place = f"{path}, line {number}"
+                    yield Row(place, _parse(line, place))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, after line {number}: not UTF-8 ({error}); encode it so") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error
+
+
+def _open(path: Path) -> TextIO:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+
+
+def _parse(line: str, place: str) -> dict[str, Any]:
     try:
         row: Any = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{place}: not a JSON object; each line must be one, with {_sequence(fields)}")
-    for field in fields:
-        value = row.get(field)
-        if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
-            row[field] = value = str(value)
-        if not isinstance(value, str) or not (value.strip() or field in may_be_empty):
-            raise ValueError(f"{place}: the field {field!r} is missing or no text; add it to the line")
+        raise ValueError(f"{place}: not a JSON object; each line must be one")
     return row
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({error}); give a file that exists") from error
+    for number, row in enumerate(rows, start=1):
+        yield Row(f"{path}, row {number}", row)
+
+
+def local_file(name: str, key: str) -> Path:
+    """A file of problems on this machine; ``hf://datasets/OWNER/NAME/FILE`` is fetched into the Hugging Face cache.
+
+    Args:
+        name: A path, or such a name. ``@REVISION`` after NAME pins a version.
+        key: The configuration's key, for messages.
+
+    Raises:
+        ValueError: The name is malformed, or the file is neither in the cache nor to be had.
+    """
+    if not name.startswith(HUB):
+        return Path(name)
+    owner, _, rest = name.removeprefix(HUB).partition("/")
+    dataset, _, file = rest.partition("/")
+    dataset, _, revision = dataset.partition("@")
+    if not (owner and dataset and file):
+        raise ValueError(f"{key} is {name}; write {HUB}OWNER/NAME/FILE, such as {HUB}openai/gsm8k/main/test.parquet")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{dataset}", file, repo_type="dataset", revision=revision or None))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{key} is {name}, which cannot be fetched ({reason}); download the file where there is a network, and "
+            "give its path"
+        ) from error
 
 
 def hold_out(prompts: Sequence[Prompt], wanted: int | None) -> tuple[list[Prompt], list[Prompt]]:

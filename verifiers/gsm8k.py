@@ -76,7 +76,7 @@ class Gsm8k(FileTask):
 
     def read(self, split: str) -> list[Prompt]:
         """All problems of a file."""
-        rows = read_rows(self.directory / FILES[split], ("id", "problem", "answer"))
+        rows = read_rows(self.directory / FILES[split], ("problem", "answer"), identity="id")
         return [self._prompt(row) for row in rows]
 
     def _prompt(self, row: Row) -> Prompt:

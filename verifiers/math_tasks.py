@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from verifiers.datasets import FileTask, Row, directory_of, read_rows
+from verifiers.datasets import HUB, FileTask, Row, directory_of, local_file, read_rows
 from verifiers.mathematics.extraction import extract
 from verifiers.mathematics.grader import grade_math
 from verifiers.settings import TaskSettings
@@ -75,9 +75,9 @@ class Math(MathTask):
 
     def _file(self, name: str) -> list[Prompt]:
         prompts = []
-        fields = ("id", "problem", "answer")
-        for row in read_rows(self.directory / name, fields, numbers=True, may_be_empty=("answer",)):
-            identity, problem, answer = (row.fields[field] for field in fields)
+        fields = ("problem", "answer")
+        for row in read_rows(self.directory / name, fields, identity="id", numbers=True, may_be_empty=("answer",)):
+            identity, problem, answer = (row.fields[field] for field in ("id", *fields))
             level = str(row.fields.get("level") or "?")  # three problems of MATH have no level
             if answer.strip():
                 prompts.append(self.prompt(row, identity, problem, answer, f"level {level.removeprefix('Level ')}"))
@@ -128,8 +128,8 @@ class Jsonl(MathTask):
         if not any(self.files.values()):
             raise ValueError("task.jsonl names no file; set task.jsonl.train, task.jsonl.validation or task.jsonl.test")
         for split, name in self.files.items():
-            if name is not None and not Path(name).is_file():
-                raise ValueError(f"task.jsonl.{split}: no file {name}; give a JSON Lines file")
+            if name is not None and not name.startswith(HUB) and not Path(name).is_file():
+                raise ValueError(f"task.jsonl.{split}: no file {name}; give a JSON Lines or Parquet file")
 
     def read(self, split: str) -> list[Prompt]:
         """All problems of a split's file."""
@@ -137,10 +137,12 @@ class Jsonl(MathTask):
         if name is None:
             raise ValueError(f"task.jsonl.{split} is not set; give the file of the {split} split")
         names = self.settings.jsonl
-        fields = [names.id, names.problem, names.answer] + ([names.level] if names.level is not None else [])
+        fields = [names.problem, names.answer] + ([names.level] if names.level is not None else [])
+        rows = read_rows(local_file(name, f"task.jsonl.{split}"), fields, identity=names.id, numbers=True)
         prompts = []
-        for row in read_rows(Path(name), fields, numbers=True):
-            identity, problem, answer, *level = (row.fields[field] for field in fields)
+        for number, row in enumerate(rows, start=1):
+            identity = f"{split}/{number}" if names.id is None else row.fields[names.id]
+            problem, answer, *level = (row.fields[field] for field in fields)
             prompts.append(self.prompt(row, identity, problem, answer, level[0] if level else "all"))
         return prompts
 

@@ -91,16 +91,22 @@ class MathSettings(BaseModel):
 
 
 class JsonlSettings(BaseModel):
-    """A user's own problems: JSON Lines, one object a line, fields named here."""
+    """A user's own problems: JSON Lines (one object a line) or Parquet, fields named here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: str | None = Field(None, description="File of the training problems.")
+    train: str | None = Field(
+        None,
+        description="File of the training problems: a path (.jsonl, .jsonl.gz, .parquet), or where there is a network "
+        "hf://datasets/OWNER/NAME/FILE (NAME@REVISION pins a version), fetched once into the Hugging Face cache.",
+    )
     validation: str | None = Field(
         None, description="File of the validation problems; null: held out of the training file by a hash of the id."
     )
     test: str | None = Field(None, description="File of the test problems.")
-    id: str = Field("id", min_length=1, description="Field with the problem's unique id.")
+    id: str | None = Field(
+        "id", min_length=1, description="Field with the problem's unique id; null: split and line number are the id."
+    )
     problem: str = Field("problem", min_length=1, description="Field with the text that the model is asked.")
     answer: str = Field("answer", min_length=1, description="Field with the right answer.")
     level: str | None = Field(None, min_length=1, description="Field by which evaluations are broken down; null: none.")

@@ -102,8 +102,9 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repos
     verifier = write_untrained_verifier(tmp_path / "verifier", repository / "models" / "countdown-base")
     result = bonrl(
         "train", *SMALL, f"run.directory={tmp_path / 'runs'}", "queue.staleness=1", "learner.ranks=2",
-        "learner.zero_stage=3", "learner.threads=1", "broadcast.transport=object_store", "broadcast.bucket_mib=1", "actors.verifiers=2",
-        "objective.strategy=best_of_k", "task.scorer.kind=learned", f"task.scorer.path={verifier}",
+        "learner.zero_stage=3", "learner.threads=1", "broadcast.transport=object_store", "broadcast.bucket_mib=1",
+        "actors.verifiers=2", "objective.strategy=best_of_k", "task.scorer.kind=learned",
+        f"task.scorer.path={verifier}",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     directory = run_directory(tmp_path / "runs")

@@ -6,11 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from verifiers import Prompt, Status, TaskSettings, make_task
 from verifiers.contamination import contamination
-from verifiers.datasets import read_rows
+from verifiers.datasets import local_file, read_rows
 from verifiers.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -53,7 +55,7 @@ def settings(directory: Path, name: str = "math", **options: object) -> TaskSett
     [
         ("{", r"rows\.jsonl, line 2: not valid JSON .*each line must be one JSON object"),
         ("[" * 100_000, r"line 2: not valid JSON"),
-        ('"text"', r"line 2: not a JSON object; each line must be one, with id, problem and answer"),
+        ('"text"', r"line 2: not a JSON object; each line must be one"),
         ({"id": "b", "problem": "?"}, r"line 2: the field 'answer' is missing or no text; add it to the line"),
         ({"id": "b", "problem": " ", "answer": "1"}, r"line 2: the field 'problem' is missing"),
         ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or no text"),
@@ -63,18 +65,20 @@ def settings(directory: Path, name: str = "math", **options: object) -> TaskSett
 def test_broken_lines_are_refused_with_file_line_and_mend(tmp_path: Path, bad: object, message: str) -> None:
     path = write(tmp_path / "rows.jsonl", [{"id": "a", "problem": "?", "answer": "1"}, bad])
     with pytest.raises(ValueError, match=message):
-        list(read_rows(path, ("id", "problem", "answer")))
+        list(read_rows(path, ("problem", "answer"), identity="id"))
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no problems; give a file with one JSON object a line"):
-        list(read_rows(write(tmp_path / "empty.jsonl", ["", " "]), ("id",)))
+        list(read_rows(write(tmp_path / "empty.jsonl", ["", " "]), (), identity="id"))
     with pytest.raises(ValueError, match=r"nowhere\.jsonl cannot be read .*; give a file that exists"):
-        list(read_rows(tmp_path / "nowhere.jsonl", ("id",)))
+        list(read_rows(tmp_path / "nowhere.jsonl", (), identity="id"))
     (tmp_path / "latin.jsonl").write_bytes('{"id": "é"}\n'.encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
-        list(read_rows(tmp_path / "latin.jsonl", ("id",)))
-    rows = list(read_rows(write(tmp_path / "numbers.jsonl", [{"id": 1}, "", {"id": 2.5}]), ("id",), numbers=True))
+        list(read_rows(tmp_path / "latin.jsonl", (), identity="id"))
+    rows = list(
+        read_rows(write(tmp_path / "numbers.jsonl", [{"id": 1}, "", {"id": 2.5}]), (), identity="id", numbers=True)
+    )
     assert [row.fields["id"] for row in rows] == ["1", "2.5"]
     assert rows[1].place.endswith("numbers.jsonl, line 3")
 
@@ -187,3 +191,43 @@ def test_the_real_files() -> None:
     assert found.same_id == 0 and found.same_text == 1  # one problem of MATH-500 stands twice in MATH
     for one in math500.prompts("test")[:100]:
         assert task.verify(one, f"So it is $\\boxed{{{one.reference['answer']}}}$.").status is Status.CORRECT
+
+
+ANONYMOUS = [{"question": "1+1?", "answer": 2}, {"question": "1+2?", "answer": 3}]
+
+
+def test_parquet_and_rows_without_an_id(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ANONYMOUS), tmp_path / "p.parquet")
+    fields = {"id": None, "problem": "question"}
+    for name in ("p.parquet", "p.jsonl"):
+        write(tmp_path / "p.jsonl", ANONYMOUS)
+        task = make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / name), **fields}))
+        assert [(p.id, p.reference["answer"]) for p in task.prompts("test")] == [("test/1", "2"), ("test/2", "3")]
+    (tmp_path / "p.parquet").write_text("no such thing")
+    with pytest.raises(ValueError, match=r"p\.parquet cannot be read as Parquet"):
+        make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "p.parquet"), **fields})).prompts("test")
+
+
+def test_a_file_of_the_hub_is_fetched_once_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def fetch(repo: str, file: str, *, repo_type: str, revision: str | None) -> str:
+        asked.append((repo, file, repo_type, revision))
+        return str(write(tmp_path / "cached.jsonl", ANONYMOUS))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    jsonl = {"test": "hf://datasets/owner/name@v2/main/test.jsonl", "id": None, "problem": "question"}
+    task = make_task(TaskSettings(name="jsonl", jsonl=jsonl))
+    assert asked == [], "workers make the task too, and need no network"
+    assert len(task.prompts("test")) == 2
+    assert asked == [("owner/name", "main/test.jsonl", "dataset", "v2")]
+
+
+def test_a_file_of_the_hub_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"task\.jsonl\.test is hf://.* cannot be fetched .*give its path"):
+        local_file("hf://datasets/owner/name/test.jsonl", "task.jsonl.test")
+    with pytest.raises(ValueError, match="write hf://datasets/OWNER/NAME/FILE"):
+        local_file("hf://datasets/owner/name", "task.jsonl.test")

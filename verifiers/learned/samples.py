@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-_TEXT = ("prompt", "response")
+from verifiers.datasets import Row, read_objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +35,21 @@ def read_jsonl(path: Path) -> list[Sample]:
     Raises:
         ValueError: The file cannot be read or is empty, or a line is not such an object (file, line and mend).
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); give a UTF-8 file that exists") from error
-    samples = [_sample(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    samples = [_sample(row) for row in read_objects(path)]
     if not samples:
         raise ValueError(f"{path} holds no samples; give one JSON object a line")
     return samples
 
 
-def _sample(line: str, place: str) -> Sample:
-    try:
-        row: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: not a JSON object; each line must be one with prompt, response and correct")
-    for field in _TEXT:
-        if not isinstance(row.get(field), str):
-            raise ValueError(f"{place}: the field {field!r} is missing or no text; add it to the line")
-    correct = row.get("correct")
+def _sample(row: Row) -> Sample:
+    fields = row.fields
+    for name in ("prompt", "response"):
+        if not isinstance(fields.get(name), str):
+            raise ValueError(f"{row.place}: the field {name!r} is missing or no text; add it to the line")
+    correct = fields.get("correct")
     if correct not in (True, False):  # 0 and 1 too
-        raise ValueError(f"{place}: the field 'correct' is {correct!r}; it must be true or false")
-    return Sample(str(row.get("id", row["prompt"])), row["prompt"], row["response"], bool(correct))
+        raise ValueError(f"{row.place}: the field 'correct' is {correct!r}; it must be true or false")
+    return Sample(str(fields.get("id", fields["prompt"])), fields["prompt"], fields["response"], bool(correct))
 
 
 def split_by_prompt(samples: Sequence[Sample], *, calibration: float = 0.1, test: float = 0.1) -> Parts:
