@@ -2,20 +2,20 @@
 
 The learner writes its weights once, in packed buckets: to shared memory for samplers on its own node, into Ray's
 object store for samplers elsewhere. Every sampler then runs vLLM's four phases (init, start, update, finish) around a
-pause that keeps running requests, and echoes the version its engine holds. A sampler that echoes another version
-fails the run: training on with two policies would be silent corruption.
+pause, and echoes the version its engine holds. A sampler that echoes another version fails the run: training on with
+two policies would be silent corruption. One that dies meanwhile is left to the supervisor; its successor is given the
+weights of the moment (:meth:`Broadcaster.join`) before it serves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from actors.learner_group import LearnerGroup
 from actors.settings import BroadcastSettings, DeadlineSettings
-from actors.supervision import ActorFailure, Member, call
+from actors.supervision import ActorFailure, Member, Supervisor, call
 
 
 class Broadcaster:
@@ -23,32 +23,34 @@ class Broadcaster:
 
     Args:
         learner: all ranks (under ZeRO-3 each takes part in gathering).
-        samplers: the receiving actors.
         settings: transport and bucket size.
         deadlines: ``broadcast_s`` bounds publishing and loading, each.
+        supervisor: is told of samplers that cannot load.
     """
 
     def __init__(
         self,
         learner: LearnerGroup,
-        samplers: Sequence[Member],
         settings: BroadcastSettings,
         deadlines: DeadlineSettings,
+        supervisor: Supervisor,
     ) -> None:
         self._learner = learner
-        self._samplers = list(samplers)
         self._settings = settings
         self._deadline_s = deadlines.broadcast_s
-        self._near: list[Member] = []
-        self._far: list[Member] = []
+        self._supervisor = supervisor
+        self._nodes: dict[Member, tuple[int, str]] = {}  # incarnation and node of every receiver
+        # Who joins during an update must get either its weights or the older ones before it; never neither.
+        self._one_at_a_time = asyncio.Lock()
 
-    async def connect(self) -> None:
-        """Find out which samplers share the learner's node."""
-        learner_node, *sampler_nodes = await asyncio.gather(
-            *(self._ask(m, "node", to="name its node") for m in (self._learner.ranks[0], *self._samplers))
-        )
-        for member, node in zip(self._samplers, sampler_nodes, strict=True):
-            (self._near if self._is_near(member, node == learner_node) else self._far).append(member)
+    async def join(self, *members: Member) -> None:
+        """Take new samplers into the circle of receivers; they hold the learner's weights when this returns."""
+        nodes = await asyncio.gather(*(self._ask(m, "node", to="name its node") for m in members))
+        async with self._one_at_a_time:
+            if self._learner.version:  # before the first step every engine has them from model.path
+                await self._send(dict(zip(members, nodes, strict=True)), None)
+            for member, node in zip(members, nodes, strict=True):
+                self._nodes[member] = (member.incarnation, node)
 
     async def broadcast(self, version: int) -> dict[str, float]:
         """Give every sampler the learner's current weights under the name `version`.
@@ -57,32 +59,55 @@ class Broadcaster:
             ``sync/*`` metrics: seconds in all, seconds the samplers paused, bytes.
 
         Raises:
-            ActorFailure: when an actor failed, or a sampler holds another version afterwards.
+            ActorFailure: when the learner failed, or a sampler holds another version afterwards.
         """
         started = time.monotonic()
-        published = await self._learner.all(
-            "publish",
-            bool(self._near),
-            bool(self._far),
-            self._settings.bucket_mib * 2**20,
-            to=f"publish weights {version}",
-            deadline_s=self._deadline_s,
-        )
-        shared, packed = published[0]
-        manifests, data = [m for m, _ in packed], [d for _, d in packed]
-        reports = await asyncio.gather(
-            *(self._update(m, version, shared) for m in self._near),
-            *(self._update(m, version, manifests, *data) for m in self._far),
-        )
-        await self._learner.all("unpublish", to=f"release weights {version}", deadline_s=self._deadline_s)
+        async with self._one_at_a_time:
+            receivers = {
+                member: node
+                for member, (incarnation, node) in self._nodes.items()
+                if member.incarnation == incarnation and member.present
+            }
+            reports = await self._send(receivers, version)
         return {
             "sync/seconds": time.monotonic() - started,
-            "sync/pause_seconds": max(report["pause_seconds"] for report in reports),
-            "sync/bytes": float(max(report["nbytes"] for report in reports)),
+            "sync/pause_seconds": max((report["pause_seconds"] for report in reports), default=0.0),
+            "sync/bytes": float(max((report["nbytes"] for report in reports), default=0)),
         }
 
-    async def _update(self, member: Member, version: int, *buckets: Any) -> dict[str, Any]:
-        report = await self._ask(member, "load_weights", version, *buckets, to=f"load weights {version}")
+    async def _send(self, receivers: dict[Member, str], version: int | None) -> list[dict[str, Any]]:
+        """The learner's weights to `receivers`; reports of those that hold them now."""
+        if not receivers:
+            return []
+        learner_node = await self._learner.node()
+        near = [m for m, node in receivers.items() if self._is_near(m, node == learner_node)]
+        held, shared, packed = await self._learner.publish(
+            bool(near), len(near) < len(receivers), self._settings.bucket_mib * 2**20, deadline_s=self._deadline_s
+        )
+        if version is not None and held != version:
+            raise ActorFailure(f"the learner holds weights {held}, not {version}, which the samplers are to get")
+        manifests, data = [m for m, _ in packed], [d for _, d in packed]
+        try:
+            reports = await asyncio.gather(
+                *(
+                    self._update(m, held, version is None, *((shared,) if m in near else (manifests, *data)))
+                    for m in receivers
+                )
+            )
+        finally:
+            await self._learner.unpublish(shared, deadline_s=self._deadline_s)
+        return [report for report in reports if report is not None]
+
+    async def _update(self, member: Member, version: int, joins: bool, *buckets: Any) -> dict[str, Any] | None:
+        """None when the sampler could not: it is given up, for its weights are undefined now."""
+        incarnation = member.incarnation
+        try:
+            report = await self._ask(member, "load_weights", version, *buckets, to=f"load weights {version}")
+        except ActorFailure as failure:
+            if joins:
+                raise  # whoever starts it tries again
+            self._supervisor.suspect(member, incarnation, failure)
+            return None
         if report["version"] != version:
             raise ActorFailure(f"{member.name} holds weights {report['version']} after an update to {version}")
         return report

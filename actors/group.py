@@ -143,7 +143,7 @@ class Group:
     def usable(self) -> bool:
         """Whether the verifier reached a verdict on every sample; a group without is set aside, never trained on."""
         lost = self.demonstration_tokens is not None and self.demonstration_score is None
-        return not lost and VERIFIER_ERROR not in self.verdicts
+        return self.n > 0 and not lost and VERIFIER_ERROR not in self.verdicts
 
     @property
     def verdicts(self) -> Sequence[str]:
@@ -244,3 +244,26 @@ def _value(column: pa.Array, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind.value_type):
         return items.to_pylist()
     return items.to_numpy(zero_copy_only=False)
+
+
+def quarantined_group(request: SampleRequest) -> Group:
+    """The group of a prompt that could not be sampled or graded: graded, without samples, never usable."""
+    nothing = np.empty(0, np.int32)
+    return Group(
+        sequence=request.sequence,
+        epoch=request.epoch,
+        prompt_id=request.prompt_id,
+        level=request.level,
+        prompt_tokens=request.prompt_tokens,
+        admitted_version=request.admitted_version,
+        sampler="none (quarantined)",
+        seed=request.seed,
+        temperature=request.temperature,
+        sample_seconds=0.0,
+        response_tokens=[],
+        behaviour_logprobs=[],
+        version_start=nothing,
+        version_end=nothing,
+        finish_reason=[],
+        demonstration_tokens=request.demonstration_tokens,
+    ).with_grades(reward=np.empty(0), score=np.empty(0), verdict=[], answer=[], verify_seconds=np.empty(0), detail=[])

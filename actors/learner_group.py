@@ -1,57 +1,146 @@
-"""All learner ranks behind one interface: every call goes to every rank, and rank 0 answers for them."""
+"""All learner ranks behind one interface: every call goes to every rank, and rank 0 answers for them.
+
+Ranks are lost and replaced together. New ones load the last checkpoint and train again, from the log of groups, the
+steps that came after it; then they do what the lost ones were asked to. On CPUs that gives the lost weights bit by bit,
+and no sampler, verifier or queue notices more than the wait.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import ObjectRef
 
 from actors.settings import DeadlineSettings
-from actors.supervision import Member, call
+from actors.supervision import ActorFailure, ActorLost, Supervisor, Unit, call
+from actors.transport import Manifest
+
+Origin = tuple[int, Path | None]
+"""The step of the newest checkpoint and its directory; (0, None): the initial model."""
 
 
 class LearnerGroup:
     """The driver's handle on the learner.
 
     Args:
-        ranks: the rank actors in rank order.
+        unit: the rank actors in rank order.
+        supervisor: replaces them.
         deadlines: seconds for start (``start_s``), a step (``learn_s``) and checkpoints (``checkpoint_s``).
+        origin: where new ranks begin; asked at every start.
+        history: the groups of an earlier step (0: the first), from the log.
     """
 
-    def __init__(self, ranks: Sequence[Member], deadlines: DeadlineSettings) -> None:
-        self.ranks = list(ranks)
+    def __init__(
+        self,
+        unit: Unit,
+        supervisor: Supervisor,
+        deadlines: DeadlineSettings,
+        origin: Callable[[], Origin],
+        history: Callable[[int], ObjectRef],
+    ) -> None:
+        self._unit = unit
+        self._supervisor = supervisor
         self._deadlines = deadlines
+        self._origin = origin
+        self._history = history
+        self._last: tuple[int, ObjectRef] | None = None  # the last step's groups, which the log may not hold yet
+        self.version: int | None = None  # of the weights that the ranks hold; None before the first start
 
-    async def start(self) -> None:
-        """Load the model on every rank and join them in one process group."""
-        first = self.ranks[0]
+    async def prepare(self) -> None:
+        """Join freshly made ranks in one process group, and bring them to the version that the run has reached."""
+        first = self._unit.members[0]
         address, port = await call(
             first.handle.rendezvous.remote(),
             owner=first.name,
             to="start its process",
             deadline_s=self._deadlines.start_s,
         )
-        await self.all("start", address, port, to="load the model", deadline_s=self._deadlines.start_s)
+        await self._all("start", address, port, to="load the model", deadline_s=self._deadlines.start_s)
+        step, directory = await asyncio.to_thread(self._origin)
+        if directory is not None:
+            await self._all(
+                "load", str(directory), step, to=f"load {directory}", deadline_s=self._deadlines.checkpoint_s
+            )
+        if self.version is None:
+            self.version = step
+        for again in range(step, self.version):
+            await self._train(self._groups(again), again)
 
     async def step(self, groups: ObjectRef, step: int) -> dict[str, float]:
         """One optimiser step on the leased `groups`; rank 0's metrics."""
-        rows = await self.all("step", groups, step, to=f"train step {step}", deadline_s=self._deadlines.learn_s)
+        rows = await self._surely("step", groups, step, to=f"train step {step}", deadline_s=self._deadlines.learn_s)
+        self._last = (step, groups)
+        self.version = step + 1
         return rows[0]
+
+    async def node(self) -> str:
+        """Ray's id of rank 0's node."""
+        return (await self._surely("node", to="name its node", deadline_s=self._deadlines.start_s))[0]
+
+    async def publish(
+        self, shared: bool, packed: bool, bucket_bytes: int, *, deadline_s: float
+    ) -> tuple[int, list[Manifest], list[Any]]:
+        """The weights in buckets: their version, shared-memory manifests, and packed buckets in Ray's store."""
+        answers = await self._surely(
+            "publish", shared, packed, bucket_bytes, to="publish its weights", deadline_s=deadline_s
+        )
+        return answers[0]
+
+    async def unpublish(self, shared: list[Manifest], *, deadline_s: float) -> None:
+        """Free what :meth:`publish` wrote."""
+        await self._surely("unpublish", shared, to="release published weights", deadline_s=deadline_s)
 
     async def save(self, directory: str) -> None:
         """Write a checkpoint of model, optimiser and random state into `directory`."""
-        await self.all("save", directory, to=f"save {directory}", deadline_s=self._deadlines.checkpoint_s)
+        await self._surely("save", directory, to=f"save {directory}", deadline_s=self._deadlines.checkpoint_s)
 
-    async def load(self, directory: str) -> None:
-        """Read a checkpoint back."""
-        await self.all("load", directory, to=f"load {directory}", deadline_s=self._deadlines.checkpoint_s)
+    def _groups(self, step: int) -> ObjectRef:
+        if self._last is not None and self._last[0] == step:
+            return self._last[1]
+        return self._history(step)
 
-    async def all(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
+    async def _train(self, groups: ObjectRef, step: int) -> None:
+        await self._all("step", groups, step, to=f"train step {step} again", deadline_s=self._deadlines.learn_s)
+
+    async def _surely(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
+        """Ask all ranks, and again when they were lost and replaced meanwhile."""
+        while True:
+            await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._replacement_s())
+            incarnation = self._unit.members[0].incarnation
+            try:
+                return await self._all(method, *arguments, to=to, deadline_s=deadline_s)
+            except ActorFailure as failure:
+                if not await self._lost(incarnation, failure):
+                    raise
+
+    async def _lost(self, incarnation: int, failure: ActorFailure) -> bool:
+        """Whether the ranks of `incarnation` are lost. The others of a lost rank raise errors of communication."""
+        if isinstance(failure, ActorLost):
+            for member in self._unit.members:
+                self._supervisor.suspect(member, incarnation, failure)
+            return True
+        if len(self._unit.members) == 1:
+            return False
+        settings = self._supervisor.settings
+        try:
+            async with asyncio.timeout(settings.hung_s + 3 * settings.heartbeat_s):
+                while self._unit.serving and self._unit.members[0].incarnation == incarnation:
+                    await self._supervisor.changes.wait()
+            return True
+        except TimeoutError:
+            return False
+
+    def _replacement_s(self) -> float:
+        """Longest time for lost ranks to be back: the supervisor's restarts, and training again since a checkpoint."""
+        return 4 * self._deadlines.start_s + 10 * self._deadlines.learn_s
+
+    async def _all(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
         """Call `method` on every rank at once; the first failure ends the wait for all of them."""
         calls = [
             call(getattr(m.handle, method).remote(*arguments), owner=m.name, to=to, deadline_s=deadline_s)
-            for m in self.ranks
+            for m in self._unit.members
         ]
         return list(await asyncio.gather(*calls))

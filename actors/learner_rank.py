@@ -1,7 +1,7 @@
 """Learner rank (Ray actor): graded groups in, one optimiser step out, weights handed to the broadcaster.
 
 All ranks receive the same groups and compute the same advantages; the engine gives each rank its micro-batches. Work
-runs on one thread of its own, so that the actor answers its lifeline during a long step and so that torch's thread
+runs on one thread of its own, so that the actor shows its signs of life during a long step and so that torch's thread
 settings, which belong to a thread, hold for all of it.
 """
 
@@ -21,6 +21,7 @@ from actors.group import VERIFIER_ERROR, Group
 from actors.group_metrics import group_metrics
 from actors.learning_step import LearningStep
 from actors.transport import Manifest
+from actors.vitals import Beat, beat
 from learner.objective import Objective
 from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
@@ -89,7 +90,7 @@ class LearnerRank:
         self._run_id = run_id
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
-        self._published: list[Manifest] = []
+        self._version = 0  # of the weights: finished steps
 
     async def rendezvous(self) -> tuple[str, int]:
         """(address, free port) of this node for torch.distributed; asked of rank 0 only."""
@@ -120,7 +121,7 @@ class LearnerRank:
 
         return ray.get_runtime_context().get_node_id()
 
-    async def publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[list[Manifest], list[Packed]]:
+    async def publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
         """Write the weights in buckets of about `bucket_bytes`; every rank takes part, rank 0 returns them.
 
         Args:
@@ -128,14 +129,14 @@ class LearnerRank:
             packed: put them into Ray's object store.
 
         Returns:
-            (manifests of the shared files, (manifest, reference to bytes) of the packed buckets).
+            (version of the weights, manifests of the shared files, (manifest, reference to bytes) of the packed
+            buckets).
         """
         return await self._run(lambda: self._publish(shared, packed, bucket_bytes))
 
-    async def unpublish(self) -> None:
-        """Every sampler has loaded the published weights: free them."""
-        transport.unlink(self._published)
-        self._published = []
+    async def unpublish(self, manifests: list[Manifest]) -> None:
+        """Every sampler has loaded the published weights: free them, though an earlier incarnation wrote them."""
+        transport.unlink(manifests)
 
     async def save(self, directory: str) -> None:
         """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory."""
@@ -146,13 +147,14 @@ class LearnerRank:
 
         await self._run(work)
 
-    async def load(self, directory: str) -> None:
-        """Continue from a checkpoint that :meth:`save` wrote."""
+    async def load(self, directory: str, step: int) -> None:
+        """Continue from a checkpoint that :meth:`save` wrote after `step` steps."""
         await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)))
+        self._version = step
 
-    async def lifeline(self, seconds: float) -> None:
-        """Return after `seconds`; the caller learns of this actor's death at once."""
-        await asyncio.sleep(seconds)
+    async def beat(self) -> Beat:
+        """A sign of life, from the event loop that serves every other call."""
+        return beat()
 
     def _step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
         groups = [Group.from_record_batch(batch) for batch in batches]
@@ -160,22 +162,24 @@ class LearnerRank:
         if not usable:
             raise RuntimeError(f"the verifier failed on every group of the step: {_reason(groups[0])}")
         learned, advantages_GN = self._learning_step(usable, step)
+        self._version = step + 1
         row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
         return row | group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
 
-    def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[list[Manifest], list[Packed]]:
+    def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
         import ray
 
+        published: list[Manifest] = []
         in_store: list[Packed] = []
         for tensors in self._engine.weight_buckets(bucket_bytes):
             if self._rank != 0:
                 continue  # took part in the gather; only rank 0 holds the tensors
             if shared:
-                self._published.append(transport.write_bucket(transport.new_path(self._run_id), tensors))
+                published.append(transport.write_bucket(transport.new_path(self._run_id), tensors))
             if packed:
                 manifest, data = transport.pack(tensors)
                 in_store.append((manifest, ray.put(data)))
-        return list(self._published), in_store
+        return self._version, published, in_store
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

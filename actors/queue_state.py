@@ -4,24 +4,18 @@
 that its graded group has arrived; `lease` hands P committed groups to the learner for one optimiser step; `ack` says
 that the samplers now hold the weights which those groups helped to make, and only then are their slots free again.
 
-**How stale a group can be.** Let P be the groups of one optimiser step, S the configured staleness, W the overtaking
-window, B = (S+1)·P the slots, u the number of finished steps (which is also the version of the newest weights), and
-q the position of a group in the prompt stream.
+**How stale a group can be.** With P groups a step, S = staleness, W = overtake and B = (S+1)·P slots: a group at
+position q is admitted at a version v ≥ ⌊q/P⌋ - S, because a slot is freed only by `ack`, and is trained at a step
+u ≤ ⌊q/P⌋ + W, because a step is not made while a group that old is missing (`_due`). So u - v ≤ S + W; with S = 0 it is
+0. `lease` asserts it for every group; docs/staleness.md has the derivation, and what a loss changes (nothing).
 
-1. Positions are handed out in order, and a slot is freed only by `ack`. While the samplers hold version v, at most
-   v·P groups have been acknowledged, so a group can be admitted at v only if q < B + v·P, i.e. v ≥ ⌊q/P⌋ - S.
-2. Step u must contain every group with ⌊q/P⌋ + W ≤ u that is still there (`due`). By induction all positions below
-   (u-W)·P are trained before step u, so at most P groups are ever due: the rule can always be kept.
-3. So a group is trained at a step u ≤ ⌊q/P⌋ + W by weights that are at most u - v ≤ S + W versions ahead of the
-   weights it was admitted under. That is the bound; `lease` asserts it for every group.
-
-With S = 0 there are P slots, so a step trains exactly the P groups it admitted and W has no effect: the synchronous
-loop is the same machine with fewer slots. A slow group is never dropped (dropping favours short answers): with W = 0
-the learner waits for it, with W > 0 up to W steps of younger groups go first.
+A slow group is never dropped (dropping favours short answers): with W = 0 the learner waits for it, with W > 0 up to W
+steps of younger groups go first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -97,8 +91,9 @@ class QueueState:
     def reserve(self, limit: int | None = None) -> list[Ticket]:
         """Take free slots, at most `limit`, and hand out their positions in order."""
         tickets: list[Ticket] = []
+        self._cursor = max(self._cursor, self._low_water)  # after a resume it may have to catch up
         while self.in_use < self.slots and self._cursor < self.total and (limit is None or len(tickets) < limit):
-            if self._cursor not in self._trained:
+            if self._cursor not in self._trained and self._cursor not in self._entries:
                 self._entries[self._cursor] = Entry(self._cursor, self.version)
                 tickets.append(Ticket(self._cursor, self.version))
             self._cursor += 1
@@ -126,8 +121,14 @@ class QueueState:
             return []
         return sorted(e.sequence for e in self._entries.values() if e.state is State.RESERVED)
 
-    def lease(self) -> list[int] | None:
-        """The P positions of the next optimiser step in order, or None while they are not all there."""
+    def lease(self, positions: Sequence[int] | None = None) -> list[int] | None:
+        """The P positions of the next optimiser step in order, or None while they are not all there.
+
+        Args:
+            positions: lease exactly these: by someone who leased them before and lost the queue, or its answer.
+        """
+        if positions is not None:
+            return self._lease_again(positions)
         if self.count(State.LEASED):
             raise QueueError("lease while the groups of the last step are not acknowledged")
         ready = sorted(e.sequence for e in self._entries.values() if e.state is State.COMMITTED)
@@ -141,10 +142,15 @@ class QueueState:
         return chosen
 
     def ack(self, version: int) -> list[int]:
-        """The samplers hold `version`: the leased groups are trained and their slots are free."""
+        """The samplers hold `version`: the leased groups are trained and their slots are free.
+
+        Saying it twice changes nothing: the answer to the first time may have been lost.
+        """
+        done = self.leased()
+        if version == self.version and not done:
+            return []
         if version != self.version + 1:
             raise QueueError(f"ack of version {version} after version {self.version}: one step, one version")
-        done = sorted(e.sequence for e in self._entries.values() if e.state is State.LEASED)
         if len(done) != self.prompts_per_step:
             raise QueueError(f"ack with {len(done)} leased groups; a step trains {self.prompts_per_step}")
         for sequence in done:
@@ -156,22 +162,71 @@ class QueueState:
         self.version = version
         return done
 
-    def snapshot(self) -> dict[str, Any]:
-        """What a resume needs: the version and which positions are trained. Plain JSON types."""
-        return {"version": self.version, "low_water": self._low_water, "trained": sorted(self._trained)}
+    def tickets(self) -> list[Ticket]:
+        """What has been handed out and has not arrived."""
+        waiting = (e for e in self._entries.values() if e.state is State.RESERVED)
+        return [Ticket(e.sequence, e.admitted_version) for e in sorted(waiting, key=lambda e: e.sequence)]
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from `snapshot`: groups that were under way then are issued again, trained ones never."""
+    def leased(self) -> list[int]:
+        """Positions that the learner has in hand."""
+        return sorted(e.sequence for e in self._entries.values() if e.state is State.LEASED)
+
+    def waiting(self) -> list[int]:
+        """Positions whose groups have arrived and are not leased."""
+        return sorted(e.sequence for e in self._entries.values() if e.state is State.COMMITTED)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of the accounting, as plain JSON types."""
+        return {
+            "version": self.version,
+            "low_water": self._low_water,
+            "trained": sorted(self._trained),
+            "cursor": self._cursor,
+            "observed_staleness": self.observed_staleness,
+            "entries": [[e.sequence, e.admitted_version] for e in self._entries.values()],
+        }
+
+    def resume(self, snapshot: dict[str, Any], held: Collection[int]) -> None:
+        """A new process goes on from a checkpoint's snapshot.
+
+        Groups in `held`, those that were waiting then, wait again. The other slots that were taken are free, and
+        their positions are handed out anew before the stream goes on: they are sampled by the weights of now.
+        """
+        self._read(snapshot)
+        for sequence, admitted_version in snapshot["entries"]:
+            if sequence in held:
+                self._entries[sequence] = Entry(sequence, admitted_version, State.COMMITTED)
+        self._cursor = self._low_water  # what is trained or taken is passed over
+
+    def recover(self, snapshot: dict[str, Any]) -> None:
+        """A new queue takes over in a living run: every slot stays taken, by groups that are to arrive (again)."""
+        self._read(snapshot)
+        for sequence, admitted_version in snapshot["entries"]:
+            self._entries[sequence] = Entry(sequence, admitted_version)
+        self._cursor = int(snapshot["cursor"])
+
+    def _read(self, snapshot: dict[str, Any]) -> None:
         if self._entries or self._cursor:
-            raise QueueError("restore into a queue that is already in use")
+            raise QueueError("a snapshot is read into a queue that is already in use")
         self.version = int(snapshot["version"])
-        self._low_water = self._cursor = int(snapshot["low_water"])
+        self._low_water = int(snapshot["low_water"])
         self._trained = {int(q) for q in snapshot["trained"]}
+        self.observed_staleness = int(snapshot["observed_staleness"])
         if self._low_water + len(self._trained) != self.version * self.prompts_per_step:
             raise QueueError(
                 f"snapshot of version {self.version} counts {self._low_water + len(self._trained)} trained groups, "
                 f"not {self.version * self.prompts_per_step}: rollout.prompts_per_step differs from the run's"
             )
+
+    def _lease_again(self, positions: Sequence[int]) -> list[int]:
+        entries = [self._entries.get(sequence) for sequence in positions]
+        states = {entry.state if entry else None for entry in entries}
+        if len(positions) != self.prompts_per_step or states not in ({State.COMMITTED}, {State.LEASED}):
+            raise QueueError(f"positions {list(positions)} cannot be leased again: they are {sorted(map(str, states))}")
+        for entry in entries:
+            if entry is not None and entry.state is State.COMMITTED:
+                self._lease_one(entry)
+        return list(positions)
 
     def _due(self, entry: Entry) -> bool:
         return entry.sequence // self.prompts_per_step + self.overtake <= self.version

@@ -1,21 +1,21 @@
 """The replay queue as a Ray actor: the only owner of who-trains-when.
 
 A thin shell round :class:`actors.queue_state.QueueState`: it holds the graded groups that wait, writes the groups of
-every finished step to Parquet, and gives every wait a deadline.
+every finished step to Parquet, keeps its accounting durable (the journal), and gives every wait a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from actors.group import GROUP_SCHEMA
+from actors.group_log import groups_file, write_groups
+from actors.queue_snapshot import read_snapshot, write_snapshot
 from actors.queue_state import QueueState, State, Ticket
+from actors.vitals import Beat, beat
 
 
 class ReplayQueue:
@@ -24,7 +24,9 @@ class ReplayQueue:
     Args:
         prompts_per_step, staleness, overtake, total: see :class:`QueueState`.
         groups_directory: where the groups of each finished step are written as Parquet; None writes nothing.
-        snapshot: what :meth:`snapshot` returned in the checkpoint to resume from.
+        journal: file that holds the accounting after every call that changes who may be sampled or is trained.
+        snapshot: what :meth:`snapshot` wrote into the checkpoint to resume from.
+        recover: take over from the journal of a queue that died in this run.
     """
 
     def __init__(
@@ -35,18 +37,33 @@ class ReplayQueue:
         overtake: int,
         total: int,
         groups_directory: str | None,
-        snapshot: dict[str, Any] | None = None,
+        journal: str | None = None,
+        snapshot: str | None = None,
+        recover: bool = False,
     ) -> None:
         self._state = QueueState(prompts_per_step=prompts_per_step, staleness=staleness, overtake=overtake, total=total)
-        if snapshot is not None:
-            self._state.restore(snapshot)
         self._groups: dict[int, pa.RecordBatch] = {}
         self._changed = asyncio.Condition()
         self._directory = Path(groups_directory) if groups_directory else None
+        self._journal = Path(journal) if journal else None
+        if recover and self._journal is not None:
+            self._state.recover(read_snapshot(self._journal)[0])
+        elif snapshot is not None:
+            state, self._groups = read_snapshot(Path(snapshot))
+            self._state.resume(state, self._groups)
+        if not recover:
+            self._keep()
 
     async def reserve(self) -> list[Ticket]:
         """Tickets for every slot that is free now."""
-        return self._state.reserve()
+        tickets = self._state.reserve()
+        if tickets:
+            self._keep()
+        return tickets
+
+    async def tickets(self) -> list[Ticket]:
+        """What has been handed out and has not arrived."""
+        return self._state.tickets()
 
     async def commit(self, sequence: int, batch: pa.RecordBatch) -> bool:
         """A graded group arrives; False when it was there already."""
@@ -57,8 +74,13 @@ class ReplayQueue:
                 self._changed.notify_all()
             return new
 
-    async def lease(self, timeout_s: float) -> tuple[list[pa.RecordBatch], dict[str, float]]:
-        """The P groups of the next optimiser step, in stream order, and the queue's metrics.
+    async def lease(
+        self, timeout_s: float, positions: Sequence[int] | None = None
+    ) -> tuple[list[pa.RecordBatch], tuple[list[int], dict[str, float]]]:
+        """The P groups of the next optimiser step in stream order; their positions, and the queue's metrics.
+
+        Args:
+            positions: lease exactly these again (see :meth:`QueueState.lease`).
 
         Raises:
             TimeoutError: after `timeout_s`, naming the positions that are missing.
@@ -66,7 +88,7 @@ class ReplayQueue:
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
-                    while (chosen := self._state.lease()) is None:
+                    while (chosen := self._state.lease(positions)) is None:
                         await self._changed.wait()
             except TimeoutError:
                 missing = self._state.missing()
@@ -75,21 +97,33 @@ class ReplayQueue:
                     f"{len(missing)} of {self._state.prompts_per_step} groups (positions {missing[:8]}...): "
                     "raise deadlines.sample_s if samples really take that long"
                 ) from None
-        return [self._groups[q] for q in chosen], self._metrics()
+        return [self._groups[q] for q in chosen], (chosen, self._metrics())
 
     async def ack(self, version: int) -> None:
         """The samplers hold `version`: log the leased groups and free their slots."""
-        batches = [self._groups.pop(q) for q in self._state.ack(version)]
-        if self._directory is not None:
-            write_groups(self._directory / groups_file(version), batches)
+        leased = self._state.leased()
+        if self._directory is not None and leased:
+            write_groups(self._directory / groups_file(version), [self._groups[q] for q in leased])
+        for sequence in self._state.ack(version):
+            del self._groups[sequence]
+        self._keep()
 
-    async def snapshot(self) -> dict[str, Any]:
-        """The state that a checkpoint needs; taken between `ack` and `lease`."""
-        return self._state.snapshot()
+    async def version(self) -> int:
+        """Finished and acknowledged steps."""
+        return self._state.version
 
-    async def lifeline(self, seconds: float) -> None:
-        """Return after `seconds`; the caller learns of this actor's death at once."""
-        await asyncio.sleep(seconds)
+    async def snapshot(self, path: str) -> None:
+        """Write the accounting and the waiting groups into a checkpoint; called between `ack` and `lease`."""
+        groups = {sequence: self._groups[sequence] for sequence in self._state.waiting()}
+        write_snapshot(Path(path), self._state.snapshot(), groups)
+
+    async def beat(self) -> Beat:
+        """A sign of life, from the event loop that serves every other call."""
+        return beat()
+
+    def _keep(self) -> None:
+        if self._journal is not None:
+            write_snapshot(self._journal, self._state.snapshot(), {})
 
     def _metrics(self) -> dict[str, float]:
         return {
@@ -98,20 +132,3 @@ class ReplayQueue:
             "queue/staleness_max": float(self._state.observed_staleness),
             "queue/staleness_bound": float(self._state.staleness_bound),
         }
-
-
-def groups_file(version: int) -> str:
-    """Name of the Parquet file that holds the groups which made weight `version`."""
-    return f"step-{version:06d}.parquet"
-
-
-def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
-    """Write one step's groups; a crash leaves the old file or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        pq.write_table(pa.Table.from_batches(batches, GROUP_SCHEMA), temporary, compression="zstd")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"cannot write groups to {path}: {error.strerror}; free space or change run.directory"
-        ) from error

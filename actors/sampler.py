@@ -2,7 +2,7 @@
 
 A plain class with async methods, wrapped by `ray.remote` where the run is put together, so that it is tested
 without Ray. Ray interleaves the calls of an async actor on one event loop: hundreds of `sample` calls may
-wait for the engine while `lifeline` and `update_weights` are served.
+wait for the engine while `check` and `update_weights` are served.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from actors.vllm_backend import Completion, EngineError, VllmEngine
 
 Bucket = transport.Manifest | tuple[transport.Manifest, np.ndarray]
 """The manifest of a file in this node's shared memory, or a manifest and its bytes from another node."""
-
-_HEALTH_INTERVAL_SECONDS = 0.25
 
 
 class SamplerError(RuntimeError):
@@ -133,20 +131,14 @@ class Sampler:
         with self._naming("cannot tell its weight version"):
             return await self._engine.version()
 
-    async def lifeline(self, seconds: float) -> None:
-        """Return after `seconds`, or raise as soon as the engine is dead.
+    async def check(self) -> None:
+        """Raise as soon as the engine is dead.
 
         Raises:
             SamplerError: when the engine core died.
         """
-        end = time.monotonic() + seconds
-        while True:
-            with self._naming("died"):
-                self._engine.check_health()
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            await asyncio.sleep(min(left, _HEALTH_INTERVAL_SECONDS))
+        with self._naming("died"):
+            self._engine.check_health()
 
     async def stats(self) -> dict[str, float]:
         """Counters since the start: tokens, samples, requests in flight now, seconds with any in flight."""

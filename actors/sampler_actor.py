@@ -12,6 +12,7 @@ import ray
 from actors.group import Group, SampleRequest
 from actors.sampler import Sampler
 from actors.transport import Manifest
+from actors.vitals import Beat, beat
 
 
 class SamplerActor(Sampler):
@@ -20,6 +21,15 @@ class SamplerActor(Sampler):
     async def node(self) -> str:
         """Ray's id of the node this sampler runs on."""
         return ray.get_runtime_context().get_node_id()
+
+    async def beat(self) -> Beat:
+        """A sign of life of the sampler and its engine.
+
+        Raises:
+            SamplerError: when the engine core died.
+        """
+        await self.check()
+        return beat(*self._engine.pids(), working=self._in_flight > 0 and not self._engine.updating)
 
     async def sample_group(self, request: SampleRequest) -> tuple[int, pa.RecordBatch]:
         """Sample one group.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -62,23 +62,68 @@ class RolloutSettings(Section):
         description="Longest response in tokens; a sample cut here finishes with 'length'.",
     )
 
+    max_samples_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Samples that are being sampled, or wait for their verdicts, at once; more groups wait for their "
+        "turn, so that slow verifiers slow sampling down instead of piling groups up. null: every slot's group.",
+    )
+
     @property
     def max_sequence_tokens(self) -> int:
         """Tokens of the longest prompt with the longest response: the context that the sampler must hold."""
         return self.max_prompt_tokens + self.max_response_tokens
 
 
+class ElasticCount(Section):
+    """A number of actors that may change while the run goes on."""
+
+    min: int = Field(1, ge=1, le=4096, description="The run starts with these, and ends when it cannot keep them.")
+    max: int = Field(1, ge=1, le=4096, description="More join, up to this, whenever the cluster has room for them.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ElasticCount:
+        if self.max < self.min:
+            raise ValueError(f"max = {self.max} is below min = {self.min}: raise max")
+        return self
+
+
 class ActorsSettings(Section):
     """How many actors of each kind (section `actors`)."""
 
-    samplers: int = Field(1, ge=1, le=4096, description="Sampler actors; each owns one vLLM engine and its devices.")
-    verifiers: int = Field(1, ge=1, le=4096, description="Verifier workers; one processor core is enough for each.")
+    samplers: int | ElasticCount = Field(
+        1,
+        description="Sampler actors, each with one vLLM engine and its devices: a number, or {min, max}, where those "
+        "above min join and leave as the cluster's resources do.",
+    )
+    verifiers: int | ElasticCount = Field(
+        1, description="Verifier workers; one processor core is enough for each. A number or {min, max}, as samplers."
+    )
     verifier_gpus: float = Field(
         0.0,
         ge=0.0,
         le=1.0,
         description="Share of a GPU of one verifier worker, for task.scorer.kind: learned; 0: CPU.",
     )
+
+    @field_validator("samplers", "verifiers")
+    @classmethod
+    def _positive(cls, count: int | ElasticCount) -> int | ElasticCount:
+        if isinstance(count, int) and not 1 <= count <= 4096:
+            raise ValueError(f"{count} actors: give 1 to 4096, or a mapping of min and max")
+        return count
+
+    @property
+    def sampler_range(self) -> ElasticCount:
+        return _as_range(self.samplers)
+
+    @property
+    def verifier_range(self) -> ElasticCount:
+        return _as_range(self.verifiers)
+
+
+def _as_range(count: int | ElasticCount) -> ElasticCount:
+    return ElasticCount(min=count, max=count) if isinstance(count, int) else count
 
 
 class SamplerSettings(Section):
@@ -126,6 +171,12 @@ class SamplerSettings(Section):
         ge=1,
         le=65536,
         description="Sequences decoded together; more wait in the engine. Raise with the KV cache.",
+    )
+    in_flight: Literal["keep", "finish"] = Field(
+        "keep",
+        description="What new weights do to samples that are under way. keep: they go on under the new weights; each "
+        "token keeps the log-probability of the weights that drew it, and the versions are recorded. finish: the "
+        "update waits for them, so that a sample is of one version; new requests wait too, and engines idle.",
     )
     max_model_len: int | None = Field(
         None,
@@ -203,3 +254,38 @@ class DeadlineSettings(Section):
     learn_s: float = Field(1800.0, gt=0, description="One optimiser step on every learner rank.")
     broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
     checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")
+
+
+class SupervisionSettings(Section):
+    """What is done about actors that die or hang (section `supervision`)."""
+
+    heartbeat_s: float = Field(1.0, gt=0.0, le=60.0, description="Seconds between two looks at an actor.")
+    hung_s: float = Field(
+        8.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds after which an actor is lost that is stopped, or that neither answers nor uses its "
+        "processor. One that works and does not answer (a compilation) is not lost by this.",
+    )
+    busy_s: float = Field(
+        600.0, gt=0.0, description="Seconds after which an actor is lost that does not answer although it works."
+    )
+    max_restarts: int = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        description="Restarts of actors in one run, all kinds together; at one more the run ends with a report. 0: the "
+        "first loss ends it.",
+    )
+    backoff_s: float = Field(1.0, ge=0.0, description="Seconds before a restart; doubles while it fails again.")
+    backoff_max_s: float = Field(60.0, ge=0.0, description="Longest such pause.")
+    poison_deaths: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Failures of a sampler or verifier with the same prompt in hand after which that prompt is set "
+        "aside (quarantine/ in the run directory). From the last but one on it is tried with no other beside it.",
+    )
+    max_quarantined: int = Field(
+        16, ge=0, le=1_000_000, description="Prompts set aside in one run; at one more the run ends with a report."
+    )

@@ -1,36 +1,107 @@
-"""Waiting for actors: every wait has an owner, a deadline and a message (DESIGN.md, promise 5).
+"""Waiting for actors, and replacing those that die or hang (DESIGN.md, promises 3 and 5).
 
-Two tools. :func:`call` awaits one remote call and turns Ray's errors into one sentence that names the actor. A
-:class:`Supervisor` watches all actors of a run between calls: each holds a *lifeline*, a call that returns only after
-some seconds, so that the death of a process is seen at once, also while nothing is asked of it.
+:func:`call` awaits one remote call and turns Ray's errors into one sentence that names the actor. A :class:`Unit` is
+what is replaced together: one sampler, one verifier worker, the queue, or all learner ranks. The :class:`Supervisor`
+looks at every actor once a second; one that is lost is killed with its processes, and after a pause a new one takes its
+place under the same name. Whoever waits for an actor finds out by its call, waits until the unit serves again, and asks
+once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a report.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-LIFELINE_SECONDS = 5.0
+from actors.pulse import Pulse
+from actors.settings import SupervisionSettings
+from actors.vitals import Beat, Vitals
+
 CANCEL_SECONDS = 10.0  # for cancelled waits to end; whatever holds on longer must not hold the run
-LIFELINE_GRACE_SECONDS = 45.0  # a busy machine may answer late; a stopped process never does
+_LOOK_SECONDS = 5.0  # for a look at a process, or its end
+_STEADY_SECONDS = 60.0  # an actor that served this long begins a new row of back-offs
 
 
 class ActorFailure(RuntimeError):
-    """An actor died, hung or raised; the message names it and says what was waited for."""
+    """An actor raised, or the run cannot go on; the message names it and says what was waited for."""
+
+
+class ActorLost(ActorFailure):
+    """An actor died, hung or missed a deadline: its next incarnation may do what this one did not."""
+
+
+@dataclass(eq=False)
+class Member:
+    """An actor of the run under the name that messages use; `handle` changes when it is replaced."""
+
+    name: str
+    spawn: Callable[[int], ActorHandle]  # makes the actor; its argument counts the earlier ones
+    handle: Any = None
+    incarnation: int = -1  # 0: the first
+    serving: bool = False
+    vital: Beat | None = None  # its last answer
+    alarm: str | None = None  # why a caller gave it up
+
+    @property
+    def present(self) -> bool:
+        """There is such an actor, and nobody gave it up; it may still be starting."""
+        return self.handle is not None and self.alarm is None
+
+
+@dataclass(eq=False)
+class Unit:
+    """Members that are started, lost and replaced together.
+
+    Args:
+        prepare: brings freshly made members into service (loads a model, the current weights, ...).
+        spare: true while the run can do without it, so that it may wait for `room`.
+        room: true when the cluster has the resources that it takes.
+    """
+
+    name: str
+    members: Sequence[Member]
+    prepare: Callable[[], Awaitable[None]]
+    spare: Callable[[], bool] = lambda: False
+    room: Callable[[], bool] = lambda: True
+    failures: int = 0  # in a row
+    served_since: float = 0.0
+
+    @property
+    def serving(self) -> bool:
+        return all(member.serving for member in self.members)
 
 
 @dataclass(frozen=True)
-class Member:
-    """An actor of the run under the name that messages use."""
+class Incident:
+    """One loss: of what, why, and after how many seconds it served again (None: it has not yet)."""
 
-    name: str
-    handle: ActorHandle
+    unit: str
+    reason: str
+    recovered_s: float | None = None
+
+    def __str__(self) -> str:
+        again = "" if self.recovered_s is None else f"; it serves again after {self.recovered_s:.1f} s"
+        return f"{self.unit} was lost: {self.reason}{again}"
+
+
+class Changes:
+    """Wakes everybody who waits for a change of who serves; the waiter looks again and may wait again."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()  # deadline: every caller waits inside asyncio.timeout
 
 
 async def call(ref: ObjectRef | Awaitable[Any], *, owner: str, to: str, deadline_s: float) -> Any:
@@ -42,7 +113,8 @@ async def call(ref: ObjectRef | Awaitable[Any], *, owner: str, to: str, deadline
         deadline_s: seconds after which the wait ends with an error.
 
     Raises:
-        ActorFailure: when the actor died, raised, or did not answer in time.
+        ActorLost: when the actor died or did not answer in time.
+        ActorFailure: when it raised.
     """
     try:
         # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that meets a finished result.
@@ -51,56 +123,245 @@ async def call(ref: ObjectRef | Awaitable[Any], *, owner: str, to: str, deadline
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
         raise ActorFailure(f"{owner} failed to {to}: {_root_message(error)}") from error
     except (TimeoutError, GetTimeoutError):
-        raise ActorFailure(f"{owner} did not {to} within {deadline_s:.0f} s (see the section deadlines)") from None
+        raise ActorLost(f"{owner} did not {to} within {deadline_s:.0f} s (see the section deadlines)") from None
     except RayActorError as error:
-        raise ActorFailure(f"{owner} died while it was to {to}: {_first_line(error)}") from error
+        raise ActorLost(f"{owner} died while it was to {to}: {_first_line(error)}") from error
     except RayError as error:
-        raise ActorFailure(f"{owner} could not {to}: {_first_line(error)}") from error
+        raise ActorLost(f"{owner} could not {to}: {_first_line(error)}") from error
 
 
+@dataclass
 class Supervisor:
-    """Notices the death of any actor of the run, whatever the run is waiting for."""
+    """Keeps the units of a run in service.
 
-    def __init__(self) -> None:
-        self.members: list[Member] = []
+    Args:
+        settings: the section `supervision`.
+        start_s: seconds for a unit to come into service.
+        node_watch: the :class:`actors.vitals.NodeWatch` actor of a node, by the node's id.
+        kill: ends an actor, as ``ray.kill``.
+        report: is told of every incident, when it is seen and again when it is over.
+    """
 
-    def add(self, name: str, handle: ActorHandle) -> Member:
-        member = Member(name, handle)
-        self.members.append(member)
-        return member
+    settings: SupervisionSettings
+    start_s: float
+    node_watch: Callable[[str], ActorHandle]
+    kill: Callable[[ActorHandle], None]
+    report: Callable[[Incident], None] = lambda incident: None
+    changes: Changes = field(default_factory=Changes)
+    units: list[Unit] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
+    restarts: int = 0
 
-    async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work` until it ends or until an actor is lost, whichever comes first.
+    def add(self, unit: Unit) -> Unit:
+        """Take `unit` into care; :meth:`start` brings it into service."""
+        self.units.append(unit)
+        return unit
+
+    async def start(self, *units: Unit) -> None:
+        """Bring `units` into service for the first time, together.
 
         Raises:
-            ActorFailure: naming the actor that was lost; `work` is cancelled.
+            ActorFailure: of the first that cannot; nothing was restarted.
+        """
+        await asyncio.gather(*(self._bring_up(unit) for unit in units))
+
+    async def until_serving(self, unit: Unit, *, to: str, deadline_s: float) -> None:
+        """Wait until `unit` serves.
+
+        Raises:
+            ActorFailure: after `deadline_s`, saying what it was wanted for.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not unit.serving:
+                    await self.changes.wait()
+        except TimeoutError:
+            raise ActorFailure(f"{unit.name} was not there to {to} within {deadline_s:.0f} s") from None
+
+    def suspect(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
+        """A caller gives that incarnation of `member` up, for example because it missed a deadline."""
+        if member.incarnation == incarnation and member.present:
+            member.alarm = str(failure)
+            member.serving = False
+            self.changes.notify()
+
+    async def examine(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
+        """A call to `member` failed: find out at once whether the actor did, so that nobody asks a dead one again."""
+        if not isinstance(failure, ActorLost) and member.incarnation == incarnation and member.present:
+            try:
+                await self._ask(member, self.settings.hung_s)
+                return
+            except ActorFailure as worse:
+                failure = worse
+        self.suspect(member, incarnation, failure)
+
+    async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run `work` to its end, and keep every unit in service meanwhile.
+
+        Raises:
+            ActorFailure: when the run has used up its restarts; `work` is cancelled.
         """
         main = asyncio.create_task(work)
-        watches = [asyncio.create_task(self._watch(member)) for member in self.members]
+        keepers = [asyncio.create_task(self._keep(unit)) for unit in self.units]
         try:
-            await asyncio.wait([main, *watches], return_when=asyncio.FIRST_COMPLETED)
-            lost = next((w for w in watches if w.done()), None)
-            if lost is not None and not (main.done() and main.exception() is None):
-                lost.result()
+            # deadline: the work's own waits have theirs; a keeper ends only by an error
+            await asyncio.wait([main, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            over = next((task for task in keepers if task.done()), None)
+            if over is not None and not (main.done() and main.exception() is None):
+                over.result()
             return await main
         finally:
-            for task in (main, *watches):
+            for task in (main, *keepers):
                 task.cancel()
-            ended, _ = await asyncio.wait([main, *watches], timeout=CANCEL_SECONDS)
+            ended, _ = await asyncio.wait([main, *keepers], timeout=CANCEL_SECONDS)
             for task in ended:
                 # One failure is raised above. The others are its echoes (every wait for the same lost actor fails):
                 # asked for here, so that asyncio does not print a traceback for each after the message.
                 if not task.cancelled():
                     task.exception()
 
-    async def _watch(self, member: Member) -> None:
+    async def _keep(self, unit: Unit) -> None:
+        if unit.members[0].handle is None:  # it may join later
+            await self._replace(unit, None)
         while True:
-            await call(
-                member.handle.lifeline.remote(LIFELINE_SECONDS),
-                owner=member.name,
-                to="show a sign of life",
-                deadline_s=LIFELINE_SECONDS + LIFELINE_GRACE_SECONDS,
+            await self._replace(unit, await self._until_lost(unit))
+
+    async def _until_lost(self, unit: Unit) -> str:
+        watches = [asyncio.create_task(self._watch(member)) for member in unit.members]
+        try:
+            # deadline: each watch judges its member once a heartbeat
+            done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        finally:
+            for task in watches:
+                task.cancel()
+
+    async def _watch(self, member: Member) -> str:
+        """Why `member` was lost, as soon as it is."""
+        pulse = Pulse(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
+        asked: asyncio.Task[Any] | None = None
+        try:
+            while member.alarm is None:
+                asked = asked or asyncio.create_task(self._ask(member, self.settings.busy_s))
+                await asyncio.wait([asked], timeout=self.settings.heartbeat_s)
+                if asked.done():
+                    try:
+                        member.vital = asked.result()
+                    except ActorFailure as failure:
+                        return str(failure)
+                    pulse.answered(time.monotonic(), working=member.vital.working)
+                    asked = None
+                pulse.looked(time.monotonic(), await self._vitals(member))
+                ailment = pulse.ailment(time.monotonic())
+                if ailment is not None:
+                    return ailment
+                await asyncio.sleep(self.settings.heartbeat_s if asked is None else 0)
+            return member.alarm
+        finally:
+            if asked is not None:
+                asked.cancel()
+
+    async def _ask(self, member: Member, deadline_s: float) -> Beat:
+        return await call(
+            member.handle.beat.remote(),
+            owner=member.name,
+            to="show a sign of life",
+            deadline_s=deadline_s,
+        )
+
+    async def _vitals(self, member: Member) -> dict[int, Vitals]:
+        if member.vital is None:
+            return {}
+        try:
+            watch = self.node_watch(member.vital.node)
+            return await call(
+                watch.look.remote(member.vital.pids),
+                owner=f"the watch of node {member.vital.node[:8]}",
+                to="look at its processes",
+                deadline_s=_LOOK_SECONDS,
             )
+        except ActorFailure:
+            return {}  # its node may be gone: then the actor's own silence, or its death, will tell
+
+    async def _replace(self, unit: Unit, reason: str | None) -> None:
+        """Bring `unit` (back) into service. `reason` is None for one that joins for the first time."""
+        lost_at = time.monotonic()
+        if reason is not None:
+            self._note(Incident(unit.name, reason))
+            if lost_at - unit.served_since > _STEADY_SECONDS:
+                unit.failures = 0
+        while True:
+            await self._end(unit)
+            while unit.spare() and not unit.room():
+                await asyncio.sleep(self.settings.heartbeat_s)
+            if reason is not None:
+                self._count_restart(unit, reason)
+                await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
+            try:
+                await self._bring_up(unit)
+                break
+            except ActorFailure as failure:
+                reason = str(failure)
+                unit.failures += 1
+                self._note(Incident(unit.name, reason))
+        if reason is not None:
+            unit.failures += 1
+            self._note(Incident(unit.name, reason, time.monotonic() - lost_at))
+
+    def _count_restart(self, unit: Unit, reason: str) -> None:
+        if self.restarts >= self.settings.max_restarts:
+            raise ActorFailure(self._account(unit, reason))
+        self.restarts += 1
+
+    def _account(self, unit: Unit, reason: str) -> str:
+        """The last words of a run that may restart nothing any more."""
+        if self.settings.max_restarts == 0:
+            return f"{unit.name} was lost: {reason} (supervision.max_restarts is 0)"
+        lines = [f"  {incident}" for incident in self.incidents[-8:]]
+        return "\n".join(
+            [
+                f"{unit.name} was lost: {reason}",
+                f"the run has used up its {self.settings.max_restarts} restarts (supervision.max_restarts); the last:",
+                *lines,
+            ]
+        )
+
+    def _note(self, incident: Incident) -> None:
+        self.incidents.append(incident)
+        self.report(incident)
+
+    async def _end(self, unit: Unit) -> None:
+        """End whatever is left of the unit's actors: no two incarnations at once."""
+        for member in unit.members:
+            member.serving = False
+        self.changes.notify()
+        for member in unit.members:
+            if member.handle is None:
+                continue
+            if member.vital is not None:
+                try:
+                    watch = self.node_watch(member.vital.node)
+                    await call(
+                        watch.kill.remote(member.vital.pids),
+                        owner=f"the watch of node {member.vital.node[:8]}",
+                        to=f"end {member.name}",
+                        deadline_s=_LOOK_SECONDS,
+                    )
+                except ActorFailure:
+                    pass  # the node is gone, and its processes with it; Ray is told below in any case
+            self.kill(member.handle)
+            member.handle = member.vital = None
+
+    async def _bring_up(self, unit: Unit) -> None:
+        for member in unit.members:
+            member.incarnation += 1
+            member.alarm = None
+            member.handle = member.spawn(member.incarnation)
+        await unit.prepare()
+        unit.served_since = time.monotonic()
+        for member in unit.members:
+            member.serving = member.present
+        self.changes.notify()
 
 
 def _root_message(error: RayTaskError) -> str:

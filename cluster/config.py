@@ -26,6 +26,7 @@ from actors.settings import (
     RolloutSettings,
     SamplerSettings,
     Section,
+    SupervisionSettings,
 )
 from cluster.errors import UsageError
 from cluster.rules import cross_section_problems
@@ -89,6 +90,9 @@ class RunConfig(Section):
     wandb: WandbSettings = Field(default_factory=WandbSettings, description="Weights & Biases.")
     deadlines: DeadlineSettings = Field(
         default_factory=DeadlineSettings, description="Seconds after which a wait ends with a message."
+    )
+    supervision: SupervisionSettings = Field(
+        default_factory=SupervisionSettings, description="What is done about actors that die or hang."
     )
     agreement: AgreementSettings = Field(
         default_factory=AgreementSettings, description="How closely sampler and learner must agree."

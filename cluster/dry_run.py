@@ -71,9 +71,9 @@ def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
     host = None
     if sampler is not None and rank is not None and not gpus_wanted(config):
         host = (
-            actors.samplers * sampler
+            actors.sampler_range.max * sampler
             + learner.ranks * rank
-            + actors.verifiers * _VERIFIER_RUNTIME
+            + actors.verifier_range.max * _VERIFIER_RUNTIME
             + _OTHER_RUNTIME
             + groups
         )
@@ -84,7 +84,7 @@ def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
         max_tokens_per_step=samples * rollout.max_sequence_tokens,
         micro_batches_per_rank=math.ceil(math.ceil(samples / learner.ranks) / per_micro_batch),
         gpus=gpus_wanted(config),
-        cpus=actors.samplers + actors.verifiers + learner.ranks,
+        cpus=actors.sampler_range.max + actors.verifier_range.max + learner.ranks,
         parameters=parameters,
         sampler_memory=sampler,
         learner_memory=rank,

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from actors.group import Group, SampleRequest
+from actors.group_log import write_groups
 from actors.learning_step import graded_groups
 from actors.prompt_stream import sampling_seed
-from actors.replay_queue import write_groups
 from actors.rollout_pool import RolloutPool
 from actors.supervision import ActorFailure, call
 from cluster.config import RunConfig
@@ -83,7 +83,7 @@ class Evaluation:
 
 def prompts_in_flight(config: RunConfig, n: int) -> int:
     """Prompts with `n` samples each that keep every engine full, with as many again waiting in it."""
-    return max(1, 2 * config.sampler.max_num_seqs * config.actors.samplers // n)
+    return max(1, 2 * config.sampler.max_num_seqs * config.actors.sampler_range.min // n)
 
 
 async def evaluate(

@@ -8,24 +8,26 @@ on from, and leaves no process behind.
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.learner_group import Origin
 from actors.learner_rank import HUGGINGFACE
-from actors.supervision import ActorFailure, Supervisor
+from actors.supervision import ActorFailure
 from cluster.checkpoints import Checkpoint, Checkpoints
 from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
+from cluster.departure import Departure, Leaving
 from cluster.errors import UsageError
 from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
+from cluster.incidents import Incidents
 from cluster.loop import train as training_loop
 from cluster.processes import Processes, connect, disconnect
-from cluster.run import QUEUE, AgreementError, Run
+from cluster.run import QUEUE_FILE, AgreementError, Run
 from cluster.run_directory import RunDirectory
 from cluster.weights import weights_sha256
 from verifiers.contamination import SHINGLE, contamination
@@ -60,17 +62,18 @@ def train(config: RunConfig, *, resume: Path | None = None) -> Outcome:
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             dashboards.message(contamination_line(config, training, held_out))
 
-            async def work() -> Run:
-                supervisor = Supervisor()
-                run = await _starting(
-                    _assemble(config, directory, checkpoints, dashboards, supervisor, training, held_out, start)
+            async def work(departure: Departure) -> Run:
+                run = await starting(
+                    _assemble(config, directory, checkpoints, dashboards, departure, training, held_out, start)
                 )
-                await supervisor.run(training_loop(run))
+                await run.supervisor.run(_until_asked(run))
                 return run
 
-            result = _carry_out(config, work)
-            if isinstance(result, Run):
+            result = carry_out(config, work)
+            if isinstance(result, Run) and not result.departure.asked:
                 return _completed(result, dashboards)
+            if isinstance(result, Run):
+                result = Outcome(INTERRUPTED, f"asked to leave; left after step {result.learner.version}")
             saved = checkpoints.latest().checkpoint
             advice = f"continue with: bonrl train --resume {directory.path}" if saved else "no checkpoint was saved yet"
             return Outcome(result.status, f"{result.message}\n{advice}")
@@ -91,9 +94,9 @@ def evaluate_checkpoint(
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
     held_out = load_prompts(config, config.evaluation.split)
 
-    async def work() -> list[Evaluation]:
-        supervisor = Supervisor()
-        pool = await _starting(Processes(config, "evaluation", supervisor).start_rollouts())
+    async def work(departure: Departure) -> list[Evaluation]:
+        processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True))
+        pool = await starting(processes.start_rollouts())
 
         async def curves() -> list[Evaluation]:
             return [
@@ -112,9 +115,9 @@ def evaluate_checkpoint(
                 for temperature in temperatures
             ]
 
-        return await supervisor.run(curves())
+        return await processes.supervisor.run(departure.unless_asked(curves()))
 
-    result = _carry_out(config, work)
+    result = carry_out(config, work)
     return (result, []) if isinstance(result, Outcome) else (Outcome(COMPLETED, "evaluation done"), result)
 
 
@@ -187,21 +190,24 @@ async def _assemble(
     directory: RunDirectory,
     checkpoints: Checkpoints,
     dashboards: Dashboards,
-    supervisor: Supervisor,
+    departure: Departure,
     training: Sequence[EvaluationPrompt],
     held_out: Sequence[EvaluationPrompt],
     start: Checkpoint | None,
 ) -> Run:
     """Start every actor of the run and wire them together; on resume all of them hold the checkpoint's weights."""
-    processes = Processes(config, directory.path.name, supervisor)
+    incidents = Incidents(directory, dashboards)
+    processes = Processes(config, directory.path.name, incidents.report)
     dashboards.phase("starting samplers, verifiers and learner")
+
+    def origin() -> Origin:
+        newest = checkpoints.latest().checkpoint
+        return (newest.step, newest.path) if newest else (0, None)
+
     pool, learner = await asyncio.gather(
-        processes.start_rollouts(), processes.start_learner(str(start.path) if start else None)
+        processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
     )
-    broadcaster = await processes.connect_broadcaster(learner)
-    queue = processes.start_queue(str(directory.groups), dict(start.metadata[QUEUE]) if start else None)
-    if start:
-        await broadcaster.broadcast(start.step)
+    queue = await processes.start_queue(directory.path, str(start.path / QUEUE_FILE) if start else None)
     return Run(
         config=config,
         directory=directory,
@@ -212,37 +218,45 @@ async def _assemble(
         pool=pool,
         queue=queue,
         learner=learner,
-        broadcaster=broadcaster,
+        broadcaster=await processes.connect_broadcaster(learner),
+        supervisor=processes.supervisor,
+        departure=departure,
         first_step=start.step if start else 0,
     )
 
 
-def _carry_out(config: RunConfig, work: Any) -> Any:
-    """Run the coroutine function `work` on a Ray cluster; its result, or the Outcome of what ended it early."""
+async def _until_asked(run: Run) -> None:
+    """The training loop; when the run is asked to leave, its last act."""
+    try:
+        await training_loop(run)
+    except* Leaving:
+        await run.leave()
+
+
+def carry_out(config: RunConfig, work: Any) -> Any:
+    """Run the coroutine function `work` on a Ray cluster; its result, or the Outcome of what ended it early.
+
+    `work` gets the departure that it must heed."""
     try:
         connect(config)
-        return asyncio.run(_interruptible(work()))
+        return asyncio.run(_depart(work))
     except (ActorFailure, AgreementError, BaseExceptionGroup) as error:
         cause = _first_error(error)
         if not isinstance(cause, ActorFailure | AgreementError):
             raise cause from error.__cause__
         return Outcome(FAILED, str(cause))
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except (asyncio.CancelledError, KeyboardInterrupt, Leaving):
         return Outcome(INTERRUPTED, "interrupted")
     finally:
         disconnect()
 
 
-async def _interruptible(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await `work`; SIGINT and SIGTERM cancel it, so that the job leaves in order."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    return await task
+async def _depart(work: Callable[[Departure], Coroutine[Any, Any, Any]]) -> Any:
+    departure = Departure()
+    return await departure.carry(work(departure))
 
 
-async def _starting(work: Coroutine[Any, Any, Any]) -> Any:
+async def starting(work: Coroutine[Any, Any, Any]) -> Any:
     """Await the start of actors; a failure there is a matter of configuration, because nothing was trained."""
     try:
         return await work
@@ -274,19 +288,26 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints) -> Checkpoi
 
 def _completed(run: Run, dashboards: Dashboards) -> Outcome:
     """The last words of a run that reached its last step: curves, weights, where everything lies."""
-    final = run.checkpoints.latest().checkpoint
+    dashboards.curves(run.evaluations)
+    return completion(run.directory, run.checkpoints, run.steps, run.evaluations)
+
+
+def completion(
+    directory: RunDirectory, checkpoints: Checkpoints, steps: int, evaluations: Sequence[Evaluation]
+) -> Outcome:
+    """The outcome of training that reached its last step, with summary.json written."""
+    final = checkpoints.latest().checkpoint
     if final is None:
         return Outcome(FAILED, "the last checkpoint cannot be read back: see the run directory")
     model = final.path / HUGGINGFACE
     digest = weights_sha256(model)
-    dashboards.curves(run.evaluations)
-    run.directory.write_summary(
+    directory.write_summary(
         {
-            "steps": run.steps,
+            "steps": steps,
             "weights_sha256": digest,
             "model": str(model),
-            "evaluations": [e.row() for e in run.evaluations],
+            "evaluations": [e.row() for e in evaluations],
         }
     )
-    lines = f"done: {run.steps} steps", f"weights {digest}", f"model   {model}", f"run     {run.directory.path}"
+    lines = f"done: {steps} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"
     return Outcome(COMPLETED, "\n".join(lines), model)

@@ -19,18 +19,22 @@ from cluster.run import Run
 async def train(run: Run) -> None:
     """Train until ``run.steps`` optimiser steps are done; evaluation and checkpoints on the way.
 
+    Lost actors are replaced behind the five nouns (``actors/supervision.py``): here a step just takes longer.
+
     Raises:
-        ExceptionGroup: holding the :class:`actors.supervision.ActorFailure` of the first actor that failed.
+        ExceptionGroup: holding an :class:`actors.supervision.ActorFailure` when the run cannot go on, or
+            :class:`cluster.departure.Leaving` between two steps when it was asked to leave.
     """
     if run.first_step == 0 and run.evaluates_at(0):
         await run.evaluate(0)
     async with asyncio.TaskGroup() as rollouts:
+        run.queue.issue = lambda ticket: rollouts.create_task(rollout(run, ticket))
         for step in range(run.first_step, run.steps):
             clock = StepClock(run.pool.sampling_seconds())
 
             for ticket in await run.queue.reserve():
-                rollouts.create_task(rollout(run, ticket))
-            batch, depth = await run.queue.lease(step)
+                run.queue.issue(ticket)
+            batch, depth = await run.departure.unless_asked(run.queue.lease(step))
             clock.lap("waiting", run.pool.sampling_seconds())
 
             learned = await run.learner.step(batch, step)
@@ -45,6 +49,7 @@ async def train(run: Run) -> None:
                 await run.evaluate(step + 1)
             if run.checkpoints_at(step + 1):
                 await run.checkpoint(step + 1)
+            run.departure.check()
 
 
 async def rollout(run: Run, ticket: Ticket) -> None:

@@ -176,8 +176,9 @@ _TRAIN = _on(
     (
         "groups/set_aside",
         "groups",
-        "groups of the step on which the verifier itself failed twice: logged with the reason, not trained on",
-        "above 0: look at `detail` in the step's Parquet file; the run ends if it is all of a step",
+        "groups of the step on which the verifier itself failed twice, or whose prompt is quarantined: logged with the "
+        "reason, not trained on",
+        "above 0: look at `detail` in the step's Parquet file, and at quarantine/; the run ends if it is all of a step",
     ),
     (
         "groups/unique_answer_share",
@@ -349,6 +350,20 @@ _TIME = _on(
         "memory of all processes of the job, shared pages counted once (PSS)",
         "a steady rise is a leak",
     ),
+    (
+        "supervision/restarts",
+        "restarts",
+        "actors that were lost and replaced so far",
+        "0; every one is told in incidents.jsonl with its reason; the run ends above supervision.max_restarts",
+    ),
+    (
+        "supervision/quarantined",
+        "prompts",
+        "prompts given up so far, because an actor failed again and again with them in hand",
+        "0; look into quarantine/ in the run directory",
+    ),
+    ("supervision/samplers", "actors", "samplers that serve", "below actors.samplers while one is replaced"),
+    ("supervision/verifiers", "actors", "verifier workers that serve", "below actors.verifiers while one is replaced"),
 )
 
 METRICS: tuple[Metric, ...] = _TRAIN + _ROLLOUT + _EVALUATION + _TIME

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from actors.broadcaster import Broadcaster
-from actors.learner_group import LearnerGroup
+from actors.crew import Crew
+from actors.group_log import groups_file, read_groups
+from actors.learner_group import LearnerGroup, Origin
 from actors.learner_rank import LearnerRank
 from actors.queue_client import QueueClient
 from actors.replay_queue import ReplayQueue
-from actors.rollout_pool import RolloutPool
+from actors.rollout_pool import RolloutPool, Suspicion
 from actors.sampler_actor import SamplerActor
-from actors.supervision import Member, Supervisor, call
+from actors.supervision import Incident, Member, Supervisor, Unit, call
 from actors.verifier_worker import VerifierWorker
+from actors.vitals import NodeWatch
 from cluster.config import RunConfig
 
-# A lifeline, a heartbeat and weight updates are served beside the requests in flight.
+JOURNAL = "queue.arrow"  # in the run directory: the replay queue's own accounting
+# Signs of life and weight updates are served beside the requests in flight.
 _CONCURRENT_CALLS = 10_000
 
 
@@ -51,75 +58,127 @@ class Processes:
     Args:
         config: the resolved configuration.
         run_id: names shared-memory files and processes.
-        supervisor: learns every actor's name, so that no death goes unnoticed.
+        report: is told of every actor that is lost and replaced.
     """
 
-    def __init__(self, config: RunConfig, run_id: str, supervisor: Supervisor) -> None:
+    def __init__(self, config: RunConfig, run_id: str, report: Callable[[Incident], None]) -> None:
         self._config = config
         self._run_id = run_id
-        self._supervisor = supervisor
-
-    async def start_rollouts(self) -> RolloutPool:
-        """Samplers and verifier workers, started together and ready to serve."""
-        config = self._config
-        samplers = [self._sampler(f"sampler-{i}") for i in range(config.actors.samplers)]
-        verifiers = [self._verifier(f"verifier-{i}") for i in range(config.actors.verifiers)]
-        deadline_s = config.deadlines.start_s
-        await asyncio.gather(
-            *(call(m.handle.start.remote(), owner=m.name, to="start", deadline_s=deadline_s) for m in samplers),
-            *(call(m.handle.ready.remote(), owner=m.name, to="start", deadline_s=deadline_s) for m in verifiers),
+        self._watches: dict[str, Any] = {}
+        self._broadcaster: Broadcaster | None = None
+        self.supervisor = Supervisor(
+            config.supervision, config.deadlines.start_s, self._node_watch, kill=ray.kill, report=report
         )
-        self.samplers = samplers
-        return RolloutPool(samplers, verifiers, config.deadlines)
 
-    async def start_learner(self, load: str | None = None) -> LearnerGroup:
-        """All learner ranks, joined in one process group; `load` is a checkpoint directory to continue from."""
+    async def start_rollouts(self, quarantine: Callable[[Suspicion], None] = lambda suspicion: None) -> RolloutPool:
+        """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
+        config, actors = self._config, self._config.actors
+        samplers = [self._sampler(f"sampler-{i}") for i in range(actors.sampler_range.max)]
+        verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
+        self._samplers = samplers
+        pool = RolloutPool(
+            [member for unit in samplers for member in unit.members],
+            [member for unit in verifiers for member in unit.members],
+            config.deadlines,
+            self.supervisor,
+            config.rollout.max_samples_in_flight,
+            quarantine,
+        )
+        for units, crew, minimum, needs in (
+            (samplers, pool.samplers, actors.sampler_range.min, {"CPU": 1, "GPU": config.sampler.gpus}),
+            (verifiers, pool.verifiers, actors.verifier_range.min, {"CPU": 1, "GPU": actors.verifier_gpus}),
+        ):
+            for unit in units:
+                unit.spare = partial(_enough, crew, minimum)
+                unit.room = partial(_room_for, needs)
+        await self.supervisor.start(*samplers[: actors.sampler_range.min], *verifiers[: actors.verifier_range.min])
+        return pool
+
+    async def start_learner(self, origin: Callable[[], Origin], groups_directory: Path) -> LearnerGroup:
+        """All learner ranks, joined in one process group, at the newest checkpoint."""
         config = self._config
-        ranks = [self._learner_rank(rank) for rank in range(config.learner.ranks)]
-        learner = LearnerGroup(ranks, config.deadlines)
-        await learner.start()
-        if load is not None:
-            await learner.load(load)
+        members = [
+            Member(f"learner rank {rank}", partial(self._learner_rank, rank)) for rank in range(config.learner.ranks)
+        ]
+        unit = self.supervisor.add(Unit("learner", members, prepare=_nothing))
+        learner = LearnerGroup(
+            unit,
+            self.supervisor,
+            config.deadlines,
+            origin,
+            history=lambda step: ray.put(read_groups(groups_directory / groups_file(step + 1))),
+        )
+        unit.prepare = learner.prepare
+        await self.supervisor.start(unit)
         return learner
 
-    def start_queue(self, groups_directory: str, snapshot: dict[str, Any] | None) -> QueueClient:
+    async def start_queue(self, run_directory: Path, snapshot: str | None) -> QueueClient:
         """The replay queue, on the driver's node because it writes into the run directory."""
         config = self._config
-        handle = self._actor(ReplayQueue, num_cpus=0, near_driver=True).remote(
-            prompts_per_step=config.rollout.prompts_per_step,
-            staleness=config.queue.staleness,
-            overtake=config.queue.overtake,
-            total=config.run.steps * config.rollout.prompts_per_step,
-            groups_directory=groups_directory,
-            snapshot=snapshot,
-        )
-        return QueueClient(self._supervisor.add("replay queue", handle), config.deadlines)
+
+        def spawn(incarnation: int) -> ActorHandle:
+            return self._actor(ReplayQueue, num_cpus=0, near_driver=True).remote(
+                prompts_per_step=config.rollout.prompts_per_step,
+                staleness=config.queue.staleness,
+                overtake=config.queue.overtake,
+                total=config.run.steps * config.rollout.prompts_per_step,
+                groups_directory=str(run_directory / "groups"),
+                journal=str(run_directory / JOURNAL),
+                snapshot=None if incarnation else snapshot,
+                recover=incarnation > 0,
+            )
+
+        unit = self.supervisor.add(Unit("replay queue", [Member("replay queue", spawn)], prepare=_nothing))
+        client = QueueClient(unit, self.supervisor, config.deadlines)
+        unit.prepare = client.prepare
+        await self.supervisor.start(unit)
+        return client
 
     async def connect_broadcaster(self, learner: LearnerGroup) -> Broadcaster:
-        """The way of the learner's weights to the samplers that :meth:`start_rollouts` started."""
-        broadcaster = Broadcaster(learner, self.samplers, self._config.broadcast, self._config.deadlines)
-        await broadcaster.connect()
+        """The way of the learner's weights to the samplers, which hold them when this returns."""
+        broadcaster = Broadcaster(learner, self._config.broadcast, self._config.deadlines, self.supervisor)
+        present = [member for unit in self._samplers for member in unit.members if member.present]
+        await broadcaster.join(*present)
+        self._broadcaster = broadcaster
         return broadcaster
 
-    def _sampler(self, name: str) -> Member:
+    def _sampler(self, name: str) -> Unit:
         config = self._config
-        handle = self._actor(SamplerActor, num_gpus=config.sampler.gpus).remote(
-            name, config.model.path, config.model.dtype, config.sampler, config.rollout, config.run.seed
-        )
-        return self._supervisor.add(name, handle)
 
-    def _verifier(self, name: str) -> Member:
+        def spawn(incarnation: int) -> ActorHandle:
+            return self._actor(SamplerActor, num_gpus=config.sampler.gpus).remote(
+                name, config.model.path, config.model.dtype, config.sampler, config.rollout, config.run.seed
+            )
+
+        member = Member(name, spawn)
+
+        async def prepare() -> None:
+            await self._start(member, "start")
+            if self._broadcaster is not None:
+                await self._broadcaster.join(member)
+
+        return self.supervisor.add(Unit(name, [member], prepare))
+
+    def _verifier(self, name: str) -> Unit:
         gpus = self._config.actors.verifier_gpus
-        actor = self._actor(VerifierWorker, num_gpus=gpus)
-        handle = actor.remote(name, self._config.task, self._config.model.path, gpus)
-        return self._supervisor.add(name, handle)
 
-    def _learner_rank(self, rank: int) -> Member:
+        def spawn(incarnation: int) -> ActorHandle:
+            actor = self._actor(VerifierWorker, num_gpus=gpus)
+            return actor.remote(name, self._config.task, self._config.model.path, gpus)
+
+        member = Member(name, spawn)
+        return self.supervisor.add(Unit(name, [member], prepare=lambda: self._start(member, "ready")))
+
+    async def _start(self, member: Member, method: str) -> None:
+        reference = getattr(member.handle, method).remote()
+        await call(reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s)
+
+    def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
         config = self._config
         actor = self._actor(
             LearnerRank, num_gpus=config.learner.gpus_per_rank, env={"OMP_NUM_THREADS": str(config.learner.threads)}
         )
-        handle = actor.remote(
+        return actor.remote(
             rank=rank,
             world_size=config.learner.ranks,
             model_path=config.model.path,
@@ -132,7 +191,16 @@ class Processes:
             seed=config.run.seed,
             run_id=self._run_id,
         )
-        return self._supervisor.add(f"learner rank {rank}", handle)
+
+    def _node_watch(self, node: str) -> ActorHandle:
+        """The watch of a node, made when first wanted; Ray restarts it if it dies."""
+        if node not in self._watches:
+            self._watches[node] = (
+                ray.remote(NodeWatch)
+                .options(num_cpus=0, max_restarts=-1, max_task_retries=1, scheduling_strategy=_on(node))
+                .remote()
+            )
+        return self._watches[node]
 
     def _actor(
         self,
@@ -151,12 +219,27 @@ class Processes:
             "runtime_env": {"env_vars": variables},
         }
         if near_driver:
-            node = ray.get_runtime_context().get_node_id()
-            options["scheduling_strategy"] = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                node, soft=False
-            )
+            options["scheduling_strategy"] = _on(ray.get_runtime_context().get_node_id())
         return ray.remote(cls).options(**options)
 
 
+def _on(node: str) -> Any:
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _enough(crew: Crew, minimum: int) -> bool:
+    return crew.serving >= minimum
+
+
+def _room_for(needs: Mapping[str, float]) -> bool:
+    free = ray.available_resources()
+    return all(free.get(name, 0.0) >= amount for name, amount in needs.items())
+
+
+async def _nothing() -> None:
+    """A unit's preparation before the object that knows it is made."""
+
+
 def _actor_count(config: RunConfig) -> int:
-    return config.actors.samplers + config.actors.verifiers + config.learner.ranks
+    actors = config.actors
+    return actors.sampler_range.max + actors.verifier_range.max + config.learner.ranks

@@ -23,8 +23,8 @@ def cross_section_problems(config: RunConfig) -> list[str]:
 def gpus_wanted(config: RunConfig) -> int:
     """GPUs that samplers, learner ranks and verifier workers take together."""
     actors, learner = config.actors, config.learner
-    verifiers = ceil(actors.verifiers * actors.verifier_gpus)
-    return actors.samplers * config.sampler.gpus + int(learner.ranks * learner.gpus_per_rank) + verifiers
+    verifiers = ceil(actors.verifier_range.min * actors.verifier_gpus)
+    return actors.sampler_range.min * config.sampler.gpus + int(learner.ranks * learner.gpus_per_rank) + verifiers
 
 
 def _objective(config: RunConfig) -> Iterator[str]:

@@ -19,8 +19,10 @@ from actors.prompt_stream import PromptStream, sampling_seed
 from actors.queue_client import QueueClient
 from actors.queue_state import Ticket
 from actors.rollout_pool import RolloutPool
+from actors.supervision import Supervisor
 from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
+from cluster.departure import Departure
 from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
 from cluster.run_directory import RunDirectory
 from learner.schedule import scheduled, scheduled_integer
@@ -29,7 +31,7 @@ from verifiers.task import Prompt
 if TYPE_CHECKING:
     from cluster.loop import StepClock
 
-QUEUE = "queue"  # the replay queue's snapshot, data cursor included, in a checkpoint's metadata
+QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
 
 
 class AgreementError(RuntimeError):
@@ -62,8 +64,11 @@ class Run:
     queue: QueueClient
     learner: LearnerGroup
     broadcaster: Broadcaster
+    supervisor: Supervisor
+    departure: Departure
     first_step: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
+    saved: int | None = None  # step of the last checkpoint that this process wrote
 
     def __post_init__(self) -> None:
         self._stream = PromptStream(len(self.prompts), self.config.run.seed)
@@ -108,7 +113,7 @@ class Run:
         learning_s = row["time/learning_share"] * row["time/step_s"]
         row["throughput/sampled_tokens_per_s"] = sampled / max(sampling_s, 1e-9)
         row["throughput/trained_tokens_per_s"] = row.get("batch/tokens", 0.0) / max(learning_s, 1e-9)
-        row |= self.observer.memory_row()
+        row |= self.observer.memory_row() | self._crew_row()
         row |= {"train/step": step, "rollout/step": step, "time/s": time.monotonic() - self._started}
         self.directory.append_metrics(row)
         self.observer.step(row)
@@ -119,6 +124,14 @@ class Run:
                 f"equal weights (version {step - 1}); agreement.max_gap is {self.config.agreement.max_gap:.0e}. "
                 "Weights were loaded wrongly, or the two compute in different precision (model.dtype)."
             )
+
+    def _crew_row(self) -> dict[str, float]:
+        return {
+            "supervision/restarts": self.supervisor.restarts,
+            "supervision/quarantined": self.pool.quarantined,
+            "supervision/samplers": self.pool.samplers.serving,
+            "supervision/verifiers": self.pool.verifiers.serving,
+        }
 
     def evaluates_at(self, step: int) -> bool:
         """Whether the weights after `step` steps are to be evaluated."""
@@ -131,22 +144,30 @@ class Run:
         """pass@k on the held-out prompts with the weights after `step` steps."""
         self.observer.phase(f"evaluating step {step}")
         settings = self.config.evaluation
-        evaluation = await evaluate(
-            self.pool,
-            self.held_out,
-            n=settings.n,
-            temperature=settings.temperature,
-            max_tokens=self.config.rollout.max_response_tokens,
-            seed=self.config.run.seed,
-            step=step,
-            max_in_flight=prompts_in_flight(self.config, settings.n),
-            strategies=strategies_of(self.config),
-            log=self.directory.groups / f"evaluation-{step:06d}.parquet",
+        evaluation = await self.departure.unless_asked(
+            evaluate(
+                self.pool,
+                self.held_out,
+                n=settings.n,
+                temperature=settings.temperature,
+                max_tokens=self.config.rollout.max_response_tokens,
+                seed=self.config.run.seed,
+                step=step,
+                max_in_flight=prompts_in_flight(self.config, settings.n),
+                strategies=strategies_of(self.config),
+                log=self.directory.groups / f"evaluation-{step:06d}.parquet",
+            )
         )
         self._sampled_tokens = self.pool.sampled_tokens  # evaluation is not training throughput
         self.evaluations.append(evaluation)
         self.directory.append_metrics(evaluation.row())
         self.observer.evaluation(evaluation)
+
+    async def leave(self) -> None:
+        """The last act of a run that was asked to leave, between two steps: a checkpoint, if there is news to save."""
+        step = self.learner.version or 0
+        if step not in (self.first_step, self.saved):
+            await self.checkpoint(step)
 
     def checkpoints_at(self, step: int) -> bool:
         """Whether to save after `step` steps; the last step is always saved."""
@@ -156,9 +177,10 @@ class Run:
     async def checkpoint(self, step: int) -> None:
         """Save learner, queue and data cursor together; the directory appears whole or not at all."""
         self.observer.phase(f"saving step {step}")
-        snapshot = await self.queue.snapshot()
-        # Hashing a large checkpoint takes minutes: on a thread, so that lifelines are answered meanwhile.
+        # Hashing a large checkpoint takes minutes: on a thread, so that signs of life are heard meanwhile.
         path = await asyncio.to_thread(self.checkpoints.begin, step)
+        await self.queue.snapshot(str(path / QUEUE_FILE))
         await self.learner.save(str(path))
-        await asyncio.to_thread(self.checkpoints.finalise, step, metadata={QUEUE: snapshot})
+        await asyncio.to_thread(self.checkpoints.finalise, step, expected=[QUEUE_FILE])
+        self.saved = step
         await asyncio.to_thread(self.checkpoints.prune, self.config.checkpoint.keep)

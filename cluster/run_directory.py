@@ -6,6 +6,8 @@
     metrics.jsonl   one JSON object a line: a row of cluster/metric_names.py with its axis values
     groups/         graded groups as Parquet: step-000001.parquet, ... and evaluation-000000.parquet, ...
     checkpoints/    see cluster/checkpoints.py
+    queue.arrow     the replay queue's own accounting, from which a new queue actor goes on
+    incidents.jsonl actors that were lost and replaced; quarantine/ prompts that were given up: cluster/incidents.py
     wandb/          wandb's own files, when it is on
     summary.json    what the run ended with
     lock            held (flock) by the process that runs here
@@ -131,8 +133,9 @@ class RunDirectory:
         return config
 
     def write_text(self, name: str, text: str) -> None:
-        """Replaces one file of the directory atomically."""
+        """Replaces one file of the directory atomically; its folder is made if need be."""
         with clear_errors(self.path):
+            (self.path / name).parent.mkdir(exist_ok=True)
             write_atomically(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
@@ -151,6 +154,11 @@ class RunDirectory:
             if self._metrics is None:
                 self._metrics = (self.path / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
             self._metrics.write(line + "\n")
+
+    def append_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Appends one object to a file of JSON lines."""
+        with clear_errors(self.path), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_strict(value), allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, int | float]]:
         """All rows of metrics.jsonl; a torn last line (a killed run) is left out."""

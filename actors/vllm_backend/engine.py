@@ -153,7 +153,8 @@ class VllmEngine:
         return [_completion(output) for output in outputs]
 
     async def update_weights(self, version: int, manifests: Sequence[transport.Manifest]) -> UpdateReport:
-        """Load all weights from shared-memory buckets, between two tokens of the running requests.
+        """Load all weights from shared-memory buckets, between two tokens of the running requests or after their last
+        (``sampler.in_flight``).
 
         After a failed update the weights are undefined, so the engine ends itself and every later call
         raises.
@@ -167,7 +168,8 @@ class VllmEngine:
 
             begin = time.perf_counter()
             try:
-                await llm.pause_generation(mode="keep", clear_cache=True)
+                mode = "keep" if self.settings.in_flight == "keep" else "wait"
+                await llm.pause_generation(mode=mode, clear_cache=True)
                 paused = time.perf_counter()
                 await llm.start_weight_update()
                 for manifest in manifests:
@@ -187,6 +189,16 @@ class VllmEngine:
     async def version(self) -> int:
         """The version of the weights that the engine holds, as the engine core reports it."""
         return int(await self._running().get_weight_version())
+
+    def pids(self) -> tuple[int, ...]:
+        """The engine core's processes."""
+        manager = None if self._llm is None else self._llm.engine_core.resources.engine_manager
+        return tuple(process.pid for process in manager.processes) if manager is not None else ()
+
+    @property
+    def updating(self) -> bool:
+        """Whether generation stands still for new weights."""
+        return self._update_lock.locked()
 
     def check_health(self) -> None:
         """Raise :class:`EngineError` when the engine core has died or an update left it unusable."""

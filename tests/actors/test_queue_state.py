@@ -1,48 +1,133 @@
 """The replay queue's accounting against its promises: exactly once, bounded staleness, no deadlock."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.queue_state import QueueError, QueueState, State, staleness_bound
+from actors.queue_state import QueueError, QueueState, State
 
 
 def make(prompts=2, staleness=1, overtake=0, steps=8):
     return QueueState(prompts_per_step=prompts, staleness=staleness, overtake=overtake, total=steps * prompts)
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    prompts=st.integers(1, 4),
-    staleness=st.integers(0, 3),
-    overtake=st.integers(0, 3),
-    steps=st.integers(1, 8),
-    rng=st.randoms(use_true_random=False),
-    resume_at=st.integers(0, 8),
-)
-def test_any_arrival_order_trains_every_position_once_within_the_bound(
-    prompts, staleness, overtake, steps, rng, resume_at
-):
-    """Groups arrive in any order; a run that is stopped and resumed once still trains each position once."""
-    trained: list[int] = []
-    queue = make(prompts, staleness, overtake, steps)
-    under_way: list[int] = []
-    while queue.version < steps:
-        if queue.version == resume_at:
-            resume_at = -1
-            restored = make(prompts, staleness, overtake, steps)
-            restored.restore(queue.snapshot())
-            queue, under_way = restored, []
-        under_way += [ticket.sequence for ticket in queue.reserve()]
-        assert queue.in_use <= queue.slots
-        while (chosen := queue.lease()) is None:
-            assert queue.missing(), "a queue that cannot lease must say what it waits for"
-            assert queue.commit(under_way.pop(rng.randrange(len(under_way))))
-        trained += chosen
-        assert queue.ack(queue.version + 1) == chosen
-    assert sorted(trained) == list(range(steps * prompts))
-    assert queue.observed_staleness <= staleness_bound(staleness, overtake)
-    assert queue.in_use == 0
+class Fire(RuleBasedStateMachine):
+    """The queue under fire: groups arrive in any order, answers get lost, the queue dies, the whole run dies.
+
+    The test plays the driver, which remembers what the real one does (actors/queue_client.py): the groups that it has
+    until they are acknowledged, and what the learner has in hand. `contributed` is what made the weights: a resume
+    takes back what came after the checkpoint.
+    """
+
+    @initialize(
+        prompts=st.integers(1, 3), staleness=st.integers(0, 2), overtake=st.integers(0, 2), steps=st.integers(1, 6)
+    )
+    def begin(self, prompts, staleness, overtake, steps):
+        self.shape = dict(prompts=prompts, staleness=staleness, overtake=overtake, steps=steps)
+        self.total = prompts * steps
+        self.queue = make(**self.shape)
+        self.under_way: set[int] = set()
+        self.graded: set[int] = set()
+        self.leased: list[int] = []
+        self.contributed: list[int] = []
+        self.journal = self.queue.snapshot()
+        self.checkpoint = (self.queue.snapshot(), set(), [])
+
+    @rule(answer_arrives=st.booleans())
+    def reserve(self, answer_arrives):
+        tickets = self.queue.reserve()
+        self.journal = self.queue.snapshot()
+        assert self.queue.in_use <= self.queue.slots
+        if answer_arrives:
+            self.under_way |= {ticket.sequence for ticket in tickets}
+        else:
+            self.die()
+
+    @precondition(lambda self: self.under_way - self.graded)
+    @rule(data=st.data())
+    def arrive(self, data):
+        sequence = data.draw(st.sampled_from(sorted(self.under_way - self.graded)))
+        self.graded.add(sequence)
+        assert self.queue.commit(sequence)
+        assert not self.queue.commit(sequence), "a copy is dropped"
+
+    @precondition(lambda self: not self.leased)
+    @rule()
+    def lease(self):
+        chosen = self.queue.lease()
+        if chosen is None:
+            waits = self.queue.missing()
+            assert waits or self.queue.in_use < self.queue.slots or len(self.contributed) == self.total
+        else:
+            self.leased = chosen
+
+    @precondition(lambda self: self.leased)
+    @rule(answer_arrives=st.booleans())
+    def acknowledge(self, answer_arrives):
+        version = self.queue.version + 1
+        assert self.queue.ack(version) == self.leased
+        self.journal = self.queue.snapshot()
+        if not answer_arrives:
+            self.die()
+            assert self.queue.ack(version) == []
+        self.contributed += self.leased
+        self.graded -= set(self.leased)
+        self.under_way -= set(self.leased)
+        self.leased = []
+
+    @precondition(lambda self: not self.leased)
+    @rule()
+    def save(self):
+        self.checkpoint = (self.queue.snapshot(), set(self.queue.waiting()), list(self.contributed))
+
+    @rule()
+    def die(self):
+        """The queue dies; its successor reads the journal, the driver commits and leases again."""
+        self.queue = make(**self.shape)
+        self.queue.recover(self.journal)
+        trained = [q for q in self.graded if not self.queue.commit(q)]
+        if self.leased and not set(self.leased) <= set(trained):
+            assert self.queue.lease(self.leased) == self.leased
+            assert self.queue.lease(self.leased) == self.leased, "the answer to the first may be lost"
+        self.under_way |= {ticket.sequence for ticket in self.queue.tickets()}
+
+    @rule()
+    def resume(self):
+        """Everything dies; a new run goes on from the checkpoint."""
+        snapshot, held, contributed = self.checkpoint
+        self.queue = make(**self.shape)
+        self.queue.resume(snapshot, held)
+        self.contributed = list(contributed)
+        self.under_way, self.graded, self.leased = set(held), set(held), []
+        self.journal = self.queue.snapshot()
+
+    @invariant()
+    def promises_hold(self):
+        if not hasattr(self, "queue"):
+            return
+        assert len(set(self.contributed)) == len(self.contributed), "trained twice"
+        assert self.queue.observed_staleness <= self.queue.staleness_bound
+        assert self.queue.in_use <= self.queue.slots
+
+    def teardown(self):
+        """From wherever it is, an undisturbed run reaches its end with every position trained once."""
+        if not hasattr(self, "queue"):
+            return
+        while len(self.contributed) < self.total:
+            self.reserve(True)
+            for sequence in sorted(self.under_way - self.graded):
+                self.graded.add(sequence)
+                self.queue.commit(sequence)
+            if not self.leased:
+                self.leased = self.queue.lease()
+                assert self.leased, self.queue.missing()
+            self.acknowledge(True)
+        assert sorted(self.contributed) == list(range(self.total))
+
+
+TestFire = Fire.TestCase
+TestFire.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def test_synchronous_queue_trains_what_it_admitted():
@@ -105,4 +190,4 @@ def test_a_snapshot_of_another_batch_size_is_refused():
     queue.ack(1)
     other = make(prompts=3)
     with pytest.raises(QueueError, match="rollout.prompts_per_step"):
-        other.restore(queue.snapshot())
+        other.resume(queue.snapshot(), held=())

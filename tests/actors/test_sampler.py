@@ -39,7 +39,7 @@ def test_a_missing_model_is_named_before_anything_is_imported(tmp_path):
 def test_work_before_start_is_refused(tmp_path):
     sampler = make(tmp_path)
     with pytest.raises(SamplerError, match="sampler 3 died: the vLLM engine is not running"):
-        asyncio.run(sampler.lifeline(5))
+        asyncio.run(sampler.check())
     with pytest.raises(SamplerError, match=r"cannot load the weights of version 1"):
         asyncio.run(sampler.update_weights(1, []))
 

@@ -1,4 +1,4 @@
-"""Supervision: a lost actor ends the work, finished work ends the watching, and every wait names its owner."""
+"""Supervision: lost actors are replaced, callers wait for the successor, and every wait names its owner."""
 
 from __future__ import annotations
 
@@ -14,23 +14,80 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 LIMIT_S = 10
 
 
-def actor(lifeline):
-    """What the supervisor needs of an actor handle: `lifeline.remote(seconds)` returns something to await."""
-    return SimpleNamespace(lifeline=SimpleNamespace(remote=lambda seconds: lifeline()))
+def remote(function):
+    return SimpleNamespace(remote=function)
 
 
-def test_work_that_blocks_the_loop_past_a_lifeline_still_ends():
-    """A cancellation that meets a finished lifeline used to be swallowed: the run hung after its last step."""
+class FakeActor:
+    """What the supervisor needs of a handle. A killed or dead one raises what Ray raises."""
+
+    def __init__(self) -> None:
+        self.dead = False
+        self.beat = remote(self._beat)
+        self.work = remote(self._work)
+
+    async def _beat(self):
+        self._check()
+        from actors.vitals import Beat
+
+        return Beat("node", (1,))
+
+    async def _work(self):
+        await asyncio.sleep(0.02)
+        self._check()
+        return "done"
+
+    def _check(self):
+        if self.dead:
+            from ray.exceptions import ActorDiedError
+
+            raise ActorDiedError()
+
+
+class Nobody:
+    """A node watch that sees nothing."""
+
+    async def _nothing(self, pids):
+        return {}
+
+    def __init__(self) -> None:
+        self.look = self.kill = remote(self._nothing)
+
+
+def make(**settings):
+    from actors.settings import SupervisionSettings
     from actors.supervision import Supervisor
 
+    values = {"heartbeat_s": 0.02, "backoff_s": 0.01, "max_restarts": 5} | settings
+    return Supervisor(
+        SupervisionSettings(**values),
+        start_s=LIMIT_S,
+        node_watch=lambda node: Nobody(),
+        kill=lambda handle: setattr(handle, "dead", True),
+    )
+
+
+def employ(supervisor, name="sampler-0", prepare=None, spawn=None):
+    from actors.supervision import Member, Unit
+
+    async def nothing():
+        pass
+
+    member = Member(name, spawn or (lambda incarnation: FakeActor()))
+    return supervisor.add(Unit(name, [member], prepare or nothing)), member
+
+
+def test_work_that_blocks_the_loop_past_a_sign_of_life_still_ends():
+    """A cancellation that meets a finished answer used to be swallowed: the run hung after its last step."""
+
     async def scenario():
-        supervisor = Supervisor()
-        for i in range(5):
-            supervisor.add(f"actor-{i}", actor(lambda: asyncio.sleep(0.05)))
+        supervisor = make()
+        units = [employ(supervisor, f"actor-{i}")[0] for i in range(5)]
+        await supervisor.start(*units)
 
         async def work():
             await asyncio.sleep(0.01)
-            time.sleep(0.3)  # all lifelines end while nobody can look
+            time.sleep(0.3)  # all answers arrive while nobody can look
             return "done"
 
         return await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
@@ -38,36 +95,95 @@ def test_work_that_blocks_the_loop_past_a_lifeline_still_ends():
     assert asyncio.run(scenario()) == "done"
 
 
-def test_a_lost_actor_ends_the_work_with_its_name():
-    from ray.exceptions import ActorDiedError
+def test_a_dead_actor_is_replaced_and_its_callers_go_on():
+    async def scenario():
+        supervisor = make()
+        unit, member = employ(supervisor)
+        await supervisor.start(unit)
+        first = member.handle
 
-    from actors.supervision import ActorFailure, Supervisor
+        async def work():
+            first.dead = True
+            while member.handle is first or not member.serving:
+                await supervisor.changes.wait()
+            await supervisor.until_serving(unit, to="work", deadline_s=LIMIT_S)
+            return await member.handle.work.remote()
 
-    async def dies():
-        await asyncio.sleep(0.05)
-        raise ActorDiedError()
+        assert await asyncio.wait_for(supervisor.run(work()), LIMIT_S) == "done"
+        assert member.incarnation == 1 and supervisor.restarts == 1
+        seen, over = supervisor.incidents
+        assert "sampler-0 died while it was to show a sign of life" in seen.reason
+        assert seen.recovered_s is None and over.recovered_s is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_run_out_of_restarts_ends_with_a_report():
+    from actors.supervision import ActorFailure
 
     async def scenario():
-        supervisor = Supervisor()
-        supervisor.add("sampler-3", actor(dies))
+        supervisor = make(max_restarts=2)
+
+        def stillborn(incarnation):
+            actor = FakeActor()
+            actor.dead = incarnation > 0
+            return actor
+
+        unit, member = employ(supervisor, spawn=stillborn)
+        await supervisor.start(unit)
+        member.handle.dead = True
         await supervisor.run(asyncio.sleep(LIMIT_S))
 
     started = time.monotonic()
-    with pytest.raises(ActorFailure, match="sampler-3 died while it was to show a sign of life"):
+    with pytest.raises(ActorFailure, match=r"(?s)used up its 2 restarts \(supervision\.max_restarts\).*sampler-0"):
         asyncio.run(scenario())
     assert time.monotonic() - started < LIMIT_S / 2
 
 
-def test_the_echoes_of_a_lost_actor_print_no_traceback():
-    """The watch sees the loss first; the work, about to be cancelled, fails of the same cause: one message, not two."""
-    from ray.exceptions import ActorDiedError
+def test_an_actor_that_a_caller_gives_up_is_replaced_once():
+    from actors.supervision import ActorLost
 
-    from actors.supervision import ActorFailure, Supervisor
+    async def scenario():
+        supervisor = make()
+        unit, member = employ(supervisor)
+        await supervisor.start(unit)
+
+        async def work():
+            for _ in range(3):  # three callers missed their deadlines on the same incarnation
+                supervisor.suspect(member, 0, ActorLost("did not sample in time"))
+            await supervisor.until_serving(unit, to="work", deadline_s=LIMIT_S)
+            await asyncio.sleep(0.2)
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+        assert supervisor.restarts == 1 and member.incarnation == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_actor_that_may_be_absent_waits_for_room_and_joins():
+    async def scenario():
+        supervisor = make()
+        unit, member = employ(supervisor)
+        room = asyncio.Event()
+        unit.spare, unit.room = lambda: True, room.is_set
+
+        async def work():
+            await asyncio.sleep(0.1)
+            assert member.handle is None
+            room.set()
+            await supervisor.until_serving(unit, to="join", deadline_s=LIMIT_S)
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+        assert supervisor.restarts == 0, "joining is no restart"
+
+    asyncio.run(scenario())
+
+
+def test_the_echoes_of_a_lost_actor_print_no_traceback():
+    """The keeper gives up first; the work, about to be cancelled, fails of the same cause: one message, not two."""
+    from actors.supervision import ActorFailure
 
     complaints = []
-
-    async def dies():
-        raise ActorDiedError()
 
     async def work():
         try:
@@ -77,9 +193,11 @@ def test_the_echoes_of_a_lost_actor_print_no_traceback():
 
     async def scenario():
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["message"]))
-        supervisor = Supervisor()
-        supervisor.add("queue", actor(dies))
-        with pytest.raises(ActorFailure, match="queue died while it was to show a sign of life"):
+        supervisor = make(max_restarts=0)
+        unit, member = employ(supervisor, "queue")
+        await supervisor.start(unit)
+        member.handle.dead = True
+        with pytest.raises(ActorFailure, match="queue was lost: queue died while it was to show a sign of life"):
             await supervisor.run(work())
 
     asyncio.run(scenario())
@@ -88,7 +206,48 @@ def test_the_echoes_of_a_lost_actor_print_no_traceback():
 
 
 def test_a_late_answer_names_owner_and_deadline():
-    from actors.supervision import ActorFailure, call
+    from actors.supervision import ActorLost, call
 
-    with pytest.raises(ActorFailure, match="verifier-0 did not grade position 7 within 0 s"):
+    with pytest.raises(ActorLost, match="verifier-0 did not grade position 7 within 0 s"):
         asyncio.run(call(asyncio.sleep(5), owner="verifier-0", to="grade position 7", deadline_s=0.05))
+
+
+def test_work_alone_waits_for_the_others_and_keeps_them_out():
+    from actors.crew import Crew
+
+    async def scenario():
+        supervisor = make()
+        unit, member = employ(supervisor)
+        await supervisor.start(unit)
+        crew = Crew("sampler", [member], supervisor.changes, patience_s=LIMIT_S)
+        log = []
+
+        async def piece(name, alone, seconds):
+            async with crew.borrow(1, alone=alone):
+                log.append(f"{name} begins")
+                await asyncio.sleep(seconds)
+                log.append(f"{name} ends")
+
+        async with asyncio.TaskGroup() as tasks:
+            for name, alone in (("a", False), ("b", False), ("suspect", True), ("c", False)):
+                tasks.create_task(piece(name, alone, 0.05))
+                await asyncio.sleep(0.001)
+        return log
+
+    log = asyncio.run(scenario())
+    begins, ends = log.index("suspect begins"), log.index("suspect ends")
+    assert ends == begins + 1, log
+    assert {"a ends", "b ends"} <= set(log[:begins]) and "c begins" in log[ends:]
+
+
+def test_nobody_free_is_an_error_with_a_name():
+    from actors.crew import Crew
+    from actors.supervision import ActorFailure
+
+    async def scenario():
+        crew = Crew("sampler", [], make().changes, patience_s=0.05)
+        async with crew.borrow(1):
+            raise AssertionError("lent what is not there")
+
+    with pytest.raises(ActorFailure, match="no sampler was free within"):
+        asyncio.run(scenario())

@@ -88,7 +88,7 @@ def test_stats_count_what_was_sampled(sampler, run_async):
 def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, run_async):
     with pytest.raises(SamplerError, match="sampler 0 cannot sample long: vLLM refused the request"):
         run_async(sampler.sample([3] * 200, 2, 1.0, 8, 0, "long"))
-    run_async(sampler.lifeline(0.1))
+    run_async(sampler.check())
 
 
 def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, run_async):
@@ -107,7 +107,7 @@ def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, r
     run_async(update())
     transport.unlink([manifest])
     with pytest.raises(SamplerError, match="sampler 0 died: the update to weight version 1 failed"):
-        run_async(sampler.lifeline(5))
+        run_async(sampler.check())
 
 
 def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
@@ -118,13 +118,18 @@ def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
         if child.name().startswith("VLLM::Engine") and child.status() != psutil.STATUS_ZOMBIE
     ]
 
+    async def check_again_and_again():
+        while True:
+            await sampler.check()
+            await asyncio.sleep(0.1)
+
     async def kill():
         running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, 1.0, 64, 0, "running"))
-        lifeline = asyncio.create_task(sampler.lifeline(60))
+        checks = asyncio.create_task(check_again_and_again())
         await asyncio.sleep(0.05)
         os.kill(core.pid, signal.SIGKILL)
         begin = time.monotonic()
-        for task in (running, lifeline):
+        for task in (running, checks):
             with pytest.raises(SamplerError, match="sampler 0 .*its vLLM engine core died"):
                 await asyncio.wait_for(task, 20)
         assert time.monotonic() - begin < 10

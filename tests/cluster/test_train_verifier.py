@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.replay_queue import write_groups
+from actors.group_log import write_groups
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.train_verifier import read_samples, selection, train

@@ -1,0 +1,40 @@
+"""The log of graded groups: one Parquet file for each optimiser step, from which the step can be trained again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.group import GROUP_SCHEMA, check_schema
+
+
+def groups_file(version: int) -> str:
+    """Name of the Parquet file that holds the groups which made weight `version`."""
+    return f"step-{version:06d}.parquet"
+
+
+def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
+    """Write one step's groups; a crash leaves the old file or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        pq.write_table(pa.Table.from_batches(batches, GROUP_SCHEMA), temporary, compression="zstd")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot write groups to {path}: {error.strerror}; free space or change run.directory"
+        ) from error
+
+
+def read_groups(path: Path) -> list[pa.RecordBatch]:
+    """The groups of a file, each as the one-row record batch that was written, bit by bit.
+
+    Raises:
+        OSError: the file is gone or unreadable.
+        GroupError: another schema version wrote it.
+    """
+    table = pq.read_table(path)
+    check_schema(table.schema)
+    return table.cast(GROUP_SCHEMA).combine_chunks().to_batches(max_chunksize=1)

@@ -1,0 +1,95 @@
+"""What is struck, and how: the processes of a run by kind, and SIGKILL, SIGSTOP and the kernel's OOM killer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+KINDS = {
+    "sampler": r"^ray::SamplerActor",
+    "engine core": r"VLLM::EngineCore",
+    "verifier": r"^ray::VerifierWorker",
+    "replay queue": r"^ray::ReplayQueue",
+    "learner": r"^ray::LearnerRank",
+}
+UNITS = {"sampler": "sampler", "engine core": "sampler", "verifier": "verifier"}  # what an incident calls them
+
+_CGROUP = Path("/sys/fs/cgroup/memory")
+_TINY = 64 << 10  # bytes: any process at work soon wants more than this
+
+
+def find(root: psutil.Process, kind: str) -> list[psutil.Process]:
+    """The living processes of `kind` below `root`, in the order of their ids."""
+    found = []
+    for process in root.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline()) or process.name()
+            if process.status() != psutil.STATUS_ZOMBIE and re.search(KINDS[kind], title):
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+def ours(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Without the agents of Ray's dashboard, which outlive a killed driver for a minute or two and then end."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not re.search(r"DashboardAgent|RuntimeEnvAgent", " ".join(process.cmdline())):
+                found.append(process)
+    return found
+
+
+def sandboxed(root: psutil.Process) -> list[psutil.Process]:
+    """Processes below the verifier workers: servers, judges and candidates of the sandbox."""
+    return [child for verifier in find(root, "verifier") for child in verifier.children(recursive=True)]
+
+
+def kill(victim: psutil.Process) -> None:
+    victim.send_signal(signal.SIGKILL)
+
+
+def stop(victim: psutil.Process) -> None:
+    """For good, as far as the run can know: it has to be found, killed and replaced."""
+    victim.send_signal(signal.SIGSTOP)
+
+
+def pause(victim: psutil.Process, seconds: float = 3.0) -> None:
+    """Stopped for less than `supervision.hung_s`: the run has to bear it."""
+    victim.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victim.send_signal(signal.SIGCONT)
+
+
+def can_exhaust_memory() -> bool:
+    """Whether this process may put others under a memory limit of the kernel's (control groups, version 1)."""
+    probe = _CGROUP / f"bonrl-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def exhaust_memory(victim: psutil.Process) -> None:
+    """Leave the process no more memory: the kernel's OOM killer ends it at its next page."""
+    group = _CGROUP / f"bonrl-{victim.pid}"
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(victim.pid))
+        (group / "memory.limit_in_bytes").write_text(str(_TINY))
+        psutil.wait_procs([victim], timeout=60)
+    finally:
+        with contextlib.suppress(OSError):  # the process has left it, or never came
+            group.rmdir()
+
+
+BLOWS = {"kill": kill, "stop": stop, "pause": pause, "memory": exhaust_memory}
+EXPECT_LOSS = {"kill": True, "stop": True, "pause": False, "memory": True}

@@ -1,0 +1,303 @@
+"""A run under fire: processes of every kind are killed, stopped and starved at random moments; then it is audited.
+
+    python -m tests.chaos.campaign --kills 50 --seed 0 --staleness 1 --directory DIRECTORY
+
+Seeded: the same seed strikes the same kinds with the same blows in the same order. After each blow it waits until the
+run has mended the loss and finished another optimiser step, and notes how long detection and recovery took. At the end
+the run has to have trained every position of the prompt stream exactly once, within the staleness bound, and to have
+left a model that can be read back. Prints a table, writes ``report.json``, and exits with 1 if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+from cluster.checkpoints import Checkpoints
+from cluster.run_directory import read_metrics
+from tests.chaos import blows
+from tests.cluster.running import LOCAL, REPOSITORY, command, environment
+
+MEND_S = 240.0  # for one blow to be mended, with everything else that runs on the machine
+RESUME_S = 300.0
+GONE_S = 60.0  # for all processes of a killed driver to be gone
+
+
+@dataclass(frozen=True)
+class Blow:
+    """One blow and its mending; seconds since the blow (None: nothing had to be noticed)."""
+
+    kind: str
+    blow: str
+    detected_s: float | None
+    serving_s: float | None
+    step_s: float
+
+
+@dataclass
+class Report:
+    """What a campaign found."""
+
+    blows: list[Blow] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    weights: str = ""
+    staleness: tuple[int, int] = (0, 0)  # observed, bound
+
+    def table(self) -> str:
+        """Recovery by kind: number of blows, seconds to detection and to the next finished step (median, worst)."""
+        lines = ["| struck | blow | times | detected after (s) | next step after (s) |", "|---|---|---|---|---|"]
+        for kind, blow in sorted({(b.kind, b.blow) for b in self.blows}):
+            some = [b for b in self.blows if (b.kind, b.blow) == (kind, blow)]
+            lines.append(
+                f"| {kind} | {blow} | {len(some)} | {_spread([b.detected_s for b in some])} | "
+                f"{_spread([b.step_s for b in some])} |"
+            )
+        return "\n".join(lines)
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.1f}, worst {max(known):.1f}" if known else "not lost"
+
+
+class Campaign:
+    """One run and the blows against it.
+
+    Args:
+        directory: an empty directory; the run lies in ``run`` in it.
+        overrides: of the configuration, which must name run.steps and rollout.prompts_per_step.
+        seed: of the choice of moments.
+    """
+
+    def __init__(self, directory: Path, overrides: Sequence[str], seed: int, config: Path = LOCAL) -> None:
+        self.directory = directory
+        self.run = directory / "run"
+        self.report = Report()
+        self._config = config
+        self._overrides = list(overrides)
+        self._random = random.Random(seed)
+        self._log = directory / "output.log"
+        self._process: subprocess.Popen | None = None
+
+    def execute(self, schedule: Sequence[tuple[str, str]]) -> Report:
+        """Run, strike by the `schedule` of (kind, blow), let the run end, and audit it."""
+        try:
+            self._launch("train", *self._overrides, f"run.directory={self.directory}", "run.name=run")
+            self._wait(lambda: self._steps() >= 1, "the first step", RESUME_S)
+            for kind, blow in schedule:
+                self._strike(kind, blow)
+            self._expect_end()
+        finally:
+            self._end()
+        self._audit()
+        return self.report
+
+    def _launch(self, *arguments: str, config: Path | None = None) -> None:
+        config = config or (None if "--resume" in arguments else self._config)
+        with self._log.open("a") as sink:
+            self._process = subprocess.Popen(
+                command(*arguments, config=config),
+                cwd=REPOSITORY,
+                env=environment(),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def _root(self) -> psutil.Process:
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def _strike(self, kind: str, blow: str) -> None:
+        time.sleep(self._random.uniform(0.0, 2.0))
+        before, told = self._steps(), len(self._incidents())
+        self._say(f"blow {len(self.report.blows) + 1}: {blow} of {kind} after step {before}")
+        struck = time.monotonic()
+        if kind == "driver":
+            self._kill_the_driver()
+            detected = serving = None
+        elif kind == "sandboxed child":
+            self._hit(lambda: blows.sandboxed(self._root), blow)
+            detected = serving = None
+        else:
+            self._hit(lambda: blows.find(self._root, kind), blow)
+            detected, serving = self._mended(kind, told, struck) if blows.EXPECT_LOSS[blow] else (None, None)
+        # Two more steps: the one under way may have had all it needed before the blow.
+        after = self._steps()
+        self._wait(lambda: self._steps() >= after + 2 or self._over(), "two more steps", MEND_S)
+        self.report.blows.append(Blow(kind, blow, detected, serving, time.monotonic() - struck))
+
+    def _hit(self, candidates: Callable[[], list[psutil.Process]], blow: str) -> None:
+        self._wait(lambda: bool(candidates()), "somebody to strike", MEND_S)
+        blows.BLOWS[blow](self._random.choice(candidates()))
+
+    def _mended(self, kind: str, told: int, struck: float) -> tuple[float, float]:
+        """Seconds until the loss was noticed, and until its successor served."""
+        unit = blows.UNITS.get(kind, kind)
+
+        def news() -> list[dict[str, Any]]:
+            return [i for i in self._incidents()[told:] if i["unit"].startswith(unit)]
+
+        self._wait(lambda: bool(news()), f"the loss of the {kind} being noticed", MEND_S)
+        detected = time.monotonic() - struck
+        self._wait(lambda: any(i["recovered_s"] is not None for i in news()), f"the {kind} serving again", MEND_S)
+        return detected, time.monotonic() - struck
+
+    def _kill_the_driver(self) -> None:
+        assert self._process is not None
+        everyone = blows.ours(self._root.children(recursive=True))
+        self._process.kill()
+        self._process.wait(timeout=30)
+        _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
+        if alive:
+            self.report.problems.append(f"a killed driver left processes behind: {alive}")
+        self._launch("train", "--resume", str(self.run))
+        log = self._log.read_text().count("run directory")
+        self._wait(lambda: self._log.read_text().count("run directory") > log or self._over(), "the resume", RESUME_S)
+
+    def _expect_end(self) -> None:
+        assert self._process is not None
+        everyone = self._root.children(recursive=True) if self._process.poll() is None else []
+        try:
+            status = self._process.wait(timeout=1800)
+        except subprocess.TimeoutExpired:
+            self.report.problems.append("the run did not end within 1800 s after the last blow")
+            return
+        output = self._log.read_text()
+        if status:
+            self.report.problems.append(f"the run ended with status {status}:\n{output[-3000:]}")
+        match = re.findall(r"^weights +([0-9a-f]{64})$", output, re.MULTILINE)
+        self.report.weights = match[-1] if match else ""
+        _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
+        if alive:
+            self.report.problems.append(f"the run left processes behind: {alive}")
+
+    def _end(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            everyone = [self._root, *self._root.children(recursive=True)]
+            for process in everyone:
+                process.kill()
+            self._process.wait(timeout=30)
+
+    def _audit(self) -> None:
+        """Every position exactly once, nothing staler than the bound, and a model that can be read back."""
+        steps, prompts = self._number("run.steps"), self._number("rollout.prompts_per_step")
+        positions: Counter[int] = Counter()
+        trained: Counter[tuple[int, str]] = Counter()
+        for path in sorted((self.run / "groups").glob("step-*.parquet")):
+            for group in pq.read_table(path, columns=["sequence", "epoch", "prompt_id", "verdict"]).to_pylist():
+                positions[group["sequence"]] += 1
+                trained[group["epoch"], group["prompt_id"]] += 1
+                if not group["verdict"]:
+                    self.report.problems.append(f"position {group['sequence']} was quarantined")
+        expected = Counter(range(steps * prompts))
+        if positions != expected:
+            self.report.problems.append(
+                f"lost: {sorted((expected - positions).elements())}, twice: {sorted((positions - expected).elements())}"
+            )
+        if max(trained.values(), default=0) > 1:
+            self.report.problems.append("a prompt was trained twice in an epoch")
+        rows = [row for row in read_metrics(self.run) if "train/step" in row]
+        if [row["train/step"] for row in rows] != list(range(1, steps + 1)):
+            self.report.problems.append("metrics.jsonl does not hold every step once")
+        if rows:
+            observed = int(max(row["queue/staleness_max"] for row in rows))
+            self.report.staleness = observed, int(rows[0]["queue/staleness_bound"])
+            if observed > rows[0]["queue/staleness_bound"]:
+                self.report.problems.append(f"staleness {self.report.staleness} above its bound")
+        final = Checkpoints(self.run / "checkpoints").latest().checkpoint
+        if final is None or final.step != steps:
+            self.report.problems.append("there is no usable checkpoint of the last step")
+
+    def _number(self, key: str) -> int:
+        return next(int(o.partition("=")[2]) for o in self._overrides if o.startswith(f"{key}="))
+
+    def _steps(self) -> int:
+        return sum("train/step" in row for row in read_metrics(self.run)) if self.run.exists() else 0
+
+    def _incidents(self) -> list[dict[str, Any]]:
+        file = self.run / "incidents.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def _over(self) -> bool:
+        assert self._process is not None
+        return self._process.poll() is not None
+
+    def _wait(self, condition: Callable[[], bool], what: str, limit_s: float) -> None:
+        end = time.monotonic() + limit_s
+        while not condition():
+            if self._over():
+                raise AssertionError(f"the run ended before {what}:\n{self._log.read_text()[-4000:]}")
+            if time.monotonic() > end:
+                raise AssertionError(f"no sign of {what} within {limit_s:.0f} s:\n{self._log.read_text()[-4000:]}")
+            time.sleep(0.1)
+
+    def _say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+SMALL = (
+    "rollout.prompts_per_step=4",
+    "rollout.n=8",
+    "objective.k=4",
+    "evaluation.at_start=false",
+    "evaluation.every=0",
+    "evaluation.at_end=false",
+    "checkpoint.every=5",
+    "supervision.max_restarts=1000",
+    "wandb.mode=disabled",
+)
+
+
+def schedule(kills: int, seed: int) -> list[tuple[str, str]]:
+    """Every kind with every blow in turn, in a seeded order; the driver can only be killed."""
+    ways = ["kill", "stop", "pause", *(["memory"] if blows.can_exhaust_memory() else [])]
+    pairs = [(kind, way) for kind in blows.KINDS for way in ways] + [("driver", "kill")] * 2
+    order = random.Random(seed)
+    plan: list[tuple[str, str]] = []
+    while len(plan) < kills:
+        order.shuffle(pairs)
+        plan += pairs
+    return plan[:kills]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="number of blows")
+    parser.add_argument("--seed", type=int, default=0, help="of the order and the moments")
+    parser.add_argument("--staleness", type=int, default=1, help="queue.staleness of the run")
+    parser.add_argument("--steps", type=int, help="optimiser steps [6 a blow, and 20]")
+    parser.add_argument("--directory", type=Path, required=True, help="an empty directory for the run and the report")
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    steps = options.steps or 6 * options.kills + 20
+    overrides = [*SMALL, f"run.steps={steps}", f"queue.staleness={options.staleness}"]
+    campaign = Campaign(options.directory, overrides, options.seed)
+    try:
+        report = campaign.execute(schedule(options.kills, options.seed))
+    except AssertionError as error:
+        report = campaign.report
+        report.problems.append(str(error))
+    (options.directory / "report.json").write_text(json.dumps(asdict(report), indent=1))
+    print(report.table())
+    print(f"staleness: observed {report.staleness[0]}, bound {report.staleness[1]}; weights {report.weights}")
+    print("problems: " + ("; ".join(report.problems) if report.problems else "none"))
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
