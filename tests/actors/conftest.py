@@ -78,21 +78,21 @@ def run_async() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 
 
 @pytest.fixture(scope="module")
-def start_sampler(make_model, run_async, tmp_path_factory) -> Iterator[Callable[[str], tuple]]:
+def start_sampler(make_model, run_async, tmp_path_factory) -> Iterator[Callable[..., tuple]]:
     """Start a sampler on a tiny model: `sampler, model = start_sampler(architecture)`."""
     from actors.sampler import Sampler
     from actors.settings import RolloutSettings, SamplerSettings
 
     started = []
 
-    def start(architecture: str) -> tuple[Any, torch.nn.Module]:
+    def start(architecture: str, **settings: Any) -> tuple[Any, torch.nn.Module]:
         directory = tmp_path_factory.mktemp(architecture)
         model = make_model(architecture, directory)
         sampler = Sampler(
             "sampler 0",
             str(directory),
             "float32",
-            SamplerSettings(threads=1, kv_cache_gib=0.05, max_num_seqs=64),
+            SamplerSettings(threads=1, kv_cache_gib=0.05, max_num_seqs=64, **settings),
             RolloutSettings(max_prompt_tokens=32, max_response_tokens=64),
         )
         started.append(sampler)

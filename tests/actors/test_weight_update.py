@@ -138,3 +138,20 @@ def test_packed_bytes_from_another_node(served, run_async, reference_logprobs):
     report = run_async(sampler.update_weights(version, [transport.pack(list(model.named_parameters()))]))
     assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
     assert not list(Path("/dev/shm").glob("bonrl-sampler_0-*"))
+
+
+def test_with_finish_a_sample_is_of_one_version(start_sampler, run_async):
+    """The update waits for running requests, and requests that come meanwhile wait for the update."""
+    sampler, model = start_sampler("llama-tied", in_flight="finish")
+
+    async def update_while_sampling():
+        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=64)) for i in range(4)]
+        await asyncio.sleep(0.1)
+        updating = asyncio.create_task(update(sampler, model))
+        await asyncio.sleep(0.05)
+        late = await sample(sampler, 200)
+        return [c for group in await asyncio.gather(*running) for c in group], await updating, late
+
+    completions, report, late = run_async(update_while_sampling())
+    assert {(c.version_start, c.version_end) for c in completions} == {(0, 0)}
+    assert {(c.version_start, c.version_end) for c in late} == {(report["version"], report["version"])}
