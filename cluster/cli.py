@@ -65,6 +65,15 @@ def train(
             help="Continue that run from its newest usable checkpoint, with its own configuration.",
         ),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            metavar="RUN_DIR",
+            help="Train from the groups that this run recorded, without sampling: with its own configuration, or "
+            "with overrides of it.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train a model for the inference strategy that will be deployed.
@@ -75,6 +84,7 @@ def train(
       bonrl train --config cluster/local.yaml objective.k=4 rollout.n=32 queue.staleness=1
       bonrl train --config cluster/8xh100.yaml --dry-run
       bonrl train --resume runs/20261123-101500 run.steps=400
+      bonrl train --replay runs/20261123-101500 learner.learning_rate=3e-5
 
     \b
     Keys
@@ -90,16 +100,30 @@ def train(
     Exit status
       0 the run reached its last step   1 it failed   2 refused, nothing started   130 interrupted
     """
-    if resume is not None and config is not None:
-        raise UsageError("--resume takes the run's own configuration: leave --config out (overrides are allowed)")
-    resolved = _resume_config(resume, overrides) if resume else _load(config or DEFAULT_CONFIG, overrides)
+    earlier = resume or replay
+    if resume is not None and replay is not None:
+        raise UsageError("--resume goes on with a run, --replay trains anew from its groups: give one of them")
+    if earlier is not None and config is not None:
+        option = "--resume" if resume else "--replay"
+        raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")
+    if resume:
+        resolved = _earlier_config("--resume", resume, overrides)
+    elif replay:
+        resolved = _earlier_config("--replay", replay, ["run.name=null", *(overrides or [])])
+    else:
+        resolved = _load(config or DEFAULT_CONFIG, overrides)
     if dry_run:
         _print_dry_run(resolved)
         return
     _check(resolved)
-    from cluster.job import train as run_job
+    if replay:
+        from cluster.replay import replay as run_replay
 
-    outcome = run_job(resolved, resume=resume)
+        outcome = run_replay(resolved, replay)
+    else:
+        from cluster.job import train as run_job
+
+        outcome = run_job(resolved, resume=resume)
     typer.echo(outcome.message, err=outcome.status != 0)
     raise typer.Exit(outcome.status)
 
@@ -452,9 +476,9 @@ def _load(path: Path, overrides: list[str] | None) -> RunConfig:
     return load_config(path, overrides or [])
 
 
-def _resume_config(run: Path, overrides: list[str] | None) -> RunConfig:
+def _earlier_config(option: str, run: Path, overrides: list[str] | None) -> RunConfig:
     if not (run / "config.yaml").is_file():
-        raise UsageError(f"--resume {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
+        raise UsageError(f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
     return _load(run / "config.yaml", overrides)
 
 

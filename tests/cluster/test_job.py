@@ -119,6 +119,10 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repos
     gaps = [row["logprob_gap/mean"] for row in rows if "logprob_gap/mean" in row]
     assert gaps and max(gaps) < 1e-4, "the first step's groups are fresh under staleness 1 too"
 
+    again = bonrl("train", "--replay", str(directory), f"run.directory={tmp_path / 'again'}", config=None)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert weights(again.stdout) == weights(result.stdout), "the recorded groups make the same weights, bit by bit"
+
 
 def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
     directory, output = golden
