@@ -74,6 +74,10 @@ def train(
             "with overrides of it.",
         ),
     ] = None,
+    rollout_only: Annotated[
+        bool,
+        typer.Option("--rollout-only", help="Sample, grade and record groups; train nothing. For --replay later."),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train a model for the inference strategy that will be deployed.
@@ -103,6 +107,8 @@ def train(
     earlier = resume or replay
     if resume is not None and replay is not None:
         raise UsageError("--resume goes on with a run, --replay trains anew from its groups: give one of them")
+    if rollout_only and replay is not None:
+        raise UsageError("--rollout-only records groups, --replay trains from recorded ones: give one of them")
     if earlier is not None and config is not None:
         option = "--resume" if resume else "--replay"
         raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")
@@ -123,7 +129,7 @@ def train(
     else:
         from cluster.job import train as run_job
 
-        outcome = run_job(resolved, resume=resume)
+        outcome = run_job(resolved, resume=resume, rollout_only=rollout_only)
     typer.echo(outcome.message, err=outcome.status != 0)
     raise typer.Exit(outcome.status)
 

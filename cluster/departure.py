@@ -40,9 +40,10 @@ class Departure:
         Raises:
             Leaving: the work was abandoned.
         """
+        # deadline: the work has its own, and ends this wait too
         task, asked = asyncio.ensure_future(work), asyncio.ensure_future(self._asked.wait())
         try:
-            # deadline: the work has its own
+            # deadline: as above
             await asyncio.wait([task, asked], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise Leaving

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.learner_group import Origin
+from actors.broadcaster import Broadcaster
+from actors.learner_group import LearnerGroup, Origin
 from actors.learner_rank import HUGGINGFACE
 from actors.supervision import ActorFailure
 from cluster.checkpoints import Checkpoint, Checkpoints
@@ -27,6 +28,7 @@ from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_i
 from cluster.incidents import Incidents
 from cluster.loop import train as training_loop
 from cluster.processes import Processes, connect, disconnect
+from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, AgreementError, Run
 from cluster.run_directory import RunDirectory
 from cluster.weights import weights_sha256
@@ -45,33 +47,38 @@ class Outcome:
     model: Path | None = None
 
 
-def train(config: RunConfig, *, resume: Path | None = None) -> Outcome:
+def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> Outcome:
     """Run the main job.
 
     Args:
         config: resolved configuration; on resume that of the run directory, with overrides.
         resume: run directory to continue from its newest valid checkpoint.
+        rollout_only: record graded groups and train nothing.
 
     Raises:
         UsageError: something cannot work, and nothing was trained.
     """
+    if rollout_only:
+        config = recording(config)
     training, held_out = load_prompts(config, "train"), load_prompts(config, config.evaluation.split)
     with _open_directory(config, resume) as directory:
         checkpoints = Checkpoints(directory.checkpoints)
-        start = _resume_point(directory, checkpoints) if resume else None
+        start = _resume_point(directory, checkpoints, rollout_only) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             dashboards.message(contamination_line(config, training, held_out))
 
             async def work(departure: Departure) -> Run:
                 run = await starting(
-                    _assemble(config, directory, checkpoints, dashboards, departure, training, held_out, start)
+                    _assemble(
+                        config, directory, checkpoints, dashboards, departure, training, held_out, start, rollout_only
+                    )
                 )
                 await run.supervisor.run(_until_asked(run))
                 return run
 
             result = carry_out(config, work)
             if isinstance(result, Run) and not result.departure.asked:
-                return _completed(result, dashboards)
+                return _recorded(result) if rollout_only else _completed(result, dashboards)
             if isinstance(result, Run):
                 result = Outcome(INTERRUPTED, f"asked to leave; left after step {result.learner.version}")
             saved = checkpoints.latest().checkpoint
@@ -194,6 +201,7 @@ async def _assemble(
     training: Sequence[EvaluationPrompt],
     held_out: Sequence[EvaluationPrompt],
     start: Checkpoint | None,
+    rollout_only: bool,
 ) -> Run:
     """Start every actor of the run and wire them together; on resume all of them hold the checkpoint's weights."""
     incidents = Incidents(directory, dashboards)
@@ -204,9 +212,17 @@ async def _assemble(
         newest = checkpoints.latest().checkpoint
         return (newest.step, newest.path) if newest else (0, None)
 
-    pool, learner = await asyncio.gather(
-        processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
-    )
+    first_step = start.step if start else 0
+    learner: LearnerGroup | Recorder
+    broadcaster: Broadcaster | Recorder
+    if rollout_only:
+        pool = await processes.start_rollouts(incidents.quarantine)
+        learner = broadcaster = Recorder(first_step)
+    else:
+        pool, ranks = await asyncio.gather(
+            processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
+        )
+        learner, broadcaster = ranks, await processes.connect_broadcaster(ranks)
     queue = await processes.start_queue(directory.path, str(start.path / QUEUE_FILE) if start else None)
     return Run(
         config=config,
@@ -218,10 +234,10 @@ async def _assemble(
         pool=pool,
         queue=queue,
         learner=learner,
-        broadcaster=await processes.connect_broadcaster(learner),
+        broadcaster=broadcaster,
         supervisor=processes.supervisor,
         departure=departure,
-        first_step=start.step if start else 0,
+        first_step=first_step,
     )
 
 
@@ -276,14 +292,29 @@ def _open_directory(config: RunConfig, resume: Path | None) -> RunDirectory:
     return RunDirectory.create(config.run.directory, config.run.name, config.model_dump(mode="json"))
 
 
-def _resume_point(directory: RunDirectory, checkpoints: Checkpoints) -> Checkpoint:
+def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_only: bool) -> Checkpoint:
     latest = checkpoints.latest()
     for warning in latest.warnings:
         print(warning, flush=True)
     if latest.checkpoint is None:
         raise UsageError(f"{directory.path} holds no usable checkpoint: start a new run instead of --resume")
+    if (latest.checkpoint.path / HUGGINGFACE).is_dir() == rollout_only:
+        raise UsageError(
+            f"{directory.path} was trained: resume it without --rollout-only"
+            if rollout_only
+            else f"{directory.path} was recorded with --rollout-only: add that to go on recording, or train from it "
+            "with --replay"
+        )
     directory.rewind(latest.checkpoint.step)
     return latest.checkpoint
+
+
+def _recorded(run: Run) -> Outcome:
+    """The last words of a run that recorded only."""
+    run.directory.write_summary({"steps": run.steps, "recorded_only": True})
+    return Outcome(
+        COMPLETED, f"recorded {run.steps} steps\ntrain from them with: bonrl train --replay {run.directory.path}"
+    )
 
 
 def _completed(run: Run, dashboards: Dashboards) -> Outcome:

@@ -24,6 +24,7 @@ from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
 from cluster.departure import Departure
 from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
+from cluster.record import Recorder
 from cluster.run_directory import RunDirectory
 from learner.schedule import scheduled, scheduled_integer
 from verifiers.task import Prompt
@@ -62,8 +63,8 @@ class Run:
     held_out: Sequence[EvaluationPrompt]
     pool: RolloutPool
     queue: QueueClient
-    learner: LearnerGroup
-    broadcaster: Broadcaster
+    learner: LearnerGroup | Recorder
+    broadcaster: Broadcaster | Recorder
     supervisor: Supervisor
     departure: Departure
     first_step: int = 0

@@ -124,6 +124,23 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repos
     assert weights(again.stdout) == weights(result.stdout), "the recorded groups make the same weights, bit by bit"
 
 
+def test_recorded_groups_are_those_of_a_run_and_can_be_trained_from(golden, tmp_path):
+    """The first step's groups are the golden run's, for both are sampled by the base model."""
+    recorded = bonrl("train", *SMALL, "--rollout-only", f"run.directory={tmp_path / 'recorded'}")
+    assert recorded.returncode == 0, recorded.stdout + recorded.stderr
+    directory = run_directory(tmp_path / "recorded")
+    assert f"bonrl train --replay {directory}" in recorded.stdout
+    assert set(trained_prompts(directory).values()) == {1} and len(trained_prompts(directory)) == STEPS * PROMPTS
+    first, golden_first = (
+        pq.read_table(d / "groups" / "step-000001.parquet", columns=["response_tokens", "reward"])
+        for d in (directory, golden[0])
+    )
+    assert first.equals(golden_first)
+    replayed = bonrl("train", "--replay", str(directory), f"run.directory={tmp_path / 'replayed'}", config=None)
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert len(metrics(run_directory(tmp_path / "replayed"))) == STEPS
+
+
 def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
     directory, output = golden
     summary = json.loads((directory / "summary.json").read_text())

@@ -24,6 +24,7 @@ START_SECONDS = 60.0
 QUEUE_SECONDS = 120.0
 """Longest wait for a free host. It is not part of the answer's time."""
 
+REAP_SECONDS = 30.0  # a killed process is gone at once, unless the kernel itself hangs
 GRACE_SECONDS = 0.2
 """How long after the deadline the host may answer before it is killed itself."""
 
@@ -110,7 +111,10 @@ class Host:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it was gone already
-        self.process.wait()
+        try:
+            self.process.wait(timeout=REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise HostError(f"a host of the math grader has survived SIGKILL for {REAP_SECONDS:.0f} s") from None
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
