@@ -1,0 +1,192 @@
+"""A long run on a tiny configuration: does anything grow?
+
+    python -m benchmarks.soak --directory DIRECTORY [--steps 2000]
+
+Runs `bonrl train` for many short steps at staleness 1 and looks at every process of it every few seconds: private
+resident memory (what is its own, without pages that it shares), descriptors and threads; and at the job: processes,
+zombies, and bytes in use in shared memory, where Ray's object store lies. The growth of each is the Theil-Sen slope (the
+median of the slopes between all pairs of readings) after a warm-up, per 100 steps; the aim for memory is 1 MB at most.
+Prints a table, writes soak.json and soak.png into the directory, and exits with 1 if anything grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from cluster.run_directory import read_metrics
+
+MIB_AIM = 1.0  # MB per 100 steps
+COUNT_AIM = 0.5  # descriptors, threads, processes per 100 steps
+ROLES = {
+    "sampler": r"^ray::SamplerActor",
+    "engine core": r"VLLM::EngineCore",
+    "verifier": r"^ray::VerifierWorker",
+    "replay queue": r"^ray::ReplayQueue",
+    "learner": r"^ray::LearnerRank",
+    "node watch": r"^ray::NodeWatch",
+    "raylet": r"raylet/raylet",
+    "gcs": r"gcs_server",
+}
+TINY = (
+    "rollout.prompts_per_step=2",
+    "rollout.n=4",
+    "objective.k=2",
+    "queue.staleness=1",
+    "evaluation.at_start=false",
+    "evaluation.at_end=false",
+    "evaluation.every=0",
+    "checkpoint.every=200",
+    "wandb.mode=disabled",
+)
+
+
+def slope_per_100(steps: Sequence[float], values: Sequence[float]) -> float:
+    """Theil-Sen slope of `values` over `steps`, per 100 steps; 0 with fewer than two different steps."""
+    x, y = np.asarray(steps, float), np.asarray(values, float)
+    i, j = np.triu_indices(len(x), 1)
+    apart = x[j] > x[i]
+    return float(100 * np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart])) if apart.any() else 0.0
+
+
+def look(root: psutil.Process) -> dict[str, dict[str, float]]:
+    """Readings of every process by role; "job" holds what belongs to all of them."""
+    readings: dict[str, dict[str, float]] = {}
+    everyone = [root, *root.children(recursive=True)]
+    zombies = 0
+    for process in everyone:
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                zombies += 1
+                continue
+            title = " ".join(process.cmdline())
+            role = "driver" if process == root else next((r for r, p in ROLES.items() if re.search(p, title)), None)
+            if role:
+                readings[f"{role} ({process.pid})"] = {
+                    "private_mb": _private_bytes(process.pid) / 1e6,
+                    "descriptors": process.num_fds(),
+                    "threads": process.num_threads(),
+                }
+    readings["job"] = {"processes": len(everyone), "zombies": zombies, "object_store_mb": _object_store() / 1e6}
+    return readings
+
+
+def _private_bytes(pid: int) -> int:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * sum(int(n) for n in re.findall(r"^Private_(?:Clean|Dirty): +(\d+)", text, re.MULTILINE))
+
+
+def _object_store() -> int:
+    """Bytes in use in the shared memory file system, where Ray's store and weight buckets lie."""
+    return psutil.disk_usage("/dev/shm").used
+
+
+def growth(samples: list[tuple[int, dict[str, dict[str, float]]]]) -> dict[str, dict[str, float]]:
+    """Slope per 100 steps of every figure of every process that lived through the second half of the run."""
+    steady = samples[len(samples) // 5 :]
+    series: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    for step, readings in steady:
+        for who, figures in readings.items():
+            for name, value in figures.items():
+                series[who, name].append((step, value))
+    slopes: dict[str, dict[str, float]] = defaultdict(dict)
+    for (who, name), points in series.items():
+        if len(points) > len(steady) // 2:
+            slopes[who][name] = slope_per_100(*zip(*points, strict=True))
+    return dict(slopes)
+
+
+def problems(slopes: dict[str, dict[str, float]]) -> list[str]:
+    """What grows beyond its aim."""
+    found = []
+    for who, figures in slopes.items():
+        for name, slope in figures.items():
+            aim = MIB_AIM if name.endswith("_mb") else COUNT_AIM
+            if slope > aim:
+                found.append(f"{who}: {name} grows by {slope:.2f} per 100 steps (aim {aim:g})")
+    return found
+
+
+def plot(samples: list[tuple[int, dict[str, dict[str, float]]]], path: Path) -> None:
+    """Private memory of every process over the steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for who in sorted({who for _, readings in samples for who in readings if who != "job"}):
+        points = [(step, readings[who]["private_mb"]) for step, readings in samples if who in readings]
+        axes.plot(*zip(*points, strict=True), label=who.rpartition(" (")[0])
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel("private memory (MB)")
+    axes.legend(fontsize=7, ncol=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def watch(command: Sequence[str], run: Path, log: Path, every_s: float) -> tuple[int, list[Any]]:
+    """Start the run and read its processes until it ends: exit status, [(step, readings)]."""
+    samples: list[Any] = []
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+        root = psutil.Process(process.pid)
+        while process.poll() is None:
+            rows = [row for row in read_metrics(run) if "train/step" in row] if run.exists() else []
+            if rows:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    samples.append((int(rows[-1]["train/step"]), look(root)))
+            time.sleep(every_s)
+    return process.returncode, samples
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", type=Path, required=True, help="an empty directory")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two readings")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, for example rollout.n=8")
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    overrides = [*TINY, f"run.steps={options.steps}", f"run.directory={options.directory}", "run.name=run"]
+    command = [
+        *(sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/local.yaml"),
+        *overrides,
+        *options.overrides,
+    ]
+    started = time.monotonic()
+    status, samples = watch(command, options.directory / "run", options.directory / "output.log", options.every)
+    slopes = growth(samples)
+    found = problems(slopes)
+    if status:
+        found.append(f"the run ended with status {status}: see {options.directory / 'output.log'}")
+    print("| process | private memory (MB per 100 steps) | descriptors | threads |\n|---|---|---|---|")
+    for who, figures in sorted(slopes.items()):
+        if who != "job":
+            print(
+                f"| {who} | {figures['private_mb']:+.3f} | {figures['descriptors']:+.2f} | {figures['threads']:+.2f} |"
+            )
+    print(f"job: {json.dumps({k: round(v, 3) for k, v in slopes.get('job', {}).items()})} per 100 steps")
+    zombies = max((readings["job"]["zombies"] for _, readings in samples), default=0)
+    print(f"{options.steps} steps in {time.monotonic() - started:.0f} s; most zombies at once: {zombies:.0f}")
+    print("grows: " + ("; ".join(found) if found else "nothing"))
+    (options.directory / "soak.json").write_text(json.dumps({"slopes": slopes, "grows": found, "samples": samples}))
+    if samples:
+        plot(samples, options.directory / "soak.png")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The soak benchmark's arithmetic: it must see a leak, and not be fooled by a warm-up or a single spike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.soak import growth, problems, slope_per_100
+
+
+def readings(memory, descriptors=20.0):
+    return [
+        (10 * i, {"sampler (1)": {"private_mb": float(mb), "descriptors": descriptors, "threads": 8.0}})
+        for i, mb in enumerate(memory)
+    ]
+
+
+def test_a_leak_is_named_and_measured():
+    memory = 500 + 0.3 * np.arange(200)  # 0.3 MB in 10 steps
+    slopes = growth(readings(memory))
+    assert abs(slopes["sampler (1)"]["private_mb"] - 3.0) < 1e-9
+    (found,) = problems(slopes)
+    assert found.startswith("sampler (1): private_mb grows by 3.00 per 100 steps")
+
+
+def test_a_warm_up_and_a_spike_are_no_leak():
+    memory = np.concatenate([np.linspace(100, 500, 40), np.full(160, 500.0)])
+    memory[120] = 900
+    assert problems(growth(readings(memory))) == []
+
+
+def test_readings_within_one_step_have_no_slope():
+    assert slope_per_100([5, 5, 5], [1, 2, 3]) == 0.0
