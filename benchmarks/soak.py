@@ -4,8 +4,8 @@
 
 Runs `bonrl train` for many short steps at staleness 1 and looks at every process of it every few seconds: private
 resident memory (what is its own, without pages that it shares), descriptors and threads; and at the job: processes,
-zombies, and bytes in use in shared memory, where Ray's object store lies. The growth of each is the Theil-Sen slope (the
-median of the slopes between all pairs of readings) after a warm-up, per 100 steps; the aim for memory is 1 MB at most.
+zombies, and bytes in use in shared memory, where Ray's object store lies. The growth of each is the Theil-Sen slope
+(the median of the slopes between all pairs of readings) after a warm-up, per 100 steps; for memory the aim is 1 MB.
 Prints a table, writes soak.json and soak.png into the directory, and exits with 1 if anything grows.
 """
 
