@@ -8,10 +8,11 @@ and no sampler, verifier or queue notices more than the wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from ray import ObjectRef
 
 from actors.settings import DeadlineSettings
@@ -69,9 +70,11 @@ class LearnerGroup:
         for again in range(step, self.version):
             await self._train(self._groups(again), again)
 
-    async def step(self, groups: ObjectRef, step: int) -> dict[str, float]:
-        """One optimiser step on the leased `groups`; rank 0's metrics."""
-        rows = await self._surely("step", groups, step, to=f"train step {step}", deadline_s=self._deadlines.learn_s)
+    async def step(self, groups: ObjectRef, step: int, probes: Sequence[pa.RecordBatch] = ()) -> dict[str, float]:
+        """One optimiser step on the leased `groups`; rank 0's metrics. `probes`: see :meth:`RolloutPool.probe`."""
+        rows = await self._surely(
+            "step", groups, step, list(probes), to=f"train step {step}", deadline_s=self._deadlines.learn_s
+        )
         self._last = (step, groups)
         self.version = step + 1
         return rows[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -111,9 +111,14 @@ class LearnerRank:
         self._engine = await self._run(load)
         self._learning_step = LearningStep(self._engine, self._objective, self._loss, self._kl_schedule)
 
-    async def step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
-        """One optimiser step on the P groups of `batches`, starting from weight version `step`."""
-        return await self._run(lambda: self._step(batches, step))
+    async def step(
+        self, batches: list[pa.RecordBatch], step: int, probes: Sequence[pa.RecordBatch] = ()
+    ) -> dict[str, float]:
+        """One optimiser step on the P groups of `batches`, starting from weight version `step`.
+
+        `probes` are groups that every sampler drew with that version, only to be compared with the learner.
+        """
+        return await self._run(lambda: self._step(batches, step, probes))
 
     async def node(self) -> str:
         """Ray's id of the node this rank runs on."""
@@ -156,12 +161,15 @@ class LearnerRank:
         """A sign of life, from the event loop that serves every other call."""
         return beat()
 
-    def _step(self, batches: list[pa.RecordBatch], step: int) -> dict[str, float]:
+    def _step(self, batches: list[pa.RecordBatch], step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
         groups = [Group.from_record_batch(batch) for batch in batches]
         usable = [group for group in groups if group.usable]
         if not usable:
             raise RuntimeError(f"the verifier failed on every group of the step: {_reason(groups[0])}")
+        gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
         learned, advantages_GN = self._learning_step(usable, step)
+        for name, value in gap.items():
+            learned[name] = max(value, learned.get(name, 0.0))
         self._version = step + 1
         row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
         return row | group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])

@@ -109,6 +109,21 @@ class LearningStep:
         figures["objective/value"] = float(self._objective.value(graded, step).mean())
         return figures, advantages_GN
 
+    def agreement(self, probes: Seq[Group], step: int) -> dict[str, float]:
+        """How far samplers and learner are apart at equal weights, on groups that were drawn for this alone.
+
+        Stale groups cannot tell: their weights are gone. Samples of another version than `step` are left out.
+
+        Returns:
+            mean and largest |log-probability difference| in nats a token; nothing without samples of that version.
+        """
+        fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
+        if not fresh:
+            return {}
+        scores = self._engine.score(fresh, _common("temperature", [group.temperature for group in probes]))
+        gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
+        return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
+
     def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
 

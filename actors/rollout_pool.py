@@ -12,7 +12,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import pyarrow as pa
 import ray
 from ray import ObjectRef
 
@@ -83,6 +85,22 @@ class RolloutPool:
                         group = None
         return self._give_up(suspicion)
 
+    async def probe(self, request: SampleRequest) -> list[pa.RecordBatch]:
+        """A few tokens from every sampler that serves, by the weights that it holds now, ungraded.
+
+        A sampler that cannot is examined, and left out.
+        """
+        found = await asyncio.gather(*(self._probe(m, request) for m in self.samplers.members if m.serving))
+        return [batch for batch in found if batch is not None]
+
+    async def _probe(self, sampler: Member, request: SampleRequest) -> pa.RecordBatch | None:
+        tokens, group = sampler.handle.sample_group.options(num_returns=2).remote(request)
+        try:
+            await self._call(tokens, sampler, to="draw a probe", deadline_s=self._deadlines.sample_s)
+            return await self._call(group, sampler, to="return a probe", deadline_s=self._deadlines.sample_s)
+        except _Setback:
+            return None
+
     def sampling_seconds(self) -> float:
         """Wall time so far in which at least one sampler had work."""
         return self._sampling.seconds()
@@ -118,7 +136,7 @@ class RolloutPool:
             )
             return graded
 
-    async def _call(self, ref: ObjectRef, member: Member, *, to: str, deadline_s: float) -> int:
+    async def _call(self, ref: ObjectRef, member: Member, *, to: str, deadline_s: float) -> Any:
         incarnation = member.incarnation
         try:
             return await call(ref, owner=member.name, to=to, deadline_s=deadline_s)

@@ -34,10 +34,11 @@ async def train(run: Run) -> None:
 
             for ticket in await run.queue.reserve():
                 run.queue.issue(ticket)
+            probes = rollouts.create_task(run.probe(step))
             batch, depth = await run.departure.unless_asked(run.queue.lease(step))
             clock.lap("waiting", run.pool.sampling_seconds())
 
-            learned = await run.learner.step(batch, step)
+            learned = await run.learner.step(batch, step, await probes)
             clock.lap("learning", run.pool.sampling_seconds())
 
             synced = await run.broadcaster.broadcast(version=step + 1)

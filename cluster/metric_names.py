@@ -148,7 +148,8 @@ _TRAIN = _on(
     (
         "logprob_gap/mean",
         "nat/token",
-        "mean |log-prob of sampler - log-prob of learner| at equal weights",
+        "mean |log-prob of sampler - log-prob of learner| at equal weights; with staleness > 0 on a few "
+        "tokens too that every sampler draws for this alone",
         "about 1e-6 in float32, 1e-2 in bfloat16; beyond agreement.max_gap the run stops",
     ),
     ("logprob_gap/max", "nat/token", "largest such gap of the step", "a jump after a weight sync points at the sync"),

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import pyarrow as pa
+
 from actors.broadcaster import Broadcaster
 from actors.group import SampleRequest
 from actors.learner_group import LearnerGroup
@@ -32,6 +34,7 @@ from verifiers.task import Prompt
 if TYPE_CHECKING:
     from cluster.loop import StepClock
 
+PROBE_SAMPLES, PROBE_TOKENS, PROBE_STREAM = 2, 8, 2
 QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
 
 
@@ -101,6 +104,26 @@ class Run:
             demonstration_tokens=source.demonstration,
         )
         return request, source.prompt
+
+    async def probe(self, version: int) -> list[pa.RecordBatch]:
+        """A few tokens of every sampler at `version`, for the learner to compare; none where every group is fresh."""
+        if not self.config.queue.staleness:
+            return []
+        source = self.prompts[version % len(self.prompts)]
+        return await self.pool.probe(
+            SampleRequest(
+                sequence=-1 - version,  # of no position of the stream
+                epoch=0,
+                prompt_id=source.prompt.id,
+                level=source.prompt.level,
+                prompt_tokens=source.tokens,
+                admitted_version=version,
+                n=PROBE_SAMPLES,
+                temperature=scheduled(self.config.schedule.temperature, version, self.config.rollout.temperature),
+                max_tokens=min(PROBE_TOKENS, self.config.rollout.max_response_tokens),
+                seed=sampling_seed(self.config.run.seed, version, stream=PROBE_STREAM),
+            )
+        )
 
     def observe(self, step: int, row: dict[str, float], clock: StepClock) -> None:
         """Log one finished step, and stop the run when the sampler and the learner disagree.

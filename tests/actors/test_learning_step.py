@@ -167,3 +167,15 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
         assert advantages.any() == (imitation == "bon_sft")
     with pytest.raises(ValueError, match="without a demonstration"):
         LearningStep(RecordingEngine(), objective, LossSettings())(GROUPS, 0)
+
+
+def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
+    """Stale groups cannot tell a wrong weight update from an old policy; samples that crossed an update neither."""
+    step = LearningStep(RecordingEngine(current=-1.0), Objective(ObjectiveSettings(), None), LossSettings())
+    probe = graded([1, 0, 0, 0], version=3)
+    off = [np.full(len(tokens), -1.25, np.float32) for tokens in probe.response_tokens]
+    probe = replace(probe, behaviour_logprobs=off)
+    assert step.agreement([probe], 3) == pytest.approx({"learn/logprob_gap_mean": 0.25, "learn/logprob_gap_max": 0.25})
+    assert step.agreement([probe], 4) == {}
+    crossed = replace(probe, version_end=np.full(4, 4, np.int32))
+    assert step.agreement([crossed], 3) == step.agreement([crossed], 4) == {}

@@ -116,8 +116,7 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repos
     assert max(row["queue/staleness_max"] for row in rows) <= rows[0]["queue/staleness_bound"] == 1
     assert set(trained_prompts(directory).values()) == {1}
     assert len(trained_prompts(directory)) == STEPS * PROMPTS
-    gaps = [row["logprob_gap/mean"] for row in rows if "logprob_gap/mean" in row]
-    assert gaps and max(gaps) < 1e-4, "the first step's groups are fresh under staleness 1 too"
+    assert max(row["logprob_gap/mean"] for row in rows) < 1e-4, "measured at every step, though the groups are stale"
 
     again = bonrl("train", "--replay", str(directory), f"run.directory={tmp_path / 'again'}", config=None)
     assert again.returncode == 0, again.stdout + again.stderr
