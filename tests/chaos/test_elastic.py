@@ -1,0 +1,64 @@
+"""Nodes come and go: a verifier worker joins when the cluster grows, and leaves with its node; the run goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.run_directory import read_metrics
+from tests.chaos.campaign import SMALL
+from tests.cluster.running import REPOSITORY, command, environment, run_directory
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_verifier_joins_with_a_node_and_leaves_with_it(tmp_path: Path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 200 * 2**20})
+    log = tmp_path / "output.log"
+    arguments = [
+        "train", *SMALL, "run.steps=100000", "queue.staleness=1", "actors.verifiers={min: 1, max: 2}",
+        f"cluster.address={cluster.address}", f"run.directory={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    with log.open("w") as sink:
+        run = subprocess.Popen(
+            command(*arguments), cwd=REPOSITORY, env=environment(), stdout=sink, stderr=subprocess.STDOUT
+        )
+    try:
+
+        def serving() -> int:
+            runs = list((tmp_path / "runs").glob("*/metrics.jsonl"))
+            rows = [row for row in read_metrics(runs[0].parent) if "train/step" in row] if runs else []
+            return int(rows[-1]["supervision/verifiers"]) if rows else 0
+
+        def wait_for(count: int) -> None:
+            end = time.monotonic() + 180
+            while serving() != count:
+                assert run.poll() is None and time.monotonic() < end, f"{serving()} verifiers:\n{log.read_text()}"
+                time.sleep(0.2)
+
+        wait_for(1)
+        node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        wait_for(2)
+        cluster.remove_node(node, allow_graceful=False)
+        wait_for(1)
+        after = len(read_metrics(run_directory(tmp_path / "runs")))
+        end = time.monotonic() + 60
+        while len(read_metrics(run_directory(tmp_path / "runs"))) < after + 5:
+            assert run.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        incidents = [
+            json.loads(line) for line in (run_directory(tmp_path / "runs") / "incidents.jsonl").read_text().splitlines()
+        ]
+        assert {incident["unit"] for incident in incidents} <= {"verifier-0", "verifier-1"}
+        run.terminate()
+        assert run.wait(timeout=60) == 130, log.read_text()
+    finally:
+        run.kill()
+        run.wait(timeout=30)
+        cluster.shutdown()
