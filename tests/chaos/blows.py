@@ -50,21 +50,24 @@ def sandboxed(root: psutil.Process) -> list[psutil.Process]:
     return [child for verifier in find(root, "verifier") for child in verifier.children(recursive=True)]
 
 
-def kill(victim: psutil.Process) -> None:
+def kill(victim: psutil.Process) -> bool:
     victim.send_signal(signal.SIGKILL)
+    return True
 
 
-def stop(victim: psutil.Process) -> None:
+def stop(victim: psutil.Process) -> bool:
     """For good, as far as the run can know: it has to be found, killed and replaced."""
     victim.send_signal(signal.SIGSTOP)
+    return True
 
 
-def pause(victim: psutil.Process, seconds: float = 3.0) -> None:
+def pause(victim: psutil.Process, seconds: float = 3.0) -> bool:
     """Stopped for less than `supervision.hung_s`: the run has to bear it."""
     victim.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     with contextlib.suppress(psutil.NoSuchProcess):
         victim.send_signal(signal.SIGCONT)
+    return False
 
 
 def can_exhaust_memory() -> bool:
@@ -78,18 +81,20 @@ def can_exhaust_memory() -> bool:
     return True
 
 
-def exhaust_memory(victim: psutil.Process) -> None:
-    """Leave the process no more memory: the kernel's OOM killer ends it at its next page."""
+def exhaust_memory(victim: psutil.Process) -> bool:
+    """Leave the process no more memory: the kernel's OOM killer ends it at its next page. False if it wanted none."""
     group = _CGROUP / f"bonrl-{victim.pid}"
     group.mkdir()
     try:
         (group / "cgroup.procs").write_text(str(victim.pid))
         (group / "memory.limit_in_bytes").write_text(str(_TINY))
-        psutil.wait_procs([victim], timeout=60)
+        _, alive = psutil.wait_procs([victim], timeout=20)
+        return not alive
     finally:
-        with contextlib.suppress(OSError):  # the process has left it, or never came
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):  # a survivor goes back to where it was
+            (_CGROUP / "cgroup.procs").write_text(str(victim.pid))
+        with contextlib.suppress(OSError):
             group.rmdir()
 
 
-BLOWS = {"kill": kill, "stop": stop, "pause": pause, "memory": exhaust_memory}
-EXPECT_LOSS = {"kill": True, "stop": True, "pause": False, "memory": True}
+BLOWS = {"kill": kill, "stop": stop, "pause": pause, "memory": exhaust_memory}  # each: whether the victim is lost
