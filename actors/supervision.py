@@ -227,21 +227,27 @@ class Supervisor:
             await self._replace(unit, await self._until_lost(unit))
 
     async def _until_lost(self, unit: Unit) -> str:
-        watches = [asyncio.create_task(self._watch(member)) for member in unit.members]
+        watches = [asyncio.create_task(watch(m)) for m in unit.members for watch in (self._watch, self._alarm)]
         try:
-            # deadline: each watch judges its member once a heartbeat
+            # deadline: a watch judges its member once a heartbeat
             done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
         finally:
             for task in watches:
                 task.cancel()
 
+    async def _alarm(self, member: Member) -> str:
+        """Why a caller gave `member` up, at once: a look at a node that is gone takes seconds."""
+        while member.alarm is None:
+            await self.changes.wait()
+        return member.alarm
+
     async def _watch(self, member: Member) -> str:
-        """Why `member` was lost, as soon as it is."""
+        """Why `member` was lost, as its own answers and its processes tell."""
         pulse = Pulse(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
         asked: asyncio.Task[Any] | None = None
         try:
-            while member.alarm is None:
+            while True:
                 asked = asked or asyncio.create_task(self._ask(member, self.settings.busy_s))
                 await asyncio.wait([asked], timeout=self.settings.heartbeat_s)
                 if asked.done():
@@ -256,7 +262,6 @@ class Supervisor:
                 if ailment is not None:
                     return ailment
                 await asyncio.sleep(self.settings.heartbeat_s if asked is None else 0)
-            return member.alarm
         finally:
             if asked is not None:
                 asked.cancel()

@@ -45,11 +45,6 @@ def ours(processes: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def sandboxed(root: psutil.Process) -> list[psutil.Process]:
-    """Processes below the verifier workers: servers, judges and candidates of the sandbox."""
-    return [child for verifier in find(root, "verifier") for child in verifier.children(recursive=True)]
-
-
 def kill(victim: psutil.Process) -> bool:
     victim.send_signal(signal.SIGKILL)
     return True

@@ -47,14 +47,13 @@ def test_a_verifier_joins_with_a_node_and_leaves_with_it(tmp_path: Path):
         wait_for(2)
         cluster.remove_node(node, allow_graceful=False)
         wait_for(1)
-        after = len(read_metrics(run_directory(tmp_path / "runs")))
+        directory = run_directory(tmp_path / "runs")
+        after = len(read_metrics(directory))
         end = time.monotonic() + 60
-        while len(read_metrics(run_directory(tmp_path / "runs"))) < after + 5:
+        while len(read_metrics(directory)) < after + 5 or not (directory / "incidents.jsonl").is_file():
             assert run.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
-        incidents = [
-            json.loads(line) for line in (run_directory(tmp_path / "runs") / "incidents.jsonl").read_text().splitlines()
-        ]
+        incidents = [json.loads(line) for line in (directory / "incidents.jsonl").read_text().splitlines()]
         assert {incident["unit"] for incident in incidents} <= {"verifier-0", "verifier-1"}
         run.terminate()
         assert run.wait(timeout=60) == 130, log.read_text()
