@@ -239,7 +239,7 @@ class Supervisor:
     async def _alarm(self, member: Member) -> str:
         """Why a caller gave `member` up, at once: a look at a node that is gone takes seconds."""
         while member.alarm is None:
-            await self.changes.wait()
+            await self.changes.wait()  # deadline: ends with the watch beside it, which judges once a heartbeat
         return member.alarm
 
     async def _watch(self, member: Member) -> str:
