@@ -43,6 +43,8 @@ def connect(config: RunConfig) -> None:
             "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, _actor_count(config)),
             "object_store_memory": config.cluster.object_store_mib * 2**20,
             "include_dashboard": False,
+            # Ray's control store remembers this many calls (100,000 by default: 200 MB and more over a long run).
+            "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
         }
     ray.init(address=address, **options)
 
