@@ -18,6 +18,7 @@ KINDS = {
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
 }
+SANDBOX = ("sandbox server", "sandboxed child")  # below the verifiers, which mend these losses themselves
 UNITS = {"sampler": "sampler", "engine core": "sampler", "verifier": "verifier"}  # what an incident calls them
 
 _CGROUP = Path("/sys/fs/cgroup/memory")
@@ -26,6 +27,8 @@ _TINY = 64 << 10  # bytes: any process at work soon wants more than this
 
 def find(root: psutil.Process, kind: str) -> list[psutil.Process]:
     """The living processes of `kind` below `root`, in the order of their ids."""
+    if kind in SANDBOX:
+        return _sandboxed(root, kind)
     found = []
     for process in root.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -33,6 +36,23 @@ def find(root: psutil.Process, kind: str) -> list[psutil.Process]:
             if process.status() != psutil.STATUS_ZOMBIE and re.search(KINDS[kind], title):
                 found.append(process)
     return sorted(found, key=lambda process: process.pid)
+
+
+def _sandboxed(root: psutil.Process, kind: str) -> list[psutil.Process]:
+    """Fork servers of the code sandbox, or what runs below them: judges and candidates, which live for an instant."""
+    servers = []
+    for verifier in find(root, "verifier"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            servers += [child for child in verifier.children() if "zygote.main" in " ".join(child.cmdline())]
+    if kind == "sandbox server":
+        return servers
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        for server in servers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if below := server.children(recursive=True):
+                    return below
+    return []
 
 
 def ours(processes: list[psutil.Process]) -> list[psutil.Process]:

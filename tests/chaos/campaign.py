@@ -11,6 +11,7 @@ left a checkpoint that can be read back. Prints a table, writes ``report.json``,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -136,7 +137,7 @@ class Campaign:
         detected = serving = None
         if kind == "driver":
             self._kill_the_driver()
-        elif self._hit(lambda: blows.find(self._root, kind), blow):
+        elif self._hit(lambda: blows.find(self._root, kind), blow) and kind not in blows.SANDBOX:
             detected, serving = self._mended(kind, told, struck)
         # Two more steps: the one under way may have had all it needed before the blow.
         after = self._steps()
@@ -146,8 +147,16 @@ class Campaign:
 
     def _hit(self, candidates: Callable[[], list[psutil.Process]], blow: str) -> bool:
         """Strike one of the candidates; whether it is lost by that."""
-        self._wait(lambda: bool(candidates()), "somebody to strike", MEND_S)
-        return blows.BLOWS[blow](self._random.choice(candidates()))
+        lost: list[bool] = []
+
+        def struck() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):  # gone before the blow fell: another then
+                if victims := candidates():
+                    lost.append(blows.BLOWS[blow](self._random.choice(victims)))
+            return bool(lost)
+
+        self._wait(struck, "somebody to strike", MEND_S)
+        return lost[0]
 
     def write(self) -> None:
         (self.directory / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
@@ -280,10 +289,33 @@ SMALL = (
 )
 
 
+def programs(directory: Path, count: int = 4096) -> list[str]:
+    """Write problems whose answers are run in the code sandbox; the overrides to train on them.
+
+    The local configuration's model knows countdown only. What it writes is run as a program all the same, and the tests
+    take so long that there is a sandboxed process to strike.
+    """
+    from verifiers.mbpp import FILES
+
+    directory.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(0)
+    for name in sorted(set(FILES.values())):
+        with (directory / name).open("w") as file:
+            for index in range(count):
+                numbers = " ".join(str(draw.randint(1, 9)) for _ in range(3))
+                row = {
+                    "id": f"{name}-{index}", "problem": numbers, "solution": "", "tests": ["assert 1", "assert sum(range(2**20))"],
+                    "split": "test" if "sanitized" in name else ("train", "validation")[index % 8 == 0],
+                }  # fmt: skip
+                file.write(json.dumps(row) + "\n")
+    return ["task.name=mbpp", f"task.path={directory}"]
+
+
 def schedule(kills: int, seed: int) -> list[tuple[str, str]]:
     """Every kind with every blow in turn, in a seeded order; the driver can only be killed."""
     ways = ["kill", "stop", "pause", *(["memory"] if blows.can_exhaust_memory() else [])]
-    pairs = [(kind, way) for kind in blows.KINDS for way in ways] + [("driver", "kill")] * 2
+    kinds = [*blows.KINDS, *blows.SANDBOX]
+    pairs = [(kind, way) for kind in kinds for way in ways] + [("driver", "kill")] * 2
     pairs = [pair for pair in pairs if pair != ("replay queue", "memory")]  # it wants no page for minutes
     order = random.Random(seed)
     plan: list[tuple[str, str]] = []
@@ -302,6 +334,7 @@ def main() -> int:
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     overrides = [*SMALL, "run.steps=1000000", f"queue.staleness={options.staleness}"]
+    overrides += programs(options.directory / "problems")
     campaign = Campaign(options.directory, overrides, options.seed, leaves=True)
     try:
         report = campaign.execute(schedule(options.kills, options.seed))
