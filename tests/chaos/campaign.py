@@ -304,9 +304,12 @@ def programs(directory: Path, count: int = 4096) -> list[str]:
             for index in range(count):
                 numbers = " ".join(str(draw.randint(1, 9)) for _ in range(3))
                 row = {
-                    "id": f"{name}-{index}", "problem": numbers, "solution": "", "tests": ["assert 1", "assert sum(range(2**20))"],
+                    "id": f"{name}-{index}",
+                    "problem": numbers,
+                    "solution": "",
+                    "tests": ["assert 1", "assert sum(range(2**20))"],
                     "split": "test" if "sanitized" in name else ("train", "validation")[index % 8 == 0],
-                }  # fmt: skip
+                }
                 file.write(json.dumps(row) + "\n")
     return ["task.name=mbpp", f"task.path={directory}"]
 
