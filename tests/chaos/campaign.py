@@ -5,7 +5,8 @@
 Seeded: the same seed strikes the same kinds with the same blows in the same order. After each blow it waits until the
 run has mended the loss and finished another optimiser step, and notes how long detection and recovery took. At the end
 the run has to have trained every position of the prompt stream exactly once, within the staleness bound, and to have
-left a checkpoint that can be read back. Prints a table, writes ``report.json``, and exits with 1 if anything is wrong.
+left a checkpoint that can be read back; and a learner that nobody disturbs, fed with the recorded groups, has to end
+with the same weights, bit by bit. Prints a table, writes ``report.json``, and exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
+from actors.learner_rank import HUGGINGFACE
 from cluster.checkpoints import Checkpoints
 from cluster.run_directory import read_metrics
-from tests.chaos import blows
+from cluster.weights import weights_sha256
+from tests.chaos import blows, coder
 from tests.cluster.running import LOCAL, REPOSITORY, command, environment
 
 MEND_S = 240.0  # for one blow to be mended, with everything else that runs on the machine
 RESUME_S = 300.0
+MODEL_S = 900.0  # for the model that the run under fire trains
+REPLAY_S = 1800.0
 LEFT = 130  # exit status of a run that was asked to leave
 GONE_S = 60.0  # for all processes of a killed driver to be gone
 
@@ -57,6 +62,8 @@ class Report:
     blows: list[Blow] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     steps: int = 0
+    with_gradient: int = 0  # steps at which the optimiser moved
+    reward: tuple[float, float] = (0.0, 0.0)  # mean of the first and of the last fifth of the steps
     weights: str = ""
     staleness: tuple[int, int] = (0, 0)  # observed, bound
 
@@ -241,9 +248,30 @@ class Campaign:
             self.report.staleness = observed, int(rows[0]["queue/staleness_bound"])
             if observed > rows[0]["queue/staleness_bound"]:
                 self.report.problems.append(f"staleness {self.report.staleness} above its bound")
+            fifth = max(1, len(rows) // 5)
+            first, last = (statistics.mean(r["reward/mean"] for r in some) for some in (rows[:fifth], rows[-fifth:]))
+            self.report.reward = first, last
+            self.report.with_gradient = sum(not row["optimizer/skipped"] for row in rows)
+            if not self.report.with_gradient:
+                self.report.problems.append("no step had a gradient: this run could not show anything")
         final = Checkpoints(self.run / "checkpoints").latest().checkpoint
         if final is None or final.step != steps:
             self.report.problems.append("there is no usable checkpoint of the last step")
+        elif self._leaves:
+            self._compare_with_undisturbed_learner(weights_sha256(final.path / HUGGINGFACE))
+
+    def _compare_with_undisturbed_learner(self, weights: str) -> None:
+        """The recorded groups, trained on once more by a learner that nobody strikes, must make the same weights."""
+        self._say("replaying the recorded groups")
+        where = [f"run.steps={self.report.steps}", f"run.directory={self.directory}", "run.name=replay"]
+        replay = command("train", "--replay", str(self.run), *where, config=None)
+        run = subprocess.run(
+            replay, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=REPLAY_S
+        )
+        again = re.findall(r"^weights +([0-9a-f]{64})$", run.stdout, re.MULTILINE)
+        self.report.weights = weights
+        if again != [weights]:
+            self.report.problems.append(f"replayed weights are {again}, not {weights}:\n{run.stderr[-2000:]}")
 
     def _number(self, key: str) -> int:
         return next(int(o.partition("=")[2]) for o in self._overrides if o.startswith(f"{key}="))
@@ -289,31 +317,6 @@ SMALL = (
 )
 
 
-def programs(directory: Path, count: int = 4096) -> list[str]:
-    """Write problems whose answers are run in the code sandbox; the overrides to train on them.
-
-    The local configuration's model knows countdown only. What it writes is run as a program all the same, and the tests
-    take so long that there is a sandboxed process to strike.
-    """
-    from verifiers.mbpp import FILES
-
-    directory.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(0)
-    for name in sorted(set(FILES.values())):
-        with (directory / name).open("w") as file:
-            for index in range(count):
-                numbers = " ".join(str(draw.randint(1, 9)) for _ in range(3))
-                row = {
-                    "id": f"{name}-{index}",
-                    "problem": numbers,
-                    "solution": "",
-                    "tests": ["assert 1", "assert sum(range(2**20))"],
-                    "split": "test" if "sanitized" in name else ("train", "validation")[index % 8 == 0],
-                }
-                file.write(json.dumps(row) + "\n")
-    return ["task.name=mbpp", f"task.path={directory}"]
-
-
 def schedule(kills: int, seed: int) -> list[tuple[str, str]]:
     """Every kind with every blow in turn, in a seeded order; the driver can only be killed."""
     ways = ["kill", "stop", "pause", *(["memory"] if blows.can_exhaust_memory() else [])]
@@ -337,7 +340,12 @@ def main() -> int:
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     overrides = [*SMALL, "run.steps=1000000", f"queue.staleness={options.staleness}"]
-    overrides += programs(options.directory / "problems")
+    world = options.directory / "coder"
+    if not world.exists():
+        print("making a small model that writes programs, and problems for it", flush=True)
+        maker = [sys.executable, "-m", "tests.chaos.coder", str(world)]
+        subprocess.run(maker, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, timeout=MODEL_S)
+    overrides += coder.overrides(world)
     campaign = Campaign(options.directory, overrides, options.seed, leaves=True)
     try:
         report = campaign.execute(schedule(options.kills, options.seed))
@@ -347,6 +355,7 @@ def main() -> int:
     campaign.write()
     print(report.table())
     print(f"{report.steps} steps; staleness: observed {report.staleness[0]}, bound {report.staleness[1]}")
+    print(f"{report.with_gradient} steps with a gradient; reward {report.reward[0]:.3f} -> {report.reward[1]:.3f}")
     print("problems: " + ("; ".join(report.problems) if report.problems else "none"))
     return 1 if report.problems else 0
 
