@@ -1,0 +1,141 @@
+"""Runs what a grid still lacks: the base model's evaluation, each contender's tuning, then its seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.objectives.experiments import COMMON, FINAL, KS, RATES, SEEDS, TUNING, TUNING_SEED, Contender, Grid
+from benchmarks.objectives.results import Key, Result, Results, summarise
+
+RUN_LIMIT_S = 3600
+BASE = Key("base", 0.0, 0, "test")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs of one grid.
+
+    Args:
+        strategy: by whose value a contender is tuned that names none.
+        results: where figures are kept; what is there is not run again.
+        scratch: for run directories; each is removed when its figures are kept.
+    """
+
+    grid: Grid
+    strategy: str
+    results: Results
+    scratch: Path
+    keep: bool = False  # the run directories, for benchmarks.coscaling
+
+    def run(self, names: Sequence[str], jobs: int) -> None:
+        """Everything that is not there yet, `jobs` runs at a time."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        scorer = _make_verifier(self.scratch / "verifier") if self.grid.learned else ()
+        stop = threading.Event()
+        with ThreadPoolExecutor(jobs) as pool:
+            tasks = [pool.submit(self._evaluate_base, scorer)]
+            tasks += [pool.submit(self._contender, name, scorer, stop) for name in names]
+            with _stopping(stop):
+                for task in tasks:
+                    task.result()
+
+    def _contender(self, name: str, scorer: tuple[str, ...], stop: threading.Event) -> None:
+        contender = self.grid.contenders[name]
+        for rate in RATES if contender.rate is None else ():
+            if stop.is_set():
+                return
+            self._train(name, contender, Key(name, rate, TUNING_SEED, "validation"), (*scorer, *TUNING))
+        rate = chosen_rate(self.results, name, contender, self.strategy)
+        for seed in SEEDS:
+            if stop.is_set():
+                return
+            result = self._train(name, contender, Key(name, rate, seed, "test"), (*scorer, *FINAL))
+            curve = " ".join(f"{result.value(self.strategy, k).mean():.3f}" for k in KS)
+            print(f"{name}, learning rate {rate:g}, seed {seed}: {self.strategy}, k = {KS}: {curve}", flush=True)
+
+    def _train(self, name: str, contender: Contender, key: Key, extra: tuple[str, ...]) -> Result:
+        """One run's result, from where it is kept or from training."""
+        if (known := self.results.get(key)) is not None:
+            return known
+        directory = self.scratch / f"{name}-{key.split}-{key.rate:g}-seed{key.seed}"
+        shutil.rmtree(directory, ignore_errors=True)  # what is there was cut off
+        _bonrl(
+            "train",
+            *(*COMMON, *self.grid.overrides, *contender.overrides, *extra, self._evaluated()),
+            *(f"learner.learning_rate={key.rate}", f"run.seed={key.seed}"),
+            *(f"run.directory={directory.parent}", f"run.name={directory.name}"),
+        )
+        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        (groups,) = (directory / "groups").glob("evaluation-*.parquet")
+        result = summarise(groups, rows, self.grid.strategies)
+        self.results.add(key, result)
+        if not self.keep:
+            shutil.rmtree(directory)
+        return result
+
+    def _evaluate_base(self, scorer: tuple[str, ...]) -> None:
+        if self.results.get(BASE) is not None:
+            return
+        directory = self.scratch / "base"
+        shutil.rmtree(directory, ignore_errors=True)
+        model = ("--checkpoint", "models/countdown-base", "--output", str(directory))
+        _bonrl("eval", *model, *FINAL, *self.grid.overrides, *scorer, self._evaluated())
+        (groups,) = directory.glob("*.parquet")
+        self.results.add(BASE, summarise(groups, [], self.grid.strategies))
+        shutil.rmtree(directory)
+
+    def _evaluated(self) -> str:
+        return f"evaluation.strategies=[{', '.join(self.grid.strategies)}]"
+
+
+def chosen_rate(results: Results, name: str, contender: Contender, strategy: str) -> float:
+    """The learning rate with the best validation value of what the contender is for."""
+    if contender.rate is not None:
+        return contender.rate
+    scores = {}
+    for rate in RATES:
+        result = results.get(Key(name, rate, TUNING_SEED, "validation"))
+        if result is None:
+            raise LookupError(f"{name} has not been tuned at {rate:g}: run the experiment first")
+        parts = (w * result.value(contender.strategy or strategy, k).mean() for k, w in contender.tuned_for.items())
+        scores[rate] = float(sum(parts))
+    return max(scores, key=scores.__getitem__)
+
+
+def _make_verifier(directory: Path) -> tuple[str, ...]:
+    """The overrides for a verifier from samples of the base model on training prompts, made unless it is there."""
+    if not directory.is_dir():
+        samples = directory.with_name("samples")
+        shutil.rmtree(samples, ignore_errors=True)
+        wanted = ("evaluation.split=train", "evaluation.prompts=2048", "evaluation.n=16")
+        _bonrl("eval", "--checkpoint", "models/countdown-base", "--output", str(samples), *wanted)
+        _bonrl("train-verifier", "--samples", str(samples), "--output", str(directory))
+        shutil.rmtree(samples)
+    return (f"task.scorer.path={directory}",)
+
+
+def _bonrl(verb: str, *arguments: str) -> None:
+    """Run the command line to its end; its output is shown if it fails."""
+    command = [sys.executable, "-m", "cluster.cli", verb, "--config", "cluster/local.yaml", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {run.returncode}:\n{run.stdout}\n{run.stderr}")
+
+
+@contextlib.contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """After an error or Ctrl-C nothing new is begun; what runs ends (Ctrl-C reaches it too)."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise

@@ -1,0 +1,214 @@
+"""The page of an experiment: values, paired differences, tuning, and plots, from the results that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.objectives.experiments import (
+    COMMON,
+    EXPERIMENTS,
+    GRIDS,
+    KS,
+    RATES,
+    SEEDS,
+    TUNING_SEED,
+    Experiment,
+    Grid,
+)
+from benchmarks.objectives.grid import BASE, chosen_rate
+from benchmarks.objectives.results import Key, Result, Results
+from learner import paired_difference
+
+TABLE_KS = (1, 4, 8, 16, 64)
+SMOOTH = 9
+SERIES = {"policy/entropy": "entropy, nat/token", "groups/unique_answer_share": "different answers / samples"}
+
+
+def write_page(folder: Path, title: str, results: Results, names: list[str]) -> None:
+    """Write `README.md` and the plots into `folder`, from the finished runs among `names`.
+
+    Raises:
+        LookupError: the base model's evaluation, or every run, is missing.
+    """
+    experiment = EXPERIMENTS[title]
+    grid = GRIDS[experiment.grid]
+    base = results.get(BASE)
+    if base is None:
+        raise LookupError(f"{results.path} has no evaluation of the base model: run the experiment first")
+    page = _Page(
+        experiment, grid, results, base, {name: runs for name in names if (runs := _runs(results, experiment, name))}
+    )
+    if not page.finished:
+        raise LookupError(f"{results.path} has no finished run of {', '.join(names)}: run the experiment first")
+    folder.mkdir(parents=True, exist_ok=True)
+    page.plot_curves(folder / "curves.png")
+    page.plot_diagnostics(folder / "diagnostics.png")
+    parts = [
+        f"# {title}: {experiment.strategy} after training",
+        page.introduction(title),
+        "## Values",
+        page.values_table(),
+    ]
+    parts += ["## Difference to the base model", page.difference_table(page.base_value, exclude=None)]
+    if experiment.reference in page.finished:
+        other = page.title(experiment.reference)
+        table = page.difference_table(lambda k: page.seed_mean(experiment.reference, k), exclude=experiment.reference)
+        parts += [f"## Difference to {other}", table]
+    if experiment.strategy == "best_of_k":
+        parts += ["## Answers that fool the verifier", page.fooled_table()]
+    if tuning := page.tuning_table():
+        parts += ["## Tuning: validation split, one run each", tuning]
+    parts += ["![curves](curves.png)", "![entropy and unique answers](diagnostics.png)"]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+    print(f"wrote {folder / 'README.md'}: {len(page.finished)} contenders")
+
+
+def _runs(results: Results, experiment: Experiment, name: str) -> list[Result]:
+    contender = GRIDS[experiment.grid].contenders[name]
+    try:
+        rate = chosen_rate(results, name, contender, experiment.strategy)
+    except LookupError:
+        return []
+    found = [results.get(Key(name, rate, seed, "test")) for seed in SEEDS]
+    return [result for result in found if result is not None]
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The finished runs of an experiment, and what the page says of them."""
+
+    experiment: Experiment
+    grid: Grid
+    results: Results
+    base: Result
+    finished: dict[str, list[Result]]
+
+    def introduction(self, title: str) -> str:
+        prompts = len(self.base.values[self.experiment.strategy])
+        settings = " ".join(f"`{o}`" for o in (*COMMON[:5], *self.grid.overrides))
+        tuned = [name for name in self.finished if self.grid.contenders[name].rate is None]
+        rates = ", ".join(f"{rate:g}" for rate in RATES)
+        how = (
+            f"Learning rate of each contender chosen on the validation split from {rates} by what it is for, "
+            "one run each."
+            if tuned
+            else "The learning rate is the same for all."
+        )
+        return (
+            f"Countdown, the shipped base model. {settings}; test split, {prompts} prompts, {self.base.samples} "
+            f"samples each. {how} Values: mean over seeds of the mean over prompts; differences: paired bootstrap "
+            "over prompts of the seeds' mean, 95 % interval.\n\n"
+            f"Made by `python -m benchmarks.objectives run {title}`, then `report {title}`, from the figures of every "
+            f"run in `{self.experiment.grid}/runs.parquet`."
+        )
+
+    def title(self, name: str) -> str:
+        return self.grid.contenders[name].title
+
+    def base_value(self, k: int) -> np.ndarray:
+        """Value of each prompt, float64 [P]."""
+        return self.base.value(self.experiment.strategy, k)
+
+    def seed_mean(self, name: str, k: int) -> np.ndarray:
+        """Value of each prompt, averaged over the seeds, float64 [P]."""
+        return np.mean([run.value(self.experiment.strategy, k) for run in self.finished[name]], axis=0)
+
+    def rate(self, name: str) -> float:
+        return chosen_rate(self.results, name, self.grid.contenders[name], self.experiment.strategy)
+
+    def values_table(self) -> str:
+        rows = [["contender", "learning rate", "seeds", *(f"k = {k}" for k in TABLE_KS)]]
+        rows.append(["base", "", "", *(f"{self.base_value(k).mean():.3f}" for k in TABLE_KS)])
+        for name, runs in self.finished.items():
+            cells = []
+            for k in TABLE_KS:
+                seeds = [run.value(self.experiment.strategy, k).mean() for run in runs]
+                spread = f" ± {np.std(seeds, ddof=1):.3f}" if len(seeds) > 1 else ""
+                cells.append(f"{np.mean(seeds):.3f}{spread}")
+            rows.append([self.title(name), f"{self.rate(name):g}", str(len(runs)), *cells])
+        return _markdown(rows) + "\n\n± is the standard deviation over seeds."
+
+    def difference_table(self, reference: Callable[[int], np.ndarray], exclude: str | None) -> str:
+        rows = [["contender", *(f"k = {k}" for k in TABLE_KS)]]
+        for name in self.finished:
+            if name == exclude:
+                continue
+            cells = []
+            for k in TABLE_KS:
+                found = paired_difference(reference(k), self.seed_mean(name, k))
+                apart = "**" if found.low > 0 or found.high < 0 else ""
+                cells.append(f"{apart}{found.value:+.3f}{apart} [{found.low:+.3f}, {found.high:+.3f}]")
+            rows.append([self.title(name), *cells])
+        return _markdown(rows) + "\n\nBold: the interval does not hold 0."
+
+    def fooled_table(self) -> str:
+        """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
+        rows = [["contender", "wrong answers it accepts", *(f"pass@{k} - Best-of-{k}" for k in (4, 16, 64))]]
+        for name, runs in {"base": [self.base], **self.finished}.items():
+            lost = [np.mean([r.value("pass_at_k", k) - r.value("best_of_k", k) for r in runs]) for k in (4, 16, 64)]
+            accepted = np.mean([np.nanmean(run.fooled) for run in runs])
+            title = "base" if name == "base" else self.title(name)
+            rows.append([title, f"{100 * accepted:.1f} %", *(f"{x:.3f}" for x in lost)])
+        explanation = (
+            "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
+            "pass@k - Best-of-k: how often a right answer was there and the verifier picked a wrong one."
+        )
+        return f"{_markdown(rows)}\n\n{explanation}"
+
+    def tuning_table(self) -> str:
+        """Every run of the tuning: what another learning rate, or an equal one, would have given."""
+        rows = [["contender", "learning rate", *(f"k = {k}" for k in TABLE_KS)]]
+        for name in self.finished:
+            for rate in RATES:
+                result = self.results.get(Key(name, rate, TUNING_SEED, "validation"))
+                if result is not None:
+                    values = (f"{result.value(self.experiment.strategy, k).mean():.3f}" for k in TABLE_KS)
+                    rows.append([self.title(name), f"{rate:g}", *values])
+        return _markdown(rows) if len(rows) > 1 else ""
+
+    def plot_curves(self, path: Path) -> None:
+        """Values, and differences to the base with bands: the curves themselves lie too close to tell apart."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 4.5), layout="constrained")
+        curves, differences = figure.subplots(1, 2)
+        curves.plot(KS, [self.base_value(k).mean() for k in KS], "k--", label="base")
+        for name in self.finished:
+            (line,) = curves.plot(KS, [self.seed_mean(name, k).mean() for k in KS], label=self.title(name))
+            points = [paired_difference(self.base_value(k), self.seed_mean(name, k)) for k in KS]
+            differences.plot(KS, [p.value for p in points], color=line.get_color())
+            lows, highs = [p.low for p in points], [p.high for p in points]
+            differences.fill_between(KS, lows, highs, color=line.get_color(), alpha=0.12)
+        differences.axhline(0, color="k", linestyle="--", linewidth=0.8)
+        for axes, title in ((curves, self.experiment.strategy), (differences, "minus base, 95 % bands")):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(KS, [str(k) for k in KS])
+            axes.set_xlabel("k")
+            axes.set_title(title)
+        curves.legend(fontsize=8)
+        figure.savefig(path, dpi=110)
+
+    def plot_diagnostics(self, path: Path) -> None:
+        """Entropy and unique answers over training, means over seeds."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        for axes, (metric, title) in zip(figure.subplots(1, 2), SERIES.items(), strict=True):
+            for name, runs in self.finished.items():
+                shortest = min(len(run.series[metric]) for run in runs)
+                mean = np.mean([run.series[metric][:shortest] for run in runs], axis=0)
+                axes.plot(np.convolve(mean, np.ones(SMOOTH) / SMOOTH, mode="valid"), label=self.title(name))
+            axes.set_xlabel(f"optimiser step (mean of {SMOOTH})")
+            axes.set_title(title)
+        figure.axes[0].legend(fontsize=8)
+        figure.savefig(path, dpi=110)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    """A table; the first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
