@@ -130,7 +130,7 @@ class _Page:
                 spread = f" ± {np.std(seeds, ddof=1):.3f}" if len(seeds) > 1 else ""
                 cells.append(f"{np.mean(seeds):.3f}{spread}")
             rows.append([self.title(name), f"{self.rate(name):g}", str(len(runs)), *cells])
-        return _markdown(rows) + "\n\n± is the standard deviation over seeds."
+        return markdown(rows) + "\n\n± is the standard deviation over seeds."
 
     def difference_table(self, reference: Callable[[int], np.ndarray], exclude: str | None) -> str:
         rows = [["contender", *(f"k = {k}" for k in TABLE_KS)]]
@@ -143,7 +143,7 @@ class _Page:
                 apart = "**" if found.low > 0 or found.high < 0 else ""
                 cells.append(f"{apart}{found.value:+.3f}{apart} [{found.low:+.3f}, {found.high:+.3f}]")
             rows.append([self.title(name), *cells])
-        return _markdown(rows) + "\n\nBold: the interval does not hold 0."
+        return markdown(rows) + "\n\nBold: the interval does not hold 0."
 
     def fooled_table(self) -> str:
         """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
@@ -157,7 +157,7 @@ class _Page:
             "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
             "pass@k - Best-of-k: how often a right answer was there and the verifier picked a wrong one."
         )
-        return f"{_markdown(rows)}\n\n{explanation}"
+        return f"{markdown(rows)}\n\n{explanation}"
 
     def tuning_table(self) -> str:
         """Every run of the tuning: what another learning rate, or an equal one, would have given."""
@@ -168,7 +168,7 @@ class _Page:
                 if result is not None:
                     values = (f"{result.value(self.experiment.strategy, k).mean():.3f}" for k in TABLE_KS)
                     rows.append([self.title(name), f"{rate:g}", *values])
-        return _markdown(rows) if len(rows) > 1 else ""
+        return markdown(rows) if len(rows) > 1 else ""
 
     def plot_curves(self, path: Path) -> None:
         """Values, and differences to the base with bands: the curves themselves lie too close to tell apart."""
@@ -208,7 +208,7 @@ class _Page:
         figure.savefig(path, dpi=110)
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
     """A table; the first row is its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

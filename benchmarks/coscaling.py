@@ -1,0 +1,224 @@
+"""pass@N over the number of answers and the sampling temperature: what to deploy with, and how regular it is.
+
+    python -m benchmarks.coscaling run base=models/countdown-base mean=runs/MEAN pass8=runs/PASS8
+    python -m benchmarks.coscaling report
+
+`run` samples 128 answers to each of 256 test prompts at every temperature and keeps the number of right ones by prompt
+in docs/evidence/coscaling/counts.parquet; what is there is not sampled again. `report` writes the page: the surface
+pass@N(T), the best temperature for each N, and the fit pass@N(T) = exp(a(T) N^b(T)) of arXiv 2412.15287 with its
+residuals (a < 0, b < 0; least squares of log(-log pass@N) over log N).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from benchmarks.objectives.page import markdown
+from learner import paired_difference
+from learner.metrics import pass_at_k
+
+EVIDENCE = Path("docs/evidence/coscaling")
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+NS = (1, 2, 4, 8, 16, 32, 64, 128)
+PROMPTS, SAMPLES = 256, 128
+EVAL_LIMIT_S = 7200
+_SCHEMA = pa.schema(
+    [
+        pa.field("model", pa.string()),
+        pa.field("temperature", pa.float64()),
+        pa.field("samples", pa.int32()),  # of each prompt
+        pa.field("right", pa.list_(pa.int16())),  # right answers by prompt
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model at one temperature: right answers by prompt, int [P], of `samples` each."""
+
+    samples: int
+    right: np.ndarray
+
+    def pass_at(self, n: int) -> np.ndarray:
+        """pass@n of each prompt, float64 [P]."""
+        table = np.array([pass_at_k(self.samples, c, n) for c in range(self.samples + 1)])
+        return table[self.right]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """pass@N = exp(a N^b) over the Ns at which pass@N is below 1."""
+
+    a: float
+    b: float
+    worst: float  # largest |pass@N - fit|
+    rms: float
+
+
+def fit(ns: np.ndarray, passes: np.ndarray) -> Fit:
+    """Least squares of log(-log pass@N) = log(-a) + b log N."""
+    inside = (passes > 0) & (passes < 1)
+    b, intercept = np.polyfit(np.log(ns[inside]), np.log(-np.log(passes[inside])), 1)
+    a = -np.exp(intercept)
+    residuals = passes[inside] - np.exp(a * ns[inside] ** b)
+    return Fit(float(a), float(b), float(np.abs(residuals).max()), float(np.sqrt(np.mean(residuals**2))))
+
+
+def load(path: Path) -> dict[tuple[str, float], Cell]:
+    """What was sampled so far, by model and temperature."""
+    rows = parquet.read_table(path, schema=_SCHEMA).to_pylist() if path.exists() else []
+    return {(row["model"], row["temperature"]): Cell(row["samples"], np.array(row["right"])) for row in rows}
+
+
+def save(path: Path, cells: dict[tuple[str, float], Cell]) -> None:
+    rows = [
+        {"model": model, "temperature": t, "samples": cell.samples, "right": cell.right.tolist()}
+        for (model, t), cell in cells.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
+    os.replace(temporary, path)
+
+
+def run(path: Path, models: dict[str, Path], overrides: list[str]) -> None:
+    """Sample every model at every temperature that is not in `path` yet."""
+    cells = load(path)
+    for name, model in models.items():
+        missing = [t for t in TEMPERATURES if (name, t) not in cells]
+        for temperature, cell in evaluated(model, missing, overrides) if missing else ():
+            cells[name, temperature] = cell
+        save(path, cells)
+        print(f"{name}: {len(missing)} temperatures sampled", flush=True)
+
+
+def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> Iterator[tuple[float, Cell]]:
+    """`bonrl eval` of a model, all temperatures with one start of the actors."""
+    output = Path(tempfile.mkdtemp()) / "groups"
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.cli",
+        "eval",
+        "--config",
+        "cluster/local.yaml",
+        "--checkpoint",
+        str(model),
+    ]
+    command += ["--output", str(output), "--n", str(SAMPLES), "evaluation.split=test", f"evaluation.prompts={PROMPTS}"]
+    command += [flag for t in temperatures for flag in ("-t", f"{t:g}")]
+    try:
+        done = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=EVAL_LIMIT_S)
+        if done.returncode:
+            raise RuntimeError(
+                f"bonrl eval of {model} ended with status {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+        for file in sorted(output.glob("*.parquet")):
+            table = parquet.read_table(file, columns=["sequence", "temperature", "verdict"]).sort_by("sequence")
+            right = np.array([verdicts.count("correct") for verdicts in table["verdict"].to_pylist()])
+            yield round(table["temperature"][0].as_py(), 3), Cell(SAMPLES, right)
+    finally:
+        shutil.rmtree(output.parent)
+
+
+def write_page(folder: Path, cells: dict[tuple[str, float], Cell]) -> None:
+    """README.md and surface.png."""
+    models = list(dict.fromkeys(model for model, _ in cells))
+    parts = [
+        "# Co-scaling: answers and temperature",
+        f"Countdown, {PROMPTS} test prompts, {SAMPLES} answers each at every temperature; pass@N is the unbiased "
+        "estimate from that pool. Made by `python -m benchmarks.coscaling run`, then `report`.",
+    ]
+    for model in models:
+        grid = {t: cell for (name, t), cell in cells.items() if name == model}
+        parts += [f"## {model}", _surface(grid), _fits(grid)]
+    parts += ["## Best temperature for each N", _best(cells, models), "![pass@N over N and temperature](surface.png)"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+    _plot(folder / "surface.png", cells, models)
+    print(f"wrote {folder / 'README.md'}: {', '.join(models)}")
+
+
+def _surface(grid: dict[float, Cell]) -> str:
+    rows = [["temperature", *(f"N = {n}" for n in NS)]]
+    best = {n: max(grid, key=lambda t: grid[t].pass_at(n).mean()) for n in NS}
+    for t, cell in sorted(grid.items()):
+        cells = ((f"{cell.pass_at(n).mean():.3f}", best[n] == t) for n in NS)
+        rows.append([f"{t:g}", *(f"**{text}**" if bold else text for text, bold in cells)])
+    return markdown(rows)
+
+
+def _fits(grid: dict[float, Cell]) -> str:
+    rows = [["temperature", "a", "b", "largest residual", "root mean square"]]
+    for t, cell in sorted(grid.items()):
+        found = fit(np.array(NS, float), np.array([cell.pass_at(n).mean() for n in NS]))
+        rows.append([f"{t:g}", f"{found.a:.3f}", f"{found.b:.3f}", f"{found.worst:.3f}", f"{found.rms:.3f}"])
+    return markdown(rows)
+
+
+def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
+    """Best temperature, and by how much it beats temperature 1 (paired bootstrap over prompts)."""
+    rows = [["model", *(f"N = {n}" for n in NS)]]
+    for model in models:
+        row = [model]
+        for n in NS:
+            values = {t: cell.pass_at(n) for (name, t), cell in cells.items() if name == model}
+            best = max(values, key=lambda t: values[t].mean())
+            found = paired_difference(values[1.0], values[best])
+            row.append(f"{best:g} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
+        rows.append(row)
+    return markdown(rows) + "\n\nIn brackets: the difference to temperature 1, with its 95 % interval over prompts."
+
+
+def _plot(path: Path, cells: dict[tuple[str, float], Cell], models: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(models), 4), layout="constrained")
+    for axes, model in zip(np.atleast_1d(figure.subplots(1, len(models), sharey=True)), models, strict=True):
+        for (name, t), cell in sorted(cells.items()):
+            if name == model:
+                passes = [cell.pass_at(n).mean() for n in NS]
+                found = fit(np.array(NS, float), np.array(passes))
+                (line,) = axes.plot(NS, passes, "o", markersize=4, label=f"T = {t:g}")
+                axes.plot(NS, np.exp(found.a * np.array(NS, float) ** found.b), color=line.get_color(), linewidth=0.9)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(NS, [str(n) for n in NS])
+        axes.set_xlabel("N")
+        axes.set_title(f"{model}: pass@N (points) and fit (lines)")
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("models", nargs="*", help="run: NAME=DIRECTORY of a model, checkpoint or run")
+    parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="where counts and page lie")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: of the configuration")
+    options = parser.parse_args()
+    counts = options.evidence / "counts.parquet"
+    if options.command == "run":
+        pairs = [model.partition("=") for model in options.models]
+        if not pairs or any(not path for _, _, path in pairs):
+            parser.error("run needs models as NAME=DIRECTORY")
+        run(counts, {name: Path(path) for name, _, path in pairs}, options.set)
+    elif cells := load(counts):
+        write_page(options.evidence, cells)
+    else:
+        parser.error(f"{counts} holds nothing yet: run first")
+
+
+if __name__ == "__main__":
+    main()
