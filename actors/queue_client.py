@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import ray
 from ray import ObjectRef
+from ray.exceptions import ObjectLostError
 
 from actors.queue_state import Ticket
 from actors.settings import DeadlineSettings
-from actors.supervision import ActorLost, Member, Supervisor, Unit, call
+from actors.supervision import ActorFailure, ActorLost, Member, Supervisor, Unit, call
 
 _QUICK_S = 60.0  # bookkeeping calls take milliseconds; a minute means that the process is gone or stopped
+
+
+class GroupLost(ActorFailure):
+    """A graded group went with its node before the queue had it: its prompt has to be sampled again."""
 
 
 class QueueClient:
@@ -25,7 +31,8 @@ class QueueClient:
     Args:
         unit: the queue; its only member is the actor.
         supervisor: replaces it.
-        deadlines: ``sample_s`` and ``verify_s`` bound the wait for groups, ``start_s`` that for a new queue.
+        deadlines: ``sample_s``, ``verify_s`` and ``start_s`` bound the wait for groups, ``start_s`` that for a new
+            queue.
     """
 
     def __init__(self, unit: Unit, supervisor: Supervisor, deadlines: DeadlineSettings) -> None:
@@ -43,9 +50,17 @@ class QueueClient:
         (queue,) = self._unit.members
         if queue.incarnation == 0:
             self._version = await self._ask(queue, "version", to="name its version")
+            # After a resume groups wait in the queue that nobody else has: its successor would not know them.
+            held = await self._ask(queue, "held", to="hand over the groups that wait")
+            self._graded = {sequence: ray.put(group) for sequence, group in held.items()}
+            self._under_way = set(held)
             return
         for sequence, group in sorted(self._graded.items()):
-            await self._ask(queue, "commit", sequence, group, to=f"take the group of position {sequence} again")
+            try:
+                await self._ask(queue, "commit", sequence, group, to=f"take the group of position {sequence} again")
+            except GroupLost:  # the queue is owed it, so that it is issued anew below
+                del self._graded[sequence]
+                self._under_way.discard(sequence)
         acknowledged = await self._ask(queue, "version", to="name its version") > self._version
         if self._leased and not acknowledged:
             await self._ask(queue, "lease", _QUICK_S, self._leased, to="lease the groups of the step again")
@@ -61,13 +76,23 @@ class QueueClient:
         return tickets
 
     async def commit(self, sequence: int, group: ObjectRef) -> None:
-        """The graded group of a position has arrived."""
+        """The graded group of a position has arrived.
+
+        Raises:
+            GroupLost: it is gone with its node.
+        """
         self._graded[sequence] = group
-        await self._surely("commit", sequence, group, to=f"take the group of position {sequence}")
+        try:
+            await self._surely("commit", sequence, group, to=f"take the group of position {sequence}")
+        except GroupLost:
+            del self._graded[sequence]
+            raise
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
         """A reference to the step's groups (they never pass through the driver) and the queue's metrics."""
-        wait_s = self._deadlines.sample_s + self._deadlines.verify_s
+        # As long as the slowest way of a group: it fails until it is quarantined, each time with an actor replaced.
+        tries, limits = self._supervisor.settings.poison_deaths, self._deadlines
+        wait_s = tries * (limits.sample_s + limits.verify_s + limits.start_s)
         groups: list[ObjectRef] = []
 
         def request(queue: Any) -> Any:
@@ -104,12 +129,26 @@ class QueueClient:
             incarnation = queue.incarnation
             try:
                 return await call(request(queue.handle), owner=queue.name, to=to, deadline_s=deadline_s)
-            except ActorLost as lost:
-                self._supervisor.suspect(queue, incarnation, lost)
+            except ActorFailure as failure:
+                _raise_if_group_lost(failure)
+                if not isinstance(failure, ActorLost):
+                    raise
+                self._supervisor.suspect(queue, incarnation, failure)
 
     async def _ask(self, queue: Member, method: str, *arguments: Any, to: str) -> Any:
         """One question to a queue that does not serve yet."""
         reference = getattr(queue.handle, method).remote(*arguments)
         if method == "lease":
             reference = queue.handle.lease.options(num_returns=2).remote(*arguments)[1]
-        return await call(reference, owner=queue.name, to=to, deadline_s=_QUICK_S)
+        try:
+            return await call(reference, owner=queue.name, to=to, deadline_s=_QUICK_S)
+        except ActorFailure as failure:
+            _raise_if_group_lost(failure)
+            raise
+
+
+def _raise_if_group_lost(failure: ActorFailure) -> None:
+    """Tell the loss of an argument from the loss of the queue: Ray reports either through the failed call."""
+    cause = getattr(failure.__cause__, "cause", None) or failure.__cause__
+    if isinstance(cause, ObjectLostError):
+        raise GroupLost(str(failure)) from cause

@@ -65,6 +65,10 @@ class ReplayQueue:
         """What has been handed out and has not arrived."""
         return self._state.tickets()
 
+    async def held(self) -> dict[int, pa.RecordBatch]:
+        """Groups that wait, by position."""
+        return {sequence: self._groups[sequence] for sequence in self._state.waiting()}
+
     async def commit(self, sequence: int, batch: pa.RecordBatch) -> bool:
         """A graded group arrives; False when it was there already."""
         async with self._changed:
@@ -95,7 +99,7 @@ class ReplayQueue:
                 raise TimeoutError(
                     f"replay queue: step {self._state.version} waited {timeout_s:.0f} s for "
                     f"{len(missing)} of {self._state.prompts_per_step} groups (positions {missing[:8]}...): "
-                    "raise deadlines.sample_s if samples really take that long"
+                    "raise deadlines.sample_s or deadlines.verify_s if samples or their grading really take that long"
                 ) from None
         return [self._groups[q] for q in chosen], (chosen, self._metrics())
 
@@ -114,8 +118,7 @@ class ReplayQueue:
 
     async def snapshot(self, path: str) -> None:
         """Write the accounting and the waiting groups into a checkpoint; called between `ack` and `lease`."""
-        groups = {sequence: self._groups[sequence] for sequence in self._state.waiting()}
-        write_snapshot(Path(path), self._state.snapshot(), groups)
+        write_snapshot(Path(path), self._state.snapshot(), await self.held())
 
     async def beat(self) -> Beat:
         """A sign of life, from the event loop that serves every other call."""

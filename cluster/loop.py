@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from actors.queue_client import GroupLost
 from actors.queue_state import Ticket
 from cluster.run import Run
 
@@ -32,9 +33,9 @@ async def train(run: Run) -> None:
         for step in range(run.first_step, run.steps):
             clock = StepClock(run.pool.sampling_seconds())
 
+            probes = rollouts.create_task(run.probe(step))  # first: the learner waits for it
             for ticket in await run.queue.reserve():
                 run.queue.issue(ticket)
-            probes = rollouts.create_task(run.probe(step))
             batch, depth = await run.departure.unless_asked(run.queue.lease(step))
             clock.lap("waiting", run.pool.sampling_seconds())
 
@@ -56,8 +57,12 @@ async def train(run: Run) -> None:
 async def rollout(run: Run, ticket: Ticket) -> None:
     """One admitted prompt becomes a graded group in the queue."""
     request, prompt = run.request(ticket)
-    group = await run.pool.graded_group(request, prompt)
-    await run.queue.commit(ticket.sequence, group)
+    while True:
+        group = await run.pool.graded_group(request, prompt)
+        try:
+            return await run.queue.commit(ticket.sequence, group)
+        except GroupLost:  # with its node; the same seed samples it again
+            continue
 
 
 class StepClock:

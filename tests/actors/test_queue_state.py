@@ -21,7 +21,7 @@ class Fire(RuleBasedStateMachine):
     """
 
     @initialize(
-        prompts=st.integers(1, 3), staleness=st.integers(0, 2), overtake=st.integers(0, 2), steps=st.integers(1, 6)
+        prompts=st.integers(1, 3), staleness=st.integers(0, 4), overtake=st.integers(0, 2), steps=st.integers(1, 6)
     )
     def begin(self, prompts, staleness, overtake, steps):
         self.shape = dict(prompts=prompts, staleness=staleness, overtake=overtake, steps=steps)
