@@ -24,7 +24,8 @@ class Broadcaster:
     Args:
         learner: all ranks (under ZeRO-3 each takes part in gathering).
         settings: transport and bucket size.
-        deadlines: ``broadcast_s`` bounds publishing and loading, each.
+        deadlines: ``broadcast_s`` bounds publishing and loading, each; a sampler that first finishes what it samples
+            (``sampler.in_flight: finish``) has ``sample_s`` for that beside it.
         supervisor: is told of samplers that cannot load.
     """
 
@@ -38,6 +39,7 @@ class Broadcaster:
         self._learner = learner
         self._settings = settings
         self._deadline_s = deadlines.broadcast_s
+        self._load_s = deadlines.broadcast_s + deadlines.sample_s
         self._supervisor = supervisor
         self._nodes: dict[Member, tuple[int, str]] = {}  # incarnation and node of every receiver
         # Who joins during an update must get either its weights or the older ones before it; never neither.
@@ -45,7 +47,7 @@ class Broadcaster:
 
     async def join(self, *members: Member) -> None:
         """Take new samplers into the circle of receivers; they hold the learner's weights when this returns."""
-        nodes = await asyncio.gather(*(self._ask(m, "node", to="name its node") for m in members))
+        nodes = await asyncio.gather(*(self._node(m) for m in members))
         async with self._one_at_a_time:
             if self._learner.version:  # before the first step every engine has them from model.path
                 await self._send(dict(zip(members, nodes, strict=True)), None)
@@ -102,7 +104,8 @@ class Broadcaster:
         """None when the sampler could not: it is given up, for its weights are undefined now."""
         incarnation = member.incarnation
         try:
-            report = await self._ask(member, "load_weights", version, *buckets, to=f"load weights {version}")
+            remote = member.handle.load_weights.remote(version, *buckets)
+            report = await call(remote, owner=member.name, to=f"load weights {version}", deadline_s=self._load_s)
         except ActorFailure as failure:
             if joins:
                 raise  # whoever starts it tries again
@@ -122,6 +125,6 @@ class Broadcaster:
             )
         return same_node
 
-    async def _ask(self, member: Member, method: str, *arguments: Any, to: str) -> Any:
-        remote = getattr(member.handle, method)
-        return await call(remote.remote(*arguments), owner=member.name, to=to, deadline_s=self._deadline_s)
+    async def _node(self, member: Member) -> str:
+        remote = member.handle.node.remote()
+        return await call(remote, owner=member.name, to="name its node", deadline_s=self._deadline_s)

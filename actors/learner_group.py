@@ -48,6 +48,9 @@ class LearnerGroup:
         self._origin = origin
         self._history = history
         self._last: tuple[int, ObjectRef] | None = None  # the last step's groups, which the log may not hold yet
+        # Calls wait for their turn here and not in the ranks: a wait is no part of the deadline, and all ranks get the
+        # calls in one order, which collectives lean on.
+        self._one_at_a_time = asyncio.Lock()
         self.version: int | None = None  # of the weights that the ranks hold; None before the first start
 
     async def prepare(self) -> None:
@@ -112,12 +115,17 @@ class LearnerGroup:
         """Ask all ranks, and again when they were lost and replaced meanwhile."""
         while True:
             await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._replacement_s())
-            incarnation = self._unit.members[0].incarnation
-            try:
-                return await self._all(method, *arguments, to=to, deadline_s=deadline_s)
-            except ActorFailure as failure:
-                if not await self._lost(incarnation, failure):
-                    raise
+            # deadline: the call that holds the lock has its own
+            async with self._one_at_a_time:
+                incarnation = self._unit.members[0].incarnation
+                if not self._unit.serving:  # lost while this call waited for its turn
+                    continue
+                try:
+                    return await self._all(method, *arguments, to=to, deadline_s=deadline_s)
+                except ActorFailure as failure:
+                    caught = failure
+            if not await self._lost(incarnation, caught):
+                raise caught
 
     async def _lost(self, incarnation: int, failure: ActorFailure) -> bool:
         """Whether the ranks of `incarnation` are lost. The others of a lost rank raise errors of communication."""

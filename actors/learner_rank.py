@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from actors import transport
@@ -102,6 +103,7 @@ class LearnerRank:
 
     async def start(self, master_address: str, master_port: int) -> None:
         """Load the model and join the other ranks."""
+        transport.remove_stale(run=self._run_id)  # a predecessor may have died with weights on their way
 
         def load() -> Any:
             from learner.engine import Engine
@@ -168,11 +170,16 @@ class LearnerRank:
             raise RuntimeError(f"the verifier failed on every group of the step: {_reason(groups[0])}")
         gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
         learned, advantages_GN = self._learning_step(usable, step)
-        for name, value in gap.items():
-            learned[name] = max(value, learned.get(name, 0.0))
+        for name, value in (gap or self._gap_of(learned, usable, step)).items():
+            learned[name] = float(np.maximum(value, learned.get(name, 0.0)))  # NaN stays NaN
         self._version = step + 1
         row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
         return row | group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
+
+    def _gap_of(self, learned: dict[str, float], groups: Sequence[Group], step: int) -> dict[str, float]:
+        """The comparison with the samplers where neither probes nor the step made it: without a gradient nothing is
+        scored."""
+        return {} if "learn/logprob_gap_mean" in learned else self._learning_step.agreement(groups[:1], step)
 
     def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
         import ray

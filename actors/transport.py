@@ -45,8 +45,11 @@ class TransportError(RuntimeError):
 
 def new_path(run: str, directory: Path = SHARED_MEMORY) -> Path:
     """A fresh bucket path; run and writer's process id stand in it, so that leftovers can be recognised."""
-    safe = re.sub(r"[^A-Za-z0-9_.]", "_", run) or "run"
-    return directory / f"bonrl-{safe}-{os.getpid()}-{uuid4().hex[:8]}.bucket"
+    return directory / f"bonrl-{_safe(run)}-{os.getpid()}-{uuid4().hex[:8]}.bucket"
+
+
+def _safe(run: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]", "_", run) or "run"
 
 
 def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[int], int, int]], int]:
@@ -141,17 +144,20 @@ def unlink(manifests: Iterable[Manifest]) -> None:
             Path(manifest["path"]).unlink(missing_ok=True)
 
 
-def remove_stale(directory: Path = SHARED_MEMORY) -> list[Path]:
-    """Remove the buckets of dead writers (runs killed in the middle of an update) and return their paths.
+def remove_stale(directory: Path = SHARED_MEMORY, *, run: str | None = None) -> list[Path]:
+    """Remove the buckets of dead writers (killed in the middle of an update) and return their paths.
 
-    Young files stay: a container that shares the memory but not the process ids would look dead.
+    Args:
+        run: whose buckets go whatever their age. Young ones of other runs stay: a container that shares the memory but
+            not the process ids would look dead.
     """
     removed = []
     for path in directory.glob("bonrl-*.bucket"):
         match = _FILE_NAME.match(path.name)
         if match and not _alive(int(match["pid"])):
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                own = run is not None and match["run"] == _safe(run)
+                if own or time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
                     removed.append(path)
     return removed

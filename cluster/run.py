@@ -141,8 +141,8 @@ class Run:
         row |= {"train/step": step, "rollout/step": step, "time/s": time.monotonic() - self._started}
         self.directory.append_metrics(row)
         self.observer.step(row)
-        gap = row.get("logprob_gap/mean", 0.0)
-        if gap > self.config.agreement.max_gap:
+        gap = row.get("logprob_gap/mean", 0.0)  # none: no sampler could answer at this step
+        if not gap <= self.config.agreement.max_gap:  # NaN is no agreement either
             raise AgreementError(
                 f"step {step}: the sampler's log-probabilities differ from the learner's by {gap:.2e} per token at "
                 f"equal weights (version {step - 1}); agreement.max_gap is {self.config.agreement.max_gap:.0e}. "

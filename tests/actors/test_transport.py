@@ -111,6 +111,7 @@ def test_only_buckets_of_dead_processes_are_removed(tmp_path):
     for path in (stale, mine, foreign):
         path.touch()
     assert transport.remove_stale(tmp_path) == []  # young: perhaps of a process in another container
+    assert transport.remove_stale(tmp_path, run="another") == []
     os.utime(stale, (0, 0))
     os.utime(mine, (0, 0))
     assert transport.remove_stale(tmp_path) == [stale]
