@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY = b"bonrl.group.version"
 
 VERIFIER_ERROR = "verifier_error"  # verifiers.verdict.Status.VERIFIER_ERROR, as the column holds it
@@ -39,8 +39,7 @@ GROUP_SCHEMA = pa.schema(
         # one element a sample
         pa.field("response_tokens", pa.list_(_TOKENS)),
         pa.field("behaviour_logprobs", pa.list_(pa.list_(pa.float32()))),
-        pa.field("version_start", pa.list_(pa.int32())),  # weights of the first sampled token
-        pa.field("version_end", pa.list_(pa.int32())),  # weights of the last sampled token
+        pa.field("token_versions", pa.list_(_TOKENS)),  # of the weights that sampled each token
         pa.field("finish_reason", pa.list_(pa.string())),
         # filled by the verifier; null before
         pa.field("reward", pa.list_(pa.float64())),  # R: what we want
@@ -99,8 +98,7 @@ class Group:
     sample_seconds: float
     response_tokens: Sequence[np.ndarray]  # N x int32 [R_i]
     behaviour_logprobs: Sequence[np.ndarray]  # N x float32 [R_i]
-    version_start: np.ndarray  # int32 [N]
-    version_end: np.ndarray  # int32 [N]
+    token_versions: Sequence[np.ndarray]  # N x int32 [R_i]
     finish_reason: Sequence[str]
     reward: np.ndarray | None = None  # float64 [N]
     score: np.ndarray | None = None  # float64 [N]
@@ -113,20 +111,32 @@ class Group:
 
     def __post_init__(self) -> None:
         n = len(self.response_tokens)
-        for name in ("behaviour_logprobs", "version_start", "version_end", "finish_reason", *_GRADES):
+        for name in ("behaviour_logprobs", "token_versions", "finish_reason", *_GRADES):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise GroupError(f"group {self.sequence}: {name} has {len(value)} entries for {n} samples")
-        for i, (tokens, logprobs) in enumerate(zip(self.response_tokens, self.behaviour_logprobs, strict=True)):
-            if len(tokens) != len(logprobs):
+        for i, tokens in enumerate(self.response_tokens):
+            logprobs, versions = len(self.behaviour_logprobs[i]), len(self.token_versions[i])
+            if not len(tokens) == logprobs == versions:
                 raise GroupError(
-                    f"group {self.sequence}, sample {i}: {len(tokens)} tokens but {len(logprobs)} log-probabilities"
+                    f"group {self.sequence}, sample {i}: {len(tokens)} tokens but {logprobs} log-probabilities and "
+                    f"{versions} weight versions"
                 )
 
     @property
     def n(self) -> int:
         """Number of samples in the group."""
         return len(self.response_tokens)
+
+    @property
+    def oldest_version(self) -> int:
+        """Of the weights that sampled any of the group's tokens; that of the admission without samples."""
+        return min((int(v.min()) for v in self.token_versions if len(v)), default=self.admitted_version)
+
+    @property
+    def newest_version(self) -> int:
+        """The same for the newest."""
+        return max((int(v.max()) for v in self.token_versions if len(v)), default=self.admitted_version)
 
     @property
     def graded(self) -> bool:
@@ -248,7 +258,6 @@ def _value(column: pa.Array, kind: pa.DataType) -> Any:
 
 def quarantined_group(request: SampleRequest) -> Group:
     """The group of a prompt that could not be sampled or graded: graded, without samples, never usable."""
-    nothing = np.empty(0, np.int32)
     return Group(
         sequence=request.sequence,
         epoch=request.epoch,
@@ -262,8 +271,7 @@ def quarantined_group(request: SampleRequest) -> Group:
         sample_seconds=0.0,
         response_tokens=[],
         behaviour_logprobs=[],
-        version_start=nothing,
-        version_end=nothing,
+        token_versions=[],
         finish_reason=[],
         demonstration_tokens=request.demonstration_tokens,
     ).with_grades(reward=np.empty(0), score=np.empty(0), verdict=[], answer=[], verify_seconds=np.empty(0), detail=[])

@@ -26,7 +26,8 @@ def group_metrics(
     rewards_GN = np.stack([g.rewards for g in groups])
     correct_GN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups])
     lengths = np.array([len(tokens) for g in groups for tokens in g.response_tokens])
-    ages = version - np.concatenate([g.version_start for g in groups])
+    ages = version - np.concatenate([versions[:1] for g in groups for versions in g.token_versions])
+    spans_G = [g.newest_version - g.oldest_version for g in groups]
     n = rewards_GN.shape[1]
     hits_G = correct_GN.sum(axis=1)
     row = {
@@ -35,6 +36,8 @@ def group_metrics(
         "policy/entropy": _sampled_entropy(groups),
         "policy/lag_mean": ages.mean(),
         "policy/lag_max": ages.max(),
+        "policy/version_span_mean": np.mean(spans_G),
+        "policy/version_span_max": np.max(spans_G),
         "response/length_mean": lengths.mean(),
         "response/truncated_share": np.mean([r == "length" for g in groups for r in g.finish_reason]),
         "groups/all_fail_share": np.mean(hits_G == 0),

@@ -174,7 +174,7 @@ def _sequences(group: Group, version: int) -> list[Sequence]:
             response_tokens=group.response_tokens[i],
             behaviour_logprobs=group.behaviour_logprobs[i],
             advantage=0.0,
-            fresh=bool(group.version_start[i] == group.version_end[i] == version),
+            fresh=bool((group.token_versions[i] == version).all()),
         )
         for i in range(group.n)
     ]

@@ -59,8 +59,7 @@ class SamplerActor(Sampler):
             sample_seconds=time.perf_counter() - started,
             response_tokens=[c.tokens for c in completions],
             behaviour_logprobs=[c.logprobs for c in completions],
-            version_start=np.array([c.version_start for c in completions], np.int32),
-            version_end=np.array([c.version_end for c in completions], np.int32),
+            token_versions=[c.versions for c in completions],
             finish_reason=[c.finish_reason for c in completions],
             demonstration_tokens=request.demonstration_tokens,
         )

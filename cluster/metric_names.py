@@ -134,6 +134,19 @@ _TRAIN = _on(
         "never above queue.staleness + queue.overtake (asserted)",
     ),
     (
+        "policy/version_span_mean",
+        "optimiser steps",
+        "newest minus oldest weights among the tokens of a group, mean over the step's groups",
+        "0 with staleness 0 or sampler.in_flight=finish and little above it; a group of several versions estimates no "
+        "single policy's value",
+    ),
+    (
+        "policy/version_span_max",
+        "optimiser steps",
+        "the same, largest of the step",
+        "as above",
+    ),
+    (
         "queue/staleness_max",
         "optimiser steps",
         "largest staleness of any group trained so far",

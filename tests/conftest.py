@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,6 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A machine that does other work is no defect of the code: time is measured in benchmarks/.
+hypothesis.settings.register_profile("bonrl", deadline=None)
+hypothesis.settings.load_profile("bonrl")
 
 
 @pytest.fixture(scope="session")

@@ -42,14 +42,13 @@ class Completion:
     tokens: int32 [R], the end-of-sequence token included when the model ended the text itself.
     logprobs: float32 [R], log-probability of each token under the tempered law that sampled it.
     finish_reason: "stop" (ended itself) or "length" (cut at max_tokens).
-    version_start, version_end: weights that sampled the first and the last token.
+    versions: int32 [R], of the weights that sampled each token.
     """
 
     tokens: np.ndarray
     logprobs: np.ndarray
     finish_reason: str
-    version_start: int
-    version_end: int
+    versions: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +233,14 @@ class VllmEngine:
 def _completion(output: Any) -> Completion:
     tokens = np.asarray(output.token_ids, dtype=np.int32)
     logprobs = np.asarray(output.logprobs.logprobs, dtype=np.float32)
-    if logprobs.shape != tokens.shape or not output.weight_versions:
-        raise EngineError(f"vLLM returned {logprobs.size} log-probabilities for {tokens.size} tokens")
-    spans = output.weight_versions
-    return Completion(tokens, logprobs, output.finish_reason, int(spans[0].version), int(spans[-1].version))
+    spans = output.weight_versions or []
+    versions = np.repeat([int(s.version) for s in spans], [s.end - s.start for s in spans]).astype(np.int32)
+    if not logprobs.shape == tokens.shape == versions.shape:
+        raise EngineError(
+            f"vLLM returned {logprobs.size} log-probabilities and {versions.size} weight versions for {tokens.size} "
+            "tokens"
+        )
+    return Completion(tokens, logprobs, output.finish_reason, versions)
 
 
 def _spread(seed: int) -> int:

@@ -29,8 +29,7 @@ def make_group(lengths=(3, 0, 5), graded=True, sequence=7) -> Group:
         sample_seconds=0.5,
         response_tokens=[rng.integers(0, 50, length).astype(np.int32) for length in lengths],
         behaviour_logprobs=[-rng.random(length).astype(np.float32) for length in lengths],
-        version_start=np.full(n, 4, np.int32),
-        version_end=np.full(n, 5, np.int32),
+        token_versions=[np.linspace(4, 5, length).astype(np.int32) for length in lengths],
         finish_reason=["stop"] * n,
     )
     if not graded:
@@ -45,8 +44,10 @@ def assert_same(a: Group, b: Group) -> None:
     for x, y in zip(a.response_tokens, b.response_tokens, strict=True):
         np.testing.assert_array_equal(x, y)
         assert y.dtype == np.int32
-    for x, y in zip(a.behaviour_logprobs, b.behaviour_logprobs, strict=True):
-        np.testing.assert_array_equal(x, y)
+    for name in ("behaviour_logprobs", "token_versions"):
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert (a.oldest_version, a.newest_version) == (b.oldest_version, b.newest_version)
     if a.graded:
         np.testing.assert_array_equal(a.reward, b.reward)
 

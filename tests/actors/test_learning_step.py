@@ -39,10 +39,10 @@ class RecordingEngine:
 def graded(rewards, *, version: int = 0, scores=None, answers=None):
     n = len(rewards)
     rewards = np.array(rewards, dtype=np.float64)
+    group = make_group(tuple(range(3, 3 + n)))
     return replace(
-        make_group(tuple(range(3, 3 + n))),
-        version_start=np.full(n, version, np.int32),
-        version_end=np.full(n, version, np.int32),
+        group,
+        token_versions=[np.full(len(tokens), version, np.int32) for tokens in group.response_tokens],
         reward=rewards,
         score=rewards if scores is None else np.array(scores, dtype=np.float64),
         verdict=["correct" if r == 1 else "wrong" for r in rewards],
@@ -177,5 +177,5 @@ def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
     probe = replace(probe, behaviour_logprobs=off)
     assert step.agreement([probe], 3) == pytest.approx({"learn/logprob_gap_mean": 0.25, "learn/logprob_gap_max": 0.25})
     assert step.agreement([probe], 4) == {}
-    crossed = replace(probe, version_end=np.full(4, 4, np.int32))
+    crossed = replace(probe, token_versions=[np.append(v[:-1], np.int32(4)) for v in probe.token_versions])
     assert step.agreement([crossed], 3) == step.agreement([crossed], 4) == {}

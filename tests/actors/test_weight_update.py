@@ -83,7 +83,7 @@ def assert_agrees(completions, model, reference_logprobs, version: int) -> None:
         expected = reference_logprobs(model, PROMPT, completion.tokens)
         assert abs(completion.logprobs.sum(dtype=np.float64) - expected.sum()) < TOLERANCE
         np.testing.assert_allclose(completion.logprobs, expected, atol=TOLERANCE)
-        assert completion.version_start == completion.version_end == version
+        assert set(completion.versions) == {version}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +120,7 @@ def test_running_requests_go_on_with_the_new_weights(served, run_async, referenc
 
     first, report, completions = run_async(update_while_sampling())
     assert report["pause_seconds"] < 10
-    crossed = [c for c in completions if c.version_start == first and c.version_end == report["version"]]
+    crossed = [c for c in completions if list(dict.fromkeys(c.versions.tolist())) == [first, report["version"]]]
     assert crossed, "no request was running during the update: make the responses longer"
     for completion in crossed:
         by_old, by_new = (
@@ -129,6 +129,7 @@ def test_running_requests_go_on_with_the_new_weights(served, run_async, referenc
         )
         switch = int(np.argmin(by_old)) if not by_old.all() else len(by_old)
         assert 0 < switch < len(by_old) and by_new[switch:].all()
+        assert switch == np.argmax(completion.versions == report["version"]), "the version of each token is its own"
 
 
 def test_packed_bytes_from_another_node(served, run_async, reference_logprobs):
@@ -153,5 +154,5 @@ def test_with_finish_a_sample_is_of_one_version(start_sampler, run_async):
         return [c for group in await asyncio.gather(*running) for c in group], await updating, late
 
     completions, report, late = run_async(update_while_sampling())
-    assert {(c.version_start, c.version_end) for c in completions} == {(0, 0)}
-    assert {(c.version_start, c.version_end) for c in late} == {(report["version"], report["version"])}
+    assert {v for c in completions for v in c.versions} == {0}
+    assert {v for c in late for v in c.versions} == {report["version"]}
