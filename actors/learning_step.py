@@ -14,7 +14,6 @@ import numpy as np
 
 from actors.group import Group
 from learner.batching import Sequence
-from learner.estimators import group_advantages
 from learner.objective import GradedGroups, Objective
 from learner.schedule import Schedule, scheduled
 from learner.settings import LossSettings
@@ -96,7 +95,7 @@ class LearningStep:
         if kl_in_reward:
             reference = self._engine.score_reference(sequences, temperature)
             kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
-            advantages_GN = advantages_GN + group_advantages(-kl_coefficient * kl_GN, strategy="mean", k=1)
+            advantages_GN = advantages_GN + self._objective.reward_advantages(-kl_coefficient * kl_GN, ratios)
 
         figures = self._engine.train_step(
             [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)] + experts,

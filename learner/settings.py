@@ -161,7 +161,7 @@ class LossSettings(_Settings):
     kl_placement: Literal["loss", "reward"] = Field(
         "loss",
         description="`loss`: differentiate the estimate. `reward`: subtract k1 of the whole response from its reward, "
-        "with a leave-one-out baseline of its own (one more forward pass): unbiased.",
+        "with a leave-one-out baseline of its own (none at rollout.n = 1): unbiased, for one more forward pass.",
     )
     kl_refresh_every: int = Field(
         0, ge=0, description="Optimiser steps after which the reference becomes the current policy. 0: frozen."
