@@ -59,9 +59,7 @@ class Objective:
 
     def terms(self, step: int) -> list[TermSettings]:
         """The terms with the k that holds at an optimiser step, counted from 0."""
-        first, *others = self.settings.terms()
-        k = scheduled_integer(self._k_schedule, step, first.k)
-        return [first.model_copy(update={"k": k}), *others]
+        return self.settings.terms(scheduled_integer(self._k_schedule, step, self.settings.k))
 
     def value(self, groups: GradedGroups, step: int) -> np.ndarray:
         """The objective's unbiased estimate for each group, float64[G]."""

@@ -81,6 +81,7 @@ class PolicyStep:
         if self._exact_ratios:
             behaviour_BR = batch.logprobs_BR.detach()
         elif loss.ratio == "decoupled":
+            # The whole batch is one optimiser step, whichever micro-batch this is: its start is now, and r = 1.
             proximal_BR = batch.logprobs_BR.detach()
         result = losses.policy_loss(
             batch.logprobs_BR,
@@ -97,7 +98,7 @@ class PolicyStep:
         )
         total, sums = result.loss, dict(result.sums)
         if batch.reference_BR is not None:
-            kl = losses.kl_to_reference(batch.logprobs_BR, batch.reference_BR, batch.mask_BR, loss.kl_estimator)
+            kl = losses.kl_to_reference(batch.logprobs_BR, batch.reference_BR, batch.mask_BR, loss.kl_estimate)
             total = total + self._kl_scale * kl
             with torch.no_grad():
                 sums["kl_reference"] = losses.kl_to_reference(

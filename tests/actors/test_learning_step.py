@@ -210,7 +210,9 @@ def test_objectives_that_cannot_work_are_refused(settings: dict, message: str) -
     ("settings", "message"),
     [
         (dict(behaviour_cap=2.0), "behaviour_cap needs ratio: decoupled"),
-        (dict(kl_coefficient=0.1, kl_estimator="k1"), "k1 has no gradient as a loss"),
+        (dict(kl_estimator="k1"), "k1 has no gradient as a loss"),
+        (dict(kl_placement="reward", kl_estimator="k2"), "in the reward the KL is estimated by k1"),
+        (dict(ratio="decoupled", dual_clip=3.0), "dual_clip has no effect"),
     ],
 )
 def test_losses_that_cannot_work_are_refused(settings: dict, message: str) -> None:
