@@ -65,7 +65,7 @@ class LearningStep:
         """One optimiser step, starting from weight version `step`.
 
         Returns:
-            (figures of the engine and `objective/value`, advantages float64 [G, n]).
+            (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
 
         Raises:
             ValueError: groups of unequal size or temperature, or grades that the objective refuses.
@@ -105,7 +105,8 @@ class LearningStep:
             kl_coefficient=kl_coefficient,
             exact_ratios=exact,
         )
-        figures["objective/value"] = float(self._objective.value(graded, step).mean())
+        if max(term.k for term in self._objective.terms(step)) <= shape[1]:  # an imitated k may lie above n
+            figures["objective/value"] = float(self._objective.value(graded, step).mean())
         return figures, advantages_GN
 
     def agreement(self, probes: Seq[Group], step: int) -> dict[str, float]:
@@ -155,7 +156,7 @@ def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float
     """A response that no sampler made."""
     assert response_tokens is not None
     zeros = np.zeros(len(response_tokens), np.float32)
-    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False)
+    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
 
 
 def _common(name: str, values: Seq[float]) -> float:

@@ -230,8 +230,12 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
         _, advantages = LearningStep(engine, objective, LossSettings())(groups, 0)
         demonstrations = engine.sequences[8:]
         assert [s.advantage for s in demonstrations] == [1.0, 1.0] and engine.normaliser == 2.0
-        assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh for s in demonstrations)
+        assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh | s.sampled for s in demonstrations)
+        assert all(s.sampled for s in engine.sequences[:8])
         assert advantages.any() == (imitation == "bon_sft")
+    beyond = Objective(ObjectiveSettings(k=32, imitation="bon_sft"))  # Best-of-32 from groups of four
+    figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings())(groups, 0)
+    assert advantages.any() and "objective/value" not in figures
     with pytest.raises(ValueError, match="without a demonstration"):
         LearningStep(RecordingEngine(), objective, LossSettings())(GROUPS, 0)
 
