@@ -14,7 +14,6 @@ import numpy as np
 
 from actors.group import Group
 from learner.batching import Sequence
-from learner.estimators import group_advantages
 from learner.objective import GradedGroups, Objective
 from learner.schedule import Schedule, scheduled
 from learner.settings import LossSettings
@@ -66,7 +65,7 @@ class LearningStep:
         """One optimiser step, starting from weight version `step`.
 
         Returns:
-            (figures of the engine and `objective/value`, advantages float64 [G, n]).
+            (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
 
         Raises:
             ValueError: groups of unequal size or temperature, or grades that the objective refuses.
@@ -96,7 +95,7 @@ class LearningStep:
         if kl_in_reward:
             reference = self._engine.score_reference(sequences, temperature)
             kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
-            advantages_GN = advantages_GN + group_advantages(-kl_coefficient * kl_GN, strategy="mean", k=1)
+            advantages_GN = advantages_GN + self._objective.reward_advantages(-kl_coefficient * kl_GN, ratios)
 
         figures = self._engine.train_step(
             [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)] + experts,
@@ -106,7 +105,8 @@ class LearningStep:
             kl_coefficient=kl_coefficient,
             exact_ratios=exact,
         )
-        figures["objective/value"] = float(self._objective.value(graded, step).mean())
+        if max(term.k for term in self._objective.terms(step)) <= shape[1]:  # an imitated k may lie above n
+            figures["objective/value"] = float(self._objective.value(graded, step).mean())
         return figures, advantages_GN
 
     def agreement(self, probes: Seq[Group], step: int) -> dict[str, float]:
@@ -156,7 +156,7 @@ def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float
     """A response that no sampler made."""
     assert response_tokens is not None
     zeros = np.zeros(len(response_tokens), np.float32)
-    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False)
+    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
 
 
 def _common(name: str, values: Seq[float]) -> float:

@@ -107,7 +107,8 @@ _TRAIN = _on(
         "policy/clip_fraction",
         "share",
         "share of response tokens whose importance ratio was clipped",
-        "above about 0.2: lower learner.learning_rate or queue.staleness",
+        "above about 0.2: lower learner.learning_rate or queue.staleness; always 0 under loss.ratio: decoupled and "
+        "on stale groups under objective.off_policy: exact, which clip nothing",
     ),
     (
         "policy/ratio_mean",

@@ -51,7 +51,7 @@ def _render_section(path: str, info: FieldInfo, section: type[BaseModel]) -> str
         if inner is not None:
             nested.append(_render_section(f"{path}.{name}", field, inner))
             continue
-        for shape in _models_in(field.annotation):
+        for shape in models_in(field.annotation):
             shapes.setdefault(shape, []).append(name)
         description = (field.description or "").replace("|", "\\|")
         lines.append(f"| `{path}.{name}` | {_type_text(field)} | {_default(field)} | {description} |")
@@ -75,11 +75,11 @@ def _type_text(field: FieldInfo) -> str:
     return ", ".join([text, *limits])
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """Models inside a union or a list: values that have keys of their own."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]
 
 
 def _annotation_text(annotation: Any) -> str:
@@ -93,7 +93,7 @@ def _annotation_text(annotation: Any) -> str:
         return f"list of {_annotation_text(arguments[0])}"
     if origin is dict:
         return f"{_annotation_text(arguments[1])} by {_annotation_text(arguments[0])}"
-    if _models_in(annotation):
+    if models_in(annotation):
         return "its own keys, below"
     names: dict[Any, str] = {
         int: "integer",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from learner.schedule import scheduled_integer
-from learner.strategies import check_strategy
+from learner.schedule import Schedule, scheduled_integer
+from learner.strategies import STRATEGIES, check_strategy
 from verifiers.scorers import make_scorer
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
+BINARY_ESTIMATORS = ("maxrl",)  # want rewards of 0 and 1 whatever the strategy
+
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
-    rules = (_objective, _rewards, _schedules, _lengths, _devices, _queue, _evaluation)
+    rules = (_objective, _rewards, _loss, _schedules, _lengths, _devices, _queue, _evaluation)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -28,55 +30,103 @@ def gpus_wanted(config: RunConfig) -> int:
 
 
 def _objective(config: RunConfig) -> Iterator[str]:
-    objective, n = config.objective, config.rollout.n
-    if objective.k > n:
-        yield (
-            f"objective.k = {objective.k} is above rollout.n = {n}: a group of n samples cannot show the best of "
-            f"more; lower objective.k or raise rollout.n"
-        )
-        return
     try:
-        objective.check_group_size(n)
-    except ValueError as error:
-        yield f"objective.k = {objective.k}, rollout.n = {n}: {error}"
-
-
-def _rewards(config: RunConfig) -> Iterator[str]:
-    for term in config.objective.terms():
-        if config.task.format_bonus and term.strategy == "pass_at_k":
-            yield (
-                f"task.format_bonus = {config.task.format_bonus:g} makes rewards other than 0 and 1, which "
-                "objective.strategy = pass_at_k cannot take; use max_at_k, or task.format_bonus = 0"
-            )
-    try:
-        make_scorer(config.task)
+        config.objective.check_group_size(config.rollout.n)
     except ValueError as error:
         yield str(error)
 
 
+def _rewards(config: RunConfig) -> Iterator[str]:
+    task, objective = config.task, config.objective
+    terms = objective.terms()
+    binary = [t.strategy for t in terms if STRATEGIES[t.strategy].count_value is not None]
+    binary += [t.estimator for t in terms if t.estimator in BINARY_ESTIMATORS]
+    if task.format_bonus and binary:
+        yield (
+            f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "
+            "take; use objective.strategy = max_at_k (or mean) with objective.estimator = loo, or task.format_bonus = 0"
+        )
+    scored = [t.strategy for t in terms if "scores" in STRATEGIES[t.strategy].needs]
+    scored += ["bon_sft"] if objective.imitation == "bon_sft" else []
+    if task.scorer.kind == "majority" and scored:
+        yield (
+            f"task.scorer.kind = majority scores a sample by its whole group, so that {scored[0]} would train with a "
+            "biased gradient; use objective.strategy = majority_at_k, which is exact, or another scorer"
+        )
+    try:
+        make_scorer(task)
+    except ValueError as error:
+        yield str(error)
+
+
+def _loss(config: RunConfig) -> Iterator[str]:
+    loss = config.loss
+    if loss.kl_refresh_every and not (loss.kl_coefficient or config.schedule.kl):
+        yield (
+            f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference of a KL term, and there is none; "
+            "set loss.kl_coefficient or schedule.kl, or loss.kl_refresh_every = 0"
+        )
+    if config.objective.off_policy == "exact":
+        idle = [*loss.moved_clips(), *(["ratio"] if loss.ratio == "decoupled" else [])]
+        for key in idle[:1]:
+            yield (
+                f"loss.{key} = {getattr(loss, key)} has no effect with objective.off_policy = exact, where the "
+                "advantages hold the ratios and nothing is clipped; leave it out (objective.ratio_cap bounds them)"
+            )
+
+
 def _schedules(config: RunConfig) -> Iterator[str]:
-    moves, steps, n = config.schedule, config.run.steps, config.rollout.n
+    moves, objective = config.schedule, config.objective
     if config.queue.overtake and (moves.n or moves.temperature):
         yield (
             f"schedule.n and schedule.temperature need queue.overtake = 0 (is {config.queue.overtake}): groups of one "
             "step must be sampled alike"
         )
-    ns = [scheduled_integer(moves.n, step, n) for step in range(steps)]
-    ks = [scheduled_integer(moves.k, step, config.objective.k) for step in range(steps)]
-    if max(ns) != n:
-        yield f"schedule.n reaches {max(ns)} but rollout.n = {n}; rollout.n must be its largest value"
-    for step, (k, samples) in enumerate(zip(ks, ns, strict=True)):
+    if moves.k and objective.imitation == "sft":
+        yield "schedule.k has no part in objective.imitation = sft; leave it out, or use bon_sft"
+    ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
+    ranges += _range("temperature", moves.temperature, 0, 10)
+    yield from ranges
+    if not ranges:
+        yield from _scheduled_groups(config)
+
+
+def _range(name: str, schedule: Schedule | None, low: float, high: float = inf) -> Iterator[str]:
+    """What a schedule names outside of `low` to `high`; only the temperature has a `high`, and must not be `low`."""
+    for value in schedule.named() if schedule else []:
+        if not low <= value <= high or (value == low and high < inf):
+            wanted = f"{low:g} or more" if high == inf else f"above {low:g} and at most {high:g}"
+            yield f"schedule.{name} goes to {value:g}; it must be {wanted}: mend its start, end or at"
+
+
+def _scheduled_groups(config: RunConfig) -> Iterator[str]:
+    """The first step at which the objective cannot be estimated with the k and n that are scheduled for it."""
+    moves, objective, n = config.schedule, config.objective, config.rollout.n
+    keys = " and ".join(f"schedule.{name}" for name in ("k", "n") if getattr(moves, name))
+    if not keys:
+        return
+    first: dict[tuple[int, int], int] = {}
+    for step, pair in enumerate(zip(_scheduled_ks(config), _scheduled_ns(config), strict=True)):
+        first.setdefault(pair, step)
+    largest = max(samples for _, samples in first)
+    if largest != n:
+        yield f"schedule.n reaches {largest} but rollout.n = {n}; rollout.n must be its largest value"
+    for (k, samples), step in first.items():
         try:
-            config.objective.model_copy(update={"k": k}).check_group_size(samples)
-            check_strategy(config.objective.strategy, k)
+            check_strategy(objective.strategy, k)
+            objective.check_group_size(samples, k)
         except ValueError as error:
-            if moves.k or moves.n:
-                yield f"schedule: at step {step}, k = {k} and n = {samples}: {error}"
+            yield f"{keys}: at step {step} (k = {k}, n = {samples}): {error}"
             return
-    if moves.temperature and (lowest := min(moves.temperature.values(steps, config.rollout.temperature))) <= 0:
-        yield f"schedule.temperature reaches {lowest:g}; it must stay above 0"
-    if moves.kl and (lowest := min(moves.kl.values(steps, config.loss.kl_coefficient))) < 0:
-        yield f"schedule.kl reaches {lowest:g}; it must not be negative"
+
+
+def _scheduled_ks(config: RunConfig) -> Iterator[int]:
+    """The objective's own k at every step of the run."""
+    return (scheduled_integer(config.schedule.k, step, config.objective.k) for step in range(config.run.steps))
+
+
+def _scheduled_ns(config: RunConfig) -> Iterator[int]:
+    return (scheduled_integer(config.schedule.n, step, config.rollout.n) for step in range(config.run.steps))
 
 
 def _lengths(config: RunConfig) -> Iterator[str]:
@@ -132,14 +182,24 @@ def _queue(config: RunConfig) -> Iterator[str]:
 def _evaluation(config: RunConfig) -> Iterator[str]:
     evaluation = config.evaluation
     runs = evaluation.every or evaluation.at_start or evaluation.at_end
-    if runs and evaluation.n < config.objective.k:
-        yield (
-            f"evaluation.n = {evaluation.n} is below objective.k = {config.objective.k}: the curve would end before "
-            "the k that is trained for; raise evaluation.n"
-        )
+    if runs:
+        yield from _curves_reach_k(config)
     size = getattr(config.task, f"{evaluation.split}_size", None)
     if size is not None and evaluation.prompts > size:
         yield (
             f"evaluation.prompts = {evaluation.prompts} is above task.{evaluation.split}_size = {size}; lower the one "
             "or raise the other"
+        )
+
+
+def _curves_reach_k(config: RunConfig) -> Iterator[str]:
+    ks = {"objective.k": config.objective.k}
+    ks |= {f"objective.mixture.{i}.k": term.k for i, term in enumerate(config.objective.mixture)}
+    if config.schedule.k:
+        ks["the largest k of schedule.k"] = max(_scheduled_ks(config))
+    key = max(ks, key=ks.__getitem__)
+    if config.evaluation.n < ks[key]:
+        yield (
+            f"evaluation.n = {config.evaluation.n} is below {key} = {ks[key]}: the curve would end before the k that "
+            "is trained for; raise evaluation.n"
         )

@@ -22,7 +22,8 @@ class Sequence:
 
     prompt_tokens int32[T_prompt] (at least 1), response_tokens int32[R] (at least 1),
     behaviour_logprobs float32[R] in nats under the law that sampled them (temperature included),
-    advantage in the sum convention, fresh: sampled wholly under the learner's current weights.
+    advantage in the sum convention, fresh: sampled wholly under the learner's current weights, sampled: drawn from the
+    policy at all, and not a demonstration.
     """
 
     prompt_tokens: np.ndarray
@@ -30,6 +31,7 @@ class Sequence:
     behaviour_logprobs: np.ndarray
     advantage: float
     fresh: bool = True
+    sampled: bool = True
 
     def __len__(self) -> int:
         return len(self.prompt_tokens) + len(self.response_tokens)
@@ -51,6 +53,7 @@ class MicroBatch:
     behaviour_logprobs_BR: np.ndarray
     advantage_B: np.ndarray
     fresh_B: np.ndarray
+    sampled_B: np.ndarray
     index_B: np.ndarray
 
     @property
@@ -178,5 +181,6 @@ def _pad(sequences: list[Sequence], rows: list[int], pad_token: int, filler: boo
         behaviour_logprobs_BR=behaviour_BR,
         advantage_B=np.array([0.0 if filler else s.advantage for s in sequences], dtype=np.float32),
         fresh_B=np.array([s.fresh and not filler for s in sequences], dtype=bool),
+        sampled_B=np.array([s.sampled for s in sequences], dtype=bool),
         index_B=np.array(rows, dtype=np.int64),
     )

@@ -137,6 +137,7 @@ class Engine:
                     self._tensor(batch.behaviour_logprobs_BR),
                     self._tensor(batch.response_mask_BR),
                     self._tensor(batch.advantage_B),
+                    self._tensor(batch.sampled_B),
                     self._reference_logprobs(batch, temperature) if policy.kl_coefficient else None,
                 )
             )

@@ -23,7 +23,7 @@ from learner.batching import Sequence
 class ImitationSettings(BaseModel):
     """Length, batch and learning-rate schedule of supervised fine-tuning."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(800, ge=1, description="Optimiser steps.")
     batch_size: int = Field(128, ge=1, description="Examples per optimiser step, over all ranks.")

@@ -50,6 +50,7 @@ class Objective:
         self.settings = settings
         self._k_schedule = k_schedule
         self._options = Options(p_fail_clip=settings.p_fail_clip)
+        self._ratio_cap = settings.ratio_cap or inf
 
     @property
     def off_policy(self) -> bool:
@@ -58,9 +59,7 @@ class Objective:
 
     def terms(self, step: int) -> list[TermSettings]:
         """The terms with the k that holds at an optimiser step, counted from 0."""
-        first, *others = self.settings.terms()
-        k = scheduled_integer(self._k_schedule, step, first.k)
-        return [first.model_copy(update={"k": k}), *others]
+        return self.settings.terms(scheduled_integer(self._k_schedule, step, self.settings.k))
 
     def value(self, groups: GradedGroups, step: int) -> np.ndarray:
         """The objective's unbiased estimate for each group, float64[G]."""
@@ -87,6 +86,16 @@ class Objective:
             start=np.zeros_like(groups.rewards),
         )
 
+    def reward_advantages(self, rewards_GN: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
+        """Advantages float64[G, n] of a reward that stands beside the objective: its mean counts, at any strategy.
+
+        The baseline is the mean of the other samples; a single sample has none.
+        """
+        estimator = "loo" if rewards_GN.shape[1] > 1 else "loo1"
+        return group_advantages(
+            rewards_GN, strategy="mean", k=1, estimator=estimator, ratios=ratios, ratio_cap=self._ratio_cap
+        )
+
     def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, step: int) -> np.ndarray:
         """Advantages float64[G, n] of the samples beside an expert's response of advantage 1 in each group."""
         k = self.terms(step)[0].k if self.settings.imitation == "bon_sft" else 1
@@ -100,6 +109,6 @@ class Objective:
             estimator=term.estimator,
             subsets=self.settings.subsets,
             ratios=ratios,
-            ratio_cap=self.settings.ratio_cap or inf,
+            ratio_cap=self._ratio_cap,
             options=self._options,
         )

@@ -4,7 +4,8 @@ Scale: with `normalisation: constant` the loss of a step on G groups of n sample
 
     (1/G) [ -sum_i sum_t w min(r A_i, clip(r) A_i)  +  kl_coefficient / n * sum_i KL_i ]  -  entropy_coefficient * H
 
-where A_i is in the sum convention, KL_i that of one response and H the mean entropy of a token.
+where A_i is in the sum convention, KL_i that of one response and H the mean entropy of a token. Demonstrations stand in
+the first sum only: they say nothing about the policy's KL, entropy and length.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from learner.settings import LossSettings
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Tensors of one micro-batch. *_BR are [rows, response width]; `reference` is None where no KL is wanted."""
+    """Tensors of one micro-batch. *_BR are [rows, response width]; `sampled` is False for demonstrations, `reference`
+    None where no KL is wanted.
+    """
 
     logprobs_BR: torch.Tensor
     entropy_BR: torch.Tensor
     behaviour_BR: torch.Tensor
     mask_BR: torch.Tensor
     advantage_B: torch.Tensor
+    sampled_B: torch.Tensor
     reference_BR: torch.Tensor | None
 
 
@@ -57,10 +61,11 @@ class PolicyStep:
         self.kl_coefficient = loss.kl_coefficient if kl_coefficient is None else kl_coefficient
         if loss.kl_placement == "reward":
             self.kl_coefficient = 0.0  # it stands in the advantages
-        tokens = sum(len(s.response_tokens) for s in sequences)
-        mean_length = tokens / max(len(sequences), 1)
+        samples = [s for s in sequences if s.sampled]
+        tokens = sum(len(s.response_tokens) for s in samples)
+        mean_length = tokens / max(len(samples), 1)
         self._normaliser = groups * (mean_length if loss.normalisation == "tokens" else 1.0)
-        self._kl_scale = self.kl_coefficient / max(len(sequences), 1)
+        self._kl_scale = self.kl_coefficient / max(len(samples), 1)
         self._entropy_scale = loss.entropy_coefficient / max(tokens, 1)
 
     @property
@@ -81,6 +86,7 @@ class PolicyStep:
         if self._exact_ratios:
             behaviour_BR = batch.logprobs_BR.detach()
         elif loss.ratio == "decoupled":
+            # The whole batch is one optimiser step, whichever micro-batch this is: its start is now, and r = 1.
             proximal_BR = batch.logprobs_BR.detach()
         result = losses.policy_loss(
             batch.logprobs_BR,
@@ -95,14 +101,15 @@ class PolicyStep:
             sequence_mean=loss.normalisation == "sequence",
             normaliser=self._normaliser,
         )
-        total, sums = result.loss, dict(result.sums)
+        sampled_BR = batch.mask_BR & batch.sampled_B.unsqueeze(1)
+        total, sums = result.loss, result.sums | {"sampled": sampled_BR.sum().double()}
         if batch.reference_BR is not None:
-            kl = losses.kl_to_reference(batch.logprobs_BR, batch.reference_BR, batch.mask_BR, loss.kl_estimator)
+            kl = losses.kl_to_reference(batch.logprobs_BR, batch.reference_BR, sampled_BR, loss.kl_estimate)
             total = total + self._kl_scale * kl
             with torch.no_grad():
                 sums["kl_reference"] = losses.kl_to_reference(
-                    batch.logprobs_BR, batch.reference_BR, batch.mask_BR, "k3"
+                    batch.logprobs_BR, batch.reference_BR, sampled_BR, "k3"
                 ).double()
         if loss.entropy_coefficient:
-            total = total - self._entropy_scale * (batch.entropy_BR * batch.mask_BR).sum()
+            total = total - self._entropy_scale * (batch.entropy_BR * sampled_BR).sum()
         return losses.PolicyLoss(total, sums | {"loss": total.detach().double()}, result.maxima)

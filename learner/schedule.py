@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Schedule(BaseModel):
     """How one number moves over the run. It begins at `start`, or where the key that it moves stands."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     shape: Literal["linear", "cosine", "steps"] = Field(
         "linear",
@@ -32,6 +32,11 @@ class Schedule(BaseModel):
                 raise ValueError("a schedule of shape steps needs `at`, as in {50: 4, 100: 1}, and no `end`")
             if min(self.at) < 0:
                 raise ValueError(f"at = {self.at}: steps count from 0")
+            for key in ("after", "over"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"{key} = {getattr(self, key)} does not go with shape steps, which needs `at` only"
+                    )
         elif self.end is None or self.at:
             raise ValueError(f"a schedule of shape {self.shape} needs `end`, and no `at`")
         return self
@@ -47,20 +52,20 @@ class Schedule(BaseModel):
             done = 0.5 - 0.5 * math.cos(math.pi * done)
         return first + (self.end - first) * done
 
-    def values(self, steps: int, base: float) -> list[float]:
-        """The values of all steps of a run."""
-        return [self.value(step, base) for step in range(steps)]
+    def named(self) -> list[float]:
+        """The values that it names; all others lie between two of them, or between one and the key's own."""
+        return [value for value in (self.start, self.end, *self.at.values()) if value is not None]
 
 
 class ScheduleSettings(BaseModel):
     """Numbers that move during the run (section `schedule`); a key that is null stays where it is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     k: Schedule | None = Field(None, description="Moves objective.k, rounded to the nearest integer.")
     n: Schedule | None = Field(None, description="Moves rollout.n, rounded; rollout.n must be its largest value.")
-    temperature: Schedule | None = Field(None, description="Moves rollout.temperature.")
-    kl: Schedule | None = Field(None, description="Moves loss.kl_coefficient.")
+    temperature: Schedule | None = Field(None, description="Moves rollout.temperature, above 0 and up to 10.")
+    kl: Schedule | None = Field(None, description="Moves loss.kl_coefficient, from 0 on.")
 
 
 def scheduled(schedule: Schedule | None, step: int, base: float) -> float:

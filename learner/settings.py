@@ -11,9 +11,12 @@ from learner.estimators.off_policy import EXACT_ESTIMATORS, EXACT_STRATEGIES
 from learner.strategies import check_strategy
 from learner.strategies.registry import DEFAULT_SUBSETS
 
+COMPARE_SAMPLES = ("grpo", "grpo_no_std", "maxrl", "bon_rl_variational")  # 0 or 0 / 0 in a group of one
+DIVIDE_BY_SUCCESS = ("bon_rlb", "bon_rlb_minus")  # unbounded in a group without a success, but for p_fail_clip
+
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TermSettings(_Settings):
@@ -59,20 +62,25 @@ class ObjectiveSettings(TermSettings):
     subsets: int = Field(
         DEFAULT_SUBSETS,
         ge=1,
+        le=65_536,
         description="k-subsets that strategies without a closed form (weighted_vote) look at, at least. More lower "
-        "the variance and cost time; the gradient is unbiased with any number.",
+        "the variance and cost time, and memory in proportion to rollout.prompts_per_step x k^2; the gradient is "
+        "unbiased with any number.",
     )
     p_fail_clip: float = Field(
         0.01,
         ge=0,
         lt=0.5,
         description="The failure rate that the bon_rlb estimators take from the group is kept within "
-        "[p_fail_clip, 1 - p_fail_clip]; their weights are unbounded at 1.",
+        "[p_fail_clip, 1 - p_fail_clip], as is bon_sft's; but for bon_rlb_p their weights are unbounded at 1, and "
+        "0 is refused.",
     )
     imitation: Literal["none", "sft", "bon_sft"] = Field(
         "none",
         description="Imitate the task's demonstrations instead of maximising a reward: `bon_sft` through the Best-of-k "
-        "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` plainly.",
+        "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` plainly. Weight, "
+        "estimator, mixture and off_policy have no part in it and must keep their defaults; strategy and k say which "
+        "value is reported, where k <= rollout.n.",
     )
     off_policy: Literal["none", "exact"] = Field(
         "none",
@@ -81,12 +89,22 @@ class ObjectiveSettings(TermSettings):
         "corrects each sample's own ratio only.",
     )
     ratio_cap: float | None = Field(
-        None, gt=0, description="Truncates each sequence ratio of off_policy: exact. Null: no truncation, no bias."
+        None,
+        gt=0,
+        description="Truncates each sequence ratio of off_policy: exact, without which it is refused. Null: no "
+        "truncation, no bias.",
     )
 
     @model_validator(mode="after")
     def _exact_forms(self) -> Self:
-        for term in self.terms() if self.off_policy == "exact" else []:
+        if self.off_policy != "exact":
+            if self.ratio_cap is not None:
+                raise ValueError(
+                    f"objective.ratio_cap = {self.ratio_cap:g} truncates the ratios of off_policy: exact; set "
+                    "objective.off_policy = exact, or ratio_cap = null (loss.behaviour_cap is the loss's own)"
+                )
+            return self
+        for term in self.terms():
             if term.strategy not in EXACT_STRATEGIES or term.estimator not in EXACT_ESTIMATORS:
                 raise ValueError(
                     f"off_policy: exact has no form for strategy '{term.strategy}' with estimator '{term.estimator}'; "
@@ -94,15 +112,68 @@ class ObjectiveSettings(TermSettings):
                 )
         return self
 
-    def terms(self) -> list[TermSettings]:
-        """Every strategy of the objective with its weight; the section's own first."""
-        own = {name: getattr(self, name) for name in TermSettings.model_fields}
-        return [TermSettings(**own), *self.mixture]
+    @model_validator(mode="after")
+    def _bounded_weights(self) -> Self:
+        unbounded = [term.estimator for term in self.terms() if term.estimator in DIVIDE_BY_SUCCESS]
+        unbounded += ["bon_sft"] if self.imitation == "bon_sft" else []
+        if not self.p_fail_clip and unbounded:
+            raise ValueError(
+                f"objective.p_fail_clip = 0: the weights of {unbounded[0]} are infinite in a group without a success; "
+                "raise it above 0, 0.01 is usual"
+            )
+        return self
 
-    def check_group_size(self, n: int) -> None:
-        """Raise ValueError, naming the mend, when groups of `n` samples cannot serve this objective."""
-        for term in self.terms():
-            check_estimator(term.estimator, strategy=term.strategy, n=n, k=term.k)
+    @model_validator(mode="after")
+    def _imitation_alone(self) -> Self:
+        """What has no part in imitation must not be set, or somebody would believe that it acts."""
+        for key in ("weight", "estimator", "mixture", "off_policy") if self.imitation != "none" else ():
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default:
+                shown = f"{value:g}" if key == "weight" else "set" if key == "mixture" else value
+                raise ValueError(
+                    f"objective.{key} is {shown}, which has no part in objective.imitation = {self.imitation}; leave "
+                    f"it out, or set imitation to none"
+                )
+        return self
+
+    def terms(self, k: int | None = None) -> list[TermSettings]:
+        """Every strategy of the objective with its weight; the section's own first, at another `k` if one is given."""
+        own = {name: getattr(self, name) for name in TermSettings.model_fields}
+        if k is not None:
+            own["k"] = k
+        return [TermSettings.model_construct(**own), *self.mixture]
+
+    def check_group_size(self, n: int, k: int | None = None) -> None:
+        """Raise ValueError, naming key and mend, when groups of `n` samples cannot serve this objective.
+
+        Args:
+            k: in place of the section's own, where a schedule moves it.
+        """
+        if self.imitation == "bon_sft" and n == 1:
+            raise ValueError("rollout.n = 1: bon_sft takes the Best-of-k policy from the group; raise rollout.n")
+        for i, term in enumerate(self.terms(k) if self.imitation == "none" else []):
+            _check_term(term, n, f"objective.mixture.{i - 1}" if i else "objective")
+
+
+def _check_term(term: TermSettings, n: int, key: str) -> None:
+    if term.k > n:
+        raise ValueError(
+            f"{key}.k = {term.k} is above rollout.n = {n}: a group of n samples cannot show the best of more; lower "
+            f"{key}.k or raise rollout.n"
+        )
+    try:
+        check_estimator(term.estimator, strategy=term.strategy, n=n, k=term.k)
+    except ValueError as error:
+        raise ValueError(f"{key}.k = {term.k}, rollout.n = {n}: {error}") from error
+    if n == 1 and term.estimator in COMPARE_SAMPLES:
+        raise ValueError(
+            f"rollout.n = 1: {key}.estimator = {term.estimator} compares the samples of a group; raise rollout.n"
+        )
+    if term.k == n and term.estimator == "passk_training":
+        raise ValueError(
+            f"{key}.k = {term.k}, rollout.n = {n}: every advantage of passk_training is 0 at k = n; lower {key}.k or "
+            "raise rollout.n"
+        )
 
 
 class LossSettings(_Settings):
@@ -131,7 +202,9 @@ class LossSettings(_Settings):
         "behaviour",
         description="`behaviour`: clip the ratio of current to sampling policy. `decoupled`: clip the ratio to the "
         "policy at the start of the step, and weigh each token by that policy's ratio to the sampling policy, for "
-        "stale groups (arXiv 2110.00641).",
+        "stale groups (arXiv 2110.00641). A batch trains in one optimiser step, so that the policy at its start is the "
+        "current one and the clipped ratio is 1: nothing is ever clipped, what bounds the update is behaviour_cap, and "
+        "clip_low, clip_high and dual_clip are refused.",
     )
     behaviour_cap: float | None = Field(
         None,
@@ -153,15 +226,16 @@ class LossSettings(_Settings):
         description="Weight of KL(policy || reference) per response, which is subtracted from the objective. The "
         "reference is the model that the run starts from; it is kept in memory beside the learner's.",
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = Field(
-        "k2",
+    kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
+        None,
         description="Estimate per token with d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + "
-        "d. As a loss k1 has no gradient on average, k2 has that of the KL on fresh samples, k3 a surrogate's.",
+        "d. As a loss k1 has no gradient on average and is refused, k2 has that of the KL on fresh samples, k3 a "
+        "surrogate's. In the reward it is k1, and nothing else. Null: k2 as a loss, k1 in the reward.",
     )
     kl_placement: Literal["loss", "reward"] = Field(
         "loss",
         description="`loss`: differentiate the estimate. `reward`: subtract k1 of the whole response from its reward, "
-        "with a leave-one-out baseline of its own (one more forward pass): unbiased.",
+        "with a leave-one-out baseline of its own (none at rollout.n = 1): unbiased, for one more forward pass.",
     )
     kl_refresh_every: int = Field(
         0, ge=0, description="Optimiser steps after which the reference becomes the current policy. 0: frozen."
@@ -177,9 +251,29 @@ class LossSettings(_Settings):
     def _fit(self) -> Self:
         if self.behaviour_cap is not None and self.ratio != "decoupled":
             raise ValueError("behaviour_cap needs ratio: decoupled; with ratio: behaviour nothing is weighed by it")
-        if self.kl_estimator == "k1" and self.kl_placement == "loss" and self.kl_coefficient:
-            raise ValueError("kl_estimator k1 has no gradient as a loss; use kl_placement: reward, or k2")
+        if self.ratio == "decoupled" and (moved := self.moved_clips()):
+            raise ValueError(
+                f"loss.{moved[0]} has no effect with ratio: decoupled, whose clipped ratio is 1 in a step of its own "
+                "for each batch; leave it out and bound the update by behaviour_cap, or use ratio: behaviour"
+            )
+        if self.kl_placement == "loss" and self.kl_estimator == "k1":
+            raise ValueError("loss.kl_estimator = k1 has no gradient as a loss; use kl_placement: reward, or k2")
+        if self.kl_placement == "reward" and self.kl_estimator not in (None, "k1"):
+            raise ValueError(
+                f"loss.kl_estimator = {self.kl_estimator}: in the reward the KL is estimated by k1; leave it out, or "
+                "use kl_placement: loss"
+            )
         return self
+
+    @property
+    def kl_estimate(self) -> str:
+        """The estimator that `kl_estimator` and `kl_placement` come to."""
+        return self.kl_estimator or ("k1" if self.kl_placement == "reward" else "k2")
+
+    def moved_clips(self) -> list[str]:
+        """The keys of the clip that do not stand at their defaults."""
+        clips = ("clip_low", "clip_high", "dual_clip")
+        return [key for key in clips if getattr(self, key) != type(self).model_fields[key].default]
 
 
 class LearnerSettings(_Settings):

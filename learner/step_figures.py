@@ -8,7 +8,20 @@ import torch.distributed as dist
 from learner import losses
 from learner.batching import MicroBatch
 
-SUMS = ("loss", "tokens", "clipped", "ratio", "kl", "kl_reference", "entropy", "gap", "fresh_tokens", "all", "padded")
+SUMS = (
+    "loss",
+    "tokens",
+    "sampled",
+    "clipped",
+    "ratio",
+    "kl",
+    "kl_reference",
+    "entropy",
+    "gap",
+    "fresh_tokens",
+    "all",
+    "padded",
+)
 MAXIMA = ("ratio", "gap")
 
 
@@ -58,7 +71,7 @@ class StepFigures:
             "learn/ratio_mean": total["ratio"] / tokens,
             "learn/ratio_max": largest["ratio"],
             "learn/kl": total["kl"] / tokens,
-            "learn/kl_reference": total["kl_reference"] / tokens,
+            "learn/kl_reference": total["kl_reference"] / max(total["sampled"], 1.0),
             "learn/entropy": total["entropy"] / tokens,
             "learn/fresh_tokens": total["fresh_tokens"],
             "learn/padding_share": 1.0 - total["all"] / total["padded"],

@@ -19,7 +19,7 @@ INSTRUCTIONS = {
 class DifficultyMix(BaseModel):
     """Shares of Countdown's difficulty levels; they are divided by their sum, so any scale will do."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     easy: float = Field(0.3, ge=0.0, description="Weight of level easy: three numbers, each 1 to 12.")
     medium: float = Field(
@@ -37,11 +37,13 @@ class DifficultyMix(BaseModel):
 class ScorerSettings(BaseModel):
     """What the deployed verifier ranks by (the score); the reward stays that of the task."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] = Field(
         "verdict",
-        description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer. "
+        description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, "
+        "a score of the whole group and so refused in an objective that selects by it (use majority_at_k); an "
+        "evaluation of best_of_k with it selects among k by the vote of all n, which only k = n can deploy. "
         "`learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for experiments. "
         "`lenient`: countdown with the tolerance below, an imperfect verifier whose flaw has a pattern.",
     )
@@ -63,7 +65,7 @@ class ScorerSettings(BaseModel):
 class MathSettings(BaseModel):
     """Problems and grading of the tasks with mathematical answers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     split: Literal["hendrycks", "prm800k"] = Field(
         "hendrycks",
@@ -93,7 +95,7 @@ class MathSettings(BaseModel):
 class JsonlSettings(BaseModel):
     """A user's own problems: JSON Lines (one object a line) or Parquet, fields named here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     train: str | None = Field(
         None,
@@ -120,7 +122,7 @@ class JsonlSettings(BaseModel):
 class TaskSettings(BaseModel):
     """Which problems are trained and evaluated on. Fields that only one task reads say so."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] = Field(
         "countdown",

@@ -13,6 +13,7 @@ from learner.objective import Objective
 from learner.schedule import Schedule
 from learner.settings import LossSettings, ObjectiveSettings
 from tests.actors.test_group import make_group
+from tests.learner.tabular import BINARY, best, gradient, groups_of, policy, update
 
 
 class RecordingEngine:
@@ -116,6 +117,70 @@ def test_kl_in_the_reward_has_a_baseline_of_its_own() -> None:
     np.testing.assert_allclose(advantages, expected + group_advantages(-0.1 * kl, strategy="mean", k=1), rtol=1e-6)
 
 
+def test_a_single_sample_pays_for_its_kl_without_a_baseline() -> None:
+    objective = ObjectiveSettings(strategy="mean", k=1, estimator="loo1")
+    groups = [graded([1]), graded([0])]
+    _, _, advantages = run(objective, groups, loss=LossSettings(kl_coefficient=0.1, kl_placement="reward"))
+    kl = np.array([[0.5 * len(group.response_tokens[0])] for group in groups])
+    np.testing.assert_allclose(advantages, [[1], [0]] - 0.1 * kl, rtol=1e-6)
+
+
+class TabularEngine(RecordingEngine):
+    """A softmax policy over the four answers of ``tests.learner.tabular``; a response is one token, the answer."""
+
+    def __init__(self, reference: np.ndarray) -> None:
+        super().__init__()
+        self._laws = np.log(policy()), np.log(reference)
+
+    def score(self, sequences, temperature):
+        return [self._laws[0][s.response_tokens] for s in sequences]
+
+    def score_reference(self, sequences, temperature):
+        return [self._laws[1][s.response_tokens] for s in sequences]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_stale_groups_with_kl_in_the_reward_follow_the_exact_gradient(n: int) -> None:
+    """Every group of an older policy: the mean update is the gradient of pass@k - c KL under the current policy."""
+    behaviour, reference, coefficient, k = (
+        np.array([0.4, 0.3, 0.2, 0.1]),
+        np.array([0.1, 0.2, 0.3, 0.4]),
+        0.3,
+        min(n, 2),
+    )
+    answers_GN, _ = groups_of(n)
+    groups = [
+        replace(
+            graded(BINARY[answers]),
+            response_tokens=[np.array([y], np.int32) for y in answers],
+            behaviour_logprobs=[np.log(behaviour[[y]]) for y in answers],
+        )
+        for answers in answers_GN
+    ]
+    settings = ObjectiveSettings(k=k, estimator="loo" if n > k else "loo1", off_policy="exact")
+    loss = LossSettings(kl_coefficient=coefficient, kl_placement="reward")
+    engine = TabularEngine(reference)
+    _, advantages_GN = LearningStep(engine, Objective(settings), loss)(groups, 1)
+    assert engine.options["exact_ratios"]
+    divergence = gradient(lambda ys: float(np.log(policy() / reference)[ys[0]]), 1)
+    expected = gradient(best(BINARY, BINARY), k) - coefficient * divergence
+    found = update(advantages_GN, answers_GN, behaviour[answers_GN].prod(axis=1))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_the_ratio_cap_holds_for_the_kl_too() -> None:
+    stale = [graded([1, 0, 0, 0], version=0)]
+    objective = Objective(ObjectiveSettings(k=2, off_policy="exact", ratio_cap=1.5))
+    loss = LossSettings(kl_coefficient=0.1, kl_placement="reward")
+    engine = RecordingEngine(current=-0.1)  # far likelier now: every ratio is capped
+    _, advantages = LearningStep(engine, objective, loss)(stale, 1)
+    capped = dict(ratios=[[1.5] * 4])
+    kl = np.array([[1.4 * len(r) for r in stale[0].response_tokens]])
+    expected = group_advantages([[1, 0, 0, 0]], strategy="pass_at_k", k=2, **capped)
+    expected += group_advantages(-0.1 * kl, strategy="mean", k=1, **capped)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-5)
+
+
 def test_the_reference_is_refreshed_on_time() -> None:
     loss = LossSettings(kl_coefficient=0.1, kl_refresh_every=5)
     assert [run(ObjectiveSettings(k=2), step=s, loss=loss)[0].refreshed for s in (0, 4, 5, 6, 10)] == [0, 0, 1, 0, 1]
@@ -145,7 +210,9 @@ def test_objectives_that_cannot_work_are_refused(settings: dict, message: str) -
     ("settings", "message"),
     [
         (dict(behaviour_cap=2.0), "behaviour_cap needs ratio: decoupled"),
-        (dict(kl_coefficient=0.1, kl_estimator="k1"), "k1 has no gradient as a loss"),
+        (dict(kl_estimator="k1"), "k1 has no gradient as a loss"),
+        (dict(kl_placement="reward", kl_estimator="k2"), "in the reward the KL is estimated by k1"),
+        (dict(ratio="decoupled", dual_clip=3.0), "dual_clip has no effect"),
     ],
 )
 def test_losses_that_cannot_work_are_refused(settings: dict, message: str) -> None:
@@ -163,8 +230,12 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
         _, advantages = LearningStep(engine, objective, LossSettings())(groups, 0)
         demonstrations = engine.sequences[8:]
         assert [s.advantage for s in demonstrations] == [1.0, 1.0] and engine.normaliser == 2.0
-        assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh for s in demonstrations)
+        assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh | s.sampled for s in demonstrations)
+        assert all(s.sampled for s in engine.sequences[:8])
         assert advantages.any() == (imitation == "bon_sft")
+    beyond = Objective(ObjectiveSettings(k=32, imitation="bon_sft"))  # Best-of-32 from groups of four
+    figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings())(groups, 0)
+    assert advantages.any() and "objective/value" not in figures
     with pytest.raises(ValueError, match="without a demonstration"):
         LearningStep(RecordingEngine(), objective, LossSettings())(GROUPS, 0)
 

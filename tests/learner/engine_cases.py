@@ -212,7 +212,6 @@ def step_with_gradient(
 TERMS = LossSettings(
     ratio="decoupled",
     behaviour_cap=1.5,
-    dual_clip=3.0,
     normalisation="tokens",
     kl_coefficient=0.05,
     kl_refresh_every=9,

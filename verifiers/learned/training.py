@@ -22,7 +22,7 @@ from verifiers.learned.sequences import encode
 class TrainingSettings(BaseModel):
     """How a verifier is trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(
         4, ge=1, description="Passes over the training answers; the best on the calibration part stays."

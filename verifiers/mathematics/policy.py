@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class MathPolicy(BaseModel):
     """How strictly an answer is read. The defaults fit the MATH benchmark: exact values, lenient spelling."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     boxes: Literal["merge", "last"] = Field(
         "merge",

@@ -11,7 +11,7 @@ from verifiers.sandbox.limits import Limits
 class SandboxSettings(BaseModel):
     """How programs written by a model are run. Only the tasks that run code read it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     level: Level = Field(
         Level.LANDLOCK,
