@@ -1,10 +1,10 @@
-"""Waiting for actors, and replacing those that die or hang (DESIGN.md, promises 3 and 5).
+"""Replacing actors that die or hang (DESIGN.md, promises 3 and 5).
 
-:func:`call` awaits one remote call and turns Ray's errors into one sentence that names the actor. A :class:`Unit` is
-what is replaced together: one sampler, one verifier worker, the queue, or all learner ranks. The :class:`Supervisor`
-looks at every actor once a second; one that is lost is killed with its processes, and after a pause a new one takes its
-place under the same name. Whoever waits for an actor finds out by its call, waits until the unit serves again, and asks
-once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a report.
+A :class:`Unit` is what is replaced together: one sampler, one verifier worker, the queue, or all learner ranks. The
+:class:`Supervisor` looks at every actor once a second; one that is lost is killed with its processes, and after a pause
+a new one takes its place under the same name. Whoever waits for an actor finds out by its call, waits until the unit
+serves again, and asks once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a
+report.
 """
 
 from __future__ import annotations
@@ -15,25 +15,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from actors.calls import ActorFailure, ActorLost, call, within
 from actors.pulse import Pulse
 from actors.settings import SupervisionSettings
 from actors.vitals import Beat, Vitals
 
+__all__ = ["ActorFailure", "ActorLost", "Changes", "Incident", "Member", "Supervisor", "Unit", "call"]
+
 CANCEL_SECONDS = 10.0  # for cancelled waits to end; whatever holds on longer must not hold the run
 _LOOK_SECONDS = 5.0  # for a look at a process, or its end
 _STEADY_SECONDS = 60.0  # an actor that served this long begins a new row of back-offs
-
-
-class ActorFailure(RuntimeError):
-    """An actor raised, or the run cannot go on; the message names it and says what was waited for."""
-
-
-class ActorLost(ActorFailure):
-    """An actor died, hung or missed a deadline: its next incarnation may do what this one did not."""
 
 
 @dataclass(eq=False)
@@ -104,32 +97,6 @@ class Changes:
         await self._event.wait()  # deadline: every caller waits inside asyncio.timeout
 
 
-async def call(ref: ObjectRef | Awaitable[Any], *, owner: str, to: str, deadline_s: float) -> Any:
-    """Await `ref`.
-
-    Args:
-        owner: the actor's name.
-        to: what it was asked to do, as in "sample position 17".
-        deadline_s: seconds after which the wait ends with an error.
-
-    Raises:
-        ActorLost: when the actor died or did not answer in time.
-        ActorFailure: when it raised.
-    """
-    try:
-        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that meets a finished result.
-        async with asyncio.timeout(deadline_s):
-            return await ref
-    except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
-        raise ActorFailure(f"{owner} failed to {to}: {_root_message(error)}") from error
-    except (TimeoutError, GetTimeoutError):
-        raise ActorLost(f"{owner} did not {to} within {deadline_s:.0f} s (see the section deadlines)") from None
-    except RayActorError as error:
-        raise ActorLost(f"{owner} died while it was to {to}: {_first_line(error)}") from error
-    except RayError as error:
-        raise ActorLost(f"{owner} could not {to}: {_first_line(error)}") from error
-
-
 @dataclass
 class Supervisor:
     """Keeps the units of a run in service.
@@ -165,8 +132,11 @@ class Supervisor:
         """
         await asyncio.gather(*(self._bring_up(unit) for unit in units))
 
-    async def until_serving(self, unit: Unit, *, to: str, deadline_s: float) -> None:
+    async def until_serving(self, unit: Unit, *, to: str, deadline_s: float, key: str | None = None) -> None:
         """Wait until `unit` serves.
+
+        Args:
+            key: the settings that `deadline_s` comes from, for the message.
 
         Raises:
             ActorFailure: after `deadline_s`, saying what it was wanted for.
@@ -176,7 +146,7 @@ class Supervisor:
                 while not unit.serving:
                     await self.changes.wait()
         except TimeoutError:
-            raise ActorFailure(f"{unit.name} was not there to {to} within {deadline_s:.0f} s") from None
+            raise ActorFailure(f"{unit.name} was not there to {to} within {within(deadline_s, key)}") from None
 
     def suspect(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
         """A caller gives that incarnation of `member` up, for example because it missed a deadline."""
@@ -367,16 +337,3 @@ class Supervisor:
         for member in unit.members:
             member.serving = member.present
         self.changes.notify()
-
-
-def _root_message(error: RayTaskError) -> str:
-    cause = error.cause
-    while getattr(cause, "__cause__", None) is not None and not str(cause):
-        cause = cause.__cause__
-    text = str(cause).strip() if cause is not None else ""
-    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
