@@ -20,12 +20,12 @@ from ray.actor import ActorHandle
 from actors.calls import ActorFailure, ActorLost, call, within
 from actors.pulse import Pulse
 from actors.settings import SupervisionSettings
-from actors.vitals import Beat, Vitals
+from actors.vitals import Beat
+from actors.watches import LOOK_SECONDS, Watches
 
 __all__ = ["ActorFailure", "ActorLost", "Changes", "Incident", "Member", "Supervisor", "Unit", "call"]
 
 CANCEL_SECONDS = 10.0  # for cancelled waits to end; whatever holds on longer must not hold the run
-_LOOK_SECONDS = 5.0  # for a look at a process, or its end
 _STEADY_SECONDS = 60.0  # an actor that served this long begins a new row of back-offs
 
 
@@ -104,7 +104,7 @@ class Supervisor:
     Args:
         settings: the section `supervision`.
         start_s: seconds for a unit to come into service.
-        node_watch: the :class:`actors.vitals.NodeWatch` actor of a node, by the node's id.
+        node_watch: makes the :class:`actors.vitals.NodeWatch` actor of a node, by the node's id.
         kill: ends an actor, as ``ray.kill``.
         report: is told of every incident, when it is seen and again when it is over.
     """
@@ -118,6 +118,9 @@ class Supervisor:
     units: list[Unit] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self._watches = Watches(self.node_watch, self.kill)
 
     def add(self, unit: Unit) -> Unit:
         """Take `unit` into care; :meth:`start` brings it into service."""
@@ -227,7 +230,7 @@ class Supervisor:
                         return str(failure)
                     pulse.answered(time.monotonic(), working=member.vital.working)
                     asked = None
-                pulse.looked(time.monotonic(), await self._vitals(member))
+                await self._look(pulse, member)
                 ailment = pulse.ailment(time.monotonic())
                 if ailment is not None:
                     return ailment
@@ -244,19 +247,31 @@ class Supervisor:
             deadline_s=deadline_s,
         )
 
-    async def _vitals(self, member: Member) -> dict[int, Vitals]:
-        if member.vital is None:
-            return {}
+    async def _watch_start(self, member: Member) -> str:
+        """Why `member`, which is being prepared, will never serve: it stands still.
+
+        Its silence proves nothing: building an engine keeps its event loop for minutes, and reading a model from a slow
+        disk takes hardly any processor time. Whether it dies, its preparation tells.
+        """
         try:
-            watch = self.node_watch(member.vital.node)
-            return await call(
-                watch.look.remote(member.vital.pids),
-                owner=f"the watch of node {member.vital.node[:8]}",
-                to="look at its processes",
-                deadline_s=_LOOK_SECONDS,
-            )
-        except ActorFailure:
-            return {}  # its node may be gone: then the actor's own silence, or its death, will tell
+            member.vital = await self._ask(member, self.start_s + self.settings.busy_s)
+        except ActorFailure as failure:
+            await asyncio.sleep(CANCEL_SECONDS)  # for the preparation, which knows better what it was to do
+            return str(failure)
+        pulse = Pulse(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
+        while True:
+            pulse.answered(time.monotonic(), working=False)
+            await self._look(pulse, member, family=True)
+            ailment = pulse.ailment(time.monotonic())
+            if ailment is not None:
+                return ailment
+            await asyncio.sleep(self.settings.heartbeat_s)
+
+    async def _look(self, pulse: Pulse, member: Member, *, family: bool = False) -> None:
+        began = time.monotonic()
+        vitals = await self._watches.look(member.vital, family=family) if member.vital is not None else {}
+        now = time.monotonic()
+        pulse.looked(now, vitals, waited_s=min(now - began, LOOK_SECONDS))
 
     async def _replace(self, unit: Unit, reason: str | None) -> None:
         """Bring `unit` (back) into service. `reason` is None for one that joins for the first time."""
@@ -314,16 +329,7 @@ class Supervisor:
             if member.handle is None:
                 continue
             if member.vital is not None:
-                try:
-                    watch = self.node_watch(member.vital.node)
-                    await call(
-                        watch.kill.remote(member.vital.pids),
-                        owner=f"the watch of node {member.vital.node[:8]}",
-                        to=f"end {member.name}",
-                        deadline_s=_LOOK_SECONDS,
-                    )
-                except ActorFailure:
-                    pass  # the node is gone, and its processes with it; Ray is told below in any case
+                await self._watches.end(member.vital, member.name)
             self.kill(member.handle)
             member.handle = member.vital = None
 
@@ -332,8 +338,31 @@ class Supervisor:
             member.incarnation += 1
             member.alarm = None
             member.handle = member.spawn(member.incarnation)
-        await unit.prepare()
+        await self._prepare(unit)
         unit.served_since = time.monotonic()
         for member in unit.members:
             member.serving = member.present
         self.changes.notify()
+
+    async def _prepare(self, unit: Unit) -> None:
+        """Prepare `unit`, unless one of its actors stands still meanwhile.
+
+        Raises:
+            ActorFailure: it does, or the preparation failed.
+        """
+        # First the watches: an actor must tell its processes before it begins what keeps it from answering.
+        watches = [asyncio.create_task(watch(m)) for m in unit.members for watch in (self._watch_start, self._alarm)]
+        preparation = asyncio.ensure_future(unit.prepare())
+        try:
+            # deadline: every step of a preparation has its own
+            done, _ = await asyncio.wait([preparation, *watches], return_when=asyncio.FIRST_COMPLETED)
+            if preparation in done:
+                return await preparation
+            raise ActorFailure(next(iter(done)).result())
+        finally:
+            for task in (preparation, *watches):
+                task.cancel()
+            ended, _ = await asyncio.wait([preparation], timeout=CANCEL_SECONDS)
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # asked for, so that asyncio does not print what is told above

@@ -28,9 +28,9 @@ class FakeActor:
 
     async def _beat(self):
         self._check()
-        from actors.vitals import Beat
+        from actors.vitals import Beat, Process
 
-        return Beat("node", (1,))
+        return Beat("node", (Process(1, 1),))
 
     async def _work(self):
         await asyncio.sleep(0.02)
@@ -47,7 +47,7 @@ class FakeActor:
 class Nobody:
     """A node watch that sees nothing."""
 
-    async def _nothing(self, pids):
+    async def _nothing(self, processes, family=False):
         return {}
 
     def __init__(self) -> None:
@@ -175,6 +175,64 @@ def test_an_actor_that_may_be_absent_waits_for_room_and_joins():
 
         await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
         assert supervisor.restarts == 0, "joining is no restart"
+
+    asyncio.run(scenario())
+
+
+class Eyes:
+    """A node watch that sees the actor's process stopped, or not."""
+
+    def __init__(self, stopped) -> None:
+        self.look, self.kill = remote(self._look), remote(self._kill)
+        self.stopped, self.killed = stopped, []
+
+    async def _look(self, processes, family=False):
+        from actors.vitals import Vitals
+
+        return {process.pid: Vitals(self.stopped(), 0.0) for process in processes}
+
+    async def _kill(self, processes):
+        self.killed.extend(processes)
+
+
+def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
+    from actors.vitals import Process
+
+    async def scenario():
+        supervisor = make(hung_s=0.2)
+        unit, member = employ(supervisor)
+        eyes = Eyes(stopped=lambda: member.incarnation == 1)
+        supervisor.node_watch = lambda node: eyes
+        supervisor.__post_init__()
+
+        async def prepare():
+            if member.incarnation == 1:
+                await asyncio.sleep(60)  # stopped: it never answers
+
+        unit.prepare = prepare
+        await supervisor.start(unit)
+
+        async def work():
+            member.handle.dead = True
+            while member.incarnation < 2 or not unit.serving:
+                await supervisor.changes.wait()
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+        assert [incident.reason for incident in supervisor.incidents if "is stopped" in incident.reason]
+        assert eyes.killed.count(Process(1, 1)) == 2, "the first and the stopped one"
+
+    asyncio.run(scenario())
+
+
+def test_a_start_that_takes_long_and_is_silent_is_no_hang():
+    async def scenario():
+        supervisor = make(hung_s=0.05, busy_s=0.1)
+        unit, _ = employ(supervisor, prepare=lambda: asyncio.sleep(0.5))
+        eyes = Eyes(stopped=lambda: False)  # it uses no processor time either: a slow disk
+        supervisor.node_watch = lambda node: eyes
+        supervisor.__post_init__()
+        await supervisor.start(unit)
+        assert unit.serving
 
     asyncio.run(scenario())
 
