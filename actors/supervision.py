@@ -4,18 +4,19 @@ A :class:`Unit` is what is replaced together: one sampler, one verifier worker, 
 :class:`Supervisor` looks at every actor once a second; one that is lost is killed with its processes, and after a pause
 a new one takes its place under the same name. Whoever waits for an actor finds out by its call, waits until the unit
 serves again, and asks once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a
-report.
+report. What the run can do without (samplers and verifiers above `min`) comes and goes freely.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from actors.calls import ActorFailure, ActorLost, call, within
 from actors.pulse import Pulse
@@ -53,8 +54,8 @@ class Unit:
 
     Args:
         prepare: brings freshly made members into service (loads a model, the current weights, ...).
-        spare: true while the run can do without it, so that it may wait for `room`.
-        room: true when the cluster has the resources that it takes.
+        spare: true while the run can do without it, so that it waits for `room`, and its losses do not count.
+        room: true when the cluster has the resources that it takes; may block, and is called in a thread.
     """
 
     name: str
@@ -121,6 +122,8 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.node_watch, self.kill)
+        self._joining = asyncio.Lock()  # two that look at the same free processor must not both take it
+        self._charged: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
 
     def add(self, unit: Unit) -> Unit:
         """Take `unit` into care; :meth:`start` brings it into service."""
@@ -167,6 +170,10 @@ class Supervisor:
             except ActorFailure as worse:
                 failure = worse
         self.suspect(member, incarnation, failure)
+
+    def excuse(self, losses: Collection[tuple[str, int]]) -> None:
+        """These losses (actor, incarnation) were the fault of a prompt that is tried no more."""
+        self._charged.difference_update(losses)
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run `work` to its end, and keep every unit in service meanwhile.
@@ -280,15 +287,15 @@ class Supervisor:
             self._note(Incident(unit.name, reason))
             if lost_at - unit.served_since > _STEADY_SECONDS:
                 unit.failures = 0
+        waits = reason is None
         while True:
             await self._end(unit)
-            while unit.spare() and not unit.room():
-                await asyncio.sleep(self.settings.heartbeat_s)
+            waits = waits or unit.spare()
             if reason is not None:
-                self._count_restart(unit, reason)
+                self._count_restart(unit, reason, counts=not waits)
                 await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
             try:
-                await self._bring_up(unit)
+                await (self._join(unit) if waits else self._bring_up(unit))
                 break
             except ActorFailure as failure:
                 reason = str(failure)
@@ -298,10 +305,30 @@ class Supervisor:
             unit.failures += 1
             self._note(Incident(unit.name, reason, time.monotonic() - lost_at))
 
-    def _count_restart(self, unit: Unit, reason: str) -> None:
-        if self.restarts >= self.settings.max_restarts:
+    async def _join(self, unit: Unit) -> None:
+        """Bring `unit` into service as soon as nothing is amiss that the run cannot do without, and there is room."""
+        while True:
+            # deadline: whoever holds the lock looks for room or prepares a unit, and both have theirs
+            async with self._joining:
+                whole = all(other.serving or other.spare() for other in self.units if other is not unit)
+                if whole and await self._has_room(unit):
+                    await self._bring_up(unit)
+                    return
+            await asyncio.sleep(self.settings.heartbeat_s)
+
+    async def _has_room(self, unit: Unit) -> bool:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await asyncio.to_thread(unit.room)
+        except (TimeoutError, RayError):
+            return False  # a cluster that cannot say is asked again
+
+    def _count_restart(self, unit: Unit, reason: str, *, counts: bool) -> None:
+        if counts and len(self._charged) >= self.settings.max_restarts:
             raise ActorFailure(self._account(unit, reason))
         self.restarts += 1
+        if counts:
+            self._charged.add((unit.name, unit.members[0].incarnation))
 
     def _account(self, unit: Unit, reason: str) -> str:
         """The last words of a run that may restart nothing any more."""

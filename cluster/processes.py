@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node as free_resources  # no public call tells nodes apart
 from ray.actor import ActorHandle
 
 from actors.broadcaster import Broadcaster
@@ -235,8 +236,8 @@ def _enough(crew: Crew, minimum: int) -> bool:
 
 
 def _room_for(needs: Mapping[str, float]) -> bool:
-    free = ray.available_resources()
-    return all(free.get(name, 0.0) >= amount for name, amount in needs.items())
+    """Whether one node has all of it free: an actor does not lie across two."""
+    return any(all(free.get(name, 0.0) >= n for name, n in needs.items()) for free in free_resources().values())
 
 
 async def _nothing() -> None:

@@ -179,6 +179,126 @@ def test_an_actor_that_may_be_absent_waits_for_room_and_joins():
     asyncio.run(scenario())
 
 
+def joining(spare_units: int, room: asyncio.Event | None = None, prepare=None, spawn=None, **settings):
+    """A supervisor with one actor that serves and others that may join; how many may, `room` tells."""
+    supervisor = make(**settings)
+    needed, _ = employ(supervisor, "sampler-0")
+    spares = [employ(supervisor, f"sampler-{i + 1}", prepare, spawn) for i in range(spare_units)]
+    for unit in supervisor.units:
+        unit.spare = lambda: sum(u.serving for u in supervisor.units) >= 1
+    return supervisor, needed, spares
+
+
+def test_two_spares_do_not_both_take_the_same_room():
+    free, at_once = 1, []
+
+    async def prepare():
+        nonlocal free
+        free -= 1
+        at_once.append(free)
+        await asyncio.sleep(0.05)
+
+    async def scenario():
+        supervisor, needed, spares = joining(2, prepare=prepare)
+        for unit, _ in spares:
+            unit.room = lambda: free > 0
+        await supervisor.start(needed)
+        await asyncio.wait_for(supervisor.run(asyncio.sleep(0.4)), LIMIT_S)
+        assert sum(unit.serving for unit, _ in spares) == 1 and supervisor.restarts == 0
+
+    asyncio.run(scenario())
+    assert at_once == [0]
+
+
+def test_a_spare_on_a_broken_node_does_not_end_the_run():
+    from actors.supervision import ActorFailure
+
+    tries = 0
+
+    async def prepare():
+        nonlocal tries
+        tries += 1
+        raise ActorFailure("the node is broken")
+
+    async def scenario():
+        supervisor, needed, _ = joining(1, prepare=prepare, max_restarts=1, backoff_max_s=0.01)
+        await supervisor.start(needed)
+        assert await asyncio.wait_for(supervisor.run(asyncio.sleep(0.5, "done")), LIMIT_S) == "done"
+
+    asyncio.run(scenario())
+    assert tries > 3
+
+
+def test_a_spare_that_leaves_and_joins_again_uses_up_no_restart():
+    async def scenario():
+        supervisor, needed, [(unit, member)] = joining(1, max_restarts=0)
+        await supervisor.start(needed)
+
+        async def work():
+            for _ in range(3):
+                await supervisor.until_serving(unit, to="join", deadline_s=LIMIT_S)
+                member.handle.dead = True
+                while unit.serving:
+                    await supervisor.changes.wait()
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+
+    asyncio.run(scenario())
+
+
+def test_a_spare_leaves_the_room_to_what_the_run_needs():
+    """A lost actor frees what it held; a spare that waits for room must not take that before the successor does."""
+
+    async def scenario():
+        supervisor, needed, [(spare, _)] = joining(1)
+        learner, member = employ(supervisor, "learner", spawn=lambda incarnation: FakeActor())
+        returns = asyncio.Event()
+
+        async def prepare():
+            if member.incarnation:
+                await returns.wait()
+
+        learner.prepare = prepare
+        spare.room = lambda: not learner.serving or returns.is_set()
+        await supervisor.start(needed, learner)
+
+        async def work():
+            member.handle.dead = True
+            while member.incarnation == 0:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert not spare.serving
+            returns.set()
+            await supervisor.until_serving(spare, to="join", deadline_s=LIMIT_S)
+            assert learner.serving
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_that_does_not_say_whether_there_is_room_blocks_nothing(monkeypatch):
+    import actors.supervision
+
+    monkeypatch.setattr(actors.supervision, "LOOK_SECONDS", 0.05)
+    asked = []
+
+    def room():
+        asked.append(None)
+        time.sleep(0.3)
+        return True
+
+    async def scenario():
+        supervisor, needed, [(unit, _)] = joining(1)
+        unit.room = room
+        await supervisor.start(needed)
+        began = time.monotonic()
+        await supervisor.run(asyncio.sleep(0.2))
+        assert time.monotonic() - began < 0.3 and not unit.serving and asked
+
+    asyncio.run(scenario())
+
+
 class Eyes:
     """A node watch that sees the actor's process stopped, or not."""
 
