@@ -35,6 +35,7 @@ class Pulse:
 
     def _begin(self, now: float) -> None:
         self._answered = self._looked = now
+        self._sees = False  # the last look told something
         self._working_since: float | None = None
         self._stopped_since: dict[int, float] = {}
         self._cpu: dict[int, deque[tuple[float, float]]] = {}
@@ -47,11 +48,17 @@ class Pulse:
         elif self._working_since is None:
             self._working_since = now
 
-    def looked(self, now: float, vitals: Mapping[int, Vitals]) -> None:
-        """The operating system's word; an empty mapping when nobody could look."""
-        if now - self._looked > self._hung_s / 2:
+    def looked(self, now: float, vitals: Mapping[int, Vitals], *, waited_s: float = 0.0) -> None:
+        """The operating system's word.
+
+        Args:
+            vitals: of the actor's processes; empty when nobody could look.
+            waited_s: seconds of the time since the last look that were spent on waiting for this one.
+        """
+        if now - self._looked - waited_s > self._hung_s / 2:
             self._begin(now)  # the observer itself stood still: what it did not see proves nothing
         self._looked = now
+        self._sees = bool(vitals)
         for pid, seen in vitals.items():
             if seen.stopped:
                 self._stopped_since.setdefault(pid, now)
@@ -65,13 +72,15 @@ class Pulse:
     def ailment(self, now: float) -> str | None:
         """Why the actor counts as lost, or None."""
         silent = now - self._answered
+        if silent >= self._busy_s:
+            return f"it has not answered for {silent:.0f} s (supervision.busy_s)"
+        if not self._sees:
+            return None  # what was seen earlier may have changed
         for pid, since in self._stopped_since.items():
             if max(now - since, silent) >= self._hung_s:
                 return f"its process {pid} is stopped, for {max(now - since, silent):.0f} s"
-        if silent >= self._busy_s:
-            return f"it has not answered for {silent:.0f} s (supervision.busy_s), although it works"
         pids = list(self._cpu)
-        if silent >= self._hung_s and pids and all(self._idle(pid) for pid in pids):
+        if silent >= self._hung_s and all(self._idle(pid) for pid in pids):
             return f"it has not answered for {silent:.0f} s and uses no processor time"
         engines = pids[1:]
         if self._working_since is not None and now - self._working_since >= self._hung_s and engines:

@@ -18,17 +18,26 @@ from actors.vitals import Beat, beat
 class SamplerActor(Sampler):
     """What the rollout pool and the broadcaster call; :class:`Sampler` does the work."""
 
+    _started = False
+
+    async def start(self, version: int = 0) -> float:
+        """As :meth:`Sampler.start`."""
+        seconds = await super().start(version)
+        self._started = True
+        return seconds
+
     async def node(self) -> str:
         """Ray's id of the node this sampler runs on."""
         return ray.get_runtime_context().get_node_id()
 
     async def beat(self) -> Beat:
-        """A sign of life of the sampler and its engine.
+        """A sign of life of the sampler and, once it was started, its engine.
 
         Raises:
             SamplerError: when the engine core died.
         """
-        await self.check()
+        if self._started:
+            await self.check()
         return beat(*self._engine.pids(), working=self._in_flight > 0 and not self._engine.updating)
 
     async def sample_group(self, request: SampleRequest) -> tuple[int, pa.RecordBatch]:

@@ -1,39 +1,33 @@
-"""Waiting for actors, and replacing those that die or hang (DESIGN.md, promises 3 and 5).
+"""Replacing actors that die or hang (DESIGN.md, promises 3 and 5).
 
-:func:`call` awaits one remote call and turns Ray's errors into one sentence that names the actor. A :class:`Unit` is
-what is replaced together: one sampler, one verifier worker, the queue, or all learner ranks. The :class:`Supervisor`
-looks at every actor once a second; one that is lost is killed with its processes, and after a pause a new one takes its
-place under the same name. Whoever waits for an actor finds out by its call, waits until the unit serves again, and asks
-once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a report.
+A :class:`Unit` is what is replaced together: one sampler, one verifier worker, the queue, or all learner ranks. The
+:class:`Supervisor` looks at every actor once a second; one that is lost is killed with its processes, and after a pause
+a new one takes its place under the same name. Whoever waits for an actor finds out by its call, waits until the unit
+serves again, and asks once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a
+report. What the run can do without (samplers and verifiers above `min`) comes and goes freely.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
+from actors.calls import ActorFailure, ActorLost, call, within
 from actors.pulse import Pulse
 from actors.settings import SupervisionSettings
-from actors.vitals import Beat, Vitals
+from actors.vitals import Beat
+from actors.watches import LOOK_SECONDS, Watches
+
+__all__ = ["ActorFailure", "ActorLost", "Changes", "Incident", "Member", "Supervisor", "Unit", "call"]
 
 CANCEL_SECONDS = 10.0  # for cancelled waits to end; whatever holds on longer must not hold the run
-_LOOK_SECONDS = 5.0  # for a look at a process, or its end
 _STEADY_SECONDS = 60.0  # an actor that served this long begins a new row of back-offs
-
-
-class ActorFailure(RuntimeError):
-    """An actor raised, or the run cannot go on; the message names it and says what was waited for."""
-
-
-class ActorLost(ActorFailure):
-    """An actor died, hung or missed a deadline: its next incarnation may do what this one did not."""
 
 
 @dataclass(eq=False)
@@ -60,8 +54,8 @@ class Unit:
 
     Args:
         prepare: brings freshly made members into service (loads a model, the current weights, ...).
-        spare: true while the run can do without it, so that it may wait for `room`.
-        room: true when the cluster has the resources that it takes.
+        spare: true while the run can do without it, so that it waits for `room`, and its losses do not count.
+        room: true when the cluster has the resources that it takes; may block, and is called in a thread.
     """
 
     name: str
@@ -104,32 +98,6 @@ class Changes:
         await self._event.wait()  # deadline: every caller waits inside asyncio.timeout
 
 
-async def call(ref: ObjectRef | Awaitable[Any], *, owner: str, to: str, deadline_s: float) -> Any:
-    """Await `ref`.
-
-    Args:
-        owner: the actor's name.
-        to: what it was asked to do, as in "sample position 17".
-        deadline_s: seconds after which the wait ends with an error.
-
-    Raises:
-        ActorLost: when the actor died or did not answer in time.
-        ActorFailure: when it raised.
-    """
-    try:
-        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that meets a finished result.
-        async with asyncio.timeout(deadline_s):
-            return await ref
-    except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
-        raise ActorFailure(f"{owner} failed to {to}: {_root_message(error)}") from error
-    except (TimeoutError, GetTimeoutError):
-        raise ActorLost(f"{owner} did not {to} within {deadline_s:.0f} s (see the section deadlines)") from None
-    except RayActorError as error:
-        raise ActorLost(f"{owner} died while it was to {to}: {_first_line(error)}") from error
-    except RayError as error:
-        raise ActorLost(f"{owner} could not {to}: {_first_line(error)}") from error
-
-
 @dataclass
 class Supervisor:
     """Keeps the units of a run in service.
@@ -137,7 +105,7 @@ class Supervisor:
     Args:
         settings: the section `supervision`.
         start_s: seconds for a unit to come into service.
-        node_watch: the :class:`actors.vitals.NodeWatch` actor of a node, by the node's id.
+        node_watch: makes the :class:`actors.vitals.NodeWatch` actor of a node, by the node's id.
         kill: ends an actor, as ``ray.kill``.
         report: is told of every incident, when it is seen and again when it is over.
     """
@@ -152,6 +120,11 @@ class Supervisor:
     incidents: list[Incident] = field(default_factory=list)
     restarts: int = 0
 
+    def __post_init__(self) -> None:
+        self._watches = Watches(self.node_watch, self.kill)
+        self._joining = asyncio.Lock()  # two that look at the same free processor must not both take it
+        self._charged: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
+
     def add(self, unit: Unit) -> Unit:
         """Take `unit` into care; :meth:`start` brings it into service."""
         self.units.append(unit)
@@ -165,8 +138,11 @@ class Supervisor:
         """
         await asyncio.gather(*(self._bring_up(unit) for unit in units))
 
-    async def until_serving(self, unit: Unit, *, to: str, deadline_s: float) -> None:
+    async def until_serving(self, unit: Unit, *, to: str, deadline_s: float, key: str | None = None) -> None:
         """Wait until `unit` serves.
+
+        Args:
+            key: the settings that `deadline_s` comes from, for the message.
 
         Raises:
             ActorFailure: after `deadline_s`, saying what it was wanted for.
@@ -176,7 +152,7 @@ class Supervisor:
                 while not unit.serving:
                     await self.changes.wait()
         except TimeoutError:
-            raise ActorFailure(f"{unit.name} was not there to {to} within {deadline_s:.0f} s") from None
+            raise ActorFailure(f"{unit.name} was not there to {to} within {within(deadline_s, key)}") from None
 
     def suspect(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
         """A caller gives that incarnation of `member` up, for example because it missed a deadline."""
@@ -194,6 +170,10 @@ class Supervisor:
             except ActorFailure as worse:
                 failure = worse
         self.suspect(member, incarnation, failure)
+
+    def excuse(self, losses: Collection[tuple[str, int]]) -> None:
+        """These losses (actor, incarnation) were the fault of a prompt that is tried no more."""
+        self._charged.difference_update(losses)
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run `work` to its end, and keep every unit in service meanwhile.
@@ -257,7 +237,7 @@ class Supervisor:
                         return str(failure)
                     pulse.answered(time.monotonic(), working=member.vital.working)
                     asked = None
-                pulse.looked(time.monotonic(), await self._vitals(member))
+                await self._look(pulse, member)
                 ailment = pulse.ailment(time.monotonic())
                 if ailment is not None:
                     return ailment
@@ -274,19 +254,31 @@ class Supervisor:
             deadline_s=deadline_s,
         )
 
-    async def _vitals(self, member: Member) -> dict[int, Vitals]:
-        if member.vital is None:
-            return {}
+    async def _watch_start(self, member: Member) -> str:
+        """Why `member`, which is being prepared, will never serve: it stands still.
+
+        Its silence proves nothing: building an engine keeps its event loop for minutes, and reading a model from a slow
+        disk takes hardly any processor time. Whether it dies, its preparation tells.
+        """
         try:
-            watch = self.node_watch(member.vital.node)
-            return await call(
-                watch.look.remote(member.vital.pids),
-                owner=f"the watch of node {member.vital.node[:8]}",
-                to="look at its processes",
-                deadline_s=_LOOK_SECONDS,
-            )
-        except ActorFailure:
-            return {}  # its node may be gone: then the actor's own silence, or its death, will tell
+            member.vital = await self._ask(member, self.start_s + self.settings.busy_s)
+        except ActorFailure as failure:
+            await asyncio.sleep(CANCEL_SECONDS)  # for the preparation, which knows better what it was to do
+            return str(failure)
+        pulse = Pulse(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
+        while True:
+            pulse.answered(time.monotonic(), working=False)
+            await self._look(pulse, member, family=True)
+            ailment = pulse.ailment(time.monotonic())
+            if ailment is not None:
+                return ailment
+            await asyncio.sleep(self.settings.heartbeat_s)
+
+    async def _look(self, pulse: Pulse, member: Member, *, family: bool = False) -> None:
+        began = time.monotonic()
+        vitals = await self._watches.look(member.vital, family=family) if member.vital is not None else {}
+        now = time.monotonic()
+        pulse.looked(now, vitals, waited_s=min(now - began, LOOK_SECONDS))
 
     async def _replace(self, unit: Unit, reason: str | None) -> None:
         """Bring `unit` (back) into service. `reason` is None for one that joins for the first time."""
@@ -295,15 +287,15 @@ class Supervisor:
             self._note(Incident(unit.name, reason))
             if lost_at - unit.served_since > _STEADY_SECONDS:
                 unit.failures = 0
+        waits = reason is None
         while True:
             await self._end(unit)
-            while unit.spare() and not unit.room():
-                await asyncio.sleep(self.settings.heartbeat_s)
+            waits = waits or unit.spare()
             if reason is not None:
-                self._count_restart(unit, reason)
+                self._count_restart(unit, reason, counts=not waits)
                 await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
             try:
-                await self._bring_up(unit)
+                await (self._join(unit) if waits else self._bring_up(unit))
                 break
             except ActorFailure as failure:
                 reason = str(failure)
@@ -313,10 +305,30 @@ class Supervisor:
             unit.failures += 1
             self._note(Incident(unit.name, reason, time.monotonic() - lost_at))
 
-    def _count_restart(self, unit: Unit, reason: str) -> None:
-        if self.restarts >= self.settings.max_restarts:
+    async def _join(self, unit: Unit) -> None:
+        """Bring `unit` into service as soon as nothing is amiss that the run cannot do without, and there is room."""
+        while True:
+            # deadline: whoever holds the lock looks for room or prepares a unit, and both have theirs
+            async with self._joining:
+                whole = all(other.serving or other.spare() for other in self.units if other is not unit)
+                if whole and await self._has_room(unit):
+                    await self._bring_up(unit)
+                    return
+            await asyncio.sleep(self.settings.heartbeat_s)
+
+    async def _has_room(self, unit: Unit) -> bool:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await asyncio.to_thread(unit.room)
+        except (TimeoutError, RayError):
+            return False  # a cluster that cannot say is asked again
+
+    def _count_restart(self, unit: Unit, reason: str, *, counts: bool) -> None:
+        if counts and len(self._charged) >= self.settings.max_restarts:
             raise ActorFailure(self._account(unit, reason))
         self.restarts += 1
+        if counts:
+            self._charged.add((unit.name, unit.members[0].incarnation))
 
     def _account(self, unit: Unit, reason: str) -> str:
         """The last words of a run that may restart nothing any more."""
@@ -344,16 +356,7 @@ class Supervisor:
             if member.handle is None:
                 continue
             if member.vital is not None:
-                try:
-                    watch = self.node_watch(member.vital.node)
-                    await call(
-                        watch.kill.remote(member.vital.pids),
-                        owner=f"the watch of node {member.vital.node[:8]}",
-                        to=f"end {member.name}",
-                        deadline_s=_LOOK_SECONDS,
-                    )
-                except ActorFailure:
-                    pass  # the node is gone, and its processes with it; Ray is told below in any case
+                await self._watches.end(member.vital, member.name)
             self.kill(member.handle)
             member.handle = member.vital = None
 
@@ -362,21 +365,31 @@ class Supervisor:
             member.incarnation += 1
             member.alarm = None
             member.handle = member.spawn(member.incarnation)
-        await unit.prepare()
+        await self._prepare(unit)
         unit.served_since = time.monotonic()
         for member in unit.members:
             member.serving = member.present
         self.changes.notify()
 
+    async def _prepare(self, unit: Unit) -> None:
+        """Prepare `unit`, unless one of its actors stands still meanwhile.
 
-def _root_message(error: RayTaskError) -> str:
-    cause = error.cause
-    while getattr(cause, "__cause__", None) is not None and not str(cause):
-        cause = cause.__cause__
-    text = str(cause).strip() if cause is not None else ""
-    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        Raises:
+            ActorFailure: it does, or the preparation failed.
+        """
+        # First the watches: an actor must tell its processes before it begins what keeps it from answering.
+        watches = [asyncio.create_task(watch(m)) for m in unit.members for watch in (self._watch_start, self._alarm)]
+        preparation = asyncio.ensure_future(unit.prepare())
+        try:
+            # deadline: every step of a preparation has its own
+            done, _ = await asyncio.wait([preparation, *watches], return_when=asyncio.FIRST_COMPLETED)
+            if preparation in done:
+                return await preparation
+            raise ActorFailure(next(iter(done)).result())
+        finally:
+            for task in (preparation, *watches):
+                task.cancel()
+            ended, _ = await asyncio.wait([preparation], timeout=CANCEL_SECONDS)
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # asked for, so that asyncio does not print what is told above

@@ -4,12 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+_START_TIME = 22  # field of /proc/PID/stat, counted from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of a node. Its number alone would not do: the kernel gives the numbers of dead processes again.
+
+    born: its start, in the kernel's ticks since the boot, which no change of the clock moves.
+    """
+
+    pid: int
+    born: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The process that has the number `pid` now.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        # The name, field 2, may hold blanks and brackets itself.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return cls(pid, int(fields[_START_TIME - 3]))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it exists, were it as a zombie."""
+        try:
+            return Process.of(self.pid) == self
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +49,12 @@ class Beat:
     """An actor's answer to the supervisor.
 
     node: Ray's id of its node.
-    pids: processes that must live for it to serve: its own first, then an engine's.
+    processes: those that must live for it to serve: its own first, then an engine's.
     working: the processes after the first have work, so they must be using their processors.
     """
 
     node: str
-    pids: tuple[int, ...]
+    processes: tuple[Process, ...]
     working: bool = False
 
 
@@ -35,30 +67,35 @@ class Vitals:
 
 
 def beat(*others: int, working: bool = False) -> Beat:
-    """The answer of the actor that runs in this process; `others` are processes that it needs."""
+    """The answer of the actor that runs in this process; `others` are the numbers of processes that it needs."""
     import ray
 
-    return Beat(ray.get_runtime_context().get_node_id(), (os.getpid(), *others), working)
+    needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
+    return Beat(ray.get_runtime_context().get_node_id(), needed, working)
 
 
 class NodeWatch:
     """Looks at processes of its node and ends them (async methods; an actor on every node that holds actors)."""
 
-    async def look(self, pids: Sequence[int]) -> dict[int, Vitals]:
-        """Vitals of those that exist."""
+    async def look(self, processes: Sequence[Process], family: bool = False) -> dict[int, Vitals]:
+        """Vitals of those that exist, by number; with `family` those of their descendants too."""
         found: dict[int, Vitals] = {}
-        for pid in pids:
+        for process in _existing(processes, family):
             with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
                 times = process.cpu_times()
-                found[pid] = Vitals(process.status() in _STOPPED, times.user + times.system)
+                found[process.pid] = Vitals(process.status() in _STOPPED, times.user + times.system)
         return found
 
-    async def kill(self, pids: Sequence[int]) -> None:
+    async def kill(self, processes: Sequence[Process]) -> None:
         """SIGKILL to the processes and their descendants, stopped ones too."""
-        for pid in pids:
+        for victim in _existing(processes, family=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                for victim in [process, *process.children(recursive=True)]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        victim.kill()
+                victim.kill()
+
+
+def _existing(processes: Sequence[Process], family: bool) -> Iterator[psutil.Process]:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = psutil.Process(process.pid)  # from here on psutil tells it from a successor of the same number
+            if process.alive:
+                yield from [found, *(found.children(recursive=True) if family else ())]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node as free_resources  # no public call tells nodes apart
 from ray.actor import ActorHandle
 
 from actors.broadcaster import Broadcaster
+from actors.calls import call
 from actors.crew import Crew
 from actors.group_log import groups_file, read_groups
 from actors.learner_group import LearnerGroup, Origin
@@ -20,7 +22,7 @@ from actors.queue_client import QueueClient
 from actors.replay_queue import ReplayQueue
 from actors.rollout_pool import RolloutPool, Suspicion
 from actors.sampler_actor import SamplerActor
-from actors.supervision import Incident, Member, Supervisor, Unit, call
+from actors.supervision import Incident, Member, Supervisor, Unit
 from actors.verifier_worker import VerifierWorker
 from actors.vitals import NodeWatch
 from cluster.config import RunConfig
@@ -66,10 +68,9 @@ class Processes:
     def __init__(self, config: RunConfig, run_id: str, report: Callable[[Incident], None]) -> None:
         self._config = config
         self._run_id = run_id
-        self._watches: dict[str, Any] = {}
         self._broadcaster: Broadcaster | None = None
         self.supervisor = Supervisor(
-            config.supervision, config.deadlines.start_s, self._node_watch, kill=ray.kill, report=report
+            config.supervision, config.deadlines.start_s, _node_watch, kill=ray.kill, report=report
         )
 
     async def start_rollouts(self, quarantine: Callable[[Suspicion], None] = lambda suspicion: None) -> RolloutPool:
@@ -173,7 +174,9 @@ class Processes:
 
     async def _start(self, member: Member, method: str) -> None:
         reference = getattr(member.handle, method).remote()
-        await call(reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s)
+        await call(
+            reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s, key="deadlines.start_s"
+        )
 
     def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
         config = self._config
@@ -193,16 +196,6 @@ class Processes:
             seed=config.run.seed,
             run_id=self._run_id,
         )
-
-    def _node_watch(self, node: str) -> ActorHandle:
-        """The watch of a node, made when first wanted; Ray restarts it if it dies."""
-        if node not in self._watches:
-            self._watches[node] = (
-                ray.remote(NodeWatch)
-                .options(num_cpus=0, max_restarts=-1, max_task_retries=1, scheduling_strategy=_on(node))
-                .remote()
-            )
-        return self._watches[node]
 
     def _actor(
         self,
@@ -225,6 +218,15 @@ class Processes:
         return ray.remote(cls).options(**options)
 
 
+def _node_watch(node: str) -> Any:
+    """A watch on `node`; Ray restarts it if it dies."""
+    return (
+        ray.remote(NodeWatch)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=1, scheduling_strategy=_on(node))
+        .remote()
+    )
+
+
 def _on(node: str) -> Any:
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
@@ -234,8 +236,8 @@ def _enough(crew: Crew, minimum: int) -> bool:
 
 
 def _room_for(needs: Mapping[str, float]) -> bool:
-    free = ray.available_resources()
-    return all(free.get(name, 0.0) >= amount for name, amount in needs.items())
+    """Whether one node has all of it free: an actor does not lie across two."""
+    return any(all(free.get(name, 0.0) >= n for name, n in needs.items()) for free in free_resources().values())
 
 
 async def _nothing() -> None:

@@ -71,3 +71,36 @@ def test_an_observer_that_stood_still_proves_nothing():
 
 def test_without_eyes_on_the_node_only_the_long_limit_counts():
     assert watch(90, answers=lambda t: t < 5, cpu=lambda t: {}) is None
+
+
+def test_a_look_that_failed_resets_nothing():
+    """The watch of a node hangs: an actor that stopped in the meantime is seen as soon as somebody looks again."""
+    pulse, now = Pulse(0.0, HUNG_S, BUSY_S), 0.0
+    pulse.answered(now, working=False)
+    for _ in range(3):  # each look takes 5 s and tells nothing
+        now += 6.0
+        pulse.looked(now, {}, waited_s=5.0)
+        assert pulse.ailment(now) is None
+    pulse.looked(now + 1, {ACTOR: Vitals(True, 0.1)})
+    assert "stopped" in (pulse.ailment(now + 1) or "")
+
+
+def test_what_was_seen_before_the_watch_failed_condemns_nobody():
+    """An actor that was idle and began to compile when nobody could look."""
+    pulse = Pulse(0.0, HUNG_S, BUSY_S)
+    for t in range(1, 21):
+        pulse.answered(t, working=False)
+        pulse.looked(t, {ACTOR: Vitals(False, 0.1)})
+    for t in (26, 32, 38):
+        pulse.looked(t, {}, waited_s=5.0)
+        assert pulse.ailment(t) is None
+    pulse.looked(39, {ACTOR: Vitals(False, 15.0)})
+    assert pulse.ailment(39) is None
+
+
+def test_an_observer_that_stood_still_while_it_waited_for_a_look_proves_nothing_either():
+    pulse = Pulse(0.0, HUNG_S, BUSY_S)
+    pulse.answered(1, working=True)
+    pulse.looked(1, {ACTOR: Vitals(True, 0.1)})
+    pulse.looked(5000, {}, waited_s=5.0)
+    assert pulse.ailment(5000) is None

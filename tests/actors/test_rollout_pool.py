@@ -53,9 +53,9 @@ class Worker:
         return 8
 
     async def _beat(self):
-        from actors.vitals import Beat
+        from actors.vitals import Beat, Process
 
-        return Beat("node", (1,))
+        return Beat("node", (Process(1, 1),))
 
 
 def pool_of(samplers, verifiers, given_up=None, max_samples=None, **settings):

@@ -28,9 +28,9 @@ class FakeActor:
 
     async def _beat(self):
         self._check()
-        from actors.vitals import Beat
+        from actors.vitals import Beat, Process
 
-        return Beat("node", (1,))
+        return Beat("node", (Process(1, 1),))
 
     async def _work(self):
         await asyncio.sleep(0.02)
@@ -47,7 +47,7 @@ class FakeActor:
 class Nobody:
     """A node watch that sees nothing."""
 
-    async def _nothing(self, pids):
+    async def _nothing(self, processes, family=False):
         return {}
 
     def __init__(self) -> None:
@@ -179,6 +179,184 @@ def test_an_actor_that_may_be_absent_waits_for_room_and_joins():
     asyncio.run(scenario())
 
 
+def joining(spare_units: int, room: asyncio.Event | None = None, prepare=None, spawn=None, **settings):
+    """A supervisor with one actor that serves and others that may join; how many may, `room` tells."""
+    supervisor = make(**settings)
+    needed, _ = employ(supervisor, "sampler-0")
+    spares = [employ(supervisor, f"sampler-{i + 1}", prepare, spawn) for i in range(spare_units)]
+    for unit in supervisor.units:
+        unit.spare = lambda: sum(u.serving for u in supervisor.units) >= 1
+    return supervisor, needed, spares
+
+
+def test_two_spares_do_not_both_take_the_same_room():
+    free, at_once = 1, []
+
+    async def prepare():
+        nonlocal free
+        free -= 1
+        at_once.append(free)
+        await asyncio.sleep(0.05)
+
+    async def scenario():
+        supervisor, needed, spares = joining(2, prepare=prepare)
+        for unit, _ in spares:
+            unit.room = lambda: free > 0
+        await supervisor.start(needed)
+        await asyncio.wait_for(supervisor.run(asyncio.sleep(0.4)), LIMIT_S)
+        assert sum(unit.serving for unit, _ in spares) == 1 and supervisor.restarts == 0
+
+    asyncio.run(scenario())
+    assert at_once == [0]
+
+
+def test_a_spare_on_a_broken_node_does_not_end_the_run():
+    from actors.supervision import ActorFailure
+
+    tries = 0
+
+    async def prepare():
+        nonlocal tries
+        tries += 1
+        raise ActorFailure("the node is broken")
+
+    async def scenario():
+        supervisor, needed, _ = joining(1, prepare=prepare, max_restarts=1, backoff_max_s=0.01)
+        await supervisor.start(needed)
+        assert await asyncio.wait_for(supervisor.run(asyncio.sleep(0.5, "done")), LIMIT_S) == "done"
+
+    asyncio.run(scenario())
+    assert tries > 3
+
+
+def test_a_spare_that_leaves_and_joins_again_uses_up_no_restart():
+    async def scenario():
+        supervisor, needed, [(unit, member)] = joining(1, max_restarts=0)
+        await supervisor.start(needed)
+
+        async def work():
+            for _ in range(3):
+                await supervisor.until_serving(unit, to="join", deadline_s=LIMIT_S)
+                member.handle.dead = True
+                while unit.serving:
+                    await supervisor.changes.wait()
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+
+    asyncio.run(scenario())
+
+
+def test_a_spare_leaves_the_room_to_what_the_run_needs():
+    """A lost actor frees what it held; a spare that waits for room must not take that before the successor does."""
+
+    async def scenario():
+        supervisor, needed, [(spare, _)] = joining(1)
+        learner, member = employ(supervisor, "learner", spawn=lambda incarnation: FakeActor())
+        returns = asyncio.Event()
+
+        async def prepare():
+            if member.incarnation:
+                await returns.wait()
+
+        learner.prepare = prepare
+        spare.room = lambda: not learner.serving or returns.is_set()
+        await supervisor.start(needed, learner)
+
+        async def work():
+            member.handle.dead = True
+            while member.incarnation == 0:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert not spare.serving
+            returns.set()
+            await supervisor.until_serving(spare, to="join", deadline_s=LIMIT_S)
+            assert learner.serving
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_that_does_not_say_whether_there_is_room_blocks_nothing(monkeypatch):
+    import actors.supervision
+
+    monkeypatch.setattr(actors.supervision, "LOOK_SECONDS", 0.05)
+    asked = []
+
+    def room():
+        asked.append(None)
+        time.sleep(0.3)
+        return True
+
+    async def scenario():
+        supervisor, needed, [(unit, _)] = joining(1)
+        unit.room = room
+        await supervisor.start(needed)
+        began = time.monotonic()
+        await supervisor.run(asyncio.sleep(0.2))
+        assert time.monotonic() - began < 0.3 and not unit.serving and asked
+
+    asyncio.run(scenario())
+
+
+class Eyes:
+    """A node watch that sees the actor's process stopped, or not."""
+
+    def __init__(self, stopped) -> None:
+        self.look, self.kill = remote(self._look), remote(self._kill)
+        self.stopped, self.killed = stopped, []
+
+    async def _look(self, processes, family=False):
+        from actors.vitals import Vitals
+
+        return {process.pid: Vitals(self.stopped(), 0.0) for process in processes}
+
+    async def _kill(self, processes):
+        self.killed.extend(processes)
+
+
+def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
+    from actors.vitals import Process
+
+    async def scenario():
+        supervisor = make(hung_s=0.2)
+        unit, member = employ(supervisor)
+        eyes = Eyes(stopped=lambda: member.incarnation == 1)
+        supervisor.node_watch = lambda node: eyes
+        supervisor.__post_init__()
+
+        async def prepare():
+            if member.incarnation == 1:
+                await asyncio.sleep(60)  # stopped: it never answers
+
+        unit.prepare = prepare
+        await supervisor.start(unit)
+
+        async def work():
+            member.handle.dead = True
+            while member.incarnation < 2 or not unit.serving:
+                await supervisor.changes.wait()
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+        assert [incident.reason for incident in supervisor.incidents if "is stopped" in incident.reason]
+        assert eyes.killed.count(Process(1, 1)) == 2, "the first and the stopped one"
+
+    asyncio.run(scenario())
+
+
+def test_a_start_that_takes_long_and_is_silent_is_no_hang():
+    async def scenario():
+        supervisor = make(hung_s=0.05, busy_s=0.1)
+        unit, _ = employ(supervisor, prepare=lambda: asyncio.sleep(0.5))
+        eyes = Eyes(stopped=lambda: False)  # it uses no processor time either: a slow disk
+        supervisor.node_watch = lambda node: eyes
+        supervisor.__post_init__()
+        await supervisor.start(unit)
+        assert unit.serving
+
+    asyncio.run(scenario())
+
+
 def test_the_echoes_of_a_lost_actor_print_no_traceback():
     """The keeper gives up first; the work, about to be cancelled, fails of the same cause: one message, not two."""
     from actors.supervision import ActorFailure
@@ -203,13 +381,6 @@ def test_the_echoes_of_a_lost_actor_print_no_traceback():
     asyncio.run(scenario())
     gc.collect()  # a task complains when it is forgotten
     assert complaints == []
-
-
-def test_a_late_answer_names_owner_and_deadline():
-    from actors.supervision import ActorLost, call
-
-    with pytest.raises(ActorLost, match="verifier-0 did not grade position 7 within 0 s"):
-        asyncio.run(call(asyncio.sleep(5), owner="verifier-0", to="grade position 7", deadline_s=0.05))
 
 
 def test_work_alone_waits_for_the_others_and_keeps_them_out():

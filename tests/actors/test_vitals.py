@@ -1,0 +1,59 @@
+"""A process is known by number and start: the kernel gives the numbers of dead processes again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from actors.vitals import NodeWatch, Process
+
+
+@pytest.fixture
+def parent() -> Iterator[subprocess.Popen]:
+    """A process with one child, both asleep."""
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print(flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdin is not None
+    child.stdout.readline()
+    family = psutil.Process(child.pid).children()
+    yield child
+    for process in (*family, child):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    child.wait(timeout=10)
+    child.stdin.close()
+    child.stdout.close()
+
+
+def test_a_stopped_process_is_seen_and_so_is_its_child(parent):
+    watch, process = NodeWatch(), Process.of(parent.pid)
+    assert [vitals.stopped for vitals in asyncio.run(watch.look([process])).values()] == [False]
+    (child,) = psutil.Process(parent.pid).children()
+    os.kill(child.pid, signal.SIGSTOP)
+    family = asyncio.run(watch.look([process], family=True))
+    assert {pid: vitals.stopped for pid, vitals in family.items()} == {parent.pid: False, child.pid: True}
+
+
+def test_killing_takes_the_children_too(parent):
+    (child,) = psutil.Process(parent.pid).children()
+    os.kill(parent.pid, signal.SIGSTOP)
+    asyncio.run(NodeWatch().kill([Process.of(parent.pid)]))
+    gone, alive = psutil.wait_procs([child], timeout=10)
+    assert parent.wait(timeout=10) == -signal.SIGKILL and (gone, alive) == ([child], [])
+
+
+def test_a_process_that_only_has_the_number_of_a_dead_one_is_left_alone(parent):
+    stranger = dataclasses.replace(Process.of(parent.pid), born=1)
+    assert not stranger.alive
+    assert asyncio.run(NodeWatch().look([stranger], family=True)) == {}
+    asyncio.run(NodeWatch().kill([stranger]))
+    assert parent.poll() is None

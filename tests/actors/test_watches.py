@@ -1,0 +1,105 @@
+"""A watch of a node that hangs is replaced; nobody watches the watches but those who ask them."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
+
+
+class Watch:
+    def __init__(self, answers: bool) -> None:
+        self.answers = answers
+        self.looks = 0
+        self.ended: list = []
+        self.look = SimpleNamespace(remote=self._look)
+        self.kill = SimpleNamespace(remote=self._kill)
+
+    async def _look(self, processes, family):
+        self.looks += 1
+        return await self._answer({1: "vitals"})
+
+    async def _kill(self, processes):
+        self.ended.append(await self._answer(processes))
+
+    async def _answer(self, value):
+        if not self.answers:
+            await asyncio.sleep(60)
+        return value
+
+
+def nodes(monkeypatch, *answers: bool):
+    """(watches, those that were made for the node so far, those that were killed)"""
+    from actors import watches
+    from actors.vitals import Beat
+
+    monkeypatch.setattr(watches, "LOOK_SECONDS", 0.02)
+    made, killed, coming = [], [], iter(answers)
+
+    def spawn(node):
+        made.append(Watch(next(coming)))
+        return made[-1]
+
+    return watches.Watches(spawn, killed.append), made, killed, Beat("node", ())
+
+
+def test_two_looks_in_a_row_that_fail_replace_the_watch(monkeypatch):
+    async def scenario():
+        watches, made, killed, beat = nodes(monkeypatch, True, True)
+        assert await watches.look(beat) == {1: "vitals"}
+        made[0].answers = False  # stopped
+        assert await watches.look(beat) == {} and killed == []
+        made[0].answers = True
+        assert await watches.look(beat) == {1: "vitals"}
+        made[0].answers = False
+        assert await watches.look(beat) == {} and killed == [], "the failures before do not count any more"
+        assert await watches.look(beat) == {} and killed == made[:1]
+        assert await watches.look(beat) == {1: "vitals"} and len(made) == 2
+
+    asyncio.run(scenario())
+
+
+def test_looks_at_the_same_time_fail_together_and_count_once(monkeypatch):
+    async def scenario():
+        watches, made, killed, beat = nodes(monkeypatch, True)
+        await watches.look(beat)
+        made[0].answers = False
+        assert await asyncio.gather(*(watches.look(beat) for _ in range(5))) == [{}] * 5
+        assert killed == []
+
+    asyncio.run(scenario())
+
+
+def test_a_new_watch_has_time_to_start(monkeypatch):
+    async def scenario():
+        from actors import watches as module
+
+        watches, made, killed, beat = nodes(monkeypatch, False, True)
+        for _ in range(5):
+            assert await watches.look(beat) == {} and killed == []
+        monkeypatch.setattr(module.time, "monotonic", lambda now=module.time.monotonic: now() + 100)
+        await watches.look(beat)
+        assert killed == made[:1]
+
+    asyncio.run(scenario())
+
+
+def test_processes_are_ended_by_a_new_watch_when_the_old_one_hangs(monkeypatch):
+    async def scenario():
+        watches, made, killed, beat = nodes(monkeypatch, False, True)
+        await watches.end(beat, "sampler-0")
+        assert killed == made[:1] and made[1].ended == [()]
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_is_gone_is_not_waited_for(monkeypatch):
+    async def scenario():
+        watches, made, killed, beat = nodes(monkeypatch, False, False, False)
+        await watches.end(beat, "sampler-0")
+        assert killed == made and len(made) == 2
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
