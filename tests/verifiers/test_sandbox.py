@@ -168,6 +168,8 @@ def cases(*pairs: tuple[str, str]) -> str:
         ("if __name__ == '__main__':\n    print(2 * int(open(0).read()), '  ')\n    print()", Status.CORRECT),
         ("print(input())", Status.WRONG),
         ("print(2 * int(input()))\nraise ValueError", Status.CRASH),
+        ("import os\nprint(2 * int(input()), flush=True)\nos._exit(3)", Status.CRASH),
+        ("import os\nprint(2 * int(input()), flush=True)\nos.abort()", Status.CRASH),
         ("while True: print('x' * 1000)", Status.WRONG),
         ("input(); input()", Status.CRASH),
         ("print(", Status.UNPARSABLE),
@@ -178,6 +180,20 @@ def test_stdin_and_stdout(executor: Executor, program: str, status: Status) -> N
     limits = Limits(wall_seconds=0.5, output_bytes=1 << 20)
     verdict = run_python(program, tests=cases(("3\n", "6"), ("-4", "-8\n")), limits=limits, executor=executor)
     assert verdict.status is status, verdict
+
+
+def test_kinds_of_tests_alternate_on_one_server(executor: Executor) -> None:
+    """A job on stdin and stdout leaves the candidate alone that was forked in advance for the next function."""
+    executor.start()
+    (worker,) = executor._workers
+    for number in range(5):
+        tests = f"assert add({number}, 1) == {number + 1}"
+        assert run_python(GOOD, tests=tests, executor=executor).status is Status.CORRECT
+        _settle(worker.pid)
+        ready = _children(worker.pid)
+        verdict = run_python("print(input())", tests=cases(("3", "3")), executor=executor)
+        assert verdict.status is Status.CORRECT, verdict
+        assert _children(worker.pid) == ready
 
 
 def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) -> None:

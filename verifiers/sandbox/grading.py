@@ -149,13 +149,13 @@ def _grade_job(job: dict[str, Any], limits: Limits, executor: Executor, allow_we
         outcome = executor.run(job, limits)
     except (WorkerDied, TimeoutError, OSError) as error:
         return Verdict.failed(f"the sandbox failed: {error}")
-    verdict = _verdict(outcome, limits)
+    verdict = _verdict(outcome, limits, stdio=job["kind"] == "stdio")
     if allow_weak and outcome.reports and outcome.reports[-1].get("status") == "unsplittable":
         return replace(_grade_job({**job, "kind": "weak"}, limits, executor, allow_weak=False), weak=True)
     return verdict
 
 
-def _verdict(outcome: Outcome, limits: Limits) -> Verdict:
+def _verdict(outcome: Outcome, limits: Limits, stdio: bool) -> Verdict:
     if outcome.failed:
         return Verdict.failed(f"the sandbox failed: {outcome.failed}", seconds=outcome.seconds)
     seen: dict[str, Any] = {}
@@ -168,6 +168,8 @@ def _verdict(outcome: Outcome, limits: Limits) -> Verdict:
     if status in _FAULTS:
         return Verdict.failed(f"{_FAULTS[status]}: {seen.get('detail', '')}", seconds=seconds)
     detail = seen.get("detail", "")
+    if stdio and status in ("correct", "wrong") and outcome.candidate_exit:
+        status, detail = "crash", f"its exit status is {outcome.candidate_exit}, whatever it printed"
     if status == "crash" and outcome.candidate_exit is not None and outcome.candidate_exit < 0:
         number = -outcome.candidate_exit
         if number == signal.SIGXCPU or (number == signal.SIGKILL and outcome.cpu_seconds >= _cpu(limits)):

@@ -362,7 +362,7 @@ def _stdio(job: dict[str, Any], channel: Channel) -> dict[str, Any]:
         try:
             loaded = channel.receive()
         except ChannelLost:
-            # It ended itself; what it printed still counts.
+            # It ended itself; what it printed counts if its exit status, which the server asks for, is 0.
             loaded = {"loaded": "yes"}
     except ChannelLost as error:
         return _verdict("crash", str(error))

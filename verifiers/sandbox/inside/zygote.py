@@ -65,6 +65,13 @@ class Judge:
         self.pid, self.feed, self.kind, self.jobs = pid, feed, kind, 0
 
 
+class Spare:
+    """A candidate that was forked in advance: its process, the judge's end of its channel, what it was sealed with."""
+
+    def __init__(self, pid: int, channel: int, kind: tuple[Any, ...]) -> None:
+        self.pid, self.channel, self.kind = pid, channel, kind
+
+
 class Server:
     """See the module."""
 
@@ -82,7 +89,7 @@ class Server:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.judge: Judge | None = None
-        self.spare: tuple[int, int, tuple[Any, ...]] | None = None
+        self.spare: Spare | None = None
         self.absent, package_directories = _preload(config["preload"], config["paths"])
         self.layers = seal.Layers(
             readable=[os.path.dirname(os.__file__), *config["readable"], *package_directories], **config["layers"]
@@ -116,7 +123,8 @@ class Server:
             if self.judge is None:
                 self._start_judge(limits)
             if self.spare is None:
-                self.spare = (*self._start_candidate(limits, self.null, self.null, stdio=False), _kind_of(limits))
+                started = self._start_candidate(limits, self.null, self.null, stdio=False)
+                self.spare = Spare(*started, _kind_of(limits))
         except OSError:
             # Only an advance. If the means are still missing when the next job comes, that job says so.
             self._sweep()
@@ -195,14 +203,13 @@ class Server:
 
     def _take_spare(self, limits: dict[str, Any]) -> tuple[int, int]:
         """The candidate that was forked in advance, if its limits are the right ones; else a new one."""
-        if self.spare is not None:
-            running, channel, kind = self.spare
-            self.spare = None
-            if kind == _kind_of(limits):
-                return running, channel
-            os.close(channel)
-            _kill(running)
-            os.waitpid(running, 0)
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            if spare.kind == _kind_of(limits):
+                return spare.pid, spare.channel
+            os.close(spare.channel)
+            _kill(spare.pid)
+            os.waitpid(spare.pid, 0)
         return self._start_candidate(limits, self.null, self.null, stdio=False)
 
     def _wait(self, descriptor: int, deadline: float) -> bool:
@@ -227,15 +234,13 @@ class Server:
         if word == judge.CANDIDATE_ENDED:
             # Its end of the channel closed a moment before it could be waited for.
             self._patience(running)
-        ended, status, usage = os.wait4(running, os.WNOHANG)
-        if ended:
-            _kill_group(running)
-        else:
-            _kill(running)
-            _, status, usage = os.wait4(running, 0)
+        # Only looked at: until it is reaped its number cannot become that of a foreign process.
+        ended = os.waitid(os.P_PID, running, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        _kill(running)
+        _, status, usage = os.wait4(running, 0)
         return {
             "timed_out": timed_out,
-            "candidate": os.waitstatus_to_exitcode(status) if ended else None,
+            "candidate": None if ended is None else os.waitstatus_to_exitcode(status),
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
         }
 
@@ -253,7 +258,7 @@ class Server:
 
     def _sweep(self) -> None:
         """Kill and reap whatever is left of a job, strays included: they become children of this process."""
-        kept = {self.judge.pid} if self.judge is not None else set()
+        kept = {lasting.pid for lasting in (self.judge, self.spare) if lasting is not None}
         started = time.monotonic()
         while strays := set(_children(self.pid)) - kept:
             waited = time.monotonic() - started
@@ -326,16 +331,12 @@ def _probes() -> None:
     frames.write_frame(candidate.CHANNEL, codec.pack({"last": probes.execute()}))
 
 
-def _kill_group(pid: int) -> None:
+def _kill(pid: int) -> None:
+    """Kill a child that has not been reaped (so the number is still its own), and its group."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-def _kill(pid: int) -> None:
-    """Kill a child that has not been reaped (so the number is still its own), and its group."""
-    _kill_group(pid)
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
