@@ -15,7 +15,7 @@ from pathlib import Path
 
 from verifiers.datasets import HUB, Directory, FileTask, Row, local_file, read_rows
 from verifiers.mathematics.extraction import extract
-from verifiers.mathematics.grader import grade_math
+from verifiers.mathematics.grader import grade_math, prepare
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -36,6 +36,14 @@ class MathTask(FileTask):
         if isinstance(subject, str) and subject:
             reference["subject"] = subject
         return Prompt(identity, problem.strip() + self.settings.instruction, reference, level)
+
+    def prepare(self) -> str:
+        """Start what the grader needs before the first answer comes, and say so in one line.
+
+        Raises:
+            RuntimeError: It does not start.
+        """
+        return prepare()
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Judge one response with ``grade_math``, under ``task.math.policy``."""

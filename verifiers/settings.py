@@ -78,7 +78,8 @@ class MathSettings(BaseModel):
         5.0,
         gt=0.0,
         le=60.0,
-        description="Deadline of one symbolic comparison in seconds. Most answers never need one.",
+        description="Deadline of grading one answer in seconds. Nearly every answer takes a millisecond; starting the "
+        "grader's own processes does not count.",
     )
     refuse_copies: bool = Field(
         True,
