@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +58,7 @@ def read_rows(
     for row in read_objects(path):
         empty = False
         for field in fields if identity is None else (identity, *fields):
-            value = row.fields.get(field)
-            if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
-                row.fields[field] = value = str(value)
-            if not isinstance(value, str) or not (value.strip() or field in may_be_empty):
-                raise ValueError(f"{row.place}: the field {field!r} is missing or no text; add it to the line")
+            row.fields[field] = _text(row, field, numbers=numbers, may_be_empty=field in may_be_empty)
         name = row.place if identity is None else row.fields[identity]
         if name in seen:
             raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen[name]}); make ids unique")
@@ -70,8 +68,23 @@ def read_rows(
         raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
 
 
+def _text(row: Row, field: str, *, numbers: bool, may_be_empty: bool) -> str:
+    value = row.fields.get(field)
+    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{row.place}: the field {field!r} is {value}; give a finite number or text")
+        value = str(value)
+    if not isinstance(value, str) or not (value.strip() or may_be_empty):
+        raise ValueError(f"{row.place}: the field {field!r} is missing or no text; add it to the line")
+    if any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise ValueError(f"{row.place}: the field {field!r} holds half of a surrogate pair; write the whole character")
+    return value
+
+
 def read_objects(path: Path) -> Iterator[Row]:
-    """Objects of a JSON Lines file (``.gz`` too) or rows of a Parquet file, in order; blank lines are skipped.
+    """Objects of a JSON Lines file (``.gz`` too) or rows of a Parquet file, in order.
+
+    Blank lines and a byte order mark are skipped; a line ends at a line feed and nowhere else.
 
     Raises:
         ValueError: The file cannot be read, or a line is no JSON object (file, line and mend).
@@ -88,22 +101,28 @@ def read_objects(path: Path) -> Iterator[Row]:
                     yield Row(place, _parse(line, place))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, after line {number}: not UTF-8 ({error}); encode it so") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error
 
 
 def _open(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _parse(line: str, place: str) -> dict[str, Any]:
     try:
-        row: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        row: Any = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of more digits than Python reads
         raise ValueError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
     if not isinstance(row, dict):
         raise ValueError(f"{place}: not a JSON object; each line must be one")
     return row
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -216,16 +235,22 @@ class FileTask:
         return hold_out(self.read("train"), self.settings.validation_size)
 
 
-def directory_of(settings: TaskSettings, files: Sequence[str]) -> Path:
-    """``task.path`` with the files that it must hold.
+class Directory:
+    """``task.path`` with the files that it must hold: a directory, or ``hf://datasets/OWNER/NAME`` with files of the
+    same names, which are fetched when they are first read.
 
     Raises:
         ValueError: It is not set, or lacks a file.
     """
-    if settings.path is None:
-        raise ValueError(f"task.path is not set; give the directory that holds {_sequence(files)}")
-    directory = Path(settings.path)
-    for name in files:
-        if not (directory / name).is_file():
-            raise ValueError(f"task.path: no file {name} in {directory}; give the directory that holds it")
-    return directory
+
+    def __init__(self, settings: TaskSettings, files: Sequence[str]) -> None:
+        if settings.path is None:
+            raise ValueError(f"task.path is not set; give the directory that holds {_sequence(files)}")
+        self.path = settings.path.rstrip("/")
+        for name in files:
+            if not self.path.startswith(HUB) and not (Path(self.path) / name).is_file():
+                raise ValueError(f"task.path: no file {name} in {self.path}; give the directory that holds it")
+
+    def file(self, name: str) -> Path:
+        """One of its files, on this machine. Raises ValueError where it cannot be fetched."""
+        return local_file(f"{self.path}/{name}", "task.path")

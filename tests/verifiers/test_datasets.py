@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from verifiers import Prompt, Status, TaskSettings, make_task
 from verifiers.contamination import contamination
-from verifiers.datasets import local_file, read_rows
+from verifiers.datasets import local_file, read_objects, read_rows
+from verifiers.gsm8k import FILES as GSM8K_FILES
 from verifiers.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -59,6 +61,9 @@ def settings(directory: Path, name: str = "math", **options: object) -> TaskSett
         ({"id": "b", "problem": "?"}, r"line 2: the field 'answer' is missing or no text; add it to the line"),
         ({"id": "b", "problem": " ", "answer": "1"}, r"line 2: the field 'problem' is missing"),
         ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or no text"),
+        ('{"id": "b", "problem": "?", "answer": NaN}', r"line 2: not valid JSON \(NaN is no number of JSON\)"),
+        ('{"id": "b", "problem": "?", "answer": ' + "1" * 5_000 + "}", r"line 2: not valid JSON \(Exceeds the limit"),
+        ({"id": "\ud800", "problem": "?", "answer": "1"}, r"line 2: the field 'id' holds half of a surrogate pair"),
         ({"id": "a", "problem": "?", "answer": "1"}, r"line 2: the id 'a' was seen before \(line 1\); make ids unique"),
     ],
 )
@@ -76,11 +81,23 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"id": "é"}\n'.encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
         list(read_rows(tmp_path / "latin.jsonl", (), identity="id"))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a"}\n' * 100)[:-9])
+    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz, after line 100: cut off or damaged .*fetch the file again"):
+        list(read_objects(tmp_path / "cut.jsonl.gz"))
+    with pytest.raises(ValueError, match=r"the field 'id' is inf; give a finite number"):
+        list(read_rows(write(tmp_path / "inf.jsonl", ['{"id": 1e999}']), (), identity="id", numbers=True))
     rows = list(
         read_rows(write(tmp_path / "numbers.jsonl", [{"id": 1}, "", {"id": 2.5}]), (), identity="id", numbers=True)
     )
     assert [row.fields["id"] for row in rows] == ["1", "2.5"]
     assert rows[1].place.endswith("numbers.jsonl, line 3")
+
+
+def test_a_byte_order_mark_and_line_separators_inside_text_are_no_fault(tmp_path: Path) -> None:
+    line = json.dumps({"id": "a", "problem": "one\u2028two\x85three"}, ensure_ascii=False) + "\r\n"
+    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode())
+    (row,) = read_rows(tmp_path / "bom.jsonl", ("problem",), identity="id")
+    assert row.fields["problem"] == "one\u2028two\x85three"
 
 
 def test_math_splits_levels_and_subjects(directory: Path) -> None:
@@ -223,6 +240,22 @@ def test_a_file_of_the_hub_is_fetched_once_asked_for(tmp_path: Path, monkeypatch
     assert asked == [], "workers make the task too, and need no network"
     assert len(task.prompts("test")) == 2
     assert asked == [("owner/name", "main/test.jsonl", "dataset", "v2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("math", [TEST_FILE]), ("math500", [MATH500_FILE]), ("gsm8k", [GSM8K_FILES["test"]])]
+)
+def test_a_directory_of_the_hub(name: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(repo: str, file: str, *, repo_type: str, revision: str | None) -> str:
+        asked.append((repo, file, revision))
+        return str(write(tmp_path / "cached.jsonl", problems("test", 3)))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    task = make_task(TaskSettings(name=name, path="hf://datasets/owner/name@v1/"))
+    assert len(task.prompts("test")) == 3
+    assert asked == [("owner/name", file, "v1") for file in files]
 
 
 def test_a_file_of_the_hub_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

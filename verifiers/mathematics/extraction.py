@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from verifiers.mathematics.delimiters import formulas, without_formulas
 from verifiers.mathematics.normalisation import matching_brace
 
 MAX_RESPONSE_CHARS = 20_000
@@ -41,9 +42,6 @@ _PHRASE = re.compile(
 _WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
 _CHOICE = re.compile(r"\(?[A-J](?:\)[.:]?|[.:])\s")
 _LABELLED = re.compile(r"[^\W\d]{3,20}\s{0,2}:\s{0,2}-?\d[\d.,]*(?![\d:])\s*\S*\s")
-_DISPLAY = re.compile(
-    r"\$\$((?:[^$]|\\\$)*?[^\\$])\$\$|\$((?:\\\$|[^$])*?[^\\$])\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL
-)
 _NUMBER = re.compile(
     r"(?<![A-Za-z\d.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?(?![A-Za-z]{4})"
 )
@@ -111,11 +109,9 @@ def _after_phrase(text: str) -> str | None:
     chosen = strong or matches
     for match in reversed(chosen):
         tail = text[match.end() : match.end() + 2_000].lstrip(" *:\n\t\"“'").removeprefix('\\"')
-        formula = _DISPLAY.match(tail)
-        if formula is not None:
-            rest = tail[formula.end() :]
-            first = next(group for group in formula.groups() if group is not None)
-            return first + _joined_formulas(rest)
+        formula = next(formulas(tail), None)
+        if formula is not None and formula.start == 0:
+            return formula.content + _joined_formulas(tail[formula.end :])
         sentence = _SENTENCE_END.split(tail, maxsplit=1)[0].split("\n")[0]
         sentence = sentence.strip(" *\"'").removesuffix(".")
         if sentence and is_bare(sentence):
@@ -144,7 +140,7 @@ def is_bare(text: str) -> bool:
         return False
     if _CHOICE.match(text) and len(text) <= 120 and "\n" not in text:
         return True
-    outside = _DISPLAY.sub(" ", text.replace("\\!", ""))
+    outside = without_formulas(text.replace("\\!", ""))
     outside = re.sub(r"\\text[a-z]*\s*\{[^{}]*\}", " ", outside)
     if _LABELLED.match(outside) and len(_NUMBER.findall(outside)) == 1:
         return False  # a label and one number, as in "Price: 2.74 or so"
@@ -154,16 +150,15 @@ def is_bare(text: str) -> bool:
 def _from_prose(text: str) -> str | None:
     """The formula or the number that stands last in a text; None where it hedges between several numbers."""
     text = _HOPE.sub("", text)
-    formulas = list(_DISPLAY.finditer(text))
-    rest = text[formulas[-1].end() :] if formulas else text
+    found = list(formulas(text))
+    rest = text[found[-1].end :] if found else text
     numbers = _NUMBER.findall(rest)
     if numbers:
         sentence = re.split(r"[.!?\n]\s", text.strip())[-1]
         if _HEDGE.search(sentence) and len(set(_NUMBER.findall(sentence))) > 1:
             return None
         return numbers[-1]
-    contents = [next(group for group in formula.groups() if group is not None) for formula in formulas]
-    return next((content for content in reversed(contents) if content.strip()), None)
+    return found[-1].content if found else None
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:

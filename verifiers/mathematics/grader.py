@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verifiers.mathematics import host, units
+from verifiers.mathematics import deadline, host, numeric, units
 from verifiers.mathematics.compare import SCALARS, Comparison, is_unreduced
 from verifiers.mathematics.extraction import Extraction, boxes, extract, is_bare
 from verifiers.mathematics.normalisation import normalise, squeeze
@@ -15,8 +15,28 @@ from verifiers.mathematics.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
 from verifiers.mathematics.reading import Reading, choice_letter, read, within_caps
 from verifiers.mathematics.shapes import reduce_relation
-from verifiers.mathematics.syntax import Node, Unsupported
+from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, Node, Unsupported
 from verifiers.verdict import Status, Verdict
+
+
+def prepare() -> str:
+    """Load what grading needs and start a host for the symbolic path, so that no answer waits for it.
+
+    Returns:
+        One line for the log.
+
+    Raises:
+        HostError: The host does not start.
+    """
+    started = time.perf_counter()
+    prepare_exact()
+    host.shared().warm()
+    return f"math grader: ready after {time.perf_counter() - started:.1f} s"
+
+
+def prepare_exact() -> None:
+    """Load the arbitrary-precision arithmetic of this thread, outside of any answer's time."""
+    numeric.context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,9 @@ def grade_math(
     Args:
         prediction: A whole response (with ``\boxed{}``, "the answer is ...", or neither) or a bare answer.
         reference: The right answer; LaTeX or plain text.
-        timeout_s: Deadline of the symbolic comparison in seconds. The exact path takes well under a millisecond.
+        timeout_s: Deadline of the whole comparison in seconds of wall time. The exact path takes well under a
+            millisecond as a rule. Starting the verifier (loading libraries, starting or waiting for a host process) is
+            not part of it; ``prepare`` does that beforehand.
         policy: The switches where graders legitimately disagree.
         question: The problem's text. An answer that only repeats an expression of it is then wrong, unless the
             reference is written so.
@@ -50,7 +72,16 @@ def grade_math(
         it is beyond the caps. ``timeout`` and ``crash``: comparing the answer exceeded the deadline or the memory.
         ``verifier_error``: the reference is empty, or the host process failed twice.
     """
+    prepare_exact()
     started = time.perf_counter()
+    try:
+        with deadline.within(timeout_s):
+            return _grade(prediction, reference, policy, question, started)
+    except deadline.OutOfTime:
+        return _verdict(Status.TIMEOUT, None, started, f"no verdict within {timeout_s:g} s")
+
+
+def _grade(prediction: str, reference: str, policy: MathPolicy, question: str | None, started: float) -> Verdict:
     found = extract(prediction, prose=policy.prose)
     truth = _reference_text(reference)
     if not normalise(truth):
@@ -70,7 +101,7 @@ def grade_math(
         return _verdict(Status.WRONG, spelling, started, "the answer repeats an expression of the question")
     if decision.right is not None:
         return _verdict(Status.CORRECT if decision.right else Status.WRONG, spelling, started, decision.detail)
-    return _symbolic(ours, theirs, spelling, timeout_s, started)
+    return _symbolic(ours, theirs, spelling, started)
 
 
 def _verdict(status: Status, answer: str | None, started: float, detail: str = "") -> Verdict:
@@ -92,6 +123,10 @@ def _reference_text(reference: str) -> str:
     return answer[-1] if answer else reference
 
 
+MAX_DISTINCT = 16
+"""More different boxes than this are no answer: they are compared pair by pair."""
+
+
 def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
     """The one candidate that is judged: several different boxes become a list, or the last counts (a policy)."""
     if not found.candidates:
@@ -106,6 +141,8 @@ def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
         distinct.setdefault(key, candidate)
     if len(distinct) == 1:
         return found.candidates[-1], ""
+    if len(distinct) > MAX_DISTINCT or sum(map(len, distinct.values())) > MAX_ANSWER_CHARS:
+        return None, f"more than {MAX_DISTINCT} different boxes, or {MAX_ANSWER_CHARS} characters in them"
     # A placeholder such as \boxed{wrong} beside a formula is no second answer.
     readings = {candidate: _read(candidate, policy) for candidate in distinct.values()}
     last = readings[distinct[squeeze(normalise(found.candidates[-1]))]]
@@ -186,9 +223,9 @@ def _unit_conflict(ours: str, theirs: str, policy: MathPolicy) -> str:
     return ""
 
 
-def _symbolic(ours: Reading, theirs: Reading, spelling: str, timeout_s: float, started: float) -> Verdict:
+def _symbolic(ours: Reading, theirs: Reading, spelling: str, started: float) -> Verdict:
     try:
-        outcome, detail = host.shared().ask(value_parts(ours.text), value_parts(theirs.text)[-1], timeout_s)
+        outcome, detail = host.shared().ask(value_parts(ours.text), value_parts(theirs.text)[-1], deadline.left())
     except host.HostError as error:
         return Verdict.failed(str(error), seconds=time.perf_counter() - started)
     status = {

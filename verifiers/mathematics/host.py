@@ -25,8 +25,9 @@ QUEUE_SECONDS = 120.0
 """Longest wait for a free host. It is not part of the answer's time."""
 
 REAP_SECONDS = 30.0  # a killed process is gone at once, unless the kernel itself hangs
-GRACE_SECONDS = 0.2
-"""How long after the deadline the host may answer before it is killed itself."""
+GRACE_SECONDS = 1.0
+"""How long after the deadline the host may answer before it is killed itself. It answers within milliseconds; on a
+busy machine waiting a little longer is cheaper than a new host."""
 
 MAX_HOSTS = 4
 MEGABYTES = 2048
@@ -128,11 +129,10 @@ class Hosts:
         self._idle: list[Host] = []
         self._slots = threading.BoundedSemaphore(limit)
 
-    def _take(self) -> tuple[Host, float]:
-        """A ready host, and the time at which the caller's turn came."""
+    def _take(self) -> Host:
+        """A ready host."""
         if not self._slots.acquire(timeout=QUEUE_SECONDS):
             raise HostError(f"no free host of the math grader within {QUEUE_SECONDS:g} s")
-        turn = time.monotonic()
         with self._lock:
             host = self._idle.pop() if self._idle else None
         try:
@@ -144,7 +144,7 @@ class Hosts:
             if host is not None:
                 host.kill()
             raise
-        return host, turn
+        return host
 
     def _give_back(self, host: Host) -> None:
         with self._lock:
@@ -161,30 +161,34 @@ class Hosts:
         Raises:
             HostError: It does not start.
         """
-        self._give_back(self._take()[0])
+        self._give_back(self._take())
 
     def ask(self, predictions: Sequence[str], reference: str, seconds: float) -> tuple[str, str]:
-        """See ``Host.ask``. A host that dies is replaced and asked once more.
+        """See ``Host.ask``. A host that dies is replaced and asked once more, in what is left of the time.
+
+        Waiting for a host, and its start, are not part of the ``seconds``: a slow verifier is no slow answer.
 
         Raises:
-            HostError: The second host failed too, or none was free.
+            HostError: Both hosts failed, or the first one used up the time, or none was free.
         """
-        for attempt in (1, 2):
-            host, started = self._take()
-            # Starting a host counts, so that the whole call keeps its deadline, but never for more than half of it.
-            left = max(seconds / 2, seconds - (time.monotonic() - started))
+        for last in (False, True):
+            host = self._take()
+            started = time.monotonic()
             try:
-                result = host.ask(predictions, reference, left)
+                outcome, detail = host.ask(predictions, reference, seconds)
             except HostError:
                 self._discard(host)
-                if attempt == 2:
+                seconds -= time.monotonic() - started
+                if last or seconds <= 0:
                     raise
             except BaseException:
                 self._discard(host)
                 raise
             else:
                 self._give_back(host)
-                return result
+                if last and outcome == "timeout":
+                    raise HostError("the first host of the math grader died, and the time left was too short")
+                return outcome, detail
         raise AssertionError("unreachable")
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from verifiers.mathematics import deadline
 from verifiers.mathematics.syntax import Node, Unsupported, number
 
 DIGITS = 50
@@ -114,7 +115,9 @@ class Evaluator:
             Undefined: It has none at this point.
             Unsupported: It is no scalar, or out of the range that is looked at.
             KeyError: A variable without a value.
+            OutOfTime: The answer's time is up.
         """
+        deadline.check()
         method: Callable[[Node], Value] | None = getattr(self, "_" + node.kind, None)
         if method is None:
             raise Unsupported(f"no value for a {node.kind}")

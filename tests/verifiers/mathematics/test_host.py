@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from verifiers import Status, grade_math
+from verifiers import Status, TaskSettings, Verdict, grade_math, make_task
 from verifiers.mathematics import host, server
 from verifiers.mathematics.syntax import MAX_ANSWER_CHARS
+from verifiers.task import Prepared
 
 DEADLINE = 0.6
 OVERSHOOT = 0.3
@@ -67,7 +68,22 @@ HOSTILE = {
     "matrix": "\\begin{pmatrix}" + "1&" * 400 + "1\\end{pmatrix}",
     "texts": "\\text{" * 300,
     "subscripts": "x_" * 900,
+    "different boxes": " ".join(f"\\boxed{{\\sin({i}x)^{{x}}}}" for i in range(64)),
+    "long boxes": " ".join("\\boxed{" + "+".join(f"\\sin({i + j}x)^{{x}}" for j in range(10)) + "}" for i in range(60)),
+    "few long boxes": " ".join(
+        "\\boxed{" + "+".join(f"\\sin({i + j}x)^{{x}}" for j in range(9)) + "}" for i in range(12)
+    ),
+    "open displays": "\\[" * 10_000,
+    "open delimiters": "\\[ \\( $ " * 2_000,
+    "prices": "$1" * 10_000,
+    "roots": ",".join(f"\\sqrt{{{i}}}" for i in range(60)),
 }
+
+
+def timed(prediction: str, reference: str) -> tuple[Verdict, float]:
+    started = time.perf_counter()
+    verdict = grade_math(prediction, reference, timeout_s=DEADLINE)
+    return verdict, time.perf_counter() - started
 
 
 @pytest.mark.slow
@@ -75,15 +91,18 @@ HOSTILE = {
 def test_hostile_answers_end_on_time(name: str) -> None:
     for text in (HOSTILE[name], f"\\boxed{{{HOSTILE[name]}}}"):
         for reference in ("42", "x+1"):
-            started = time.perf_counter()
-            verdict = grade_math(text, reference, timeout_s=DEADLINE)
-            assert time.perf_counter() - started < DEADLINE + OVERSHOOT
+            verdict, seconds = timed(text, reference)
+            if seconds >= DEADLINE + OVERSHOOT:
+                verdict, seconds = timed(text, reference)  # a busy machine may be late once
+            assert seconds < DEADLINE + OVERSHOOT
             assert verdict.status in (Status.WRONG, Status.UNPARSABLE, Status.TIMEOUT, Status.CRASH)
             assert verdict.reward == 0.0
 
 
 @pytest.mark.parametrize(
-    "name", ["parentheses", "blanks", "digits", "boxes", "open boxes", "dollars", "backslashes", "letters"]
+    "name",
+    ["parentheses", "blanks", "digits", "boxes", "open boxes", "dollars", "backslashes", "letters"]
+    + ["long boxes", "open displays", "open delimiters"],
 )
 def test_long_garbage_is_refused_in_process(name: str) -> None:
     times = []
@@ -94,12 +113,27 @@ def test_long_garbage_is_refused_in_process(name: str) -> None:
     assert min(times) < 0.1
 
 
-@pytest.mark.slow
-def test_the_first_call_keeps_its_deadline_though_the_host_must_start() -> None:
+def test_the_exact_path_keeps_the_deadline_too() -> None:
+    verdict = grade_math("+".join(f"\\sin({i}x)^{{x}}" for i in range(99)), "x\\cos x", timeout_s=0.001)
+    assert (verdict.status, verdict.reward) == (Status.TIMEOUT, 0.0)
+    assert verdict.seconds < OVERSHOOT
+
+
+def test_the_start_of_a_host_is_not_the_answers_time() -> None:
+    """A slow verifier is no slow answer: the deadline is shorter than any start."""
     host.shared().close()
-    started = time.perf_counter()
-    assert grade_math("(10^8)!", "42", timeout_s=5.0).status is Status.TIMEOUT
-    assert time.perf_counter() - started < 5.0 + OVERSHOOT
+    verdict = grade_math("\\sum_{k=1}^{4} k", "10", timeout_s=5.0)
+    assert verdict.status is Status.CORRECT
+    host.shared().close()
+    assert grade_math("(10^8)!", "42", timeout_s=0.3).status is Status.TIMEOUT
+
+
+def test_a_task_starts_the_host_when_it_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "problem": "?", "answer": "10"}\n')
+    task = make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "a.jsonl")}))
+    host.shared().close()
+    assert isinstance(task, Prepared) and task.prepare().startswith("math grader: ready after")
+    assert host.shared().pids()
 
 
 @pytest.mark.parametrize(
@@ -171,16 +205,30 @@ def test_two_failures_are_a_verifier_error_and_never_a_reward(monkeypatch: pytes
     assert (verdict.status, verdict.reward, len(asked)) == (Status.VERIFIER_ERROR, None, 2)
 
 
-@pytest.mark.slow
-def test_a_stopped_host_does_not_hang_its_caller() -> None:
+def test_a_stopped_host_is_a_verifier_error_after_one_deadline() -> None:
     hosts = host.Hosts()
     hosts.warm()
     (pid,) = hosts.pids()
     os.kill(pid, signal.SIGSTOP)
     started = time.perf_counter()
-    assert hosts.ask(["\\sum_{k=1}^{4} k"], "10", 0.3)[0] == "equal"  # by the second host
-    assert time.perf_counter() - started < 10
+    with pytest.raises(host.HostError, match="did not answer in time"):
+        hosts.ask(["\\sum_{k=1}^{4} k"], "10", 0.3)
+    assert time.perf_counter() - started < 2
+    assert hosts.ask(["\\sum_{k=1}^{4} k"], "10", 5.0)[0] == "equal"  # by another one
     hosts.close()
+
+
+def test_a_second_attempt_that_lacks_time_is_no_timeout_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = iter([host.HostError("gone"), ("timeout", "")])
+
+    def answer(*_: object) -> tuple[str, str]:
+        outcome = next(outcomes)
+        if isinstance(outcome, host.HostError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(host.Host, "ask", answer)
+    assert grade_math("\\sum_{k=1}^{4} k", "10").status is Status.VERIFIER_ERROR
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
