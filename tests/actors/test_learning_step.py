@@ -153,6 +153,7 @@ def test_stale_groups_with_kl_in_the_reward_follow_the_exact_gradient(n: int) ->
         replace(
             graded(BINARY[answers]),
             response_tokens=[np.array([y], np.int32) for y in answers],
+            token_versions=[np.zeros(1, np.int32)] * n,
             behaviour_logprobs=[np.log(behaviour[[y]]) for y in answers],
         )
         for answers in answers_GN

@@ -26,7 +26,10 @@ def groups(tmp_path, prompt_id: str):
     group = make_group((1, 1, 1), graded=False)
     tokens = [np.array([*tokenizer.encode(text, add_special_tokens=False), 2], np.int32) for text in ("1+2", "9", "8")]
     logprobs = [np.zeros(len(t), np.float32) for t in tokens]
-    group = replace(group, response_tokens=tokens, behaviour_logprobs=logprobs, prompt_id=prompt_id)
+    versions = [np.zeros(len(t), np.int32) for t in tokens]
+    group = replace(
+        group, response_tokens=tokens, behaviour_logprobs=logprobs, token_versions=versions, prompt_id=prompt_id
+    )
     verdicts = ["correct", "wrong", "verifier_error"]
     graded = group.with_grades(np.array([1.0, 0.0, np.nan]), np.zeros(3), verdicts, [None] * 3, np.zeros(3))
     path = tmp_path / "groups" / "evaluation.parquet"
