@@ -136,12 +136,12 @@ class Checkpoints:
         matches = (_COMPLETE.fullmatch(p.name) for p in self.directory.iterdir() if p.is_dir())
         return sorted(int(match.group(1)) for match in matches if match)
 
-    def latest(self) -> Latest:
-        """The newest checkpoint whose files all have the size and SHA-256 of its manifest."""
+    def latest(self, *, contents: bool = True) -> Latest:
+        """The newest checkpoint whose files all have the size and, with `contents`, the SHA-256 of its manifest."""
         warnings: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return Latest(verify(self._final(step)), tuple(warnings))
+                return Latest(verify(self._final(step), contents=contents), tuple(warnings))
             except CheckpointError as error:
                 warnings.append(f"skipped a checkpoint that cannot be trusted: {error}")
         return Latest(None, tuple(warnings))

@@ -126,11 +126,11 @@ def train(
         from cluster.replay import replay as run_replay
 
         outcome = run_replay(resolved, replay)
+        typer.echo(outcome.message, err=outcome.status != 0)
     else:
         from cluster.job import train as run_job
 
         outcome = run_job(resolved, resume=resume, rollout_only=rollout_only)
-    typer.echo(outcome.message, err=outcome.status != 0)
     raise typer.Exit(outcome.status)
 
 
@@ -275,7 +275,6 @@ def _bon_sft(
     if outcome.model is not None:
         shutil.copytree(outcome.model, output)
         typer.echo(f"wrote {output}")
-    typer.echo(outcome.message, err=bool(outcome.status))
     raise typer.Exit(outcome.status)
 
 

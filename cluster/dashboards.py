@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from cluster.config import RunConfig
+from cluster.departure import INTERRUPTED
 from cluster.evaluation import Evaluation
 from cluster.memory import job_memory_gib
 from cluster.progress import Progress, evaluation_line, print_pass_at_k
@@ -14,6 +16,7 @@ from cluster.run_directory import RunDirectory
 from cluster.wandb_writer import WandbWriter
 
 MEMORY_INTERVAL_SECONDS = 5.0
+HURRY_SECONDS = 5.0  # for wandb to send the rest of a run that was asked to leave
 
 
 class Dashboards:
@@ -30,6 +33,7 @@ class Dashboards:
         self._directory = directory
         self._first_step = first_step
         self._progress = Progress()
+        self._status: int | None = None  # how the run ended, once it is known
         self._memory = _MemoryGauge()
 
     def __enter__(self) -> Dashboards:
@@ -50,9 +54,16 @@ class Dashboards:
     ) -> None:
         self._memory.stop()
         self._progress.stop()
-        late = self._wandb.finish(exit_code=0 if kind is None else 1)
+        status = self._status if self._status is not None else int(kind is not None)
+        late = self._wandb.finish(status, deadline_s=HURRY_SECONDS if status == INTERRUPTED else None)
         if late:
             print(late, flush=True)
+
+    def last_words(self, text: str, status: int) -> None:
+        """How the run ended, with its exit status; nothing that is closed afterwards can hold the message up."""
+        self._status = status
+        self._progress.stop()
+        print(text, file=sys.stderr if status else sys.stdout, flush=True)
 
     @property
     def peak_memory_gib(self) -> float:
@@ -102,7 +113,7 @@ class _MemoryGauge:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=2)
 
     def _watch(self) -> None:
         while True:

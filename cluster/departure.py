@@ -2,17 +2,30 @@
 
 Ray's job stop and a node that is pre-empted send SIGTERM and wait some thirty seconds. So the first signal abandons
 whatever only waits (for groups, for an evaluation), lets a running optimiser step end, and saves. A second signal, or
-the end of the time, stops at once; then the run goes on from its last checkpoint.
+the end of the half minute, ends the process at once, whatever hangs; then the run goes on from its last checkpoint.
+
+The signals are heard by a thread of their own, because Python runs its handlers on the main thread, which may be inside
+a call that never returns. From the first signal on that thread has the last say: nothing takes it back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
-from collections.abc import Coroutine
+import socket
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-LEAVE_SECONDS = 20.0  # for the running step and a checkpoint; the rest of the half minute ends the processes
+from actors.threads import bounded
+
+LEAVE_SECONDS = 18.0  # for the running step and a checkpoint
+LAST_SECONDS = 27.0  # for all of it; the rest of the half minute is for the last words and the end of the processes
+LAST_WORDS_SECONDS = 2.0  # to find and to write them: the disk or the terminal may be what hangs
+INTERRUPTED = 130  # exit status
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Leaving(Exception):
@@ -20,14 +33,35 @@ class Leaving(Exception):
 
 
 class Departure:
-    """Whether the run was asked to leave, and waits that end when it is."""
+    """Whether the run was asked to leave, and waits that end when it is.
 
-    def __init__(self) -> None:
+    Args:
+        last_words: what a run that is ended at once tells its user: how to go on.
+        end: ends the process with an exit status, with nothing waited for; processes of a local cluster end with it.
+    """
+
+    def __init__(self, last_words: Callable[[], str] = str, end: Callable[[int], Any] = os._exit) -> None:
+        self._last_words = last_words
+        self._end = end
         self._asked = asyncio.Event()
+        self._heard = threading.Event()  # the same, for threads
+        self._tell: Callable[[], object] | None = None  # how the running work learns of it
+        self._lock = threading.Lock()
+        self._sockets: tuple[socket.socket, socket.socket] | None = None
 
     @property
     def asked(self) -> bool:
-        return self._asked.is_set()
+        return self._heard.is_set()
+
+    def listen(self) -> None:
+        """Take SIGINT and SIGTERM over, from the main thread; again after a library has put handlers of its own."""
+        if self._sockets is None:
+            self._sockets = ours, theirs = socket.socketpair()
+            theirs.setblocking(False)
+            threading.Thread(target=self._hear, args=(ours,), name="signals", daemon=True).start()
+        signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _nothing)
 
     def check(self) -> None:
         """Raise :class:`Leaving` if the run was asked to leave."""
@@ -53,21 +87,58 @@ class Departure:
             asked.cancel()
 
     async def carry(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Await `work` with SIGINT and SIGTERM turned into a departure.
+        """Await `work`, which is told when a signal comes.
 
         Raises:
-            CancelledError: at the second signal, or when leaving took too long.
+            CancelledError: when leaving took longer than LEAVE_SECONDS.
         """
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
 
         def leave() -> None:
-            if self.asked:
-                task.cancel()
-            else:
-                self._asked.set()
-                loop.call_later(LEAVE_SECONDS, task.cancel)
+            self._asked.set()
+            loop.call_later(LEAVE_SECONDS, task.cancel)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, leave)
-        return await task
+        with self._lock:
+            self._tell = lambda: loop.call_soon_threadsafe(leave)
+            if self.asked:
+                self._tell()
+        try:
+            return await task
+        finally:
+            with self._lock:
+                self._tell = None
+
+    def _hear(self, ours: socket.socket) -> None:
+        """The thread of the signals: the first is told, the second or the end of time ends the process."""
+        _next_signal(ours)
+        with self._lock:
+            self._heard.set()
+            if self._tell is not None:
+                self._tell()
+        ours.settimeout(LAST_SECONDS)
+        why = "left at once, at the second signal"
+        try:
+            _next_signal(ours)
+        except TimeoutError:
+            why = f"left at once: something did not end within {LAST_SECONDS:g} s"
+        with contextlib.suppress(
+            Exception
+        ):  # nothing may keep the process now, words that cannot be found least of all
+            bounded(
+                lambda: os.write(2, f"{why}\n{self._last_words()}\n".encode()),
+                owner="terminal",
+                to="take the last words",
+                deadline_s=LAST_WORDS_SECONDS,
+            )
+        self._end(INTERRUPTED)
+
+
+def _next_signal(ours: socket.socket) -> None:
+    """Wait for one of SIGNALS; other signals that Python handles are told on the same way."""
+    while ours.recv(1)[0] not in SIGNALS:  # deadline: a daemon thread's, which ends with the process
+        pass
+
+
+def _nothing(*_: object) -> None:
+    """The handlers of the signals: having one makes Python tell the listening thread."""

@@ -1,15 +1,15 @@
 """One training or evaluation job from start to end: start, run, report, tear down.
 
 `bonrl train` and `bonrl eval` call :func:`train` and :func:`evaluate_checkpoint`; nothing here knows about the command
-line. Whatever ends a job (the last step, a lost actor, Ctrl-C), it ends with one message, names the checkpoint to go
-on from, and leaves no process behind.
+line. Whatever ends a job (the last step, a lost actor, a full disk, Ctrl-C), it ends with one message, names the
+checkpoint to go on from, and leaves no process behind. The message comes first: what is torn down after it may hang.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +18,27 @@ import numpy as np
 from actors.broadcaster import Broadcaster
 from actors.learner_group import LearnerGroup, Origin
 from actors.learner_rank import HUGGINGFACE
-from actors.supervision import ActorFailure
-from cluster.checkpoints import Checkpoint, Checkpoints
+from actors.queue_state import Ticket
+from cluster.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
-from cluster.departure import Departure, Leaving
+from cluster.departure import INTERRUPTED, Departure, Leaving
 from cluster.errors import UsageError
 from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
 from cluster.incidents import Incidents
 from cluster.loop import train as training_loop
-from cluster.processes import Processes, connect, disconnect
+from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
+from cluster.processes import Processes
 from cluster.record import Recorder, recording
-from cluster.run import QUEUE_FILE, AgreementError, Run
-from cluster.run_directory import RunDirectory
+from cluster.run import QUEUE_FILE, Run
+from cluster.run_directory import RunDirectory, RunDirectoryError
 from cluster.weights import weights_sha256
 from verifiers.contamination import SHINGLE, contamination
 from verifiers.task import Prompt, make_task, render
 
-COMPLETED, FAILED, INTERRUPTED = 0, 1, 130
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: the process's exit status, the sentence that a person reads, and the model of a finished run."""
-
-    status: int
-    message: str
-    model: Path | None = None
-
 
 def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> Outcome:
-    """Run the main job.
+    """Run the main job, and tell its user how it ended.
 
     Args:
         config: resolved configuration; on resume that of the run directory, with overrides.
@@ -56,7 +46,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         rollout_only: record graded groups and train nothing.
 
     Raises:
-        UsageError: something cannot work, and nothing was trained.
+        UsageError: something cannot work, and nothing was started.
     """
     if rollout_only:
         config = recording(config)
@@ -68,22 +58,25 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
             dashboards.message(contamination_line(config, training, held_out))
 
             async def work(departure: Departure) -> Run:
-                run = await starting(
-                    _assemble(
-                        config, directory, checkpoints, dashboards, departure, training, held_out, start, rollout_only
+                run = await departure.unless_asked(
+                    starting(
+                        _assemble(
+                            *(config, directory, checkpoints, dashboards, departure),
+                            *(training, held_out, start, rollout_only),
+                        )
                     )
                 )
                 await run.supervisor.run(_until_asked(run))
                 return run
 
-            result = carry_out(config, work)
-            if isinstance(result, Run) and not result.departure.asked:
-                return _recorded(result) if rollout_only else _completed(result, dashboards)
-            if isinstance(result, Run):
-                result = Outcome(INTERRUPTED, f"asked to leave; left after step {result.learner.version}")
-            saved = checkpoints.latest().checkpoint
-            advice = f"continue with: bonrl train --resume {directory.path}" if saved else "no checkpoint was saved yet"
-            return Outcome(result.status, f"{result.message}\n{advice}")
+            advice = partial(_advice, directory, checkpoints, rollout_only)
+
+            def conclude(result: Run | Outcome) -> Outcome:
+                outcome = _ended(result, dashboards, advice, rollout_only)
+                dashboards.last_words(outcome.message, outcome.status)
+                return outcome
+
+            return carry_out(config, work, conclude, advice)
 
 
 def evaluate_checkpoint(
@@ -96,7 +89,7 @@ def evaluate_checkpoint(
         output: directory that gets the graded groups of each temperature, as Parquet.
 
     Raises:
-        UsageError: something cannot work, and nothing was evaluated.
+        UsageError: something cannot work, and nothing was started.
     """
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
     held_out = load_prompts(config, config.evaluation.split)
@@ -246,44 +239,33 @@ async def _until_asked(run: Run) -> None:
     try:
         await training_loop(run)
     except* Leaving:
+        run.queue.issue = _later  # a queue that is lost and replaced now has nobody to hand positions to
         await run.leave()
 
 
-def carry_out(config: RunConfig, work: Any) -> Any:
-    """Run the coroutine function `work` on a Ray cluster; its result, or the Outcome of what ended it early.
-
-    `work` gets the departure that it must heed."""
-    try:
-        connect(config)
-        return asyncio.run(_depart(work))
-    except (ActorFailure, AgreementError, BaseExceptionGroup) as error:
-        cause = _first_error(error)
-        if not isinstance(cause, ActorFailure | AgreementError):
-            raise cause from error.__cause__
-        return Outcome(FAILED, str(cause))
-    except (asyncio.CancelledError, KeyboardInterrupt, Leaving):
-        return Outcome(INTERRUPTED, "interrupted")
-    finally:
-        disconnect()
+def _later(ticket: Ticket) -> None:
+    """Nothing is sampled any more: a position that the queue is owed is handed out when the run goes on."""
 
 
-async def _depart(work: Callable[[Departure], Coroutine[Any, Any, Any]]) -> Any:
-    departure = Departure()
-    return await departure.carry(work(departure))
+def _ended(result: Run | Outcome, dashboards: Dashboards, advice: Callable[[], str], rollout_only: bool) -> Outcome:
+    """How the job ended: of a run that did not reach its last step also how to go on."""
+    if isinstance(result, Run) and not result.departure.asked:
+        try:
+            return _recorded(result) if rollout_only else _completed(result, dashboards)
+        except (OSError, RunDirectoryError, CheckpointError) as error:
+            result = Outcome(FAILED, f"trained to the last step, but its summary cannot be written: {error}")
+    elif isinstance(result, Run):
+        result = Outcome(INTERRUPTED, f"asked to leave; left after step {result.learner.version}")
+    return Outcome(result.status, f"{result.message}\n{advice()}")
 
 
-async def starting(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await the start of actors; a failure there is a matter of configuration, because nothing was trained."""
-    try:
-        return await work
-    except ActorFailure as error:
-        raise UsageError(str(error)) from error
-
-
-def _first_error(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _advice(directory: RunDirectory, checkpoints: Checkpoints, rollout_only: bool) -> str:
+    """What was kept of the run, and how to go on with it. Reads no file's contents: whoever asks is about to leave."""
+    kept = checkpoints.latest(contents=False).checkpoint
+    if kept is None:
+        return "no checkpoint was saved yet"
+    option = " --rollout-only" if rollout_only else ""
+    return f"kept: the checkpoint of step {kept.step}\ncontinue with: bonrl train --resume {directory.path}{option}"
 
 
 def _open_directory(config: RunConfig, resume: Path | None) -> RunDirectory:
@@ -298,6 +280,11 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_onl
         print(warning, flush=True)
     if latest.checkpoint is None:
         raise UsageError(f"{directory.path} holds no usable checkpoint: start a new run instead of --resume")
+    if not (latest.checkpoint.path / QUEUE_FILE).is_file():
+        raise UsageError(
+            f"--resume {directory.path}: it was made with --replay, so there is no replay queue to go on with; replay "
+            f"its source once more, or start a run with model.path={latest.checkpoint.path / HUGGINGFACE}"
+        )
     if (latest.checkpoint.path / HUGGINGFACE).is_dir() == rollout_only:
         raise UsageError(
             f"{directory.path} was trained: resume it without --rollout-only"

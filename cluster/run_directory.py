@@ -48,6 +48,7 @@ PACKAGES = (
     *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -267,6 +268,13 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full; also one that another process told in words."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(os.strerror(code) in str(error) for code in _FULL)
+
+
 @contextlib.contextmanager
 def clear_errors(path: Path, *, only_full: bool = False) -> Iterator[None]:
     """Turns an OSError about the run directory into one clear message that names the key and the mend.
@@ -276,10 +284,9 @@ def clear_errors(path: Path, *, only_full: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if only_full and not full:
+        if only_full and not is_full(error):
             raise
-        if full:
+        if is_full(error):
             mend = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             mend = "it is not writable: set run.directory to a directory that you may write"

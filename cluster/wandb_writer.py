@@ -11,12 +11,12 @@ import netrc
 import os
 import secrets
 import shlex
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from actors.threads import bounded
 from cluster.errors import UsageError
 from cluster.metric_names import AXES, METRICS, split_by_axis
 from cluster.run_directory import clear_errors, write_atomically
@@ -139,31 +139,20 @@ class WandbWriter:
             if self._run is not None:
                 self._run.log(part)
 
-    def finish(self, exit_code: int = 0) -> str | None:
+    def finish(self, exit_code: int = 0, *, deadline_s: float | None = None) -> str | None:
         """Ends the run; returns a message if the rest could not be sent in time. Safe to call twice.
 
         wandb can hang here when the network does, so it runs in a thread that is left behind at the deadline;
-        everything logged is in the files by then.
+        everything logged is in the files by then. `deadline_s` (seconds) takes the place of the usual one.
         """
         if self._run is None:
             return None
         command, run, self._run = self._sync_command(), self._run, None
-        failures: list[BaseException] = []
-
-        def end() -> None:
-            try:
-                run.finish(exit_code=exit_code)
-            except Exception as error:  # noqa: BLE001  (a thread's error; told to the caller below)
-                failures.append(error)
-
-        thread = threading.Thread(target=end, name="wandb-finish", daemon=True)
-        thread.start()
-        thread.join(timeout=self._finish_deadline_s + FINISH_GRACE_S)
-        if thread.is_alive():
-            waited = f"{self._finish_deadline_s:.0f} s"
-            return f"wandb did not finish within {waited}; upload the rest with: {command}"
-        if failures:
-            return f"wandb could not finish: {failures[0]}; upload the rest with: {command}"
+        wait_s = self._finish_deadline_s + FINISH_GRACE_S if deadline_s is None else deadline_s
+        try:
+            bounded(lambda: run.finish(exit_code=exit_code), owner="wandb", to="finish", deadline_s=wait_s)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the run's result does not depend on it)
+            return f"wandb could not finish: {error}; upload the rest with: {command}"
         return None
 
 
@@ -214,13 +203,10 @@ def _forget_failed_start() -> None:
     """Ends wandb's helper process, which otherwise refuses the run's id as being in use."""
     import wandb
 
-    thread = threading.Thread(target=wandb.teardown, name="wandb-teardown", daemon=True)
-    thread.start()
-    thread.join(timeout=FINISH_GRACE_S)
-    if thread.is_alive():
-        raise WandbError(
-            f"wandb did not start online and hangs (over {FINISH_GRACE_S:.0f} s): set wandb.mode to offline or disabled"
-        )
+    try:
+        bounded(wandb.teardown, owner="wandb", to="end its helper process", deadline_s=FINISH_GRACE_S)
+    except TimeoutError as error:
+        raise WandbError(f"wandb did not start online, and {error}: set wandb.mode to offline or disabled") from None
 
 
 def _begin(

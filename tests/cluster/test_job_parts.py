@@ -1,74 +1,180 @@
-"""Parts of a job: how signals end it, and that it says which evaluation prompts it trains on."""
+"""Parts of a job: what its end becomes, how to go on from it, and which evaluation prompts it says it trains on."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import errno
 import signal
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cluster.departure import Departure, Leaving
+from actors.supervision import ActorFailure, ActorLost
+from cluster import job, outcome
+from cluster.checkpoints import Checkpoints
+from cluster.departure import INTERRUPTED, Departure, Leaving
+from cluster.errors import UsageError
+from cluster.outcome import FAILED, Outcome, carry_out, starting
+from cluster.run_directory import RunDirectory, RunDirectoryError, clear_errors
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_what_only_waits_and_lets_a_step_end(number: signal.Signals) -> None:
-    done = []
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Ray's part done by nobody; what happened in which order. Leaves the test process its signals."""
+    events: list[str] = []
+    monkeypatch.setattr(outcome, "connect", lambda config: events.append("connect"))
+    monkeypatch.setattr(outcome, "disconnect", lambda: events.append("disconnect"))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield events
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ends_with(*errors: BaseException) -> Any:
+    """What a job becomes whose tasks raise `errors`."""
+
+    async def fail(error: BaseException) -> None:
+        raise error
 
     async def work(departure: Departure) -> None:
-        os.kill(os.getpid(), number)
-        await asyncio.sleep(0.1)
-        done.append("step")
-        departure.check()
+        async with asyncio.TaskGroup() as tasks:
+            for error in errors:
+                tasks.create_task(fail(error))
 
-    with pytest.raises(Leaving):
-        depart(work, number)
-    assert done == ["step"]
-
-    async def waits(departure: Departure) -> None:
-        os.kill(os.getpid(), number)
-        await departure.unless_asked(asyncio.sleep(60))
-
-    with pytest.raises(Leaving):
-        depart(waits, number)
+    return carry_out(None, work)  # type: ignore[arg-type]
 
 
-def test_a_second_signal_and_the_end_of_patience_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stubborn(departure: Departure) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(60)
-
-    with pytest.raises(asyncio.CancelledError):
-        depart(stubborn, signal.SIGTERM)
-
-    async def slow(departure: Departure) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(60)
-
-    monkeypatch.setattr("cluster.departure.LEAVE_SECONDS", 0.1)
-    with pytest.raises(asyncio.CancelledError):
-        depart(slow, signal.SIGTERM)
+def echo(text: str) -> ActorFailure:
+    return ActorFailure(text)
 
 
-def depart(work: Callable[[Departure], Coroutine[Any, Any, None]], number: signal.Signals) -> None:
-    async def main() -> None:
-        departure = Departure()
-        await departure.carry(work(departure))
+def event(text: str) -> ActorFailure:
+    failure = ActorLost(text)
+    failure.__cause__ = OSError("what Ray says")
+    return failure
 
-    before = signal.getsignal(number)
+
+def test_a_run_under_way_fails_with_its_cause_and_is_not_refused():
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error in (event("sampler-0 died"), RunDirectoryError("the disk is full"), full, TimeoutError("too late")):
+        assert ends_with(error) == Outcome(FAILED, str(error))
+    with pytest.raises(ZeroDivisionError):  # a bug of ours keeps its traceback
+        ends_with(ZeroDivisionError())
+    with pytest.raises(PermissionError):
+        ends_with(PermissionError("where from?"))
+
+
+def test_of_several_errors_the_cause_is_told_not_its_echo():
+    assert ends_with(echo("was not there"), event("died"), echo("was not there")).message == "died"
+    assert ends_with(echo("was not there"), RunDirectoryError("full")).message == "full"
+    with pytest.raises(ZeroDivisionError):
+        ends_with(event("died"), ZeroDivisionError())
+
+
+def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
+    async def start(error: ActorFailure) -> None:
+        raise error
+
+    async def work(departure: Departure) -> None:
+        await departure.unless_asked(starting(start(event("sampler-0 died while it was to start"))))
+
+    result = carry_out(None, work)  # type: ignore[arg-type]
+    assert result.status == FAILED
+    assert result.message == "the run could not start, nothing was trained: sampler-0 died while it was to start"
+    assert no_ray == ["connect", "disconnect"]
+
+
+def test_the_user_is_told_before_ray_ends_and_ray_has_a_deadline(
+    no_ray: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    release = threading.Event()
+    monkeypatch.setattr(outcome, "DISCONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(outcome, "disconnect", lambda: (no_ray.append("disconnect"), release.wait(60)))
+    monkeypatch.setattr(outcome.atexit, "unregister", lambda function: no_ray.append("forget"))
+
+    async def work(departure: Departure) -> str:
+        return "done"
+
     started = time.monotonic()
-    try:
-        asyncio.run(main())
-    finally:
-        signal.signal(number, before)
-        assert time.monotonic() - started < 10
+    carry_out(None, work, no_ray.append)  # type: ignore[arg-type]
+    release.set()
+    assert no_ray == ["connect", "done", "disconnect", "forget"] and time.monotonic() - started < 10
+    assert "Ray did not shut down within 0.1 s" in capsys.readouterr().err
+
+
+def test_a_signal_that_rays_own_handler_gets_is_an_interruption(monkeypatch: pytest.MonkeyPatch):
+    def connect(config: Any) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(outcome, "connect", connect)
+    assert ends_with().status == INTERRUPTED
+
+
+def write_checkpoint(directory: RunDirectory, step: int, *files: str) -> None:
+    with Checkpoints(directory.checkpoints).writing(step) as path:
+        for name in files:
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_text("x")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[RunDirectory]:
+    with RunDirectory.create(tmp_path, "run", {}) as made:
+        yield made
+
+
+def test_how_to_go_on_is_found_without_reading_contents(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch):
+    checkpoints = Checkpoints(directory.checkpoints)
+    assert job._advice(directory, checkpoints, False) == "no checkpoint was saved yet"
+    write_checkpoint(directory, 5, "queue.arrow")
+    monkeypatch.setattr("cluster.checkpoints._sha256", lambda path: pytest.fail("this takes minutes"))
+    advice = job._advice(directory, checkpoints, False)
+    assert advice == f"kept: the checkpoint of step 5\ncontinue with: bonrl train --resume {directory.path}"
+    assert job._advice(directory, checkpoints, True).endswith(" --rollout-only")
+
+
+def test_a_full_disk_says_what_was_kept_and_how_to_go_on(directory: RunDirectory):
+    write_checkpoint(directory, 5, "queue.arrow")
+    with pytest.raises(RunDirectoryError) as full, clear_errors(directory.path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    advice = partial(job._advice, directory, Checkpoints(directory.checkpoints), False)
+    ended = job._ended(ends_with(full.value), None, advice, False)  # type: ignore[arg-type]
+    assert ended.status == FAILED
+    for part in ("full", "checkpoint.keep", "kept: the checkpoint of step 5", f"--resume {directory.path}"):
+        assert part in ended.message
+
+
+def test_what_was_made_with_replay_is_not_resumed(directory: RunDirectory):
+    checkpoints = Checkpoints(directory.checkpoints)
+    write_checkpoint(directory, 5, "huggingface/config.json")
+    with pytest.raises(UsageError, match=r"made with --replay.*model\.path="):
+        job._resume_point(directory, checkpoints, False)
+    write_checkpoint(directory, 6, "huggingface/config.json", "queue.arrow")
+    assert job._resume_point(directory, checkpoints, False).step == 6
+
+
+def test_a_queue_that_is_replaced_while_the_run_leaves_finds_nobody_to_work(monkeypatch: pytest.MonkeyPatch):
+    queue = SimpleNamespace(issue=None)
+
+    async def loop(run: Any) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            queue.issue = lambda ticket: tasks.create_task(asyncio.sleep(0))
+            raise Leaving
+
+    async def leave() -> None:
+        queue.issue("ticket")  # what QueueClient.prepare does
+
+    monkeypatch.setattr(job, "training_loop", loop)
+    asyncio.run(job._until_asked(SimpleNamespace(queue=queue, leave=leave)))  # type: ignore[arg-type]
 
 
 def test_a_run_says_which_evaluation_prompts_it_trains_on() -> None:

@@ -216,7 +216,7 @@ class HangingRun:
 
 def test_finish_has_a_deadline_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.wandb_writer.FINISH_GRACE_S", 0.05)
-    for error, told in ((None, "did not finish within 0 s"), (OSError("lost"), "could not finish: lost")):
+    for error, told in ((None, "did not finish within 0.1 s"), (OSError("lost"), "could not finish: lost")):
         run = HangingRun(tmp_path, error)
         monkeypatch.setattr("cluster.wandb_writer._begin", lambda *_, run=run: run)
         settings = Settings(mode="offline")
@@ -225,3 +225,15 @@ def test_finish_has_a_deadline_and_a_message(tmp_path: Path, monkeypatch: pytest
         run.release.set()
         assert message is not None and told in message and "wandb sync" in message
         assert writer.finish() is None
+
+
+def test_a_run_that_was_asked_to_leave_does_not_wait_for_its_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = HangingRun(tmp_path)
+    monkeypatch.setattr("cluster.wandb_writer._begin", lambda *_: run)
+    writer = WandbWriter(Settings(mode="offline"), tmp_path, config={}, name="x", run_id="abc")
+    started = time.monotonic()
+    message = writer.finish(130, deadline_s=0.1)
+    run.release.set()
+    assert message is not None and time.monotonic() - started < 5
