@@ -17,6 +17,7 @@ from ray import ObjectRef
 
 from actors.settings import DeadlineSettings
 from actors.supervision import ActorFailure, ActorLost, Supervisor, Unit, call
+from actors.threads import in_daemon_thread
 from actors.transport import Manifest
 
 Origin = tuple[int, Path | None]
@@ -63,7 +64,9 @@ class LearnerGroup:
             deadline_s=self._deadlines.start_s,
         )
         await self._all("start", address, port, to="load the model", deadline_s=self._deadlines.start_s)
-        step, directory = await asyncio.to_thread(self._origin)
+        step, directory = await in_daemon_thread(
+            self._origin, owner="the driver", to="find the last checkpoint", deadline_s=self._deadlines.checkpoint_s
+        )
         if directory is not None:
             await self._all(
                 "load", str(directory), step, to=f"load {directory}", deadline_s=self._deadlines.checkpoint_s

@@ -88,6 +88,10 @@ class Checkpoints:
             path.mkdir(parents=True)
         return path
 
+    def discard(self, step: int) -> None:
+        """Removes what was written of a step that will not be complete."""
+        shutil.rmtree(self._temporary(step), ignore_errors=True)
+
     def finalise(
         self, step: int, *, expected: Iterable[str] = (), metadata: Mapping[str, Any] | None = None
     ) -> Checkpoint:
