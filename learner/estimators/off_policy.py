@@ -49,8 +49,8 @@ def off_policy_advantages(
         raise ValueError(f"ratios has shape {ratios_GN.shape}, rewards has {group.rewards_GN.shape}")
     if not (np.isfinite(ratios_GN).all() and (ratios_GN > 0).all()):
         raise ValueError("ratios must be positive and finite")
-    if not ratio_cap > 0:
-        raise ValueError(f"ratio_cap must be > 0, got {ratio_cap}")
+    if isinstance(ratio_cap, bool) or not isinstance(ratio_cap, int | float | np.number) or not ratio_cap > 0:
+        raise ValueError(f"ratio_cap must be a number > 0, got {ratio_cap!r}; leave it out for no truncation")
     ratios_GN = np.minimum(ratios_GN, ratio_cap)
     if strategy.name in SCORED_BY_REWARD:
         group = replace(group, scores_GN=group.rewards_GN)

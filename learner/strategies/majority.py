@@ -36,7 +36,7 @@ def _leave_one_out(group: Group, k: int) -> np.ndarray:
     return result
 
 
-@array_strategy("majority_at_k", leave_one_out=_leave_one_out, needs=("answers", "correct"))
+@array_strategy("majority_at_k", array_leave_one_out=_leave_one_out, needs=("answers", "correct"))
 def majority_at_k(group: Group, k: int) -> np.ndarray:
     """Probability that a vote among k answers elects the right one."""
     assert group.answers_GN is not None

@@ -71,7 +71,7 @@ def test_off_policy_with_ratios_of_one_is_on_policy() -> None:
                 group_advantages(rewards, scores=scores, strategy="best_of_k", k=k, estimator=estimator, **more)
                 for more in ({}, {"ratios": np.ones((3, 64))})
             ]
-            np.testing.assert_allclose(both[0], both[1], atol=1e-12)
+            np.testing.assert_allclose(both[0], both[1], atol=1e-11)
 
 
 def test_capped_ratios_are_truncated() -> None:
@@ -88,7 +88,7 @@ def test_capped_ratios_are_truncated() -> None:
         (dict(ratios=[1, 1]), "ratios has shape"),
         (dict(ratios=[1, 1, 1, 1], estimator="pkpo_loo"), "has no off-policy form"),
         (dict(ratios=[1, 1, 1, 1], strategy="best_of_k", scores=[1, 1, 2, 3]), "break the ties"),
-        (dict(ratios=[1, 1, 1, 1], ratio_cap=0.0), "ratio_cap must be > 0"),
+        (dict(ratios=[1, 1, 1, 1], ratio_cap=0.0), "ratio_cap must be a number > 0"),
     ],
 )
 def test_what_off_policy_refuses(arguments: dict, message: str) -> None:
