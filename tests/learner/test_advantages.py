@@ -227,6 +227,53 @@ def test_majority_is_the_mean_over_subsets(answers: list[str | None], k: int) ->
     assert found == pytest.approx(float(sum(every) / len(every)), abs=1e-12)
 
 
+def exact_vote(right: int, others: list[int], unparsable: int, k: int) -> Fraction:
+    """majority@k by counting k-subsets answer by answer, in integers: (slots used, answers tied) -> ways."""
+    n, won = right + sum(others) + unparsable, Fraction(0)
+    for j in range(1, min(right, k) + 1):
+        ways = Counter({(j, 0): comb(right, j)})
+        for size, cap in [*((size, j) for size in others), (unparsable, k)]:
+            longer: Counter[tuple[int, int]] = Counter()
+            for (slots, tied), count in ways.items():
+                for v in range(min(size, cap, k - slots) + 1):
+                    longer[slots + v, tied + (v == j and cap == j)] += count * comb(size, v)
+            ways = longer
+        won += sum(Fraction(count, 1 + tied) for (slots, tied), count in ways.items() if slots == k)
+    return won / comb(n, k)
+
+
+@pytest.mark.parametrize(
+    ("others", "unparsable", "k"), [(list(range(1, 11)), 3, 16), ([1] * 20 + [2] * 10 + [7], 0, 16), ([5, 5], 2, 18)]
+)
+def test_votes_of_large_groups_are_exact(others: list[int], unparsable: int, k: int) -> None:
+    """Every answer's advantage against integers, relative to itself: one with 1 vote, and one with most of them."""
+    right = 6
+    answers = ["right"] * right + [None] * unparsable
+    answers += [f"wrong {i}" for i, size in enumerate(others) for _ in range(size)]
+    n, full = len(answers), exact_vote(right, others, unparsable, k)
+
+    def without(answer: str | None, k: int) -> Fraction:
+        rest = list(others)
+        if answer is not None and answer != "right":
+            rest[int(answer.split()[1])] -= 1
+        return exact_vote(right - (answer == "right"), rest, unparsable - (answer is None), k)
+
+    votes = dict(answers=answers, correct="right", strategy="majority_at_k", k=k)
+    assert strategy_value(np.zeros(n), **votes) == pytest.approx(float(full), rel=1e-13)
+    kinds = [answers.index(answer) for answer in dict.fromkeys(answers)]
+    if k < n:
+        expected = [float(full - without(answers[i], k)) for i in kinds]
+        found = group_advantages(np.zeros(n), **votes)[kinds]
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+    share = Fraction(k, n)
+    expected = [
+        float(full - (1 - share) * (without(answers[i], k) if k < n else 0) - share * without(answers[i], k - 1))
+        for i in kinds
+    ]
+    found = group_advantages(np.zeros(n), estimator="loo1", **votes)[kinds]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+
+
 def test_drawn_subsets_hold_every_sample_equally_often() -> None:
     for n, k, at_least in ((64, 16, 256), (7, 3, 10), (16, 16, 4)):
         design = balanced_subsets(n, k, at_least)
