@@ -330,3 +330,16 @@ def test_settings_refuse_what_cannot_work() -> None:
         ObjectiveSettings(strategy="mean", k=8)
     with pytest.raises(ValueError, match="did you mean 'pass_at_k'"):
         ObjectiveSettings(strategy="pass_at_n")
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-10, 1.0, 1e10, 1e200])
+def test_a_weighted_vote_does_not_depend_on_the_scale_of_the_scores(scale: float) -> None:
+    """What counts as a tie is relative to what was added: the order of addition makes none, small scores neither."""
+    arguments = dict(correct="a", strategy="weighted_vote")
+    found = [
+        strategy_value([0] * 3, scores=scale * np.array(scores), answers=["a", "a", "b"], k=3, **arguments)
+        for scores in ([0.1, 0.2, 0.3], [0.1, 0.2, 0.30001], [0.1, 0.2, 0.29999])
+    ]
+    assert found == [0.5, 0.0, 1.0]
+    far_behind = dict(scores=scale * np.array([2.0, 1.0, -1e12]), answers=["a", "b", "c"])
+    assert strategy_value([0] * 3, k=3, **far_behind, **arguments) == 1.0
