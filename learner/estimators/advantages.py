@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from dataclasses import replace
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -11,10 +11,20 @@ import numpy as np
 
 from learner.estimators.off_policy import off_policy_advantages
 from learner.estimators.registry import ESTIMATORS, Estimator, Options, check_estimator
-from learner.strategies import STRATEGIES, Group, Strategy, check_strategy, make_group
+from learner.estimators.terms import ArrayTerms, ConstantTerms, CountTerms
+from learner.strategies import (
+    STRATEGIES,
+    Group,
+    Strategy,
+    as_count,
+    check_strategy,
+    finite,
+    like_rewards,
+    make_group,
+)
 from learner.strategies.registry import DEFAULT_SUBSETS
 
-ZERO = 1e-12  # advantages below this are rounding noise, and a group of such has no signal
+ZERO = 1e-12  # advantages below this, times the spread of the rewards, are rounding; a group of such has no signal
 DEFAULT_OPTIONS = Options()
 
 
@@ -35,7 +45,7 @@ def group_advantages(
     """Advantages float64, of the shape of `rewards` ([n] or [groups, n]), in the sum convention.
 
     E[ sum_i A_i grad log pi(y_i) ] is the gradient of the expected reward of `strategy` with k answers, if the
-    estimator is an unbiased one. Values below 1e-12 are exactly 0.
+    estimator is an unbiased one. Values below 1e-12 of the spread of a group's rewards are exactly 0.
 
     Args:
         rewards, scores, answers, correct, strategy, k, subsets: as in :func:`learner.strategy_value`.
@@ -46,11 +56,31 @@ def group_advantages(
 
     Raises:
         ValueError: naming the bad argument: k > n, `loo` at k = n, non-binary rewards under pass_at_k, NaN, an
-            empty group, an unknown name.
+            empty group, an unknown name; or what overflowed float64.
 
     >>> group_advantages([0, 1, 0, 0], strategy="pass_at_k", k=4, estimator="loo1").tolist()
     [0.0, 1.0, 0.0, 0.0]
     """
+    found, k = check_strategy(strategy, k), as_count("k", k)
+    group = make_group(rewards, scores, answers, correct, found, subsets)
+    method = check_estimator(estimator, strategy=strategy, n=group.n, k=k)
+    if not isinstance(options, Options):
+        raise ValueError(f"options must be learner.estimators.Options, got {options!r}")
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused by name
+        if ratios is not None:
+            ratios_GN = like_rewards("ratios", ratios, np.shape(rewards))
+            advantages_GN = off_policy_advantages(group, ratios_GN, found, k, method, ratio_cap)
+        elif method.from_group is not None:
+            advantages_GN = method.from_group(group, k, options)
+        elif found.count_value is not None:
+            advantages_GN = _by_count(group, found, method, k)
+        else:
+            advantages_GN = _by_array(group, found, method, k)
+    finite("the advantages", advantages_GN, group.rewards_GN)
+    noise_G1 = ZERO * _noise_scale(group, found, method, k, advantages_GN, ratios is None)
+    advantages_GN = np.where(np.abs(advantages_GN) <= noise_G1, 0.0, advantages_GN)
+    return advantages_GN[0] if np.ndim(rewards) == 1 else advantages_GN
+
     found = check_strategy(strategy, k)
     group = make_group(rewards, scores, answers, correct, found, subsets)
     method = check_estimator(estimator, strategy=strategy, n=group.n, k=k)
@@ -69,10 +99,13 @@ def group_advantages(
 
 def _by_array(group: Group, strategy: Strategy, method: Estimator, k: int) -> np.ndarray:
     assert method.combine is not None
-    value_G1 = strategy.value(group, k)[:, None]
-    without_GN = strategy.leave_one_out(group, k) if k < group.n else np.zeros_like(group.rewards_GN)
-    fewer_GN = strategy.fewer(group, k) if method.full_group else None
-    return np.asarray(method.combine(value_G1, without_GN, fewer_GN, k / group.n, group.n))
+    if not strategy.translates:
+        return np.asarray(method.combine(ArrayTerms(strategy, group, k)))
+    # Formulas are linear, so a constant can be taken out of the rewards and its part put back: rewards of 1000.3 leave
+    # no rounding of 1000.3 behind. The smallest one, because it does not depend on the order of the samples.
+    least_G1 = group.rewards_GN.min(axis=1, keepdims=True)
+    terms = ArrayTerms(strategy, replace(group, rewards_GN=group.rewards_GN - least_G1), k)
+    return method.combine(terms) + least_G1 * float(method.combine(ConstantTerms(group.n, k)))
 
 
 def _by_count(group: Group, strategy: Strategy, method: Estimator, k: int) -> np.ndarray:
@@ -90,16 +123,16 @@ def _count_advantages(strategy: str, name: str, n: int, correct: int, k: int) ->
     """
     found, combine = STRATEGIES[strategy], ESTIMATORS[name].combine
     assert combine is not None
-
-    def advantage(correct_without: int) -> float:
-        without = _exact(found, n - 1, correct_without, k) if k < n else Fraction(0)
-        fewer = _exact(found, n - 1, correct_without, k - 1)
-        return float(combine(_exact(found, n, correct, k), without, fewer, Fraction(k, n), n))
-
-    # The entry for a kind that the group does not contain is never read.
-    return (advantage(correct - 1) if correct else 0.0, advantage(correct) if correct < n else 0.0)
+    right = combine(CountTerms(found, n, k, correct, correct - 1)) if correct else 0
+    wrong = combine(CountTerms(found, n, k, correct, correct)) if correct < n else 0
+    return float(right), float(wrong)  # the entry for a kind that the group does not contain is never read
 
 
-def _exact(strategy: Strategy, n: int, correct: int, k: int) -> Fraction:
-    assert strategy.count_value is not None
-    return strategy.count_value(n, correct, k) if k else Fraction(0)
+def _noise_scale(
+    group: Group, strategy: Strategy, method: Estimator, k: int, advantages_GN: np.ndarray, on_policy: bool
+) -> np.ndarray:
+    """How large the numbers are whose differences the advantages are, float64[G, 1]: ZERO times it is rounding."""
+    if on_policy and method.combine is not None and (strategy.translates or strategy.count_value is not None):
+        return np.ptp(group.rewards_GN, axis=1)[:, None]
+    scale_G1 = np.abs(advantages_GN).max(axis=1, keepdims=True)
+    return scale_G1 if method.combine is None else scale_G1 + np.abs(strategy.value(group, k))[:, None]

@@ -2,8 +2,9 @@
 
 The paper draws from the Best-of-N policy; a group is drawn from the policy, so each sample carries the ratio of the
 two laws. What each form is in expectation, and where it is not the gradient it seems to be, is told in
-`docs/objectives.md` with the numbers and asserted in `tests/learner/test_bon_paper.py`. The exact, unbiased
-counterparts are `loo` and `loo1` with the strategies `best_of_k` (BoN-RL-V) and `pass_at_k` or `max_at_k` (BoN-RL-S).
+`docs/objectives.md` with the numbers and asserted in `tests/learner/test_published_estimators.py`. The exact,
+unbiased counterparts are `loo` and `loo1` with the strategies `best_of_k` (BoN-RL-V) and `pass_at_k` or `max_at_k`
+(BoN-RL-S).
 """
 
 from __future__ import annotations
@@ -55,15 +56,17 @@ def bon_rl_variational(group: Group, k: int, options: Options) -> np.ndarray:
 
         A_j = w_j (R_j - b) + (lambda / n) sum_i w_i (R_i - b) 1[score_i >= score_j].
 
-    Scores are the verifier's for best_of_k (BoN-RL-V), else the rewards (BoN-RL-S). Exact only in the limit of a
-    large group, and then for the tilted policy: with binary scores that is far from Best-of-N.
+    Scores are the verifier's for best_of_k (BoN-RL-V), else the rewards (BoN-RL-S): a `Group` holds scores only for
+    strategies that select by them. Exact only in the limit of a large group, and then for the tilted policy: with
+    binary scores that is far from Best-of-N.
     """
     scores_GN = group.rewards_GN if group.scores_GN is None else group.scores_GN
     lam = tilt(k)
     at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
     tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
     weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
-    gain_GN = weights_GN * (group.rewards_GN - (weights_GN * group.rewards_GN).sum(axis=1, keepdims=True))
+    above_GN = group.rewards_GN - group.rewards_GN.min(axis=1, keepdims=True)  # equal rewards are exact zeros
+    gain_GN = weights_GN * (above_GN - (weights_GN * above_GN).sum(axis=1, keepdims=True))
     return gain_GN + lam / group.n * np.einsum("gi,gij->gj", gain_GN, at_least_GNN)
 
 
@@ -108,6 +111,8 @@ def _tilted_divergence(lam: float) -> float:
 
 def _two_sided(group: Group, k: int, options: Options, sign: float) -> np.ndarray:
     fail_G1 = _failure_rate(group, options)
+    if (fail_G1 == 1).any():
+        raise ValueError("p_fail_clip = 0 leaves the weights of a group without a success unbounded; set it above 0")
     right = k * fail_G1 ** (k - 1) / (1 - fail_G1)
     return np.where(group.rewards_GN == 1.0, right, sign * fail_G1 * right) / group.n
 

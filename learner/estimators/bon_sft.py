@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from learner.estimators.bon_paper import tilt
+from learner.estimators.registry import check_p_fail_clip
+from learner.strategies import as_count
 
 
 def bon_sft_advantages(
@@ -24,12 +26,18 @@ def bon_sft_advantages(
         scores_GN: of the samples; what Best-of-N selects by.
         expert_scores_G: the verifier's score of each expert response.
         k: the N of Best-of-N.
-        p_fail_clip: where scores are 0 or 1, the group's failure rate is kept within [clip, 1 - clip].
+        p_fail_clip: where scores are 0 or 1, the group's failure rate is kept within [clip, 1 - clip], 0 <= clip < 0.5.
 
     With scores of 0 and 1 the Best-of-N policy has a closed form, pi (1 - p^N) / (1 - p) for right and pi p^(N-1) for
     wrong answers, and only p, the failure rate, is taken from the group. Otherwise the variational form is used, with
-    the group in place of the policy. Both are exact in the limit of a large group.
+    the group in place of the policy. Both are exact in the limit of a large group; how far off they are on a small one
+    is told in `docs/objectives.md`.
+
+    Raises:
+        ValueError: k or p_fail_clip is out of range.
     """
+    k = as_count("k", k)
+    check_p_fail_clip(p_fail_clip)
     if k == 1:
         return np.zeros_like(scores_GN)
     binary = np.isin(scores_GN, (0.0, 1.0)).all() and np.isin(expert_scores_G, (0.0, 1.0)).all()
@@ -40,12 +48,15 @@ def bon_sft_advantages(
 
 def _closed_form(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_clip: float) -> np.ndarray:
     """d/dp of the log of the expert's factor, times (1 - R_i - p) / n: an estimate of grad p with a baseline."""
-    n = scores_GN.shape[1]
     p_G1 = (1.0 - scores_GN.mean(axis=1, keepdims=True)).clip(p_fail_clip, 1 - p_fail_clip)
-    right_G1 = 1 / (1 - p_G1) - k * p_G1 ** (k - 1) / (1 - p_G1**k)
-    wrong_G1 = (k - 1) / p_G1
+    # (1 - p^k) / (1 - p) is 1 + p + .. + p^(k-1), whose logarithm has a derivative at every p, 1 included.
+    powers_GK = p_G1 ** np.arange(k)
+    right_G1 = (np.arange(1, k) * powers_GK[:, :-1]).sum(axis=1, keepdims=True) / powers_GK.sum(axis=1, keepdims=True)
     failed_GN = 1.0 - scores_GN
-    return np.where(expert_G1 == 1.0, right_G1, wrong_G1) * (failed_GN - failed_GN.mean(axis=1, keepdims=True)) / n
+    gradient_GN = (failed_GN - failed_GN.mean(axis=1, keepdims=True)) / scores_GN.shape[1]
+    # At p = 0 the weight of a wrong expert has a pole, but a group that never fails has no gradient to weigh.
+    wrong_GN = np.divide((k - 1) * gradient_GN, p_G1, out=np.zeros_like(gradient_GN), where=p_G1 > 0)
+    return np.where(expert_G1 == 1.0, right_G1 * gradient_GN, wrong_GN)
 
 
 def _variational(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int) -> np.ndarray:

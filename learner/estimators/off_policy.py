@@ -3,10 +3,16 @@
 Clipping corrects sample i's own ratio, but its advantage depends on the other k - 1 members too, which came from the
 same old policy. With sequence ratios rho_i = pi(y_i) / behaviour(y_i) the exact value of a best-of-k strategy is
 
-    U_k = C(n, k)^-1 sum_j R_j rho_j e_{k-1}(rho of the samples that rank below j),
+    U_k = C(n, k)^-1 sum_t sum_{j in t} R_j rho_j sum_m e_{m-1}(rho of t without j) e_{k-m}(rho below t) / m
 
-e the elementary symmetric polynomial; O(n k) for the value and O(n^2 k) for all advantages, no enumeration. Arithmetic
-is on e_m / C(j, m), the mean of the products over the m-subsets, which stays near 1 where the binomials overflow.
+over the classes t of equal score, e the elementary symmetric polynomial: m samples of the winning class, each of which
+is used with probability 1/m, and k - m that rank below. No enumeration is needed. 1/m is the integral of s^(m-1) over
+[0, 1]: in a tie, j beats another with probability s. So the inner sum is the integral of e_{k-1}(s rho of t without j,
+rho below t), a polynomial in s, which Gauss-Legendre nodes integrate exactly and with positive weights. All advantages
+take O(n^2 k) without ties, and at most k/2 times that with them.
+
+Arithmetic is on e_m / C(x, m), the mean of the products over the m-subsets of x samples, which stays near 1 where the
+binomials overflow; ratios are positive, so nothing cancels.
 
 The products of k ratios of long sequences have heavy tails: exact is not low-variance. `ratio_cap` truncates each
 ratio, which bounds the variance and biases the update.
@@ -14,7 +20,9 @@ ratio, which bounds the variance and biases the update.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -36,8 +44,7 @@ def off_policy_advantages(
     They contain sample i's own ratio: the loss that uses them must not multiply by it again.
 
     Raises:
-        ValueError: a strategy or estimator without an exact form, ratios that are not positive and finite, or
-            samples of equal score with different rewards (their tie-break has no closed form here).
+        ValueError: a strategy or estimator without an exact form, or ratios that are not positive.
     """
     if strategy.name not in EXACT_STRATEGIES:
         raise ValueError(f"ratios: strategy '{strategy.name}' has no exact off-policy form; leave them out")
@@ -45,67 +52,89 @@ def off_policy_advantages(
         raise ValueError(
             f"ratios: estimator '{estimator.name}' has no off-policy form; use {', '.join(EXACT_ESTIMATORS)}"
         )
-    if ratios_GN.shape != group.rewards_GN.shape:
-        raise ValueError(f"ratios has shape {ratios_GN.shape}, rewards has {group.rewards_GN.shape}")
-    if not (np.isfinite(ratios_GN).all() and (ratios_GN > 0).all()):
-        raise ValueError("ratios must be positive and finite")
-    if not ratio_cap > 0:
-        raise ValueError(f"ratio_cap must be > 0, got {ratio_cap}")
-    ratios_GN = np.minimum(ratios_GN, ratio_cap)
-    if strategy.name in SCORED_BY_REWARD:
-        group = replace(group, scores_GN=group.rewards_GN)
-    rewards_GN, ratios_GN, order_GN = _sorted(group, ratios_GN)
-    n, share = group.n, k / group.n
-
-    value_G1 = _value(rewards_GN, ratios_GN, k)[:, None]
-    without_GN = _without_each(rewards_GN, ratios_GN, k) * (n / (n - k)) if k < n else np.zeros_like(ratios_GN)
-    credit_GN = value_G1 - (1 - share) * without_GN
-    if estimator.name == "loo":
-        credit_GN = credit_GN - share * ratios_GN * without_GN
-    elif estimator.name == "loo1" and k > 1:
-        fewer_GN = _without_each(rewards_GN, ratios_GN, k - 1) * (n / (n - k + 1))
-        credit_GN = credit_GN - share * ratios_GN * fewer_GN
-    advantages_GN = np.empty_like(credit_GN)
-    np.put_along_axis(advantages_GN, order_GN, credit_GN, axis=1)
-    return advantages_GN
-
-
-def _sorted(group: Group, ratios_GN: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rewards and ratios by ascending score, and the order."""
-    assert group.scores_GN is not None
-    order_GN = np.argsort(group.scores_GN, axis=1, kind="stable")
-    scores_GN, rewards_GN, ratios_GN = (
-        np.take_along_axis(a, order_GN, 1) for a in (group.scores_GN, group.rewards_GN, ratios_GN)
+    if not (ratios_GN > 0).all():
+        raise ValueError("ratios must be positive")
+    if isinstance(ratio_cap, bool) or not isinstance(ratio_cap, int | float | np.number) or not ratio_cap > 0:
+        raise ValueError(f"ratio_cap must be a number > 0, got {ratio_cap!r}; leave it out for no truncation")
+    scores_GN = group.rewards_GN if strategy.name in SCORED_BY_REWARD else group.scores_GN
+    assert scores_GN is not None
+    rows = zip(group.rewards_GN, scores_GN, np.minimum(ratios_GN, ratio_cap), strict=True)
+    return np.array(
+        [_of_group(rewards_N, scores_N, ratios_N, k, estimator.name) for rewards_N, scores_N, ratios_N in rows]
     )
-    tied_GN = scores_GN[:, 1:] == scores_GN[:, :-1]
-    if (tied_GN & (rewards_GN[:, 1:] != rewards_GN[:, :-1])).any():
-        raise ValueError(
-            "scores: samples of equal score have different rewards, for which the exact off-policy form does not hold; "
-            "break the ties (a little noise on the scores), or leave the ratios out"
-        )
-    return rewards_GN, ratios_GN, order_GN
 
 
-def _value(rewards: np.ndarray, ratios: np.ndarray, k: int) -> np.ndarray:
-    """U_k of samples along the last axis, in ascending rank. A sample of ratio 0 counts as absent, but for C(n, k)."""
-    n = rewards.shape[-1]
-    shares = subset_shares(n, k)
-    weights = shares[1:] - shares[:-1]  # C(j, k-1) / C(n, k): subsets whose highest rank is j
-    means = np.zeros((*ratios.shape[:-1], k))  # mean product over the m-subsets of the ranks so far, m = 0..k-1
-    means[..., 0] = 1.0
-    orders = np.arange(1, k)
-    total = np.zeros(ratios.shape[:-1])
-    for j in range(n):
-        ratio = ratios[..., j]
-        total += weights[j] * rewards[..., j] * ratio * means[..., k - 1]
-        taken = np.minimum(orders / (j + 1), 1.0)  # share of the m-subsets of j + 1 ranks that hold rank j
-        means[..., 1:] = (1 - taken) * means[..., 1:] + taken * ratio[..., None] * means[..., :-1]
-    return total
+def _of_group(rewards_N: np.ndarray, scores_N: np.ndarray, ratios_N: np.ndarray, k: int, estimator: str) -> np.ndarray:
+    n, share = len(rewards_N), k / len(rewards_N)
+    order = np.argsort(scores_N, kind="stable")
+    rewards, scores, ratios = rewards_N[order], scores_N[order], ratios_N[order]
+    classes = list(_classes(scores, rewards))
+    whole_and_without = np.vstack([ratios, np.where(np.eye(n, dtype=bool), 0.0, ratios)])
+
+    def without(k: int) -> np.ndarray:
+        """U_k of the others, float64[n] by rank; C(n - 1, k) is n / (n - k) times smaller."""
+        return _values(rewards, whole_and_without[1:], classes, k) * (n / (n - k)) if 0 < k < n else np.zeros(n)
+
+    without_N = without(k)
+    credit_N = _values(rewards, whole_and_without[:1], classes, k) - (1 - share) * without_N
+    if estimator == "loo":
+        credit_N = credit_N - share * ratios * without_N
+    elif estimator == "loo1":
+        credit_N = credit_N - share * ratios * without(k - 1)
+    advantages_N = np.empty_like(credit_N)
+    advantages_N[order] = credit_N
+    return advantages_N
 
 
-def _without_each(rewards_GN: np.ndarray, ratios_GN: np.ndarray, k: int) -> np.ndarray:
-    """_value with each sample's ratio set to 0 in turn, float64[G, n]."""
-    n = ratios_GN.shape[1]
-    ratios_GNN = np.where(np.eye(n, dtype=bool), 0.0, ratios_GN[:, None, :])
-    rewards_GNN = np.broadcast_to(rewards_GN[:, None, :], ratios_GNN.shape)
-    return _value(rewards_GNN, ratios_GNN, k)
+def _classes(scores: np.ndarray, rewards: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranks at which each class of equal score begins and ends. Where a tie does not matter, each sample is a class."""
+    edges = [0, *(np.flatnonzero(scores[1:] != scores[:-1]) + 1).tolist(), len(scores)]
+    for low, high in pairwise(edges):
+        if (rewards[low:high] == rewards[low]).all():
+            yield from ((rank, rank + 1) for rank in range(low, high))
+        else:
+            yield low, high
+
+
+def _values(rewards: np.ndarray, ratios_BN: np.ndarray, classes: list[tuple[int, int]], k: int) -> np.ndarray:
+    """U_k, float64[B], for B sets of ratios by ascending rank. A sample of ratio 0 counts as absent, but for C(n, k).
+
+    below_BQM: mean product over the m-subsets of the samples so far, m = 0 .. k-1. With s as the weight of the current
+    class they are tied_BQM, one for each node s; won_BQM is the mean over their (m+1)-subsets of the sum over its
+    members j of the class of R_j rho_j times the product of the others. A new sample stands in (m+1) / (x+1) of the
+    (m+1)-subsets of x + 1 samples.
+    """
+    shares = subset_shares(ratios_BN.shape[1], k)
+    orders = np.arange(1, k + 1)
+    below_BQM = np.zeros((len(ratios_BN), 1, k))
+    below_BQM[..., 0] = 1.0
+    total_B = np.zeros(len(ratios_BN))
+    for low, high in classes:
+        nodes_Q1, weights_Q = _nodes((min(high - low, k) + 1) // 2)
+        tied_BQM = np.repeat(below_BQM, len(weights_Q), axis=1)
+        won_BQM = np.zeros_like(tied_BQM)
+        for x in range(low, high):
+            taken_M = np.minimum(orders / (x + 1), 1.0)
+            ratio_B11 = ratios_BN[:, x, None, None]
+            new_BQM = rewards[x] * ratio_B11 * tied_BQM
+            new_BQM[..., 1:] += nodes_Q1 * ratio_B11 * won_BQM[..., :-1]
+            won_BQM = (1 - taken_M) * won_BQM + taken_M * new_BQM
+            tied_BQM = _with(tied_BQM, nodes_Q1 * ratio_B11, taken_M)
+            below_BQM = _with(below_BQM, ratio_B11, taken_M)
+        total_B += shares[high] * (won_BQM[..., k - 1] @ weights_Q)
+    return total_B
+
+
+def _with(means_BQM: np.ndarray, ratio: np.ndarray, taken_M: np.ndarray) -> np.ndarray:
+    """Mean products over the m-subsets when one more sample has joined."""
+    joined = means_BQM.copy()
+    joined[..., 1:] *= 1 - taken_M[:-1]
+    joined[..., 1:] += taken_M[:-1] * ratio * means_BQM[..., :-1]
+    return joined
+
+
+@lru_cache(maxsize=128)
+def _nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes [Q, 1] and weights [Q] on [0, 1]: exact for polynomials of degree 2 count - 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return (1 + nodes[:, None]) / 2, weights / 2

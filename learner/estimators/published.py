@@ -15,7 +15,7 @@ from learner.strategies.pass_at_k import pass_at_k_exact
 SMALL = 1e-6  # keeps 0/0 out; a group whose rewards are all equal has a numerator of exactly 0
 
 
-@group_estimator("grpo", strategies=("mean",))
+@group_estimator("grpo", strategies=("mean",), full_group=False)
 def grpo(group: Group, k: int, options: Options) -> np.ndarray:
     """(R_i - mean) / std / n: GRPO (arXiv 2402.03300, eq. 3), std with n - 1 in the denominator.
 
@@ -25,20 +25,20 @@ def grpo(group: Group, k: int, options: Options) -> np.ndarray:
     return grpo_no_std(group, k, options) / (group.rewards_GN.std(axis=1, ddof=1, keepdims=True) + SMALL)
 
 
-@group_estimator("grpo_no_std", strategies=("mean",))
+@group_estimator("grpo_no_std", strategies=("mean",), full_group=False)
 def grpo_no_std(group: Group, k: int, options: Options) -> np.ndarray:
     """(R_i - mean) / n: GRPO without the division (Dr. GRPO, arXiv 2503.20783). (1 - 1/n) times `rloo`."""
-    rewards_GN = group.rewards_GN
-    return (rewards_GN - rewards_GN.mean(axis=1, keepdims=True)) / group.n
+    above_GN = group.rewards_GN - group.rewards_GN.min(axis=1, keepdims=True)  # equal rewards are exact zeros
+    return (above_GN - above_GN.mean(axis=1, keepdims=True)) / group.n
 
 
-@group_estimator("passk_training", strategies=("pass_at_k",))
+@group_estimator("passk_training", strategies=("pass_at_k",), full_group=False)
 def passk_training(group: Group, k: int, options: Options) -> np.ndarray:
     """Pass@k Training (arXiv 2508.10751, eqs. 11-15), divided by n.
 
     With rho = U_k and sigma = sqrt(rho (1 - rho)), a correct sample gets (1 - rho) / sigma, and a wrong one
     (1 - rho - C(n-c-1, k-1) / C(n-1, k-1)) / sigma. Without sigma it is (n - k) / (n k) times `loo`. With sigma it
-    ascends, for many samples, the mean over prompts of 2 arcsin(sqrt(pass@k)).
+    ascends, for many samples, the mean over prompts of 2 arcsin(sqrt(pass@k)). At k = n sigma is always 0.
     """
     n, correct_GN = group.n, group.rewards_GN == 1.0
     result = np.zeros_like(group.rewards_GN)
@@ -53,7 +53,7 @@ def passk_training(group: Group, k: int, options: Options) -> np.ndarray:
     return result
 
 
-@group_estimator("maxrl", strategies=("mean",))
+@group_estimator("maxrl", strategies=("mean",), full_group=False)
 def maxrl(group: Group, k: int, options: Options) -> np.ndarray:
     """R_i / (sum of rewards) - 1/n, and 0 without a success: maximum-likelihood RL for rewards of 0 and 1.
 

@@ -10,36 +10,37 @@ from __future__ import annotations
 from typing import Any
 
 from learner.estimators.registry import estimator
+from learner.estimators.terms import Terms
 
 
 @estimator("loo", full_group=False)
-def loo(value: Any, without: Any, without_fewer: Any, share: Any, n: int) -> Any:
+def loo(terms: Terms) -> Any:
     """U_k - U_k(-i): what the group's value owes to sample i. The baseline is k/n times U_k(-i)."""
-    return value - without
+    return terms.owed
 
 
 @estimator("loo1")
-def loo1(value: Any, without: Any, without_fewer: Any, share: Any, n: int) -> Any:
+def loo1(terms: Terms) -> Any:
     """s_i - (k/n) U_{k-1}(-i): the mean of f(I) - f(I without i) over the k-subsets I with i, times k/n.
 
     At k = 1 it has no baseline: prefer loo there. For binary rewards it is the unbiased form of BoN-RLB(P).
     """
-    return value - (1 - share) * without - share * without_fewer
+    return terms.marginal
 
 
 @estimator("subset")
-def subset(value: Any, without: Any, without_fewer: Any, share: Any, n: int) -> Any:
+def subset(terms: Terms) -> Any:
     """s_i: the subset credit itself, without a baseline. Noisy where success is frequent."""
-    return value - (1 - share) * without
+    return terms.owed + terms.share * terms.without
 
 
 @estimator("pkpo_loo", full_group=False)
-def pkpo_loo(value: Any, without: Any, without_fewer: Any, share: Any, n: int) -> Any:
+def pkpo_loo(terms: Terms) -> Any:
     """s_i - k/(n - 1) U_k(-i): PKPO's leave-one-out. Subtracts more than `loo`, and is noisy on easy prompts."""
-    return value - (1 - share) * without - share * n / (n - 1) * without
+    return terms.owed - terms.share / (terms.n - 1) * terms.without
 
 
 @estimator("rloo", full_group=False, strategies=("mean",))
-def rloo(value: Any, without: Any, without_fewer: Any, share: Any, n: int) -> Any:
+def rloo(terms: Terms) -> Any:
     """(R_i - mean of the others) / n: REINFORCE leave-one-out (arXiv 2402.14740). `loo` at k = 1 by its usual name."""
-    return value - without
+    return terms.owed

@@ -4,31 +4,26 @@ One file for each; importing this package registers them all. To add one, write 
 """
 
 from learner.strategies import best_of_k, majority, mean, pass_at_k, weighted_vote
-from learner.strategies.registry import (
-    STRATEGIES,
-    Group,
-    Strategy,
-    array_strategy,
-    check_strategy,
-    count_strategy,
-    make_group,
-    nearest,
-    strategy_value,
-)
+from learner.strategies.inputs import as_count, check_strategy, finite, like_rewards, look_up, make_group
+from learner.strategies.registry import STRATEGIES, Group, Strategy, array_strategy, count_strategy
 from learner.strategies.subsets import subset_strategy
+from learner.strategies.value import strategy_value
 
 __all__ = [
     "STRATEGIES",
     "Group",
     "Strategy",
     "array_strategy",
+    "as_count",
     "best_of_k",
     "check_strategy",
     "count_strategy",
+    "finite",
+    "like_rewards",
+    "look_up",
     "majority",
     "make_group",
     "mean",
-    "nearest",
     "pass_at_k",
     "strategy_value",
     "subset_strategy",

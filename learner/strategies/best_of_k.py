@@ -1,13 +1,17 @@
 """Best-of-k: the answer with the highest verifier score is used, ties broken uniformly. Exact, O(n log n).
 
-With the reward as the score it is max@k. Sort by score; the samples of equal score form a class that begins
-at rank L (L samples rank strictly below) and ends at C. A k-subset is won by a class when it lies below C
-but not below L, and then by each of its members alike, so with H(x) = C(x, k) / C(n, k)
+With the reward as the score it is max@k. Sort by score; the samples of equal score form a class t that begins at rank
+L_t (L_t samples rank strictly below), ends at C_t and has the mean reward v_t. A k-subset is won by class t or a higher
+one unless all of it lies below L_t, so with H(x) = C(x, k) / C(n, k) and the steps D_t = v_t - v_{t-1}
 
-    U_k = sum over classes of [H(C) - H(L)] * (mean reward of the class).
+    U_k = v_first + sum_{t > first} (1 - H(L_t)) D_t = v_last - sum_{t > first} H(L_t) D_t.
 
-Averaging over tie-breaks in closed form leaves no noise of a random tie-break in the gradient. Source: the
-sorted form of arXiv 2505.15201 (section 3.3), extended to ties and to a score that is not the reward.
+Advantages are sums over steps as well, derived from this by leaving out sample i of class t. No two large numbers are
+subtracted from each other: a constant in the rewards drops out in the steps, equal rewards give exact zeros, and for
+max@k (no step is negative) small advantages are as accurate as large ones.
+
+Averaging over tie-breaks in closed form leaves no noise of a random tie-break in the gradient. Source: the sorted form
+of arXiv 2505.15201 (section 3.3), summed by parts, and extended to ties and to a score that is not the reward.
 """
 
 from __future__ import annotations
@@ -24,55 +28,81 @@ from learner.strategies.registry import Group, array_strategy
 class _Ranked:
     """Groups sorted by ascending score; every field is [G, n].
 
-    order: sample index at each rank. rewards: their rewards. low, high: ranks at which the rank's class begins
-    and ends. size: of the class. total: sum of the class's rewards.
+    order: sample index at each rank. low, high: ranks at which the rank's class begins and ends. mean: of the class's
+    rewards. step: mean minus that of the class below at the rank where a class begins, else 0. excess: what the class's
+    mean would lose without this rank's sample; 0 in a class of one, which would vanish.
     """
 
     order: np.ndarray
-    rewards: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    size: np.ndarray
-    total: np.ndarray
+    mean: np.ndarray
+    step: np.ndarray
+    excess: np.ndarray
+
+    def unsorted(self, values: np.ndarray) -> np.ndarray:
+        """Values by rank [G, n] as values by sample."""
+        result = np.empty_like(values)
+        np.put_along_axis(result, self.order, values, axis=1)
+        return result
 
 
-def _leave_one_out(group: Group, k: int) -> np.ndarray:
-    """U_k without each sample, float64[G, n], from prefix and suffix sums over the ranks."""
+def _owed(group: Group, k: int) -> np.ndarray:
+    """U_k - U_k(-i), float64[G, n], k < n.
+
+    Without i, H is of n - 1 samples, and the classes above begin one rank lower. The identities
+    C(x, k) / C(n-1, k) = n / (n-k) H(x) and C(x-1, k) = (x-k)/x C(x, k) turn the changes of H into multiples of it:
+
+        k/(n-k) [ sum_{u <= t} H(L_u) D_u - sum_{u > t} H(L_u) (n - L_u)/L_u D_u ] + excess_i * P(t wins without i).
+    """
     ranked, n = _rank(group), group.n
-    table = subset_shares(n - 1, k)
-    low, high, size = ranked.low, ranked.high, ranked.size
-    # Classes above the one that loses a sample slide down by one rank, those below stay. The clipped entries
-    # (nothing is above the highest class, nothing below the lowest) are never summed.
-    staying = (table[np.minimum(high, n - 1)] - table[low.clip(max=n - 1)]) / size * ranked.rewards
-    sliding = (table[high - 1] - table[np.maximum(low - 1, 0)]) / size * ranked.rewards
-    zero_G1 = np.zeros((len(low), 1))
-    below = np.concatenate([zero_G1, staying.cumsum(axis=1)], axis=1)
-    above = np.concatenate([sliding[:, ::-1].cumsum(axis=1)[:, ::-1], zero_G1], axis=1)
-    alone = size == 1
-    others_mean = np.where(alone, 0.0, (ranked.total - ranked.rewards) / np.where(alone, 1, size - 1))
-    own = (table[high - 1] - table[low.clip(max=n - 1)]) * others_mean
-    without = np.take_along_axis(below, low, 1) + own + np.take_along_axis(above, high, 1)
-    result = np.empty_like(without)
-    np.put_along_axis(result, ranked.order, without, axis=1)
-    return result
+    ranks = np.arange(n)
+    won = subset_shares(n, k)[:-1] * ranked.step
+    below = won.cumsum(axis=1)
+    lost = won * (n - ranks) / np.maximum(ranks, 1)
+    above = np.zeros_like(lost)
+    above[:, :-1] = lost[:, :0:-1].cumsum(axis=1)[:, ::-1]
+    others = subset_shares(n - 1, k)
+    own = ranked.excess * (others[ranked.high - 1] - others[ranked.low])
+    return ranked.unsorted(k / (n - k) * (below - above) + own)
 
 
-@array_strategy("best_of_k", leave_one_out=_leave_one_out, needs=("scores",))
+def _marginal(group: Group, k: int) -> np.ndarray:
+    """The mean of f(I) - f(I without i) over the k-subsets I with i, times k/n, float64[G, n].
+
+    With h(x) = C(x, k-1) / C(n, k) it is sum_{u <= t} h(L_u) D_u + excess_i * (H(C_t) - H(L_t) - h(L_t)): sample i
+    raises what the best of k - 1 lower ones earns to v_t, and shifts v_t itself where others of its class are present.
+    """
+    n = group.n
+    if k == 1:
+        return group.rewards_GN / n
+    ranked, shares = _rank(group), subset_shares(n, k)
+    fewer = subset_shares(n - 1, k - 1) * (k / n)
+    raised = (fewer * ranked.step).cumsum(axis=1)
+    own = ranked.excess * (shares[ranked.high] - shares[ranked.low] - fewer[ranked.low])
+    return ranked.unsorted(raised + own)
+
+
+@array_strategy("best_of_k", array_owed=_owed, array_marginal=_marginal, translates=True, needs=("scores",))
 def best_of_k(group: Group, k: int) -> np.ndarray:
     """Expected reward of the answer that the verifier ranks highest among k."""
     ranked = _rank(group)
-    table = subset_shares(group.n, k)
-    return ((table[ranked.high] - table[ranked.low]) / ranked.size * ranked.rewards).sum(axis=1)
+    return ranked.mean[:, -1] - (subset_shares(group.n, k)[:-1] * ranked.step).sum(axis=1)
 
 
-def _max_leave_one_out(group: Group, k: int) -> np.ndarray:
-    return _leave_one_out(replace(group, scores_GN=group.rewards_GN), k)
+def _by_reward(group: Group) -> Group:
+    return replace(group, scores_GN=group.rewards_GN)
 
 
-@array_strategy("max_at_k", leave_one_out=_max_leave_one_out)
+@array_strategy(
+    "max_at_k",
+    array_owed=lambda group, k: _owed(_by_reward(group), k),
+    array_marginal=lambda group, k: _marginal(_by_reward(group), k),
+    translates=True,
+)
 def max_at_k(group: Group, k: int) -> np.ndarray:
     """Expected largest reward among k answers; any finite reward. pass@k where rewards are 0 and 1."""
-    return best_of_k(replace(group, scores_GN=group.rewards_GN), k)
+    return best_of_k(_by_reward(group), k)
 
 
 @lru_cache(maxsize=256)
@@ -103,6 +133,11 @@ def _rank(group: Group) -> _Ranked:
     low = np.maximum.accumulate(np.where(edge[:, :-1], ranks, 0), axis=1)
     high = np.minimum.accumulate(np.where(edge[:, 1:], ranks + 1, n)[:, ::-1], axis=1)[:, ::-1]
     size = high - low
-    sums = np.concatenate([np.zeros((G, 1)), rewards.cumsum(axis=1)], axis=1)
+    # Relative to the class's first reward, so that equal rewards have exactly their value as their mean.
+    first = np.take_along_axis(rewards, low, 1)
+    sums = np.concatenate([np.zeros((G, 1)), (rewards - first).cumsum(axis=1)], axis=1)
     total = np.take_along_axis(sums, high, 1) - np.take_along_axis(sums, low, 1)
-    return _Ranked(order, rewards, low, high, size, np.where(size == 1, rewards, total))
+    mean = np.where(size == 1, rewards, first + total / size)
+    step = np.diff(mean, axis=1, prepend=mean[:, :1])
+    excess = np.where(size == 1, 0.0, (rewards - mean) / np.maximum(size - 1, 1))
+    return _Ranked(order, low, high, mean, step, excess)

@@ -1,90 +1,64 @@
 """majority@k: the most frequent of k answers is used; ties are broken uniformly among the answers that lead.
 
-Unparsable answers take a slot and never compete. U_k is exact, by counting: for j votes of the right answer,
+Unparsable answers take a slot and never compete. U_k is a sum over j, the votes of the right answer, and t, the number
+of other answers that have j votes too while none has more: such a vote is won with probability 1 / (1 + t).
 
-    C(n_right, j) * #{choices of the other k - j answers in which each gets at most j votes, t of them exactly j}
+Votes are counted as coefficients of a product of polynomials in x, one factor for each answer. Two devices keep the
+numbers small and all terms positive, so that nothing cancels and nothing overflows:
 
-counts the k-subsets that the right answer wins with probability 1 / (1 + t). The choices are coefficients of a
-product of polynomials in x (slots used) and y (answers tied), one factor for each other answer. The product is
-taken on integers: a polynomial is packed into one large integer with enough bits for each coefficient, so that one
-multiplication of the machine's big integers multiplies the polynomials (Kronecker substitution).
+- Draw each sample with probability p on its own. Given that k were drawn they are a uniform k-subset, so
+  U_k = P(won, k drawn) / P(k drawn), and an answer with s samples is drawn v times with the binomial probability.
+- 1 / (1 + t) is the integral of y^t over [0, 1]: a tied answer is beaten with probability y. Gauss-Legendre nodes
+  integrate the polynomial in y exactly.
+
+Leaving one sample out changes one factor. Products of the factors before and behind it are shared by all answers, and
+the coefficient of x^(k-1) in the same product is U_{k-1}.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from fractions import Fraction
+from collections.abc import Iterable
 from functools import lru_cache
-from math import comb
 
 import numpy as np
 
 from learner.strategies.registry import CORRECT, UNPARSABLE, Group, array_strategy
 
 Votes = tuple[int, tuple[int, ...], int]  # right votes, votes of each other answer in ascending order, unparsable
+Without = dict[int, tuple[float, float]]  # CORRECT, UNPARSABLE or the votes of another answer -> (U_k, U_{k-1})
 
 
 def _leave_one_out(group: Group, k: int) -> np.ndarray:
-    """U_k without each sample. Samples whose answers have equally many votes share one value."""
+    """U_k without each sample, float64[G, n]."""
+    return _without(group, k, 0)
+
+
+def _fewer(group: Group, k: int) -> np.ndarray:
+    """U_{k-1} without each sample, float64[G, n]."""
+    return _without(group, k, 1)
+
+
+@array_strategy("majority_at_k", array_leave_one_out=_leave_one_out, array_fewer=_fewer, needs=("answers", "correct"))
+def majority_at_k(group: Group, k: int) -> np.ndarray:
+    """Probability that a vote among k answers elects the right one."""
+    return np.array([tally(_votes(counts), k)[0] for counts in _counts(group)])
+
+
+def _without(group: Group, k: int, which: int) -> np.ndarray:
+    """One of the two values without each sample. Samples whose answers have equally many votes share them."""
     assert group.answers_GN is not None
     result = np.empty_like(group.rewards_GN)
-    for g, labels in enumerate(group.answers_GN):
-        counts = Counter(labels.tolist())
-        votes = _votes(counts)
-        value = {label: float(majority_exact(_remove(votes, label, counts[label]), k)) for label in counts}
-        result[g] = [value[label] for label in labels.tolist()]
+    for g, counts in enumerate(_counts(group)):
+        without = tally(_votes(counts), k)[1]
+        value = {label: without[label if label in (CORRECT, UNPARSABLE) else counts[label]][which] for label in counts}
+        result[g] = [value[label] for label in group.answers_GN[g].tolist()]
     return result
 
 
-@array_strategy("majority_at_k", leave_one_out=_leave_one_out, needs=("answers", "correct"))
-def majority_at_k(group: Group, k: int) -> np.ndarray:
-    """Probability that a vote among k answers elects the right one."""
+def _counts(group: Group) -> Iterable[Counter[int]]:
     assert group.answers_GN is not None
-    return np.array([float(majority_exact(_votes(Counter(row.tolist())), k)) for row in group.answers_GN])
-
-
-@lru_cache(maxsize=1 << 14)
-def majority_exact(votes: Votes, k: int) -> Fraction:
-    """Probability that the right answer wins the vote among k of the samples behind `votes`."""
-    right, others, unparsable = votes
-    n = right + sum(others) + unparsable
-    bits = comb(n, min(2 * k, n // 2)).bit_length()  # a coefficient counts subsets of at most 2 k samples
-    wins: Counter[int] = Counter()  # k-subsets that the right answer leads, by how many others are tied with it
-    for j in range(1, min(right, k) + 1):
-        for tied, ways in enumerate(_ways(others, unparsable, j, k - j, bits)):
-            wins[tied] += comb(right, j) * ways
-    return sum((Fraction(count, 1 + tied) for tied, count in wins.items()), Fraction(0)) / comb(n, k)
-
-
-def _ways(others: tuple[int, ...], unparsable: int, j: int, slots: int, bits: int) -> list[int]:
-    """For t = 0, 1, ...: in how many ways `slots` answers are chosen with t answers at j votes and none above."""
-    harmless = unparsable + sum(size for size in others if size < j)  # cannot reach j: any choice of them will do
-    rivals = Counter(size for size in others if size >= j)
-    ties = min(slots // j, sum(rivals.values()))
-    # Two products of degree <= slots have degree <= 2 * slots in x, so rows of that width never run into each other.
-    row = (2 * slots + 1) * bits
-    product = _pack([comb(harmless, v) for v in range(slots + 1)], bits)
-    for size, multiplicity in sorted(rivals.items()):
-        factor = _pack([comb(size, v) for v in range(min(j - 1, slots) + 1)], bits)
-        if j <= slots:
-            factor += comb(size, j) << (row + j * bits)
-        for square in range(multiplicity.bit_length()):  # its power, by repeated squaring
-            if multiplicity >> square & 1:
-                product = _truncate(product * factor, slots, ties, bits, row)
-            if multiplicity >> (square + 1):
-                factor = _truncate(factor * factor, slots, ties, bits, row)
-    coefficient = (1 << bits) - 1
-    return [(product >> (t * row + slots * bits)) & coefficient for t in range(ties + 1)]
-
-
-def _pack(coefficients: list[int], bits: int) -> int:
-    return sum(c << (v * bits) for v, c in enumerate(coefficients))
-
-
-def _truncate(packed: int, slots: int, ties: int, bits: int, row: int) -> int:
-    """Keep powers of x up to `slots` and powers of y up to `ties`."""
-    keep = (1 << ((slots + 1) * bits)) - 1
-    return sum(((packed >> (t * row)) & keep) << (t * row) for t in range(ties + 1))
+    return (Counter(labels) for labels in group.answers_GN.tolist())
 
 
 def _votes(counts: Counter[int]) -> Votes:
@@ -92,13 +66,84 @@ def _votes(counts: Counter[int]) -> Votes:
     return counts[CORRECT], tuple(others), counts[UNPARSABLE]
 
 
-def _remove(votes: Votes, label: int, size: int) -> Votes:
-    """The votes without one sample of an answer that has `size` of them."""
+@lru_cache(maxsize=1 << 14)
+def tally(votes: Votes, k: int) -> tuple[float, Without]:
+    """U_k of a group with these votes, and (U_k, U_{k-1}) without one sample of each kind. 0 <= k - 1 < n."""
     right, others, unparsable = votes
-    if label == CORRECT:
-        return right - 1, others, unparsable
-    if label == UNPARSABLE:
-        return right, others, unparsable - 1
-    rest = list(others)
-    rest.remove(size)
-    return right, tuple(sorted([*rest, size - 1] if size > 1 else rest)), unparsable
+    n = right + sum(others) + unparsable
+    drawn = _drawn(n, k)
+    votes_M, heights_M, weights_M = _cases(k, min(right, k))
+
+    def factor(label: int, size: int) -> np.ndarray:
+        """[M, v]: `size` samples of one answer are drawn v times without winning."""
+        slots = np.arange(min(size, k) + 1)
+        if label == UNPARSABLE:
+            return np.broadcast_to(drawn[size, slots], (len(votes_M), len(slots)))
+        ahead, tied = slots > votes_M[:, None], slots == votes_M[:, None]
+        return drawn[size, slots] * np.where(tied, heights_M[:, None], ~ahead)
+
+    def elected(samples: int, right: int, slots: int, ways_M: np.ndarray) -> float:
+        """Probability of the election of one of `right` samples, given the coefficient of the others."""
+        won = float((weights_M * drawn[right, votes_M] * ways_M).sum())
+        return won / drawn[samples, slots] if slots <= samples else 0.0
+
+    classes = [(UNPARSABLE, unparsable, 1)] * (unparsable > 0)
+    classes += [(size, size, many) for size, many in sorted(Counter(others).items())]
+    before_MS = np.zeros((len(votes_M), k + 1))
+    before_MS[np.arange(len(votes_M)), votes_M] = 1.0  # x^j
+    but_one = []  # the product of the classes before, and of all answers but one of this class
+    for label, size, many in classes:
+        for _ in range(many - 1):
+            before_MS = _times(before_MS, factor(label, size))
+        but_one.append(before_MS)
+        before_MS = _times(before_MS, factor(label, size))
+
+    value = elected(n, right, k, before_MS[:, k])
+    without: Without = {}
+    if right:
+        fewer = right - 1
+        without[CORRECT] = elected(n - 1, fewer, k, before_MS[:, k]), elected(n - 1, fewer, k - 1, before_MS[:, k - 1])
+    behind_MS = np.zeros_like(before_MS)
+    behind_MS[:, 0] = 1.0
+    for (label, size, many), rest_MS in zip(reversed(classes), reversed(but_one), strict=True):
+        rest_MS = _times(rest_MS, factor(label, size - 1))
+        ways = [(rest_MS[:, : slots + 1] * behind_MS[:, slots::-1]).sum(axis=1) for slots in (k, k - 1)]
+        without[label] = elected(n - 1, right, k, ways[0]), elected(n - 1, right, k - 1, ways[1])
+        for _ in range(many):
+            behind_MS = _times(behind_MS, factor(label, size))
+    return value, without
+
+
+def _times(product_MS: np.ndarray, factor_MV: np.ndarray) -> np.ndarray:
+    """Products of M pairs of polynomials, coefficients by power of x, cut at the powers of the first."""
+    result = product_MS * factor_MV[:, :1]
+    for v in range(1, factor_MV.shape[1]):
+        result[:, v:] += product_MS[:, :-v] * factor_MV[:, v : v + 1]
+    return result
+
+
+@lru_cache(maxsize=64)
+def _cases(k: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sum over j = 1..most and the integral over y, as one sum: j int[M], y and weights float64[M].
+
+    With j votes for the right answer at most (k - j) / j others can have j: the degree in y.
+    """
+    votes, heights, weights = [], [], []
+    for j in range(1, most + 1):
+        nodes, shares = np.polynomial.legendre.leggauss((k - j) // j // 2 + 1)
+        votes += [j] * len(nodes)
+        heights += ((1 + nodes) / 2).tolist()
+        weights += (shares / 2).tolist()
+    return np.array(votes, dtype=np.int64), np.array(heights), np.array(weights)
+
+
+@lru_cache(maxsize=64)
+def _drawn(n: int, k: int) -> np.ndarray:
+    """Probability that v of s samples are drawn, float64[s, v] for s = 0..n, v = 0..k, when k of n are expected."""
+    p = k / (n + 1)  # less than 1 at k = n as well
+    table = np.zeros((n + 1, k + 1))
+    table[0, 0] = 1.0
+    for s in range(1, n + 1):
+        table[s] = (1 - p) * table[s - 1]
+        table[s, 1:] += p * table[s - 1, :-1]
+    return table

@@ -11,14 +11,13 @@ A strategy is one function. Three kinds are registered:
 - `subset_strategy` (`learner.strategies.subsets`): the function maps groups of exactly k answers to what
   the strategy earns with them. The k-subsets are enumerated, or drawn once in a balanced design.
 
-Estimators (`learner.estimators`) see only U_k of the group and of the group without each sample, so they
-work for every strategy. Source: the U-statistic identities of arXiv 2505.15201, section 3, for any
+Estimators (`learner.estimators`) see only differences of U_k of the group and of the group without each sample,
+so they work for every strategy. Source: the U-statistic identities of arXiv 2505.15201, section 3, for any
 symmetric strategy.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -68,9 +67,13 @@ class Group:
 class Strategy:
     """A registered strategy; exactly one of `count_value` and `array_value` is set.
 
-    `array_leave_one_out(group, k)` gives U_k(-i); `array_fewer(group, k)` gives the term that stands for
-    U_{k-1}(-i) where a strategy computes it otherwise. `needs` names the arguments without which it has
-    no meaning.
+    What an array strategy can compute faster or with less rounding than from U_k by deleting samples, [G, n] each:
+    `array_leave_one_out(group, k)`: U_k(-i). `array_fewer(group, k)`: U_{k-1}(-i), or the term that stands for it.
+    `array_owed(group, k)`: U_k - U_k(-i), k < n. `array_marginal(group, k)`: the mean of f(I) - f(I without i) over the
+    k-subsets I with i, times k/n.
+
+    translates: whether adding a constant to all rewards adds it to the value. needs: the arguments that the strategy
+    selects by; it is given no others beside the rewards.
     """
 
     name: str
@@ -78,6 +81,9 @@ class Strategy:
     array_value: Callable[[Group, int], np.ndarray] | None = None
     array_leave_one_out: Callable[[Group, int], np.ndarray] | None = None
     array_fewer: Callable[[Group, int], np.ndarray] | None = None
+    array_owed: Callable[[Group, int], np.ndarray] | None = None
+    array_marginal: Callable[[Group, int], np.ndarray] | None = None
+    translates: bool = False
     only_k: int | None = None
     needs: tuple[str, ...] = ()
 
@@ -97,12 +103,25 @@ class Strategy:
             return np.zeros_like(group.rewards_GN)
         if self.array_leave_one_out is not None:
             return self.array_leave_one_out(group, k)
-        assert self.array_value is not None
-        return np.stack([self.array_value(group.without(i), k) for i in range(group.n)], axis=1)
+        if self.array_owed is not None:
+            return self.value(group, k)[:, None] - self.array_owed(group, k)
+        return np.stack([self.value(group.without(i), k) for i in range(group.n)], axis=1)
 
-    def fewer(self, group: Group, k: int) -> np.ndarray:
-        """U_{k-1} of the group without each sample, float64[G, n]; an array strategy's only."""
-        return self.array_fewer(group, k) if self.array_fewer is not None else self.leave_one_out(group, k - 1)
+    def owed(self, group: Group, k: int) -> np.ndarray:
+        """U_k - U_k(-i), float64[G, n]; an array strategy's only, k < n."""
+        if self.array_owed is not None:
+            return self.array_owed(group, k)
+        return self.value(group, k)[:, None] - self.leave_one_out(group, k)
+
+    def marginal(self, group: Group, k: int) -> np.ndarray:
+        """U_k - (1 - k/n) U_k(-i) - k/n U_{k-1}(-i), float64[G, n]; an array strategy's only."""
+        if self.array_marginal is not None:
+            return self.array_marginal(group, k)
+        share, credit_GN = k / group.n, self.value(group, k)[:, None]
+        if k < group.n:
+            credit_GN = credit_GN - (1 - share) * self.leave_one_out(group, k)
+        fewer = self.array_fewer(group, k) if self.array_fewer is not None else self.leave_one_out(group, k - 1)
+        return credit_GN - share * fewer
 
 
 STRATEGIES: dict[str, Strategy] = {}
@@ -121,139 +140,15 @@ def count_strategy(
 
 
 def array_strategy(
-    name: str,
-    *,
-    leave_one_out: Callable[[Group, int], np.ndarray] | None = None,
-    only_k: int | None = None,
-    needs: tuple[str, ...] = (),
+    name: str, **parts: Any
 ) -> Callable[[Callable[[Group, int], np.ndarray]], Callable[[Group, int], np.ndarray]]:
-    """Register `function(group, k) -> float64[G]` as the strategy `name`."""
+    """Register `function(group, k) -> float64[G]` as the strategy `name`; `parts` are further fields of `Strategy`."""
 
     def register(function: Callable[[Group, int], np.ndarray]) -> Callable[[Group, int], np.ndarray]:
-        STRATEGIES[name] = Strategy(
-            name, array_value=function, array_leave_one_out=leave_one_out, only_k=only_k, needs=needs
-        )
+        STRATEGIES[name] = Strategy(name, array_value=function, **parts)
         return function
 
     return register
-
-
-def strategy_value(
-    rewards: Any,
-    *,
-    scores: Any = None,
-    answers: Any = None,
-    correct: Any = None,
-    strategy: str,
-    k: int,
-    subsets: int = DEFAULT_SUBSETS,
-) -> Any:
-    """U_k: the unbiased estimate, from n >= k samples, of the expected reward of `strategy` with k answers.
-
-    Args:
-        rewards: [n] or [G, n]. Strategies that vote read only its shape.
-        scores: the verifier's scores, shaped like rewards (`best_of_k`, `weighted_vote`).
-        answers: hashable final answers, shaped like rewards; None is unparsable (`majority_at_k`, `weighted_vote`).
-        correct: the right answer, one for each group.
-        strategy, k: what is deployed, with how many answers.
-        subsets: at least how many k-subsets a strategy without a closed form looks at (`weighted_vote`).
-
-    Returns:
-        A float64, or float64[G].
-
-    Raises:
-        ValueError: naming the bad argument.
-
-    >>> float(strategy_value([0, 1, 0, 0], strategy="pass_at_k", k=2))
-    0.5
-    """
-    found = check_strategy(strategy, k)
-    group = make_group(rewards, scores, answers, correct, found, subsets)
-    if k > group.n:
-        raise ValueError(f"k = {k} is larger than the group, n = {group.n}: no unbiased estimate exists")
-    value_G = found.value(group, k)
-    return value_G[0] if np.ndim(rewards) == 1 else value_G
-
-
-def check_strategy(name: str, k: int) -> Strategy:
-    """The strategy of that name, able to serve this k; ValueError otherwise."""
-    if name not in STRATEGIES:
-        raise ValueError(f"strategy '{name}' is unknown{nearest(name, STRATEGIES)}")
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k must be an integer >= 1, got {k!r}")
-    only = STRATEGIES[name].only_k
-    if only is not None and k != only:
-        raise ValueError(f"k = {k} does not go with strategy '{name}', which is defined for k = {only}; set k = {only}")
-    return STRATEGIES[name]
-
-
-def make_group(
-    rewards: Any, scores: Any, answers: Any, correct: Any, strategy: Strategy, subsets: int = DEFAULT_SUBSETS
-) -> Group:
-    """Validated arrays [G, n]. Arguments that the strategy does not use are only checked for their shape."""
-    rewards_GN = _float_matrix("rewards", rewards)
-    if strategy.count_value is not None and not np.isin(rewards_GN, (0.0, 1.0)).all():
-        raise ValueError(f"rewards must be 0 or 1 for strategy '{strategy.name}'; max_at_k takes any reward")
-    for name, given in (("scores", scores), ("answers", answers), ("correct", correct)):
-        if given is None and name in strategy.needs:
-            raise ValueError(f"{name} is missing: strategy '{strategy.name}' selects by it")
-    if subsets < 1:
-        raise ValueError(f"subsets must be >= 1, got {subsets}")
-    scores_GN = None if scores is None else _float_matrix("scores", scores)
-    if scores_GN is not None and scores_GN.shape != rewards_GN.shape:
-        raise ValueError(f"scores has shape {np.shape(scores)}, rewards has {np.shape(rewards)}")
-    labels_GN = None if answers is None else _labels(answers, correct, rewards_GN.shape)
-    return Group(rewards_GN, scores_GN, labels_GN, subsets)
-
-
-def nearest(name: str, known: Any) -> str:
-    """'; did you mean ...?' and the list of what there is, for an error message."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else "."
-    return f"{hint} Known: {', '.join(sorted(known))}"
-
-
-def _float_matrix(name: str, values: Any) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers of shape [n] or [groups, n]: {error}") from error
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise ValueError(f"{name} must be a non-empty array of shape [n] or [groups, n], got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity; a failed verifier must be left out, not scored")
-    return np.atleast_2d(array)
-
-
-def _labels(answers: Any, correct: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Integer labels [G, n] of hashable answers: equal answers of a group have equal labels."""
-    rows = _object_matrix("answers", answers, shape)
-    rights: list[Any] = [] if correct is None else [correct]
-    if isinstance(correct, list | np.ndarray):
-        rights = list(correct)
-    if correct is not None and len(rights) != len(rows):
-        raise ValueError(f"correct must be one answer for each of the {len(rows)} groups, got {len(rights)}")
-    labels_GN = np.empty(shape, dtype=np.int64)
-    for g, row in enumerate(rows):
-        known: dict[Any, int] = {None: UNPARSABLE}
-        if correct is not None:
-            if rights[g] is None:
-                raise ValueError(f"correct of group {g} is None, which means unparsable; give the right answer")
-            known[rights[g]] = CORRECT
-        try:
-            labels_GN[g] = [known.setdefault(answer, len(known)) for answer in row]
-        except TypeError as error:
-            raise ValueError(f"answers must be hashable (strings, numbers), got {error}") from error
-    return labels_GN
-
-
-def _object_matrix(name: str, values: Any, shape: tuple[int, int]) -> list[list[Any]]:
-    rows = list(values)
-    nested = bool(rows) and isinstance(rows[0], list | np.ndarray)
-    matrix = [list(row) for row in rows] if nested else [rows]
-    if len(matrix) != shape[0] or any(len(row) != shape[1] for row in matrix):
-        raise ValueError(f"{name} must have the shape of rewards, {list(shape)}")
-    return matrix
 
 
 def _counts(group: Group) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from learner.strategies.registry import CORRECT, UNPARSABLE, Group
 from learner.strategies.subsets import subset_strategy
 
-SAME_SUM = 1e-9  # sums closer than this are a tie: the order of addition must not decide an election
+SAME_SUM = 1e-9  # of what was added: sums closer than that are a tie, the order of addition must not decide an election
 
 
 @subset_strategy("weighted_vote", needs=("scores", "answers", "correct"))
@@ -17,9 +17,11 @@ def weighted_vote(group: Group) -> np.ndarray:
     labels = group.answers_GN
     same = labels[:, :, None] == labels[:, None, :]
     votes = (same * group.scores_GN[:, None, :]).sum(axis=2)
+    added = (same * np.abs(group.scores_GN)[:, None, :]).sum(axis=2)
     competes = labels != UNPARSABLE
-    best = np.where(competes, votes, -np.inf).max(axis=1, keepdims=True)
-    leads = competes & (votes >= best - SAME_SUM)
+    first = np.where(competes, votes, -np.inf).argmax(axis=1)[:, None]
+    best, added_to_best = np.take_along_axis(votes, first, 1), np.take_along_axis(added, first, 1)
+    leads = competes & (votes >= best - SAME_SUM * np.maximum(added, added_to_best))
     # Each leading answer counts once: its samples share one vote of the tie-break.
     weight = leads / same.sum(axis=2)
     leaders = weight.sum(axis=1)

@@ -1,0 +1,170 @@
+"""What a caller hands in, checked and brought into one form: whatever cannot be computed rightly is refused here."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from typing import Any
+
+import numpy as np
+
+from learner.strategies.registry import CORRECT, DEFAULT_SUBSETS, STRATEGIES, UNPARSABLE, Group, Strategy
+
+
+def as_count(name: str, value: Any) -> int:
+    """A Python int >= 1. NumPy's integers are converted: products of binomials would silently overflow in them."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if isinstance(value, bool) or count < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    return count
+
+
+def check_strategy(name: str, k: int) -> Strategy:
+    """The strategy of that name, able to serve this k; ValueError otherwise."""
+    found, k = look_up("strategy", name, STRATEGIES), as_count("k", k)
+    only = found.only_k
+    if only is not None and k != only:
+        raise ValueError(f"k = {k} does not go with strategy '{name}', which is defined for k = {only}; set k = {only}")
+    return found
+
+
+def look_up(what: str, name: Any, known: dict[str, Any]) -> Any:
+    """The registered entry of that name; ValueError, with the nearest name, if there is none."""
+    if not isinstance(name, str):
+        raise ValueError(f"{what} must be a name, got {name!r}. Known: {', '.join(sorted(known))}")
+    if name not in known:
+        close = difflib.get_close_matches(name, list(known), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        raise ValueError(f"{what} '{name}' is unknown{hint} Known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def make_group(
+    rewards: Any, scores: Any, answers: Any, correct: Any, strategy: Strategy, subsets: int = DEFAULT_SUBSETS
+) -> Group:
+    """Validated arrays [G, n]. What the strategy does not select by is checked for its shape and left out."""
+    rewards_GN, shape = _matrix("rewards", rewards)
+    if strategy.count_value is not None and not np.isin(rewards_GN, (0.0, 1.0)).all():
+        raise ValueError(f"rewards must be 0 or 1 for strategy '{strategy.name}'; max_at_k takes any reward")
+    for name, given in (("scores", scores), ("answers", answers), ("correct", correct)):
+        if given is None and name in strategy.needs:
+            raise ValueError(f"{name} is missing: strategy '{strategy.name}' selects by it")
+    scores_GN = None if scores is None else like_rewards("scores", scores, shape)
+    rows = None if answers is None else _answer_rows(answers, shape)
+    rights = None if correct is None else _right_answers(correct, shape)
+    labels_GN = None
+    if rows is not None and "answers" in strategy.needs:
+        labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
+    return Group(rewards_GN, scores_GN if "scores" in strategy.needs else None, labels_GN, as_count("subsets", subsets))
+
+
+def like_rewards(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """float64[G, n] of an argument that must have the shape of rewards."""
+    matrix_GN, own = _matrix(name, values)
+    if own != shape:
+        raise ValueError(f"{name} has shape {own}, rewards has {shape}")
+    return matrix_GN
+
+
+def finite(name: str, values: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """`values` themselves; ValueError if the arithmetic on finite arguments has overflowed."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{name} overflowed float64: rewards reach {np.abs(rewards).max():.3g} in magnitude; scale the rewards down"
+        )
+    return values
+
+
+def _matrix(name: str, values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Finite numbers as float64[G, n], and the shape in which they were given."""
+    array = _numbers(name, values)
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"{name} must be a non-empty array of shape [n] or [groups, n], got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} contains NaN or infinity; leave such a sample out (a failed verifier is no score)")
+    return np.atleast_2d(array), array.shape
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    _refuse_masked(name, values)
+    if hasattr(values, "detach"):  # a tensor, of any precision, on any device, with or without a gradient
+        values = values.detach().tolist()
+    try:
+        array = np.asarray(values)
+        texts = array.dtype.kind == "O" and any(isinstance(value, str | bytes | complex) for value in array.flat)
+        if texts or array.dtype.kind not in "biufO":
+            raise TypeError(f"they are of type {array.dtype}")  # NumPy would parse text, and drop imaginary parts
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers of shape [n] or [groups, n]: {error}") from error
+
+
+def _refuse_masked(name: str, values: Any) -> None:
+    rows = values if isinstance(values, list | tuple) else ()
+    if any(isinstance(part, np.ma.MaskedArray) for part in (values, *rows)):
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; leave the masked samples out")
+
+
+def _answer_rows(answers: Any, shape: tuple[int, ...]) -> list[list[Any]]:
+    """The answers of each group; ValueError unless they have the shape of rewards."""
+    wanted = f"answers must have the shape of rewards, {list(shape)}"
+    outer = _items("answers", answers, wanted)
+    rows = [outer] if len(shape) == 1 else [_items("answers", row, wanted) for row in outer]
+    if len(shape) == 2 and len(rows) != shape[0] or any(len(row) != shape[-1] for row in rows):
+        raise ValueError(wanted)
+    return rows
+
+
+def _right_answers(correct: Any, shape: tuple[int, ...]) -> list[Any]:
+    """The right answer of each group. A single group's may stand alone, or in a list of one."""
+    if len(shape) == 1 and not _is_list(correct):
+        return [_plain(correct)]
+    groups = 1 if len(shape) == 1 else shape[0]
+    wanted = f"correct must be one answer for each of the {groups} groups"
+    rights = _items("correct", correct, wanted)
+    if len(rights) != groups:
+        raise ValueError(f"{wanted}, got {len(rights)}")
+    return rights
+
+
+def _is_list(values: Any) -> bool:
+    """Whether these are several answers; for a single group, a tuple is one answer."""
+    return isinstance(values, list | np.ndarray) or (hasattr(values, "detach") and values.ndim > 0)
+
+
+def _items(name: str, values: Any, wanted: str) -> list[Any]:
+    _refuse_masked(name, values)
+    values = _plain(values.tolist() if isinstance(values, np.ndarray) else values)
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{wanted}, as a list or an array; got {values!r}")
+    return [_plain(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as Python numbers, by which they compare: a tensor's hash is its identity."""
+    return value.tolist() if hasattr(value, "detach") else value
+
+
+def _labels(row: list[Any], rights: list[Any] | None) -> list[int]:
+    """Integer labels of one group's answers: equal answers have equal labels. `rights` holds the right one, if any."""
+    known: dict[Any, int] = {None: UNPARSABLE}
+    for right in rights or ():
+        _check_answer("correct", right)
+        if right is None:
+            raise ValueError("correct contains None, which means unparsable; give the right answer of each group")
+        known[right] = CORRECT
+    for answer in row:
+        _check_answer("answers", answer)
+    return [known.setdefault(answer, len(known)) for answer in row]
+
+
+def _check_answer(name: str, answer: Any) -> None:
+    try:
+        hash(answer)
+    except TypeError as error:
+        raise ValueError(f"{name} must be hashable (strings, numbers): {error}") from error
+    if answer != answer:
+        raise ValueError(f"{name} contains NaN, which equals nothing; an unparsable answer is None")

@@ -1,0 +1,48 @@
+"""`strategy_value`: what a strategy is expected to earn, from one pool of samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from learner.strategies.inputs import as_count, check_strategy, finite, make_group
+from learner.strategies.registry import DEFAULT_SUBSETS
+
+
+def strategy_value(
+    rewards: Any,
+    *,
+    scores: Any = None,
+    answers: Any = None,
+    correct: Any = None,
+    strategy: str,
+    k: int,
+    subsets: int = DEFAULT_SUBSETS,
+) -> Any:
+    """U_k: the unbiased estimate, from n >= k samples, of the expected reward of `strategy` with k answers.
+
+    Args:
+        rewards: [n] or [G, n]. Strategies that vote read only its shape.
+        scores: the verifier's scores, shaped like rewards (`best_of_k`, `weighted_vote`).
+        answers: hashable final answers, shaped like rewards; None is unparsable (`majority_at_k`, `weighted_vote`).
+        correct: the right answer, one for each group.
+        strategy, k: what is deployed, with how many answers.
+        subsets: at least how many k-subsets a strategy without a closed form looks at (`weighted_vote`).
+
+    Returns:
+        A float64, or float64[G].
+
+    Raises:
+        ValueError: naming the bad argument.
+
+    >>> float(strategy_value([0, 1, 0, 0], strategy="pass_at_k", k=2))
+    0.5
+    """
+    found, k = check_strategy(strategy, k), as_count("k", k)
+    group = make_group(rewards, scores, answers, correct, found, subsets)
+    if k > group.n:
+        raise ValueError(f"k = {k} is larger than the group, n = {group.n}: no unbiased estimate exists")
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused by name
+        value_G = finite("the value", found.value(group, k), group.rewards_GN)
+    return value_G[0] if np.ndim(rewards) == 1 else value_G
