@@ -1,9 +1,9 @@
 """Which sampler samples which prompt, and which verifier grades it: the least loaded, by tokens and by samples.
 
 What a lost actor had in hand is given to another: a group that was being sampled is sampled again with the same seed,
-one that was being graded is graded again. A prompt that is in hand at every failure is a suspect; it gets its last try
-with nothing beside it, and if that fails too it is quarantined: the group goes on without samples, so that its slot and
-its place in the order stay what they were, and the learner sets it aside by name.
+one that was being graded is graded again. A prompt that makes actors fail is found and quarantined
+(``actors/quarantine.py``): the group goes on without samples, so that its slot and its place in the order stay what
+they were, and the learner sets it aside by name.
 """
 
 from __future__ import annotations
@@ -11,26 +11,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import ObjectRef
 
+from actors.calls import ActorFailure, call
 from actors.crew import Crew
 from actors.group import SampleRequest, quarantined_group
+from actors.quarantine import TRAINING, Failure, Quarantine, Suspicion
 from actors.settings import DeadlineSettings, SupervisionSettings
-from actors.supervision import ActorFailure, Member, Supervisor, call
+from actors.supervision import Member, Supervisor
 from verifiers.task import Prompt
 
-
-@dataclass
-class Suspicion:
-    """The failures that happened with one group in hand."""
-
-    request: SampleRequest
-    failures: list[str] = field(default_factory=list)
+_LOST_GROUPS = 10  # times that the object store may lose one group before it was graded
 
 
 class RolloutPool:
@@ -41,7 +36,7 @@ class RolloutPool:
         deadlines: seconds for one group (``sample_s``) and for its grading (``verify_s``).
         supervisor: is told of members that miss a deadline.
         max_samples: samples in flight at once, from admission to verdict; None: no bound here.
-        quarantine: is told of a prompt that is given up, with the evidence.
+        quarantine: keeps the prompts that are given up.
     """
 
     def __init__(
@@ -51,39 +46,66 @@ class RolloutPool:
         deadlines: DeadlineSettings,
         supervisor: Supervisor,
         max_samples: int | None = None,
-        quarantine: Callable[[Suspicion], None] = lambda suspicion: None,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        patience_s = 2 * deadlines.start_s + deadlines.sample_s + deadlines.verify_s
-        self.samplers = Crew("sampler", samplers, supervisor.changes, patience_s)
-        self.verifiers = Crew("verifier", verifiers, supervisor.changes, patience_s)
+        patience = (
+            2 * deadlines.start_s + deadlines.sample_s + deadlines.verify_s,
+            "twice deadlines.start_s, deadlines.sample_s and deadlines.verify_s",
+        )
+        self.samplers = Crew("sampler", samplers, supervisor.changes, *patience)
+        self.verifiers = Crew("verifier", verifiers, supervisor.changes, *patience)
         self._deadlines = deadlines
         self._supervisor = supervisor
         self._settings: SupervisionSettings = supervisor.settings
         self._budget = _Budget(max_samples)
-        self._quarantine = quarantine
+        self._quarantine = quarantine or Quarantine()
+        self._under_way: set[Suspicion] = set()
         self._sampling = _BusyClock()
         self.sampled_tokens = 0
-        self.quarantined = 0
 
-    async def graded_group(self, request: SampleRequest, prompt: Prompt) -> ObjectRef:
+    @property
+    def quarantined(self) -> int:
+        """Training prompts given up so far, in this run and before it was resumed."""
+        return self._quarantine.count(TRAINING)
+
+    async def graded_group(self, request: SampleRequest, prompt: Prompt, purpose: str = TRAINING) -> ObjectRef:
         """Sample and grade one group; a reference to its record batch.
+
+        Args:
+            purpose: what the group is for; prompts that had to be given up are remembered and counted by it.
 
         Raises:
             ActorFailure: when nobody could, or too many prompts had to be given up.
         """
-        suspicion = Suspicion(request)
-        async with self._budget.of(request.n):
-            group: ObjectRef | None = None
-            while len(suspicion.failures) < self._settings.poison_deaths:
-                try:
-                    if group is None:
-                        group = await self._sample(request, self._alone(suspicion))
-                    return await self._grade(request, prompt, group, self._alone(suspicion))
-                except _Setback as setback:
-                    suspicion.failures.append(str(setback))
-                    if setback.lost_group:
-                        group = None
-        return self._give_up(suspicion)
+        if self._quarantine.holds(purpose, request.prompt_id):
+            self._quarantine.met_again(purpose, request)
+            return self._empty(request)
+        suspicion = Suspicion(request, purpose, self._settings.poison_deaths)
+        self._under_way.add(suspicion)
+        try:
+            async with self._budget.of(request.n):
+                graded = await self._insist(request, prompt, suspicion)
+        finally:
+            self._under_way.discard(suspicion)
+        return self._give_up(suspicion) if graded is None else graded
+
+    async def _insist(self, request: SampleRequest, prompt: Prompt, suspicion: Suspicion) -> ObjectRef | None:
+        """The graded group, though actors fail; None when the prompt proves to be the reason."""
+        group: ObjectRef | None = None
+        lost_groups = 0
+        while not suspicion.proved:
+            try:
+                if group is None:
+                    group = await self._sample(request, suspicion)
+                return await self._grade(request, prompt, group, suspicion)
+            except _LostGroup as lost:
+                group = None
+                lost_groups += 1
+                if lost_groups == _LOST_GROUPS:
+                    raise ActorFailure(f"the object store lost the same group {lost_groups} times: {lost}") from lost
+            except _Setback as setback:
+                suspicion.failures.append(setback.failure)
+        return None
 
     async def probe(self, request: SampleRequest) -> list[pa.RecordBatch]:
         """A few tokens from every sampler that serves, by the weights that it holds now, ungraded.
@@ -94,22 +116,21 @@ class RolloutPool:
         return [batch for batch in found if batch is not None]
 
     async def _probe(self, sampler: Member, request: SampleRequest) -> pa.RecordBatch | None:
+        if not sampler.serving:
+            return None  # lost since the caller looked
         tokens, group = sampler.handle.sample_group.options(num_returns=2).remote(request)
         try:
-            await self._call(tokens, sampler, to="draw a probe", deadline_s=self._deadlines.sample_s)
-            return await self._call(group, sampler, to="return a probe", deadline_s=self._deadlines.sample_s)
-        except _Setback:
+            await self._call(tokens, sampler, to="draw a probe", **self._sample_s)
+            return await self._call(group, sampler, to="return a probe", **self._sample_s)
+        except (_Setback, _LostGroup):
             return None
 
     def sampling_seconds(self) -> float:
         """Wall time so far in which at least one sampler had work."""
         return self._sampling.seconds()
 
-    def _alone(self, suspicion: Suspicion) -> bool:
-        return len(suspicion.failures) == self._settings.poison_deaths - 1 > 0
-
-    async def _sample(self, request: SampleRequest, alone: bool) -> ObjectRef:
-        async with self.samplers.borrow(request.max_generated_tokens, alone=alone) as sampler:
+    async def _sample(self, request: SampleRequest, suspicion: Suspicion) -> ObjectRef:
+        async with self.samplers.borrow(request.max_generated_tokens, suspicion.crowd) as (sampler, company):
             with self._sampling:
                 tokens: ObjectRef
                 group: ObjectRef
@@ -117,53 +138,81 @@ class RolloutPool:
                 generated = await self._call(
                     tokens,
                     sampler,
+                    company,
                     to=f"sample prompt {request.prompt_id!r} (position {request.sequence})",
-                    deadline_s=self._deadlines.sample_s,
+                    **self._sample_s,
                 )
             self.sampled_tokens += generated  # not in one statement: `x += await ...` reads x before it waits
         return group
 
-    async def _grade(self, request: SampleRequest, prompt: Prompt, group: ObjectRef, alone: bool) -> ObjectRef:
-        async with self.verifiers.borrow(request.n, alone=alone) as verifier:
+    async def _grade(self, request: SampleRequest, prompt: Prompt, group: ObjectRef, suspicion: Suspicion) -> ObjectRef:
+        async with self.verifiers.borrow(request.n, suspicion.crowd) as (verifier, company):
             done: ObjectRef
             graded: ObjectRef
             done, graded = verifier.handle.grade.options(num_returns=2).remote(group, prompt)
             await self._call(
                 done,
                 verifier,
+                company,
                 to=f"grade prompt {request.prompt_id!r} (position {request.sequence})",
                 deadline_s=self._deadlines.verify_s,
+                key="deadlines.verify_s",
             )
             return graded
 
-    async def _call(self, ref: ObjectRef, member: Member, *, to: str, deadline_s: float) -> Any:
+    async def _call(
+        self,
+        ref: ObjectRef,
+        member: Member,
+        company: Callable[[], int] = lambda: 1,
+        *,
+        to: str,
+        deadline_s: float,
+        key: str,
+    ) -> Any:
         incarnation = member.incarnation
         try:
-            return await call(ref, owner=member.name, to=to, deadline_s=deadline_s)
+            return await call(ref, owner=member.name, to=to, deadline_s=deadline_s, key=key)
         except ActorFailure as failure:
-            lost_group = isinstance(failure.__cause__, ray.exceptions.ObjectLostError) or "ObjectLost" in str(failure)
-            if not lost_group:
-                await self._supervisor.examine(member, incarnation, failure)
-            raise _Setback(str(failure), lost_group) from failure
+            if isinstance(failure.__cause__, ray.exceptions.ObjectLostError) or "ObjectLost" in str(failure):
+                raise _LostGroup(str(failure)) from failure
+            await self._supervisor.examine(member, incarnation, failure)
+            if member.incarnation == incarnation and member.present:  # the call failed, the actor did not
+                raise _Setback(Failure(str(failure), None, company=1)) from failure
+            raise _Setback(Failure(str(failure), (member.name, incarnation), company())) from failure
+
+    @property
+    def _sample_s(self) -> dict[str, Any]:
+        return {"deadline_s": self._deadlines.sample_s, "key": "deadlines.sample_s"}
 
     def _give_up(self, suspicion: Suspicion) -> ObjectRef:
-        self.quarantined += 1
-        self._quarantine(suspicion)
-        if self.quarantined > self._settings.max_quarantined:
+        self._quarantine.add(suspicion)
+        self._supervisor.excuse(suspicion.losses)
+        for other in self._under_way:
+            other.clear(suspicion.losses)
+        self._supervisor.changes.notify()  # those that were cleared need not wait for an empty actor any more
+        count, most = self._quarantine.count(suspicion.purpose), self._settings.max_quarantined
+        if count > most:
             raise ActorFailure(
-                f"{self.quarantined} prompts had to be set aside, above supervision.max_quarantined = "
-                f"{self._settings.max_quarantined}; the last: prompt {suspicion.request.prompt_id!r}: "
-                f"{suspicion.failures[-1]}"
+                f"{count} prompts ({suspicion.purpose}) had to be set aside, above supervision.max_quarantined = "
+                f"{most}; the last: prompt {suspicion.request.prompt_id!r}: {suspicion.failures[-1].reason}"
             )
-        return ray.put(quarantined_group(suspicion.request).to_record_batch())
+        return self._empty(suspicion.request)
+
+    def _empty(self, request: SampleRequest) -> ObjectRef:
+        return ray.put(quarantined_group(request).to_record_batch())
 
 
 class _Setback(Exception):
-    """One try failed; `lost_group` when the sampled group is gone and not only its grades."""
+    """One try failed."""
 
-    def __init__(self, reason: str, lost_group: bool) -> None:
-        super().__init__(reason)
-        self.lost_group = lost_group
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class _LostGroup(Exception):
+    """The sampled group is gone, with the node that held it: no failure of who asked for it."""
 
 
 class _Budget:

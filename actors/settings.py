@@ -275,7 +275,8 @@ class SupervisionSettings(Section):
         ge=0,
         le=1_000_000,
         description="Restarts of actors in one run, all kinds together; at one more the run ends with a report. 0: the "
-        "first loss ends it.",
+        "first loss ends it. Not counted: samplers and verifiers above `min` that come and go, and what a prompt cost "
+        "that was then set aside.",
     )
     backoff_s: float = Field(1.0, ge=0.0, description="Seconds before a restart; doubles while it fails again.")
     backoff_max_s: float = Field(60.0, ge=0.0, description="Longest such pause.")
@@ -284,8 +285,13 @@ class SupervisionSettings(Section):
         ge=1,
         le=100,
         description="Failures of a sampler or verifier with the same prompt in hand after which that prompt is set "
-        "aside (quarantine/ in the run directory). From the last but one on it is tried with no other beside it.",
+        "aside (quarantine/ in the run directory). Before the last of them it is tried with fewer and fewer beside "
+        "it, and at last alone; where many were in hand that takes a few failures more.",
     )
     max_quarantined: int = Field(
-        16, ge=0, le=1_000_000, description="Prompts set aside in one run; at one more the run ends with a report."
+        16,
+        ge=0,
+        le=1_000_000,
+        description="Prompts set aside in one run, resumed or not, and as many in its evaluations; at one more it ends "
+        "with a report.",
     )

@@ -18,9 +18,10 @@ from actors.crew import Crew
 from actors.group_log import groups_file, read_groups
 from actors.learner_group import LearnerGroup, Origin
 from actors.learner_rank import LearnerRank
+from actors.quarantine import Quarantine
 from actors.queue_client import QueueClient
 from actors.replay_queue import ReplayQueue
-from actors.rollout_pool import RolloutPool, Suspicion
+from actors.rollout_pool import RolloutPool
 from actors.sampler_actor import SamplerActor
 from actors.supervision import Incident, Member, Supervisor, Unit
 from actors.verifier_worker import VerifierWorker
@@ -73,7 +74,7 @@ class Processes:
             config.supervision, config.deadlines.start_s, _node_watch, kill=ray.kill, report=report
         )
 
-    async def start_rollouts(self, quarantine: Callable[[Suspicion], None] = lambda suspicion: None) -> RolloutPool:
+    async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
         """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
         config, actors = self._config, self._config.actors
         samplers = [self._sampler(f"sampler-{i}") for i in range(actors.sampler_range.max)]

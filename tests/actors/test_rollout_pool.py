@@ -58,7 +58,7 @@ class Worker:
         return Beat("node", (Process(1, 1),))
 
 
-def pool_of(samplers, verifiers, given_up=None, max_samples=None, **settings):
+def pool_of(samplers, verifiers, quarantine=None, max_samples=None, **settings):
     from actors.rollout_pool import RolloutPool
     from actors.settings import DeadlineSettings, SupervisionSettings
     from actors.supervision import Member, Supervisor
@@ -73,13 +73,9 @@ def pool_of(samplers, verifiers, given_up=None, max_samples=None, **settings):
         SupervisionSettings(**settings), start_s=1, node_watch=lambda node: None, kill=lambda handle: None
     )
     return RolloutPool(
-        members("sampler", samplers),
-        members("verifier", verifiers),
-        DeadlineSettings(),
-        supervisor,
-        max_samples,
-        (given_up if given_up is not None else []).append,
-    )
+        members("sampler", samplers), members("verifier", verifiers), DeadlineSettings(), supervisor, max_samples,
+        quarantine,
+    )  # fmt: skip
 
 
 def test_a_failed_grading_is_tried_again_without_sampling_again():
@@ -93,32 +89,81 @@ def test_a_failed_grading_is_tried_again_without_sampling_again():
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_a_poison_prompt_is_set_aside_with_the_evidence(monkeypatch):
+def test_a_poison_prompt_is_set_aside_with_the_evidence_and_never_tried_again(monkeypatch):
     monkeypatch.setattr("ray.put", lambda batch: batch)
     from actors.group import Group
+    from actors.quarantine import Quarantine
+
+    class Kept(Quarantine):
+        def __init__(self):
+            super().__init__()
+            self.given_up, self.again = [], []
+
+        def add(self, suspicion):
+            super().add(suspicion)
+            self.given_up.append(suspicion)
+
+        def met_again(self, purpose, request):
+            self.again.append((purpose, request.prompt_id))
 
     async def scenario():
-        given_up = []
-        pool = pool_of([Worker(fails=lambda call: True)], [Worker()], given_up)
+        sampler, kept = Worker(fails=lambda call: True), Kept()
+        pool = pool_of([sampler], [Worker()], kept)
         group = Group.from_record_batch(await pool.graded_group(request(7), None))
         assert group.sequence == 7 and group.n == 0 and not group.usable
-        (suspicion,) = given_up
+        (suspicion,) = kept.given_up
         assert suspicion.request.sequence == 7
-        assert len(suspicion.failures) == 3 and "went wrong" in suspicion.failures[0]
+        assert len(suspicion.failures) == 3 and "went wrong" in suspicion.failures[0].reason
+        assert sampler.calls == 3 and pool.quarantined == 1
+        assert Group.from_record_batch(await pool.graded_group(request(7), None)).n == 0
+        assert sampler.calls == 3 and kept.again == [("training", "p7")] and pool.quarantined == 1
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_the_last_try_of_a_suspect_has_nothing_beside_it(monkeypatch):
-    """Prompts that were merely near when an actor died must not be set aside in another's place."""
+def test_evaluation_counts_for_itself(monkeypatch):
     monkeypatch.setattr("ray.put", lambda batch: batch)
 
     async def scenario():
-        given_up = []
-        sampler = Worker(fails=lambda call: call <= 12)  # six groups at once fail twice: an actor that died twice
-        pool = pool_of([sampler], [Worker()], given_up)
-        await asyncio.gather(*(pool.graded_group(request(i), None) for i in range(6)))
-        assert given_up == [] and sampler.calls == 18 and sampler.most_at_once == 6
+        pool = pool_of([Worker(fails=lambda call: True)], [Worker()], max_quarantined=1)
+        await pool.graded_group(request(0), None, purpose="evaluation")
+        await pool.graded_group(request(0), None)
+        assert pool.quarantined == 1
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_a_lost_group_is_nobodys_fault():
+    async def scenario():
+        from ray.exceptions import ObjectLostError
+
+        sampler, verifier = Worker(), Worker()
+        work = verifier._work
+
+        async def lose():
+            await work()
+            if verifier.calls <= 5:
+                raise ObjectLostError("ab", None, "here")
+
+        verifier._work = lose
+        pool = pool_of([sampler], [verifier])
+        assert await pool.graded_group(request(), None) == "graded group 0"
+        assert sampler.calls == 6 and pool.quarantined == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_a_probe_leaves_out_a_sampler_that_was_lost_since():
+    """The sampler is asked one turn of the loop after it was seen to serve."""
+
+    async def scenario():
+        worker = Worker()
+        pool = pool_of([worker], [Worker()])
+        probe = asyncio.create_task(pool.probe(request()))
+        await asyncio.sleep(0)
+        (sampler,) = pool.samplers.members
+        sampler.handle, sampler.serving = None, False
+        assert await probe == []
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
