@@ -140,21 +140,6 @@ def test_arrays_cross_the_channel() -> None:
         assert run_python(program, tests=tests, executor=executor).status is Status.CORRECT
 
 
-@pytest.mark.parametrize(
-    ("program", "tests"),
-    [
-        # Its own built-ins or modules must not be what the tests compare with.
-        ("def f(x): return 0\ndef set(x): return 1\ndef len(x): return 1", "assert set(f(1)) == set([1])"),
-        ("class math: isclose = lambda *a: True\ndef f(x): return 0", "assert math.isclose(f(1), 1)"),
-        ("def f(x): return 0\nisinstance = lambda *a: True", "assert isinstance(f(1), str)"),
-        ("class B:\n    __ne__ = __eq__ = lambda *a: True\ndef f(x): return B()", "assert f(1) != 5"),
-        ("def f(x): return None", "try:\n    assert f(1) == 1\nexcept TypeError:\n    pass"),
-    ],
-)
-def test_names_and_objects_of_the_program_decide_nothing(executor: Executor, program: str, tests: str) -> None:
-    assert run_python(program, tests=tests, executor=executor).status in (Status.WRONG, Status.CRASH)
-
-
 def cases(*pairs: tuple[str, str]) -> str:
     return json.dumps([{"input": text, "output": output} for text, output in pairs])
 
@@ -197,7 +182,7 @@ def test_kinds_of_tests_alternate_on_one_server(executor: Executor) -> None:
 
 
 def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) -> None:
-    for tests in ("import nothing_like_it\nassert f(1) == 1", "assert True", "1 / 0"):
+    for tests in ("import nothing_like_it\nassert f(1) == 1", "assert f", "1 / 0\nassert f(1) == 1"):
         verdict = run_python("def f(x): return x", tests=tests, executor=executor)
         assert (verdict.status, verdict.reward) == (Status.VERIFIER_ERROR, None), verdict
 
@@ -210,6 +195,19 @@ def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) 
         ({"tests": "assert f(1)", "entry_point": "f"}, r"no function check\(candidate\)"),
         ({"tests": CHECK, "entry_point": "f g"}, "no name of a function"),
         ({"tests": CHECK, "entry_point": "f", "prompt": "def f("}, "the prompt do not compile|the prompt"),
+        (
+            {
+                "tests": "def check(candidate):\n    assert candidate",
+                "entry_point": "f",
+                "prompt": "from nowhere import *",
+            },
+            "hides",
+        ),
+        ({"tests": "def check(candidate):\n    assert True", "entry_point": "f"}, "check never calls"),
+        ({"tests": "def check(candidate):\n    assert near(candidate(1), 1)", "entry_point": "f"}, "the name 'near'"),
+        ({"tests": "assert True"}, "nothing that the program defines"),
+        ({"tests": "x = 1"}, "nothing that the program defines"),
+        ({"tests": "assert near(f(1), 1)", "names": ["f"]}, "the name 'near'"),
         ({"tests": "[]"}, "no case"),
         ({"tests": '[{"input": "1"}]'}, "case 1 of the tests"),
     ],

@@ -10,29 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import resource
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import candidate, codec, frames, judge, kernel, probes, seal
-
-PRELOAD = (
-    "abc argparse array ast base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
-    "contextlib copy csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fractions functools gc "
-    "hashlib heapq hmac html inspect io itertools json keyword linecache locale logging math numbers operator os "
-    "pathlib pprint queue random re secrets select shlex signal stat statistics string struct subprocess sys tempfile "
-    "textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid "
-    "warnings weakref zlib"
-).split()
-"""Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
+from . import candidate, codec, frames, judge, kernel, preload, probes, seal
 
 _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
@@ -90,7 +78,7 @@ class Server:
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.judge: Judge | None = None
         self.spare: Spare | None = None
-        self.absent, package_directories = _preload(config["preload"], config["paths"])
+        self.absent, package_directories = preload.load(config["preload"], config["paths"])
         self.layers = seal.Layers(
             readable=[os.path.dirname(os.__file__), *config["readable"], *package_directories], **config["layers"]
         )
@@ -280,31 +268,6 @@ class Server:
         finally:
             os.close(client)
             self._sweep()
-
-
-def _preload(names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
-    """Import what programs may use; returns the names that are absent, and the directories of those from ``paths``."""
-    for name in PRELOAD:
-        importlib.import_module(name)
-    own_path = list(sys.path)
-    sys.path.extend(paths)
-    absent, directories = [], []
-    for name in names:
-        try:
-            file = getattr(importlib.import_module(name), "__file__", None)
-        except ImportError:
-            absent.append(name)
-            continue
-        if file and any(file.startswith(path + os.sep) for path in paths) and "." not in name:
-            directories += _package_directories(file)
-    sys.path[:] = own_path
-    return absent, directories
-
-
-def _package_directories(file: str) -> list[str]:
-    """The directory of a package, and that of the shared libraries which its wheel brought along."""
-    directory = os.path.dirname(file)
-    return [directory, directory + ".libs"] if os.path.basename(file).startswith("__init__.") else []
 
 
 def _arrange(channels: list[int]) -> None:
