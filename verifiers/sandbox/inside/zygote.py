@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import candidate, codec, frames, judge, kernel, preload, probes, seal
+from . import candidate, codec, frames, judge, kernel, preload, probes, readable, seal
 
 _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
@@ -79,9 +79,8 @@ class Server:
         self.judge: Judge | None = None
         self.spare: Spare | None = None
         self.absent, package_directories = preload.load(config["preload"], config["paths"])
-        self.layers = seal.Layers(
-            readable=[os.path.dirname(os.__file__), *config["readable"], *package_directories], **config["layers"]
-        )
+        self.layers = seal.Layers(readable=readable.paths(package_directories), **config["layers"])
+        probes.PACKAGES += readable.installed(config["paths"], package_directories)
         gc.collect()
         gc.freeze()
 
