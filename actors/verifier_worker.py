@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 from actors.group import Group
 from actors.vitals import Beat, beat
 from actors.vllm_backend.pooling import VllmLogits
+from verifiers.code_task import CodeVerifier
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LoadLogits
 from verifiers.scorers import make_scorer
@@ -21,9 +22,20 @@ from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt, make_task
 from verifiers.verdict import Status, Verdict
 
-logger = logging.getLogger(__name__)
-
 READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the form that was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a verifier worker says when it can serve.
+
+    Attributes:
+        lines: for the user: the sandbox's level of isolation, the network that was loaded.
+        sandbox: what was measured of the isolation (`Isolation.as_dict`); None where no program is run.
+    """
+
+    lines: tuple[str, ...] = ()
+    sandbox: dict[str, Any] | None = None
 
 
 class VerifierWorker:
@@ -45,15 +57,15 @@ class VerifierWorker:
         self._format_bonus = task.format_bonus
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
 
-    async def ready(self) -> None:
+    async def ready(self) -> Ready:
         """Return once verifier and scorer are loaded, and the sandbox (if any) runs at a level that may be used.
 
         Raises:
             SandboxUnavailable: this machine cannot enforce `task.sandbox.minimum_level`.
         """
-        for part in (self._task, self._scorer):
-            if isinstance(part, Prepared):
-                logger.info("%s: %s", self.name, await asyncio.to_thread(part.prepare))
+        parts = [part for part in (self._task, self._scorer) if isinstance(part, Prepared)]
+        lines = tuple([await asyncio.to_thread(part.prepare) for part in parts])
+        return Ready(lines, self._task.executor.start().as_dict() if isinstance(self._task, CodeVerifier) else None)
 
     async def grade(self, batch: pa.RecordBatch, prompt: Prompt) -> tuple[int, pa.RecordBatch]:
         """Grade every sample of the group; identical responses are graded once.

@@ -29,6 +29,7 @@ from cluster.incidents import Incidents
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
 from cluster.processes import Processes
+from cluster.readiness import Readiness
 from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, Run
 from cluster.run_directory import RunDirectory, RunDirectoryError
@@ -95,7 +96,7 @@ def evaluate_checkpoint(
     held_out = load_prompts(config, config.evaluation.split)
 
     async def work(departure: Departure) -> list[Evaluation]:
-        processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True))
+        processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True), Readiness(print))
         pool = await starting(processes.start_rollouts())
 
         async def curves() -> list[Evaluation]:
@@ -198,7 +199,7 @@ async def _assemble(
 ) -> Run:
     """Start every actor of the run and wire them together; on resume all of them hold the checkpoint's weights."""
     incidents = Incidents(directory, dashboards)
-    processes = Processes(config, directory.path.name, incidents.report)
+    processes = Processes(config, directory.path.name, incidents.report, Readiness(dashboards.message, directory))
     dashboards.phase("starting samplers, verifiers and learner")
 
     def origin() -> Origin:

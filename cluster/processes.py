@@ -24,7 +24,7 @@ from actors.replay_queue import ReplayQueue
 from actors.rollout_pool import RolloutPool
 from actors.sampler_actor import SamplerActor
 from actors.supervision import Incident, Member, Supervisor, Unit
-from actors.verifier_worker import VerifierWorker
+from actors.verifier_worker import Ready, VerifierWorker
 from actors.vitals import NodeWatch
 from cluster.config import RunConfig
 
@@ -64,11 +64,19 @@ class Processes:
         config: the resolved configuration.
         run_id: names shared-memory files and processes.
         report: is told of every actor that is lost and replaced.
+        ready: is told what every verifier worker says when it can serve.
     """
 
-    def __init__(self, config: RunConfig, run_id: str, report: Callable[[Incident], None]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_id: str,
+        report: Callable[[Incident], None],
+        ready: Callable[[str, Ready], None] = lambda name, ready: None,
+    ) -> None:
         self._config = config
         self._run_id = run_id
+        self._ready = ready
         self._broadcaster: Broadcaster | None = None
         self.supervisor = Supervisor(
             config.supervision, config.deadlines.start_s, _node_watch, kill=ray.kill, report=report
@@ -171,11 +179,15 @@ class Processes:
             return actor.remote(name, self._config.task, self._config.model.path, gpus)
 
         member = Member(name, spawn)
-        return self.supervisor.add(Unit(name, [member], prepare=lambda: self._start(member, "ready")))
 
-    async def _start(self, member: Member, method: str) -> None:
+        async def prepare() -> None:
+            self._ready(name, await self._start(member, "ready"))
+
+        return self.supervisor.add(Unit(name, [member], prepare))
+
+    async def _start(self, member: Member, method: str) -> Any:
         reference = getattr(member.handle, method).remote()
-        await call(
+        return await call(
             reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s, key="deadlines.start_s"
         )
 

@@ -8,6 +8,7 @@
     checkpoints/    see cluster/checkpoints.py
     queue.arrow     the replay queue's own accounting, from which a new queue actor goes on
     incidents.jsonl actors that were lost and replaced; quarantine/ prompts that were given up: cluster/incidents.py
+    verifiers.json  isolation of the programs that the verifier workers run: cluster/readiness.py
     wandb/          wandb's own files, when it is on
     summary.json    what the run ended with
     lock            held (flock) by the process that runs here

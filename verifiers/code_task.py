@@ -77,6 +77,7 @@ def tests_of(reference: dict[str, Any]) -> CodeTests:
         entry_point=reference["entry_point"] if reference["kind"] == "check" else "",
         prompt=reference["prompt"],
         names=tuple(reference["names"]),
+        forgeable=reference["forgeable"],
     )
 
 
@@ -111,6 +112,14 @@ def text_field(row: dict[str, Any], names: tuple[str, ...], place: str) -> str:
                 return row[name]
             break
     raise ValueError(f"{place}: the field {names[0]!r} is missing or no text; add it to the line")
+
+
+def optional_text(row: dict[str, Any], name: str, place: str) -> str:
+    """The field ``name``, or "" where the row lacks it or holds null. Raises ValueError if it is not text."""
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{place}: the field {name!r} is no text; mend it or leave it out")
+    return value or ""
 
 
 def first_of(prompts: list[Prompt], size: int | None, split: str) -> list[Prompt]:

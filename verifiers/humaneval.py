@@ -51,7 +51,10 @@ class HumanEval(CodeVerifier):
             CodeTests.of(tests, entry_point=entry_point, prompt=prompt)
         except TestsError as error:
             raise ValueError(f"{place}: {error}; mend the line") from error
-        reference = {"kind": "check", "prompt": prompt, "tests": tests, "entry_point": entry_point, "names": []}
+        reference = {
+            **{"kind": "check", "prompt": prompt, "tests": tests, "entry_point": entry_point},
+            **{"names": [], "forgeable": False},
+        }
         text = prompt
         if self.settings.template == "chat":
             text = f"Complete this Python function. {CHAT_INSTRUCTION}\n\n```python\n{prompt.strip()}\n```"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verifiers.code_task import CHAT_INSTRUCTION, CodeVerifier, first_of, read_problems, text_field
+from verifiers.code_task import CHAT_INSTRUCTION, CodeVerifier, first_of, optional_text, read_problems, text_field
 from verifiers.sandbox.grading import CodeTests, TestsError
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
@@ -54,18 +54,18 @@ class Mbpp(CodeVerifier):
         asserts = row.get("tests")
         if not isinstance(asserts, list) or not asserts or not all(isinstance(line, str) for line in asserts):
             raise ValueError(f"{place}: the field 'tests' is no list of asserts; give at least one")
-        source = "\n".join([row.get("test_setup") or "", *asserts]).replace("\r\n", "\n")
+        source = "\n".join([optional_text(row, "test_setup", place), *asserts]).replace("\r\n", "\n")
         try:
-            CodeTests.of(source)
-            imports, names = _from_solution(row.get("solution") or "", source)
+            tests = _tests(source, optional_text(row, "solution", place))
         except TestsError as error:
             raise ValueError(f"{place}: {error}; mend the line") from error
         reference = {
             "kind": "asserts",
             "prompt": "",
-            "tests": "\n".join([*imports, source]),
-            "entry_point": names[-1] if names else None,
-            "names": names,
+            "tests": tests.tests,
+            "entry_point": tests.names[-1],
+            "names": list(tests.names),
+            "forgeable": tests.forgeable,
         }
         return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"))
 
@@ -76,23 +76,38 @@ class Mbpp(CodeVerifier):
         return f'"""\n{problem.strip()}\n{shown}\n"""\n'
 
 
-def _from_solution(solution: str, tests: str) -> tuple[list[str], list[str]]:
-    """What the tests take from the reference solution: its import statements, and the names that it defines.
+def _tests(source: str, solution: str) -> CodeTests:
+    """The tests with what they take from the reference solution: its imports, and the names that it defines.
 
     The names are listed because some of them hide a built-in (``sum``) or a module, which the tests would else use.
-    The imports come from here and not from the program, which could bring modules of its own making.
+    The imports come from here and not from the program, which could bring modules of its own making. Without a
+    solution the program brings whatever the tests use.
     """
-    try:
-        body = ast.parse(solution.replace("\r\n", "\n")).body
-    except SyntaxError as error:
-        raise TestsError(f"the solution does not compile: {error}") from error
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    tree, body = _parsed(source, "the tests do"), _parsed(solution, "the solution does").body
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+        raise TestsError("the tests hold no assert; give at least one")
+    mentioned = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {node.id for node in mentioned} - {node.id for node in mentioned if isinstance(node.ctx, ast.Store)}
     imports, names = [], []
     for node in body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            bound = {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-            if bound & used:
-                imports.append(ast.unparse(node))
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in used:
+            imports += _imports(node, used)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.append(node.name)
-    return imports, list(dict.fromkeys(names))
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    names = [name for name in dict.fromkeys(names) if name in used]
+    return CodeTests.of("\n".join([*imports, source]), names=names if body else None)
+
+
+def _parsed(source: str, what: str) -> ast.Module:
+    try:
+        return ast.parse(source.replace("\r\n", "\n"))
+    except (SyntaxError, ValueError) as error:
+        raise TestsError(f"{what} not compile: {error}") from error
+
+
+def _imports(node: ast.Import | ast.ImportFrom, used: set[str]) -> list[str]:
+    """The statement, if it binds a name of ``used``."""
+    bound = {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return [ast.unparse(node)] if bound & used else []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import platform
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from actors.group import Group
-from actors.verifier_worker import VerifierWorker
+from actors.verifier_worker import Ready, VerifierWorker
 from learner.tiny_model import character_tokenizer
 from tests.actors.test_group import make_group
 from verifiers.settings import TaskSettings
@@ -70,6 +73,20 @@ def test_a_verifier_that_fails_is_not_a_wrong_answer(worker):
     assert not group.usable and group.verdict == ["verifier_error", "wrong"]
     assert np.isnan(group.reward[0]) and group.reward[1] == 0.0
     assert group.detail == ["out of memory", ""], "the reason is in the record"
+
+
+def test_a_worker_says_what_holds_the_programs_that_it_runs(tmp_path):
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        pytest.skip("the seccomp filter is for Linux on x86_64")
+    character_tokenizer().save_pretrained(tmp_path)
+    row = {"id": "m", "problem": "Add.", "tests": ["assert add(1, 2) == 3"]}
+    for name, split in (("mbpp.jsonl", "train"), ("mbpp_sanitized.jsonl", "test")):
+        (tmp_path / name).write_text(json.dumps({**row, "split": split}) + "\n")
+    task = TaskSettings(name="mbpp", path=str(tmp_path), sandbox={"preload": ()})
+    ready = asyncio.run(VerifierWorker("verifier-0", task, str(tmp_path)).ready())
+    assert ready.sandbox is not None and ready.sandbox["level"] in ready.lines[0]
+    assert ready.lines[0].startswith("code sandbox: level L")
+    assert asyncio.run(VerifierWorker("verifier-0", TaskSettings(), str(tmp_path)).ready()) == Ready()
 
 
 def test_the_demonstration_is_judged_too(worker):

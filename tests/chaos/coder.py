@@ -63,7 +63,7 @@ def _write_problems(directory: Path) -> dict[str, str]:
     for name in sorted(set(FILES.values())):
         with (directory / name).open("w") as file:
             for index in range(PROBLEMS):
-                problem = f"x*{draw.randint(2, 9)}{draw.choice('+-')}{draw.randint(1, 99)}"
+                problem = f"x*{draw.randint(2, 9)}{draw.choice('+-')}{draw.randint(1, 9)}"
                 row = {
                     "id": f"{name}-{index}",
                     "problem": problem,

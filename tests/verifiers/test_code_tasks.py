@@ -118,6 +118,9 @@ TASK = {
 }
 
 
+TEST = {**TASK, "split": "test"}
+
+
 def write(directory: Path, name: str, rows: list[Any]) -> None:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (directory / name).write_text("\n".join(lines) + "\n")
@@ -199,6 +202,13 @@ def test_humaneval_has_a_test_split_only(directory: Path) -> None:
         ("mbpp", "mbpp_sanitized.jsonl", {**TASK, "split": "test", "tests": ["assert ("]}, r"line 2: the tests do not"),
         ("mbpp", "mbpp_sanitized.jsonl", {**TASK, "split": "test", "solution": "def ("}, r"line 2: the solution does"),
         ("mbpp", "mbpp_sanitized.jsonl", {"id": "x"}, r"line 2: the field 'split' is missing"),
+        ("mbpp", "mbpp_sanitized.jsonl", {**TEST, "solution": 5}, r"line 2: the field 'solution' is no text; mend it"),
+        ("mbpp", "mbpp_sanitized.jsonl", {**TEST, "test_setup": 5}, r"line 2: the field 'test_setup' is no text"),
+        ("mbpp", "mbpp_sanitized.jsonl", {**TEST, "tests": [""]}, r"line 2: the tests hold no assert; give at least"),
+        ("mbpp", "mbpp_sanitized.jsonl", {**TEST, "tests": ["x = 1"]}, r"line 2: the tests hold no assert"),
+        ("mbpp", "mbpp_sanitized.jsonl", {**TEST, "tests": ["assert True"]}, r"line 2: the tests use nothing that the"),
+        ("mbpp", "mbpp_sanitized.jsonl", {**TEST, "tests": ["assert near(add(1, 2), 3)"]}, r"line 2: .*name 'near'"),
+        ("humaneval", "humaneval.jsonl", {**PROBLEM, "tests": "def check(c): pass"}, r"line 2: check never calls"),
     ],
 )
 def test_broken_files_are_refused_with_the_line(directory: Path, name: Any, file: str, bad: Any, message: str) -> None:
@@ -255,7 +265,7 @@ def test_all_of_humaneval() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "mbpp.jsonl").is_file(), reason=f"no MBPP in {DATA}; set BONRL_DATA")
 def test_all_of_mbpp() -> None:
-    task: Any = make_task(TaskSettings(name="mbpp", path=str(DATA)))
+    task: Any = make_task(TaskSettings(name="mbpp", path=str(DATA), sandbox=SandboxSettings(wall_seconds=60.0)))
     assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [374, 90, 257]
     for split, file in (("train", "mbpp.jsonl"), ("validation", "mbpp.jsonl"), ("test", "mbpp_sanitized.jsonl")):
         solutions = _solutions(file)

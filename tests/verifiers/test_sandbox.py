@@ -140,21 +140,6 @@ def test_arrays_cross_the_channel() -> None:
         assert run_python(program, tests=tests, executor=executor).status is Status.CORRECT
 
 
-@pytest.mark.parametrize(
-    ("program", "tests"),
-    [
-        # Its own built-ins or modules must not be what the tests compare with.
-        ("def f(x): return 0\ndef set(x): return 1\ndef len(x): return 1", "assert set(f(1)) == set([1])"),
-        ("class math: isclose = lambda *a: True\ndef f(x): return 0", "assert math.isclose(f(1), 1)"),
-        ("def f(x): return 0\nisinstance = lambda *a: True", "assert isinstance(f(1), str)"),
-        ("class B:\n    __ne__ = __eq__ = lambda *a: True\ndef f(x): return B()", "assert f(1) != 5"),
-        ("def f(x): return None", "try:\n    assert f(1) == 1\nexcept TypeError:\n    pass"),
-    ],
-)
-def test_names_and_objects_of_the_program_decide_nothing(executor: Executor, program: str, tests: str) -> None:
-    assert run_python(program, tests=tests, executor=executor).status in (Status.WRONG, Status.CRASH)
-
-
 def cases(*pairs: tuple[str, str]) -> str:
     return json.dumps([{"input": text, "output": output} for text, output in pairs])
 
@@ -196,8 +181,25 @@ def test_kinds_of_tests_alternate_on_one_server(executor: Executor) -> None:
         assert _children(worker.pid) == ready
 
 
+def test_judge_and_candidate_that_died_while_they_waited_are_replaced(executor: Executor) -> None:
+    """Found by killing them under a running job: every later answer of that server was the verifier's failure."""
+    executor.start()
+    (worker,) = executor._workers
+    for _ in range(3):
+        assert run_python(GOOD, tests="assert add(1, 2) == 3", executor=executor).status is Status.CORRECT
+        _settle(worker.pid)
+        waiting = _children(worker.pid)
+        assert len(waiting) == 2
+        for child in waiting:
+            os.kill(child, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(_state(child) != "Z" for child in waiting) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert run_python(GOOD, tests="assert add(1, 2) == 3", executor=executor).status is Status.CORRECT
+
+
 def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) -> None:
-    for tests in ("import nothing_like_it\nassert f(1) == 1", "assert True", "1 / 0"):
+    for tests in ("import nothing_like_it\nassert f(1) == 1", "assert f", "1 / 0\nassert f(1) == 1"):
         verdict = run_python("def f(x): return x", tests=tests, executor=executor)
         assert (verdict.status, verdict.reward) == (Status.VERIFIER_ERROR, None), verdict
 
@@ -210,6 +212,19 @@ def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) 
         ({"tests": "assert f(1)", "entry_point": "f"}, r"no function check\(candidate\)"),
         ({"tests": CHECK, "entry_point": "f g"}, "no name of a function"),
         ({"tests": CHECK, "entry_point": "f", "prompt": "def f("}, "the prompt do not compile|the prompt"),
+        (
+            {
+                "tests": "def check(candidate):\n    assert candidate",
+                "entry_point": "f",
+                "prompt": "from nowhere import *",
+            },
+            "hides",
+        ),
+        ({"tests": "def check(candidate):\n    assert True", "entry_point": "f"}, "check never calls"),
+        ({"tests": "def check(candidate):\n    assert near(candidate(1), 1)", "entry_point": "f"}, "the name 'near'"),
+        ({"tests": "assert True"}, "nothing that the program defines"),
+        ({"tests": "x = 1"}, "nothing that the program defines"),
+        ({"tests": "assert near(f(1), 1)", "names": ["f"]}, "the name 'near'"),
         ({"tests": "[]"}, "no case"),
         ({"tests": '[{"input": "1"}]'}, "case 1 of the tests"),
     ],
@@ -361,6 +376,11 @@ def test_many_threads_share_the_servers() -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for what the process does: Z when it is dead and not reaped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _footprint(pid: int) -> tuple[int, int]:

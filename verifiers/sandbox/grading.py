@@ -8,10 +8,12 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from verifiers.sandbox.executor import Executor
+from verifiers.sandbox.inside.names import Names, outside
 from verifiers.sandbox.levels import Level
 from verifiers.sandbox.limits import Limits
 from verifiers.sandbox.worker import Outcome, WorkerDied
@@ -46,8 +48,9 @@ class CodeTests:
         tests: Python source (``check``, ``asserts``), or JSON: a list of {"input", "output"} (``stdio``).
         entry_point: Name of the function under test (``check`` only).
         prompt: Source that the tests may lean on, such as helpers that the problem gave (``check`` only).
-        names: Names that the program must define although Python has a built-in of that name (``asserts`` only).
-            Others are found: whatever the tests use and nobody else defines.
+        names: Names that the tests take from the program (``asserts`` only).
+        forgeable: Several names come from the program and nobody said that all of them are under test, so that one
+            may be a helper by which the program judges itself. Their verdict is marked weak.
     """
 
     __test__ = False
@@ -57,13 +60,23 @@ class CodeTests:
     entry_point: str = ""
     prompt: str = ""
     names: tuple[str, ...] = ()
+    forgeable: bool = False
 
     @classmethod
-    def of(cls, tests: str, *, entry_point: str | None = None, prompt: str = "") -> CodeTests:
+    def of(
+        cls, tests: str, *, entry_point: str | None = None, prompt: str = "", names: Sequence[str] | None = None
+    ) -> CodeTests:
         """Find out which convention ``tests`` follow, and check that they can be used.
 
+        Args:
+            tests: See ``run_python``, as for the others.
+            entry_point: The function that ``check`` is given.
+            prompt: Source that the tests may lean on.
+            names: What the program has to define for asserts; None: whatever they use and do not define.
+
         Raises:
-            TestsError: They do not compile, or no convention fits (the message says what is missing).
+            TestsError: They do not compile, no convention fits, or they would not test the program (the message says
+                what is missing).
         """
         if tests.lstrip().startswith("["):
             stdio = cls("stdio", tests)
@@ -76,13 +89,29 @@ class CodeTests:
             called = any(isinstance(node, ast.Name) and node.id == "check" for node in ast.walk(tree))
             if defines_check and not called:
                 raise TestsError("the tests define check(candidate) and never call it; give entry_point")
-            return cls("asserts", tests)
+            return cls._asserts(tests, tree, names)
         if not defines_check:
             raise TestsError("entry_point is given, but the tests define no function check(candidate)")
         if not entry_point.isidentifier():
             raise TestsError(f"the entry point {entry_point!r} is no name of a function")
-        _parse(prompt, "the prompt")
+        both = ast.Module([*_parse(prompt, "the prompt").body, *tree.body], [])
+        for name in _outside(both, [entry_point]).program:
+            raise TestsError(f"the tests use the name {name!r}, which neither they nor the prompt define")
+        _calls_its_argument(tree, entry_point)
         return cls("check", tests, entry_point, prompt)
+
+    @classmethod
+    def _asserts(cls, tests: str, tree: ast.Module, names: Sequence[str] | None) -> CodeTests:
+        found = _outside(tree, names or ()).program
+        if names is None:
+            if not found:
+                raise TestsError("the tests use nothing that the program defines; let them call its function")
+            return cls("asserts", tests, names=tuple(found), forgeable=len(found) > 1)
+        for name in found:
+            raise TestsError(f"the tests use the name {name!r}, which neither they nor the reference solution define")
+        if not names:
+            raise TestsError("the tests use nothing that the reference solution defines; let them call its function")
+        return cls("asserts", tests, names=tuple(names))
 
     def cases(self) -> list[tuple[str, str]]:
         """Inputs and expected outputs of ``stdio`` tests. Raises TestsError."""
@@ -110,6 +139,21 @@ def _parse(source: str, what: str) -> ast.Module:
         raise TestsError(f"{what} do not compile: {error}") from error
 
 
+def _outside(tree: ast.AST, known: Sequence[str]) -> Names:
+    try:
+        return outside(tree, known)
+    except ValueError as error:
+        raise TestsError(f"the tests: {error}") from error
+
+
+def _calls_its_argument(tree: ast.Module, entry_point: str) -> None:
+    """Raise TestsError if ``check`` makes no use of what it is given."""
+    (*_, check) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check")
+    given = {argument.arg for argument in (*check.args.posonlyargs, *check.args.args)} | {entry_point}
+    if not any(isinstance(n, ast.Name) and n.id in given and isinstance(n.ctx, ast.Load) for n in ast.walk(check)):
+        raise TestsError("check never calls the function that it is given")
+
+
 def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *, allow_weak: bool = False) -> Verdict:
     """Run ``program`` against ``tests`` and judge it; never raises for what the program does.
 
@@ -123,7 +167,8 @@ def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *,
     else:
         job.update(tests=tests.tests, entry_point=tests.entry_point, prompt=tests.prompt, names=tests.names)
         verdict = _grade_job(job, limits, executor, allow_weak)
-    if executor.start().level.rank < Level.SECCOMP.rank and verdict.reward is not None:
+    unsafe = executor.start().level.rank < Level.SECCOMP.rank
+    if (unsafe or tests.forgeable) and verdict.reward is not None:
         verdict = replace(verdict, weak=True)
     detail = f"weak: {verdict.detail}".rstrip(": ") if verdict.weak else verdict.detail
     return replace(verdict, detail=detail, seconds=time.perf_counter() - started)
@@ -149,13 +194,13 @@ def _grade_job(job: dict[str, Any], limits: Limits, executor: Executor, allow_we
         outcome = executor.run(job, limits)
     except (WorkerDied, TimeoutError, OSError) as error:
         return Verdict.failed(f"the sandbox failed: {error}")
-    verdict = _verdict(outcome, limits, stdio=job["kind"] == "stdio")
+    verdict = _verdict(outcome, limits)
     if allow_weak and outcome.reports and outcome.reports[-1].get("status") == "unsplittable":
         return replace(_grade_job({**job, "kind": "weak"}, limits, executor, allow_weak=False), weak=True)
     return verdict
 
 
-def _verdict(outcome: Outcome, limits: Limits, stdio: bool) -> Verdict:
+def _verdict(outcome: Outcome, limits: Limits) -> Verdict:
     if outcome.failed:
         return Verdict.failed(f"the sandbox failed: {outcome.failed}", seconds=outcome.seconds)
     seen: dict[str, Any] = {}
@@ -168,7 +213,7 @@ def _verdict(outcome: Outcome, limits: Limits, stdio: bool) -> Verdict:
     if status in _FAULTS:
         return Verdict.failed(f"{_FAULTS[status]}: {seen.get('detail', '')}", seconds=seconds)
     detail = seen.get("detail", "")
-    if stdio and status in ("correct", "wrong") and outcome.candidate_exit:
+    if seen.get("ended") and outcome.candidate_exit:
         status, detail = "crash", f"its exit status is {outcome.candidate_exit}, whatever it printed"
     if status == "crash" and outcome.candidate_exit is not None and outcome.candidate_exit < 0:
         number = -outcome.candidate_exit
@@ -225,6 +270,7 @@ def run_python(
     limits: Limits | None = None,
     entry_point: str | None = None,
     prompt: str = "",
+    names: Sequence[str] | None = None,
     executor: Executor | None = None,
 ) -> Verdict:
     """Run an untrusted Python program against tests, in the sandbox.
@@ -233,10 +279,12 @@ def run_python(
         program: The whole program.
         tests: Source with asserts; or source that defines ``check(candidate)``, with ``entry_point`` (and the
             ``prompt`` whose helpers it uses); or a JSON list of ``{"input": ..., "output": ...}`` for a program that
-            reads stdin and prints. Names that the tests use and do not define come from the program.
+            reads stdin and prints. Names that asserts use and do not define come from the program.
         limits: Limits of the program with all of its tests; None: the defaults.
         entry_point: The function that ``check`` is given.
         prompt: Source that the tests may lean on.
+        names: The names that asserts take from the program. None: those that they use and do not define; the verdict
+            is then marked weak if there are several, because one of them may be a helper of the tests.
         executor: Where it runs; None: one that this process shares, with default settings.
 
     Returns:
@@ -248,5 +296,5 @@ def run_python(
         SandboxUnavailable: The machine cannot hold untrusted code as configured.
     """
     executor = executor or shared_executor()
-    code_tests = CodeTests.of(tests, entry_point=entry_point, prompt=prompt)
+    code_tests = CodeTests.of(tests, entry_point=entry_point, prompt=prompt, names=names)
     return grade(program, code_tests, limits or Limits(), executor, allow_weak=executor.settings.allow_weak)

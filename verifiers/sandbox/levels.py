@@ -74,7 +74,7 @@ _SECCOMP = _LIMITS | {
     "write a file",
     "execute a program",
 }
-_NO_FILES = _SECCOMP | {"read /etc/passwd", "read the environment", "list /"}
+_NO_FILES = _SECCOMP | {"read /etc/passwd", "read the environment", "list /", "read installed packages"}
 
 CLAIMS: dict[Level, frozenset[str]] = {
     Level.LIMITS: _LIMITS,

@@ -44,7 +44,6 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
 
 
 class WorkerDied(RuntimeError):
@@ -87,7 +86,7 @@ class Worker:
 
     def __init__(self, layers: Layers, *, uid: int, preload: tuple[str, ...] = (), python: str | None = None) -> None:
         self.uid = uid if os.getuid() == 0 and layers.drop_user else os.getuid()
-        paths = [sysconfig.get_path(name) for name in ("purelib", "platlib")] if preload else []
+        paths = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
         config = {
             "layers": {
                 "uid": uid if self.uid != os.getuid() else None,
@@ -95,7 +94,6 @@ class Worker:
                 "seccomp": layers.seccomp,
                 "landlock": layers.landlock,
             },
-            "readable": list(_SYSTEM_LIBRARIES),
             "preload": list(preload),
             "paths": list(dict.fromkeys(paths)),
         }

@@ -36,6 +36,7 @@ class Attack:
     kind: str
     code: str
     benign: bool = False
+    tests: str = TESTS
 
 
 def _own() -> list[Attack]:
@@ -46,7 +47,8 @@ def _own() -> list[Attack]:
         name, kind = head.split()
         if kind != "forgery":
             code = _TRY.replace("{body}", textwrap.indent(code.strip(), "    "))
-        attacks.append(Attack(name, kind, code))
+        code, _, tests = code.partition("--- tests\n")
+        attacks.append(Attack(name, kind, code, tests=tests or TESTS))
     return attacks
 
 

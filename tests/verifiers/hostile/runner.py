@@ -109,7 +109,7 @@ def _attack(attack: Attack, executor: Executor, home: str, servers: list[socket.
     tag = f"{next(_NUMBERS)}x{os.getpid()}"
     code = attack.code.replace("{HOME}", home).replace("{TAG}", tag).replace("{PORT}", str(servers[0].getsockname()[1]))
     started = time.monotonic()
-    verdict = run_python(code, tests=TESTS, entry_point="add", limits=LIMITS, executor=executor)
+    verdict = run_python(code, tests=attack.tests, entry_point="add", limits=LIMITS, executor=executor)
     seconds = time.monotonic() - started
     started = time.monotonic()
     healthy = run_python(HEALTHY, tests=TESTS, entry_point="add", limits=LIMITS, executor=executor)

@@ -17,6 +17,9 @@ CHANNEL = 3
 REQUEST_LIMIT = 256 << 20
 """Requests come from the judge and are as long as the tests' arguments; replies are bounded by the judge."""
 
+REQUEST_DEPTH = codec.MAX_DEPTH + 40
+"""Deeper than what the judge receives, so that it can pass on any value that came from here."""
+
 NAME = "candidate"
 
 
@@ -55,7 +58,7 @@ class Program:
             return found
         if action == "getattr":
             return getattr(found, request["name"])
-        arguments, named = codec.decode(request["values"], self.object)
+        arguments, named = codec.decode(request["values"], self.object, REQUEST_DEPTH)
         if action == "setattr":
             return setattr(found, request["name"], arguments[0])
         return found(*arguments, **named)

@@ -9,6 +9,7 @@ Plain JSON: null, booleans, integers, floats, strings, and lists. Everything els
 
 from __future__ import annotations
 
+import builtins
 import collections
 import datetime
 import decimal
@@ -26,11 +27,6 @@ MAX_ITEMS = 100_000
 _MAX_INT_BITS = 8192
 """Longer integers go as hexadecimal: decimal text of them costs quadratic time, and Python refuses it."""
 
-_TYPES: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, object)
-}
-_TYPES["NoneType"] = type(None)
 _MISSING = object()
 
 
@@ -46,26 +42,26 @@ def _no_handles(value: Any) -> Any:
     raise Unencodable(f"a value of type {type(value).__name__} cannot be sent")
 
 
-def encode(value: Any, handle: Callable[[Any], Any] = _no_handles) -> Any:
+def encode(value: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = MAX_DEPTH) -> Any:
     """``value`` as plain JSON types; ``handle`` gives the encoding of objects that have none of their own.
 
     Raises:
         CodecError: Too deep, an iterator that is too long, or (without ``handle``) a kind that has no encoding.
     """
     try:
-        return _encode(value, handle, 0)
+        return _encode(value, handle, depth)
     except (RecursionError, MemoryError) as error:
         raise CodecError(f"too large or too deep to send ({type(error).__name__})") from error
 
 
-def decode(data: Any, handle: Callable[[Any], Any] = _no_handles) -> Any:
+def decode(data: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = MAX_DEPTH) -> Any:
     """The value that ``data`` encodes; ``handle`` makes what stands for an object of the other side.
 
     Raises:
         CodecError: ``data`` encodes no value.
     """
     try:
-        return _decode(data, handle, 0)
+        return _decode(data, handle, depth)
     except CodecError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
@@ -92,9 +88,9 @@ def _tagged(tag: str, value: Any) -> dict[str, Any]:
     return {"t": tag, "v": value}
 
 
-def _encode(value: Any, handle: Callable[[Any], Any], depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise CodecError(f"nested deeper than {MAX_DEPTH}")
+def _encode(value: Any, handle: Callable[[Any], Any], left: int) -> Any:
+    if left < 0:
+        raise CodecError("a value that is nested too deep")
     kind = type(value)
     if value is None or kind is bool or kind is float or kind is str:
         return value
@@ -102,7 +98,7 @@ def _encode(value: Any, handle: Callable[[Any], Any], depth: int) -> Any:
         return value if value.bit_length() <= _MAX_INT_BITS else _tagged("int", hex(value))
 
     def inner(item: Any) -> Any:
-        return _encode(item, handle, depth + 1)
+        return _encode(item, handle, left - 1)
 
     if kind is list:
         return [inner(item) for item in value]
@@ -111,7 +107,7 @@ def _encode(value: Any, handle: Callable[[Any], Any], depth: int) -> Any:
         return _tagged(tag, encoder(value, inner))
     for base, plain in _BASES:
         if isinstance(value, base):
-            return _encode(plain(value), handle, depth)
+            return _encode(plain(value), handle, left)
     if isinstance(value, type) and _TYPES.get(value.__name__) is value:
         return _tagged("type", value.__name__)
     if kind.__module__ == "numpy":
@@ -170,6 +166,10 @@ _ENCODERS: dict[type, tuple[str, Encoder]] = {
     type({}.items()): ("items", lambda value, inner: [[inner(key), inner(item)] for key, item in value]),
 }
 
+# Classes that are sent by name: the built-in ones, and those whose instances have an encoding.
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in vars(builtins).values() if isinstance(kind, type)}
+_TYPES |= {kind.__name__: kind for kind in (*_ENCODERS, type(None))}
+
 # An instance of a subclass (a named tuple, an IntEnum) goes as the built-in value that it holds. The base's own
 # methods read it, so that overridden ones do not decide; the receiver gets an exact built-in either way.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -183,11 +183,11 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 
 
-def _decode(data: Any, handle: Callable[[Any], Any], depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise CodecError(f"nested deeper than {MAX_DEPTH}")
+def _decode(data: Any, handle: Callable[[Any], Any], left: int) -> Any:
+    if left < 0:
+        raise CodecError("a value that is nested too deep")
     if type(data) is list:
-        return [_decode(item, handle, depth + 1) for item in data]
+        return [_decode(item, handle, left - 1) for item in data]
     if type(data) is not dict:
         return data
     tag, value = data.get("t"), data.get("v", _MISSING)
@@ -198,7 +198,7 @@ def _decode(data: Any, handle: Callable[[Any], Any], depth: int) -> Any:
     decoder = _DECODERS.get(tag)
     if decoder is None:
         raise CodecError(f"no such tag: {tag[:40]!r}")
-    return decoder(value, lambda item: _decode(item, handle, depth + 1))
+    return decoder(value, lambda item: _decode(item, handle, left - 1))
 
 
 def _dict_of(value: Any, inner: Callable[[Any], Any]) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Landlock: this process may read below the given directories and touch no other file; no TCP, no signals out.
+"""Landlock: this process may read the given paths and what is below them, and no other file; no TCP, no signals out.
 
 Offered by Linux to unprivileged processes since 5.13 (file access), with TCP since ABI 4 and the scoping of
 signals and abstract Unix sockets since ABI 6. Not covered by Landlock: stat(), UDP.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import struct
 from collections.abc import Iterable
 
@@ -27,7 +28,7 @@ def abi() -> int:
 
 
 def ruleset(readable: Iterable[str]) -> int:
-    """A ruleset that allows reading below ``readable`` (absent directories are left out) and nothing else.
+    """A ruleset that allows reading of and below ``readable`` (absent paths are left out) and nothing else.
 
     Returns:
         A file descriptor for ``restrict``; make it once, use it in every child. Raises OSError.
@@ -41,12 +42,13 @@ def ruleset(readable: Iterable[str]) -> int:
     made = kernel.syscall(_CREATE, "landlock_create_ruleset", ctypes.c_char_p(attributes), size, 0)
     for path in readable:
         try:
-            directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        rule = struct.pack("<Qi", _READ_FILE | _READ_DIR, directory)
+        rights = _READ_FILE | (_READ_DIR if stat.S_ISDIR(os.fstat(place).st_mode) else 0)
+        rule = struct.pack("<Qi", rights, place)
         kernel.syscall(_ADD_RULE, "landlock_add_rule", made, _PATH_BENEATH, ctypes.c_char_p(rule), 0)
-        os.close(directory)
+        os.close(place)
     return made
 
 

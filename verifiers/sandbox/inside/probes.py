@@ -20,6 +20,9 @@ from . import kernel
 # Asked before the seal, because finding it out means writing to it.
 _TEMPORARY = tempfile.gettempdir()
 
+PACKAGES: list[str] = []
+"""Files of installed packages that programs must not read; filled before the seal."""
+
 
 def _fork() -> None:
     child = os.fork()
@@ -63,6 +66,16 @@ def _read(path: str) -> Callable[[], None]:
         os.close(descriptor)
 
     return probe
+
+
+def _read_packages() -> None:
+    refusal: OSError = FileNotFoundError(errno.ENOENT, "no package is installed")
+    for path in PACKAGES:
+        try:
+            return _read(path)()
+        except OSError as error:
+            refusal = error
+    raise refusal
 
 
 def _status() -> None:
@@ -113,6 +126,7 @@ PROBES: dict[str, Callable[[], None]] = {
     "list /": _list_root,
     "see a file's status": _status,
     "read the standard library": _read(os.__file__),
+    "read installed packages": _read_packages,
     "see other processes": _foreign_process,
 }
 LAST = "execute a program"

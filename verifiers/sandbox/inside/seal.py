@@ -19,8 +19,8 @@ class Layers:
         uid: Children become this user, or stay who they are (None).
         namespaces: Children get namespaces and an empty root of their own.
         seccomp: ``closed`` (no file is opened), ``reading`` (for reading only), or None (no filter).
-        landlock: Files can be read below ``readable`` only.
-        readable: Directories that programs may read.
+        landlock: Only ``readable`` can be read.
+        readable: Files and directories that programs may read, with all that is below.
     """
 
     def __init__(

@@ -10,29 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import resource
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import candidate, codec, frames, judge, kernel, probes, seal
-
-PRELOAD = (
-    "abc argparse array ast base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
-    "contextlib copy csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fractions functools gc "
-    "hashlib heapq hmac html inspect io itertools json keyword linecache locale logging math numbers operator os "
-    "pathlib pprint queue random re secrets select shlex signal stat statistics string struct subprocess sys tempfile "
-    "textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid "
-    "warnings weakref zlib"
-).split()
-"""Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
+from . import candidate, codec, frames, judge, kernel, preload, probes, readable, seal
 
 _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
@@ -64,6 +52,10 @@ class Judge:
     def __init__(self, pid: int, feed: socket.socket, kind: tuple[Any, ...]) -> None:
         self.pid, self.feed, self.kind, self.jobs = pid, feed, kind, 0
 
+    def serves(self, limits: dict[str, Any]) -> bool:
+        """Whether it can take a job with these limits: sealed for them, not worn out, and alive."""
+        return self.kind == _kind_of(limits) and self.jobs < _JUDGE_JOBS and not _ended(self.pid)
+
 
 class Spare:
     """A candidate that was forked in advance: its process, the judge's end of its channel, what it was sealed with."""
@@ -90,10 +82,9 @@ class Server:
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.judge: Judge | None = None
         self.spare: Spare | None = None
-        self.absent, package_directories = _preload(config["preload"], config["paths"])
-        self.layers = seal.Layers(
-            readable=[os.path.dirname(os.__file__), *config["readable"], *package_directories], **config["layers"]
-        )
+        self.absent, package_directories = preload.load(config["preload"], config["paths"])
+        self.layers = seal.Layers(readable=readable.paths(package_directories), **config["layers"])
+        probes.PACKAGES += readable.installed(config["paths"], package_directories)
         gc.collect()
         gc.freeze()
 
@@ -111,6 +102,7 @@ class Server:
             outcome = self._probe(job, descriptors[0]) if job["probe"] else self._run(job, descriptors[0])
         except OSError as error:  # no process, no descriptor, no memory: the client counts it as ours
             outcome = {"failed": f"the fork server: {error}"}
+            self._stop_judge()  # it may be what failed: the next job gets a new one
             self._sweep()
         self.control.send(json.dumps(outcome).encode())
         if not job["probe"] and not job["stdio"]:
@@ -171,7 +163,7 @@ class Server:
         talk: list[int] = []
         descriptors = [client]
         try:
-            if self.judge is None or self.judge.kind != _kind_of(limits) or self.judge.jobs >= _JUDGE_JOBS:
+            if self.judge is None or not self.judge.serves(limits):
                 self._stop_judge()
                 self._start_judge(limits)
             assert self.judge is not None
@@ -205,7 +197,7 @@ class Server:
         """The candidate that was forked in advance, if its limits are the right ones; else a new one."""
         spare, self.spare = self.spare, None
         if spare is not None:
-            if spare.kind == _kind_of(limits):
+            if spare.kind == _kind_of(limits) and not _ended(spare.pid):
                 return spare.pid, spare.channel
             os.close(spare.channel)
             _kill(spare.pid)
@@ -282,37 +274,17 @@ class Server:
             self._sweep()
 
 
-def _preload(names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
-    """Import what programs may use; returns the names that are absent, and the directories of those from ``paths``."""
-    for name in PRELOAD:
-        importlib.import_module(name)
-    own_path = list(sys.path)
-    sys.path.extend(paths)
-    absent, directories = [], []
-    for name in names:
-        try:
-            file = getattr(importlib.import_module(name), "__file__", None)
-        except ImportError:
-            absent.append(name)
-            continue
-        if file and any(file.startswith(path + os.sep) for path in paths) and "." not in name:
-            directories += _package_directories(file)
-    sys.path[:] = own_path
-    return absent, directories
-
-
-def _package_directories(file: str) -> list[str]:
-    """The directory of a package, and that of the shared libraries which its wheel brought along."""
-    directory = os.path.dirname(file)
-    return [directory, directory + ".libs"] if os.path.basename(file).startswith("__init__.") else []
-
-
 def _arrange(channels: list[int]) -> None:
     """Make ``channels`` the descriptors 0, 1, 2, ... of this process."""
     # In two steps, since a source may stand where a target belongs.
     high = [os.dup2(channel, 200 + index, inheritable=False) for index, channel in enumerate(channels)]
     for index, channel in enumerate(high):
         os.dup2(channel, index)
+
+
+def _ended(pid: int) -> bool:
+    """Whether a child that has not been reaped is dead: it may have been killed while it waited for a job."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _kind_of(limits: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,0 +1,183 @@
+"""The judge's two ways to talk: requests to the candidate, each bound to its reply, and reports to the client."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import Any, NoReturn
+
+from . import candidate, codec, frames
+from .raised import Raised
+
+CLIENT = 4
+
+
+def report(**message: Any) -> None:
+    """Tell the client."""
+    frames.write_frame(CLIENT, codec.pack(message))
+
+
+class ChannelLost(BaseException):
+    """The candidate is gone or sent no message. Not an Exception, so that no test swallows it."""
+
+
+class Undeliverable(BaseException):
+    """A test hands the program something that cannot be sent to another process."""
+
+
+class Opaque:
+    """An object of the candidate's process: it can be called, passed back and looked into, but never compared."""
+
+    __slots__ = ("_channel", "_kind", "_number", "_truth")
+
+    def __init__(self, channel: Channel, number: int, truth: Any, kind: str) -> None:
+        for name, value in (("_channel", channel), ("_number", number), ("_truth", truth), ("_kind", kind)):
+            object.__setattr__(self, name, value)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.request("call", self._number, values=[arguments, named])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._channel.request("getattr", self._number, name=name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._channel.request("setattr", self._number, name=name, values=[(value,), {}])
+
+    def __bool__(self) -> bool:
+        if type(self._truth) is not bool:
+            raise TypeError(f"a {self._kind} of the program has no truth value")
+        return self._truth
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(f"the program returned a {self._kind}, which cannot be compared from outside")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Function:
+    """A function of the program, by name."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self._channel = channel
+        self.__name__ = name
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.request("call", self.__name__, values=[arguments, named])
+
+
+class Channel:
+    """Requests to the candidate, each bound to its reply by a number that is drawn at random.
+
+    Attributes:
+        lost: Why the candidate was given up; empty while it is there.
+        calls: Questions that it has answered with a value or an exception.
+        engaged: It was asked something whose answer a test could stumble over.
+        objects: It has handed out objects of its own, functions above all.
+        unseen: Exceptions of the program that no handler of the tests has seen.
+        undelivered: Status and detail of the first request that could not be sent.
+    """
+
+    def __init__(self, reply_limit: int) -> None:
+        self.reply_limit = reply_limit
+        self.lost = ""
+        self.calls = 0
+        self.engaged = False
+        self.objects = False
+        self.unseen: set[Raised] = set()
+        self.undelivered: tuple[str, str] | None = None
+
+    def receive(self) -> dict[str, Any]:
+        """The candidate's next message. Raises ChannelLost, and again on each later use."""
+        try:
+            body = frames.read_frame(candidate.CHANNEL, self.reply_limit)
+            message = None if body is None else codec.unpack(body)
+        except (frames.FrameError, codec.CodecError, OSError) as error:
+            self.lose(f"the program's reply could not be read: {error}")
+        if message is None:
+            self.lose("the program's process ended before it had answered")
+        return message
+
+    def lose(self, why: str) -> NoReturn:
+        """Give the candidate up. Raises ChannelLost."""
+        self.lost = self.lost or why
+        raise ChannelLost(self.lost)
+
+    def send(self, body: bytes) -> None:
+        """Send one message. Raises ChannelLost."""
+        if self.lost:
+            raise ChannelLost(self.lost)
+        try:
+            frames.write_frame(candidate.CHANNEL, body)
+        except OSError:
+            self.lose("the program's process ended before it was asked")
+
+    def request(self, action: str, target: str | int, **fields: Any) -> Any:
+        """Ask the candidate to do something; returns the value, or raises what the program raised as ``Raised``."""
+        number = secrets.randbits(48)
+        if "values" in fields:
+            try:
+                fields["values"] = codec.encode(fields["values"], _send_handle, candidate.REQUEST_DEPTH)
+            except codec.CodecError as error:
+                self._not_sent(error)
+        self.send(codec.pack({"do": action, "target": target, "n": number, **fields}))
+        if action != "get":
+            # Before its answer is read, which may be the judge's end.
+            self._engage()
+        reply = self.receive()
+        if reply.get("n") != number:
+            self.lose("the program sent a reply to nothing that it was asked")
+        if "raised" in reply:
+            self._raise(action, Raised(reply["raised"], self.unseen))
+        try:
+            value = codec.decode(reply.get("value"), self._opaque)
+        except codec.CodecError as error:
+            self.lose(f"the program's reply could not be read: {error}")
+        # Handing out a function is not yet an answer that a test could stumble over.
+        if action != "get" or type(value) is not Opaque:
+            self._engage()
+            self.calls += 1
+        return value
+
+    def _engage(self) -> None:
+        """From here on, what goes wrong in the tests can be the program's doing."""
+        if not self.engaged:
+            self.engaged = True
+            report(engaged=True)
+
+    def _raise(self, action: str, raised: Raised) -> NoReturn:
+        self._engage()
+        self.calls += 1
+        if action == "getattr" and type(raised.error) is AttributeError:
+            # That an object has no such attribute is an answer, which ``hasattr`` asks for.
+            raised.see()
+            raise raised.error
+        raise raised
+
+    def _not_sent(self, error: codec.CodecError) -> NoReturn:
+        """Whose fault it is that the arguments cannot be sent: a program must not be able to make it the tests'."""
+        if isinstance(error, codec.Unencodable):
+            status = "unsplittable"
+        else:  # too deep or too long, which values of the program's may have made it
+            status = "wrong" if self.engaged else "broken"
+        self.undelivered = self.undelivered or (status, f"the tests pass on what cannot be sent: {error}")
+        raise Undeliverable(self.undelivered[1]) from error
+
+    def _opaque(self, value: Any) -> Opaque:
+        if type(value) is not list or [type(part) for part in value[::2]] != [int, str] or len(value) != 3:
+            raise codec.CodecError("a handle of the wrong form")
+        self.objects = True
+        return Opaque(self, value[0], value[1], value[2][:80])
+
+
+def _send_handle(value: Any) -> dict[str, Any]:
+    if type(value) is Opaque:
+        return {"t": "handle", "v": value._number}
+    what = f"a {type(value).__name__}"
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        # An array of objects, as numpy makes it of any value of the program's that is no table of numbers.
+        raise codec.CodecError(f"{what} of objects")
+    raise codec.Unencodable(what)

