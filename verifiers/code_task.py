@@ -68,6 +68,19 @@ class CodeVerifier:
                 self._executor = None
 
 
+def reference_of(tests: CodeTests, entry_point: str) -> dict[str, Any]:
+    """The reference of a code problem: its tests, and the function by which a response's program is found."""
+    return {
+        "kind": tests.kind,
+        "tests": tests.tests,
+        "prompt": tests.prompt,
+        "entry_point": entry_point,
+        "names": list(tests.names),
+        "modules": dict(tests.modules),
+        "forgeable": tests.forgeable,
+    }
+
+
 def tests_of(reference: dict[str, Any]) -> CodeTests:
     """The tests of a code problem, from its prompt's reference."""
     return CodeTests(
@@ -77,6 +90,7 @@ def tests_of(reference: dict[str, Any]) -> CodeTests:
         entry_point=reference["entry_point"] if reference["kind"] == "check" else "",
         prompt=reference["prompt"],
         names=tuple(reference["names"]),
+        modules=reference["modules"],
         forgeable=reference["forgeable"],
     )
 

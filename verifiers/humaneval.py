@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verifiers.code_task import CHAT_INSTRUCTION, CodeVerifier, first_of, read_problems, text_field
+from verifiers.code_task import CHAT_INSTRUCTION, CodeVerifier, first_of, read_problems, reference_of, text_field
 from verifiers.sandbox.grading import CodeTests, TestsError
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
@@ -48,13 +48,9 @@ class HumanEval(CodeVerifier):
         tests = text_field(row, ("tests", "test"), place)
         entry_point = text_field(row, ("entry_point",), place)
         try:
-            CodeTests.of(tests, entry_point=entry_point, prompt=prompt)
+            reference = reference_of(CodeTests.of(tests, entry_point=entry_point, prompt=prompt), entry_point)
         except TestsError as error:
             raise ValueError(f"{place}: {error}; mend the line") from error
-        reference = {
-            **{"kind": "check", "prompt": prompt, "tests": tests, "entry_point": entry_point},
-            **{"names": [], "forgeable": False},
-        }
         text = prompt
         if self.settings.template == "chat":
             text = f"Complete this Python function. {CHAT_INSTRUCTION}\n\n```python\n{prompt.strip()}\n```"

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verifiers.code_task import CHAT_INSTRUCTION, CodeVerifier, first_of, optional_text, read_problems, text_field
+from verifiers.code_task import (
+    CHAT_INSTRUCTION,
+    CodeVerifier,
+    first_of,
+    optional_text,
+    read_problems,
+    reference_of,
+    text_field,
+)
 from verifiers.sandbox.grading import CodeTests, TestsError
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
@@ -59,14 +67,7 @@ class Mbpp(CodeVerifier):
             tests = _tests(source, optional_text(row, "solution", place))
         except TestsError as error:
             raise ValueError(f"{place}: {error}; mend the line") from error
-        reference = {
-            "kind": "asserts",
-            "prompt": "",
-            "tests": tests.tests,
-            "entry_point": tests.names[-1],
-            "names": list(tests.names),
-            "forgeable": tests.forgeable,
-        }
+        reference = reference_of(tests, tests.names[-1])
         return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"))
 
     def _text(self, problem: str, asserts: list[str]) -> str:

@@ -8,8 +8,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verifiers.sandbox.executor import Executor
@@ -49,6 +49,7 @@ class CodeTests:
         entry_point: Name of the function under test (``check`` only).
         prompt: Source that the tests may lean on, such as helpers that the problem gave (``check`` only).
         names: Names that the tests take from the program (``asserts`` only).
+        modules: Modules that the tests use without importing them, by the name that they have there.
         forgeable: Several names come from the program and nobody said that all of them are under test, so that one
             may be a helper by which the program judges itself. Their verdict is marked weak.
     """
@@ -60,6 +61,7 @@ class CodeTests:
     entry_point: str = ""
     prompt: str = ""
     names: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
     forgeable: bool = False
 
     @classmethod
@@ -95,23 +97,25 @@ class CodeTests:
         if not entry_point.isidentifier():
             raise TestsError(f"the entry point {entry_point!r} is no name of a function")
         both = ast.Module([*_parse(prompt, "the prompt").body, *tree.body], [])
-        for name in _outside(both, [entry_point]).program:
+        outer = _outside(both, [entry_point])
+        for name in outer.program:
             raise TestsError(f"the tests use the name {name!r}, which neither they nor the prompt define")
         _calls_its_argument(tree, entry_point)
-        return cls("check", tests, entry_point, prompt)
+        return cls("check", tests, entry_point, prompt, modules=outer.modules)
 
     @classmethod
     def _asserts(cls, tests: str, tree: ast.Module, names: Sequence[str] | None) -> CodeTests:
-        found = _outside(tree, names or ()).program
+        outer = _outside(tree, names or ())
+        found = outer.program
         if names is None:
             if not found:
                 raise TestsError("the tests use nothing that the program defines; let them call its function")
-            return cls("asserts", tests, names=tuple(found), forgeable=len(found) > 1)
+            return cls("asserts", tests, names=tuple(found), modules=outer.modules, forgeable=len(found) > 1)
         for name in found:
             raise TestsError(f"the tests use the name {name!r}, which neither they nor the reference solution define")
         if not names:
             raise TestsError("the tests use nothing that the reference solution defines; let them call its function")
-        return cls("asserts", tests, names=tuple(names))
+        return cls("asserts", tests, names=tuple(names), modules=outer.modules)
 
     def cases(self) -> list[tuple[str, str]]:
         """Inputs and expected outputs of ``stdio`` tests. Raises TestsError."""
@@ -165,7 +169,8 @@ def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *,
     if tests.kind == "stdio":
         verdict = _grade_cases(job, tests.cases(), limits, executor)
     else:
-        job.update(tests=tests.tests, entry_point=tests.entry_point, prompt=tests.prompt, names=tests.names)
+        job.update(tests=tests.tests, entry_point=tests.entry_point, prompt=tests.prompt)
+        job.update(names=tests.names, modules=dict(tests.modules))
         verdict = _grade_job(job, limits, executor, allow_weak)
     unsafe = executor.start().level.rank < Level.SECCOMP.rank
     if (unsafe or tests.forgeable) and verdict.reward is not None:

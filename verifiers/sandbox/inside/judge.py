@@ -10,7 +10,6 @@ Reports go to the client as frames of JSON: ``started`` (the candidate is sealed
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import importlib
 import os
@@ -18,7 +17,7 @@ import socket
 import traceback
 from typing import Any
 
-from . import candidate, codec, frames, names, raised, stdio
+from . import candidate, codec, frames, raised, stdio
 from .channel import CLIENT, Channel, ChannelLost, Function, report
 
 JOB_LIMIT = 256 << 20
@@ -153,15 +152,13 @@ def _failure(error: BaseException, tests: str, channel: Channel) -> tuple[str, s
 
 def _run_tests(job: dict[str, Any], channel: Channel) -> None:
     entry, space = job["entry_point"], {"__name__": "tests", **raised.NAMES}
-    tree = ast.parse(job["tests"])
-    prompt = ast.parse(job["prompt"])
     for name in job["names"]:
         space[name] = channel.request("get", name)
-    for source in (prompt, tree):
-        for name, module in names.outside(source, space).modules.items():
-            space[name] = importlib.import_module(module)
-    exec(raised.compiled(prompt, "<prompt>"), space)
-    exec(raised.compiled(tree, "<tests>"), space)
+    # Not the program's: its own `math` could find everything close to everything.
+    for name, module in job["modules"].items():
+        space[name] = importlib.import_module(module)
+    exec(raised.compiled(job["prompt"], "<prompt>"), space)
+    exec(raised.compiled(job["tests"], "<tests>"), space)
     if entry:
         # Also under its own name, which some tests use instead of their parameter.
         space[entry] = Function(channel, entry)

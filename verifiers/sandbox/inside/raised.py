@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import Any
 
 # Functions that call what they are given and expect an exception of it, by the number of arguments before that.
 _EXPECTING = {"assertRaises": 1, "assertRaisesRegex": 2, "assert_raises": 1, "assert_raises_regex": 2}
+# Where a statement begins, because most prompts have such a word in their text.
+_HANDLES = re.compile(rf"(?m)(?:^|[:;])\s*(?:except|with|raise)\b|{'|'.join(_EXPECTING)}")
 _EXPECTS, _REAL, _AGAIN, _MANAGER, _WITHIN = "__expects__", "__real__", "__again__", "__manager__", "__within__"
 
 
@@ -162,9 +165,12 @@ class _Rewriter(ast.NodeTransformer):
         return ast.Call(ast.Name(_WITHIN, ast.Load()), [manager, *node.args[before:]], node.keywords)
 
 
-def compiled(tree: ast.Module, filename: str) -> types.CodeType:
-    """``tree``, rewritten in place, as code for a namespace that holds ``NAMES``."""
-    return compile(ast.fix_missing_locations(_Rewriter().visit(tree)), filename, "exec")
+def compiled(source: str, filename: str) -> types.CodeType:
+    """Source of tests as code for a namespace that holds ``NAMES``."""
+    # Most tests have no handler, and parsing takes longer than all the rest of the judge's work.
+    if not _HANDLES.search(source):
+        return compile(source, filename, "exec", dont_inherit=True)
+    return compile(ast.fix_missing_locations(_Rewriter().visit(ast.parse(source))), filename, "exec", dont_inherit=True)
 
 
 NAMES: dict[str, Any] = {_EXPECTS: _expects, _REAL: _real, _AGAIN: _again, _MANAGER: _Manager, _WITHIN: _within}
