@@ -174,7 +174,7 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     if ours.is_text or theirs.is_text:
         same = ours.words is not None and ours.words == theirs.words
         return _Decision(same, "" if same else "compared as words")
-    if ours.words is not None and ours.words == theirs.words and ours.node is None:
+    if ours.words is not None and ours.words == theirs.words and ours.node is None and theirs.node is None:
         return _Decision(True)
     if ours.node is None and not ours.symbolic:
         return _Decision(False, f"no formula: {ours.problem}")
