@@ -143,11 +143,15 @@ def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
         return found.candidates[-1], ""
     if len(distinct) > MAX_DISTINCT or sum(map(len, distinct.values())) > MAX_ANSWER_CHARS:
         return None, f"more than {MAX_DISTINCT} different boxes, or {MAX_ANSWER_CHARS} characters in them"
-    # A placeholder such as \boxed{wrong} beside a formula is no second answer.
+    # A placeholder such as \boxed{?} or \boxed{answer} beside a formula is no second answer; words set as text are.
     readings = {candidate: _read(candidate, policy) for candidate in distinct.values()}
     last = readings[distinct[squeeze(normalise(found.candidates[-1]))]]
     if not last.is_text:
-        kept = [candidate for candidate, reading in readings.items() if reading.node is not None or reading.symbolic]
+        kept = [
+            candidate
+            for candidate, reading in readings.items()
+            if reading.node is not None or reading.symbolic or (reading.words and "\\text" in normalise(candidate))
+        ]
     else:
         kept = list(readings)
     merged: list[str] = []

@@ -30,9 +30,10 @@ CHANGES_VALUE = frozenset(
     "not no non never neither nor none except without minus negative plus hundred hundreds thousand thousands million"
     " millions billion billions trillion dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
-    " if unless or and".split()
+    " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
+    " until beyond within against instead rather but".split()
 )
-"""Words that may not be dropped as if they were a unit."""
+"""Words that may not be dropped as if they were a unit: numbers, negations, comparisons, directions, alternatives."""
 
 _ORDER = max(len(name) for name in _CANONICAL)
 _BARE_UNIT = re.compile(
