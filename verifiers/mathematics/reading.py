@@ -51,6 +51,8 @@ _BASED = re.compile(r"(?:\\text\{)?(-?[0-9A-Z.]{0,60}[0-9A-Z])\}?_\{?(?:\\text\{
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
+_SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,3})(?![\w.])")
+_SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
 _LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
 # A letter that stands alone, but for the article and the pronoun.
 _LONE_LETTER = re.compile(r"(?<![A-Za-z\\])(?!A [a-z]|I [a-z])[A-J](?![A-Za-z'])")
@@ -118,6 +120,12 @@ def read(raw: str, *, keep_case: bool = False) -> Reading:
     problem = within_caps(raw)
     if problem:
         return Reading("", problem=problem)
+    plain, currency = units.without_currency(raw)
+    reading = _read(plain, keep_case)
+    return replace(reading, unit=currency) if currency and not reading.unit else reading
+
+
+def _read(raw: str, keep_case: bool) -> Reading:
     text = _LEADING.sub("", normalise(raw))
     if not text:
         return Reading("", problem="the answer is empty")
@@ -157,7 +165,7 @@ def _read_formula(text: str, words: str | None) -> Reading:
     text, unit = _without_units(text)
     text = text.strip().strip(",;@ ")
     try:
-        node = parse(_joined_thousands(text))
+        node = parse(_SCIENTIFIC.sub(r"(\1 \\cdot 10^{\2})", _joined_thousands(text)))
     except Unsupported as error:
         return Reading(text, words=words, symbolic=True, unit=unit, problem=str(error))
     except NotMath as error:
@@ -203,13 +211,14 @@ def _without_units(text: str) -> tuple[str, str]:
     for start, opening, end in _texts(text):
         if start < position:
             continue
-        content = text[opening:end].strip()
+        content, between = text[opening:end].strip(), text[position:start].strip()
         before = "".join([*kept, text[position:start]]).rstrip(" /")
         script = _SCRIPT.match(text, end + 1)
         after = script.end() if script else end + 1
         if _names_unit(before, content, text[after:]):
             kept = [before, " "]
-            unit = content + ("^" + script.group(1) if script else "")
+            compound = f"{unit}{between or ' '}" if unit and between in ("", "/") else ""  # \text{m}/\text{s}
+            unit = compound + content + ("^" + script.group(1) if script else "")
             position = after
     bare, bare_unit = units.split_bare_unit("".join([*kept, text[position:]]).strip())
     return bare, bare_unit or unit
@@ -242,17 +251,17 @@ def _joined_thousands(text: str) -> str:
 
 
 def _alternatives(text: str) -> tuple[Node, ...]:
-    """Other readings of an ambiguous comma: ``120,240`` as a list, ``2,74`` as a decimal."""
+    """Other readings: of the comma in ``120,240`` and ``2,74``, and of ``2e-3``, which may stand for 2e - 3."""
     found: list[Node] = []
     if _THOUSANDS.search(text):
         try:
             found.append(parse(text))
         except (NotMath, Unsupported):
             found.clear()
-    decimal = _DECIMAL_COMMA.fullmatch(text)
-    if decimal is not None:
-        node = parse(f"{decimal.group(1)}.{decimal.group(2)}")
-        found.append(node)
+    if (decimal := _DECIMAL_COMMA.fullmatch(text)) is not None:
+        found.append(parse(f"{decimal.group(1)}.{decimal.group(2)}"))
+    if (scientific := _SMALL.fullmatch(text)) is not None:
+        found.append(parse(rf"{scientific.group(1)} \cdot 10^{{{scientific.group(2)}}}"))
     return tuple(found)
 
 
