@@ -164,13 +164,13 @@ def _from_prose(text: str) -> str | None:
         sentence = re.split(r"[.!?\n]\s", text.strip())[-1]
         if _HEDGE.search(sentence) and len(set(_NUMBER.findall(sentence))) > 1:
             return None
-        return None if _denied(text, numbers[-1].start()) else numbers[-1].group()
-    if not found or _denied(text, found[-1].start):
+        return None if denied(text, numbers[-1].start()) else numbers[-1].group()
+    if not found or denied(text, found[-1].start):
         return None
     return found[-1].content
 
 
-def _denied(text: str, start: int) -> bool:
+def denied(text: str, start: int) -> bool:
     """Whether the words before a value say that it is not the answer."""
     return _DENIED.search(text[max(0, start - 80) : start]) is not None
 
