@@ -113,12 +113,18 @@ class Gsm8k(FileTask):
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Judge one response by its final number, compared exactly."""
-        start = time.perf_counter()
-        value = extract_number(response)
-        seconds = time.perf_counter() - start
-        if value is None:
-            return Verdict.binary(Status.UNPARSABLE, seconds=seconds, detail="no final number found")
-        right = value == Fraction(prompt.reference["answer"])
-        status = Status.CORRECT if right else Status.WRONG
-        detail = "" if right else f"the answer is {prompt.reference['answer']}"
-        return Verdict.binary(status, answer=str(value), seconds=seconds, detail=detail)
+        return grade(response, Fraction(prompt.reference["answer"]))
+
+
+def grade(response: str, reference: Fraction) -> Verdict:
+    """Judge a response by its final number, which must be exactly the reference."""
+    start = time.perf_counter()
+    value = extract_number(response)
+    seconds = time.perf_counter() - start
+    if value is None:
+        return Verdict.binary(Status.UNPARSABLE, seconds=seconds, detail="no final number found, or several")
+    right = value == reference
+    status = Status.CORRECT if right else Status.WRONG
+    return Verdict.binary(
+        status, answer=str(value), seconds=seconds, detail="" if right else f"the answer is {reference}"
+    )
