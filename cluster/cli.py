@@ -336,7 +336,7 @@ def train_verifier(
 def grade(
     source: Annotated[Path, typer.Option("--input", "-i", metavar="JSONL", help="Rows to grade.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="JSONL", help="File to write, one row for each.")],
-    verifier: Annotated[str, typer.Option("--verifier", metavar="math|code|countdown", help="Which verifier.")],
+    verifier: Annotated[str, typer.Option("--verifier", metavar="math|gsm8k|code|countdown", help="Which verifier.")],
     timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for one answer.")] = 5.0,
     parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Answers at once [one per core].")] = None,
 ) -> None:
@@ -345,9 +345,11 @@ def grade(
     \b
     Fields of a row, beside its id
       math       prediction (a full response or a bare answer), reference
-      code       completion, task: {prompt, test, entry_point}
+      gsm8k      prediction, reference (a number)
+      code       completion, task: {prompt, test, entry_point}; test defines check(candidate). Without entry_point
+                 test holds asserts, or a list of {input, output} for a program that reads stdin
       countdown  prediction, numbers, target
-    Fields of the output: id, status, reward, seconds, answer, detail.
+    Fields of the output: id, status, reward, seconds, answer, detail. It is called OUTPUT.partial until it is whole.
 
     \b
     Examples
@@ -365,6 +367,7 @@ def grade(
         timeout_s=timeout,
         parallel=parallel,
         progress=lambda rows, total: track(rows, "grading", total, console=Console(stderr=True)),
+        say=lambda line: typer.echo(line, err=True),
     )
     total = counts.total()
     for status, count in counts.most_common():

@@ -1,74 +1,168 @@
-"""`bonrl grade`: judge the answers of a JSON Lines file with one of the project's verifiers, in parallel.
+"""`bonrl grade`: judge the answers of a file with one of the project's verifiers, in parallel.
 
-Rows stay in order, a broken row ends the command before anything is graded, and the output appears whole or not at
-all. It is the same code that grades in training, so anyone can check a grader from outside.
+A broken row ends the command before anything is graded. Results stay in the order of the rows and are written one by
+one; they get their final name when all are there, so an interruption loses no verdict. It is the code that grades in
+training, so anyone can check a grader from outside.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor as Pool
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
-from verifiers.verdict import Verdict
+from verifiers.datasets import read_objects
+from verifiers.verdict import Status, Verdict
 
-Row = dict[str, Any]
-Grader = Callable[[Row], Verdict]
+Fields = dict[str, Any]
+Grader = Callable[[Any], Verdict]
+
+PROCESS_ROWS = 2_000
+"""From so many rows on, graders that compute in Python get processes: threads would share one core, and a process takes
+a second to start."""
+
+MAX_SERVERS = 256  # what task.sandbox.servers allows
+
+CHUNK = 64  # rows that a process takes at once
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to grade: the fields that a row needs (dotted for nested ones), and how the grader is made."""
+    """One way to grade.
 
-    fields: tuple[str, ...]
-    make: Callable[[float, int], Grader]  # (seconds for one answer, answers graded at once)
+    Attributes:
+        check: What is graded, from a row's fields. Raises ValueError, naming the field and the mend.
+        start: The grader, and a line to show (empty: none), from the seconds for one answer and how many are graded at
+            once. Raises RuntimeError or ValueError where it cannot be.
+        in_python: Whether grading computes in Python, so that only processes can share it.
+    """
+
+    check: Callable[[Fields], Any]
+    start: Callable[[float, int], tuple[Grader, str]]
+    in_python: bool = True
 
 
-def _math(timeout_s: float, parallel: int) -> Grader:
+def _field(fields: Fields, name: str, kind: type | tuple[type, ...] = str) -> Any:
+    value = fields.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = {str: "text", int: "an integer", list: "a list", dict: "an object"}
+        names = " or ".join(wanted[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"the field {name!r} is missing or not {names}")
+    return value
+
+
+# --- mathematics ----------------------------------------------------------------------------------
+
+
+def _check_math(fields: Fields) -> tuple[str, str]:
+    reference = _field(fields, "reference")
+    if not reference.strip():
+        raise ValueError("the field 'reference' is empty")
+    return _field(fields, "prediction"), reference
+
+
+def _grade_math(timeout_s: float, row: tuple[str, str]) -> Verdict:
     from verifiers import grade_math
 
-    return lambda row: grade_math(row["prediction"], row["reference"], timeout_s=timeout_s)
+    return grade_math(*row, timeout_s=timeout_s)
 
 
-def _code(timeout_s: float, parallel: int) -> Grader:
-    from verifiers import Limits, Status, run_python
-    from verifiers.programs import program_of
-    from verifiers.sandbox.executor import Executor
-    from verifiers.sandbox.settings import SandboxSettings
-
-    executor = Executor(SandboxSettings(servers=parallel))
-    executor.start()  # refuses at once where the machine cannot hold untrusted code
-    limits = Limits(wall_seconds=timeout_s)
-
-    def grade(row: Row) -> Verdict:
-        task = row["task"]
-        program = program_of(row["completion"], prompt=task["prompt"], entry_point=task["entry_point"])
-        if program is None:
-            return Verdict.binary(Status.UNPARSABLE, detail="the completion holds no code")
-        arguments = {"entry_point": task["entry_point"], "prompt": task["prompt"]}
-        return run_python(program, tests=task["test"], limits=limits, executor=executor, **arguments)
-
-    return grade
+def _start_math(timeout_s: float, parallel: int) -> tuple[Grader, str]:
+    return partial(_grade_math, timeout_s), ""
 
 
-def _countdown(timeout_s: float, parallel: int) -> Grader:
+# --- GSM8K and Countdown --------------------------------------------------------------------------
+
+
+def _check_gsm8k(fields: Fields) -> tuple[str, str]:
+    from verifiers.gsm8k import parse_number
+
+    reference = _field(fields, "reference")
+    if parse_number(reference) is None:
+        raise ValueError(f"the reference {reference!r} is no number")
+    return _field(fields, "prediction"), reference
+
+
+def _grade_gsm8k(row: tuple[str, str]) -> Verdict:
+    from verifiers.gsm8k import grade, parse_number
+
+    prediction, reference = row
+    number = parse_number(reference)
+    assert number is not None  # checked while reading
+    return grade(prediction, number)
+
+
+def _start_gsm8k(timeout_s: float, parallel: int) -> tuple[Grader, str]:
+    return _grade_gsm8k, ""
+
+
+def _check_countdown(fields: Fields) -> tuple[str, list[int], int]:
+    numbers = _field(fields, "numbers", list)
+    if not numbers or any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
+        raise ValueError("the field 'numbers' is no list of integers")
+    return _field(fields, "prediction"), numbers, _field(fields, "target", int)
+
+
+def _grade_countdown(row: tuple[str, list[int], int]) -> Verdict:
     from verifiers.countdown import grade
 
-    return lambda row: grade(row["prediction"], row["numbers"], row["target"])
+    return grade(*row)
+
+
+def _start_countdown(timeout_s: float, parallel: int) -> tuple[Grader, str]:
+    return _grade_countdown, ""
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+def _check_code(fields: Fields) -> tuple[str, str, str | None, Any]:
+    """Completion, prompt, entry point and tests. Without an entry point the prompt is text and no source."""
+    from verifiers.sandbox.grading import CodeTests
+
+    task = _field(fields, "task", dict)
+    tests = _field(task, "test", (str, list))
+    entry_point = None if task.get("entry_point") is None else _field(task, "entry_point")
+    prompt = "" if entry_point is None else _field(task, "prompt")
+    text = tests if isinstance(tests, str) else json.dumps(tests)
+    return _field(fields, "completion"), prompt, entry_point, CodeTests.of(text, entry_point=entry_point, prompt=prompt)
+
+
+def _start_code(timeout_s: float, parallel: int) -> tuple[Grader, str]:
+    from verifiers import Limits
+    from verifiers.programs import program_of
+    from verifiers.sandbox.executor import Executor
+    from verifiers.sandbox.grading import grade
+    from verifiers.sandbox.settings import SandboxSettings
+
+    limits = Limits(wall_seconds=timeout_s)
+    executor = Executor(SandboxSettings(servers=min(parallel, MAX_SERVERS)))
+
+    def run(row: tuple[str, str, str | None, Any]) -> Verdict:
+        completion, prompt, entry_point, tests = row
+        program = program_of(completion, prompt=prompt, entry_point=entry_point)
+        if program is None:
+            return Verdict.binary(Status.UNPARSABLE, detail="the completion holds no code")
+        return grade(program, tests, limits, executor)
+
+    return run, executor.describe()  # refuses at once where the machine cannot hold untrusted code
 
 
 KINDS = {
-    "math": Kind(("prediction", "reference"), _math),
-    "code": Kind(("completion", "task.prompt", "task.test", "task.entry_point"), _code),
-    "countdown": Kind(("prediction", "numbers", "target"), _countdown),
+    "math": Kind(_check_math, _start_math),
+    "gsm8k": Kind(_check_gsm8k, _start_gsm8k),
+    "code": Kind(_check_code, _start_code, in_python=False),
+    "countdown": Kind(_check_countdown, _start_countdown),
 }
-_TYPES: dict[str, type] = {"numbers": list, "target": int}  # every other field is text
 
 
 def grade_file(
@@ -79,44 +173,71 @@ def grade_file(
     timeout_s: float,
     parallel: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda rows, total: rows,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Counter[str]:
     """Grade every row of `source` into `output`; how many rows got each status.
 
     Args:
+        source: JSON Lines (`.gz` too) or Parquet.
+        output: a file that is not there yet; while the command runs it is called OUTPUT.partial.
         kind: a key of KINDS.
         timeout_s: for one answer.
         parallel: answers graded at once; None: one for each core.
         progress: wraps the finished rows, for a progress bar.
+        say: is given what to show before grading begins, such as the isolation of programs.
 
     Raises:
         UsageError: unknown kind, a row that cannot be graded (file, line and mend), an output that cannot be written.
     """
     if kind not in KINDS:
         raise UsageError(f"--verifier {kind}: choose one of {', '.join(KINDS)}")
-    if output.exists():
-        raise UsageError(f"--output {output}: it exists already; name a file that does not")
-    rows = _read(source, KINDS[kind].fields)
+    partial_output = output.with_name(output.name + ".partial")
+    for path in (output, partial_output):
+        if path.exists():
+            raise UsageError(f"--output {output}: {path} exists already; name another file, or move that one away")
+    names, rows = _read(source, KINDS[kind])
     parallel = parallel or os.cpu_count() or 1
     try:
-        grade = KINDS[kind].make(timeout_s, parallel)
+        grade, line = KINDS[kind].start(timeout_s, parallel)
     except (ImportError, RuntimeError) as error:
         raise UsageError(f"--verifier {kind}: {error}") from error
-    temporary = output.with_name(f".{output.name}.writing")
+    except ValueError as error:
+        raise UsageError(f"--timeout {timeout_s:g}: {error}") from error
+    if line:
+        say(line)
     counts: Counter[str] = Counter()
     try:
-        with temporary.open("w", encoding="utf-8") as sink, ThreadPoolExecutor(parallel) as pool:
-            for row, verdict in progress(zip(rows, pool.map(grade, rows), strict=True), len(rows)):
+        with partial_output.open("w", encoding="utf-8", buffering=1) as sink:
+            verdicts = _verdicts(KINDS[kind], grade, rows, parallel)
+            for name, verdict in progress(zip(names, verdicts, strict=True), len(rows)):
+                sink.write(json.dumps(_result(name, verdict)) + "\n")
                 counts[verdict.status.value] += 1
-                sink.write(json.dumps(_result(row["id"], verdict), ensure_ascii=False) + "\n")
-        temporary.replace(output)
+        partial_output.replace(output)
     except OSError as error:
         raise UsageError(f"--output {output}: cannot be written: {error.strerror}") from error
+    except BaseException as error:
+        error.add_note(f"{counts.total()} of {len(rows)} rows were graded; their verdicts are in {partial_output}")
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if not counts:
+            partial_output.unlink(missing_ok=True)
     return counts
 
 
-def _result(name: Any, verdict: Verdict) -> Row:
+def _verdicts(kind: Kind, grade: Grader, rows: list[Any], parallel: int) -> Iterator[Verdict]:
+    """The verdicts of the rows, in order."""
+    pool: Pool
+    if kind.in_python and parallel > 1 and len(rows) >= PROCESS_ROWS:
+        pool, chunk = ProcessPoolExecutor(parallel, multiprocessing.get_context("spawn")), CHUNK
+    else:
+        pool, chunk = ThreadPoolExecutor(parallel), 1
+    try:
+        yield from pool.map(grade, rows, chunksize=chunk)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(name: str | int, verdict: Verdict) -> Fields:
     return {
         "id": name,
         "status": verdict.status.value,
@@ -127,33 +248,22 @@ def _result(name: Any, verdict: Verdict) -> Row:
     }
 
 
-def _read(source: Path, fields: tuple[str, ...]) -> list[Row]:
+def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
+    """Ids and checked contents of all rows."""
+    places: dict[str | int, str] = {}
+    rows: list[Any] = []
     try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--input {source}: cannot be read: {error}") from error
-    rows = list(_rows(text, source, fields))
+        for row in read_objects(source):
+            try:
+                name = _field(row.fields, "id", (str, int))
+                if name in places:
+                    raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
+                rows.append(kind.check(row.fields))
+            except ValueError as error:
+                raise ValueError(f"{row.place}: {error}; mend the line") from error
+            places[name] = row.place
+    except ValueError as error:
+        raise UsageError(f"--input {error}") from error
     if not rows:
         raise UsageError(f"--input {source} holds no rows; each line must be one JSON object")
-    return rows
-
-
-def _rows(text: str, source: Path, fields: tuple[str, ...]) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{source}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
-        if not isinstance(row, dict) or "id" not in row:
-            raise UsageError(f"{place}: not a JSON object with an id; add the field 'id'")
-        for field in fields:
-            value: Any = row
-            for part in field.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
-            wanted = _TYPES.get(field, str)
-            if not isinstance(value, wanted):
-                raise UsageError(f"{place}: the field {field!r} is missing or no {wanted.__name__}; mend the line")
-        yield row
+    return list(places), rows

@@ -12,6 +12,11 @@ import time
 from fractions import Fraction
 
 from verifiers.datasets import Directory, FileTask, Row, read_rows
+from verifiers.mathematics.extraction import denied, extract, final_part
+from verifiers.mathematics.grader import canonical
+from verifiers.mathematics.normalisation import normalise
+from verifiers.mathematics.reading import read
+from verifiers.mathematics.units import without_currency
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -20,11 +25,12 @@ FILES = {"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}
 MAX_NUMBER_CHARS = 40
 """Longer numerals are refused before they become integers; no answer of GSM8K has more than 12 characters."""
 
-# Every response is cut to its last characters: the answer stands at the end, and time stays bounded.
-_TAIL_CHARS = 20_000
+MAX_LINE_CHARS = 400
+"""A longer final line is no answer."""
+
 # Thousands in groups of three, or plain digits; then decimals. No sign after a digit: "5-3" ends in 3.
 _NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+")
-_BOXED = re.compile(r"\\boxed *\{([^{}]{0,200})\}")
+_RATIO = re.compile(r"\d\s*:\s*\d")
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -41,28 +47,43 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def extract_number(response: str) -> Fraction | None:
-    """The final number of a response: after the last ``####``, else in the last ``\\boxed{}``, else the last.
+    r"""The final number of a response, by the policy of the math grader: one answer, or none.
 
-    Where a ``####`` or box is present, it decides: if it holds no number, the answer is None.
+    What follows the last ``####`` on its line decides; without it all of the ``\boxed{}``, which must agree; without
+    those what "the answer is" announces, or the last number. Reasoning between think tags is not read. None where the
+    place that decides holds several numbers, or one that is denied ("not 5").
     """
-    tail = response[-_TAIL_CHARS:]
-    if "####" in tail:
-        lines = tail.rsplit("####", 1)[1].strip().splitlines()
-        return _last_number(lines[0]) if lines else None
-    boxed = _BOXED.findall(tail)
-    if boxed:
-        return _last_number(boxed[-1])
-    return _last_number(tail)
+    text = final_part(response)
+    if "####" in text:
+        lines = text.rsplit("####", 1)[1].strip().splitlines()
+        return _value(lines[0]) if lines else None
+    found = extract(text)
+    values = {_value(candidate) for candidate in found.candidates}
+    return values.pop() if len(values) == 1 else None
 
 
-def _last_number(text: str) -> Fraction | None:
-    found = _NUMBER.findall(text.replace("$", "").replace("\\,", "").replace("{,}", ","))
-    return parse_number(found[-1]) if found else None
+def _value(text: str) -> Fraction | None:
+    r"""The number that a line says: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
+    text = normalise(without_currency(text)[0]) if len(text) <= MAX_LINE_CHARS else ""
+    plain = parse_number(text)
+    if plain is not None or not text:
+        return plain
+    reading = read(text.rstrip("%"))
+    if reading.node is not None and not _RATIO.search(text):
+        answer = canonical(reading, text)
+        return Fraction(answer) if _FRACTION.fullmatch(answer) else None
+    return _only_number(text)
 
 
-def _plain(value: Fraction) -> str:
-    """One spelling per value, so that equal answers count as one vote."""
-    return str(value)
+_FRACTION = re.compile(r"-?\d{1,40}(?:/\d{1,40})?")
+
+
+def _only_number(text: str) -> Fraction | None:
+    found = list(_NUMBER.finditer(text))
+    if len({match.group() for match in found}) != 1 or denied(text, found[-1].start()):
+        return None
+    beside = text[: found[-1].start()][-1:] + text[found[-1].end() :][:1]
+    return None if set(beside) & set("/*^:_\\=") else parse_number(found[-1].group())
 
 
 class Gsm8k(FileTask):
@@ -88,16 +109,22 @@ class Gsm8k(FileTask):
             )
         text = fields["problem"].strip() + self.settings.instruction
         level = fields.get("level") or fields.get("subject") or "all"
-        return Prompt(fields["id"], text, {"answer": _plain(answer)}, str(level))
+        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level))
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Judge one response by its final number, compared exactly."""
-        start = time.perf_counter()
-        value = extract_number(response)
-        seconds = time.perf_counter() - start
-        if value is None:
-            return Verdict.binary(Status.UNPARSABLE, seconds=seconds, detail="no final number found")
-        right = value == Fraction(prompt.reference["answer"])
-        status = Status.CORRECT if right else Status.WRONG
-        detail = "" if right else f"the answer is {prompt.reference['answer']}"
-        return Verdict.binary(status, answer=_plain(value), seconds=seconds, detail=detail)
+        return grade(response, Fraction(prompt.reference["answer"]))
+
+
+def grade(response: str, reference: Fraction) -> Verdict:
+    """Judge a response by its final number, which must be exactly the reference."""
+    start = time.perf_counter()
+    value = extract_number(response)
+    seconds = time.perf_counter() - start
+    if value is None:
+        return Verdict.binary(Status.UNPARSABLE, seconds=seconds, detail="no final number found, or several")
+    right = value == reference
+    status = Status.CORRECT if right else Status.WRONG
+    return Verdict.binary(
+        status, answer=str(value), seconds=seconds, detail="" if right else f"the answer is {reference}"
+    )

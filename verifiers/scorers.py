@@ -37,14 +37,21 @@ class VerdictScorer:
 
 
 class MajorityScorer:
-    """The share of the group that gives the same answer; an unparsable answer scores 0."""
+    """The share of the group that gives the same answer; an unparsable answer scores 0.
+
+    Votes are told apart by the verdicts' answers alone and never by the truth, which a deployed vote does not have. So
+    two spellings that the task does not bring to one form are two votes, both right or both wrong though they be.
+    """
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
         """See :class:`Scorer`."""
-        # Right answers are one answer, however they are spelt.
-        names = ["<right>" if v.status is Status.CORRECT else v.answer for v in verdicts]
-        votes = Counter(names)
-        return [0.0 if name is None else votes[name] / len(names) for name in names]
+        votes = Counter(verdict.answer for verdict in verdicts)
+        return [self._score(verdict, votes) for verdict in verdicts]
+
+    def _score(self, verdict: Verdict, votes: Counter[str | None]) -> float | None:
+        if verdict.status is Status.VERIFIER_ERROR:
+            return None
+        return 0.0 if verdict.answer is None else votes[verdict.answer] / votes.total()
 
 
 class SyntheticScorer:

@@ -1,4 +1,4 @@
-"""`bonrl grade`: rows in order, nothing graded before every row is sound, no half-written output."""
+"""`bonrl grade`: rows in order, nothing graded before every row is sound, no verdict lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import UsageError
 from cluster.grade import KINDS, Kind, grade_file
-from verifiers.verdict import Verdict
+from verifiers.verdict import Status, Verdict
 
 ROWS = [
     {"id": "a", "prediction": "3 * (1 + 7)", "numbers": [1, 3, 7], "target": 24},
@@ -34,13 +34,98 @@ def test_rows_are_graded_in_order(tmp_path: Path) -> None:
     assert counts == {"correct": 1, "wrong": 1, "unparsable": 1}
 
 
+MATH = [
+    {"id": "1", "prediction": r"so \boxed{\frac12}", "reference": "0.5"},
+    {"id": "é", "prediction": "three\u2028\x85 four", "reference": "\\text{three}"},
+    {"id": "\ud800", "prediction": "\ud800", "reference": "7"},
+    {"id": "3", "prediction": "\\boxed{4} or \\boxed{5}", "reference": "5"},
+]
+
+
+def graded(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("process_rows", [1, 1000])
+def test_mathematics_in_threads_and_in_processes(
+    process_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.grade.PROCESS_ROWS", process_rows)
+    source = write(tmp_path / "in.jsonl", [json.dumps(row, ensure_ascii=row["id"] != "é") for row in MATH])
+    grade_file(source, tmp_path / "out.jsonl", "math", timeout_s=5.0, parallel=2)
+    assert [(row["id"], row["status"]) for row in graded(tmp_path / "out.jsonl")] == [
+        ("1", "correct"), ("é", "wrong"), ("\ud800", "wrong"), ("3", "wrong"),
+    ]  # fmt: skip
+
+
+def test_gsm8k(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "prediction": "#### 5", "reference": "5"},
+        {"id": 2, "prediction": "#### 5 (not 6)", "reference": "6"},
+    ]
+    grade_file(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", "gsm8k", timeout_s=1.0)
+    assert [row["status"] for row in graded(tmp_path / "out.jsonl")] == ["correct", "unparsable"]
+
+
+CHECK = {
+    "prompt": "def f(x):\n    '''Add one.'''\n",
+    "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+    "entry_point": "f",
+}
+STDIO = {"test": [{"input": "3\n", "output": "4\n"}]}
+
+
+def test_code_in_three_conventions(tmp_path: Path) -> None:
+    rows = [
+        {"id": "check", "completion": "    return x + 1\n", "task": CHECK},
+        {"id": "wrong", "completion": "    return x\n", "task": CHECK},
+        {"id": "asserts", "completion": "def g(x):\n    return 3\n", "task": {"test": "assert g(1) == 3"}},
+        {
+            "id": "stdio",
+            "completion": "```python\nprint(int(input()) + 1)\n```",
+            "task": {**STDIO, "prompt": "Add one."},
+        },
+        {"id": "none", "completion": "", "task": CHECK},
+    ]
+    said: list[str] = []
+    source = write(tmp_path / "in.jsonl", rows)
+    grade_file(source, tmp_path / "out.jsonl", "code", timeout_s=10.0, parallel=1, say=said.append)
+    assert [(row["id"], row["status"]) for row in graded(tmp_path / "out.jsonl")] == [
+        ("check", "correct"), ("wrong", "wrong"), ("asserts", "correct"), ("stdio", "correct"), ("none", "unparsable"),
+    ]  # fmt: skip
+    assert len(said) == 1 and said[0].startswith("code sandbox: level L")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({**CHECK, "test": "def ("}, r"line 2: the tests do not compile: .*; mend the line"),
+        ({**CHECK, "entry_point": "f g"}, r"line 2: .*'f g'.*; mend the line"),
+        ({**CHECK, "test": 3}, r"line 2: the field 'test' is missing or not text or a list"),
+        ({**CHECK, "prompt": None}, r"line 2: the field 'prompt' is missing or not text"),
+        ({"test": CHECK["test"]}, r"line 2: the tests define check\(candidate\) and never call it; give entry_point"),
+        ({"test": [{"input": 3}]}, r"line 2: case 1 of the tests is no object"),
+        (None, r"line 2: the field 'task' is missing or not an object"),
+    ],
+)
+def test_broken_tests_are_named_before_the_sandbox_starts(tmp_path: Path, task: object, message: str) -> None:
+    rows = [{"id": 1, "completion": "x", "task": CHECK}, {"id": 2, "completion": "x", "task": task}]
+    with pytest.raises(UsageError, match=message):
+        grade_file(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", "code", timeout_s=1.0)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["{"], "line 1: not valid JSON"),
-        ([ROWS[0], {"id": 1}], "line 2: the field 'prediction' is missing or no str"),
-        ([{**ROWS[0], "target": "24"}], "the field 'target' is missing or no int"),
-        ([["a"]], "not a JSON object with an id"),
+        (["[" * 100_000], "line 1: not valid JSON"),
+        ([ROWS[0], {**ROWS[1], "prediction": None}], "line 2: the field 'prediction' is missing or not text"),
+        ([{**ROWS[0], "target": "24"}], "the field 'target' is missing or not an integer"),
+        ([{**ROWS[0], "numbers": ["a", None]}], "line 1: the field 'numbers' is no list of integers; mend the line"),
+        ([["a"]], "line 1: not a JSON object"),
+        ([{**ROWS[0], "id": None}], "line 1: the field 'id' is missing or not text or an integer"),
+        ([{**ROWS[0], "id": ["a"]}], "line 1: the field 'id' is missing or not text"),
+        ([ROWS[0], ROWS[1], ROWS[0]], r"line 3: the id 'a' was seen before \(line 1\); mend the line"),
         ([], "holds no rows"),
     ],
 )
@@ -52,19 +137,30 @@ def test_a_broken_row_is_named_before_anything_is_graded(tmp_path: Path, lines: 
 
 def test_what_else_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", ROWS)
-    with pytest.raises(UsageError, match="choose one of math, code, countdown"):
+    with pytest.raises(UsageError, match="choose one of math, gsm8k, code, countdown"):
         grade_file(source, tmp_path / "out.jsonl", "maths", timeout_s=1.0)
     with pytest.raises(UsageError, match="exists already"):
         grade_file(source, source, "countdown", timeout_s=1.0)
     with pytest.raises(UsageError, match="cannot be read"):
         grade_file(tmp_path / "none.jsonl", tmp_path / "out.jsonl", "countdown", timeout_s=1.0)
 
+    with pytest.raises(UsageError, match=r"--timeout 99999: .*at most 3600"):
+        code = write(tmp_path / "code.jsonl", [{"id": 1, "completion": "x", "task": CHECK}])
+        grade_file(code, tmp_path / "out.jsonl", "code", timeout_s=99_999)
 
-def test_a_failure_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(row: dict) -> Verdict:
-        raise KeyError(row["id"])
 
-    monkeypatch.setitem(KINDS, "broken", Kind(("prediction",), lambda timeout_s, parallel: broken))
-    with pytest.raises(KeyError):
-        grade_file(write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", "broken", timeout_s=1.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+def test_a_failure_loses_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(row: str) -> Verdict:
+        if row == "third":
+            raise KeyError(row)
+        return Verdict.binary(Status.WRONG)
+
+    monkeypatch.setitem(KINDS, "broken", Kind(lambda fields: fields["prediction"], lambda *_: (broken, "")))
+    rows = [{"id": i, "prediction": text} for i, text in enumerate(("first", "second", "third", "fourth"))]
+    source = write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(KeyError) as caught:
+        grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0, parallel=1)
+    assert caught.value.__notes__[0].startswith("2 of 4 rows were graded; their verdicts are in ")
+    assert [row["id"] for row in graded(tmp_path / "out.jsonl.partial")] == [0, 1]
+    with pytest.raises(UsageError, match=r"out\.jsonl\.partial exists already; name another file, or move"):
+        grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0)

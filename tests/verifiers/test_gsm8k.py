@@ -22,26 +22,42 @@ DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "sha
         ("#### 72", "72"),
         ("She sold 48/2 = 24.\n#### 72\n", "72"),
         ("#### 10\nno, wait\n#### $1,234.50", "2469/2"),
-        ("#### 5 apples, of 7", "7"),
+        ("#### 5 apples", "5"),
+        ("#### She has 5 apples left.", "5"),
+        ("#### 48 + 24 = 72", "72"),
+        ("#### 10/2", "5"),
+        ("#### 5e3", "5000"),
+        ("#### − 5", "-5"),
+        ("#### 5%", "5"),
         ("so \\boxed{42}.", "42"),
-        ("\\boxed{1} then \\boxed{-3} dollars 9", "-3"),
+        ("\\boxed{-3} dollars 9", "-3"),
+        ("\\boxed{5}, that is \\boxed{5.0}", "5"),
+        ("\\boxed{\\frac{1}{2}}", "1/2"),
+        ("<think>#### 5</think>\n#### 6", "6"),
+        ("The answer is 18.\n\nUser: another question 7", "18"),
         ("\\boxed{1{,}000}", "1000"),
         ("The answer is 18.", "18"),
         ("It costs $2,000,000 a year", "2000000"),
         ("it is 50%", "50"),
-        ("5-3", "3"),
+        ("5-3", "2"),
+        ("So 5-3 = 2", "2"),
         ("x = -7", "-7"),
         (".5", "1/2"),
         ("3.", "3"),
         ("72.00", "72"),
-        ("1,2,3", "3"),
+        ("٣", "3"),
     ],
 )
 def test_extraction(response: str, number: str) -> None:
     assert extract_number(response) == Fraction(number)
 
 
-@pytest.mark.parametrize("response", ["", "no number", "####", "#### none\n", "12 \\boxed{none}", "٣", "9" * 100])
+@pytest.mark.parametrize(
+    "response",
+    ["", "no number", "####", "#### none\n", "12 \\boxed{none}", "1,2,3", "9" * 100, "\\boxed{5}\\boxed{6}"]
+    + ["#### 5 (not 6)", "#### not 5", "#### 5 or 6", "#### 3, 4, 5", "#### 1,2345", "#### 12:30"]
+    + ["#### 20 dollars and 50 cents", "#### 48 + 24 = 73", "<think>#### 5</think>", "#### x = 5y"],
+)
 def test_nothing_to_extract(response: str) -> None:
     assert extract_number(response) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from verifiers import grade_math
 from verifiers.countdown import grade
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
@@ -22,12 +23,16 @@ def test_the_verdicts_own_score_or_its_reward() -> None:
     assert scorer().scores(PROMPT, ["a", "b", "c"], verdicts) == [0.25, 0.0, None]
 
 
-def test_votes_count_right_answers_as_one() -> None:
-    verdicts = [
-        Verdict.binary(Status.CORRECT, answer="1/2"), Verdict.binary(Status.CORRECT, answer="0.5"),
-        Verdict.binary(Status.WRONG, answer="3"), Verdict.binary(Status.UNPARSABLE),
-    ]  # fmt: skip
-    assert scorer(kind="majority").scores(PROMPT, ["a", "b", "c", "d"], verdicts) == [0.5, 0.5, 0.25, 0.0]
+def test_votes_do_not_look_at_the_truth() -> None:
+    answers = [r"\frac{\sqrt2}{2}", r"\boxed{\frac{1}{\sqrt2}}", "1", "2/2", "no idea, really"]
+    for truth in (r"\frac{\sqrt2}{2}", "1", "7"):
+        verdicts = [grade_math(answer, truth) for answer in answers[:4]] + [Verdict.binary(Status.UNPARSABLE)]
+        assert scorer(kind="majority").scores(PROMPT, answers, verdicts) == [0.2, 0.2, 0.4, 0.4, 0.0]
+
+
+def test_a_verifier_that_failed_casts_no_vote() -> None:
+    verdicts = [Verdict.binary(Status.WRONG, answer="3"), Verdict.failed("lost")]
+    assert scorer(kind="majority").scores(PROMPT, ["a", "b"], verdicts) == [0.5, None]
 
 
 def test_synthetic_errors_come_at_their_rates_and_stay() -> None:

@@ -32,7 +32,9 @@ def letter(text: str) -> Node:
 
 
 def numeral(text: str) -> Node:
-    """A numeral with its exact value and the way it was written."""
+    """A numeral with its exact value and the way it was written; a recurring decimal is the fraction that it is."""
+    if "\\" in text:
+        return _recurring(*text[:-1].split("\\overline{"))
     whole, _, decimals = text.partition(".")
     if not decimals:
         return Node("num", value=Number(Fraction(int(whole))))
@@ -40,6 +42,12 @@ def numeral(text: str) -> Node:
     return Node(
         "num", value=Number(Fraction(int(whole + decimals or "0"), 10 ** len(decimals)), len(decimals), significant)
     )
+
+
+def _recurring(start: str, period: str) -> Node:
+    whole, _, decimals = start.partition(".")
+    once, through = int(whole + decimals or "0"), int(whole + decimals + period)
+    return Node("div", (number(through - once), number((10 ** len(period) - 1) * 10 ** len(decimals))))
 
 
 def subscripted(p: Parser, node: Node) -> Node:
@@ -93,6 +101,8 @@ def command(p: Parser, name: str) -> Node:
         return Node("call", (inner,), "floor" if name == "lfloor" else "ceil")
     if name == "emptyset":
         return Node("set")
+    if name == "overline":
+        return barred(p)
     if name == "mathbb":
         return number_set(p)
     if name == "begin":
@@ -104,10 +114,28 @@ def command(p: Parser, name: str) -> Node:
     raise NotMath(f"the command \\{name}")
 
 
+def barred(p: Parser) -> Node:
+    r"""A name under a bar: the segment ``\overline{AB}`` is AB, but the conjugate ``\overline{z}`` is not z."""
+    braced = p.accept("{") is not None
+    token = p.next()
+    if braced:
+        p.expect("}")
+    if token.kind != "word" or (len(token.text) > 1 and not (braced and token.text.isupper())):
+        raise NotMath("a bar over what is no name")
+    if len(token.text) == 1:
+        return subscripted(p, Node("var", value=f"bar_{token.text}"))
+    node = letter(token.text[0])
+    for point in token.text[1:]:
+        node = Node("mul", (node, letter(point)))
+    return node
+
+
 def letter_text(p: Parser) -> Node:
-    r"""``\text{e}``: a letter in upright type is that letter."""
+    r"""``\text{e}``: a letter in upright type is that letter, and a number at the start of an item that number."""
+    before = p.tokens[p.position - 2] if p.position > 1 else None
+    begins = before is None or before.text in (",", ";", "@", "=", "(", "[", "{")
     node = p.group()
-    if node.kind not in ("var", "const"):
+    if node.kind not in ("var", "const") and not (begins and node.kind == "num"):
         raise NotMath("words in a formula")
     return subscripted(p, node)
 

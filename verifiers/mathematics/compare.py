@@ -37,10 +37,12 @@ class Comparison:
     Args:
         policy: The switches.
         seed: Text from which the random points are drawn, so that a verdict is reproducible.
+        degree_signs: Whether a degree sign may not be left out, as where the other side is said to be in radians.
     """
 
-    def __init__(self, policy: MathPolicy, seed: str) -> None:
+    def __init__(self, policy: MathPolicy, seed: str, *, degree_signs: bool = False) -> None:
         self.policy = policy
+        self.degree_signs = degree_signs
         self.rng = random.Random(hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest())
 
     def equal(self, left: Node, right: Node) -> bool:
@@ -233,7 +235,7 @@ class Comparison:
         if left.kind == "degree" and right.kind == "degree":
             return [(ours, theirs)]
         if left.kind == "degree" or right.kind == "degree":
-            return [(ours, theirs), (left, right)]
+            return [(left, right)] if self.degree_signs else [(ours, theirs), (left, right)]
         if left.kind != "percent" and right.kind != "percent":
             return [(left, right)]
         bare = tuple(node.args[0] if node.kind == "percent" else node for node in (left, right))

@@ -47,6 +47,13 @@ _NUMBER = re.compile(
 )
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
+# "not", "less than" and the like right before a value deny it; "is" between them does not: "what is not prime is 9".
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|cannot|neither|nor|without|except|instead of"
+    r"|(?:less|greater|more|fewer|larger|smaller|other|rather) than)\b|n['’]t\b)"
+    r"(?:\s+(?!(?:is|are|was|equals?|but|so|hence|thus|therefore)\b)[A-Za-z]+){0,3}[\s$(\[{\\*\"'=]*$",
+    re.IGNORECASE,
+)
 _CHAT_END = re.compile(r"<\|[a-z_]{2,20}\|>")
 # Words of a sentence: two or more in a row make a text prose and not a bare answer such as "7 square feet".
 _SENTENCE = re.compile(
@@ -148,17 +155,24 @@ def is_bare(text: str) -> bool:
 
 
 def _from_prose(text: str) -> str | None:
-    """The formula or the number that stands last in a text; None where it hedges between several numbers."""
+    """The formula or the number that stands last in a text; None where it is denied, or one of several in a hedge."""
     text = _HOPE.sub("", text)
     found = list(formulas(text))
-    rest = text[found[-1].end :] if found else text
-    numbers = _NUMBER.findall(rest)
+    start = found[-1].end if found else 0
+    numbers = list(_NUMBER.finditer(text, start))
     if numbers:
         sentence = re.split(r"[.!?\n]\s", text.strip())[-1]
         if _HEDGE.search(sentence) and len(set(_NUMBER.findall(sentence))) > 1:
             return None
-        return numbers[-1]
-    return found[-1].content if found else None
+        return None if denied(text, numbers[-1].start()) else numbers[-1].group()
+    if not found or denied(text, found[-1].start):
+        return None
+    return found[-1].content
+
+
+def denied(text: str, start: int) -> bool:
+    """Whether the words before a value say that it is not the answer."""
+    return _DENIED.search(text[max(0, start - 80) : start]) is not None
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:

@@ -15,7 +15,7 @@ from verifiers.mathematics.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
 from verifiers.mathematics.reading import Reading, choice_letter, read, within_caps
 from verifiers.mathematics.shapes import reduce_relation
-from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, Node, Unsupported
+from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, Node, Unsupported, number
 from verifiers.verdict import Status, Verdict
 
 
@@ -143,11 +143,15 @@ def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
         return found.candidates[-1], ""
     if len(distinct) > MAX_DISTINCT or sum(map(len, distinct.values())) > MAX_ANSWER_CHARS:
         return None, f"more than {MAX_DISTINCT} different boxes, or {MAX_ANSWER_CHARS} characters in them"
-    # A placeholder such as \boxed{wrong} beside a formula is no second answer.
+    # A placeholder such as \boxed{?} or \boxed{answer} beside a formula is no second answer; words set as text are.
     readings = {candidate: _read(candidate, policy) for candidate in distinct.values()}
     last = readings[distinct[squeeze(normalise(found.candidates[-1]))]]
     if not last.is_text:
-        kept = [candidate for candidate, reading in readings.items() if reading.node is not None or reading.symbolic]
+        kept = [
+            candidate
+            for candidate, reading in readings.items()
+            if reading.node is not None or reading.symbolic or (reading.words and "\\text" in normalise(candidate))
+        ]
     else:
         kept = list(readings)
     merged: list[str] = []
@@ -161,7 +165,7 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     """The exact path."""
     if squeeze(normalise(answer)) == squeeze(normalise(truth)):
         return _Decision(True)
-    conflict = _unit_conflict(ours.unit, theirs.unit, policy)
+    conflict, ratio = _units(ours.unit, theirs.unit, policy)
     if conflict:
         return _Decision(False, conflict)
     if theirs.words is not None and len(theirs.words) == 1 and theirs.words.isupper():
@@ -172,9 +176,9 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
         if squeeze(ours.text).upper() == theirs.node.value[0]:
             return _Decision(True)
     if ours.is_text or theirs.is_text:
-        same = ours.words is not None and ours.words == theirs.words
+        same = ours.words is not None and theirs.words is not None and _singular(ours.words) == _singular(theirs.words)
         return _Decision(same, "" if same else "compared as words")
-    if ours.words is not None and ours.words == theirs.words and ours.node is None:
+    if ours.words is not None and ours.words == theirs.words and ours.node is None and theirs.node is None:
         return _Decision(True)
     if ours.node is None and not ours.symbolic:
         return _Decision(False, f"no formula: {ours.problem}")
@@ -182,7 +186,12 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
         return _Decision(False, f"the reference is no formula ({theirs.problem}), and the texts differ")
     if ours.node is None or theirs.node is None:
         return _Decision(None)
-    return _compare(ours, theirs, policy)
+    return _compare(ours, theirs, policy, ratio)
+
+
+def _singular(words: str) -> str:
+    """Words without their plurals: "no solutions" is "no solution"."""
+    return re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", words)
 
 
 def _read_reference(text: str, policy: MathPolicy) -> Reading:
@@ -195,11 +204,16 @@ def _read_reference(text: str, policy: MathPolicy) -> Reading:
     return reading
 
 
-def _compare(ours: Reading, theirs: Reading, policy: MathPolicy) -> _Decision:
+def _compare(ours: Reading, theirs: Reading, policy: MathPolicy, ratio: Fraction) -> _Decision:
     assert ours.node is not None and theirs.node is not None
-    comparison = Comparison(policy, f"{ours.text}\n{theirs.text}")
-    pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
+    radians = any(unit is not None and unit.powers == (("angle", 1),) for unit in _measures(ours, theirs))
+    comparison = Comparison(policy, f"{ours.text}\n{theirs.text}", degree_signs=radians)
+    if ratio != 1:
+        converted = Node("mul", (number(ratio), ours.node))
+        same = ours.node.kind in SCALARS and comparison.equal(converted, theirs.node)
+        return _Decision(same, f"{ours.unit!r} is converted to {theirs.unit!r}")
     # A comma between digits may be read in two ways: one side's other reading counts where it settles the matter.
+    pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
     pairs += [(other, theirs.node) for other in ours.alternatives]
     pairs += [(ours.node, other) for other in theirs.alternatives]
     undecided = False
@@ -214,13 +228,19 @@ def _compare(ours: Reading, theirs: Reading, policy: MathPolicy) -> _Decision:
     return _Decision(None) if undecided else _Decision(False)
 
 
-def _unit_conflict(ours: str, theirs: str, policy: MathPolicy) -> str:
-    left, right = units.canonical(ours), units.canonical(theirs)
-    if left and right and left != right:
-        return f"the unit is {ours!r} and not {theirs!r}"
+def _measures(*readings: Reading) -> list[units.Measure | None]:
+    return [units.measure(reading.unit) for reading in readings]
+
+
+def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
+    """Why two units cannot belong to equal answers (empty where they can), and how many of theirs one of ours is."""
+    left, right = units.measure(ours), units.measure(theirs)
+    clash = f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
+    if left and right and left.powers != right.powers:
+        return clash, Fraction(1)
     if policy.units == "required" and (left or ours.lower()) != (right or theirs.lower()):
-        return f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
-    return ""
+        return clash, Fraction(1)
+    return "", left.size / right.size if left and right else Fraction(1)
 
 
 def _symbolic(ours: Reading, theirs: Reading, spelling: str, started: float) -> Verdict:

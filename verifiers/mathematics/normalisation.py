@@ -33,11 +33,11 @@ _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\{\\,\}|\\!,) *(?=\d{3}(
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")
-_STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|overline|operatorname)(?![A-Za-z])\s*(?=\{)")
+_STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|operatorname)(?![A-Za-z])\s*(?=\{)")
 _RELATIONS = {
     "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "lt": "<", "gt": ">", "neq": "ne", "simeq": "approx",
     "lbrace": "{", "rbrace": "}", "infin": "infty", "varnothing": "emptyset", "backslash": "setminus", "ast": "cdot",
-    "land": "text{ and }", "lor": "text{ or }", "to": "to", "degree": "circ", "textdegree": "circ",
+    "bar": "overline", "land": "text{ and }", "lor": "text{ or }", "to": "to", "degree": "circ", "textdegree": "circ",
 }  # fmt: skip
 _SYNONYM = re.compile(r"\\(" + "|".join(sorted(_RELATIONS, key=len, reverse=True)) + r")(?![A-Za-z])")
 _DOUBLED = re.compile(
@@ -49,6 +49,29 @@ _BLANKS = re.compile(r"(?<!\d) +| +(?!\d)")
 _LONG_EXPONENT = re.compile(r"(\^|\\sqrt) *(-?\d{2,})(?![\d.])")
 _PHANTOM = re.compile(r"\\[hv]?phantom *(?:\{[^{}]*\}|[-+0-9A-Za-z])|\\(?:_|underline *\{ *\})|_{2,}")
 _END = re.compile(r"(?:[\s.,;:]|\\$)+$")
+
+
+# Recurring decimals: a bar, dots over the first and the last digit of the period, or brackets after the point.
+_BAR = re.compile(r"(?<!\d)(\d*\.\d*) *(?:\\(?:overline|bar) *(?:\{ *(\d+) *\}|(\d))|(?<=\.)\((\d+)\))")
+_DOTTED = r"\\dot *(?:\{ *\d *\}|\d)"
+_DOTS = re.compile(rf"(?<!\d)(\d*\.\d*)({_DOTTED}(?:\d*{_DOTTED})?)")
+_ELLIPSIS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60}) *(?:\\[lc]?dots(?![A-Za-z])|\.{2,})")
+_PERIOD = re.compile(r"(\d+?)\1+$")
+_COMBINING = re.compile("((?:\\d\u0305)+)|(\\d)\u0307")
+
+
+def _recurring(text: str) -> str:
+    r"""Recurring decimals in one spelling, ``0.1\overline{6}``; ``0.1666...`` is one as well, ``3.1415...`` is not."""
+    text = _BAR.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3] or m[4]}}}", text)
+    text = _DOTS.sub(lambda m: f"{m[1]}\\overline{{{re.sub('[^0-9]', '', m[2])}}}", text)
+    return _ELLIPSIS.sub(_continued, text)
+
+
+def _continued(match: re.Match[str]) -> str:
+    period = _PERIOD.search(match[2])
+    if period is None:
+        return match.group()
+    return f"{match[1]}{match[2][: period.start()]}\\overline{{{period[1]}}}"
 
 
 def _synonym(match: re.Match[str]) -> str:
@@ -67,6 +90,9 @@ def clean_unicode(text: str) -> str:
             top, bottom = value.split("/")
             text = text.replace(sign, rf"\frac{{{top}}}{{{bottom}}}")
     text = _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)
+    text = _COMBINING.sub(
+        lambda m: f"\\dot{{{m[2]}}}" if m[2] else f"\\overline{{{m[1].replace(chr(0x305), '')}}}", text
+    )
     text = unicodedata.normalize("NFKC", text)
     return _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)
 
@@ -77,7 +103,7 @@ def normalise(text: str) -> str:
     Dollars, spacing commands and decoration go; ``\dfrac`` and the like become ``\frac``, every text command
     becomes ``\text``, thousands separators that can be nothing else (``,\!`` and ``{,}``) disappear.
     """
-    text = clean_unicode(text).replace("\x0crac", "\\frac").strip()
+    text = _recurring(clean_unicode(text).replace("\x0crac", "\\frac").strip())
     if "\\" in text:
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)

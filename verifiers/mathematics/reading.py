@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from verifiers.mathematics import units
@@ -36,10 +37,9 @@ class Reading:
 
 
 _TEXT_COMMAND = re.compile(r"\\text\s*\{")
-_CONJUNCTION = re.compile(
-    r"\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])"
-)
-_UNIT_AND = re.compile(r"(\\text\s*\{\s*[A-Za-z][A-Za-z ]*?)\s(and|or)\s*\}")
+# "and" and "or" between items; inside of a text command only where nothing but a unit stands beside them.
+_CONJUNCTION = re.compile(r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])")
+_JOINT = re.compile(r"\s*(?P<unit>[A-Za-z][A-Za-z .]*?)?\s*(?:[,;]|,?\s*\b(?P<word>and|or)\b,?)\s*")
 _QUANTIFIED = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:for|where)\s+(?:all|any|every|each|some)\b.*?(?=,?\s*\\text\s*\{\s*(?:and|or)|$)"
 )
@@ -51,11 +51,25 @@ _BASED = re.compile(r"(?:\\text\{)?(-?[0-9A-Z.]{0,60}[0-9A-Z])\}?_\{?(?:\\text\{
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
-_LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*\S.*|\(\s*([A-J])\s*\)\s*\S.*", re.DOTALL)
+_SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,3})(?![\w.])")
+_SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
+_LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
+# A letter that stands alone, but for the article and the pronoun.
+_LONE_LETTER = re.compile(r"(?<![A-Za-z\\])(?!A [a-z]|I [a-z])[A-J](?![A-Za-z'])")
+# "is wrong" after a letter speaks about that choice; it is not what the choice says.
+_DENIAL = re.compile(
+    r"(?:is|was|can|could|does|would|seems?)(?=\b|n't|not).*?(?:not\b|n't|wrong|incorrect|false)", re.DOTALL
+)
+_SCRIPT = re.compile(r"\s*\^\s*\{?\s*-?([1-4])\s*\}?")
+_EXPONENT = re.compile(r"\^\{?-?[1-4]\}?|(?<=[A-Za-z])[23]\b")
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _ANNOUNCED = re.compile(r"^.{0,80}\banswer is\b:?")
 _DIGIT = re.compile(r"\d")
-_LEADING = re.compile(r"^(?:\\text\s*\{\s*(?:only|about|approximately|exactly)\s*\}|\\approx|approximately|about)\s*")
+# What may stand before a value and says nothing of it: "surely", "about", "the answer is".
+_LEADING = re.compile(
+    r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer is:?)\s*\}|\\approx"
+    r"|(?:about|(?!un|hard|bare|fami)[a-z]{2,12}ly)\b)\s*"
+)
 
 
 def within_caps(raw: str) -> str:
@@ -106,6 +120,12 @@ def read(raw: str, *, keep_case: bool = False) -> Reading:
     problem = within_caps(raw)
     if problem:
         return Reading("", problem=problem)
+    plain, currency = units.without_currency(raw)
+    reading = _read(plain, keep_case)
+    return replace(reading, unit=currency) if currency and not reading.unit else reading
+
+
+def _read(raw: str, keep_case: bool) -> Reading:
     text = _LEADING.sub("", normalise(raw))
     if not text:
         return Reading("", problem="the answer is empty")
@@ -141,13 +161,11 @@ def _read_formula(text: str, words: str | None) -> Reading:
     original = text
     text = units.signs_for_words(text)
     text = _QUANTIFIED.sub("", text)
-    text = _UNIT_AND.sub(lambda match: match.group(1) + "}" + ("@" if match.group(2) == "or" else ","), text)
-    text = _CONJUNCTION.sub(lambda match: "@" if "or" in match.group() else ",", text)
-    text = _LABEL.sub(" ", text)
+    text = _LABEL.sub(" ", _separated(text))
     text, unit = _without_units(text)
     text = text.strip().strip(",;@ ")
     try:
-        node = parse(_joined_thousands(text))
+        node = parse(_SCIENTIFIC.sub(r"(\1 \\cdot 10^{\2})", _joined_thousands(text)))
     except Unsupported as error:
         return Reading(text, words=words, symbolic=True, unit=unit, problem=str(error))
     except NotMath as error:
@@ -157,31 +175,62 @@ def _read_formula(text: str, words: str | None) -> Reading:
     return Reading(text, node=node, words=words, unit=unit, alternatives=_alternatives(text))
 
 
-def _without_units(text: str) -> tuple[str, str]:
-    """The text without words that only name units, and the last of those units."""
-    unit = ""
+def _separated(text: str) -> str:
+    """The text with a comma for each "and" between items, and ``@`` for each "or"."""
+    parts: list[str] = []
+    position = 0
+    for start, opening, end in _texts(text):
+        parts.append(_CONJUNCTION.sub(lambda match: "@" if "or" in match.group() else ",", text[position:start]))
+        joint = _JOINT.fullmatch(text, opening, end)
+        if joint is None:
+            parts.append(text[start : end + 1])
+        else:
+            unit = f"\\text{{{joint['unit']}}}" if joint["unit"] else ""
+            parts.append(unit + ("@" if joint["word"] == "or" else ","))
+        position = end + 1
+    rest = _CONJUNCTION.sub(lambda match: "@" if "or" in match.group() else ",", text[position:])
+    return "".join([*parts, rest])
+
+
+def _texts(text: str) -> Iterator[tuple[int, int, int]]:
+    """Each text command: where it begins, where its content begins, and where that ends."""
     position = 0
     while match := _TEXT_COMMAND.search(text, position):
         end = matching_brace(text, match.end() - 1)
         if end < 0:
-            break
-        content = text[match.end() : end]
-        before = text[: match.start()].rstrip()
-        is_script = before.endswith(("_", "{", "^"))
-        if is_script or len(content.strip()) < 1 or not before or not units.droppable(content):
-            position = end
+            return
+        yield match.start(), match.end(), end
+        position = end + 1
+
+
+def _without_units(text: str) -> tuple[str, str]:
+    """The text without words that only name units, and the last of those units."""
+    unit = ""
+    kept: list[str] = []
+    position = 0
+    for start, opening, end in _texts(text):
+        if start < position:
             continue
-        script = re.match(r"\s*\^\s*\{?\s*-?([1-4])\s*\}?", text[end + 1 :])
-        if content.strip() in ("E", "e", "i", "d", "C", "T"):
-            position = end
-            continue
-        unit = content.strip() + ("^" + script.group(1) if script else "")
-        rest = text[end + 1 + (script.end() if script else 0) :]
-        text = before + " " + rest.lstrip(" /") if rest.lstrip().startswith(("/", "\\text")) else before + rest
-        position = len(before)
-    text = text.strip()
-    bare, bare_unit = units.split_bare_unit(text)
+        content, between = text[opening:end].strip(), text[position:start].strip()
+        before = "".join([*kept, text[position:start]]).rstrip(" /")
+        script = _SCRIPT.match(text, end + 1)
+        after = script.end() if script else end + 1
+        if _names_unit(before, content, text[after:]):
+            kept = [before, " "]
+            compound = f"{unit}{between or ' '}" if unit and between in ("", "/") else ""  # \text{m}/\text{s}
+            unit = compound + content + ("^" + script.group(1) if script else "")
+            position = after
+    bare, bare_unit = units.split_bare_unit("".join([*kept, text[position:]]).strip())
     return bare, bare_unit or unit
+
+
+def _names_unit(before: str, content: str, after: str) -> bool:
+    """Whether words are a unit: they follow a value, hold no number, and no number follows them."""
+    follows = before[-1:].isalnum() or before[-1:] in (")", "]", "}", "%", "'", "!", "|", ".")
+    is_symbol = content in ("", "E", "e", "i", "d", "C", "T")
+    if not follows or is_symbol or not units.droppable(content):
+        return False
+    return not _DIGIT.search(_EXPONENT.sub("", content)) and not after.lstrip()[:1].isdigit()
 
 
 def _joined_thousands(text: str) -> str:
@@ -202,24 +251,27 @@ def _joined_thousands(text: str) -> str:
 
 
 def _alternatives(text: str) -> tuple[Node, ...]:
-    """Other readings of an ambiguous comma: ``120,240`` as a list, ``2,74`` as a decimal."""
+    """Other readings: of the comma in ``120,240`` and ``2,74``, and of ``2e-3``, which may stand for 2e - 3."""
     found: list[Node] = []
     if _THOUSANDS.search(text):
         try:
             found.append(parse(text))
         except (NotMath, Unsupported):
             found.clear()
-    decimal = _DECIMAL_COMMA.fullmatch(text)
-    if decimal is not None:
-        node = parse(f"{decimal.group(1)}.{decimal.group(2)}")
-        found.append(node)
+    if (decimal := _DECIMAL_COMMA.fullmatch(text)) is not None:
+        found.append(parse(f"{decimal.group(1)}.{decimal.group(2)}"))
+    if (scientific := _SMALL.fullmatch(text)) is not None:
+        found.append(parse(rf"{scientific.group(1)} \cdot 10^{{{scientific.group(2)}}}"))
     return tuple(found)
 
 
 def choice_letter(raw: str) -> str | None:
-    """The letter of an answer such as ``(C) 12`` or ``C. twelve``; None where it names no choice."""
+    """The letter of an answer such as ``(C) 12`` or ``C. twelve``; None where it names no choice, or several."""
     text = unwrap_text(normalise(raw)).strip()
     match = _LETTER_CHOICE.fullmatch(text)
     if match is None:
         return None
-    return match.group(1) or match.group(2)
+    letter, content = match[1] or match[3], match[2] or match[4]
+    if set(_LONE_LETTER.findall(content)) - {letter} or _DENIAL.match(content):
+        return None
+    return letter

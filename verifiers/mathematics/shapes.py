@@ -87,7 +87,7 @@ def signs_resolved(node: Node) -> Node:
 
 
 def reduce_relation(node: Node) -> Node:
-    """An equation as what it says.
+    """An equation, or a true approximation, as what it says.
 
     Returns:
         ``named`` (the value and the equation; its ``value`` is the name's tree) for ``x = 3``; the value alone for a
@@ -108,6 +108,8 @@ def reduce_relation(node: Node) -> Node:
     parts = list(node.args)
     if "~" in node.value:
         cut = node.value.index("~")
+        if not all(_near(a, b) for a, b, sign in zip(parts, parts[1:], node.value, strict=False) if sign == "~"):
+            return Node("false")
         exact = [part for part in parts[: cut + 1] if not is_name(part)]
         parts = parts[: cut + 1] if exact else parts[: cut + 2]
         if len(parts) == 1:
@@ -124,6 +126,21 @@ def reduce_relation(node: Node) -> Node:
     name = names[0]
     difference = Node("add", (name, Node("neg", (value,))))
     return Node("named", (value, Node("equation", (difference,))), name)
+
+
+def _near(exact: Node, rounded: Node) -> bool:
+    """Whether an approximation may be said: right to the last place that it shows, or to one part in a hundred."""
+    try:
+        left, right = (numeric.as_real(Evaluator().value(node)) for node in (exact, rounded))
+    except KeyError:
+        return True  # a name such as x: there is nothing to compare
+    except Undefined:
+        return False
+    place = rounded.args[0] if rounded.kind == "neg" else rounded
+    places = place.value.places if place.kind == "num" else None
+    error = abs(left - right)
+    shown = 10.0**-places if places is not None else 0.5 * (place.kind == "num")
+    return bool(error <= abs(left) / 100 or error <= shown)
 
 
 def _consistent(values: list[Node]) -> bool:

@@ -1,43 +1,64 @@
-"""Units and the other words around a number: which may be dropped, and which change its value."""
+"""Units and the other words around a number: what they measure, which may be dropped, and which change its value."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
 
-_GROUPS = """
-mm millimeter millimetre|cm centimeter centimetre|dm decimeter|m meter metre|km kilometer kilometre
-|in inch inches|ft foot feet|yd yard|mi mile|mg milligram|g gram gm|kg kilogram|lb pound lbs|oz ounce|ton tonne
-|ms millisecond|s second sec|min minute|h hour hr|day|week|month|year yr|cent|dollar usd buck|euro|yuan|rupee
-|l liter litre|ml milliliter millilitre|gallon gal|quart|pint|cup|mph|kph|hz|joule|newton|watt|volt|kelvin|radian rad
-|am|pm|unit|people person|student|way|integer|number|ticket|page|book|apple|coin|point|step|mark|hectare|acre|card|game
-|child children|man men|woman women|boy|girl|digit|solution|time|pair|degree|outfit|marble|ball|piece|match matches
+# Each measure: its quantity, and how many of the quantity's first unit it is.
+_TABLE = """
+length: mm millimeter millimetre = 1/1000, cm centimeter centimetre = 1/100, dm decimeter = 1/10, m meter metre = 1,
+  km kilometer kilometre = 1000, in inch inches = 254/10000, ft foot feet = 3048/10000, yd yard = 9144/10000,
+  mi mile = 1609344/1000
+mass: mg milligram = 1/1000, g gram gm = 1, kg kilogram = 1000, lb pound lbs = 45359237/100000,
+  oz ounce = 45359237/1600000
+ton: ton tonne = 1
+time: ms millisecond = 1/1000, s second sec = 1, min minute = 60, h hour hr = 3600, day = 86400, week = 604800
+month: month = 1, year yr = 12
+volume: ml milliliter millilitre = 1/1000, l liter litre = 1
+liquid: gallon gal = 1, quart = 1/4, pint = 1/8, cup = 1/16
+dollar: cent = 1/100, dollar usd buck = 1
+euro: euro = 1
+yen: yen = 1
+yuan: yuan = 1
+rupee: rupee = 1
+sterling: sterling = 1
+angle: radian rad = 1
+am: am = 1
+pm: pm = 1
 """
-_CANONICAL: dict[str, str] = {}
-for _group in _GROUPS.replace("\n", "").split("|"):
-    _names = _group.split()
-    for _name in _names:
-        _CANONICAL[_name] = _names[0]
-        if len(_name) > 2:
-            _CANONICAL.setdefault(_name + "s", _names[0])
-
-_MEASURES = frozenset(
-    "mm cm dm m km in ft yd mi mg g kg lb oz ton ms s min h day week month year l ml gallon quart pint cent dollar"
-    " euro yuan am pm".split()
-)
-"""Units of which two different ones on the two sides never match. A word that only counts things is no measure."""
+_UNITS: dict[str, tuple[str, Fraction]] = {}
+for _line in _TABLE.replace("\n  ", " ").strip().splitlines():
+    _quantity, _, _measures = _line.partition(": ")
+    for _measure in _measures.split(", "):
+        _names, _, _size = _measure.partition(" = ")
+        for _name in _names.split():
+            _UNITS[_name] = (_quantity, Fraction(_size.rstrip(",")))
+            if len(_name) > 2:
+                _UNITS.setdefault(_name + "s", _UNITS[_name])
+_SHORT = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h"}
+# Words that often follow a number without a text command. They count something, and are no measures.
+_COUNTED = """
+hz joule newton watt volt kelvin unit people person student way integer number ticket page book apple coin point step
+mark hectare acre card game child children man men woman women boy girl digit solution time pair degree outfit marble
+ball piece match matches
+""".split()
 
 CHANGES_VALUE = frozenset(
     "not no non never neither nor none except without minus negative plus hundred hundreds thousand thousands million"
     " millions billion billions trillion dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
-    " if unless or and".split()
+    " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
+    " until beyond within against instead rather but".split()
 )
-"""Words that may not be dropped as if they were a unit."""
+"""Words that may not be dropped as if they were a unit: numbers, negations, comparisons, directions, alternatives."""
 
-_ORDER = max(len(name) for name in _CANONICAL)
+_NAMES = {*_UNITS, *_SHORT, *_COUNTED, *(name + "s" for name in _COUNTED)}
 _BARE_UNIT = re.compile(
     r"(?<=[0-9)}\]])\s{0,4}(?P<power>square |cubic |sq\.? |cu\.? )?(?P<unit>"
-    + "|".join(sorted(map(re.escape, _CANONICAL), key=len, reverse=True))
+    + "|".join(sorted(map(re.escape, _NAMES), key=len, reverse=True))
     + r")(?P<script>\^\{?[23]\}?|\^[23])?(?:\s?(?:/|per)\s?(?:[a-z]{1,10})(?:\^\{?2\}?)?)?$",
     re.IGNORECASE,
 )
@@ -46,31 +67,81 @@ _PERCENT_WORD = re.compile(
     r"\s*\\text\s*\{\s*(?:percent|per cent|pct|percentage)s?\s*\}|(?<=[0-9}])\s*(?:percentage|percent|per cent|pct)\b"
 )
 _DEGREE_WORD = re.compile(r"\s*\\text\s*\{\s*degrees?\s*\}|(?<=[0-9}])\s*degrees?$")
+_SCALES = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12
+}  # fmt: skip
+_SCALE_WORD = re.compile(
+    rf"(?<=[0-9}}])\s*(?:\\text\s*\{{\s*(?P<inside>{'|'.join(_SCALES)})\b\s*(?P<rest>[^{{}}]*)\}}|(?P<plain>{'|'.join(_SCALES)})\b)"
+)
+_CURRENCIES = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee", "¢": "cent"}
+_CURRENCY = re.compile(r"\\\$|[€£¥₹¢]|^\s*\$(?=\s*[\d.])(?=[^$]*$)")
+_EMPTY_TEXT = re.compile(r"\\text[a-z]*\s*\{\s*\}")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)")
 
 
 def signs_for_words(text: str) -> str:
-    """``28 percent`` as ``28%``, ``72 degrees`` with a degree sign, ``12th`` as 12."""
+    """``28 percent`` as ``28%``, ``72 degrees`` with a degree sign, ``3 million`` as a product, ``12th`` as 12."""
     if not any(letter.isalpha() for letter in text):
         return text
     text = _PERCENT_WORD.sub("%", text)
     text = _DEGREE_WORD.sub(r"^{\\circ}", text)
+    text = _SCALE_WORD.sub(_scaled, text)
     return _ORDINAL.sub("", text)
 
 
-def canonical(words: str) -> str:
-    """The measure that a unit's words name, such as ``cm`` or ``cm^2``; empty where they name none."""
-    cleaned = re.sub(r"[^a-z/^0-9 ]", " ", re.sub(r"\b([ap])\.? ?m\.?", r"\1m", words.lower())).split()
-    power = "2" if cleaned[:1] in (["square"], ["sq"]) else "3" if cleaned[:1] in (["cubic"], ["cu"]) else ""
-    names = cleaned[1:] if power else cleaned
-    if not names:
-        return ""
-    first, _, script = names[0].partition("^")
-    unit = _CANONICAL.get(first, "")
-    if unit not in _MEASURES or "/" in words or "per" in names:
-        return ""
-    script = script or power
-    return unit + ("^" + script if script else "")
+def _scaled(match: re.Match[str]) -> str:
+    rest = f"\\text{{{match['rest']}}}" if match["rest"] else ""
+    return f" \\cdot {_SCALES[match['inside'] or match['plain']]} {rest}"
+
+
+def without_currency(text: str) -> tuple[str, str]:
+    """An answer without its signs of money, and the currency that they name; empty where there is none."""
+    signs = _CURRENCY.findall(text)
+    if not signs:
+        return text, ""
+    return _EMPTY_TEXT.sub("", _CURRENCY.sub("", text)), _CURRENCIES[signs[0].strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a unit measures: the powers of its quantities, and how many of their first units it is."""
+
+    powers: tuple[tuple[str, int], ...]
+    size: Fraction
+
+
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
+_FACTOR = re.compile(r"([a-z]+)(?:\^?\{?(-?[1-4])\}?)?")
+
+
+def measure(words: str) -> Measure | None:
+    """The measure that a unit's words name, such as ``km/h`` or ``square feet``; None where a word is no measure."""
+    text = re.sub(r"\b([ap])\.? ?m\b\.?", r"\1m", words.lower()).replace(" per ", " / ").replace(".", " ")
+    for short, long in _SHORT.items():
+        text = re.sub(rf"\b{short}\b", long, text)
+    powers: Counter[str] = Counter()
+    size, direction, pending = Fraction(1), 1, 1
+    last = ""
+    for part in re.findall(r"[a-z]+(?:\^?\{?-?[1-4]\}?)?|\S", text):
+        factor = _FACTOR.fullmatch(part)
+        if part == "/":
+            direction = -1
+        elif part in ("squared", "cubed") and last:
+            quantity, unit = _UNITS[last]
+            powers[quantity] += direction * (_POWERS[part] - 1)
+            size *= unit ** (direction * (_POWERS[part] - 1))
+        elif part in _POWERS:
+            pending = _POWERS[part]
+        elif factor is None or factor[1] not in _UNITS:
+            return None
+        else:
+            last = factor[1]
+            quantity, unit = _UNITS[last]
+            power = direction * pending * int(factor[2] or 1)
+            powers[quantity] += power
+            size *= unit**power
+            pending = 1
+    return Measure(tuple(sorted((name, power) for name, power in powers.items() if power)), size) if powers else None
 
 
 def droppable(words: str) -> bool:
