@@ -11,7 +11,6 @@ from learner.estimators.off_policy import EXACT_ESTIMATORS, EXACT_STRATEGIES
 from learner.strategies import check_strategy
 from learner.strategies.registry import DEFAULT_SUBSETS
 
-COMPARE_SAMPLES = ("grpo", "grpo_no_std", "maxrl", "bon_rl_variational")  # 0 or 0 / 0 in a group of one
 DIVIDE_BY_SUCCESS = ("bon_rlb", "bon_rlb_minus")  # unbounded in a group without a success, but for p_fail_clip
 
 
@@ -165,14 +164,9 @@ def _check_term(term: TermSettings, n: int, key: str) -> None:
         check_estimator(term.estimator, strategy=term.strategy, n=n, k=term.k)
     except ValueError as error:
         raise ValueError(f"{key}.k = {term.k}, rollout.n = {n}: {error}") from error
-    if n == 1 and term.estimator in COMPARE_SAMPLES:
+    if n == 1 and term.estimator == "bon_rl_variational":
         raise ValueError(
             f"rollout.n = 1: {key}.estimator = {term.estimator} compares the samples of a group; raise rollout.n"
-        )
-    if term.k == n and term.estimator == "passk_training":
-        raise ValueError(
-            f"{key}.k = {term.k}, rollout.n = {n}: every advantage of passk_training is 0 at k = n; lower {key}.k or "
-            "raise rollout.n"
         )
 
 

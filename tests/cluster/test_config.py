@@ -144,7 +144,10 @@ MEAN = {"strategy": "mean", "k": 1}
             ("objective.p_fail_clip = 0", "bon_rlb_minus"),
         ),
         *(
-            ({"objective": {**MEAN, "estimator": name}, "rollout": {"n": 1}}, ("rollout.n = 1", f"estimator = {name}"))
+            (
+                {"objective": {**MEAN, "estimator": name}, "rollout": {"n": 1}},
+                ("rollout.n = 1", f"estimator '{name}'", "raise n"),
+            )
             for name in ("grpo", "grpo_no_std", "maxrl")
         ),
         (
@@ -153,7 +156,7 @@ MEAN = {"strategy": "mean", "k": 1}
         ),
         (
             {"objective": {"estimator": "passk_training", "k": 16}},
-            ("objective.k = 16, rollout.n = 16", "every advantage of passk_training is 0", "lower objective.k"),
+            ("objective.k = 16, rollout.n = 16", "estimator 'passk_training' needs k < n", "lower k"),
         ),
         ({"objective": {"mixture": [{"k": 32}]}}, ("objective.mixture.0.k = 32", "rollout.n = 16")),
         # rewards and scores that the objective cannot take
