@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,11 @@ import pytest
 from learner import group_advantages, strategy_value
 from learner.estimators import Options
 from learner.estimators.bon_paper import g_minus, g_plus, tilt
+from learner.estimators.bon_sft import bon_sft_advantages
 from tests.learner import tabular
+
+QS = [0.02, 0.1, 0.3, 0.6, 0.9]
+EXACT = ("loo", "loo1", "subset", "pkpo_loo")
 
 
 def gain(q: float, n: int, target_k: int, **arguments) -> float:
@@ -28,11 +34,8 @@ def gain(q: float, n: int, target_k: int, **arguments) -> float:
 
 
 def test_the_oracle_finds_no_bias_where_there_is_none() -> None:
-    for estimator in ("loo", "loo1", "subset", "pkpo_loo"):
+    for estimator in EXACT:
         assert gain(0.3, 16, 4, strategy="pass_at_k", k=4, estimator=estimator) == pytest.approx(1, abs=1e-12)
-
-
-QS = [0.02, 0.1, 0.3, 0.6, 0.9]
 
 
 def test_grpo_without_std_follows_the_mean_reward() -> None:
@@ -151,3 +154,73 @@ def test_the_variational_form_is_the_gradient_of_the_tilted_objective(scores: np
 def test_methods_refuse_strategies_they_do_not_define(estimator: str, strategy: str) -> None:
     with pytest.raises(ValueError, match=f"estimator '{estimator}' is defined for strategy"):
         group_advantages([0, 1, 1], strategy=strategy, k=1, estimator=estimator)
+
+
+def imitation_gain(q: float, n: int, k: int, expert: float) -> float:
+    """Expected update of BoN-SFT's samples / the exact one, for scores of 0 and 1, both as multiples of grad q."""
+    total, p = 0.0, 1 - q
+    for c in range(n + 1):
+        scores = np.array([1.0] * c + [0.0] * (n - c))
+        advantages = bon_sft_advantages(scores[None], np.array([expert]), k, 0.01)[0]
+        total += comb(n, c) * q**c * p ** (n - c) * (advantages[:c].sum() / q - advantages[c:].sum() / p)
+    log_factor_by_p = 1 / (1 - p) - k * p ** (k - 1) / (1 - p**k) if expert else (k - 1) / p
+    return total / -log_factor_by_p
+
+
+def tilted_gain(q: float, k: int) -> float:
+    """The gradient of the tilted policy's success rate / that of pass@k, for binary scores."""
+    lam = tilt(k)
+
+    def success(q: float) -> float:  # quantiles are 1 for right and 1 - q for wrong answers
+        return q / (q + (1 - q) * np.exp(-lam * q))
+
+    return (success(q + 1e-6) - success(q - 1e-6)) / 2e-6 / (k * (1 - q) ** (k - 1))
+
+
+def pass_gain(estimator: str, n: int = 16) -> list[float]:
+    return [gain(q, n, 4, strategy="pass_at_k", k=4, estimator=estimator) for q in QS]
+
+
+TABLES = {
+    "`bon_rlb` (+)": lambda: pass_gain("bon_rlb"),
+    "`bon_rlb_minus` (−)": lambda: pass_gain("bon_rlb_minus"),
+    "`loo`, `loo1`, `subset`, `pkpo_loo`": lambda: np.mean([pass_gain(name) for name in EXACT], axis=0),
+    "n = 16": lambda: pass_gain("bon_rl_variational"),
+    "n = 256": lambda: pass_gain("bon_rl_variational", 256),
+    "n → ∞": lambda: [tilted_gain(q, 4) for q in QS],
+    "N = 4, n = 16, expert right": lambda: [imitation_gain(q, 16, 4, 1.0) for q in QS],
+    "N = 16, n = 16, expert right": lambda: [imitation_gain(q, 16, 16, 1.0) for q in QS],
+    "N = 4 or 16, n = 16, expert wrong": lambda: [
+        np.mean([imitation_gain(q, 16, k, 0.0) for k in (4, 16)]) for q in QS
+    ],
+    "N = 4, n = 256, expert right": lambda: [imitation_gain(q, 256, 4, 1.0) for q in QS],
+}
+
+
+def assert_as_printed(found: float, printed: str) -> None:
+    decimals = len(printed.partition(".")[2])
+    assert abs(found - float(printed.replace("−", "-"))) <= 0.501 * 10.0**-decimals, (found, printed)
+
+
+def test_the_page_tells_the_numbers(repository: Path) -> None:
+    """Every table by success rate in docs/objectives.md, row by row, to its last digit."""
+    page = (repository / "docs" / "objectives.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|" + r" ([−\d.]+) \|" * 5 + "$", page, re.MULTILINE)
+    printed = {name: cells for name, *cells in rows if cells != [str(q) for q in QS]}
+    assert printed.keys() == TABLES.keys()
+    for name, cells in printed.items():
+        for found, cell in zip(TABLES[name](), cells, strict=True):
+            assert_as_printed(found, cell)
+
+
+def test_the_page_tells_the_odds_of_the_tilt(repository: Path) -> None:
+    """A weight ratio is no odds: it is to be multiplied with the policy's own odds."""
+    page = (repository / "docs" / "objectives.md").read_text()
+    text = page[page.index("**The tilt.**") :].partition("\n\n")[0].replace("\n", " ")
+    number = r"(\d+\.\d+)"
+    at = rf"{number} under Best-of-N and {number} under the tilt at p = {number}, and "
+    at += rf"{number} and {number} at p = {number}"
+    best, tilted, p, best_too, tilted_too, p_too = re.search(at, text).groups()
+    for exact, approximate, fail in ((best, tilted, float(p)), (best_too, tilted_too, float(p_too))):
+        assert_as_printed((1 - fail**32) / fail**32, exact)
+        assert_as_printed((1 - fail) / fail * np.exp(tilt(32) * (1 - fail)), approximate)
