@@ -162,7 +162,10 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Also write evaluation.json and the graded groups (Parquet) there."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Also write evaluation.json (with standard errors) and the graded groups (Parquet) there.",
         ),
     ] = None,
 ) -> None:
@@ -191,7 +194,7 @@ def evaluate(
     )
     _print_curves(evaluations)
     if output is not None and evaluations:
-        rows = [{"temperature": evaluation.temperature, **evaluation.row()} for evaluation in evaluations]
+        rows = [{"temperature": e.temperature, **e.row(), **e.standard_errors()} for e in evaluations]
         (output / "evaluation.json").write_text(json.dumps({"model": str(model), "evaluations": rows}, indent=1))
         typer.echo(f"wrote {output}")
     if outcome.status:

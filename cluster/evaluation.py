@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ SHORT_NAMES = {
 }
 
 EVALUATION_STREAM = 1  # see actors.prompt_stream.sampling_seed
+SUMMARY_S, SUMMARY_S_PER_PROMPT = 600.0, 10.0  # a majority curve over a large pool takes up to a second of a prompt
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,19 @@ class Evaluation:
             "eval/seconds": self.seconds,
         }
 
+    def standard_errors(self) -> dict[str, float | None]:
+        """Of every point of every curve, over prompts; None for a single prompt.
+
+        For evaluation.json only: a run logs the intervals, and as many metrics again would bury them.
+        """
+        return {
+            f"eval/{SHORT_NAMES[strategy]}@{point.k}_standard_error": None
+            if isnan(point.standard_error)
+            else point.standard_error
+            for strategy, curve in self.curves.items()
+            for point in curve
+        }
+
 
 def prompts_in_flight(config: RunConfig, n: int) -> int:
     """Prompts with `n` samples each that keep every engine full, with as many again waiting in it."""
@@ -111,6 +126,7 @@ async def evaluate(
 
     Raises:
         ExceptionGroup: holding the ActorFailure of the first actor that failed.
+        ActorFailure: the verifier failed on all groups, or the curves were not ready in time.
     """
     started = time.monotonic()
     gate = asyncio.Semaphore(max_in_flight)
@@ -136,10 +152,20 @@ async def evaluate(
     async with asyncio.TaskGroup() as tasks:
         pending = [tasks.create_task(one(index)) for index in range(len(prompts))]
     batches = [task.result() for task in pending]
-    if log is not None:
-        write_groups(log, batches)
-    groups = [Group.from_record_batch(batch) for batch in batches]
-    return summarise(groups, step, temperature, time.monotonic() - started, strategies)
+
+    def finish() -> Evaluation:
+        if log is not None:
+            write_groups(log, batches)
+        groups = [Group.from_record_batch(batch) for batch in batches]
+        return summarise(groups, step, temperature, time.monotonic() - started, strategies)
+
+    # On a thread: the curves of a vote take minutes, and signs of life must be heard meanwhile.
+    return await call(
+        asyncio.to_thread(finish),
+        owner="evaluation",
+        to=f"summarise {len(batches)} groups",
+        deadline_s=SUMMARY_S + SUMMARY_S_PER_PROMPT * len(batches),
+    )
 
 
 def summarise(

@@ -448,6 +448,9 @@ def reference_page() -> str:
         "",
         "A metric is drawn over one axis, its clock. In wandb each is registered with `define_metric`, so",
         "charts pick the right axis by themselves; wandb's own implicit step means nothing here.",
+        "",
+        "`bonrl eval --output DIR` writes the same names to DIR/evaluation.json, and beside each point of a curve",
+        "its standard error over prompts, as `eval/pass@8_standard_error`.",
     ]
     for axis, about in AXES.items():
         lines += ["", f"## Over `{axis}`", "", f"`{axis}`: {about}.", ""]

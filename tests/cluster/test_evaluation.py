@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from actors.group_metrics import group_metrics
 from actors.supervision import ActorFailure
+from cluster import cli, evaluation, job
 from cluster.config import build_config
-from cluster.evaluation import SHORT_NAMES, strategies_of, summarise
+from cluster.evaluation import SHORT_NAMES, EvaluationPrompt, evaluate, strategies_of, summarise
 from cluster.metric_names import check_row
 from tests.actors.test_learning_step import graded
+from verifiers.task import Prompt
 
 GROUPS = [
     graded([1, 0, 0, 0], scores=[0.1, 0.9, 0.2, 0.3], answers=["a", "b", "b", "c"]),
@@ -65,3 +75,99 @@ def test_the_objectives_strategies_are_always_evaluated() -> None:
         }
     )
     assert strategies_of(config) == ["pass_at_k", "majority_at_k", "best_of_k"]
+
+
+class Pool:
+    """Samplers and a verifier of which every sample is right below a temperature of 0.8, and every other one above."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
+    async def graded_group(self, request: Any, prompt: Prompt) -> Any:
+        self.requests.append(request)
+        group = graded([i % 2 == 0 or request.temperature < 0.8 for i in range(request.n)])
+        batch = replace(group, sequence=request.sequence, temperature=request.temperature).to_record_batch()
+        returned = asyncio.get_running_loop().create_future()
+        returned.set_result(batch)
+        return returned
+
+
+def prompts_like(count: int) -> list[EvaluationPrompt]:
+    return [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(count)]
+
+
+def evaluated(pool: Pool, **changes: Any) -> Any:
+    arguments = dict(n=4, temperature=1.0, max_tokens=8, seed=0, step=0, max_in_flight=2) | changes
+    return asyncio.run(evaluate(pool, prompts_like(3), **arguments))
+
+
+def test_curves_are_computed_beside_the_event_loop_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def watched(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return summarise(*arguments)
+
+    monkeypatch.setattr(evaluation, "summarise", watched)
+    assert evaluated(Pool()).curve[-1].value == 1.0
+    assert threads != [threading.main_thread()]
+
+    hangs = threading.Event()
+    monkeypatch.setattr(evaluation, "summarise", lambda *_: hangs.wait(0.5))
+    monkeypatch.setattr(evaluation, "SUMMARY_S", 0.01)
+    monkeypatch.setattr(evaluation, "SUMMARY_S_PER_PROMPT", 0.0)
+    with pytest.raises(ActorFailure, match="evaluation did not summarise 3 groups"):
+        evaluated(Pool())
+
+
+def test_several_temperatures_in_one_call(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bonrl eval -t 0.7 -t 1.2` with the actors replaced: each curve of its own samples, all of it written down."""
+    pool = Pool()
+
+    async def unchanged(work: Any) -> Any:
+        return await work
+
+    async def start_rollouts() -> Pool:
+        return pool
+
+    processes = SimpleNamespace(start_rollouts=start_rollouts, supervisor=SimpleNamespace(run=unchanged))
+    monkeypatch.setattr(job, "Processes", lambda *_: processes)
+    monkeypatch.setattr(job, "carry_out", lambda _, work: asyncio.run(work(SimpleNamespace(unless_asked=unchanged))))
+    monkeypatch.setattr(job, "load_prompts", lambda config, _: prompts_like(config.evaluation.prompts))
+    monkeypatch.chdir(repository)
+    arguments = [
+        "--checkpoint",
+        "models/countdown-base",
+        "-t",
+        "0.7",
+        "-t",
+        "1.2",
+        "--n",
+        "8",
+        "-o",
+        str(tmp_path / "x"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["bonrl", "eval", *arguments, "evaluation.prompts=5"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    assert "temperature 0.7" in out and "temperature 1.2" in out
+
+    cold, hot = json.loads((tmp_path / "x" / "evaluation.json").read_text())["evaluations"]
+    assert (cold["temperature"], hot["temperature"]) == (0.7, 1.2)
+    assert (cold["eval/pass@1"], hot["eval/pass@1"], hot["eval/pass@8"]) == (1.0, 0.5, 1.0)
+    assert cold["eval/pass@1_standard_error"] == 0 and cold["eval/pass@1_low"] < 1, "five prompts are no proof"
+    assert [r.temperature for r in pool.requests] == [0.7] * 5 + [1.2] * 5 and {r.n for r in pool.requests} == {8}
+    assert [r.seed for r in pool.requests[:5]] == [r.seed for r in pool.requests[5:]], "a paired comparison"
+    for temperature in ("0.7", "1.2"):
+        table = pq.read_table(tmp_path / "x" / f"groups-temperature-{temperature}.parquet")
+        assert table.num_rows == 5 and set(table["temperature"].to_pylist()) == {np.float32(temperature).item()}
+
+
+def test_one_prompt_has_no_standard_error_and_the_file_stays_json() -> None:
+    found = summarise(GROUPS[:1], 0, 1.0, 2.0)
+    assert set(found.standard_errors().values()) == {None}
+    assert not set(found.standard_errors()) & set(found.row())
