@@ -6,8 +6,9 @@ DIRECTORY holds grader_cases.jsonl (pred, gold, expected, source, kind, slice, p
 and math_train.jsonl and math_test.jsonl for the identity of reference answers. math-verify is called with both sides
 wrapped in dollars where they carry no LaTeX delimiter, with its own time-outs of 5 s and the rounding that a case asks
 for.
-Cases of math_grader_doubtful.jsonl are left out of the gates' accuracies, for both graders alike. Exits with status 1
-where a gate is missed.
+Cases of math_grader_doubtful.jsonl are left out of the gates' accuracies, for both graders alike; every other case on
+which the grader disagrees must stand in math_grader_disagreements.jsonl with the reason. Exits with status 1 where a
+gate is missed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from verifiers.mathematics import host
 from verifiers.mathematics.grader import grade_math
 
 DOUBTFUL = Path(__file__).with_name("math_grader_doubtful.jsonl")
+DISAGREEMENTS = Path(__file__).with_name("math_grader_disagreements.jsonl")
 Case = dict[str, Any]
 Key = tuple[str, bool]
 
@@ -84,6 +86,10 @@ def run(cases: list[Case], grader: Callable[[Case], tuple[bool, str]]) -> list[R
 def key(case: Case) -> Key:
     """A case's id and label: one pair of answers stands in the file with both labels."""
     return case["id"], case["expected"]
+
+
+def reasons(path: Path) -> dict[Key, str]:
+    return {(row["id"], row["labelled"]): row["reason"] for row in read_jsonl(path)}
 
 
 def from_tinyv(case: Case) -> bool:
@@ -174,7 +180,8 @@ def main() -> int:
     parser.add_argument("--disagreements", action="store_true", help="list every case on which the grader disagrees")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    doubtful = {(row["id"], row["labelled"]): row["reason"] for row in read_jsonl(DOUBTFUL)}
+    doubtful = reasons(DOUBTFUL)
+    explained = reasons(DISAGREEMENTS)
     cases = read_jsonl(arguments.data / "grader_cases.jsonl")
     responses = read_jsonl(arguments.data / "grader_response_cases.jsonl")
     host.shared().warm()
@@ -183,6 +190,9 @@ def main() -> int:
     print_tables(runs, answered, set(doubtful))
     print()
     outcome = gates(runs, answered["bonrl"], arguments.data, set(doubtful))
+    open_cases = [result for result in runs["bonrl"] if not result.right and key(result.case) not in doubtful]
+    silent = [result.case["id"] for result in open_cases if key(result.case) not in explained]
+    outcome.append((f"the other {len(open_cases)} disagreements are listed with a reason {silent or ''}", not silent))
     for demand, met in outcome:
         print(f"{'met   ' if met else 'MISSED'} {demand}")
     print("\ncases left out as doubtful:")
@@ -192,13 +202,12 @@ def main() -> int:
             print(f"  {case['pred'][-60:]!r} for {case['gold']!r}, labelled {case['expected']}: {doubtful[key(case)]}")
     if arguments.disagreements:
         print("\nall other disagreements:")
-        for result in runs["bonrl"]:
+        for result in open_cases:
             case = result.case
-            if not result.right and key(case) not in doubtful:
-                print(
-                    f"  {case['id']} {case['source'][:20]} {case.get('policy', '-')}: {case['pred'][-100:]!r} for "
-                    f"{case['gold'][:100]!r}, labelled {case['expected']}; {result.detail[:100]}"
-                )
+            print(
+                f"  {case['id']} {case['source'][:20]} {case.get('policy', '-')}: {case['pred'][-100:]!r} for "
+                f"{case['gold'][:100]!r}, labelled {case['expected']}: {explained.get(key(case), result.detail[:100])}"
+            )
     return 0 if all(met for _, met in outcome) else 1
 
 

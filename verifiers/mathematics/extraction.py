@@ -155,19 +155,17 @@ def is_bare(text: str) -> bool:
 
 
 def _from_prose(text: str) -> str | None:
-    """The formula or the number that stands last in a text; None where it is denied, or one of several in a hedge."""
+    """The formula or number that stands last in a text and is not denied; None where a sentence hedges between some."""
     text = _HOPE.sub("", text)
     found = list(formulas(text))
-    start = found[-1].end if found else 0
-    numbers = list(_NUMBER.finditer(text, start))
+    numbers = list(_NUMBER.finditer(text, found[-1].end if found else 0))
     if numbers:
         sentence = re.split(r"[.!?\n]\s", text.strip())[-1]
-        if _HEDGE.search(sentence) and len(set(_NUMBER.findall(sentence))) > 1:
+        affirmed = {match.group() for match in _NUMBER.finditer(sentence) if not denied(sentence, match.start())}
+        if _HEDGE.search(sentence) and len(affirmed) > 1:
             return None
-        return None if denied(text, numbers[-1].start()) else numbers[-1].group()
-    if not found or denied(text, found[-1].start):
-        return None
-    return found[-1].content
+    values = [(formula.start, formula.content) for formula in found] + [(n.start(), n.group()) for n in numbers]
+    return next((value for start, value in reversed(values) if not denied(text, start)), None)
 
 
 def denied(text: str, start: int) -> bool:

@@ -29,7 +29,7 @@ _SPACING = re.compile(
     r"|limits|nolimits|hfill|boldsymbol|bm)(?![A-Za-z])"
 )
 _SPACES = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace(?![A-Za-z]))|~|\s")
-_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\{\\,\}|\\!,) *(?=\d{3}(?!\d))")
+_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,) *(?=\d{3}(?!\d))")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")

@@ -54,8 +54,9 @@ _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,3})(?![\w.])")
 _SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
 _LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
-# A letter that stands alone, but for the article and the pronoun.
-_LONE_LETTER = re.compile(r"(?<![A-Za-z\\])(?!A [a-z]|I [a-z])[A-J](?![A-Za-z'])")
+# A letter that is offered as a choice itself: in brackets, marked, or said to be something. "Both A and B" names none.
+_OFFERED = re.compile(r"\(\s*([A-J])\s*\)|(?<![A-Za-z\\])([A-J])(?:[).:]|\s+(?:is|was|seems)\b)")
+_GOES_ON = re.compile(r"[,;/&|]|(?:or|and)\b")
 # "is wrong" after a letter speaks about that choice; it is not what the choice says.
 _DENIAL = re.compile(
     r"(?:is|was|can|could|does|would|seems?)(?=\b|n't|not).*?(?:not\b|n't|wrong|incorrect|false)", re.DOTALL
@@ -272,6 +273,7 @@ def choice_letter(raw: str) -> str | None:
     if match is None:
         return None
     letter, content = match[1] or match[3], match[2] or match[4]
-    if set(_LONE_LETTER.findall(content)) - {letter} or _DENIAL.match(content):
+    offered = {first or second for first, second in _OFFERED.findall(content)}
+    if offered - {letter} or _GOES_ON.match(content) or _DENIAL.match(content):
         return None
     return letter
