@@ -42,7 +42,7 @@ async def in_daemon_thread(work: Callable[[], T], *, owner: str, to: str, deadli
         done, _ = await asyncio.wait([future], timeout=deadline_s)
         if not done:
             raise TimeoutError(_overdue(owner, to, deadline_s))
-        return future.result()
+        return future.result()  # deadline: it is done
     finally:
         future.cancel()
 

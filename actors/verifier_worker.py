@@ -53,6 +53,7 @@ class VerifierWorker:
         """
         for part in (self._task, self._scorer):
             if isinstance(part, Prepared):
+                # deadline: the caller's start_s
                 logger.info("%s: %s", self.name, await asyncio.to_thread(part.prepare))
 
     async def grade(self, batch: pa.RecordBatch, prompt: Prompt) -> tuple[int, pa.RecordBatch]:
@@ -65,6 +66,7 @@ class VerifierWorker:
         reason in `detail`; its group is then not usable (DESIGN.md, promise 6: never a silent 0).
         """
         group = Group.from_record_batch(batch)
+        # deadline: the caller's verify_s
         return group.n, await asyncio.to_thread(self._grade, group, prompt)
 
     async def beat(self) -> Beat:
