@@ -47,7 +47,9 @@ class Broadcaster:
 
     async def join(self, *members: Member) -> None:
         """Take new samplers into the circle of receivers; they hold the learner's weights when this returns."""
+        # deadline: each call has its own
         nodes = await asyncio.gather(*(self._node(m) for m in members))
+        # deadline: every call of the update that holds it has one
         async with self._one_at_a_time:
             if self._learner.version:  # before the first step every engine has them from model.path
                 await self._send(dict(zip(members, nodes, strict=True)), None)
@@ -64,6 +66,7 @@ class Broadcaster:
             ActorFailure: when the learner failed, or a sampler holds another version afterwards.
         """
         started = time.monotonic()
+        # deadline: every call of the update that holds it has one
         async with self._one_at_a_time:
             receivers = {
                 member: node
@@ -90,6 +93,7 @@ class Broadcaster:
             raise ActorFailure(f"the learner holds weights {held}, not {version}, which the samplers are to get")
         manifests, data = [m for m, _ in packed], [d for _, d in packed]
         try:
+            # deadline: each call has its own
             reports = await asyncio.gather(
                 *(
                     self._update(m, held, version is None, *((shared,) if m in near else (manifests, *data)))

@@ -17,12 +17,16 @@ def groups_file(version: int) -> str:
 
 
 def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
-    """Write one step's groups; a crash leaves the old file or the new one, never half of one."""
+    """Write one step's groups; a crash or a loss of power leaves the old file or the new one, never half of one."""
     temporary = path.with_suffix(".tmp")
     try:
-        pq.write_table(pa.Table.from_batches(batches, GROUP_SCHEMA), temporary, compression="zstd")
+        with open(temporary, "wb") as file:
+            pq.write_table(pa.Table.from_batches(batches, GROUP_SCHEMA), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)  # a full disk gets its space back
         raise OSError(
             error.errno, f"cannot write groups to {path}: {error.strerror}; free space or change run.directory"
         ) from error

@@ -157,4 +157,5 @@ class LearnerGroup:
             call(getattr(m.handle, method).remote(*arguments), owner=m.name, to=to, deadline_s=deadline_s)
             for m in self._unit.members
         ]
+        # deadline: each call has its own
         return list(await asyncio.gather(*calls))

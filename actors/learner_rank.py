@@ -197,6 +197,7 @@ class LearnerRank:
         return self._version, published, in_store
 
     async def _run(self, work: Callable[[], Any]) -> Any:
+        # deadline: the caller's, of each method its own
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 

@@ -71,6 +71,7 @@ class ReplayQueue:
 
     async def commit(self, sequence: int, batch: pa.RecordBatch) -> bool:
         """A graded group arrives; False when it was there already."""
+        # deadline: whoever holds it only changes the accounting, or waits inside asyncio.timeout
         async with self._changed:
             new = self._state.commit(sequence)
             if new:
@@ -89,6 +90,7 @@ class ReplayQueue:
         Raises:
             TimeoutError: after `timeout_s`, naming the positions that are missing.
         """
+        # deadline: whoever holds it only changes the accounting, or waits inside asyncio.timeout
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):

@@ -112,6 +112,7 @@ class RolloutPool:
 
         A sampler that cannot is examined, and left out.
         """
+        # deadline: each probe has its own
         found = await asyncio.gather(*(self._probe(m, request) for m in self.samplers.members if m.serving))
         return [batch for batch in found if batch is not None]
 
@@ -227,12 +228,14 @@ class _Budget:
         return _Share(self, n)
 
     async def take(self, n: int) -> None:
+        # deadline: whoever holds it only counts, or waits for samples that have deadlines
         async with self._freed:
             # deadline: those in flight have theirs (sample_s, verify_s), and each gives its share back
             await self._freed.wait_for(lambda: self._limit is None or not self._used or self._used + n <= self._limit)
             self._used += n
 
     async def give(self, n: int) -> None:
+        # deadline: whoever holds it only counts, or waits for samples that have deadlines
         async with self._freed:
             self._used -= n
             self._freed.notify_all()

@@ -117,6 +117,7 @@ class Sampler:
                 for bucket in buckets:
                     if not isinstance(bucket, dict):
                         manifest, data = bucket
+                        # deadline: a copy in memory, within the caller's broadcast_s
                         bucket = await asyncio.to_thread(
                             transport.write_bytes, transport.new_path(self.name), manifest, data
                         )

@@ -136,6 +136,7 @@ class Supervisor:
         Raises:
             ActorFailure: of the first that cannot; nothing was restarted.
         """
+        # deadline: preparing has its own, each step of it
         await asyncio.gather(*(self._bring_up(unit) for unit in units))
 
     async def until_serving(self, unit: Unit, *, to: str, deadline_s: float, key: str | None = None) -> None:

@@ -64,6 +64,7 @@ class VerifierWorker:
             SandboxUnavailable: this machine cannot enforce `task.sandbox.minimum_level`.
         """
         parts = [part for part in (self._task, self._scorer) if isinstance(part, Prepared)]
+        # deadline: the caller's start_s
         lines = tuple([await asyncio.to_thread(part.prepare) for part in parts])
         return Ready(lines, self._task.executor.start().as_dict() if isinstance(self._task, CodeVerifier) else None)
 
@@ -77,6 +78,7 @@ class VerifierWorker:
         reason in `detail`; its group is then not usable (DESIGN.md, promise 6: never a silent 0).
         """
         group = Group.from_record_batch(batch)
+        # deadline: the caller's verify_s
         return group.n, await asyncio.to_thread(self._grade, group, prompt)
 
     async def beat(self) -> Beat:

@@ -20,12 +20,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cluster.run_directory import clear_errors, sync_directory, write_atomically
+from actors.threads import in_daemon_thread
+from cluster.run_directory import clear_errors, full_disk_named, sync_directory, write_atomically
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -62,22 +65,43 @@ class Checkpoints:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 
-    @contextlib.contextmanager
-    def writing(
-        self, step: int, *, expected: Iterable[str] = (), metadata: Mapping[str, Any] | None = None
-    ) -> Iterator[Path]:
-        """`with checkpoints.writing(50) as path:` yields the temporary directory; the block's end finalises.
+    @contextlib.asynccontextmanager
+    async def writing(
+        self, step: int, *, keep: int, deadline_s: float, expected: Iterable[str] = ()
+    ) -> AsyncIterator[Path]:
+        """`async with checkpoints.writing(50, ...) as path:` yields the temporary directory; the block's end finalises.
 
-        After an exception in the block nothing is kept. `expected` and `metadata` as in `finalise`.
+        After an exception in the block nothing of it is kept: a disk that is full gets its space back. Hashing a large
+        checkpoint takes minutes, so that is done on a thread, and the event loop hears signs of life meanwhile.
+
+        Args:
+            keep: complete checkpoints that may stay, this one included.
+            deadline_s: seconds for each of the three parts: to begin, to finalise and to prune.
+            expected: as in `finalise`.
+
+        Raises:
+            RunDirectoryError: the disk is full, whoever found out.
+            CheckpointError: as in `finalise`.
+            TimeoutError: after `deadline_s`; the disk hangs.
         """
-        path = self.begin(step)
+
+        async def aside(work: Callable[[], T], to: str) -> T:
+            return await in_daemon_thread(
+                work,
+                owner="the driver",
+                to=f"{to} in {self.directory} (see deadlines.checkpoint_s)",
+                deadline_s=deadline_s,
+            )
+
+        path = await aside(lambda: self.begin(step), f"begin the checkpoint of step {step}")
         try:
-            with clear_errors(path, only_full=True):  # a writer may fail for other reasons
+            with full_disk_named(path):
                 yield path
-            self.finalise(step, expected=expected, metadata=metadata)
+                await aside(lambda: self.finalise(step, expected=expected), f"finalise the checkpoint of step {step}")
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
+        await aside(lambda: self.prune(keep), "remove old checkpoints")
 
     def begin(self, step: int) -> Path:
         """Makes the empty temporary directory of a step; any number of processes may write files into it."""
@@ -87,10 +111,6 @@ class Checkpoints:
                 shutil.rmtree(path)
             path.mkdir(parents=True)
         return path
-
-    def discard(self, step: int) -> None:
-        """Removes what was written of a step that will not be complete."""
-        shutil.rmtree(self._temporary(step), ignore_errors=True)
 
     def finalise(
         self, step: int, *, expected: Iterable[str] = (), metadata: Mapping[str, Any] | None = None

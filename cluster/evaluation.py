@@ -145,6 +145,7 @@ async def evaluate(
             max_tokens=max_tokens,
             seed=sampling_seed(seed, index, stream=EVALUATION_STREAM),
         )
+        # deadline: the groups that hold it have theirs
         async with gate:
             group = await pool.graded_group(request, held_out.prompt)
             return await call(group, owner="object store", to=f"return evaluation group {index}", deadline_s=60)
@@ -161,6 +162,7 @@ async def evaluate(
 
     # On a thread: the curves of a vote take minutes, and signs of life must be heard meanwhile.
     return await call(
+        # deadline: of the call around it
         asyncio.to_thread(finish),
         owner="evaluation",
         to=f"summarise {len(batches)} groups",

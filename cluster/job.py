@@ -213,6 +213,7 @@ async def _assemble(
         pool = await processes.start_rollouts(incidents.quarantine)
         learner = broadcaster = Recorder(first_step)
     else:
+        # deadline: start_s of every actor
         pool, ranks = await asyncio.gather(
             processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
         )

@@ -49,11 +49,13 @@ def connect(config: RunConfig) -> None:
             # Ray's control store remembers this many calls (100,000 by default: 200 MB and more over a long run).
             "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
         }
+    # deadline: Ray's own, for its processes to start
     ray.init(address=address, **options)
 
 
 def disconnect() -> None:
     """Leave the cluster; a local one ends, and with it every actor."""
+    # deadline: the caller bounds it
     ray.shutdown()
 
 

@@ -81,16 +81,21 @@ async def _train(
 ) -> None:
     import ray
 
-    started, every = time.monotonic(), config.checkpoint.every
+    started, settings = time.monotonic(), config.checkpoint
+
+    async def save(step: int) -> None:
+        deadline_s = config.deadlines.checkpoint_s
+        async with checkpoints.writing(step, keep=settings.keep, deadline_s=deadline_s) as path:
+            await learner.save(str(path))
+
     for step in range(config.run.steps):
+        if departure.asked and step:
+            await save(step)
         departure.check()
-        groups = await asyncio.to_thread(read_groups, source / "groups" / groups_file(step + 1))
+        groups = await asyncio.to_thread(read_groups, source / "groups" / groups_file(step + 1))  # deadline: one file
         row = await learner.step(ray.put(groups), step)
         row |= {"train/step": step + 1, "rollout/step": step + 1, "time/s": time.monotonic() - started}
         directory.append_metrics(row)
         dashboards.step(row)
-        if step + 1 == config.run.steps or (every and (step + 1) % every == 0):
-            path = await asyncio.to_thread(checkpoints.begin, step + 1)
-            await learner.save(str(path))
-            await asyncio.to_thread(checkpoints.finalise, step + 1)
-            await asyncio.to_thread(checkpoints.prune, config.checkpoint.keep)
+        if step + 1 == config.run.steps or (settings.every and (step + 1) % settings.every == 0):
+            await save(step + 1)

@@ -7,10 +7,9 @@ The loop (``cluster/loop.py``) says *what happens in which order*; this file say
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
@@ -22,7 +21,6 @@ from actors.queue_client import QueueClient
 from actors.queue_state import Ticket
 from actors.rollout_pool import RolloutPool
 from actors.supervision import Supervisor
-from actors.threads import in_daemon_thread
 from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
 from cluster.departure import Departure
@@ -34,8 +32,6 @@ from verifiers.task import Prompt
 
 if TYPE_CHECKING:
     from cluster.loop import StepClock
-
-T = TypeVar("T")
 
 PROBE_SAMPLES, PROBE_TOKENS, PROBE_STREAM = 2, 8, 2
 QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
@@ -204,19 +200,10 @@ class Run:
     async def checkpoint(self, step: int) -> None:
         """Save learner, queue and data cursor together; the directory appears whole or not at all."""
         self.observer.phase(f"saving step {step}")
-        path = await self._on_disk(lambda: self.checkpoints.begin(step), to=f"make room for step {step}")
-        try:
+        settings, deadline_s = self.config.checkpoint, self.config.deadlines.checkpoint_s
+        async with self.checkpoints.writing(
+            step, keep=settings.keep, deadline_s=deadline_s, expected=[QUEUE_FILE]
+        ) as path:
             await self.queue.snapshot(str(path / QUEUE_FILE))
             await self.learner.save(str(path))
-            finalise = partial(self.checkpoints.finalise, step, expected=[QUEUE_FILE])
-            await self._on_disk(finalise, to=f"make step {step} complete")
-        except BaseException:
-            self.checkpoints.discard(step)  # half a checkpoint must not fill a disk that may be full
-            raise
         self.saved = step
-        await self._on_disk(lambda: self.checkpoints.prune(self.config.checkpoint.keep), to="remove old ones")
-
-    async def _on_disk(self, work: Callable[[], T], *, to: str) -> T:
-        """Hashing a large checkpoint takes minutes: on a thread, so that signs of life are heard meanwhile."""
-        deadline_s = self.config.deadlines.checkpoint_s
-        return await in_daemon_thread(work, owner="the checkpoint directory", to=to, deadline_s=deadline_s)

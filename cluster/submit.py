@@ -162,6 +162,7 @@ async def _follow(client: Any, url: str, job: str, start_s: float, echo: Echo) -
     if not await _started(client, job, start_s, echo):
         return FAILED
     try:
+        # deadline: the job's end or the user's Ctrl-C, for it only shows a log
         async for text in client.tail_job_logs(job):
             echo(text, nl=False)
     except (RuntimeError, OSError) as error:

@@ -17,7 +17,19 @@ MARK = "# deadline:"
 
 WHOLE = {"ray.get", "ray.wait", "asyncio.wait"}  # functions that take a timeout by keyword
 SUBPROCESS = {f"subprocess.{name}" for name in ("run", "call", "check_call", "check_output")}
-BARE = {"join", "wait", "get", "acquire", "communicate", "recv"}  # methods that wait for ever without arguments
+# Functions that take none: inside `asyncio.timeout`, or with a reason. Those of Ray ask its control store.
+NEVER_TIMED = {"asyncio.gather", "asyncio.to_thread"} | {
+    f"ray.{name}" for name in ("init", "shutdown", "available_resources", "cluster_resources", "nodes")
+}
+BARE = {
+    "join",
+    "wait",
+    "get",
+    "acquire",
+    "communicate",
+    "accept",
+}  # methods that wait for ever without arguments, or with None
+ALWAYS = {"recv", "recv_into", "recvfrom", "run_in_executor", "wait_for"}  # methods that do with any
 
 
 def untimed(source: str) -> Iterator[tuple[int, str]]:
@@ -27,22 +39,62 @@ def untimed(source: str) -> Iterator[tuple[int, str]]:
     bounded = {id(node) for block in ast.walk(tree) if _is_timeout(block) for node in ast.walk(block)}
     futures = "concurrent.futures" in source
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or id(node) in bounded or not _waits(node, futures):
+        if id(node) in bounded:
             continue
-        near = lines[max(0, node.lineno - 2) : node.end_lineno]
-        if not any(MARK in line for line in near):
-            yield node.lineno, lines[node.lineno - 1].strip()
+        for first, last in _waits(node, futures):
+            if not any(MARK in line for line in lines[max(0, first - 2) : last]):
+                yield first, lines[first - 1].strip()
 
 
-def _waits(call: ast.Call, futures: bool) -> bool:
+def _waits(node: ast.AST, futures: bool) -> Iterator[tuple[int, int]]:
+    """First and last line of each wait that this node of the syntax is."""
+    if isinstance(node, ast.Call) and _call_waits(node, futures):
+        yield node.lineno, node.end_lineno or node.lineno
+    elif isinstance(node, ast.AsyncFor):
+        yield node.lineno, node.lineno
+    elif isinstance(node, ast.comprehension) and node.is_async:
+        yield node.iter.lineno, node.iter.lineno
+    elif isinstance(node, ast.AsyncWith):  # of a lock, a semaphore, a condition: they are named, not called
+        for item in node.items:
+            if not isinstance(item.context_expr, ast.Call):
+                yield item.context_expr.lineno, item.context_expr.lineno
+
+
+def _call_waits(call: ast.Call, futures: bool) -> bool:
     name = ast.unparse(call.func)
-    timed = any(keyword.arg in ("timeout", "timeout_s", "blocking") for keyword in call.keywords)
+    if name in NEVER_TIMED:
+        return True
     if name in WHOLE | SUBPROCESS:
-        return not timed
-    if not isinstance(call.func, ast.Attribute) or call.args or timed:
+        return not _limited(call)
+    if name == "asyncio.wait_for" or not isinstance(call.func, ast.Attribute):
         return False
     method = call.func.attr
-    return method in BARE or (method == "result" and futures)
+    if method in ALWAYS:
+        return True
+    if method == "acquire" and _says(call, True):
+        return True
+    return (method in BARE or (method == "result" and futures)) and not _limited(call) and not _given(call)
+
+
+def _limited(call: ast.Call) -> bool:
+    """Whether it has a time limit by keyword, or does not block."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    limits = [given[name] for name in ("timeout", "timeout_s") if name in given]
+    blocking = given.get("blocking", given.get("block"))
+    return any(not _is(limit, None) for limit in limits) or (blocking is not None and not _is(blocking, True))
+
+
+def _given(call: ast.Call) -> bool:
+    """Whether it has an argument by position that may be a limit: `thread.join(5)`, but also `mapping.get("key")`."""
+    return any(not _is(argument, None) for argument in call.args)
+
+
+def _says(call: ast.Call, value: object) -> bool:
+    return len(call.args) == 1 and _is(call.args[0], value) and not _limited(call)
+
+
+def _is(node: ast.expr, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
 
 
 def _is_timeout(node: ast.AST) -> bool:
@@ -66,7 +118,10 @@ def test_every_wait_has_a_limit_or_names_who_bounds_it(package):
     [
         "ray.get(x)", "ray.wait([x])", "queue.get()", "thread.join()", "process.wait()", "lock.acquire()",
         "subprocess.run(['ls'])", "subprocess.check_output(['ls'])", "child.communicate()", "connection.recv()",
-        "asyncio.wait(tasks)",
+        "asyncio.wait(tasks)", "ray.get(x, timeout=None)", "thread.join(None)", "thread.join(timeout=None)",
+        "lock.acquire(True)", "lock.acquire(blocking=True)", "connection.recv(4096)", "server.accept()",
+        "asyncio.gather(a, b)", "asyncio.to_thread(f)", "loop.run_in_executor(None, f)", "condition.wait_for(f)",
+        "ray.available_resources()",
     ],
 )  # fmt: skip
 def test_the_scan_sees_each_kind(wait):
@@ -75,7 +130,21 @@ def test_the_scan_sees_each_kind(wait):
     assert not list(untimed(f"{MARK} the caller bounds it\n{wait}"))
 
 
+@pytest.mark.parametrize("wait", ["async with lock:", "async with self._slots as slot:", "async for x in stream:"])
+def test_the_scan_sees_waits_that_are_statements(wait):
+    source = f"async def f():\n    {wait}\n        pass"
+    assert [line for line, _ in untimed(source)] == [2]
+    assert not list(untimed(source.replace(wait, f"{wait}  {MARK} the caller bounds it")))
+
+
 def test_the_scan_knows_limits():
+    assert not list(
+        untimed("lock.acquire(False)\nlock.acquire(blocking=False)\nlock.acquire(True, 5)\nq.get(block=False)")
+    )
+    assert not list(untimed("async def f():\n    async with asyncio.timeout(1):\n        await asyncio.gather(a, b)"))
+    assert not list(
+        untimed("async def f():\n    async with pool.borrow(1) as x:\n        await asyncio.wait_for(x, 1)")
+    )
     assert not list(untimed("async def f():\n    async with asyncio.timeout(1):\n        await event.wait()"))
     assert not list(untimed("ray.get(x, timeout=3)\n'-'.join(parts)\nthread.join(timeout=2)\nd.get('a')\np.wait(5)"))
     assert list(untimed("from concurrent.futures import Future\nfuture.result()"))

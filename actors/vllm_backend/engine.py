@@ -142,6 +142,7 @@ class VllmEngine:
         )
         prompt = tokens_input([int(token) for token in prompt_tokens])
         try:
+            # deadline: the caller's sample_s
             results = [result async for result in llm.generate(prompt, parameters, request_id)]
         except Exception as error:
             self.check_health()
@@ -161,7 +162,7 @@ class VllmEngine:
         Raises:
             EngineError: when a bucket is unreadable, a parameter is missing, or the echoed version differs.
         """
-        async with self._update_lock:
+        async with self._update_lock:  # deadline: the caller's broadcast_s
             llm = self._running()
             from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 

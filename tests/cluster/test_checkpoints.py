@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,11 +21,19 @@ from cluster.run_directory import RunDirectoryError
 
 
 def write(checkpoints: Checkpoints, step: int) -> Path:
-    with checkpoints.writing(step, metadata={"cursor": step * 16}) as path:
-        (path / "weights.bin").write_bytes(bytes([step]) * 1000)
-        (path / "optimizer").mkdir()
-        (path / "optimizer" / "rank0.bin").write_bytes(b"state")
-    return checkpoints.directory / f"step-{step:06d}"
+    path = checkpoints.begin(step)
+    (path / "weights.bin").write_bytes(bytes([step]) * 1000)
+    (path / "optimizer").mkdir()
+    (path / "optimizer" / "rank0.bin").write_bytes(b"state")
+    return checkpoints.finalise(step, metadata={"cursor": step * 16}).path
+
+
+def write_as_a_run_does(checkpoints: Checkpoints, step: int, writer: Callable[[Path], object], **more: Any) -> None:
+    async def save() -> None:
+        async with checkpoints.writing(step, **{"keep": 2, "deadline_s": 20.0, **more}) as path:
+            writer(path)
+
+    asyncio.run(save())
 
 
 @pytest.fixture
@@ -95,25 +107,72 @@ def test_a_damaged_one_is_never_loaded(checkpoints: Checkpoints, damage: Callabl
     assert checkpoints.latest().warnings == ()
 
 
+def raises(error: Exception) -> Callable[[Path], None]:
+    def writer(path: Path) -> None:
+        (path / "weights.bin").write_bytes(b"half")
+        raise error
+
+    return writer
+
+
+def test_a_run_writes_whole_checkpoints_and_keeps_few(checkpoints: Checkpoints) -> None:
+    for step in (10, 20, 30):
+        write_as_a_run_does(checkpoints, step, lambda path: (path / "rank0.bin").write_bytes(b"x"), keep=2)
+    assert checkpoints.steps() == [20, 30] and checkpoints.latest().warnings == ()
+
+
 def test_an_exception_while_writing_keeps_nothing(checkpoints: Checkpoints) -> None:
     write(checkpoints, 50)
-    with pytest.raises(KeyError), checkpoints.writing(100) as path:
-        (path / "weights.bin").write_bytes(b"half")
-        raise KeyError("a rank failed")
+    with pytest.raises(KeyError):
+        write_as_a_run_does(checkpoints, 100, raises(KeyError("a rank failed")))
     assert [p.name for p in checkpoints.directory.iterdir()] == ["step-000050"]
 
 
-def test_missing_files_and_full_disks_are_named(checkpoints: Checkpoints) -> None:
-    missing = pytest.raises(CheckpointError, match=r"incomplete: rank1\.bin was never written")
-    with missing, checkpoints.writing(1, expected=["rank0.bin", "rank1.bin"]) as path:
-        (path / "rank0.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="any file"), checkpoints.writing(1):
-        pass
-    with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep"), checkpoints.writing(1):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(ConnectionError), checkpoints.writing(1):
-        raise ConnectionError("an actor is gone")
+def test_missing_files_are_named(checkpoints: Checkpoints) -> None:
+    with pytest.raises(CheckpointError, match=r"incomplete: rank1\.bin was never written"):
+        write_as_a_run_does(
+            checkpoints, 1, lambda path: (path / "rank0.bin").write_bytes(b"x"), expected=["rank0.bin", "rank1.bin"]
+        )
+    with pytest.raises(CheckpointError, match="any file"):
+        write_as_a_run_does(checkpoints, 1, lambda path: None)
     assert list(checkpoints.directory.iterdir()) == []
+
+
+FULL = {
+    "the driver's own": OSError(errno.ENOSPC, "No space left on device"),
+    "told by an actor": RuntimeError("learner rank 0 failed to save: I/O error: No space left on device (os error 28)"),
+    "a quota": RuntimeError("learner rank 0 failed to save: OSError: [Errno 122] Disk quota exceeded"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+def test_a_full_disk_is_named_whoever_finds_out_and_gets_its_space_back(
+    checkpoints: Checkpoints, error: Exception
+) -> None:
+    with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep"):
+        write_as_a_run_does(checkpoints, 1, raises(error))
+    with pytest.raises(ConnectionError):
+        write_as_a_run_does(checkpoints, 1, raises(ConnectionError("an actor is gone")))
+    assert list(checkpoints.directory.iterdir()) == []
+
+
+def test_a_full_disk_that_no_error_speaks_of_is_named(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.save says "unexpected pos 2094208 vs 2094096"."""
+    monkeypatch.setattr("cluster.run_directory.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep.*unexpected pos"):
+        write_as_a_run_does(checkpoints, 1, raises(RuntimeError("unexpected pos 2094208 vs 2094096")))
+
+
+def test_a_disk_that_hangs_ends_the_wait_and_the_loop_lives_on(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr("cluster.checkpoints._describe", lambda directory: release.wait(30))
+    with pytest.raises(TimeoutError, match=r"did not finalise the checkpoint of step 1.*deadlines\.checkpoint_s"):
+        write_as_a_run_does(checkpoints, 1, lambda path: (path / "a").write_bytes(b"x"), deadline_s=0.2)
+    release.set()
 
 
 def test_several_writers_one_finalise(checkpoints: Checkpoints) -> None:
@@ -181,9 +240,10 @@ def _write_for_ever(directory: str) -> None:
 
 
 def write_large(checkpoints: Checkpoints, step: int) -> None:
-    with checkpoints.writing(step) as path:
-        for rank in range(3):
-            (path / f"rank{rank}.bin").write_bytes(bytes([step % 256]) * 50_000)
+    path = checkpoints.begin(step)
+    for rank in range(3):
+        (path / f"rank{rank}.bin").write_bytes(bytes([step % 256]) * 50_000)
+    checkpoints.finalise(step)
 
 
 def test_sigkill_at_random_moments_never_leaves_a_torn_checkpoint(tmp_path: Path) -> None:

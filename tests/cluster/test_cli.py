@@ -122,8 +122,8 @@ def test_newest_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
 
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (1, 2):
-        with checkpoints.writing(step) as path:
-            write_model(path / "huggingface")
+        write_model(checkpoints.begin(step) / "huggingface")
+        checkpoints.finalise(step)
     assert cli.resolve_model(tmp_path) == checkpoints.latest().checkpoint.path / "huggingface"  # type: ignore[union-attr]
     assert "step-000002" in str(cli.resolve_model(tmp_path))
 

@@ -120,10 +120,12 @@ def test_a_signal_that_rays_own_handler_gets_is_an_interruption(monkeypatch: pyt
 
 
 def write_checkpoint(directory: RunDirectory, step: int, *files: str) -> None:
-    with Checkpoints(directory.checkpoints).writing(step) as path:
-        for name in files:
-            (path / name).parent.mkdir(exist_ok=True)
-            (path / name).write_text("x")
+    checkpoints = Checkpoints(directory.checkpoints)
+    path = checkpoints.begin(step)
+    for name in files:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("x")
+    checkpoints.finalise(step)
 
 
 @pytest.fixture

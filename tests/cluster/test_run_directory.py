@@ -93,6 +93,7 @@ def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:
         steps = [r.get("train/step", r.get("evaluation/step", "time")) for r in rows]
         assert steps == [0, 1, "time", 2, "time", 3]
         assert sorted(directory.groups.iterdir()) == [directory.group_file(1), directory.group_file(2)]
+        assert directory.elapsed_s() == 2.0, "the clock of a resumed run goes on after the steps that stay"
         assert directory.rewind(3) == 0
 
 

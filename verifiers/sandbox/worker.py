@@ -195,7 +195,7 @@ class Worker:
     def _receive(self, seconds: float) -> dict[str, Any]:
         self._control.settimeout(max(seconds, 0.001))
         try:
-            body = self._control.recv(_MESSAGE)
+            body = self._control.recv(_MESSAGE)  # deadline: the time-out above
         except OSError as error:
             raise WorkerDied(self._why(f"no answer in {seconds:.1f} s ({error})")) from error
         if not body:

@@ -37,6 +37,7 @@ class ClientGone(Exception):
 def main(control_fd: int) -> None:
     """Serve until the control socket closes."""
     control = socket.socket(fileno=control_fd)
+    # deadline: the worker's, which kills this process after its own
     server = Server(control, json.loads(control.recv(_MESSAGE)))
     try:
         server.greet()
@@ -218,6 +219,7 @@ class Server:
     def _end(self, running: int, timed_out: bool) -> dict[str, Any]:
         """Kill the candidate's group and, where the job ended irregularly, the judge; say how the candidate ended."""
         assert self.judge is not None
+        # deadline: it was polled, and holds a word or is closed
         word = b"" if timed_out else self.judge.feed.recv(1)
         self.judge.jobs += 1
         if word not in (judge.DONE, judge.CANDIDATE_ENDED):
