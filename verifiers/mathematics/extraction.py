@@ -19,6 +19,9 @@ MAX_RESPONSE_CHARS = 20_000
 MAX_BOXES = 64
 """More boxes than this are no answer."""
 
+MAX_SENTENCE_CHARS = 400
+"""Only so much of a last sentence is searched for other numbers."""
+
 Source = Literal["box", "phrase", "bare", "prose", "none"]
 
 
@@ -160,9 +163,9 @@ def _from_prose(text: str) -> str | None:
     found = list(formulas(text))
     numbers = list(_NUMBER.finditer(text, found[-1].end if found else 0))
     if numbers:
-        sentence = re.split(r"[.!?\n]\s", text.strip())[-1]
-        affirmed = {match.group() for match in _NUMBER.finditer(sentence) if not denied(sentence, match.start())}
-        if _HEDGE.search(sentence) and len(affirmed) > 1:
+        sentence = re.split(r"[.!?\n]\s", text.strip())[-1][-MAX_SENTENCE_CHARS:]
+        hedged = _NUMBER.finditer(sentence) if _HEDGE.search(sentence) else ()
+        if len({match.group() for match in hedged if not denied(sentence, match.start())}) > 1:
             return None
     values = [(formula.start, formula.content) for formula in found] + [(n.start(), n.group()) for n in numbers]
     return next((value for start, value in reversed(values) if not denied(text, start)), None)

@@ -102,7 +102,7 @@ def test_hostile_answers_end_on_time(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["parentheses", "blanks", "digits", "boxes", "open boxes", "dollars", "backslashes", "letters"]
-    + ["long boxes", "open displays", "open delimiters"],
+    + ["long boxes", "open displays", "open delimiters", "prices"],
 )
 def test_long_garbage_is_refused_in_process(name: str) -> None:
     times = []
@@ -110,7 +110,7 @@ def test_long_garbage_is_refused_in_process(name: str) -> None:
         started = time.perf_counter()
         assert grade_math(HOSTILE[name], "42").reward == 0.0
         times.append(time.perf_counter() - started)
-    assert min(times) < 0.1
+    assert min(times) < 0.2
 
 
 def test_the_exact_path_keeps_the_deadline_too() -> None:
