@@ -3,11 +3,14 @@
     python -m benchmarks.soak --directory DIRECTORY [--steps 2000]
 
 Runs `bonrl train` for many short steps at staleness 1 and looks at every process of it every few seconds: private
-resident memory (what is its own, without pages that it shares), descriptors and threads; and at the job: processes,
-zombies, and bytes in use in shared memory, where Ray's object store lies. The growth of each is the Theil-Sen slope
-(the median of the slopes between all pairs of readings) over the second half of the run, per 100 steps; for memory the
-aim is 1 MB. The first half is the warm-up: allocators and caches of bounded size fill.
-Prints a table, writes soak.json and soak.png into the directory, and exits with 1 if anything grows.
+memory (resident pages that are its own), all resident memory (with pages that it shares, such as those of Ray's object
+store, which everybody who read them seems to hold), descriptors and threads; and at the job: processes, zombies, and
+bytes in use in shared memory, where Ray's object store lies. The growth of each is the Theil-Sen slope (the median of
+the slopes between all pairs of readings) over the second half of the run, per 100 steps; for memory the aim is 1 MB.
+The first half is the warm-up: allocators and caches of bounded size fill. Resident memory is reported, not judged: its
+shared part is judged once, as bytes in use in shared memory. A zombie that is still there at the next reading has
+nobody who reaps it, and is a fault however few there are.
+Prints a table, writes soak.json and soak.png into the directory, and exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 
-from cluster.run_directory import read_metrics
+from cluster.metrics_tail import MetricsTail
 
 MIB_AIM = 1.0  # MB per 100 steps
 COUNT_AIM = 0.5  # descriptors, threads, processes per 100 steps
@@ -54,6 +58,18 @@ TINY = (
 )
 
 
+Readings = dict[str, dict[str, float]]  # figures by process; "job" holds what belongs to all of them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look at a run: after which step, the readings, and the zombies by process id."""
+
+    step: int
+    readings: Readings
+    zombies: dict[int, str] = field(default_factory=dict)
+
+
 def slope_per_100(steps: Sequence[float], values: Sequence[float]) -> float:
     """Theil-Sen slope of `values` over `steps`, per 100 steps; 0 with fewer than two different steps."""
     x, y = np.asarray(steps, float), np.asarray(values, float)
@@ -62,26 +78,27 @@ def slope_per_100(steps: Sequence[float], values: Sequence[float]) -> float:
     return float(100 * np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart])) if apart.any() else 0.0
 
 
-def look(root: psutil.Process) -> dict[str, dict[str, float]]:
-    """Readings of every process by role; "job" holds what belongs to all of them."""
-    readings: dict[str, dict[str, float]] = {}
+def look(root: psutil.Process, step: int) -> Sample:
+    """Readings of every process that has a role below `root`, after `step` steps."""
+    readings: Readings = {}
     everyone = [root, *root.children(recursive=True)]
-    zombies = 0
+    zombies: dict[int, str] = {}
     for process in everyone:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             if process.status() == psutil.STATUS_ZOMBIE:
-                zombies += 1
+                zombies[process.pid] = process.name()
                 continue
             title = " ".join(process.cmdline())
             role = "driver" if process == root else next((r for r, p in ROLES.items() if re.search(p, title)), None)
             if role:
                 readings[f"{role} ({process.pid})"] = {
                     "private_mb": _private_bytes(process.pid) / 1e6,
+                    "resident_mb": process.memory_info().rss / 1e6,
                     "descriptors": process.num_fds(),
                     "threads": process.num_threads(),
                 }
-    readings["job"] = {"processes": len(everyone), "zombies": zombies, "object_store_mb": _object_store() / 1e6}
-    return readings
+    readings["job"] = {"processes": len(everyone), "object_store_mb": _object_store() / 1e6}
+    return Sample(step, readings, zombies)
 
 
 def _private_bytes(pid: int) -> int:
@@ -94,33 +111,44 @@ def _object_store() -> int:
     return psutil.disk_usage("/dev/shm").used
 
 
-def growth(samples: list[tuple[int, dict[str, dict[str, float]]]]) -> dict[str, dict[str, float]]:
+def growth(samples: Sequence[Sample]) -> Readings:
     """Slope per 100 steps of every figure of every process that lived through most of the second half of the run."""
     steady = samples[len(samples) // 2 :]
     series: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-    for step, readings in steady:
-        for who, figures in readings.items():
+    for sample in steady:
+        for who, figures in sample.readings.items():
             for name, value in figures.items():
-                series[who, name].append((step, value))
-    slopes: dict[str, dict[str, float]] = defaultdict(dict)
+                series[who, name].append((sample.step, value))
+    slopes: Readings = defaultdict(dict)
     for (who, name), points in series.items():
         if len(points) > len(steady) // 2:
             slopes[who][name] = slope_per_100(*zip(*points, strict=True))
     return dict(slopes)
 
 
-def problems(slopes: dict[str, dict[str, float]]) -> list[str]:
+def unreaped(samples: Sequence[Sample]) -> list[str]:
+    """Zombies that two readings in a row have seen."""
+    found = {}
+    for before, after in pairwise(samples):
+        for pid in before.zombies.keys() & after.zombies.keys():
+            found[pid] = f"{after.zombies[pid]} ({pid}) is a zombie at two readings in a row, after step {after.step}"
+    return list(found.values())
+
+
+def problems(slopes: Readings) -> list[str]:
     """What grows beyond its aim."""
     found = []
     for who, figures in slopes.items():
         for name, slope in figures.items():
+            if name == "resident_mb":
+                continue
             aim = MIB_AIM if name.endswith("_mb") else COUNT_AIM
             if slope > aim:
                 found.append(f"{who}: {name} grows by {slope:.2f} per 100 steps (aim {aim:g})")
     return found
 
 
-def plot(samples: list[tuple[int, dict[str, dict[str, float]]]], path: Path) -> None:
+def plot(samples: Sequence[Sample], path: Path) -> None:
     """Private memory of every process over the steps."""
     import matplotlib
 
@@ -128,8 +156,8 @@ def plot(samples: list[tuple[int, dict[str, dict[str, float]]]], path: Path) -> 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    for who in sorted({who for _, readings in samples for who in readings if who != "job"}):
-        points = [(step, readings[who]["private_mb"]) for step, readings in samples if who in readings]
+    for who in sorted({who for sample in samples for who in sample.readings if who != "job"}):
+        points = [(s.step, s.readings[who]["private_mb"]) for s in samples if who in s.readings]
         axes.plot(*zip(*points, strict=True), label=who.rpartition(" (")[0])
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel("private memory (MB)")
@@ -138,17 +166,17 @@ def plot(samples: list[tuple[int, dict[str, dict[str, float]]]], path: Path) -> 
     figure.savefig(path, dpi=110)
 
 
-def watch(command: Sequence[str], run: Path, log: Path, every_s: float) -> tuple[int, list[Any]]:
-    """Start the run and read its processes until it ends: exit status, [(step, readings)]."""
-    samples: list[Any] = []
+def watch(command: Sequence[str], run: Path, log: Path, every_s: float) -> tuple[int, list[Sample]]:
+    """Start the run and look at its processes until it ends: exit status, what was seen."""
+    samples: list[Sample] = []
+    tail = MetricsTail(run)
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
         root = psutil.Process(process.pid)
         while process.poll() is None:
-            rows = [row for row in read_metrics(run) if "train/step" in row] if run.exists() else []
-            if rows:
+            if step := tail.step():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    samples.append((int(rows[-1]["train/step"]), look(root)))
+                    samples.append(look(root, step))
             time.sleep(every_s)
     return process.returncode, samples
 
@@ -170,23 +198,36 @@ def main() -> int:
     started = time.monotonic()
     status, samples = watch(command, options.directory / "run", options.directory / "output.log", options.every)
     slopes = growth(samples)
-    found = problems(slopes)
+    found = problems(slopes) + unreaped(samples)
     if status:
         found.append(f"the run ended with status {status}: see {options.directory / 'output.log'}")
-    print("| process | private memory (MB per 100 steps) | descriptors | threads |\n|---|---|---|---|")
-    for who, figures in sorted(slopes.items()):
-        if who != "job":
-            print(
-                f"| {who} | {figures['private_mb']:+.3f} | {figures['descriptors']:+.2f} | {figures['threads']:+.2f} |"
-            )
+    print(table(samples, slopes))
     print(f"job: {json.dumps({k: round(v, 3) for k, v in slopes.get('job', {}).items()})} per 100 steps")
-    zombies = max((readings["job"]["zombies"] for _, readings in samples), default=0)
-    print(f"{options.steps} steps in {time.monotonic() - started:.0f} s; most zombies at once: {zombies:.0f}")
-    print("grows: " + ("; ".join(found) if found else "nothing"))
-    (options.directory / "soak.json").write_text(json.dumps({"slopes": slopes, "grows": found, "samples": samples}))
+    zombies = max((len(sample.zombies) for sample in samples), default=0)
+    print(f"{options.steps} steps in {time.monotonic() - started:.0f} s; most zombies at once: {zombies}")
+    print("wrong: " + ("; ".join(found) if found else "nothing"))
+    kept = {"slopes": slopes, "wrong": found, "samples": [asdict(sample) for sample in samples]}
+    (options.directory / "soak.json").write_text(json.dumps(kept))
     if samples:
         plot(samples, options.directory / "soak.png")
     return 1 if found else 0
+
+
+def table(samples: Sequence[Sample], slopes: Readings) -> str:
+    """Growth of every process, with its memory at the last reading."""
+    lines = [
+        "| process | private memory (MB per 100 steps) | resident (MB per 100 steps) | resident at last (MB) "
+        "| descriptors | threads |",
+        "|---|---|---|---|---|---|",
+    ]
+    last = {who: figures["resident_mb"] for s in samples for who, figures in s.readings.items() if who != "job"}
+    for who, figures in sorted(slopes.items()):
+        if who != "job":
+            lines.append(
+                f"| {who} | {figures['private_mb']:+.3f} | {figures['resident_mb']:+.3f} | {last[who]:.0f} | "
+                f"{figures['descriptors']:+.2f} | {figures['threads']:+.2f} |"
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

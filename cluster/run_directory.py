@@ -186,7 +186,7 @@ class RunDirectory:
         lines = text.splitlines()
         kept, current = [], 0
         for line in lines:
-            row = _parse(line)
+            row = parse_row(line)
             if row is not None:
                 steps = [int(row[axis]) for axis in (TRAIN_STEP, EVALUATION_STEP) if axis in row]
                 current = max(steps, default=current)
@@ -228,14 +228,15 @@ def read_metrics(path: str | Path) -> list[dict[str, int | float]]:
     """The rows of `path/metrics.jsonl`, also of a run that is under way; a torn last line is left out."""
     file = Path(path) / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    return [row for row in map(_parse, lines) if row is not None]
+    return [row for row in map(parse_row, lines) if row is not None]
 
 
-def _parse(line: str) -> dict[str, int | float] | None:
+def parse_row(line: str) -> dict[str, int | float] | None:
+    """A line of metrics.jsonl; None of a torn one."""
     try:
         row = json.loads(line)
         return {key: float(value) if isinstance(value, str) else value for key, value in row.items()}
-    except (ValueError, AttributeError):  # a torn line
+    except (ValueError, AttributeError):
         return None
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.soak import growth, problems, slope_per_100
+from benchmarks.soak import Sample, growth, problems, slope_per_100, table, unreaped
 
 
-def readings(memory, descriptors=20.0):
+def readings(memory, descriptors=20.0, shared=0.0):
     return [
-        (10 * i, {"sampler (1)": {"private_mb": float(mb), "descriptors": descriptors, "threads": 8.0}})
+        Sample(
+            10 * i,
+            {
+                "sampler (1)": {
+                    "private_mb": float(mb),
+                    "resident_mb": float(mb) + shared * i,
+                    "descriptors": descriptors,
+                    "threads": 8.0,
+                }
+            },
+        )
         for i, mb in enumerate(memory)
     ]
 
@@ -30,3 +40,18 @@ def test_a_warm_up_and_a_spike_are_no_leak():
 
 def test_readings_within_one_step_have_no_slope():
     assert slope_per_100([5, 5, 5], [1, 2, 3]) == 0.0
+
+
+def test_shared_pages_are_reported_and_not_judged():
+    samples = readings(np.full(200, 500.0), shared=1.0)
+    slopes = growth(samples)
+    assert problems(slopes) == []
+    assert "| sampler (1) | +0.000 | +10.000 | 699 |" in table(samples, slopes)
+
+
+def test_a_zombie_is_a_fault_when_it_stays():
+    def seen(*zombies):
+        return [Sample(step, {}, dict.fromkeys(pids, "child")) for step, pids in enumerate(zombies)]
+
+    assert unreaped(seen({1}, {2}, set(), {1})) == [], "each was reaped by the next reading"
+    assert unreaped(seen({1}, {1, 2}, {1}, set())) == ["child (1) is a zombie at two readings in a row, after step 2"]

@@ -17,8 +17,10 @@ KINDS = {
     "verifier": r"^ray::VerifierWorker",
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
+    "node watch": r"^ray::NodeWatch",
 }
 SANDBOX = ("sandbox server", "sandboxed child")  # below the verifiers, which mend these losses themselves
+UNTOLD = (*SANDBOX, "node watch")  # of their loss there is no incident: nothing of the run stands still
 UNITS = {"sampler": "sampler", "engine core": "sampler", "verifier": "verifier"}  # what an incident calls them
 
 _CGROUP = Path("/sys/fs/cgroup/memory")
@@ -53,6 +55,15 @@ def _sandboxed(root: psutil.Process, kind: str) -> list[psutil.Process]:
                 if below := server.children(recursive=True):
                     return below
     return []
+
+
+def sampling(root: psutil.Process) -> bool:
+    """Whether a sampler below `root` is at work on a group: training has begun."""
+    for process in find(root, "sampler"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "sample_group" in " ".join(process.cmdline()):
+                return True
+    return False
 
 
 def ours(processes: list[psutil.Process]) -> list[psutil.Process]:

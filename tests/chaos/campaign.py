@@ -3,7 +3,8 @@
     python -m tests.chaos.campaign --kills 50 --seed 0 --staleness 1 --directory DIRECTORY
 
 Seeded: the same seed strikes the same kinds with the same blows in the same order. After each blow it waits until the
-run has mended the loss and finished another optimiser step, and notes how long detection and recovery took. At the end
+run has mended the loss and finished two more optimiser steps, and notes how long detection and recovery took. Some
+are followed by a second one before that; one hits the replay queue right after the driver was resumed. At the end
 the run has to have trained every position of the prompt stream exactly once, within the staleness bound, and to have
 left a checkpoint that can be read back; and a learner that nobody disturbs, fed with the recorded groups, has to end
 with the same weights, bit by bit. Prints a table, writes ``report.json``, and exits with 1 if anything is wrong.
@@ -22,7 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ import pyarrow.parquet as pq
 
 from actors.learner_rank import HUGGINGFACE
 from cluster.checkpoints import Checkpoints
+from cluster.metrics_tail import MetricsTail
 from cluster.run_directory import read_metrics
 from cluster.weights import weights_sha256
 from tests.chaos import blows, coder
+from tests.chaos.report import Blow, Report
+from tests.chaos.schedule import Strike, schedule
 from tests.cluster.running import LOCAL, REPOSITORY, command, environment
 
+LOOK_S = 0.25  # between two looks at the run, which shares its processors with this
 MEND_S = 240.0  # for one blow to be mended, with everything else that runs on the machine
 RESUME_S = 300.0
 MODEL_S = 900.0  # for the model that the run under fire trains
@@ -45,43 +50,16 @@ GONE_S = 60.0  # for all processes of a killed driver to be gone
 
 
 @dataclass(frozen=True)
-class Blow:
-    """One blow and its mending; seconds since the blow (None: nothing had to be noticed)."""
+class _Fallen:
+    """A blow that has fallen, and what is needed to see it mended."""
 
     kind: str
     blow: str
-    detected_s: float | None
-    serving_s: float | None
-    step_s: float
-
-
-@dataclass
-class Report:
-    """What a campaign found."""
-
-    blows: list[Blow] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    steps: int = 0
-    with_gradient: int = 0  # steps at which the optimiser moved
-    reward: tuple[float, float] = (0.0, 0.0)  # mean of the first and of the last fifth of the steps
-    weights: str = ""
-    staleness: tuple[int, int] = (0, 0)  # observed, bound
-
-    def table(self) -> str:
-        """Recovery by kind: number of blows, seconds to detection and to the next finished step (median, worst)."""
-        lines = ["| struck | blow | times | detected after (s) | next step after (s) |", "|---|---|---|---|---|"]
-        for kind, blow in sorted({(b.kind, b.blow) for b in self.blows}):
-            some = [b for b in self.blows if (b.kind, b.blow) == (kind, blow)]
-            lines.append(
-                f"| {kind} | {blow} | {len(some)} | {_spread([b.detected_s for b in some])} | "
-                f"{_spread([b.step_s for b in some])} |"
-            )
-        return "\n".join(lines)
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{statistics.median(known):.1f}, worst {max(known):.1f}" if known else "not lost"
+    during: str | None
+    struck: float  # monotonic clock
+    wall: float  # the clock of incidents
+    told: int  # incidents before it
+    lost: bool  # by it, so that there will be one
 
 
 class Campaign:
@@ -106,14 +84,16 @@ class Campaign:
         self._random = random.Random(seed)
         self._log = directory / "output.log"
         self._process: subprocess.Popen | None = None
+        self._tail = MetricsTail(self.run)
+        self._fell = 0  # blows so far
 
-    def execute(self, schedule: Sequence[tuple[str, str]]) -> Report:
-        """Run, strike by the `schedule` of (kind, blow), let the run end, and audit it."""
+    def execute(self, schedule: Sequence[Strike]) -> Report:
+        """Run, strike by the `schedule`, let the run end, and audit it."""
         try:
             self._launch("train", *self._overrides, f"run.directory={self.directory}", "run.name=run")
             self._wait(lambda: self._steps() >= 1, "the first step", RESUME_S)
-            for kind, blow in schedule:
-                self._strike(kind, blow)
+            for strike in schedule:
+                self._strike(strike)
             self._expect_end()
         finally:
             self._end()
@@ -136,21 +116,43 @@ class Campaign:
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
-    def _strike(self, kind: str, blow: str) -> None:
+    def _strike(self, strike: Strike) -> None:
         time.sleep(self._random.uniform(0.0, 2.0))
-        before, told = self._steps(), len(self._incidents())
-        self._say(f"blow {len(self.report.blows) + 1}: {blow} of {kind} after step {before}")
-        struck = time.monotonic()
-        detected = serving = None
-        if kind == "driver":
-            self._kill_the_driver()
-        elif self._hit(lambda: blows.find(self._root, kind), blow) and kind not in blows.SANDBOX:
-            detected, serving = self._mended(kind, told, struck)
+        fallen = [self._fall(strike.kind, strike.blow)]
+        if strike.then is not None:
+            self._await_the_moment_after(fallen[0])
+            fallen.append(self._fall(*strike.then, during=strike.kind))
+        mended = [self._mended(one) for one in fallen]
         # Two more steps: the one under way may have had all it needed before the blow.
         after = self._steps()
         self._wait(lambda: self._steps() >= after + 2 or self._done(), "two more steps", MEND_S)
-        self.report.blows.append(Blow(kind, blow, detected, serving, time.monotonic() - struck))
+        for one, (detected, serving) in zip(fallen, mended, strict=True):
+            step_s = time.monotonic() - one.struck
+            self.report.blows.append(Blow(one.kind, one.blow, detected, serving, step_s, one.during))
         self.write()
+
+    def _fall(self, kind: str, blow: str, during: str | None = None) -> _Fallen:
+        """One blow; the driver is resumed at once."""
+        self._fell += 1
+        told = len(self._incidents())
+        self._say(f"blow {self._fell}: {blow} of {kind}" + (f", after {during}" if during else ""))
+        struck, wall = time.monotonic(), time.time()
+        if kind == "driver":
+            self._kill_the_driver()
+            lost = False
+        else:
+            lost = self._hit(lambda: blows.find(self._root, kind), blow) and kind not in blows.UNTOLD
+        return _Fallen(kind, blow, during, struck, wall, told, lost)
+
+    def _await_the_moment_after(self, first: _Fallen) -> None:
+        """While the first loss is being mended; of the driver, when training begins again."""
+        if first.kind == "driver":
+            began = lambda: blows.sampling(self._root)  # noqa: E731
+            self._wait(began, "training beginning again", RESUME_S, every_s=0.05)
+            time.sleep(self._random.uniform(0.0, 0.9))
+        else:
+            self._wait(lambda: bool(self._news(first)), f"the loss of the {first.kind} being noticed", MEND_S)
+            time.sleep(self._random.uniform(0.0, 10.0))
 
     def _hit(self, candidates: Callable[[], list[psutil.Process]], blow: str) -> bool:
         """Strike one of the candidates; whether it is lost by that."""
@@ -168,17 +170,23 @@ class Campaign:
     def write(self) -> None:
         (self.directory / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
 
-    def _mended(self, kind: str, told: int, struck: float) -> tuple[float, float]:
-        """Seconds until the loss was noticed, and until its successor served."""
-        unit = blows.UNITS.get(kind, kind)
+    def _news(self, of: _Fallen) -> list[tuple[float, dict[str, Any]]]:
+        """Incidents of the unit since the blow, with the seconds from the one to the other."""
+        unit = blows.UNITS.get(of.kind, of.kind)
+        since = self._incidents()[of.told :]
+        return [(i["time"] - of.wall, i) for i in since if i["unit"].startswith(unit)]
 
-        def news() -> list[dict[str, Any]]:
-            return [i for i in self._incidents()[told:] if i["unit"].startswith(unit)]
+    def _mended(self, of: _Fallen) -> tuple[float | None, float | None]:
+        """Seconds until the loss was noticed, and until its successor served; None if nothing had to be noticed."""
+        if not of.lost:
+            return None, None
+        self._wait(lambda: bool(self._news(of)), f"the loss of the {of.kind} being noticed", MEND_S)
 
-        self._wait(lambda: bool(news()), f"the loss of the {kind} being noticed", MEND_S)
-        detected = time.monotonic() - struck
-        self._wait(lambda: any(i["recovered_s"] is not None for i in news()), f"the {kind} serving again", MEND_S)
-        return detected, time.monotonic() - struck
+        def recovered() -> list[float]:
+            return [after for after, incident in self._news(of) if incident["recovered_s"] is not None]
+
+        self._wait(lambda: bool(recovered()), f"the {of.kind} serving again", MEND_S)
+        return self._news(of)[0][0], recovered()[0]
 
     def _kill_the_driver(self) -> None:
         assert self._process is not None
@@ -277,7 +285,7 @@ class Campaign:
         return next(int(o.partition("=")[2]) for o in self._overrides if o.startswith(f"{key}="))
 
     def _steps(self) -> int:
-        return sum("train/step" in row for row in read_metrics(self.run)) if self.run.exists() else 0
+        return self._tail.step()
 
     def _incidents(self) -> list[dict[str, Any]]:
         file = self.run / "incidents.jsonl"
@@ -291,14 +299,14 @@ class Campaign:
         assert self._process is not None
         return self._process.poll() == 0
 
-    def _wait(self, condition: Callable[[], bool], what: str, limit_s: float) -> None:
+    def _wait(self, condition: Callable[[], bool], what: str, limit_s: float, every_s: float = LOOK_S) -> None:
         end = time.monotonic() + limit_s
         while not condition():
             if self._over():
                 raise AssertionError(f"the run ended before {what}:\n{self._log.read_text()[-4000:]}")
             if time.monotonic() > end:
                 raise AssertionError(f"no sign of {what} within {limit_s:.0f} s:\n{self._log.read_text()[-4000:]}")
-            time.sleep(0.1)
+            time.sleep(every_s)
 
     def _say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
@@ -315,20 +323,6 @@ SMALL = (
     "supervision.max_restarts=1000",
     "wandb.mode=disabled",
 )
-
-
-def schedule(kills: int, seed: int) -> list[tuple[str, str]]:
-    """Every kind with every blow in turn, in a seeded order; the driver can only be killed."""
-    ways = ["kill", "stop", "pause", *(["memory"] if blows.can_exhaust_memory() else [])]
-    kinds = [*blows.KINDS, *blows.SANDBOX]
-    pairs = [(kind, way) for kind in kinds for way in ways] + [("driver", "kill")] * 2
-    pairs = [pair for pair in pairs if pair != ("replay queue", "memory")]  # it wants no page for minutes
-    order = random.Random(seed)
-    plan: list[tuple[str, str]] = []
-    while len(plan) < kills:
-        order.shuffle(pairs)
-        plan += pairs
-    return plan[:kills]
 
 
 def main() -> int:

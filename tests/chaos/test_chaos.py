@@ -15,20 +15,21 @@ import pytest
 from cluster.checkpoints import Checkpoints
 from tests.chaos.blows import ours
 from tests.chaos.campaign import SMALL, Campaign
+from tests.chaos.schedule import Strike
 from tests.cluster.running import REPOSITORY, bonrl, command, environment, run_directory
 
 pytestmark = pytest.mark.slow
 
 STEPS = 50
 BLOWS = [
-    ("engine core", "kill"),
-    ("verifier", "stop"),
-    ("learner", "kill"),
-    ("replay queue", "kill"),
-    ("learner", "pause"),
-    ("sampler", "kill"),
-    ("driver", "kill"),
-    ("verifier", "kill"),
+    Strike("engine core", "kill"),
+    Strike("verifier", "stop"),
+    Strike("learner", "kill"),
+    Strike("replay queue", "kill"),
+    Strike("learner", "pause"),
+    Strike("sampler", "kill"),
+    Strike("driver", "kill"),
+    Strike("verifier", "kill"),
 ]
 
 
