@@ -11,6 +11,10 @@ import asyncio
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from actors.group import check_schema
 from actors.group_log import groups_file, read_groups
 from actors.learner_group import LearnerGroup, Origin
 from cluster.checkpoints import Checkpoints
@@ -22,6 +26,7 @@ from cluster.incidents import Incidents
 from cluster.job import Outcome, carry_out, completion, starting
 from cluster.processes import Processes
 from cluster.run_directory import RunDirectory
+from learner.schedule import scheduled_integer
 
 
 def recorded_steps(source: Path) -> int:
@@ -38,6 +43,34 @@ def recorded_steps(source: Path) -> int:
     return steps
 
 
+def check_recorded(config: RunConfig, source: Path, steps: int) -> None:
+    """Compare what `source` recorded with what the configuration trains on, before anything starts.
+
+    Raises:
+        UsageError: groups of another size, without the demonstrations that are to be imitated, or unreadable.
+    """
+    for step in range(steps):
+        file = source / "groups" / groups_file(step + 1)
+        wanted = scheduled_integer(config.schedule.n, step, config.rollout.n)
+        try:
+            check_schema(pq.read_schema(file))
+            table = pq.read_table(file, columns=["finish_reason", "demonstration_tokens"])
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--replay {source}: {file.name} cannot be read: {error}") from error
+        sizes = set(pc.list_value_length(table["finish_reason"]).to_pylist()) - {0}  # a quarantined prompt has none
+        if sizes - {wanted}:
+            moved = " (moved by schedule.n)" if config.schedule.n else ""
+            raise UsageError(
+                f"rollout.n = {wanted}{moved}, but the groups in {file} hold {', '.join(map(str, sorted(sizes)))} "
+                "samples, and --replay trains on them as they are; leave rollout.n and schedule.n as that run had them"
+            )
+        if config.objective.imitation != "none" and table["demonstration_tokens"].null_count:
+            raise UsageError(
+                f"objective.imitation = {config.objective.imitation}, but groups in {file} hold no demonstration; "
+                "replay a run that imitated, or set objective.imitation = none"
+            )
+
+
 def replay(config: RunConfig, source: Path) -> Outcome:
     """Train on the groups that the run in `source` recorded; ``run.steps`` of them, at most all.
 
@@ -45,6 +78,7 @@ def replay(config: RunConfig, source: Path) -> Outcome:
         UsageError: something cannot work, and nothing was trained.
     """
     steps = min(config.run.steps, recorded_steps(source))
+    check_recorded(config, source, steps)
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with RunDirectory.create(config.run.directory, config.run.name, config.model_dump(mode="json")) as directory:
         checkpoints = Checkpoints(directory.checkpoints)

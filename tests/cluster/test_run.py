@@ -1,0 +1,39 @@
+"""What a run asks its samplers for, as its schedules move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.queue_state import Ticket
+from cluster.config import build_config
+from cluster.evaluation import EvaluationPrompt
+from cluster.run import Run
+from verifiers.task import Prompt
+
+
+def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_prompt() -> None:
+    """By the position's own step, not by when it is sampled: groups of a step agree at any staleness."""
+    config = build_config(
+        {
+            "rollout": {"n": 16, "prompts_per_step": 3},
+            "queue": {"staleness": 2},
+            "schedule": {
+                "n": {"shape": "steps", "at": {2: 12}},
+                "temperature": {"start": 1.2, "end": 0.8, "after": 1, "over": 2},
+            },
+        }
+    )
+    prompts = [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(5)]
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("directory", "checkpoints", "observer", "held_out", "pool", "queue", "learner", "broadcaster", "supervisor",
+         "departure")
+    )  # fmt: skip
+    run = Run(config=config, prompts=prompts, **nothing)
+    asked = [run.request(Ticket(sequence=i, admitted_version=0))[0] for i in range(15)]
+    assert [r.n for r in asked] == [16] * 6 + [12] * 9
+    assert [r.temperature for r in asked[::3]] == pytest.approx([1.2, 1.2, 1.0, 0.8, 0.8])
+    for step in range(5):
+        assert len({(r.n, r.temperature) for r in asked[3 * step : 3 * step + 3]}) == 1
