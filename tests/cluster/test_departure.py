@@ -163,6 +163,7 @@ def test_a_second_signal_leaves_at_once(hang: str) -> None:
     assert took < 20
 
 
+@pytest.mark.slow
 def test_last_words_that_hang_or_fail_do_not_hold_the_process() -> None:
     for last_words in ("time.sleep(600)", "1 / 0"):
         script = HANGS["the event loop"].replace("run(work)", f"run(work, lambda: {last_words})")

@@ -163,7 +163,9 @@ def test_intervals_cover_the_truth_at_the_extremes_too(law, n: int, k: int, prom
     assert lowest <= np.mean([p.low <= truth <= p.high for p in points]) <= highest
 
 
-@pytest.mark.parametrize("strategy", ["pass_at_k", "best_of_k", "max_at_k", "majority_at_k"])
+@pytest.mark.parametrize(
+    "strategy", ["pass_at_k", "best_of_k", "max_at_k", pytest.param("majority_at_k", marks=pytest.mark.slow)]
+)
 def test_intervals_cover_the_truth_in_2000_experiments(strategy: str) -> None:
     """95 % intervals over 128 prompts hold the true value in 93 to 97 % of simulated experiments."""
     rng = np.random.default_rng(5)

@@ -17,7 +17,7 @@ EXACT = 1e-10
 
 
 @pytest.mark.parametrize("case", tabular.CASES)
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, pytest.param(6, marks=pytest.mark.slow)])
 def test_every_unbiased_estimator_is(case: str, n: int) -> None:
     check_every_unbiased_estimator(case, n)
 
