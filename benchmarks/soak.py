@@ -111,9 +111,23 @@ def _object_store() -> int:
     return psutil.disk_usage("/dev/shm").used
 
 
+def evenly(samples: Sequence[Sample], count: int = 100) -> list[Sample]:
+    """About `count` readings of the second half of the steps, evenly spaced in steps.
+
+    Readings come by the clock: where other work slows the run down they crowd, and what grows by the second would
+    count as growth by the step.
+    """
+    last = samples[-1].step if samples else 0
+    chosen: list[Sample] = []
+    for sample in samples:
+        if sample.step >= last / 2 and (not chosen or sample.step - chosen[-1].step >= last / 2 / count):
+            chosen.append(sample)
+    return chosen
+
+
 def growth(samples: Sequence[Sample]) -> Readings:
     """Slope per 100 steps of every figure of every process that lived through most of the second half of the run."""
-    steady = samples[len(samples) // 2 :]
+    steady = evenly(samples)
     series: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
     for sample in steady:
         for who, figures in sample.readings.items():

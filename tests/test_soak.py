@@ -38,6 +38,13 @@ def test_a_warm_up_and_a_spike_are_no_leak():
     assert problems(growth(readings(memory))) == []
 
 
+def test_readings_that_crowd_at_the_end_weigh_no_more_than_others():
+    """The run slows down at its end, where something grows by the second: per step that is little."""
+    quick = readings(np.full(200, 500.0))
+    slow = [Sample(2000 + i // 50, {"sampler (1)": {"private_mb": 500 + 0.01 * i}}) for i in range(1000)]
+    assert problems(growth([*quick, *slow])) == []
+
+
 def test_readings_within_one_step_have_no_slope():
     assert slope_per_100([5, 5, 5], [1, 2, 3]) == 0.0
 
