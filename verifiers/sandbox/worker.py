@@ -204,6 +204,8 @@ class Worker:
         return answer
 
     def _why(self, what: str) -> str:
+        if self._errors.closed:
+            return "the fork server was closed while it had a job"
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=0.2)
         size = self._errors.seek(0, os.SEEK_END)
