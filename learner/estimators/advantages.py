@@ -66,9 +66,9 @@ def group_advantages(
     method = check_estimator(estimator, strategy=strategy, n=group.n, k=k)
     if not isinstance(options, Options):
         raise ValueError(f"options must be learner.estimators.Options, got {options!r}")
+    ratios_GN = None if ratios is None else like_rewards("ratios", ratios, np.shape(rewards))
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused by name
-        if ratios is not None:
-            ratios_GN = like_rewards("ratios", ratios, np.shape(rewards))
+        if ratios_GN is not None:
             advantages_GN = off_policy_advantages(group, ratios_GN, found, k, method, ratio_cap)
         elif method.from_group is not None:
             advantages_GN = method.from_group(group, k, options)
@@ -76,24 +76,9 @@ def group_advantages(
             advantages_GN = _by_count(group, found, method, k)
         else:
             advantages_GN = _by_array(group, found, method, k)
-    finite("the advantages", advantages_GN, group.rewards_GN)
+    finite("the advantages", advantages_GN, group.rewards_GN, ratios_GN)
     noise_G1 = ZERO * _noise_scale(group, found, method, k, advantages_GN, ratios is None)
     advantages_GN = np.where(np.abs(advantages_GN) <= noise_G1, 0.0, advantages_GN)
-    return advantages_GN[0] if np.ndim(rewards) == 1 else advantages_GN
-
-    found = check_strategy(strategy, k)
-    group = make_group(rewards, scores, answers, correct, found, subsets)
-    method = check_estimator(estimator, strategy=strategy, n=group.n, k=k)
-    if ratios is not None:
-        ratios_GN = np.atleast_2d(np.asarray(ratios, dtype=np.float64))
-        advantages_GN = off_policy_advantages(group, ratios_GN, found, k, method, ratio_cap)
-    elif method.from_group is not None:
-        advantages_GN = method.from_group(group, k, options)
-    elif found.count_value is not None:
-        advantages_GN = _by_count(group, found, method, k)
-    else:
-        advantages_GN = _by_array(group, found, method, k)
-    advantages_GN = np.where(np.abs(advantages_GN) < ZERO, 0.0, advantages_GN)
     return advantages_GN[0] if np.ndim(rewards) == 1 else advantages_GN
 
 

@@ -69,13 +69,14 @@ def like_rewards(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     return matrix_GN
 
 
-def finite(name: str, values: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+def finite(name: str, values: np.ndarray, rewards: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
     """`values` themselves; ValueError if the arithmetic on finite arguments has overflowed."""
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{name} overflowed float64: rewards reach {np.abs(rewards).max():.3g} in magnitude; scale the rewards down"
-        )
-    return values
+    if np.isfinite(values).all():
+        return values
+    if ratios is not None and ratios.max() > np.abs(rewards).max():
+        raise ValueError(f"{name} overflowed float64: ratios reach {ratios.max():.3g}; truncate them with ratio_cap")
+    reach = np.abs(rewards).max()
+    raise ValueError(f"{name} overflowed float64: rewards reach {reach:.3g} in magnitude; scale the rewards down")
 
 
 def _matrix(name: str, values: Any) -> tuple[np.ndarray, tuple[int, ...]]:

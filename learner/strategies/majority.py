@@ -26,7 +26,6 @@ import numpy as np
 from learner.strategies.registry import CORRECT, UNPARSABLE, Group, array_strategy
 
 Votes = tuple[int, tuple[int, ...], int]  # right votes, votes of each other answer in ascending order, unparsable
-Without = dict[int, tuple[float, float]]  # CORRECT, UNPARSABLE or the votes of another answer -> (U_k, U_{k-1})
 
 
 def _leave_one_out(group: Group, k: int) -> np.ndarray:
@@ -42,7 +41,7 @@ def _fewer(group: Group, k: int) -> np.ndarray:
 @array_strategy("majority_at_k", array_leave_one_out=_leave_one_out, array_fewer=_fewer, needs=("answers", "correct"))
 def majority_at_k(group: Group, k: int) -> np.ndarray:
     """Probability that a vote among k answers elects the right one."""
-    return np.array([tally(_votes(counts), k)[0] for counts in _counts(group)])
+    return np.array([vote_value(_votes(counts), k) for counts in _counts(group)])
 
 
 def _without(group: Group, k: int, which: int) -> np.ndarray:
@@ -50,7 +49,7 @@ def _without(group: Group, k: int, which: int) -> np.ndarray:
     assert group.answers_GN is not None
     result = np.empty_like(group.rewards_GN)
     for g, counts in enumerate(_counts(group)):
-        without = tally(_votes(counts), k)[1]
+        without = vote_without(_votes(counts), k)
         value = {label: without[label if label in (CORRECT, UNPARSABLE) else counts[label]][which] for label in counts}
         result[g] = [value[label] for label in group.answers_GN[g].tolist()]
     return result
@@ -66,52 +65,74 @@ def _votes(counts: Counter[int]) -> Votes:
     return counts[CORRECT], tuple(others), counts[UNPARSABLE]
 
 
-@lru_cache(maxsize=1 << 14)
-def tally(votes: Votes, k: int) -> tuple[float, Without]:
-    """U_k of a group with these votes, and (U_k, U_{k-1}) without one sample of each kind. 0 <= k - 1 < n."""
-    right, others, unparsable = votes
-    n = right + sum(others) + unparsable
-    drawn = _drawn(n, k)
-    votes_M, heights_M, weights_M = _cases(k, min(right, k))
+class _Tally:
+    """The election of the right answer among k samples of a group with these votes, and without one of its samples.
 
-    def factor(label: int, size: int) -> np.ndarray:
+    *_MS: polynomials in x for each of the M cases (votes j of the right answer, height y of a tie), powers 0 .. k.
+    """
+
+    def __init__(self, votes: Votes, k: int) -> None:
+        self._right, others, unparsable = votes
+        self._n, self._k = self._right + sum(others) + unparsable, k
+        self._drawn = _drawn(self._n, k)
+        self._votes_M, self._heights_M, self._weights_M = _cases(k, min(self._right, k))
+        self._classes = [(UNPARSABLE, unparsable, 1)] * (unparsable > 0)
+        self._classes += [(size, size, many) for size, many in sorted(Counter(others).items())]
+        before_MS = np.zeros((len(self._votes_M), k + 1))
+        before_MS[np.arange(len(self._votes_M)), self._votes_M] = 1.0  # x^j
+        self._but_one = []  # the product of the classes before, and of all answers but one of this class
+        for label, size, many in self._classes:
+            for _ in range(many - 1):
+                before_MS = _times(before_MS, self._factor(label, size))
+            self._but_one.append(before_MS)
+            before_MS = _times(before_MS, self._factor(label, size))
+        self._all_MS = before_MS
+        self.value = self._elected(self._n, self._right, k, before_MS[:, k])
+
+    def without(self) -> dict[int, tuple[float, float]]:
+        """(U_k, U_{k-1}) without one sample of the key: CORRECT, UNPARSABLE, or an answer with that many votes."""
+        n, right, sizes = self._n, self._right, (self._k, self._k - 1)
+        result = {}
+        if right:
+            result[CORRECT] = [self._elected(n - 1, right - 1, slots, self._all_MS[:, slots]) for slots in sizes]
+        behind_MS = np.zeros_like(self._all_MS)
+        behind_MS[:, 0] = 1.0
+        for (label, size, many), but_one_MS in zip(reversed(self._classes), reversed(self._but_one), strict=True):
+            lighter_MS = _times(but_one_MS, self._factor(label, size - 1))
+            ways = [(lighter_MS[:, : slots + 1] * behind_MS[:, slots::-1]).sum(axis=1) for slots in sizes]
+            result[label] = [self._elected(n - 1, right, *pair) for pair in zip(sizes, ways, strict=True)]
+            for _ in range(many):
+                behind_MS = _times(behind_MS, self._factor(label, size))
+        return {label: (values[0], values[1]) for label, values in result.items()}
+
+    def _factor(self, label: int, size: int) -> np.ndarray:
         """[M, v]: `size` samples of one answer are drawn v times without winning."""
-        slots = np.arange(min(size, k) + 1)
+        slots = np.arange(min(size, self._k) + 1)
+        drawn = self._drawn[size, slots]
         if label == UNPARSABLE:
-            return np.broadcast_to(drawn[size, slots], (len(votes_M), len(slots)))
-        ahead, tied = slots > votes_M[:, None], slots == votes_M[:, None]
-        return drawn[size, slots] * np.where(tied, heights_M[:, None], ~ahead)
+            return np.broadcast_to(drawn, (len(self._votes_M), len(slots)))
+        ahead, tied = slots > self._votes_M[:, None], slots == self._votes_M[:, None]
+        return drawn * np.where(tied, self._heights_M[:, None], ~ahead)
 
-    def elected(samples: int, right: int, slots: int, ways_M: np.ndarray) -> float:
-        """Probability of the election of one of `right` samples, given the coefficient of the others."""
-        won = float((weights_M * drawn[right, votes_M] * ways_M).sum())
-        return won / drawn[samples, slots] if slots <= samples else 0.0
+    def _elected(self, samples: int, right: int, slots: int, ways_M: np.ndarray) -> float:
+        """Probability that one of `right` among `samples` is elected by `slots`, given how the others are drawn."""
+        if slots > samples:
+            return 0.0
+        won = (self._weights_M * self._drawn[right, self._votes_M] * ways_M).sum()
+        return float(won / self._drawn[samples, slots])
 
-    classes = [(UNPARSABLE, unparsable, 1)] * (unparsable > 0)
-    classes += [(size, size, many) for size, many in sorted(Counter(others).items())]
-    before_MS = np.zeros((len(votes_M), k + 1))
-    before_MS[np.arange(len(votes_M)), votes_M] = 1.0  # x^j
-    but_one = []  # the product of the classes before, and of all answers but one of this class
-    for label, size, many in classes:
-        for _ in range(many - 1):
-            before_MS = _times(before_MS, factor(label, size))
-        but_one.append(before_MS)
-        before_MS = _times(before_MS, factor(label, size))
 
-    value = elected(n, right, k, before_MS[:, k])
-    without: Without = {}
-    if right:
-        fewer = right - 1
-        without[CORRECT] = elected(n - 1, fewer, k, before_MS[:, k]), elected(n - 1, fewer, k - 1, before_MS[:, k - 1])
-    behind_MS = np.zeros_like(before_MS)
-    behind_MS[:, 0] = 1.0
-    for (label, size, many), rest_MS in zip(reversed(classes), reversed(but_one), strict=True):
-        rest_MS = _times(rest_MS, factor(label, size - 1))
-        ways = [(rest_MS[:, : slots + 1] * behind_MS[:, slots::-1]).sum(axis=1) for slots in (k, k - 1)]
-        without[label] = elected(n - 1, right, k, ways[0]), elected(n - 1, right, k - 1, ways[1])
-        for _ in range(many):
-            behind_MS = _times(behind_MS, factor(label, size))
-    return value, without
+# Groups with equal votes share their values. Only these are kept: the polynomials of a large group take megabytes.
+@lru_cache(maxsize=1 << 14)
+def vote_value(votes: Votes, k: int) -> float:
+    """U_k of a group with these votes."""
+    return _Tally(votes, k).value
+
+
+@lru_cache(maxsize=1 << 14)
+def vote_without(votes: Votes, k: int) -> dict[int, tuple[float, float]]:
+    """U_k and U_{k-1} of such a group without one sample, by the kind of that sample."""
+    return _Tally(votes, k).without()
 
 
 def _times(product_MS: np.ndarray, factor_MV: np.ndarray) -> np.ndarray:

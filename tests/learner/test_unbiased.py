@@ -22,10 +22,18 @@ def test_every_unbiased_estimator_is(case: str, n: int) -> None:
     check_every_unbiased_estimator(case, n)
 
 
+def answer_counts(case: str, n: int) -> list[int]:
+    """Every k; at n = 6 votes, whose subsets take long, keep the ends and the middle."""
+    if tabular.CASES[case][0]["strategy"] == "mean":
+        return [1]
+    votes = tabular.CASES[case][0]["strategy"] in ("majority_at_k", "weighted_vote")
+    return [1, 3, 6] if votes and n == 6 else list(range(1, n + 1))
+
+
 def check_every_unbiased_estimator(case: str, n: int) -> None:
     groups, probabilities = tabular.groups_of(n)
     earned = tabular.CASES[case][3]
-    for k in range(1, n + 1) if tabular.CASES[case][0]["strategy"] != "mean" else [1]:
+    for k in answer_counts(case, n):
         expected = tabular.gradient(earned, k)
         assert np.abs(expected).max() > 1e-3, "a case without a gradient would prove nothing"
         for estimator in UNBIASED:
@@ -117,6 +125,7 @@ def test_capped_ratios_are_truncated() -> None:
         (dict(ratios=[1, 1, 0, 1]), "ratios must be positive"),
         (dict(ratios=[1, 1]), "ratios has shape"),
         (dict(ratios=[1, 1, 1, 1], estimator="pkpo_loo"), "has no off-policy form"),
+        (dict(ratios=[1e200] * 4), "ratios reach 1e.200; truncate them with ratio_cap"),
         (dict(ratios=[1, 1, 1, 1], ratio_cap=0.0), "ratio_cap must be a number > 0"),
     ],
 )
