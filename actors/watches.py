@@ -13,13 +13,13 @@ from actors.calls import ActorFailure, call
 from actors.vitals import Beat, Vitals
 
 LOOK_SECONDS = 5.0  # for a look at a process, or its end
-_START_SECONDS = 60.0  # for a new watch to give its first answer
+_START_SECONDS = 60.0  # for a new watch to begin; on an overloaded machine another one would begin no sooner
 
 
 @dataclass(eq=False)
 class _Watch:
     handle: Any
-    patience_until: float  # time of a monotonic clock until which its silence means nothing
+    made: float  # time of a monotonic clock
     failed_at: float | None = None  # when the first of the looks ended that failed in a row
 
 
@@ -46,36 +46,47 @@ class Watches:
         try:
             seen = await self._ask(watch, beat, "look", beat.processes, family, to="look at its processes")
         except ActorFailure:  # the node may be gone: then the actor's own silence, or its death, will tell
-            if watch.failed_at is not None and watch.failed_at <= began and began >= watch.patience_until:
-                self._drop(beat.node, watch)
+            again = watch.failed_at is not None and watch.failed_at <= began
+            if again and began - watch.made >= _START_SECONDS:
+                self._forget(beat.node, watch)
+                self._kill(watch.handle)
             watch.failed_at = watch.failed_at or time.monotonic()
             return {}
-        watch.failed_at, watch.patience_until = None, 0.0
+        watch.failed_at = None
         return seen
 
     async def end(self, beat: Beat, name: str) -> None:
         """SIGKILL to the processes of `beat`, by a new watch if the old one does not answer."""
-        for _ in range(2):
-            watch = self._watch(beat.node)
-            try:
-                return await self._ask(watch, beat, "kill", beat.processes, to=f"end {name}")
-            except ActorFailure:  # it hangs; or the node is gone, and its processes with it
-                self._drop(beat.node, watch)
+        watch = self._watch(beat.node)
+        try:
+            return await self._kill_all(watch, beat, name, LOOK_SECONDS)
+        except ActorFailure:  # it hangs, or is slow; or the node is gone, and its processes with it
+            self._forget(beat.node, watch)
+        try:
+            await self._kill_all(self._watch(beat.node), beat, name, _START_SECONDS)
+        except ActorFailure:
+            pass  # the node is gone: Ray says so at once. Ray is told to kill the actor in any case
+        self._kill(watch.handle)  # not before: it may only have been slow
+
+    async def _kill_all(self, watch: _Watch, beat: Beat, name: str, deadline_s: float) -> None:
+        await self._ask(watch, beat, "kill", beat.processes, to=f"end {name}", deadline_s=deadline_s)
 
     def _watch(self, node: str) -> _Watch:
         if node not in self._watches:
-            self._watches[node] = _Watch(self._spawn(node), time.monotonic() + _START_SECONDS)
+            self._watches[node] = _Watch(self._spawn(node), time.monotonic())
         return self._watches[node]
 
-    def _drop(self, node: str, watch: _Watch) -> None:
+    def _forget(self, node: str, watch: _Watch) -> None:
+        """Have another made when a watch of `node` is wanted again."""
         if self._watches.get(node) is watch:
             del self._watches[node]
-            self._kill(watch.handle)
 
-    async def _ask(self, watch: _Watch, beat: Beat, method: str, *arguments: Any, to: str) -> Any:
+    async def _ask(
+        self, watch: _Watch, beat: Beat, method: str, *arguments: Any, to: str, deadline_s: float | None = None
+    ) -> Any:
         return await call(
             getattr(watch.handle, method).remote(*arguments),
             owner=f"the watch of node {beat.node[:8]}",
             to=to,
-            deadline_s=LOOK_SECONDS,
+            deadline_s=LOOK_SECONDS if deadline_s is None else deadline_s,
         )

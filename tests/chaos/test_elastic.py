@@ -1,4 +1,4 @@
-"""Nodes come and go: a verifier worker joins when the cluster grows, and leaves with its node; the run goes on."""
+"""Nodes come and go: a sampler and a verifier join with a node and leave with it; the run goes on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from tests.cluster.running import REPOSITORY, command, environment, run_director
 pytestmark = pytest.mark.slow
 
 
-def test_a_verifier_joins_with_a_node_and_leaves_with_it(tmp_path: Path):
+def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
+    """Both spares see the two free processors at once. Coming and going is no restart: the run may make none."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 200 * 2**20})
     log = tmp_path / "output.log"
     arguments = [
-        "train", *SMALL, "run.steps=100000", "queue.staleness=1", "actors.verifiers={min: 1, max: 2}",
+        "train", *SMALL, "run.steps=100000", "queue.staleness=1", "actors.samplers={min: 1, max: 2}",
+        "actors.verifiers={min: 1, max: 2}", "supervision.max_restarts=0",
         f"cluster.address={cluster.address}", f"run.directory={tmp_path / 'runs'}",
     ]  # fmt: skip
     with log.open("w") as sink:
@@ -31,22 +33,23 @@ def test_a_verifier_joins_with_a_node_and_leaves_with_it(tmp_path: Path):
         )
     try:
 
-        def serving() -> int:
+        def serving() -> tuple[int, int]:
             runs = list((tmp_path / "runs").glob("*/metrics.jsonl"))
             rows = [row for row in read_metrics(runs[0].parent) if "train/step" in row] if runs else []
-            return int(rows[-1]["supervision/verifiers"]) if rows else 0
+            return tuple(int(rows[-1][f"supervision/{kind}"]) for kind in ("samplers", "verifiers")) if rows else (0, 0)
 
-        def wait_for(count: int) -> None:
-            end = time.monotonic() + 180
-            while serving() != count:
-                assert run.poll() is None and time.monotonic() < end, f"{serving()} verifiers:\n{log.read_text()}"
+        def wait_for(samplers: int, verifiers: int) -> None:
+            end = time.monotonic() + 240
+            while serving() != (samplers, verifiers):
+                assert run.poll() is None and time.monotonic() < end, f"{serving()} serve:\n{log.read_text()}"
                 time.sleep(0.2)
 
-        wait_for(1)
-        node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-        wait_for(2)
+        wait_for(1, 1)
+        node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+        wait_for(2, 2)
+        assert not list((tmp_path / "runs").glob("*/incidents.jsonl")), "nobody waited for room that another took"
         cluster.remove_node(node, allow_graceful=False)
-        wait_for(1)
+        wait_for(1, 1)
         directory = run_directory(tmp_path / "runs")
         after = len(read_metrics(directory))
         end = time.monotonic() + 60
@@ -54,7 +57,7 @@ def test_a_verifier_joins_with_a_node_and_leaves_with_it(tmp_path: Path):
             assert run.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
         incidents = [json.loads(line) for line in (directory / "incidents.jsonl").read_text().splitlines()]
-        assert {incident["unit"] for incident in incidents} <= {"verifier-0", "verifier-1"}
+        assert {incident["unit"] for incident in incidents} <= {"sampler-1", "verifier-1"}
         run.terminate()
         assert run.wait(timeout=60) == 130, log.read_text()
     finally:
