@@ -4,7 +4,7 @@ An actor that dies takes all groups that it had in hand with it, and any of them
 hand at almost all of the failures that are allowed is a suspect: at its next try the actor has at most a quarter as
 many in hand as before, then a quarter of that, and so on. A prompt is given up only after a failure with nothing beside
 it, and then whoever was near when it failed is cleared of those failures. So of n groups in hand, one of which is
-poison, log4(n) more failures find it, and the others run in at most four crowds instead of one after the other.
+poison, log4(n) more failures find it, and the others run in four crowds for each, not one after the other.
 """
 
 from __future__ import annotations
