@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from actors.calls import ActorFailure, ActorLost, call, within
 from actors.pulse import Pulse
 from actors.settings import SupervisionSettings
+from actors.threads import in_daemon_thread
 from actors.vitals import Beat
 from actors.watches import LOOK_SECONDS, Watches
 
@@ -319,8 +320,7 @@ class Supervisor:
 
     async def _has_room(self, unit: Unit) -> bool:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                return await asyncio.to_thread(unit.room)
+            return await in_daemon_thread(unit.room, owner="Ray", to="name free resources", deadline_s=LOOK_SECONDS)
         except (TimeoutError, RayError):
             return False  # a cluster that cannot say is asked again
 
