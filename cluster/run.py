@@ -75,7 +75,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self._stream = PromptStream(len(self.prompts), self.config.run.seed)
-        self._started = time.monotonic()
+        self._started = time.monotonic() - self.directory.elapsed_s()  # `time/s` is summed over resumes
         self._sampled_tokens = 0
 
     @property

@@ -173,6 +173,8 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert weights(resumed.stdout) == weights(whole.stdout)
     assert [row["train/step"] for row in metrics(cut)] == list(range(1, STEPS + 1))
+    times = [row["time/s"] for row in metrics(cut)]
+    assert times == sorted(times), "the clock of the run goes on after a resume"
     assert trained_prompts(cut) == trained_prompts(tmp_path / "whole")
 
 
