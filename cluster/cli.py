@@ -126,7 +126,6 @@ def train(
         from cluster.replay import replay as run_replay
 
         outcome = run_replay(resolved, replay)
-        typer.echo(outcome.message, err=outcome.status != 0)
     else:
         from cluster.job import train as run_job
 

@@ -252,13 +252,20 @@ def _later(ticket: Ticket) -> None:
 def _ended(result: Run | Outcome, dashboards: Dashboards, advice: Callable[[], str], rollout_only: bool) -> Outcome:
     """How the job ended: of a run that did not reach its last step also how to go on."""
     if isinstance(result, Run) and not result.departure.asked:
-        try:
-            return _recorded(result) if rollout_only else _completed(result, dashboards)
-        except (OSError, RunDirectoryError, CheckpointError) as error:
-            result = Outcome(FAILED, f"trained to the last step, but its summary cannot be written: {error}")
+        result = summarised(partial(_recorded, result) if rollout_only else partial(_completed, result, dashboards))
+        if result.status == COMPLETED:
+            return result
     elif isinstance(result, Run):
         result = Outcome(INTERRUPTED, f"asked to leave; left after step {result.learner.version}")
     return Outcome(result.status, f"{result.message}\n{advice()}")
+
+
+def summarised(summary: Callable[[], Outcome]) -> Outcome:
+    """The outcome that `summary` makes of a job at its last step; a disk that is full now has failed it too."""
+    try:
+        return summary()
+    except (OSError, RunDirectoryError, CheckpointError) as error:
+        return Outcome(FAILED, f"the last step is done, but its summary cannot be written: {error}")
 
 
 def _advice(directory: RunDirectory, checkpoints: Checkpoints, rollout_only: bool) -> str:

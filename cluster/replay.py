@@ -7,8 +7,8 @@ bit. With another objective or learning rate it trains on samples of another pol
 
 from __future__ import annotations
 
-import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 from actors.group import check_schema
 from actors.group_log import groups_file, read_groups
 from actors.learner_group import LearnerGroup, Origin
+from actors.learner_rank import HUGGINGFACE
+from actors.threads import in_daemon_thread
 from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
 from cluster.departure import Departure
 from cluster.errors import UsageError
 from cluster.incidents import Incidents
-from cluster.job import Outcome, carry_out, completion, starting
+from cluster.job import completion, summarised
+from cluster.outcome import COMPLETED, Outcome, carry_out, starting
 from cluster.processes import Processes
 from cluster.run_directory import RunDirectory
 from learner.schedule import scheduled_integer
@@ -98,10 +101,25 @@ def replay(config: RunConfig, source: Path) -> Outcome:
                     _train(config, learner, source, directory, checkpoints, dashboards, departure)
                 )
 
-            result = carry_out(config, work)
-            if isinstance(result, Outcome):
-                return result
-            return completion(directory, checkpoints, steps, [])
+            advice = partial(_advice, checkpoints, source)
+
+            def conclude(result: None | Outcome) -> Outcome:
+                outcome = result or summarised(partial(completion, directory, checkpoints, steps, []))
+                if outcome.status != COMPLETED:
+                    outcome = Outcome(outcome.status, f"{outcome.message}\n{advice()}")
+                dashboards.last_words(outcome.message, outcome.status)
+                return outcome
+
+            return carry_out(config, work, conclude, advice)
+
+
+def _advice(checkpoints: Checkpoints, source: Path) -> str:
+    """What was kept. A replay is not resumed: begun again it takes the same steps."""
+    kept = checkpoints.latest(contents=False).checkpoint
+    model = (
+        f"kept: the model of step {kept.step} in {kept.path / HUGGINGFACE}" if kept else "no checkpoint was saved yet"
+    )
+    return f"{model}\nbegin again with: bonrl train --replay {source}"
 
 
 async def _train(
@@ -126,7 +144,12 @@ async def _train(
         if departure.asked and step:
             await save(step)
         departure.check()
-        groups = await asyncio.to_thread(read_groups, source / "groups" / groups_file(step + 1))  # deadline: one file
+        groups = await in_daemon_thread(
+            partial(read_groups, source / "groups" / groups_file(step + 1)),
+            owner="the driver",
+            to=f"read the groups of step {step + 1} in {source} (see deadlines.checkpoint_s)",
+            deadline_s=config.deadlines.checkpoint_s,
+        )
         row = await learner.step(ray.put(groups), step)
         row |= {"train/step": step + 1, "rollout/step": step + 1, "time/s": time.monotonic() - started}
         directory.append_metrics(row)
