@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_promp
     )
     prompts = [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(5)]
     nothing: dict[str, Any] = dict.fromkeys(
-        ("directory", "checkpoints", "observer", "held_out", "pool", "queue", "learner", "broadcaster", "supervisor",
+        ("checkpoints", "observer", "held_out", "pool", "queue", "learner", "broadcaster", "supervisor",
          "departure")
     )  # fmt: skip
-    run = Run(config=config, prompts=prompts, **nothing)
+    fresh: Any = SimpleNamespace(elapsed_s=lambda: 0.0)
+    run = Run(config=config, prompts=prompts, directory=fresh, **nothing)
     asked = [run.request(Ticket(sequence=i, admitted_version=0))[0] for i in range(15)]
     assert [r.n for r in asked] == [16] * 6 + [12] * 9
     assert [r.temperature for r in asked[::3]] == pytest.approx([1.2, 1.2, 1.0, 0.8, 0.8])
