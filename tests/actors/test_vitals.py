@@ -43,6 +43,7 @@ def test_a_stopped_process_is_seen_and_so_is_its_child(parent):
     assert {pid: vitals.stopped for pid, vitals in family.items()} == {parent.pid: False, child.pid: True}
 
 
+@pytest.mark.slow
 def test_killing_takes_the_children_too(parent):
     (child,) = psutil.Process(parent.pid).children()
     os.kill(parent.pid, signal.SIGSTOP)

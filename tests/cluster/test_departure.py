@@ -142,6 +142,7 @@ threading.Event().wait()
 
 @pytest.mark.parametrize("hang", HANGS)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.slow
 def test_whatever_hangs_the_process_ends_in_time_and_says_how_to_go_on(hang: str, number: str) -> None:
     status, _, errors, took = end_of(HANGS[hang], number)
     assert status == 130

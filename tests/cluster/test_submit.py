@@ -38,6 +38,7 @@ def test_odd_addresses_are_refused(address: str) -> None:
         check_address(address)
 
 
+@pytest.mark.slow
 def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that takes the connection and says nothing must not hang the command."""
     monkeypatch.setattr("cluster.submit.CONNECT_SECONDS", 1.0)

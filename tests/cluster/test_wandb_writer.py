@@ -99,6 +99,7 @@ def every_metric(step: int) -> dict[str, float]:
     return row
 
 
+@pytest.mark.slow
 def test_offline_file_read_back_holds_every_metric_over_its_axis_and_nothing_was_sent(tmp_path: Path) -> None:
     rows = [every_metric(step) for step in (1, 2, 3)] + [{"evaluation/step": 9, "eval/pass@8": math.nan}]
     with counting_server() as (address, taken):

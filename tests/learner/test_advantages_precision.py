@@ -60,7 +60,10 @@ class ExactMax:
         return [c / (all_n * self.unit) for c in credit]
 
 
-@pytest.mark.parametrize(("rewards", "k"), [*((name, k) for name in LARGE for k in (2, 64)), ("uniform + 100", 512)])
+@pytest.mark.parametrize(
+    ("rewards", "k"),
+    [*((name, k) for name in LARGE for k in (2, 64)), pytest.param("uniform + 100", 512, marks=pytest.mark.slow)],
+)
 def test_each_advantage_of_a_large_group_is_exact(rewards: str, k: int) -> None:
     """n = 4096: relative to each advantage, not to the largest one; what is less than 1e-12 of the spread is 0."""
     ranked = np.sort(LARGE[rewards])

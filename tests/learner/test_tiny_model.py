@@ -45,6 +45,7 @@ def test_a_repeated_character_is_refused() -> None:
         character_tokenizer("0120")
 
 
+@pytest.mark.slow
 def test_the_directory_loads_and_the_seed_decides_the_weights(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (

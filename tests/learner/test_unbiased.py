@@ -58,7 +58,7 @@ OFF_POLICY = [case for case, (arguments, *_) in tabular.CASES.items() if argumen
 
 
 @pytest.mark.parametrize("case", OFF_POLICY)
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_off_policy_is_exact(case: str, n: int) -> None:
     """Groups of another policy, with every member's ratio: the expectation is still the gradient. Ties included."""
     groups, _ = tabular.groups_of(n)

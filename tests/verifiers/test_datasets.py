@@ -197,6 +197,7 @@ def test_contamination() -> None:
 
 
 @pytest.mark.skipif(not (DATA / TRAIN_FILE).is_file(), reason=f"no MATH in {DATA}; set BONRL_DATA")
+@pytest.mark.slow
 def test_the_real_files() -> None:
     task = make_task(settings(DATA))
     assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [6998, 500, 5000]

@@ -242,6 +242,7 @@ def test_limits_are_checked(limits: dict) -> None:
         Limits(**limits)
 
 
+@pytest.mark.slow
 def test_processor_time_is_limited(executor: Executor) -> None:
     limits = Limits(wall_seconds=8.0, cpu_seconds=1.0)
     verdict = run_python("while True: pass", tests="assert f", limits=limits, executor=executor)
@@ -288,6 +289,7 @@ def test_the_level_is_measured_and_told(executor: Executor) -> None:
     assert (isolation.uid != 0) and json.dumps(isolation.as_dict())
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_not_felt_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """The level follows from what the probes could still do, not from what was switched on."""
     with Executor(layers=Layers(landlock=True)) as only_landlock:
@@ -333,6 +335,7 @@ def test_a_silent_server_is_replaced() -> None:
         assert verdict.status is Status.CORRECT, verdict
 
 
+@pytest.mark.slow
 def test_children_die_with_their_server() -> None:
     with Executor(SandboxSettings(preload=())) as executor:
         executor.start()
@@ -399,6 +402,7 @@ def _settle(pid: int) -> None:
     raise AssertionError("the server did not come to rest")
 
 
+@pytest.mark.slow
 def test_time_outs_leave_nothing_behind() -> None:
     """A short form of the 10,000 of benchmarks/code_executor.py."""
     limits = Limits(wall_seconds=0.02)

@@ -43,6 +43,7 @@ def trained(tmp_path_factory):
     return base, result, lines
 
 
+@pytest.mark.slow
 def test_the_rule_is_learned_and_reported_on_unseen_prompts(trained) -> None:
     base, result, lines = trained
     assert len(lines) == 15 and "training loss" in lines[0]
@@ -51,6 +52,7 @@ def test_the_rule_is_learned_and_reported_on_unseen_prompts(trained) -> None:
     assert card["test"]["auc"] == result.quality.auc and not list(base.glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_was_written_scores_as_it_was_measured(trained) -> None:
     base, result, _ = trained
     scorer = make_scorer(TaskSettings(scorer={"kind": "learned", "path": str(base / "verifier"), "batch_tokens": 64}))
@@ -69,6 +71,7 @@ def test_batches_bound_the_padded_size_and_lose_nothing() -> None:
     assert all(len(rows) == 1 or len(rows) * max(lengths[i] for i in rows) <= 16 for rows in found)
 
 
+@pytest.mark.slow
 def test_results_stay_with_their_sequence(trained) -> None:
     base, _, _ = trained
     logits = TransformersLogits.load(base / "verifier", 32)

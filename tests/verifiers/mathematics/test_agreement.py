@@ -136,6 +136,7 @@ def test_any_formula_equals_itself(text: str) -> None:
 
 
 @needs_math
+@pytest.mark.slow
 def test_identity_on_the_answers_of_math_and_speed() -> None:
     rows = [json.loads(line) for name in ("math_train", "math_test") for line in (DATA / f"{name}.jsonl").open()]
     answers = sorted({row["answer"] for row in rows} - {""})

@@ -129,6 +129,7 @@ def test_the_start_of_a_host_is_not_the_answers_time() -> None:
     assert grade_math("(10^8)!", "42", timeout_s=0.3).status is Status.TIMEOUT
 
 
+@pytest.mark.slow
 def test_a_task_starts_the_host_when_it_is_prepared(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "1", "problem": "?", "answer": "10"}\n')
     task = make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "a.jsonl")}))
@@ -195,6 +196,7 @@ def test_a_host_killed_from_outside_is_replaced_and_asked_again() -> None:
     hosts.close()
 
 
+@pytest.mark.slow
 def test_two_failures_are_a_verifier_error_and_never_a_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -235,6 +237,7 @@ def test_a_second_attempt_that_lacks_time_is_no_timeout_of_the_answer(monkeypatc
     assert grade_math("\\sum_{k=1}^{4} k", "10").status is Status.VERIFIER_ERROR
 
 
+@pytest.mark.slow
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the server's own function: a child that wants more memory than it may have ends alone."""
     monkeypatch.setattr(server.symbolic, "equal", lambda prediction, reference: bool(bytearray(10**9)))
@@ -245,6 +248,7 @@ def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.run({**job, "megabytes": mapped + 2000})["outcome"] == "equal"
 
 
+@pytest.mark.slow
 def test_threads_share_the_hosts() -> None:
     """A Ray actor grades on threads; SIGALRM would refuse to work there."""
     with ThreadPoolExecutor(8) as pool:
