@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 _LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # Ray's, in the report of a death
 _LONGEST = 700  # characters of a cause of death
@@ -19,6 +19,10 @@ class ActorFailure(RuntimeError):
 
 class ActorLost(ActorFailure):
     """An actor died, hung or missed a deadline: its next incarnation may do what this one did not."""
+
+
+class ObjectLost(ActorFailure):
+    """What the call needs, or its answer, went with the node that held it: that has to be made again, not the actor."""
 
 
 async def call(
@@ -33,6 +37,7 @@ async def call(
         key: the setting that `deadline_s` comes from, for the message; None: it is fixed.
 
     Raises:
+        ObjectLost: when the object store lost what the call needs.
         ActorLost: when the actor died or did not answer in time.
         ActorFailure: when it raised.
     """
@@ -41,11 +46,15 @@ async def call(
         async with asyncio.timeout(deadline_s):
             return await ref
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
-        raise ActorFailure(f"{owner} failed to {to}: {_raised(error)}") from error
+        cause = _root(error)
+        kind = ObjectLost if isinstance(cause, ObjectLostError) else ActorFailure
+        raise kind(f"{owner} failed to {to}: {_told(cause)}") from error
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None
     except RayActorError as error:
         raise ActorLost(f"{owner} died while it was to {to}: {cause_of_death(error)}") from error
+    except ObjectLostError as error:
+        raise ObjectLost(f"{owner} could not {to}: {_short(str(error))}") from error
     except RayError as error:
         raise ActorLost(f"{owner} could not {to}: {_short(str(error)) or type(error).__name__}") from error
 
@@ -75,10 +84,15 @@ def _last_raised(text: str) -> str:
     return " ".join(line.strip() for line in told)
 
 
-def _raised(error: RayTaskError) -> str:
+def _root(error: RayTaskError) -> BaseException | None:
+    """What was raised first: an argument of the call may be the answer of another, which failed."""
     cause: BaseException | None = error.cause
-    while isinstance(cause, RayTaskError):  # an argument of the call was the answer of another, which failed
+    while isinstance(cause, RayTaskError):
         cause = cause.cause
+    return cause
+
+
+def _told(cause: BaseException | None) -> str:
     while cause is not None and cause.__cause__ is not None and not str(cause):
         cause = cause.__cause__
     text = str(cause).strip() if cause is not None else ""

@@ -12,17 +12,13 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ObjectLostError
 
+from actors.calls import ActorLost, ObjectLost, call
 from actors.queue_state import Ticket
 from actors.settings import DeadlineSettings
-from actors.supervision import ActorFailure, ActorLost, Member, Supervisor, Unit, call
+from actors.supervision import Member, Supervisor, Unit
 
 _QUICK_S = 60.0  # bookkeeping calls take milliseconds; a minute means that the process is gone or stopped
-
-
-class GroupLost(ActorFailure):
-    """A graded group went with its node before the queue had it: its prompt has to be sampled again."""
 
 
 class QueueClient:
@@ -58,7 +54,7 @@ class QueueClient:
         for sequence, group in sorted(self._graded.items()):
             try:
                 await self._ask(queue, "commit", sequence, group, to=f"take the group of position {sequence} again")
-            except GroupLost:  # the queue is owed it, so that it is issued anew below
+            except ObjectLost:  # the queue is owed it, so that it is issued anew below
                 del self._graded[sequence]
                 self._under_way.discard(sequence)
         acknowledged = await self._ask(queue, "version", to="name its version") > self._version
@@ -79,12 +75,12 @@ class QueueClient:
         """The graded group of a position has arrived.
 
         Raises:
-            GroupLost: it is gone with its node.
+            ObjectLost: it is gone with its node.
         """
         self._graded[sequence] = group
         try:
             await self._surely("commit", sequence, group, to=f"take the group of position {sequence}")
-        except GroupLost:
+        except ObjectLost:
             del self._graded[sequence]
             raise
 
@@ -129,26 +125,12 @@ class QueueClient:
             incarnation = queue.incarnation
             try:
                 return await call(request(queue.handle), owner=queue.name, to=to, deadline_s=deadline_s)
-            except ActorFailure as failure:
-                _raise_if_group_lost(failure)
-                if not isinstance(failure, ActorLost):
-                    raise
-                self._supervisor.suspect(queue, incarnation, failure)
+            except ActorLost as lost:
+                self._supervisor.suspect(queue, incarnation, lost)
 
     async def _ask(self, queue: Member, method: str, *arguments: Any, to: str) -> Any:
         """One question to a queue that does not serve yet."""
         reference = getattr(queue.handle, method).remote(*arguments)
         if method == "lease":
             reference = queue.handle.lease.options(num_returns=2).remote(*arguments)[1]
-        try:
-            return await call(reference, owner=queue.name, to=to, deadline_s=_QUICK_S)
-        except ActorFailure as failure:
-            _raise_if_group_lost(failure)
-            raise
-
-
-def _raise_if_group_lost(failure: ActorFailure) -> None:
-    """Tell the loss of an argument from the loss of the queue: Ray reports either through the failed call."""
-    cause = getattr(failure.__cause__, "cause", None) or failure.__cause__
-    if isinstance(cause, ObjectLostError):
-        raise GroupLost(str(failure)) from cause
+        return await call(reference, owner=queue.name, to=to, deadline_s=_QUICK_S)

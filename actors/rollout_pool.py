@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 from ray import ObjectRef
 
-from actors.calls import ActorFailure, call
+from actors.calls import ActorFailure, ObjectLost, call
 from actors.crew import Crew
 from actors.group import SampleRequest, quarantined_group
 from actors.quarantine import TRAINING, Failure, Quarantine, Suspicion
@@ -98,7 +98,7 @@ class RolloutPool:
                 if group is None:
                     group = await self._sample(request, suspicion)
                 return await self._grade(request, prompt, group, suspicion)
-            except _LostGroup as lost:
+            except ObjectLost as lost:
                 group = None
                 lost_groups += 1
                 if lost_groups == _LOST_GROUPS:
@@ -123,7 +123,7 @@ class RolloutPool:
         try:
             await self._call(tokens, sampler, to="draw a probe", **self._sample_s)
             return await self._call(group, sampler, to="return a probe", **self._sample_s)
-        except (_Setback, _LostGroup):
+        except (_Setback, ObjectLost):
             return None
 
     def sampling_seconds(self) -> float:
@@ -174,9 +174,9 @@ class RolloutPool:
         incarnation = member.incarnation
         try:
             return await call(ref, owner=member.name, to=to, deadline_s=deadline_s, key=key)
+        except ObjectLost:  # no failure of who was asked
+            raise
         except ActorFailure as failure:
-            if isinstance(failure.__cause__, ray.exceptions.ObjectLostError) or "ObjectLost" in str(failure):
-                raise _LostGroup(str(failure)) from failure
             await self._supervisor.examine(member, incarnation, failure)
             if member.incarnation == incarnation and member.present:  # the call failed, the actor did not
                 raise _Setback(Failure(str(failure), None, company=1)) from failure
@@ -210,10 +210,6 @@ class _Setback(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
         self.failure = failure
-
-
-class _LostGroup(Exception):
-    """The sampled group is gone, with the node that held it: no failure of who asked for it."""
 
 
 class _Budget:

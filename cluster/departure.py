@@ -122,9 +122,8 @@ class Departure:
             _next_signal(ours)
         except TimeoutError:
             why = f"left at once: something did not end within {LAST_SECONDS:g} s"
-        with contextlib.suppress(
-            Exception
-        ):  # nothing may keep the process now, words that cannot be found least of all
+        # Nothing may keep the process now, words that cannot be found or told least of all.
+        with contextlib.suppress(Exception):
             bounded(
                 lambda: os.write(2, f"{why}\n{self._last_words()}\n".encode()),
                 owner="terminal",

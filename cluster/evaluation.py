@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from actors.calls import ActorFailure, ObjectLost, call
 from actors.group import Group, SampleRequest
 from actors.group_log import write_groups
 from actors.learning_step import graded_groups
 from actors.prompt_stream import sampling_seed
 from actors.rollout_pool import RolloutPool
-from actors.supervision import ActorFailure, call
 from cluster.config import RunConfig
 from learner.metrics import CurvePoint, strategy_curve
 from verifiers.task import Prompt
@@ -147,8 +147,12 @@ async def evaluate(
         )
         # deadline: the groups that hold it have theirs
         async with gate:
-            group = await pool.graded_group(request, held_out.prompt)
-            return await call(group, owner="object store", to=f"return evaluation group {index}", deadline_s=60)
+            while True:
+                group = await pool.graded_group(request, held_out.prompt, purpose="evaluation")
+                try:
+                    return await call(group, owner="object store", to=f"return evaluation group {index}", deadline_s=60)
+                except ObjectLost:  # with its node; the same seed samples it again
+                    continue
 
     async with asyncio.TaskGroup() as tasks:
         pending = [tasks.create_task(one(index)) for index in range(len(prompts))]

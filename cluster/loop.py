@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from actors.queue_client import GroupLost
+from actors.calls import ObjectLost
 from actors.queue_state import Ticket
 from cluster.run import Run
 
@@ -61,7 +61,7 @@ async def rollout(run: Run, ticket: Ticket) -> None:
         group = await run.pool.graded_group(request, prompt)
         try:
             return await run.queue.commit(ticket.sequence, group)
-        except GroupLost:  # with its node; the same seed samples it again
+        except ObjectLost:  # with its node; the same seed samples it again
             continue
 
 

@@ -369,7 +369,8 @@ _TIME = _on(
         "supervision/restarts",
         "restarts",
         "actors that were lost and replaced so far",
-        "0; every one is told in incidents.jsonl with its reason; the run ends above supervision.max_restarts",
+        "0; every one is told in incidents.jsonl with its reason; spare actors, and losses that a prompt was to "
+        "blame for, do not count against supervision.max_restarts",
     ),
     (
         "supervision/quarantined",

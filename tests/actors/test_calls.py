@@ -105,3 +105,23 @@ def test_a_long_report_is_cut():
     from ray.exceptions import WorkerCrashedError
 
     assert len(told(WorkerCrashedError("x" * 5000))) < 1000
+
+
+def test_a_lost_argument_is_told_from_a_lost_actor():
+    """Ray reports it either as such, or as what the task raised when it was given the argument."""
+    from ray.exceptions import ObjectLostError
+
+    from actors.calls import ObjectLost, call
+
+    def given():
+        raise ObjectLostError("ab", None, "here")
+
+    async def asked(error):
+        async def raising():
+            raise error
+
+        return await call(raising(), owner="replay queue", to="take a group", deadline_s=5)
+
+    for error in (ObjectLostError("ab", None, "here"), task_error(given)):
+        with pytest.raises(ObjectLost, match="replay queue .* take a group"):
+            asyncio.run(asked(error))

@@ -83,7 +83,7 @@ class Pool:
     def __init__(self) -> None:
         self.requests: list[Any] = []
 
-    async def graded_group(self, request: Any, prompt: Prompt) -> Any:
+    async def graded_group(self, request: Any, prompt: Prompt, purpose: str) -> Any:
         self.requests.append(request)
         group = graded([i % 2 == 0 or request.temperature < 0.8 for i in range(request.n)])
         batch = replace(group, sequence=request.sequence, temperature=request.temperature).to_record_batch()
