@@ -8,7 +8,7 @@ and no sampler, verifier or queue notices more than the wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from actors.transport import Manifest
 
 Origin = tuple[int, Path | None]
 """The step of the newest checkpoint and its directory; (0, None): the initial model."""
+
+Probes = asyncio.Task[list[pa.RecordBatch]]
+"""Groups that samplers draw only to be compared with the learner."""
 
 
 class LearnerGroup:
@@ -76,55 +79,63 @@ class LearnerGroup:
         for again in range(step, self.version):
             await self._train(self._groups(again), again)
 
-    async def step(self, groups: ObjectRef, step: int, probes: Sequence[pa.RecordBatch] = ()) -> dict[str, float]:
-        """One optimiser step on the leased `groups`; rank 0's metrics. `probes`: see :meth:`RolloutPool.probe`."""
-        rows = await self._surely(
-            "step", groups, step, list(probes), to=f"train step {step}", deadline_s=self._deadlines.learn_s
-        )
+    async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
+        """One optimiser step on the leased `groups`; rank 0's metrics.
+
+        `probes` (see :meth:`RolloutPool.probe`) may still be under way: samplers draw them while the learner computes
+        the gradient.
+        """
+        rows = await self._surely(lambda: self._train(groups, step, probes), to=f"train step {step}")
         self._last = (step, groups)
         self.version = step + 1
         return rows[0]
 
     async def node(self) -> str:
         """Ray's id of rank 0's node."""
-        return (await self._surely("node", to="name its node", deadline_s=self._deadlines.start_s))[0]
+        return (await self._ask("node", to="name its node", deadline_s=self._deadlines.start_s))[0]
 
     async def publish(
         self, shared: bool, packed: bool, bucket_bytes: int, *, deadline_s: float
     ) -> tuple[int, list[Manifest], list[Any]]:
         """The weights in buckets: their version, shared-memory manifests, and packed buckets in Ray's store."""
-        answers = await self._surely(
+        answers = await self._ask(
             "publish", shared, packed, bucket_bytes, to="publish its weights", deadline_s=deadline_s
         )
         return answers[0]
 
     async def unpublish(self, shared: list[Manifest], *, deadline_s: float) -> None:
         """Free what :meth:`publish` wrote."""
-        await self._surely("unpublish", shared, to="release published weights", deadline_s=deadline_s)
+        await self._ask("unpublish", shared, to="release published weights", deadline_s=deadline_s)
 
     async def save(self, directory: str) -> None:
         """Write a checkpoint of model, optimiser and random state into `directory`."""
-        await self._surely("save", directory, to=f"save {directory}", deadline_s=self._deadlines.checkpoint_s)
+        await self._ask("save", directory, to=f"save {directory}", deadline_s=self._deadlines.checkpoint_s)
 
     def _groups(self, step: int) -> ObjectRef:
         if self._last is not None and self._last[0] == step:
             return self._last[1]
         return self._history(step)
 
-    async def _train(self, groups: ObjectRef, step: int) -> None:
-        await self._all("step", groups, step, to=f"train step {step} again", deadline_s=self._deadlines.learn_s)
+    async def _train(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> list[dict[str, float]]:
+        deadline_s = self._deadlines.learn_s
+        await self._all("accumulate", groups, step, to=f"compute the gradient of step {step}", deadline_s=deadline_s)
+        drawn = await probes if probes else []  # deadline: each probe has its own
+        return await self._all("update", step, drawn, to=f"update the weights in step {step}", deadline_s=deadline_s)
 
-    async def _surely(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
+    async def _ask(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
+        return await self._surely(lambda: self._all(method, *arguments, to=to, deadline_s=deadline_s), to=to)
+
+    async def _surely(self, attempt: Callable[[], Awaitable[list[Any]]], *, to: str) -> list[Any]:
         """Ask all ranks, and again when they were lost and replaced meanwhile."""
         while True:
             await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._replacement_s())
-            # deadline: the call that holds the lock has its own
+            # deadline: the calls of who holds the lock have their own
             async with self._one_at_a_time:
                 incarnation = self._unit.members[0].incarnation
                 if not self._unit.serving:  # lost while this call waited for its turn
                     continue
                 try:
-                    return await self._all(method, *arguments, to=to, deadline_s=deadline_s)
+                    return await attempt()
                 except ActorFailure as failure:
                     caught = failure
             if not await self._lost(incarnation, caught):

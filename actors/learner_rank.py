@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,14 @@ METRIC_NAMES = {
     "learn/micro_batches": "batch/micro_batches",
     "learn/padding_share": "batch/padding_share",
 }
+
+
+class _Accumulated(NamedTuple):
+    """Half a step: what its gradient was made of."""
+
+    figures: dict[str, float]
+    group: Group  # one of the step
+    row: dict[str, float]  # what the groups say
 
 
 class LearnerRank:
@@ -92,6 +100,7 @@ class LearnerRank:
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._version = 0  # of the weights: finished steps
+        self._accumulated: _Accumulated | None = None
 
     async def rendezvous(self) -> tuple[str, int]:
         """(address, free port) of this node for torch.distributed; asked of rank 0 only."""
@@ -113,14 +122,16 @@ class LearnerRank:
         self._engine = await self._run(load)
         self._learning_step = LearningStep(self._engine, self._objective, self._loss, self._kl_schedule)
 
-    async def step(
-        self, batches: list[pa.RecordBatch], step: int, probes: Sequence[pa.RecordBatch] = ()
-    ) -> dict[str, float]:
-        """One optimiser step on the P groups of `batches`, starting from weight version `step`.
+    async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
+        """The gradient of the P groups of `batches` at weight version `step`."""
+        await self._run(lambda: self._accumulate(batches, step))
 
-        `probes` are groups that every sampler drew with that version, only to be compared with the learner.
+    async def update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
+        """The optimiser step from version `step` to the next, on what :meth:`accumulate` left; the step's metrics.
+
+        `probes` are groups that every sampler drew with version `step`, only to be compared with the learner.
         """
-        return await self._run(lambda: self._step(batches, step, probes))
+        return await self._run(lambda: self._update(step, probes))
 
     async def node(self) -> str:
         """Ray's id of the node this rank runs on."""
@@ -163,23 +174,30 @@ class LearnerRank:
         """A sign of life, from the event loop that serves every other call."""
         return beat()
 
-    def _step(self, batches: list[pa.RecordBatch], step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
+    def _accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
+        if self._accumulated is not None:
+            raise RuntimeError(f"step {step}: the gradient of the step before was not used")
         groups = [Group.from_record_batch(batch) for batch in batches]
         usable = [group for group in groups if group.usable]
         if not usable:
             raise RuntimeError(f"the verifier failed on every group of the step: {_reason(groups[0])}")
-        gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
-        learned, advantages_GN = self._learning_step(usable, step)
-        for name, value in (gap or self._gap_of(learned, usable, step)).items():
-            learned[name] = float(np.maximum(value, learned.get(name, 0.0)))  # NaN stays NaN
-        self._version = step + 1
-        row = {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES}
-        return row | group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
+        figures, advantages_GN = self._learning_step.accumulate(usable, step)
+        row = group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
+        self._accumulated = _Accumulated(figures, usable[0], row)
 
-    def _gap_of(self, learned: dict[str, float], groups: Sequence[Group], step: int) -> dict[str, float]:
-        """The comparison with the samplers where neither probes nor the step made it: without a gradient nothing is
-        scored."""
-        return {} if "learn/logprob_gap_mean" in learned else self._learning_step.agreement(groups[:1], step)
+    def _update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
+        if self._accumulated is None:
+            raise RuntimeError(f"step {step}: there is no gradient")
+        figures, one, row = self._accumulated
+        self._accumulated = None
+        gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
+        if not gap and "learn/logprob_gap_mean" not in figures:  # without a gradient nothing was scored
+            gap = self._learning_step.agreement([one], step)
+        for name, value in gap.items():
+            figures[name] = float(np.maximum(value, figures.get(name, 0.0)))  # NaN stays NaN
+        learned = self._learning_step.update(figures)
+        self._version = step + 1
+        return {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES} | row
 
     def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
         import ray

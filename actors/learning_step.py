@@ -26,8 +26,12 @@ MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weig
 class LearningEngine(Protocol):
     """The part of ``learner.engine.Engine`` that a step uses."""
 
-    def train_step(self, sequences: list[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
-        """One optimiser step on the whole batch."""
+    def accumulate(self, sequences: list[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
+        """The gradient of the whole batch; its figures."""
+        ...
+
+    def update(self, figures: dict[str, float]) -> dict[str, float]:
+        """The optimiser step on it; the figures and its own."""
         ...
 
     def score(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
@@ -44,7 +48,9 @@ class LearningEngine(Protocol):
 
 
 class LearningStep:
-    """Trains an engine on graded groups.
+    """Trains an engine on graded groups: `accumulate` and then `update` are one optimiser step.
+
+    Between the two the weights are still those that the step began with, and `agreement` compares them with samplers.
 
     Args:
         engine: one rank's engine; all ranks make the same calls.
@@ -61,8 +67,8 @@ class LearningStep:
         self._loss = loss
         self._kl_schedule = kl_schedule
 
-    def __call__(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
-        """One optimiser step, starting from weight version `step`.
+    def accumulate(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
+        """The gradient at weight version `step`.
 
         Returns:
             (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
@@ -97,7 +103,7 @@ class LearningStep:
             kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
             advantages_GN = advantages_GN + self._objective.reward_advantages(-kl_coefficient * kl_GN, ratios)
 
-        figures = self._engine.train_step(
+        figures = self._engine.accumulate(
             [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)] + experts,
             normaliser=float(len(groups)),
             step=step,
@@ -108,6 +114,10 @@ class LearningStep:
         if max(term.k for term in self._objective.terms(step)) <= shape[1]:  # an imitated k may lie above n
             figures["objective/value"] = float(self._objective.value(graded, step).mean())
         return figures, advantages_GN
+
+    def update(self, figures: dict[str, float]) -> dict[str, float]:
+        """The optimiser step on what `accumulate` returned `figures` of; the figures and those of the optimiser."""
+        return self._engine.update(figures)
 
     def agreement(self, probes: Seq[Group], step: int) -> dict[str, float]:
         """How far samplers and learner are apart at equal weights, on groups that were drawn for this alone.

@@ -33,13 +33,13 @@ async def train(run: Run) -> None:
         for step in range(run.first_step, run.steps):
             clock = StepClock(run.pool.sampling_seconds())
 
-            probes = rollouts.create_task(run.probe(step))  # first: the learner waits for it
+            probes = rollouts.create_task(run.probe(step))  # first: the update waits for it
             for ticket in await run.queue.reserve():
                 run.queue.issue(ticket)
             batch, depth = await run.departure.unless_asked(run.queue.lease(step))
             clock.lap("waiting", run.pool.sampling_seconds())
 
-            learned = await run.learner.step(batch, step, await probes)
+            learned = await run.learner.step(batch, step, probes)
             clock.lap("learning", run.pool.sampling_seconds())
 
             synced = await run.broadcaster.broadcast(version=step + 1)

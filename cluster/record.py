@@ -5,14 +5,12 @@ The groups lie in the run directory step by step, as in any run; `bonrl train --
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import pyarrow as pa
 from ray import ObjectRef
 
 from actors.group import Group
 from actors.group_metrics import group_metrics
+from actors.learner_group import Probes
 from actors.supervision import ActorFailure, call
 from cluster.config import RunConfig
 
@@ -25,7 +23,7 @@ class Recorder:
     def __init__(self, version: int) -> None:
         self.version = version
 
-    async def step(self, groups: ObjectRef, step: int, probes: Sequence[pa.RecordBatch] = ()) -> dict[str, float]:
+    async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """What the groups of the step say about the policy."""
         batches = await call(
             groups, owner="object store", to=f"return the groups of step {step}", deadline_s=FETCH_SECONDS

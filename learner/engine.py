@@ -100,7 +100,11 @@ class Engine:
 
     # ---------------------------------------------------------------- training
 
-    def train_step(
+    def train_step(self, sequences: Seq[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
+        """One optimiser step: `accumulate` and `update`."""
+        return self.update(self.accumulate(sequences, normaliser, step, **options))
+
+    def accumulate(
         self,
         sequences: Seq[Sequence],
         normaliser: float,
@@ -110,7 +114,7 @@ class Engine:
         kl_coefficient: float | None = None,
         exact_ratios: bool = False,
     ) -> dict[str, float]:
-        """One optimiser step on the whole global batch (the same list on every rank).
+        """The gradient of the whole global batch (the same list on every rank); the weights stay until `update`.
 
         The loss is that of `learner.policy_step` with `normaliser` groups. If no sequence has a gradient, the
         optimiser does not step at all (momentum and weight decay would move the weights without evidence) and
@@ -142,7 +146,20 @@ class Engine:
                 )
             )
 
-        return self._step(kept, micro_loss, step, temperature, started)
+        return self._accumulate(kept, micro_loss, step, temperature, started)
+
+    def update(self, figures: dict[str, float]) -> dict[str, float]:
+        """The optimiser step on what `accumulate` returned `figures` of; the figures with the gradient's norm."""
+        if figures["learn/skipped"]:
+            return figures
+        started = time.perf_counter()
+        gradient_norm = self._apply()
+        seconds = figures["learn/seconds"] + time.perf_counter() - started
+        return figures | {
+            "learn/gradient_norm": gradient_norm,
+            "learn/seconds": seconds,
+            "learn/tokens_per_second": figures["learn/tokens"] / seconds,
+        }
 
     def sft_step(self, sequences: Seq[Sequence], step: int, *, rate: float | None = None) -> dict[str, float]:
         """One step of maximum likelihood on the responses: mean cross-entropy over the batch's response
@@ -159,10 +176,10 @@ class Engine:
             loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
             return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
 
-        figures = self._step(sequences, micro_loss, step, 1.0, started, rate)
+        figures = self.update(self._accumulate(sequences, micro_loss, step, 1.0, started, rate))
         return {k: v for k, v in figures.items() if k not in _POLICY_ONLY}
 
-    def _step(
+    def _accumulate(
         self,
         sequences: Seq[Sequence],
         micro_loss: MicroLoss,
@@ -176,21 +193,17 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         batches = self._batches(sequences)
-        figures = self._accumulate(batches, micro_loss, temperature)
-        gradient_norm = self._apply()
-        tokens, seconds = float(sum(len(s) for s in sequences)), time.perf_counter() - started
+        figures = self._backward(batches, micro_loss, temperature)
         return figures | {
-            "learn/gradient_norm": gradient_norm,
             "learn/learning_rate": rate,
             "learn/sequences": float(len(sequences)),
-            "learn/tokens": tokens,
+            "learn/tokens": float(sum(len(s) for s in sequences)),
             "learn/micro_batches": float(len(batches)),
-            "learn/seconds": seconds,
-            "learn/tokens_per_second": tokens / seconds,
+            "learn/seconds": time.perf_counter() - started,
             "learn/skipped": 0.0,
         }
 
-    def _accumulate(
+    def _backward(
         self,
         batches: Seq[MicroBatch],
         micro_loss: MicroLoss,

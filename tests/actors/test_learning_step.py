@@ -22,7 +22,7 @@ class RecordingEngine:
     def __init__(self, current: float = -1.0, reference: float = -1.5) -> None:
         self.current, self.reference, self.refreshed, self.scored = current, reference, 0, 0
 
-    def train_step(self, sequences, normaliser, step, **options):
+    def accumulate(self, sequences, normaliser, step, **options):
         self.sequences, self.normaliser, self.options = sequences, normaliser, options
         return {"learn/loss": 0.0}
 
@@ -58,7 +58,7 @@ REWARDS = [[1, 0, 0, 0], [1, 1, 0, 0]]
 def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: LossSettings | None = None, **more):
     engine = RecordingEngine(**more.pop("engine", {}))
     objective = Objective(settings, more.pop("k_schedule", None))
-    figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more)(groups, step)
+    figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more).accumulate(groups, step)
     assert [s.advantage for s in engine.sequences] == pytest.approx(advantages.ravel().tolist())
     return engine, figures, advantages
 
@@ -161,7 +161,7 @@ def test_stale_groups_with_kl_in_the_reward_follow_the_exact_gradient(n: int) ->
     settings = ObjectiveSettings(k=k, estimator="loo" if n > k else "loo1", off_policy="exact")
     loss = LossSettings(kl_coefficient=coefficient, kl_placement="reward")
     engine = TabularEngine(reference)
-    _, advantages_GN = LearningStep(engine, Objective(settings), loss)(groups, 1)
+    _, advantages_GN = LearningStep(engine, Objective(settings), loss).accumulate(groups, 1)
     assert engine.options["exact_ratios"]
     divergence = gradient(lambda ys: float(np.log(policy() / reference)[ys[0]]), 1)
     expected = gradient(best(BINARY, BINARY), k) - coefficient * divergence
@@ -174,7 +174,7 @@ def test_the_ratio_cap_holds_for_the_kl_too() -> None:
     objective = Objective(ObjectiveSettings(k=2, off_policy="exact", ratio_cap=1.5))
     loss = LossSettings(kl_coefficient=0.1, kl_placement="reward")
     engine = RecordingEngine(current=-0.1)  # far likelier now: every ratio is capped
-    _, advantages = LearningStep(engine, objective, loss)(stale, 1)
+    _, advantages = LearningStep(engine, objective, loss).accumulate(stale, 1)
     capped = dict(ratios=[[1.5] * 4])
     kl = np.array([[1.4 * len(r) for r in stale[0].response_tokens]])
     expected = group_advantages([[1, 0, 0, 0]], strategy="pass_at_k", k=2, **capped)
@@ -228,17 +228,17 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
     for imitation in ("sft", "bon_sft"):
         engine = RecordingEngine(current=-0.25)
         objective = Objective(ObjectiveSettings(k=2, imitation=imitation))
-        _, advantages = LearningStep(engine, objective, LossSettings())(groups, 0)
+        _, advantages = LearningStep(engine, objective, LossSettings()).accumulate(groups, 0)
         demonstrations = engine.sequences[8:]
         assert [s.advantage for s in demonstrations] == [1.0, 1.0] and engine.normaliser == 2.0
         assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh | s.sampled for s in demonstrations)
         assert all(s.sampled for s in engine.sequences[:8])
         assert advantages.any() == (imitation == "bon_sft")
     beyond = Objective(ObjectiveSettings(k=32, imitation="bon_sft"))  # Best-of-32 from groups of four
-    figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings())(groups, 0)
+    figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings()).accumulate(groups, 0)
     assert advantages.any() and "objective/value" not in figures
     with pytest.raises(ValueError, match="without a demonstration"):
-        LearningStep(RecordingEngine(), objective, LossSettings())(GROUPS, 0)
+        LearningStep(RecordingEngine(), objective, LossSettings()).accumulate(GROUPS, 0)
 
 
 def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():

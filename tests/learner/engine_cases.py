@@ -188,7 +188,10 @@ def check_gradient(engine, sequences: list[Sequence], normaliser: float, expecte
 def step_with_gradient(
     engine, sequences: list[Sequence], normaliser: float, expected: dict[str, torch.Tensor]
 ) -> tuple[dict[str, float], float]:
-    """One step; the gradient it applies must be `expected`. Returns the step's figures and the gradient's norm."""
+    """One step; the gradient it applies must be `expected`. Returns the step's figures and the gradient's norm.
+
+    Scoring between the two halves of the step, as the comparison with the samplers does, leaves the gradient alone.
+    """
     from deepspeed.utils import safe_get_full_grad
 
     seen: dict[str, torch.Tensor] = {}
@@ -199,7 +202,11 @@ def step_with_gradient(
         return apply()
 
     engine._apply = capture
-    figures = engine.train_step(sequences, normaliser, step=0)
+    before = engine.score(sequences)
+    accumulated = engine.accumulate(sequences, normaliser, step=0)
+    for old, new in zip(before, engine.score(sequences), strict=True):
+        np.testing.assert_array_equal(old, new)
+    figures = engine.update(accumulated)
     engine._apply = apply
     assert seen.keys() == expected.keys()
     norm = torch.stack([g.norm() for g in expected.values()]).norm().item()

@@ -1,0 +1,86 @@
+"""One optimiser step over the ranks: the gradient does not wait for the probes, and a lost rank costs no half steps."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
+
+LIMIT_S = 10
+
+
+class Rank:
+    """Writes down what it is asked; dies at the `fatal` call."""
+
+    def __init__(self, asked: list[str], fatal: int = 0) -> None:
+        self.asked, self.fatal, self.calls = asked, fatal, 0
+        self.accumulate = SimpleNamespace(remote=lambda groups, step: self._answer(f"accumulate {groups} {step}"))
+        self.update = SimpleNamespace(remote=lambda step, probes: self._answer(f"update {step} {probes}"))
+
+    async def _answer(self, what: str) -> dict[str, float]:
+        from ray.exceptions import RayActorError
+
+        self.asked.append(what)
+        self.calls += 1
+        if self.calls == self.fatal:
+            raise RayActorError
+        return {"calls": self.calls}
+
+
+def group_of(rank: Rank, successor: Rank | None = None):
+    """A learner of one rank, which `successor` replaces as soon as it is suspected."""
+    from actors.learner_group import LearnerGroup
+    from actors.settings import DeadlineSettings, SupervisionSettings
+    from actors.supervision import Member, Supervisor, Unit
+
+    member = Member("learner-0", lambda incarnation: None)
+    member.handle, member.serving, member.incarnation = rank, True, 0
+    supervisor = Supervisor(SupervisionSettings(), start_s=1, node_watch=lambda node: None, kill=lambda handle: None)
+
+    def replace(lost, incarnation, failure):
+        lost.handle, lost.incarnation = successor, incarnation + 1
+
+    supervisor.suspect = replace
+    unit = Unit("learner", [member], prepare=lambda: asyncio.sleep(0))
+    return LearnerGroup(unit, supervisor, DeadlineSettings(), origin=lambda: (0, None), history=lambda step: None)
+
+
+def test_the_gradient_is_computed_while_probes_are_drawn() -> None:
+    asked: list[str] = []
+
+    async def scenario() -> dict[str, float]:
+        drawn = asyncio.Event()
+
+        async def probe():
+            await drawn.wait()
+            return ["probe"]
+
+        learner = group_of(Rank(asked))
+        step = asyncio.create_task(learner.step("groups", 3, asyncio.create_task(probe())))
+        while not asked:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert asked == ["accumulate groups 3"]
+        drawn.set()
+        row = await step
+        assert learner.version == 4
+        return row
+
+    assert asyncio.run(asyncio.wait_for(scenario(), LIMIT_S)) == {"calls": 2}
+    assert asked == ["accumulate groups 3", "update 3 ['probe']"]
+
+
+@pytest.mark.parametrize("fatal", [1, 2])
+def test_a_rank_that_is_lost_within_a_step_has_the_whole_step_done_again(fatal: int) -> None:
+    asked: list[str] = []
+
+    async def scenario() -> None:
+        learner = group_of(Rank(asked, fatal), successor=Rank(asked))
+        await learner.step("groups", 0, asyncio.create_task(asyncio.sleep(0, ["probe"])))
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+    assert asked[-2:] == ["accumulate groups 0", "update 0 ['probe']"]
+    assert len(asked) == 2 + fatal
