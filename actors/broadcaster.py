@@ -38,8 +38,7 @@ class Broadcaster:
     ) -> None:
         self._learner = learner
         self._settings = settings
-        self._deadline_s = deadlines.broadcast_s
-        self._load_s = deadlines.broadcast_s + deadlines.sample_s
+        self._deadlines = deadlines
         self._supervisor = supervisor
         self._nodes: dict[Member, tuple[int, str]] = {}  # incarnation and node of every receiver
         # Who joins during an update must get either its weights or the older ones before it; never neither.
@@ -87,7 +86,7 @@ class Broadcaster:
         learner_node = await self._learner.node()
         near = [m for m, node in receivers.items() if self._is_near(m, node == learner_node)]
         held, shared, packed = await self._learner.publish(
-            bool(near), len(near) < len(receivers), self._settings.bucket_mib * 2**20, deadline_s=self._deadline_s
+            bool(near), len(near) < len(receivers), self._settings.bucket_mib * 2**20
         )
         if version is not None and held != version:
             raise ActorFailure(f"the learner holds weights {held}, not {version}, which the samplers are to get")
@@ -101,7 +100,7 @@ class Broadcaster:
                 )
             )
         finally:
-            await self._learner.unpublish(shared, deadline_s=self._deadline_s)
+            await self._learner.unpublish(shared)
         return [report for report in reports if report is not None]
 
     async def _update(self, member: Member, version: int, joins: bool, *buckets: Any) -> dict[str, Any] | None:
@@ -109,7 +108,13 @@ class Broadcaster:
         incarnation = member.incarnation
         try:
             remote = member.handle.load_weights.remote(version, *buckets)
-            report = await call(remote, owner=member.name, to=f"load weights {version}", deadline_s=self._load_s)
+            report = await call(
+                remote,
+                owner=member.name,
+                to=f"load weights {version}",
+                deadline_s=self._deadlines.broadcast_s + self._deadlines.sample_s,
+                key="deadlines.broadcast_s + deadlines.sample_s",
+            )
         except ActorFailure as failure:
             if joins:
                 raise  # whoever starts it tries again
@@ -131,4 +136,4 @@ class Broadcaster:
 
     async def _node(self, member: Member) -> str:
         remote = member.handle.node.remote()
-        return await call(remote, owner=member.name, to="name its node", deadline_s=self._deadline_s)
+        return await call(remote, owner=member.name, to="name its node", **self._deadlines.of("broadcast_s"))

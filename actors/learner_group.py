@@ -64,16 +64,14 @@ class LearnerGroup:
             first.handle.rendezvous.remote(),
             owner=first.name,
             to="start its process",
-            deadline_s=self._deadlines.start_s,
+            **self._deadlines.of("start_s"),
         )
-        await self._all("start", address, port, to="load the model", deadline_s=self._deadlines.start_s)
+        await self._all("start", address, port, to="load the model", limit="start_s")
         step, directory = await in_daemon_thread(
             self._origin, owner="the driver", to="find the last checkpoint", deadline_s=self._deadlines.checkpoint_s
         )
         if directory is not None:
-            await self._all(
-                "load", str(directory), step, to=f"load {directory}", deadline_s=self._deadlines.checkpoint_s
-            )
+            await self._all("load", str(directory), step, to=f"load {directory}", limit="checkpoint_s")
         if self.version is None:
             self.version = step
         for again in range(step, self.version):
@@ -92,24 +90,22 @@ class LearnerGroup:
 
     async def node(self) -> str:
         """Ray's id of rank 0's node."""
-        return (await self._ask("node", to="name its node", deadline_s=self._deadlines.start_s))[0]
+        return (await self._ask("node", to="name its node", limit="start_s"))[0]
 
-    async def publish(
-        self, shared: bool, packed: bool, bucket_bytes: int, *, deadline_s: float
-    ) -> tuple[int, list[Manifest], list[Any]]:
+    async def publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Any]]:
         """The weights in buckets: their version, shared-memory manifests, and packed buckets in Ray's store."""
         answers = await self._ask(
-            "publish", shared, packed, bucket_bytes, to="publish its weights", deadline_s=deadline_s
+            "publish", shared, packed, bucket_bytes, to="publish its weights", limit="broadcast_s"
         )
         return answers[0]
 
-    async def unpublish(self, shared: list[Manifest], *, deadline_s: float) -> None:
+    async def unpublish(self, shared: list[Manifest]) -> None:
         """Free what :meth:`publish` wrote."""
-        await self._ask("unpublish", shared, to="release published weights", deadline_s=deadline_s)
+        await self._ask("unpublish", shared, to="release published weights", limit="broadcast_s")
 
     async def save(self, directory: str) -> None:
         """Write a checkpoint of model, optimiser and random state into `directory`."""
-        await self._ask("save", directory, to=f"save {directory}", deadline_s=self._deadlines.checkpoint_s)
+        await self._ask("save", directory, to=f"save {directory}", limit="checkpoint_s")
 
     def _groups(self, step: int) -> ObjectRef:
         if self._last is not None and self._last[0] == step:
@@ -117,13 +113,12 @@ class LearnerGroup:
         return self._history(step)
 
     async def _train(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> list[dict[str, float]]:
-        deadline_s = self._deadlines.learn_s
-        await self._all("accumulate", groups, step, to=f"compute the gradient of step {step}", deadline_s=deadline_s)
+        await self._all("accumulate", groups, step, to=f"compute the gradient of step {step}", limit="learn_s")
         drawn = await probes if probes else []  # deadline: each probe has its own
-        return await self._all("update", step, drawn, to=f"update the weights in step {step}", deadline_s=deadline_s)
+        return await self._all("update", step, drawn, to=f"update the weights in step {step}", limit="learn_s")
 
-    async def _ask(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
-        return await self._surely(lambda: self._all(method, *arguments, to=to, deadline_s=deadline_s), to=to)
+    async def _ask(self, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
+        return await self._surely(lambda: self._all(method, *arguments, to=to, limit=limit), to=to)
 
     async def _surely(self, attempt: Callable[[], Awaitable[list[Any]]], *, to: str) -> list[Any]:
         """Ask all ranks, and again when they were lost and replaced meanwhile."""
@@ -162,10 +157,10 @@ class LearnerGroup:
         """Longest time for lost ranks to be back: the supervisor's restarts, and training again since a checkpoint."""
         return 4 * self._deadlines.start_s + 10 * self._deadlines.learn_s
 
-    async def _all(self, method: str, *arguments: Any, to: str, deadline_s: float) -> list[Any]:
-        """Call `method` on every rank at once; the first failure ends the wait for all of them."""
+    async def _all(self, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
+        """Call `method` on every rank at once, within the setting `limit`; the first failure ends the wait for all."""
         calls = [
-            call(getattr(m.handle, method).remote(*arguments), owner=m.name, to=to, deadline_s=deadline_s)
+            call(getattr(m.handle, method).remote(*arguments), owner=m.name, to=to, **self._deadlines.of(limit))
             for m in self._unit.members
         ]
         # deadline: each call has its own

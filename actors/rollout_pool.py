@@ -25,7 +25,7 @@ from actors.settings import DeadlineSettings, SupervisionSettings
 from actors.supervision import Member, Supervisor
 from verifiers.task import Prompt
 
-_LOST_GROUPS = 10  # times that the object store may lose one group before it was graded
+LOST_GROUPS = 10  # times that the object store may lose one group, and it is sampled again
 
 
 class RolloutPool:
@@ -101,7 +101,7 @@ class RolloutPool:
             except ObjectLost as lost:
                 group = None
                 lost_groups += 1
-                if lost_groups == _LOST_GROUPS:
+                if lost_groups == LOST_GROUPS:
                     raise ActorFailure(f"the object store lost the same group {lost_groups} times: {lost}") from lost
             except _Setback as setback:
                 suspicion.failures.append(setback.failure)
@@ -121,8 +121,8 @@ class RolloutPool:
             return None  # lost since the caller looked
         tokens, group = sampler.handle.sample_group.options(num_returns=2).remote(request)
         try:
-            await self._call(tokens, sampler, to="draw a probe", **self._sample_s)
-            return await self._call(group, sampler, to="return a probe", **self._sample_s)
+            await self._call(tokens, sampler, to="draw a probe", **self._deadlines.of("sample_s"))
+            return await self._call(group, sampler, to="return a probe", **self._deadlines.of("sample_s"))
         except (_Setback, ObjectLost):
             return None
 
@@ -141,7 +141,7 @@ class RolloutPool:
                     sampler,
                     company,
                     to=f"sample prompt {request.prompt_id!r} (position {request.sequence})",
-                    **self._sample_s,
+                    **self._deadlines.of("sample_s"),
                 )
             self.sampled_tokens += generated  # not in one statement: `x += await ...` reads x before it waits
         return group
@@ -156,8 +156,7 @@ class RolloutPool:
                 verifier,
                 company,
                 to=f"grade prompt {request.prompt_id!r} (position {request.sequence})",
-                deadline_s=self._deadlines.verify_s,
-                key="deadlines.verify_s",
+                **self._deadlines.of("verify_s"),
             )
             return graded
 
@@ -181,10 +180,6 @@ class RolloutPool:
             if member.incarnation == incarnation and member.present:  # the call failed, the actor did not
                 raise _Setback(Failure(str(failure), None, company=1)) from failure
             raise _Setback(Failure(str(failure), (member.name, incarnation), company())) from failure
-
-    @property
-    def _sample_s(self) -> dict[str, Any]:
-        return {"deadline_s": self._deadlines.sample_s, "key": "deadlines.sample_s"}
 
     def _give_up(self, suspicion: Suspicion) -> ObjectRef:
         self._quarantine.add(suspicion)

@@ -6,7 +6,7 @@ reason, because the generated reference page and the messages for wrong keys are
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -254,6 +254,10 @@ class DeadlineSettings(Section):
     learn_s: float = Field(1800.0, gt=0, description="One optimiser step on every learner rank.")
     broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
     checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The arguments of :func:`actors.calls.call` that bound a wait by the setting `name`."""
+        return {"deadline_s": getattr(self, name), "key": f"deadlines.{name}"}
 
 
 class SupervisionSettings(Section):

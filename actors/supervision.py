@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,7 +119,7 @@ class Supervisor:
     report: Callable[[Incident], None] = lambda incident: None
     changes: Changes = field(default_factory=Changes)
     units: list[Unit] = field(default_factory=list)
-    incidents: list[Incident] = field(default_factory=list)
+    incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the last ones, for the report
     restarts: int = 0
 
     def __post_init__(self) -> None:
@@ -335,7 +336,7 @@ class Supervisor:
         """The last words of a run that may restart nothing any more."""
         if self.settings.max_restarts == 0:
             return f"{unit.name} was lost: {reason} (supervision.max_restarts is 0)"
-        lines = [f"  {incident}" for incident in self.incidents[-8:]]
+        lines = [f"  {incident}" for incident in self.incidents]
         return "\n".join(
             [
                 f"{unit.name} was lost: {reason}",

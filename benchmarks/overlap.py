@@ -1,6 +1,6 @@
-"""How well sampling hides behind learning: overlap efficiency at staleness 0 and 1, each half on a core of its own.
+"""How well sampling hides behind learning: overlap efficiency by staleness, each half on a core of its own.
 
-    python -m benchmarks.overlap --directory DIRECTORY [--steps 40] [section.key=value ...]
+    python -m benchmarks.overlap --directory DIRECTORY [--staleness 0 1 2 4] [--steps 40] [section.key=value ...]
 
 Two cores let sampler and learner fight for both, so each is pinned to one: the sampler with its engine core to the
 first, the learner to the second (a run on GPUs has them apart anyway). With the workload balanced, so that both halves
@@ -11,6 +11,7 @@ take about as long, perfect overlap halves the step. Prints, for each staleness,
     learning busy  the same of the learner
     efficiency     max(sampling busy, learning busy): 1 when the busier half never waits
     logged         time/overlap_efficiency as the run logs it: there a half is busy while it has work, waiting included
+    stale          largest staleness of a group, and the bound
 
 Idle shares are 1 minus the busy ones. Change the balance with rollout.n, rollout.prompts_per_step or learner.* keys.
 """
@@ -60,6 +61,8 @@ class Overlap:
     sampling_busy: float
     learning_busy: float
     logged: float
+    observed: int  # largest staleness of a group
+    bound: int
 
     @property
     def efficiency(self) -> float:
@@ -110,7 +113,7 @@ def measure(staleness: int, steps: int, warm_up: int, directory: Path, overrides
             time.sleep(0.02)
 
     try:
-        wait_for(1)
+        wait_for(1)  # before, not all of their threads are there
         sampling, learning = processes(root, SAMPLING), processes(root, LEARNING)
         first, second, *_ = sorted(os.sched_getaffinity(0))
         pin(sampling, first)
@@ -131,12 +134,15 @@ def measure(staleness: int, steps: int, warm_up: int, directory: Path, overrides
         (after[0] - before[0]) / wall,
         (after[1] - before[1]) / wall,
         statistics.median(row["time/overlap_efficiency"] for row in rows),
+        int(max(row["queue/staleness_max"] for row in read_metrics(run) if "train/step" in row)),
+        int(rows[0]["queue/staleness_bound"]),
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True, help="an empty directory")
+    parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warm-up", type=int, default=8)
     parser.add_argument("overrides", nargs="*", help="of the configuration")
@@ -145,15 +151,16 @@ def main() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("two cores are needed, one for each half")
     found = [
-        measure(staleness, options.steps, options.warm_up, options.directory, options.overrides) for staleness in (0, 1)
+        measure(staleness, options.steps, options.warm_up, options.directory, options.overrides)
+        for staleness in options.staleness
     ]
-    print("| staleness | step (s) | sampling busy | learning busy | efficiency | logged |\n|---|---|---|---|---|---|")
+    print("| staleness | step (s) | of the first | sampling busy | learning busy | efficiency | logged | stale |")
+    print("|---|---|---|---|---|---|---|---|")
     for o in found:
         print(
-            f"| {o.staleness} | {o.step_s:.2f} | {o.sampling_busy:.2f} | {o.learning_busy:.2f} | {o.efficiency:.2f} | "
-            f"{o.logged:.2f} |"
+            f"| {o.staleness} | {o.step_s:.2f} | {o.step_s / found[0].step_s:.2f} | {o.sampling_busy:.2f} | "
+            f"{o.learning_busy:.2f} | {o.efficiency:.2f} | {o.logged:.2f} | {o.observed} of {o.bound} |"
         )
-    print(f"a step at staleness 0 takes {found[0].step_s / found[1].step_s:.2f} times as long as at staleness 1")
     (options.directory / "overlap.json").write_text(json.dumps([asdict(o) for o in found], indent=1))
 
 

@@ -23,7 +23,7 @@ def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 200 * 2**20})
     log = tmp_path / "output.log"
     arguments = [
-        "train", *SMALL, "run.steps=100000", "queue.staleness=1", "actors.samplers={min: 1, max: 2}",
+        "train", *SMALL, "run.steps=100000", "queue.staleness=2", "actors.samplers={min: 1, max: 2}",
         "actors.verifiers={min: 1, max: 2}", "supervision.max_restarts=0",
         f"cluster.address={cluster.address}", f"run.directory={tmp_path / 'runs'}",
     ]  # fmt: skip
@@ -58,6 +58,8 @@ def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
             time.sleep(0.2)
         incidents = [json.loads(line) for line in (directory / "incidents.jsonl").read_text().splitlines()]
         assert {incident["unit"] for incident in incidents} <= {"sampler-1", "verifier-1"}
+        rows = [row for row in read_metrics(directory) if "train/step" in row]
+        assert max(row["queue/staleness_max"] for row in rows) <= rows[0]["queue/staleness_bound"] == 2
         run.terminate()
         assert run.wait(timeout=60) == 130, log.read_text()
     finally:
