@@ -2,9 +2,10 @@
 
     python -m benchmarks.overlap --directory DIRECTORY [--staleness 0 1 2 4] [--steps 40] [section.key=value ...]
 
-Two cores let sampler and learner fight for both, so each is pinned to one: the sampler with its engine core to the
-first, the learner to the second (a run on GPUs has them apart anyway). With the workload balanced, so that both halves
-take about as long, perfect overlap halves the step. Prints, for each staleness, from the steps after a warm-up:
+Two cores let sampler and learner fight for both, so they are kept apart (a run on GPUs has them apart anyway): the
+learner has the second core for itself; the sampler with its engine core, and the little that all others need (driver,
+queue, verifier, Ray), have the first. With the workload balanced, so that both cores have about as much to do, perfect
+overlap halves the step. Prints, for each staleness, from the steps after a warm-up:
 
     step           wall time of a step
     sampling busy  share of the step in which the engine used its core (processor time, so waiting does not count)
@@ -38,7 +39,7 @@ from cluster.run_directory import read_metrics
 SAMPLING = r"^ray::SamplerActor|VLLM::EngineCore"
 LEARNING = r"^ray::LearnerRank"
 BALANCED = (
-    "rollout.prompts_per_step=8",
+    "rollout.prompts_per_step=16",
     "rollout.n=32",
     "objective.k=8",
     "learner.threads=1",
@@ -82,8 +83,8 @@ def processes(root: psutil.Process, pattern: str) -> list[psutil.Process]:
 def pin(victims: Sequence[psutil.Process], core: int) -> None:
     """Every thread of the processes to one core."""
     for process in victims:
-        for thread in process.threads():
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            for thread in process.threads():
                 os.sched_setaffinity(thread.id, {core})
 
 
@@ -116,7 +117,7 @@ def measure(staleness: int, steps: int, warm_up: int, directory: Path, overrides
         wait_for(1)  # before, not all of their threads are there
         sampling, learning = processes(root, SAMPLING), processes(root, LEARNING)
         first, second, *_ = sorted(os.sched_getaffinity(0))
-        pin(sampling, first)
+        pin([root, *root.children(recursive=True)], first)
         pin(learning, second)
         begin = wait_for(warm_up)
         before = processor_seconds(sampling), processor_seconds(learning)
