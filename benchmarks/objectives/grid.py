@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.objectives.experiments import COMMON, FINAL, KS, RATES, SEEDS, TUNING, TUNING_SEED, Contender, Grid
@@ -37,32 +36,31 @@ class Runner:
     keep: bool = False  # the run directories, for benchmarks.coscaling
 
     def run(self, names: Sequence[str], jobs: int) -> None:
-        """Everything that is not there yet, `jobs` runs at a time."""
+        """Everything that is not there yet, `jobs` runs at a time. One that fails does not stop the others.
+
+        Raises:
+            ExceptionGroup: of the failures, after everything else.
+        """
         self.scratch.mkdir(parents=True, exist_ok=True)
         scorer = _make_verifier(self.scratch / "verifier") if self.grid.learned else ()
-        stop = threading.Event()
+        untuned = [name for name in names if self.grid.contenders[name].rate is None]
+        tuning = [partial(self._tune, name, rate, scorer) for name in untuned for rate in RATES]
+        final = [partial(self._final, name, seed, scorer) for name in names for seed in SEEDS]
         with ThreadPoolExecutor(jobs) as pool:
-            tasks = [pool.submit(self._evaluate_base, scorer)]
-            tasks += [pool.submit(self._contender, name, scorer, stop) for name in names]
-            with _stopping(stop):
-                for task in tasks:
-                    task.result()
+            failures = _all(pool, [partial(self._evaluate_base, scorer), *tuning]) + _all(pool, final)
+        if failures:
+            raise ExceptionGroup("some runs failed; begun again, the grid does what is missing", failures)
 
-    def _contender(self, name: str, scorer: tuple[str, ...], stop: threading.Event) -> None:
-        contender = self.grid.contenders[name]
-        for rate in RATES if contender.rate is None else ():
-            if stop.is_set():
-                return
-            self._train(name, contender, Key(name, rate, TUNING_SEED, "validation"), (*scorer, *TUNING))
-        rate = chosen_rate(self.results, name, contender, self.strategy)
-        for seed in SEEDS:
-            if stop.is_set():
-                return
-            result = self._train(name, contender, Key(name, rate, seed, "test"), (*scorer, *FINAL))
-            curve = " ".join(f"{result.value(self.strategy, k).mean():.3f}" for k in KS)
-            print(f"{name}, learning rate {rate:g}, seed {seed}: {self.strategy}, k = {KS}: {curve}", flush=True)
+    def _tune(self, name: str, rate: float, scorer: tuple[str, ...]) -> None:
+        self._train(name, Key(name, rate, TUNING_SEED, "validation"), (*scorer, *TUNING))
 
-    def _train(self, name: str, contender: Contender, key: Key, extra: tuple[str, ...]) -> Result:
+    def _final(self, name: str, seed: int, scorer: tuple[str, ...]) -> None:
+        rate = chosen_rate(self.results, name, self.grid.contenders[name], self.strategy)
+        result = self._train(name, Key(name, rate, seed, "test"), (*scorer, *FINAL))
+        curve = " ".join(f"{result.value(self.strategy, k).mean():.3f}" for k in KS)
+        print(f"{name}, learning rate {rate:g}, seed {seed}: {self.strategy}, k = {KS}: {curve}", flush=True)
+
+    def _train(self, name: str, key: Key, extra: tuple[str, ...]) -> Result:
         """One run's result, from where it is kept or from training."""
         if (known := self.results.get(key)) is not None:
             return known
@@ -70,7 +68,7 @@ class Runner:
         shutil.rmtree(directory, ignore_errors=True)  # what is there was cut off
         _bonrl(
             "train",
-            *(*COMMON, *self.grid.overrides, *contender.overrides, *extra, self._evaluated()),
+            *(*COMMON, *self.grid.overrides, *self.grid.contenders[name].overrides, *extra, self._evaluated()),
             *(f"learner.learning_rate={key.rate}", f"run.seed={key.seed}"),
             *(f"run.directory={directory.parent}", f"run.name={directory.name}"),
         )
@@ -131,11 +129,12 @@ def _bonrl(verb: str, *arguments: str) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with status {run.returncode}:\n{run.stdout}\n{run.stderr}")
 
 
-@contextlib.contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """After an error or Ctrl-C nothing new is begun; what runs ends (Ctrl-C reaches it too)."""
+def _all(pool: ThreadPoolExecutor, work: Sequence[Callable[[], None]]) -> list[Exception]:
+    """Do everything; the errors. After Ctrl-C, which reaches the runs too, nothing new is begun."""
+    tasks = [pool.submit(one) for one in work]
     try:
-        yield
+        errors = [task.exception() for task in tasks]
     except BaseException:
-        stop.set()
+        pool.shutdown(cancel_futures=True)
         raise
+    return [error for error in errors if isinstance(error, Exception)]

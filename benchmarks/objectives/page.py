@@ -143,7 +143,10 @@ class _Page:
                 apart = "**" if found.low > 0 or found.high < 0 else ""
                 cells.append(f"{apart}{found.value:+.3f}{apart} [{found.low:+.3f}, {found.high:+.3f}]")
             rows.append([self.title(name), *cells])
-        return markdown(rows) + "\n\nBold: the interval does not hold 0."
+        return (
+            markdown(rows)
+            + "\n\nBold: the interval does not hold 0. It is over prompts, for these seeds, whose spread stands above."
+        )
 
     def fooled_table(self) -> str:
         """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
