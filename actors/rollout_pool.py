@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -25,7 +25,9 @@ from actors.settings import DeadlineSettings, SupervisionSettings
 from actors.supervision import Member, Supervisor
 from verifiers.task import Prompt
 
-LOST_GROUPS = 10  # times that the object store may lose one group, and it is sampled again
+T = TypeVar("T")
+
+_LOST_GROUPS = 10  # times that the object store may lose one group, and it is sampled again
 
 
 class RolloutPool:
@@ -68,6 +70,26 @@ class RolloutPool:
         """Training prompts given up so far, in this run and before it was resumed."""
         return self._quarantine.count(TRAINING)
 
+    async def deliver(
+        self,
+        request: SampleRequest,
+        prompt: Prompt,
+        take: Callable[[ObjectRef], Awaitable[T]],
+        purpose: str = TRAINING,
+    ) -> T:
+        """What `take` makes of the graded group; one that its node takes along before is sampled again, same seed.
+
+        Raises:
+            ActorFailure: as :meth:`graded_group` and `take`, or when the group was lost again and again.
+        """
+        for _ in range(_LOST_GROUPS):
+            group = await self.graded_group(request, prompt, purpose)
+            try:
+                return await take(group)
+            except ObjectLost as error:
+                lost = error
+        raise _lost_too_often(lost) from lost
+
     async def graded_group(self, request: SampleRequest, prompt: Prompt, purpose: str = TRAINING) -> ObjectRef:
         """Sample and grade one group; a reference to its record batch.
 
@@ -101,8 +123,8 @@ class RolloutPool:
             except ObjectLost as lost:
                 group = None
                 lost_groups += 1
-                if lost_groups == LOST_GROUPS:
-                    raise ActorFailure(f"the object store lost the same group {lost_groups} times: {lost}") from lost
+                if lost_groups == _LOST_GROUPS:
+                    raise _lost_too_often(lost) from lost
             except _Setback as setback:
                 suspicion.failures.append(setback.failure)
         return None
@@ -265,3 +287,7 @@ class _BusyClock:
     def seconds(self) -> float:
         running = time.monotonic() - self._since if self._active else 0.0
         return self._total + running
+
+
+def _lost_too_often(lost: ObjectLost) -> ActorFailure:
+    return ActorFailure(f"the object store lost the same group {_LOST_GROUPS} times: {lost}")

@@ -114,7 +114,7 @@ def measure(staleness: int, steps: int, warm_up: int, directory: Path, overrides
             time.sleep(0.02)
 
     try:
-        wait_for(1)  # before, not all of their threads are there
+        wait_for(1)  # a thread that starts later is pinned like the one that starts it
         sampling, learning = processes(root, SAMPLING), processes(root, LEARNING)
         first, second, *_ = sorted(os.sched_getaffinity(0))
         pin([root, *root.children(recursive=True)], first)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from ray import ObjectRef
 
-from actors.calls import ActorFailure, ObjectLost, call
+from actors.calls import ActorFailure, call
 from actors.group import Group, SampleRequest
 from actors.group_log import write_groups
 from actors.learning_step import graded_groups
@@ -131,6 +132,9 @@ async def evaluate(
     started = time.monotonic()
     gate = asyncio.Semaphore(max_in_flight)
 
+    async def fetch(group: ObjectRef) -> pa.RecordBatch:
+        return await call(group, owner="object store", to="return an evaluation group", deadline_s=60)
+
     async def one(index: int) -> pa.RecordBatch:
         held_out = prompts[index]
         request = SampleRequest(
@@ -147,12 +151,7 @@ async def evaluate(
         )
         # deadline: the groups that hold it have theirs
         async with gate:
-            while True:
-                group = await pool.graded_group(request, held_out.prompt, purpose="evaluation")
-                try:
-                    return await call(group, owner="object store", to=f"return evaluation group {index}", deadline_s=60)
-                except ObjectLost:  # with its node; the same seed samples it again
-                    continue
+            return await pool.deliver(request, held_out.prompt, fetch, purpose="evaluation")
 
     async with asyncio.TaskGroup() as tasks:
         pending = [tasks.create_task(one(index)) for index in range(len(prompts))]

@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from actors.calls import ActorFailure, ObjectLost
 from actors.queue_state import Ticket
-from actors.rollout_pool import LOST_GROUPS
 from cluster.run import Run
 
 
@@ -58,13 +56,7 @@ async def train(run: Run) -> None:
 async def rollout(run: Run, ticket: Ticket) -> None:
     """One admitted prompt becomes a graded group in the queue."""
     request, prompt = run.request(ticket)
-    for time_lost in range(1, LOST_GROUPS + 1):
-        group = await run.pool.graded_group(request, prompt)
-        try:
-            return await run.queue.commit(ticket.sequence, group)
-        except ObjectLost as lost:  # with its node; the same seed samples it again
-            if time_lost == LOST_GROUPS:
-                raise ActorFailure(f"the object store lost the same group {time_lost} times: {lost}") from lost
+    await run.pool.deliver(request, prompt, lambda group: run.queue.commit(ticket.sequence, group))
 
 
 class StepClock:

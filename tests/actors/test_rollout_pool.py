@@ -153,6 +153,30 @@ def test_a_lost_group_is_nobodys_fault():
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
+@pytest.mark.parametrize("losses", [3, 1000])
+def test_a_group_that_is_lost_on_its_way_is_sampled_again_but_not_for_ever(losses: int):
+    from actors.calls import ActorFailure, ObjectLost
+
+    sampler, taken = Worker(), []
+
+    async def take(group):
+        taken.append(group)
+        if len(taken) <= losses:
+            raise ObjectLost("its node is gone")
+        return f"took {group}"
+
+    async def scenario():
+        return await pool_of([sampler], [Worker()]).deliver(request(), None, take)
+
+    within = asyncio.wait_for(scenario(), LIMIT_S)
+    if losses == 3:
+        assert asyncio.run(within) == "took graded group 0" and sampler.calls == 4
+    else:
+        with pytest.raises(ActorFailure, match="lost the same group 10 times: its node is gone"):
+            asyncio.run(within)
+        assert sampler.calls == 10
+
+
 def test_a_probe_leaves_out_a_sampler_that_was_lost_since():
     """The sampler is asked one turn of the loop after it was seen to serve."""
 

@@ -83,13 +83,13 @@ class Pool:
     def __init__(self) -> None:
         self.requests: list[Any] = []
 
-    async def graded_group(self, request: Any, prompt: Prompt, purpose: str) -> Any:
+    async def deliver(self, request: Any, prompt: Prompt, take: Any, purpose: str) -> Any:
         self.requests.append(request)
         group = graded([i % 2 == 0 or request.temperature < 0.8 for i in range(request.n)])
         batch = replace(group, sequence=request.sequence, temperature=request.temperature).to_record_batch()
         returned = asyncio.get_running_loop().create_future()
         returned.set_result(batch)
-        return returned
+        return await take(returned)
 
 
 def prompts_like(count: int) -> list[EvaluationPrompt]:
