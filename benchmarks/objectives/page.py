@@ -121,6 +121,8 @@ class _Page:
         return chosen_rate(self.results, name, self.grid.contenders[name], self.experiment.strategy)
 
     def values_table(self) -> str:
+        means = {k: {name: float(self.seed_mean(name, k).mean()) for name in self.finished} for k in TABLE_KS}
+        best = {k: max(of, key=of.__getitem__) for k, of in means.items()}
         rows = [["contender", "learning rate", "seeds", *(f"k = {k}" for k in TABLE_KS)]]
         rows.append(["base", "", "", *(f"{self.base_value(k).mean():.3f}" for k in TABLE_KS)])
         for name, runs in self.finished.items():
@@ -128,9 +130,10 @@ class _Page:
             for k in TABLE_KS:
                 seeds = [run.value(self.experiment.strategy, k).mean() for run in runs]
                 spread = f" ± {np.std(seeds, ddof=1):.3f}" if len(seeds) > 1 else ""
-                cells.append(f"{np.mean(seeds):.3f}{spread}")
+                bold = "**" if name == best[k] else ""
+                cells.append(f"{bold}{means[k][name]:.3f}{bold}{spread}")
             rows.append([self.title(name), f"{self.rate(name):g}", str(len(runs)), *cells])
-        return markdown(rows) + "\n\n± is the standard deviation over seeds."
+        return markdown(rows) + "\n\n± is the standard deviation over seeds; bold, the best trained model of a column."
 
     def difference_table(self, reference: Callable[[int], np.ndarray], exclude: str | None) -> str:
         rows = [["contender", *(f"k = {k}" for k in TABLE_KS)]]
