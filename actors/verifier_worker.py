@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,15 @@ class VerifierWorker:
             shown = self._verdict(prompt, prompt.demonstration)
             # Scored among the samples: a vote has no score for an answer on its own.
             demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
+            demonstration = None if _unfit(demonstration) else demonstration
         scores = self._scorer.scores(prompt, responses, verdicts)
+        verdicts = [
+            Verdict.failed(f"the scorer gave {score}") if _unfit(score) else verdict
+            for verdict, score in zip(verdicts, scores, strict=True)
+        ]
         return group.with_grades(
             reward=np.array([self._reward(verdict) for verdict in verdicts]),
-            score=np.array([np.nan if score is None else score for score in scores]),
+            score=np.array([np.nan if score is None or _unfit(score) else score for score in scores]),
             verdict=[verdict.status.value for verdict in verdicts],
             answer=[verdict.answer for verdict in verdicts],
             verify_seconds=np.array([seconds for _, seconds in graded]),
@@ -122,6 +128,11 @@ class VerifierWorker:
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
         return self._tokenizer.batch_decode([tokens.tolist() for tokens in responses], skip_special_tokens=True)
+
+
+def _unfit(score: float | None) -> bool:
+    """Whether the scorer gave a number by which nothing can be ranked (a network that overflowed gives NaN)."""
+    return score is not None and not isfinite(score)
 
 
 def _loader(task: TaskSettings, gpus: float) -> LoadLogits:

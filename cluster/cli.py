@@ -8,6 +8,7 @@ and torch are imported only by the commands that need them.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -43,6 +44,16 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that overrule the YAML file, e.g. objective.k=8."),
 ]
+
+
+def _rate(value: float) -> float:
+    """A learning rate that trains; click's own bounds let nan through."""
+    if not 0 < value < math.inf:
+        raise UsageError(f"--learning-rate {value:g} trains nothing: it must be above 0 and finite")
+    return value
+
+
+Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the resolved configuration and what follows from it; start nothing."),
@@ -224,7 +235,7 @@ def sft(
     ] = False,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 900,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")] = 256,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0, help="Peak rate.")] = 1e-3,
+    learning_rate: Rate = 1e-3,
 ) -> None:
     """Fine-tune on expert solutions of the task (imitation learning): how the shipped base model was made.
 
@@ -297,7 +308,7 @@ def train_verifier(
     ] = None,
     config: Config = DEFAULT_CONFIG,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes; the best one is kept.")] = 4,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-9, help="Peak rate.")] = 3e-4,
+    learning_rate: Rate = 3e-4,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens of one optimiser step.")] = 8192,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=8, help="Longest prompt with answer; its end is kept.")

@@ -241,9 +241,8 @@ def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix:
             continue
         section = section_of(info)
         if section is None:
-            # pydantic reads true as 1; in a configuration that is a slip, not a number.
-            if isinstance(value, bool) and not _accepts_bool(info.annotation):
-                yield f"{key} = {value}: not {_type_name(info)}. {info.description}"
+            for inner, slip in _stray_booleans(info.annotation, value, key):
+                yield f"{inner} = {slip}: not {_type_name(info) if inner == key else 'a number'}. {info.description}"
         elif isinstance(value, Mapping):
             yield from _structure_problems(section, value, f"{key}.")
         else:
@@ -251,10 +250,31 @@ def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix:
             yield f"{key} = {value!r}: is a section; give its keys, for example {key}.{example}"
 
 
-def _accepts_bool(annotation: Any) -> bool:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return any(_accepts_bool(part) for part in typing.get_args(annotation))
-    return annotation is bool
+def _stray_booleans(annotation: Any, value: Any, key: str) -> Iterator[tuple[str, bool]]:
+    """Where true or false stands for a number, and which; pydantic reads true as 1. Into lists and mappings."""
+    choices = _choices(annotation)
+    if isinstance(value, bool) and not {bool, Any} & set(choices):
+        yield key, value
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        yield from _stray_booleans(_of_item(choices, name), inner, f"{key}.{name}")
+    for i, inner in enumerate(value) if isinstance(value, list) else ():
+        yield from _stray_booleans(_of_item(choices, i), inner, f"{key}.{i}")
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _of_item(choices: tuple[Any, ...], name: Any) -> Any:
+    """The type of a container's item: of a model's field, a mapping's value or a tuple's member; Any if unknown."""
+    for choice in choices:
+        if isinstance(choice, type) and issubclass(choice, BaseModel) and name in choice.model_fields:
+            return choice.model_fields[name].annotation
+        if typing.get_origin(choice) in (dict, tuple, list):
+            return typing.get_args(choice)[1 if typing.get_origin(choice) is dict else 0]
+    return Any
 
 
 def _type_name(info: FieldInfo) -> str:

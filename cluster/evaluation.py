@@ -24,18 +24,10 @@ from actors.learning_step import graded_groups
 from actors.prompt_stream import sampling_seed
 from actors.rollout_pool import RolloutPool
 from cluster.config import RunConfig
-from learner.metrics import CurvePoint, strategy_curve
+from learner.metrics import CurvePoint, default_ks, strategy_curve
+from learner.strategies import STRATEGIES
 from verifiers.task import Prompt
 from verifiers.verdict import Status
-
-# Strategies that an evaluation can report, and what their metrics are called: eval/pass@8, eval/maj@8 ...
-SHORT_NAMES = {
-    "pass_at_k": "pass",
-    "best_of_k": "bo",
-    "max_at_k": "max",
-    "majority_at_k": "maj",
-    "weighted_vote": "vote",
-}
 
 EVALUATION_STREAM = 1  # see actors.prompt_stream.sampling_seed
 SUMMARY_S, SUMMARY_S_PER_PROMPT = 600.0, 10.0  # a majority curve over a large pool takes up to a second of a prompt
@@ -73,7 +65,7 @@ class Evaluation:
         row: dict[str, float] = {"evaluation/step": self.step}
         for strategy, curve in self.curves.items():
             for point in curve:
-                name = f"eval/{SHORT_NAMES[strategy]}@{point.k}"
+                name = f"eval/{STRATEGIES[strategy].metric}@{point.k}"
                 row |= {name: point.value, f"{name}_low": point.low, f"{name}_high": point.high}
         return row | {
             "eval/reward_mean": self.reward_mean,
@@ -89,7 +81,7 @@ class Evaluation:
         For evaluation.json only: a run logs the intervals, and as many metrics again would bury them.
         """
         return {
-            f"eval/{SHORT_NAMES[strategy]}@{point.k}_standard_error": None
+            f"eval/{STRATEGIES[strategy].metric}@{point.k}_standard_error": None
             if isnan(point.standard_error)
             else point.standard_error
             for strategy, curve in self.curves.items()
@@ -113,6 +105,7 @@ async def evaluate(
     step: int,
     max_in_flight: int,
     strategies: Sequence[str] = ("pass_at_k",),
+    trained_ks: Sequence[int] = (),
     log: Path | None = None,
 ) -> Evaluation:
     """Sample every prompt n times, grade the samples, and estimate the pass@k curve.
@@ -122,7 +115,8 @@ async def evaluate(
         prompts: held-out prompts.
         seed: the run's seed; the same seed gives the same random numbers at every evaluation (paired comparison).
         max_in_flight: prompts under way at once.
-        strategies: whose curves are wanted; keys of SHORT_NAMES.
+        strategies: whose curves are wanted.
+        trained_ks: further points of the curves, beside 1, 2, 4 .. n; those above n are left out.
         log: Parquet file for the graded groups.
 
     Raises:
@@ -161,7 +155,7 @@ async def evaluate(
         if log is not None:
             write_groups(log, batches)
         groups = [Group.from_record_batch(batch) for batch in batches]
-        return summarise(groups, step, temperature, time.monotonic() - started, strategies)
+        return summarise(groups, step, temperature, time.monotonic() - started, strategies, trained_ks)
 
     # On a thread: the curves of a vote take minutes, and signs of life must be heard meanwhile.
     return await call(
@@ -179,6 +173,7 @@ def summarise(
     temperature: float,
     seconds: float,
     strategies: Sequence[str] = ("pass_at_k",),
+    trained_ks: Sequence[int] = (),
 ) -> Evaluation:
     """The evaluation of graded groups of equal size; those on which the verifier failed are left out and counted.
 
@@ -191,7 +186,9 @@ def summarise(
     return Evaluation(
         step=step,
         temperature=temperature,
-        curves={strategy: curve_of(groups, strategy) for strategy in dict.fromkeys(("pass_at_k", *strategies))},
+        curves={
+            strategy: curve_of(groups, strategy, trained_ks) for strategy in dict.fromkeys(("pass_at_k", *strategies))
+        },
         reward_mean=float(np.mean([g.rewards for g in groups])),
         length_mean=float(np.mean([len(tokens) for g in groups for tokens in g.response_tokens])),
         truncated_share=float(np.mean([r == "length" for g in groups for r in g.finish_reason])),
@@ -200,18 +197,29 @@ def summarise(
     )
 
 
-def curve_of(groups: Sequence[Group], strategy: str) -> list[CurvePoint]:
+def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] = ()) -> list[CurvePoint]:
     """The curve of one strategy over graded groups of equal size; pass@k counts verdicts, the others rewards."""
     graded = graded_groups(groups)
-    rewards_PN = graded.rewards
+    rewards_PN, n = graded.rewards, groups[0].n
     if strategy == "pass_at_k":
         rewards_PN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups], dtype=np.float64)
     return strategy_curve(
-        rewards_PN, strategy=strategy, scores=graded.scores, answers=graded.answers, correct=graded.correct
+        rewards_PN,
+        sorted({*default_ks(n), *(k for k in trained_ks if k <= n)}),
+        strategy=strategy,
+        scores=graded.scores,
+        answers=graded.answers,
+        correct=graded.correct,
     )
 
 
 def strategies_of(config: RunConfig) -> list[str]:
-    """pass@k, what the configuration asks for, and what the run optimises."""
+    """pass@k, what the configuration asks for, and what the run optimises; the mean is eval/reward_mean."""
     wanted = ["pass_at_k", *config.evaluation.strategies, *(term.strategy for term in config.objective.terms())]
-    return [strategy for strategy in dict.fromkeys(wanted) if strategy in SHORT_NAMES]
+    return [strategy for strategy in dict.fromkeys(wanted) if STRATEGIES[strategy].only_k is None]
+
+
+def trained_ks_of(config: RunConfig) -> list[int]:
+    """Every k that the run trains for: of its terms, and those that its schedule names."""
+    named = config.schedule.k.named() if config.schedule.k else []
+    return sorted({*(term.k for term in config.objective.terms()), *map(round, named)})

@@ -24,7 +24,14 @@ from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
 from cluster.departure import INTERRUPTED, Departure, Leaving
 from cluster.errors import UsageError
-from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
+from cluster.evaluation import (
+    Evaluation,
+    EvaluationPrompt,
+    evaluate,
+    prompts_in_flight,
+    strategies_of,
+    trained_ks_of,
+)
 from cluster.incidents import Incidents
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
@@ -111,6 +118,7 @@ def evaluate_checkpoint(
                     step=0,
                     max_in_flight=prompts_in_flight(config, n),
                     strategies=strategies_of(config),
+                    trained_ks=trained_ks_of(config),
                     log=output / f"groups-temperature-{temperature:g}.parquet" if output else None,
                 )
                 for temperature in temperatures

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from learner.strategies import STRATEGIES
+
 TRAIN_STEP = "train/step"
 ROLLOUT_STEP = "rollout/step"
 EVALUATION_STEP = "evaluation/step"
@@ -301,6 +303,9 @@ _ROLLOUT = _on(
     ),
 )
 
+_CURVES = {"pass": "share", "bo": "reward", "max": "reward", "maj": "share", "vote": "share"}  # unit of each
+_ADDED = sorted({strategy.metric for strategy in STRATEGIES.values() if strategy.only_k is None} - _CURVES.keys())
+
 _EVALUATION = _on(
     EVALUATION_STEP,
     (
@@ -329,8 +334,12 @@ _EVALUATION = _on(
     ),
     ("eval/vote@<k>", "share", "vote of k answers weighted by their scores", "as eval/maj@<k>"),
     *(
+        (f"eval/{name}@<k>", "reward", "unbiased value of a strategy of your own", "as eval/pass@<k>")
+        for name in _ADDED
+    ),
+    *(
         (f"eval/{name}@<k>_{end}", unit, f"{side} end of its 95% interval over prompts", "compare runs by intervals")
-        for name, unit in (("pass", "share"), ("bo", "reward"), ("max", "reward"), ("maj", "share"), ("vote", "share"))
+        for name, unit in (_CURVES | dict.fromkeys(_ADDED, "reward")).items()
         for end, side in (("low", "lower"), ("high", "upper"))
     ),
     ("eval/reward_mean", "reward", "mean reward on the held-out prompts", "equals eval/pass@1 for 0/1 rewards"),

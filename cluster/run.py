@@ -24,7 +24,14 @@ from actors.supervision import Supervisor
 from cluster.checkpoints import Checkpoints
 from cluster.config import RunConfig
 from cluster.departure import Departure
-from cluster.evaluation import Evaluation, EvaluationPrompt, evaluate, prompts_in_flight, strategies_of
+from cluster.evaluation import (
+    Evaluation,
+    EvaluationPrompt,
+    evaluate,
+    prompts_in_flight,
+    strategies_of,
+    trained_ks_of,
+)
 from cluster.record import Recorder
 from cluster.run_directory import RunDirectory
 from learner.schedule import scheduled, scheduled_integer
@@ -178,6 +185,7 @@ class Run:
                 step=step,
                 max_in_flight=prompts_in_flight(self.config, settings.n),
                 strategies=strategies_of(self.config),
+                trained_ks=trained_ks_of(self.config),
                 log=self.directory.groups / f"evaluation-{step:06d}.parquet",
             )
         )

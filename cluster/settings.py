@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from actors.settings import Section
+from learner.strategies import STRATEGIES, look_up
 
 
 class RunSettings(Section):
@@ -70,14 +71,25 @@ class EvaluationSettings(Section):
         32,
         ge=1,
         le=65536,
-        description="Samples per prompt, one pool for every k = 1, 2, 4 ... n of the curve.",
+        description="Samples per prompt, one pool for every k of the curves: 1, 2, 4 ... n and what is trained for.",
     )
     temperature: float = Field(1.0, gt=0.0, le=10.0, description="Softmax temperature of evaluation samples.")
-    strategies: tuple[Literal["pass_at_k", "best_of_k", "max_at_k", "majority_at_k", "weighted_vote"], ...] = Field(
+    strategies: tuple[str, ...] = Field(
         ("pass_at_k",),
-        description="Inference strategies whose curves are reported; pass_at_k and those of the objective always are. "
-        "majority_at_k takes about a millisecond for each prompt and k.",
+        description="Inference strategies whose curves are reported, of pass_at_k, best_of_k, max_at_k, majority_at_k, "
+        "weighted_vote and your own; pass_at_k and those of the objective always are. majority_at_k takes about a "
+        "millisecond for each prompt and k.",
     )
+
+    @field_validator("strategies")
+    @classmethod
+    def _known(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
+        for name in strategies:
+            if look_up("strategy", name, STRATEGIES).only_k is not None:
+                raise ValueError(
+                    f"strategy '{name}' has no curve: its value is eval/reward_mean, which is always there"
+                )
+        return strategies
 
 
 class CheckpointSettings(Section):

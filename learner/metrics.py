@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.strategies import strategy_value
+from learner.strategies import STRATEGIES, look_up, strategy_value
 from learner.strategies.pass_at_k import pass_at_k_exact
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal
@@ -72,6 +72,8 @@ def strategy_curve(
 ) -> list[CurvePoint]:
     """The curve of any strategy over P prompts with n samples each; arguments as in `strategy_value`.
 
+    Default ks: 1, 2, 4 .. n, or the one that the strategy is defined for.
+
     The standard error is over prompts (samples of one prompt are already averaged); it is NaN for a single
     prompt. The value is a probability where the rewards are 0 or 1 and where answers vote.
 
@@ -82,7 +84,10 @@ def strategy_curve(
     votes = answers is not None and strategy in ("majority_at_k", "weighted_vote")
     probability = votes or bool(np.isin(rewards_PN, (0, 1)).all())
     points, n = [], rewards_PN.shape[1]
-    for k in default_ks(n) if ks is None else [_whole("k", k) for k in ks]:
+    if ks is None:
+        only = look_up("strategy", strategy, STRATEGIES).only_k
+        ks = default_ks(n) if only is None else [only]
+    for k in [_whole("k", k) for k in ks]:
         if not 1 <= k <= n:
             raise ValueError(f"k must be in 1..n = {n}, got {k}: no unbiased estimate exists beyond n")
         values_P = strategy_value(rewards_PN, scores=scores, answers=answers, correct=correct, strategy=strategy, k=k)

@@ -92,9 +92,11 @@ class Objective:
         The baseline is the mean of the other samples; a single sample has none.
         """
         estimator = "loo" if rewards_GN.shape[1] > 1 else "loo1"
-        return group_advantages(
-            rewards_GN, strategy="mean", k=1, estimator=estimator, ratios=ratios, ratio_cap=self._ratio_cap
-        )
+        return group_advantages(rewards_GN, strategy="mean", k=1, estimator=estimator, **self._reweighed(ratios))
+
+    def _reweighed(self, ratios: np.ndarray | None) -> dict[str, Any]:
+        """The arguments of the off-policy form, where there are ratios."""
+        return {} if ratios is None else {"ratios": ratios, "ratio_cap": self._ratio_cap}
 
     def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, step: int) -> np.ndarray:
         """Advantages float64[G, n] of the samples beside an expert's response of advantage 1 in each group."""
@@ -108,7 +110,6 @@ class Objective:
             k=term.k,
             estimator=term.estimator,
             subsets=self.settings.subsets,
-            ratios=ratios,
-            ratio_cap=self._ratio_cap,
+            **self._reweighed(ratios),
             options=self._options,
         )

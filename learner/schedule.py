@@ -13,9 +13,10 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    shape: Literal["linear", "cosine", "steps"] = Field(
+    shape: Literal["constant", "linear", "cosine", "steps"] = Field(
         "linear",
-        description="`linear` and `cosine` (half a period) go from start to end; `steps` jumps to the values of `at`.",
+        description="`linear` and `cosine` (half a period) go from start to end; `steps` jumps to the values of `at`; "
+        "`constant` stays at start.",
     )
     start: float | None = Field(None, description="First value; null: the value of the key that is scheduled.")
     end: float | None = Field(None, description="Last value, held from then on (linear and cosine).")
@@ -27,15 +28,18 @@ class Schedule(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.shape == "steps":
-            if not self.at or self.end is not None:
+        if self.shape in ("steps", "constant"):
+            wanted = "at" if self.shape == "steps" else "start"
+            if self.shape == "steps" and (not self.at or self.end is not None):
                 raise ValueError("a schedule of shape steps needs `at`, as in {50: 4, 100: 1}, and no `end`")
-            if min(self.at) < 0:
+            if self.shape == "constant" and (self.start is None or self.end is not None or self.at):
+                raise ValueError("a schedule of shape constant needs `start`, and neither `end` nor `at`")
+            if min(self.at, default=0) < 0:
                 raise ValueError(f"at = {self.at}: steps count from 0")
             for key in ("after", "over"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(
-                        f"{key} = {getattr(self, key)} does not go with shape steps, which needs `at` only"
+                        f"{key} = {getattr(self, key)} does not go with shape {self.shape}, which needs `{wanted}` only"
                     )
         elif self.end is None or self.at:
             raise ValueError(f"a schedule of shape {self.shape} needs `end`, and no `at`")

@@ -63,7 +63,7 @@ class ObjectiveSettings(TermSettings):
         ge=1,
         le=65_536,
         description="k-subsets that strategies without a closed form (weighted_vote) look at, at least. More lower "
-        "the variance and cost time, and memory in proportion to rollout.prompts_per_step x k^2; the gradient is "
+        "the variance and cost time, and memory in proportion to rollout.prompts_per_step x k; the gradient is "
         "unbiased with any number.",
     )
     p_fail_clip: float = Field(
@@ -91,7 +91,7 @@ class ObjectiveSettings(TermSettings):
         None,
         gt=0,
         description="Truncates each sequence ratio of off_policy: exact, without which it is refused. Null: no "
-        "truncation, no bias.",
+        "truncation, no bias, but for ratios beyond e^20 either way, which are cut there.",
     )
 
     @model_validator(mode="after")

@@ -66,6 +66,8 @@ def group_advantages(
     method = check_estimator(estimator, strategy=strategy, n=group.n, k=k)
     if not isinstance(options, Options):
         raise ValueError(f"options must be learner.estimators.Options, got {options!r}")
+    if ratios is None and ratio_cap != inf:
+        raise ValueError(f"ratio_cap = {ratio_cap!r} truncates ratios, and none are given")
     ratios_GN = None if ratios is None else like_rewards("ratios", ratios, np.shape(rewards))
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused by name
         if ratios_GN is not None:

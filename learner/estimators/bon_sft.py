@@ -34,10 +34,13 @@ def bon_sft_advantages(
     is told in `docs/objectives.md`.
 
     Raises:
-        ValueError: k or p_fail_clip is out of range.
+        ValueError: k or p_fail_clip is out of range, or a score is NaN or infinite.
     """
     k = as_count("k", k)
     check_p_fail_clip(p_fail_clip)
+    for name, scores in (("scores_GN", scores_GN), ("expert_scores_G", expert_scores_G)):
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{name} contains NaN or infinity; leave such a group out (a failed verifier is no score)")
     if k == 1:
         return np.zeros_like(scores_GN)
     binary = np.isin(scores_GN, (0.0, 1.0)).all() and np.isin(expert_scores_G, (0.0, 1.0)).all()

@@ -83,7 +83,7 @@ def _marginal(group: Group, k: int) -> np.ndarray:
     return ranked.unsorted(raised + own)
 
 
-@array_strategy("best_of_k", array_owed=_owed, array_marginal=_marginal, translates=True, needs=("scores",))
+@array_strategy("best_of_k", array_owed=_owed, array_marginal=_marginal, translates=True, needs=("scores",), short="bo")
 def best_of_k(group: Group, k: int) -> np.ndarray:
     """Expected reward of the answer that the verifier ranks highest among k."""
     ranked = _rank(group)
@@ -99,6 +99,7 @@ def _by_reward(group: Group) -> Group:
     array_owed=lambda group, k: _owed(_by_reward(group), k),
     array_marginal=lambda group, k: _marginal(_by_reward(group), k),
     translates=True,
+    short="max",
 )
 def max_at_k(group: Group, k: int) -> np.ndarray:
     """Expected largest reward among k answers; any finite reward. pass@k where rewards are 0 and 1."""

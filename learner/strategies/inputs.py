@@ -55,6 +55,8 @@ def make_group(
     scores_GN = None if scores is None else like_rewards("scores", scores, shape)
     rows = None if answers is None else _answer_rows(answers, shape)
     rights = None if correct is None else _right_answers(correct, shape)
+    if isinstance(correct, tuple) and len(shape) == 1 and rows and not any(isinstance(a, tuple) for a in rows[0]):
+        raise ValueError(f"correct is a tuple, {correct!r}, but no answer is: give the right answer itself")
     labels_GN = None
     if rows is not None and "answers" in strategy.needs:
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])

@@ -38,7 +38,13 @@ def _fewer(group: Group, k: int) -> np.ndarray:
     return _without(group, k, 1)
 
 
-@array_strategy("majority_at_k", array_leave_one_out=_leave_one_out, array_fewer=_fewer, needs=("answers", "correct"))
+@array_strategy(
+    "majority_at_k",
+    array_leave_one_out=_leave_one_out,
+    array_fewer=_fewer,
+    needs=("answers", "correct"),
+    short="maj",
+)
 def majority_at_k(group: Group, k: int) -> np.ndarray:
     """Probability that a vote among k answers elects the right one."""
     return np.array([vote_value(_votes(counts), k) for counts in _counts(group)])

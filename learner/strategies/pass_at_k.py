@@ -9,7 +9,7 @@ from math import comb
 from learner.strategies.registry import count_strategy
 
 
-@count_strategy("pass_at_k")
+@count_strategy("pass_at_k", short="pass")
 @lru_cache(maxsize=1 << 16)
 def pass_at_k_exact(n: int, correct: int, k: int) -> Fraction:
     """Probability that k of n samples, drawn without replacement, hold a correct one (arXiv 2107.03374,

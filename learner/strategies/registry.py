@@ -73,7 +73,8 @@ class Strategy:
     k-subsets I with i, times k/n.
 
     translates: whether adding a constant to all rewards adds it to the value. needs: the arguments that the strategy
-    selects by; it is given no others beside the rewards.
+    selects by; it is given no others beside the rewards. short: what its curve is called, `eval/<short>@<k>`; its name
+    where that is empty.
     """
 
     name: str
@@ -86,6 +87,12 @@ class Strategy:
     translates: bool = False
     only_k: int | None = None
     needs: tuple[str, ...] = ()
+    short: str = ""
+
+    @property
+    def metric(self) -> str:
+        """What its curve is called."""
+        return self.short or self.name
 
     def value(self, group: Group, k: int) -> np.ndarray:
         """U_k, float64[G]."""
@@ -128,12 +135,14 @@ STRATEGIES: dict[str, Strategy] = {}
 
 
 def count_strategy(
-    name: str,
+    name: str, **parts: Any
 ) -> Callable[[Callable[[int, int, int], Fraction]], Callable[[int, int, int], Fraction]]:
-    """Register `function(n, correct, k) -> Fraction` as the binary-reward strategy `name`."""
+    """Register `function(n, correct, k) -> Fraction` as the binary-reward strategy `name`; `parts` are further
+    fields of `Strategy`.
+    """
 
     def register(function: Callable[[int, int, int], Fraction]) -> Callable[[int, int, int], Fraction]:
-        STRATEGIES[name] = Strategy(name, count_value=function)
+        STRATEGIES[name] = Strategy(name, count_value=function, **parts)
         return function
 
     return register

@@ -11,19 +11,22 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
 from math import ceil, comb
+from typing import Any
 
 import numpy as np
 
 from learner.strategies.registry import STRATEGIES, Group, Strategy
 
+ROOM = 1 << 22  # elements: what a function that compares all pairs of answers, [groups, k, k], may fill at once
+
 Earned = Callable[[Group], np.ndarray]
 
 
-def subset_strategy(name: str, *, needs: tuple[str, ...] = ()) -> Callable[[Earned], Earned]:
+def subset_strategy(name: str, **parts: Any) -> Callable[[Earned], Earned]:
     """Register `function(group) -> float64[G]`, what the strategy earns with *all* answers of each group.
 
     The function must not depend on the order of the answers. It is called with groups of k answers, and of
-    k - 1 for `loo1`; with none it earns 0 and is not called.
+    k - 1 for `loo1`; with none it earns 0 and is not called. `parts` are further fields of `Strategy`.
     """
 
     def register(function: Earned) -> Earned:
@@ -32,7 +35,7 @@ def subset_strategy(name: str, *, needs: tuple[str, ...] = ()) -> Callable[[Earn
             array_value=lambda group, k: _earned(function, group, _design(group, k)).mean(axis=1),
             array_leave_one_out=lambda group, k: _without(function, group, k),
             array_fewer=lambda group, k: _fewer(function, group, k),
-            needs=needs,
+            **parts,
         )
         return function
 
@@ -69,8 +72,20 @@ def _earned(function: Earned, group: Group, subsets_MK: np.ndarray) -> np.ndarra
     def rows(a: np.ndarray | None) -> np.ndarray | None:
         return None if a is None else a[:, subsets_MK].reshape(-1, k)
 
-    flat = Group(group.rewards_GN[:, subsets_MK].reshape(-1, k), rows(group.scores_GN), rows(group.answers_GN))
-    return np.asarray(function(flat), dtype=np.float64).reshape(-1, M)
+    def some(a: np.ndarray | None, first: int) -> np.ndarray | None:
+        return None if a is None else a[first : first + at_once]
+
+    rewards, scores, answers = (
+        group.rewards_GN[:, subsets_MK].reshape(-1, k),
+        rows(group.scores_GN),
+        rows(group.answers_GN),
+    )
+    at_once = max(1, ROOM // k**2)
+    earned = [
+        np.asarray(function(Group(rewards[i : i + at_once], some(scores, i), some(answers, i))), dtype=np.float64)
+        for i in range(0, len(rewards), at_once)
+    ]
+    return np.concatenate(earned).reshape(-1, M)
 
 
 def _without(function: Earned, group: Group, k: int) -> np.ndarray:

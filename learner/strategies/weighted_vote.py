@@ -10,7 +10,7 @@ from learner.strategies.subsets import subset_strategy
 SAME_SUM = 1e-9  # of what was added: sums closer than that are a tie, the order of addition must not decide an election
 
 
-@subset_strategy("weighted_vote", needs=("scores", "answers", "correct"))
+@subset_strategy("weighted_vote", needs=("scores", "answers", "correct"), short="vote")
 def weighted_vote(group: Group) -> np.ndarray:
     """Probability that the right answer wins; ties are broken uniformly, unparsable answers never compete."""
     assert group.answers_GN is not None and group.scores_GN is not None

@@ -96,6 +96,24 @@ def test_the_demonstration_is_judged_too(worker):
     assert Group.from_record_batch(graded).demonstration_score == 0.75
 
 
+def test_a_score_that_ranks_nothing_is_a_failed_verifier(worker):
+    """A network that overflowed gives NaN: the group is set aside with the reason, the run goes on."""
+
+    class Overflowed:
+        def scores(self, prompt, responses, verdicts):
+            return [float("nan") if response == "2" else 0.5 for response in responses]
+
+    worker._task = Scripted({text: Verdict.binary(Status.WRONG) for text in ("1", "2")})
+    worker._scorer = Overflowed()
+    _, graded = asyncio.run(worker.grade(group_of(worker, ["1", "2"]).to_record_batch(), PROMPT))
+    group = Group.from_record_batch(graded)
+    assert not group.usable and group.verdict == ["wrong", "verifier_error"] and np.isnan(group.reward[1])
+    assert group.detail == ["", "the scorer gave nan"]
+    shown = replace(group_of(worker, ["1"]), demonstration_tokens=np.array([4, 2], np.int32))
+    _, graded = asyncio.run(worker.grade(shown.to_record_batch(), replace(PROMPT, demonstration="2")))
+    assert not Group.from_record_batch(graded).usable
+
+
 def test_a_format_bonus_goes_to_answers_that_can_be_read(tmp_path):
     character_tokenizer().save_pretrained(tmp_path)
     worker = VerifierWorker("verifier-0", TaskSettings(format_bonus=0.1, scorer={"kind": "majority"}), str(tmp_path))

@@ -78,6 +78,8 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["eval", "--checkpoint", "models/countdown-base", "--n", "2"], ["evaluation.n = 2"]),
         (["export", "--checkpoint", "models/countdown-base", "--to", "docs"], ["--to docs", "exists already"]),
         (["sft", "--output", "docs"], ["--output docs", "exists already"]),
+        (["sft", "--output", "nowhere", "--learning-rate", "0"], ["--learning-rate", "above 0 and finite"]),
+        (["sft", "--output", "nowhere", "--learning-rate", "nan"], ["--learning-rate", "above 0 and finite"]),
         (["submit", "--address", "127.0.0.1:1", "run.directory=/shared/runs"], ["no cluster answers"]),
         (["submit", "--address", "127.0.0.1:1"], ["run.directory = runs", "absolute path"]),
         (["submit", "--address", "ftp://x", "run.directory=/shared/runs"], ["http://HOST:8265"]),

@@ -19,8 +19,9 @@ from actors.group_metrics import group_metrics
 from actors.supervision import ActorFailure
 from cluster import cli, evaluation, job
 from cluster.config import build_config
-from cluster.evaluation import SHORT_NAMES, EvaluationPrompt, evaluate, strategies_of, summarise
+from cluster.evaluation import EvaluationPrompt, evaluate, strategies_of, summarise, trained_ks_of
 from cluster.metric_names import check_row
+from learner.strategies import STRATEGIES
 from tests.actors.test_learning_step import graded
 from verifiers.task import Prompt
 
@@ -46,11 +47,14 @@ def test_every_strategy_from_one_pool() -> None:
     assert row["eval/set_aside"] == 0 and row["evaluation/step"] == 7
 
 
-@pytest.mark.parametrize("strategy", SHORT_NAMES)
+CURVES = [name for name, strategy in STRATEGIES.items() if strategy.only_k is None]
+
+
+@pytest.mark.parametrize("strategy", CURVES)
 def test_every_strategy_can_be_logged(strategy: str) -> None:
     """A name that the table of metrics lacks would end a run at its first evaluation."""
     row = summarise(GROUPS, 7, 1.0, 2.0, [strategy]).row()
-    assert f"eval/{SHORT_NAMES[strategy]}@2_low" in row
+    assert f"eval/{STRATEGIES[strategy].metric}@2_low" in row
     check_row(row)
 
 
@@ -75,6 +79,16 @@ def test_the_objectives_strategies_are_always_evaluated() -> None:
         }
     )
     assert strategies_of(config) == ["pass_at_k", "majority_at_k", "best_of_k"]
+
+
+def test_the_curves_hold_every_k_that_is_trained_for() -> None:
+    """k = 3 is no power of two, and yet what the run is for."""
+    objective = {"k": 3, "mixture": [{"strategy": "mean", "k": 1}, {"k": 11}]}
+    config = build_config({"objective": objective, "schedule": {"k": {"end": 5}}})
+    assert trained_ks_of(config) == [1, 3, 5, 11]
+    found = summarise(GROUPS, 7, 1.0, 2.0, ["best_of_k"], trained_ks_of(config))
+    assert [point.k for point in found.curve] == [1, 2, 3, 4], "11 answers are more than were drawn"
+    assert {"eval/pass@3", "eval/bo@3"} <= found.row().keys()
 
 
 class Pool:

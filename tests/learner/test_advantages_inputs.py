@@ -112,6 +112,8 @@ def test_groups_of_answers_come_as_rows(rows: Any) -> None:
         ({"correct": np.array(1)}, "correct must be one answer"),
         ({"correct": ["a", "b"]}, "correct must be one answer"),
         ({"correct": [None]}, "correct contains None"),
+        ({"correct": ("b",)}, "correct is a tuple, .* but no answer is"),
+        ({"correct": (False, True, True, False)}, "correct is a tuple"),
         ({"correct": float("nan")}, "correct contains NaN"),
     ],
 )

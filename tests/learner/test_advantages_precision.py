@@ -133,7 +133,7 @@ def test_a_clip_of_zero_has_a_limit_or_is_refused() -> None:
 def test_bon_sft_without_a_clip_is_the_limit_of_small_clips(expert: float) -> None:
     scores_GN = np.array([[0.0] * 4, [1.0] * 4, [0.0, 1.0, 1.0, 0.0]])
     found = bon_sft_advantages(scores_GN, np.full(3, expert), 4, 0.0)
-    np.testing.assert_allclose(found, bon_sft_advantages(scores_GN, np.full(3, expert), 4, 1e-9), atol=1e-12)
+    np.testing.assert_allclose(found, bon_sft_advantages(scores_GN, np.full(3, expert), 4, 1e-9), rtol=0, atol=1e-12)
     assert not found[:2].any() and found[2].all()
 
 
@@ -170,7 +170,7 @@ def test_every_strategy_is_symmetric_and_silent_without_a_choice(
     found = group_advantages(rewards, answers=answers, scores=rewards + 2, **arguments)
     order = np.random.default_rng(n).permutation(n)
     permuted = group_advantages(rewards[order], answers=answers[order], scores=rewards[order] + 2, **arguments)
-    np.testing.assert_allclose(permuted, found[order], atol=1e-12)
+    np.testing.assert_allclose(permuted, found[order], rtol=0, atol=1e-12)
     if estimator == "loo" or (estimator == "loo1" and k > 1):
         for answer in ("a", "b", None):
             alike = group_advantages(np.full(n, 0.7), answers=[answer] * n, scores=np.full(n, 0.7), **arguments)

@@ -61,12 +61,12 @@ def test_literal_vectors(bits: str, k: int, value: float, advantages: dict[str, 
     assert strategy_value(rewards, strategy="pass_at_k", k=k) == pytest.approx(value, abs=1e-9)
     for estimator, expected in advantages.items():
         found = group_advantages(rewards, strategy="pass_at_k", k=k, estimator=estimator)
-        np.testing.assert_allclose(found, expected, atol=1e-9)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
 def test_mean_vector() -> None:
     found = group_advantages([0.1, 0.7, 0.3, -0.2, 1.1], strategy="mean", k=1)
-    np.testing.assert_allclose(found, (np.array([0.1, 0.7, 0.3, -0.2, 1.1]) - 0.4) / 4, atol=1e-15)
+    np.testing.assert_allclose(found, (np.array([0.1, 0.7, 0.3, -0.2, 1.1]) - 0.4) / 4, rtol=0, atol=1e-15)
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +93,15 @@ def test_group_vectors(vectors: dict) -> None:
             assert strategy_value(rewards, **arguments) == pytest.approx(entry["U"], abs=1e-9)
             for key in [key for key in ESTIMATOR_OF if entry.get(key) is not None]:
                 found = group_advantages(rewards, estimator=ESTIMATOR_OF[key], **arguments)
-                np.testing.assert_allclose(found, entry[key], atol=2e-10)
+                np.testing.assert_allclose(found, entry[key], rtol=0, atol=2e-10)
                 checked += 1
             # The group's mean as the baseline only scales `loo`, by 1 - k/n, and is 0 at k = n.
             n = len(rewards)
             scaled = (1 - k / n) * group_advantages(rewards, **arguments) if k < n else np.zeros(n)
-            np.testing.assert_allclose(scaled, entry["adv_mean"], atol=2e-10)
+            np.testing.assert_allclose(scaled, entry["adv_mean"], rtol=0, atol=2e-10)
         if entry.get("adv_passk_training_sigma") is not None:
             found = group_advantages(rewards, strategy="pass_at_k", k=k, estimator="passk_training")
-            np.testing.assert_allclose(found * len(rewards), entry["adv_passk_training_sigma"], atol=2e-9)
+            np.testing.assert_allclose(found * len(rewards), entry["adv_passk_training_sigma"], rtol=0, atol=2e-9)
             checked += 1
     assert checked >= 130
 
@@ -113,7 +113,7 @@ def test_vote_vectors(vectors: dict) -> None:
         assert strategy_value(rewards, **votes) == pytest.approx(entry["U"], abs=1e-9)
         for key in ESTIMATOR_OF.keys() & entry.keys():
             found = group_advantages(rewards, estimator=ESTIMATOR_OF[key], **votes)
-            np.testing.assert_allclose(found, entry[key], atol=2e-10)
+            np.testing.assert_allclose(found, entry[key], rtol=0, atol=2e-10)
 
 
 def test_metric_vectors(vectors: dict) -> None:
@@ -138,7 +138,7 @@ def test_off_policy_vectors(vectors: dict) -> None:
             found = group_advantages(
                 entry["reward"], ratios=entry["rho"], strategy="max_at_k", k=entry["k"], estimator=estimator
             )
-            np.testing.assert_allclose(found, entry[key], atol=1e-6)
+            np.testing.assert_allclose(found, entry[key], rtol=0, atol=1e-6)
         # The published first-order form is the exact one's linear part in rho - 1; farther off it drifts.
         deviation, step = np.array(entry["rho"]) - 1, 1e-4
         steps = (0.0, step, -step)
@@ -148,7 +148,7 @@ def test_off_policy_vectors(vectors: dict) -> None:
             )
             for s in steps
         )
-        np.testing.assert_allclose(at + (above - below) / (2 * step), entry["adv_none_first_order"], atol=1e-6)
+        np.testing.assert_allclose(at + (above - below) / (2 * step), entry["adv_none_first_order"], rtol=0, atol=1e-6)
 
 
 def test_paper_vectors(vectors: dict) -> None:

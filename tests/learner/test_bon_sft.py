@@ -55,5 +55,17 @@ def test_other_scores_follow_the_tilted_policy(k: int, expert: int) -> None:
     np.testing.assert_allclose(update(SCORES, expert, k), numeric(log_tilted), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("scores", "expert", "message"),
+    [
+        ([[0.3, np.nan, 0.1]], [1.0], "scores_GN contains NaN"),
+        ([[0.3, 0.2, 0.1]], [np.nan], "expert_scores_G contains NaN"),
+    ],
+)
+def test_what_is_no_score_is_refused(scores: list, expert: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bon_sft_advantages(np.array(scores), np.array(expert), 4, 0.01)
+
+
 def test_one_answer_is_plain_imitation() -> None:
     assert not bon_sft_advantages(np.ones((2, 4)), np.ones(2), 1, 0.01).any()

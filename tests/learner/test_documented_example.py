@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.settings import EvaluationSettings
+from learner import strategy_curve
 from learner.strategies import STRATEGIES
 from tests.learner import tabular, test_unbiased
 
@@ -21,5 +23,7 @@ def test_the_documented_strategy_is_unbiased(repository: Path, monkeypatch: pyte
         monkeypatch.setitem(tabular.CASES, "second best", eval(case, vars(tabular)))
         for n in (3, 4):
             test_unbiased.check_every_unbiased_estimator("second best", n)
+        strategy_curve([[0.0, 1.0, 0.0, 0.5]] * 2, strategy="second_best")
+        assert EvaluationSettings(strategies=["second_best"]).strategies == ("second_best",)
     finally:
         STRATEGIES.pop("second_best", None)

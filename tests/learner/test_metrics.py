@@ -74,6 +74,7 @@ def test_curves_of_other_strategies() -> None:
     assert [p.value for p in best] == pytest.approx([rewards.mean(), (0.1 + 0.0) / 2])
     assert strategy_curve(rewards, [4], strategy="max_at_k")[0].value == pytest.approx(0.85)
     answers = [["a", "a", "b", None], ["b", "b", "a", "a"]]
+    assert [p.k for p in strategy_curve(rewards, strategy="mean")] == [1]
     vote = strategy_curve(rewards, [4], strategy="majority_at_k", answers=answers, correct=["a", "a"])[0]
     assert vote.value == pytest.approx(0.75) and vote.high <= 1.0
 

@@ -50,7 +50,7 @@ def test_the_gradient_at_a_models_logits_is_the_oracles() -> None:
         ]
     )
     advantages = group_advantages(rewards_GN, scores=scores_GN, strategy="best_of_k", k=K).ravel()
-    np.testing.assert_allclose(advantages, oracle.ravel(), atol=1e-12)
+    np.testing.assert_allclose(advantages, oracle.ravel(), rtol=0, atol=1e-12)
 
     def drawn(advantage: float) -> Sequence:
         prompt, response = (rng.integers(4, len(tokenizer), rng.integers(2, 7)).astype(np.int32) for _ in range(2))
@@ -74,7 +74,7 @@ def test_the_gradient_at_a_models_logits_is_the_oracles() -> None:
     law_BRV /= law_BRV.sum(-1, keepdims=True)
     score_BRV = (np.eye(len(tokenizer))[batch.tokens_BT[:, -width:]] - law_BRV) / TEMPERATURE
     weight_BR1 = (oracle.ravel()[batch.index_B][:, None] * batch.response_mask_BR)[..., None]
-    np.testing.assert_allclose(logits.grad[:, :-1].numpy(), -weight_BR1 * score_BRV / GROUPS, atol=1e-7)
+    np.testing.assert_allclose(logits.grad[:, :-1].numpy(), -weight_BR1 * score_BRV / GROUPS, rtol=0, atol=1e-7)
     assert not logits.grad[:, -1].any(), "nothing is predicted after the last token"
     assert all(p.grad is not None for p in model.parameters())
 
