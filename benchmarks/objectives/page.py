@@ -153,15 +153,16 @@ class _Page:
 
     def fooled_table(self) -> str:
         """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
-        rows = [["contender", "wrong answers it accepts", *(f"pass@{k} - Best-of-{k}" for k in (4, 16, 64))]]
+        ks = (4, 16, 64)
+        rows = [["contender", "wrong answers it accepts", *(f"misled, k = {k}" for k in ks)]]
         for name, runs in {"base": [self.base], **self.finished}.items():
-            lost = [np.mean([r.value("pass_at_k", k) - r.value("best_of_k", k) for r in runs]) for k in (4, 16, 64)]
             accepted = np.mean([np.nanmean(run.fooled) for run in runs])
             title = "base" if name == "base" else self.title(name)
-            rows.append([title, f"{100 * accepted:.1f} %", *(f"{x:.3f}" for x in lost)])
+            rows.append([title, f"{100 * accepted:.1f} %", *(f"{100 * _misled(runs, k):.1f} %" for k in ks)])
         explanation = (
             "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
-            "pass@k - Best-of-k: how often a right answer was there and the verifier picked a wrong one."
+            "Misled: where a right answer is among k, how often the verifier picks a wrong one, "
+            "1 - Best-of-k / pass@k."
         )
         return f"{markdown(rows)}\n\n{explanation}"
 
@@ -212,6 +213,12 @@ class _Page:
             axes.set_title(title)
         figure.axes[0].legend(fontsize=8)
         figure.savefig(path, dpi=110)
+
+
+def _misled(runs: list[Result], k: int) -> float:
+    """Share of the groups of k with a right answer in which the verifier picks a wrong one."""
+    reached, picked = (np.mean([run.value(s, k) for run in runs]) for s in ("pass_at_k", "best_of_k"))
+    return float(1 - picked / reached)
 
 
 def markdown(rows: list[list[str]]) -> str:
