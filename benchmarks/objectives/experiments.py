@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 RATES = (3e-5, 7e-5)  # 1.5e-4 was the worst for each of eight contenders that were tuned with it too
@@ -89,6 +89,8 @@ OBJECTIVES = {
     "annealed": Contender("k from 8 to 1", ("objective.k=8", "schedule.k={shape: linear, end: 1, over: 80}")),
     "pass8-loo1": _pass_at_k(8, "loo1"),
     "pass4-loo1": _pass_at_k(4, "loo1"),
+    # Is it the objective, or the larger learning rate that suits the mean?
+    "mean-slow": replace(MEAN, title="mean reward, pass@8's rate", rate=3e-5),
 }
 SYNTHETIC = ("task.scorer.kind=synthetic", "task.scorer.false_positive=0.1", "task.scorer.false_negative=0.05")
 VERIFIER = {"best8": BEST_OF_8, "pass8": _pass_at_k(8, "loo"), "mean": MEAN}

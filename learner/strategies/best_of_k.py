@@ -57,27 +57,31 @@ def _owed(group: Group, k: int) -> np.ndarray:
     """
     ranked, n = _rank(group), group.n
     ranks = np.arange(n)
-    won = subset_shares(n, k)[:-1] * ranked.step
+    shares = subset_shares(n, k)
+    won = shares[:-1] * ranked.step
     below = won.cumsum(axis=1)
     lost = won * (n - ranks) / np.maximum(ranks, 1)
     above = np.zeros_like(lost)
     above[:, :-1] = lost[:, :0:-1].cumsum(axis=1)[:, ::-1]
-    others = subset_shares(n - 1, k)
-    own = ranked.excess * (others[ranked.high - 1] - others[ranked.low])
+    own = ranked.excess * (n / (n - k) * (shares[ranked.high - 1] - shares[ranked.low]))
     return ranked.unsorted(k / (n - k) * (below - above) + own)
 
 
 def _marginal(group: Group, k: int) -> np.ndarray:
     """The mean of f(I) - f(I without i) over the k-subsets I with i, times k/n, float64[G, n].
 
-    With h(x) = C(x, k-1) / C(n, k) it is sum_{u <= t} h(L_u) D_u + excess_i * (H(C_t) - H(L_t) - h(L_t)): sample i
-    raises what the best of k - 1 lower ones earns to v_t, and shifts v_t itself where others of its class are present.
+    With h(x) = C(x, k-1) / C(n, k) = H(x+1) k / (x+1) it is
+
+        sum_{u <= t} h(L_u) D_u + excess_i * (H(C_t) - H(L_t) - h(L_t)):
+
+    sample i raises what the best of k - 1 lower ones earns to v_t, and shifts v_t itself where others of its class are
+    present.
     """
     n = group.n
     if k == 1:
         return group.rewards_GN / n
     ranked, shares = _rank(group), subset_shares(n, k)
-    fewer = subset_shares(n - 1, k - 1) * (k / n)
+    fewer = shares[1:] * k / np.arange(1, n + 1)
     raised = (fewer * ranked.step).cumsum(axis=1)
     own = ranked.excess * (shares[ranked.high] - shares[ranked.low] - fewer[ranked.low])
     return ranked.unsorted(raised + own)
