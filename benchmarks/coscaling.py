@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,9 @@ def write_page(folder: Path, cells: dict[tuple[str, float], Cell]) -> None:
     for model in models:
         grid = {t: cell for (name, t), cell in cells.items() if name == model}
         parts += [f"## {model}", _surface(grid), _fits(grid)]
-    parts += ["## Best temperature for each N", _best(cells, models), "![pass@N over N and temperature](surface.png)"]
+    parts += ["## Best temperature for each N", _best(cells, models)]
+    parts += ["## Each model at the temperature that suits it and N", _tuned(cells, models)]
+    parts += ["![pass@N over N and temperature](surface.png)"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
     _plot(folder / "surface.png", cells, models)
@@ -180,6 +183,29 @@ def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
             row.append(f"{best:g} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
         rows.append(row)
     return markdown(rows) + "\n\nIn brackets: the difference to temperature 1, with its 95 % interval over prompts."
+
+
+def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
+    """Values and paired differences of all models, each half of the prompts at the other half's best temperature."""
+    values = {
+        model: [at_the_others_best([c.pass_at(n) for (name, _), c in cells.items() if name == model]) for n in NS]
+        for model in models
+    }
+    rows = [["model", *(f"N = {n}" for n in NS)]]
+    rows += [[model, *(f"{found.mean():.3f}" for found in values[model])] for model in models]
+    for one, other in combinations(models, 2):
+        differences = [paired_difference(a, b) for a, b in zip(values[one], values[other], strict=True)]
+        rows.append([f"{other} - {one}", *(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in differences)])
+    return markdown(rows) + "\n\nEach half of the prompts is answered at the temperature that is best for the other."
+
+
+def at_the_others_best(values: list[np.ndarray]) -> np.ndarray:
+    """One value a prompt, float64 [P], from values at each temperature; what chooses is not what is measured."""
+    of_TP = np.stack(values)
+    result, odd = np.empty(of_TP.shape[1]), np.arange(of_TP.shape[1]) % 2 == 1
+    for half in (odd, ~odd):
+        result[half] = of_TP[of_TP[:, ~half].mean(axis=1).argmax(), half]
+    return result
 
 
 def _plot(path: Path, cells: dict[tuple[str, float], Cell], models: list[str]) -> None:
