@@ -1,12 +1,13 @@
 """pass@N over the number of answers and the sampling temperature: what to deploy with, and how regular it is.
 
-    python -m benchmarks.coscaling run base=models/countdown-base mean=runs/MEAN pass8=runs/PASS8
+    python -m benchmarks.coscaling run base=models/countdown-base mean=runs/MEAN pass8=runs/PASS8,runs/PASS8-AGAIN
     python -m benchmarks.coscaling report
 
 `run` samples 128 answers to each of 256 test prompts at every temperature and keeps the number of right ones by prompt
-in docs/evidence/coscaling/counts.parquet; what is there is not sampled again. `report` writes the page: the surface
-pass@N(T), the best temperature for each N, and the fit pass@N(T) = exp(a(T) N^b(T)) of arXiv 2412.15287 with its
-residuals (a < 0, b < 0; least squares of log(-log pass@N) over log N).
+in docs/evidence/coscaling/counts.parquet; what is there is not sampled again. Several directories of a model, as of
+runs with different seeds, are averaged. `report` writes the page: the surface pass@N(T), the best temperature for each
+N, and the fit pass@N(T) = exp(a(T) N^b(T)) of arXiv 2412.15287 with its residuals (a < 0, b < 0; least squares of
+log(-log pass@N) over log N).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ EVAL_LIMIT_S = 7200
 _SCHEMA = pa.schema(
     [
         pa.field("model", pa.string()),
+        pa.field("seed", pa.int32()),  # which of the model's directories
         pa.field("temperature", pa.float64()),
         pa.field("samples", pa.int32()),  # of each prompt
         pa.field("right", pa.list_(pa.int16())),  # right answers by prompt
@@ -47,15 +49,15 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Cell:
-    """One model at one temperature: right answers by prompt, int [P], of `samples` each."""
+    """One model at one temperature: right answers by seed and prompt, int [S, P], of `samples` each."""
 
     samples: int
     right: np.ndarray
 
     def pass_at(self, n: int) -> np.ndarray:
-        """pass@n of each prompt, float64 [P]."""
+        """pass@n of each prompt, float64 [P], mean over seeds."""
         table = np.array([pass_at_k(self.samples, c, n) for c in range(self.samples + 1)])
-        return table[self.right]
+        return table[self.right].mean(axis=0)
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,19 @@ def fit(ns: np.ndarray, passes: np.ndarray) -> Fit:
     return Fit(float(a), float(b), float(np.abs(residuals).max()), float(np.sqrt(np.mean(residuals**2))))
 
 
-def load(path: Path) -> dict[tuple[str, float], Cell]:
-    """What was sampled so far, by model and temperature."""
+Row = tuple[str, int, float]  # model, seed, temperature
+
+
+def load(path: Path) -> dict[Row, np.ndarray]:
+    """What was sampled so far: right answers by prompt, int [P]."""
     rows = parquet.read_table(path, schema=_SCHEMA).to_pylist() if path.exists() else []
-    return {(row["model"], row["temperature"]): Cell(row["samples"], np.array(row["right"])) for row in rows}
+    return {(row["model"], row["seed"], row["temperature"]): np.array(row["right"]) for row in rows}
 
 
-def save(path: Path, cells: dict[tuple[str, float], Cell]) -> None:
+def save(path: Path, counts: dict[Row, np.ndarray]) -> None:
     rows = [
-        {"model": model, "temperature": t, "samples": cell.samples, "right": cell.right.tolist()}
-        for (model, t), cell in cells.items()
+        {"model": model, "seed": seed, "temperature": t, "samples": SAMPLES, "right": right.tolist()}
+        for (model, seed, t), right in counts.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -94,19 +99,29 @@ def save(path: Path, cells: dict[tuple[str, float], Cell]) -> None:
     os.replace(temporary, path)
 
 
-def run(path: Path, models: dict[str, Path], overrides: list[str]) -> None:
+def by_cell(counts: dict[Row, np.ndarray]) -> dict[tuple[str, float], Cell]:
+    """Seeds of a model side by side; models in the order in which they were sampled."""
+    keys = dict.fromkeys((model, t) for model, _, t in counts)
+    return {
+        (model, t): Cell(SAMPLES, np.stack([right for (m, _, u), right in counts.items() if (m, u) == (model, t)]))
+        for model, t in keys
+    }
+
+
+def run(path: Path, models: dict[str, list[Path]], overrides: list[str]) -> None:
     """Sample every model at every temperature that is not in `path` yet."""
-    cells = load(path)
-    for name, model in models.items():
-        missing = [t for t in TEMPERATURES if (name, t) not in cells]
-        for temperature, cell in evaluated(model, missing, overrides) if missing else ():
-            cells[name, temperature] = cell
-        save(path, cells)
-        print(f"{name}: {len(missing)} temperatures sampled", flush=True)
+    counts = load(path)
+    for name, directories in models.items():
+        for seed, directory in enumerate(directories):
+            missing = [t for t in TEMPERATURES if (name, seed, t) not in counts]
+            for temperature, right in evaluated(directory, missing, overrides) if missing else ():
+                counts[name, seed, temperature] = right
+            save(path, counts)
+            print(f"{name}, {directory}: {len(missing)} temperatures sampled", flush=True)
 
 
-def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> Iterator[tuple[float, Cell]]:
-    """`bonrl eval` of a model, all temperatures with one start of the actors."""
+def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> Iterator[tuple[float, np.ndarray]]:
+    """Right answers by prompt at each temperature: `bonrl eval` of a model, with one start of the actors."""
     output = Path(tempfile.mkdtemp()) / "groups"
     command = [
         sys.executable,
@@ -129,7 +144,7 @@ def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> I
         for file in sorted(output.glob("*.parquet")):
             table = parquet.read_table(file, columns=["sequence", "temperature", "verdict"]).sort_by("sequence")
             right = np.array([verdicts.count("correct") for verdicts in table["verdict"].to_pylist()])
-            yield round(table["temperature"][0].as_py(), 3), Cell(SAMPLES, right)
+            yield round(table["temperature"][0].as_py(), 3), right
     finally:
         shutil.rmtree(output.parent)
 
@@ -137,10 +152,12 @@ def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> I
 def write_page(folder: Path, cells: dict[tuple[str, float], Cell]) -> None:
     """README.md and surface.png."""
     models = list(dict.fromkeys(model for model, _ in cells))
+    seeds = ", ".join(f"{model} {len(cells[model, 1.0].right)}" for model in models)
     parts = [
         "# Co-scaling: answers and temperature",
         f"Countdown, {PROMPTS} test prompts, {SAMPLES} answers each at every temperature; pass@N is the unbiased "
-        "estimate from that pool. Made by `python -m benchmarks.coscaling run`, then `report`.",
+        f"estimate from that pool. Seeds averaged: {seeds}. Made by `python -m benchmarks.coscaling run`, then "
+        "`report`.",
     ]
     for model in models:
         grid = {t: cell for (name, t), cell in cells.items() if name == model}
@@ -230,7 +247,7 @@ def _plot(path: Path, cells: dict[tuple[str, float], Cell], models: list[str]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report"])
-    parser.add_argument("models", nargs="*", help="run: NAME=DIRECTORY of a model, checkpoint or run")
+    parser.add_argument("models", nargs="*", help="run: NAME=DIRECTORY[,DIRECTORY ..] of a model, checkpoint or run")
     parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="where counts and page lie")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: of the configuration")
     options = parser.parse_args()
@@ -239,9 +256,9 @@ def main() -> None:
         pairs = [model.partition("=") for model in options.models]
         if not pairs or any(not path for _, _, path in pairs):
             parser.error("run needs models as NAME=DIRECTORY")
-        run(counts, {name: Path(path) for name, _, path in pairs}, options.set)
-    elif cells := load(counts):
-        write_page(options.evidence, cells)
+        run(counts, {name: [Path(part) for part in path.split(",")] for name, _, path in pairs}, options.set)
+    elif found := load(counts):
+        write_page(options.evidence, by_cell(found))
     else:
         parser.error(f"{counts} holds nothing yet: run first")
 
