@@ -94,6 +94,8 @@ OBJECTIVES = {
 }
 SYNTHETIC = ("task.scorer.kind=synthetic", "task.scorer.false_positive=0.1", "task.scorer.false_negative=0.05")
 VERIFIER = {"best8": BEST_OF_8, "pass8": _pass_at_k(8, "loo"), "mean": MEAN}
+# Tuning chose 7e-05 for it and 3e-05 for pass@8: is it the objective, or the rate?
+SLOW_BEST_OF_8 = replace(BEST_OF_8, title="Best-of-8 with that verifier, pass@8's rate", rate=3e-5)
 IMITATION = {
     "sft": Contender("SFT", ("objective.imitation=sft",), {8: 1.0}),
     "bon-sft": Contender("BoN-SFT, N = 8", ("objective.imitation=bon_sft", "objective.k=8"), {8: 1.0}),
@@ -113,7 +115,7 @@ BOTH = ("pass_at_k", "best_of_k")
 GRIDS = {
     "objectives": Grid({**OBJECTIVES, "best8": BEST_OF_8}, SYNTHETIC, BOTH),
     "learned": Grid(VERIFIER, ("task.scorer.kind=learned",), BOTH, learned=True),
-    "lenient": Grid(VERIFIER, ("task.scorer.kind=lenient",), BOTH),
+    "lenient": Grid({**VERIFIER, "best8-slow": SLOW_BEST_OF_8}, ("task.scorer.kind=lenient",), BOTH),
     "imitation": Grid(IMITATION),
     "staleness": Grid(STALENESS),
 }
@@ -121,7 +123,7 @@ EXPERIMENTS = {
     "objectives": Experiment("objectives", "pass_at_k", "mean", tuple(OBJECTIVES)),
     "synthetic": Experiment("objectives", "best_of_k", "pass8-loo", ("best8", "pass8-loo", "mean")),
     "learned": Experiment("learned", "best_of_k", "pass8", tuple(VERIFIER)),
-    "lenient": Experiment("lenient", "best_of_k", "pass8", tuple(VERIFIER)),
+    "lenient": Experiment("lenient", "best_of_k", "pass8", (*VERIFIER, "best8-slow")),
     "imitation": Experiment("imitation", "pass_at_k", "sft", tuple(IMITATION)),
     "staleness": Experiment("staleness", "pass_at_k", "synchronous", tuple(STALENESS)),
 }
