@@ -91,10 +91,12 @@ class _Page:
         prompts = len(self.base.values[self.experiment.strategy])
         settings = " ".join(f"`{o}`" for o in (*COMMON[:5], *self.grid.overrides))
         tuned = [name for name in self.finished if self.grid.contenders[name].rate is None]
+        fixed = [self.title(name) for name in self.finished if name not in tuned]
+        given = f"; given for {', '.join(fixed)}" if fixed else ""
         rates = ", ".join(f"{rate:g}" for rate in RATES)
         how = (
             f"Learning rate of each contender chosen on the validation split from {rates} by what it is for, "
-            "one run each."
+            f"one run each{given}."
             if tuned
             else "The learning rate is the same for all."
         )
