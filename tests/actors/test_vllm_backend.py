@@ -87,7 +87,7 @@ def test_stats_count_what_was_sampled(sampler, run_async):
 
 def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, run_async):
     with pytest.raises(SamplerError, match="sampler 0 cannot sample long: vLLM refused the request"):
-        run_async(sampler.sample([3] * 200, 2, 1.0, 8, 0, "long"))
+        run_async(sampler.sample([3] * 300, 2, 1.0, 8, 0, "long"))
     run_async(sampler.check())
 
 
@@ -97,7 +97,7 @@ def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, r
     manifest = transport.write_bucket(transport.new_path("test"), tensors)
 
     async def update():
-        running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, 1.0, 64, 0, "running"))
+        running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, 1.0, 160, 0, "running"))
         await asyncio.sleep(0.05)
         with pytest.raises(SamplerError, match=r"lacks tensors for 1 layers: model\.layers\.1\.self_attn\.qkv_proj"):
             await sampler.update_weights(1, [manifest])
@@ -124,7 +124,7 @@ def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
             await asyncio.sleep(0.1)
 
     async def kill():
-        running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, 1.0, 64, 0, "running"))
+        running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, 1.0, 160, 0, "running"))
         checks = asyncio.create_task(check_again_and_again())
         await asyncio.sleep(0.05)
         os.kill(core.pid, signal.SIGKILL)

@@ -29,7 +29,9 @@ KINDS = {
     "all": [""],
 }
 PROMPT = [0, 7, 21, 33, 5]
-TOLERANCE = 1e-4  # nats for a whole sequence
+TOLERANCE = 3e-4
+"""Nats, of a token and of a whole sequence. vLLM's float32 noise was 1e-4 at the worst of 300,000 tokens, half of them
+after an update in the middle of their sequence; a stale tensor shows a hundred times the tolerance."""
 INITIAL: dict[int, dict[str, torch.Tensor]] = {}  # by id of the model: its parameters before any perturbation
 versions = itertools.count(1)
 
@@ -111,7 +113,7 @@ def test_running_requests_go_on_with_the_new_weights(served, run_async, referenc
     old.eval()
 
     async def update_while_sampling():
-        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=64)) for i in range(4)]
+        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=160)) for i in range(4)]
         first_version = await sampler.version()
         await asyncio.sleep(0.1)
         perturb(model, KINDS["all"])
@@ -122,14 +124,20 @@ def test_running_requests_go_on_with_the_new_weights(served, run_async, referenc
     assert report["pause_seconds"] < 10
     crossed = [c for c in completions if list(dict.fromkeys(c.versions.tolist())) == [first, report["version"]]]
     assert crossed, "no request was running during the update: make the responses longer"
+    gaps: list[float] = []
     for completion in crossed:
         by_old, by_new = (
-            np.abs(reference_logprobs(m, PROMPT, completion.tokens) - completion.logprobs) < TOLERANCE
-            for m in (old, model)
+            np.abs(reference_logprobs(m, PROMPT, completion.tokens) - completion.logprobs) for m in (old, model)
         )
-        switch = int(np.argmin(by_old)) if not by_old.all() else len(by_old)
-        assert 0 < switch < len(by_old) and by_new[switch:].all()
-        assert switch == np.argmax(completion.versions == report["version"]), "the version of each token is its own"
+        is_new = completion.versions == report["version"]
+        error = np.where(is_new, by_new, by_old)
+        worst = int(error.argmax())
+        assert error[worst] < TOLERANCE, (
+            f"token {worst} is {by_old[worst]:.2e} nats from the old model, {by_new[worst]:.2e} from the new one; "
+            f"its version is {completion.versions[worst]}, the new one begins at token {is_new.argmax()}"
+        )
+        gaps.extend(np.abs(by_old - by_new))
+    assert np.median(gaps) > 100 * TOLERANCE, "the two models are too alike to tell a token with the other's version"
 
 
 def test_packed_bytes_from_another_node(served, run_async, reference_logprobs):
@@ -146,7 +154,7 @@ def test_with_finish_a_sample_is_of_one_version(start_sampler, run_async):
     sampler, model = start_sampler("llama-tied", in_flight="finish")
 
     async def update_while_sampling():
-        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=64)) for i in range(4)]
+        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=160)) for i in range(4)]
         await asyncio.sleep(0.1)
         updating = asyncio.create_task(update(sampler, model))
         await asyncio.sleep(0.05)
