@@ -163,7 +163,7 @@ def test_a_deadline_is_a_timeout_with_a_name_and_the_next_answer_is_on_time() ->
     assert (verdict.status, verdict.reward) == (Status.TIMEOUT, 0.0)
     started = time.perf_counter()
     assert grade_math("\\sum_{k=1}^{4} k", "10").status is Status.CORRECT
-    assert time.perf_counter() - started < 2.0
+    assert time.perf_counter() - started < 5.0
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_stopped_host_is_a_verifier_error_after_one_deadline() -> None:
     started = time.perf_counter()
     with pytest.raises(host.HostError, match="did not answer in time"):
         hosts.ask(["\\sum_{k=1}^{4} k"], "10", 0.3)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 4  # the deadline of the question is 0.3 s
     assert hosts.ask(["\\sum_{k=1}^{4} k"], "10", 5.0)[0] == "equal"  # by another one
     hosts.close()
 
