@@ -119,15 +119,18 @@ def kl_to_reference(
 
     With d = log policy - log reference on tokens of the policy: `k1` = d, `k2` = d^2 / 2, `k3` = exp(-d) - 1 + d
     (J. Schulman, "Approximating KL divergence", 2020). k1 and k3 are unbiased values. As losses, differentiated:
-    k1's gradient is 0 on average, k2's is that of the KL, k3's is that of the reverse KL's surrogate.
+    k1's gradient is 0 on average, k2's is that of the KL, k3's is that of the reverse KL's surrogate. None is cut off:
+    a policy far from its reference is pulled back all the same. exp goes on as its tangent where it would overflow.
     """
-    d_BR = _log_ratio(logprobs_BR, reference_logprobs_BR, response_mask_BR)
+    d_BR = logprobs_BR - reference_logprobs_BR
+    d_BR = torch.where(response_mask_BR, d_BR, torch.zeros_like(d_BR))
     if estimator == "k1":
         return d_BR.sum()
     if estimator == "k2":
         return (d_BR**2).sum() / 2
     if estimator == "k3":
-        return ((-d_BR).exp() - 1.0 + d_BR).sum()
+        bounded_BR = (-d_BR).clamp(max=MAX_LOG_RATIO)
+        return (bounded_BR.exp() * (1.0 - d_BR - bounded_BR) - 1.0 + d_BR).sum()
     raise ValueError(f"the KL estimator must be k1, k2 or k3, got {estimator!r}")
 
 

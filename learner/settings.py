@@ -164,10 +164,6 @@ def _check_term(term: TermSettings, n: int, key: str) -> None:
         check_estimator(term.estimator, strategy=term.strategy, n=n, k=term.k)
     except ValueError as error:
         raise ValueError(f"{key}.k = {term.k}, rollout.n = {n}: {error}") from error
-    if n == 1 and term.estimator == "bon_rl_variational":
-        raise ValueError(
-            f"rollout.n = 1: {key}.estimator = {term.estimator} compares the samples of a group; raise rollout.n"
-        )
 
 
 class LossSettings(_Settings):

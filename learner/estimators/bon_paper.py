@@ -47,7 +47,7 @@ def bon_rlb_p(group: Group, k: int, options: Options) -> np.ndarray:
     return group.rewards_GN * k * fail_G1 ** (k - 1) / group.n
 
 
-@group_estimator("bon_rl_variational", strategies=("best_of_k", "max_at_k", "pass_at_k"))
+@group_estimator("bon_rl_variational", strategies=("best_of_k", "max_at_k", "pass_at_k"), least=2)
 def bon_rl_variational(group: Group, k: int, options: Options) -> np.ndarray:
     """BoN-RL through the variational Best-of-N policy pi exp(lambda Q), with the group in place of the policy.
 

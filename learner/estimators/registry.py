@@ -46,6 +46,7 @@ class Estimator:
     """Exactly one of `combine` and `from_group` is set.
 
     combine(terms) gives A_i. from_group(group, k, options) gives A, float64[G, n]. full_group: defined at k = n.
+    least: smallest n, 2 for what compares the samples of a group at every k.
     strategies: those it is defined for, None for all. unbiased: whether the expected update is the gradient of the
     strategy's value for every k it takes.
     """
@@ -54,6 +55,7 @@ class Estimator:
     combine: Callable[[Terms], Any] | None = None
     from_group: Callable[[Group, int, Options], np.ndarray] | None = None
     full_group: bool = True
+    least: int = 1
     strategies: tuple[str, ...] | None = None
     unbiased: bool = False
 
@@ -76,12 +78,14 @@ def estimator(
 
 
 def group_estimator(
-    name: str, *, strategies: tuple[str, ...], full_group: bool = True
+    name: str, *, strategies: tuple[str, ...], full_group: bool = True, least: int = 1
 ) -> Callable[[Callable[..., np.ndarray]], Callable[..., np.ndarray]]:
     """Register a function of (group, k, options) as the estimator `name` of these strategies."""
 
     def register(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-        ESTIMATORS[name] = Estimator(name, from_group=function, full_group=full_group, strategies=strategies)
+        ESTIMATORS[name] = Estimator(
+            name, from_group=function, full_group=full_group, least=least, strategies=strategies
+        )
         return function
 
     return register
@@ -101,6 +105,8 @@ def check_estimator(name: str, *, strategy: str | None = None, n: int | None = N
         return found
     if k > n:
         raise ValueError(f"k = {k} is larger than the group, n = {n}: no unbiased estimate exists; lower k or raise n")
+    if n < found.least:
+        raise ValueError(f"estimator '{name}' compares the samples of a group and needs n >= {found.least}; raise n")
     if k == n and not found.full_group:
         mend = "lower k, raise n or use 'loo1'" if k > 1 else "raise n: a lone sample has nothing to be compared with"
         raise ValueError(f"estimator '{name}' needs k < n, got k = n = {n}; {mend}")

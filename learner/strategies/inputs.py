@@ -57,6 +57,9 @@ def make_group(
     rights = None if correct is None else _right_answers(correct, shape)
     if isinstance(correct, tuple) and len(shape) == 1 and rows and not any(isinstance(a, tuple) for a in rows[0]):
         raise ValueError(f"correct is a tuple, {correct!r}, but no answer is: give the right answer itself")
+    for row, right in zip(rows or [], rights or [], strict=False):
+        if isinstance(right, bool | np.bool_) and not any(isinstance(answer, bool | np.bool_) for answer in row):
+            raise ValueError(f"correct is {right}, but no answer is true or false: give the right answer itself")
     labels_GN = None
     if rows is not None and "answers" in strategy.needs:
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
@@ -83,7 +86,7 @@ def finite(name: str, values: np.ndarray, rewards: np.ndarray, ratios: np.ndarra
 
 def _matrix(name: str, values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     """Finite numbers as float64[G, n], and the shape in which they were given."""
-    array = _numbers(name, values)
+    array = as_numbers(name, values)
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(f"{name} must be a non-empty array of shape [n] or [groups, n], got shape {array.shape}")
     if not np.isfinite(array).all():
@@ -91,7 +94,8 @@ def _matrix(name: str, values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     return np.atleast_2d(array), array.shape
 
 
-def _numbers(name: str, values: Any) -> np.ndarray:
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """float64 of any shape; ValueError for what is no array of real numbers, text and masked arrays included."""
     _refuse_masked(name, values)
     if hasattr(values, "detach"):  # a tensor, of any precision, on any device, with or without a gradient
         values = values.detach().tolist()
@@ -102,7 +106,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
             raise TypeError(f"they are of type {array.dtype}")  # NumPy would parse text, and drop imaginary parts
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise ValueError(f"{name} must be numbers of shape [n] or [groups, n]: {error}") from error
+        raise ValueError(f"{name} must be numbers: {error}") from error
 
 
 def _refuse_masked(name: str, values: Any) -> None:

@@ -64,28 +64,37 @@ def _design(group: Group, k: int) -> np.ndarray:
 
 
 def _earned(function: Earned, group: Group, subsets_MK: np.ndarray) -> np.ndarray:
-    """What the strategy earns with each subset, float64[G, M]."""
-    M, k = subsets_MK.shape
+    """What the strategy earns with each subset, float64[G, M]; as many at once as ROOM allows."""
+    G, (M, k) = len(group.rewards_GN), subsets_MK.shape
+    earned_GM = np.zeros((G, M))
     if k == 0:
-        return np.zeros((len(group.rewards_GN), M))
+        return earned_GM
+    rows_at_once = max(1, ROOM // k**2)
+    subsets_at_once, groups_at_once = min(M, rows_at_once), max(1, rows_at_once // M)
+    for g in range(0, G, groups_at_once):
+        for m in range(0, M, subsets_at_once):
+            groups, subsets = slice(g, g + groups_at_once), subsets_MK[m : m + subsets_at_once]
+            answers = _subsets_of(group, groups, subsets)
+            part = np.asarray(function(answers), dtype=np.float64)
+            if part.shape != (len(answers.rewards_GN),):
+                raise ValueError(
+                    f"the strategy's function {function.__name__} returned shape {part.shape}; it must return one "
+                    f"number for each of the {len(answers.rewards_GN)} groups that it was given"
+                )
+            earned_GM[groups, m : m + len(subsets)] = part.reshape(-1, len(subsets))
+    return earned_GM
 
-    def rows(a: np.ndarray | None) -> np.ndarray | None:
-        return None if a is None else a[:, subsets_MK].reshape(-1, k)
 
-    def some(a: np.ndarray | None, first: int) -> np.ndarray | None:
-        return None if a is None else a[first : first + at_once]
+def _subsets_of(group: Group, groups: slice, subsets_MK: np.ndarray) -> Group:
+    """Each subset of each of these groups as a group of its own."""
 
-    rewards, scores, answers = (
-        group.rewards_GN[:, subsets_MK].reshape(-1, k),
-        rows(group.scores_GN),
-        rows(group.answers_GN),
+    def rows(a: np.ndarray) -> np.ndarray:
+        return a[groups][:, subsets_MK].reshape(-1, subsets_MK.shape[1])
+
+    scores, answers = group.scores_GN, group.answers_GN
+    return Group(
+        rows(group.rewards_GN), None if scores is None else rows(scores), None if answers is None else rows(answers)
     )
-    at_once = max(1, ROOM // k**2)
-    earned = [
-        np.asarray(function(Group(rewards[i : i + at_once], some(scores, i), some(answers, i))), dtype=np.float64)
-        for i in range(0, len(rewards), at_once)
-    ]
-    return np.concatenate(earned).reshape(-1, M)
 
 
 def _without(function: Earned, group: Group, k: int) -> np.ndarray:

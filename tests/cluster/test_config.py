@@ -159,7 +159,7 @@ MEAN = {"strategy": "mean", "k": 1}
         ),
         (
             {"objective": {"k": 1, "estimator": "bon_rl_variational"}, "rollout": {"n": 1}},
-            ("rollout.n = 1", "objective.estimator = bon_rl_variational"),
+            ("rollout.n = 1", "estimator 'bon_rl_variational' compares the samples", "raise n"),
         ),
         (
             {"objective": {"estimator": "passk_training", "k": 16}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
@@ -194,6 +195,34 @@ def test_settings_refuse_what_cannot_work() -> None:
         ObjectiveSettings(strategy="mean", k=8)
     with pytest.raises(ValueError, match="did you mean 'pass_at_k'"):
         ObjectiveSettings(strategy="pass_at_n")
+
+
+def test_the_memory_of_a_vote_does_not_grow_with_the_groups() -> None:
+    def peak(groups: int) -> int:
+        rng = np.random.default_rng(0)
+        scores, answers = rng.random((groups, 128)), rng.integers(0, 9, (groups, 128))
+        arguments = dict(scores=scores, answers=answers, correct=[0] * groups, strategy="weighted_vote", k=64)
+        tracemalloc.start()
+        strategy_value(np.zeros((groups, 128)), **arguments)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(16) < 1.2 * peak(4)
+
+
+def test_a_strategys_function_that_returns_another_shape_is_named() -> None:
+    from learner.strategies import STRATEGIES, subset_strategy
+
+    @subset_strategy("one_number")
+    def one_number(group):
+        return 1.0
+
+    try:
+        with pytest.raises(ValueError, match=r"function one_number returned shape \(\); it must return one number"):
+            strategy_value([0, 1, 1], strategy="one_number", k=2)
+    finally:
+        del STRATEGIES["one_number"]
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-10, 1.0, 1e10, 1e200])

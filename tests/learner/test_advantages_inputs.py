@@ -202,6 +202,17 @@ def test_only_strategies_that_select_by_scores_see_them() -> None:
         ([10**400, 1], {"strategy": "max_at_k"}, "rewards must be numbers"),
         (np.ma.masked_array([0, 1.0, 1], [0, 1, 0]), {}, "rewards is a masked array"),
         ([np.ma.masked_array([0, 1.0, 1], [0, 1, 0])], {}, "rewards is a masked array"),
+        (
+            [0, 0, 0],
+            {"strategy": "majority_at_k", "answers": ["a", "b", "a"], "correct": True},
+            "correct is True, but no answer is true",
+        ),
+        (
+            [[0, 0], [0, 0]],
+            {"strategy": "majority_at_k", "answers": [["a", "b"], ["a", "a"]], "correct": [np.False_, "a"]},
+            "correct is False, but no answer is true",
+        ),
+        ([1], {"k": 1, "estimator": "bon_rl_variational"}, "'bon_rl_variational' compares the samples of a group"),
         ([1e308, -1e308, 0, 1], {"strategy": "max_at_k"}, "the advantages overflowed float64: rewards reach 1e"),
     ],
 )

@@ -67,5 +67,15 @@ def test_what_is_no_score_is_refused(scores: list, expert: list, message: str) -
         bon_sft_advantages(np.array(scores), np.array(expert), 4, 0.01)
 
 
+def test_a_groups_form_is_its_own() -> None:
+    """A score between 0 and 1 in another group of the step changes nothing in this one."""
+    binary, other = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.5, 1.0, 0.0])
+    alone = bon_sft_advantages(binary[None], np.array([1.0]), 8, 0.01)
+    both = bon_sft_advantages(np.stack([binary, other]), np.array([1.0, 1.0]), 8, 0.01)
+    np.testing.assert_array_equal(both[:1], alone)
+    np.testing.assert_array_equal(both[1:], bon_sft_advantages(other[None], np.array([1.0]), 8, 0.01))
+    assert not np.allclose(both[0], both[1])
+
+
 def test_one_answer_is_plain_imitation() -> None:
     assert not bon_sft_advantages(np.ones((2, 4)), np.ones(2), 1, 0.01).any()

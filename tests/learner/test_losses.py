@@ -98,6 +98,15 @@ def test_kl_estimates() -> None:
         expectation("k4")
 
 
+@pytest.mark.parametrize("d", [-30.0, -5.0, 5.0, 30.0])
+def test_the_kl_pulls_back_from_any_distance(d: float) -> None:
+    for estimator, expected in (("k2", d), ("k3", 1 - math.exp(min(-d, 20.0)))):
+        logprob = torch.tensor([[d]], requires_grad=True)
+        value = kl_to_reference(logprob, torch.zeros(1, 1), ONE, estimator)
+        value.backward()
+        assert value.item() > 0 and logprob.grad.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_entropy_has_a_gradient_where_it_is_asked_for() -> None:
     logits = torch.randn(2, 3, 7, requires_grad=True)
     tokens = torch.zeros(2, 3, dtype=torch.long)

@@ -7,7 +7,15 @@ from math import lgamma
 import numpy as np
 import pytest
 
-from learner import default_ks, paired_difference, pass_at_k, pass_at_k_curve, strategy_curve, strategy_value
+from learner import (
+    Difference,
+    default_ks,
+    paired_difference,
+    pass_at_k,
+    pass_at_k_curve,
+    strategy_curve,
+    strategy_value,
+)
 from learner.metrics import _point
 
 
@@ -88,12 +96,14 @@ def test_paired_difference() -> None:
     assert found.high - found.low < 0.02
     assert paired_difference(difficulty, after) == found, "the same seed gives the same interval"
     for before, after, message in (
-        ([0.1], [0.2], "before_P must be one value for each of at least 2 prompts"),
-        (0.5, [0.1, 0.2], "before_P must be one value"),
-        ([0.1, 0.2], [[0.1, 0.2]], "after_P must be one value"),
-        ([0.1, 0.2], [0.1, 0.2, 0.3], "after_P has 3 prompts, before_P 2"),
-        ([0.1, 0.2], [0.1, np.nan], "after_P contains NaN"),
-        ([0.1, "x"], [0.1, 0.2], "before_P must be an array of numbers"),
+        ([0.1], [0.2], "before must be one value for each of at least 2 prompts"),
+        (0.5, [0.1, 0.2], "before must be one value"),
+        ([0.1, 0.2], np.zeros((1, 1, 2)), "after must be one value"),
+        (np.zeros((0, 2)), [0.1, 0.2], "before must be one value"),
+        ([0.1, 0.2], [0.1, 0.2, 0.3], "after has 3 prompts, before 2"),
+        (np.zeros((2, 4)), np.zeros((3, 4)), "after has 3 runs, before 2"),
+        ([0.1, 0.2], [0.1, np.nan], "after contains NaN"),
+        ([0.1, "x"], [0.1, 0.2], "before must be numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             paired_difference(before, after)
@@ -114,6 +124,28 @@ def test_paired_differences_cover_the_truth_in_2000_experiments() -> None:
     assert 0.93 <= np.mean([d.low <= truth <= d.high for d in found]) <= 0.97
 
 
+def test_a_difference_of_runs_is_that_of_training_again() -> None:
+    """Three runs of each of two trainings, which differ by seed, by prompt, and by both."""
+    rng = np.random.default_rng(5)
+    experiments, S, P, truth = 1000, 3, 128, 0.05
+
+    def simulate(spread_of_runs: float) -> list[Difference]:
+        runs, prompts = rng.normal(0, spread_of_runs, (experiments, S, 1)), rng.normal(0, 0.1, (experiments, 1, P))
+        after = truth + runs + prompts + rng.normal(0, 0.1, (experiments, S, P))
+        return [paired_difference(np.zeros(P), a, resamples=400, seed=i) for i, a in enumerate(after)]
+
+    def coverage(found: list[Difference]) -> float:
+        return float(np.mean([d.low <= truth <= d.high for d in found]))
+
+    alike, apart = simulate(0.0), simulate(0.01)  # apart: as much as the prompts' standard error
+    assert 0.94 <= coverage(alike)
+    assert 0.90 <= coverage(apart) <= 0.97
+    one = rng.random((1, P))
+    assert paired_difference(np.zeros(P), one) == paired_difference(np.zeros(P), one[0]), "one run is no runs"
+    pairs = rng.random((S, 1)) + rng.random((S, P)) / 100
+    assert paired_difference(pairs, pairs + 0.1).low == pytest.approx(0.1), "runs with the same seed are pairs"
+
+
 @pytest.mark.parametrize(
     ("rewards", "ks", "message"),
     [
@@ -122,7 +154,11 @@ def test_paired_differences_cover_the_truth_in_2000_experiments() -> None:
         ([[1, 0, 1, 0]], [5], "k must be in 1..n = 4"),
         ([1, 0, 1], [1], "rewards_PN must have shape"),
         (np.empty((0, 4)), [1], "rewards_PN must have shape"),
-        ([[1, 0], [1]], [1], "rewards_PN must be an array of numbers"),
+        ([[1, 0], [1]], [1], "rewards_PN must be numbers"),
+        ([["1", "0"]], [1], "rewards_PN must be numbers"),
+        ([[1, 1j]], [1], "rewards_PN must be numbers"),
+        (np.ma.masked_array([[1, 0]], [[True, False]]), [1], "rewards_PN is a masked array"),
+        ([[1, 0, 1, 0]], 2, "ks must be several whole numbers, got 2"),
     ],
 )
 def test_bad_curves_are_refused(rewards, ks: list, message: str) -> None:
@@ -137,6 +173,49 @@ def test_an_interval_never_collapses() -> None:
         assert point.value == value and point.standard_error == 0 and point.high - point.low > 0.005
     assert point.high == 1.0 and point.low == pytest.approx(64 / (64 + 1.959964**2), abs=1e-6)
     assert point.low == pytest.approx(1 - pass_at_k_curve(np.zeros((64, 2)), [1])[0].high, abs=1e-12)
+
+
+def test_an_interval_does_not_depend_on_the_scale_of_the_rewards() -> None:
+    """A bonus for the format makes a right answer worth 1.1: the interval is that of 0 and 1, times 1.1."""
+    rng = np.random.default_rng(0)
+    right = (rng.random((64, 16)) < rng.beta(3, 1, size=(64, 1))).astype(float)
+    for k in (1, 4, 16):
+        plain = pass_at_k_curve(right, [k])[0]
+        scaled = strategy_curve(1.1 * right, [k], strategy="max_at_k")[0]
+        assert (scaled.low, scaled.high) == pytest.approx((1.1 * plain.low, 1.1 * plain.high))
+    best = strategy_curve(np.full((64, 8), 1.1), [8], strategy="max_at_k")[0]
+    assert best.low < 1.05 and best.high == pytest.approx(1.1), "64 prompts do not prove that none fails"
+    below = strategy_curve(np.full((64, 8), -1.0), [8], strategy="max_at_k")[0]
+    assert below.low == -1 and below.high > -0.95
+
+
+def test_intervals_of_continuous_rewards_cover_the_truth_near_the_greatest() -> None:
+    rng = np.random.default_rng(1)
+    experiments, prompts, n, k = 800, 64, 64, 32
+    solved = rng.random((experiments, prompts, n)) < rng.beta(2, 3, size=(experiments, prompts, 1))
+    values = strategy_value((solved * rng.random(solved.shape)).reshape(-1, n), strategy="max_at_k", k=k)
+    values = values.reshape(experiments, prompts)
+    points = [_point(k, row, (0.0, 1.0), False) for row in values]
+    assert np.mean([p.low <= values.mean() <= p.high for p in points]) > 0.92
+
+
+def test_a_vote_of_ones_own_has_the_interval_of_a_probability() -> None:
+    from learner.strategies import STRATEGIES, array_strategy
+
+    array_strategy("my_vote", needs=("answers", "correct"))(lambda group, k: np.ones(len(group.rewards_GN)))
+    try:
+        point = strategy_curve(
+            np.full((8, 2), 0.5), [1], strategy="my_vote", answers=[["a", "a"]] * 8, correct=["a"] * 8
+        )
+    finally:
+        del STRATEGIES["my_vote"]
+    assert point[0].low < 0.8 and point[0].high == 1.0
+
+
+def test_paired_intervals_are_too_narrow_where_a_handful_of_prompts_differs() -> None:
+    """The documented limit of a bootstrap: it knows nothing of what the prompts that it did not meet would add."""
+    same = paired_difference([1.0] * 64, [1.0] * 64)
+    assert (same.low, same.high) == (0.0, 0.0)
 
 
 # Success law of the prompts (Beta), samples n, k, prompts; the lowest and highest coverage that is promised. Where a
@@ -160,7 +239,7 @@ def test_intervals_cover_the_truth_at_the_extremes_too(law, n: int, k: int, prom
     chances = rng.beta(*law, size=(2000, prompts))
     table = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
     truth = 1 - np.exp(lgamma(law[1] + k) + lgamma(sum(law)) - lgamma(law[1]) - lgamma(sum(law) + k))
-    points = [_point(k, values, True) for values in table[rng.binomial(n, chances)]]
+    points = [_point(k, values, (0.0, 1.0), True) for values in table[rng.binomial(n, chances)]]
     assert lowest <= np.mean([p.low <= truth <= p.high for p in points]) <= highest
 
 
@@ -184,6 +263,6 @@ def test_intervals_cover_the_truth_in_2000_experiments(strategy: str) -> None:
         arguments["correct"] = ["a"] * experiments * prompts
     values = strategy_value(rewards.reshape(-1, n), strategy=strategy, k=k, **arguments).reshape(experiments, prompts)
     truth = values.mean()  # of 256,000 prompts: its own error is a 45th of an experiment's
-    points = [_point(k, row, strategy != "max_at_k") for row in values]
+    points = [_point(k, row, (0.0, 1.0), True) for row in values]
     covered = np.mean([p.low <= truth <= p.high for p in points])
     assert 0.93 <= covered <= 0.97
