@@ -68,6 +68,7 @@ class LearnerRank:
         model_path: local Hugging Face directory of the initial weights.
         dtype: parameter type, as in ``model.dtype``.
         learner, loss, objective, schedule: the configuration's sections.
+        n: samples of a group, as in ``rollout.n``.
         temperature: of the sampling law, whose log-probabilities are differentiated.
         run_id: names this run's shared-memory files.
     """
@@ -83,6 +84,7 @@ class LearnerRank:
         loss: LossSettings,
         objective: ObjectiveSettings,
         schedule: ScheduleSettings,
+        n: int,
         temperature: float,
         seed: int,
         run_id: str,
@@ -95,7 +97,8 @@ class LearnerRank:
         self._model_path = model_path
         self._loss = loss
         self._objective = Objective(objective, schedule.k)
-        self._kl_schedule = schedule.kl
+        self._schedule = schedule
+        self._n = n
         self._run_id = run_id
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -120,7 +123,9 @@ class LearnerRank:
             return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
 
         self._engine = await self._run(load)
-        self._learning_step = LearningStep(self._engine, self._objective, self._loss, self._kl_schedule)
+        self._learning_step = LearningStep(
+            self._engine, self._objective, self._loss, n=self._n, schedule=self._schedule
+        )
 
     async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
         """The gradient of the P groups of `batches` at weight version `step`."""

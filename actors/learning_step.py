@@ -15,12 +15,13 @@ import numpy as np
 from actors.group import Group
 from learner.batching import Sequence
 from learner.objective import GradedGroups, Objective
-from learner.schedule import Schedule, scheduled
+from learner.schedule import ScheduleSettings, scheduled, scheduled_integer
 from learner.settings import LossSettings
 from verifiers.verdict import Status
 
 RIGHT = "<right>"  # what every correct answer votes as, however it is spelt
 MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weight
+_RESUMED = "those that waited in the checkpoint are trained on as they were sampled, so resume with"
 
 
 class LearningEngine(Protocol):
@@ -56,16 +57,24 @@ class LearningStep:
         engine: one rank's engine; all ranks make the same calls.
         objective: what to maximise.
         loss: the section `loss`.
-        kl_schedule: moves ``loss.kl_coefficient``.
+        n: samples of a group, as in ``rollout.n``.
+        schedule: moves ``loss.kl_coefficient`` and n.
     """
 
     def __init__(
-        self, engine: LearningEngine, objective: Objective, loss: LossSettings, kl_schedule: Schedule | None = None
+        self,
+        engine: LearningEngine,
+        objective: Objective,
+        loss: LossSettings,
+        *,
+        n: int,
+        schedule: ScheduleSettings = ScheduleSettings(),
     ) -> None:
         self._engine = engine
         self._objective = objective
         self._loss = loss
-        self._kl_schedule = kl_schedule
+        self._n = n
+        self._schedule = schedule
 
     def accumulate(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
         """The gradient at weight version `step`.
@@ -74,16 +83,17 @@ class LearningStep:
             (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
 
         Raises:
-            ValueError: groups of unequal size or temperature, or grades that the objective refuses.
+            ValueError: groups of another size than the step's, of unequal temperature, or grades that the objective
+                refuses.
         """
         if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
             self._engine.refresh_reference()
-        temperature = _common("temperature", [group.temperature for group in groups])
-        _common("number of samples", [group.n for group in groups])
+        temperature = _temperature(groups)
+        self._check_sizes(groups, step)
         graded = graded_groups(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
         experts = self._experts(groups, temperature)
-        kl_coefficient = scheduled(self._kl_schedule, step, self._loss.kl_coefficient)
+        kl_coefficient = scheduled(self._schedule.kl, step, self._loss.kl_coefficient)
         kl_in_reward = kl_coefficient > 0 and self._loss.kl_placement == "reward"
         exact = self._objective.off_policy and not all(s.fresh for s in sequences)
         current = self._engine.score(sequences, temperature) if exact or kl_in_reward else []
@@ -130,9 +140,20 @@ class LearningStep:
         fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
         if not fresh:
             return {}
-        scores = self._engine.score(fresh, _common("temperature", [group.temperature for group in probes]))
+        scores = self._engine.score(fresh, _temperature(probes))
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
         return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
+
+    def _check_sizes(self, groups: Seq[Group], step: int) -> None:
+        """A sampler returns what it was asked for, but what waited in a checkpoint was asked for by the run of then."""
+        wanted = scheduled_integer(self._schedule.n, step, self._n)
+        sizes = {group.n for group in groups}
+        if sizes != {wanted}:
+            moved = " (moved by schedule.n)" if self._schedule.n else ""
+            raise ValueError(
+                f"rollout.n = {wanted}{moved}, but the groups of this step hold {', '.join(map(str, sorted(sizes)))} "
+                f"samples; {_RESUMED} rollout.n and schedule.n as the run had them"
+            )
 
     def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
@@ -169,11 +190,15 @@ def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float
     return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
 
 
-def _common(name: str, values: Seq[float]) -> float:
-    """The one value that all groups share."""
-    if len(set(values)) != 1:
-        raise ValueError(f"the groups of a step differ in their {name}: {sorted(set(values))}")
-    return values[0]
+def _temperature(groups: Seq[Group]) -> float:
+    """The one that all groups share."""
+    found = sorted({group.temperature for group in groups})
+    if len(found) != 1:
+        raise ValueError(
+            f"rollout.temperature: the groups of this step were sampled at {', '.join(f'{t:g}' for t in found)}; "
+            f"{_RESUMED} rollout.temperature and schedule.temperature as the run had them"
+        )
+    return found[0]
 
 
 def _sequences(group: Group, version: int) -> list[Sequence]:

@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -61,6 +61,17 @@ DryRun = Annotated[
 
 DEFAULT_CONFIG = Path("cluster/local.yaml")
 
+# What `bonrl sft` takes from its options: plain imitation does not read these keys, and bon_sft's are set from them.
+SFT_OPTIONS = {
+    "objective.imitation": "--objective",
+    "run.steps": "--steps",
+    "rollout.prompts_per_step": "--batch-size",
+    "learner.learning_rate": "--learning-rate",
+}
+
+# `bonrl eval` trains nothing, so nothing is evaluated during training, and its curves may end below objective.k.
+NO_TRAINING = ("evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false")
+
 
 @app.command()
 def train(
@@ -105,9 +116,11 @@ def train(
     Keys
       run, model, task       what is trained, on what, where it is written
       rollout, objective     n samples a prompt; the strategy and k that training optimises
+      schedule               k, n, temperature and KL that move during the run
       loss, learner          clipping; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
       actors, sampler        how many actors, and their vLLM engines
       queue, broadcast       how far sampling may run ahead; the way of the weights
+      supervision            what is done about actors that die or hang
       evaluation, checkpoint, wandb, deadlines, agreement, cluster
     Each with type, range, default, unit and reason: docs/configuration.md, or `bonrl config-reference`.
 
@@ -190,7 +203,7 @@ def evaluate(
     extra = [] if n is None else [f"evaluation.n={n}"]
     model = resolve_model(checkpoint)
     source = config or _config_of_run(checkpoint) or DEFAULT_CONFIG
-    resolved = _load(source, [f"model.path={model}", *(overrides or []), *extra])
+    resolved = _load(source, [f"model.path={model}", *(overrides or []), *extra, *NO_TRAINING])
     temperatures = temperature or [resolved.evaluation.temperature]
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
@@ -239,6 +252,8 @@ def sft(
 ) -> None:
     """Fine-tune on expert solutions of the task (imitation learning): how the shipped base model was made.
 
+    Objective, steps, batch size and learning rate are given by the options alone, not by overrides.
+
     \b
     Examples
       bonrl sft --new --output models/mine
@@ -247,6 +262,7 @@ def sft(
     """
     if objective not in ("sft", "bon_sft"):
         raise UsageError(f"--objective {objective}: choose sft or bon_sft")
+    _refuse_overrides_of_options(overrides)
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
     resolved = _load(config, overrides)
@@ -265,6 +281,25 @@ def sft(
     )
 
 
+def _refuse_overrides_of_options(overrides: list[str] | None) -> None:
+    """An override beside an option that says the same: one of the two would be ignored in silence."""
+    from cluster.config import apply_override
+
+    given: dict[str, Any] = {}
+    for override in overrides or []:
+        apply_override(given, override)
+    problems = []
+    for key, option in SFT_OPTIONS.items():
+        section, name = key.split(".")
+        inner = given.get(section)
+        if isinstance(inner, dict) and name in inner:
+            problems.append(
+                f"override {key} = {inner[name]!r}: `bonrl sft` takes this from {option}; give that instead"
+            )
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
 def _bon_sft(
     output: Path,
     overrides: list[str] | None,
@@ -280,7 +315,8 @@ def _bon_sft(
     if output.exists():
         raise UsageError(f"--output {output}: it exists already; name a directory that does not")
     chosen = ["objective.imitation=bon_sft", f"run.steps={steps}", f"rollout.prompts_per_step={batch_size}"]
-    resolved = _load(config, [*chosen, f"learner.learning_rate={learning_rate}", *(overrides or [])])
+    # Last, so that they hold beside an override of a whole section (`objective={k: 4}`).
+    resolved = _load(config, [*(overrides or []), *chosen, f"learner.learning_rate={learning_rate}"])
     _check(resolved)
     from cluster.job import train as train_job
 

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -210,7 +210,11 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]
 def section_of(info: FieldInfo) -> type[BaseModel] | None:
     """The model behind a field that is a section of its own, else None."""
     annotation = info.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return annotation if _is_model(annotation) else None
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def nearest_key(key: str) -> str | None:
@@ -235,14 +239,11 @@ def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix:
         key = f"{prefix}{name}"
         info = model.model_fields.get(str(name))
         if info is None:
-            near = nearest_key(key)
-            hint = f"did you mean {near}?" if near else "docs/configuration.md lists every key"
-            yield f"{key}: unknown key; {hint}"
+            yield _unknown_key(key, nearest_key(key))
             continue
         section = section_of(info)
         if section is None:
-            for inner, slip in _stray_booleans(info.annotation, value, key):
-                yield f"{inner} = {slip}: not {_type_name(info) if inner == key else 'a number'}. {info.description}"
+            yield from _value_problems(info, value, key)
         elif isinstance(value, Mapping):
             yield from _structure_problems(section, value, f"{key}.")
         else:
@@ -250,15 +251,30 @@ def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix:
             yield f"{key} = {value!r}: is a section; give its keys, for example {key}.{example}"
 
 
-def _stray_booleans(annotation: Any, value: Any, key: str) -> Iterator[tuple[str, bool]]:
-    """Where true or false stands for a number, and which; pydantic reads true as 1. Into lists and mappings."""
+def _unknown_key(key: str, near: str | None) -> str:
+    hint = f"did you mean {near}?" if near else "docs/configuration.md lists every key"
+    return f"{key}: unknown key; {hint}"
+
+
+def _value_problems(info: FieldInfo, value: Any, key: str) -> Iterator[str]:
+    """True or false that stands for a number (pydantic reads true as 1), and unknown keys inside the value."""
+    for choices, inner, path in _within(info.annotation, value, key):
+        if isinstance(inner, bool) and not {bool, Any} & set(choices):
+            yield f"{path} = {inner}: not {_type_name(info) if path == key else 'a number'}. {info.description}"
+        for model in filter(_is_model, choices if isinstance(inner, Mapping) else ()):
+            for name in (str(name) for name in inner if name not in model.model_fields):
+                near = difflib.get_close_matches(name, model.model_fields, n=1)
+                yield _unknown_key(f"{path}.{name}", f"{path}.{near[0]}" if near else None)
+
+
+def _within(annotation: Any, value: Any, key: str) -> Iterator[tuple[tuple[Any, ...], Any, str]]:
+    """The value and all that its lists and mappings hold: the types that it may have, itself, and its key."""
     choices = _choices(annotation)
-    if isinstance(value, bool) and not {bool, Any} & set(choices):
-        yield key, value
+    yield choices, value, key
     for name, inner in value.items() if isinstance(value, Mapping) else ():
-        yield from _stray_booleans(_of_item(choices, name), inner, f"{key}.{name}")
+        yield from _within(_of_item(choices, name), inner, f"{key}.{name}")
     for i, inner in enumerate(value) if isinstance(value, list) else ():
-        yield from _stray_booleans(_of_item(choices, i), inner, f"{key}.{i}")
+        yield from _within(_of_item(choices, i), inner, f"{key}.{i}")
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -270,7 +286,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 def _of_item(choices: tuple[Any, ...], name: Any) -> Any:
     """The type of a container's item: of a model's field, a mapping's value or a tuple's member; Any if unknown."""
     for choice in choices:
-        if isinstance(choice, type) and issubclass(choice, BaseModel) and name in choice.model_fields:
+        if _is_model(choice) and name in choice.model_fields:
             return choice.model_fields[name].annotation
         if typing.get_origin(choice) in (dict, tuple, list):
             return typing.get_args(choice)[1 if typing.get_origin(choice) is dict else 0]

@@ -207,6 +207,7 @@ class Processes:
             loss=config.loss,
             objective=config.objective,
             schedule=config.schedule,
+            n=config.rollout.n,
             temperature=config.rollout.temperature,
             seed=config.run.seed,
             run_id=self._run_id,

@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import typing
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def _annotation_text(annotation: Any) -> str:
         return f"list of {_annotation_text(arguments[0])}"
     if origin is dict:
         return f"{_annotation_text(arguments[1])} by {_annotation_text(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(f"`{_yaml(member.value)}`" for member in annotation)
     if models_in(annotation):
         return "its own keys, below"
     names: dict[Any, str] = {

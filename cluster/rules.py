@@ -46,6 +46,12 @@ def _rewards(config: RunConfig) -> Iterator[str]:
             f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "
             "take; use objective.strategy = max_at_k (or mean) with objective.estimator = loo, or task.format_bonus = 0"
         )
+    votes = [t.strategy for t in terms if "correct" in STRATEGIES[t.strategy].needs]  # earn 1 or 0, whatever the reward
+    if task.format_bonus and len(votes) == len(terms):
+        yield (
+            f"task.format_bonus = {task.format_bonus:g} is added to rewards, which {votes[0]} does not read: it would "
+            "train the same without; use objective.strategy = max_at_k (or mean), or task.format_bonus = 0"
+        )
     scored = [t.strategy for t in terms if "scores" in STRATEGIES[t.strategy].needs]
     scored += ["bon_sft"] if objective.imitation == "bon_sft" else []
     if task.scorer.kind == "majority" and scored:

@@ -176,7 +176,7 @@ class TaskSettings(BaseModel):
         0.0,
         ge=0,
         description="Added to the reward of every answer that can be read, right or wrong. 0: off. Rewards are then no "
-        "longer 0 or 1, so it goes with max_at_k, best_of_k or mean, not with pass_at_k.",
+        "longer 0 or 1, so it goes with max_at_k, best_of_k or mean, not with pass_at_k; votes do not read it.",
     )
     slips: float = Field(
         0.0,

@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
 from cluster import cli
+from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.settings import ModelSettings
 from tests.cluster.test_dry_run import write_model
@@ -75,11 +78,29 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["eval", "--checkpoint", "nowhere"], ["--checkpoint nowhere", "does not exist"]),
         (["eval", "--checkpoint", "docs"], ["neither a run, nor a checkpoint"]),
         (["eval", "--checkpoint", "models/countdown-base", "-t", "0"], ["--temperature 0"]),
-        (["eval", "--checkpoint", "models/countdown-base", "--n", "2"], ["evaluation.n = 2"]),
+        (["eval", "--checkpoint", "models/countdown-base", "--n", "4", "-t", "0"], ["--temperature 0"]),
+        (["train", "evaluation.n=4"], ["evaluation.n = 4", "objective.k = 8"]),
         (["export", "--checkpoint", "models/countdown-base", "--to", "docs"], ["--to docs", "exists already"]),
         (["sft", "--output", "docs"], ["--output docs", "exists already"]),
         (["sft", "--output", "nowhere", "--learning-rate", "0"], ["--learning-rate", "above 0 and finite"]),
         (["sft", "--output", "nowhere", "--learning-rate", "nan"], ["--learning-rate", "above 0 and finite"]),
+        (
+            ["sft", "--output", "docs", "objective.imitation=bon_sft"],
+            ["objective.imitation = 'bon_sft'", "--objective"],
+        ),
+        (["sft", "--output", "docs", "run.steps=5"], ["run.steps = 5", "--steps"]),
+        (
+            ["sft", "--output", "docs", "rollout={prompts_per_step: 8}"],
+            ["rollout.prompts_per_step = 8", "--batch-size"],
+        ),
+        (
+            ["sft", "--output", "docs", "--objective", "bon_sft", "objective.imitation=none", "run.steps=5"],
+            ["objective.imitation = 'none'", "--objective", "run.steps = 5", "--steps"],
+        ),
+        (
+            ["sft", "--output", "docs", "--objective", "bon_sft", "learner.learning_rate=1e-3"],
+            ["learner.learning_rate = '1e-3'", "--learning-rate"],
+        ),
         (["submit", "--address", "127.0.0.1:1", "run.directory=/shared/runs"], ["no cluster answers"]),
         (["submit", "--address", "127.0.0.1:1"], ["run.directory = runs", "absolute path"]),
         (["submit", "--address", "ftp://x", "run.directory=/shared/runs"], ["http://HOST:8265"]),
@@ -99,6 +120,31 @@ def test_help_of_train_has_examples_keys_and_exit_status(run) -> None:  # type: 
     assert status == 0
     for part in ("Examples", "objective.k=4", "docs/configuration.md", "Exit status", "--resume", "--dry-run"):
         assert part in out
+
+
+def test_help_of_train_lists_every_section(run) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("train", "--help")
+    keys = out.partition("Keys\n")[2].partition("Each with type")[0]
+    listed = [name for line in keys.splitlines() for name in line.strip().split("  ")[0].split(", ") if name]
+    assert sorted(listed) == sorted(RunConfig.model_fields)
+
+
+def test_options_of_sft_hold_beside_the_override_of_a_section(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[RunConfig] = []
+
+    def train(config: RunConfig) -> SimpleNamespace:
+        started.append(config)
+        return SimpleNamespace(model=None, status=0)
+
+    monkeypatch.setitem(sys.modules, "cluster.job", SimpleNamespace(train=train))  # the real one imports Ray
+    options = ["--objective", "bon_sft", "--steps", "7", "--batch-size", "9", "--learning-rate", "1e-4"]
+    status, _, err = run("sft", *options, "--output", tmp_path / "model", "objective={k: 4}")
+    assert status == 0, err
+    (config,) = started
+    assert (config.objective.imitation, config.objective.k) == ("bon_sft", 4)
+    assert (config.run.steps, config.rollout.prompts_per_step, config.learner.learning_rate) == (7, 9, 1e-4)
 
 
 def test_every_command_is_listed(run) -> None:  # type: ignore[no-untyped-def]

@@ -60,6 +60,27 @@ def test_unknown_key_names_the_nearest(written: str, meant: str) -> None:
     assert f"did you mean {meant}?" in message
 
 
+@pytest.mark.parametrize(
+    ("tree", "parts"),
+    [
+        (
+            {"objective": {"mixture": [{"weight": 1}, {"wieght": 0.3, "strategy": "mean", "k": 1}]}},
+            ("objective.mixture.1.wieght: unknown key; did you mean objective.mixture.1.weight?",),
+        ),
+        ({"schedule": {"k": {"strat": 4}}}, ("schedule.k.strat: unknown key; did you mean schedule.k.start?",)),
+        (
+            {"objective": {"mixture": [{"zzzzzzzz": 1}]}, "objctive": {}},
+            ("objective.mixture.0.zzzzzzzz: unknown key; docs/configuration.md", "did you mean objective?"),
+        ),
+    ],
+)
+def test_unknown_keys_inside_values_name_the_nearest_too(tree: dict[str, Any], parts: tuple[str, ...]) -> None:
+    message = refusal(tree)
+    for part in parts:
+        assert part in message
+    assert len(message.splitlines()) == len(parts)
+
+
 def test_a_key_like_nothing_gets_no_silly_proposal() -> None:
     assert nearest_key("zzzzzzzz") is None
     assert "docs/configuration.md" in refusal({"zzzzzzzz": 1})
@@ -173,6 +194,20 @@ MEAN = {"strategy": "mean", "k": 1}
             ("task.format_bonus = 0.1", "maxrl cannot take"),
         ),
         *(
+            (
+                {"task": {"format_bonus": 0.5}, "objective": {"strategy": name}},
+                ("task.format_bonus = 0.5", f"{name} does not read", "task.format_bonus = 0"),
+            )
+            for name in ("majority_at_k", "weighted_vote")
+        ),
+        (
+            {
+                "task": {"format_bonus": 0.5},
+                "objective": {"strategy": "weighted_vote", "mixture": [{"strategy": "majority_at_k"}]},
+            },
+            ("task.format_bonus = 0.5", "weighted_vote does not read"),
+        ),
+        *(
             ({"task": {"scorer": {"kind": "majority"}}, "objective": objective}, ("scorer.kind = majority", part))
             for objective, part in (
                 ({"strategy": "best_of_k"}, "use objective.strategy = majority_at_k"),
@@ -238,6 +273,7 @@ def test_what_would_train_wrongly_or_die_later_is_refused(tree: dict[str, Any], 
         {"objective": {**MEAN, "estimator": "loo1"}, "rollout": {"n": 1}, "loss": {"kl_placement": "reward"}},
         {"objective": {"p_fail_clip": 0, "estimator": "bon_rlb_p"}},
         {"task": {"scorer": {"kind": "majority"}}, "evaluation": {"strategies": ["best_of_k"]}},
+        {"task": {"format_bonus": 0.5}, "objective": {"strategy": "majority_at_k", "mixture": [MEAN]}},
         {"schedule": {"k": {"end": 1, "over": 100}, "kl": {"end": 0.1}, "temperature": {"end": 0.5}}},
         {"loss": {"ratio": "decoupled", "behaviour_cap": 2}},
         {"schedule": {"kl": {"shape": "constant", "start": 0.1}}},
@@ -334,6 +370,8 @@ def test_reference_page_is_up_to_date(repository: Path) -> None:
     for line in page.splitlines():
         if line.startswith("| `"):
             assert line.replace("\\|", "").count("|") == 5, line
+    assert "`L1` or `L2` or `L2b` or `L3` or `L4`" in page
+    assert "<enum" not in page and "<class" not in page, "a type that no reader can write"
 
 
 @settings(deadline=None)

@@ -42,6 +42,40 @@ def test_own_attacks_at_the_default_level() -> None:
     check(found, len(QUICK))
 
 
+@pytest.mark.parametrize(
+    ("argument", "status", "parts"),
+    [
+        ("--help", 0, ("DATA_DIRECTORY", "docs/sandbox.md")),
+        ("nowhere", 2, ("nowhere: no attacks in nowhere/attacks_main.json", "give the directory")),
+        ("without", 2, ("without: no attacks in",)),
+        ("empty", 2, ("empty: no attacks in",)),
+    ],
+)
+def test_the_page_is_not_rewritten_without_the_data(
+    argument: str,
+    status: int,
+    parts: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("without", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "empty" / "attacks_main.json").write_text("[]")
+    page = tmp_path / "page.md"
+    page.write_text("as it was")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(table, "measure", lambda *_, **__: pytest.fail("something ran"))
+    monkeypatch.setattr(sys, "argv", ["table", argument])
+    with pytest.raises(SystemExit) as ended:
+        table.main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == status and page.read_text() == "as it was"
+    for part in parts:
+        assert part in out + err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("uid", "level"),

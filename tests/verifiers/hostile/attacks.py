@@ -7,6 +7,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+GIVEN = "attacks_main.json"  # in the data directory
+
 TESTS = """
 def check(candidate):
     assert candidate(2, 3) == 5
@@ -57,7 +59,7 @@ OWN = _own()
 
 def given(directory: Path) -> list[Attack]:
     """The attacks of the data directory; empty where it has none."""
-    file = directory / "attacks_main.json"
+    file = directory / GIVEN
     if not file.is_file():
         return []
     rows = json.loads(file.read_text(encoding="utf-8"))

@@ -8,14 +8,16 @@ behind the strongest level with one layer switched off, and behind the levels th
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.verifiers.hostile.attacks import OWN, given
+from tests.verifiers.hostile.attacks import GIVEN, OWN, given
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "sandbox.md"
@@ -65,9 +67,22 @@ def stated() -> dict[str, dict[str, bool]]:
     return {row[0]: dict(zip(header, (cell == "yes" for cell in row[2:]), strict=True)) for row in rows[2:]}
 
 
-def main() -> None:
+def with_attacks(text: str) -> Path:
+    """The data directory of that name; without its attacks the page would lose their rows."""
+    directory = Path(text)
+    if not given(directory):
+        raise argparse.ArgumentTypeError(f"{text}: no attacks in {directory / GIVEN}; give the directory that has them")
+    return directory
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure everything and rewrite the table."""
-    data = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.verifiers.hostile.table",
+        description="Measure which layer stops which attack, and rewrite the table of docs/sandbox.md.",
+    )
+    parser.add_argument("data", metavar="DATA_DIRECTORY", type=with_attacks, help=f"Directory that holds {GIVEN}.")
+    data = parser.parse_args(arguments).data
     partly = {**ALONE, **WITHOUT}
     columns = {name: contained(measure(data, uid=user(), layers=layers)) for name, layers in partly.items()}
     columns |= {level: contained(measure(data, uid=user(), level=level)) for level in LEVELS}
