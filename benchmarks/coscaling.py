@@ -55,9 +55,8 @@ class Cell:
     right: np.ndarray
 
     def pass_at(self, n: int) -> np.ndarray:
-        """pass@n of each prompt, float64 [P], mean over seeds."""
-        table = np.array([pass_at_k(self.samples, c, n) for c in range(self.samples + 1)])
-        return table[self.right].mean(axis=0)
+        """pass@n by seed and prompt, float64 [S, P]."""
+        return np.array([pass_at_k(self.samples, c, n) for c in range(self.samples + 1)])[self.right]
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _fits(grid: dict[float, Cell]) -> str:
 
 
 def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
-    """Best temperature, and by how much it beats temperature 1 (paired bootstrap over prompts)."""
+    """Best temperature, and by how much it beats temperature 1."""
     rows = [["model", *(f"N = {n}" for n in NS)]]
     for model in models:
         row = [model]
@@ -199,7 +198,11 @@ def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
             found = paired_difference(values[1.0], values[best])
             row.append(f"{best:g} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
         rows.append(row)
-    return markdown(rows) + "\n\nIn brackets: the difference to temperature 1, with its 95 % interval over prompts."
+    explanation = (
+        "In brackets: the difference to temperature 1 with its 95 % interval. Chosen and measured on the same prompts, "
+        f"so the differences lean upwards; {min(TEMPERATURES):g} and {max(TEMPERATURES):g} are the ends of the grid."
+    )
+    return f"{markdown(rows)}\n\n{explanation}"
 
 
 def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
@@ -213,15 +216,19 @@ def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
     for one, other in combinations(models, 2):
         differences = [paired_difference(a, b) for a, b in zip(values[one], values[other], strict=True)]
         rows.append([f"{other} - {one}", *(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in differences)])
-    return markdown(rows) + "\n\nEach half of the prompts is answered at the temperature that is best for the other."
+    explanation = (
+        "Each half of the prompts is answered at the temperature that is best for the other. 95 % intervals by a "
+        "bootstrap that resamples prompts and, where a model has several, seeds."
+    )
+    return f"{markdown(rows)}\n\n{explanation}"
 
 
 def at_the_others_best(values: list[np.ndarray]) -> np.ndarray:
-    """One value a prompt, float64 [P], from values at each temperature; what chooses is not what is measured."""
-    of_TP = np.stack(values)
-    result, odd = np.empty(of_TP.shape[1]), np.arange(of_TP.shape[1]) % 2 == 1
+    """Values by seed and prompt, float64 [S, P], from those at each temperature: never where they were chosen."""
+    of_TSP = np.stack(values)
+    result, odd = np.empty(of_TSP.shape[1:]), np.arange(of_TSP.shape[2]) % 2 == 1
     for half in (odd, ~odd):
-        result[half] = of_TP[of_TP[:, ~half].mean(axis=1).argmax(), half]
+        result[:, half] = of_TSP[of_TSP[:, :, ~half].mean(axis=(1, 2)).argmax()][:, half]
     return result
 
 
@@ -238,8 +245,9 @@ def _plot(path: Path, cells: dict[tuple[str, float], Cell], models: list[str]) -
                 axes.plot(NS, np.exp(found.a * np.array(NS, float) ** found.b), color=line.get_color(), linewidth=0.9)
         axes.set_xscale("log", base=2)
         axes.set_xticks(NS, [str(n) for n in NS])
-        axes.set_xlabel("N")
-        axes.set_title(f"{model}: pass@N (points) and fit (lines)")
+        axes.set_xlabel("N, answers")
+        axes.set_title(model)
+    figure.axes[0].set_ylabel("pass@N (points) and fit (lines)")
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 

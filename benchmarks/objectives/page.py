@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from benchmarks.objectives.experiments import (
 )
 from benchmarks.objectives.grid import BASE, chosen_rate
 from benchmarks.objectives.results import Key, Result, Results
-from learner import paired_difference
+from learner import Difference, paired_difference
 
 TABLE_KS = (1, 4, 8, 16, 64)
 SMOOTH = 9
@@ -54,10 +56,14 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
         page.values_table(),
     ]
     parts += ["## Difference to the base model", page.difference_table(page.base_value, exclude=None)]
-    if experiment.reference in page.finished:
-        other = page.title(experiment.reference)
-        table = page.difference_table(lambda k: page.seed_mean(experiment.reference, k), exclude=experiment.reference)
-        parts += [f"## Difference to {other}", table]
+    parts += [
+        "Bold: the interval does not hold 0. Intervals are over prompts and seeds; "
+        f"{page.intervals()} of them stand on this page, not corrected for their number."
+    ]
+    for reference in experiment.references:
+        if reference in page.finished:
+            table = page.difference_table(partial(page.by_run, reference), exclude=reference)
+            parts += [f"## Difference to {page.title(reference)}", table]
     if experiment.strategy == "best_of_k":
         parts += ["## Answers that fool the verifier", page.fooled_table()]
     if tuning := page.tuning_table():
@@ -74,7 +80,8 @@ def _runs(results: Results, experiment: Experiment, name: str) -> list[Result]:
     except LookupError:
         return []
     found = [results.get(Key(name, rate, seed, "test")) for seed in SEEDS]
-    return [result for result in found if result is not None]
+    whole = [result for result in found if result is not None]
+    return whole if len(whole) == len(SEEDS) else []
 
 
 @dataclass(frozen=True)
@@ -95,15 +102,16 @@ class _Page:
         given = f"; given for {', '.join(fixed)}" if fixed else ""
         rates = ", ".join(f"{rate:g}" for rate in RATES)
         how = (
-            f"Learning rate of each contender chosen on the validation split from {rates} by what it is for, "
-            f"one run each{given}."
+            f"Learning rate of each contender chosen on the validation split from {rates}, one run each, by what the "
+            f"table of the tuning names{given}."
             if tuned
             else "The learning rate is the same for all."
         )
         return (
-            f"Countdown, the shipped base model. {settings}; test split, {prompts} prompts, {self.base.samples} "
-            f"samples each. {how} Values: mean over seeds of the mean over prompts; differences: paired bootstrap "
-            "over prompts of the seeds' mean, 95 % interval.\n\n"
+            f"{self.experiment.about}\n\nCountdown, the shipped base model. {settings}; test split, {prompts} prompts, "
+            f"{self.base.samples} samples each. "
+            f"{how} Values: mean over seeds of the mean over prompts; differences: 95 % interval by a "
+            "bootstrap that resamples prompts and seeds, in pairs.\n\n"
             f"Made by `python -m benchmarks.objectives run {title}`, then `report {title}`, from the figures of every "
             f"run in `{self.experiment.grid}/runs.parquet`."
         )
@@ -115,15 +123,20 @@ class _Page:
         """Value of each prompt, float64 [P]."""
         return self.base.value(self.experiment.strategy, k)
 
-    def seed_mean(self, name: str, k: int) -> np.ndarray:
-        """Value of each prompt, averaged over the seeds, float64 [P]."""
-        return np.mean([run.value(self.experiment.strategy, k) for run in self.finished[name]], axis=0)
+    def by_run(self, name: str, k: int) -> np.ndarray:
+        """Value of each prompt in each seed's run, float64 [S, P]."""
+        return np.stack([run.value(self.experiment.strategy, k) for run in self.finished[name]])
+
+    def intervals(self) -> int:
+        """How many stand in the page's tables."""
+        shown = [name for name in self.experiment.references if name in self.finished]
+        return len(TABLE_KS) * (len(self.finished) + len(shown) * (len(self.finished) - 1))
 
     def rate(self, name: str) -> float:
         return chosen_rate(self.results, name, self.grid.contenders[name], self.experiment.strategy)
 
     def values_table(self) -> str:
-        means = {k: {name: float(self.seed_mean(name, k).mean()) for name in self.finished} for k in TABLE_KS}
+        means = {k: {name: float(self.by_run(name, k).mean()) for name in self.finished} for k in TABLE_KS}
         best = {k: max(of, key=of.__getitem__) for k, of in means.items()}
         rows = [["contender", "learning rate", "seeds", *(f"k = {k}" for k in TABLE_KS)]]
         rows.append(["base", "", "", *(f"{self.base_value(k).mean():.3f}" for k in TABLE_KS)])
@@ -144,14 +157,9 @@ class _Page:
                 continue
             cells = []
             for k in TABLE_KS:
-                found = paired_difference(reference(k), self.seed_mean(name, k))
-                apart = "**" if found.low > 0 or found.high < 0 else ""
-                cells.append(f"{apart}{found.value:+.3f}{apart} [{found.low:+.3f}, {found.high:+.3f}]")
+                cells.append(interval(paired_difference(reference(k), self.by_run(name, k))))
             rows.append([self.title(name), *cells])
-        return (
-            markdown(rows)
-            + "\n\nBold: the interval does not hold 0. It is over prompts, for these seeds, whose spread stands above."
-        )
+        return markdown(rows)
 
     def fooled_table(self) -> str:
         """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
@@ -160,7 +168,16 @@ class _Page:
         for name, runs in {"base": [self.base], **self.finished}.items():
             accepted = np.mean([np.nanmean(run.fooled) for run in runs])
             title = "base" if name == "base" else self.title(name)
-            rows.append([title, f"{100 * accepted:.1f} %", *(f"{100 * _misled(runs, k):.1f} %" for k in ks)])
+            rows.append([title, f"{100 * accepted:.1f} %", *(f"{100 * _misled(runs, k).mean():.1f} %" for k in ks)])
+        (reference,) = self.experiment.references
+        for name, runs in self.finished.items():
+            if name != reference:
+                before, after = (np.stack([run.fooled for run in self.finished[n]]) for n in (reference, name))
+                both = ~np.isnan(before).any(axis=0) & ~np.isnan(after).any(axis=0)
+                pairs = [(before[:, both], after[:, both])]
+                pairs += [(_misled(self.finished[reference], k), _misled(runs, k)) for k in ks]
+                title = f"{self.title(name)} - {self.title(reference)}, points"
+                rows.append([title, *(interval(paired_difference(*pair), scale=100, digits=1) for pair in pairs)])
         explanation = (
             "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
             "Misled: where a right answer is among k, how often the verifier picks a wrong one, "
@@ -170,57 +187,87 @@ class _Page:
 
     def tuning_table(self) -> str:
         """Every run of the tuning: what another learning rate, or an equal one, would have given."""
-        rows = [["contender", "learning rate", *(f"k = {k}" for k in TABLE_KS)]]
+        rows = [["contender", "chosen by", "learning rate", *(f"k = {k}" for k in TABLE_KS)]]
         for name in self.finished:
             for rate in RATES:
                 result = self.results.get(Key(name, rate, TUNING_SEED, "validation"))
                 if result is not None:
                     values = (f"{result.value(self.experiment.strategy, k).mean():.3f}" for k in TABLE_KS)
-                    rows.append([self.title(name), f"{rate:g}", *values])
+                    rows.append([self.title(name), self.chosen_by(name), f"{rate:g}", *values])
         return markdown(rows) if len(rows) > 1 else ""
+
+    def chosen_by(self, name: str) -> str:
+        """The validation value by which the contender's learning rate was chosen."""
+        contender = self.grid.contenders[name]
+        what = {"pass_at_k": "pass@", "best_of_k": "Best-of-"}[contender.strategy or self.experiment.strategy]
+        weights = contender.tuned_for.items()
+        return " + ".join(f"{what}{k}" if weight == 1 else f"{weight:g} {what}{k}" for k, weight in weights)
 
     def plot_curves(self, path: Path) -> None:
         """Values, and differences to the base with bands: the curves themselves lie too close to tell apart."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11, 4.5), layout="constrained")
+        value = {"pass_at_k": "pass@k", "best_of_k": "Best-of-k with the verifier"}[self.experiment.strategy]
+        figure = Figure(figsize=(12, 5.5), layout="constrained")
         curves, differences = figure.subplots(1, 2)
         curves.plot(KS, [self.base_value(k).mean() for k in KS], "k--", label="base")
-        for name in self.finished:
-            (line,) = curves.plot(KS, [self.seed_mean(name, k).mean() for k in KS], label=self.title(name))
-            points = [paired_difference(self.base_value(k), self.seed_mean(name, k)) for k in KS]
-            differences.plot(KS, [p.value for p in points], color=line.get_color())
+        for name, style in self.styles().items():
+            curves.plot(KS, [self.by_run(name, k).mean() for k in KS], label=self.title(name), **style)
+            points = [paired_difference(self.base_value(k), self.by_run(name, k)) for k in KS]
+            differences.plot(KS, [p.value for p in points], **style)
             lows, highs = [p.low for p in points], [p.high for p in points]
-            differences.fill_between(KS, lows, highs, color=line.get_color(), alpha=0.12)
+            differences.fill_between(KS, lows, highs, color=style["color"], alpha=0.08)
         differences.axhline(0, color="k", linestyle="--", linewidth=0.8)
-        for axes, title in ((curves, self.experiment.strategy), (differences, "minus base, 95 % bands")):
+        for axes, label in ((curves, value), (differences, f"{value}, minus the base model's (95 % bands)")):
             axes.set_xscale("log", base=2)
             axes.set_xticks(KS, [str(k) for k in KS])
-            axes.set_xlabel("k")
-            axes.set_title(title)
-        curves.legend(fontsize=8)
+            axes.set_xlabel("k, answers")
+            axes.set_ylabel(label)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
         figure.savefig(path, dpi=110)
 
     def plot_diagnostics(self, path: Path) -> None:
         """Entropy and unique answers over training, means over seeds."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11, 4), layout="constrained")
-        for axes, (metric, title) in zip(figure.subplots(1, 2), SERIES.items(), strict=True):
-            for name, runs in self.finished.items():
+        figure = Figure(figsize=(12, 5), layout="constrained")
+        for axes, (metric, label) in zip(figure.subplots(1, 2), SERIES.items(), strict=True):
+            for name, style in self.styles().items():
+                runs = self.finished[name]
                 shortest = min(len(run.series[metric]) for run in runs)
                 mean = np.mean([run.series[metric][:shortest] for run in runs], axis=0)
-                axes.plot(np.convolve(mean, np.ones(SMOOTH) / SMOOTH, mode="valid"), label=self.title(name))
+                shown = self.title(name) if axes is figure.axes[0] else None
+                axes.plot(np.convolve(mean, np.ones(SMOOTH) / SMOOTH, mode="valid"), label=shown, **style)
             axes.set_xlabel(f"optimiser step (mean of {SMOOTH})")
-            axes.set_title(title)
-        figure.axes[0].legend(fontsize=8)
+            axes.set_ylabel(label)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
         figure.savefig(path, dpi=110)
 
+    def styles(self) -> dict[str, dict[str, Any]]:
+        """Colour and line of each contender; no two are alike."""
+        lines = ("-", "--", ":")
+        return {
+            name: {"color": f"C{i % 10}", "linestyle": lines[i // 10 % len(lines)]}
+            for i, name in enumerate(self.finished)
+        }
 
-def _misled(runs: list[Result], k: int) -> float:
-    """Share of the groups of k with a right answer in which the verifier picks a wrong one."""
-    reached, picked = (np.mean([run.value(s, k) for run in runs]) for s in ("pass_at_k", "best_of_k"))
-    return float(1 - picked / reached)
+
+def _misled(runs: list[Result], k: int) -> np.ndarray:
+    """Share of the groups of k with a right answer in which the verifier picks a wrong one, by seed and prompt, [S, P].
+
+    It is a ratio of means, 1 - b / a: here linearised, so that the mean is the ratio and the spread is its (delta
+    method).
+    """
+    reached_SP, picked_SP = (np.stack([run.value(s, k) for run in runs]) for s in ("pass_at_k", "best_of_k"))
+    reached, ratio = reached_SP.mean(), picked_SP.mean() / reached_SP.mean()
+    return 1 - ratio - (picked_SP - ratio * reached_SP) / reached
+
+
+def interval(found: Difference, scale: float = 1.0, digits: int = 3) -> str:
+    """A difference with its interval; bold where that does not hold 0."""
+    apart = "**" if found.low > 0 or found.high < 0 else ""
+    value, low, high = (f"{scale * x:+.{digits}f}" for x in (found.value, found.low, found.high))
+    return f"{apart}{value}{apart} [{low}, {high}]"
 
 
 def markdown(rows: list[list[str]]) -> str:

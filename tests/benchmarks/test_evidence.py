@@ -1,0 +1,58 @@
+"""The pages of docs/evidence are what their scripts write today, and what is said of them by hand stands on them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.coscaling import by_cell, load
+from benchmarks.coscaling import write_page as write_coscaling
+from benchmarks.objectives.experiments import EXPERIMENTS
+from benchmarks.objectives.page import write_page
+from benchmarks.objectives.results import Results
+
+INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?:\*\*)?(?: points)? \[([+-]?\d+\.\d+), ([+-]?\d+\.\d+)\]")
+
+
+@pytest.fixture(scope="module")
+def evidence(repository: Path) -> Path:
+    return repository / "docs" / "evidence"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_is_what_the_kept_figures_say(name: str, evidence: Path, tmp_path: Path) -> None:
+    experiment = EXPERIMENTS[name]
+    write_page(tmp_path, name, Results(evidence / experiment.grid / "runs.parquet"), list(experiment.names))
+    assert (tmp_path / "README.md").read_text() == (evidence / name / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_of_coscaling_is_what_the_kept_counts_say(evidence: Path, tmp_path: Path) -> None:
+    write_coscaling(tmp_path, by_cell(load(evidence / "coscaling" / "counts.parquet")))
+    assert (tmp_path / "README.md").read_text() == (evidence / "coscaling" / "README.md").read_text()
+
+
+def test_every_interval_that_is_quoted_stands_on_a_page(repository: Path, evidence: Path) -> None:
+    """Whichever way round the difference is told."""
+    pages = [page.read_text() for page in evidence.glob("*/README.md")]
+    known = {size for page in pages for size in _intervals(page)}
+    readme = (repository / "README.md").read_text()
+    section = readme[readme.index("## What the objective buys") : readme.index("## When something dies")]
+    quoted = [*_intervals(section), *_intervals((evidence / "README.md").read_text())]
+    assert len(quoted) > 50
+    assert not [interval for interval in quoted if interval not in known]
+
+
+def _intervals(text: str) -> list[tuple[float, ...]]:
+    """(|value|, smaller and larger end with the value positive) of every `value [low, high]`."""
+    found = []
+    for match in INTERVAL.finditer(re.sub(r"\s+", " ", text.replace("−", "-"))):
+        value, low, high = (float(part) for part in match.groups())
+        if value > 0 and low > 0 or value >= 0 and low <= 0 <= high:
+            found.append((value, low, high))
+        else:
+            found.append((-value, -high, -low))
+    return found
