@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from cluster.errors import UsageError
+from cluster.locate import config_of_run, resolve_model
 from cluster.preflight import check_packages, check_run
+from cluster.printing import print_curves, print_dry_run, print_verifier
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
-    from cluster.evaluation import Evaluation
-    from cluster.train_verifier import Selection
-    from verifiers.learned.training import Trained
 
 REFUSED = 2  # exit status of everything that the user can mend
 
@@ -143,7 +141,7 @@ def train(
     else:
         resolved = _load(config or DEFAULT_CONFIG, overrides)
     if dry_run:
-        _print_dry_run(resolved)
+        print_dry_run(resolved)
         return
     _check(resolved)
     if replay:
@@ -202,7 +200,7 @@ def evaluate(
     """
     extra = [] if n is None else [f"evaluation.n={n}"]
     model = resolve_model(checkpoint)
-    source = config or _config_of_run(checkpoint) or DEFAULT_CONFIG
+    source = config or config_of_run(checkpoint) or DEFAULT_CONFIG
     resolved = _load(source, [f"model.path={model}", *(overrides or []), *extra, *NO_TRAINING])
     temperatures = temperature or [resolved.evaluation.temperature]
     if any(not 0 < t <= 10 for t in temperatures):
@@ -215,7 +213,7 @@ def evaluate(
     outcome, evaluations = evaluate_checkpoint(
         resolved, str(model), n=resolved.evaluation.n, temperatures=temperatures, output=output
     )
-    _print_curves(evaluations)
+    print_curves(evaluations)
     if output is not None and evaluations:
         rows = [{"temperature": e.temperature, **e.row(), **e.standard_errors()} for e in evaluations]
         (output / "evaluation.json").write_text(json.dumps({"model": str(model), "evaluations": rows}, indent=1))
@@ -377,7 +375,7 @@ def train_verifier(
     )
     source = backbone or Path(resolved.model.path)
     trained, selection = train_classifier(resolved, samples, source, settings, output, report=typer.echo)
-    _print_verifier(trained, selection)
+    print_verifier(trained, selection)
     typer.echo(f"wrote {output}")
 
 
@@ -496,37 +494,6 @@ def config_reference() -> None:
     typer.echo(render_reference(), nl=False)
 
 
-def resolve_model(path: Path) -> Path:
-    """The Hugging Face directory behind a run directory, a checkpoint directory or a model directory.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if (path / "config.json").is_file():
-        return path
-    if (path / "huggingface" / "config.json").is_file():
-        return path / "huggingface"
-    if (path / "checkpoints").is_dir():
-        from cluster.checkpoints import Checkpoints
-
-        latest = Checkpoints(path / "checkpoints").latest()
-        for warning in latest.warnings:
-            typer.echo(warning, err=True)
-        if latest.checkpoint is None:
-            raise UsageError(f"--checkpoint {path}: the run holds no usable checkpoint")
-        return resolve_model(latest.checkpoint.path)
-    reason = "is neither a run, nor a checkpoint, nor a model directory" if path.exists() else "does not exist"
-    raise UsageError(
-        f"--checkpoint {path} {reason}; give runs/NAME, runs/NAME/checkpoints/step-..., or a directory with config.json"
-    )
-
-
-def _config_of_run(checkpoint: Path) -> Path | None:
-    """config.yaml of the run that `checkpoint` is or belongs to, so that it is evaluated as it was trained."""
-    candidates = [directory / "config.yaml" for directory in (checkpoint, *checkpoint.resolve().parents[:3])]
-    return next((path for path in candidates if path.is_file()), None)
-
-
 def _load(path: Path, overrides: list[str] | None) -> RunConfig:
     from cluster.config import load_config
 
@@ -548,61 +515,6 @@ def _check(config: RunConfig) -> None:
     check_memory(config)
     for warning in warnings_of(config):
         typer.echo(f"warning: {warning}", err=True)
-
-
-def _print_dry_run(config: RunConfig) -> None:
-    import yaml
-
-    from cluster.dry_run import derive, load_model_facts, memory_problems, report, warnings_of
-
-    model, missing = load_model_facts(config, must_exist=False)
-    derived = derive(config, model)
-    problems = memory_problems(config, derived, model)
-    if problems:
-        raise UsageError("\n".join(problems))
-    typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    width = max(len(name) for name, _ in report(config, derived))
-    typer.echo("")
-    for name, value in report(config, derived):
-        typer.echo(f"{name:<{width}}  {value}")
-    for warning in [*([missing] if missing else []), *warnings_of(config)]:
-        typer.echo(f"\nWARNING: {warning}", err=True)
-
-
-def _print_curves(evaluations: list[Evaluation]) -> None:
-    if not evaluations:
-        return
-    for strategy in evaluations[0].curves:
-        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
-        table = Table(title=f"{name} on held-out prompts [95 % interval over prompts]")
-        table.add_column("k", justify="right")
-        for evaluation in evaluations:
-            table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
-        for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
-            table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
-        Console().print(table)
-
-
-def _print_verifier(trained: Trained, selection: list[Selection]) -> None:
-    found = trained.quality
-    within = "none" if found.auc_within is None else f"{found.auc_within:.4f}"
-    typer.echo(
-        f"test part: {found.samples:,} different answers of {found.prompts:,} prompts, {found.base_rate:.3f} right\n"
-        f"AUC {found.auc:.4f}  within prompts {within}  accuracy {found.accuracy:.4f}\n"
-        f"calibration error {found.ece:.4f}  Brier {found.brier:.4f}  log loss {found.log_loss:.4f} nats"
-    )
-    reliability = Table(title="calibration: of the answers with a probability of about p, how many are right")
-    for title in ("p", "right", "answers"):
-        reliability.add_column(title, justify="right")
-    for mean, share, count in found.bins:
-        reliability.add_row(f"{mean:.3f}", f"{share:.3f}", f"{count:,}")
-    best = Table(title=f"selecting among k answers, {selection[0].prompts} test prompts")
-    for title in ("k", "by this verifier (Best-of-k)", "by a perfect one (pass@k)"):
-        best.add_column(title, justify="right")
-    for row in selection:
-        best.add_row(str(row.k), f"{row.best_of_k:.4f}", f"{row.pass_at_k:.4f}")
-    for table in (reliability, best):
-        Console().print(table)
 
 
 def _new_directory(path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 from cluster import cli
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from cluster.locate import resolve_model
 from cluster.settings import ModelSettings
 from tests.cluster.test_dry_run import write_model
 
@@ -172,14 +173,14 @@ def test_newest_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
     for step in (1, 2):
         write_model(checkpoints.begin(step) / "huggingface")
         checkpoints.finalise(step)
-    assert cli.resolve_model(tmp_path) == checkpoints.latest().checkpoint.path / "huggingface"  # type: ignore[union-attr]
-    assert "step-000002" in str(cli.resolve_model(tmp_path))
+    assert resolve_model(tmp_path) == checkpoints.latest().checkpoint.path / "huggingface"  # type: ignore[union-attr]
+    assert "step-000002" in str(resolve_model(tmp_path))
 
 
 def test_run_without_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UsageError, match="no usable checkpoint"):
-        cli.resolve_model(tmp_path)
+        resolve_model(tmp_path)
 
 
 def test_errors_of_bonrl_itself_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

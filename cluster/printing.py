@@ -1,0 +1,75 @@
+"""What commands print at their end: the dry run, curves, and a trained verifier's quality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+    from cluster.evaluation import Evaluation
+    from cluster.train_verifier import Selection
+    from verifiers.learned.training import Trained
+
+
+def print_dry_run(config: RunConfig) -> None:
+    """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold."""
+    import yaml
+
+    from cluster.dry_run import derive, load_model_facts, memory_problems, report, warnings_of
+
+    model, missing = load_model_facts(config, must_exist=False)
+    derived = derive(config, model)
+    problems = memory_problems(config, derived, model)
+    if problems:
+        raise UsageError("\n".join(problems))
+    typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
+    width = max(len(name) for name, _ in report(config, derived))
+    typer.echo("")
+    for name, value in report(config, derived):
+        typer.echo(f"{name:<{width}}  {value}")
+    for warning in [*([missing] if missing else []), *warnings_of(config)]:
+        typer.echo(f"\nWARNING: {warning}", err=True)
+
+
+def print_curves(evaluations: list[Evaluation]) -> None:
+    """A table for each strategy: its value at each k, a column for each temperature."""
+    if not evaluations:
+        return
+    for strategy in evaluations[0].curves:
+        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
+        table = Table(title=f"{name} on held-out prompts [95 % interval over prompts]")
+        table.add_column("k", justify="right")
+        for evaluation in evaluations:
+            table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
+        for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
+            table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
+        Console().print(table)
+
+
+def print_verifier(trained: Trained, selection: list[Selection]) -> None:
+    """Quality, calibration and what it is worth when it selects."""
+    found = trained.quality
+    within = "none" if found.auc_within is None else f"{found.auc_within:.4f}"
+    typer.echo(
+        f"test part: {found.samples:,} different answers of {found.prompts:,} prompts, {found.base_rate:.3f} right\n"
+        f"AUC {found.auc:.4f}  within prompts {within}  accuracy {found.accuracy:.4f}\n"
+        f"calibration error {found.ece:.4f}  Brier {found.brier:.4f}  log loss {found.log_loss:.4f} nats"
+    )
+    reliability = Table(title="calibration: of the answers with a probability of about p, how many are right")
+    for title in ("p", "right", "answers"):
+        reliability.add_column(title, justify="right")
+    for mean, share, count in found.bins:
+        reliability.add_row(f"{mean:.3f}", f"{share:.3f}", f"{count:,}")
+    best = Table(title=f"selecting among k answers, {selection[0].prompts} test prompts")
+    for title in ("k", "by this verifier (Best-of-k)", "by a perfect one (pass@k)"):
+        best.add_column(title, justify="right")
+    for row in selection:
+        best.add_row(str(row.k), f"{row.best_of_k:.4f}", f"{row.pass_at_k:.4f}")
+    for table in (reliability, best):
+        Console().print(table)
