@@ -42,7 +42,9 @@ def strategy_value(
     found, k = check_strategy(strategy, k), as_count("k", k)
     group = make_group(rewards, scores, answers, correct, found, subsets)
     if k > group.n:
-        raise ValueError(f"k = {k} is larger than the group, n = {group.n}: no unbiased estimate exists")
+        raise ValueError(
+            f"k = {k} is larger than the group, n = {group.n}: no unbiased estimate exists; lower k, or draw more"
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused by name
         value_G = finite("the value", found.value(group, k), group.rewards_GN)
     return value_G[0] if np.ndim(rewards) == 1 else value_G
