@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from benchmarks.objectives.page import markdown
-from learner import paired_difference
+from learner import paired_difference_of_runs
 from learner.metrics import pass_at_k
 
 EVIDENCE = Path("docs/evidence/coscaling")
@@ -195,7 +195,7 @@ def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
         for n in NS:
             values = {t: cell.pass_at(n) for (name, t), cell in cells.items() if name == model}
             best = max(values, key=lambda t: values[t].mean())
-            found = paired_difference(values[1.0], values[best])
+            found = paired_difference_of_runs(values[1.0], values[best])
             row.append(f"{best:g} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
         rows.append(row)
     explanation = (
@@ -214,7 +214,7 @@ def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
     rows = [["model", *(f"N = {n}" for n in NS)]]
     rows += [[model, *(f"{found.mean():.3f}" for found in values[model])] for model in models]
     for one, other in combinations(models, 2):
-        differences = [paired_difference(a, b) for a, b in zip(values[one], values[other], strict=True)]
+        differences = [paired_difference_of_runs(a, b) for a, b in zip(values[one], values[other], strict=True)]
         rows.append([f"{other} - {one}", *(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in differences)])
     explanation = (
         "Each half of the prompts is answered at the temperature that is best for the other. 95 % intervals by a "

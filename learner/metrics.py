@@ -138,42 +138,56 @@ def probability_interval(values_P: np.ndarray) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + share)), min(1.0, (middle + half) / (1 + share))
 
 
-def paired_difference(before: Any, after: Any, *, resamples: int = 10_000, seed: int = 0) -> Difference:
-    """after - before over the same P prompts: mean, and the percentile interval of a bootstrap.
-
-    Args:
-        before, after: the values of each prompt, [P]; or of S training runs on each prompt, [S, P]. Runs that face each
-            other (the same seed) are pairs, and what is given once stands against all runs of the other.
+def paired_difference(before_P: Any, after_P: Any, *, resamples: int = 10_000, seed: int = 0) -> Difference:
+    """after - before over the same P prompts: mean, and the percentile interval of a bootstrap over prompts.
 
     Resampling prompts keeps the pairs together, so the difficulty of the prompts cancels and the interval is
-    narrower than that of two separate curves. Where there are runs, both runs and prompts are resampled (A. B. Owen,
-    arXiv 0712.1111), so that the interval speaks of training again, not of these runs only; a bootstrap of S runs shows
-    (S - 1) / S of their variance, so the runs are spread by the square root of S / (S - 1) first.
-
-    Two limits. With three runs that differ much more than the prompts' standard error, the interval is too narrow (it
-    holds the truth in 0.87 of experiments at five times as much; over prompts alone in 0.49). And a bootstrap knows
-    nothing of prompts that it did not meet: where only a handful differs at all, as near pass@k = 1, it is too narrow
-    (0.66 at 0.997), and no difference at all gives [0, 0].
+    narrower than that of two separate curves. A bootstrap knows nothing of prompts that it did not meet: where only a
+    handful differs at all, as near pass@k = 1, the interval is too narrow (at pass@k = 0.997 it holds the truth in 0.66
+    of experiments), and no difference at all gives [0, 0].
 
     Raises:
-        ValueError: naming the argument: not one finite value for each of the same 2 or more prompts, or other numbers
-            of runs.
+        ValueError: naming the argument: not one finite value for each of the same 2 or more prompts.
     """
-    before_SP, after_SP = _runs_by_prompt("before", before), _runs_by_prompt("after", after)
-    if before_SP.shape[1] != after_SP.shape[1]:
-        raise ValueError(
-            f"after has {after_SP.shape[1]} prompts, before {before_SP.shape[1]}: pairs need the same prompts"
-        )
-    if 1 not in (len(before_SP), len(after_SP)) and len(before_SP) != len(after_SP):
-        raise ValueError(f"after has {len(after_SP)} runs, before {len(before_SP)}: give as many of both, or one")
+    before_P, after_P = _one_per_prompt("before_P", before_P), _one_per_prompt("after_P", after_P)
+    if len(before_P) != len(after_P):
+        raise ValueError(f"after_P has {len(after_P)} prompts, before_P {len(before_P)}: pairs need the same prompts")
+    return _bootstrap((after_P - before_P)[None], resamples, seed)
+
+
+def paired_difference_of_runs(before_SP: Any, after_SP: Any, *, resamples: int = 10_000, seed: int = 0) -> Difference:
+    """after - before of S training runs over the same P prompts; the interval speaks of training again.
+
+    Args:
+        before_SP, after_SP: the value of each prompt in each run, [S, P]. Runs that face each other (the same seed) are
+            pairs; a single run (S = 1, as of the base model) stands against all of the other.
+
+    As `paired_difference`, but runs are resampled as well as prompts (A. B. Owen, arXiv 0712.1111). A bootstrap of S
+    runs shows (S - 1) / S of their variance, so the runs are spread by the square root of S / (S - 1) first. Where
+    three runs differ much more than the prompts' standard error, the interval is still too narrow: at five times as
+    much it holds the truth in 0.87 of experiments (over prompts alone in 0.49).
+
+    Raises:
+        ValueError: naming the argument: not [S, P] finite values of the same 2 or more prompts, or other numbers of
+            runs.
+    """
+    before_SP, after_SP = _runs_by_prompt("before_SP", before_SP), _runs_by_prompt("after_SP", after_SP)
+    (S, P), (other, prompts) = before_SP.shape, after_SP.shape
+    if P != prompts:
+        raise ValueError(f"after_SP has {prompts} prompts, before_SP {P}: pairs need the same prompts")
+    if S != other and 1 not in (S, other):
+        raise ValueError(f"after_SP has {other} runs, before_SP {S}: give as many of both, or a single one")
+    return _bootstrap(after_SP - before_SP, resamples, seed)
+
+
+def _bootstrap(difference_SP: np.ndarray, resamples: int, seed: int) -> Difference:
     if _whole("resamples", resamples) < 1:
         raise ValueError(f"resamples must be >= 1, got {resamples}")
-    difference_SP = after_SP - before_SP
     (S, P), value = difference_SP.shape, float(difference_SP.mean())
     if S > 1:
         difference_SP = difference_SP + (sqrt(S / (S - 1)) - 1) * (difference_SP.mean(axis=1, keepdims=True) - value)
     rng, means = np.random.default_rng(seed), []
-    for done in range(0, resamples, 500):  # in parts, so that the indices of all resamples never stand in memory
+    for done in range(0, resamples, 500):  # in parts, so that not all indices stand in memory
         B = min(500, resamples - done)
         prompts_BP = rng.integers(0, P, (B, P))
         runs_BS = rng.integers(0, S, (B, S)) if S > 1 else np.zeros((B, 1), dtype=int)
@@ -211,12 +225,21 @@ def _rewards(name: str, values: Any) -> np.ndarray:
     return array
 
 
+def _one_per_prompt(name: str, values: Any) -> np.ndarray:
+    array = as_numbers(name, values)
+    if array.ndim != 1 or len(array) < 2:
+        raise ValueError(f"{name} must be one value for each of at least 2 prompts, got shape {array.shape}")
+    return _finite(name, array)
+
+
 def _runs_by_prompt(name: str, values: Any) -> np.ndarray:
-    array = np.atleast_2d(as_numbers(name, values))
-    if array.ndim != 2 or len(array) < 1 or array.shape[1] < 2:
-        raise ValueError(
-            f"{name} must be one value for each of at least 2 prompts, or [runs, prompts], got shape {array.shape}"
-        )
+    array = as_numbers(name, values)
+    if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] < 2:
+        raise ValueError(f"{name} must have shape [runs, prompts] with at least 2 prompts, got {array.shape}")
+    return _finite(name, array)
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} contains NaN or infinity; leave prompts without a value out of both")
     return array

@@ -23,7 +23,7 @@ from benchmarks.objectives.experiments import (
 )
 from benchmarks.objectives.grid import BASE, chosen_rate
 from benchmarks.objectives.results import Key, Result, Results
-from learner import Difference, paired_difference
+from learner import Difference, paired_difference_of_runs
 
 TABLE_KS = (1, 4, 8, 16, 64)
 SMOOTH = 9
@@ -120,8 +120,8 @@ class _Page:
         return self.grid.contenders[name].title
 
     def base_value(self, k: int) -> np.ndarray:
-        """Value of each prompt, float64 [P]."""
-        return self.base.value(self.experiment.strategy, k)
+        """Value of each prompt, float64 [1, P]."""
+        return self.base.value(self.experiment.strategy, k)[None]
 
     def by_run(self, name: str, k: int) -> np.ndarray:
         """Value of each prompt in each seed's run, float64 [S, P]."""
@@ -157,7 +157,7 @@ class _Page:
                 continue
             cells = []
             for k in TABLE_KS:
-                cells.append(interval(paired_difference(reference(k), self.by_run(name, k))))
+                cells.append(interval(paired_difference_of_runs(reference(k), self.by_run(name, k))))
             rows.append([self.title(name), *cells])
         return markdown(rows)
 
@@ -177,7 +177,9 @@ class _Page:
                 pairs = [(before[:, both], after[:, both])]
                 pairs += [(_misled(self.finished[reference], k), _misled(runs, k)) for k in ks]
                 title = f"{self.title(name)} - {self.title(reference)}, points"
-                rows.append([title, *(interval(paired_difference(*pair), scale=100, digits=1) for pair in pairs)])
+                rows.append(
+                    [title, *(interval(paired_difference_of_runs(*pair), scale=100, digits=1) for pair in pairs)]
+                )
         explanation = (
             "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
             "Misled: where a right answer is among k, how often the verifier picks a wrong one, "
@@ -213,7 +215,7 @@ class _Page:
         curves.plot(KS, [self.base_value(k).mean() for k in KS], "k--", label="base")
         for name, style in self.styles().items():
             curves.plot(KS, [self.by_run(name, k).mean() for k in KS], label=self.title(name), **style)
-            points = [paired_difference(self.base_value(k), self.by_run(name, k)) for k in KS]
+            points = [paired_difference_of_runs(self.base_value(k), self.by_run(name, k)) for k in KS]
             differences.plot(KS, [p.value for p in points], **style)
             lows, highs = [p.low for p in points], [p.high for p in points]
             differences.fill_between(KS, lows, highs, color=style["color"], alpha=0.08)

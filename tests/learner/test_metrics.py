@@ -11,6 +11,7 @@ from learner import (
     Difference,
     default_ks,
     paired_difference,
+    paired_difference_of_runs,
     pass_at_k,
     pass_at_k_curve,
     strategy_curve,
@@ -96,14 +97,12 @@ def test_paired_difference() -> None:
     assert found.high - found.low < 0.02
     assert paired_difference(difficulty, after) == found, "the same seed gives the same interval"
     for before, after, message in (
-        ([0.1], [0.2], "before must be one value for each of at least 2 prompts"),
-        (0.5, [0.1, 0.2], "before must be one value"),
-        ([0.1, 0.2], np.zeros((1, 1, 2)), "after must be one value"),
-        (np.zeros((0, 2)), [0.1, 0.2], "before must be one value"),
-        ([0.1, 0.2], [0.1, 0.2, 0.3], "after has 3 prompts, before 2"),
-        (np.zeros((2, 4)), np.zeros((3, 4)), "after has 3 runs, before 2"),
-        ([0.1, 0.2], [0.1, np.nan], "after contains NaN"),
-        ([0.1, "x"], [0.1, 0.2], "before must be numbers"),
+        ([0.1], [0.2], "before_P must be one value for each of at least 2 prompts"),
+        (0.5, [0.1, 0.2], "before_P must be one value"),
+        ([0.1, 0.2], [[0.1, 0.2]], "after_P must be one value"),
+        ([0.1, 0.2], [0.1, 0.2, 0.3], "after_P has 3 prompts, before_P 2"),
+        ([0.1, 0.2], [0.1, np.nan], "after_P contains NaN"),
+        ([0.1, "x"], [0.1, 0.2], "before_P must be numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             paired_difference(before, after)
@@ -132,7 +131,8 @@ def test_a_difference_of_runs_is_that_of_training_again() -> None:
     def simulate(spread_of_runs: float) -> list[Difference]:
         runs, prompts = rng.normal(0, spread_of_runs, (experiments, S, 1)), rng.normal(0, 0.1, (experiments, 1, P))
         after = truth + runs + prompts + rng.normal(0, 0.1, (experiments, S, P))
-        return [paired_difference(np.zeros(P), a, resamples=400, seed=i) for i, a in enumerate(after)]
+        base = np.zeros((1, P))
+        return [paired_difference_of_runs(base, a, resamples=400, seed=i) for i, a in enumerate(after)]
 
     def coverage(found: list[Difference]) -> float:
         return float(np.mean([d.low <= truth <= d.high for d in found]))
@@ -141,9 +141,18 @@ def test_a_difference_of_runs_is_that_of_training_again() -> None:
     assert 0.94 <= coverage(alike)
     assert 0.90 <= coverage(apart) <= 0.97
     one = rng.random((1, P))
-    assert paired_difference(np.zeros(P), one) == paired_difference(np.zeros(P), one[0]), "one run is no runs"
+    assert paired_difference_of_runs(np.zeros((1, P)), one) == paired_difference(np.zeros(P), one[0])
     pairs = rng.random((S, 1)) + rng.random((S, P)) / 100
-    assert paired_difference(pairs, pairs + 0.1).low == pytest.approx(0.1), "runs with the same seed are pairs"
+    assert paired_difference_of_runs(pairs, pairs + 0.1).low == pytest.approx(0.1), "the same seed is a pair"
+    for before, other, message in (
+        (np.zeros(4), np.zeros((1, 4)), r"before_SP must have shape \[runs, prompts\]"),
+        (np.zeros((1, 4)), np.zeros((0, 4)), r"after_SP must have shape \[runs, prompts\]"),
+        (np.zeros((2, 4)), np.zeros((3, 4)), "after_SP has 3 runs, before_SP 2"),
+        (np.zeros((2, 4)), np.zeros((2, 5)), "after_SP has 5 prompts, before_SP 4"),
+        (np.zeros((2, 4)), np.full((2, 4), np.nan), "after_SP contains NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            paired_difference_of_runs(before, other)
 
 
 @pytest.mark.parametrize(
