@@ -58,6 +58,7 @@ def policy_loss(
     dual_clip: float | None = None,
     proximal_logprobs_BR: torch.Tensor | None = None,
     behaviour_cap: float | None = None,
+    weighted: bool = True,
     sequence_mean: bool = False,
 ) -> PolicyLoss:
     """PPO's clipped surrogate per token (arXiv 1707.06347, eq. 7), summed over tokens and divided by a
@@ -72,6 +73,8 @@ def policy_loss(
     w = exp(proximal - behaviour), truncated at `behaviour_cap` (truncated importance sampling).
 
     Args:
+        weighted: False where the advantages hold the ratio to the behaviour policy already: r is 1 and has the gradient
+            of the log-probability, w is 1, and the behaviour serves the figures alone.
         dual_clip: bound c > 1: where A < 0 a token's objective is at least c A (arXiv 1912.09729, eq. 8).
         sequence_mean: divide each response's sum by its length. Biased towards short right answers.
 
@@ -83,7 +86,10 @@ def policy_loss(
     mask_BR = response_mask_BR
     log_ratio_BR = _log_ratio(logprobs_BR, behaviour_logprobs_BR, mask_BR)
     advantage_B1 = advantage_B.unsqueeze(1)
-    if proximal_logprobs_BR is None:
+    if not weighted:
+        ratio_BR = _log_ratio(logprobs_BR, logprobs_BR.detach(), mask_BR).exp()
+        weight_BR = torch.ones_like(ratio_BR)
+    elif proximal_logprobs_BR is None:
         ratio_BR, weight_BR = log_ratio_BR.exp(), torch.ones_like(log_ratio_BR)
     else:
         ratio_BR = _log_ratio(logprobs_BR, proximal_logprobs_BR, mask_BR).exp()

@@ -82,15 +82,11 @@ class PolicyStep:
     def __call__(self, batch: PolicyBatch) -> losses.PolicyLoss:
         """The micro-batch's part of the step's loss, and its figures."""
         loss = self._loss
-        proximal_BR, behaviour_BR = None, batch.behaviour_BR
-        if self._exact_ratios:
-            behaviour_BR = batch.logprobs_BR.detach()
-        elif loss.ratio == "decoupled":
-            # The whole batch is one optimiser step, whichever micro-batch this is: its start is now, and r = 1.
-            proximal_BR = batch.logprobs_BR.detach()
+        # The whole batch is one optimiser step, whichever micro-batch this is: its start is now, and r = 1.
+        proximal_BR = batch.logprobs_BR.detach() if loss.ratio == "decoupled" else None
         result = losses.policy_loss(
             batch.logprobs_BR,
-            behaviour_BR,
+            batch.behaviour_BR,
             batch.advantage_B,
             batch.mask_BR,
             clip_low=loss.clip_low,
@@ -98,6 +94,7 @@ class PolicyStep:
             dual_clip=loss.dual_clip,
             proximal_logprobs_BR=proximal_BR,
             behaviour_cap=loss.behaviour_cap,
+            weighted=not self._exact_ratios,
             sequence_mean=loss.normalisation == "sequence",
             normaliser=self._normaliser,
         )

@@ -98,6 +98,21 @@ def test_kl_estimates() -> None:
         expectation("k4")
 
 
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_advantages_that_hold_the_ratio_are_not_weighed_again(advantage: float) -> None:
+    """A token three times as likely as when it was sampled: gradient of the advantage, figures of the ratio."""
+    logprob = torch.tensor([[math.log(0.6)]], requires_grad=True)
+    behaviour = torch.tensor([[math.log(0.2)]])
+    result = policy_loss(
+        *(logprob, behaviour, torch.tensor([advantage]), ONE),
+        **dict(clip_low=0.2, clip_high=0.2, dual_clip=1.5, normaliser=1.0, weighted=False),
+    )
+    result.loss.backward()
+    assert (result.loss.item(), logprob.grad.item()) == pytest.approx((-advantage, -advantage))
+    assert result.sums["ratio"].item() == pytest.approx(3.0) and result.maxima["ratio"].item() == pytest.approx(3.0)
+    assert result.sums["kl"].item() == pytest.approx(2 - math.log(3)) and result.sums["clipped"].item() == 0
+
+
 @pytest.mark.parametrize("d", [-30.0, -5.0, 5.0, 30.0])
 def test_the_kl_pulls_back_from_any_distance(d: float) -> None:
     for estimator, expected in (("k2", d), ("k3", 1 - math.exp(min(-d, 20.0)))):
