@@ -98,7 +98,7 @@ class LearnerRank:
         self._loss = loss
         self._objective = Objective(objective, schedule.k)
         self._schedule = schedule
-        self._n = n
+        self._n, self._temperature = n, temperature
         self._run_id = run_id
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -124,7 +124,12 @@ class LearnerRank:
 
         self._engine = await self._run(load)
         self._learning_step = LearningStep(
-            self._engine, self._objective, self._loss, n=self._n, schedule=self._schedule
+            self._engine,
+            self._objective,
+            self._loss,
+            n=self._n,
+            temperature=self._temperature,
+            schedule=self._schedule,
         )
 
     async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:

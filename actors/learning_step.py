@@ -6,6 +6,7 @@ where the KL stands in the reward, the responses are scored under the current we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any, Protocol
@@ -21,7 +22,6 @@ from verifiers.verdict import Status
 
 RIGHT = "<right>"  # what every correct answer votes as, however it is spelt
 MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weight
-_RESUMED = "those that waited in the checkpoint are trained on as they were sampled, so resume with"
 
 
 class LearningEngine(Protocol):
@@ -57,8 +57,8 @@ class LearningStep:
         engine: one rank's engine; all ranks make the same calls.
         objective: what to maximise.
         loss: the section `loss`.
-        n: samples of a group, as in ``rollout.n``.
-        schedule: moves ``loss.kl_coefficient`` and n.
+        n, temperature: of a group, as in ``rollout.n`` and ``rollout.temperature``.
+        schedule: moves ``loss.kl_coefficient``, n and temperature.
     """
 
     def __init__(
@@ -68,12 +68,14 @@ class LearningStep:
         loss: LossSettings,
         *,
         n: int,
+        temperature: float,
         schedule: ScheduleSettings = ScheduleSettings(),
     ) -> None:
         self._engine = engine
         self._objective = objective
         self._loss = loss
         self._n = n
+        self._temperature = temperature
         self._schedule = schedule
 
     def accumulate(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
@@ -83,13 +85,12 @@ class LearningStep:
             (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
 
         Raises:
-            ValueError: groups of another size than the step's, of unequal temperature, or grades that the objective
-                refuses.
+            ValueError: groups of another size or temperature than the step's, or grades that the objective refuses.
         """
         if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
             self._engine.refresh_reference()
-        temperature = _temperature(groups)
-        self._check_sizes(groups, step)
+        self._check_sampled_as_configured(groups, step)
+        temperature = groups[0].temperature
         graded = graded_groups(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
         experts = self._experts(groups, temperature)
@@ -140,20 +141,27 @@ class LearningStep:
         fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
         if not fresh:
             return {}
-        scores = self._engine.score(fresh, _temperature(probes))
+        scores = self._engine.score(fresh, probes[0].temperature)
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
         return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
 
-    def _check_sizes(self, groups: Seq[Group], step: int) -> None:
+    def _check_sampled_as_configured(self, groups: Seq[Group], step: int) -> None:
         """A sampler returns what it was asked for, but what waited in a checkpoint was asked for by the run of then."""
-        wanted = scheduled_integer(self._schedule.n, step, self._n)
-        sizes = {group.n for group in groups}
-        if sizes != {wanted}:
-            moved = " (moved by schedule.n)" if self._schedule.n else ""
-            raise ValueError(
-                f"rollout.n = {wanted}{moved}, but the groups of this step hold {', '.join(map(str, sorted(sizes)))} "
-                f"samples; {_RESUMED} rollout.n and schedule.n as the run had them"
-            )
+        for key, wanted, found in (
+            ("n", scheduled_integer(self._schedule.n, step, self._n), {group.n for group in groups}),
+            (
+                "temperature",
+                scheduled(self._schedule.temperature, step, self._temperature),
+                {group.temperature for group in groups},
+            ),
+        ):
+            if not all(math.isclose(value, wanted, rel_tol=1e-6) for value in found):
+                moved = f" (moved by schedule.{key})" if getattr(self._schedule, key) else ""
+                raise ValueError(
+                    f"rollout.{key} = {wanted:g}{moved}, but the groups of this step were sampled with "
+                    f"{', '.join(f'{value:g}' for value in sorted(found))}; those that waited in a checkpoint, or were "
+                    f"recorded, are trained on as they are: give rollout.{key} and schedule.{key} as that run had them"
+                )
 
     def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
@@ -188,17 +196,6 @@ def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float
     assert response_tokens is not None
     zeros = np.zeros(len(response_tokens), np.float32)
     return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
-
-
-def _temperature(groups: Seq[Group]) -> float:
-    """The one that all groups share."""
-    found = sorted({group.temperature for group in groups})
-    if len(found) != 1:
-        raise ValueError(
-            f"rollout.temperature: the groups of this step were sampled at {', '.join(f'{t:g}' for t in found)}; "
-            f"{_RESUMED} rollout.temperature and schedule.temperature as the run had them"
-        )
-    return found[0]
 
 
 def _sequences(group: Group, version: int) -> list[Sequence]:

@@ -5,7 +5,8 @@
 
 `run` samples 128 answers to each of 256 test prompts at every temperature and keeps the number of right ones by prompt
 in docs/evidence/coscaling/counts.parquet; what is there is not sampled again. Several directories of a model, as of
-runs with different seeds, are averaged. `report` writes the page: the surface pass@N(T), the best temperature for each
+runs with different seeds, are averaged, and intervals are over seeds too: give as many of each trained model, in the
+same order of seeds. `report` writes the page: the surface pass@N(T), the best temperature for each
 N, and the fit pass@N(T) = exp(a(T) N^b(T)) of arXiv 2412.15287 with its residuals (a < 0, b < 0; least squares of
 log(-log pass@N) over log N).
 """
@@ -99,11 +100,15 @@ def save(path: Path, counts: dict[Row, np.ndarray]) -> None:
 
 
 def by_cell(counts: dict[Row, np.ndarray]) -> dict[tuple[str, float], Cell]:
-    """Seeds of a model side by side; models in the order in which they were sampled."""
-    keys = dict.fromkeys((model, t) for model, _, t in counts)
+    """Seeds of a model side by side, those that all models with several seeds have; in the order of sampling."""
+    seeds: dict[tuple[str, float], list[int]] = {}
+    for model, seed, t in counts:
+        seeds.setdefault((model, t), []).append(seed)
+    several = [set(found) for found in seeds.values() if len(found) > 1]
+    common = sorted(set.intersection(*several)) if several else []
     return {
-        (model, t): Cell(SAMPLES, np.stack([right for (m, _, u), right in counts.items() if (m, u) == (model, t)]))
-        for model, t in keys
+        (model, t): Cell(SAMPLES, np.stack([counts[model, s, t] for s in (common if len(found) > 1 else found)]))
+        for (model, t), found in seeds.items()
     }
 
 
@@ -264,7 +269,10 @@ def main() -> None:
         pairs = [model.partition("=") for model in options.models]
         if not pairs or any(not path for _, _, path in pairs):
             parser.error("run needs models as NAME=DIRECTORY")
-        run(counts, {name: [Path(part) for part in path.split(",")] for name, _, path in pairs}, options.set)
+        models = {name: [Path(part) for part in path.split(",")] for name, _, path in pairs}
+        if len({len(directories) for directories in models.values()} - {1}) > 1:
+            parser.error("models with several directories need equally many, of the same seeds")
+        run(counts, models, options.set)
     elif found := load(counts):
         write_page(options.evidence, by_cell(found))
     else:

@@ -59,7 +59,7 @@ DryRun = Annotated[
 
 DEFAULT_CONFIG = Path("cluster/local.yaml")
 
-# What `bonrl sft` takes from its options: plain imitation does not read these keys, and bon_sft's are set from them.
+# What `bonrl sft` takes from its options: plain imitation would not read these keys, and bon_sft's are set from them.
 SFT_OPTIONS = {
     "objective.imitation": "--objective",
     "run.steps": "--steps",
@@ -260,7 +260,7 @@ def sft(
     """
     if objective not in ("sft", "bon_sft"):
         raise UsageError(f"--objective {objective}: choose sft or bon_sft")
-    _refuse_overrides_of_options(overrides)
+    _refuse_idle_overrides(overrides, objective)
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
     resolved = _load(config, overrides)
@@ -279,8 +279,8 @@ def sft(
     )
 
 
-def _refuse_overrides_of_options(overrides: list[str] | None) -> None:
-    """An override beside an option that says the same: one of the two would be ignored in silence."""
+def _refuse_idle_overrides(overrides: list[str] | None, objective: str) -> None:
+    """Overrides that would be ignored in silence: what an option says, and the objective of plain imitation."""
     from cluster.config import apply_override
 
     given: dict[str, Any] = {}
@@ -294,6 +294,12 @@ def _refuse_overrides_of_options(overrides: list[str] | None) -> None:
             problems.append(
                 f"override {key} = {inner[name]!r}: `bonrl sft` takes this from {option}; give that instead"
             )
+    if objective == "sft" and not problems:
+        problems += [
+            f"override of {section}: plain imitation has none; leave it out, or use --objective bon_sft"
+            for section in ("objective", "schedule")
+            if section in given
+        ]
     if problems:
         raise UsageError("\n".join(problems))
 

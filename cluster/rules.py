@@ -46,8 +46,13 @@ def _rewards(config: RunConfig) -> Iterator[str]:
             f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "
             "take; use objective.strategy = max_at_k (or mean) with objective.estimator = loo, or task.format_bonus = 0"
         )
+    if task.format_bonus and objective.imitation != "none":
+        yield (
+            f"task.format_bonus = {task.format_bonus:g} is added to rewards, which objective.imitation = "
+            f"{objective.imitation} does not read; use task.format_bonus = 0"
+        )
     votes = [t.strategy for t in terms if "correct" in STRATEGIES[t.strategy].needs]  # earn 1 or 0, whatever the reward
-    if task.format_bonus and len(votes) == len(terms):
+    if task.format_bonus and objective.imitation == "none" and len(votes) == len(terms):
         yield (
             f"task.format_bonus = {task.format_bonus:g} is added to rewards, which {votes[0]} does not read: it would "
             "train the same without; use objective.strategy = max_at_k (or mean), or task.format_bonus = 0"

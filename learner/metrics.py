@@ -13,14 +13,15 @@ from learner.strategies import STRATEGIES, as_numbers, look_up, strategy_value
 from learner.strategies.pass_at_k import pass_at_k_exact
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal
+ROUNDING = 1e-9  # how far a value may lie beyond the rewards' reach and still be on its end
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """A strategy's value with k answers over prompts: mean, its standard error, and a 95 % interval.
 
-    The interval is that of `bounded_interval`, which is the normal one, mean ± 1.96 standard errors, except where few
-    prompts carry what is missing to the least or the greatest value.
+    The interval is the normal one, mean ± 1.96 standard errors, except where few prompts carry what is missing to the
+    least or the greatest value: see `probability_interval`.
     """
 
     k: int
@@ -75,18 +76,17 @@ def strategy_curve(
 
     Default ks: 1, 2, 4 .. n, or the one that the strategy is defined for.
 
-    The standard error is over prompts (samples of one prompt are already averaged); it is NaN for a single
-    prompt. What a strategy earns lies between the least and the greatest reward of the pool, 0 and 1 included; a vote's
-    value is a probability. The interval does not leave these bounds.
+    The standard error is over prompts (samples of one prompt are already averaged); it is NaN for a single prompt. The
+    value is a probability where the rewards are 0 or 1 and where answers vote; elsewhere the least and the greatest
+    reward of the pool take the place of 0 and 1, so that the interval goes with the scale of the rewards.
 
     Raises:
         ValueError: naming the argument: rewards not [prompts, samples], a k that is no whole number of 1..n.
     """
     rewards_PN = _rewards("rewards_PN", rewards_PN)
     found, n = look_up("strategy", strategy, STRATEGIES), rewards_PN.shape[1]
-    votes = "correct" in found.needs
-    bounds = (0.0, 1.0) if votes else (min(0.0, float(rewards_PN.min())), max(1.0, float(rewards_PN.max())))
-    known = votes or bool(np.isin(rewards_PN, (0, 1)).all())
+    probability = "correct" in found.needs or bool(np.isin(rewards_PN, (0, 1)).all())
+    least, greatest = (0.0, 1.0) if probability else _reach(rewards_PN)
     if ks is None:
         ks = default_ks(n) if found.only_k is None else [found.only_k]
     points = []
@@ -94,25 +94,26 @@ def strategy_curve(
         if not 1 <= k <= n:
             raise ValueError(f"k must be in 1..n = {n}, got {k}: no unbiased estimate exists beyond n")
         values_P = strategy_value(rewards_PN, scores=scores, answers=answers, correct=correct, strategy=strategy, k=k)
-        points.append(_point(k, values_P, bounds, known))
+        points.append(_point(k, values_P, least, greatest, probability))
     return points
 
 
-def _point(k: int, values_P: np.ndarray, bounds: tuple[float, float], known: bool) -> CurvePoint:
-    """known: whether the bounds are those of the strategy, not only of what was seen."""
-    value = float(values_P.mean())
+def _reach(rewards_PN: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest reward; 0 stands for the one that is missing where all are equal."""
+    least, greatest = float(rewards_PN.min()), float(rewards_PN.max())
+    return (min(least, 0.0), max(greatest, 0.0)) if least == greatest else (least, greatest)
+
+
+def _point(k: int, values_P: np.ndarray, least: float, greatest: float, probability: bool) -> CurvePoint:
+    value, width = float(values_P.mean()), greatest - least
     if len(values_P) == 1:
-        return CurvePoint(k, value, nan, *(bounds if known else (-inf, inf)))
+        return CurvePoint(k, value, nan, *((least, greatest) if probability else (-inf, inf)))
     error = float(values_P.std(ddof=1)) / sqrt(len(values_P))
-    return CurvePoint(k, value, error, *bounded_interval(values_P, *bounds))
-
-
-def bounded_interval(values_P: np.ndarray, least: float, greatest: float) -> tuple[float, float]:
-    """A 95 % interval for the mean of P >= 2 values of [least, greatest], one of each prompt: `probability_interval`
-    of where they lie between the two."""
-    width = greatest - least
-    low, high = probability_interval((values_P - least) / width)
-    return least + width * low, least + width * high
+    share_P = (values_P - least) / width
+    if (share_P < -ROUNDING).any() or (share_P > 1 + ROUNDING).any():  # a strategy that earns sums, or pays for answers
+        return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error)
+    low, high = probability_interval(share_P.clip(0.0, 1.0))
+    return CurvePoint(k, value, error, least + width * low, least + width * high)
 
 
 def probability_interval(values_P: np.ndarray) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What each objective buys and costs: real training runs, unattended, which go on where they stopped.
 
     python -m benchmarks.objectives run EXPERIMENT       # what is not there yet: the base, tuning, every seed
-    python -m benchmarks.objectives report EXPERIMENT    # tables and plots of what is there
+    python -m benchmarks.objectives report EXPERIMENT    # tables and plots of contenders that have run
 
 Countdown and the shipped base model on the main job's stack. All contenders of an experiment get the same numbers of
 prompts, samples and steps; the learning rate of each is chosen on the validation split, by the metric that it is for,

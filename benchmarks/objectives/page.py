@@ -26,6 +26,7 @@ from benchmarks.objectives.results import Key, Result, Results
 from learner import Difference, paired_difference_of_runs
 
 TABLE_KS = (1, 4, 8, 16, 64)
+FOOLED_KS = (4, 16, 64)
 SMOOTH = 9
 SERIES = {"policy/entropy": "entropy, nat/token", "groups/unique_answer_share": "different answers / samples"}
 
@@ -70,7 +71,9 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
         parts += ["## Tuning: validation split, one run each", tuning]
     parts += ["![curves](curves.png)", "![entropy and unique answers](diagnostics.png)"]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
-    print(f"wrote {folder / 'README.md'}: {len(page.finished)} contenders")
+    left_out = [name for name in names if name not in page.finished]
+    without = f"; left out, as not all of their seeds have run: {', '.join(left_out)}" if left_out else ""
+    print(f"wrote {folder / 'README.md'}: {len(page.finished)} contenders{without}")
 
 
 def _runs(results: Results, experiment: Experiment, name: str) -> list[Result]:
@@ -130,7 +133,9 @@ class _Page:
     def intervals(self) -> int:
         """How many stand in the page's tables."""
         shown = [name for name in self.experiment.references if name in self.finished]
-        return len(TABLE_KS) * (len(self.finished) + len(shown) * (len(self.finished) - 1))
+        others = len(shown) * (len(self.finished) - 1)
+        fooled = (1 + len(FOOLED_KS)) * others if self.experiment.strategy == "best_of_k" else 0
+        return len(TABLE_KS) * (len(self.finished) + others) + fooled
 
     def rate(self, name: str) -> float:
         return chosen_rate(self.results, name, self.grid.contenders[name], self.experiment.strategy)
@@ -163,7 +168,7 @@ class _Page:
 
     def fooled_table(self) -> str:
         """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
-        ks = (4, 16, 64)
+        ks = FOOLED_KS
         rows = [["contender", "wrong answers it accepts", *(f"misled, k = {k}" for k in ks)]]
         for name, runs in {"base": [self.base], **self.finished}.items():
             accepted = np.mean([np.nanmean(run.fooled) for run in runs])
@@ -171,7 +176,7 @@ class _Page:
             rows.append([title, f"{100 * accepted:.1f} %", *(f"{100 * _misled(runs, k).mean():.1f} %" for k in ks)])
         (reference,) = self.experiment.references
         for name, runs in self.finished.items():
-            if name != reference:
+            if name != reference and reference in self.finished:
                 before, after = (np.stack([run.fooled for run in self.finished[n]]) for n in (reference, name))
                 both = ~np.isnan(before).any(axis=0) & ~np.isnan(after).any(axis=0)
                 pairs = [(before[:, both], after[:, both])]

@@ -43,11 +43,11 @@ def bon_sft_advantages(
             raise ValueError(f"{name} contains NaN or infinity; leave such a group out (a failed verifier is no score)")
     if k == 1:
         return np.zeros_like(scores_GN)
-    expert_G1 = expert_scores_G[:, None]
-    binary_G1 = np.isin(np.hstack([scores_GN, expert_G1]), (0.0, 1.0)).all(axis=1, keepdims=True)
-    rounded_GN, rounded_G1 = np.where(binary_G1, scores_GN, 0.0), np.where(binary_G1, expert_G1, 0.0)
-    closed_GN = _closed_form(rounded_GN, rounded_G1, k, p_fail_clip)
-    return np.where(binary_G1, closed_GN, _variational(scores_GN, expert_G1, k))
+    expert_G1, result_GN = expert_scores_G[:, None], np.empty_like(scores_GN, dtype=np.float64)
+    binary_G = np.isin(np.hstack([scores_GN, expert_G1]), (0.0, 1.0)).all(axis=1)
+    result_GN[binary_G] = _closed_form(scores_GN[binary_G], expert_G1[binary_G], k, p_fail_clip)
+    result_GN[~binary_G] = _variational(scores_GN[~binary_G], expert_G1[~binary_G], k)
+    return result_GN
 
 
 def _closed_form(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_clip: float) -> np.ndarray:

@@ -57,11 +57,9 @@ def make_group(
     rights = None if correct is None else _right_answers(correct, shape)
     if isinstance(correct, tuple) and len(shape) == 1 and rows and not any(isinstance(a, tuple) for a in rows[0]):
         raise ValueError(f"correct is a tuple, {correct!r}, but no answer is: give the right answer itself")
-    for row, right in zip(rows or [], rights or [], strict=False):
-        if isinstance(right, bool | np.bool_) and not any(isinstance(answer, bool | np.bool_) for answer in row):
-            raise ValueError(f"correct is {right}, but no answer is true or false: give the right answer itself")
     labels_GN = None
     if rows is not None and "answers" in strategy.needs:
+        _refuse_flags(rights or [], rows)
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
     return Group(rewards_GN, scores_GN if "scores" in strategy.needs else None, labels_GN, as_count("subsets", subsets))
 
@@ -135,6 +133,13 @@ def _right_answers(correct: Any, shape: tuple[int, ...]) -> list[Any]:
     if len(rights) != groups:
         raise ValueError(f"{wanted}, got {len(rights)}")
     return rights
+
+
+def _refuse_flags(rights: list[Any], rows: list[list[Any]]) -> None:
+    """ValueError where `correct` says whether, and the answers are of another kind: it should say what."""
+    flags = [right for right in rights if isinstance(right, bool | np.bool_)]
+    if flags and not all(answer is None or answer in (False, True) for row in rows for answer in row):
+        raise ValueError(f"correct is {flags[0]}, but the answers are not true or false: give the right answer itself")
 
 
 def _is_list(values: Any) -> bool:

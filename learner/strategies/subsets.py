@@ -77,9 +77,10 @@ def _earned(function: Earned, group: Group, subsets_MK: np.ndarray) -> np.ndarra
             answers = _subsets_of(group, groups, subsets)
             part = np.asarray(function(answers), dtype=np.float64)
             if part.shape != (len(answers.rewards_GN),):
+                name = getattr(function, "__name__", function)
                 raise ValueError(
-                    f"the strategy's function {function.__name__} returned shape {part.shape}; it must return one "
-                    f"number for each of the {len(answers.rewards_GN)} groups that it was given"
+                    f"the strategy's function {name} returned shape {part.shape}; it must return one number for each "
+                    f"of the {len(answers.rewards_GN)} groups that it was given"
                 )
             earned_GM[groups, m : m + len(subsets)] = part.reshape(-1, len(subsets))
     return earned_GM

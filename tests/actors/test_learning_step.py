@@ -58,7 +58,7 @@ REWARDS = [[1, 0, 0, 0], [1, 1, 0, 0]]
 def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: LossSettings | None = None, **more):
     engine = RecordingEngine(**more.pop("engine", {}))
     objective = Objective(settings, more.pop("k_schedule", None))
-    more = {"n": groups[0].n} | more
+    more = {"n": groups[0].n, "temperature": 1.0} | more
     figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more).accumulate(groups, step)
     assert [s.advantage for s in engine.sequences] == pytest.approx(advantages.ravel().tolist())
     return engine, figures, advantages
@@ -162,7 +162,7 @@ def test_stale_groups_with_kl_in_the_reward_follow_the_exact_gradient(n: int) ->
     settings = ObjectiveSettings(k=k, estimator="loo" if n > k else "loo1", off_policy="exact")
     loss = LossSettings(kl_coefficient=coefficient, kl_placement="reward")
     engine = TabularEngine(reference)
-    _, advantages_GN = LearningStep(engine, Objective(settings), loss, n=n).accumulate(groups, 1)
+    _, advantages_GN = LearningStep(engine, Objective(settings), loss, n=n, temperature=1.0).accumulate(groups, 1)
     assert engine.options["exact_ratios"]
     divergence = gradient(lambda ys: float(np.log(policy() / reference)[ys[0]]), 1)
     expected = gradient(best(BINARY, BINARY), k) - coefficient * divergence
@@ -175,7 +175,7 @@ def test_the_ratio_cap_holds_for_the_kl_too() -> None:
     objective = Objective(ObjectiveSettings(k=2, off_policy="exact", ratio_cap=1.5))
     loss = LossSettings(kl_coefficient=0.1, kl_placement="reward")
     engine = RecordingEngine(current=-0.1)  # far likelier now: every ratio is capped
-    _, advantages = LearningStep(engine, objective, loss, n=4).accumulate(stale, 1)
+    _, advantages = LearningStep(engine, objective, loss, n=4, temperature=1.0).accumulate(stale, 1)
     capped = dict(ratios=[[1.5] * 4])
     kl = np.array([[1.4 * len(r) for r in stale[0].response_tokens]])
     expected = group_advantages([[1, 0, 0, 0]], strategy="pass_at_k", k=2, **capped)
@@ -189,20 +189,34 @@ def test_the_reference_is_refreshed_on_time() -> None:
 
 
 def test_groups_that_another_law_sampled_are_refused_with_key_and_mend() -> None:
-    """Those that waited in a checkpoint, when the run is resumed with another n or temperature."""
-    with pytest.raises(ValueError, match=r"^rollout\.temperature: .* at 0\.5, 1; .*schedule\.temperature as the run"):
+    """Those that waited in a checkpoint, when the run is resumed with other settings: mixed, or all of them."""
+    with pytest.raises(
+        ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5, 1; .*schedule\.temperature as that"
+    ):
         run(ObjectiveSettings(k=2), [GROUPS[0], replace(GROUPS[1], temperature=0.5)])
-    with pytest.raises(ValueError, match=r"^rollout\.n = 4, .* hold 3, 4 samples; .*schedule\.n as the run"):
+    with pytest.raises(ValueError, match=r"^rollout\.temperature = 0\.7, .* with 1; "):
+        run(ObjectiveSettings(k=2), temperature=0.7)
+    with pytest.raises(ValueError, match=r"^rollout\.n = 4, .* with 3, 4; .*schedule\.n as that"):
         run(ObjectiveSettings(k=2), [GROUPS[0], graded([1, 0, 0])])
-
-
-def test_groups_that_are_all_of_another_size_are_refused_too() -> None:
-    with pytest.raises(ValueError, match=r"^rollout\.n = 8, but the groups of this step hold 4 samples"):
+    with pytest.raises(ValueError, match=r"^rollout\.n = 8, but the groups of this step were sampled with 4; "):
         run(ObjectiveSettings(k=2), n=8)
-    shrinking = ScheduleSettings(n=Schedule(shape="steps", at={10: 4}))
-    run(ObjectiveSettings(k=2), step=10, n=8, schedule=shrinking)
-    with pytest.raises(ValueError, match=r"^rollout\.n = 8 \(moved by schedule\.n\), but .* hold 4 samples"):
-        run(ObjectiveSettings(k=2), step=9, n=8, schedule=shrinking)
+    rounded = [replace(group, temperature=float(np.float32(0.7))) for group in GROUPS]
+    run(ObjectiveSettings(k=2), rounded, temperature=0.7)
+
+
+def test_the_schedules_of_n_and_temperature_say_how_a_steps_groups_were_sampled() -> None:
+    moves = ScheduleSettings(n=Schedule(shape="steps", at={10: 4}), temperature=Schedule(shape="steps", at={10: 1.0}))
+    run(ObjectiveSettings(k=2), step=10, n=8, temperature=0.5, schedule=moves)
+    with pytest.raises(ValueError, match=r"^rollout\.n = 8 \(moved by schedule\.n\), but"):
+        run(ObjectiveSettings(k=2), step=9, n=8, temperature=0.5, schedule=moves)
+    with pytest.raises(ValueError, match=r"^rollout\.temperature = 0\.5 \(moved by schedule\.temperature\), but"):
+        run(
+            ObjectiveSettings(k=2),
+            step=9,
+            n=4,
+            temperature=0.5,
+            schedule=ScheduleSettings(temperature=moves.temperature),
+        )
 
 
 @pytest.mark.parametrize(
@@ -239,22 +253,26 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
     for imitation in ("sft", "bon_sft"):
         engine = RecordingEngine(current=-0.25)
         objective = Objective(ObjectiveSettings(k=2, imitation=imitation))
-        _, advantages = LearningStep(engine, objective, LossSettings(), n=4).accumulate(groups, 0)
+        _, advantages = LearningStep(engine, objective, LossSettings(), n=4, temperature=1.0).accumulate(groups, 0)
         demonstrations = engine.sequences[8:]
         assert [s.advantage for s in demonstrations] == [1.0, 1.0] and engine.normaliser == 2.0
         assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh | s.sampled for s in demonstrations)
         assert all(s.sampled for s in engine.sequences[:8])
         assert advantages.any() == (imitation == "bon_sft")
     beyond = Objective(ObjectiveSettings(k=32, imitation="bon_sft"))  # Best-of-32 from groups of four
-    figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings(), n=4).accumulate(groups, 0)
+    figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings(), n=4, temperature=1.0).accumulate(
+        groups, 0
+    )
     assert advantages.any() and "objective/value" not in figures
     with pytest.raises(ValueError, match="without a demonstration"):
-        LearningStep(RecordingEngine(), objective, LossSettings(), n=4).accumulate(GROUPS, 0)
+        LearningStep(RecordingEngine(), objective, LossSettings(), n=4, temperature=1.0).accumulate(GROUPS, 0)
 
 
 def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
     """Stale groups cannot tell a wrong weight update from an old policy; samples that crossed an update neither."""
-    step = LearningStep(RecordingEngine(current=-1.0), Objective(ObjectiveSettings(), None), LossSettings(), n=4)
+    step = LearningStep(
+        RecordingEngine(current=-1.0), Objective(ObjectiveSettings(), None), LossSettings(), n=4, temperature=1.0
+    )
     probe = graded([1, 0, 0, 0], version=3)
     off = [np.full(len(tokens), -1.25, np.float32) for tokens in probe.response_tokens]
     probe = replace(probe, behaviour_logprobs=off)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.coscaling import by_cell, load
@@ -26,13 +27,39 @@ def evidence(repository: Path) -> Path:
 def test_a_page_is_what_the_kept_figures_say(name: str, evidence: Path, tmp_path: Path) -> None:
     experiment = EXPERIMENTS[name]
     write_page(tmp_path, name, Results(evidence / experiment.grid / "runs.parquet"), list(experiment.names))
-    assert (tmp_path / "README.md").read_text() == (evidence / name / "README.md").read_text()
+    page = (tmp_path / "README.md").read_text()
+    assert page == (evidence / name / "README.md").read_text()
+    assert f"; {len(_intervals(page))} of them stand on this page" in page
 
 
 @pytest.mark.slow
 def test_the_page_of_coscaling_is_what_the_kept_counts_say(evidence: Path, tmp_path: Path) -> None:
     write_coscaling(tmp_path, by_cell(load(evidence / "coscaling" / "counts.parquet")))
     assert (tmp_path / "README.md").read_text() == (evidence / "coscaling" / "README.md").read_text()
+
+
+def test_a_page_of_an_unfinished_grid_tells_what_it_leaves_out(evidence: Path, tmp_path: Path, capsys) -> None:
+    kept = Results(evidence / "lenient" / "runs.parquet")
+    cut = Results(tmp_path / "runs.parquet")
+    for key, result in kept.items():
+        if (key.contender, key.seed) != ("pass8", 2):  # the reference lacks a seed
+            cut.add(key, result)
+    write_page(tmp_path / "page", "lenient", cut, list(EXPERIMENTS["lenient"].names))
+    assert "3 contenders; left out, as not all of their seeds have run: pass8" in capsys.readouterr().out
+    assert "pass@8 (loo)" not in (tmp_path / "page" / "README.md").read_text()
+
+
+def test_seeds_that_only_some_models_have_are_left_out() -> None:
+    counts = {
+        (model, seed, 1.0): np.array([seed])
+        for model, seeds in (("base", 1), ("a", 3), ("b", 2))
+        for seed in range(seeds)
+    }
+    assert {model: cell.right.shape for (model, _), cell in by_cell(counts).items()} == {
+        "base": (1, 1),
+        "a": (2, 1),
+        "b": (2, 1),
+    }
 
 
 def test_every_interval_that_is_quoted_stands_on_a_page(repository: Path, evidence: Path) -> None:

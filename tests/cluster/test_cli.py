@@ -90,6 +90,7 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
             ["objective.imitation = 'bon_sft'", "--objective"],
         ),
         (["sft", "--output", "docs", "run.steps=5"], ["run.steps = 5", "--steps"]),
+        (["sft", "--output", "docs", "objective.k=4"], ["override of objective", "--objective bon_sft"]),
         (
             ["sft", "--output", "docs", "rollout={prompts_per_step: 8}"],
             ["rollout.prompts_per_step = 8", "--batch-size"],

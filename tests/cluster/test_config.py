@@ -200,6 +200,13 @@ MEAN = {"strategy": "mean", "k": 1}
             )
             for name in ("majority_at_k", "weighted_vote")
         ),
+        *(
+            (
+                {"task": {"format_bonus": 0.5}, "objective": {"imitation": name, "strategy": "majority_at_k"}},
+                ("task.format_bonus = 0.5", f"objective.imitation = {name} does not read", "task.format_bonus = 0"),
+            )
+            for name in ("sft", "bon_sft")
+        ),
         (
             {
                 "task": {"format_bonus": 0.5},

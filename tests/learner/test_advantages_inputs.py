@@ -88,6 +88,16 @@ def test_equal_answers_are_equal_whatever_holds_them(answers: Any, correct: Any)
     np.testing.assert_array_equal(group_advantages(REWARDS, answers=answers, correct=correct, **arguments), expected)
 
 
+def test_true_and_false_are_answers_too() -> None:
+    """Of a yes-or-no task, where a prompt may have no parsable answer at all."""
+    value = strategy_value(
+        np.zeros((2, 2)), answers=[[None, None], [True, False]], correct=[True, True], strategy="majority_at_k", k=1
+    )
+    np.testing.assert_array_equal(value, [0.0, 0.5])
+    assert strategy_value([0, 0, 0], answers=[1, 0, 1], correct=True, strategy="majority_at_k", k=3) == 1.0
+    assert strategy_value([0, 1], answers=["a", "b"], correct=True, strategy="pass_at_k", k=1) == 0.5, "not looked at"
+
+
 @pytest.mark.parametrize("rows", [lambda a: a, lambda a: tuple(map(tuple, a)), torch.tensor, np.array])
 def test_groups_of_answers_come_as_rows(rows: Any) -> None:
     answers, rewards = [[1, 2, 2], [3, 4, 4]], [[0, 1, 1], [1, 0, 0]]
@@ -205,12 +215,12 @@ def test_only_strategies_that_select_by_scores_see_them() -> None:
         (
             [0, 0, 0],
             {"strategy": "majority_at_k", "answers": ["a", "b", "a"], "correct": True},
-            "correct is True, but no answer is true",
+            "correct is True, but the answers are not true or false",
         ),
         (
             [[0, 0], [0, 0]],
             {"strategy": "majority_at_k", "answers": [["a", "b"], ["a", "a"]], "correct": [np.False_, "a"]},
-            "correct is False, but no answer is true",
+            "correct is False, but the answers are not true or false",
         ),
         ([1], {"k": 1, "estimator": "bon_rl_variational"}, "'bon_rl_variational' compares the samples of a group"),
         ([1e308, -1e308, 0, 1], {"strategy": "max_at_k"}, "the advantages overflowed float64: rewards reach 1e"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from math import lgamma
+from math import lgamma, sqrt
 
 import numpy as np
 import pytest
 
 from learner import (
-    Difference,
     default_ks,
     paired_difference,
     paired_difference_of_runs,
@@ -128,18 +127,16 @@ def test_a_difference_of_runs_is_that_of_training_again() -> None:
     rng = np.random.default_rng(5)
     experiments, S, P, truth = 1000, 3, 128, 0.05
 
-    def simulate(spread_of_runs: float) -> list[Difference]:
+    def coverage(spread_of_runs: float) -> float:
         runs, prompts = rng.normal(0, spread_of_runs, (experiments, S, 1)), rng.normal(0, 0.1, (experiments, 1, P))
-        after = truth + runs + prompts + rng.normal(0, 0.1, (experiments, S, P))
-        base = np.zeros((1, P))
-        return [paired_difference_of_runs(base, a, resamples=400, seed=i) for i, a in enumerate(after)]
-
-    def coverage(found: list[Difference]) -> float:
+        after, base = truth + runs + prompts + rng.normal(0, 0.1, (experiments, S, P)), np.zeros((1, P))
+        found = [paired_difference_of_runs(base, a, resamples=400, seed=i) for i, a in enumerate(after)]
         return float(np.mean([d.low <= truth <= d.high for d in found]))
 
-    alike, apart = simulate(0.0), simulate(0.01)  # apart: as much as the prompts' standard error
-    assert 0.94 <= coverage(alike)
-    assert 0.90 <= coverage(apart) <= 0.97
+    # The prompts' standard error is 0.01; over prompts alone: 0.95, 0.65 and 0.49.
+    assert coverage(0.0) >= 0.94 and coverage(0.03) >= 0.88 and 0.84 <= coverage(0.05) <= 0.90
+    apart = paired_difference_of_runs(np.zeros((1, P)), np.arange(3.0)[:, None] * np.ones(P))
+    assert (apart.low, apart.high) == pytest.approx((1 - sqrt(1.5), 1 + sqrt(1.5))), "all runs the first, or the last"
     one = rng.random((1, P))
     assert paired_difference_of_runs(np.zeros((1, P)), one) == paired_difference(np.zeros(P), one[0])
     pairs = rng.random((S, 1)) + rng.random((S, P)) / 100
@@ -184,18 +181,39 @@ def test_an_interval_never_collapses() -> None:
     assert point.low == pytest.approx(1 - pass_at_k_curve(np.zeros((64, 2)), [1])[0].high, abs=1e-12)
 
 
-def test_an_interval_does_not_depend_on_the_scale_of_the_rewards() -> None:
+@pytest.mark.parametrize(("scale", "offset"), [(1.1, 0.0), (0.5, 0.0), (2.0, -1.0), (1.0, 100.0)])
+def test_an_interval_goes_with_the_scale_of_the_rewards(scale: float, offset: float) -> None:
     """A bonus for the format makes a right answer worth 1.1: the interval is that of 0 and 1, times 1.1."""
     rng = np.random.default_rng(0)
     right = (rng.random((64, 16)) < rng.beta(3, 1, size=(64, 1))).astype(float)
     for k in (1, 4, 16):
         plain = pass_at_k_curve(right, [k])[0]
-        scaled = strategy_curve(1.1 * right, [k], strategy="max_at_k")[0]
-        assert (scaled.low, scaled.high) == pytest.approx((1.1 * plain.low, 1.1 * plain.high))
+        scaled = strategy_curve(scale * right + offset, [k], strategy="max_at_k")[0]
+        assert (scaled.low, scaled.high) == pytest.approx((scale * plain.low + offset, scale * plain.high + offset))
+    graded = strategy_curve(scale * rng.random((64, 8)) + offset, [4], strategy="max_at_k")[0]
+    assert graded.high - graded.low == pytest.approx(2 * 1.96 * graded.standard_error, rel=0.1)
+
+
+def test_equal_rewards_do_not_prove_that_all_are() -> None:
     best = strategy_curve(np.full((64, 8), 1.1), [8], strategy="max_at_k")[0]
-    assert best.low < 1.05 and best.high == pytest.approx(1.1), "64 prompts do not prove that none fails"
-    below = strategy_curve(np.full((64, 8), -1.0), [8], strategy="max_at_k")[0]
-    assert below.low == -1 and below.high > -0.95
+    assert best.low == pytest.approx(1.1 * 64 / (64 + 1.959964**2)) and best.high == pytest.approx(1.1)
+    worst = strategy_curve(np.full((64, 8), -1.0), [8], strategy="max_at_k")[0]
+    assert worst.low == -1 and worst.high > -0.95
+
+
+def test_a_strategy_that_earns_sums_or_pays_for_answers_has_the_normal_interval() -> None:
+    from learner.strategies import STRATEGIES, array_strategy
+
+    array_strategy("two_best")(lambda group, k: np.sort(group.rewards_GN)[:, -2:].sum(axis=1))
+    array_strategy("paid")(lambda group, k: group.rewards_GN.max(axis=1) - 0.5 * k)
+    try:
+        for name in ("two_best", "paid"):
+            for rewards in (np.random.default_rng(0).random((32, 4)), np.ones((8, 4))):
+                point = strategy_curve(rewards, [4], strategy=name)[0]
+                half = 1.959964 * point.standard_error
+                assert (point.low, point.high) == pytest.approx((point.value - half, point.value + half))
+    finally:
+        del STRATEGIES["two_best"], STRATEGIES["paid"]
 
 
 def test_intervals_of_continuous_rewards_cover_the_truth_near_the_greatest() -> None:
@@ -204,7 +222,7 @@ def test_intervals_of_continuous_rewards_cover_the_truth_near_the_greatest() -> 
     solved = rng.random((experiments, prompts, n)) < rng.beta(2, 3, size=(experiments, prompts, 1))
     values = strategy_value((solved * rng.random(solved.shape)).reshape(-1, n), strategy="max_at_k", k=k)
     values = values.reshape(experiments, prompts)
-    points = [_point(k, row, (0.0, 1.0), False) for row in values]
+    points = [_point(k, row, 0.0, 1.0, False) for row in values]
     assert np.mean([p.low <= values.mean() <= p.high for p in points]) > 0.92
 
 
@@ -225,6 +243,15 @@ def test_paired_intervals_are_too_narrow_where_a_handful_of_prompts_differs() ->
     """The documented limit of a bootstrap: it knows nothing of what the prompts that it did not meet would add."""
     same = paired_difference([1.0] * 64, [1.0] * 64)
     assert (same.low, same.high) == (0.0, 0.0)
+    rng, n, k, prompts, experiments = np.random.default_rng(1), 128, 64, 256, 300
+    chances = rng.beta(2, 3, size=(experiments, prompts))
+    better = chances + 0.1 * (1 - chances)
+    table = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
+    many = rng.beta(2, 3, size=1_000_000)
+    truth = ((1 - many) ** k - (0.9 * (1 - many)) ** k).mean()
+    pairs = zip(table[rng.binomial(n, chances)], table[rng.binomial(n, better)], strict=True)
+    found = [paired_difference(b, a, resamples=300, seed=i) for i, (b, a) in enumerate(pairs)]
+    assert 0.6 < np.mean([d.low <= truth <= d.high for d in found]) < 0.75
 
 
 # Success law of the prompts (Beta), samples n, k, prompts; the lowest and highest coverage that is promised. Where a
@@ -248,7 +275,7 @@ def test_intervals_cover_the_truth_at_the_extremes_too(law, n: int, k: int, prom
     chances = rng.beta(*law, size=(2000, prompts))
     table = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
     truth = 1 - np.exp(lgamma(law[1] + k) + lgamma(sum(law)) - lgamma(law[1]) - lgamma(sum(law) + k))
-    points = [_point(k, values, (0.0, 1.0), True) for values in table[rng.binomial(n, chances)]]
+    points = [_point(k, values, 0.0, 1.0, True) for values in table[rng.binomial(n, chances)]]
     assert lowest <= np.mean([p.low <= truth <= p.high for p in points]) <= highest
 
 
@@ -272,6 +299,6 @@ def test_intervals_cover_the_truth_in_2000_experiments(strategy: str) -> None:
         arguments["correct"] = ["a"] * experiments * prompts
     values = strategy_value(rewards.reshape(-1, n), strategy=strategy, k=k, **arguments).reshape(experiments, prompts)
     truth = values.mean()  # of 256,000 prompts: its own error is a 45th of an experiment's
-    points = [_point(k, row, (0.0, 1.0), True) for row in values]
+    points = [_point(k, row, 0.0, 1.0, True) for row in values]
     covered = np.mean([p.low <= truth <= p.high for p in points])
     assert 0.93 <= covered <= 0.97

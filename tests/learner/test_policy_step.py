@@ -105,3 +105,17 @@ def test_a_demonstration_is_no_sample_of_the_policy(changes: dict) -> None:
     torch.testing.assert_close(both[1], torch.tensor([0.0, -1.0, -1.0]) / divisor)
     assert sums_of_both["sampled"] == 3 and sums_of_both["tokens"] == 5
     assert sums_of_both.get("kl_reference") == sums.get("kl_reference")
+
+
+def test_advantages_that_hold_the_ratios_are_not_weighed_by_them_again() -> None:
+    """`objective.off_policy: exact` on a stale group: the gradient is -A grad log pi, the figures are the ratio's."""
+    tokens = np.array([5, 6, 7], np.int32)
+    stale = Sequence(tokens, tokens, np.full(3, -3.0, np.float32), 0.5, fresh=False)
+    (batch,) = make_micro_batches([stale], 64, 0, 1, 0)
+    logprobs = torch.full(batch.response_mask_BR.shape, -1.0, requires_grad=True)
+    result = PolicyStep(LossSettings(), [stale], 1, exact_ratios=True)(
+        policy_batch(batch, logprobs, -logprobs.detach())
+    )
+    result.loss.backward()
+    torch.testing.assert_close(logprobs.grad[0], torch.full((3,), -0.5))
+    assert result.maxima["ratio"].item() == pytest.approx(np.exp(2.0)) and result.sums["clipped"] == 0
