@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory that holds humaneval.jsonl")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over HumanEval for each side")
     parser.add_argument("--latency", type=int, default=300, help="trivial programs per level")
-    parser.add_argument("--timeouts", type=int, default=10_000, help="time-outs in a row")
+    parser.add_argument("--timeouts", type=int, default=10_000, help="time-outs in a row; 0: none")
     parser.add_argument("--limit", type=float, default=0.02, help="wall limit of a time-out, in seconds")
     parser.add_argument(
         "--as-worker",
@@ -162,7 +162,7 @@ def main() -> None:
     result = {
         "latency_ms": latency(options.latency),
         "humaneval_per_second": throughput(options.data, options.rounds),
-        "time_outs": time_outs(options.timeouts, options.limit),
+        "time_outs": time_outs(options.timeouts, options.limit) if options.timeouts else None,
     }
     print(json.dumps(result, indent=1))
 
