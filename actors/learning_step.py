@@ -6,17 +6,16 @@ where the KL stands in the reward, the responses are scored under the current we
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from actors.group import Group
 from learner.batching import Sequence
 from learner.objective import GradedGroups, Objective
-from learner.schedule import ScheduleSettings, scheduled, scheduled_integer
+from learner.schedule import ScheduleSettings, sampled_otherwise, scheduled
 from learner.settings import LossSettings
 from verifiers.verdict import Status
 
@@ -89,7 +88,8 @@ class LearningStep:
         """
         if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
             self._engine.refresh_reference()
-        self._check_sampled_as_configured(groups, step)
+        self._refuse_sampled_otherwise("n", self._n, groups, step)
+        self._refuse_sampled_otherwise("temperature", self._temperature, groups, step)
         temperature = groups[0].temperature
         graded = graded_groups(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
@@ -141,27 +141,16 @@ class LearningStep:
         fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
         if not fresh:
             return {}
+        self._refuse_sampled_otherwise("temperature", self._temperature, probes, step)
         scores = self._engine.score(fresh, probes[0].temperature)
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
         return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
 
-    def _check_sampled_as_configured(self, groups: Seq[Group], step: int) -> None:
-        """A sampler returns what it was asked for, but what waited in a checkpoint was asked for by the run of then."""
-        for key, wanted, found in (
-            ("n", scheduled_integer(self._schedule.n, step, self._n), {group.n for group in groups}),
-            (
-                "temperature",
-                scheduled(self._schedule.temperature, step, self._temperature),
-                {group.temperature for group in groups},
-            ),
-        ):
-            if not all(math.isclose(value, wanted, rel_tol=1e-6) for value in found):
-                moved = f" (moved by schedule.{key})" if getattr(self._schedule, key) else ""
-                raise ValueError(
-                    f"rollout.{key} = {wanted:g}{moved}, but the groups of this step were sampled with "
-                    f"{', '.join(f'{value:g}' for value in sorted(found))}; those that waited in a checkpoint, or were "
-                    f"recorded, are trained on as they are: give rollout.{key} and schedule.{key} as that run had them"
-                )
+    def _refuse_sampled_otherwise(
+        self, key: Literal["n", "temperature"], base: float, groups: Seq[Group], step: int
+    ) -> None:
+        if problem := sampled_otherwise(key, self._schedule, step, base, [getattr(group, key) for group in groups]):
+            raise ValueError(problem)
 
     def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from benchmarks.objectives.page import markdown
+from benchmarks.objectives.page import interval, markdown
 from learner import paired_difference_of_runs
 from learner.metrics import pass_at_k
 
@@ -200,8 +200,7 @@ def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
         for n in NS:
             values = {t: cell.pass_at(n) for (name, t), cell in cells.items() if name == model}
             best = max(values, key=lambda t: values[t].mean())
-            found = paired_difference_of_runs(values[1.0], values[best])
-            row.append(f"{best:g} ({found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}])")
+            row.append(f"{best:g} ({interval(paired_difference_of_runs(values[1.0], values[best]))})")
         rows.append(row)
     explanation = (
         "In brackets: the difference to temperature 1 with its 95 % interval. Chosen and measured on the same prompts, "
@@ -220,10 +219,10 @@ def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
     rows += [[model, *(f"{found.mean():.3f}" for found in values[model])] for model in models]
     for one, other in combinations(models, 2):
         differences = [paired_difference_of_runs(a, b) for a, b in zip(values[one], values[other], strict=True)]
-        rows.append([f"{other} - {one}", *(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in differences)])
+        rows.append([f"{other} - {one}", *map(interval, differences)])
     explanation = (
         "Each half of the prompts is answered at the temperature that is best for the other. 95 % intervals by a "
-        "bootstrap that resamples prompts and, where a model has several, seeds."
+        "bootstrap that resamples prompts and, where a model has several, seeds; bold: the interval does not hold 0."
     )
     return f"{markdown(rows)}\n\n{explanation}"
 

@@ -29,9 +29,10 @@ def print_dry_run(config: RunConfig) -> None:
     if problems:
         raise UsageError("\n".join(problems))
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    width = max(len(name) for name, _ in report(config, derived))
+    rows = report(config, derived)
+    width = max(len(name) for name, _ in rows)
     typer.echo("")
-    for name, value in report(config, derived):
+    for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
     for warning in [*([missing] if missing else []), *warnings_of(config)]:
         typer.echo(f"\nWARNING: {warning}", err=True)

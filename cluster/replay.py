@@ -29,7 +29,7 @@ from cluster.job import completion, summarised
 from cluster.outcome import COMPLETED, Outcome, carry_out, starting
 from cluster.processes import Processes
 from cluster.run_directory import RunDirectory
-from learner.schedule import scheduled_integer
+from learner.schedule import sampled_otherwise
 
 
 def recorded_steps(source: Path) -> int:
@@ -50,23 +50,24 @@ def check_recorded(config: RunConfig, source: Path, steps: int) -> None:
     """Compare what `source` recorded with what the configuration trains on, before anything starts.
 
     Raises:
-        UsageError: groups of another size, without the demonstrations that are to be imitated, or unreadable.
+        UsageError: groups of another size or temperature, unreadable, or without the demonstrations that are to be
+            imitated.
     """
     for step in range(steps):
         file = source / "groups" / groups_file(step + 1)
-        wanted = scheduled_integer(config.schedule.n, step, config.rollout.n)
         try:
             check_schema(pq.read_schema(file))
-            table = pq.read_table(file, columns=["finish_reason", "demonstration_tokens"])
+            table = pq.read_table(file, columns=["finish_reason", "temperature", "demonstration_tokens"])
         except (OSError, ValueError) as error:
             raise UsageError(f"--replay {source}: {file.name} cannot be read: {error}") from error
         sizes = set(pc.list_value_length(table["finish_reason"]).to_pylist()) - {0}  # a quarantined prompt has none
-        if sizes - {wanted}:
-            moved = " (moved by schedule.n)" if config.schedule.n else ""
-            raise UsageError(
-                f"rollout.n = {wanted}{moved}, but the groups in {file} hold {', '.join(map(str, sorted(sizes)))} "
-                "samples, and --replay trains on them as they are; leave rollout.n and schedule.n as that run had them"
-            )
+        temperatures = table["temperature"].to_pylist()
+        problem = sampled_otherwise("n", config.schedule, step, config.rollout.n, sizes)
+        problem = problem or sampled_otherwise(
+            "temperature", config.schedule, step, config.rollout.temperature, temperatures
+        )
+        if problem:
+            raise UsageError(f"--replay {source}: {problem}")
         if config.objective.imitation != "none" and table["demonstration_tokens"].null_count:
             raise UsageError(
                 f"objective.imitation = {config.objective.imitation}, but groups in {file} hold no demonstration; "

@@ -73,8 +73,8 @@ def policy_loss(
     w = exp(proximal - behaviour), truncated at `behaviour_cap` (truncated importance sampling).
 
     Args:
-        weighted: False where the advantages hold the ratio to the behaviour policy already: r is 1 and has the gradient
-            of the log-probability, w is 1, and the behaviour serves the figures alone.
+        weighted: False where the advantages hold the ratio of proximal to behaviour policy already: w is 1, and the
+            behaviour serves the figures alone.
         dual_clip: bound c > 1: where A < 0 a token's objective is at least c A (arXiv 1912.09729, eq. 8).
         sequence_mean: divide each response's sum by its length. Biased towards short right answers.
 
@@ -86,16 +86,12 @@ def policy_loss(
     mask_BR = response_mask_BR
     log_ratio_BR = _log_ratio(logprobs_BR, behaviour_logprobs_BR, mask_BR)
     advantage_B1 = advantage_B.unsqueeze(1)
-    if not weighted:
-        ratio_BR = _log_ratio(logprobs_BR, logprobs_BR.detach(), mask_BR).exp()
-        weight_BR = torch.ones_like(ratio_BR)
-    elif proximal_logprobs_BR is None:
-        ratio_BR, weight_BR = log_ratio_BR.exp(), torch.ones_like(log_ratio_BR)
-    else:
+    ratio_BR, weight_BR = log_ratio_BR.exp(), torch.ones_like(log_ratio_BR)
+    if proximal_logprobs_BR is not None:
         ratio_BR = _log_ratio(logprobs_BR, proximal_logprobs_BR, mask_BR).exp()
-        weight_BR = _log_ratio(proximal_logprobs_BR, behaviour_logprobs_BR, mask_BR).exp().detach()
-        if behaviour_cap is not None:
-            weight_BR = weight_BR.clamp(max=behaviour_cap)
+        if weighted:
+            weight_BR = _log_ratio(proximal_logprobs_BR, behaviour_logprobs_BR, mask_BR).exp().detach()
+            weight_BR = weight_BR if behaviour_cap is None else weight_BR.clamp(max=behaviour_cap)
     free_BR = ratio_BR * advantage_B1
     bounded_BR = torch.minimum(free_BR, ratio_BR.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage_B1)
     if dual_clip is not None:

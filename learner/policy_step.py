@@ -83,7 +83,7 @@ class PolicyStep:
         """The micro-batch's part of the step's loss, and its figures."""
         loss = self._loss
         # The whole batch is one optimiser step, whichever micro-batch this is: its start is now, and r = 1.
-        proximal_BR = batch.logprobs_BR.detach() if loss.ratio == "decoupled" else None
+        from_its_start = self._exact_ratios or loss.ratio == "decoupled"
         result = losses.policy_loss(
             batch.logprobs_BR,
             batch.behaviour_BR,
@@ -92,7 +92,7 @@ class PolicyStep:
             clip_low=loss.clip_low,
             clip_high=loss.clip_high,
             dual_clip=loss.dual_clip,
-            proximal_logprobs_BR=proximal_BR,
+            proximal_logprobs_BR=batch.logprobs_BR.detach() if from_its_start else None,
             behaviour_cap=loss.behaviour_cap,
             weighted=not self._exact_ratios,
             sequence_mean=loss.normalisation == "sequence",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -91,3 +92,23 @@ def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
     if step + 1 >= warmup_steps:
         return peak
     return peak * (step + 1) / warmup_steps
+
+
+def sampled_otherwise(
+    key: Literal["n", "temperature"], schedule: ScheduleSettings, step: int, base: float, found: Iterable[float]
+) -> str | None:
+    """What is wrong where `found`, the n or temperature of a step's groups, is not what ``rollout.<key>`` asks for.
+
+    Samplers return what they were asked for; what was recorded, or waited in a checkpoint, was asked for by that run.
+    """
+    moves, others = getattr(schedule, key), sorted(set(found))
+    wanted = scheduled(moves, step, base)
+    wanted = round(wanted) if key == "n" else wanted
+    if all(math.isclose(value, wanted, rel_tol=1e-6) for value in others):  # groups hold temperatures as float32
+        return None
+    moved, shown = f" (moved by schedule.{key})" if moves else "", ", ".join(f"{value:g}" for value in others)
+    return (
+        f"rollout.{key} = {wanted:g}{moved}, but the groups of step {step + 1} were sampled with {shown}; recorded "
+        f"groups, and those that wait in a checkpoint, are trained on as they are: give rollout.{key} and "
+        f"schedule.{key} as that run had them"
+    )

@@ -26,8 +26,7 @@ from benchmarks.objectives.results import Key, Result, Results
 from learner import Difference, paired_difference_of_runs
 
 TABLE_KS = (1, 4, 8, 16, 64)
-FOOLED_KS = (4, 16, 64)
-SMOOTH = 9
+SMOOTH, LAST = 9, 10
 SERIES = {"policy/entropy": "entropy, nat/token", "groups/unique_answer_share": "different answers / samples"}
 
 
@@ -57,16 +56,17 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
         page.values_table(),
     ]
     parts += ["## Difference to the base model", page.difference_table(page.base_value, exclude=None)]
-    parts += [
-        "Bold: the interval does not hold 0. Intervals are over prompts and seeds; "
-        f"{page.intervals()} of them stand on this page, not corrected for their number."
-    ]
     for reference in experiment.references:
         if reference in page.finished:
             table = page.difference_table(partial(page.by_run, reference), exclude=reference)
             parts += [f"## Difference to {page.title(reference)}", table]
     if experiment.strategy == "best_of_k":
         parts += ["## Answers that fool the verifier", page.fooled_table()]
+    parts += [
+        "Bold: the interval does not hold 0. Intervals are over prompts and seeds; "
+        f"{sum(part.count(' [') for part in parts)} of them stand on this page, not corrected for their number."
+    ]
+    parts += ["## Diversity", page.diversity_table()]
     if tuning := page.tuning_table():
         parts += ["## Tuning: validation split, one run each", tuning]
     parts += ["![curves](curves.png)", "![entropy and unique answers](diagnostics.png)"]
@@ -130,13 +130,6 @@ class _Page:
         """Value of each prompt in each seed's run, float64 [S, P]."""
         return np.stack([run.value(self.experiment.strategy, k) for run in self.finished[name]])
 
-    def intervals(self) -> int:
-        """How many stand in the page's tables."""
-        shown = [name for name in self.experiment.references if name in self.finished]
-        others = len(shown) * (len(self.finished) - 1)
-        fooled = (1 + len(FOOLED_KS)) * others if self.experiment.strategy == "best_of_k" else 0
-        return len(TABLE_KS) * (len(self.finished) + others) + fooled
-
     def rate(self, name: str) -> float:
         return chosen_rate(self.results, name, self.grid.contenders[name], self.experiment.strategy)
 
@@ -168,7 +161,7 @@ class _Page:
 
     def fooled_table(self) -> str:
         """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
-        ks = FOOLED_KS
+        ks = (4, 16, 64)
         rows = [["contender", "wrong answers it accepts", *(f"misled, k = {k}" for k in ks)]]
         for name, runs in {"base": [self.base], **self.finished}.items():
             accepted = np.mean([np.nanmean(run.fooled) for run in runs])
@@ -191,6 +184,14 @@ class _Page:
             "1 - Best-of-k / pass@k."
         )
         return f"{markdown(rows)}\n\n{explanation}"
+
+    def diversity_table(self) -> str:
+        """Entropy and unique answers at the first step and at the end, means over seeds."""
+        rows = [["contender", *(f"{label}: first step, last {LAST}" for label in SERIES.values())]]
+        for name, runs in self.finished.items():
+            ends = ((_mean(runs, m, slice(0, 1)), _mean(runs, m, slice(-LAST, None))) for m in SERIES)
+            rows.append([self.title(name), *(f"{first:.2f}, {last:.2f}" for first, last in ends)])
+        return markdown(rows)
 
     def tuning_table(self) -> str:
         """Every run of the tuning: what another learning rate, or an equal one, would have given."""
@@ -257,6 +258,11 @@ class _Page:
             name: {"color": f"C{i % 10}", "linestyle": lines[i // 10 % len(lines)]}
             for i, name in enumerate(self.finished)
         }
+
+
+def _mean(runs: list[Result], metric: str, steps: slice) -> float:
+    """Of a metric of the training, over these steps and all seeds."""
+    return float(np.mean([run.series[metric][steps].mean() for run in runs]))
 
 
 def _misled(runs: list[Result], k: int) -> np.ndarray:

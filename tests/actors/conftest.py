@@ -58,8 +58,7 @@ def make_model() -> Callable[[str, Path], torch.nn.Module]:
 def reference_logprobs() -> Callable[..., np.ndarray]:
     """Log-probabilities float64 [R] that a transformers model gives the tokens of a response.
 
-    In float64 throughout: float32 is off by up to 1e-4 nats a token on these models (the worst of 300,000), vLLM's
-    as much as that of transformers, and the sum of both is what a test would have to allow.
+    In float64 throughout: in float32 transformers would be as far off as vLLM, and a test would have to allow both.
     """
 
     def score(model: torch.nn.Module, prompt: list[int], response: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -198,7 +198,7 @@ def test_groups_that_another_law_sampled_are_refused_with_key_and_mend() -> None
         run(ObjectiveSettings(k=2), temperature=0.7)
     with pytest.raises(ValueError, match=r"^rollout\.n = 4, .* with 3, 4; .*schedule\.n as that"):
         run(ObjectiveSettings(k=2), [GROUPS[0], graded([1, 0, 0])])
-    with pytest.raises(ValueError, match=r"^rollout\.n = 8, but the groups of this step were sampled with 4; "):
+    with pytest.raises(ValueError, match=r"^rollout\.n = 8, but the groups of step 1 were sampled with 4; "):
         run(ObjectiveSettings(k=2), n=8)
     rounded = [replace(group, temperature=float(np.float32(0.7))) for group in GROUPS]
     run(ObjectiveSettings(k=2), rounded, temperature=0.7)
@@ -278,5 +278,7 @@ def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
     probe = replace(probe, behaviour_logprobs=off)
     assert step.agreement([probe], 3) == pytest.approx({"learn/logprob_gap_mean": 0.25, "learn/logprob_gap_max": 0.25})
     assert step.agreement([probe], 4) == {}
+    with pytest.raises(ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5;"):
+        step.agreement([replace(probe, temperature=0.5)], 3)
     crossed = replace(probe, token_versions=[np.append(v[:-1], np.int32(4)) for v in probe.token_versions])
     assert step.agreement([crossed], 3) == step.agreement([crossed], 4) == {}

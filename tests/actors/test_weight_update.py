@@ -30,8 +30,7 @@ KINDS = {
 }
 PROMPT = [0, 7, 21, 33, 5]
 TOLERANCE = 3e-4
-"""Nats, of a token and of a whole sequence. vLLM's float32 noise was 1e-4 at the worst of 300,000 tokens, half of them
-after an update in the middle of their sequence; a stale tensor shows a hundred times the tolerance."""
+"""Nats, of a token and of a whole sequence. A stale tensor shows a hundred times as much, as is asserted below."""
 INITIAL: dict[int, dict[str, torch.Tensor]] = {}  # by id of the model: its parameters before any perturbation
 versions = itertools.count(1)
 

@@ -106,6 +106,7 @@ def test_advantages_that_hold_the_ratio_are_not_weighed_again(advantage: float) 
     result = policy_loss(
         *(logprob, behaviour, torch.tensor([advantage]), ONE),
         **dict(clip_low=0.2, clip_high=0.2, dual_clip=1.5, normaliser=1.0, weighted=False),
+        proximal_logprobs_BR=logprob.detach(),
     )
     result.loss.backward()
     assert (result.loss.item(), logprob.grad.item()) == pytest.approx((-advantage, -advantage))
