@@ -14,7 +14,12 @@ _LONGEST = 700  # characters of a cause of death
 
 
 class ActorFailure(RuntimeError):
-    """An actor raised, or the run cannot go on; the message names it and says what was waited for."""
+    """An actor raised, or the run cannot go on; the message names it and says what was waited for.
+
+    log: where the actor's logs are and how they end, for the last message of a run: whole lines, each after a newline.
+    """
+
+    log: str = ""
 
 
 class ActorLost(ActorFailure):

@@ -75,15 +75,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class Incident:
-    """One loss: of what, why, and after how many seconds it served again (None: it has not yet)."""
+    """One loss: of what, why, after how many seconds it served again (None: it has not yet), and how its log ends."""
 
     unit: str
     reason: str
     recovered_s: float | None = None
+    log: str = ""
 
     def __str__(self) -> str:
         again = "" if self.recovered_s is None else f"; it serves again after {self.recovered_s:.1f} s"
-        return f"{self.unit} was lost: {self.reason}{again}"
+        where = self.log.strip().partition("\n")[0].partition(", which ends")[0] if not again else ""
+        return f"{self.unit} was lost: {self.reason}{again}" + (f" ({where})" if where else "")
 
 
 class Changes:
@@ -285,9 +287,10 @@ class Supervisor:
 
     async def _replace(self, unit: Unit, reason: str | None) -> None:
         """Bring `unit` (back) into service. `reason` is None for one that joins for the first time."""
-        lost_at = time.monotonic()
+        lost_at, log = time.monotonic(), ""
         if reason is not None:
-            self._note(Incident(unit.name, reason))
+            log = await self._log_of(unit, reason)
+            self._note(Incident(unit.name, reason, log=log))
             if lost_at - unit.served_since > _STEADY_SECONDS:
                 unit.failures = 0
         waits = reason is None
@@ -295,15 +298,15 @@ class Supervisor:
             await self._end(unit)
             waits = waits or unit.spare()
             if reason is not None:
-                self._count_restart(unit, reason, counts=not waits)
+                self._count_restart(unit, reason, log, counts=not waits)
                 await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
             try:
                 await (self._join(unit) if waits else self._bring_up(unit))
                 break
             except ActorFailure as failure:
-                reason = str(failure)
+                reason, log = str(failure), failure.log
                 unit.failures += 1
-                self._note(Incident(unit.name, reason))
+                self._note(Incident(unit.name, reason, log=log))
         if reason is not None:
             unit.failures += 1
             self._note(Incident(unit.name, reason, time.monotonic() - lost_at))
@@ -325,9 +328,17 @@ class Supervisor:
         except (TimeoutError, RayError):
             return False  # a cluster that cannot say is asked again
 
-    def _count_restart(self, unit: Unit, reason: str, *, counts: bool) -> None:
+    async def _log_of(self, unit: Unit, reason: str) -> str:
+        """How the logs of the members that `reason` names end; of the first where it names none."""
+        known = [member for member in unit.members if member.vital is not None]
+        named = [member for member in known if member.name in reason] or known
+        return await self._watches.log_of(named[0].vital) if named and named[0].vital is not None else ""
+
+    def _count_restart(self, unit: Unit, reason: str, log: str, *, counts: bool) -> None:
         if counts and len(self._charged) >= self.settings.max_restarts:
-            raise ActorFailure(self._account(unit, reason))
+            failure = ActorFailure(self._account(unit, reason))
+            failure.log = log
+            raise failure
         self.restarts += 1
         if counts:
             self._charged.add((unit.name, unit.members[0].incarnation))
@@ -367,7 +378,11 @@ class Supervisor:
             member.incarnation += 1
             member.alarm = None
             member.handle = member.spawn(member.incarnation)
-        await self._prepare(unit)
+        try:
+            await self._prepare(unit)
+        except ActorFailure as failure:
+            failure.log = await self._log_of(unit, str(failure))
+            raise
         unit.served_since = time.monotonic()
         for member in unit.members:
             member.serving = member.present

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ import psutil
 
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
+LOG_LINES = 12  # of each log that a message about a lost actor quotes
+_LOG_BYTES = 16_384  # read from the end of a log
+_LONGEST_LINE = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,15 @@ class Beat:
     node: Ray's id of its node.
     processes: those that must live for it to serve: its own first, then an engine's.
     working: the processes after the first have work, so they must be using their processors.
+    logs: the files that receive its standard error and standard output; Ray keeps them on the actor's node.
+    host: the name of that node.
     """
 
     node: str
     processes: tuple[Process, ...]
     working: bool = False
+    logs: tuple[str, ...] = ()
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,25 @@ def beat(*others: int, working: bool = False) -> Beat:
     import ray
 
     needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
-    return Beat(ray.get_runtime_context().get_node_id(), needed, working)
+    return Beat(ray.get_runtime_context().get_node_id(), needed, working, _own_logs(), socket.gethostname())
+
+
+def _own_logs() -> tuple[str, ...]:
+    """The files behind this process's standard error and standard output, where they are files."""
+    paths = dict.fromkeys(os.readlink(f"/proc/self/fd/{number}") for number in (2, 1))
+    return tuple(path for path in paths if Path(path).is_file())
+
+
+def last_lines(path: str) -> list[str]:
+    """The last lines of a log that are not blank; none where there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …" for line in lines[-LOG_LINES:]]
 
 
 class NodeWatch:
@@ -85,6 +111,10 @@ class NodeWatch:
                 times = process.cpu_times()
                 found[process.pid] = Vitals(process.status() in _STOPPED, times.user + times.system)
         return found
+
+    async def tail(self, logs: Sequence[str]) -> dict[str, list[str]]:
+        """The last lines of log files of this node."""
+        return {path: last_lines(path) for path in logs}
 
     async def kill(self, processes: Sequence[Process]) -> None:
         """SIGKILL to the processes and their descendants, stopped ones too."""

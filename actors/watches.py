@@ -13,6 +13,7 @@ from actors.calls import ActorFailure, call
 from actors.vitals import Beat, Vitals
 
 LOOK_SECONDS = 5.0  # for a look at a process, or its end
+_TAIL_SECONDS = 2.0  # for the end of a log: a node that is gone must not hold up the replacement of its actors
 _START_SECONDS = 60.0  # for a new watch to begin; on an overloaded machine another one would begin no sooner
 
 
@@ -54,6 +55,21 @@ class Watches:
             return {}
         watch.failed_at = None
         return seen
+
+    async def log_of(self, beat: Beat) -> str:
+        """Where the logs of an actor are and how they end, in lines for a message; says so if nobody can read them."""
+        if not beat.logs:
+            return ""
+        try:
+            watch = self._watch(beat.node)
+            tails = await self._ask(watch, beat, "tail", beat.logs, to="read its log", deadline_s=_TAIL_SECONDS)
+        except ActorFailure:  # the node is gone or overloaded; the place is worth telling all the same
+            return "".join(f"\nlog: {path} on {beat.host} (that node does not answer)" for path in beat.logs)
+        lines = []
+        for path, tail in tails.items():
+            lines.append(f"log: {path} on {beat.host}" + (", which ends with" if tail else " (empty)"))
+            lines += [f"  {line}" for line in tail]
+        return "".join(f"\n{line}" for line in lines)
 
     async def end(self, beat: Beat, name: str) -> None:
         """SIGKILL to the processes of `beat`, by a new watch if the old one does not answer."""

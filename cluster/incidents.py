@@ -1,6 +1,6 @@
 """What went wrong and was mended: told on the terminal, and kept in the run directory for whoever looks later.
 
-incidents.jsonl            every loss of an actor: when, which, why, and after how many seconds it served again
+incidents.jsonl            every loss of an actor: when, which, why, how its log ended, and after how many seconds it served again
 quarantine/PURPOSE-N.json  every prompt that was given up: what it was, and each failure with it in hand (PURPOSE is
                            training, with the position N of its group, or evaluation, with the number N of the prompt)
 """
@@ -40,6 +40,7 @@ class Incidents:
                 "unit": incident.unit,
                 "reason": incident.reason,
                 "recovered_s": incident.recovered_s,
+                "log": incident.log.splitlines(),
             },
         )
 

@@ -21,7 +21,7 @@ from actors.threads import bounded
 from cluster.checkpoints import CheckpointError
 from cluster.config import RunConfig
 from cluster.departure import INTERRUPTED, LEAVE_SECONDS, Departure, Leaving
-from cluster.processes import connect, disconnect
+from cluster.processes import connect, disconnect, log_directory
 from cluster.run import AgreementError
 from cluster.run_directory import RunDirectoryError, is_full
 
@@ -80,7 +80,14 @@ def _result_of(work: Callable[[Departure], Coroutine[Any, Any, Any]], departure:
         cause = _cause(error)
         if _is_bug(cause):
             raise cause from error.__cause__
-        return Outcome(FAILED, str(cause))
+        return Outcome(FAILED, f"{cause}{_logs(cause)}")
+
+
+def _logs(cause: BaseException) -> str:
+    """Where to look further: how the log of the actor that failed ends, or the directory of all logs."""
+    if not isinstance(cause, ActorFailure):
+        return ""
+    return cause.log or (f"\nlogs of the actors, on each node: {log_directory()}" if ray.is_initialized() else "")
 
 
 def _disconnect() -> None:
@@ -100,7 +107,9 @@ async def starting(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await work
     except ActorFailure as error:
-        raise ActorFailure(f"the run could not start, nothing was trained: {error}") from error
+        failure = ActorFailure(f"the run could not start, nothing was trained: {error}")
+        failure.log = error.log
+        raise failure from error
 
 
 def _cause(error: BaseException) -> BaseException:

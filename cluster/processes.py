@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker  # no public call names the log directory
 from ray._private.state import available_resources_per_node as free_resources  # no public call tells nodes apart
 from ray.actor import ActorHandle
 
@@ -57,6 +58,12 @@ def disconnect() -> None:
     """Leave the cluster; a local one ends, and with it every actor."""
     # deadline: the caller bounds it
     ray.shutdown()
+
+
+def log_directory() -> str:
+    """Where every node of the connected cluster keeps the logs of its actors."""
+    node = worker.global_worker.node
+    return str(node.get_logs_dir_path()) if node else "in Ray's session directory"
 
 
 class Processes:

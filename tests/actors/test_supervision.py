@@ -422,3 +422,52 @@ def test_nobody_free_is_an_error_with_a_name():
 
     with pytest.raises(ActorFailure, match="no sampler was free within"):
         asyncio.run(scenario())
+
+
+def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
+    from actors.supervision import ActorFailure
+    from actors.vitals import Beat, Process
+
+    class Logged(FakeActor):
+        async def _beat(self):
+            self._check()
+            return Beat("node", (Process(1, 1),), logs=("/ray/worker-1.err",), host="node-7")
+
+    class Reader(Nobody):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tail = remote(self._tail)
+
+        async def _tail(self, logs):
+            return {logs[0]: ["Traceback", "out of memory"]}
+
+    async def scenario():
+        incidents = []
+        supervisor = make(max_restarts=0)
+        supervisor.report = incidents.append
+        supervisor._watches._spawn = lambda node: Reader()
+        unit, member = employ(supervisor, spawn=lambda incarnation: Logged())
+        await supervisor.start(unit)
+
+        async def work():
+            while member.vital is None:
+                await asyncio.sleep(0.01)
+            member.handle.dead = True
+            await asyncio.sleep(LIMIT_S)
+
+        with pytest.raises(ActorFailure) as failed:
+            await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+        assert "out of memory" in failed.value.log and "out of memory" not in str(failed.value)
+        assert str(incidents[0]).endswith("(log: /ray/worker-1.err on node-7)")
+
+        async def fails():
+            while member.vital is None:
+                await asyncio.sleep(0.01)
+            raise ActorFailure("sampler-0 failed to start")
+
+        unit.prepare = fails
+        with pytest.raises(ActorFailure) as refused:
+            await supervisor.start(unit)
+        assert "out of memory" in refused.value.log
+
+    asyncio.run(scenario())

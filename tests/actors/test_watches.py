@@ -104,3 +104,26 @@ def test_a_node_that_is_gone_is_not_waited_for_without_end(monkeypatch):
         assert killed == made[:1] and len(made) == 2
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_the_end_of_an_actors_log_is_quoted_and_a_lost_node_is_not_waited_for(monkeypatch):
+    from dataclasses import replace
+
+    async def scenario():
+        watches, made, _, beat = nodes(monkeypatch, True)
+        beat = replace(beat, logs=("/ray/worker-1.err", "/ray/worker-1.out"), host="node-7")
+        await watches.look(beat)
+
+        async def tail(logs):
+            return await made[0]._answer({logs[0]: ["Traceback", "KeyError: 1"], logs[1]: []})
+
+        made[0].tail = SimpleNamespace(remote=tail)
+        assert await watches.log_of(beat) == (
+            "\nlog: /ray/worker-1.err on node-7, which ends with\n  Traceback\n  KeyError: 1"
+            "\nlog: /ray/worker-1.out on node-7 (empty)"
+        )
+        monkeypatch.setattr("actors.watches._TAIL_SECONDS", 0.02)
+        made[0].answers = False
+        assert "/ray/worker-1.err on node-7 (that node does not answer)" in await watches.log_of(beat)
+
+    asyncio.run(scenario())
