@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import textwrap
+
+from verifiers.code_blocks import Lexer, fenced_blocks, is_python
 
 MAX_RESPONSE_CHARS = 200_000
 """Only the end of a longer response is looked at."""
@@ -11,31 +14,20 @@ MAX_RESPONSE_CHARS = 200_000
 MAX_PROGRAM_CHARS = 64_000
 """A longer program is no program: solutions of these tasks have a few thousand characters at most."""
 
-_FENCE = re.compile(r"^ {0,8}(```+|~~~+) *([A-Za-z0-9+_-]*)[^`\n]*$", re.MULTILINE)
-_PYTHON = ("python", "py", "python3")
 _CLOSER = (")", "]", "}")
-# How a line at the left margin begins if it is code and not prose.
+# How a line at the left margin begins where a program begins after prose or at the start of a text.
 _CODE = re.compile(
     r"(?:async +def|def|class) +\w|import +\w|from +[\w.]+ +import\b"
-    r"|(?:if|elif|for|while|with|except)\b.*:|(?:else|try|finally) *:"
-    r"|[@#)\]}]"
-    r"|[A-Za-z_][\w.]*(?:\[[^\]]*\])? *(?:[-+*/|&%^]?=(?!=)|: *\w+.*=)"
+    r"|(?:if|elif|for|while|with|except|match|case)\b.*:|(?:else|try|finally) *:"
+    r"|[@#)\]}]|\"\"\"|'''|(?:pass|break|continue) *$|(?:del|global|assert|raise) +\w"
+    r"|[A-Za-z_][\w.]*(?:\[[^\]]*\])? *(?:[-+*/|&%^@<>]{0,2}=(?!=)|: *\w+.*=)"
+    r"|[*(\[]? *[A-Za-z_][\w.]*(?:\[[^\]]*\])? *,[^=]*=(?!=)"
+    r"|\[? *[A-Za-z_][\w.]*(?:\[[^\]]*\])?\("
 )
-
-
-def fenced_blocks(response: str) -> list[tuple[str, str]]:
-    """The code blocks of a Markdown text as (label in lower case, content); one left open goes to the end."""
-    blocks: list[tuple[str, str]] = []
-    opened: re.Match[str] | None = None
-    for fence in _FENCE.finditer(response):
-        if opened is None:
-            opened = fence
-        elif fence.group(1).startswith(opened.group(1)) and not fence.group(2):
-            blocks.append((opened.group(2).lower(), response[opened.end() + 1 : fence.start()]))
-            opened = None
-    if opened is not None:
-        blocks.append((opened.group(2).lower(), response[opened.end() + 1 :]))
-    return [(label, textwrap.dedent(text)) for label, text in blocks]
+# Two words in a row of which neither is a keyword: a sentence.
+_WORDS = re.compile(r"(?<![\w.])(\w[\w.]*) +(?=(\w+))")
+_NO_CODE = re.compile(r"[>|]|\*\*|[-*] |.*[`$?'!](?!=)|.*(?:[^\d\W]|\))\.$|\w+:$")
+_KEYWORDS = {*keyword.kwlist, *keyword.softkwlist}
 
 
 def defines(code: str, name: str) -> bool:
@@ -50,32 +42,29 @@ def defines(code: str, name: str) -> bool:
 def _chosen_block(response: str, entry_point: str | None) -> str | None:
     """The last block that defines the entry point, else the last block; Python ones before those without a label."""
     blocks = fenced_blocks(response)
-    python = [text for label, text in blocks if label in _PYTHON]
+    python = [text for label, text in blocks if is_python(label)]
     candidates = python or [text for label, text in blocks if not label] or [text for _, text in blocks]
     defining = [text for text in candidates if entry_point and defines(text, entry_point)]
     chosen = defining or candidates
     return chosen[-1] if chosen else None
 
 
-def _lines_outside_strings(text: str) -> list[tuple[str, bool]]:
-    """Each line, and whether it begins outside of a triple-quoted string."""
-    found, quote = [], ""
-    for line in text.splitlines(keepends=True):
-        found.append((line, not quote))
-        for mark in re.findall(r'"""|\'\'\'', line):
-            quote = "" if quote == mark else quote or mark
-    return found
+def _lines(text: str) -> list[str]:
+    """With their ends. Not ``splitlines``, which also splits at characters that strings may hold."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def continuation(response: str) -> str:
     """The rest of a function's body: up to the first line at the left margin, where something new begins."""
     kept: list[str] = []
-    for number, (line, outside) in enumerate(_lines_outside_strings(response)):
+    lexer = Lexer()
+    for number, line in enumerate(_lines(response)):
         at_margin = bool(line.strip()) and not line[0].isspace() and not line.startswith(_CLOSER)
         # The first line continues the line at which the prompt ended.
-        if outside and at_margin and number > 0:
+        if at_margin and not lexer.quote and number > 0:
             break
         kept.append(line)
+        lexer.feed(line)
     return "".join(kept)
 
 
@@ -94,14 +83,27 @@ def as_body(code: str) -> str:
 def whole_program(response: str) -> str:
     """The code in a text without fences: from the first line of code up to where prose begins."""
     kept: list[str] = []
-    for line, outside in _lines_outside_strings(response):
+    lexer = Lexer()
+    for line in _lines(response):
         at_margin = bool(line.strip()) and not line[0].isspace()
-        code = not outside or not at_margin or _CODE.match(line) is not None
-        if code and (kept or at_margin):
+        if not kept:
+            code = at_margin and _CODE.match(line) is not None and not _is_prose(line)
+        else:
+            code = not at_margin or bool(lexer.quote or lexer.depth) or not _is_prose(line)
+        if code:
             kept.append(line)
+            lexer.feed(line)
         elif kept:
             break
     return "".join(kept)
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a line at the left margin, outside of strings, is a sentence, a list item or other text."""
+    bare = Lexer().feed(line).rstrip()
+    if _NO_CODE.match(bare) and bare.removesuffix(":") not in _KEYWORDS:
+        return True
+    return any(not _KEYWORDS.intersection(pair) for pair in _WORDS.findall(bare))
 
 
 def program_of(response: str, *, prompt: str = "", entry_point: str | None = None) -> str | None:

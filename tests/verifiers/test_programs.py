@@ -1,0 +1,183 @@
+"""The program in a response: fences inside strings, other fences and labels, and programs without a fence."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from verifiers.code_blocks import Lexer, fenced_blocks
+from verifiers.programs import program_of
+
+TICKS = "```"
+AREA = f'''def area(r):
+    """Example:
+    {TICKS}
+    area(1)
+    {TICKS}
+    """
+    return 3*r*r
+'''
+LABELLED = AREA.replace(f"{TICKS}\n    area", f"{TICKS}python\n    area")
+AT_MARGIN = f'''"""
+Usage:
+
+{TICKS}
+area(1)
+{TICKS}
+"""
+def area(r):
+    return 3*r*r
+'''
+STRING = f"""HELP = '''
+{TICKS}python
+no "quotes" closed
+{TICKS}
+'''
+def area(r):
+    return 3*r*r  # it's {TICKS}x{TICKS}
+"""
+PLAIN = "def area(r):\n    return 3*r*r\n"
+OLD = f"{TICKS}python\ndef area(r):\n    return 0\n{TICKS}\n"
+
+
+def indented(text: str, by: str) -> str:
+    return "".join(by + line if line.strip() else line for line in text.splitlines(keepends=True))
+
+
+@pytest.mark.parametrize(
+    "code", [AREA, LABELLED, AT_MARGIN, STRING, PLAIN], ids=["inner", "label", "margin", "str", "no"]
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "```python\n{code}```",
+        "```python\n{code}```\nIt uses `r`.\n",
+        "```Python3\n{code}```",
+        "```python3.11\n{code}```",
+        "```py title=area.py\n{code}```",
+        "``` {{.python}}\n{code}```",
+        "```\n{code}```",
+        "~~~python\n{code}~~~",
+        "~~~~\n{code}~~~~",
+        "````python\n{code}````",
+        "````markdown\n```python\n{code}```\n````\n",
+        "```markdown\n```python\n{code}```\n```\nDone.",
+        "```\n```python\n{code}```\n```\n",
+        "```python\n{code}",
+        "Here it is: ```python\n{code}```",
+        "```python\n{code}```That is all, it's easy.\n\nIt takes r.",
+        "```text\nsome ``` inside\n```\n```python\n{code}```\n```\n12\n```",
+        "{old}No, better:\n```python\n{code}```",
+        "```python\ndef area(r):\n    return 0\nWait, once more:\n```python\n{code}```",
+        '```bash\nprintf \'"""\'\n```\n```python\n{code}```',
+        'It\'s a """ here.\n```python\n{code}```',
+        "{code}",
+    ],
+)
+def test_fences(form: str, code: str) -> None:
+    program = program_of(form.format(code=code, old=OLD))
+    assert program is not None
+    space: dict[str, Any] = {}
+    exec(compile(program, "<program>", "exec"), space)
+    assert space["area"](2) == 12
+
+
+@pytest.mark.parametrize("code", [AREA, LABELLED, PLAIN])
+@pytest.mark.parametrize("by", ["   ", "        ", "\t"])
+def test_indented_fences(code: str, by: str) -> None:
+    program = program_of(f"1. So:\n\n{indented(f'{TICKS}python{chr(10)}{code}{TICKS}', by)}\n\n2. Done.")
+    assert program == code
+
+
+def test_a_line_of_a_string_keeps_its_indentation_in_an_indented_fence() -> None:
+    """What stands further left than its fence stays there, and does not move the rest."""
+    response = f"  {TICKS}python\n  x = '''\na\n    b\n'''\n  print(x)\n  {TICKS}"
+    assert program_of(response) == "x = '''\na\n  b\n'''\nprint(x)\n"
+
+
+def test_a_fence_behind_the_last_line_closes_the_block() -> None:
+    assert program_of("```python\nprint(1)```\nThat prints 1.") == "print(1)\n"
+    assert program_of("```python\nx = 1 # ```\nprint(x)\n```") == "x = 1 # ```\nprint(x)\n"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '```python\ndef area(r):\n    """no end\n    return 0\n```\n',
+        "```\nTraceback: '''\n```\n",
+        "```python\ns = '''\n```\n",
+    ],
+)
+def test_a_string_that_never_ends_hides_no_fence(broken: str) -> None:
+    blocks = fenced_blocks(broken + "so")
+    assert len(blocks) == 1 and "so" not in blocks[0][1]
+    program = program_of(f"{broken}Fixed:\n```python\n{PLAIN}```\n")
+    assert program == PLAIN
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(0.1+0.2)\n",
+        "import time\ntime.sleep(0.4)\nprint(int(input())+1)\n",
+        "a, b = map(int, input().split())\nprint(a + b)\n",
+        "a = [\n1, 2,\n3]\nmain()\n",
+        "[print(i) for i in range(3)]\n",
+        "(n, m), k = (1, 2), 3\nprint(n)\n",
+        "x: int = 3\nwhile x > 0:\n    x -= 1\nelse:\n    print('a b c')\n",
+        "import sys\n\ninput = sys.stdin.readline\n\n\ndef main(): pass\n\n\nif __name__ == '__main__': main()\n",
+        "'''About it.'''\nprint(1)\n",
+        "x = 1\nx += 1\nx //= 2\nassert x == 1, 'it is not'\ndel x\n",
+        "print('''\nNow some text at the margin.\n''')\nprint(2)\n",
+        "from math import *\nprint(pi if 1 < 2 else not e)\n",
+        "try:\n    n = int(input())\nexcept ValueError:\n    raise SystemExit\nfinally:\n    pass\nprint(n)\n",
+        "match input():\n    case 'a':\n        print(1)\nprint(2)\n",
+        "n = int(input())\nif n != 1: print('one'); exit()\nprint('many')\n",
+        "s = 'it\\'s'  # don't stop\nprint(s)\n",
+        "@decorated\nclass A: pass\nlambda x: x\nx.y[0].z = 3\nx.y()\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        "Here is the code:\n\n{}",
+        "{}\nExplanation:\n- read it\n",
+        "{}\nIt prints it. Done.",
+        "{}\nLet's see (in short).",
+        "{}\n**Note** that",
+        "Let us see, for example:\n\n{}\n> Quoted.",
+    ],
+)
+def test_a_program_without_a_fence(code: str, form: str) -> None:
+    program = program_of(form.format(code))
+    assert program is not None and program.strip() == code.strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["Answer: 42", "It is 5.", "f is linear", "The answer is print", "", "1. First", "Done."]
+)
+def test_prose_is_no_program(text: str) -> None:
+    assert program_of(text) is None
+
+
+@pytest.mark.parametrize(
+    "hostile", ['```\n"""\n', "```python\n'''\n```\n", '"""\n```\n', "x = 1\n```a\n", "~~~\n", "a b\n"]
+)
+def test_hostile_fences_are_quick(hostile: str) -> None:
+    started = time.perf_counter()
+    program_of((hostile * 200_000)[:200_000])
+    assert time.perf_counter() - started < 2.0
+
+
+def test_lexer() -> None:
+    lexer = Lexer()
+    assert lexer.feed("f(a, ['it', # [\n") == 'f(a, ["", \n'
+    assert (lexer.quote, lexer.depth) == ("", 2)
+    assert lexer.feed("r'''a \\''' \" ''' + x]") == 'r"" + x]'
+    assert (lexer.quote, lexer.depth) == ("", 1)
+    assert lexer.feed("it's ) here") == "it'"
+    assert lexer.feed('x = """ )') == 'x = ""'
+    assert (lexer.quote, lexer.depth) == ('"""', 1)
