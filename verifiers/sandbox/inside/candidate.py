@@ -6,12 +6,11 @@ protected from the program: it may overwrite all of it and still only choose wha
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
-import types
 from typing import Any
 
-from . import codec, frames
+from . import codec, frames, script
 
 CHANNEL = 3
 REQUEST_LIMIT = 256 << 20
@@ -27,9 +26,7 @@ class Program:
     """A loaded program, and the objects of it that the judge holds handles to."""
 
     def __init__(self, name: str) -> None:
-        self.module = types.ModuleType(name)
-        # Where dataclasses, pickle and typing look a class's module up.
-        sys.modules[name] = self.module
+        self.module = script.module(name)
         self.held: list[Any] = []
 
     def handle(self, value: Any) -> dict[str, Any]:
@@ -97,16 +94,22 @@ def _send(program: Program, number: Any, value: Any) -> None:
     frames.write_frame(CHANNEL, reply)
 
 
-def load(text: str, name: str) -> tuple[Program | None, dict[str, Any]]:
-    """Compile and run the program's text; returns it with the report for the judge."""
+def load(text: str, stdio: bool) -> tuple[Program | None, dict[str, Any]]:
+    """Compile and run the program's text; returns it, unless it has ended, with the report for the judge."""
     try:
-        code = compile(text, f"<{NAME}>", "exec", dont_inherit=True)
+        code = script.compiled(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return None, {"loaded": "syntax", "raised": describe(error)}
-    program = Program(name)
     try:
+        if stdio:
+            status = script.run(code)
+            return None, {"loaded": "yes"} if status == 0 else {"loaded": "ended", "status": status}
+        program = Program(NAME)
         exec(code, vars(program.module))
-    except BaseException as error:  # noqa: BLE001  (SystemExit too: it ended before it could be called)
+    except SystemExit as leaving:
+        ended = {"loaded": "ended", "status": script.exit_status(leaving), "raised": describe(leaving)}
+        return None, ended if stdio else {"loaded": "raised", "raised": describe(leaving)}
+    except BaseException as error:  # noqa: BLE001  (an exception of any kind is the program's)
         return None, {"loaded": "raised", "raised": describe(error)}
     return program, {"loaded": "yes"}
 
@@ -117,11 +120,12 @@ def run(stdio: bool) -> None:
     text = frames.read_frame(CHANNEL, REQUEST_LIMIT)
     if text is None:
         return
-    program, report = load(text.decode("utf-8", "surrogatepass"), "__main__" if stdio else NAME)
+    program, report = load(text.decode("utf-8", "surrogatepass"), stdio)
     if stdio:
-        _flush(report)
+        with contextlib.suppress(OSError):
+            os.close(1)
     frames.write_frame(CHANNEL, codec.pack(report))
-    while program is not None and not stdio:
+    while program is not None:
         body = frames.read_frame(CHANNEL, REQUEST_LIMIT)
         if body is None:
             return
@@ -132,15 +136,3 @@ def run(stdio: bool) -> None:
             frames.write_frame(CHANNEL, codec.pack({"n": request["n"], "raised": describe(error)}))
         else:
             _send(program, request["n"], value)
-
-
-def _flush(report: dict[str, Any]) -> None:
-    """Bring buffered output out; leaving by ``sys.exit(0)`` is a usual end of a program that reads stdin."""
-    raised = report.get("raised", {})
-    if raised.get("type") == "SystemExit" and raised["text"] in ("", "0", "None"):
-        report["loaded"] = "yes"
-    try:
-        sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001  (the program may have put anything there)
-        report.update(loaded="raised", raised=describe(error))
-    os.close(1)

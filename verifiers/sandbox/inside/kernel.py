@@ -11,6 +11,8 @@ _libc.syscall.restype = ctypes.c_long
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 38, 36
 _SYS_CAPSET = 126
+_SYS_FSTAT = 5
+_STATUS = struct.Struct("<QQQIIIxxxxQqqq")  # device, inode, links, mode, user, group, (device), size, ...; then times
 _CLONE_NAMESPACES = {
     "user": 0x10000000,
     "mount": 0x00020000,
@@ -40,6 +42,14 @@ def prctl(option: int, value: int, what: str) -> None:
     """Set one attribute of this process; raises OSError."""
     zero = ctypes.c_ulong(0)
     check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), what)
+
+
+def status_of(descriptor: int) -> os.stat_result:
+    """``os.fstat`` by the system call of that name, without the times. Raises OSError."""
+    buffer = ctypes.create_string_buffer(256)
+    syscall(_SYS_FSTAT, "fstat", descriptor, buffer)
+    device, inode, links, mode, user, group, _, size, _, _ = _STATUS.unpack_from(buffer)
+    return os.stat_result((mode, inode, device, links, user, group, size, 0, 0, 0))
 
 
 def drop_capabilities() -> None:

@@ -7,12 +7,14 @@ import os
 import sys
 
 PRELOAD = (
-    "abc argparse array ast base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
-    "contextlib copy csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fractions functools gc "
-    "hashlib heapq hmac html inspect io itertools json keyword linecache locale logging math numbers operator os "
-    "pathlib pprint queue random re secrets select shlex signal stat statistics string struct subprocess sys tempfile "
-    "textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid "
-    "warnings weakref zlib"
+    "abc argparse array ast base64 binascii bisect builtins bz2 cProfile calendar cmath codecs collections "
+    "collections.abc colorsys concurrent.futures concurrent.futures.thread contextlib contextvars copy copyreg csv "
+    "ctypes dataclasses datetime decimal difflib dis doctest enum errno fileinput fnmatch fractions functools gc "
+    "getopt glob graphlib hashlib heapq hmac html inspect io ipaddress itertools json keyword linecache locale "
+    "logging lzma marshal math mmap numbers operator os pathlib pickle platform pprint pstats queue random re "
+    "resource sched secrets select shlex shutil signal stat statistics string struct subprocess sys tempfile textwrap "
+    "threading time timeit token tokenize traceback tracemalloc types typing unicodedata unittest unittest.mock uuid "
+    "warnings weakref zlib zoneinfo"
 ).split()
 """Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
 

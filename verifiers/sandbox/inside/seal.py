@@ -8,7 +8,7 @@ import select
 import signal
 from typing import Any
 
-from . import kernel, landlock
+from . import kernel, landlock, threads
 from . import seccomp as _seccomp
 
 
@@ -28,16 +28,16 @@ class Layers:
     ) -> None:
         self.uid = uid
         self.namespaces = namespaces
-        self._reading = seccomp == "reading"
-        self._filters = {True: b"", False: b""} if seccomp is None else _filters(self._reading)
-        self._judge_filter = b"" if seccomp is None else _seccomp.build(self._reading, threads=False, receiving=True)
+        reading = seccomp == "reading"
+        self._filter = b"" if seccomp is None else _seccomp.build(reading)
+        self._judge_filter = b"" if seccomp is None else _seccomp.build(reading, receiving=True)
         self._ruleset = _ruleset(readable) if landlock else None
 
     def apply(self, limits: dict[str, Any], parent: int, keep: int, judging: bool = False) -> None:
         """Seal this process; it may return in a grandchild (namespaces), whose parent then waits for it.
 
         Args:
-            limits: ``cpu_seconds``, ``memory_bytes``, ``file_bytes``, ``processes``.
+            limits: ``cpu_seconds``, ``memory_bytes``, ``file_bytes``, ``processes`` (its threads).
             parent: Process id of the server; when it dies, so does this process.
             keep: Descriptors below this number stay open.
             judging: It will receive descriptors over sockets (and is trusted to, as a candidate is not).
@@ -58,29 +58,21 @@ class Layers:
             kernel.enter_namespaces()
             _become_first()
             kernel.drop_capabilities()
-        _set_limits(limits, self._count(limits["processes"]))
+        parked = 0 if judging else limits["processes"] - 1
+        _set_limits(limits, parked)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, "prctl(no_new_privs)")
         if ruleset is not None:
             landlock.restrict(ruleset)
             os.close(ruleset)
-        program = self._judge_filter if judging else self._filters[limits["processes"] > 1]
+        if parked:
+            threads.park(parked)
+        if self.uid is not None or self.namespaces:
+            # The kernel counts per user, and looks at the limit only when one more is wanted: so none is started.
+            _limit(resource.RLIMIT_NPROC, 1, 1)
+        program = self._judge_filter if judging else self._filter
         if program:
             _seccomp.install(program)
-
-    def _count(self, processes: int) -> int | None:
-        """The limit on processes and threads, which the kernel counts per user, so that it needs a user of its own.
-
-        In a namespace the waiting parent counts too. A user that several servers share needs room for them all;
-        but a limit of one is exact everywhere, because the kernel looks at it only when one more is wanted.
-        """
-        if processes == 1:
-            return 1 if self.uid is not None or self.namespaces else None
-        return processes + 1 if self.namespaces else processes + 64 if self.uid is not None else None
-
-
-def _filters(reading: bool) -> dict[bool, bytes]:
-    return {threads: _seccomp.build(reading, threads) for threads in (False, True)}
 
 
 def _ruleset(readable: list[str]) -> int:
@@ -117,22 +109,26 @@ def _become_first() -> None:
     os.close(reader)
 
 
-def _set_limits(limits: dict[str, Any], processes: int | None) -> None:
+def _set_limits(limits: dict[str, Any], parked: int) -> None:
     cpu = int(-(-limits["cpu_seconds"] // 1))
+    _limit(resource.RLIMIT_CPU, cpu, cpu + 1)
+    memory = limits["memory_bytes"] + parked * (threads.STACK_BYTES + threads.GUARD_BYTES)
     fixed = {
-        resource.RLIMIT_CPU: (cpu, cpu + 1),
-        resource.RLIMIT_AS: limits["memory_bytes"],
+        resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: limits["file_bytes"],
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }
-    if processes is not None:
-        fixed[resource.RLIMIT_NPROC] = processes
     for kind, value in fixed.items():
-        soft, hard = value if isinstance(value, tuple) else (value, value)
-        ceiling = resource.getrlimit(kind)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(kind, (soft, hard))
+        _limit(kind, value, value)
+    # As deep as the memory limit lets it be. What a program asks for beyond the usual 8 MiB is there already.
+    _limit(resource.RLIMIT_STACK, memory, resource.getrlimit(resource.RLIMIT_STACK)[1])
+
+
+def _limit(kind: int, soft: int, hard: int) -> None:
+    ceiling = resource.getrlimit(kind)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)
+    resource.setrlimit(kind, (soft, hard))

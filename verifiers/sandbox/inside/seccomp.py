@@ -1,6 +1,6 @@
 """A seccomp filter that lets a running Python compute, and nothing else: an allow-list over system calls.
 
-What is not listed fails with EPERM (ENOSYS for clone3, so that the C library tries clone). The kernel offers this
+What is not listed fails with EPERM (ENOSYS for clone3, as a kernel that lacks it). The kernel offers this
 without privileges (`no_new_privs` first). x86_64 only: elsewhere ``build`` raises and the layer counts as absent.
 Every jump stays inside the few instructions of its own rule, because one wrong offset opens the whole filter;
 that it really denies is shown by the probes at each start, not assumed.
@@ -17,6 +17,7 @@ from . import kernel
 
 _SYS_SECCOMP = 317
 _SET_MODE_FILTER = 1
+_ALL_THREADS = 1
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _X32_BIT = 0x40000000
 
@@ -42,12 +43,11 @@ _LOOK = {
     **{"newfstatat": 262, "readlinkat": 267, "faccessat": 269, "statx": 332, "faccessat2": 439},
 }
 _RECVMSG = 47
-_OPEN, _OPENAT, _FCNTL, _CLONE, _PRLIMIT, _CLONE3 = 2, 257, 72, 56, 302, 435
+_OPEN, _OPENAT, _FCNTL, _PRLIMIT, _CLONE3 = 2, 257, 72, 302, 435
+_RLIMIT_STACK = 3
 _WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000  # WRONLY, RDWR, CREAT, TRUNC, APPEND, TMPFILE
 # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC. SETOWN and its kin would send signals, so they are out.
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)
-_CLONE_THREAD = 0x00010000
-_CLONE_NEW = 0x7E020080
 
 Instruction = tuple[int, int, int, int]
 
@@ -69,12 +69,11 @@ def _rule(number: int, body: list[Instruction]) -> list[Instruction]:
     return [(_EQUAL, 0, len(body), number), *body]
 
 
-def build(reading: bool, threads: bool, receiving: bool = False) -> bytes:
+def build(reading: bool, receiving: bool = False) -> bytes:
     """The filter as the kernel reads it.
 
     Args:
         reading: Files may be opened for reading (Landlock says which); else none may be opened at all.
-        threads: Threads may be started; processes never.
         receiving: Messages, with descriptors in them, may be received over sockets that are open already.
 
     Raises:
@@ -99,14 +98,13 @@ def build(reading: bool, threads: bool, receiving: bool = False) -> bytes:
     for command in _FCNTL_COMMANDS:
         commands += [(_EQUAL, 0, 1, command), _ret(_ALLOW)]
     code += _rule(_FCNTL, [*commands, _deny()])
-    # prlimit may read this process's own limits: pid 0 and no new limit.
-    own: list[Instruction] = []
-    for load in (_argument(0), _argument(2), _argument(2, high=True)):
+    # prlimit may read this process's own limits (pid 0 and no new limit), and set how far its stack may grow, which
+    # the limit on its memory bounds.
+    own: list[Instruction] = [_argument(0), (_EQUAL, 1, 0, 0), _deny()]
+    own += [_argument(1), (_EQUAL, 0, 1, _RLIMIT_STACK), _ret(_ALLOW)]
+    for load in (_argument(2), _argument(2, high=True)):
         own += [load, (_EQUAL, 1, 0, 0), _deny()]
     code += _rule(_PRLIMIT, [*own, _ret(_ALLOW)])
-    if threads:
-        thread = [(_ANY_BIT, 1, 0, _CLONE_THREAD), _deny(), (_ANY_BIT, 0, 1, _CLONE_NEW), _deny(), _ret(_ALLOW)]
-        code += _rule(_CLONE, [_argument(0), *thread])
     code += _rule(_CLONE3, [_deny(errno.ENOSYS)])
     code.append(_deny())
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
@@ -117,6 +115,8 @@ class _Program(ctypes.Structure):
 
 
 def install(program: bytes) -> None:
-    """Put this process under the filter for ever; `no_new_privs` must be set. Raises OSError."""
+    """Put this process, with all its threads, under the filter for ever; `no_new_privs` must be set. Raises OSError."""
     loaded = _Program(len(program) // 8, program)
-    kernel.syscall(_SYS_SECCOMP, "seccomp", _SET_MODE_FILTER, 0, ctypes.byref(loaded))
+    stubborn = kernel.syscall(_SYS_SECCOMP, "seccomp", _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(loaded))
+    if stubborn:
+        raise OSError(errno.EBUSY, f"seccomp: the filter does not reach thread {stubborn}")

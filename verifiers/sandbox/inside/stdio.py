@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 from typing import Any
 
+from . import frames
 from .channel import Channel, ChannelLost, report
-from .raised import Raised
+from .raised import Raised, text_of
 
 STDIN, STDOUT = 5, 6
 
@@ -16,8 +15,11 @@ STDIN, STDOUT = 5, 6
 def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
     """Feed the program its input, collect what it prints up to the limit, and compare here; status and detail."""
     try:
+        # Before the program, which starts once it is there.
+        frames.write_all(STDIN, job["input"].encode("utf-8", "surrogatepass"))
+        os.close(STDIN)
         channel.send(job["program"].encode("utf-8", "surrogatepass"))
-        printed = _talk(job["input"].encode("utf-8"), channel.reply_limit)
+        printed = _printed(channel.reply_limit)
         if printed is None:
             return "wrong", f"the program printed more than {channel.reply_limit} bytes"
         channel.calls, channel.engaged = 1, True
@@ -29,8 +31,13 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
             loaded = {"loaded": "yes"}
     except ChannelLost as error:
         return "crash", str(error)
-    if loaded.get("loaded") != "yes":
-        status = "syntax" if loaded.get("loaded") == "syntax" else "crash"
+    state = loaded.get("loaded")
+    if state == "ended":
+        status = loaded.get("status")
+        words = text_of(loaded.get("raised"), "text")
+        return "crash", f"its exit status is {status if type(status) is int else '?'}{f' ({words})' if words else ''}"
+    if state != "yes":
+        status = "syntax" if state == "syntax" else "crash"
         return status, f"the program raised {Raised(loaded.get('raised'), set()).what}"
     if _lines(printed.decode("utf-8", "replace")) != _lines(job["output"]):
         return "wrong", f"the program printed {printed[:200]!r}"
@@ -42,28 +49,13 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
-def _talk(data: bytes, limit: int) -> bytes | None:
-    """Write ``data`` to the program and read its output until both are done; None where it is too much."""
-    # By fcntl, because os.set_blocking would use ioctl, which the seal does not let through.
-    fcntl.fcntl(STDIN, fcntl.F_SETFL, os.O_WRONLY | os.O_NONBLOCK)
-    pending, total = memoryview(data), 0
+def _printed(limit: int) -> bytes | None:
+    """Read what the program prints until it is done; None where it is too much."""
     parts: list[bytes] = []
-    if not pending:
-        os.close(STDIN)
-    while True:
-        readable, writable, _ = select.select([STDOUT], [STDIN] if pending else [], [])
-        if writable:
-            try:
-                pending = pending[os.write(STDIN, pending) :]
-            except BrokenPipeError:
-                pending = pending[:0]
-            if not pending:
-                os.close(STDIN)
-        if readable:
-            part = os.read(STDOUT, 1 << 16)
-            if not part:
-                return b"".join(parts)
-            total += len(part)
-            if total > limit:
-                return None
-            parts.append(part)
+    total = 0
+    while part := os.read(STDOUT, 1 << 16):
+        total += len(part)
+        if total > limit:
+            return None
+        parts.append(part)
+    return b"".join(parts)

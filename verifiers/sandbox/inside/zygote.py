@@ -20,11 +20,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import candidate, codec, frames, judge, kernel, preload, probes, readable, seal
+from . import candidate, codec, frames, judge, kernel, preload, probes, readable, script, seal
 
 _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
 """Jobs after which a judge is replaced, so that nothing that tests leave behind adds up."""
+
+_PATIENCE = 0.05
+"""Seconds for a process whose channel is closed to end, so that it can be said how."""
 
 _GRACE = 2.0
 """Seconds that killed children are waited for before the server gives itself up."""
@@ -50,12 +53,12 @@ def main(control_fd: int) -> None:
 class Judge:
     """A running judge: its process, the socket that jobs are fed to it by, and what it was sealed with."""
 
-    def __init__(self, pid: int, feed: socket.socket, kind: tuple[Any, ...]) -> None:
+    def __init__(self, pid: int, feed: socket.socket, kind: dict[str, Any]) -> None:
         self.pid, self.feed, self.kind, self.jobs = pid, feed, kind, 0
 
     def serves(self, limits: dict[str, Any]) -> bool:
         """Whether it can take a job with these limits: sealed for them, not worn out, and alive."""
-        return self.kind == _kind_of(limits) and self.jobs < _JUDGE_JOBS and not _ended(self.pid)
+        return self.kind == _judge_limits(limits) and self.jobs < _JUDGE_JOBS and not _ended(self.pid)
 
 
 class Spare:
@@ -86,6 +89,7 @@ class Server:
         self.absent, package_directories = preload.load(config["preload"], config["paths"])
         self.layers = seal.Layers(readable=readable.paths(package_directories), **config["layers"])
         probes.PACKAGES += readable.installed(config["paths"], package_directories)
+        script.prepare()
         gc.collect()
         gc.freeze()
 
@@ -154,10 +158,9 @@ class Server:
         """Fork a judge, which serves until a job ends irregularly: then it is replaced with all its state."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # It lives on from job to job, so processor time is no limit for it; the wall limit of each job is.
-            lasting = {**limits, "cpu_seconds": 10**9}
+            lasting = _judge_limits(limits)
             channels = [self.null, self.null, self.null, theirs.fileno()]
-            self.judge = Judge(self._fork(lasting, channels, "judge", judge.serve), ours, _kind_of(limits))
+            self.judge = Judge(self._fork(lasting, channels, "judge", judge.serve), ours, lasting)
 
     def _run(self, job: dict[str, Any], client: int) -> dict[str, Any]:
         limits, stdio = job["limits"], job["stdio"]
@@ -169,16 +172,20 @@ class Server:
                 self._start_judge(limits)
             assert self.judge is not None
             if stdio:
-                stdin, stdin_end = os.pipe()
+                # A file, as judges have it: it has a size, and can be mapped. The judge writes it before the program
+                # starts, and the program can only read it.
+                written = os.memfd_create("stdin")
+                descriptors.append(written)
+                stdin = os.open(f"/proc/self/fd/{written}", os.O_RDONLY)
+                descriptors.append(stdin)
                 stdout_end, stdout = os.pipe()
-                talk = [stdin_end, stdout_end]
-                descriptors += [stdin, stdout, *talk]
+                talk = [written, stdout_end]
+                descriptors += [stdout_end, stdout]
                 running, channel = self._start_candidate(limits, stdin, stdout, stdio)
                 descriptors.append(channel)
-                os.close(stdin)
-                os.close(stdout)
-                descriptors.remove(stdin)
-                descriptors.remove(stdout)
+                for descriptor in (stdin, stdout):
+                    os.close(descriptor)
+                    descriptors.remove(descriptor)
             else:
                 running, channel = self._take_spare(limits)
                 descriptors.append(channel)
@@ -187,8 +194,10 @@ class Server:
             for descriptor in descriptors:
                 os.close(descriptor)
             descriptors.clear()
-            timed_out = self._wait(self.judge.feed.fileno(), started + limits["wall_seconds"])
-            return {**self._end(running, timed_out), "seconds": time.monotonic() - started}
+            deadline = started + limits["wall_seconds"]
+            timed_out = self._wait(self.judge.feed.fileno(), deadline)
+            ended = self._end(running, timed_out, deadline if stdio else None)
+            return {**ended, "seconds": time.monotonic() - started}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -216,8 +225,11 @@ class Server:
             raise ClientGone
         return not ready
 
-    def _end(self, running: int, timed_out: bool) -> dict[str, Any]:
-        """Kill the candidate's group and, where the job ended irregularly, the judge; say how the candidate ended."""
+    def _end(self, running: int, timed_out: bool, deadline: float | None) -> dict[str, Any]:
+        """Kill the candidate's group and, where the job ended irregularly, the judge; say how the candidate ended.
+
+        A script has until ``deadline`` for that: it may have closed its channel and go on, and then its time runs out.
+        """
         assert self.judge is not None
         # deadline: it was polled, and holds a word or is closed
         word = b"" if timed_out else self.judge.feed.recv(1)
@@ -227,7 +239,8 @@ class Server:
             self._stop_judge()
         if word == judge.CANDIDATE_ENDED:
             # Its end of the channel closed a moment before it could be waited for.
-            self._patience(running)
+            left = 0.0 if deadline is None else deadline - time.monotonic()
+            timed_out = not self._ends(running, max(_PATIENCE, left)) and deadline is not None
         # Only looked at: until it is reaped its number cannot become that of a foreign process.
         ended = os.waitid(os.P_PID, running, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         _kill(running)
@@ -245,10 +258,12 @@ class Server:
             self.judge.feed.close()
             self.judge = None
 
-    def _patience(self, child: int) -> None:
+    def _ends(self, child: int, seconds: float) -> bool:
         watched = os.pidfd_open(child)
-        select.select([watched], [], [], 0.05)
-        os.close(watched)
+        try:
+            return bool(select.select([watched], [], [], seconds)[0])
+        finally:
+            os.close(watched)
 
     def _sweep(self) -> None:
         """Kill and reap whatever is left of a job, strays included: they become children of this process."""
@@ -292,6 +307,19 @@ def _ended(pid: int) -> bool:
 def _kind_of(limits: dict[str, Any]) -> tuple[Any, ...]:
     """What a process is sealed with: one that was forked earlier fits a job only if all of it is the same."""
     return tuple(value for name, value in sorted(limits.items()) if name not in ("wall_seconds", "output_bytes"))
+
+
+def _judge_limits(limits: dict[str, Any]) -> dict[str, Any]:
+    """What a judge is sealed with: it lives on from job to job, so the wall limit of each bounds it and no other time.
+
+    It writes one file, which it is given: what a program will read from stdin.
+    """
+    return {
+        "memory_bytes": limits["memory_bytes"],
+        "cpu_seconds": 10**9,
+        "file_bytes": judge.JOB_LIMIT,
+        "processes": 1,
+    }
 
 
 def _candidate(stdio: bool) -> None:

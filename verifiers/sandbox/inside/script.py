@@ -1,0 +1,161 @@
+"""A program on stdin and stdout, run as ``python solution.py`` runs it: its surroundings, its exit and its last output.
+
+The interpreter starts without ``site``, and as a server; a candidate leaves it by ``os._exit``. So what a script finds
+when it starts is made here, and so is what Python does when it ends: its own way takes about 20 ms.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import contextlib
+import functools
+import gc
+import io
+import os
+import resource
+import site
+import sys
+import threading
+import types
+from typing import Any
+
+from . import kernel
+
+FILE = "/solution.py"
+"""What a program sees as its own file. No such file exists: its name must not tell where the sandbox lies."""
+
+_FLUSH_FAILED = 120  # exit status of Python where its standard output could not be flushed
+
+# Files that every process has open. Not every level lets a program open them by name, so their descriptors are copied.
+_STANDARD = {f"{place}/{number}": number for place in ("/dev/fd", "/proc/self/fd") for number in range(3)}
+_STANDARD |= {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, os.devnull: 2}
+
+
+def prepare() -> None:
+    """Make this interpreter one in which scripts can run. Called once, in the fork server."""
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+    sys.argv = [os.path.basename(FILE)]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    _patch_open()
+    _patch_fstat()
+    _patch_setrlimit()
+
+
+def _standard(file: Any) -> int | None:
+    """The descriptor behind the name of a standard file."""
+    return _STANDARD.get(os.fsdecode(file)) if isinstance(file, (str, bytes, os.PathLike)) else None
+
+
+def _patch_open() -> None:
+    real_open, real_os_open = io.open, os.open
+
+    @functools.wraps(real_open)
+    def opened(file: Any, *arguments: Any, **named: Any) -> Any:
+        number = _standard(file)
+        return real_open(file if number is None else os.dup(number), *arguments, **named)
+
+    @functools.wraps(real_os_open)
+    def os_opened(path: Any, *arguments: Any, **named: Any) -> int:
+        number = _standard(path)
+        return real_os_open(path, *arguments, **named) if number is None else os.dup(number)
+
+    builtins.open = io.open = opened  # type: ignore[assignment]
+    os.open = os_opened
+
+
+def _patch_fstat() -> None:
+    real = os.fstat
+
+    @functools.wraps(real)
+    def fstat(fd: int) -> os.stat_result:
+        try:
+            return real(fd)
+        except PermissionError:
+            # The C library asks by a call that could also look at files by name. Many programs read stdin at one go,
+            # with the size that this says.
+            return kernel.status_of(fd)
+
+    os.fstat = fstat
+
+
+def _patch_setrlimit() -> None:
+    real = resource.setrlimit
+
+    @functools.wraps(real)
+    def setrlimit(kind: int, limits: tuple[int, int], /) -> None:
+        try:
+            real(kind, limits)
+        except ValueError:
+            # A program that wants a deeper stack than the machine grants has the deepest one already.
+            if kind != resource.RLIMIT_STACK:
+                raise
+
+    resource.setrlimit = setrlimit
+
+
+def module(name: str) -> types.ModuleType:
+    """An empty module for a program's text, under ``name`` in ``sys.modules``: dataclasses, pickle look there."""
+    made = types.ModuleType(name)
+    made.__dict__.update(__builtins__=builtins, __file__=FILE, __cached__=None)
+    sys.modules[name] = made
+    return made
+
+
+def compiled(text: str) -> types.CodeType:
+    """The program as code. Raises what ``compile`` raises for text that is no program."""
+    return compile(text.removeprefix("\ufeff"), FILE, "exec", dont_inherit=True)
+
+
+def run(code: types.CodeType) -> int:
+    """Run a script to the end of its interpreter; returns its exit status, or raises what it did not handle."""
+    status = 0
+    try:
+        exec(code, vars(module("__main__")))
+    except SystemExit as leaving:
+        status = exit_status(leaving)
+        if status:
+            raise
+    return status or finish()
+
+
+def exit_status(leaving: SystemExit) -> int:
+    """The exit status that Python has for the argument of ``sys.exit``: text goes to stderr and means 1."""
+    value = leaving.code
+    if isinstance(value, int):
+        return int(value) & 0xFF
+    return 0 if value is None else 1
+
+
+def finish() -> int:
+    """What Python does at its end, in its order: threads, exit handlers, output, objects; returns the exit status."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    flushed = _flush()
+    sys.modules.pop("__main__", None)
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # type: ignore[assignment]
+    # The program's objects only: those of the server are frozen. Finalisers may print, files flush their buffers.
+    gc.collect()
+    for held in gc.get_objects():
+        # Something that is not the program's refers to it still, such as a function that it put into `builtins`.
+        if type(held) is dict and held.get("__file__") == FILE and "__builtins__" in held:
+            for name in [name for name in held if name != "__builtins__"]:
+                held[name] = None
+    gc.collect()
+    return 0 if _flush() and flushed else _FLUSH_FAILED
+
+
+def _flush() -> bool:
+    """Flush standard output and error, whatever the program has put there; False where one of them refuses."""
+    done = True
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            if file is None or file.closed:
+                continue
+        try:
+            file.flush()
+        except BaseException:  # noqa: BLE001  (the program may have put anything there)
+            done = False
+    return done
