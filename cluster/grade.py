@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor as Pool
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,34 +125,81 @@ def _start_countdown(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 # --- code -----------------------------------------------------------------------------------------
 
 
-def _check_code(fields: Fields) -> tuple[str, str, str | None, Any]:
-    """Completion, prompt, entry point and tests. Without an entry point the prompt is text and no source."""
+@dataclass(frozen=True)
+class CodeOptions:
+    """How programs are judged; a row's task may say otherwise.
+
+    Attributes:
+        total_s: seconds for all cases on stdin and stdout together; None: those of each case, at most 300.
+        threads: that a program may have, its first one included; None: 8 on stdin and stdout, else 1.
+        tolerance: by which printed numbers may differ; None: output is compared as text.
+    """
+
+    total_s: float | None = None
+    threads: int | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class CodeRow:
+    """A completion with its tests. Without an entry point the prompt is text and no source."""
+
+    completion: str
+    prompt: str
+    entry_point: str | None
+    tests: Any
+    case_s: float | None
+    options: CodeOptions
+
+
+def _check_code(fields: Fields) -> CodeRow:
     from verifiers.sandbox.grading import CodeTests
+    from verifiers.sandbox.limits import MAX_SECONDS, MAX_THREADS
 
     task = _field(fields, "task", dict)
     tests = _field(task, "test", (str, list))
     entry_point = None if task.get("entry_point") is None else _field(task, "entry_point")
     prompt = "" if entry_point is None else _field(task, "prompt")
     text = tests if isinstance(tests, str) else json.dumps(tests)
-    return _field(fields, "completion"), prompt, entry_point, CodeTests.of(text, entry_point=entry_point, prompt=prompt)
+    case_s = _number(task, "time_limit", 0.001, MAX_SECONDS)
+    threads = _number(task, "threads", 1, MAX_THREADS, int)
+    tolerance = _number(task, "tolerance", 0.0, 0.999)
+    options = CodeOptions(_number(task, "total_time_limit", 0.001, MAX_SECONDS), threads, tolerance)
+    code_tests = CodeTests.of(text, entry_point=entry_point, prompt=prompt, tolerance=tolerance)
+    return CodeRow(_field(fields, "completion"), prompt, entry_point, code_tests, case_s, options)
 
 
-def _start_code(timeout_s: float, parallel: int) -> tuple[Grader, str]:
+def _number(task: Fields, name: str, least: float, most: float, kind: type = float) -> Any:
+    """An optional number of a row's task; None where it has none."""
+    value = task.get(name)
+    if value is None:
+        return None
+    fits = isinstance(value, int) or (kind is float and isinstance(value, float))
+    if not fits or isinstance(value, bool) or not least <= value <= most:
+        what = "an integer" if kind is int else "a number"
+        raise ValueError(f"the field {name!r} is {value!r}; give {what} from {least:g} to {most:g}")
+    return value
+
+
+def _start_code(timeout_s: float, parallel: int, options: CodeOptions) -> tuple[Grader, str]:
     from verifiers import Limits
     from verifiers.programs import program_of
     from verifiers.sandbox.executor import Executor
     from verifiers.sandbox.grading import grade
     from verifiers.sandbox.settings import SandboxSettings
 
-    limits = Limits(wall_seconds=timeout_s)
-    executor = Executor(SandboxSettings(servers=min(parallel, MAX_SERVERS)))
+    limits = Limits(wall_seconds=timeout_s, case_seconds=timeout_s, processes=options.threads)
+    executor = Executor(SandboxSettings(servers=min(parallel, MAX_SERVERS), tolerance=options.tolerance or 0.0))
 
-    def run(row: tuple[str, str, str | None, Any]) -> Verdict:
-        completion, prompt, entry_point, tests = row
-        program = program_of(completion, prompt=prompt, entry_point=entry_point)
+    def run(row: CodeRow) -> Verdict:
+        program = program_of(row.completion, prompt=row.prompt, entry_point=row.entry_point)
         if program is None:
             return Verdict.binary(Status.UNPARSABLE, detail="the completion holds no code")
-        return grade(program, tests, limits, executor)
+        seconds = row.case_s or timeout_s
+        whole = row.options.total_s or options.total_s if row.tests.kind == "stdio" else seconds
+        threads = row.options.threads or options.threads
+        own = replace(limits, wall_seconds=whole, case_seconds=seconds, processes=threads)
+        return grade(program, row.tests, own, executor)
 
     return run, executor.describe()  # refuses at once where the machine cannot hold untrusted code
 
@@ -160,7 +207,7 @@ def _start_code(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 KINDS = {
     "math": Kind(_check_math, _start_math),
     "gsm8k": Kind(_check_gsm8k, _start_gsm8k),
-    "code": Kind(_check_code, _start_code, in_python=False),
+    "code": Kind(_check_code, partial(_start_code, options=CodeOptions()), in_python=False),
     "countdown": Kind(_check_countdown, _start_countdown),
 }
 
@@ -172,6 +219,7 @@ def grade_file(
     *,
     timeout_s: float,
     parallel: int | None = None,
+    code: CodeOptions | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda rows, total: rows,
     say: Callable[[str], None] = lambda line: None,
 ) -> Counter[str]:
@@ -181,8 +229,9 @@ def grade_file(
         source: JSON Lines (`.gz` too) or Parquet.
         output: a file that is not there yet; while the command runs it is called OUTPUT.partial.
         kind: a key of KINDS.
-        timeout_s: for one answer.
+        timeout_s: for one answer; of a program on stdin and stdout, for each case.
         parallel: answers graded at once; None: one for each core.
+        code: how programs are judged (kind code only).
         progress: wraps the finished rows, for a progress bar.
         say: is given what to show before grading begins, such as the isolation of programs.
 
@@ -191,14 +240,19 @@ def grade_file(
     """
     if kind not in KINDS:
         raise UsageError(f"--verifier {kind}: choose one of {', '.join(KINDS)}")
+    chosen = KINDS[kind]
+    if code is not None and code != CodeOptions():
+        if kind != "code":
+            raise UsageError(f"--total-timeout, --threads and --tolerance are for --verifier code, not for {kind}")
+        chosen = replace(chosen, start=partial(_start_code, options=code))
     partial_output = output.with_name(output.name + ".partial")
     for path in (output, partial_output):
         if path.exists():
             raise UsageError(f"--output {output}: {path} exists already; name another file, or move that one away")
-    names, rows = _read(source, KINDS[kind])
+    names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
     try:
-        grade, line = KINDS[kind].start(timeout_s, parallel)
+        grade, line = chosen.start(timeout_s, parallel)
     except (ImportError, RuntimeError) as error:
         raise UsageError(f"--verifier {kind}: {error}") from error
     except ValueError as error:
@@ -208,7 +262,7 @@ def grade_file(
     counts: Counter[str] = Counter()
     try:
         with partial_output.open("w", encoding="utf-8", buffering=1) as sink:
-            verdicts = _verdicts(KINDS[kind], grade, rows, parallel)
+            verdicts = _verdicts(chosen, grade, rows, parallel)
             for name, verdict in progress(zip(names, verdicts, strict=True), len(rows)):
                 sink.write(json.dumps(_result(name, verdict)) + "\n")
                 counts[verdict.status.value] += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UsageError
-from cluster.grade import KINDS, Kind, grade_file
+from cluster.grade import KINDS, CodeOptions, Kind, grade_file
 from verifiers.verdict import Status, Verdict
 
 ROWS = [
@@ -96,9 +96,45 @@ def test_code_in_three_conventions(tmp_path: Path) -> None:
     assert len(said) == 1 and said[0].startswith("code sandbox: level L")
 
 
+def test_options_of_code(tmp_path: Path) -> None:
+    """Those of a row come before those of the command; the time limit of a row is that of a case."""
+    slow = "import time\ntime.sleep(0.3 if int(input()) else 0)\nprint(1)\n"
+    two = [{"input": "0", "output": "1"}, {"input": "1", "output": "1"}]
+    thread = "import threading\nt = threading.Thread(target=print, args=(1,))\nt.start(); t.join()\n"
+    close = {"test": [{"input": "", "output": "0.3"}]}
+    loop = {"entry_point": "f", "prompt": "", "test": CHECK["test"], "time_limit": 0.3}
+    rows = [
+        {"id": "row", "completion": slow, "task": {"test": two, "time_limit": 0.2}},
+        {"id": "total", "completion": slow, "task": {"test": two, "total_time_limit": 0.25}},
+        {"id": "fits", "completion": slow, "task": {"test": two, "time_limit": 2, "total_time_limit": 3.5}},
+        {"id": "thread", "completion": thread, "task": {"test": two[:1]}},
+        {"id": "no thread", "completion": thread, "task": {"test": two[:1], "threads": 1}},
+        {"id": "close", "completion": "print(0.1+0.2)", "task": close},
+        {"id": "exact", "completion": "print(0.1+0.2)", "task": {**close, "tolerance": 0}},
+        {"id": "function", "completion": "def f(x):\n    while True: pass\n", "task": loop},
+    ]
+    source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade_file(source, output, "code", timeout_s=5.0, parallel=1, code=CodeOptions(60.0, 2, 1e-9))
+    found = {row["id"]: (row["status"], row["detail"]) for row in graded(output)}
+    assert found["row"] == ("timeout", "case 2: over 0.2 s of wall time")
+    assert found["total"][0] == "timeout" and found["total"][1].endswith("the rest of 0.25 s for all cases")
+    assert found["function"] == ("timeout", "over 0.3 s of wall time")
+    assert found["no thread"] == ("crash", "case 1: the program raised RuntimeError: can't start new thread")
+    assert {name: status for name, (status, _) in found.items() if status in ("correct", "wrong")} == {
+        "fits": "correct", "thread": "correct", "close": "correct", "exact": "wrong",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="--tolerance are for --verifier code, not for countdown"):
+        grade_file(source, tmp_path / "no.jsonl", "countdown", timeout_s=1.0, code=CodeOptions(tolerance=1e-6))
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
+        ({**STDIO, "time_limit": "5"}, r"line 2: the field 'time_limit' is '5'; give a number from 0.001 to 3600"),
+        ({**STDIO, "total_time_limit": 0}, r"line 2: the field 'total_time_limit' is 0; give a number from"),
+        ({**STDIO, "threads": 2.0}, r"line 2: the field 'threads' is 2.0; give an integer from 1 to 64"),
+        ({**STDIO, "tolerance": 1}, r"line 2: the field 'tolerance' is 1; give a number from 0 to 0.999"),
+        ({**STDIO, "tolerance": True}, r"line 2: the field 'tolerance' is True; give a number"),
         ({**CHECK, "test": "def ("}, r"line 2: the tests do not compile: .*; mend the line"),
         ({**CHECK, "entry_point": "f g"}, r"line 2: .*'f g'.*; mend the line"),
         ({**CHECK, "test": 3}, r"line 2: the field 'test' is missing or not text or a list"),

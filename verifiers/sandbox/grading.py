@@ -52,6 +52,7 @@ class CodeTests:
         modules: Modules that the tests use without importing them, by the name that they have there.
         forgeable: Several names come from the program and nobody said that all of them are under test, so that one
             may be a helper by which the program judges itself. Their verdict is marked weak.
+        tolerance: By how much printed numbers may differ (``stdio`` only); None: as ``task.sandbox.tolerance`` says.
     """
 
     __test__ = False
@@ -63,10 +64,17 @@ class CodeTests:
     names: tuple[str, ...] = ()
     modules: Mapping[str, str] = field(default_factory=dict)
     forgeable: bool = False
+    tolerance: float | None = None
 
     @classmethod
     def of(
-        cls, tests: str, *, entry_point: str | None = None, prompt: str = "", names: Sequence[str] | None = None
+        cls,
+        tests: str,
+        *,
+        entry_point: str | None = None,
+        prompt: str = "",
+        names: Sequence[str] | None = None,
+        tolerance: float | None = None,
     ) -> CodeTests:
         """Find out which convention ``tests`` follow, and check that they can be used.
 
@@ -75,13 +83,16 @@ class CodeTests:
             entry_point: The function that ``check`` is given.
             prompt: Source that the tests may lean on.
             names: What the program has to define for asserts; None: whatever they use and do not define.
+            tolerance: By how much printed numbers may differ; None: as the settings say.
 
         Raises:
             TestsError: They do not compile, no convention fits, or they would not test the program (the message says
                 what is missing).
         """
         if tests.lstrip().startswith("["):
-            stdio = cls("stdio", tests)
+            if tolerance is not None and not 0 <= tolerance < 1:
+                raise TestsError(f"the tolerance is {tolerance}; give at least 0 and less than 1")
+            stdio = cls("stdio", tests, tolerance=tolerance)
             if _is_json(tests):
                 stdio.cases()
                 return stdio
@@ -167,7 +178,8 @@ def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *,
     started = time.perf_counter()
     job: dict[str, Any] = {"kind": tests.kind, "program": program}
     if tests.kind == "stdio":
-        verdict = _grade_cases(job, tests.cases(), limits, executor)
+        tolerance = executor.settings.tolerance if tests.tolerance is None else tests.tolerance
+        verdict = _grade_cases({**job, "tolerance": tolerance}, tests.cases(), limits, executor)
     else:
         job.update(tests=tests.tests, entry_point=tests.entry_point, prompt=tests.prompt)
         job.update(names=tests.names, modules=dict(tests.modules))
@@ -180,18 +192,18 @@ def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *,
 
 
 def _grade_cases(job: dict[str, Any], cases: list[tuple[str, str]], limits: Limits, executor: Executor) -> Verdict:
-    """A process for each case; all of them share the wall limit."""
-    left = limits.wall_seconds
-    verdict = Verdict.binary(Status.CORRECT)
+    """A process for each case, with a wall limit of its own; the one for all cases bounds their sum."""
+    total = left = limits.total_seconds(len(cases))
     for number, (text, expected) in enumerate(cases, start=1):
         if left <= 0:
-            return Verdict.binary(Status.TIMEOUT, detail=f"case {number}: no time left of {limits.wall_seconds} s")
-        case_limits = replace(limits, wall_seconds=left)
-        verdict = _grade_job({**job, "input": text, "output": expected}, case_limits, executor, allow_weak=False)
-        left -= verdict.seconds
+            return Verdict.binary(Status.TIMEOUT, detail=f"case {number}: no time left of {total:g} s for all cases")
+        verdict = _grade_job({**job, "input": text, "output": expected}, limits.for_case(left), executor, False)
+        if verdict.status is Status.TIMEOUT and left < limits.case_seconds:
+            return replace(verdict, detail=f"case {number}: {verdict.detail}, the rest of {total:g} s for all cases")
         if verdict.status is not Status.CORRECT:
             return replace(verdict, detail=f"case {number}: {verdict.detail}")
-    return verdict
+        left -= verdict.seconds
+    return Verdict.binary(Status.CORRECT)
 
 
 def _grade_job(job: dict[str, Any], limits: Limits, executor: Executor, allow_weak: bool) -> Verdict:
@@ -241,7 +253,7 @@ def _without_verdict(outcome: Outcome, seen: dict[str, Any], limits: Limits) -> 
         what = f"nothing had started after {seconds:.1f} s" if outcome.timed_out else "the judge died at its start"
         return Verdict.failed(f"the sandbox failed: {what}", seconds=seconds)
     if outcome.timed_out:
-        return Verdict.binary(Status.TIMEOUT, seconds=seconds, detail=f"over {limits.wall_seconds:g} s of wall time")
+        return Verdict.binary(Status.TIMEOUT, seconds=seconds, detail=f"over {limits.total_seconds():g} s of wall time")
     if seen.get("engaged"):
         # A value of the program's made the tests use up the judge's own memory or processor time.
         return Verdict.binary(Status.WRONG, seconds=seconds, detail="the tests could not digest what it returned")
@@ -276,6 +288,7 @@ def run_python(
     entry_point: str | None = None,
     prompt: str = "",
     names: Sequence[str] | None = None,
+    tolerance: float | None = None,
     executor: Executor | None = None,
 ) -> Verdict:
     """Run an untrusted Python program against tests, in the sandbox.
@@ -290,6 +303,8 @@ def run_python(
         prompt: Source that the tests may lean on.
         names: The names that asserts take from the program. None: those that they use and do not define; the verdict
             is then marked weak if there are several, because one of them may be a helper of the tests.
+        tolerance: By how much numbers that it prints may differ from the expected ones, absolutely or relative to
+            them (tests on stdin and stdout); None: as ``task.sandbox.tolerance`` of the executor says.
         executor: Where it runs; None: one that this process shares, with default settings.
 
     Returns:
@@ -301,5 +316,5 @@ def run_python(
         SandboxUnavailable: The machine cannot hold untrusted code as configured.
     """
     executor = executor or shared_executor()
-    code_tests = CodeTests.of(tests, entry_point=entry_point, prompt=prompt, names=names)
+    code_tests = CodeTests.of(tests, entry_point=entry_point, prompt=prompt, names=names, tolerance=tolerance)
     return grade(program, code_tests, limits or Limits(), executor, allow_weak=executor.settings.allow_weak)

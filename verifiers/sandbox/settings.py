@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from verifiers.sandbox.levels import Level
-from verifiers.sandbox.limits import Limits
+from verifiers.sandbox.limits import MAX_THREADS, Limits
 
 
 class SandboxSettings(BaseModel):
@@ -24,11 +24,36 @@ class SandboxSettings(BaseModel):
         description="Below this level no untrusted code is run: the run refuses. Lower it only if the whole machine "
         "may be given to the programs.",
     )
-    wall_seconds: float = Field(
-        10.0, gt=0.0, le=3600.0, description="Wall time of one program with all of its tests, in seconds."
+    wall_seconds: float | None = Field(
+        None,
+        gt=0.0,
+        le=3600.0,
+        description="Wall time of one program with all of its tests, in seconds. null: 10 where tests call functions; "
+        "case_seconds for each case, at most 300, where they give stdin and compare stdout.",
+    )
+    case_seconds: float = Field(
+        5.0,
+        gt=0.0,
+        le=3600.0,
+        description="Wall time of one case on stdin and stdout, in seconds, from the start of the case. Public "
+        "benchmarks have 1 to 10 (LiveCodeBench 6). Not for tests that call functions.",
+    )
+    tolerance: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="By how much numbers on stdout may differ, absolutely or relative to the expected number; integers "
+        "must be equal. 0: output is compared as text. Not for tests that call functions.",
     )
     memory_mib: int = Field(1024, ge=128, le=1 << 20, description="Address space of a program, in MiB.")
-    threads: int = Field(1, ge=1, le=1024, description="Threads that a program may have. 1: it starts none.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_THREADS,
+        description="Threads that a program may start, counted over its whole run, and its first one. The second has a "
+        "stack of 128 MiB, the others of 16 MiB, on top of memory_mib. null: 8 for programs on stdin and stdout, which "
+        "use one for deep recursion; 1 (it starts none) where tests call functions.",
+    )
     output_mib: int = Field(
         8, ge=1, le=1024, description="What a program may print or return in one value, in MiB; more is a wrong answer."
     )
@@ -53,6 +78,7 @@ class SandboxSettings(BaseModel):
         """The limits of one job."""
         return Limits(
             wall_seconds=self.wall_seconds,
+            case_seconds=self.case_seconds,
             memory_bytes=self.memory_mib << 20,
             processes=self.threads,
             output_bytes=self.output_mib << 20,

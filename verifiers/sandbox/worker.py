@@ -136,11 +136,12 @@ class Worker:
         """
         body = json.dumps(job).encode()
         header = {"probe": False, "limits": limits.as_message(), "stdio": job["kind"] == "stdio"}
-        deadline = time.monotonic() + limits.wall_seconds + ANSWER_GRACE
+        seconds = limits.total_seconds()
+        deadline = time.monotonic() + seconds + ANSWER_GRACE
         with self._hand_over(header) as end:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
                 # The judge may be gone already; then the server's answer and the missing verdict tell.
-                end.settimeout(limits.wall_seconds + ANSWER_GRACE)
+                end.settimeout(seconds + ANSWER_GRACE)
                 end.sendall(len(body).to_bytes(4, "little") + body)
             answer = self._receive(deadline - time.monotonic())
             if "failed" in answer:
@@ -160,7 +161,7 @@ class Worker:
             WorkerDied: The server died, or the child could not be sealed.
         """
         with self._hand_over({"probe": True, "limits": limits.as_message(), "stdio": False}) as end:
-            answer = self._receive(limits.wall_seconds + ANSWER_GRACE)
+            answer = self._receive(limits.total_seconds() + ANSWER_GRACE)
             found: dict[str, str] = {}
             for report in _reports(end):
                 if "failed" in report:

@@ -112,7 +112,7 @@ def _become_first() -> None:
 def _set_limits(limits: dict[str, Any], parked: int) -> None:
     cpu = int(-(-limits["cpu_seconds"] // 1))
     _limit(resource.RLIMIT_CPU, cpu, cpu + 1)
-    memory = limits["memory_bytes"] + parked * (threads.STACK_BYTES + threads.GUARD_BYTES)
+    memory = limits["memory_bytes"] + threads.stack_bytes(parked)
     fixed = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: limits["file_bytes"],

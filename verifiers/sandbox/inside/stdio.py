@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import frames
+from . import comparison, frames
 from .channel import Channel, ChannelLost, report
 from .raised import Raised, text_of
 
@@ -13,7 +13,7 @@ STDIN, STDOUT = 5, 6
 
 
 def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
-    """Feed the program its input, collect what it prints up to the limit, and compare here; status and detail."""
+    """Give the program its input, collect what it prints up to the limit, and compare here; status and detail."""
     try:
         # Before the program, which starts once it is there.
         frames.write_all(STDIN, job["input"].encode("utf-8", "surrogatepass"))
@@ -39,14 +39,9 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
     if state != "yes":
         status = "syntax" if state == "syntax" else "crash"
         return status, f"the program raised {Raised(loaded.get('raised'), set()).what}"
-    if _lines(printed.decode("utf-8", "replace")) != _lines(job["output"]):
+    if not comparison.same(printed.decode("utf-8", "replace"), job["output"], job["tolerance"]):
         return "wrong", f"the program printed {printed[:200]!r}"
     return "correct", ""
-
-
-def _lines(text: str) -> list[str]:
-    """Printed text as it is compared: without white space at the ends of lines and without empty lines at the end."""
-    return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
 def _printed(limit: int) -> bytes | None:

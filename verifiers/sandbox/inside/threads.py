@@ -1,22 +1,22 @@
 """Threads for a program: started before the seal, which lets none be started, and given to the program one by one.
 
 So their number is exact at every level, for every user, and no filter needs to let a thread be made. The kernel could
-count processes and threads only per user, who may own much else. Each serves once; its stack is deep, because a
-deeper stack is what most programs want a thread for.
+count processes and threads only per user, who may own much else. Each serves once. The first has a deep
+stack, because that is what most programs want a thread for.
 """
 
 from __future__ import annotations
 
 import _thread
+import errno
 import threading
 from collections.abc import Callable
 from typing import Any
 
-STACK_BYTES = 128 << 20
-"""Address space of each thread's stack, given on top of the memory limit. Pages count once they are used."""
+DEEP_BYTES, USUAL_BYTES = 128 << 20, 16 << 20
+"""Address space of the first thread's stack and of each other one, whatever size the program asks for."""
 
-GUARD_BYTES = 1 << 20
-"""Address space beside each stack: its guard page and what the C library keeps for the thread, rounded up."""
+_GUARD_BYTES = 1 << 20  # beside each stack: its guard page and what the C library keeps for the thread, rounded up
 
 
 class _Parked:
@@ -24,7 +24,7 @@ class _Parked:
 
     def __init__(self) -> None:
         self._wake = _thread.allocate_lock()
-        self._wake.acquire()
+        self._wake.acquire(blocking=False)
         self._work: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
         self.ident = _thread.start_new_thread(self._run, ())
 
@@ -40,18 +40,28 @@ class _Parked:
         return self.ident
 
 
+def stack_bytes(count: int) -> int:
+    """Address space that ``count`` threads need, on top of what the program may use."""
+    return 0 if count == 0 else DEEP_BYTES + (count - 1) * USUAL_BYTES + count * _GUARD_BYTES
+
+
 def park(count: int) -> None:
-    """Start ``count`` threads, and let ``threading`` take from them what it starts from now on."""
-    usual = _thread.stack_size(STACK_BYTES)
-    waiting = [_Parked() for _ in range(count)]
-    _thread.stack_size(usual)
+    """Start ``count`` threads, and let ``threading`` take from them what it starts from now on. Raises OSError."""
+    waiting: list[_Parked] = []
+    try:
+        for size in [DEEP_BYTES, *[USUAL_BYTES] * (count - 1)]:
+            _thread.stack_size(size)
+            waiting.append(_Parked())
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"thread {len(waiting) + 2} of the program: {error}") from error
+    _thread.stack_size(0)  # the default, which a program may ask for
 
     def start_new_thread(
         function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /
     ) -> int:
         if not waiting:
             raise RuntimeError("can't start new thread")
-        return waiting.pop().give(function, args, kwargs or {})
+        return waiting.pop(0).give(function, args, kwargs or {})
 
     for module, name in ((_thread, "start_new_thread"), (_thread, "start_new"), (threading, "_start_new_thread")):
         setattr(module, name, start_new_thread)

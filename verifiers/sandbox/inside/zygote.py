@@ -83,6 +83,7 @@ class Server:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1, "prctl(subreaper)")
         # Nobody of the same user may look into this process through /proc or trace it.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
+        kernel.share_heap()
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.judge: Judge | None = None
         self.spare: Spare | None = None
