@@ -20,16 +20,15 @@ from rich.console import Console
 from cluster.errors import UsageError
 from cluster.locate import config_of_run, resolve_model
 from cluster.preflight import check_packages, check_run
-from cluster.printing import print_curves, print_dry_run, print_verifier
+from cluster.printing import print_comparisons, print_curves, print_dry_run, print_verifier, version_text
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
-REFUSED = 2  # exit status of everything that the user can mend
+REFUSED = 2  # exit status of everything that the user can fix
 
 app = typer.Typer(
     name="bonrl",
-    help="Best-of-N-aware reinforcement learning of language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,7 +39,7 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="YAML", help="Configuration of the run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that overrule the YAML file, e.g. objective.k=8."),
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that override the YAML file, e.g. objective.k=8."),
 ]
 
 
@@ -54,8 +53,48 @@ def _rate(value: float) -> float:
 Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the resolved configuration and what follows from it; start nothing."),
+    typer.Option(
+        "--dry-run",
+        help="Check everything, print the resolved configuration and the figures that follow "
+        "from it (batch sizes, memory), and start nothing.",
+    ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def bonrl(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of bonrl, its git commit, Python and the packages that matter.",
+        ),
+    ] = False,
+) -> None:
+    """Reinforcement learning of language models for Best-of-N inference.
+
+    \b
+    First steps
+      bonrl train                                       train the shipped model (cluster/local.yaml, two CPU cores)
+      bonrl train --config cluster/local.yaml --dry-run check a configuration; start nothing
+      bonrl eval --checkpoint runs/NAME                 pass@k and other curves of what was trained
+
+    \b
+    Exit status of every command
+      0    done
+      1    failed after it had started; the message says what was kept and how to continue
+      2    refused: nothing was started; the message names the key or option and what to change
+      130  interrupted (Ctrl-C, SIGTERM)
+    """
+
 
 DEFAULT_CONFIG = Path("cluster/local.yaml")
 
@@ -71,7 +110,7 @@ SFT_OPTIONS = {
 NO_TRAINING = ("evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false")
 
 
-@app.command()
+@app.command(short_help="Train a model for Best-of-N.")
 def train(
     overrides: Overrides = None,
     config: Annotated[
@@ -82,7 +121,8 @@ def train(
         typer.Option(
             "--resume",
             metavar="RUN_DIR",
-            help="Continue that run from its newest usable checkpoint, with its own configuration.",
+            help="Continue that run from its newest usable checkpoint, with its own configuration; overrides are "
+            "allowed, e.g. run.steps=400.",
         ),
     ] = None,
     replay: Annotated[
@@ -90,13 +130,13 @@ def train(
         typer.Option(
             "--replay",
             metavar="RUN_DIR",
-            help="Train from the groups that this run recorded, without sampling: with its own configuration, or "
-            "with overrides of it.",
+            help="Train a new run on the groups that RUN_DIR recorded, without sampling; its configuration is used, "
+            "overrides are allowed.",
         ),
     ] = None,
     rollout_only: Annotated[
         bool,
-        typer.Option("--rollout-only", help="Sample, grade and record groups; train nothing. For --replay later."),
+        typer.Option("--rollout-only", help="Record graded groups without training; --replay trains on them."),
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -111,26 +151,29 @@ def train(
       bonrl train --replay runs/20261123-101500 learner.learning_rate=3e-5
 
     \b
-    Keys
-      run, model, task       what is trained, on what, where it is written
-      rollout, objective     n samples a prompt; the strategy and k that training optimises
-      schedule               k, n, temperature and KL that move during the run
-      loss, learner          clipping; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
-      actors, sampler        how many actors, and their vLLM engines
-      queue, broadcast       how far sampling may run ahead; the way of the weights
-      supervision            what is done about actors that die or hang
+    Configuration sections
+      run, model, task       name, length and seed of the run; the model; the prompts and the verifier
+      rollout, objective     samples per prompt (n); the inference strategy and k that training optimises
+      schedule               changes of k, n, temperature and KL during the run
+      loss, learner          clipping and KL; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
+      actors, sampler        number of samplers and verifiers; settings of the vLLM engines
+      queue, broadcast       how far sampling may run ahead of training; how weights reach the samplers
+      supervision            replacing actors that die or hang
       evaluation, checkpoint, wandb, deadlines, agreement, cluster
-    Each with type, range, default, unit and reason: docs/configuration.md, or `bonrl config-reference`.
+    All keys with type, range, default and reason: docs/configuration.md, or `bonrl config-reference`.
 
     \b
     Exit status
-      0 the run reached its last step   1 it failed   2 refused, nothing started   130 interrupted
+      0    the run reached its last step
+      1    it failed; the message names the cause, the logs, and the checkpoint to resume from
+      2    refused; nothing was started
+      130  interrupted (Ctrl-C, SIGTERM); a checkpoint was saved if there was time, and --resume continues
     """
     earlier = resume or replay
     if resume is not None and replay is not None:
-        raise UsageError("--resume goes on with a run, --replay trains anew from its groups: give one of them")
+        raise UsageError("--resume continues a run, --replay starts a new one from its groups: give one of them")
     if rollout_only and replay is not None:
-        raise UsageError("--rollout-only records groups, --replay trains from recorded ones: give one of them")
+        raise UsageError("--rollout-only records groups, --replay trains on recorded ones: give one of them")
     if earlier is not None and config is not None:
         option = "--resume" if resume else "--replay"
         raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")
@@ -155,7 +198,7 @@ def train(
     raise typer.Exit(outcome.status)
 
 
-@app.command("eval")
+@app.command("eval", short_help="Measure a model on held-out prompts.")
 def evaluate(
     checkpoint: Annotated[
         Path,
@@ -177,7 +220,7 @@ def evaluate(
         typer.Option(
             "--temperature",
             "-t",
-            help="Softmax temperature; give it several times for several curves [evaluation.temperature].",
+            help="Softmax temperature; repeat it for several curves [evaluation.temperature].",
         ),
     ] = None,
     output: Annotated[
@@ -189,12 +232,23 @@ def evaluate(
             help="Also write evaluation.json (with standard errors) and the graded groups (Parquet) there.",
         ),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="DIR",
+            help="What an earlier `bonrl eval --output DIR` wrote: print the differences from it, prompt by prompt.",
+        ),
+    ] = None,
 ) -> None:
-    """Print pass@k (and other strategies' curves) of a model on held-out prompts, with 95 % intervals over prompts.
+    """Measure a model on held-out prompts: pass@k and other strategies' curves, with 95 % intervals over prompts.
+
+    With --baseline, also the differences from an earlier evaluation on the same prompts, with paired 95 % intervals.
 
     \b
     Examples
-      bonrl eval --checkpoint models/countdown-base evaluation.split=test
+      bonrl eval --checkpoint models/countdown-base evaluation.split=test --output base
+      bonrl eval --checkpoint runs/20261123-101500 evaluation.split=test --baseline base
       bonrl eval --checkpoint runs/20261123-101500 --n 64 -t 0.7 -t 1.0
       bonrl eval --checkpoint models/countdown-base 'evaluation.strategies=[majority_at_k]' --output curves
     """
@@ -206,14 +260,17 @@ def evaluate(
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
     _check(resolved)
+    from cluster.job import earlier_evaluations, evaluate_checkpoint
+
+    earlier = earlier_evaluations(resolved, baseline, temperatures) if baseline is not None else []
     if output is not None:
         _new_directory(output)
-    from cluster.job import evaluate_checkpoint
 
     outcome, evaluations = evaluate_checkpoint(
         resolved, str(model), n=resolved.evaluation.n, temperatures=temperatures, output=output
     )
     print_curves(evaluations)
+    print_comparisons(resolved, earlier, evaluations)
     if output is not None and evaluations:
         rows = [{"temperature": e.temperature, **e.row(), **e.standard_errors()} for e in evaluations]
         (output / "evaluation.json").write_text(json.dumps({"model": str(model), "evaluations": rows}, indent=1))
@@ -223,7 +280,7 @@ def evaluate(
     raise typer.Exit(outcome.status)
 
 
-@app.command()
+@app.command(short_help="Imitate expert solutions of the task.")
 def sft(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to write.")],
     overrides: Overrides = None,
@@ -234,7 +291,8 @@ def sft(
             "--objective",
             metavar="sft|bon_sft",
             help="sft: plain imitation. bon_sft: imitation through the Best-of-k policy that will be deployed "
-            "(objective.k), on the main job's samplers and verifiers; the batch is prompts, and the rate is constant.",
+            "(objective.k); it uses samplers and verifiers as `bonrl train` does, --batch-size counts prompts, and the "
+            "learning rate is constant.",
         ),
     ] = "sft",
     new: Annotated[
@@ -248,9 +306,9 @@ def sft(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")] = 256,
     learning_rate: Rate = 1e-3,
 ) -> None:
-    """Fine-tune on expert solutions of the task (imitation learning): how the shipped base model was made.
+    """Fine-tune on expert solutions of the task (imitation learning). The shipped base model was made this way.
 
-    Objective, steps, batch size and learning rate are given by the options alone, not by overrides.
+    Objective, steps, batch size and learning rate are set by the options, not by overrides.
 
     \b
     Examples
@@ -331,7 +389,7 @@ def _bon_sft(
     raise typer.Exit(outcome.status)
 
 
-@app.command("train-verifier")
+@app.command("train-verifier", short_help="Train a verifier that scores answers.")
 def train_verifier(
     samples: Annotated[
         list[Path],
@@ -347,14 +405,15 @@ def train_verifier(
         Path | None, typer.Option("--backbone", metavar="DIR", help="Hugging Face model to start from [model.path].")
     ] = None,
     config: Config = DEFAULT_CONFIG,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes; the best one is kept.")] = 4,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples; the best one is kept.")] = 4,
     learning_rate: Rate = 3e-4,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens of one optimiser step.")] = 8192,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens per optimiser step.")] = 8192,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=8, help="Longest prompt with answer; its end is kept.")
+        int,
+        typer.Option("--max-tokens", min=8, help="Of prompt and answer together; of longer ones the end is kept."),
     ] = 1024,
 ) -> None:
-    """Train a verifier that scores answers, for deployments whose Best-of-N selects without knowing the truth.
+    """Train a verifier: a classifier that scores answers, to select among N answers where the truth is not known.
 
     \b
     Fields of a row of JSON Lines: prompt, response, correct (true or false), and id where prompts may repeat.
@@ -365,7 +424,8 @@ def train_verifier(
       bonrl train-verifier --samples samples --output my-verifier
       bonrl train task.scorer.kind=learned task.scorer.path=my-verifier objective.strategy=best_of_k
 
-    The report is on prompts held out by a hash of their ids. AUC within prompts is what Best-of-N lives by.
+    The report is on prompts held out by a hash of their ids. For Best-of-N only the AUC within prompts matters: the
+    overall AUC also rewards telling easy prompts from hard ones, which does not help to select an answer.
     """
     resolved = _load(config, overrides)
     from cluster.train_verifier import train as train_classifier
@@ -385,10 +445,12 @@ def train_verifier(
     typer.echo(f"wrote {output}")
 
 
-@app.command()
+@app.command(short_help="Grade a file of answers.")
 def grade(
     source: Annotated[Path, typer.Option("--input", "-i", metavar="JSONL", help="Rows to grade.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="JSONL", help="File to write, one row for each.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="JSONL", help="File to write, a row per input row.")
+    ],
     verifier: Annotated[str, typer.Option("--verifier", metavar="math|gsm8k|code|countdown", help="Which verifier.")],
     timeout: Annotated[
         float,
@@ -459,7 +521,7 @@ def grade(
     typer.echo(f"wrote {output}")
 
 
-@app.command()
+@app.command(short_help="Run a job on a Ray cluster.")
 def submit(
     address: Annotated[
         str,
@@ -481,7 +543,7 @@ def submit(
         typer.Option(
             "--entrypoint",
             metavar="COMMAND",
-            help="Run this in the packaged directory instead of `bonrl train`, e.g. for a look around.",
+            help="Run this command in the packaged directory instead of `bonrl train`, e.g. to look around.",
         ),
     ] = None,
 ) -> None:
@@ -500,7 +562,7 @@ def submit(
     raise typer.Exit(submit_job(resolved, address=address, dry_run=dry_run, entrypoint=entrypoint, echo=typer.echo))
 
 
-@app.command()
+@app.command(short_help="Write the trained model as a Hugging Face directory.")
 def export(
     checkpoint: Annotated[
         Path,
@@ -512,7 +574,12 @@ def export(
     ],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make.")],
 ) -> None:
-    """Copy the model of a checkpoint into a plain Hugging Face directory, which any tool can load."""
+    """Copy the model of a checkpoint into a plain Hugging Face directory, which any tool can load.
+
+    \b
+    Example
+      bonrl export --checkpoint runs/20261123-101500 --to my-model
+    """
     source = resolve_model(checkpoint)
     if to.exists():
         raise UsageError(f"--to {to}: it exists already; name a directory that does not")
@@ -523,7 +590,7 @@ def export(
     typer.echo(f"{source} -> {to}")
 
 
-@app.command("config-reference")
+@app.command("config-reference", short_help="Print every configuration key.")
 def config_reference() -> None:
     """Print every key with its type, range, default, unit and reason (docs/configuration.md)."""
     from cluster.reference import render_reference
@@ -565,7 +632,7 @@ def _new_directory(path: Path) -> None:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Error classes of other modules that also stand for something the user can mend."""
+    """Error classes of other modules that also stand for something the user can fix."""
     from cluster.checkpoints import CheckpointError
     from cluster.run_directory import RunDirectoryError
 
@@ -575,7 +642,8 @@ def _refusals() -> tuple[type[Exception], ...]:
 def main() -> None:
     """Entry point of the console script `bonrl`."""
     try:
-        check_packages()
+        if sys.argv[1:] != ["--version"]:  # which is asked for where the installation is broken
+            check_packages()
         app()
     except Exception as error:
         refusals = (UsageError,) if isinstance(error, UsageError) else _refusals()

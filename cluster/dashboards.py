@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from cluster.config import RunConfig
+from cluster.curves import comparison_table, differences, evaluation_line, objective_name
 from cluster.departure import INTERRUPTED
-from cluster.evaluation import Evaluation
+from cluster.evaluation import Evaluation, objective_terms
 from cluster.memory import job_memory_gib
-from cluster.progress import Progress, evaluation_line, print_pass_at_k
+from cluster.printing import print_table
+from cluster.progress import Progress
 from cluster.run_directory import RunDirectory
 from cluster.wandb_writer import WandbWriter
+from learner.metrics import Difference
+from learner.schedule import scheduled_integer
 
 MEMORY_INTERVAL_SECONDS = 5.0
 HURRY_SECONDS = 5.0  # for wandb to send the rest of a run that was asked to leave
@@ -32,7 +36,8 @@ class Dashboards:
         self._config = config
         self._directory = directory
         self._first_step = first_step
-        self._progress = Progress()
+        self._terms = objective_terms(config)
+        self._progress = Progress(objective=self._objective)
         self._status: int | None = None  # how the run ended, once it is known
         self._memory = _MemoryGauge()
 
@@ -73,6 +78,10 @@ class Dashboards:
     def message(self, text: str) -> None:
         self._progress.message(text)
 
+    def begin(self) -> None:
+        """The actors are up, and training begins."""
+        self._progress.begin()
+
     def phase(self, name: str) -> None:
         """What the run is waiting for now."""
         self._progress.phase(name)
@@ -84,16 +93,31 @@ class Dashboards:
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """One finished evaluation."""
-        row = evaluation.row()
-        self.message(f"{evaluation_line(row)} ({evaluation.seconds:.0f} s)")
-        self._wandb.log(row)
+        self.message(evaluation_line(evaluation, self._terms))
+        found = evaluation.objective
+        name = objective_name(self._terms) if len(self._terms) == 1 else "objective"
+        text = f"{name} {found.value:.3f}" if found is not None else ""
+        self._progress.evaluated(evaluation.step, text)
+        self._wandb.log(evaluation.row())
 
-    def curves(self, evaluations: Sequence[Evaluation]) -> None:
-        """The first and the last pass@k curve of the run side by side."""
-        if evaluations:
-            self._progress.stop()
-            base = evaluations[0].curve if len(evaluations) > 1 else ()
-            print_pass_at_k(base, evaluations[-1].curve)
+    def curves(self, evaluations: Sequence[Evaluation]) -> dict[str, Difference]:
+        """Shows the first and the last evaluation of the run side by side; returns the paired differences."""
+        if not evaluations:
+            return {}
+        self._progress.stop()
+        base, final = evaluations[0] if len(evaluations) > 1 else None, evaluations[-1]
+        changes = differences(base, final, self._terms) if base else {}
+        first = f"step {base.step}" if base and base.step else "base model"
+        headings = first, f"step {final.step}"
+        print_table(comparison_table(base, final, self._terms, headings=headings, changes=changes))
+        return changes
+
+    def _objective(self, step: int) -> str:
+        """What the objective is called at an optimiser step, counted from 1; a mixture's name is too long."""
+        if len(self._terms) > 1:
+            return "objective"
+        k = scheduled_integer(self._config.schedule.k, step - 1, self._config.objective.k)
+        return objective_name(self._config.objective.terms(k))
 
     def memory_row(self) -> dict[str, float]:
         """The latest reading, for the step's row."""

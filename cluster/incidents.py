@@ -1,14 +1,18 @@
-"""What went wrong and was mended: told on the terminal, and kept in the run directory for whoever looks later.
+"""What went wrong during a run: printed on the terminal, and kept in the run directory.
 
-incidents.jsonl            every loss of an actor: when, which, why, how its log ended, and after how many seconds it served again
-quarantine/PURPOSE-N.json  every prompt that was given up: what it was, and each failure with it in hand (PURPOSE is
-                           training, with the position N of its group, or evaluation, with the number N of the prompt)
+incidents.jsonl            every loss of an actor: when, which, why, how its log ended, and after how many seconds it
+                           served again; and every warning of cluster/health.py (`kind: warning`): when, at which
+                           step, and what to change
+quarantine/PURPOSE-N.json  every prompt that was given up: what it was, and each failure while it was being processed
+                           (PURPOSE is training, with the position N of its group, or evaluation, with the number N of
+                           the prompt)
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,8 +21,10 @@ from actors.quarantine import TRAINING, Quarantine, Suspicion
 from actors.supervision import Incident
 from cluster.dashboards import Dashboards
 from cluster.errors import UsageError
+from cluster.health import Warning
 from cluster.run_directory import RunDirectory
 
+FILE = "incidents.jsonl"
 QUARANTINE = "quarantine"
 
 
@@ -34,15 +40,27 @@ class Incidents:
         """An actor was lost, or its successor serves."""
         self._dashboards.message(str(incident))
         self._directory.append_json(
-            "incidents.jsonl",
+            FILE,
             {
                 "time": time.time(),
+                "kind": "actor",
                 "unit": incident.unit,
                 "reason": incident.reason,
                 "recovered_s": incident.recovered_s,
                 "log": incident.log.splitlines(),
             },
         )
+
+    def warn(self, warning: Warning) -> None:
+        """The run works, but something keeps it from learning."""
+        self._dashboards.message(str(warning))
+        keep_warnings(self._directory, [warning])
+
+
+def keep_warnings(directory: RunDirectory, warnings: Sequence[Warning]) -> None:
+    """Append warnings to the incidents of a run."""
+    for warning in warnings:
+        directory.append_json(FILE, {"time": time.time(), "kind": "warning", **asdict(warning)})
 
 
 class QuarantineFiles(Quarantine):
@@ -78,15 +96,15 @@ class QuarantineFiles(Quarantine):
             },
         )
         self._dashboards.message(
-            f"prompt {request.prompt_id!r} (position {request.sequence}, {suspicion.purpose}) is set aside after "
-            f"{len(suspicion.failures)} failures with it in hand: {self._directory.path / name}"
+            f"prompt {request.prompt_id!r} ({suspicion.purpose}, position {request.sequence}) is quarantined: actors "
+            f"failed {len(suspicion.failures)} times while they processed it; evidence in {self._directory.path / name}"
         )
 
     def met_again(self, purpose: str, request: SampleRequest) -> None:
-        """Say that a later group of the prompt is set aside too."""
+        """Say that a later group of the prompt is skipped too."""
         self._dashboards.message(
-            f"prompt {request.prompt_id!r} (position {request.sequence}, {purpose}) is set aside untried, as before: "
-            f"see {self._directory.path / QUARANTINE}; when its file is deleted, the next --resume tries it again"
+            f"prompt {request.prompt_id!r} ({purpose}, position {request.sequence}) is quarantined and was skipped; to "
+            f"try it again, delete its file in {self._directory.path / QUARANTINE} and use --resume"
         )
 
 
@@ -96,6 +114,6 @@ def _read(path: Path) -> tuple[str, str]:
         return evidence.get("purpose", TRAINING), evidence["prompt_id"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it names a prompt that was set aside; delete "
-            "the file, and the prompt is tried again"
+            f"{path} cannot be read ({type(error).__name__}: {error}): it names a quarantined prompt; delete the file "
+            "and the prompt is tried again"
         ) from error

@@ -8,7 +8,8 @@ checkpoint to go on from, and leaves no process behind. The message comes first:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,24 @@ from cluster.evaluation import (
     Evaluation,
     EvaluationPrompt,
     evaluate,
+    evaluation_file,
+    objective_terms,
     prompts_in_flight,
+    recorded_evaluation,
     strategies_of,
     trained_ks_of,
 )
-from cluster.incidents import Incidents
+from cluster.health import Health, Warning
+from cluster.incidents import Incidents, keep_warnings
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
 from cluster.processes import Processes
-from cluster.readiness import Readiness
+from cluster.readiness import Readiness, announced_start
 from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, Run
 from cluster.run_directory import RunDirectory, RunDirectoryError
 from cluster.weights import weights_sha256
+from learner.metrics import Difference
 from verifiers.contamination import SHINGLE, contamination
 from verifiers.task import Prompt, make_task, render
 
@@ -64,24 +70,30 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         start = _resume_point(directory, checkpoints, rollout_only) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             dashboards.message(contamination_line(config, training, held_out))
+            incidents = Incidents(directory, dashboards)
+            health = Health(config, incidents.warn, directory.path)
+            health.start(len(training))
 
             async def work(departure: Departure) -> Run:
                 run = await departure.unless_asked(
                     starting(
                         _assemble(
                             *(config, directory, checkpoints, dashboards, departure),
-                            *(training, held_out, start, rollout_only),
+                            *(training, held_out, start, rollout_only, incidents),
                         )
                     )
                 )
+                run.watch = health.step
+                dashboards.begin()
                 await run.supervisor.run(_until_asked(run))
                 return run
 
             advice = partial(_advice, directory, checkpoints, rollout_only)
 
             def conclude(result: Run | Outcome) -> Outcome:
-                outcome = _ended(result, dashboards, advice, rollout_only)
-                dashboards.last_words(outcome.message, outcome.status)
+                warnings = health.at_end()
+                outcome = _ended(result, dashboards, advice, rollout_only, warnings)
+                dashboards.last_words("\n".join([outcome.message, *map(str, warnings)]), outcome.status)
                 return outcome
 
             return carry_out(config, work, conclude, advice)
@@ -104,7 +116,8 @@ def evaluate_checkpoint(
 
     async def work(departure: Departure) -> list[Evaluation]:
         processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True), Readiness(print))
-        pool = await starting(processes.start_rollouts())
+        async with announced_start(processes.supervisor, print):
+            pool = await starting(processes.start_rollouts())
 
         async def curves() -> list[Evaluation]:
             return [
@@ -119,7 +132,8 @@ def evaluate_checkpoint(
                     max_in_flight=prompts_in_flight(config, n),
                     strategies=strategies_of(config),
                     trained_ks=trained_ks_of(config),
-                    log=output / f"groups-temperature-{temperature:g}.parquet" if output else None,
+                    terms=objective_terms(config),
+                    log=output / evaluation_output(temperature) if output else None,
                 )
                 for temperature in temperatures
             ]
@@ -128,6 +142,34 @@ def evaluate_checkpoint(
 
     result = carry_out(config, work)
     return (result, []) if isinstance(result, Outcome) else (Outcome(COMPLETED, "evaluation done"), result)
+
+
+def earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequence[float]) -> list[Evaluation]:
+    """What `bonrl eval --output` wrote to a directory, at the same temperatures.
+
+    Raises:
+        UsageError: it holds no groups at one of the temperatures, or they cannot be read.
+    """
+    found = []
+    for temperature in temperatures:
+        path = directory / evaluation_output(temperature)
+        at = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"temperature": temperature})})
+        try:
+            evaluation = recorded_evaluation(at, path, 0)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--baseline {directory}: {path.name} cannot be read: {error}") from error
+        if evaluation is None:
+            raise UsageError(
+                f"--baseline {directory}: no {path.name} there; give the --output directory of a `bonrl eval` with "
+                f"-t {temperature:g}"
+            )
+        found.append(evaluation)
+    return found
+
+
+def evaluation_output(temperature: float) -> str:
+    """Name of the file with the graded groups that `bonrl eval --output` writes."""
+    return f"groups-temperature-{temperature:g}.parquet"
 
 
 def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
@@ -169,7 +211,7 @@ def contamination_line(
         (p.prompt for p in training), (p.prompt for p in held_out), instruction=config.task.instruction
     )
     line = (
-        f"contamination: of {found.evaluated} evaluation prompts {found.same_text} have the text of a training prompt, "
+        f"contamination: {found.same_text} of {found.evaluated} evaluation prompts are also training prompts, "
         f"{found.overlapping} share a passage of {SHINGLE} words with one"
     )
     pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
@@ -204,11 +246,11 @@ async def _assemble(
     held_out: Sequence[EvaluationPrompt],
     start: Checkpoint | None,
     rollout_only: bool,
+    incidents: Incidents,
 ) -> Run:
     """Start every actor of the run and wire them together; on resume all of them hold the checkpoint's weights."""
-    incidents = Incidents(directory, dashboards)
     processes = Processes(config, directory.path.name, incidents.report, Readiness(dashboards.message, directory))
-    dashboards.phase("starting samplers, verifiers and learner")
+    dashboards.message("starting samplers, verifiers" + ("" if rollout_only else " and learner"))
 
     def origin() -> Origin:
         newest = checkpoints.latest().checkpoint
@@ -217,16 +259,17 @@ async def _assemble(
     first_step = start.step if start else 0
     learner: LearnerGroup | Recorder
     broadcaster: Broadcaster | Recorder
-    if rollout_only:
-        pool = await processes.start_rollouts(incidents.quarantine)
-        learner = broadcaster = Recorder(first_step)
-    else:
-        # deadline: start_s of every actor
-        pool, ranks = await asyncio.gather(
-            processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
-        )
-        learner, broadcaster = ranks, await processes.connect_broadcaster(ranks)
-    queue = await processes.start_queue(directory.path, str(start.path / QUEUE_FILE) if start else None)
+    async with announced_start(processes.supervisor, dashboards.message):
+        if rollout_only:
+            pool = await processes.start_rollouts(incidents.quarantine)
+            learner = broadcaster = Recorder(first_step)
+        else:
+            # deadline: start_s of every actor
+            pool, ranks = await asyncio.gather(
+                processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
+            )
+            learner, broadcaster = ranks, await processes.connect_broadcaster(ranks)
+        queue = await processes.start_queue(directory.path, str(start.path / QUEUE_FILE) if start else None)
     return Run(
         config=config,
         directory=directory,
@@ -257,14 +300,21 @@ def _later(ticket: Ticket) -> None:
     """Nothing is sampled any more: a position that the queue is owed is handed out when the run goes on."""
 
 
-def _ended(result: Run | Outcome, dashboards: Dashboards, advice: Callable[[], str], rollout_only: bool) -> Outcome:
+def _ended(
+    result: Run | Outcome,
+    dashboards: Dashboards,
+    advice: Callable[[], str],
+    rollout_only: bool,
+    warnings: Sequence[Warning] = (),
+) -> Outcome:
     """How the job ended: of a run that did not reach its last step also how to go on."""
     if isinstance(result, Run) and not result.departure.asked:
-        result = summarised(partial(_recorded, result) if rollout_only else partial(_completed, result, dashboards))
+        summary = _recorded if rollout_only else _completed
+        result = summarised(partial(summary, result, dashboards, warnings))
         if result.status == COMPLETED:
             return result
     elif isinstance(result, Run):
-        result = Outcome(INTERRUPTED, f"asked to leave; left after step {result.learner.version}")
+        result = Outcome(INTERRUPTED, f"interrupted; the run stopped after step {result.learner.version}")
     return Outcome(result.status, f"{result.message}\n{advice()}")
 
 
@@ -313,22 +363,32 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_onl
     return latest.checkpoint
 
 
-def _recorded(run: Run) -> Outcome:
-    """The last words of a run that recorded only."""
-    run.directory.write_summary({"steps": run.steps, "recorded_only": True})
+def _recorded(run: Run, dashboards: Dashboards, warnings: Sequence[Warning]) -> Outcome:
+    """The last message of a run that recorded only."""
+    keep_warnings(run.directory, warnings)
+    run.directory.write_summary({"steps": run.steps, "recorded_only": True, "warnings": [w.text for w in warnings]})
     return Outcome(
         COMPLETED, f"recorded {run.steps} steps\ntrain from them with: bonrl train --replay {run.directory.path}"
     )
 
 
-def _completed(run: Run, dashboards: Dashboards) -> Outcome:
-    """The last words of a run that reached its last step: curves, weights, where everything lies."""
-    dashboards.curves(run.evaluations)
-    return completion(run.directory, run.checkpoints, run.steps, run.evaluations)
+def _completed(run: Run, dashboards: Dashboards, warnings: Sequence[Warning]) -> Outcome:
+    """The last message of a run that reached its last step: curves, weights, where everything lies."""
+    evaluations = list(run.evaluations)
+    if evaluations and run.first_step:  # an earlier process evaluated the base model
+        base = recorded_evaluation(run.config, run.directory.groups / evaluation_file(0), 0)
+        evaluations = [*([base] if base else []), *evaluations]
+    changes = dashboards.curves(evaluations)
+    return completion(run.directory, run.checkpoints, run.steps, run.evaluations, changes, warnings)
 
 
 def completion(
-    directory: RunDirectory, checkpoints: Checkpoints, steps: int, evaluations: Sequence[Evaluation]
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    steps: int,
+    evaluations: Sequence[Evaluation],
+    changes: Mapping[str, Difference] = {},
+    warnings: Sequence[Warning] = (),
 ) -> Outcome:
     """The outcome of training that reached its last step, with summary.json written."""
     final = checkpoints.latest().checkpoint
@@ -336,12 +396,15 @@ def completion(
         return Outcome(FAILED, "the last checkpoint cannot be read back: see the run directory")
     model = final.path / HUGGINGFACE
     digest = weights_sha256(model)
+    keep_warnings(directory, warnings)
     directory.write_summary(
         {
             "steps": steps,
             "weights_sha256": digest,
             "model": str(model),
             "evaluations": [e.row() for e in evaluations],
+            "differences": {name: asdict(change) for name, change in changes.items()},
+            "warnings": [warning.text for warning in warnings],
         }
     )
     lines = f"done: {steps} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"

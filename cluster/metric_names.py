@@ -342,6 +342,14 @@ _EVALUATION = _on(
         for name, unit in (_CURVES | dict.fromkeys(_ADDED, "reward")).items()
         for end, side in (("low", "lower"), ("high", "upper"))
     ),
+    (
+        "eval/objective",
+        "reward",
+        "the configured objective on held-out prompts, with the k that the run ends with",
+        "what training raises, on prompts that it does not see; a falling curve is overfitting",
+    ),
+    ("eval/objective_low", "reward", "lower end of its 95% interval over prompts", "compare runs by intervals"),
+    ("eval/objective_high", "reward", "upper end of its 95% interval over prompts", "compare runs by intervals"),
     ("eval/reward_mean", "reward", "mean reward on the held-out prompts", "equals eval/pass@1 for 0/1 rewards"),
     ("eval/response_length_mean", "tokens", "mean length of the held-out responses", "see response/length_mean"),
     ("eval/truncated_share", "share", "held-out responses cut at the limit", "see response/truncated_share"),
@@ -378,7 +386,7 @@ _TIME = _on(
         "supervision/restarts",
         "restarts",
         "actors that were lost and replaced so far",
-        "0; every one is told in incidents.jsonl with its reason; spare actors, and losses that a prompt was to "
+        "0; every one is in incidents.jsonl with its reason; spare actors, and losses that a prompt was to "
         "blame for, do not count against supervision.max_restarts",
     ),
     (
@@ -449,6 +457,8 @@ def to_number(name: str, value: Any) -> int | float:
 
 def reference_page() -> str:
     """The text of docs/metrics.md."""
+    from cluster.health import reference_section
+
     lines = [
         "# Metrics",
         "",
@@ -466,6 +476,7 @@ def reference_page() -> str:
         lines += ["", f"## Over `{axis}`", "", f"`{axis}`: {about}.", ""]
         lines += ["| metric | unit | meaning | what to look for |", "| --- | --- | --- | --- |"]
         lines += [_page_line(metric) for metric in METRICS if metric.axis == axis]
+    lines += ["", reference_section()]
     return "\n".join(lines) + "\n"
 
 

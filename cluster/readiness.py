@@ -1,17 +1,28 @@
-"""What the verifier workers say when they become ready: told on the terminal, and kept for whoever looks later.
+"""The start of the actors: which are still starting, and what verifier workers say when they are ready.
 
 verifiers.json   per worker that runs programs: the level of isolation, its layers, and each probe's answer
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
+from actors.supervision import Supervisor, Unit
 from actors.verifier_worker import Ready
 from cluster.run_directory import RunDirectory
 
 FILE = "verifiers.json"
+FIRST_SECONDS = 30.0  # a start on two cores takes 20 to 40 s
+WORK = {  # what an actor whose process runs is doing, by the first word of its name
+    "sampler": "loading the weights and building the vLLM engine",
+    "learner": "loading the weights",
+    "verifier": "preparing the verifier",
+    "replay": "opening its journal",
+}
 
 
 class Readiness:
@@ -38,3 +49,40 @@ class Readiness:
             self._sandboxes[worker] = ready.sandbox
             if self._directory is not None:
                 self._directory.write_json(FILE, self._sandboxes)
+
+
+@asynccontextmanager
+async def announced_start(
+    supervisor: Supervisor, tell: Callable[[str], None], first_s: float = FIRST_SECONDS
+) -> AsyncIterator[None]:
+    """Tells which actors are still starting while the body runs: after `first_s`, then at twice the time each."""
+    watch = asyncio.create_task(_tell_of_start(supervisor, tell, first_s))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _tell_of_start(supervisor: Supervisor, tell: Callable[[str], None], wait_s: float) -> None:
+    began, next_s = time.monotonic(), wait_s
+    while True:
+        await asyncio.sleep(max(0.0, began + next_s - time.monotonic()))
+        tell(still_starting(supervisor, time.monotonic() - began))
+        next_s *= 2
+
+
+def still_starting(supervisor: Supervisor, elapsed_s: float) -> str:
+    """`still starting after 45 s: sampler-0 (loading the weights ...); limit 300 s (deadlines.start_s)`."""
+    waiting = [f"{unit.name} ({_doing(unit)})" for unit in supervisor.units if _starts(unit)]
+    what = ", ".join(waiting) or "the first weights on their way from the learner to the samplers"
+    return f"still starting after {elapsed_s:.0f} s: {what}; limit {supervisor.start_s:.0f} s (deadlines.start_s)"
+
+
+def _starts(unit: Unit) -> bool:
+    return not unit.serving and any(member.handle is not None for member in unit.members)
+
+
+def _doing(unit: Unit) -> str:
+    if any(member.vital is None for member in unit.members):
+        return "waiting for a free CPU or GPU, or importing packages"
+    return WORK.get(unit.name.replace("-", " ").split()[0], "preparing")

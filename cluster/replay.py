@@ -8,6 +8,7 @@ bit. With another objective or learning rate it trains on samples of another pol
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +25,12 @@ from cluster.config import RunConfig
 from cluster.dashboards import Dashboards
 from cluster.departure import Departure
 from cluster.errors import UsageError
+from cluster.health import Health
 from cluster.incidents import Incidents
 from cluster.job import completion, summarised
 from cluster.outcome import COMPLETED, Outcome, carry_out, starting
 from cluster.processes import Processes
+from cluster.readiness import announced_start
 from cluster.run_directory import RunDirectory
 from learner.schedule import sampled_otherwise
 
@@ -88,27 +91,36 @@ def replay(config: RunConfig, source: Path) -> Outcome:
         checkpoints = Checkpoints(directory.checkpoints)
         with Dashboards(config, directory, first_step=0) as dashboards:
             dashboards.message(f"replaying {steps} steps of {source}")
+            incidents = Incidents(directory, dashboards)
+            health = Health(config, incidents.warn, directory.path)
 
             async def work(departure: Departure) -> None:
-                processes = Processes(config, directory.path.name, Incidents(directory, dashboards).report)
-                dashboards.phase("starting the learner")
+                processes = Processes(config, directory.path.name, incidents.report)
+                dashboards.message("starting the learner")
 
                 def origin() -> Origin:
                     newest = checkpoints.latest().checkpoint
                     return (newest.step, newest.path) if newest else (0, None)
 
-                learner = await starting(processes.start_learner(origin, source / "groups"))
-                await processes.supervisor.run(
-                    _train(config, learner, source, directory, checkpoints, dashboards, departure)
-                )
+                async with announced_start(processes.supervisor, dashboards.message):
+                    learner = await starting(processes.start_learner(origin, source / "groups"))
+                dashboards.begin()
+
+                def observe(row: dict[str, float]) -> None:
+                    directory.append_metrics(row)
+                    dashboards.step(row)
+                    health.step(row)
+
+                await processes.supervisor.run(_train(config, learner, source, checkpoints, observe, departure))
 
             advice = partial(_advice, checkpoints, source)
 
             def conclude(result: None | Outcome) -> Outcome:
-                outcome = result or summarised(partial(completion, directory, checkpoints, steps, []))
+                warnings = health.at_end()
+                outcome = result or summarised(partial(completion, directory, checkpoints, steps, [], {}, warnings))
                 if outcome.status != COMPLETED:
                     outcome = Outcome(outcome.status, f"{outcome.message}\n{advice()}")
-                dashboards.last_words(outcome.message, outcome.status)
+                dashboards.last_words("\n".join([outcome.message, *map(str, warnings)]), outcome.status)
                 return outcome
 
             return carry_out(config, work, conclude, advice)
@@ -120,16 +132,15 @@ def _advice(checkpoints: Checkpoints, source: Path) -> str:
     model = (
         f"kept: the model of step {kept.step} in {kept.path / HUGGINGFACE}" if kept else "no checkpoint was saved yet"
     )
-    return f"{model}\nbegin again with: bonrl train --replay {source}"
+    return f"{model}\nstart over with: bonrl train --replay {source}"
 
 
 async def _train(
     config: RunConfig,
     learner: LearnerGroup,
     source: Path,
-    directory: RunDirectory,
     checkpoints: Checkpoints,
-    dashboards: Dashboards,
+    observe: Callable[[dict[str, float]], None],
     departure: Departure,
 ) -> None:
     import ray
@@ -153,7 +164,6 @@ async def _train(
         )
         row = await learner.step(ray.put(groups), step)
         row |= {"train/step": step + 1, "rollout/step": step + 1, "time/s": time.monotonic() - started}
-        directory.append_metrics(row)
-        dashboards.step(row)
+        observe(row)
         if step + 1 == config.run.steps or (settings.every and (step + 1) % settings.every == 0):
             await save(step + 1)

@@ -7,8 +7,9 @@ The loop (``cluster/loop.py``) says *what happens in which order*; this file say
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -28,6 +29,8 @@ from cluster.evaluation import (
     Evaluation,
     EvaluationPrompt,
     evaluate,
+    evaluation_file,
+    objective_terms,
     prompts_in_flight,
     strategies_of,
     trained_ks_of,
@@ -79,6 +82,7 @@ class Run:
     first_step: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
     saved: int | None = None  # step of the last checkpoint that this process wrote
+    watch: Callable[[Mapping[str, float]], None] = lambda row: None  # looks for what keeps the run from learning
 
     def __post_init__(self) -> None:
         self._stream = PromptStream(len(self.prompts), self.config.run.seed)
@@ -147,13 +151,10 @@ class Run:
         row |= {"train/step": step, "rollout/step": step, "time/s": time.monotonic() - self._started}
         self.directory.append_metrics(row)
         self.observer.step(row)
+        self.watch(row)
         gap = row.get("logprob_gap/mean", 0.0)  # none: no sampler could answer at this step
         if not gap <= self.config.agreement.max_gap:  # NaN is no agreement either
-            raise AgreementError(
-                f"step {step}: the sampler's log-probabilities differ from the learner's by {gap:.2e} per token at "
-                f"equal weights (version {step - 1}); agreement.max_gap is {self.config.agreement.max_gap:.0e}. "
-                "Weights were loaded wrongly, or the two compute in different precision (model.dtype)."
-            )
+            raise AgreementError(_disagreement(step, gap, self.config.agreement.max_gap))
 
     def _crew_row(self) -> dict[str, float]:
         return {
@@ -171,8 +172,9 @@ class Run:
         return (step == self.steps and settings.at_end) or bool(settings.every and step % settings.every == 0)
 
     async def evaluate(self, step: int) -> None:
-        """pass@k on the held-out prompts with the weights after `step` steps."""
-        self.observer.phase(f"evaluating step {step}")
+        """The curves on the held-out prompts with the weights after `step` steps."""
+        which = f"the weights of step {step}" if step else "the base model"
+        self.observer.phase(f"evaluating {which} on {len(self.held_out)} prompts")
         settings = self.config.evaluation
         evaluation = await self.departure.unless_asked(
             evaluate(
@@ -186,7 +188,8 @@ class Run:
                 max_in_flight=prompts_in_flight(self.config, settings.n),
                 strategies=strategies_of(self.config),
                 trained_ks=trained_ks_of(self.config),
-                log=self.directory.groups / f"evaluation-{step:06d}.parquet",
+                terms=objective_terms(self.config),
+                log=self.directory.groups / evaluation_file(step),
             )
         )
         self._sampled_tokens = self.pool.sampled_tokens  # evaluation is not training throughput
@@ -207,7 +210,7 @@ class Run:
 
     async def checkpoint(self, step: int) -> None:
         """Save learner, queue and data cursor together; the directory appears whole or not at all."""
-        self.observer.phase(f"saving step {step}")
+        self.observer.phase(f"saving a checkpoint of step {step}")
         settings, deadline_s = self.config.checkpoint, self.config.deadlines.checkpoint_s
         async with self.checkpoints.writing(
             step, keep=settings.keep, deadline_s=deadline_s, expected=[QUEUE_FILE]
@@ -215,3 +218,20 @@ class Run:
             await self.queue.snapshot(str(path / QUEUE_FILE))
             await self.learner.save(str(path))
         self.saved = step
+        self.observer.phase(f"training step {step + 1}")
+
+
+def _disagreement(step: int, gap: float, bar: float) -> str:
+    """What a gap above the bar means and what to do about it."""
+    if isnan(gap):
+        return (
+            f"step {step}: the log-probabilities of the sampler or of the learner are NaN (not a number): an earlier "
+            "update broke the weights. Lower learner.learning_rate or learner.gradient_clip, or use "
+            "model.dtype=float32, and start again from a checkpoint from before."
+        )
+    return (
+        f"step {step}: the sampler's log-probabilities differ from the learner's by {gap:.2e} per token at equal "
+        f"weights (version {step - 1}); agreement.max_gap is {bar:.0e}. Either the sampler holds other weights than "
+        "the learner, or the two compute with different precision: bfloat16 (model.dtype) stays near 1e-2, so raise "
+        "agreement.max_gap to 0.05 there; with float32 report this as a bug."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, nan, sqrt
 from typing import Any
 
@@ -21,7 +21,7 @@ class CurvePoint:
     """A strategy's value with k answers over prompts: mean, its standard error, and a 95 % interval.
 
     The interval is the normal one, mean ± 1.96 standard errors, except where few prompts carry what is missing to the
-    least or the greatest value: see `probability_interval`.
+    least or the greatest value: see `probability_interval`. values_P: the value of each prompt, for paired comparisons.
     """
 
     k: int
@@ -29,6 +29,7 @@ class CurvePoint:
     standard_error: float
     low: float
     high: float
+    values_P: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,32 @@ def strategy_curve(
     return points
 
 
+def weighted_sum(points: Iterable[tuple[float, CurvePoint]]) -> CurvePoint:
+    """The sum of weight x point over the same prompts, as of a mixture of strategies.
+
+    Its interval is that of a probability, scaled, where all values are in [0, 1]; elsewhere the normal one. `k` of the
+    result is the largest of the points.
+    """
+    pairs = list(points)
+    values_NP = np.stack([_values(point) for _, point in pairs])
+    weights_N = np.array([weight for weight, _ in pairs])
+    k, probability = max(point.k for _, point in pairs), bool(((values_NP >= 0) & (values_NP <= 1)).all())
+    values_P, total = weights_N @ values_NP, float(weights_N.sum())
+    if probability:
+        return _point(k, values_P, 0.0, total, probability=True)
+    value = float(values_P.mean())
+    if len(values_P) == 1:
+        return CurvePoint(k, value, nan, -inf, inf, values_P)
+    error = float(values_P.std(ddof=1)) / sqrt(len(values_P))
+    return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error, values_P)
+
+
+def _values(point: CurvePoint) -> np.ndarray:
+    if point.values_P is None:
+        raise ValueError("the point has no values of single prompts; take it from strategy_curve")
+    return point.values_P
+
+
 def _reach(rewards_PN: np.ndarray) -> tuple[float, float]:
     """The least and the greatest reward; 0 stands for the one that is missing where all are equal."""
     least, greatest = float(rewards_PN.min()), float(rewards_PN.max())
@@ -107,13 +134,13 @@ def _reach(rewards_PN: np.ndarray) -> tuple[float, float]:
 def _point(k: int, values_P: np.ndarray, least: float, greatest: float, probability: bool) -> CurvePoint:
     value, width = float(values_P.mean()), greatest - least
     if len(values_P) == 1:
-        return CurvePoint(k, value, nan, *((least, greatest) if probability else (-inf, inf)))
+        return CurvePoint(k, value, nan, *((least, greatest) if probability else (-inf, inf)), values_P)
     error = float(values_P.std(ddof=1)) / sqrt(len(values_P))
     share_P = (values_P - least) / width
     if (share_P < -ROUNDING).any() or (share_P > 1 + ROUNDING).any():  # a strategy that earns sums, or pays for answers
-        return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error)
+        return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error, values_P)
     low, high = probability_interval(share_P.clip(0.0, 1.0))
-    return CurvePoint(k, value, error, least + width * low, least + width * high)
+    return CurvePoint(k, value, error, least + width * low, least + width * high, values_P)
 
 
 def probability_interval(values_P: np.ndarray) -> tuple[float, float]:

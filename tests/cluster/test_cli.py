@@ -126,7 +126,7 @@ def test_help_of_train_has_examples_keys_and_exit_status(run) -> None:  # type: 
 
 def test_help_of_train_lists_every_section(run) -> None:  # type: ignore[no-untyped-def]
     _, out, _ = run("train", "--help")
-    keys = out.partition("Keys\n")[2].partition("Each with type")[0]
+    keys = out.partition("Configuration sections\n")[2].partition("All keys with type")[0]
     listed = [name for line in keys.splitlines() for name in line.strip().split("  ")[0].split(", ") if name]
     assert sorted(listed) == sorted(RunConfig.model_fields)
 
@@ -207,3 +207,22 @@ def test_refusing_is_fast_and_imports_nothing_heavy(repository: Path) -> None:
 def test_defaults_of_command_line_and_schema_agree() -> None:
     assert cli.DEFAULT_CONFIG == Path("cluster/local.yaml")
     assert ModelSettings().path == "models/countdown-base"
+
+
+def test_version_names_the_commit_and_the_packages(run) -> None:  # type: ignore[no-untyped-def]
+    status, out, err = run("--version")
+    assert status == 0 and not err
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names[:3] == ["bonrl", "commit", "python"] and {"torch", "ray", "deepspeed", "transformers"} <= set(names)
+    assert "vllm" in out and "None" not in out
+
+
+def test_version_answers_where_the_installation_is_broken(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("cluster.cli.check_packages", lambda: pytest.fail("packages were checked"))
+    assert run("--version")[0] == 0
+
+
+def test_every_exit_status_is_documented(run) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("--help")
+    lines = out.partition("Exit status")[2].partition("Options")[0].splitlines()[1:]
+    assert [line.split()[0] for line in lines if line] == ["0", "1", "2", "130"]

@@ -180,6 +180,21 @@ def test_several_temperatures_in_one_call(
         table = pq.read_table(tmp_path / "x" / f"groups-temperature-{temperature}.parquet")
         assert table.num_rows == 5 and set(table["temperature"].to_pylist()) == {np.float32(temperature).item()}
 
+    # The same model again, compared with what was written, prompt by prompt.
+    compared = ["-t", "1.2", "--n", "4", "--baseline", str(tmp_path / "x"), "evaluation.prompts=5"]
+    monkeypatch.setattr(sys, "argv", ["bonrl", "eval", "--checkpoint", "models/countdown-base", *compared])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    assert "temperature 1.2: 5 held-out prompts, 4 samples each" in out and "baseline" in out
+    assert "+0.000, no prompt differs" in out, "pass@1 of every prompt is 0.5 in both"
+
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "-t", "0.9"])
+    with pytest.raises(SystemExit) as refused:
+        cli.main()
+    assert refused.value.code == 2 and "no groups-temperature-0.9.parquet there" in capsys.readouterr().err
+
 
 def test_one_prompt_has_no_standard_error_and_the_file_stays_json() -> None:
     found = summarise(GROUPS[:1], 0, 1.0, 2.0)

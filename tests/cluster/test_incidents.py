@@ -42,7 +42,7 @@ def test_training_and_evaluation_do_not_overwrite_each_other(directory):
     evidence = json.loads((directory.path / "quarantine" / "training-4.json").read_text())
     assert evidence["prompt_id"] == "p4" and evidence["failures"][1]["loss"] == ["verifier-0", 1]
     assert (directory.path / "quarantine" / "evaluation-4.json").is_file()
-    assert "'p4' (position 4, training) is set aside after 3 failures" in said[0]
+    assert "'p4' (training, position 4) is quarantined: actors failed 3 times" in said[0]
 
 
 def test_a_resumed_run_remembers(directory):
@@ -51,7 +51,7 @@ def test_a_resumed_run_remembers(directory):
     assert resumed.holds("training", "p4") and not resumed.holds("training", "p5")
     assert not resumed.holds("evaluation", "p4") and resumed.count("training") == 1
     resumed.met_again("training", request(104))
-    assert "position 104" in said[0] and "untried" in said[0]
+    assert "position 104" in said[0] and "was skipped" in said[0]
 
 
 def test_evidence_that_cannot_be_read_is_named(directory):
@@ -59,3 +59,16 @@ def test_evidence_that_cannot_be_read_is_named(directory):
     (directory.path / "quarantine" / "training-4.json").write_text("{")
     with pytest.raises(UsageError, match=r"training-4\.json cannot be read.*delete the file"):
         files_of(directory)
+
+
+def test_warnings_are_printed_once_and_kept(directory):
+    from cluster.health import Warning
+    from cluster.incidents import Incidents, keep_warnings
+
+    said: list[str] = []
+    warning = Warning("truncated", 5, "97% of the samples were cut")
+    Incidents(directory, SimpleNamespace(message=said.append)).warn(warning)
+    keep_warnings(directory, [warning])
+    assert said == ["warning: 97% of the samples were cut"]
+    rows = [json.loads(line) for line in (directory.path / "incidents.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["name"], row["step"]) for row in rows] == [("warning", "truncated", 5)] * 2

@@ -191,5 +191,5 @@ def test_a_run_says_which_evaluation_prompts_it_trains_on() -> None:
         return [EvaluationPrompt(Prompt(f"{t}-id", t, {}, "all"), np.zeros(1, np.int32)) for t in texts]
 
     line = contamination_line(build_config({}), prompts("2 + 2?", "3 + 3?"), prompts("3 + 3?", "5 + 5?"))
-    assert line.startswith("contamination: of 2 evaluation prompts 1 have the text of a training prompt")
+    assert line.startswith("contamination: 1 of 2 evaluation prompts are also training prompts")
     assert line.endswith("3 + 3?-id and 3 + 3?-id")

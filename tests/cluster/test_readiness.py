@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from actors.supervision import Member, Supervisor, Unit
 from actors.verifier_worker import Ready
+from actors.vitals import Beat
 from cluster.config import load_config
 from cluster.processes import Processes
-from cluster.readiness import FILE, Readiness
+from cluster.readiness import FILE, Readiness, announced_start, still_starting
 from cluster.run_directory import RunDirectory
 from tests.cluster.running import LOCAL
 
@@ -41,3 +43,38 @@ def test_the_processes_pass_on_what_a_verifier_worker_says(monkeypatch: pytest.M
     monkeypatch.setattr(processes, "_start", start)
     asyncio.run(processes._verifier("verifier-0").prepare())
     assert told == [("verifier-0", Ready((LINE,)))]
+
+
+def test_a_slow_start_names_the_actors_that_are_missing() -> None:
+    config = load_config(LOCAL)
+    supervisor = Supervisor(config.supervision, 300.0, lambda node: None, kill=lambda handle: None)
+    members = {name: Member(name, lambda incarnation: None) for name in ("sampler-0", "learner rank 0", "verifier-0")}
+
+    async def ready() -> None: ...
+
+    for name, member in members.items():
+        supervisor.add(Unit("learner" if name.startswith("learner") else name, [member], ready))
+        member.handle = object()
+    members["sampler-0"].vital = Beat("node", ())
+    members["verifier-0"].serving = True
+    supervisor.add(Unit("sampler-1", [Member("sampler-1", lambda incarnation: None)], ready))  # may join later
+    line = still_starting(supervisor, 45.2)
+    assert line == (
+        "still starting after 45 s: sampler-0 (loading the weights and building the vLLM engine), learner (waiting for "
+        "a free CPU or GPU, or importing packages); limit 300 s (deadlines.start_s)"
+    )
+    for member in members.values():
+        member.serving = True
+    assert "the first weights on their way" in still_starting(supervisor, 61.0)
+
+    told: list[str] = []
+
+    async def start(seconds: float) -> None:
+        async with announced_start(supervisor, told.append, first_s=0.02):
+            await asyncio.sleep(seconds)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(start(0.0))
+    assert told == []
+    asyncio.run(start(0.15))
+    assert 2 <= len(told) <= 3, "at 1, 2 and 4 times the first interval"
