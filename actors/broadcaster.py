@@ -89,7 +89,9 @@ class Broadcaster:
             bool(near), len(near) < len(receivers), self._settings.bucket_mib * 2**20
         )
         if version is not None and held != version:
-            raise ActorFailure(f"the learner holds weights {held}, not {version}, which the samplers are to get")
+            raise ActorFailure(
+                f"the learner holds weight version {held}, but version {version} should be sent to the samplers"
+            )
         manifests, data = [m for m, _ in packed], [d for _, d in packed]
         try:
             # deadline: each call has its own

@@ -57,7 +57,7 @@ async def call(
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None
     except RayActorError as error:
-        raise ActorLost(f"{owner} died while it was to {to}: {cause_of_death(error)}") from error
+        raise ActorLost(f"{owner} died before it could {to}: {cause_of_death(error)}") from error
     except ObjectLostError as error:
         raise ObjectLost(f"{owner} could not {to}: {_short(str(error))}") from error
     except RayError as error:

@@ -60,7 +60,7 @@ class QueueClient:
         acknowledged = await self._ask(queue, "version", to="name its version") > self._version
         if self._leased and not acknowledged:
             await self._ask(queue, "lease", _QUICK_S, self._leased, to="lease the groups of the step again")
-        for ticket in await self._ask(queue, "tickets", to="name what it is owed"):
+        for ticket in await self._ask(queue, "tickets", to="list the positions to sample"):
             if ticket.sequence not in self._under_way:
                 self._under_way.add(ticket.sequence)
                 self.issue(ticket)

@@ -212,7 +212,7 @@ class RolloutPool:
         count, most = self._quarantine.count(suspicion.purpose), self._settings.max_quarantined
         if count > most:
             raise ActorFailure(
-                f"{count} prompts ({suspicion.purpose}) had to be set aside, above supervision.max_quarantined = "
+                f"{count} prompts ({suspicion.purpose}) had to be quarantined, above supervision.max_quarantined = "
                 f"{most}; the last: prompt {suspicion.request.prompt_id!r}: {suspicion.failures[-1].reason}"
             )
         return self._empty(suspicion.request)

@@ -268,11 +268,11 @@ class SupervisionSettings(Section):
         8.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds after which an actor is lost that is stopped, or that neither answers nor uses its "
-        "processor. One that works and does not answer (a compilation) is not lost by this.",
+        description="Seconds after which an actor counts as lost if it is stopped, or neither answers nor uses its "
+        "processor. An actor that computes without answering (a compilation) falls under busy_s.",
     )
     busy_s: float = Field(
-        600.0, gt=0.0, description="Seconds after which an actor is lost that does not answer although it works."
+        600.0, gt=0.0, description="Seconds after which an actor counts as lost that computes but does not answer."
     )
     max_restarts: int = Field(
         20,
@@ -280,7 +280,7 @@ class SupervisionSettings(Section):
         le=1_000_000,
         description="Restarts of actors in one run, all kinds together; at one more the run ends with a report. 0: the "
         "first loss ends it. Not counted: samplers and verifiers above `min` that come and go, and what a prompt cost "
-        "that was then set aside.",
+        "that was then quarantined.",
     )
     backoff_s: float = Field(1.0, ge=0.0, description="Seconds before a restart; doubles while it fails again.")
     backoff_max_s: float = Field(60.0, ge=0.0, description="Longest such pause.")
@@ -288,14 +288,14 @@ class SupervisionSettings(Section):
         3,
         ge=1,
         le=100,
-        description="Failures of a sampler or verifier with the same prompt in hand after which that prompt is set "
-        "aside (quarantine/ in the run directory). Before the last of them it is tried with fewer and fewer beside "
-        "it, and at last alone; where many were in hand that takes a few failures more.",
+        description="Failures of a sampler or verifier while it processes the same prompt, after which that prompt is "
+        "quarantined (quarantine/ in the run directory). Before the last of them it is tried with fewer and fewer "
+        "prompts at the same time, finally alone; where many were in flight that takes a few more failures.",
     )
     max_quarantined: int = Field(
         16,
         ge=0,
         le=1_000_000,
-        description="Prompts set aside in one run, resumed or not, and as many in its evaluations; at one more it ends "
-        "with a report.",
+        description="Prompts quarantined in one run, resumed or not, and as many in its evaluations; with one more the "
+        "run ends with a report.",
     )

@@ -157,7 +157,9 @@ class Supervisor:
                 while not unit.serving:
                     await self.changes.wait()
         except TimeoutError:
-            raise ActorFailure(f"{unit.name} was not there to {to} within {within(deadline_s, key)}") from None
+            raise ActorFailure(
+                f"{unit.name} did not come back into service within {within(deadline_s, key)} (needed to {to})"
+            ) from None
 
     def suspect(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
         """A caller gives that incarnation of `member` up, for example because it missed a deadline."""
@@ -255,7 +257,7 @@ class Supervisor:
         return await call(
             member.handle.beat.remote(),
             owner=member.name,
-            to="show a sign of life",
+            to="answer a heartbeat",
             deadline_s=deadline_s,
         )
 

@@ -14,6 +14,7 @@ import psutil
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes
+_MARKERS = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own, in every log
 _LOG_BYTES = 16_384  # read from the end of a log
 _LONGEST_LINE = 300  # characters
 
@@ -96,7 +97,7 @@ def last_lines(path: str) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(_MARKERS)]
     return [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …" for line in lines[-LOG_LINES:]]
 
 

@@ -169,7 +169,7 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, str) and type(key) is not int:  # whole numbers name steps, as in a schedule's `at`
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -179,7 +179,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise ConfigError(f"override {override!r} has not the form section.key=value, for example objective.k=8")
+        raise ConfigError(f"override {override!r} is not of the form section.key=value, for example objective.k=8")
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:

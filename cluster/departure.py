@@ -117,17 +117,17 @@ class Departure:
             if self._tell is not None:
                 self._tell()
         ours.settimeout(LAST_SECONDS)
-        why = "left at once, at the second signal"
+        why = "ended at once, at the second signal"
         try:
             _next_signal(ours)
         except TimeoutError:
-            why = f"left at once: something did not end within {LAST_SECONDS:g} s"
+            why = f"ended at once: something did not stop within {LAST_SECONDS:g} s"
         # Nothing may keep the process now, words that cannot be found or told least of all.
         with contextlib.suppress(Exception):
             bounded(
                 lambda: os.write(2, f"{why}\n{self._last_words()}\n".encode()),
                 owner="terminal",
-                to="take the last words",
+                to="print the last message",
                 deadline_s=LAST_WORDS_SECONDS,
             )
         self._end(INTERRUPTED)

@@ -314,7 +314,7 @@ def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
                     raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
                 rows.append(kind.check(row.fields))
             except ValueError as error:
-                raise ValueError(f"{row.place}: {error}; mend the line") from error
+                raise ValueError(f"{row.place}: {error}; fix the line") from error
             places[name] = row.place
     except ValueError as error:
         raise UsageError(f"--input {error}") from error

@@ -349,14 +349,14 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_onl
         raise UsageError(f"{directory.path} holds no usable checkpoint: start a new run instead of --resume")
     if not (latest.checkpoint.path / QUEUE_FILE).is_file():
         raise UsageError(
-            f"--resume {directory.path}: it was made with --replay, so there is no replay queue to go on with; replay "
-            f"its source once more, or start a run with model.path={latest.checkpoint.path / HUGGINGFACE}"
+            f"--resume {directory.path}: it was made with --replay, so there is no replay queue to continue from; "
+            f"replay its source again, or start a run with model.path={latest.checkpoint.path / HUGGINGFACE}"
         )
     if (latest.checkpoint.path / HUGGINGFACE).is_dir() == rollout_only:
         raise UsageError(
             f"{directory.path} was trained: resume it without --rollout-only"
             if rollout_only
-            else f"{directory.path} was recorded with --rollout-only: add that to go on recording, or train from it "
+            else f"{directory.path} was recorded with --rollout-only: add that to continue recording, or train from it "
             "with --replay"
         )
     directory.rewind(latest.checkpoint.step)

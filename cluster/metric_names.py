@@ -249,7 +249,7 @@ _TRAIN = _on(
     (
         "sync/pause_seconds",
         "s",
-        "longest time that a sampler's generation stood still for the new weights",
+        "longest time that a sampler stopped generating to take the new weights",
         "the price of a sync that running requests see; grows with the model, not with the batch",
     ),
     ("time/step_s", "s", "wall clock of one optimiser step, everything included", "the figure to lower"),
@@ -264,7 +264,7 @@ _TRAIN = _on(
     (
         "time/other_share",
         "share",
-        "share of the step that is none of sampling, learning and sync",
+        "share of the step outside sampling, learning and sync",
         "at most 0.1; beyond: the control loop or the object store is in the way",
     ),
     (
@@ -392,7 +392,7 @@ _TIME = _on(
     (
         "supervision/quarantined",
         "prompts",
-        "prompts given up so far, because an actor failed again and again with them in hand",
+        "prompts given up so far, because an actor failed again and again while it processed them",
         "0; look into quarantine/ in the run directory",
     ),
     ("supervision/samplers", "actors", "samplers that serve", "below actors.samplers while one is replaced"),
@@ -415,7 +415,7 @@ def find_metric(name: str) -> Metric:
     known = [*AXES, *(metric.key for metric in METRICS)]
     near = difflib.get_close_matches(re.sub(r"\d+", "<k>", name), known, n=1, cutoff=0.4)
     hint = f"; the nearest known name is {near[0]!r}" if near else ""
-    raise MetricError(f"unknown metric {name!r}{hint}. Known metrics stand in cluster/metric_names.py.")
+    raise MetricError(f"unknown metric {name!r}{hint}. cluster/metric_names.py lists the known metrics.")
 
 
 def split_by_axis(row: Mapping[str, Any]) -> list[dict[str, int | float]]:
@@ -469,7 +469,7 @@ def reference_page() -> str:
         "A metric is drawn over one axis, its clock. In wandb each is registered with `define_metric`, so",
         "charts pick the right axis by themselves; wandb's own implicit step means nothing here.",
         "",
-        "`bonrl eval --output DIR` writes the same names to DIR/evaluation.json, and beside each point of a curve",
+        "`bonrl eval --output DIR` writes the same names to DIR/evaluation.json, and with each point of a curve",
         "its standard error over prompts, as `eval/pass@8_standard_error`.",
     ]
     for axis, about in AXES.items():

@@ -19,10 +19,10 @@ from cluster.config import RunConfig, section_of
 _INTRODUCTION = """\
 # Configuration
 
-Generated from the schema by `make reference`; do not edit. Any key can be overruled on the command line
+Generated from the schema by `make reference`; do not edit. Any key can be overridden on the command line
 (`bonrl train --config cluster/local.yaml objective.k=4`). An unknown key, a wrong type, a value out of range and
-sections that do not fit together are refused before anything starts, with the key and the mend; `--dry-run` prints the
-resolved configuration and the figures that follow from it.
+sections that do not fit together are refused before anything starts, with the key and what to change; `--dry-run`
+prints the resolved configuration and the figures that follow from it.
 """
 
 

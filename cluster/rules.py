@@ -94,7 +94,7 @@ def _schedules(config: RunConfig) -> Iterator[str]:
             "step must be sampled alike"
         )
     if moves.k and objective.imitation == "sft":
-        yield "schedule.k has no part in objective.imitation = sft; leave it out, or use bon_sft"
+        yield "schedule.k has no effect with objective.imitation = sft; leave it out, or use bon_sft"
     ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
     ranges += _range("temperature", moves.temperature, 0, 10)
     yield from ranges
@@ -107,7 +107,7 @@ def _range(name: str, schedule: Schedule | None, low: float, high: float = inf) 
     for value in schedule.named() if schedule else []:
         if not low <= value <= high or (value == low and high < inf):
             wanted = f"{low:g} or more" if high == inf else f"above {low:g} and at most {high:g}"
-            yield f"schedule.{name} goes to {value:g}; it must be {wanted}: mend its start, end or at"
+            yield f"schedule.{name} goes to {value:g}; it must be {wanted}: change its start, end or at"
 
 
 def _scheduled_groups(config: RunConfig) -> Iterator[str]:

@@ -295,7 +295,7 @@ def clear_errors(path: Path) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             mend = "it is not writable: set run.directory to a directory that you may write"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-            mend = "a file stands where a directory should be: set run.directory or run.name to another path"
+            mend = "there is a file where a directory should be: set run.directory or run.name to another path"
         else:
             mend = "set run.directory to a directory that can be written"
         raise RunDirectoryError(f"run directory {path}: {mend} ({error})") from error

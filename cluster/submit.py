@@ -64,7 +64,7 @@ def submit_job(config: RunConfig, *, address: str, dry_run: bool, entrypoint: st
     try:
         return asyncio.run(_follow(client, url, job, config.deadlines.start_s, echo))
     except KeyboardInterrupt:
-        echo(f"\nno longer following; the job {job} goes on.\n{_commands(url, job)}")
+        echo(f"\nno longer following the log; the job {job} continues.\n{_commands(url, job)}")
         return INTERRUPTED
 
 

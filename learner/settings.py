@@ -78,7 +78,7 @@ class ObjectiveSettings(TermSettings):
         "none",
         description="Imitate the task's demonstrations instead of maximising a reward: `bon_sft` through the Best-of-k "
         "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` plainly. Weight, "
-        "estimator, mixture and off_policy have no part in it and must keep their defaults; strategy and k say which "
+        "estimator, mixture and off_policy have no effect there and must keep their defaults; strategy and k say which "
         "value is reported, where k <= rollout.n.",
     )
     off_policy: Literal["none", "exact"] = Field(
@@ -130,8 +130,8 @@ class ObjectiveSettings(TermSettings):
             if value != default:
                 shown = f"{value:g}" if key == "weight" else "set" if key == "mixture" else value
                 raise ValueError(
-                    f"objective.{key} is {shown}, which has no part in objective.imitation = {self.imitation}; leave "
-                    f"it out, or set imitation to none"
+                    f"objective.{key} is {shown}, which has no effect with objective.imitation = {self.imitation}; "
+                    "leave it out, or set imitation to none"
                 )
         return self
 

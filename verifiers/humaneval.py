@@ -50,7 +50,7 @@ class HumanEval(CodeVerifier):
         try:
             reference = reference_of(CodeTests.of(tests, entry_point=entry_point, prompt=prompt), entry_point)
         except TestsError as error:
-            raise ValueError(f"{place}: {error}; mend the line") from error
+            raise ValueError(f"{place}: {error}; fix the line") from error
         text = prompt
         if self.settings.template == "chat":
             text = f"Complete this Python function. {CHAT_INSTRUCTION}\n\n```python\n{prompt.strip()}\n```"

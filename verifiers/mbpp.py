@@ -66,7 +66,7 @@ class Mbpp(CodeVerifier):
         try:
             tests = _tests(source, optional_text(row, "solution", place))
         except TestsError as error:
-            raise ValueError(f"{place}: {error}; mend the line") from error
+            raise ValueError(f"{place}: {error}; fix the line") from error
         reference = reference_of(tests, tests.names[-1])
         return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"))
 

@@ -41,7 +41,7 @@ def test_the_error_of_a_constructor_is_told_and_not_that_there_was_one():
         )
 
     assert told(ActorDiedError(task_error(construct))) == (
-        "verifier-0 died while it was to start: ValueError: task.sandbox.minimum_level: this machine cannot enforce it "
+        "verifier-0 died before it could start: ValueError: task.sandbox.minimum_level: this machine cannot enforce it "
         "see docs/sandbox.md: lower the level"
     )
 
@@ -56,7 +56,7 @@ def test_of_errors_in_a_chain_the_last_is_told():
             raise ValueError("queue.staleness differs from the snapshot's") from error
 
     message = told(ActorDiedError(task_error(construct)))
-    assert message.endswith("died while it was to start: ValueError: queue.staleness differs from the snapshot's")
+    assert message.endswith("died before it could start: ValueError: queue.staleness differs from the snapshot's")
 
 
 def test_a_death_by_the_system_is_told_with_what_the_system_knows():
@@ -72,11 +72,11 @@ def test_a_death_by_the_system_is_told_with_what_the_system_knows():
         node_ip_address="10.0.0.1",
     )
     assert told(ActorDiedError(context)) == (
-        "verifier-0 died while it was to start: The actor is dead because its worker process has died. Worker exit "
+        "verifier-0 died before it could start: The actor is dead because its worker process has died. Worker exit "
         "type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node running low on memory. Memory on "
         "the node was 7.9 GB."
     )
-    assert told(ActorDiedError()) == "verifier-0 died while it was to start: its process ended"
+    assert told(ActorDiedError()) == "verifier-0 died before it could start: its process ended"
 
 
 def test_an_error_that_came_with_an_argument_is_told_without_its_traceback():

@@ -112,7 +112,7 @@ def test_a_dead_actor_is_replaced_and_its_callers_go_on():
         assert await asyncio.wait_for(supervisor.run(work()), LIMIT_S) == "done"
         assert member.incarnation == 1 and supervisor.restarts == 1
         seen, over = supervisor.incidents
-        assert "sampler-0 died while it was to show a sign of life" in seen.reason
+        assert "sampler-0 died before it could answer a heartbeat" in seen.reason
         assert seen.recovered_s is None and over.recovered_s is not None
 
     asyncio.run(scenario())
@@ -375,7 +375,7 @@ def test_the_echoes_of_a_lost_actor_print_no_traceback():
         unit, member = employ(supervisor, "queue")
         await supervisor.start(unit)
         member.handle.dead = True
-        with pytest.raises(ActorFailure, match="queue was lost: queue died while it was to show a sign of life"):
+        with pytest.raises(ActorFailure, match="queue was lost: queue died before it could answer a heartbeat"):
             await supervisor.run(work())
 
     asyncio.run(scenario())

@@ -62,7 +62,9 @@ def test_a_process_that_only_has_the_number_of_a_dead_one_is_left_alone(parent):
 
 def test_the_end_of_a_log_is_read_and_a_missing_one_is_no_error(tmp_path):
     log = tmp_path / "worker.err"
-    log.write_text("\n\n".join(f"line {i}" for i in range(5000)) + "\n" + "x" * 1000 + "\n")
+    log.write_text(
+        ":actor_name:SamplerActor\n" + "\n\n".join(f"line {i}" for i in range(5000)) + "\n" + "x" * 1000 + "\n"
+    )
     tails = asyncio.run(NodeWatch().tail([str(log), str(tmp_path / "gone")]))
     assert tails[str(tmp_path / "gone")] == []
     assert tails[str(log)][:2] == [f"line {i}" for i in range(5001 - LOG_LINES, 5003 - LOG_LINES)]

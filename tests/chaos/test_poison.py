@@ -106,7 +106,7 @@ def test_a_prompt_that_kills_its_verifier_is_set_aside(tmp_path, monkeypatch):
     companies = [failure["company"] for failure in evidence["failures"]]
     assert companies[-1] == 1 and len(companies) == (3 if min(companies[:2]) <= 4 else 4), companies
     assert all(later <= -(-min(companies[:2]) // 4) for later in companies[2:]), companies
-    assert "verifier-0 died while it was to grade prompt 'p5'" in evidence["failures"][-1]["reason"]
+    assert "verifier-0 died before it could grade prompt 'p5'" in evidence["failures"][-1]["reason"]
     assert {incident.unit for incident in incidents} == {"verifier-0"}
     # The last death ends the test, noticed by the supervisor or not.
     assert len(companies) - 1 <= supervisor.restarts <= len(companies)

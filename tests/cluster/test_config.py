@@ -330,8 +330,8 @@ def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
     [
         ("a: [", "not valid YAML"),
         ("- 1", "must hold sections"),
-        ("run: {steps: 1}\nrun: {steps: 2}", "stands twice"),
-        ("run: {steps: 1, steps: 2}", "stands twice"),
+        ("run: {steps: 1}\nrun: {steps: 2}", "duplicate key"),
+        ("run: {steps: 1, steps: 2}", "duplicate key"),
         ("1.5: 2", "not text"),
         ("run: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],

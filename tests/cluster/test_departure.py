@@ -147,7 +147,7 @@ def test_whatever_hangs_the_process_ends_in_time_and_says_how_to_go_on(hang: str
     status, _, errors, took = end_of(HANGS[hang], number)
     assert status == 130
     assert errors == (
-        f"left at once: something did not end within {LIMIT_S} s\ncontinue with: bonrl train --resume RUN\n"
+        f"ended at once: something did not stop within {LIMIT_S} s\ncontinue with: bonrl train --resume RUN\n"
     )
     assert LIMIT_S < took < LIMIT_S + 10
 
@@ -160,7 +160,7 @@ def test_a_second_signal_leaves_at_once(hang: str) -> None:
     )
     status, _, errors, took = end_of(second + HANGS[hang], "SIGTERM")
     assert status == 130
-    assert errors.startswith("left at once, at the second signal\ncontinue with:"), errors
+    assert errors.startswith("ended at once, at the second signal\ncontinue with:"), errors
     assert took < 20
 
 

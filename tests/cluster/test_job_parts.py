@@ -85,11 +85,11 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
         raise error
 
     async def work(departure: Departure) -> None:
-        await departure.unless_asked(starting(start(event("sampler-0 died while it was to start"))))
+        await departure.unless_asked(starting(start(event("sampler-0 died before it could start"))))
 
     result = carry_out(None, work)  # type: ignore[arg-type]
     assert result.status == FAILED
-    assert result.message == "the run could not start, nothing was trained: sampler-0 died while it was to start"
+    assert result.message == "the run could not start, nothing was trained: sampler-0 died before it could start"
     assert no_ray == ["connect", "disconnect"]
 
 
