@@ -22,6 +22,7 @@ _NAMES = {
     "mean": "mean reward",
 }
 TRAINED = " *"  # marks what the run trains for
+CUT_SHARE = 0.1  # of samples; below, cut ones are not worth a word
 
 
 def value_name(strategy: str, k: int) -> str:
@@ -47,9 +48,18 @@ def evaluation_line(evaluation: Evaluation, terms: Sequence[TermSettings]) -> st
         points = [p for p in evaluation.curves[strategy] if p is not evaluation.objective]
         if points:
             parts.append(", ".join(f"{value_name(strategy, p.k)} {p.value:.3f}" for p in points))
-    left_out = f", {evaluation.set_aside} left out: the verifier failed" if evaluation.set_aside else ""
-    size = f"{len(evaluation.prompt_ids):,} prompts x {evaluation.n} samples, {evaluation.seconds:.0f} s{left_out}"
-    return f"evaluation {which}: {'; '.join(parts)} ({size})"
+    size = f"{len(evaluation.prompt_ids):,} prompts x {evaluation.n} samples, {evaluation.seconds:.0f} s"
+    return f"evaluation {which}: {'; '.join(parts)} ({', '.join([size, *caveats(evaluation)])})"
+
+
+def caveats(evaluation: Evaluation) -> list[str]:
+    """What an evaluation leaves out: the ends of samples cut at the limit, prompts that could not be judged."""
+    found = []
+    if evaluation.truncated_share >= CUT_SHARE:
+        found.append(f"{evaluation.truncated_share:.0%} of the samples cut at rollout.max_response_tokens")
+    if evaluation.set_aside:
+        found.append(f"{evaluation.set_aside} prompts left out: the verifier failed")
+    return found
 
 
 def difference(before: Evaluation, after: Evaluation, old: CurvePoint, new: CurvePoint) -> Difference | None:

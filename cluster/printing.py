@@ -51,11 +51,12 @@ def print_table(table: Table) -> None:
 
 def print_curves(evaluations: list[Evaluation]) -> None:
     """A table for each strategy: its value at each k, a column for each temperature."""
+    from cluster.curves import caveats
+
     if not evaluations:
         return
-    for strategy in evaluations[0].curves:
-        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("mean", "mean reward")
-        name = name.replace("_", " ")
+    for strategy in (name for name in evaluations[0].curves if name != "mean"):  # one number, below
+        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
         table = Table(title=f"{name} on held-out prompts [95 % interval over prompts]")
         table.add_column("k", justify="right")
         for evaluation in evaluations:
@@ -63,6 +64,14 @@ def print_curves(evaluations: list[Evaluation]) -> None:
         for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
             table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
         print_table(table)
+    for evaluation in evaluations:
+        facts = [
+            f"{len(evaluation.prompt_ids):,} prompts x {evaluation.n} samples",
+            f"mean reward {evaluation.reward_mean:.4f}",
+            f"mean response length {evaluation.length_mean:.1f} tokens",
+            *caveats(evaluation),
+        ]
+        typer.echo(f"temperature {evaluation.temperature:g}: {', '.join(facts)}")
 
 
 def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> None:

@@ -100,6 +100,13 @@ def test_the_same_samples_differ_by_nothing() -> None:
     assert signed(differences(base, base, terms)["pass@2"]) == "+0.000, no prompt differs"
 
 
+def test_cut_samples_and_prompts_without_a_verdict_are_said() -> None:
+    found, terms = evaluated({}, 1, 0)
+    assert "cut at" not in evaluation_line(replace(found, truncated_share=0.05), terms)
+    line = evaluation_line(replace(found, truncated_share=0.97, set_aside=2), terms)
+    assert "97% of the samples cut at rollout.max_response_tokens, 2 prompts left out" in line
+
+
 def test_one_evaluation_alone_has_no_differences() -> None:
     final, terms = evaluated({}, 1, 3)
     text = shown(comparison_table(None, final, terms))

@@ -168,7 +168,7 @@ def test_several_temperatures_in_one_call(
         cli.main()
     assert not ended.value.code
     out = capsys.readouterr().out
-    assert "temperature 0.7" in out and "temperature 1.2" in out
+    assert "temperature 0.7" in out and "temperature 1.2: 5 prompts x 8 samples, mean reward 0.5000" in out
 
     cold, hot = json.loads((tmp_path / "x" / "evaluation.json").read_text())["evaluations"]
     assert (cold["temperature"], hot["temperature"]) == (0.7, 1.2)

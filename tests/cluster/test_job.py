@@ -73,7 +73,9 @@ def test_the_run_describes_itself(golden):
     assert len(trained_prompts(directory)) == STEPS * PROMPTS
     for name in ("config.yaml", "versions.json", "git.json", "summary.json"):
         assert (directory / name).is_file()
-    assert "pass@4" in output or "pass@k" in output
+    assert "pass@4 *" in output and "difference (paired)" in output and "objective pass@4 " in output
+    assert "warning: " not in output.partition("run directory")[2], "a healthy run"
+    assert json.loads((directory / "summary.json").read_text())["differences"].keys() == {"pass@1", "pass@2", "pass@4"}
 
 
 def test_wandb_received_what_practitioners_look_for(golden):
@@ -115,6 +117,23 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repos
     again = bonrl("train", "--replay", str(directory), f"run.directory={tmp_path / 'again'}", config=None)
     assert again.returncode == 0, again.stdout + again.stderr
     assert weights(again.stdout) == weights(result.stdout), "the recorded groups make the same weights, bit by bit"
+
+
+def test_a_run_that_cannot_learn_says_so_while_it_runs_and_at_its_end(tmp_path):
+    """Two tokens hold no answer: every sample is cut and no group has a signal."""
+    result = bonrl(
+        "train", *SMALL, f"run.directory={tmp_path}", "run.steps=6", "rollout.max_response_tokens=2",
+        "evaluation.at_start=false", "evaluation.at_end=false",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    running, _, ending = result.stdout.partition("done: 6 steps")
+    for part, window in ((running, "the last 5 steps"), (ending, "over all 6 steps")):
+        assert f"warning: {window}: 100% of the samples were cut at rollout.max_response_tokens = 2" in part
+        assert f"warning: {window}: 100% of the groups gave no training signal" in part
+    directory = run_directory(tmp_path)
+    incidents = [json.loads(line) for line in (directory / "incidents.jsonl").read_text().splitlines()]
+    assert {"truncated", "no_signal"} <= {row["name"] for row in incidents if row["kind"] == "warning"}
+    assert len(json.loads((directory / "summary.json").read_text())["warnings"]) >= 2
 
 
 def test_recorded_groups_are_those_of_a_run_and_can_be_trained_from(golden, tmp_path):
