@@ -19,6 +19,7 @@ WINDOW = 5  # optimiser steps
 REPEAT_STEPS = 100
 
 NO_SIGNAL_SHARE = 0.95  # of groups
+EQUAL = 1e-12  # standard deviation of rewards that are all the same
 TRUNCATED_SHARE = 0.5  # of samples
 UNPARSABLE_SHARE = 0.5
 VERIFIER_ERROR_SHARE = 0.05
@@ -151,14 +152,14 @@ class Health:
 def _no_signal(mean: Row, config: RunConfig) -> str | None:
     if config.objective.imitation != "none":
         return None
-    share = mean.get("groups/no_signal_share", 0.0)
-    if mean.get("reward/std", 1.0) == 0.0:  # also where a KL term in the reward gives every group an advantage
-        share = 1.0
-    if share < NO_SIGNAL_SHARE:
+    share, equal = mean.get("groups/no_signal_share", 0.0), mean.get("reward/std", 1.0) <= EQUAL
+    if share < NO_SIGNAL_SHARE and not equal:
         return None
     n, term = config.rollout.n, config.objective.terms()[0]
     failed, passed = mean.get("groups/all_fail_share", 0.0), mean.get("groups/all_pass_share", 0.0)
     seen = f"{share:.0%} of the groups gave no training signal (all advantages 0)"
+    if share < NO_SIGNAL_SHARE:  # a KL term in the reward, or a biased estimator, makes advantages all the same
+        seen = "all samples got the same reward, so the reward gave no training signal"
     measure = f"bonrl eval --config RUN_DIR/config.yaml --checkpoint {config.model.path}"
     if failed >= NO_SIGNAL_SHARE:
         cut = mean.get("response/truncated_share", 0.0)

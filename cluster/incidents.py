@@ -60,7 +60,7 @@ class Incidents:
 def keep_warnings(directory: RunDirectory, warnings: Sequence[Warning]) -> None:
     """Append warnings to the incidents of a run."""
     for warning in warnings:
-        directory.append_json(FILE, {"time": time.time(), "kind": "warning", **asdict(warning)})
+        directory.append_json(FILE, {"time": time.time(), "kind": "warning", "unit": "run", **asdict(warning)})
 
 
 class QuarantineFiles(Quarantine):

@@ -217,7 +217,7 @@ class Campaign:
             self.report.problems.append(f"the run ended with status {status}:\n{output[-3000:]}")
         match = re.findall(r"^weights +([0-9a-f]{64})$", output, re.MULTILINE)
         self.report.weights = match[-1] if match else ""
-        left = re.findall(r"left after step (\d+)", output)
+        left = re.findall(r"stopped after step (\d+)", output)
         self.report.steps = int(left[-1]) if left else self._number("run.steps")
         _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
         if alive:

@@ -69,7 +69,7 @@ def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
         run.terminate()
         assert run.wait(timeout=40) == 130, log.read_text()  # 30 s, and a busy machine
         output = log.read_text()
-        left = int(re.search(r"left after step (\d+)", output).group(1))
+        left = int(re.search(r"stopped after step (\d+)", output).group(1))
         assert "continue with: bonrl train --resume" in output and "Traceback" not in output, output
         assert Checkpoints(directory / "checkpoints").latest().checkpoint.step == left
     finally:

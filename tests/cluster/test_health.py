@@ -109,6 +109,11 @@ def test_cut_answers_are_the_first_remedy_where_nothing_is_correct() -> None:
     assert "Raise rollout.max_response_tokens first (97% of the samples are cut)" in reported[1].text
 
 
+def test_equal_rewards_are_no_signal_though_a_kl_in_the_reward_gives_advantages() -> None:
+    reported, _ = watched(WINDOW, {"groups/no_signal_share": 0.0, "reward/std": 1e-17, "groups/all_fail_share": 1.0})
+    assert [w.name for w in reported] == ["no_signal"] and "all samples got the same reward" in reported[0].text
+
+
 def test_a_run_that_collapsed_late_is_warned_of_at_its_end() -> None:
     reported: list[Warning] = []
     health = Health(load_config(LOCAL), reported.append)
