@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -14,8 +16,8 @@ from cluster.evaluation import Evaluation, objective_terms
 from cluster.memory import job_memory_gib
 from cluster.printing import print_table
 from cluster.progress import Progress
-from cluster.run_directory import RunDirectory
-from cluster.wandb_writer import WandbWriter
+from cluster.run_directory import RunDirectory, RunDirectoryError
+from cluster.wandb_writer import Loss, WandbWriter
 from learner.metrics import Difference
 from learner.schedule import scheduled_integer
 
@@ -61,6 +63,10 @@ class Dashboards:
         self._progress.stop()
         status = self._status if self._status is not None else int(kind is not None)
         late = self._wandb.finish(status, deadline_s=HURRY_SECONDS if status == INTERRUPTED else None)
+        for loss in self._wandb.losses():
+            print(loss.message, flush=True)
+            with contextlib.suppress(RunDirectoryError):  # a full disk: how the run ended is said already
+                self._note(loss)
         if late:
             print(late, flush=True)
 
@@ -89,7 +95,7 @@ class Dashboards:
     def step(self, row: Mapping[str, float]) -> None:
         """One finished optimiser step."""
         self._progress.step(dict(row))
-        self._wandb.log(row)
+        self._log(row)
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """One finished evaluation."""
@@ -98,7 +104,17 @@ class Dashboards:
         name = objective_name(self._terms) if len(self._terms) == 1 else "objective"
         text = f"{name} {found.value:.3f}" if found is not None else ""
         self._progress.evaluated(evaluation.step, text)
-        self._wandb.log(evaluation.row())
+        self._log(evaluation.row())
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        self._wandb.log(row)
+        for loss in self._wandb.losses():
+            self.message(loss.message)
+            self._note(loss)
+
+    def _note(self, loss: Loss) -> None:
+        incident = {"time": time.time(), "unit": "wandb", "reason": loss.message, "recovered_s": loss.recovered_s}
+        self._directory.append_json("incidents.jsonl", incident)
 
     def curves(self, evaluations: Sequence[Evaluation]) -> dict[str, Difference]:
         """Shows the first and the last evaluation of the run side by side; returns the paired differences."""

@@ -1,31 +1,49 @@
 """The run's one wandb writer: the only file that knows wandb.
 
-It lives in the driver process, so no two processes write one run. Rows are split by axis and logged with
-their axis value; wandb's implicit step, which drops rows when several clocks share it, is never used. Offline
-nothing is sent: no metrics, no crash reports, no probes for cloud machines. wandb is imported only when on.
+wandb can die, hang, raise, or fill its disk; none of that may touch the run. So it runs in a helper process of its own
+(``python -m cluster.wandb_writer``), and a thread of the driver feeds it from a bounded queue. A helper that is lost is
+killed and started again under the same run id; after MAX_RESTARTS, or if none starts, wandb is off for the rest of the
+run. Each loss is one warning. metrics.jsonl does not depend on any of it.
+
+Rows are split by axis and logged with their axis value; wandb's implicit step, which drops rows when several clocks
+share it, is never used. Offline nothing is sent: no metrics, no crash reports, no probes for cloud machines.
 """
 
 from __future__ import annotations
 
-import netrc
+import contextlib
 import os
-import secrets
+import queue
 import shlex
-from collections.abc import Mapping
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
 
-from actors.threads import bounded
+import psutil
+
 from cluster.errors import UsageError
+from cluster.helper_process import Channel, HelperError, HelperLost, HelperProcess
 from cluster.metric_names import AXES, METRICS, split_by_axis
-from cluster.run_directory import clear_errors, write_atomically
+from cluster.wandb_mode import choose_mode, run_id_of
 
 INIT_DEADLINE_S = 60.0
 FINISH_DEADLINE_S = 60.0
 FINISH_GRACE_S = 5.0  # wandb's own time-out comes first and ends an upload in good order
+LOG_DEADLINE_S = 30.0  # for one row to be taken
+IMPORT_SECONDS = 60.0  # for the helper to import wandb on a busy machine
+CHECK_SECONDS = 5.0  # between two looks at an idle helper
+STOPPED_SECONDS = 8.0  # after which a stopped wandb process counts as lost
+FLUSH_SECONDS = 5.0  # between two writes of wandb's file: what a killed wandb may lose
+RESEND_SECONDS = 60.0  # rows younger than this are sent again to a new helper: the lost one may not have written them
+MAX_RESTARTS = 3
+MAX_WAITING = 10_000  # parts of rows in the queue
 
-_DEFAULT_URL = "https://api.wandb.ai"
+_PROBE_BYTES = 64 << 10  # written now and then beside wandb's file: wandb itself loses rows on a full disk silently
 
 
 class WandbSettings(Protocol):
@@ -45,13 +63,22 @@ class WandbError(UsageError):
     """wandb was demanded (`wandb.mode: online`) and cannot start; the message names the mend."""
 
 
+@dataclass(frozen=True)
+class Loss:
+    """wandb was lost; how it went on (`recovered_s`: seconds until it took rows again; None: it is off)."""
+
+    message: str
+    recovered_s: float | None
+
+
 class WandbWriter:
-    """One wandb run, begun on construction. Use from one thread; `finish` at the end.
+    """One wandb run, begun on construction. Use from one thread; `finish` at the end. `log` never waits for wandb.
 
     Args:
         settings: section `wandb`. `auto` is online if an API key is configured and the server answers, else
             offline (or what the environment variable WANDB_MODE says).
-        run_directory: holds wandb's files in `wandb/`, with the run's id: a resumed run goes on in wandb too.
+        run_directory: holds wandb's files in `wandb/` (unless WANDB_DIR names another place), with the run's id: a
+            resumed run goes on in wandb too.
         config: resolved configuration, shown beside the run.
         name: display name.
         run_id: wandb id to go on with; None takes the one in the directory, or a new one.
@@ -72,166 +99,329 @@ class WandbWriter:
         init_deadline_s: float = INIT_DEADLINE_S,
         finish_deadline_s: float = FINISH_DEADLINE_S,
     ) -> None:
-        self._run: Any = None
-        self._finish_deadline_s = finish_deadline_s
+        self._helper: HelperProcess | None = None
+        self._init_deadline_s, self._finish_deadline_s = init_deadline_s, finish_deadline_s
+        self._restarts = 0
+        self._over = threading.Event()  # the run does not wait for wandb any longer
+        self._losses: deque[Loss] = deque()
+        self._recent: deque[tuple[float, dict[str, Any]]] = deque()  # requests that a lost helper may not have written
+        self._late: str | None = None
         self.mode, self._why = choose_mode(settings.mode)
+        self.directory: Path | None = None  # where this process's wandb files are; None if there are none
+        self._url = ""
         if self.mode == "disabled":
             return
         root = Path(run_directory).absolute()
-        self.run_id, self._resumed = _run_id(root, run_id)
-        arguments: dict[str, Any] = {
+        self.run_id, self._resumed = run_id_of(root, run_id)
+        self._arguments: dict[str, Any] = {
             "project": settings.project,
             "entity": settings.entity,
             "tags": list(settings.tags) or None,
-            "dir": str(root),
+            "dir": os.environ.get("WANDB_DIR") or str(root),
             "id": self.run_id,
             "name": name,
             "config": dict(config),
             "resume": "allow",
         }
+        self._begin(demanded=settings.mode == "online")
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._feed, name="wandb", daemon=True)
+        if self._helper is not None:
+            self._thread.start()
+
+    def _begin(self, *, demanded: bool) -> None:
         if self.mode == "online":
             try:
-                self._run = _begin("online", init_deadline_s, finish_deadline_s, arguments)
-            except Exception as error:
-                # wandb's own error types are many and change; each means that the server cannot be used.
-                if settings.mode == "online":
+                self._start()
+                return
+            except HelperError as error:
+                if demanded:
                     raise WandbError(
                         f"wandb.mode is online, but wandb cannot start: {error}. Run `wandb login`, "
                         "check the network, or set wandb.mode to auto, offline or disabled."
                     ) from error
                 self.mode, self._why = "offline", f"wandb could not start online: {error}"
-                _forget_failed_start()
-        if self._run is None:
-            self._run = _begin("offline", init_deadline_s, finish_deadline_s, arguments)
-        self._define_axes()
+        try:
+            self._start()
+        except HelperError as error:
+            self.mode, self._why = "disabled", f"wandb could not start: {error}"
 
-    def _define_axes(self) -> None:
+    def _start(self) -> HelperProcess:
+        """Start a helper that goes on with the run.
+
+        Raises:
+            HelperError: it could not; nothing of it is left.
+        """
+        helper = HelperProcess("cluster.wandb_writer", "wandb", _ENVIRONMENT)
+        request = {
+            "call": "start",
+            "mode": self.mode,
+            "init_timeout": self._init_deadline_s,
+            "finish_timeout": self._finish_deadline_s,
+            "arguments": self._arguments,
+        }
+        try:
+            started = helper.ask(request, self._init_deadline_s + IMPORT_SECONDS)
+        except BaseException:
+            helper.kill()
+            raise
+        self._helper, self.directory = helper, Path(started["directory"])
+        self._url = started["url"] or self._url
+        return helper
+
+    def describe(self) -> str:
+        """One line for the user: where the run can be seen, and how to upload it later."""
+        if self.mode == "disabled":
+            return f"wandb: disabled ({self._why})"
+        if self.mode == "online":
+            return f"wandb: online at {self._url}"
+        return f"wandb: offline ({self._why}). Upload later with: {self._sync_command()}"
+
+    def _sync_command(self) -> str:
+        assert self.directory is not None
+        if self._resumed:  # every process of the run left a directory; together they are the run
+            directories = "*run-*" if self._url else "offline-run-*"
+            return f"wandb sync {shlex.quote(str(self.directory.parent))}/{directories}"
+        return f"wandb sync {shlex.quote(str(self.directory))}"
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Logs one row of cluster/metric_names.py, split by axis. Raises MetricError on a bad row."""
+        for part in split_by_axis(row):
+            if self._helper is not None:
+                try:
+                    self._waiting.put_nowait({"call": "log", "row": part})
+                except queue.Full:
+                    self._over.set()
+                    self._switch_off(f"{MAX_WAITING} rows wait for it")
+                    return
+
+    def losses(self) -> list[Loss]:
+        """What went wrong with wandb since the last call; for the user to read."""
+        found = []
+        while self._losses:
+            found.append(self._losses.popleft())
+        return found
+
+    def finish(self, exit_code: int = 0, *, deadline_s: float | None = None) -> str | None:
+        """Ends the run; returns a message if the rest could not be sent in time. Safe to call twice.
+
+        wandb can hang here when the network does, so it is killed at the deadline; everything logged is in the files
+        by then. `deadline_s` (seconds) takes the place of the usual one.
+        """
+        if self._helper is None:
+            return None
+        wait_s = self._finish_deadline_s + FINISH_GRACE_S if deadline_s is None else deadline_s
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait({"call": "finish", "exit_code": exit_code})
+            self._thread.join(timeout=wait_s)
+        self._over.set()
+        helper, self._helper = self._helper, None
+        if helper is not None:
+            helper.kill()
+        if self._thread.is_alive():
+            self._late = f"wandb could not finish: wandb did not finish within {wait_s:g} s"
+        return f"{self._late}; upload the rest with: {self._sync_command()}" if self._late else None
+
+    def _feed(self) -> None:
+        """The thread that talks to the helper."""
+        while self._helper is not None:
+            try:
+                request = self._waiting.get(timeout=CHECK_SECONDS)
+            except queue.Empty:
+                request = {"call": "check"}
+            self._deliver(request)
+            if request["call"] == "finish":
+                return
+
+    def _deliver(self, request: dict[str, Any]) -> None:
+        """Have `request` served, by a new helper if this one is lost."""
+        while (helper := self._helper) is not None:
+            try:
+                if request["call"] == "finish":
+                    return self._conclude(helper, request)
+                helper.ask(request, LOG_DEADLINE_S)
+                if request["call"] == "log":
+                    self._remember(request)
+                return
+            except HelperError as error:
+                self._recover(helper, str(error))
+
+    def _remember(self, request: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self._recent.append((now, request))
+        while now - self._recent[0][0] > RESEND_SECONDS:
+            self._recent.popleft()
+
+    def _conclude(self, helper: HelperProcess, request: dict[str, Any]) -> None:
+        helper.ask({"call": "check"}, LOG_DEADLINE_S)  # a helper that is lost by now is replaced once more
+        try:
+            helper.ask(request, self._finish_deadline_s + FINISH_GRACE_S)
+        except HelperLost:
+            raise
+        except HelperError as error:
+            self._late = f"wandb could not finish: {error}"
+        helper.wait(FINISH_GRACE_S)
+        self._helper = None
+
+    def _recover(self, helper: HelperProcess, reason: str) -> None:
+        """Replace a lost helper, or switch wandb off."""
+        began = time.monotonic()
+        helper.kill()
+        while self._restarts < MAX_RESTARTS and not self._over.is_set():
+            self._restarts += 1
+            self._resumed = True
+            try:
+                helper = self._start()
+                for _, request in self._recent:
+                    helper.ask(request, LOG_DEADLINE_S)
+            except HelperError as error:
+                helper.kill()
+                reason = reason if str(error) in reason else f"{reason}; then: {error}"
+                self.mode = "offline"  # the server may be what is gone
+                continue
+            message = f"wandb was lost: {reason}. It was started again and goes on with run {self.run_id}"
+            self._losses.append(Loss(f"{message} in {self.directory}", time.monotonic() - began))
+            break
+        else:
+            if not self._over.is_set():
+                self._switch_off(reason)
+        if self._over.is_set():  # nobody else would end the new one
+            helper.kill()
+
+    def _switch_off(self, reason: str) -> None:
+        helper, self._helper = self._helper, None
+        if helper is not None:
+            helper.kill()
+        advice = f"every row is in metrics.jsonl; upload what wandb has with: {self._sync_command()}"
+        self._losses.append(Loss(f"wandb was lost: {reason}. It is off for the rest of this run: {advice}", None))
+
+
+_ENVIRONMENT = {
+    "WANDB_ERROR_REPORTING": "false",  # these reports delay the exit where there is no network
+    "WANDB_SILENT": "true",  # the log-in message heeds only the variable
+}
+
+
+class _Session:
+    """The helper's side: one wandb run. Every method may raise anything; :func:`_serve` reports it."""
+
+    def start(
+        self,
+        mode: Literal["online", "offline"],
+        init_timeout: float,
+        finish_timeout: float,
+        arguments: Mapping[str, Any],
+    ) -> dict[str, str]:
+        import wandb
+
+        offline = mode == "offline"
+        settings = wandb.Settings(
+            console="off",  # Ray's workers and the progress display own the terminal
+            silent=True,  # what the user should know, `describe` and `finish` say
+            init_timeout=init_timeout,
+            login_timeout=init_timeout,
+            finish_timeout=finish_timeout,
+            finish_timeout_raises=True,
+            disable_git=True,  # git.json, versions.json and config.yaml of the run directory say it
+            disable_code=True,
+            save_code=False,
+            x_disable_stats=offline,  # the hardware probes ask the network for cloud metadata
+            x_disable_machine_info=offline,
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
+        )
+        self._run = wandb.init(mode=mode, settings=settings, **arguments)
+        self._directory = Path(self._run.settings.sync_dir)
+        self._processes = psutil.Process().children()
+        self._next_probe = 0.0
         for axis in AXES:
             self._run.define_metric(axis, hidden=True)
         for metric in METRICS:
             # wandb knows globs only at the end of a name, so a pattern is defined up to its placeholder.
             name = metric.key.split("<")[0] + "*" if metric.is_pattern else metric.key
             self._run.define_metric(name, step_metric=metric.axis, step_sync=False)
-
-    @property
-    def directory(self) -> Path | None:
-        """Where this process's wandb files are; None if disabled."""
-        return Path(self._run.settings.sync_dir) if self._run is not None else None
-
-    def describe(self) -> str:
-        """One line for the user: where the run can be seen, and how to upload it later."""
-        if self._run is None:
-            return f"wandb: disabled ({self._why})"
-        if self.mode == "online":
-            return f"wandb: online at {self._run.url}"
-        return f"wandb: offline ({self._why}). Upload later with: {self._sync_command()}"
-
-    def _sync_command(self) -> str:
-        directory = self.directory
-        assert directory is not None
-        if self._resumed:  # every process of the run left a directory; together they are the run
-            return f"wandb sync {shlex.quote(str(directory.parent))}/offline-run-*"
-        return f"wandb sync {shlex.quote(str(directory))}"
+        self.check()
+        return {"directory": str(self._directory), "url": self._run.url or ""}
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Logs one row of cluster/metric_names.py, split by axis. Raises MetricError on a bad row."""
-        for part in split_by_axis(row):
-            if self._run is not None:
-                self._run.log(part)
+        self._run.log(dict(row))
+        self.check()
 
-    def finish(self, exit_code: int = 0, *, deadline_s: float | None = None) -> str | None:
-        """Ends the run; returns a message if the rest could not be sent in time. Safe to call twice.
+    def check(self) -> None:
+        """Raise when wandb's own processes cannot do their work: wandb may not notice, or not say so."""
+        for process in self._processes:
+            _require_running(process)
+        if time.monotonic() >= self._next_probe:
+            probe = self._directory / ".probe"
+            try:
+                probe.write_bytes(bytes(_PROBE_BYTES))
+            finally:
+                with contextlib.suppress(OSError):
+                    probe.unlink(missing_ok=True)
+            self._next_probe = time.monotonic() + FLUSH_SECONDS
 
-        wandb can hang here when the network does, so it runs in a thread that is left behind at the deadline;
-        everything logged is in the files by then. `deadline_s` (seconds) takes the place of the usual one.
-        """
-        if self._run is None:
-            return None
-        command, run, self._run = self._sync_command(), self._run, None
-        wait_s = self._finish_deadline_s + FINISH_GRACE_S if deadline_s is None else deadline_s
+    def finish(self, exit_code: int) -> None:
+        import wandb
+
+        self._next_probe = 0.0
+        self.check()
+        self._run.finish(exit_code=exit_code)
+        with contextlib.suppress(SystemExit):  # the status of wandb-core, which is of no use here
+            wandb.teardown()
+
+
+def _require_running(process: psutil.Process) -> None:
+    end = time.monotonic() + STOPPED_SECONDS
+    while True:
         try:
-            bounded(lambda: run.finish(exit_code=exit_code), owner="wandb", to="finish", deadline_s=wait_s)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the run's result does not depend on it)
-            return f"wandb could not finish: {error}; upload the rest with: {command}"
-        return None
+            status = process.status()
+        except psutil.NoSuchProcess:
+            status = psutil.STATUS_ZOMBIE
+        if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            raise ChildProcessError(f"its process wandb-core ({process.pid}) was killed")
+        if status not in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            return
+        if time.monotonic() > end:
+            raise ChildProcessError(f"its process wandb-core ({process.pid}) is stopped")
+        time.sleep(0.1)
 
 
-def choose_mode(mode: str) -> tuple[str, str]:
-    """(online, offline or disabled; why) for a configured mode. Makes no network request."""
-    if mode != "auto":
-        return mode, f"wandb.mode is {mode}"
-    wanted = os.environ.get("WANDB_MODE", "").lower()
-    if wanted in ("offline", "dryrun"):
-        return "offline", f"WANDB_MODE is {wanted}"
-    if wanted == "disabled":
-        return "disabled", "WANDB_MODE is disabled"
-    source = api_key_source()
-    if source is None:
-        return "offline", "no API key is set: `wandb login` sets one"
-    return "online", f"API key from {source}"
-
-
-def api_key_source() -> str | None:
-    """Where wandb would find an API key for its server: a variable's name or a netrc file; None: nowhere."""
-    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if os.environ.get(variable):
-            return variable
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or _DEFAULT_URL).hostname or ""
-    named = os.environ.get("NETRC")
-    for file in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+def _serve(channel: Channel) -> None:
+    """Answer requests until the run's process finishes the run or is gone."""
+    session, started, finished = _Session(), False, False
+    while not finished and (request := channel.receive()) is not None:
+        call = request.pop("call")
         try:
-            if host in netrc.netrc(str(file)).hosts:
-                return str(file)
-        except (OSError, netrc.NetrcParseError):  # a file that wandb could not use either
-            continue
-    return None
+            reply = {"value": getattr(session, call)(**request)}
+        except BaseException as error:  # noqa: BLE001  (whatever it is: the run's process decides)
+            reply = {"error": _summary(error)}
+        started, finished = started or call == "start", call == "finish"
+        channel.send(reply)
+    if started and not finished:
+        with _at_most(FINISH_GRACE_S):
+            session.finish(exit_code=255)  # the run's process was killed
 
 
-def _run_id(root: Path, given: str | None) -> tuple[str, bool]:
-    """The run's wandb id, kept in its directory; and whether an earlier process of the run had it."""
-    file = root / "wandb" / "run_id.txt"
-    with clear_errors(root):
-        earlier = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-        run_id = given or earlier or secrets.token_hex(4)
-        if run_id != earlier:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, f"{run_id}\n".encode())
-    return run_id, run_id == earlier or given is not None
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, _leave)
+    timer.daemon = True
+    timer.start()
+    yield
 
 
-def _forget_failed_start() -> None:
-    """Ends wandb's helper process, which otherwise refuses the run's id as being in use."""
-    import wandb
-
-    try:
-        bounded(wandb.teardown, owner="wandb", to="end its helper process", deadline_s=FINISH_GRACE_S)
-    except TimeoutError as error:
-        raise WandbError(f"wandb did not start online, and {error}: set wandb.mode to offline or disabled") from None
+def _leave() -> None:
+    """End this process and what it started, without wandb's exit handlers, which may hang."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(0)
 
 
-def _begin(
-    mode: Literal["online", "offline"],
-    init_deadline_s: float,
-    finish_deadline_s: float,
-    arguments: Mapping[str, Any],
-) -> Any:
-    offline = mode == "offline"
-    os.environ["WANDB_ERROR_REPORTING"] = "false"  # these reports delay the exit where there is no network
-    os.environ["WANDB_SILENT"] = "true"  # the log-in message heeds only the variable
-    import wandb
+def _summary(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
 
-    settings = wandb.Settings(
-        console="off",  # Ray's workers and the progress display own the terminal
-        silent=True,  # what the user should know, `describe` and `finish` say
-        init_timeout=init_deadline_s,
-        login_timeout=init_deadline_s,
-        finish_timeout=finish_deadline_s,
-        finish_timeout_raises=True,
-        disable_git=True,  # git.json, versions.json and config.yaml of the run directory say it
-        disable_code=True,
-        save_code=False,
-        x_disable_stats=offline,  # the hardware probes ask the network for cloud metadata
-        x_disable_machine_info=offline,
-        x_transaction_log_flush_interval=5.0,  # what a killed run may lose
-    )
-    return wandb.init(mode=mode, settings=settings, **arguments)
+
+if __name__ == "__main__":
+    _serve(Channel.of(int(sys.argv[1])))
+    _leave()

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from cluster.metric_names import AXES, METRICS, MetricError
-from cluster.wandb_writer import WandbError, WandbWriter, choose_mode
+from cluster.wandb_mode import choose_mode
+from cluster.wandb_writer import WandbWriter
 from tests.cluster.wandb_reader import read_run_file
 
 ROOT = Path(__file__).parents[2]
@@ -188,53 +189,3 @@ def test_disabled_writes_and_imports_nothing_but_still_checks_names(tmp_path: Pa
     assert writer.describe() == "wandb: disabled (wandb.mode is disabled)"
     assert writer.directory is None and writer.finish() is None
     assert not (tmp_path / "run").exists()
-
-
-def test_online_that_cannot_start_names_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("no answer")
-
-    monkeypatch.setattr("cluster.wandb_writer._begin", refuse)
-    with pytest.raises(WandbError, match=r"no answer.*wandb login.*wandb\.mode"):
-        WandbWriter(Settings(mode="online"), tmp_path, config={}, name="x")
-
-
-class HangingRun:
-    """Stands for a wandb run whose upload never ends (unit test only)."""
-
-    def __init__(self, directory: Path, error: Exception | None = None) -> None:
-        self.settings = type("S", (), {"sync_dir": str(directory)})
-        self.error = error
-        self.release = threading.Event()
-
-    def define_metric(self, *_: object, **__: object) -> None: ...
-
-    def finish(self, exit_code: int) -> None:
-        if self.error:
-            raise self.error
-        self.release.wait(timeout=30)
-
-
-def test_finish_has_a_deadline_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.wandb_writer.FINISH_GRACE_S", 0.05)
-    for error, told in ((None, "did not finish within 0.1 s"), (OSError("lost"), "could not finish: lost")):
-        run = HangingRun(tmp_path, error)
-        monkeypatch.setattr("cluster.wandb_writer._begin", lambda *_, run=run: run)
-        settings = Settings(mode="offline")
-        writer = WandbWriter(settings, tmp_path, config={}, name="x", run_id="abc", finish_deadline_s=0.05)
-        message = writer.finish()
-        run.release.set()
-        assert message is not None and told in message and "wandb sync" in message
-        assert writer.finish() is None
-
-
-def test_a_run_that_was_asked_to_leave_does_not_wait_for_its_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = HangingRun(tmp_path)
-    monkeypatch.setattr("cluster.wandb_writer._begin", lambda *_: run)
-    writer = WandbWriter(Settings(mode="offline"), tmp_path, config={}, name="x", run_id="abc")
-    started = time.monotonic()
-    message = writer.finish(130, deadline_s=0.1)
-    run.release.set()
-    assert message is not None and time.monotonic() - started < 5
