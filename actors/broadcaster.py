@@ -5,17 +5,39 @@ object store for samplers elsewhere. Every sampler then runs vLLM's four phases 
 pause, and echoes the version its engine holds. A sampler that echoes another version fails the run: training on with
 two policies would be silent corruption. One that dies meanwhile is left to the supervisor; its successor is given the
 weights of the moment (:meth:`Broadcaster.join`) before it serves.
+
+Two failures of a sampler are kept apart. One that *began* to load and failed has undefined weights: it is replaced. One
+that never began, because the buckets went with the learner or its node, still holds its old weights and is not at
+fault: the weights are sent again, by the learner's successor if need be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+from actors.calls import ObjectLost
 from actors.learner_group import LearnerGroup
 from actors.settings import BroadcastSettings, DeadlineSettings
 from actors.supervision import ActorFailure, Member, Supervisor, call
+from actors.transport import Published
+
+_SENDS = 5  # times that the same weights are sent to a sampler that cannot begin to load them
+
+
+class Receiver(NamedTuple):
+    """A sampler as it was when it joined: a successor of the same name is another receiver."""
+
+    member: Member
+    incarnation: int
+    node: str
+
+    @property
+    def present(self) -> bool:
+        """It has not been replaced, and nobody gave it up."""
+        return self.member.incarnation == self.incarnation and self.member.present
 
 
 class Broadcaster:
@@ -25,7 +47,7 @@ class Broadcaster:
         learner: all ranks (under ZeRO-3 each takes part in gathering).
         settings: transport and bucket size.
         deadlines: ``broadcast_s`` bounds publishing and loading, each; a sampler that first finishes what it samples
-            (``sampler.in_flight: finish``) has ``sample_s`` for that beside it.
+            (``sampler.in_flight: finish``) has ``sample_s`` for that as well.
         supervisor: is told of samplers that cannot load.
     """
 
@@ -40,20 +62,25 @@ class Broadcaster:
         self._settings = settings
         self._deadlines = deadlines
         self._supervisor = supervisor
-        self._nodes: dict[Member, tuple[int, str]] = {}  # incarnation and node of every receiver
-        # Who joins during an update must get either its weights or the older ones before it; never neither.
+        self._receivers: dict[Member, Receiver] = {}
+        # A sampler that joins during an update must get either its weights or the older ones before it; never neither.
         self._one_at_a_time = asyncio.Lock()
 
     async def join(self, *members: Member) -> None:
-        """Take new samplers into the circle of receivers; they hold the learner's weights when this returns."""
+        """Add new samplers to the receivers; they hold the learner's weights when this returns.
+
+        Raises:
+            ActorFailure: one could not be given them.
+        """
         # deadline: each call has its own
-        nodes = await asyncio.gather(*(self._node(m) for m in members))
+        receivers = await asyncio.gather(*(self._receiver(m) for m in members))
         # deadline: every call of the update that holds it has one
         async with self._one_at_a_time:
             if self._learner.version:  # before the first step every engine has them from model.path
-                await self._send(dict(zip(members, nodes, strict=True)), None)
-            for member, node in zip(members, nodes, strict=True):
-                self._nodes[member] = (member.incarnation, node)
+                for receiver, result in (await self._send(receivers, None)).items():
+                    if isinstance(result, ActorFailure):
+                        raise ActorFailure(f"{receiver.member.name} cannot join: {result}") from result
+            self._receivers.update({receiver.member: receiver for receiver in receivers})
 
     async def broadcast(self, version: int) -> dict[str, float]:
         """Give every sampler the learner's current weights under the name `version`.
@@ -67,75 +94,83 @@ class Broadcaster:
         started = time.monotonic()
         # deadline: every call of the update that holds it has one
         async with self._one_at_a_time:
-            receivers = {
-                member: node
-                for member, (incarnation, node) in self._nodes.items()
-                if member.incarnation == incarnation and member.present
-            }
-            reports = await self._send(receivers, version)
+            results = await self._send([r for r in self._receivers.values() if r.present], version)
+            for receiver, result in results.items():
+                if isinstance(result, ActorFailure):
+                    self._supervisor.suspect(receiver.member, receiver.incarnation, result)
+        reports = [result for result in results.values() if not isinstance(result, ActorFailure)]
         return {
             "sync/seconds": time.monotonic() - started,
             "sync/pause_seconds": max((report["pause_seconds"] for report in reports), default=0.0),
             "sync/bytes": float(max((report["nbytes"] for report in reports), default=0)),
         }
 
-    async def _send(self, receivers: dict[Member, str], version: int | None) -> list[dict[str, Any]]:
-        """The learner's weights to `receivers`; reports of those that hold them now."""
-        if not receivers:
-            return []
-        learner_node = await self._learner.node()
-        near = [m for m, node in receivers.items() if self._is_near(m, node == learner_node)]
-        held, shared, packed = await self._learner.publish(
-            bool(near), len(near) < len(receivers), self._settings.bucket_mib * 2**20
-        )
-        if version is not None and held != version:
-            raise ActorFailure(
-                f"the learner holds weight version {held}, but version {version} should be sent to the samplers"
-            )
-        manifests, data = [m for m, _ in packed], [d for _, d in packed]
-        try:
-            # deadline: each call has its own
-            reports = await asyncio.gather(
-                *(
-                    self._update(m, held, version is None, *((shared,) if m in near else (manifests, *data)))
-                    for m in receivers
-                )
-            )
-        finally:
-            await self._learner.unpublish(shared)
-        return [report for report in reports if report is not None]
+    async def _send(
+        self, receivers: Iterable[Receiver], version: int | None
+    ) -> dict[Receiver, dict[str, Any] | ActorFailure]:
+        """The learner's weights to `receivers`: the report of each that holds them now, or why it does not."""
+        waiting = list(receivers)
+        results: dict[Receiver, dict[str, Any] | ActorFailure] = {}
+        for _ in range(_SENDS):
+            if not waiting:
+                break
+            latest = dict(zip(waiting, await self._send_once(waiting, version), strict=True))
+            results |= latest
+            waiting = [r for r, result in latest.items() if isinstance(result, ObjectLost) and r.present]
+        return results
 
-    async def _update(self, member: Member, version: int, joins: bool, *buckets: Any) -> dict[str, Any] | None:
-        """None when the sampler could not: it is given up, for its weights are undefined now."""
-        incarnation = member.incarnation
+    async def _send_once(
+        self, receivers: Sequence[Receiver], version: int | None
+    ) -> list[dict[str, Any] | ActorFailure]:
+        shareable = self._settings.transport != "object_store"
+        incarnation, published = await self._learner.publish(
+            sorted({r.node for r in receivers}), shareable, self._settings.bucket_mib * 2**20
+        )
         try:
-            remote = member.handle.load_weights.remote(version, *buckets)
+            if version is not None and published.version != version:
+                raise ActorFailure(
+                    f"the learner holds weight version {published.version}, but version {version} should be sent to the "
+                    "samplers"
+                )
+            self._check_reach(receivers, published)
+            # deadline: each call has its own
+            return await asyncio.gather(*(self._load(r, published, shareable) for r in receivers))
+        finally:
+            await self._learner.unpublish(incarnation, published)
+
+    async def _load(self, receiver: Receiver, published: Published, shareable: bool) -> dict[str, Any] | ActorFailure:
+        """The receiver's report, or its failure; :class:`ObjectLost`: it did not begin to load."""
+        manifests, data = [m for m, _ in published.packed], [d for _, d in published.packed]
+        near = shareable and receiver.node == published.node
+        try:
             report = await call(
-                remote,
-                owner=member.name,
-                to=f"load weights {version}",
+                receiver.member.actor(receiver.incarnation).load_weights.remote(
+                    published.version, *((published.shared,) if near else (manifests, *data))
+                ),
+                owner=receiver.member.name,
+                to=f"load weights {published.version}",
                 deadline_s=self._deadlines.broadcast_s + self._deadlines.sample_s,
                 key="deadlines.broadcast_s + deadlines.sample_s",
             )
         except ActorFailure as failure:
-            if joins:
-                raise  # whoever starts it tries again
-            self._supervisor.suspect(member, incarnation, failure)
-            return None
-        if report["version"] != version:
-            raise ActorFailure(f"{member.name} holds weights {report['version']} after an update to {version}")
+            return failure
+        if report["version"] != published.version:
+            raise ActorFailure(
+                f"{receiver.member.name} holds weights {report['version']} after an update to {published.version}"
+            )
         return report
 
-    def _is_near(self, member: Member, same_node: bool) -> bool:
-        if self._settings.transport == "object_store":
-            return False
-        if self._settings.transport == "shared_memory" and not same_node:
+    def _check_reach(self, receivers: Sequence[Receiver], published: Published) -> None:
+        far = [r.member.name for r in receivers if r.node != published.node]
+        if far and self._settings.transport == "shared_memory":
             raise ActorFailure(
-                f"{member.name} runs on another node than the learner, so broadcast.transport=shared_memory cannot "
+                f"{far[0]} runs on another node than the learner, so broadcast.transport=shared_memory cannot "
                 "reach it: use auto or object_store"
             )
-        return same_node
 
-    async def _node(self, member: Member) -> str:
-        remote = member.handle.node.remote()
-        return await call(remote, owner=member.name, to="name its node", **self._deadlines.of("broadcast_s"))
+    async def _receiver(self, member: Member) -> Receiver:
+        incarnation = member.incarnation
+        node = await call(
+            member.actor().node.remote(), owner=member.name, to="name its node", **self._deadlines.of("broadcast_s")
+        )
+        return Receiver(member, incarnation, node)

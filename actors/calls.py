@@ -9,6 +9,8 @@ from typing import Any
 from ray import ObjectRef
 from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
+from actors.errors import InputLost
+
 _LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # Ray's, in the report of a death
 _LONGEST = 700  # characters of a cause of death
 
@@ -27,7 +29,8 @@ class ActorLost(ActorFailure):
 
 
 class ObjectLost(ActorFailure):
-    """What the call needs, or its answer, went with the node that held it: that has to be made again, not the actor."""
+    """What the call needs, or its answer, went with its owner or its node. The actor that was asked is not at fault and
+    did not begin: what was lost has to be made again."""
 
 
 async def call(
@@ -42,7 +45,7 @@ async def call(
         key: the setting that `deadline_s` comes from, for the message; None: it is fixed.
 
     Raises:
-        ObjectLost: when the object store lost what the call needs.
+        ObjectLost: when what the call needs was lost, and the actor did not begin.
         ActorLost: when the actor died or did not answer in time.
         ActorFailure: when it raised.
     """
@@ -52,7 +55,7 @@ async def call(
             return await ref
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
         cause = _root(error)
-        kind = ObjectLost if isinstance(cause, ObjectLostError) else ActorFailure
+        kind = ObjectLost if isinstance(cause, ObjectLostError | InputLost) else ActorFailure
         raise kind(f"{owner} failed to {to}: {_told(cause)}") from error
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None

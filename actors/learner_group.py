@@ -8,9 +8,10 @@ and no sampler, verifier or queue notices more than the wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from ray import ObjectRef
@@ -18,7 +19,9 @@ from ray import ObjectRef
 from actors.settings import DeadlineSettings
 from actors.supervision import ActorFailure, ActorLost, Supervisor, Unit, call
 from actors.threads import in_daemon_thread
-from actors.transport import Manifest
+from actors.transport import Published
+
+T = TypeVar("T")
 
 Origin = tuple[int, Path | None]
 """The step of the newest checkpoint and its directory; (0, None): the initial model."""
@@ -60,22 +63,23 @@ class LearnerGroup:
     async def prepare(self) -> None:
         """Join freshly made ranks in one process group, and bring them to the version that the run has reached."""
         first = self._unit.members[0]
+        now = first.incarnation
         address, port = await call(
-            first.handle.rendezvous.remote(),
+            first.actor(now).rendezvous.remote(),
             owner=first.name,
             to="start its process",
             **self._deadlines.of("start_s"),
         )
-        await self._all("start", address, port, to="load the model", limit="start_s")
+        await self._all(now, "start", address, port, to="load the model", limit="start_s")
         step, directory = await in_daemon_thread(
             self._origin, owner="the driver", to="find the last checkpoint", deadline_s=self._deadlines.checkpoint_s
         )
         if directory is not None:
-            await self._all("load", str(directory), step, to=f"load {directory}", limit="checkpoint_s")
+            await self._all(now, "load", str(directory), step, to=f"load {directory}", limit="checkpoint_s")
         if self.version is None:
             self.version = step
         for again in range(step, self.version):
-            await self._train(self._groups(again), again)
+            await self._train(now, self._groups(again), again)
 
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """One optimiser step on the leased `groups`; rank 0's metrics.
@@ -83,25 +87,36 @@ class LearnerGroup:
         `probes` (see :meth:`RolloutPool.probe`) may still be under way: samplers draw them while the learner computes
         the gradient.
         """
-        rows = await self._surely(lambda: self._train(groups, step, probes), to=f"train step {step}")
+        rows = await self._surely(lambda now: self._train(now, groups, step, probes), to=f"train step {step}")
         self._last = (step, groups)
         self.version = step + 1
         return rows[0]
 
-    async def node(self) -> str:
-        """Ray's id of rank 0's node."""
-        return (await self._ask("node", to="name its node", limit="start_s"))[0]
+    async def publish(self, nodes: Sequence[str], shareable: bool, bucket_bytes: int) -> tuple[int, Published]:
+        """The weights in buckets, for samplers on `nodes`; and the incarnation of the ranks that wrote them.
 
-    async def publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Any]]:
-        """The weights in buckets: their version, shared-memory manifests, and packed buckets in Ray's store."""
-        answers = await self._ask(
-            "publish", shared, packed, bucket_bytes, to="publish its weights", limit="broadcast_s"
-        )
-        return answers[0]
+        The ranks themselves say where they are: they may be replaced on another node while this call waits for them.
+        """
+        to = "publish its weights"
 
-    async def unpublish(self, shared: list[Manifest]) -> None:
-        """Free what :meth:`publish` wrote."""
-        await self._ask("unpublish", shared, to="release published weights", limit="broadcast_s")
+        async def attempt(now: int) -> tuple[int, Published]:
+            answers = await self._all(now, "publish", nodes, shareable, bucket_bytes, to=to, limit="broadcast_s")
+            return now, answers[0]
+
+        return await self._surely(attempt, to=to)
+
+    async def unpublish(self, incarnation: int, published: Published) -> None:
+        """Free what :meth:`publish` wrote; what lost ranks wrote goes when the supervisor ends them."""
+        if not published.shared:  # Ray frees what lies in its store
+            return
+        first = self._unit.members[0]
+        with contextlib.suppress(ActorLost):  # no reason to wait for a successor
+            await call(
+                first.actor(incarnation).unpublish.remote(published.shared),
+                owner=first.name,
+                to="release published weights",
+                **self._deadlines.of("broadcast_s"),
+            )
 
     async def save(self, directory: str) -> None:
         """Write a checkpoint of model, optimiser and random state into `directory`."""
@@ -112,16 +127,19 @@ class LearnerGroup:
             return self._last[1]
         return self._history(step)
 
-    async def _train(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> list[dict[str, float]]:
-        await self._all("accumulate", groups, step, to=f"compute the gradient of step {step}", limit="learn_s")
+    async def _train(
+        self, now: int, groups: ObjectRef, step: int, probes: Probes | None = None
+    ) -> list[dict[str, float]]:
+        """Both halves of a step on the ranks of incarnation `now`: a successor has no gradient to update with."""
+        await self._all(now, "accumulate", groups, step, to=f"compute the gradient of step {step}", limit="learn_s")
         drawn = await probes if probes else []  # deadline: each probe has its own
-        return await self._all("update", step, drawn, to=f"update the weights in step {step}", limit="learn_s")
+        return await self._all(now, "update", step, drawn, to=f"update the weights in step {step}", limit="learn_s")
 
     async def _ask(self, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
-        return await self._surely(lambda: self._all(method, *arguments, to=to, limit=limit), to=to)
+        return await self._surely(lambda now: self._all(now, method, *arguments, to=to, limit=limit), to=to)
 
-    async def _surely(self, attempt: Callable[[], Awaitable[list[Any]]], *, to: str) -> list[Any]:
-        """Ask all ranks, and again when they were lost and replaced meanwhile."""
+    async def _surely(self, attempt: Callable[[int], Awaitable[T]], *, to: str) -> T:
+        """Make an `attempt` with the ranks of an incarnation, and again when they were lost and replaced meanwhile."""
         while True:
             await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._replacement_s())
             # deadline: the calls of who holds the lock have their own
@@ -130,23 +148,25 @@ class LearnerGroup:
                 if not self._unit.serving:  # lost while this call waited for its turn
                     continue
                 try:
-                    return await attempt()
+                    return await attempt(incarnation)
                 except ActorFailure as failure:
                     caught = failure
             if not await self._lost(incarnation, caught):
                 raise caught
 
     async def _lost(self, incarnation: int, failure: ActorFailure) -> bool:
-        """Whether the ranks of `incarnation` are lost. The others of a lost rank raise errors of communication."""
+        """Whether the ranks of `incarnation` are lost.
+
+        The others of a lost rank raise errors of communication, and one on a dying node may raise anything.
+        """
         if isinstance(failure, ActorLost):
             for member in self._unit.members:
                 self._supervisor.suspect(member, incarnation, failure)
             return True
-        if len(self._unit.members) == 1:
-            return False
         settings = self._supervisor.settings
+        others_s = settings.hung_s if len(self._unit.members) > 1 else 0.0
         try:
-            async with asyncio.timeout(settings.hung_s + 3 * settings.heartbeat_s):
+            async with asyncio.timeout(others_s + 3 * settings.heartbeat_s):
                 while self._unit.serving and self._unit.members[0].incarnation == incarnation:
                     await self._supervisor.changes.wait()
             return True
@@ -157,11 +177,16 @@ class LearnerGroup:
         """Longest time for lost ranks to be back: the supervisor's restarts, and training again since a checkpoint."""
         return 4 * self._deadlines.start_s + 10 * self._deadlines.learn_s
 
-    async def _all(self, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
-        """Call `method` on every rank at once, within the setting `limit`; the first failure ends the wait for all."""
+    async def _all(self, incarnation: int, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
+        """Call `method` on every rank at once, within the setting `limit`; the first failure ends the wait for all.
+
+        Raises:
+            ActorLost: also when the ranks are not those of `incarnation` any more.
+        """
+        actors = [member.actor(incarnation) for member in self._unit.members]
         calls = [
-            call(getattr(m.handle, method).remote(*arguments), owner=m.name, to=to, **self._deadlines.of(limit))
-            for m in self._unit.members
+            call(getattr(actor, method).remote(*arguments), owner=member.name, to=to, **self._deadlines.of(limit))
+            for member, actor in zip(self._unit.members, actors, strict=True)
         ]
         # deadline: each call has its own
         return list(await asyncio.gather(*calls))

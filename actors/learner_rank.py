@@ -21,13 +21,11 @@ from actors import transport
 from actors.group import VERIFIER_ERROR, Group
 from actors.group_metrics import group_metrics
 from actors.learning_step import LearningStep
-from actors.transport import Manifest
+from actors.transport import Manifest, Packed, Published
 from actors.vitals import Beat, beat
 from learner.objective import Objective
 from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
-
-Packed = tuple[Manifest, Any]  # a bucket in Ray's object store: its manifest and the reference to its bytes
 
 ENGINE = "engine"  # DeepSpeed's files inside a checkpoint
 HUGGINGFACE = "huggingface"  # the plain model directory inside a checkpoint
@@ -149,18 +147,19 @@ class LearnerRank:
 
         return ray.get_runtime_context().get_node_id()
 
-    async def publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
-        """Write the weights in buckets of about `bucket_bytes`; every rank takes part, rank 0 returns them.
+    async def publish(self, nodes: Sequence[str], shareable: bool, bucket_bytes: int) -> Published:
+        """Write the weights in buckets of about `bucket_bytes` for samplers on `nodes`; every rank takes part, rank 0
+        returns them.
 
         Args:
-            shared: write them to shared-memory files of this node.
-            packed: put them into Ray's object store.
-
-        Returns:
-            (version of the weights, manifests of the shared files, (manifest, reference to bytes) of the packed
-            buckets).
+            nodes: Ray's ids. Those on this node get shared-memory files, the others packed buckets in Ray's store.
+            shareable: false: all get packed buckets.
         """
-        return await self._run(lambda: self._publish(shared, packed, bucket_bytes))
+        here = await self.node()
+        shared = shareable and here in nodes
+        packed = not shareable or any(node != here for node in nodes)
+        version, manifests, in_store = await self._run(lambda: self._publish(shared, packed, bucket_bytes))
+        return Published(here, version, manifests, in_store)
 
     async def unpublish(self, manifests: list[Manifest]) -> None:
         """Every sampler has loaded the published weights: free them, though an earlier incarnation wrote them."""

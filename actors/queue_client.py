@@ -124,13 +124,13 @@ class QueueClient:
             await self._supervisor.until_serving(self._unit, to=to, deadline_s=4 * self._deadlines.start_s)
             incarnation = queue.incarnation
             try:
-                return await call(request(queue.handle), owner=queue.name, to=to, deadline_s=deadline_s)
+                return await call(request(queue.actor(incarnation)), owner=queue.name, to=to, deadline_s=deadline_s)
             except ActorLost as lost:
                 self._supervisor.suspect(queue, incarnation, lost)
 
     async def _ask(self, queue: Member, method: str, *arguments: Any, to: str) -> Any:
         """One question to a queue that does not serve yet."""
-        reference = getattr(queue.handle, method).remote(*arguments)
+        reference = getattr(queue.actor(), method).remote(*arguments)
         if method == "lease":
-            reference = queue.handle.lease.options(num_returns=2).remote(*arguments)[1]
+            reference = queue.actor().lease.options(num_returns=2).remote(*arguments)[1]
         return await call(reference, owner=queue.name, to=to, deadline_s=_QUICK_S)

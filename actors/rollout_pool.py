@@ -141,7 +141,7 @@ class RolloutPool:
     async def _probe(self, sampler: Member, request: SampleRequest) -> pa.RecordBatch | None:
         if not sampler.serving:
             return None  # lost since the caller looked
-        tokens, group = sampler.handle.sample_group.options(num_returns=2).remote(request)
+        tokens, group = sampler.actor().sample_group.options(num_returns=2).remote(request)
         try:
             await self._call(tokens, sampler, to="draw a probe", **self._deadlines.of("sample_s"))
             return await self._call(group, sampler, to="return a probe", **self._deadlines.of("sample_s"))
@@ -157,7 +157,7 @@ class RolloutPool:
             with self._sampling:
                 tokens: ObjectRef
                 group: ObjectRef
-                tokens, group = sampler.handle.sample_group.options(num_returns=2).remote(request)
+                tokens, group = sampler.actor().sample_group.options(num_returns=2).remote(request)
                 generated = await self._call(
                     tokens,
                     sampler,
@@ -172,7 +172,7 @@ class RolloutPool:
         async with self.verifiers.borrow(request.n, suspicion.crowd) as (verifier, company):
             done: ObjectRef
             graded: ObjectRef
-            done, graded = verifier.handle.grade.options(num_returns=2).remote(group, prompt)
+            done, graded = verifier.actor().grade.options(num_returns=2).remote(group, prompt)
             await self._call(
                 done,
                 verifier,

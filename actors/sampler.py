@@ -8,6 +8,7 @@ wait for the engine while `check` and `update_weights` are served.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from actors import transport
+from actors.errors import InputLost
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend import Completion, EngineError, VllmEngine
 
@@ -108,24 +110,30 @@ class Sampler:
             version (as the engine echoes it), pause_seconds, load_seconds, nbytes.
 
         Raises:
-            SamplerError: after which the weights are undefined and the sampler must be replaced.
+            InputLost: a bucket cannot be read; the engine was not touched and goes on with the weights that it has.
+            SamplerError: loading began and failed: the weights are undefined and the sampler must be replaced.
         """
-        own: list[transport.Manifest] = []
-        manifests: list[transport.Manifest] = []
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                manifests = [await self._hold(bucket, stack) for bucket in buckets]
+            except transport.TransportError as error:
+                raise InputLost(
+                    f"{self.name} did not begin to load the weights of version {version}: {error}"
+                ) from None
             with self._naming(f"cannot load the weights of version {version}"):
-                for bucket in buckets:
-                    if not isinstance(bucket, dict):
-                        manifest, data = bucket
-                        # deadline: a copy in memory, within the caller's broadcast_s
-                        bucket = await asyncio.to_thread(
-                            transport.write_bytes, transport.new_path(self.name), manifest, data
-                        )
-                        own.append(bucket)
-                    manifests.append(bucket)
                 return asdict(await self._engine.update_weights(version, manifests))
+
+    async def _hold(self, bucket: Bucket, stack: contextlib.ExitStack) -> transport.Manifest:
+        """The manifest of `bucket`, readable until `stack` is closed, whatever happens to its writer."""
+        if isinstance(bucket, dict):
+            return stack.enter_context(transport.held(bucket))
+        manifest, data = bucket
+        # deadline: a copy in memory, within the caller's broadcast_s
+        written = await asyncio.to_thread(transport.write_bytes, transport.new_path(self.name), manifest, data)
+        try:
+            return stack.enter_context(transport.held(written))
         finally:
-            transport.unlink(own)
+            transport.unlink([written])
 
     async def version(self) -> int:
         """The version of the weights that the engine holds, asked from the engine itself."""

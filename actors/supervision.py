@@ -44,6 +44,19 @@ class Member:
     vital: Beat | None = None  # its last answer
     alarm: str | None = None  # why a caller gave it up
 
+    def actor(self, incarnation: int | None = None) -> Any:
+        """The actor, for the call that is made now. Take it anew after every `await`: it may have been replaced.
+
+        Args:
+            incarnation: the one that is meant; None: any.
+
+        Raises:
+            ActorLost: that one is gone.
+        """
+        if self.handle is None or incarnation not in (None, self.incarnation):
+            raise ActorLost(f"{self.name} was lost, and is being replaced")
+        return self.handle
+
     @property
     def present(self) -> bool:
         """There is such an actor, and nobody gave it up; it may still be starting."""
@@ -255,7 +268,7 @@ class Supervisor:
 
     async def _ask(self, member: Member, deadline_s: float) -> Beat:
         return await call(
-            member.handle.beat.remote(),
+            member.actor().beat.remote(),
             owner=member.name,
             to="answer a heartbeat",
             deadline_s=deadline_s,

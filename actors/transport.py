@@ -19,37 +19,41 @@ import contextlib
 import errno
 import mmap
 import os
-import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from actors.bucket_files import new_path as new_path
+from actors.bucket_files import remove_stale as remove_stale
+
 Manifest = dict[str, Any]
+Packed = tuple[Manifest, Any]  # a bucket in Ray's object store: its manifest and the reference to its bytes
 NamedTensor = tuple[str, torch.Tensor]
 
-SHARED_MEMORY = Path("/dev/shm")
-STALE_SECONDS = 3600.0
 ALIGNMENT = 64  # bytes; a cache line, and a multiple of every item size
-_FILE_NAME = re.compile(r"^bonrl-(?P<run>[A-Za-z0-9_.]+)-(?P<pid>\d+)-[0-9a-f]{8}\.bucket$")
+
+
+class Published(NamedTuple):
+    """Weights on their way to the samplers.
+
+    node: Ray's id of the node that holds them.
+    version: of the weights.
+    shared: manifests of the buckets in that node's shared memory.
+    packed: buckets in Ray's object store, which loses them when the rank that put them there dies.
+    """
+
+    node: str
+    version: int
+    shared: list[Manifest]
+    packed: list[Packed]
 
 
 class TransportError(RuntimeError):
     """A bucket cannot be written or read; the message says where and how to mend it."""
-
-
-def new_path(run: str, directory: Path = SHARED_MEMORY) -> Path:
-    """A fresh bucket path; run and writer's process id stand in it, so that leftovers can be recognised."""
-    return directory / f"bonrl-{_safe(run)}-{os.getpid()}-{uuid4().hex[:8]}.bucket"
-
-
-def _safe(run: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]", "_", run) or "run"
 
 
 def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[int], int, int]], int]:
@@ -105,6 +109,26 @@ def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manif
     return {**manifest, "path": str(path)}
 
 
+@contextlib.contextmanager
+def held(manifest: Manifest) -> Iterator[Manifest]:
+    """The same bucket by a path that stays readable inside the block, for this process's children too.
+
+    The path is that of an open descriptor, so the file may be unlinked meanwhile, and nothing stays behind if this
+    process is killed.
+
+    Raises:
+        TransportError: when the file cannot be opened.
+    """
+    try:
+        descriptor = os.open(manifest["path"], os.O_RDONLY)
+    except OSError as error:
+        raise TransportError(f"cannot open the weight bucket {manifest['path']}: {error.strerror}") from error
+    try:
+        yield {**manifest, "path": f"/proc/{os.getpid()}/fd/{descriptor}"}
+    finally:
+        os.close(descriptor)
+
+
 def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
     """Map a bucket and yield `(name, tensor)` views; no bytes are copied.
 
@@ -142,35 +166,6 @@ def unlink(manifests: Iterable[Manifest]) -> None:
     for manifest in manifests:
         if manifest["path"]:
             Path(manifest["path"]).unlink(missing_ok=True)
-
-
-def remove_stale(directory: Path = SHARED_MEMORY, *, run: str | None = None) -> list[Path]:
-    """Remove the buckets of dead writers (killed in the middle of an update) and return their paths.
-
-    Args:
-        run: whose buckets go whatever their age. Young ones of other runs stay: a container that shares the memory but
-            not the process ids would look dead.
-    """
-    removed = []
-    for path in directory.glob("bonrl-*.bucket"):
-        match = _FILE_NAME.match(path.name)
-        if match and not _alive(int(match["pid"])):
-            with contextlib.suppress(FileNotFoundError, PermissionError):
-                own = run is not None and match["run"] == _safe(run)
-                if own or time.time() - path.stat().st_mtime > STALE_SECONDS:
-                    path.unlink()
-                    removed.append(path)
-    return removed
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's process: not ours to judge
-    return True
 
 
 def _fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tuple]) -> None:

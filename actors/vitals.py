@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from actors.bucket_files import remove_written_by
+
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes
@@ -118,10 +120,12 @@ class NodeWatch:
         return {path: last_lines(path) for path in logs}
 
     async def kill(self, processes: Sequence[Process]) -> None:
-        """SIGKILL to the processes and their descendants, stopped ones too."""
+        """SIGKILL to the processes and their descendants, stopped ones too; weights that they had on the way go."""
+        ours = {process.pid for process in processes if process.alive or not psutil.pid_exists(process.pid)}
         for victim in _existing(processes, family=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
+        remove_written_by(ours)
 
 
 def _existing(processes: Sequence[Process], family: bool) -> Iterator[psutil.Process]:

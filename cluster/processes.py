@@ -198,7 +198,7 @@ class Processes:
         return self.supervisor.add(Unit(name, [member], prepare))
 
     async def _start(self, member: Member, method: str) -> Any:
-        reference = getattr(member.handle, method).remote()
+        reference = getattr(member.actor(), method).remote()
         return await call(
             reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s, key="deadlines.start_s"
         )

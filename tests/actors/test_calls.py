@@ -109,9 +109,10 @@ def test_a_long_report_is_cut():
 
 def test_a_lost_argument_is_told_from_a_lost_actor():
     """Ray reports it either as such, or as what the task raised when it was given the argument."""
-    from ray.exceptions import ObjectLostError
+    from ray.exceptions import ObjectLostError, OwnerDiedError
 
     from actors.calls import ObjectLost, call
+    from actors.errors import InputLost
 
     def given():
         raise ObjectLostError("ab", None, "here")
@@ -122,6 +123,10 @@ def test_a_lost_argument_is_told_from_a_lost_actor():
 
         return await call(raising(), owner="replay queue", to="take a group", deadline_s=5)
 
-    for error in (ObjectLostError("ab", None, "here"), task_error(given)):
+    def not_begun():
+        raise InputLost("a bucket is gone")
+
+    owner = OwnerDiedError("ab", None, "here")
+    for error in (ObjectLostError("ab", None, "here"), owner, task_error(given), task_error(not_begun)):
         with pytest.raises(ObjectLost, match="replay queue .* take a group"):
             asyncio.run(asked(error))

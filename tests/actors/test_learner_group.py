@@ -84,3 +84,30 @@ def test_a_rank_that_is_lost_within_a_step_has_the_whole_step_done_again(fatal: 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
     assert asked[-2:] == ["accumulate groups 0", "update 0 ['probe']"]
     assert len(asked) == 2 + fatal
+
+
+def test_ranks_that_are_replaced_while_probes_are_drawn_begin_the_step_again() -> None:
+    """The new ranks have no gradient: updating them with the old ones' would fail the run."""
+    asked: list[str] = []
+
+    async def scenario() -> None:
+        drawn = asyncio.Event()
+
+        async def probe():
+            await drawn.wait()
+            return ["probe"]
+
+        learner = group_of(Rank(asked))
+        learner._supervisor.suspect = lambda *_: None  # of an incarnation that is gone already
+        step = asyncio.create_task(learner.step("groups", 0, asyncio.create_task(probe())))
+        while not asked:
+            await asyncio.sleep(0.001)
+        (member,) = learner._unit.members
+        member.handle, member.serving = None, False  # the supervisor ends it ...
+        await asyncio.sleep(0.01)
+        member.handle, member.incarnation, member.serving = Rank(asked), 1, True  # ... and has a successor
+        drawn.set()
+        await step
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+    assert asked == ["accumulate groups 0", "accumulate groups 0", "update 0 ['probe']"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from actors.errors import InputLost
 from actors.sampler import Sampler, SamplerError
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend import EngineError
@@ -42,6 +43,15 @@ def test_work_before_start_is_refused(tmp_path):
         asyncio.run(sampler.check())
     with pytest.raises(SamplerError, match=r"cannot load the weights of version 1"):
         asyncio.run(sampler.update_weights(1, []))
+
+
+def test_a_bucket_that_is_gone_is_no_failure_of_the_sampler(tmp_path):
+    """It did not begin: the error says so, and the engine was not asked (it would say that it does not run)."""
+    gone = {"path": str(tmp_path / "gone"), "nbytes": 4, "entries": []}
+    with pytest.raises(
+        InputLost, match=r"sampler 3 did not begin to load the weights of version 1: cannot open .*gone"
+    ):
+        asyncio.run(make(tmp_path).update_weights(1, [gone]))
 
 
 def test_stop_tokens_come_from_the_model_directory(tmp_path):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import transport
+from actors.bucket_files import remove_written_by
 from actors.transport import TransportError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64, torch.bool]
@@ -116,3 +117,23 @@ def test_only_buckets_of_dead_processes_are_removed(tmp_path):
     os.utime(mine, (0, 0))
     assert transport.remove_stale(tmp_path) == [stale]
     assert mine.exists() and foreign.exists()
+
+
+def test_a_held_bucket_is_readable_after_its_file_is_gone_also_by_a_child(tmp_path: Path):
+    tensors = [("a", torch.arange(5.0))]
+    manifest = transport.write_bucket(transport.new_path("run", tmp_path), tensors)
+    with transport.held(manifest) as kept:
+        transport.unlink([manifest])
+        assert_same(list(transport.open_bucket(kept)), tensors)
+        child = subprocess.run(["cat", kept["path"]], capture_output=True, check=True)
+        assert len(child.stdout) == manifest["nbytes"]
+    with pytest.raises(TransportError, match="cannot open the weight bucket"), transport.held(manifest):
+        pass
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path):
+    files = {pid: tmp_path / f"bonrl-run-{pid}-0123abcd.bucket" for pid in (11, 111)}
+    for path in (*files.values(), tmp_path / "bonrl-11.txt"):
+        path.touch()
+    assert remove_written_by({11, 12}, tmp_path) == [files[11]]
+    assert sorted(tmp_path.iterdir()) == sorted([files[111], tmp_path / "bonrl-11.txt"])

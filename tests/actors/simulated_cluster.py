@@ -1,0 +1,401 @@
+"""A cluster in one process and in virtual time: the real supervisor, learner group and broadcaster over fake actors.
+
+Nodes, actors, shared memory and Ray's object store fail as the real ones do: calls to a dead actor raise what Ray
+raises, objects die with their owner, shared memory with its node. Time is the event loop's own, so that minutes of
+waiting take no time, and a wait that nothing will ever end is an error and not a hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time passes only while everybody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(_Selector(self))
+
+    def time(self) -> float:
+        return self.now
+
+
+class _Selector(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list:
+        if timeout is None:
+            raise RuntimeError("everybody waits, and nothing will ever happen")
+        self._loop.now += timeout
+        return []
+
+
+@dataclass(eq=False)
+class Node:
+    """A machine: it lives or not, and has files of weights in shared memory, by path with their writer."""
+
+    name: str
+    alive: bool = True
+    shared: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """At the `nth` time that `moment` comes, `after` seconds later: `victim` is lost.
+
+    victim: "learner", "sampler-1", ... (the process), "node of learner", ..., "watch" (of a node), or
+    "load" (that load begins and fails).
+    """
+
+    moment: str
+    nth: int
+    after: float
+    victim: str
+
+
+class World:
+    """The nodes and actors, and what goes wrong with them. Node 0 is the driver's, which is never lost."""
+
+    def __init__(self, seed: int, faults: list[Fault], nodes: int = 3) -> None:
+        self.random = random.Random(seed)
+        self.nodes = [Node(f"node-{i}") for i in range(nodes)]
+        self.actors: dict[str, Actor] = {}  # the present ones, by name
+        self.watches: list[Watch] = []
+        self.guilty: Counter[str] = Counter()  # how often a unit has really been lost
+        self.log: list[str] = []
+        self._faults = faults
+        self._moments: Counter[str] = Counter()
+        self._pids = 100
+        self.started = False
+
+    def pid(self) -> int:
+        self._pids += 1
+        return self._pids
+
+    def place(self) -> Node:
+        return self.random.choice([node for node in self.nodes if node.alive])
+
+    def moment(self, name: str) -> None:
+        """Something that faults wait for happens now. (Nobody replaces what is lost before the run has started.)"""
+        if not self.started:
+            return
+        self._moments[name] += 1
+        for fault in self._faults:
+            if (fault.moment, fault.nth) == (name, self._moments[name]):
+                asyncio.get_running_loop().call_later(fault.after, self._strike, fault)
+
+    def _strike(self, fault: Fault) -> None:
+        self.log.append(f"{asyncio.get_running_loop().time():.2f} {fault}")
+        if fault.victim == "watch":
+            for watch in self.watches:
+                watch.die()
+            return
+        name = fault.victim.removeprefix("node of ").removeprefix("load of ")
+        victim = self.actors.get(name)
+        if victim is None or victim.dead:
+            return
+        if fault.victim.startswith("load of "):
+            victim.bad_loads += 1
+        elif fault.victim.startswith("node of "):
+            self._lose(victim.place)
+        else:
+            self.guilty[victim.name] += 1
+            victim.die()
+
+    def _lose(self, node: Node) -> None:
+        if node is self.nodes[0] or not node.alive:
+            return
+        node.alive = False
+        node.shared.clear()
+        self.nodes.append(Node(f"node-{len(self.nodes)}"))
+        for actor in list(self.actors.values()):
+            if actor.place is node and not actor.dead:
+                self.guilty[actor.name] += 1
+                # Ray learns of the loss of a node seconds after the fact, and not for all actors at once.
+                actor.die(told_after=self.random.uniform(0.0, 3.0))
+        for watch in self.watches:
+            if watch.place is node:
+                watch.die()
+
+
+class Actor:
+    """A fake actor's handle: ``actor.method.remote(...)`` runs the coroutine method `_method` in `latency`."""
+
+    def __init__(self, world: World, name: str, place: Node) -> None:
+        self.world, self.name, self.place = world, name, place
+        self.pid = world.pid()
+        self.dead = False  # its process is
+        self.told: asyncio.Event = asyncio.Event()  # Ray tells callers
+        self.bad_loads = 0
+
+    def die(self, told_after: float = 0.0) -> None:
+        self.dead = True
+        asyncio.get_running_loop().call_later(told_after, self.told.set)
+
+    def __getattr__(self, method: str) -> Any:
+        work = object.__getattribute__(self, f"_{method}")
+        return SimpleNamespace(remote=lambda *arguments: self._call(work, arguments))
+
+    async def _call(self, work: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> Any:
+        from ray.exceptions import ActorDiedError
+
+        running = asyncio.ensure_future(self._run(work, arguments))
+        lost = asyncio.ensure_future(self.told.wait())
+        try:
+            await asyncio.wait([running, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise ActorDiedError
+            return running.result()
+        finally:
+            running.cancel()
+            lost.cancel()
+
+    async def _run(self, work: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> Any:
+        await self._pause(0.05)
+        try:
+            result: Any = await work(*arguments)
+            await self._pause(0.05)
+        except Exception:
+            if not self.dead:
+                raise
+        if self.dead:
+            await asyncio.sleep(1e9)  # no answer will ever come; the caller is told of the death
+        return result
+
+    async def _pause(self, longest: float) -> None:
+        await asyncio.sleep(self.world.random.uniform(0.0, longest))
+        if self.dead:
+            await asyncio.sleep(1e9)
+
+    async def _node(self) -> str:
+        return self.place.name
+
+    async def _beat(self) -> Any:
+        from actors.vitals import Beat, Process
+
+        return Beat(self.place.name, (Process(self.pid, 1),))
+
+
+class Watch(Actor):
+    """The node watch: sees nothing, and ends processes."""
+
+    async def _look(self, processes: Any, family: bool = False) -> dict:
+        return {}
+
+    async def _tail(self, logs: Any) -> dict:
+        return {}
+
+    async def _kill(self, processes: Any) -> None:
+        pids = {process.pid for process in processes}
+        for actor in self.world.actors.values():
+            if actor.pid in pids and not actor.dead:
+                actor.die()
+        for path in [path for path, writer in self.place.shared.items() if writer in pids]:
+            del self.place.shared[path]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An object in Ray's store."""
+
+    owner: Actor
+
+
+class Sampler(Actor):
+    version: int | None = None
+    broken = False
+
+    async def _start(self) -> None:
+        await self._pause(20.0)
+        self.version = 0
+        self.world.moment("join")
+
+    async def _load_weights(self, version: int, manifests: list[dict], *data: Reference) -> dict[str, Any]:
+        await self._resolve(data)
+        if self.version is None or self.broken:
+            raise _task_error(RuntimeError("the engine is not running"))
+        self.world.moment("load")
+        await self._pause(0.02)
+        paths = [m["path"] for m in manifests if m["path"]]
+        if not all(path in self.place.shared for path in paths):
+            from actors.errors import InputLost
+
+            raise _task_error(InputLost("a bucket is gone"))
+        if not paths and not data:
+            raise _task_error(RuntimeError("the update lacks every tensor"))
+        if self.bad_loads:
+            self.bad_loads -= 1
+            self.broken = True
+            self.world.guilty[self.name] += 1
+            raise _task_error(RuntimeError("loading began and failed"))
+        await self._pause(0.5)
+        self.version = version
+        return {"version": version, "pause_seconds": 0.1, "nbytes": 100}
+
+    async def _resolve(self, data: tuple[Reference, ...]) -> None:
+        """Ray fetches the arguments before the method begins."""
+        from ray import exceptions
+
+        await self._pause(0.3)
+        if any(reference.owner.dead for reference in data):
+            await self._pause(3.0)
+            kind = self.world.random.choice(["owner", "lost", "count", "fetch"])
+            if kind == "owner":
+                raise _task_error(exceptions.OwnerDiedError("00", None, ""))
+            if kind == "lost":
+                raise exceptions.ObjectLostError("00", None, "")
+            if kind == "count":
+                raise _task_error(exceptions.ReferenceCountingAssertionError("00", None, ""))
+            raise _task_error(exceptions.ObjectFetchTimedOutError("00", None, ""))
+
+
+class Rank(Actor):
+    version = 0
+    gradient: int | None = None
+
+    async def _rendezvous(self) -> tuple[str, int]:
+        return "address", 1
+
+    async def _start(self, address: str, port: int) -> None:
+        await self._pause(10.0)
+
+    async def _accumulate(self, groups: Any, step: int) -> None:
+        assert self.gradient is None
+        self.world.moment("accumulate")
+        await self._pause(1.0)
+        self.gradient = step
+
+    async def _update(self, step: int, probes: Any) -> dict[str, float]:
+        if self.gradient != step:
+            raise _task_error(RuntimeError(f"step {step}: there is no gradient"))
+        self.world.moment("update")
+        await self._pause(0.5)
+        self.gradient, self.version = None, step + 1
+        return {"learned": float(step)}
+
+    async def _publish(self, nodes: list[str], shareable: bool, bucket_bytes: int) -> Any:
+        from actors.transport import Published
+
+        self.world.moment("publish")
+        await self._pause(0.2)
+        here, shared, packed = self.place.name, [], []
+        if shareable and here in nodes:
+            path = f"/dev/shm/{self.pid}-{self.world.pid()}"
+            self.place.shared[path] = self.pid
+            shared.append({"path": path})
+        if not shareable or any(node != here for node in nodes):
+            packed = [({"path": ""}, Reference(self)), ({"path": ""}, Reference(self))]
+        await self._pause(0.2)
+        return Published(here, self.version, shared, packed)
+
+    async def _unpublish(self, manifests: list[dict]) -> None:
+        self.world.moment("unpublish")
+        await self._pause(0.1)
+        for manifest in manifests:
+            self.place.shared.pop(manifest["path"], None)
+
+
+def _task_error(cause: Exception) -> Exception:
+    from ray.exceptions import RayTaskError
+
+    return RayTaskError("method", "traceback", cause)
+
+
+class Job:
+    """A learner, samplers and the broadcaster between them, trained for some steps while faults fall."""
+
+    def __init__(self, world: World, samplers: int, transport: str = "auto") -> None:
+        from actors.broadcaster import Broadcaster
+        from actors.learner_group import LearnerGroup
+        from actors.settings import BroadcastSettings, DeadlineSettings, SupervisionSettings
+        from actors.supervision import Incident, Member, Supervisor, Unit
+
+        self.world = world
+        self.incidents: defaultdict[str, list[str]] = defaultdict(list)
+
+        def report(incident: Incident) -> None:
+            if incident.recovered_s is None:
+                self.incidents[incident.unit].append(incident.reason)
+
+        def watch(node: str) -> Watch:
+            place = next(n for n in world.nodes if n.name == node)
+            made = Watch(world, "watch", place)
+            if not place.alive:
+                made.die()
+            world.watches.append(made)
+            return made
+
+        self.supervisor = Supervisor(
+            SupervisionSettings(max_restarts=1000, backoff_s=0.5),
+            start_s=300.0,
+            node_watch=watch,
+            kill=lambda handle: handle.dead or handle.die(),
+            report=report,
+        )
+        deadlines = DeadlineSettings()
+
+        def spawn(kind: type[Actor], name: str) -> Callable[[int], Actor]:
+            def make(incarnation: int) -> Actor:
+                world.actors[name] = kind(world, name, world.place())
+                return world.actors[name]
+
+            return make
+
+        async def nothing() -> None:
+            pass
+
+        rank = Member("learner", spawn(Rank, "learner"))
+        unit = self.supervisor.add(Unit("learner", [rank], nothing))
+        self.learner = LearnerGroup(
+            unit, self.supervisor, deadlines, origin=lambda: (0, None), history=lambda step: f"groups {step}"
+        )
+        unit.prepare = self.learner.prepare
+        self.broadcaster = Broadcaster(self.learner, BroadcastSettings(transport=transport), deadlines, self.supervisor)
+        self.samplers = [Member(f"sampler-{i}", spawn(Sampler, f"sampler-{i}")) for i in range(samplers)]
+        for member in self.samplers:
+            self.supervisor.add(Unit(member.name, [member], lambda m=member: self._prepare(m)))
+
+    async def _prepare(self, member: Any) -> None:
+        from actors.calls import call
+
+        await call(member.actor().start.remote(), owner=member.name, to="start", deadline_s=300)
+        await self.broadcaster.join(member)
+
+    async def train(self, steps: int) -> None:
+        """What the control loop does, and after every broadcast: whoever serves holds these weights."""
+        await self.supervisor.start(*self.supervisor.units)
+        self.world.started = True
+        await self.supervisor.run(self._loop(steps))
+
+    async def _loop(self, steps: int) -> None:
+        for step in range(steps):
+            probes = asyncio.ensure_future(self._probe())
+            await self.learner.step(f"groups {step}", step, probes)
+            await self.broadcaster.broadcast(step + 1)
+            self._check(step + 1)
+            self.world.moment("ack")
+            await asyncio.sleep(self.world.random.uniform(0.0, 2.0))
+        async with asyncio.timeout(3600):
+            while not all(unit.serving for unit in self.supervisor.units):
+                await self.supervisor.changes.wait()
+        self._check(steps)
+
+    async def _probe(self) -> list:
+        await asyncio.sleep(self.world.random.choice([1.0, 1.0, 1.0, 25.0]))
+        return []
+
+    def _check(self, version: int) -> None:
+        for member in self.samplers:
+            if member.serving and not member.actor().dead:
+                held = member.actor().__dict__.get("version")
+                assert held == version, f"{member.name} serves with version {held} after the broadcast of {version}"

@@ -1,0 +1,99 @@
+"""Nodes and actors are lost at every moment of a broadcast: nothing is lost, and only those who failed are replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from tests.actors.simulated_cluster import Fault, Job, VirtualLoop, World
+
+pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
+
+MOMENTS = ("publish", "load", "unpublish", "ack", "join", "accumulate", "update")
+STEPS = 4
+SAMPLERS = 3
+
+
+def run(monkeypatch: pytest.MonkeyPatch, world: World, transport: str = "auto") -> Job:
+    """Train in `world`; its invariants hold at the end."""
+    import actors.broadcaster
+    import actors.learner_group
+    import actors.supervision
+    import actors.watches
+
+    loop = VirtualLoop()
+    loop.set_exception_handler(lambda _, context: None)
+    for module in (actors.broadcaster, actors.supervision, actors.watches):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
+
+    async def at_once(work, **_):
+        return work()
+
+    monkeypatch.setattr(actors.learner_group, "in_daemon_thread", at_once)
+
+    async def scenario() -> Job:
+        job = Job(world, SAMPLERS, transport)
+        async with asyncio.timeout(20_000):
+            await job.train(STEPS)
+        return job
+
+    try:
+        job = loop.run_until_complete(scenario())
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.call_later(0.0, loop.stop)
+        loop.run_forever()
+        loop.close()
+    for unit, reasons in job.incidents.items():
+        assert len(reasons) <= world.guilty[unit], f"{unit} was given up without a fault of its own: {reasons}"
+    left = {node.name: node.shared for node in world.nodes if node.shared}
+    assert not left, f"weights left in shared memory: {left}"
+    return job
+
+
+def random_faults(seed: int) -> list[Fault]:
+    order = random.Random(seed)
+    names = ["learner", *(f"sampler-{i}" for i in range(SAMPLERS))]
+    victims = [*names, *(f"node of {name}" for name in names), "node of learner", "watch", "load of sampler-1"]
+    return [
+        Fault(
+            order.choice(MOMENTS), order.randint(1, 6), order.choice([0.0, order.uniform(0, 1)]), order.choice(victims)
+        )
+        for _ in range(order.randint(1, 4))
+    ]
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_four_hundred_random_interleavings(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = 0
+    for seed in range(40 * part, 40 * (part + 1)):
+        world = World(seed, random_faults(seed))
+        try:
+            job = run(monkeypatch, world, random.Random(seed).choice(["auto", "auto", "object_store"]))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}, {world.log}: {error!r}") from error
+        lost += sum(map(len, job.incidents.values()))
+    assert lost > 40, "too few of the faults fell"
+
+
+def test_the_learners_node_goes_while_samplers_fetch_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers elsewhere are sent the weights again by the learner's successor; none of them is replaced."""
+    healthy = 0
+    for seed in range(20):
+        world = World(seed, [Fault("publish", 2, 0.25, "node of learner")])
+        job = run(monkeypatch, world, "object_store")
+        if not world.guilty["learner"]:  # it ran on the driver's node
+            continue
+        healthy += sum(not world.guilty[member.name] for member in job.samplers)
+        assert job.learner.version == STEPS
+    assert healthy > 10
+
+
+def test_a_load_that_began_and_failed_replaces_the_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = run(monkeypatch, World(0, [Fault("accumulate", 2, 0.0, "load of sampler-1")]))
+    assert ["sampler-1"] == [unit for unit, reasons in job.incidents.items() if reasons]
+    assert "loading began and failed" in job.incidents["sampler-1"][0]
