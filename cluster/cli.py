@@ -613,9 +613,8 @@ def _earlier_config(option: str, run: Path, overrides: list[str] | None) -> RunC
 def _check(config: RunConfig) -> None:
     """Everything that can be refused before the first actor starts."""
     from cluster.dry_run import check_memory, warnings_of
-    from cluster.model_facts import read_model
 
-    check_run(config, read_model(config.model.path))
+    check_run(config)
     check_memory(config)
     for warning in warnings_of(config):
         typer.echo(f"warning: {warning}", err=True)

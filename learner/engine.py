@@ -30,8 +30,9 @@ import torch.distributed as dist
 
 from learner import losses
 from learner.batching import MicroBatch, Sequence, make_micro_batches
+from learner.checkpoint_layout import CheckpointLayout, NamedTensor, cut
 from learner.deepspeed_config import adamw, deepspeed_config
-from learner.model_directory import check_model_directory, copy_companions, load_causal_lm, pad_token_of
+from learner.model_directory import check_model_directory, load_causal_lm, pad_token_of, write_model_directory
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.reference import Reference
 from learner.reproducibility import random_state, restore_random_state, seed_everything
@@ -86,6 +87,7 @@ class Engine:
         self.pad_token = pad_token_of(model.config)
         self.config = model.config
         self._reference = Reference(model_path, dtype, self.device) if reference else None
+        self._layout, self._dropped_weights = CheckpointLayout(model), model.dropped_weights
         self._parameters = list(model.named_parameters())
         size = sum(p.numel() for _, p in self._parameters)
         if learner.activation_checkpointing:
@@ -314,35 +316,39 @@ class Engine:
     # ---------------------------------------------------------------- weights
 
     def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """(Hugging Face name, dtype, shape) of every weight. A head tied to the embedding is omitted."""
-        return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in self._parameters]
+        """(name, dtype, shape) of every weight as its checkpoint has it. A head tied to the embedding is omitted."""
+        return self._layout.metadata
 
-    def weight_buckets(self, bucket_bytes: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    def weight_buckets(self, bucket_bytes: int) -> Iterator[list[NamedTensor]]:
         """CPU copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (a
         larger weight stands alone). Rank 0 gets the tensors, the others empty lists; all must iterate to
         the end.
 
         Under ZeRO-3 one bucket at a time is gathered, and copied before it is released, so rank 0 never
-        holds more than one bucket beside its own partition.
+        holds more than one bucket beside its own partition. What the checkpoint splits, such as the experts
+        of a layer, is gathered whole and then leaves in several buckets.
         """
-        for bucket in _cut(self._parameters, bucket_bytes):
-            with self._gathered([p for _, p in bucket], enabled=self.learner.zero_stage == 3):
-                copies = [(name, p.detach().to("cpu", copy=True)) for name, p in bucket] if self.rank == 0 else []
-            yield copies
+        for units in cut(self._layout.units, bucket_bytes):
+            parameters = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
+            with self._gathered(parameters, enabled=self.learner.zero_stage == 3):
+                copies = [self._copies(unit) for unit in units] if self.rank == 0 else []
+            if self.rank != 0:
+                yield []
+            converted = ([weight] for unit in copies for weight in self._layout.convert(unit))
+            yield from ([weight for [weight] in bucket] for bucket in cut(converted, bucket_bytes))
+
+    @staticmethod
+    def _copies(unit: list[NamedTensor]) -> list[NamedTensor]:
+        return [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in unit]
 
     def export_huggingface(self, directory: str | Path) -> None:
-        """Write a plain Hugging Face directory: config, safetensors, and the tokenizer files of
-        `model_path`.
+        """Write a plain Hugging Face directory like `model_path`: config, safetensors under the same names, and the
+        tokenizer files.
         """
-        state = {name: tensor for bucket in self.weight_buckets(256 << 20) for name, tensor in bucket}
+        # Parts of a tensor that the checkpoint splits share its memory, which safetensors refuses.
+        weights = {name: tensor.clone() for bucket in self.weight_buckets(256 << 20) for name, tensor in bucket}
         if self.rank == 0:
-            module = self._engine.module
-            module.config.use_cache = True
-            try:
-                module.save_pretrained(directory, state_dict=state)
-            finally:
-                module.config.use_cache = False
-            copy_companions(self.model_path, directory)
+            write_model_directory(self.model_path, directory, weights, self._dropped_weights)
         self._barrier()
 
     # ---------------------------------------------------------------- checkpoints
@@ -449,20 +455,3 @@ def _start_deepspeed(
         world_size=world_size,
     )
     return deepspeed
-
-
-def _cut(
-    parameters: list[tuple[str, torch.nn.Parameter]], bucket_bytes: int
-) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
-    bucket: list[tuple[str, torch.nn.Parameter]] = []
-    used = 0
-    for name, p in parameters:
-        # Under ZeRO-3 a released parameter has numel() 0; its true size is ds_numel.
-        size = int(getattr(p, "ds_numel", p.numel())) * p.element_size()
-        if bucket and used + size > bucket_bytes:
-            yield bucket
-            bucket, used = [], 0
-        bucket.append((name, p))
-        used += size
-    if bucket:
-        yield bucket

@@ -100,6 +100,8 @@ class VllmEngine:
             arguments = AsyncEngineArgs(
                 **_engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed)
             )
+            if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
+                arguments.enable_prefix_caching = False  # vLLM caches states only with prefills cut in pieces
             self._llm = AsyncLLM.from_engine_args(arguments)
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             await self._llm.update_weight_version(str(version))
@@ -286,6 +288,7 @@ def _engine_arguments(
         max_model_len=sampler.max_model_len or rollout.max_sequence_tokens,
         max_num_seqs=sampler.max_num_seqs,
         enforce_eager=sampler.enforce_eager,
+        language_model_only=True,  # of a multimodal checkpoint, as in the learner
         enable_prefix_caching=True,  # the n samples of a prompt share its prefill; every update clears it
         logprobs_mode="processed_logprobs",  # of the law that was sampled: after the temperature
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
@@ -307,6 +310,11 @@ def _engine_arguments(
         # The name "uni" would be overruled on CPUs; the class is not.
         arguments["distributed_executor_backend"] = UniProcExecutor
     return arguments
+
+
+def _keeps_states(model_config: Any) -> bool:
+    """Whether layers keep a recurrent state (Mamba, linear attention), not only keys and values."""
+    return bool(model_config.is_hybrid or model_config.is_attention_free)
 
 
 def _plugin_installed() -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from actors import transport
+from actors.vllm_backend.text_models import allow_text_models
 
 BACKEND = "host"
 
@@ -26,6 +27,7 @@ def register_host_backend() -> None:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     _die_with_parent()
+    allow_text_models()
     with contextlib.suppress(ValueError):  # registered already
         WeightTransferEngineFactory.register_engine(BACKEND, host_weight_transfer_engine())
 
@@ -79,7 +81,11 @@ def host_weight_transfer_engine() -> type:
             logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
         def start_weight_update(self) -> None:
+            if self.device.type == "cpu":
+                _rebuild_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
+            for layer in _written_directly(self.model):
+                _allocate(layer)
 
         def update_weights(self, update_info: dict[str, Any]) -> None:
             # The base class synchronises an accelerator, which a CPU does not have.
@@ -92,6 +98,8 @@ def host_weight_transfer_engine() -> type:
             self.model.load_weights(transport.open_bucket(update_info.manifest))  # type: ignore[operator]
 
         def finish_weight_update(self) -> None:
+            for layer in _written_directly(self.model):
+                _process(layer)
             _check_complete(self.model)
             finalize_layerwise_reload(self.model, self.model_config)
             if self.device.type == "cpu":
@@ -101,6 +109,47 @@ def host_weight_transfer_engine() -> type:
             """Nothing is held between updates."""
 
     return HostWeightTransferEngine
+
+
+def _rebuild_expert_kernels(model: torch.nn.Module) -> None:
+    """Let the update build the kernels of mixture-of-experts layers again.
+
+    On CPUs vLLM packs expert weights only when it builds the kernel. An update that finds a kernel would copy the
+    weights unpacked into the packed memory: same size, another order, wrong by several nats.
+    """
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        if method is not None and getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
+
+
+def _written_directly(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Layers whose parameters the model writes itself, past the loaders that wait for a whole layer.
+
+    The reload leaves a layer without memory until its tensors have come; what gpt-oss writes to its experts and
+    attention sinks would be lost.
+    """
+    if type(model).__name__ != "GptOssForCausalLM":
+        return []
+    return [layer for layer in model.modules() if {"w13_weight", "sinks"} & layer._parameters.keys()]
+
+
+def _allocate(layer: torch.nn.Module) -> None:
+    """Give the layer memory before its tensors come, filled with NaN to find out whether they came."""
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+    from vllm.model_executor.model_loader.reload.meta import materialize_layer
+
+    materialize_layer(layer, get_layerwise_info(layer))
+    for parameter in layer.parameters(recurse=False):
+        parameter.data.fill_(torch.nan)
+
+
+def _process(layer: torch.nn.Module) -> None:
+    """Do with the written tensors what the loaders do after the last one; an incomplete layer is left as it is."""
+    from vllm.model_executor.model_loader.reload.layerwise import _layerwise_process, get_layerwise_info
+
+    if not any(parameter.isnan().any() for parameter in layer.parameters(recurse=False)):
+        _layerwise_process(layer, get_layerwise_info(layer))
 
 
 def _check_complete(model: torch.nn.Module) -> None:

@@ -164,7 +164,7 @@ def test_export_copies_the_model_of_a_checkpoint(run, tmp_path: Path) -> None:  
     write_model(tmp_path / "step-000001" / "huggingface")
     status, _, _ = run("export", "--checkpoint", tmp_path / "step-000001", "--to", tmp_path / "out")
     assert status == 0
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 64
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 128
 
 
 def test_newest_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ def write_model(
         if config is not None
         else {
             "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
             "num_hidden_layers": 2,
-            "hidden_size": 64,
+            "hidden_size": 128,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "vocab_size": 100,
@@ -147,7 +148,7 @@ def test_odd_combinations_are_warned_about() -> None:
 
 def test_model_directory_is_read_without_loading_weights(tmp_path: Path) -> None:
     facts = read_model(write_model(tmp_path / "m"))
-    assert facts == ModelFacts(17, "LlamaForCausalLM", 2, 64, 100, 2 * 2 * 2 * 16, 64)
+    assert facts == ModelFacts(17, "LlamaForCausalLM", 2, 128, 100, 2 * 2 * 2 * 32, 64)
 
 
 def test_multimodal_configuration_holds_its_text_model(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""Whether the sampler (vLLM) and the learner (transformers) can both run a model, judged by its config.json.
+
+The lists of architectures are read from the source of the installed packages: importing vLLM takes ten seconds. Where
+a list cannot be read, its check is left out, and the start of sampler or learner reports the error.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.machinery
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+_VLLM_TABLES = {
+    "_TEXT_GENERATION_MODELS",
+    "_MULTIMODAL_MODELS",
+    "_TRANSFORMERS_SUPPORTED_MODELS",
+    "_TRANSFORMERS_BACKEND_MODELS",
+}
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+_REMEDY = "set model.path to a causal language model that both support (docs/models.md lists those that were tried)"
+
+
+def text_settings(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The sizes of the language model in a config.json; what it leaves to defaults is asked from transformers.
+
+    Published files leave sizes out (gemma-3 its vocabulary) or have other names for them (GPT-2). A model without
+    attention has 0 heads. Where transformers does not know the model, the result is what the file says.
+    """
+    text: dict[str, Any] = config.get("text_config") or config
+    if all(key in text for key in _SIZES):
+        return text
+    try:
+        from transformers import AutoConfig
+
+        known = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    except (ValueError, KeyError, OSError, ImportError):
+        return text
+    resolved = {key: getattr(known, key, None) for key in (*_SIZES, "head_dim", "num_key_value_heads")}
+    if resolved["num_attention_heads"] is None and "ForCausalLM" in "".join(config.get("architectures") or []):
+        resolved["num_attention_heads"] = 0
+    resolved["max_position_embeddings"] = getattr(known, "max_position_embeddings", None)
+    return {key: value for key, value in resolved.items() if value is not None}
+
+
+def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: float) -> Iterator[str]:
+    """One line for each reason why a run with this model would end at its start.
+
+    Args:
+        directory: named in the lines.
+        config: the content of config.json.
+        gpus: of a sampler; 0 for a CPU.
+    """
+    name = (config.get("architectures") or ["unknown"])[0]
+    place = f"model.path = {directory}"
+    if (known := vllm_architectures()) and name not in known:
+        yield f"{place}: vLLM cannot sample from the architecture {name!r} (config.json); {_REMEDY}"
+        return
+    yield from _learner_problems(place, config)
+    if not gpus:
+        yield from _head_problems(place, config)
+
+
+def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
+    """The learner loads by `model_type`: causal language models, and multimodal ones for their language model."""
+    model_type, tables = config.get("model_type"), transformers_tables()
+    if not tables:
+        return
+    if model_type is None:
+        yield f"{place}: config.json has no model_type, by which the learner chooses its class; {_REMEDY}"
+    elif model_type not in tables["CONFIG_MAPPING_NAMES"]:
+        code = " (it brings code of its own, which bonrl does not run)" if "auto_map" in config else ""
+        yield f"{place}: the installed transformers does not know the model_type {model_type!r}{code}; {_REMEDY}"
+    elif config.get("is_encoder_decoder"):
+        yield f"{place}: {model_type!r} is an encoder and a decoder, and bonrl trains decoders alone; {_REMEDY}"
+    else:
+        multimodal = bool(config.get("text_config"))
+        table = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES" if multimodal else "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+        if model_type not in tables[table]:
+            kind = "an image-text model" if multimodal else "a causal language model"
+            yield f"{place}: transformers cannot load the model_type {model_type!r} as {kind}; {_REMEDY}"
+
+
+def _head_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
+    """vLLM's attention on CPUs knows some sizes of heads, and finds out at the first token."""
+    text = config.get("text_config") or config
+    hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    if text.get("kv_lora_rank"):  # latent attention
+        size, known = text["kv_lora_rank"] + (text.get("qk_rope_head_dim") or 0), _cpu_head_sizes("mla")
+    elif isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        size, known = text.get("head_dim") or hidden // heads, _cpu_head_sizes("cpu")
+    else:
+        return
+    if known and size not in known:
+        yield (
+            f"{place}: its heads have size {size}, and vLLM's attention on CPUs knows {', '.join(map(str, known))}; "
+            "sample on GPUs (sampler.gpus) or set model.path to another model"
+        )
+
+
+def vllm_architectures() -> frozenset[str]:
+    """Generative architectures of the installed vLLM; empty when its registry cannot be read."""
+    tables = _tables("vllm", "model_executor/models/registry.py")
+    return frozenset(key for name in _VLLM_TABLES for key in tables.get(name, ()))
+
+
+def transformers_tables() -> dict[str, tuple[str, ...]]:
+    """Model types that the installed transformers knows, by table; empty when they cannot be read."""
+    tables = {
+        **_tables("transformers", "models/auto/auto_mappings.py"),
+        **_tables("transformers", "models/auto/modeling_auto.py"),
+    }
+    wanted = (
+        "CONFIG_MAPPING_NAMES",
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    )
+    return {name: tables[name] for name in wanted} if all(tables.get(name) for name in wanted) else {}
+
+
+@functools.cache
+def _cpu_head_sizes(kind: str) -> tuple[int, ...]:
+    file = {"cpu": "v1/attention/backends/cpu_attn.py", "mla": "model_executor/layers/attention/mla_attention.py"}[kind]
+    for node in ast.walk(_source("vllm", file)):
+        if isinstance(node, ast.FunctionDef) and node.name == "get_supported_head_sizes":
+            returned = next((n.value for n in ast.walk(node) if isinstance(n, ast.Return)), None)
+            if isinstance(returned, ast.List):
+                return tuple(e.value for e in returned.elts if isinstance(e, ast.Constant) and isinstance(e.value, int))
+    return ()
+
+
+@functools.cache
+def _tables(package: str, file: str) -> dict[str, tuple[str, ...]]:
+    """The text keys of every mapping that the file assigns to a name at its top level."""
+    found = {}
+    for node in _source(package, file).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    found[target.id] = tuple(_text_keys(node.value))
+    return found
+
+
+def _source(package: str, file: str) -> ast.Module:
+    spec = importlib.machinery.PathFinder.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return ast.Module([], [])
+    try:
+        return ast.parse((Path(next(iter(spec.submodule_search_locations))) / file).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return ast.Module([], [])
+
+
+def _text_keys(value: ast.expr | None) -> Iterator[str]:
+    """Keys of `{"a": ...}` and of `OrderedDict([("a", ...), ...])`."""
+    keys: Iterable[ast.expr | None] = ()
+    if isinstance(value, ast.Dict):
+        keys = value.keys
+    elif isinstance(value, ast.Call) and value.args and isinstance(value.args[0], ast.List):
+        keys = (pair.elts[0] for pair in value.args[0].elts if isinstance(pair, ast.Tuple))
+    return (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))

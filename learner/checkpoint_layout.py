@@ -1,0 +1,83 @@
+"""Weights in the names and shapes of the checkpoint.
+
+transformers 5 renames and merges weights while it loads them: the experts of a mixture become one tensor,
+`block_sparse_moe` becomes `mlp`. vLLM and every reader of an export expect what is in the files. So weights leave the
+learner through the inverse of the conversion that loaded them (`transformers.core_model_loading`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+NamedTensor = tuple[str, torch.Tensor]
+
+
+class CheckpointLayout:
+    """How the weights of a loaded model are named, split and ordered in its checkpoint.
+
+    Made once, before DeepSpeed partitions the parameters.
+
+    Attributes:
+        units: the model's weights in groups that convert together, mostly of one. Parameters, then buffers that belong
+            to the checkpoint; a head that is tied to the embedding is left out.
+        metadata: (checkpoint name, dtype, shape) of everything that `convert` returns for all units, in this order.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        weights = [*model.named_parameters(), *_persistent_buffers(model)]
+        self.units: list[list[NamedTensor]] = list(_units(model, weights))
+        self.metadata: list[tuple[str, torch.dtype, tuple[int, ...]]] = [
+            (name, tensor.dtype, tuple(tensor.shape))
+            for unit in self.units
+            for name, tensor in self.convert((name, tensor.detach().to("meta")) for name, tensor in unit)
+        ]
+
+    def convert(self, unit: Iterable[NamedTensor]) -> list[NamedTensor]:
+        """The tensors of one unit, by their names in the checkpoint; views of them where possible."""
+        from transformers.core_model_loading import revert_weight_conversion  # late: see Engine.__init__
+
+        return list(revert_weight_conversion(self._model, dict(unit)).items())
+
+
+def cut(units: Iterable[list[NamedTensor]], bucket_bytes: int) -> Iterator[list[list[NamedTensor]]]:
+    """Consecutive units in buckets of at most `bucket_bytes`; a larger unit has a bucket to itself."""
+    bucket: list[list[NamedTensor]] = []
+    used = 0
+    for unit in units:
+        size = sum(_nbytes(tensor) for _, tensor in unit)
+        if bucket and used + size > bucket_bytes:
+            yield bucket
+            bucket, used = [], 0
+        bucket.append(unit)
+        used += size
+    if bucket:
+        yield bucket
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    # Under ZeRO-3 a released parameter has numel() 0; its true size is ds_numel.
+    return int(getattr(tensor, "ds_numel", tensor.numel())) * tensor.element_size()
+
+
+def _persistent_buffers(model: torch.nn.Module) -> Iterator[NamedTensor]:
+    """Buffers that a checkpoint holds, such as the balancing bias of a router."""
+    names = model.state_dict(keep_vars=True).keys()
+    return ((name, buffer) for name, buffer in model.named_buffers() if name in names)
+
+
+def _units(model: Any, weights: list[NamedTensor]) -> Iterator[list[NamedTensor]]:
+    """Group weights that one conversion takes together, such as q, k and v of a checkpoint with fused projections."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = [transform.reverse_transform() for transform in reversed(getattr(model, "_weight_conversions", []))]
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    groups: dict[str, list[NamedTensor]] = {}
+    for name, tensor in weights:
+        key, _ = rename_source_key(name, renamings, converters, reverse=True)
+        groups.setdefault(key, []).append((name, tensor))
+    yield from groups.values()

@@ -1,0 +1,114 @@
+"""Models are judged by their config.json: accepted where sampler and learner both run them, else refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import load_config
+from cluster.errors import UsageError
+from cluster.model_facts import read_model
+from cluster.model_support import support_problems, text_settings, transformers_tables, vllm_architectures
+from cluster.printing import print_dry_run
+from tests.cluster.test_dry_run import write_model
+
+PUBLISHED = Path(__file__).parent / "published"
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "vocab_size": 100,
+}
+
+
+def problems(*, gpus: float = 0, **changes: Any) -> str:
+    return "\n".join(support_problems("DIR", {**LLAMA, **changes}, gpus=gpus))
+
+
+@pytest.mark.parametrize("file", ["8xh100", "multinode"])
+def test_the_models_of_the_shipped_configurations_are_accepted(file, repository, tmp_path):
+    """From their published config.json, with the weights' sizes left out."""
+    config = load_config(repository / "cluster" / f"{file}.yaml", [])
+    published = json.loads((PUBLISHED / Path(config.model.path).name / "config.json").read_text())
+    assert list(support_problems(config.model.path, published, gpus=config.sampler.gpus)) == []
+    facts = read_model(write_model(tmp_path / "model", published))
+    assert facts.architecture == published["architectures"][0]
+    assert (facts.vocabulary, facts.context) == {"8xh100": (151936, 40960), "multinode": (262208, 131072)}[file]
+
+
+def test_a_sound_model_is_accepted_on_cpu_and_gpu():
+    assert problems() == problems(gpus=1) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architectures": ["BertModelOfMine"]}, "vLLM cannot sample from the architecture 'BertModelOfMine'"),
+        ({"architectures": []}, "vLLM cannot sample from the architecture 'unknown'"),
+        ({"model_type": None}, "config.json has no model_type"),
+        ({"model_type": "llama9"}, "does not know the model_type 'llama9'"),
+        ({"model_type": "my-own", "auto_map": {"AutoModel": "m.M"}}, "code of its own"),
+        (
+            {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "is_encoder_decoder": True},
+            "an encoder and a decoder",
+        ),
+        ({"model_type": "clip"}, "cannot load the model_type 'clip' as a causal language model"),
+        ({"model_type": "llama", "text_config": {"vocab_size": 9}}, "cannot load the model_type 'llama' as an image"),
+        ({"hidden_size": 64}, "its heads have size 16, and vLLM's attention on CPUs knows 32, 64"),
+        ({"kv_lora_rank": 64, "qk_rope_head_dim": 32}, "its heads have size 96"),
+    ],
+)
+def test_what_a_start_would_refuse_is_refused_by_name(changes, reason):
+    found = problems(**changes)
+    assert found.startswith("model.path = DIR: ") and reason in found and "set model.path" in found
+    assert len(found.splitlines()) == 1
+
+
+def test_sizes_of_heads_are_a_matter_of_cpus():
+    assert problems(hidden_size=64, gpus=1) == ""
+
+
+def test_the_installed_tables_can_be_read():
+    """When a package moves them this fails, and the early check needs a new home; runs are not affected."""
+    assert {"LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForConditionalGeneration"} <= vllm_architectures()
+    tables = transformers_tables()
+    assert {"llama", "qwen3_moe", "gpt_oss", "mamba2"} <= set(tables["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"])
+    assert {"gemma3", "qwen2_5_vl"} <= set(tables["MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"])
+    assert {"llama", "whisper"} <= set(tables["CONFIG_MAPPING_NAMES"])
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "gpt2", "n_embd": 128, "n_layer": 3, "n_head": 4, "vocab_size": 99}, (3, 128, 4, 99)),
+        (
+            {
+                "architectures": ["Mamba2ForCausalLM"],
+                "model_type": "mamba2",
+                "hidden_size": 128,
+                "num_hidden_layers": 2,
+                "num_heads": 8,
+                "head_dim": 32,
+                "vocab_size": 99,
+            },
+            (2, 128, 0, 99),
+        ),
+    ],
+)
+def test_sizes_under_other_names_and_in_defaults_are_found(config, expected, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = text_settings(tmp_path, config)
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+    assert tuple(text[name] for name in names) == expected
+
+
+def test_a_dry_run_refuses_the_model(tmp_path, repository):
+    model = write_model(tmp_path / "model", {**LLAMA, "model_type": "llama9"})
+    config = load_config(repository / "cluster" / "local.yaml", [f"model.path={model}"])
+    with pytest.raises(UsageError, match="llama9"):
+        print_dry_run(config)
