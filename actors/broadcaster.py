@@ -129,8 +129,8 @@ class Broadcaster:
         try:
             if version is not None and published.version != version:
                 raise ActorFailure(
-                    f"the learner holds weight version {published.version}, but version {version} should be sent to the "
-                    "samplers"
+                    f"the learner holds weight version {published.version}, but version {version} should be sent to "
+                    "the samplers"
                 )
             self._check_reach(receivers, published)
             # deadline: each call has its own

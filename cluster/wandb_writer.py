@@ -2,8 +2,8 @@
 
 wandb can die, hang, raise, or fill its disk; none of that may touch the run. So it runs in a helper process of its own
 (``python -m cluster.wandb_writer``), and a thread of the driver feeds it from a bounded queue. A helper that is lost is
-killed and started again under the same run id; after MAX_RESTARTS, or if none starts, wandb is off for the rest of the
-run. Each loss is one warning. metrics.jsonl does not depend on any of it.
+killed and started again under the same run id; after MAX_RESTARTS in a row, or if none starts, wandb is off for the
+rest of the run. Each loss is one warning. metrics.jsonl does not depend on any of it.
 
 Rows are split by axis and logged with their axis value; wandb's implicit step, which drops rows when several clocks
 share it, is never used. Offline nothing is sent: no metrics, no crash reports, no probes for cloud machines.
@@ -29,6 +29,7 @@ import psutil
 from cluster.errors import UsageError
 from cluster.helper_process import Channel, HelperError, HelperLost, HelperProcess
 from cluster.metric_names import AXES, METRICS, split_by_axis
+from cluster.run_directory import is_full
 from cluster.wandb_mode import choose_mode, run_id_of
 
 INIT_DEADLINE_S = 60.0
@@ -40,7 +41,8 @@ CHECK_SECONDS = 5.0  # between two looks at an idle helper
 STOPPED_SECONDS = 8.0  # after which a stopped wandb process counts as lost
 FLUSH_SECONDS = 5.0  # between two writes of wandb's file: what a killed wandb may lose
 RESEND_SECONDS = 60.0  # rows younger than this are sent again to a new helper: the lost one may not have written them
-MAX_RESTARTS = 3
+MAX_RESTARTS = 3  # in a row: a helper that served for STEADY_SECONDS begins a new one
+STEADY_SECONDS = 60.0
 MAX_WAITING = 10_000  # parts of rows in the queue
 
 _PROBE_BYTES = 64 << 10  # written now and then beside wandb's file: wandb itself loses rows on a full disk silently
@@ -102,6 +104,7 @@ class WandbWriter:
         self._helper: HelperProcess | None = None
         self._init_deadline_s, self._finish_deadline_s = init_deadline_s, finish_deadline_s
         self._restarts = 0
+        self._served_since = 0.0
         self._over = threading.Event()  # the run does not wait for wandb any longer
         self._losses: deque[Loss] = deque()
         self._recent: deque[tuple[float, dict[str, Any]]] = deque()  # requests that a lost helper may not have written
@@ -166,6 +169,7 @@ class WandbWriter:
             helper.kill()
             raise
         self._helper, self.directory = helper, Path(started["directory"])
+        self._served_since = time.monotonic()
         self._url = started["url"] or self._url
         return helper
 
@@ -267,7 +271,9 @@ class WandbWriter:
         """Replace a lost helper, or switch wandb off."""
         began = time.monotonic()
         helper.kill()
-        while self._restarts < MAX_RESTARTS and not self._over.is_set():
+        if began - self._served_since > STEADY_SECONDS:
+            self._restarts = 0
+        while self._restarts < MAX_RESTARTS and not self._over.is_set() and not _is_full(reason):
             self._restarts += 1
             self._resumed = True
             try:
@@ -294,6 +300,11 @@ class WandbWriter:
             helper.kill()
         advice = f"every row is in metrics.jsonl; upload what wandb has with: {self._sync_command()}"
         self._losses.append(Loss(f"wandb was lost: {reason}. It is off for the rest of this run: {advice}", None))
+
+
+def _is_full(reason: str) -> bool:
+    """Whether a disk is full, so that a new helper could do no better."""
+    return is_full(OSError(reason))
 
 
 _ENVIRONMENT = {
@@ -350,7 +361,7 @@ class _Session:
         """Raise when wandb's own processes cannot do their work: wandb may not notice, or not say so."""
         for process in self._processes:
             _require_running(process)
-        if time.monotonic() >= self._next_probe:
+        if time.monotonic() >= self._next_probe and self._directory.is_dir():  # online wandb-core makes it later
             probe = self._directory / ".probe"
             try:
                 probe.write_bytes(bytes(_PROBE_BYTES))

@@ -6,10 +6,11 @@ The fast tests put a package named `wandb` before the real one, which does as it
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import signal
-import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import pytest
 
 from cluster import wandb_writer
 from cluster.wandb_writer import Loss, WandbError, WandbWriter
+from tests.chaos.disks import small_disk
 from tests.cluster.wandb_reader import read_history
 
 FAKE = """
@@ -230,37 +232,68 @@ def test_the_real_wandb_is_struck_and_its_files_hold_every_row(
     assert {r["train/step"] for r in read_history(tmp_path / "wandb")} == set(range(40))
 
 
-@contextlib.contextmanager
-def tiny_disk(place: Path, size: str) -> Iterator[Path]:
-    """A file system of `size` at `place`; skips the test where none can be mounted."""
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+class _Server(http.server.BaseHTTPRequestHandler):
+    """As much of wandb's server as a run needs to begin online."""
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        bucket = {"id": "x", "name": "abc", "project": {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}}
+        begins = self.path.endswith("graphql") and b"upsertBucket" in body
+        answer = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}} if begins else {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+@pytest.mark.slow
+def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    writer = WandbWriter(Settings("online"), tmp_path, config={}, name="x", init_deadline_s=4.0)
+    assert writer.describe().startswith("wandb: online at "), writer.describe()
+    for step in range(5):
+        writer.log(row(step))
+    time.sleep(0.5)
+    server.shutdown()
+    server.server_close()
+    _strike_core(writer)
+    for step in range(5, 10):
+        writer.log(row(step))
+    message, (loss,) = finish(writer)
+    assert message is None and loss.recovered_s is not None and "offline-run-" in loss.message, (message, loss)
+    (files,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert {r["train/step"] for r in read_history(files)} == set(range(10))
 
 
 @pytest.mark.slow
 def test_a_full_disk_switches_wandb_off_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """wandb itself says nothing: it goes on and loses every row."""
-    with tiny_disk(tmp_path / "small", "400k") as place:
-        monkeypatch.setenv("WANDB_DIR", str(place))
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(small_disk(tmp_path / "small", 4))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        monkeypatch.setenv("WANDB_DIR", str(disk.path))
         writer = WandbWriter(Settings(), tmp_path, config={}, name="x")
         assert writer.mode == "offline", writer.describe()
         losses: list[Loss] = []
         end = time.monotonic() + 60
         for step in range(100_000):
-            writer.log(
-                row(step) | {f"eval/pass@{k}": 0.123456789 * k for k in range(1, 200)} | {"evaluation/step": step}
-            )
+            writer.log(row(step))
+            if step == 3:
+                disk.fill()
             losses += writer.losses()
             if losses:
                 break
             assert time.monotonic() < end
-            time.sleep(0.05)
+            time.sleep(0.1)
         (loss,) = losses
         assert "No space left on device" in loss.message and "off for the rest of this run" in loss.message
         assert finish(writer) == (None, [])
