@@ -175,9 +175,17 @@ def _content(lines: list[str], block: _Block, strings: bool) -> tuple[list[str],
 def _begins_as_code(lines: list[str]) -> bool:
     """Whether a text begins with a definition, an import, an indented line or a string, and not with prose."""
     first = next((line for line in lines if line.strip()), "")
-    return re.match(r'[ \t]+[^ \t`~]|"""|\'\'\'|(?:def|class|import|from|async|#|@)\b|\w+ *=', first) is not None
+    return (
+        re.match(r'[ \t]+[^ \t`~]|[rRbBuUfF]{0,2}(?:"""|\'\'\')|(?:def|class|import|from|async|#|@)\b|\w+ *=', first)
+        is not None
+    )
 
 
 def _dedented(lines: list[str], indent: int) -> str:
     """The content without the indentation of its fence, and without what all lines have in common."""
-    return textwrap.dedent("\n".join(re.sub(f"^[ \t]{{0,{indent}}}", "", line) for line in lines) + "\n" * bool(lines))
+    if indent:
+        lines = [re.sub(f"^[ \t]{{0,{indent}}}", "", line) for line in lines]
+    text = "".join(f"{line}\n" for line in lines)
+    # Not at all where nothing is indented: it would also take the spaces of blank lines, which a string may hold.
+    first = next((line for line in lines if line.strip()), "")
+    return textwrap.dedent(text) if first[:1].isspace() else text

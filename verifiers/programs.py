@@ -19,7 +19,7 @@ _CLOSER = (")", "]", "}")
 _CODE = re.compile(
     r"(?:async +def|def|class) +\w|import +\w|from +[\w.]+ +import\b"
     r"|(?:if|elif|for|while|with|except|match|case)\b.*:|(?:else|try|finally) *:"
-    r"|[@#)\]}]|\"\"\"|'''|(?:pass|break|continue) *$|(?:del|global|assert|raise) +\w"
+    r"|[@#)\]}]|[rRbBuUfF]{0,2}(?:\"\"\"|''')|(?:pass|break|continue) *$|(?:del|global|assert|raise) +\w"
     r"|[A-Za-z_][\w.]*(?:\[[^\]]*\])? *(?:[-+*/|&%^@<>]{0,2}=(?!=)|: *\w+.*=)"
     r"|[*(\[]? *[A-Za-z_][\w.]*(?:\[[^\]]*\])? *,[^=]*=(?!=)"
     r"|\[? *[A-Za-z_][\w.]*(?:\[[^\]]*\])?\("

@@ -192,6 +192,23 @@ def test_threads_are_behind_the_same_layers(level: Level) -> None:
         assert verdict.status is Status.CORRECT, verdict
 
 
+LIMITS = """
+import ctypes, os, struct
+c = ctypes.CDLL(None)
+def refused(process, kind, soft, hard): return c.prlimit(process, kind, struct.pack('QQ', soft, hard), None) < 0
+CPU, FSIZE, DATA, STACK, NPROC, AS = 0, 1, 2, 3, 6, 9
+print([refused(0, kind, 1 << 62, 1 << 62) for kind in (CPU, FSIZE, NPROC, AS)])
+print([refused(os.getppid(), kind, 1 << 29, 1 << 29) for kind in (STACK, AS)], refused(0, CPU, 1, 1))
+print([refused(0, kind, 1 << 29, 1 << 29) for kind in (DATA, STACK, AS)])
+"""
+
+
+def test_limits_on_memory_can_be_lowered_and_none_raised(executor: Executor) -> None:
+    expected = f"{[True] * 4}\n{[True] * 2} True\n{[False] * 3}"
+    verdict = run_python(LIMITS, tests=cases(("", expected)), executor=executor)
+    assert verdict.status is Status.CORRECT, verdict
+
+
 def test_threads_of_functions(executor: Executor) -> None:
     program = "import threading\ndef f():\n    r = []\n    t = threading.Thread(target=r.append, args=(1,))\n"
     program += "    t.start(); t.join()\n    return r\n"

@@ -97,6 +97,12 @@ def test_a_line_of_a_string_keeps_its_indentation_in_an_indented_fence() -> None
     assert program_of(response) == "x = '''\na\n  b\n'''\nprint(x)\n"
 
 
+def test_blank_lines_of_a_string_keep_their_spaces() -> None:
+    code = 'r"""Prints a frame."""\nprint("""\n+--+\n    \n+--+\n""")\n'
+    for response in (code, f"{TICKS}python\n{code}{TICKS}", f"~~~\n{code}~~~\n"):
+        assert program_of(response) == code
+
+
 def test_a_fence_behind_the_last_line_closes_the_block() -> None:
     assert program_of("```python\nprint(1)```\nThat prints 1.") == "print(1)\n"
     assert program_of("```python\nx = 1 # ```\nprint(x)\n```") == "x = 1 # ```\nprint(x)\n"

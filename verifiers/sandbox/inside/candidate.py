@@ -102,7 +102,7 @@ def load(text: str, stdio: bool) -> tuple[Program | None, dict[str, Any]]:
         return None, {"loaded": "syntax", "raised": describe(error)}
     try:
         if stdio:
-            status = script.run(code)
+            status = script.run(code, text)
             return None, {"loaded": "yes"} if status == 0 else {"loaded": "ended", "status": status}
         program = Program(NAME)
         exec(code, vars(program.module))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import errno
 import functools
 import gc
 import io
+import linecache
 import os
 import resource
 import site
@@ -55,7 +57,13 @@ def _patch_open() -> None:
     @functools.wraps(real_open)
     def opened(file: Any, *arguments: Any, **named: Any) -> Any:
         number = _standard(file)
-        return real_open(file if number is None else os.dup(number), *arguments, **named)
+        try:
+            return real_open(file if number is None else os.dup(number), *arguments, **named)
+        except PermissionError:
+            # Where no file is opened at all, a program that tries `input.txt` first has to find that it is absent.
+            if isinstance(file, str) and not os.path.isabs(file) and not (arguments or named):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file) from None
+            raise
 
     @functools.wraps(real_os_open)
     def os_opened(path: Any, *arguments: Any, **named: Any) -> int:
@@ -109,8 +117,10 @@ def compiled(text: str) -> types.CodeType:
     return compile(text.removeprefix("\ufeff"), FILE, "exec", dont_inherit=True)
 
 
-def run(code: types.CodeType) -> int:
+def run(code: types.CodeType, text: str) -> int:
     """Run a script to the end of its interpreter; returns its exit status, or raises what it did not handle."""
+    _streams()
+    linecache.cache[FILE] = (len(text), None, text.splitlines(keepends=True), FILE)
     status = 0
     try:
         exec(code, vars(module("__main__")))
@@ -119,6 +129,16 @@ def run(code: types.CodeType) -> int:
         if status:
             raise
     return status or finish()
+
+
+def _streams() -> None:
+    """Standard files for the descriptors of this process: those of the server would believe that they can seek."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        errors = "backslashreplace" if name == "stderr" else "surrogateescape"
+        file: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+        file.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, file)
+        setattr(sys, f"__{name}__", file)
 
 
 def exit_status(leaving: SystemExit) -> int:
@@ -144,14 +164,15 @@ def finish() -> int:
             for name in [name for name in held if name != "__builtins__"]:
                 held[name] = None
     gc.collect()
-    return 0 if _flush() and flushed else _FLUSH_FAILED
+    _flush()
+    return 0 if flushed else _FLUSH_FAILED
 
 
 def _flush() -> bool:
     """Flush standard output and error, whatever the program has put there; False where one of them refuses."""
     done = True
     for file in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
+        with contextlib.suppress(Exception):
             if file is None or file.closed:
                 continue
         try:

@@ -44,7 +44,7 @@ _LOOK = {
 }
 _RECVMSG = 47
 _OPEN, _OPENAT, _FCNTL, _PRLIMIT, _CLONE3 = 2, 257, 72, 302, 435
-_RLIMIT_STACK = 3
+_OWN_LIMITS = (2, 3, 9)  # DATA, STACK, AS
 _WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000  # WRONLY, RDWR, CREAT, TRUNC, APPEND, TMPFILE
 # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC. SETOWN and its kin would send signals, so they are out.
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)
@@ -98,10 +98,12 @@ def build(reading: bool, receiving: bool = False) -> bytes:
     for command in _FCNTL_COMMANDS:
         commands += [(_EQUAL, 0, 1, command), _ret(_ALLOW)]
     code += _rule(_FCNTL, [*commands, _deny()])
-    # prlimit may read this process's own limits (pid 0 and no new limit), and set how far its stack may grow, which
-    # the limit on its memory bounds.
+    # prlimit may read this process's own limits (pid 0 and no new limit), and set those of its memory, which without
+    # privileges means lower ones, and of its stack, which they bound.
     own: list[Instruction] = [_argument(0), (_EQUAL, 1, 0, 0), _deny()]
-    own += [_argument(1), (_EQUAL, 0, 1, _RLIMIT_STACK), _ret(_ALLOW)]
+    own.append(_argument(1))
+    for limit in _OWN_LIMITS:
+        own += [(_EQUAL, 0, 1, limit), _ret(_ALLOW)]
     for load in (_argument(2), _argument(2, high=True)):
         own += [load, (_EQUAL, 1, 0, 0), _deny()]
     code += _rule(_PRLIMIT, [*own, _ret(_ALLOW)])
