@@ -156,6 +156,14 @@ class Group:
         return self.n > 0 and not lost and VERIFIER_ERROR not in self.verdicts
 
     @property
+    def fault(self) -> str:
+        """Why a group that is not usable is not: the verifier's reason for one of its samples, with its prompt."""
+        if not self.n:
+            return f"prompt {self.prompt_id!r} is quarantined"
+        details = [d for v, d in zip(self.verdicts, self.detail or [], strict=False) if v == VERIFIER_ERROR]
+        return f"prompt {self.prompt_id!r}: {details[0] if details else 'its demonstration could not be judged'}"
+
+    @property
     def verdicts(self) -> Sequence[str]:
         """The N verdicts of a graded group; raises GroupError before grading."""
         if self.verdict is None:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors import transport
-from actors.group import VERIFIER_ERROR, Group
+from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.learning_step import LearningStep
 from actors.transport import Manifest, Packed, Published
@@ -189,7 +189,7 @@ class LearnerRank:
         groups = [Group.from_record_batch(batch) for batch in batches]
         usable = [group for group in groups if group.usable]
         if not usable:
-            raise RuntimeError(f"the verifier failed on every group of the step: {_reason(groups[0])}")
+            raise RuntimeError(f"the verifier failed on every group of the step: {groups[0].fault}")
         figures, advantages_GN = self._learning_step.accumulate(usable, step)
         row = group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
         self._accumulated = _Accumulated(figures, usable[0], row)
@@ -226,9 +226,3 @@ class LearnerRank:
     async def _run(self, work: Callable[[], Any]) -> Any:
         # deadline: the caller's, of each method its own
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _reason(group: Group) -> str:
-    """Why the verifier reached no verdict on one of the group's samples."""
-    details = [d for v, d in zip(group.verdicts, group.detail or [], strict=False) if v == VERIFIER_ERROR]
-    return f"prompt {group.prompt_id!r}: {details[0] if details else 'its demonstration could not be judged'}"

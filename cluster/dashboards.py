@@ -113,8 +113,8 @@ class Dashboards:
             self._note(loss)
 
     def _note(self, loss: Loss) -> None:
-        incident = {"time": time.time(), "unit": "wandb", "reason": loss.message, "recovered_s": loss.recovered_s}
-        self._directory.append_json("incidents.jsonl", incident)
+        incident = {"kind": "wandb", "unit": "wandb", "reason": loss.message, "recovered_s": loss.recovered_s}
+        self._directory.append_json("incidents.jsonl", {"time": time.time()} | incident)
 
     def curves(self, evaluations: Sequence[Evaluation]) -> dict[str, Difference]:
         """Shows the first and the last evaluation of the run side by side; returns the paired differences."""

@@ -203,9 +203,10 @@ def summarise(
     Raises:
         ActorFailure: the verifier failed on all of them.
     """
-    asked, groups = len(groups), [group for group in groups if group.usable]
+    asked, fault = len(groups), next((group.fault for group in groups if not group.usable), "")
+    groups = [group for group in groups if group.usable]
     if not groups:
-        raise ActorFailure("the verifier failed on every prompt of the evaluation; see `detail` in its Parquet file")
+        raise ActorFailure(f"the verifier failed on every prompt of the evaluation: {fault}")
     wanted = dict.fromkeys(("pass_at_k", *strategies, "mean", *(term.strategy for term in terms)))
     curves = {strategy: curve_of(groups, strategy, trained_ks) for strategy in wanted}
     return Evaluation(

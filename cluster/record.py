@@ -31,7 +31,7 @@ class Recorder:
         parsed = [Group.from_record_batch(batch) for batch in batches]
         usable = [group for group in parsed if group.usable]
         if not usable:
-            raise ActorFailure(f"step {step} holds no usable group: see its Parquet file and quarantine/")
+            raise ActorFailure(f"the verifier failed on every group of step {step + 1}: {parsed[0].fault}")
         self.version = step + 1
         nothing_GN = np.zeros((len(usable), usable[0].n))
         row = group_metrics(usable, nothing_GN, 0, [group for group in parsed if not group.usable])

@@ -220,7 +220,8 @@ class VllmEngine:
         if self._llm.errored:
             self._failure = (
                 "its vLLM engine core died (killed, out of memory, or a crash that its log shows above); "
-                "if memory ran out, lower sampler.kv_cache_gib or sampler.max_num_seqs"
+                "if memory ran out, lower sampler.kv_cache_gib (CPU), sampler.gpu_memory_utilization (GPU) or "
+                "sampler.max_num_seqs"
             )
             raise EngineError(self._failure)
         return self._llm

@@ -61,7 +61,7 @@ def test_every_strategy_can_be_logged(strategy: str) -> None:
 def test_prompts_without_a_verdict_are_left_out_and_counted() -> None:
     found = summarise([*GROUPS, FAILED], 0, 1.0, 2.0)
     assert found.set_aside == 1 and found.curve == summarise(GROUPS, 0, 1.0, 2.0).curve
-    with pytest.raises(ActorFailure, match="the verifier failed on every prompt"):
+    with pytest.raises(ActorFailure, match="failed on every prompt of the evaluation: prompt .*: out of memory"):
         summarise([FAILED], 0, 1.0, 2.0)
 
 
