@@ -59,10 +59,10 @@ def print_curves(evaluations: list[Evaluation]) -> None:
         return
     for strategy in (name for name in evaluations[0].curves if name != "mean"):  # one number, below
         name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
-        table = Table(title=f"{name} on held-out prompts [95 % interval over prompts]")
+        table = Table(title=f"{name}, held-out prompts", title_justify="left")
         table.add_column("k", justify="right")
         for evaluation in evaluations:
-            table.add_column(f"temperature {evaluation.temperature:g}", justify="right")
+            table.add_column(f"temperature {evaluation.temperature:g} \\[95 % interval]", justify="right")
         for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
             table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
         print_table(table)
