@@ -2,7 +2,7 @@
 
 incidents.jsonl            every loss of an actor: when, which, why, how its log ended, and after how many seconds it
                            served again; and every warning of cluster/health.py (`kind: warning`): when, at which
-                           step, and what to change
+                           step, and what to change; and every loss of wandb (`kind: wandb`)
 quarantine/PURPOSE-N.json  every prompt that was given up: what it was, and each failure while it was being processed
                            (PURPOSE is training, with the position N of its group, or evaluation, with the number N of
                            the prompt)

@@ -18,10 +18,17 @@ KINDS = {
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
     "node watch": r"^ray::NodeWatch",
+    "wandb": r"cluster\.wandb_writer",
+    "wandb-core": r"bin/wandb-core",
 }
 SANDBOX = ("sandbox server", "sandboxed child")  # below the verifiers, which mend these losses themselves
 UNTOLD = (*SANDBOX, "node watch")  # of their loss there is no incident: nothing of the run stands still
-UNITS = {"sampler": "sampler", "engine core": "sampler", "verifier": "verifier"}  # what an incident calls them
+UNITS = {
+    "sampler": "sampler",
+    "engine core": "sampler",
+    "verifier": "verifier",
+    "wandb-core": "wandb",
+}  # what an incident calls them
 
 _CGROUP = Path("/sys/fs/cgroup/memory")
 _TINY = 64 << 10  # bytes: any process at work soon wants more than this

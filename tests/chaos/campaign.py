@@ -36,6 +36,7 @@ from cluster.metrics_tail import MetricsTail
 from cluster.run_directory import read_metrics
 from cluster.weights import weights_sha256
 from tests.chaos import blows, coder
+from tests.chaos.disks import SmallDisk
 from tests.chaos.report import Blow, Report
 from tests.chaos.schedule import Strike, schedule
 from tests.cluster.running import LOCAL, REPOSITORY, command, environment
@@ -70,13 +71,24 @@ class Campaign:
         overrides: of the configuration, which must name run.steps and rollout.prompts_per_step.
         seed: of the choice of moments.
         leaves: after the last blow the run is asked to leave (SIGTERM); else it goes on to its last step.
+        disk: the run lies on it; a blow of kind "disk" fills it, frees it when the run has ended, and resumes.
+        wandb_disk: wandb's files lie on it; a blow of kind "wandb's disk" fills it for good.
     """
 
     def __init__(
-        self, directory: Path, overrides: Sequence[str], seed: int, *, leaves: bool = False, config: Path = LOCAL
+        self,
+        directory: Path,
+        overrides: Sequence[str],
+        seed: int,
+        *,
+        leaves: bool = False,
+        config: Path = LOCAL,
+        disk: SmallDisk | None = None,
+        wandb_disk: SmallDisk | None = None,
     ) -> None:
         self.directory = directory
-        self.run = directory / "run"
+        self._disk, self._wandb_disk = disk, wandb_disk
+        self.run = (disk.path if disk else directory) / "run"
         self.report = Report()
         self._leaves = leaves
         self._config = config
@@ -90,7 +102,7 @@ class Campaign:
     def execute(self, schedule: Sequence[Strike]) -> Report:
         """Run, strike by the `schedule`, let the run end, and audit it."""
         try:
-            self._launch("train", *self._overrides, f"run.directory={self.directory}", "run.name=run")
+            self._launch("train", *self._overrides, f"run.directory={self.run.parent}", "run.name=run")
             self._wait(lambda: self._steps() >= 1, "the first step", RESUME_S)
             for strike in schedule:
                 self._strike(strike)
@@ -106,7 +118,7 @@ class Campaign:
             self._process = subprocess.Popen(
                 command(*arguments, config=config),
                 cwd=REPOSITORY,
-                env=environment(),
+                env=environment() | ({"WANDB_DIR": str(self._wandb_disk.path)} if self._wandb_disk else {}),
                 stdout=sink,
                 stderr=subprocess.STDOUT,
             )
@@ -139,6 +151,14 @@ class Campaign:
         struck, wall = time.monotonic(), time.time()
         if kind == "driver":
             self._kill_the_driver()
+            lost = False
+        elif kind == "disk":
+            self._fill_the_disk()
+            lost = False
+        elif kind == "wandb's disk":
+            assert self._wandb_disk is not None
+            self._wandb_disk.fill()
+            self._wait(lambda: any(i["unit"] == "wandb" for i in self._incidents()[told:]), "word of it", MEND_S)
             lost = False
         else:
             lost = self._hit(lambda: blows.find(self._root, kind), blow) and kind not in blows.UNTOLD
@@ -198,6 +218,27 @@ class Campaign:
         _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
         if alive:
             self.report.problems.append(f"a killed driver left processes behind: {alive}")
+        self._launch("train", "--resume", str(self.run))
+        log = self._log.read_text().count("run directory")
+        self._wait(lambda: self._log.read_text().count("run directory") > log, "the resume", RESUME_S)
+
+    def _fill_the_disk(self) -> None:
+        """The run has to end with the reason and the command to go on, which works once there is room."""
+        assert self._process is not None and self._disk is not None
+        saved = self.run / "checkpoints"
+        self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", MEND_S)
+        everyone = blows.ours(self._root.children(recursive=True))
+        said = len(self._log.read_text())
+        self._disk.fill()
+        status = self._process.wait(timeout=MEND_S)
+        words = self._log.read_text()[said:]
+        told = ("No space left on device", f"continue with: bonrl train --resume {self.run}")
+        if status != 1 or not all(one in words for one in told) or "Traceback" in words:
+            self.report.problems.append(f"on a full disk the run ended with status {status}:\n{words[-2000:]}")
+        _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
+        if alive:
+            self.report.problems.append(f"on a full disk the run left processes behind: {alive}")
+        self._disk.free()
         self._launch("train", "--resume", str(self.run))
         log = self._log.read_text().count("run directory")
         self._wait(lambda: self._log.read_text().count("run directory") > log, "the resume", RESUME_S)
@@ -325,6 +366,11 @@ SMALL = (
 )
 
 
+def offline(overrides: Sequence[str]) -> list[str]:
+    """`overrides` with wandb's processes, which then are struck too."""
+    return [*(one for one in overrides if not one.startswith("wandb.mode")), "wandb.mode=offline"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="number of blows")
@@ -333,7 +379,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, required=True, help="an empty directory for the run and the report")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
-    overrides = [*SMALL, "run.steps=1000000", f"queue.staleness={options.staleness}"]
+    overrides = [*offline(SMALL), "run.steps=1000000", f"queue.staleness={options.staleness}"]
     world = options.directory / "coder"
     if not world.exists():
         print("making a small model that writes programs, and problems for it", flush=True)

@@ -14,6 +14,9 @@ IMPOSSIBLE = {
     ("replay queue", "memory"),  # it wants no page for minutes
     ("node watch", "pause"),  # nothing to bear: it only looks
     ("node watch", "memory"),
+    ("wandb", "pause"),  # nothing to bear: nobody waits for it
+    ("wandb", "memory"),  # as the replay queue
+    ("wandb-core", "memory"),
 }
 
 

@@ -1,0 +1,177 @@
+"""A run on a simulated cluster whose nodes are lost at chosen moments, and whose disks fill; then it is audited.
+
+    python -m tests.chaos.nodes --losses 12 --seed 0 --directory DIRECTORY
+
+The driver's node holds no actor that needs a processor; two others hold the learner, two samplers and a verifier. When
+the chosen process is inside the chosen method, its node's raylet is killed, and with it (in every second loss: at the
+same instant) all actors of the node. Another node takes its place. In between wandb's processes are killed and, where
+this process may mount a file system, the run's disk and wandb's are filled. The audit is that of tests.chaos.campaign.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+from tests.chaos.campaign import MEND_S, SMALL, Campaign, offline
+from tests.chaos.disks import small_disk
+from tests.chaos.report import Blow
+from tests.chaos.schedule import Strike
+
+MOMENTS = {  # the method by whose beginning the moment is known: process titles show it
+    "publish": r"^ray::LearnerRank\.publish",
+    "load": r"^ray::SamplerActor\.load_weights",
+    "ack": r"^ray::ReplayQueue\.ack",
+    "gradient": r"^ray::LearnerRank\.accumulate",
+    "update": r"^ray::LearnerRank\.update",
+}
+VICTIMS = {"learner": r"^ray::LearnerRank", "sampler": r"^ray::SamplerActor"}
+NODE = {"num_cpus": 4, "object_store_memory": 100 * 2**20}
+
+
+@dataclass(frozen=True)
+class NodeLoss:
+    """The node of `victim` is lost at `moment`; `whole`: its processes end with its raylet, and not after it."""
+
+    moment: str
+    victim: str
+    whole: bool
+
+
+class NodeCampaign(Campaign):
+    """As :class:`Campaign`, for a run on a cluster of its own, with :class:`NodeLoss` among the strikes."""
+
+    def execute(self, schedule: Sequence[Strike | NodeLoss]) -> Any:
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 * 2**20}
+        )
+        try:
+            for _ in range(2):
+                self._cluster.add_node(**NODE)
+            self._overrides.append(f"cluster.address={self._cluster.address}")
+            return super().execute(schedule)  # type: ignore[arg-type]
+        finally:
+            self._cluster.shutdown()
+
+    def _strike(self, strike: Strike | NodeLoss) -> None:
+        if isinstance(strike, Strike):
+            return super()._strike(strike)
+        self._fell += 1
+        self._say(f"loss {self._fell}: node of a {strike.victim} at {strike.moment}{', whole' * strike.whole}")
+        lost = self._lose(strike)
+        struck = time.monotonic()
+        self._cluster.remove_node(lost, allow_graceful=False)  # the rest of what stands for it
+        self._cluster.add_node(**NODE)
+        after = self._steps()
+        self._wait(lambda: self._steps() >= after + 2, "two more steps", MEND_S)
+        took = time.monotonic() - struck
+        self.report.blows.append(Blow(f"node of a {strike.victim}", strike.moment, None, None, took))
+        self.write()
+        self._wait(self._all_serve, "all samplers serving", MEND_S)
+
+    def _lose(self, strike: NodeLoss) -> Any:
+        """Kill the node at the moment; the cluster's handle on it."""
+        end = time.monotonic() + MEND_S
+        while time.monotonic() < end:
+            actors = self._actors()
+            watched = [p for p in actors if re.search(MOMENTS[strike.moment].partition("\\.")[0], _title(p))]
+            victims = [p for p in actors if re.search(VICTIMS[strike.victim], _title(p))]
+            until = time.monotonic() + 1.0
+            while watched and victims and time.monotonic() < until:
+                if any(re.search(MOMENTS[strike.moment], _title(p)) for p in watched):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        return self._kill_node(self._random.choice(victims), strike.whole)
+            time.sleep(0.05)
+        raise AssertionError(f"no {strike.moment} was seen within {MEND_S:.0f} s:\n{self._log.read_text()[-4000:]}")
+
+    def _kill_node(self, actor: psutil.Process, whole: bool) -> Any:
+        raylet = actor.parent()
+        node = next(n for n in self._cluster.worker_nodes if n.all_processes["raylet"][0].process.pid == raylet.pid)
+        workers = raylet.children(recursive=True) if whole else []
+        for process in (raylet, *workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return node
+
+    def _actors(self) -> list[psutil.Process]:
+        """Ray's workers on all nodes; they are children of raylets, which are children of this process."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            if _title(process).startswith("ray::"):
+                found.append(process)
+        return found
+
+    def _all_serve(self) -> bool:
+        """The last step was made with both samplers."""
+        rows = [row for row in self._rows() if "supervision/samplers" in row]
+        return bool(rows) and rows[-1]["supervision/samplers"] == 2
+
+    def _rows(self) -> list[dict[str, Any]]:
+        from cluster.run_directory import read_metrics
+
+        return read_metrics(self.run)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+LAYOUT = ("actors.samplers=2", "queue.staleness=1", "run.steps=1000000")
+
+
+def losses(count: int, seed: int) -> list[NodeLoss]:
+    """`count` losses: every moment with either victim before one comes again."""
+    order = random.Random(seed)
+    plan: list[NodeLoss] = []
+    while len(plan) < count:
+        pairs = [(moment, victim) for moment in MOMENTS for victim in VICTIMS]
+        plan += [NodeLoss(*pair, whole=bool(i % 2)) for i, pair in enumerate(order.sample(pairs, len(pairs)))]
+    return plan[:count]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--losses", type=int, default=12, help="nodes that are lost")
+    parser.add_argument("--skip", type=int, default=0, help="losses of the plan that another campaign took")
+    parser.add_argument("--seed", type=int, default=0, help="of their order")
+    parser.add_argument("--disks", action="store_true", help="fill the run's disk and wandb's too (needs root)")
+    parser.add_argument("--directory", type=Path, required=True, help="an empty directory for the run and the report")
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    strikes: list[Strike | NodeLoss] = list(losses(options.skip + options.losses, options.seed)[options.skip :])
+    strikes += [Strike("wandb-core", "kill"), Strike("wandb", "kill"), Strike("wandb-core", "stop")]
+    with contextlib.ExitStack() as stack:
+        disks: dict[str, Any] = {}
+        if options.disks:
+            disks["disk"] = stack.enter_context(small_disk(options.directory / "disk", 1024))
+            disks["wandb_disk"] = stack.enter_context(small_disk(options.directory / "wandb-disk", 16))
+            strikes += [Strike("disk", "full"), Strike("wandb's disk", "full")]
+        campaign = NodeCampaign(options.directory, [*offline(SMALL), *LAYOUT], options.seed, leaves=True, **disks)
+        try:
+            report = campaign.execute(strikes)
+        except AssertionError as error:
+            report = campaign.report
+            report.problems.append(str(error))
+        campaign.write()
+    print(report.table())
+    print(f"{report.steps} steps; staleness: observed {report.staleness[0]}, bound {report.staleness[1]}")
+    print("problems: " + ("; ".join(report.problems) if report.problems else "none"))
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
