@@ -7,16 +7,15 @@ import os
 import sys
 
 PRELOAD = (
-    "_strptime abc argparse array ast base64 binascii bisect builtins bz2 cProfile calendar cmath codecs collections "
+    "_strptime abc argparse array ast base64 binascii bisect builtins bz2 calendar cmath codecs collections "
     "collections.abc colorsys concurrent.futures concurrent.futures.thread contextlib contextvars copy copyreg csv "
-    "ctypes dataclasses datetime decimal difflib dis doctest encodings.ascii encodings.cp1251 encodings.cp1252 "
-    "encodings.idna encodings.latin_1 encodings.raw_unicode_escape encodings.unicode_escape encodings.utf_16 "
-    "encodings.utf_32 encodings.utf_8_sig enum errno fileinput fnmatch fractions functools gc getopt glob graphlib "
-    "hashlib heapq hmac html inspect io ipaddress itertools json keyword linecache locale logging lzma marshal math "
-    "mmap numbers operator os pathlib pickle platform pprint pstats queue random re resource sched secrets select "
-    "shlex shutil signal stat statistics string struct subprocess sys tempfile textwrap threading time timeit token "
-    "tokenize traceback tracemalloc types typing unicodedata unittest unittest.mock uuid warnings weakref zlib "
-    "zoneinfo"
+    "ctypes dataclasses datetime decimal difflib dis doctest encodings.ascii encodings.cp1252 encodings.idna "
+    "encodings.latin_1 encodings.unicode_escape encodings.utf_16 encodings.utf_32 encodings.utf_8_sig enum errno "
+    "fileinput fnmatch fractions functools gc getopt graphlib hashlib heapq hmac html inspect io itertools json "
+    "keyword linecache locale logging lzma marshal math mmap numbers operator os pathlib pickle platform pprint queue "
+    "random re resource sched secrets select shlex shutil signal stat statistics string struct subprocess sys "
+    "tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid warnings "
+    "weakref zlib"
 ).split()
 """Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
 
