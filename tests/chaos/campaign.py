@@ -71,6 +71,7 @@ class Campaign:
         overrides: of the configuration, which must name run.steps and rollout.prompts_per_step.
         seed: of the choice of moments.
         leaves: after the last blow the run is asked to leave (SIGTERM); else it goes on to its last step.
+        replays: a run that left is held against an undisturbed learner, fed with the recorded groups.
         disk: the run lies on it; a blow of kind "disk" fills it, frees it when the run has ended, and resumes.
         wandb_disk: wandb's files lie on it; a blow of kind "wandb's disk" fills it for good.
     """
@@ -82,6 +83,7 @@ class Campaign:
         seed: int,
         *,
         leaves: bool = False,
+        replays: bool = True,
         config: Path = LOCAL,
         disk: SmallDisk | None = None,
         wandb_disk: SmallDisk | None = None,
@@ -90,7 +92,7 @@ class Campaign:
         self._disk, self._wandb_disk = disk, wandb_disk
         self.run = (disk.path if disk else directory) / "run"
         self.report = Report()
-        self._leaves = leaves
+        self._leaves, self._replays = leaves, replays
         self._config = config
         self._overrides = list(overrides)
         self._random = random.Random(seed)
@@ -306,7 +308,7 @@ class Campaign:
         final = Checkpoints(self.run / "checkpoints").latest().checkpoint
         if final is None or final.step != steps:
             self.report.problems.append("there is no usable checkpoint of the last step")
-        elif self._leaves:
+        elif self._leaves and self._replays:
             self._compare_with_undisturbed_learner(weights_sha256(final.path / HUGGINGFACE))
 
     def _compare_with_undisturbed_learner(self, weights: str) -> None:

@@ -256,7 +256,7 @@ def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    writer = WandbWriter(Settings("online"), tmp_path, config={}, name="x", init_deadline_s=4.0)
+    writer = WandbWriter(Settings("online"), tmp_path, config={}, name="x", init_deadline_s=3.0)
     assert writer.describe().startswith("wandb: online at "), writer.describe()
     for step in range(5):
         writer.log(row(step))
