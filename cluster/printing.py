@@ -23,7 +23,8 @@ def print_dry_run(config: RunConfig) -> None:
     """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold."""
     import yaml
 
-    from cluster.dry_run import derive, load_model_facts, memory_problems, report, warnings_of
+    from cluster.dry_run import load_model_facts, memory_problems, report, warnings_of
+    from cluster.estimates import derive
     from cluster.preflight import model_problems
 
     model, missing = load_model_facts(config, must_exist=False)

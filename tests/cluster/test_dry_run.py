@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.config import build_config
-from cluster.dry_run import GIB, derive, load_model_facts, memory_problems, report, warnings_of
+from cluster.dry_run import load_model_facts, memory_problems, report, warnings_of
 from cluster.errors import UsageError
+from cluster.estimates import GIB, derive
 from cluster.model_facts import ModelFacts, read_model
 
 MODEL = ModelFacts(
