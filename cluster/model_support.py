@@ -60,7 +60,7 @@ def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: flo
         return
     yield from _learner_problems(place, config)
     if not gpus:
-        yield from _head_problems(place, config)
+        yield from _attention_problems(place, config)
 
 
 def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
@@ -83,16 +83,18 @@ def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
             yield f"{place}: transformers cannot load the model_type {model_type!r} as {kind}; {_REMEDY}"
 
 
-def _head_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
-    """vLLM's attention on CPUs knows some sizes of heads, and finds out at the first token."""
+def _attention_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
+    """vLLM's attention on CPUs knows some sizes of heads, which shows at the first token, and no latent attention."""
     text = config.get("text_config") or config
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
-    if text.get("kv_lora_rank"):  # latent attention
-        size, known = text["kv_lora_rank"] + (text.get("qk_rope_head_dim") or 0), _cpu_head_sizes("mla")
-    elif isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        size, known = text.get("head_dim") or hidden // heads, _cpu_head_sizes("cpu")
-    else:
+    if text.get("kv_lora_rank"):
+        yield (
+            f"{place}: vLLM's latent attention (kv_lora_rank) on CPUs does not agree with the learner's; sample on GPUs "
+            "(sampler.gpus) or set model.path to another model"
+        )
+    if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0) or text.get("kv_lora_rank"):
         return
+    size, known = text.get("head_dim") or hidden // heads, _cpu_head_sizes()
     if known and size not in known:
         yield (
             f"{place}: its heads have size {size}, and vLLM's attention on CPUs knows {', '.join(map(str, known))}; "
@@ -121,9 +123,8 @@ def transformers_tables() -> dict[str, tuple[str, ...]]:
 
 
 @functools.cache
-def _cpu_head_sizes(kind: str) -> tuple[int, ...]:
-    file = {"cpu": "v1/attention/backends/cpu_attn.py", "mla": "model_executor/layers/attention/mla_attention.py"}[kind]
-    for node in ast.walk(_source("vllm", file)):
+def _cpu_head_sizes() -> tuple[int, ...]:
+    for node in ast.walk(_source("vllm", "v1/attention/backends/cpu_attn.py")):
         if isinstance(node, ast.FunctionDef) and node.name == "get_supported_head_sizes":
             returned = next((n.value for n in ast.walk(node) if isinstance(n, ast.Return)), None)
             if isinstance(returned, ast.List):

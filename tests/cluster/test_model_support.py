@@ -60,7 +60,7 @@ def test_a_sound_model_is_accepted_on_cpu_and_gpu():
         ({"model_type": "clip"}, "cannot load the model_type 'clip' as a causal language model"),
         ({"model_type": "llama", "text_config": {"vocab_size": 9}}, "cannot load the model_type 'llama' as an image"),
         ({"hidden_size": 64}, "its heads have size 16, and vLLM's attention on CPUs knows 32, 64"),
-        ({"kv_lora_rank": 64, "qk_rope_head_dim": 32}, "its heads have size 96"),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, "latent attention (kv_lora_rank) on CPUs does not agree"),
     ],
 )
 def test_what_a_start_would_refuse_is_refused_by_name(changes, reason):
