@@ -89,10 +89,11 @@ def _attention_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
     if text.get("kv_lora_rank"):
         yield (
-            f"{place}: vLLM's latent attention (kv_lora_rank) on CPUs does not agree with the learner's; sample on GPUs "
-            "(sampler.gpus) or set model.path to another model"
+            f"{place}: vLLM's latent attention (kv_lora_rank) on CPUs does not agree with the learner's; sample on "
+            "GPUs (sampler.gpus) or set model.path to another model"
         )
-    if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0) or text.get("kv_lora_rank"):
+        return
+    if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
         return
     size, known = text.get("head_dim") or hidden // heads, _cpu_head_sizes()
     if known and size not in known:
