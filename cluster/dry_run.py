@@ -31,8 +31,8 @@ def memory_problems(
         if derived.host_memory > available:
             problems.append(
                 f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
-                "lower sampler.kv_cache_gib, learner.tokens_per_micro_batch, actors.samplers or learner.ranks, or take a "
-                "smaller model.path"
+                "lower sampler.kv_cache_gib, learner.tokens_per_micro_batch, actors.samplers or learner.ranks, or take "
+                "a smaller model.path"
             )
     if sampler.gpus and derived.parameters is not None and derived.sampler_memory is not None:
         weights = derived.parameters * weight_bytes(config)
