@@ -45,13 +45,14 @@ def text_settings(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in resolved.items() if value is not None}
 
 
-def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: float) -> Iterator[str]:
+def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: float, dtype: str) -> Iterator[str]:
     """One line for each reason why a run with this model would end at its start.
 
     Args:
         directory: named in the lines.
         config: the content of config.json.
         gpus: of a sampler; 0 for a CPU.
+        dtype: model.dtype.
     """
     name = (config.get("architectures") or ["unknown"])[0]
     place = f"model.path = {directory}"
@@ -60,7 +61,7 @@ def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: flo
         return
     yield from _learner_problems(place, config)
     if not gpus:
-        yield from _attention_problems(place, config)
+        yield from _attention_problems(place, config, dtype)
 
 
 def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
@@ -83,10 +84,16 @@ def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
             yield f"{place}: transformers cannot load the model_type {model_type!r} as {kind}; {_REMEDY}"
 
 
-def _attention_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
-    """vLLM's attention on CPUs knows some sizes of heads, which shows at the first token, and no latent attention."""
+def _attention_problems(place: str, config: dict[str, Any], dtype: str) -> Iterator[str]:
+    """What vLLM's attention on CPUs cannot do shows at the first token, or not at all."""
     text = config.get("text_config") or config
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    if dtype != "bfloat16" and ("linear_attn_config" in text or "linear_num_value_heads" in text):
+        yield (
+            f"{place}: vLLM's linear attention (gated delta rule) on CPUs computes in bfloat16 only; set model.dtype: "
+            "bfloat16, sample on GPUs (sampler.gpus) or set model.path to another model"
+        )
+        return
     if text.get("kv_lora_rank"):
         yield (
             f"{place}: vLLM's latent attention (kv_lora_rank) on CPUs does not agree with the learner's; sample on "

@@ -108,7 +108,7 @@ def check_run(config: RunConfig) -> None:
     """
     problems = [
         *_directory_problems(Path(config.run.directory)),
-        *model_problems(config.model.path, config.sampler.gpus),
+        *model_problems(config),
     ]
     if config.cluster.address is None:
         problems += _gpu_problems(config)
@@ -131,9 +131,10 @@ def _directory_problems(directory: Path) -> Iterator[str]:
         yield f"run.directory = {directory}: {existing} is not writable ({reason}); set run.directory elsewhere"
 
 
-def model_problems(path: str, gpus: float) -> Iterator[str]:
-    """What keeps the sampler or the learner from running the model in this directory; `gpus`: of a sampler."""
-    yield from support_problems(path, read_config(path), gpus=gpus)
+def model_problems(config: RunConfig) -> Iterator[str]:
+    """What keeps the sampler or the learner from running the model in its directory."""
+    path = config.model.path
+    yield from support_problems(path, read_config(path), gpus=config.sampler.gpus, dtype=config.model.dtype)
     if not any(
         (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):

@@ -29,7 +29,7 @@ def print_dry_run(config: RunConfig) -> None:
 
     model, missing = load_model_facts(config, must_exist=False)
     derived = derive(config, model)
-    problems = [] if missing else list(model_problems(config.model.path, config.sampler.gpus))
+    problems = [] if missing else list(model_problems(config))
     problems += memory_problems(config, derived, model)
     if problems:
         raise UsageError("\n".join(problems))

@@ -26,8 +26,8 @@ LLAMA = {
 }
 
 
-def problems(*, gpus: float = 0, **changes: Any) -> str:
-    return "\n".join(support_problems("DIR", {**LLAMA, **changes}, gpus=gpus))
+def problems(*, gpus: float = 0, dtype: str = "float32", **changes: Any) -> str:
+    return "\n".join(support_problems("DIR", {**LLAMA, **changes}, gpus=gpus, dtype=dtype))
 
 
 @pytest.mark.parametrize("file", ["8xh100", "multinode"])
@@ -35,7 +35,9 @@ def test_the_models_of_the_shipped_configurations_are_accepted(file, repository,
     """From their published config.json, with the weights' sizes left out."""
     config = load_config(repository / "cluster" / f"{file}.yaml", [])
     published = json.loads((PUBLISHED / Path(config.model.path).name / "config.json").read_text())
-    assert list(support_problems(config.model.path, published, gpus=config.sampler.gpus)) == []
+    assert (
+        list(support_problems(config.model.path, published, gpus=config.sampler.gpus, dtype=config.model.dtype)) == []
+    )
     facts = read_model(write_model(tmp_path / "model", published))
     assert facts.architecture == published["architectures"][0]
     assert (facts.vocabulary, facts.context) == {"8xh100": (151936, 40960), "multinode": (262208, 131072)}[file]
@@ -60,6 +62,7 @@ def test_a_sound_model_is_accepted_on_cpu_and_gpu():
         ({"model_type": "clip"}, "cannot load the model_type 'clip' as a causal language model"),
         ({"model_type": "llama", "text_config": {"vocab_size": 9}}, "cannot load the model_type 'llama' as an image"),
         ({"hidden_size": 64}, "its heads have size 16, and vLLM's attention on CPUs knows 32, 64"),
+        ({"linear_num_value_heads": 4}, "set model.dtype: bfloat16"),
         ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, "latent attention (kv_lora_rank) on CPUs does not agree"),
     ],
 )
@@ -71,6 +74,10 @@ def test_what_a_start_would_refuse_is_refused_by_name(changes, reason):
 
 def test_sizes_of_heads_are_a_matter_of_cpus():
     assert problems(hidden_size=64, gpus=1) == ""
+
+
+def test_linear_attention_on_cpus_is_a_matter_of_the_dtype():
+    assert problems(linear_num_value_heads=4, dtype="bfloat16") == problems(linear_num_value_heads=4, gpus=1) == ""
 
 
 def test_the_installed_tables_can_be_read():
