@@ -8,6 +8,7 @@ neither torch nor Ray nor vLLM, so a wrong key costs a fraction of a second.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,11 @@ __all__ = [
     "load_config",
     "nearest_key",
 ]
+
+
+_MOST_PROBLEMS = 20
+_MOST_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
+_MOST_VALUE = 120  # characters of a wrong value that a message repeats
 
 
 class ConfigError(UsageError):
@@ -135,14 +141,25 @@ def build_config(tree: Mapping[str, Any]) -> RunConfig:
         try:
             return RunConfig.model_validate(tree)
         except ValidationError as error:
-            problems = [line for item in error.errors() for line in _explain(item)]
-    raise ConfigError("\n".join(problems))
+            items = [item for item in error.errors() if not _other_form(item)]
+            problems = list(dict.fromkeys(line for item in items for line in _explain(item)))
+    raise ConfigError("\n".join(shortened(problems)))
+
+
+def shortened(problems: Sequence[str]) -> list[str]:
+    """The first problems, and how many more there are."""
+    more = len(problems) - _MOST_PROBLEMS
+    return [*problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; a key given twice is an error (the plain loader would keep the last in silence)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(
+                f"{path} has {path.stat().st_size:,} bytes: that is no configuration; give --config another"
+            )
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(
@@ -150,8 +167,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     try:
         tree = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_reason(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -159,8 +176,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _yaml_reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply; write sections and keys only"
+    hint = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
+    return f"{error}{hint}"
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys, and keys that are neither text nor whole numbers (`on:`, `null:`)."""
+    """SafeLoader that refuses aliases, duplicate keys, and keys that are neither text nor whole numbers (`on:`)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can stand for gigabytes
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"alias *{event.anchor} is not read here; write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -182,8 +214,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r} is not of the form section.key=value, for example objective.k=8")
     try:
         value = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"override {_brief(override)}: the value is not valid YAML: {_yaml_reason(error)}") from error
     for part in path[:-1]:
         inner = tree.get(part)
         if inner is None:
@@ -248,7 +280,7 @@ def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix:
             yield from _structure_problems(section, value, f"{key}.")
         else:
             example = next(iter(section.model_fields))
-            yield f"{key} = {value!r}: is a section; give its keys, for example {key}.{example}"
+            yield f"{key} = {_brief(value)}: is a section; give its keys, for example {key}.{example}"
 
 
 def _unknown_key(key: str, near: str | None) -> str:
@@ -297,13 +329,37 @@ def _type_name(info: FieldInfo) -> str:
     return {int: "an integer", float: "a number", str: "text"}.get(typing.cast(Any, info.annotation), "of its type")
 
 
+def _other_form(item: Any) -> bool:
+    """Whether pydantic only says that a mapping is no number, or text no mapping, where the key may be either."""
+    mapping = isinstance(item["input"], Mapping)
+    inside = len(item["loc"]) > 1 and str(item["loc"][-1]) not in item["loc"][-2:-1]
+    return inside and ((mapping and item["type"] in ("int_type", "float_type")) or item["type"] == "model_type")
+
+
 def _explain(item: Any) -> list[str]:
-    """Lines for one pydantic error: key, value, what is wrong, and the key's description as the mend."""
-    key = ".".join(str(part) for part in item["loc"])
+    """Lines for one pydantic error: key, value, what is wrong, and the key's description as the remedy."""
+    paths = key_paths()
+    # Pydantic puts the tried type's own name into the place of an error inside a union: no user's key.
+    parts = [str(part) for part in item["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z][a-z0-9_]*", str(part))]
+    while len(parts) > 1 and parts[-1] in _TYPE_NAMES and ".".join(parts) not in paths:
+        parts.pop()
+    key = ".".join(parts)
     message = str(item["msg"]).removeprefix("Value error, ")
-    info = key_paths().get(key)
+    info = paths.get(key)
+    named = message.split(" ", 1)[0]
+    if isinstance(item["input"], Mapping) and named in item["input"]:
+        key = f"{key}.{named}"
+        return [f"{key} = {_brief(item['input'][named])}: {message}"]
     if item["type"] == "value_error" and (info is None or section_of(info)):
         lines = message.split("\n")  # a rule over several keys names them itself
-        return [line if not key or "." in line.split(":")[0] else f"{key}: {line}" for line in lines]
+        return [line if not key or "." in line.split(":")[0].split(" ")[0] else f"{key}: {line}" for line in lines]
     message = message[0].lower() + message[1:]
-    return [f"{key} = {item['input']!r}: {message}." + (f" {info.description}" if info else "")]
+    return [f"{key} = {_brief(item['input'])}: {message}." + (f" {info.description}" if info else "")]
+
+
+_TYPE_NAMES = ("int", "float", "str", "bool", "constrained")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_VALUE else f"{text[:_MOST_VALUE]}... ({len(text)} characters)"

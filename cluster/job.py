@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from actors.broadcaster import Broadcaster
 from actors.learner_group import LearnerGroup, Origin
@@ -41,6 +38,7 @@ from cluster.incidents import Incidents, keep_warnings
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
 from cluster.processes import Processes
+from cluster.prompts import load_prompts
 from cluster.readiness import Readiness, announced_start
 from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, Run
@@ -48,7 +46,6 @@ from cluster.run_directory import RunDirectory, RunDirectoryError
 from cluster.weights import weights_sha256
 from learner.metrics import Difference
 from verifiers.contamination import SHINGLE, contamination
-from verifiers.task import Prompt, make_task, render
 
 
 def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> Outcome:
@@ -172,37 +169,6 @@ def evaluation_output(temperature: float) -> str:
     return f"groups-temperature-{temperature:g}.parquet"
 
 
-def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
-    """The prompts of a split as token ids; the evaluation split is cut to ``evaluation.prompts``.
-
-    Raises:
-        UsageError: a prompt is longer than ``rollout.max_prompt_tokens``, or the task cannot be made.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    try:
-        prompts = make_task(config.task).prompts(split)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if split == config.evaluation.split:
-        prompts = prompts[: config.evaluation.prompts]
-    limit = config.rollout.max_prompt_tokens
-    rendered = []
-    for prompt in prompts:
-        tokens = render(prompt, tokenizer, config.task.template)
-        if len(tokens) > limit:
-            raise UsageError(
-                f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
-                f"{limit}: raise it"
-            )
-        demonstration = _demonstration(config, prompt, tokenizer) if split == "train" else None
-        rendered.append(EvaluationPrompt(prompt, np.array(tokens, np.int32), demonstration))
-    if not rendered:
-        raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts")
-    return rendered
-
-
 def contamination_line(
     config: RunConfig, training: Sequence[EvaluationPrompt], held_out: Sequence[EvaluationPrompt]
 ) -> str:
@@ -216,24 +182,6 @@ def contamination_line(
     )
     pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
     return f"{line}: {pairs}" if pairs else line
-
-
-def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:
-    """The expert's response as token ids with the end token, in a run that imitates; None otherwise."""
-    if config.objective.imitation == "none":
-        return None
-    if prompt.demonstration is None:
-        raise UsageError(
-            f"objective.imitation = {config.objective.imitation}: task {config.task.name!r} has no demonstration for "
-            f"prompt {prompt.id!r}; use objective.imitation=none, or a task with solutions"
-        )
-    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), tokenizer.eos_token_id]
-    if len(tokens) > config.rollout.max_response_tokens:
-        raise UsageError(
-            f"the demonstration of prompt {prompt.id!r} has {len(tokens)} tokens; rollout.max_response_tokens is "
-            f"{config.rollout.max_response_tokens}: raise it"
-        )
-    return np.array(tokens, np.int32)
 
 
 async def _assemble(

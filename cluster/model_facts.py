@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
 from cluster.model_support import text_settings
+from cluster.weight_files import first_not_finite, read_tensors, weight_problems
 
-_MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ def read_model(path: str | Path) -> ModelFacts:
         )
     config = read_config(directory)
     text = text_settings(directory, config)
+    _check_sizes(path, text)
+    tensors = read_tensors(directory)
     try:
         layers, hidden, heads = text["num_hidden_layers"], text["hidden_size"], text["num_attention_heads"]
         head_size = text.get("head_dim") or hidden // max(heads, 1)
         return ModelFacts(
-            parameters=_count_parameters(directory),
+            parameters=sum({t.name: math.prod(t.shape) for t in tensors}.values()),
             architecture=(config.get("architectures") or ["unknown"])[0],
             layers=layers,
             hidden=hidden,
@@ -70,6 +72,18 @@ def read_model(path: str | Path) -> ModelFacts:
             f"model.path = {path}: config.json has no {error.args[0]!r}, so it is no decoder-only language model that "
             "bonrl can train; set model.path to a causal language model"
         ) from error
+
+
+def _check_sizes(path: str | Path, text: dict[str, Any]) -> None:
+    for key in (*_SIZES, "head_dim", "num_key_value_heads", "max_position_embeddings"):
+        value, least = text.get(key), 0 if key == "num_attention_heads" else 1
+        if value is None and key in text and key not in _SIZES:
+            continue
+        if key in text and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UsageError(
+                f"model.path = {path}: config.json has {key} = {value!r}, which must be a whole number of at least "
+                f"{least}; restore the model's own config.json"
+            )
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -95,25 +109,24 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _count_parameters(directory: Path) -> int:
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UsageError(f"model.path = {directory}: no *.safetensors file there; bonrl reads no other weight format")
-    shapes: dict[str, list[int]] = {}
-    for file in files:
-        shapes |= {name: entry["shape"] for name, entry in _header(file).items() if name != "__metadata__"}
-    return sum(math.prod(shape) for shape in shapes.values())
+def weights_problems(path: str | Path) -> list[str]:
+    """Why the model's weights cannot be trained: quantised, not of this config.json, or not numbers.
 
-
-def _header(file: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: 8 bytes of length (little endian), then that many of JSON."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError(f"header of {length} bytes")
-            return dict(json.loads(stream.read(length)))
-    except (OSError, ValueError, struct.error) as error:
-        raise UsageError(
-            f"model.path: {file} is damaged or no safetensors file ({error}); a Git LFS pointer, perhaps?"
-        ) from error
+    Raises:
+        UsageError: as `read_model`.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    if config.get("quantization_config"):
+        return [
+            f"model.path = {path}: config.json has a quantization_config, and bonrl trains float weights; set "
+            "model.path to the model before quantisation"
+        ]
+    tensors = read_tensors(directory)
+    problems = list(weight_problems(directory, text_settings(directory, config), tensors))
+    if not problems and (bad := first_not_finite(tensors)):
+        problems.append(
+            f"model.path = {path}: {bad.file.name}: the weights of {bad.name} hold NaN or infinity; set model.path to "
+            "a sound checkpoint"
+        )
+    return problems

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import UsageError
-from cluster.model_facts import read_config
+from cluster.model_facts import read_config, weights_problems
 from cluster.model_support import support_problems
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def check_run(config: RunConfig) -> None:
         UsageError: with one line per problem.
     """
     problems = [
-        *_directory_problems(Path(config.run.directory)),
+        *machine_problems(config),
         *model_problems(config),
     ]
     if config.cluster.address is None:
@@ -116,7 +116,7 @@ def check_run(config: RunConfig) -> None:
         raise UsageError("\n".join(problems))
 
 
-def _directory_problems(directory: Path) -> Iterator[str]:
+def directory_problems(directory: Path) -> Iterator[str]:
     """The run directory, or the nearest existing parent of it, must be a writable directory."""
     existing = directory.absolute()
     while not existing.exists() and existing != existing.parent:
@@ -138,7 +138,23 @@ def model_problems(config: RunConfig) -> Iterator[str]:
     if not any(
         (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
-        yield f"model.path = {path}: no tokenizer files there (tokenizer.json); save the tokenizer beside the model"
+        yield f"model.path = {path}: no tokenizer files there (tokenizer.json); save the tokenizer with the model"
+    yield from weights_problems(path)
+
+
+def machine_problems(config: RunConfig) -> Iterator[str]:
+    """What keeps this machine from the run: where it writes, and the cluster that it names."""
+    from cluster.reachable import address_of, check_address, socket_problem
+
+    yield from directory_problems(Path(config.run.directory))
+    address, key = address_of(config)
+    problem = socket_problem() if address == "local" else None
+    if problem:
+        yield problem
+    try:
+        check_address(address, key)
+    except ConnectionError as error:
+        yield str(error)
 
 
 def _gpu_problems(config: RunConfig) -> Iterator[str]:

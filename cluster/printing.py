@@ -23,23 +23,30 @@ def print_dry_run(config: RunConfig) -> None:
     """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold."""
     import yaml
 
+    from cluster.config import shortened
     from cluster.dry_run import load_model_facts, memory_problems, report, warnings_of
     from cluster.estimates import derive
-    from cluster.preflight import model_problems
+    from cluster.preflight import machine_problems, model_problems
+    from cluster.prompts import check_prompts
 
     model, missing = load_model_facts(config, must_exist=False)
     derived = derive(config, model)
-    problems = [] if missing else list(model_problems(config))
+    problems = [] if missing else [*model_problems(config), *machine_problems(config)]
     problems += memory_problems(config, derived, model)
+    counts: list[str] = []
+    try:
+        counts, unread = check_prompts(config)
+    except UsageError as error:
+        problems += str(error).splitlines()
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(shortened(problems)))
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    rows = report(config, derived)
+    rows = [*report(config, derived), *([("prompts", ", ".join(counts))] if counts else [])]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
-    for warning in [*([missing] if missing else []), *warnings_of(config)]:
+    for warning in [*filter(None, (missing, unread)), *warnings_of(config)]:
         typer.echo(f"\nWARNING: {warning}", err=True)
 
 

@@ -29,6 +29,8 @@ from actors.supervision import Incident, Member, Supervisor, Unit
 from actors.verifier_worker import Ready, VerifierWorker
 from actors.vitals import NodeWatch
 from cluster.config import RunConfig
+from cluster.errors import UsageError
+from cluster.reachable import address_of, check_address, layout_problems
 
 JOURNAL = "queue.arrow"  # in the run directory: the replay queue's own accounting
 # Signs of life and weight updates are served beside the requests in flight.
@@ -43,7 +45,8 @@ def connect(config: RunConfig) -> None:
     """
     # Ray says at every start that it asks for a token, which a local cluster makes itself.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    address, key = address_of(config)
+    check_address(address, key)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
     if address == "local":
         options |= {
@@ -55,6 +58,20 @@ def connect(config: RunConfig) -> None:
         }
     # deadline: Ray's own, for its processes to start
     ray.init(address=address, **options)
+    if address != "local":
+        _check_layout(config)
+
+
+def _check_layout(config: RunConfig) -> None:
+    """Compare the nodes of the cluster with the layout.
+
+    Raises:
+        UsageError: it cannot hold the layout.
+    """
+    # deadline: Ray's own, for its control store
+    problems = list(layout_problems(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def disconnect() -> None:

@@ -78,12 +78,11 @@ def _fresh_model(config: RunConfig, directory: Path) -> Path:
 
 
 def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[Sequence]:
-    from transformers import AutoTokenizer
-
+    from cluster.prompts import load_tokenizer
     from learner.imitation import as_sequence
     from verifiers.task import render
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = load_tokenizer(str(model))
     for prompt, solution in task.expert_solutions(config.run.seed):
         response = tokenizer.encode(solution, add_special_tokens=False)
         yield as_sequence(render(prompt, tokenizer, config.task.template), [*response, tokenizer.eos_token_id])

@@ -96,9 +96,10 @@ def _prompt_texts(config: RunConfig) -> dict[str, str]:
 def _group_samples(file: Path, texts: dict[str, str], model: str) -> Iterator[Sample]:
     import pyarrow as pa
     import pyarrow.parquet as parquet
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    from cluster.prompts import load_tokenizer
+
+    tokenizer = load_tokenizer(str(model))
     try:
         rows = parquet.read_table(file, columns=list(COLUMNS)).to_pylist()
     except (pa.ArrowException, OSError) as error:

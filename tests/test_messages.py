@@ -21,7 +21,7 @@ KEY = re.compile(rf"(?<![\w./@-])({'|'.join(SECTIONS)})((?:\.[a-z][a-z0-9_]*)+)(
 MODULES = {
     f"{p.parent.name}.{p.stem}" for package in PACKAGES for p in (ROOT / package).glob("*") if p.suffix in ("", ".py")
 }
-FILES = re.compile(r"\.(py|yaml|json|jsonl|arrow|parquet|md)$")
+FILES = re.compile(r"\.(py|yaml|json|jsonl|arrow|parquet|md|safetensors)$")
 
 
 def keys_of(path: str, model: type[BaseModel]) -> Iterator[str]:

@@ -1,0 +1,132 @@
+"""The prompts of a run as token ids, read and checked before anything starts; `--dry-run` reads them too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+from verifiers.task import Prompt, make_task, render
+
+if TYPE_CHECKING:
+    from cluster.evaluation import EvaluationPrompt
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a model directory.
+
+    Raises:
+        UsageError: its files are missing or broken.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception, transformers whatever the files make it raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(
+            f"model.path = {path}: its tokenizer cannot be loaded ({reason}); save the model's tokenizer.json and "
+            "tokenizer_config.json there again"
+        ) from error
+
+
+def read_prompts(config: RunConfig, split: str) -> list[Prompt]:
+    """The problems of a split; the evaluation split is cut to ``evaluation.prompts``.
+
+    Raises:
+        UsageError: the task cannot be made, or its files are missing or broken.
+    """
+    try:
+        prompts = list(make_task(config.task).prompts(split))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if split == config.evaluation.split:
+        prompts = prompts[: config.evaluation.prompts]
+    if not prompts:
+        raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
+    return prompts
+
+
+def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
+    """The prompts of a split as token ids.
+
+    Raises:
+        UsageError: a prompt is longer than ``rollout.max_prompt_tokens``, or the task cannot be made.
+    """
+    from cluster.evaluation import EvaluationPrompt
+
+    tokenizer = load_tokenizer(config.model.path)
+    rendered = []
+    for prompt in read_prompts(config, split):
+        tokens = _tokens(config, prompt, split, tokenizer)
+        demonstration = _demonstration(config, prompt, tokenizer) if split == "train" else None
+        rendered.append(EvaluationPrompt(prompt, np.array(tokens, np.int32), demonstration))
+    return rendered
+
+
+def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
+    """What `--dry-run` finds out about the data: a line with the prompts of each split, and perhaps a warning.
+
+    Where the model's directory is on another machine, missing problem files are a warning as well.
+
+    Raises:
+        UsageError: as `load_prompts`.
+    """
+    here = Path(config.model.path).is_dir()
+    try:
+        splits = {split: read_prompts(config, split) for split in dict.fromkeys(("train", config.evaluation.split))}
+    except UsageError as error:
+        if here or not _is_elsewhere(config):
+            raise
+        return [], f"{error}: a run here would be refused, and the problems were not checked"
+    if here:
+        tokenizer = load_tokenizer(config.model.path)
+        for split, prompts in splits.items():
+            for prompt in prompts:
+                _tokens(config, prompt, split, tokenizer)
+    return [f"{len(prompts):,} ({split})" for split, prompts in splits.items()], None
+
+
+def _is_elsewhere(config: RunConfig) -> bool:
+    """Whether the problem files that the task names are not on this machine at all."""
+    files = config.task.jsonl
+    names = [files.train, files.validation, files.test] if config.task.name == "jsonl" else [config.task.path]
+    return any(name is not None and not Path(name).exists() for name in names)
+
+
+def _tokens(config: RunConfig, prompt: Prompt, split: str, tokenizer: Any) -> list[int]:
+    try:
+        tokens = render(prompt, tokenizer, config.task.template)
+    except Exception as error:  # a chat template is a program: it raises what it likes
+        raise UsageError(
+            f"task.template = {config.task.template}: the tokenizer cannot render prompt {prompt.id!r} of the split "
+            f"{split!r} ({error}); set task.template to another, or give the model a chat template that can"
+        ) from error
+    limit = config.rollout.max_prompt_tokens
+    if len(tokens) > limit:
+        raise UsageError(
+            f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
+            f"{limit}: raise it"
+        )
+    return tokens
+
+
+def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:
+    """The expert's response as token ids with the end token, in a run that imitates; None otherwise."""
+    if config.objective.imitation == "none":
+        return None
+    if prompt.demonstration is None:
+        raise UsageError(
+            f"objective.imitation = {config.objective.imitation}: task {config.task.name!r} has no demonstration for "
+            f"prompt {prompt.id!r}; use objective.imitation=none, or a task with solutions"
+        )
+    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), tokenizer.eos_token_id]
+    if len(tokens) > config.rollout.max_response_tokens:
+        raise UsageError(
+            f"the demonstration of prompt {prompt.id!r} has {len(tokens)} tokens; rollout.max_response_tokens is "
+            f"{config.rollout.max_response_tokens}: raise it"
+        )
+    return np.array(tokens, np.int32)

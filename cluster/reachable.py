@@ -1,0 +1,98 @@
+"""Whether the configured Ray cluster answers, and holds the layout: found out in seconds, before the first actor."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+PROBE_S = 5.0  # a machine that is there answers within milliseconds
+_DEFAULT_PORT = {"": 6379, "ray": 10001}
+
+
+def check_address(address: str, key: str) -> None:
+    """Open and close a TCP connection to a cluster's HOST:PORT or ray://HOST:PORT; `auto` and `local` pass.
+
+    Raises:
+        ConnectionError: it has another form, or nothing answers there.
+    """
+    if address in ("auto", "local"):
+        return
+    scheme, _, rest = address.rpartition("://")
+    host, colon, port = rest.strip("/").rpartition(":")
+    if not colon:
+        host, port = rest, str(_DEFAULT_PORT.get(scheme, ""))
+    if scheme not in _DEFAULT_PORT or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConnectionError(f"{key} = {address!r} is no address of a Ray cluster; write HOST:PORT, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"{key} = {address}: nothing answers at {host} port {port} ({error.strerror or error}); start the cluster "
+            f"(`ray start --head`) or correct {key}"
+        ) from error
+
+
+def address_of(config: RunConfig) -> tuple[str, str]:
+    """The cluster's address, and the key or variable that gives it; `local` where none does."""
+    if config.cluster.address:
+        return config.cluster.address, "cluster.address"
+    return os.environ.get("RAY_ADDRESS") or "local", "RAY_ADDRESS"
+
+
+def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iterator[str]:
+    """What the running cluster lacks for the layout, judged by what each of its nodes has in all.
+
+    Args:
+        nodes: resources of each node that is alive, such as {"CPU": 8, "GPU": 1}.
+    """
+    actors, learner, sampler = config.actors, config.learner, config.sampler
+    samplers, verifiers = actors.sampler_range.min, actors.verifier_range.min
+    gpus = (
+        samplers * sampler.gpus + ceil(learner.ranks * learner.gpus_per_rank) + ceil(verifiers * actors.verifier_gpus)
+    )
+    layout = {
+        "CPU": (samplers + verifiers + learner.ranks, "actors.samplers + actors.verifiers + learner.ranks", 1),
+        "GPU": (
+            gpus,
+            "actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + actors.verifiers x "
+            "actors.verifier_gpus",
+            sampler.gpus,
+        ),
+    }  # fmt: skip
+    for name, (wanted, keys, one) in layout.items():
+        found, known = sum(node.get(name, 0) for node in nodes), getattr(config.cluster, f"num_{name.lower()}s")
+        known_key = {"CPU": "cluster.num_cpus", "GPU": "cluster.num_gpus"}[name]
+        if known is not None and known >= wanted:  # the user says that an autoscaler will add them
+            continue
+        if wanted > found:
+            yield (
+                f"the layout takes {wanted:g} {name}s ({keys}), but the Ray cluster has {found:g}; lower them, add "
+                f"nodes to the cluster, or set {known_key} to what an autoscaler may add up to"
+            )
+        elif one > max((node.get(name, 0) for node in nodes), default=0):
+            yield (
+                f"sampler.gpus = {one:g}: no node of the Ray cluster has so many GPUs, and a sampler lies on one node; "
+                "lower sampler.gpus and sampler.tensor_parallel, or add such a node"
+            )
+
+
+def socket_problem(variable: Mapping[str, str] = os.environ) -> str | None:
+    """Ray's sockets lie under TMPDIR, and Linux allows 107 bytes for a socket's path."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in variable else "TMPDIR"
+    directory = variable.get(name, "/tmp")
+    longest = f"{directory}/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+    over = len(longest.encode()) - 107
+    if over > 0:
+        return (
+            f"{name} = {directory} is {over} bytes too long for Ray's sockets (107 bytes with what Ray adds); set "
+            f"{name} to a short directory, such as /tmp"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"{name} = {directory} is not a directory that can be written; set {name} to one, such as /tmp"
+    return None

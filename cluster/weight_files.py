@@ -1,0 +1,157 @@
+"""Checks of the weights in a model directory, from the safetensors headers, before anything loads them.
+
+No library is imported but NumPy, and only to look for NaN: a 70 B model's headers are read in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UsageError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_SCANNED_BYTES = 4 * 2**30  # larger models are not read through for NaN: that would take minutes
+_LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
+_LFS = b"version https://git-lfs"
+_FETCH = "fetch the model again"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a safetensors file: `start` is the place of its first byte in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    size: int
+
+
+def read_tensors(directory: Path) -> list[Tensor]:
+    """Every tensor that transformers would load from `directory`; `consolidated.safetensors` and the like do not count.
+
+    Raises:
+        UsageError: no safetensors, a shard of the index is missing, or a file is damaged.
+    """
+    return [tensor for file in _files(directory) for tensor in _read_header(file)]
+
+
+def _files(directory: Path) -> list[Path]:
+    if (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    index = directory / INDEX
+    if not index.is_file():
+        others = sorted(
+            p.name for pattern in ("*.bin", "*.gguf", "*.pt", "*.safetensors") for p in directory.glob(pattern)
+        )
+        found = f" (only {', '.join(others[:3])})" if others else ""
+        raise UsageError(
+            f"model.path = {directory}: no {SINGLE} and no {INDEX} there{found}; bonrl reads safetensors under these "
+            "names: convert the model with transformers' save_pretrained"
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [directory / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"model.path: {index} cannot be read as an index of shards ({error!r}); {_FETCH}") from error
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise UsageError(
+            f"model.path = {directory}: {INDEX} names {len(missing)} of {len(files)} files that are not there "
+            f"({', '.join(missing[:3]) or 'none'}); {_FETCH}"
+        )
+    return files
+
+
+def _tensor(file: Path, name: str, entry: dict[str, Any], data: int) -> Tensor:
+    start, end = entry["data_offsets"]
+    return Tensor(name, entry["dtype"], tuple(map(int, entry["shape"])), file, data + start, end - start)
+
+
+def _read_header(file: Path) -> list[Tensor]:
+    """A safetensors file: 8 bytes of length (little endian), that many of JSON, then the data."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            if _LFS.startswith(start) and start:
+                raise ValueError("a Git LFS pointer: run `git lfs pull`")
+            (length,) = struct.unpack("<Q", start)
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError(f"its header would have {length} bytes")
+            entries: dict[str, Any] = json.loads(stream.read(length))
+            tensors = [
+                _tensor(file, name, entry, 8 + length) for name, entry in entries.items() if name != "__metadata__"
+            ]
+        wanted, found = max((t.start + t.size for t in tensors), default=0), file.stat().st_size
+        if found < wanted:
+            raise ValueError(f"it is cut off: {found} bytes of {wanted}")
+        return tensors
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"model.path: {file} is damaged or no safetensors file ({reason}); {_FETCH}") from error
+
+
+def weight_problems(directory: Path, text: dict[str, Any], tensors: list[Tensor]) -> Iterator[str]:
+    """One line for each way in which the weights are not those of config.json, or cannot be trained."""
+    place = f"model.path = {directory}"
+    odd = sorted({t.dtype for t in tensors} - set(_BYTES) - {"I64", "I32", "BOOL"})
+    if odd:
+        yield (
+            f"{place}: weights of type {', '.join(odd)} are quantised, and bonrl trains float weights; set model.path "
+            "to the model before quantisation"
+        )
+        return
+    for tensor in tensors:
+        if tensor.size and tensor.dtype in _BYTES and math.prod(tensor.shape) * _BYTES[tensor.dtype] != tensor.size:
+            yield f"{place}: {tensor.file.name}: {tensor.name} has a shape that is not that of its data; {_FETCH}"
+            return
+    for tensor in tensors:
+        wanted = (text["vocab_size"], text["hidden_size"])
+        if tensor.name.endswith(("embed_tokens.weight", "wte.weight")) and tensor.shape != wanted:
+            yield (
+                f"{place}: config.json says vocab_size x hidden_size = {wanted[0]} x {wanted[1]}, but {tensor.name} is "
+                f"{' x '.join(map(str, tensor.shape))}; config.json and weights must be of one model: {_FETCH}"
+            )
+    layers = {int(found.group(1)) for t in tensors if (found := _LAYER.search(t.name)) and "vision" not in t.name}
+    if layers and max(layers) + 1 < text["num_hidden_layers"]:
+        yield (
+            f"{place}: config.json says num_hidden_layers = {text['num_hidden_layers']}, but the weights have "
+            f"{max(layers) + 1}; config.json and weights must be of one model: {_FETCH}"
+        )
+
+
+def first_not_finite(tensors: list[Tensor]) -> Tensor | None:
+    """The first tensor with NaN or infinity; None also for models too large to be read through."""
+    import numpy as np
+
+    floats = [t for t in tensors if t.dtype in _FLOATS and t.size]
+    if sum(t.size for t in floats) > _SCANNED_BYTES:
+        return None
+    for tensor in floats:
+        values = np.memmap(tensor.file, np.uint8, "r", tensor.start, (tensor.size,)).view(_FLOATS[tensor.dtype])
+        for start in range(0, len(values), 2**24):
+            part = values[start : start + 2**24]
+            finite = (part & 0x7F80) != 0x7F80 if tensor.dtype == "BF16" else np.isfinite(part)
+            if not finite.all():
+                return tensor
+    return None

@@ -1,0 +1,134 @@
+"""Bad models, addresses and files: exit status 2, key and remedy in the message, no traceback, from `--dry-run` too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.config import build_config
+from cluster.reachable import check_address, layout_problems, socket_problem
+from tests.cluster.test_cli import run
+
+__all__ = ["run"]
+
+SMALL = ("task.train_size=8", "evaluation.prompts=2")
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def edit(**changes: object) -> Callable[[Path], None]:
+    def change(model: Path) -> None:
+        (model / CONFIG).write_text(json.dumps(json.loads((model / CONFIG).read_text()) | changes))
+
+    return change
+
+
+def shorten(model: Path) -> None:
+    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:-100])
+
+
+def poison(model: Path) -> None:
+    content = bytearray((model / WEIGHTS).read_bytes())
+    content[-4:] = np.float32("nan").tobytes()
+    (model / WEIGHTS).write_bytes(content)
+
+
+def write(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda model: (model / name).write_bytes(content) and None  # type: ignore[func-returns-value]
+
+
+def only_index(model: Path) -> None:
+    (model / WEIGHTS).unlink()
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+
+
+MODELS = {
+    "cut off": (shorten, "cut off"),
+    "garbage": (write(WEIGHTS, b"\x00garbage" * 9), "damaged"),
+    "empty": (write(WEIGHTS, b""), "damaged"),
+    "no header": (write(WEIGHTS, struct.pack("<Q", 2) + b"[]"), "damaged"),
+    "Git LFS pointer": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "missing shard": (only_index, "model-1.safetensors"),
+    "pytorch only": (lambda m: (m / WEIGHTS).rename(m / "pytorch_model.bin"), "save_pretrained"),
+    "NaN": (poison, "NaN"),
+    "text for a size": (edit(hidden_size="192"), "hidden_size = '192'"),
+    "true for a size": (edit(num_hidden_layers=True), "num_hidden_layers = True"),
+    "zero heads": (edit(num_attention_heads=-1), "num_attention_heads = -1"),
+    "another width": (edit(hidden_size=256), "vocab_size x hidden_size"),
+    "another vocabulary": (edit(vocab_size=9999), "vocab_size x hidden_size"),
+    "more layers": (edit(num_hidden_layers=90), "num_hidden_layers = 90"),
+    "quantised": (edit(quantization_config={"quant_method": "gptq"}), "before quantisation"),
+    "broken tokenizer": (write("tokenizer.json", b"{"), "tokenizer"),
+    "config is a list": (write(CONFIG, b"[]"), "config.json"),
+    "config is cut off": (write(CONFIG, b'{"a": '), "config.json"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_models_that_cannot_be_trained(run, repository: Path, tmp_path: Path, case: str) -> None:  # type: ignore[no-untyped-def]
+    change, part = MODELS[case]
+    model = tmp_path / "model"
+    shutil.copytree(repository / "models" / "countdown-base", model)
+    change(model)
+    status, _, err = run("train", "--dry-run", *SMALL, f"model.path={model}", f"run.directory={tmp_path}")
+    assert status == 2 and "Traceback" not in err
+    assert part in err and "model.path" in err
+
+
+def test_weights_that_transformers_does_not_load_are_not_counted(run, repository: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(repository / "models" / "countdown-base", tmp_path / "model")
+    _, before, _ = run("train", "--dry-run", *SMALL, f"model.path={tmp_path / 'model'}")
+    shutil.copy(tmp_path / "model" / WEIGHTS, tmp_path / "model" / "consolidated.safetensors")
+    _, after, _ = run("train", "--dry-run", *SMALL, f"model.path={tmp_path / 'model'}")
+    assert before == after and "model parameters" in before
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("actors.samplers={min: 4, max: 2}", ("actors.samplers.max = 2", "raise max")),
+        ("objective.mixture=[{strategy: nonsense, k: 1}]", ("objective.mixture.0.strategy = 'nonsense'", "pass_at_k")),
+        ("objective.mixture=[{strategy: mean, k: 2}]", ("objective.mixture.0",)),
+        ("objective.k=[&a 1, *a]", ("alias *a",)),
+        ("objective.k=" + "[" * 20_000, ("not valid YAML",)),
+        ("cluster.address=127.0.0.1:1", ("cluster.address = 127.0.0.1:1", "ray start --head")),
+        ("cluster.address=ftp://x:1", ("cluster.address = 'ftp://x:1'", "HOST:PORT")),
+        ("task={name: jsonl, jsonl: {test: nowhere.jsonl}}", ("task.jsonl.test", "nowhere.jsonl")),
+        ("task={name: jsonl}", ("task.jsonl",)),
+        ("rollout.max_prompt_tokens=3", ("rollout.max_prompt_tokens",)),
+    ],
+)
+def test_overrides_that_cannot_work(run, override: str, parts: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = run("train", "--dry-run", *SMALL, override)
+    assert status == 2 and "Traceback" not in err and "function-after" not in err and len(err) < 50_000
+    for part in parts:
+        assert part in err
+
+
+def test_many_problems_are_shortened(run) -> None:  # type: ignore[no-untyped-def]
+    terms = ", ".join(["{weight: -1}"] * 30)
+    _, _, err = run("train", "--dry-run", f"objective.mixture=[{terms}]")
+    assert len(err.splitlines()) == 21 and "and 10 more" in err
+
+
+def test_layout_against_the_cluster() -> None:
+    config = build_config({"sampler": {"gpus": 2, "tensor_parallel": 2}})
+    assert "has 0" in " ".join(layout_problems(config, [{"CPU": 8}]))
+    assert "no node" in " ".join(layout_problems(config, [{"CPU": 8, "GPU": 1}] * 2))
+    assert not list(layout_problems(config, [{"CPU": 8, "GPU": 2}]))
+    assert "CPUs" in " ".join(layout_problems(config, [{"CPU": 1, "GPU": 2}]))
+
+
+def test_addresses_and_sockets(tmp_path: Path) -> None:
+    check_address("auto", "cluster.address")
+    for address in ("127.0.0.1", "ray://127.0.0.1:1", "127.0.0.1:0", "127.0.0.1:x"):
+        with pytest.raises(ConnectionError, match="RAY_ADDRESS"):
+            check_address(address, "RAY_ADDRESS")
+    assert "bytes too long" in (socket_problem({"TMPDIR": "/" + "x" * 95}) or "")
+    assert "written" in (socket_problem({"TMPDIR": "/nowhere"}) or "")
+    assert socket_problem({}) is None
