@@ -1,23 +1,24 @@
-"""Files of problems: JSON Lines in, prompts out, and errors that name the file, the line and the mend."""
+"""Files of problems: JSON Lines in, prompts out, and errors that name the file, the lines and the remedy."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
-import math
 import random
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from verifiers.fields import as_text, lookup
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
 
 VALIDATION_SIZE = 500
 HUB = "hf://datasets/"
+MOST_FAULTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,65 @@ def _sequence(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
+class _Faults:
+    """The bad lines of a file, refused together: the first of them, and how many more there are."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.count = 0
+
+    def add(self, fault: str) -> None:
+        self.count += 1
+        if len(self.first) < MOST_FAULTS:
+            self.first.append(fault)
+
+    def refuse(self) -> None:
+        """Raises ValueError where there is a fault."""
+        more = self.count - len(self.first)
+        if self.first:
+            raise ValueError("\n".join([*self.first, *([f"and {more} more bad lines"] if more else [])]))
+
+
+@dataclass(slots=True)
+class _Check:
+    """What every row of a file must hold; see ``read_rows``. ``absent`` is the name of an id field that no row has."""
+
+    fields: Sequence[str]
+    identity: str | None
+    numbers: bool
+    may_be_empty: Sequence[str]
+    may_lack_identity: bool
+    notes: Mapping[str, str]
+    absent: str | None = None
+    seen: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, row: Row) -> None:
+        """Puts the texts of the fields into the row. Raises ValueError where one is missing or wrong."""
+        if self.may_lack_identity and self.identity is not None:
+            self.may_lack_identity = False  # the first row decides
+            if lookup(row.fields, self.identity) is None:
+                self.identity, self.absent = None, self.identity
+        if self.absent is not None and lookup(row.fields, self.absent) is not None:
+            raise ValueError(self._message(row, self.absent, "is set, but not in the first row; set it in all or none"))
+        for name in self.fields if self.identity is None else (self.identity, *self.fields):
+            try:
+                value = lookup(row.fields, name)
+                row.fields[name] = as_text(value, numbers=self.numbers, may_be_empty=name in self.may_be_empty)
+            except ValueError as error:
+                raise ValueError(self._message(row, name, str(error))) from error
+        if self.identity is not None:
+            self._unique(row, row.fields[self.identity])
+
+    def _unique(self, row: Row, name: str) -> None:
+        if name in self.seen:
+            raise ValueError(f"{row.place}: the id {name!r} was seen before ({self.seen[name]}); make ids unique")
+        self.seen[name] = row.place.rpartition(", ")[2]
+
+    def _message(self, row: Row, name: str, fault: str) -> str:
+        note = f" ({self.notes[name]})" if name in self.notes else ""
+        return f"{row.place}: the field {name!r} {fault}{note}"
+
+
 def read_rows(
     path: Path,
     fields: Sequence[str],
@@ -39,46 +99,39 @@ def read_rows(
     identity: str | None,
     numbers: bool = False,
     may_be_empty: Sequence[str] = (),
+    may_lack_identity: bool = False,
+    notes: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
     """Checked objects of a file of problems, in order.
 
     Args:
         path: The file; see ``read_objects``.
-        fields: Fields that every object must have as text.
+        fields: Fields that every object must have as text; see ``lookup`` and ``as_text``. The text is put into
+            ``Row.fields`` under the same name.
         identity: One more such field, which must differ from object to object; None: there is none.
         numbers: Whether a number may stand where text is asked; it becomes text.
         may_be_empty: Fields that may be empty text.
+        may_lack_identity: Whether ``identity`` may be missing, from all objects or none.
+        notes: By field, what a message about it adds: the configuration's key that names it.
 
     Raises:
-        ValueError: The file is missing or empty, a line is no JSON object, lacks a field, or repeats an id. The
-            message names the file, the line and the mend.
+        ValueError: The file is missing or empty, or lines are no JSON object, lack a field, or repeat an id. Raised
+            after the good rows; the message names the file, every bad line and the remedy.
     """
-    seen: dict[str, str] = {}
+    check = _Check(fields, identity, numbers, may_be_empty, may_lack_identity, notes or {})
+    faults = _Faults()
     empty = True
-    for row in read_objects(path):
+    for row in _objects(path, faults):
         empty = False
-        for field in fields if identity is None else (identity, *fields):
-            row.fields[field] = _text(row, field, numbers=numbers, may_be_empty=field in may_be_empty)
-        name = row.place if identity is None else row.fields[identity]
-        if name in seen:
-            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen[name]}); make ids unique")
-        seen[name] = row.place.rpartition(", ")[2]
-        yield row
+        try:
+            check(row)
+        except ValueError as error:
+            faults.add(str(error))
+        else:
+            yield row
+    faults.refuse()
     if empty:
         raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
-
-
-def _text(row: Row, field: str, *, numbers: bool, may_be_empty: bool) -> str:
-    value = row.fields.get(field)
-    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"{row.place}: the field {field!r} is {value}; give a finite number or text")
-        value = str(value)
-    if not isinstance(value, str) or not (value.strip() or may_be_empty):
-        raise ValueError(f"{row.place}: the field {field!r} is missing or no text; add it to the line")
-    if any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise ValueError(f"{row.place}: the field {field!r} holds half of a surrogate pair; write the whole character")
-    return value
 
 
 def read_objects(path: Path) -> Iterator[Row]:
@@ -87,28 +140,36 @@ def read_objects(path: Path) -> Iterator[Row]:
     Blank lines and a byte order mark are skipped; a line ends at a line feed and nowhere else.
 
     Raises:
-        ValueError: The file cannot be read, or a line is no JSON object (file, line and mend).
+        ValueError: The file cannot be read, or lines are no JSON objects (file, every bad line and the remedy).
     """
+    faults = _Faults()
+    yield from _objects(path, faults)
+    faults.refuse()
+
+
+def _objects(path: Path, faults: _Faults) -> Iterator[Row]:
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
     number = 0
     try:
-        with _open(path) as lines:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    place = f"{path}, line {number}"
-                    yield Row(place, _parse(line, place))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, after line {number}: not UTF-8 ({error}); encode it so") from error
+                place = f"{path}, line {number}"
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    row = _parse(text, place) if text.strip() else None
+                except UnicodeDecodeError as error:
+                    faults.add(f"{place}: not UTF-8 ({error}); save the file as UTF-8")
+                except ValueError as error:
+                    faults.add(str(error))
+                else:
+                    if row is not None:
+                        yield Row(place, row)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again") from error
+        faults.add(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error
-
-
-def _open(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _parse(line: str, place: str) -> dict[str, Any]:

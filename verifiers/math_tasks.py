@@ -16,7 +16,7 @@ from pathlib import Path
 from verifiers.datasets import HUB, Directory, FileTask, Row, local_file, read_rows
 from verifiers.mathematics.extraction import extract
 from verifiers.mathematics.grader import grade_math, prepare
-from verifiers.settings import TaskSettings
+from verifiers.settings import JsonlSettings, TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
 
@@ -147,10 +147,19 @@ class Jsonl(MathTask):
             raise ValueError(f"task.jsonl.{split} is not set; give the file of the {split} split")
         names = self.settings.jsonl
         fields = [names.problem, names.answer] + ([names.level] if names.level is not None else [])
-        rows = read_rows(local_file(name, f"task.jsonl.{split}"), fields, identity=names.id, numbers=True)
+        notes = {getattr(names, key): f"task.jsonl.{key} names the field" for key in ("level", "answer", "problem")}
+        rows = read_rows(
+            local_file(name, f"task.jsonl.{split}"),
+            fields,
+            identity=names.id,
+            numbers=True,
+            may_lack_identity=names.id == JsonlSettings.model_fields["id"].default,
+            notes=notes | {names.id: "task.jsonl.id names the field; task.jsonl.id=null numbers the rows"},
+        )
         prompts = []
         for number, row in enumerate(rows, start=1):
-            identity = f"{split}/{number}" if names.id is None else row.fields[names.id]
+            given = None if names.id is None else row.fields.get(names.id)
+            identity = f"{split}/{number}" if given is None else given
             problem, answer, *level = (row.fields[field] for field in fields)
             prompts.append(self.prompt(row, identity, problem, answer, level[0] if level else "all"))
         return prompts

@@ -94,7 +94,8 @@ class MathSettings(BaseModel):
 
 
 class JsonlSettings(BaseModel):
-    """A user's own problems: JSON Lines (one object a line) or Parquet, fields named here."""
+    """A user's own problems: JSON Lines (one object a line) or Parquet, fields named here. A dot reads a nested object
+    (`reward_model.ground_truth`); numbers and lists with one element are read as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -108,10 +109,23 @@ class JsonlSettings(BaseModel):
     )
     test: str | None = Field(None, description="File of the test problems.")
     id: str | None = Field(
-        "id", min_length=1, description="Field with the problem's unique id; null: split and line number are the id."
+        "id",
+        min_length=1,
+        description="Field with the problem's unique id; null, or where no row has the default field: split and number "
+        "of the row are the id.",
     )
-    problem: str = Field("problem", min_length=1, description="Field with the text that the model is asked.")
-    answer: str = Field("answer", min_length=1, description="Field with the right answer.")
+    problem: str = Field(
+        "problem",
+        min_length=1,
+        description="Field with the text that the model is asked, or with a list of messages (`role`, `content`): one "
+        "user message, and the text of system messages before it is put in front.",
+    )
+    answer: str = Field(
+        "answer",
+        min_length=1,
+        description="Field with the right answer, such as `answer` or `reward_model.ground_truth`; several answers to "
+        "a problem are refused.",
+    )
     level: str | None = Field(None, min_length=1, description="Field by which evaluations are broken down; null: none.")
     verifier: Literal["math", "exact"] = Field(
         "math",

@@ -73,14 +73,30 @@ def test_broken_lines_are_refused_with_file_line_and_mend(tmp_path: Path, bad: o
         list(read_rows(path, ("problem", "answer"), identity="id"))
 
 
+def test_all_bad_lines_are_listed_with_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps({"id": f"g{i}", "problem": "?", "answer": "1"}).encode() for i in range(2)]
+    bad = [b"{", '{"id": "é"}'.encode("latin-1"), b'{"id": "b", "problem": "?"}', good[0]]
+    path.write_bytes(b"\n".join([good[0], bad[0], b"", bad[1], good[1], *bad[2:]]))
+    with pytest.raises(ValueError) as caught:
+        list(read_rows(path, ("problem", "answer"), identity="id"))
+    faults = str(caught.value).splitlines()
+    assert [fault[: fault.index(":")] for fault in faults] == [f"{path}, line {n}" for n in (2, 4, 6, 7)]
+    for fault, words in zip(faults, ("not valid JSON", "not UTF-8", "'answer' is missing", "seen before"), strict=True):
+        assert words in fault
+    path.write_bytes(b"{\n" * 23)
+    for read in (read_objects, lambda path: read_rows(path, (), identity=None)):
+        with pytest.raises(ValueError) as caught:
+            list(read(path))
+        faults = str(caught.value).splitlines()
+        assert len(faults) == 21 and "line 20:" in faults[19] and faults[20] == "and 3 more bad lines"
+
+
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no problems; give a file with one JSON object a line"):
         list(read_rows(write(tmp_path / "empty.jsonl", ["", " "]), (), identity="id"))
     with pytest.raises(ValueError, match=r"nowhere\.jsonl cannot be read .*; give a file that exists"):
         list(read_rows(tmp_path / "nowhere.jsonl", (), identity="id"))
-    (tmp_path / "latin.jsonl").write_bytes('{"id": "é"}\n'.encode("latin-1"))
-    with pytest.raises(ValueError, match="not UTF-8"):
-        list(read_rows(tmp_path / "latin.jsonl", (), identity="id"))
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a"}\n' * 100)[:-9])
     with pytest.raises(ValueError, match=r"cut\.jsonl\.gz, after line 100: cut off or damaged .*fetch the file again"):
         list(read_objects(tmp_path / "cut.jsonl.gz"))
@@ -265,3 +281,84 @@ def test_a_file_of_the_hub_that_cannot_be_had_is_refused(monkeypatch: pytest.Mon
         local_file("hf://datasets/owner/name/test.jsonl", "task.jsonl.test")
     with pytest.raises(ValueError, match="write hf://datasets/OWNER/NAME/FILE"):
         local_file("hf://datasets/owner/name", "task.jsonl.test")
+
+
+def jsonl_task(path: Path, rows: list, **options: object) -> list[Prompt]:
+    files = {"test": str(write(path / "rl.jsonl", rows)), **options}
+    return list(make_task(TaskSettings(name="jsonl", instruction="", jsonl=files)).prompts("test"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_as_public_sets_have_them(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {
+            "data_source": "x",
+            "prompt": [{"role": "user", "content": " 1+1? "}],
+            "reward_model": {"style": "rule", "ground_truth": "2"},
+            "extra_info": {"index": 7, "levels": ["easy"]},
+        },
+        {
+            "data_source": "x",
+            "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+2?"}],
+            "reward_model": {"style": "rule", "ground_truth": "3"},
+            "extra_info": {"index": 8, "levels": ["hard"]},
+        },
+    ]
+    path = write(tmp_path / "rl.jsonl", rows)
+    if suffix == "parquet":
+        path = tmp_path / "rl.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    names = {"problem": "prompt", "answer": "reward_model.ground_truth", "level": "extra_info.levels"}
+    for extra, ids in (({}, ["test/1", "test/2"]), ({"id": "extra_info.index"}, ["7", "8"])):
+        task = make_task(TaskSettings(name="jsonl", instruction="", jsonl={"test": str(path), **names, **extra}))
+        prompts = task.prompts("test")
+        assert [p.id for p in prompts] == ids
+        assert [p.text for p in prompts] == ["1+1?", "Be brief.\n\n1+2?"]
+        assert [p.reference for p in prompts] == [{"answer": "2"}, {"answer": "3"}]
+        assert [p.level for p in prompts] == ["easy", "hard"]
+
+
+def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "1+1"}, {"type": "text", "text": "is?"}]
+    rows = [
+        {"a.b": {"c": ["2"]}, "problem": [{"role": "user", "content": parts}]},
+        {"a": {"b": {"c": 3}}, "problem": "?"},
+    ]
+    prompts = jsonl_task(tmp_path, rows, answer="a.b.c")
+    assert [(p.text, p.reference["answer"]) for p in prompts] == [("1+1\nis?", "2"), ("?", "3")]
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ({"answer": ["1", "2"]}, {}, r"'answer' is a list of 2 elements; .*\(task\.jsonl\.answer names the field\)"),
+        ({"answer": []}, {}, r"'answer' is a list of 0 elements"),
+        ({"answer": [[1]]}, {}, r"'answer' is missing or no text"),
+        ({"answer": True}, {}, r"'answer' is missing or no text"),
+        ({}, {"answer": "gold.value"}, r"'gold\.value' is missing .*\(task\.jsonl\.answer names the field\)"),
+        ({}, {"answer": "answer.value"}, r"'answer\.value' is missing"),
+        ({}, {"id": "key"}, r"'key' is missing .*task\.jsonl\.id=null numbers the rows"),
+        (
+            {"problem": [{"role": role, "content": "?"} for role in ("user", "assistant", "user")]},
+            {},
+            r"'problem' is a conversation of 3 messages \(user, assistant, user\); only one user message",
+        ),
+        ({"problem": [{"role": "assistant", "content": "?"}]}, {}, r"'problem' is a conversation of 1 messages"),
+        ({"problem": [{"role": "system", "content": "?"}]}, {}, r"'problem' is a conversation of 1 messages"),
+        ({"problem": [{"role": "user", "content": [{"type": "image"}]}]}, {}, r"'problem' is a message whose content"),
+        ({"problem": [{"role": "user", "content": None}]}, {}, r"'problem' is a message whose content is not text"),
+        ({"problem": [{"role": "user", "content": " "}]}, {}, r"'problem' is missing or no text"),
+    ],
+)
+def test_values_that_are_not_one_text_are_refused(tmp_path: Path, row: dict, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=r"rl\.jsonl, line 1: the field " + message):
+        jsonl_task(tmp_path, [{"problem": "?", "answer": "1"} | row], **options)
+
+
+def test_ids_are_in_all_rows_or_in_none(tmp_path: Path) -> None:
+    row = {"problem": "?", "answer": "1"}
+    assert [p.id for p in jsonl_task(tmp_path, [row, row | {"id": None}])] == ["test/1", "test/2"]
+    with pytest.raises(ValueError, match=r"line 2: the field 'id' is set, but not in the first row"):
+        jsonl_task(tmp_path, [row, row | {"id": "a"}])
+    with pytest.raises(ValueError, match=r"line 2: the field 'id' is missing .*task\.jsonl\.id=null numbers the rows"):
+        jsonl_task(tmp_path, [row | {"id": "a"}, row])
