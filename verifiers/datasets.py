@@ -17,6 +17,7 @@ from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
 
 VALIDATION_SIZE = 500
+VALIDATION_SHARE = 0.1
 HUB = "hf://datasets/"
 MOST_FAULTS = 20
 
@@ -233,14 +234,14 @@ def hold_out(prompts: Sequence[Prompt], wanted: int | None) -> tuple[list[Prompt
 
     Args:
         prompts: The problems of the training file.
-        wanted: Size of the validation split, None for 500. At most half of the file is held out, so that small
-            files keep something to train on.
+        wanted: Size of the validation split, at most half of the file. None: a tenth of the file, from 1 to 500.
 
     Returns:
         The training problems and the validation problems, each in the order of the hash.
     """
     by_hash = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
-    count = min(wanted or VALIDATION_SIZE, len(by_hash) // 2)
+    default = min(max(int(len(by_hash) * VALIDATION_SHARE), 1), VALIDATION_SIZE)
+    count = min(wanted or default, len(by_hash) // 2)
     return by_hash[count:], by_hash[:count]
 
 

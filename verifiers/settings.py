@@ -70,7 +70,7 @@ class MathSettings(BaseModel):
     split: Literal["hendrycks", "prm800k"] = Field(
         "hendrycks",
         description="Splits of task math: hendrycks (7,500 to train on, 5,000 test) or prm800k (12,000 and 500; the "
-        "test split is MATH-500). 500 validation problems are held out of the training problems.",
+        "test split is MATH-500). Validation problems are held out of the training problems; see task.validation_size.",
     )
     levels: list[int] | None = Field(None, min_length=1, description="Levels to keep, 1 to 5; null: all.")
     subjects: list[str] | None = Field(
@@ -169,8 +169,9 @@ class TaskSettings(BaseModel):
     validation_size: int | None = Field(
         None,
         ge=1,
-        description="Prompts of the validation split, for tuning. Null: 512 (countdown), 500 held out of the training "
-        "problems (gsm8k, math, math500, jsonl), all that the file holds (mbpp).",
+        description="Prompts of the validation split, for tuning. Null: 512 (countdown), a tenth of the training "
+        "problems, from 1 to 500, held out of them (gsm8k, math, math500, jsonl), all that the file holds (mbpp, "
+        "task.jsonl.validation). At most half of the training problems can be held out.",
     )
     test_size: int | None = Field(
         None,

@@ -13,7 +13,7 @@ import pytest
 
 from verifiers import Prompt, Status, TaskSettings, make_task
 from verifiers.contamination import contamination
-from verifiers.datasets import local_file, read_objects, read_rows
+from verifiers.datasets import hold_out, local_file, read_objects, read_rows
 from verifiers.gsm8k import FILES as GSM8K_FILES
 from verifiers.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
 
@@ -168,7 +168,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = str(write(tmp_path / "own.jsonl", rows))
     fields = {"id": "key", "problem": "question", "answer": "gold", "level": "kind"}
     task = make_task(TaskSettings(name="jsonl", jsonl={"train": path, "test": path, **fields}))
-    assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [4, 4, 8]
+    assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [7, 1, 8]
     first = task.prompts("test")[0]
     assert (first.id, first.level, first.reference) == ("0", "x", {"answer": "yes"})
     assert task.verify(first, "\\boxed{\\text{Yes}}").status is Status.CORRECT
@@ -179,6 +179,19 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert exact.verify(first, "").status is Status.UNPARSABLE
     own = make_task(TaskSettings(name="jsonl", jsonl={"train": path, "validation": path, **fields}))
     assert len(own.prompts("train")) == len(own.prompts("validation")) == 8
+
+
+@pytest.mark.parametrize(
+    ("problems", "wanted", "held_out"),
+    [
+        *((1, None, 0), (2, None, 1), (4, None, 1), (60, None, 6), (900, None, 90), (5_001, None, 500)),
+        *((7_473, None, 500), (12_000, None, 500), (60, 30, 30), (60, 31, 30), (12_000, 600, 600)),
+    ],
+)
+def test_the_share_held_out_for_validation(problems: int, wanted: int | None, held_out: int) -> None:
+    train, validation = hold_out([prompt(str(i), "?") for i in range(problems)], wanted)
+    assert (len(train), len(validation)) == (problems - held_out, held_out)
+    assert len({p.id for p in train + validation}) == problems
 
 
 def test_a_file_of_ones_own_is_checked(tmp_path: Path) -> None:
