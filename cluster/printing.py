@@ -37,7 +37,7 @@ def print_dry_run(config: RunConfig) -> None:
     try:
         counts, unread = check_prompts(config)
     except UsageError as error:
-        problems += str(error).splitlines()
+        problems.append(str(error))  # may have several lines, and says itself how many more there are
     if problems:
         raise UsageError("\n".join(shortened(problems)))
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)

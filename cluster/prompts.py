@@ -51,20 +51,24 @@ def read_prompts(config: RunConfig, split: str) -> list[Prompt]:
 
 
 def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
-    """The prompts of a split as token ids.
+    """The prompts of a split as token ids; prints how many there are, and how many were dropped.
 
     Raises:
-        UsageError: a prompt is longer than ``rollout.max_prompt_tokens``, or the task cannot be made.
+        UsageError: a prompt is longer than ``rollout.max_prompt_tokens`` and ``task.drop_overlong`` is off, all are,
+            or the task cannot be made.
     """
     from cluster.evaluation import EvaluationPrompt
 
     tokenizer = load_tokenizer(config.model.path)
-    rendered = []
-    for prompt in read_prompts(config, split):
-        tokens = _tokens(config, prompt, split, tokenizer)
-        demonstration = _demonstration(config, prompt, tokenizer) if split == "train" else None
-        rendered.append(EvaluationPrompt(prompt, np.array(tokens, np.int32), demonstration))
-    return rendered
+    prompts = read_prompts(config, split)
+    fitting = _fitting(config, prompts, split, tokenizer)
+    print(f"prompts: {_count(config, split, len(fitting), len(prompts))}", flush=True)
+    return [
+        EvaluationPrompt(
+            prompt, np.array(tokens, np.int32), _demonstration(config, prompt, tokenizer) if split == "train" else None
+        )
+        for prompt, tokens in fitting
+    ]
 
 
 def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
@@ -82,12 +86,39 @@ def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
         if here or not _is_elsewhere(config):
             raise
         return [], f"{error}: a run here would be refused, and the problems were not checked"
+    kept = {split: len(prompts) for split, prompts in splits.items()}
     if here:
         tokenizer = load_tokenizer(config.model.path)
-        for split, prompts in splits.items():
-            for prompt in prompts:
-                _tokens(config, prompt, split, tokenizer)
-    return [f"{len(prompts):,} ({split})" for split, prompts in splits.items()], None
+        kept = {split: len(_fitting(config, prompts, split, tokenizer)) for split, prompts in splits.items()}
+    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], None
+
+
+def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
+    """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
+    limit = config.rollout.max_prompt_tokens
+    fitting = []
+    for prompt in prompts:
+        tokens = _tokens(config, prompt, split, tokenizer)
+        if len(tokens) <= limit:
+            fitting.append((prompt, tokens))
+        elif not config.task.drop_overlong:
+            raise UsageError(
+                f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
+                f"{limit}: raise it, or set task.drop_overlong=true to leave such prompts out"
+            )
+    if not fitting:
+        raise UsageError(
+            f"all {len(prompts):,} prompts of the split {split!r} are longer than rollout.max_prompt_tokens = {limit}: "
+            "raise it"
+        )
+    return fitting
+
+
+def _count(config: RunConfig, split: str, kept: int, read: int) -> str:
+    """How many prompts a split has, and how many were dropped."""
+    limit = config.rollout.max_prompt_tokens
+    dropped = f"; {read - kept:,} dropped: longer than rollout.max_prompt_tokens = {limit}" if kept < read else ""
+    return f"{kept:,} ({split}{dropped})"
 
 
 def _is_elsewhere(config: RunConfig) -> bool:
@@ -99,19 +130,12 @@ def _is_elsewhere(config: RunConfig) -> bool:
 
 def _tokens(config: RunConfig, prompt: Prompt, split: str, tokenizer: Any) -> list[int]:
     try:
-        tokens = render(prompt, tokenizer, config.task.template)
+        return render(prompt, tokenizer, config.task.template)
     except Exception as error:  # a chat template is a program: it raises what it likes
         raise UsageError(
             f"task.template = {config.task.template}: the tokenizer cannot render prompt {prompt.id!r} of the split "
             f"{split!r} ({error}); set task.template to another, or give the model a chat template that can"
         ) from error
-    limit = config.rollout.max_prompt_tokens
-    if len(tokens) > limit:
-        raise UsageError(
-            f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
-            f"{limit}: raise it"
-        )
-    return tokens
 
 
 def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:

@@ -179,6 +179,11 @@ class TaskSettings(BaseModel):
         description="Prompts in the test split, for reporting. Null: 1024 (countdown), all that the file "
         "holds (the others).",
     )
+    drop_overlong: bool = Field(
+        False,
+        description="Whether prompts longer than rollout.max_prompt_tokens are left out of every split; their number "
+        "is printed. false: a prompt that is too long is refused before the start.",
+    )
     difficulty: DifficultyMix = Field(
         default_factory=lambda: DifficultyMix(),
         description="Mix of difficulty levels in every split (countdown only).",

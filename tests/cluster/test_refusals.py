@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cluster.config import build_config
+from cluster.prompts import load_prompts
 from cluster.reachable import check_address, layout_problems, socket_problem
 from tests.cluster.test_cli import run
 
@@ -108,6 +109,53 @@ def test_overrides_that_cannot_work(run, override: str, parts: tuple[str, ...]) 
     assert status == 2 and "Traceback" not in err and "function-after" not in err and len(err) < 50_000
     for part in parts:
         assert part in err
+
+
+def own_problems(tmp_path: Path, lines: list[str]) -> tuple[str, ...]:
+    """Overrides of a dry run on a file of one's own."""
+    (tmp_path / "own.jsonl").write_text("".join(line + "\n" for line in lines))
+    files = f"task={{name: jsonl, instruction: '', jsonl: {{train: {tmp_path}/own.jsonl, test: {tmp_path}/own.jsonl}}}}"
+    return (files, "evaluation.prompts=3", "evaluation.split=test", "rollout.max_prompt_tokens=8")
+
+
+def test_prompts_that_are_too_long_are_refused_or_dropped_and_counted(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    short = [json.dumps({"problem": f"{i}+1", "answer": str(i + 1)}) for i in range(9)]
+    long = json.dumps({"problem": "1+" * 60 + "1", "answer": "61"})
+    overrides = own_problems(tmp_path, [long, *short])
+    status, _, err = run("train", "--dry-run", *overrides)
+    assert status == 2 and "rollout.max_prompt_tokens is 8" in err and "task.drop_overlong=true" in err
+    status, out, err = run("train", "--dry-run", *overrides, "task.drop_overlong=true")
+    assert status == 0, err
+    dropped = "; 1 dropped: longer than rollout.max_prompt_tokens = 8"
+    assert f"8 (train{dropped}), 2 (test{dropped})" in out
+    status, _, err = run("train", "--dry-run", *own_problems(tmp_path, [long, long]), "task.drop_overlong=true")
+    assert status == 2 and "all 1 prompts of the split 'train' are longer than rollout.max_prompt_tokens = 8" in err
+
+
+def test_a_run_drops_what_its_dry_run_counts(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.dumps({"problem": problem, "answer": "2"}) for problem in ("1+1", "1+" * 60 + "1", "2+0")]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows))
+    config = build_config(
+        {
+            "model": {"path": str(repository / "models" / "countdown-base")},
+            "task": {
+                **{"name": "jsonl", "instruction": "", "drop_overlong": True},
+                "jsonl": {"test": str(tmp_path / "own.jsonl")},
+            },
+            "evaluation": {"prompts": 3, "split": "test"},
+            "rollout": {"max_prompt_tokens": 8},
+        }
+    )
+    assert [entry.prompt.id for entry in load_prompts(config, "test")] == ["test/1", "test/3"]
+    assert capsys.readouterr().out == ("prompts: 2 (test; 1 dropped: longer than rollout.max_prompt_tokens = 8)\n")
+
+
+def test_bad_lines_are_listed_and_counted(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = run("train", "--dry-run", *own_problems(tmp_path, ["{"] * 25))
+    assert status == 2 and "Traceback" not in err
+    assert "own.jsonl, line 20:" in err and "line 21:" not in err and "and 5 more bad lines" in err
 
 
 def test_many_problems_are_shortened(run) -> None:  # type: ignore[no-untyped-def]
