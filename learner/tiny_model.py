@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
@@ -31,7 +31,8 @@ class TinyModelSettings(BaseModel):
 def character_tokenizer(alphabet: str = ALPHABET, context: int = 64) -> PreTrainedTokenizerFast:
     """A tokenizer with one token per character of ``alphabet``, after pad, bos, eos and unknown (ids 0 to 3).
 
-    Encoding adds nothing by itself: whoever renders a prompt decides about bos.
+    It puts bos before a text, as the model is trained, so that every user of the model gets the same ids;
+    ``add_special_tokens=False`` encodes a response, which has none.
 
     Raises:
         ValueError: ``alphabet`` repeats a character.
@@ -42,6 +43,9 @@ def character_tokenizer(alphabet: str = ALPHABET, context: int = 64) -> PreTrain
     # A word-level model behind a splitter on every character; Fuse joins the tokens back without blanks.
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, vocabulary[BOS])]
+    )
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -146,8 +146,9 @@ class TaskSettings(BaseModel):
     )
     template: Literal["plain", "chat"] = Field(
         "plain",
-        description="How a prompt becomes tokens: plain encodes the text as it is (after a BOS token where "
-        "the tokenizer has one); chat wraps it as a user turn in the model's own chat template.",
+        description="How a prompt becomes tokens: plain gives the ids of tokenizer(text), with the special "
+        "tokens that the tokenizer itself adds, an end token left out; chat wraps it as a user turn in the model's "
+        "own chat template.",
     )
     seed: int = Field(
         0,

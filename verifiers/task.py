@@ -61,7 +61,7 @@ class Prepared(Protocol):
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that rendering needs."""
 
-    bos_token_id: int | None
+    eos_token_id: int | None
     chat_template: Any
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
@@ -146,15 +146,14 @@ def render(prompt: Prompt, tokenizer: Tokenizer, template: Literal["plain", "cha
     Args:
         prompt: The problem.
         tokenizer: A Hugging Face tokenizer.
-        template: ``plain`` (text as it is, after BOS where there is one) or ``chat`` (one user turn, then the
-            opening of the assistant's).
+        template: ``plain`` (the ids of ``tokenizer(text)``, without an end token) or ``chat`` (one user turn, then
+            the opening of the assistant's).
 
     Raises:
         ValueError: Unknown template, or ``chat`` with a tokenizer that has no chat template.
     """
     if template == "plain":
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        return start + list(tokenizer.encode(prompt.text, add_special_tokens=False))
+        return _encode_plain(prompt.text, tokenizer)
     if template == "chat":
         if not tokenizer.chat_template:
             raise ValueError(
@@ -166,3 +165,13 @@ def render(prompt: Prompt, tokenizer: Tokenizer, template: Literal["plain", "cha
         encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(encoded["input_ids"])
     raise ValueError(f"task.template is {template!r}; choose plain or chat")
+
+
+def _encode_plain(text: str, tokenizer: Tokenizer) -> list[int]:
+    """What ``tokenizer(text)`` gives every user of the model; an end token that it appends would end the answer."""
+    tokens = list(tokenizer.encode(text, add_special_tokens=True))
+    bare = list(tokenizer.encode(text, add_special_tokens=False))
+    end = tokenizer.eos_token_id
+    if end is not None and tokens[-1:] == [end] and bare[-1:] != [end]:
+        return tokens[:-1]
+    return tokens

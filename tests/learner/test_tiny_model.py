@@ -29,6 +29,11 @@ def test_one_token_per_character_and_back(text: str) -> None:
     assert TOKENIZER.decode(framed, skip_special_tokens=True) == text
 
 
+def test_it_puts_bos_before_a_text() -> None:
+    assert TOKENIZER("1+2").input_ids == [1, *TOKENIZER.encode("1+2", add_special_tokens=False)]
+    assert TOKENIZER("1", "2").input_ids == [1, *TOKENIZER.encode("12", add_special_tokens=False)]
+
+
 def test_special_tokens_are_not_written_by_text() -> None:
     """No prompt can smuggle in an end of sequence: its characters are unknown to the vocabulary."""
     special = {TOKENIZER.pad_token_id, TOKENIZER.bos_token_id, TOKENIZER.eos_token_id, TOKENIZER.unk_token_id}

@@ -11,14 +11,16 @@ from verifiers import Prompt, Status, TaskSettings, Verdict, make_task, render
 
 
 class Bytes:
-    """A tokenizer of one token per byte, with the three things that rendering uses."""
+    """A tokenizer of one token per byte, with what rendering uses; it adds `before` and `after` to a text."""
 
-    def __init__(self, bos_token_id: int | None = None, chat_template: str | None = None) -> None:
-        self.bos_token_id, self.chat_template = bos_token_id, chat_template
+    bos_token_id, eos_token_id = 300, 301
+
+    def __init__(self, before: tuple[int, ...] = (), after: tuple[int, ...] = (), chat_template: str | None = None):
+        self.before, self.after, self.chat_template = before, after, chat_template
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        assert not add_special_tokens
-        return list(text.encode())
+        middle = list(text.encode())
+        return [*self.before, *middle, *self.after] if add_special_tokens else middle
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> dict[str, list[int]]:
         assert options == {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
@@ -30,8 +32,9 @@ PROMPT = Prompt("p", "3=3:", {}, "easy")
 
 def test_render() -> None:
     assert render(PROMPT, Bytes(), "plain") == list(b"3=3:")
-    assert render(PROMPT, Bytes(bos_token_id=300), "plain") == [300, *b"3=3:"]
-    assert render(PROMPT, Bytes(bos_token_id=300, chat_template="x"), "chat") == [1, *b"3=3:", 2]
+    assert render(PROMPT, Bytes(before=(300,)), "plain") == [300, *b"3=3:"]
+    assert render(PROMPT, Bytes(before=(300,), after=(301,)), "plain") == [300, *b"3=3:"], "no end before the answer"
+    assert render(PROMPT, Bytes(before=(300,), chat_template="x"), "chat") == [1, *b"3=3:", 2]
 
 
 def test_render_refuses() -> None:

@@ -1,0 +1,42 @@
+"""Prompts as token ids: what is trained is what any user of the exported model sends."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from cluster.config import RunConfig
+from cluster.prompts import load_prompts
+from cluster.sft import _examples
+from learner.model_directory import copy_companions
+from verifiers.task import make_task
+
+SHIPPED = Path(__file__).parents[2] / "models" / "countdown-base"
+BOS, EOS = 1, 2
+
+
+def config(model: Path, **task: object) -> RunConfig:
+    return RunConfig.model_validate({"model": {"path": str(model)}, "task": {"train_size": 8, **task}})
+
+
+def test_an_export_reads_a_prompt_as_it_was_trained(tmp_path: Path) -> None:
+    """transformers and `vllm serve` encode a text with the special tokens that the tokenizer itself adds."""
+    copy_companions(SHIPPED, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    prompts = load_prompts(config(SHIPPED), "train")
+    assert len(prompts) == 8
+    for prompt in prompts:
+        ids = prompt.tokens.tolist()
+        assert ids == tokenizer(prompt.prompt.text).input_ids
+        assert ids[0] == BOS and BOS not in ids[1:], "the shipped model was trained with one BOS before the prompt"
+
+
+def test_imitation_puts_bos_before_the_prompt_alone() -> None:
+    settings = config(SHIPPED)
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
+    for example in islice(_examples(settings, make_task(settings.task), SHIPPED), 4):
+        ids = [*example.prompt_tokens, *example.response_tokens]
+        assert ids[0] == BOS and ids.count(BOS) == 1 and ids[-1] == EOS and ids.count(EOS) == 1
+        assert tokenizer.decode(example.response_tokens[:-1]) and tokenizer.decode(example.prompt_tokens).endswith(":")
