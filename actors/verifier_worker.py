@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.group import Group
+from actors.stop_tokens import decode_responses, frame_tokens
 from actors.vitals import Beat, beat
 from actors.vllm_backend.pooling import VllmLogits
 from verifiers.code_task import CodeVerifier
@@ -57,6 +58,7 @@ class VerifierWorker:
         self._scorer = make_scorer(task, _loader(task, gpus))
         self._format_bonus = task.format_bonus
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+        self._frame = frame_tokens(self._tokenizer, tokenizer_path)
 
     async def ready(self) -> Ready:
         """Return once verifier and scorer are loaded, and the sandbox (if any) runs at a level that may be used.
@@ -127,7 +129,7 @@ class VerifierWorker:
         return self._task.verify(prompt, response) if verdict.status is Status.VERIFIER_ERROR else verdict
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
-        return self._tokenizer.batch_decode([tokens.tolist() for tokens in responses], skip_special_tokens=True)
+        return decode_responses(self._tokenizer, [tokens.tolist() for tokens in responses], self._frame)
 
 
 def _unfit(score: float | None) -> bool:

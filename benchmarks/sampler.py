@@ -19,7 +19,7 @@ import ray
 
 from actors.sampler import Sampler
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend.engine import _stop_token_ids  # the same end-of-sequence ids for both
+from actors.stop_tokens import stop_token_ids  # the same end-of-sequence ids for both
 from verifiers.settings import TaskSettings
 from verifiers.task import make_task, render
 
@@ -76,14 +76,13 @@ class Plain:
 
     def __init__(self, options: argparse.Namespace, prompts: list[list[int]], **extra: Any) -> None:
         import os
-        from pathlib import Path
 
         os.environ.update(OMP_NUM_THREADS=str(options.threads), VLLM_LOGGING_LEVEL="ERROR")
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{options.threads - 1}" if options.threads > 1 else "nobind"
         from vllm import LLM
 
         self.options, self.prompts = options, prompts
-        self.stop_token_ids = _stop_token_ids(Path(options.model))
+        self.stop_token_ids = stop_token_ids(options.model)
         self.llm = LLM(
             model=options.model,
             dtype="float32",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from actors.stop_tokens import chat_templates, stop_token_ids
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.estimates import GIB, MIB, Derived, derive, size_text, weight_bytes
@@ -98,6 +99,24 @@ def warnings_of(config: RunConfig) -> list[str]:
         found.append(
             "broadcast.transport = shared_memory on a cluster: every sampler must run on the learner's node; "
             "auto chooses for each sampler"
+        )
+    return [*found, *_model_warnings(config)]
+
+
+def _model_warnings(config: RunConfig) -> list[str]:
+    """What the files of the model say about prompts and ends of responses."""
+    directory = Path(config.model.path)
+    if not directory.is_dir():
+        return []
+    found = []
+    if not stop_token_ids(directory):
+        found.append(
+            f"model.path = {directory}: neither generation_config.json, config.json nor the tokenizer names an end "
+            "token: every response runs to rollout.max_response_tokens; set eos_token_id in generation_config.json"
+        )
+    if config.task.template == "plain" and chat_templates(directory):
+        found.append(
+            "task.template = plain, but the model has a chat template: a chat model answers best to task.template=chat"
         )
     return found
 

@@ -97,9 +97,11 @@ def _group_samples(file: Path, texts: dict[str, str], model: str) -> Iterator[Sa
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
+    from actors.stop_tokens import decode_responses, frame_tokens
     from cluster.prompts import load_tokenizer
 
     tokenizer = load_tokenizer(str(model))
+    frame = frame_tokens(tokenizer, model)
     try:
         rows = parquet.read_table(file, columns=list(COLUMNS)).to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -110,7 +112,7 @@ def _group_samples(file: Path, texts: dict[str, str], model: str) -> Iterator[Sa
                 f"--samples {file}: the prompt {row['prompt_id']!r} is none of task.name = the configured task; give "
                 "the configuration of the run that wrote the file (--config RUN_DIR/config.yaml)"
             )
-        responses = tokenizer.batch_decode(row["response_tokens"], skip_special_tokens=True)
+        responses = decode_responses(tokenizer, row["response_tokens"], frame)
         for response, verdict in zip(responses, row["verdict"] or [], strict=bool(row["verdict"])):
             if verdict != "verifier_error":
                 yield Sample(row["prompt_id"], texts[row["prompt_id"]], response, verdict == "correct")

@@ -16,8 +16,6 @@ learner can recompute.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import numpy as np
 
 from actors import transport
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.stop_tokens import stop_token_ids
 from actors.vllm_backend.environment import EngineError, environment, summary
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 
@@ -86,7 +85,10 @@ class VllmEngine:
         Raises:
             EngineError: for a missing or unsupported model, or settings that the machine cannot hold.
         """
-        self._stop_token_ids = _stop_token_ids(_model_directory(self.model_path))
+        try:  # vLLM does not know them without a tokenizer
+            self._stop_token_ids = stop_token_ids(_model_directory(self.model_path))
+        except ValueError as error:
+            raise EngineError(str(error)) from error
         with environment(gpus=self.settings.gpus, threads=self.settings.threads):
             await self._start(version)
 
@@ -259,20 +261,6 @@ def _model_directory(model_path: str) -> Path:
     if not (directory / "config.json").is_file():
         raise EngineError(f"{model_path} has no config.json: set model.path to a Hugging Face model directory")
     return directory
-
-
-def _stop_token_ids(directory: Path) -> list[int]:
-    """End-of-sequence ids of a model directory; without a tokenizer vLLM does not know them."""
-    for name in ("generation_config.json", "config.json"):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                config = json.loads((directory / name).read_text())
-            except json.JSONDecodeError as error:
-                raise EngineError(f"{directory / name} is not valid JSON: {error}") from error
-            ids = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
-            if ids is not None:
-                return list(ids) if isinstance(ids, list) else [ids]
-    return []
 
 
 def _engine_arguments(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 
@@ -14,8 +13,7 @@ from pydantic import ValidationError
 from actors.errors import InputLost
 from actors.sampler import Sampler, SamplerError
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend import EngineError
-from actors.vllm_backend.engine import _spread, _stop_token_ids
+from actors.vllm_backend.engine import _spread
 
 
 def make(model_path) -> Sampler:
@@ -52,17 +50,6 @@ def test_a_bucket_that_is_gone_is_no_failure_of_the_sampler(tmp_path):
         InputLost, match=r"sampler 3 did not begin to load the weights of version 1: cannot open .*gone"
     ):
         asyncio.run(make(tmp_path).update_weights(1, [gone]))
-
-
-def test_stop_tokens_come_from_the_model_directory(tmp_path):
-    assert _stop_token_ids(tmp_path) == []
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": 7}}))
-    assert _stop_token_ids(tmp_path) == [7]
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 106]}))
-    assert _stop_token_ids(tmp_path) == [1, 106]
-    (tmp_path / "generation_config.json").write_text("{torn")
-    with pytest.raises(EngineError, match=r"generation_config\.json is not valid JSON"):
-        _stop_token_ids(tmp_path)
 
 
 def test_neighbouring_seeds_share_no_sample_seeds():

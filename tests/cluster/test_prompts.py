@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from cluster.config import RunConfig
+from cluster.dry_run import warnings_of
 from cluster.prompts import load_prompts
 from cluster.sft import _examples
 from learner.model_directory import copy_companions
@@ -40,3 +42,21 @@ def test_imitation_puts_bos_before_the_prompt_alone() -> None:
         ids = [*example.prompt_tokens, *example.response_tokens]
         assert ids[0] == BOS and ids.count(BOS) == 1 and ids[-1] == EOS and ids.count(EOS) == 1
         assert tokenizer.decode(example.response_tokens[:-1]) and tokenizer.decode(example.prompt_tokens).endswith(":")
+
+
+def test_a_model_without_an_end_token_or_with_an_unused_chat_template_is_warned_about(tmp_path: Path) -> None:
+    copy_companions(SHIPPED, tmp_path)
+    (tmp_path / "config.json").write_text((SHIPPED / "config.json").read_text())
+    assert not warnings_of(config(tmp_path))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert ["task.template=chat" in warning for warning in warnings_of(config(tmp_path))] == [True]
+    assert not warnings_of(config(tmp_path, template="chat"))
+    for name, key in (
+        ("config", "eos_token_id"),
+        ("generation_config", "eos_token_id"),
+        ("tokenizer_config", "eos_token"),
+    ):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != key}))
+    (warning,) = warnings_of(config(tmp_path, template="chat"))
+    assert "end token" in warning and "generation_config.json" in warning
