@@ -38,7 +38,7 @@ from cluster.incidents import Incidents, keep_warnings
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
 from cluster.processes import Processes
-from cluster.prompts import load_prompts
+from cluster.prompts import check_answers, load_prompts
 from cluster.readiness import Readiness, announced_start
 from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, Run
@@ -62,11 +62,14 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if rollout_only:
         config = recording(config)
     training, held_out = load_prompts(config, "train"), load_prompts(config, config.evaluation.split)
+    unmatched = check_answers(config, [source.prompt for source in training])
     with _open_directory(config, resume) as directory:
         checkpoints = Checkpoints(directory.checkpoints)
         start = _resume_point(directory, checkpoints, rollout_only) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             dashboards.message(contamination_line(config, training, held_out))
+            if unmatched:
+                dashboards.message(f"warning: {unmatched}")
             incidents = Incidents(directory, dashboards)
             health = Health(config, incidents.warn, directory.path)
             health.start(len(training))

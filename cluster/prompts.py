@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from verifiers.references import check_references
 from verifiers.task import Prompt, make_task, render
 
 if TYPE_CHECKING:
@@ -48,6 +50,21 @@ def read_prompts(config: RunConfig, split: str) -> list[Prompt]:
     if not prompts:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
     return prompts
+
+
+def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
+    """A warning about references that no answer can match; empty where there are none.
+
+    Raises:
+        UsageError: none of the references can be matched, so no answer would ever earn a reward.
+    """
+    report = check_references(make_task(config.task), prompts)
+    if report.none_passes:
+        raise UsageError(
+            f"{report.message()}: set task.name, or task.jsonl.answer and task.jsonl.verifier, to what these "
+            "references are"
+        )
+    return report.message()
 
 
 def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
@@ -90,7 +107,8 @@ def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
     if here:
         tokenizer = load_tokenizer(config.model.path)
         kept = {split: len(_fitting(config, prompts, split, tokenizer)) for split, prompts in splits.items()}
-    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], None
+    problem = check_answers(config, splits["train"])
+    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], problem or None
 
 
 def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:

@@ -254,9 +254,24 @@ class Comparison:
                 ours, theirs = Evaluator(log_base=base).value(left), Evaluator(log_base=base).value(right)
             except Undefined:
                 continue
-            if numeric.same(ours, theirs) or self._rounded(left, ours, right, theirs):
+            if self._agree(left, right, ours, theirs, None, base) or self._rounded(left, ours, right, theirs):
                 return True
         return False
+
+    def _agree(
+        self, left: Node, right: Node, ours: Value, theirs: Value, point: dict[str, Fraction] | None, base: int | None
+    ) -> bool:
+        """Whether two values are equal, with more digits where rounding may hide that."""
+        if numeric.same(ours, theirs):
+            return True
+        if (isinstance(ours, Fraction) and isinstance(theirs, Fraction)) or not numeric.cancels(ours, theirs):
+            return False
+        with numeric.fine():
+            values = self._at(left, right, point or {}, base)
+            if values is None:
+                return False
+            fine = numeric.as_real(values[0]) - numeric.as_real(values[1])
+            return numeric.vanishes(numeric.as_real(ours) - numeric.as_real(theirs), fine)
 
     def _same_function(self, left: Node, right: Node, names: frozenset[str], base: int | None) -> bool:
         if variables(left) != variables(right) and (not variables(left) or not variables(right)):
@@ -266,7 +281,7 @@ class Comparison:
             values = self._at(left, right, point, base)
             if values is None:
                 continue
-            same = numeric.same(*values)
+            same = self._agree(left, right, *values, point, base)
             if all(numeric.is_real(value) for value in values):
                 if not same:
                     return False

@@ -12,6 +12,7 @@ from typing import Literal
 
 from verifiers.mathematics.delimiters import formulas, without_formulas
 from verifiers.mathematics.normalisation import matching_brace
+from verifiers.reasoning import after_reasoning
 
 MAX_RESPONSE_CHARS = 20_000
 """Only the last so many characters of a response are read: the answer stands at the end."""
@@ -35,8 +36,17 @@ class Extraction:
 
 
 _BOX = re.compile(r"\\(?:f|x)?boxed? {0,8}(?=\{)|\\fbox {0,8}(?=\{)|\\boxed {1,8}(?=[A-Za-z0-9])")
-_THINK_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
-_THINK_START = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(
+    r"<answer\b[^<>\n]{0,80}>(.*?)(?:</answer\s{0,4}>|(?=<answer\b)|\Z)", re.IGNORECASE | re.DOTALL
+)
+# Emphasis of Markdown. A star between two operands is a product and two are a power, so none may touch an operand
+# from outside.
+_EMPHASIS = (
+    re.compile(r"(?<![\w)\]}*\\])\*\*(?=[^\s*])([^*\n]{1,400})(?<=[^\s*])\*\*(?![\w(*])"),
+    re.compile(r"(?<![\w)\]}*\\^])\*(?=[^\s*])([^*\n{}^]{1,200})(?<=[^\s*])\*(?![\w(*])"),
+    re.compile(r"(?<![\w\\}])__(?=[^\s_])([^_\n]{1,400})(?<=[^\s_])__(?!\w)"),
+    re.compile(r"(?<!`)`{1,3}(?=[^\s`])([^`\n]{1,400})(?<=[^\s`])`{1,3}(?!`)"),
+)
 _PHRASE = re.compile(
     r"(?:(?:final|correct|right)\s{1,4}answer|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
     r"(?:\s{0,4}:)?|(?:final\s{1,4})?answer\s{0,4}(?:\*{1,2})?\s{0,4}:|####",
@@ -69,12 +79,7 @@ _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[
 
 def final_part(response: str) -> str:
     """The part of a response that may hold the answer: its end, after the reasoning tags, before a chat mark."""
-    text = response[-MAX_RESPONSE_CHARS:]
-    ends = list(_THINK_END.finditer(text))
-    if ends:
-        text = text[ends[-1].end() :]
-    elif _THINK_START.search(response[:1000]):
-        return ""  # the reasoning never ended, so nothing was answered
+    text = after_reasoning(response)[-MAX_RESPONSE_CHARS:]
     mark = _CHAT_END.search(text)
     return text[: mark.start()] if mark else text
 
@@ -177,15 +182,37 @@ def denied(text: str, start: int) -> bool:
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:
-    """Candidate answers of a response.
+    """Candidate answers of a response: an answer tag's content where there is one, else the response's.
 
     Args:
         response: The whole response, or a bare answer.
         prose: Whether a response with neither a box nor an announced answer yields its last formula or number.
     """
-    text = final_part(response)
+    text = without_emphasis(final_part(response))
     if not text.strip():
-        return Extraction((), "none", "nothing stands after the reasoning" if response.strip() else "empty")
+        return Extraction((), "none", "nothing follows the reasoning" if response.strip() else "empty")
+    tagged = _ANSWER_TAG.findall(text)
+    if not tagged:
+        return _extract(text, prose)
+    if len(tagged) > MAX_BOXES:
+        return Extraction((), "none", f"more than {MAX_BOXES} answer tags")
+    inside = [_extract(content, prose) for content in tagged if content.strip()]
+    candidates = tuple(candidate for part in inside for candidate in part.candidates)
+    if not candidates:
+        return Extraction((), "none", "the answer tag holds no answer")
+    return Extraction(candidates, "box")
+
+
+def without_emphasis(text: str) -> str:
+    """The text without Markdown's marks for bold, italic and code; their content stays."""
+    if "*" not in text and "__" not in text and "`" not in text:
+        return text
+    for mark in _EMPHASIS:
+        text = mark.sub(r"\1", text)
+    return text
+
+
+def _extract(text: str, prose: bool) -> Extraction:
     found = boxes(text)
     if len(found) > MAX_BOXES:
         return Extraction((), "none", f"more than {MAX_BOXES} boxes")

@@ -9,13 +9,13 @@ from fractions import Fraction
 
 from verifiers.mathematics import deadline, host, numeric, units
 from verifiers.mathematics.compare import SCALARS, Comparison, is_unreduced
-from verifiers.mathematics.extraction import Extraction, boxes, extract, is_bare
+from verifiers.mathematics.extraction import Extraction, boxes, extract, is_bare, without_emphasis
 from verifiers.mathematics.normalisation import normalise, squeeze
 from verifiers.mathematics.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
-from verifiers.mathematics.reading import Reading, choice_letter, read, within_caps
+from verifiers.mathematics.reading import Reading, choice, decimal_comma, read, unwrap_text, within_caps
 from verifiers.mathematics.shapes import reduce_relation
-from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, Node, Unsupported, number
+from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, MAX_DIGITS, Node, Unsupported, number
 from verifiers.verdict import Status, Verdict
 
 
@@ -113,13 +113,13 @@ def _read(text: str, policy: MathPolicy) -> Reading:
 
 
 def _reference_text(reference: str) -> str:
-    """The reference's own answer: its box or its last formula where it is a solution, else the whole."""
+    """The reference's own answer, found as a prediction's is; the whole where it is bare or announces nothing."""
     found = boxes(reference)
     if found:
         return ", ".join(dict.fromkeys(found))
-    if is_bare(reference) or "$" not in reference:
-        return reference
-    answer = extract(reference).candidates
+    if is_bare(reference) and not re.search(r"<answer\b", reference, re.IGNORECASE):
+        return without_emphasis(reference)
+    answer = extract(reference, prose="$" in reference).candidates
     return answer[-1] if answer else reference
 
 
@@ -168,10 +168,9 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     conflict, ratio = _units(ours.unit, theirs.unit, policy)
     if conflict:
         return _Decision(False, conflict)
-    if theirs.words is not None and len(theirs.words) == 1 and theirs.words.isupper():
-        letter = choice_letter(answer)
-        if letter is not None:
-            return _Decision(letter == theirs.words)
+    chosen = _decide_choice(answer, truth, theirs, policy)
+    if chosen is not None:
+        return chosen
     if theirs.node is not None and theirs.node.kind == "based" and policy.base_optional:
         if squeeze(ours.text).upper() == theirs.node.value[0]:
             return _Decision(True)
@@ -187,6 +186,31 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     if ours.node is None or theirs.node is None:
         return _Decision(None)
     return _compare(ours, theirs, policy, ratio)
+
+
+_VALUED_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J]\)?[).:]?\s*\}|\(?[A-J](?:\)[.:]?|[.:])\s")
+
+
+def _decide_choice(answer: str, truth: str, theirs: Reading, policy: MathPolicy) -> _Decision | None:
+    """Answers that name a choice, with its value or without: ``(B) 12``, ``B``, ``12``; None where neither does."""
+    letter = theirs.words if theirs.words is not None and len(theirs.words) == 1 and theirs.words.isupper() else None
+    ours_choice = choice(answer)
+    if letter is not None:
+        return None if ours_choice is None else _Decision(ours_choice[0] == letter)
+    theirs_choice = choice(truth) if _VALUED_CHOICE.match(normalise(truth)) else None
+    if theirs_choice is None:
+        if ours_choice is None or not _VALUED_CHOICE.match(normalise(answer)):
+            return None
+        return _decide(ours_choice[1], truth, _read(ours_choice[1], policy), theirs, policy)
+    letter, value = theirs_choice
+    if ours_choice is None:
+        ours_text = unwrap_text(normalise(answer)).strip(" ().")
+        if len(ours_text) == 1 and ours_text in "ABCDEFGHIJ":
+            return _Decision(ours_text == letter)
+        return _decide(answer, value, _read(answer, policy), _read_reference(value, policy), policy)
+    if ours_choice[0] != letter:
+        return _Decision(False, f"choice {ours_choice[0]} and not {letter}")
+    return _decide(ours_choice[1], value, _read(ours_choice[1], policy), _read_reference(value, policy), policy)
 
 
 def _singular(words: str) -> str:
@@ -212,15 +236,22 @@ def _compare(ours: Reading, theirs: Reading, policy: MathPolicy, ratio: Fraction
         converted = Node("mul", (number(ratio), ours.node))
         same = ours.node.kind in SCALARS and comparison.equal(converted, theirs.node)
         return _Decision(same, f"{ours.unit!r} is converted to {theirs.unit!r}")
-    # A comma between digits may be read in two ways: one side's other reading counts where it settles the matter.
+    # A comma between digits may be read in two ways: one side's other reading counts where it settles the matter. A
+    # decimal comma only in the answer, or after a single 0: a reference "10,25" is a list.
     pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
     pairs += [(other, theirs.node) for other in ours.alternatives]
+    if theirs.node.kind not in ("list", "seq") and (decimal := decimal_comma(ours.text)) is not None:
+        pairs.append((decimal, theirs.node))
+    if theirs.text.startswith("0,") and (decimal := decimal_comma(theirs.text)) is not None:
+        pairs.append((ours.node, decimal))
     pairs += [(ours.node, other) for other in theirs.alternatives]
     undecided = False
     for left, right in pairs:
         try:
             if comparison.equal(left, right):
                 return _Decision(True)
+        except numeric.OutOfRange as error:
+            return _Decision(False, str(error))
         except Unsupported:
             undecided = True
         except RecursionError:
@@ -237,6 +268,8 @@ def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
     left, right = units.measure(ours), units.measure(theirs)
     clash = f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
     if left and right and left.powers != right.powers:
+        return clash, Fraction(1)
+    if ours and theirs and not (ours.isascii() and theirs.isascii()) and not (left and right) and ours != theirs:
         return clash, Fraction(1)
     if policy.units == "required" and (left or ours.lower()) != (right or theirs.lower()):
         return clash, Fraction(1)
@@ -291,7 +324,7 @@ def canonical(reading: Reading, answer: str) -> str:
             node = node.args[0]
         if node is not None and node.kind in SCALARS and not variables(node):
             value = Evaluator().value(node)
-            if isinstance(value, Fraction):
+            if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator) < 10**MAX_DIGITS:
                 return str(value)
     except (Undefined, Unsupported):
         return squeeze(normalise(answer))  # a value that is out of range or does not exist: the text stands for itself

@@ -103,7 +103,7 @@ def normalise(text: str) -> str:
     Dollars, spacing commands and decoration go; ``\dfrac`` and the like become ``\frac``, every text command
     becomes ``\text``, thousands separators that can be nothing else (``,\!`` and ``{,}``) disappear.
     """
-    text = _recurring(clean_unicode(text).replace("\x0crac", "\\frac").strip())
+    text = _recurring(clean_unicode(text).replace("\x0crac", "\\frac").replace("{:}", ":").strip())
     if "\\" in text:
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)

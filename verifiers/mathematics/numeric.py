@@ -14,11 +14,15 @@ from verifiers.mathematics.syntax import Node, Unsupported, number
 DIGITS = 50
 """Working precision. Two values are equal when they agree to about 35 digits."""
 
-MAX_BITS = 20_000
-"""Exact integers stay below so many bits; what would exceed it is left to the symbolic path."""
+MAX_BITS = 80_000
+"""Exact integers stay below so many bits; beyond, a value has ``DIGITS`` significant digits."""
 
-MAX_FACTORIAL = 500
-_LOG_MAGNITUDE = 100_000  # natural logarithm of the largest magnitude that is looked at
+MAX_FACTORIAL = 5_000
+"""Factorials up to this one are exact."""
+
+_LOG_MAGNITUDE = 10**12  # natural logarithm of the largest magnitude that is looked at
+_MAX_ARGUMENT = 100_000  # of sine, exponential and the like
+_FINE_DIGITS = 150
 
 Value = Any
 """A Fraction, or a real or complex number of the context (mpmath's types have no annotations)."""
@@ -26,6 +30,10 @@ Value = Any
 
 class Undefined(ValueError):
     """The expression has no value there: a division by zero, a function outside its domain."""
+
+
+class OutOfRange(Unsupported):
+    """A number so large that no way of comparing it is quick; it equals only what is written alike."""
 
 
 class _Contexts(threading.local):
@@ -71,7 +79,7 @@ def is_real(value: Value) -> bool:
 
 
 def same(left: Value, right: Value) -> bool:
-    """Whether two values are equal: exactly for fractions, to about 35 digits otherwise."""
+    """Whether two values are equal: exactly for fractions, to about 35 significant digits otherwise."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
     left, right = as_real(left), as_real(right)
@@ -79,7 +87,29 @@ def same(left: Value, right: Value) -> bool:
         return bool(left == right)
     ctx = context()
     scale = max(abs(left), abs(right))
-    return bool(abs(left - right) <= scale * ctx.mpf(10) ** -35 or scale < ctx.mpf(10) ** -42)
+    return bool(abs(left - right) <= scale * ctx.mpf(10) ** -35)
+
+
+def cancels(left: Value, right: Value) -> bool:
+    """Whether rounding alone may explain that two values differ: one of them is tiny compared with the other.
+
+    The sine of pi is such a value compared with 0. ``fine`` arithmetic then tells.
+    """
+    left, right = as_real(left), as_real(right)
+    if is_infinite(left) or is_infinite(right):
+        return False
+    small, large = sorted((abs(left), abs(right)))
+    return bool(small <= large * context().mpf(10) ** -20 or abs(left - right) <= large * context().mpf(10) ** -20)
+
+
+def fine() -> Any:
+    """A context manager: arithmetic with three times as many digits."""
+    return context().workdps(_FINE_DIGITS)
+
+
+def vanishes(coarse: Value, fine: Value) -> bool:
+    """Whether a difference is rounding only: it shrinks with the precision, where a real one keeps its size."""
+    return bool(abs(as_real(fine)) <= abs(as_real(coarse)) * context().mpf(10) ** -60)
 
 
 def _bits(value: Fraction) -> int:
@@ -89,7 +119,7 @@ def _bits(value: Fraction) -> int:
 def _bounded(value: Value) -> Value:
     if isinstance(value, Fraction):
         if _bits(value) > MAX_BITS:
-            raise Unsupported("a number with more digits than are looked at")
+            return as_real(value)
         return value
     if context().isnan(value):
         raise Undefined("no number")
@@ -149,8 +179,6 @@ class Evaluator:
     def _pair(self, node: Node) -> tuple[Value, Value, bool]:
         left, right = (self.value(part) for part in node.args)
         if isinstance(left, Fraction) and isinstance(right, Fraction):
-            if _bits(left) + _bits(right) > 2 * MAX_BITS:
-                raise Unsupported("a number with more digits than are looked at")
             return left, right, True
         return as_real(left), as_real(right), False
 
@@ -188,10 +216,11 @@ class Evaluator:
                 power = exponent.numerator
                 if base == 0 and power <= 0:
                     raise Undefined("zero to the power of zero or less")
-                if base not in (0, 1, -1) and abs(power) * _bits(base) > MAX_BITS:
-                    raise Unsupported("a power with more digits than are looked at")
-                return base if base == 1 else (base ** (power % 2) if base == -1 else base**power)
-            if base >= 0 and exponent.denominator <= 12:
+                if base in (0, 1, -1):
+                    return base if base in (0, 1) else base ** (power % 2)
+                if abs(power) * _bits(base) <= MAX_BITS:
+                    return base**power
+            if base >= 0 and 1 < exponent.denominator <= 12:
                 exact = _exact_root(base, exponent.denominator)
                 if exact is not None:
                     return self._pow(Node("pow", (number(exact), number(Fraction(exponent.numerator)))))
@@ -202,7 +231,7 @@ class Evaluator:
             raise Undefined("zero to a power that is not positive")
         ctx = context()
         if not is_infinite(base) and abs(exponent * ctx.log(base)) > _LOG_MAGNITUDE:
-            raise Unsupported("a power out of the range that is looked at")
+            raise OutOfRange("a power beyond the range that is compared")
         return base**exponent
 
     def _call(self, node: Node) -> Value:
@@ -245,19 +274,20 @@ class Evaluator:
         if isinstance(value, Fraction) and value.denominator == 1:
             if value < 0:
                 raise Undefined("the factorial of a negative integer")
-            if value > MAX_FACTORIAL:
-                raise Unsupported("a factorial out of the range that is looked at")
-            return Fraction(math.factorial(int(value)))
+            if value <= MAX_FACTORIAL:
+                return Fraction(math.factorial(int(value)))
         value = as_real(value)
-        if abs(value) > MAX_FACTORIAL:
-            raise Unsupported("a factorial out of the range that is looked at")
+        if abs(value) > _LOG_MAGNITUDE / 100:
+            raise OutOfRange("a factorial beyond the range that is compared")
         return context().gamma(value + 1)
 
     def _fn_binom(self, total: Value, chosen: Value) -> Value:
-        if max(abs(as_real(total)), abs(as_real(chosen))) > 2 * MAX_FACTORIAL:
-            raise Unsupported("a binomial coefficient out of the range that is looked at")
+        if max(abs(as_real(total)), abs(as_real(chosen))) > _LOG_MAGNITUDE / 100:
+            raise OutOfRange("a binomial coefficient beyond the range that is compared")
         if all(isinstance(v, Fraction) and v.denominator == 1 and v >= 0 for v in (total, chosen)):
-            return Fraction(math.comb(int(total), int(chosen)))
+            fewer = min(chosen, total - chosen)
+            if fewer < 0 or min(fewer * _bits(total), total) <= MAX_BITS:
+                return Fraction(math.comb(int(total), int(chosen)))
         return context().binomial(as_real(total), as_real(chosen))
 
     def _extremum(self, function: Callable[..., Value], values: tuple[Value, ...]) -> Value:
@@ -294,8 +324,8 @@ class Evaluator:
         if len(arguments) != 1:
             raise Undefined(f"{name} of several values")
         argument = as_real(arguments[0])
-        if abs(argument) > _LOG_MAGNITUDE:
-            raise Unsupported("a function out of the range that is looked at")
+        if abs(argument) > _MAX_ARGUMENT:
+            raise OutOfRange("a function beyond the range that is compared")
         if argument == 0 and name in ("sin", "tan", "arcsin", "arctan", "sinh", "tanh"):
             return Fraction(0)
         names = {"arc" + f: "a" + f for f in ("sin", "cos", "tan", "cot", "sec", "csc")}

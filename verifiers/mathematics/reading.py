@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -146,8 +147,27 @@ def _read(raw: str, keep_case: bool) -> Reading:
     return _read_formula(text, words)
 
 
-def _loose(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", unwrap_text(text).lower()).strip()
+def _loose(text: str) -> str | None:
+    """Letters, digits and symbols of a text in any script, without case and punctuation; None where there are none.
+
+    A sign and the marks inside of a number stay: "-3 units" is not "3 units".
+    """
+    plain = unicodedata.normalize("NFKC", unwrap_text(text)).casefold()
+    parts = [_kept(plain, index) for index in range(len(plain))]
+    return " ".join("".join(parts).split()) or None
+
+
+def _kept(text: str, index: int) -> str:
+    sign = text[index]
+    kind = unicodedata.category(sign)[0]
+    if kind in "LNM":
+        return sign
+    before, after = text[index - 1 : index] if index else "", text[index + 1 : index + 2]
+    if sign == "-" and after.isdigit() and not before.isalnum():
+        return sign
+    if sign in ".,:/" and before.isdigit() and after.isdigit():
+        return sign
+    return f" {sign} " if kind == "S" and sign not in "`^$" else " "
 
 
 def _whole_text(text: str) -> str | None:
@@ -170,6 +190,9 @@ def _read_formula(text: str, words: str | None) -> Reading:
     except Unsupported as error:
         return Reading(text, words=words, symbolic=True, unit=unit, problem=str(error))
     except NotMath as error:
+        value, things = units.split_counted_things(text)
+        if things:
+            return replace(_read_formula(value, words), unit=things)
         return Reading(text, words=words or _loose(original), is_text=words is not None, unit=unit, problem=str(error))
     except RecursionError:
         return Reading(text, words=words, unit=unit, problem="the answer is nested too deeply")
@@ -252,22 +275,26 @@ def _joined_thousands(text: str) -> str:
 
 
 def _alternatives(text: str) -> tuple[Node, ...]:
-    """Other readings: of the comma in ``120,240`` and ``2,74``, and of ``2e-3``, which may stand for 2e - 3."""
+    """Other readings: of the comma in ``120,240``, and of ``2e-3``, which may stand for 2e - 3."""
     found: list[Node] = []
     if _THOUSANDS.search(text):
         try:
             found.append(parse(text))
         except (NotMath, Unsupported):
             found.clear()
-    if (decimal := _DECIMAL_COMMA.fullmatch(text)) is not None:
-        found.append(parse(f"{decimal.group(1)}.{decimal.group(2)}"))
     if (scientific := _SMALL.fullmatch(text)) is not None:
         found.append(parse(rf"{scientific.group(1)} \cdot 10^{{{scientific.group(2)}}}"))
     return tuple(found)
 
 
-def choice_letter(raw: str) -> str | None:
-    """The letter of an answer such as ``(C) 12`` or ``C. twelve``; None where it names no choice, or several."""
+def decimal_comma(text: str) -> Node | None:
+    """What a normalised answer such as ``2,74`` says where its comma is a decimal one; None where it cannot be."""
+    match = _DECIMAL_COMMA.fullmatch(text)
+    return None if match is None else parse(f"{match.group(1)}.{match.group(2)}")
+
+
+def choice(raw: str) -> tuple[str, str] | None:
+    """Letter and content of an answer such as ``(C) 12`` or ``C. twelve``; None where it names none, or several."""
     text = unwrap_text(normalise(raw)).strip()
     match = _LETTER_CHOICE.fullmatch(text)
     if match is None:
@@ -276,4 +303,4 @@ def choice_letter(raw: str) -> str | None:
     offered = {first or second for first, second in _OFFERED.findall(content)}
     if offered - {letter} or _GOES_ON.match(content) or _DENIAL.match(content):
         return None
-    return letter
+    return letter, content

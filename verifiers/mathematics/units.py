@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
+from verifiers.mathematics import foreign_units
+
 # Each measure: its quantity, and how many of the quantity's first unit it is.
 _TABLE = """
 length: mm millimeter millimetre = 1/1000, cm centimeter centimetre = 1/100, dm decimeter = 1/10, m meter metre = 1,
@@ -149,9 +151,35 @@ def droppable(words: str) -> bool:
     return not (set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE)
 
 
+_COUNTED_THINGS = re.compile(
+    r"(-?\d[\d.,]*(?:/\d+)?|\\frac\{\d+\}\{\d+\}) ?((?:[A-Za-z]{3,20})(?: [A-Za-z]{2,20}){0,2})"
+)
+
+
+_NO_THINGS = frozenset(
+    "is are was wrong incorrect false error undefined impossible factorial root power square cube score pi mod tenth"
+    " tenths hundredth hundredths thousandth thousandths fourth fourths fifth fifths sixth sixths seventh sevenths"
+    " eighth eighths ninth ninths sqrt sin cos tan log exp max min equals answer right correct".split()
+)
+"""Words after a number that count nothing: they judge it, or change its value."""
+
+
+def split_counted_things(text: str) -> tuple[str, str]:
+    """A number and up to three plain words that say what it counts: ``72 clips`` gives ``72`` and ``clips``."""
+    match = _COUNTED_THINGS.fullmatch(text)
+    if match is None or not droppable(match[2]) or set(match[2].lower().split()) & _NO_THINGS:
+        return text, ""
+    return match[1], match[2]
+
+
 def split_bare_unit(text: str) -> tuple[str, str]:
     """A number and the unit that follows it as plain words: ``64 square feet`` gives ``64`` and ``square feet``."""
-    if len(text) > 200 or not text[-1:].isalnum() and text[-1:] not in ("}", "."):
+    if len(text) > 200:
+        return text, ""
+    value, foreign = foreign_units.split(text)
+    if foreign:
+        return value, foreign
+    if not text[-1:].isalnum() and text[-1:] not in ("}", "."):
         return text, ""
     half = _HALF_OF_DAY.search(text)
     if half is not None:

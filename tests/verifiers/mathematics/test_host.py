@@ -126,7 +126,7 @@ def test_the_start_of_a_host_is_not_the_answers_time() -> None:
     verdict = grade_math("\\sum_{k=1}^{4} k", "10", timeout_s=5.0)
     assert verdict.status is Status.CORRECT
     host.shared().close()
-    assert grade_math("(10^8)!", "42", timeout_s=0.3).status is Status.TIMEOUT
+    assert grade_math("\\prod_{k=1}^{10^7} k", "42", timeout_s=0.3).status is Status.TIMEOUT
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_payloads_do_not_run(payload: str, tmp_path: Path) -> None:
 
 
 def test_a_deadline_is_a_timeout_with_a_name_and_the_next_answer_is_on_time() -> None:
-    verdict = grade_math("(10^8)!", "42", timeout_s=0.3)
+    verdict = grade_math("\\prod_{k=1}^{10^7} k", "42", timeout_s=0.3)
     assert (verdict.status, verdict.reward) == (Status.TIMEOUT, 0.0)
     started = time.perf_counter()
     assert grade_math("\\sum_{k=1}^{4} k", "10").status is Status.CORRECT
