@@ -1,4 +1,4 @@
-"""Memory of the whole job on this node: the driver, Ray's processes, the actors and the engines they started."""
+"""Memory of the job on the driver's node: the driver, Ray's processes, the actors and the engines they started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _GIB_IN_KIB = 2**20
 
 
 def job_memory_gib() -> float:
-    """Proportional set size of this process and all its descendants in GiB.
+    """Proportional set size of this process and all its descendants in GiB; actors on other nodes are not in it.
 
     PSS counts a page shared by k processes as 1/k in each, so that the sum is what the job really occupies; a sum of
     resident sizes would count the object store once for every process that maps it.

@@ -379,7 +379,7 @@ _TIME = _on(
     (
         "memory/pss_gib",
         "GiB",
-        "memory of all processes of the job, shared pages counted once (PSS)",
+        "memory of the job's processes on the driver's node, shared pages once (PSS); other nodes are left out",
         "a steady rise is a leak",
     ),
     (

@@ -24,7 +24,7 @@ def print_dry_run(config: RunConfig) -> None:
     import yaml
 
     from cluster.config import shortened
-    from cluster.dry_run import load_model_facts, memory_problems, report, warnings_of
+    from cluster.dry_run import load_model_facts, memory_problems, memory_warnings, report, warnings_of
     from cluster.estimates import derive
     from cluster.preflight import machine_problems, model_problems
     from cluster.prompts import check_prompts
@@ -46,7 +46,8 @@ def print_dry_run(config: RunConfig) -> None:
     typer.echo("")
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
-    for warning in [*filter(None, (missing, unread)), *warnings_of(config)]:
+    doubtful = [*warnings_of(config), *memory_warnings(config, derived)]
+    for warning in [*filter(None, (missing, unread)), *doubtful]:
         typer.echo(f"\nWARNING: {warning}", err=True)
 
 

@@ -1,0 +1,155 @@
+"""Two large layouts against arithmetic done by hand (docs/memory.md), and what is said about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import RunConfig, load_config
+from cluster.dry_run import memory_problems, memory_warnings, report
+from cluster.estimates import GIB, Derived, derive
+from cluster.model_facts import ModelFacts
+from cluster.model_notes import active_parameters, cache_is_bounded
+from tests.cluster.test_dry_run import write_model
+
+# Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size.
+QWEN3_4B = ModelFacts(4_022_468_096, "Qwen3ForCausalLM", 36, 2560, 151_936, 2 * 36 * 8 * 128, 40_960)
+GEMMA3_27B = ModelFacts(27_009_002_240, "Gemma3ForConditionalGeneration", 62, 5376, 262_208, 2 * 62 * 16 * 128, 131_072)
+EIGHT, THIRTY_TWO = "cluster/8xh100.yaml", "cluster/multinode.yaml"
+
+
+def figures(repository: Path, file: str, model: ModelFacts | None, *overrides: str) -> tuple[RunConfig, Derived]:
+    config = load_config(repository / file, overrides)
+    return config, derive(config, model)
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value, rel=0.03)
+
+
+def test_four_billion_on_eight_gpus(repository: Path) -> None:
+    _, found = figures(repository, EIGHT, QWEN3_4B)
+    # 18 bytes a parameter over 4 ranks 18.1e9, gathered 1.5e9, activations 2.9e9, logits 14.9e9, CUDA 1.1e9
+    assert found.learner_memory == near(38.5e9)
+    assert found.activation_memory == near(17.8e9)
+    assert found.loading_memory == near(4 * (8.04e9 + 0.97e9))
+    # (0.85 x 80 GiB - 8.0e9 - 2 GiB) / (2560 tokens x 73,728 x 2 bytes)
+    assert found.kv_cache and found.kv_cache.sequences == near(166) and found.kv_cache.wanted == 512
+    assert found.transit and found.transit.shared_memory == near(8.04e9) and found.transit.object_store == 0
+    assert found.transit.seconds == near(1.34 + 2.01 + 1.34 + 0.06)
+
+
+def test_twenty_seven_billion_on_thirty_two_gpus(repository: Path) -> None:
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B)
+    # 18 bytes a parameter over 16 ranks 30.4e9, gathered embedding 2.6e9, activations 8.3e9, logits 25.8e9, CUDA 1.1e9
+    assert found.learner_memory == near(68.1e9)
+    assert found.ranks_per_node == 8 and found.loading_memory == near(8 * (54.0e9 + 0.97e9))
+    # (4 x 0.85 x 80 GiB - 54e9 - 4 x 2 GiB) / (4608 tokens x 253,952 x 2 bytes)
+    assert found.kv_cache and found.kv_cache.sequences == near(98)
+    assert found.transit and found.transit.shared_memory == near(108e9)  # two samplers of four GPUs on a node
+    assert found.transit.object_store == near(54e9)
+    assert found.transit.seconds == near(9 + 27 + 36 + 13.5 + 9)
+    assert not memory_problems(config, found, None)
+
+
+def test_reference_model_is_whole_on_every_rank(repository: Path) -> None:
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, "loss.kl_coefficient=0.01")
+    assert found.reference_memory == near(54e9) and found.learner_memory == near(68.1e9 + 54e9)
+    assert found.loading_memory == near(8 * (108.0e9 + 0.97e9))
+    (problem,) = memory_problems(config, found, None)
+    assert "50.3 GiB, whole on every rank" in problem and "set loss.kl_coefficient = 0" in problem
+    _, rewarded = figures(repository, THIRTY_TWO, GEMMA3_27B, "loss.kl_coefficient=0.01", "loss.kl_placement=reward")
+    assert rewarded.reference_memory == found.reference_memory
+    _, scheduled = figures(repository, THIRTY_TWO, GEMMA3_27B, "schedule.kl={start: 0.1, end: 0.0}")
+    assert scheduled.reference_memory == found.reference_memory
+
+
+@pytest.mark.parametrize(("file", "model"), [(EIGHT, QWEN3_4B), (THIRTY_TWO, GEMMA3_27B)])
+def test_without_the_model_the_shape_is_assumed_and_said(repository: Path, file: str, model: ModelFacts) -> None:
+    config, guessed = figures(repository, file, None)
+    _, known = figures(repository, file, model)
+    assert guessed.learner_memory and known.learner_memory and guessed.activation_memory and known.activation_memory
+    assert 0.8 < guessed.activation_memory / known.activation_memory < 2
+    assert 0.8 < guessed.learner_memory / known.learner_memory < 1.6
+    rows = dict(report(config, guessed))
+    assert rows["model shape"].startswith("assumed: ") and "vocabulary 262,144" in rows["model shape"]
+    assert not memory_problems(config, guessed, None)
+
+
+def test_what_only_an_assumed_shape_exceeds_is_a_warning(repository: Path) -> None:
+    overrides = "learner.tokens_per_micro_batch=30000", "learner.activation_checkpointing=false"
+    config, guessed = figures(repository, EIGHT, None, *overrides)
+    assert not memory_problems(config, guessed, None)
+    (warning,) = memory_warnings(config, guessed)
+    assert "assumed shape" in warning and "learner.tokens_per_micro_batch" in warning
+    config, known = figures(repository, EIGHT, QWEN3_4B, *overrides)
+    (problem,) = memory_problems(config, known, None)
+    assert "learner.activation_checkpointing" in problem
+
+
+def test_gpus_without_room_for_one_sequence_are_refused(repository: Path) -> None:
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, "sampler.gpu_memory_utilization=0.18")
+    (problem,) = memory_problems(config, found, None)
+    assert "key-value cache of one sequence of 4608 tokens" in problem and "sampler.tensor_parallel" in problem
+
+
+def test_a_cache_below_one_group_is_warned_about(repository: Path) -> None:
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, "rollout.n=128")
+    (warning,) = memory_warnings(config, found)
+    assert "less than one group of rollout.n = 128" in warning and "sampler.gpus" in warning
+
+
+def test_an_update_slower_than_its_deadline_is_warned_about(repository: Path) -> None:
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, "deadlines.broadcast_s=60")
+    (warning,) = memory_warnings(config, found)
+    assert "deadlines.broadcast_s = 60" in warning
+
+
+def test_weights_in_transit_must_fit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster import dry_run
+
+    model = ModelFacts(500_000_000, "LlamaForCausalLM", 24, 1024, 32_000, 4096, 4096)
+    config, found = figures(repository, "cluster/local.yaml", model)
+    assert found.transit and found.transit.shared_memory == 2e9
+    monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 64.0 * 2**20)  # a container's default
+    (problem,) = memory_problems(config, found, None, available=1e12)
+    assert "--shm-size" in problem and "64.0 MiB" in problem
+    config, found = figures(repository, "cluster/local.yaml", model, "broadcast.transport=object_store")
+    monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 1e12)
+    (problem,) = memory_problems(config, found, None, available=1e12)
+    assert "cluster.object_store_mib = 512" in problem and "broadcast.transport = auto" in problem
+
+
+def test_ranks_that_load_at_once_must_fit_the_host(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster import dry_run
+
+    monkeypatch.setattr(dry_run, "local_gpus", lambda: 8)
+    monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 1e12)
+    config, found = figures(repository, EIGHT, QWEN3_4B)
+    (problem,) = memory_problems(config, found, None, available=16 * GIB)
+    assert "4 ranks on this machine" in problem and "learner.ranks" in problem
+    monkeypatch.setattr(dry_run, "local_gpus", lambda: 0)  # a laptop on which the layout is only looked at
+    assert not memory_problems(config, found, None, available=16 * GIB)
+
+
+def test_experts_and_windows_are_named(tmp_path: Path) -> None:
+    text = {"architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 10}
+    text |= {"num_attention_heads": 2, "num_experts": 4, "num_experts_per_tok": 1}
+    shapes = {f"model.layers.0.mlp.experts.{i}.up_proj.weight": [8, 8] for i in range(4)} | {"embed": [10, 8]}
+    sparse = write_model(tmp_path / "moe", text, shapes)
+    assert active_parameters(sparse) == 80 + 64
+    dense = write_model(tmp_path / "dense")
+    assert active_parameters(dense) is None and not cache_is_bounded(dense)
+    settings = json.loads((dense / "config.json").read_text())
+    for extra, bounded in (
+        ({"sliding_window": 16}, True),
+        ({"sliding_window": 16, "use_sliding_window": False}, False),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, True),
+        ({"layer_types": ["full_attention"] * 2, "sliding_window": 16}, False),
+        ({"mamba_d_state": 16}, True),
+    ):
+        (dense / "config.json").write_text(json.dumps(settings | extra))
+        assert cache_is_bounded(dense) is bounded, extra
