@@ -533,33 +533,76 @@ def submit(
         ),
     ],
     overrides: Overrides = None,
-    config: Config = DEFAULT_CONFIG,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Submit a job that only prints its derived figures on the cluster."),
-    ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{DEFAULT_CONFIG}].")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN_DIR", help="Continue that run; a directory that every node sees."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="RUN_DIR", help="Train on the groups that RUN_DIR recorded."),
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command",
+            metavar="COMMAND",
+            help="Run eval, sft or train-verifier with these options instead of train; overrides are given to submit.",
+        ),
+    ] = None,
     entrypoint: Annotated[
         str | None,
         typer.Option(
             "--entrypoint",
             metavar="COMMAND",
-            help="Run this command in the packaged directory instead of `bonrl train`, e.g. to look around.",
+            help="Run this shell command in the packaged directory instead of `bonrl train`. Files here that it names "
+            "travel with it.",
         ),
     ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            metavar="NAME[=VALUE]",
+            help="Environment variable of the job; without VALUE the one that is set here. May be repeated. "
+            "WANDB_API_KEY and HF_TOKEN go along by themselves.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Submit a job that only prints its derived figures on the cluster."),
+    ] = False,
 ) -> None:
-    """Package the working directory, run the job on a Ray cluster, follow its log, return its exit status.
+    """Package what the job reads, run it on a Ray cluster, follow its log, return its exit status.
+
+    Relative paths of the configuration travel with the job; absolute ones must exist on the cluster.
 
     \b
     Examples
-      bonrl submit --config cluster/multinode.yaml --address http://head:8265
-      bonrl submit --config cluster/multinode.yaml --address http://head:8265 rollout.n=64
+      bonrl submit -a http://head:8265 --config cluster/multinode.yaml rollout.n=64
+      bonrl submit -a http://head:8265 --resume /shared/runs/20261123-101500
+      bonrl submit -a http://head:8265 --command 'eval --checkpoint /shared/runs/20261123-101500 --n 64'
+      bonrl submit -a http://head:8265 --entrypoint 'python my.py' --env MY_TOKEN run.directory=/shared/runs
 
     Ctrl-C stops following, not the job; the message then says how to follow or stop it.
     """
-    resolved = _load(config, overrides)
+    from cluster.job_command import environment, make_job
     from cluster.submit import submit_job
 
-    raise typer.Exit(submit_job(resolved, address=address, dry_run=dry_run, entrypoint=entrypoint, echo=typer.echo))
+    job = make_job(
+        config,
+        DEFAULT_CONFIG,
+        overrides or [],
+        dry_run=dry_run,
+        entrypoint=entrypoint,
+        command=command,
+        resume=resume,
+        replay=replay,
+    )
+    variables = environment(env or [])
+    raise typer.Exit(submit_job(job, address=address, variables=variables, echo=typer.echo))
 
 
 @app.command(short_help="Write the trained model as a Hugging Face directory.")
@@ -612,11 +655,11 @@ def _earlier_config(option: str, run: Path, overrides: list[str] | None) -> RunC
 
 def _check(config: RunConfig) -> None:
     """Everything that can be refused before the first actor starts."""
-    from cluster.dry_run import check_memory, warnings_of
+    from cluster.dry_run import check_memory, memory_warnings, warnings_of
 
     check_run(config)
-    check_memory(config)
-    for warning in warnings_of(config):
+    derived = check_memory(config)
+    for warning in [*warnings_of(config), *memory_warnings(config, derived)]:
         typer.echo(f"warning: {warning}", err=True)
 
 

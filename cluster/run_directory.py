@@ -50,6 +50,7 @@ PACKAGES = (
     *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
 )
 
+GIT_FILE = "git.json"  # in a run directory, and at the top of the package of a submitted job
 _FULL_MEND = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
 _NO_ROOM = 64 << 10  # bytes free, below which a disk is full
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -111,7 +112,7 @@ class RunDirectory:
 
     def _describe(self, config: Mapping[str, Any]) -> None:
         self.write_json("versions.json", versions())
-        self.write_json("git.json", git_state())
+        self.write_json(GIT_FILE, git_state())
         # Last: its presence marks a complete description.
         self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
@@ -367,8 +368,13 @@ def versions() -> dict[str, Any]:
 
 
 def git_state(source: Path | None = None) -> dict[str, Any]:
-    """Commit of the source tree and whether it has changes; None with a `reason` where git cannot say."""
+    """Commit of the source tree and whether it has changes; None with a `reason` where git cannot say.
+
+    A submitted job runs from a copy without a repository; what git said where it was packed is in GIT_FILE there.
+    """
     source = source or Path(__file__).resolve().parent
+    with contextlib.suppress(FileNotFoundError):
+        return dict(json.loads((source.parent / GIT_FILE).read_text(encoding="utf-8")))
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source), *arguments]

@@ -7,24 +7,24 @@ import contextlib
 import http.client
 import logging
 import os
-import shlex
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
-from cluster.packaging import CONFIG_NAME, stage
+from cluster.job_command import Job
+from cluster.packaging import stage, upload_limit
 
 CONNECT_SECONDS = 10.0
 STATUS_SECONDS = 60.0  # after the log ended, until the job server knows how the job ended
 LOST_SECONDS = 120.0  # without an answer of the job server
 POLL_SECONDS = 0.5
 INTERRUPTED = 130
+_LOGS = "/tmp/ray/session_latest/logs"  # unless `ray start --temp-dir` names another directory
 FAILED = 1
 
 _TOKEN_HELP = """the cluster asks for a token (Ray's token authentication).
@@ -35,43 +35,36 @@ For a new cluster: `ray get-auth-token --generate`, then start every node with R
 Echo = Callable[..., Any]
 
 
-def submit_job(config: RunConfig, *, address: str, dry_run: bool, entrypoint: str | None, echo: Echo) -> int:
+def submit_job(job: Job, *, address: str, variables: Mapping[str, str], echo: Echo) -> int:
     """Submit, follow, and return the exit status of the job's command (130 when following was interrupted).
 
     Args:
-        config: resolved configuration; it travels as it is, so the job cannot resolve it differently.
         address: of the job server, http://HOST:PORT (the dashboard of the head node).
-        dry_run: let the job print its derived figures and end.
-        entrypoint: shell command to run instead of `bonrl train`.
+        variables: of the job's environment; only their names are printed, and no file of the run holds them.
         echo: prints a line; `echo(text, nl=False)` prints text as it is.
 
     Raises:
         UsageError: nothing was submitted: no cluster there, no valid token, a path that cannot travel.
     """
-    config = _for_cluster(config, writes=not dry_run and entrypoint is None)
     url = check_address(address)
     with tempfile.TemporaryDirectory(prefix="bonrl-submit-") as scratch:
-        size = stage(config, Path(scratch))
+        size = stage(job.config, Path(scratch), job.files)
         with _explained(url):
             client = _client(url)
             echo(f"packaged {size / 2**20:.1f} MiB, submitting to {url}")
-            job = client.submit_job(
-                entrypoint=entrypoint or command(dry_run=dry_run),
+            if variables:
+                echo(f"variables that go along (their values are not printed): {', '.join(sorted(variables))}")
+            submitted = client.submit_job(
+                entrypoint=job.command,
                 submission_id=f"bonrl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
-                runtime_env={"working_dir": scratch},
+                runtime_env={"working_dir": scratch, "env_vars": dict(variables)},
             )
-    echo(f"job {job}")
+    echo(f"job {submitted}")
     try:
-        return asyncio.run(_follow(client, url, job, config.deadlines.start_s, echo))
+        return asyncio.run(_follow(client, url, submitted, job.start_s, echo))
     except KeyboardInterrupt:
-        echo(f"\nno longer following the log; the job {job} continues.\n{_commands(url, job)}")
+        echo(f"\nno longer following; the job {submitted} goes on.\n{_commands(url, submitted)}")
         return INTERRUPTED
-
-
-def command(*, dry_run: bool) -> str:
-    """The shell command of the job. `python` is the cluster's: start Ray from the environment that has the packages."""
-    parts = ["python", "-m", "cluster.cli", "train", "--config", CONFIG_NAME]
-    return shlex.join([*parts, "--dry-run"] if dry_run else parts)
 
 
 def check_address(address: str) -> str:
@@ -98,7 +91,7 @@ def check_address(address: str) -> str:
     except OSError as error:
         raise UsageError(
             f"--address {address}: no cluster answers there ({error.strerror or error}). Is the head node up "
-            "(`ray start --head --dashboard-host 0.0.0.0`), and is the port that of its dashboard (8265)?"
+            "(`ray start --head --dashboard-host=0.0.0.0`), and is the port that of its dashboard (8265)?"
         ) from error
     try:
         server.request("GET", "/api/version")
@@ -111,17 +104,6 @@ def check_address(address: str) -> str:
     finally:
         server.close()
     return f"{parts.scheme}://{parts.hostname if ':' not in parts.hostname else f'[{parts.hostname}]'}:{port}"
-
-
-def _for_cluster(config: RunConfig, *, writes: bool) -> RunConfig:
-    if writes and not os.path.isabs(config.run.directory):
-        raise UsageError(
-            f"run.directory = {config.run.directory}: on a cluster a relative path lies in Ray's temporary copy of the "
-            "job and is lost with it; give an absolute path on storage that every node sees"
-        )
-    tree = config.to_mapping()
-    tree["cluster"]["address"] = "auto"  # the driver runs inside the cluster
-    return build_config(tree)
 
 
 def _client(url: str) -> Any:
@@ -154,6 +136,11 @@ def _explained(url: str) -> Iterator[None]:
     except AuthenticationError as error:
         raise UsageError(f"--address {url}: {_TOKEN_HELP}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if "413" in str(error):
+            raise UsageError(
+                f"--address {url}: the job server takes packages of at most {upload_limit() / 2**20:.0f} MiB; put "
+                "models and data on storage that every node sees and give their absolute paths"
+            ) from error
         raise UsageError(f"--address {url}: the job server refused the job: {error}") from error
 
 
@@ -197,7 +184,7 @@ async def _ended(client: Any, url: str, job: str, limit_s: float | None, echo: E
             info, reason = None, f"the job server does not answer ({error})"
         else:
             if info.status.is_terminal():
-                return _exit_status(info, job, echo)
+                return _exit_status(info, url, job, echo)
             reason = f"the job server still calls it {info.status}"
         if time.monotonic() > deadline:
             echo(f"gave up waiting for the end of job {job}: {reason}.\n{_commands(url, job)}")
@@ -205,13 +192,18 @@ async def _ended(client: Any, url: str, job: str, limit_s: float | None, echo: E
         await asyncio.sleep(POLL_SECONDS if limit_s is not None else 5.0)
 
 
-def _exit_status(info: Any, job: str, echo: Echo) -> int:
+def _exit_status(info: Any, url: str, job: str, echo: Echo) -> int:
     status = str(info.status)
     if status == "SUCCEEDED":
         echo(f"job {job} succeeded")
         return 0
     code = info.driver_exit_code
     echo(f"job {job} {status.lower()}" + (f" with exit status {code}" if code else f": {info.message}"))
+    echo(
+        f"log of the job: ray job logs --address {url} {job}\n"
+        f"   the same on the head node: {_LOGS}/job-driver-{job}.log\n"
+        f"logs of its actors, on the node of each: {_LOGS}/worker-*.err and worker-*.out"
+    )
     return code if isinstance(code, int) and 0 < code < 256 else FAILED
 
 

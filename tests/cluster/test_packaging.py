@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import random
 import re
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import build_config
+from cluster import packaging
+from cluster.config import build_config, key_paths
+from cluster.config_paths import INPUT_KEYS
 from cluster.errors import UsageError
 from cluster.packaging import CONFIG_NAME, stage
 from cluster.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
@@ -92,6 +95,42 @@ def test_staged_job_is_complete_and_finds_its_entry_points(
 def test_models_that_cannot_travel_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(UsageError, match=r"model\.path"):
         stage(build_config({"model": {"path": path}}), tmp_path)
+
+
+def test_packages_above_the_limit_are_refused_before_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "big.safetensors").write_bytes(random.Random(0).randbytes(3 << 20))
+    assert packaging.upload_limit() == 100 * 2**20
+    monkeypatch.setattr(packaging, "upload_limit", lambda: 2 << 20)
+    with pytest.raises(UsageError) as error:
+        stage(build_config({"model": {"path": "model"}}), tmp_path / "job")
+    assert "model/big.safetensors 3.0 MiB" in str(error.value) and "at most 2 MiB" in str(error.value)
+    assert "absolute paths" in str(error.value) and not (tmp_path / "job").exists()
+
+
+def test_what_compresses_below_the_limit_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "text.jsonl").write_bytes(b"0" * (3 << 20))
+    monkeypatch.setattr(packaging, "upload_limit", lambda: 2 << 20)
+    assert stage(build_config({"model": {"path": "model"}}), tmp_path / "job") > 3 << 20
+
+
+def test_every_key_that_names_a_path_is_known() -> None:
+    """A new key whose description speaks of files must be listed, or be named here as no input."""
+    no_input = {"run.name", "run.directory", "checkpoint.keep", "task.instruction", "cluster.address"}
+    texts = {key: info for key, info in key_paths().items() if "str" in str(info.annotation)}
+    named = {
+        key
+        for key, info in texts.items()
+        if re.search(r"\b(path|files?|director(y|ies))\b", (info.description or "").lower())
+        and "Literal" not in str(info.annotation)
+    }
+    leaves = {key for key in texts if key.rsplit(".", 1)[-1] in ("path", "file", "directory")}
+    assert (named | leaves) - no_input == set(INPUT_KEYS)
 
 
 def test_absolute_paths_do_not_travel(tmp_path: Path) -> None:

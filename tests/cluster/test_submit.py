@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,15 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from cluster.config import build_config
+from cluster import submit
 from cluster.errors import UsageError
-from cluster.submit import check_address, command, submit_job
+from cluster.job_command import Job, environment, make_job
+from cluster.run_directory import git_state
+from cluster.submit import check_address, submit_job
 
 BIN = Path(sys.executable).parent
 
@@ -49,13 +55,184 @@ def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch:
             check_address(f"http://127.0.0.1:{mute.getsockname()[1]}")
 
 
-def test_relative_run_directory_would_be_lost() -> None:
+LOCAL = Path("cluster/local.yaml")
+
+
+@pytest.fixture
+def checkout(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(repository)
+    return repository
+
+
+def test_relative_run_directory_would_be_lost(checkout: Path) -> None:
     with pytest.raises(UsageError, match=r"run\.directory"):
-        submit_job(build_config({}), address="http://127.0.0.1:1", dry_run=False, entrypoint=None, echo=print)
+        make_job(None, LOCAL, [])
 
 
-def test_command_of_the_job() -> None:
-    assert command(dry_run=True) == "python -m cluster.cli train --config job.yaml --dry-run"
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "python -m cluster.cli train --config job.yaml"),
+        ({"dry_run": True}, "python -m cluster.cli train --config job.yaml --dry-run"),
+        (
+            {"resume": Path("/shared/runs/a")},
+            "python -m cluster.cli train --resume /shared/runs/a run.directory=/r cluster.address=auto",
+        ),
+        (
+            {"replay": Path("/shared/runs/a")},
+            "python -m cluster.cli train --replay /shared/runs/a run.directory=/r cluster.address=auto",
+        ),
+        (
+            {"command": "eval --checkpoint /shared/runs/a --n 64"},
+            "python -m cluster.cli eval --checkpoint /shared/runs/a --n 64 run.directory=/r cluster.address=auto",
+        ),
+        (
+            {"command": "sft --output /shared/m --objective bon_sft"},
+            "python -m cluster.cli sft --output /shared/m --objective bon_sft --config job.yaml",
+        ),
+        ({"entrypoint": "echo started; exit 3"}, "echo started; exit 3"),
+    ],
+)
+def test_command_of_the_job(checkout: Path, options: dict[str, Any], expected: str) -> None:
+    assert make_job(None, LOCAL, ["run.directory=/r"], **options).command == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": Path("runs/a")}, "--resume = runs/a"),
+        ({"replay": Path("runs/none-such")}, "--replay runs/none-such"),
+        ({"command": "sft --output mine"}, "sft: --output = mine"),
+        ({"command": "eval --checkpoint /r --output=mine"}, "eval: --output = mine"),
+        ({"command": "grade --input x"}, "begin with eval, sft"),
+        ({"command": "eval 'x"}, "close its quotes"),
+        ({"resume": Path("/r"), "replay": Path("/r")}, "--resume and --replay"),
+    ],
+)
+def test_results_that_would_be_lost_are_refused(checkout: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_job(None, LOCAL, ["run.directory=/r"], **options)
+    with pytest.raises(UsageError, match="leave --config out"):
+        make_job(LOCAL, LOCAL, [], resume=Path("/r"))
+
+
+def test_variables_of_the_job() -> None:
+    here = {"WANDB_API_KEY": "secret", "HF_TOKEN": "", "HOME": "/home/x", "OTHER": "1"}
+    assert environment([], here) == {"WANDB_API_KEY": "secret"}
+    found = environment(["OTHER", "NEW=a=b", "WANDB_API_KEY=mine"], here)
+    assert found == {"WANDB_API_KEY": "mine", "OTHER": "1", "NEW": "a=b"}
+    with pytest.raises(UsageError, match="--env MISSING: it is not set here"):
+        environment(["MISSING"], here)
+    with pytest.raises(UsageError) as error:
+        environment(["-bad=secret"], here)
+    assert "secret" not in str(error.value)
+
+
+class FakeClient:
+    """Ray's job client at the edge of the process: notes what is submitted, with the files of its package."""
+
+    def __init__(self, status: str = "SUCCEEDED", failure: Exception | None = None) -> None:
+        self.status, self.failure = status, failure
+        self.files: dict[str, str] = {}
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any]) -> str:
+        self.entrypoint, self.variables = entrypoint, runtime_env["env_vars"]
+        if self.failure:
+            raise self.failure
+        root = Path(runtime_env["working_dir"])
+        self.files = {str(f.relative_to(root)): str(f.stat().st_size) for f in root.rglob("*") if f.is_file()}
+        self.git = json.loads((root / "git.json").read_text())
+        self.text = b"".join(f.read_bytes() for f in root.rglob("*") if f.is_file())
+        return submission_id
+
+    def get_job_info(self, job: str) -> Any:
+        from ray.job_submission import JobStatus
+
+        return SimpleNamespace(status=JobStatus(self.status), driver_exit_code=3, message="failed")
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "log of the job\n"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    client = FakeClient()
+    monkeypatch.setattr(submit, "_client", lambda url: client)
+    monkeypatch.setattr(submit, "check_address", lambda address: address)
+    return client
+
+
+def send(job: Job, variables: dict[str, str] | None = None) -> tuple[int, str]:
+    lines: list[str] = []
+    status = submit_job(
+        job, address="http://head:8265", variables=variables or {}, echo=lambda text, **_: lines.append(text)
+    )
+    return status, "\n".join(lines)
+
+
+def test_everything_that_the_job_reads_travels(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "data/.gitignore").write_text("*")  # Ray would leave out what it names
+    monkeypatch.chdir(tmp_path)
+    keys = ["task.jsonl.train=data/train.jsonl", "task.jsonl.test=data/test.jsonl", "task.name=jsonl"]
+    keys += ["task.scorer.path=scorer", "task.jsonl.validation=hf://datasets/a/b/c.jsonl", "model.path=model"]
+    job = make_job(None, checkout / LOCAL, ["run.directory=/r", *keys], entrypoint="python my.py --n 3")
+    status, output = send(job, {"WANDB_API_KEY": "the-secret"})
+    assert status == 0 and "log of the job" in output
+    wanted = {"data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py", "job.yaml"}
+    assert wanted <= set(client.files) and "data/.gitignore" not in client.files
+    assert client.entrypoint == "python my.py --n 3"
+    assert client.variables == {"WANDB_API_KEY": "the-secret"}
+    assert "WANDB_API_KEY" in output and "the-secret" not in output and b"the-secret" not in client.text
+    assert client.git["commit"] == git_state()["commit"]
+
+
+@pytest.mark.parametrize("key", ["task.path", "task.scorer.path", "task.jsonl.train", "task.jsonl.test", "model.path"])
+def test_paths_that_cannot_travel_are_refused(checkout: Path, client: FakeClient, key: str) -> None:
+    job = make_job(None, LOCAL, ["run.directory=/r", f"{key}=none-such"])
+    with pytest.raises(UsageError, match=re.escape(f"{key} = none-such")):
+        send(job)
+
+
+def test_a_script_that_is_not_here_is_refused(checkout: Path, client: FakeClient) -> None:
+    with pytest.raises(UsageError, match=r"--entrypoint: my\.py"):
+        send(make_job(None, LOCAL, ["run.directory=/r"], entrypoint="python my.py"))
+    assert send(make_job(None, LOCAL, [], entrypoint="python -c 'import cluster.cli; print(1)'"))[0] == 0
+    assert send(make_job(None, LOCAL, [], entrypoint="cat job.yaml cluster/local.yaml; ls /tmp"))[0] == 0
+
+
+def test_groups_of_a_replayed_run_travel(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "a"
+    (run / "groups").mkdir(parents=True)
+    (run / "checkpoints").mkdir()
+    for name in ("config.yaml", "groups/step-000001.parquet", "checkpoints/large"):
+        (run / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert send(make_job(None, LOCAL, ["run.directory=/r", "model.path=/m"], replay=Path("runs/a")))[0] == 0
+    assert {"runs/a/config.yaml", "runs/a/groups/step-000001.parquet"} <= set(client.files)
+    assert "runs/a/checkpoints/large" not in client.files
+    with pytest.raises(UsageError, match=r"run\.directory"):
+        make_job(None, LOCAL, [], replay=Path("runs/a"))
+
+
+def test_a_refused_upload_names_the_limit(checkout: Path, client: FakeClient) -> None:
+    client.failure = RuntimeError("Request failed with status code 413: Maximum request body size exceeded")
+    with pytest.raises(UsageError, match="at most 100 MiB"):
+        send(make_job(None, LOCAL, ["run.directory=/r"]))
+
+
+def test_a_failed_job_says_where_its_logs_are(checkout: Path, client: FakeClient) -> None:
+    client.status = "FAILED"
+    status, output = send(make_job(None, LOCAL, ["run.directory=/r"]))
+    assert status == 3
+    assert "ray job logs --address http://head:8265 bonrl-" in output
+    assert "/tmp/ray/session_latest/logs/job-driver-bonrl-" in output and "worker-*.err" in output
 
 
 @dataclass(frozen=True)
@@ -175,12 +352,23 @@ def test_dry_run_job_streams_its_log_and_succeeds(head: Head) -> None:
 @pytest.mark.slow
 def test_job_finds_the_packaged_plugin(head: Head) -> None:
     code = (
-        "import actors; from importlib.metadata import distribution; "
-        "print(distribution('bonrl').locate_file('').resolve())"
+        "import actors, os; from importlib.metadata import distribution; "
+        "from cluster.run_directory import git_state; "
+        "print(distribution('bonrl').locate_file('').resolve(), 'commit', git_state()['commit'], os.environ['MINE'])"
     )
-    status, output = head.job("--entrypoint", f'python -c "{code}"')
+    secret = "not-to-be-printed"
+    status, output = head.job(
+        "--entrypoint",
+        f'python -c "{code}" && test -n "$WANDB_API_KEY" && echo the key for $WANDB_BASE_URL arrived',
+        "--env",
+        "MINE=a value",
+        WANDB_API_KEY=secret,
+        WANDB_BASE_URL="http://wandb.invalid",
+    )
     assert status == 0, output
     assert "working_dir_files" in output, "the job read the metadata of an installed bonrl, not of its package"
+    assert f"commit {git_state()['commit']} a value" in output
+    assert "the key for http://wandb.invalid arrived" in output and secret not in output
 
 
 @pytest.mark.slow
@@ -188,6 +376,7 @@ def test_exit_status_of_the_job_is_returned(head: Head) -> None:
     status, output = head.job("--entrypoint", "echo started; exit 3")
     assert status == 3
     assert "started" in output and "failed with exit status 3" in output
+    assert "job-driver-bonrl-" in output
 
 
 @pytest.mark.slow
