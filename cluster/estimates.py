@@ -22,7 +22,7 @@ GPUS_PER_NODE = 8  # assumed on a cluster, whose nodes are not known here
 _SAMPLER_RUNTIME = 1.6 * GIB
 _LEARNER_RUNTIME = 0.9 * GIB
 _OTHER_RUNTIME = 1.5 * GIB  # driver, Ray's own processes, verifier workers and the queue
-_VERIFIER_RUNTIME = 0.15 * GIB
+_VERIFIER_RUNTIME = 0.33 * GIB
 _GPU_RUNTIME = GIB  # CUDA context, communication buffers
 _VLLM_WORKSPACE = 2 * GIB  # on each GPU: activations of a full batch, CUDA graphs
 # Arrow bytes of one response token: token id int32 and log-probability float32; doubled for the copy in flight.
