@@ -96,10 +96,10 @@ def test_no_program(response: str) -> None:
 def test_hostile_responses_are_quick(attack: str) -> None:
     import time
 
-    started = time.perf_counter()
+    started = time.process_time()  # not wall time: other work on the machine is no fault of the reader
     for prompt in ("", STUB):
         program_of(attack, prompt=prompt, entry_point="add")
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 PROBLEM = {
