@@ -95,7 +95,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "OLMo 2": _text("Olmo2Config"),
     "GLM-4": _text("Glm4Config", head_dim=32),
     "GPT-2": _text("GPT2Config", n_embd=128, n_layer=2, n_head=4, n_positions=256),
-    "GPT-NeoX": _text("GPTNeoXConfig"),
+    "GPT-NeoX": _text("GPTNeoXConfig", num_attention_heads=2),
     "Falcon-H1": _text(
         "FalconH1Config", mamba_d_ssm=128, mamba_n_heads=4, mamba_d_head=32, mamba_d_state=32, mamba_chunk_size=16
     ),

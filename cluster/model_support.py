@@ -20,6 +20,7 @@ _VLLM_TABLES = {
     "_TRANSFORMERS_BACKEND_MODELS",
 }
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+_CPU_ROTARY_STEP = 16  # 8 of a GPT-NeoX head gave noise (vLLM 0.32), 16 the right log-probabilities
 _REMEDY = "set model.path to a causal language model that both support (docs/models.md lists those that were tried)"
 
 
@@ -103,11 +104,28 @@ def _attention_problems(place: str, config: dict[str, Any], dtype: str) -> Itera
     if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
         return
     size, known = text.get("head_dim") or hidden // heads, _cpu_head_sizes()
-    if known and size not in known:
+    rotated = int(size * _rotary_share(text))
+    if rotated % _CPU_ROTARY_STEP:
+        yield (
+            f"{place}: {rotated} dimensions of its heads are rotated by position, and vLLM's kernel for CPUs is wrong "
+            f"where they are no multiple of {_CPU_ROTARY_STEP}; sample on GPUs (sampler.gpus) or set model.path to "
+            "another model"
+        )
+    elif known and size not in known:
         yield (
             f"{place}: its heads have size {size}, and vLLM's attention on CPUs knows {', '.join(map(str, known))}; "
             "sample on GPUs (sampler.gpus) or set model.path to another model"
         )
+
+
+def _rotary_share(text: dict[str, Any]) -> float:
+    """The share of a head that position encoding rotates."""
+    places = (text.get("rope_parameters"), text.get("rope_scaling"), text)
+    for place in places:
+        for key in ("partial_rotary_factor", "rotary_pct"):
+            if isinstance(place, dict) and isinstance(value := place.get(key), int | float):
+                return float(value)
+    return 0.25 if text.get("model_type") == "gpt_neox" else 1.0  # the default of its configuration
 
 
 def vllm_architectures() -> frozenset[str]:
