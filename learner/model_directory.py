@@ -45,7 +45,8 @@ def load_causal_lm(path: str | Path, dtype: str) -> Any:
     """The transformers model on the CPU, without dropout; of a multimodal checkpoint the language model alone.
 
     Dropout is switched off because the samples were drawn without it: with it, no importance ratio would be 1.
-    transformers chooses the attention: SDPA where the model supports it, otherwise its eager implementation.
+    transformers chooses the attention: SDPA where the model supports it, otherwise its eager implementation. SDPA would
+    ignore the soft cap of attention scores (Gemma 2) without an error, so a model with one gets the eager attention.
     `model.dropped_weights` lists what was left out of a multimodal checkpoint, by the checkpoint's names.
     """
     if dtype not in DTYPES:
@@ -62,7 +63,12 @@ def load_causal_lm(path: str | Path, dtype: str) -> Any:
             if ("dropout" in key or "pdrop" in key) and isinstance(value, float):
                 setattr(part, key, 0.0)
     model, found = _auto_class(text is not config).from_pretrained(
-        path, config=config, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
+        path,
+        config=config,
+        dtype=DTYPES[dtype],
+        attn_implementation="eager" if getattr(text, "attn_logit_softcapping", None) else None,
+        local_files_only=True,
+        output_loading_info=True,
     )
     if found["missing_keys"]:
         raise ValueError(

@@ -49,6 +49,22 @@ def test_weights_leave_as_the_checkpoint_has_them(architecture, tmp_path):
     assert type(load_causal_lm(export, "float32")) is type(model)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "attention"),
+    [("Llama, tied", "sdpa"), ("Gemma 2", "eager"), ("Gemma 3 text", "sdpa"), ("gpt-oss", "eager")],
+)
+def test_the_attention_computes_what_the_architecture_says(architecture, attention, tmp_path):
+    """SDPA has no attention sinks, which transformers knows, and no soft cap, which it does not."""
+    from transformers import AutoModelForCausalLM
+
+    save_tiny_model(architecture, tmp_path)
+    model = load_causal_lm(tmp_path, "float32").eval()
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert model.config._attn_implementation == attention
+    tokens = torch.arange(3, 40)[None]
+    torch.testing.assert_close(model(input_ids=tokens).logits, exact(input_ids=tokens).logits, rtol=0, atol=1e-4)
+
+
 def test_an_export_keeps_the_source_configuration_with_its_new_dtype(tmp_path):
     source = tmp_path / "source"
     save_tiny_model("Gemma 3", source)
