@@ -84,19 +84,19 @@ def _start_math(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 
 
 def _check_gsm8k(fields: Fields) -> tuple[str, str]:
-    from verifiers.gsm8k import parse_number
+    from verifiers.gsm8k import reference_number
 
     reference = _field(fields, "reference")
-    if parse_number(reference) is None:
+    if reference_number(reference) is None:
         raise ValueError(f"the reference {reference!r} is no number")
     return _field(fields, "prediction"), reference
 
 
 def _grade_gsm8k(row: tuple[str, str]) -> Verdict:
-    from verifiers.gsm8k import grade, parse_number
+    from verifiers.gsm8k import grade, reference_number
 
     prediction, reference = row
-    number = parse_number(reference)
+    number = reference_number(reference)
     assert number is not None  # checked while reading
     return grade(prediction, number)
 

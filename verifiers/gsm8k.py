@@ -12,7 +12,7 @@ import time
 from fractions import Fraction
 
 from verifiers.datasets import Directory, FileTask, Row, read_rows
-from verifiers.mathematics.extraction import denied, extract, final_part
+from verifiers.mathematics.extraction import denied, extract, final_part, without_emphasis
 from verifiers.mathematics.grader import canonical
 from verifiers.mathematics.normalisation import normalise
 from verifiers.mathematics.reading import read
@@ -46,6 +46,16 @@ def parse_number(text: str) -> Fraction | None:
     return Fraction(text.replace(",", ""))
 
 
+def reference_number(text: str) -> Fraction | None:
+    """The number of a reference: a numeral, or what the data set's own answer field puts after ``####``, or what a text
+    announces or boxes. None where it holds none, or only numbers in passing."""
+    plain = parse_number(text)
+    if plain is not None:
+        return plain
+    found = extract(text, prose=False)
+    return extract_number(text) if "####" in text or found.source in ("box", "phrase") else None
+
+
 def extract_number(response: str) -> Fraction | None:
     r"""The final number of a response, by the policy of the math grader: one answer, or none.
 
@@ -64,7 +74,7 @@ def extract_number(response: str) -> Fraction | None:
 
 def _value(text: str) -> Fraction | None:
     r"""The number that a line says: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
-    text = normalise(without_currency(text)[0]) if len(text) <= MAX_LINE_CHARS else ""
+    text = normalise(without_currency(without_emphasis(text))[0]) if len(text) <= MAX_LINE_CHARS else ""
     plain = parse_number(text)
     if plain is not None or not text:
         return plain
@@ -102,7 +112,7 @@ class Gsm8k(FileTask):
 
     def _prompt(self, row: Row) -> Prompt:
         fields = row.fields
-        answer = parse_number(fields["answer"])
+        answer = reference_number(fields["answer"])
         if answer is None:
             raise ValueError(
                 f"{row.place}: the answer {fields['answer']!r} is no number; put the final number there alone"

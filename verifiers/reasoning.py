@@ -1,22 +1,45 @@
-"""Where a model's reasoning ends and its answer begins, for all the tags in public use.
+"""Where a model's reasoning ends and its answer begins, for the tags in public use.
 
-Only the answer is judged: a result that stands inside of the reasoning earns nothing.
+Only the answer is judged: a result inside the reasoning earns nothing. The tags are those of vLLM's reasoning parsers
+(DeepSeek, Qwen, Mistral, Seed, MiniMax, Hunyuan, Kimi, Cohere, Gemma, Granite, gpt-oss) and of public training recipes.
 """
 
 from __future__ import annotations
 
 import re
 
-_NAMES = "think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad|inner_monologue|seed:think"
-_START = re.compile(
-    rf"<(?:{_NAMES})>|\[(?:THINK|THINKING|REASONING)\]|◁think▷|<\|begin_of_thought\|>"
-    r"|<\|(?:start_)?(?:think|thinking)\|>|<\|channel\|>\s*(?:analysis|commentary)",
-    re.IGNORECASE,
+_NAMES = (
+    "think|thinking|thoughts?|reason|reasoning|reflect|reflection|analysis|scratchpad|rationale|cot|chain_of_thought"
+    "|(?:inner|internal)_(?:thoughts?|monologue)|deep_(?:thought|think)|(?:thought|thinking|reasoning)_process"
+    "|working_out"
 )
-_END = re.compile(
-    rf"</(?:{_NAMES})>|\[/(?:THINK|THINKING|REASONING)\]|◁/think▷|<\|end_of_thought\|>|<\|begin_of_solution\|>"
-    r"|<\|(?:/|end_)(?:think|thinking)\|>|<\|channel\|>\s*final\s*<\|message\|>",
-    re.IGNORECASE,
+_ATTRIBUTES = r"(?:\s+[\w-]{1,20}\s*=[^<>]{0,80})?\s*"
+# A prefix such as `seed:` or `start_`, and a suffix such as `:6124c78e` or `_start`; the groups say whether it ends.
+_TAG = (
+    rf"<\s*(?P<slash>/)?\s*(?:[a-z]{{1,12}}:)?(?P<edge>start_|begin_|end_)?(?:{_NAMES})(?::\w{{1,16}})?{_ATTRIBUTES}>"
+    rf"|<[|｜]\s*(?P<slash2>/)?(?P<edge2>(?:start|begin|end)(?:[_▁]of)?[_▁])?(?:{_NAMES})(?P<edge3>[_▁](?:start|begin|end))?\s*[|｜]>"
+    rf"|\[(?P<slash3>/)?(?:{_NAMES})\]|◁(?P<slash4>/)?(?:{_NAMES})▷"
+    rf"|<\|(?:open|(?P<edge4>close))\|>\s*(?:{_NAMES})\s*<\|sep\|>"
+    r"|<\|channel\|>\s*(?:(?:analysis|commentary)|(?P<edge5>final)[^\n]{0,80}?<\|message\|>)"
+    r"|<\|channel>|(?P<edge6><channel\|>)|<unused94>|(?P<edge7><unused95>)"
+    r"|(?P<edge9><\|begin_of_solution\|>|<\|START_RESPONSE\|>|<\|open\|>\s*response\s*<\|sep\|>)"
+)
+_MARK = re.compile(_TAG, re.IGNORECASE)
+# Marks in plain words: gpt-oss without its special tokens, recipients of messages, and Granite.
+_WORDED = re.compile(
+    r"\A\s*analysis(?=[A-Z][a-z' ])|assistant(?:analysis|commentary)(?=[A-Z])|(?P<final>assistantfinal)"
+    r"|to=(?:self|(?P<user>user))<\|message\|>"
+    r"|Here(?:'s| is) my thought process:|(?P<response>Here(?:'s| is) my response:)"
+)
+_CANDIDATE = re.compile(r"[<\[◁](?=/?[A-Za-z]|(?<=<)[\s|｜])")  # where a mark may begin; quick to find
+_WORDS = (
+    "to=self",
+    "to=user",
+    "analysis",
+    "assistantfinal",
+    "assistantcommentary",
+    "my thought process:",
+    "my response:",
 )
 _OPENING_CHARS = 1_000
 """Reasoning that starts within so many characters and never ends takes the whole response."""
@@ -28,12 +51,36 @@ def after_reasoning(response: str) -> str:
     A closing tag without an opening one counts too, because many chat templates open the reasoning themselves. What
     follows a later tag that is opened and not closed is reasoning again.
     """
-    end = 0
-    for match in _END.finditer(response):
-        end = match.end()
-    start = _START.search(response, end)
-    if start is None:
+    end, start = 0, -1
+    for position, after, closes in _marks(response):
+        if closes:
+            end, start = after, -1
+        elif start < 0:
+            start = position
+    if start < 0:
         return response[end:]
-    if end == 0 and start.start() < _OPENING_CHARS:
+    if end == 0 and start < _OPENING_CHARS:
         return ""
-    return response[end : start.start()]
+    return response[end:start]
+
+
+def _marks(response: str) -> list[tuple[int, int, bool]]:
+    """Start and end of each mark, and whether it closes the reasoning; in order."""
+    found: list[tuple[int, int, bool]] = []
+    for candidate in _CANDIDATE.finditer(response):
+        match = _MARK.match(response, candidate.start())
+        if match is not None:
+            found.append((match.start(), match.end(), _closes(match)))
+    if any(word in response for word in _WORDS):
+        words = _WORDED.finditer(response)
+        found += [(match.start(), match.end(), match.lastgroup is not None) for match in words]
+        found.sort()
+    return found
+
+
+def _closes(match: re.Match[str]) -> bool:
+    groups = match.groupdict()
+    edges = (value for name, value in groups.items() if value and name in ("edge", "edge2", "edge3"))
+    if any(groups[name] for name in groups if name not in ("edge", "edge2", "edge3")):
+        return True
+    return any("end" in edge.lower() for edge in edges)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from verifiers import Status, TaskSettings, make_task
-from verifiers.gsm8k import extract_number, parse_number
+from verifiers.gsm8k import extract_number, parse_number, reference_number
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
@@ -60,6 +60,26 @@ def test_extraction(response: str, number: str) -> None:
 )
 def test_nothing_to_extract(response: str) -> None:
     assert extract_number(response) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "number"),
+    [
+        ("1,000", "1000"),
+        ("She earns $<<9*2=18>>18 a day.\n#### 18", "18"),
+        ("#### **18**", "18"),
+        ("The answer is 18.", "18"),
+        ("<answer>18</answer>", "18"),
+        (r"so \boxed{18}", "18"),
+    ],
+)
+def test_references_are_read_as_responses_are(reference: str, number: str) -> None:
+    assert reference_number(reference) == Fraction(number)
+
+
+@pytest.mark.parametrize("reference", ["", "12 apples and 3 pears", "there are 3", "#### none", "1,23"])
+def test_references_without_a_number(reference: str) -> None:
+    assert reference_number(reference) is None
 
 
 @pytest.mark.parametrize("text", ["", "-", "1/2", "1,23", "1e5", "12 apples", "--3", "１", "9" * 41, "nan"])

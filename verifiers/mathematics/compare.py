@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from verifiers.mathematics import numeric, realset
+from verifiers.mathematics import close_values, numeric, realset
 from verifiers.mathematics.numeric import Evaluator, Undefined, Value, contains, variables
 from verifiers.mathematics.policy import MathPolicy
 from verifiers.mathematics.shapes import reduce_relation, signs_resolved, substitute
@@ -94,16 +94,26 @@ class Comparison:
         ours, theirs = left.args[0], right.args[0]
         if not variables(ours) or not variables(theirs):
             return False
+        points = self._points(variables(ours) | variables(theirs))
+        ratio = self._common_ratio(ours, theirs, points, 35)
+        if ratio is None or isinstance(ratio, Fraction):
+            return ratio is not None
+        with numeric.digits(numeric.FINE_DIGITS):
+            return self._common_ratio(ours, theirs, points, numeric.FINE_DIGITS // 2) is not None
+
+    def _common_ratio(self, left: Node, right: Node, points: Sequence[dict[str, Fraction]], digits: int) -> Value:
+        """The ratio that two expressions have at all points, to so many digits; None where it differs."""
         ratio: Value = None
-        for point in self._points(variables(ours) | variables(theirs)):
-            values = self._at(ours, theirs, point)
+        for point in points:
+            values = self._at(left, right, point)
             if values is None or values[0] == 0 or values[1] == 0:
                 continue
-            current = numeric.as_real(values[0]) / numeric.as_real(values[1])
-            if ratio is not None and not numeric.same(ratio, current):
-                return False
+            exact = all(isinstance(value, Fraction) for value in values)
+            current = values[0] / values[1] if exact else numeric.as_real(values[0]) / numeric.as_real(values[1])
+            if ratio is not None and not numeric.same(ratio, current, digits):
+                return None
             ratio = current
-        return ratio is not None
+        return ratio
 
     # --- structures -------------------------------------------------------------------------------
 
@@ -190,16 +200,9 @@ class Comparison:
         return (left.value[0] if ratio > 0 else turned[left.value[0]]) == right.value[0]
 
     def _constant_ratio(self, left: Node, right: Node) -> Value:
-        ratio: Value = None
-        for point in self._points(variables(left) | variables(right)):
-            values = self._at(left, right, point)
-            if values is None or values[0] == 0 or values[1] == 0:
-                continue
-            current = numeric.as_real(values[0]) / numeric.as_real(values[1])
-            if not numeric.is_real(current) or (ratio is not None and not numeric.same(ratio, current)):
-                return None
-            ratio = current.real
-        return ratio
+        points = self._points(variables(left) | variables(right))
+        ratio = self._common_ratio(left, right, points, 35)
+        return ratio.real if ratio is not None and numeric.is_real(ratio) else None
 
     # --- scalars ----------------------------------------------------------------------------------
 
@@ -250,38 +253,55 @@ class Comparison:
         if names:
             return any(self._same_function(left, right, names, base) for base in bases)
         for base in bases:
+            left_evaluator, right_evaluator = Evaluator(log_base=base), Evaluator(log_base=base)
             try:
-                ours, theirs = Evaluator(log_base=base).value(left), Evaluator(log_base=base).value(right)
+                ours, theirs = left_evaluator.value(left), right_evaluator.value(right)
             except Undefined:
                 continue
-            if self._agree(left, right, ours, theirs, None, base) or self._rounded(left, ours, right, theirs):
+            cancelled = left_evaluator.cancelled or right_evaluator.cancelled
+            if self._agree(left, right, (ours, theirs), None, base, cancelled=cancelled):
+                return True
+            if self._rounded(left, ours, right, theirs):
                 return True
         return False
 
     def _agree(
-        self, left: Node, right: Node, ours: Value, theirs: Value, point: dict[str, Fraction] | None, base: int | None
+        self,
+        left: Node,
+        right: Node,
+        values: tuple[Value, Value],
+        point: dict[str, Fraction] | None,
+        base: int | None,
+        *,
+        cancelled: bool,
+        checked: bool = False,
     ) -> bool:
-        """Whether two values are equal, with more digits where rounding may hide that."""
-        if numeric.same(ours, theirs):
-            return True
-        if (isinstance(ours, Fraction) and isinstance(theirs, Fraction)) or not numeric.cancels(ours, theirs):
-            return False
-        with numeric.fine():
-            values = self._at(left, right, point or {}, base)
-            if values is None:
-                return False
-            fine = numeric.as_real(values[0]) - numeric.as_real(values[1])
-            return numeric.vanishes(numeric.as_real(ours) - numeric.as_real(theirs), fine)
+        """Whether two values are equal. Where rounding may hide it, integers decide, or many more digits.
+
+        ``checked``: that the values are equal at other points, with many digits, is known.
+        """
+        ours, theirs = values
+        if isinstance(ours, Fraction) and isinstance(theirs, Fraction):
+            return bool(ours == theirs)
+        same = numeric.same(ours, theirs)
+        if (same and checked) or not (same or cancelled or numeric.close(ours, theirs)):
+            return same
+        if same and point is None and (exact := close_values.equal_residues(left, right)) is not None:
+            return exact
+        return close_values.equal_finely(left, right, point, base)
 
     def _same_function(self, left: Node, right: Node, names: frozenset[str], base: int | None) -> bool:
         if variables(left) != variables(right) and (not variables(left) or not variables(right)):
             return False
         agreed = complex_agreed = 0
         for point in self._points(names):
-            values = self._at(left, right, point, base)
-            if values is None:
+            evaluator = Evaluator(point, base)
+            try:
+                values = evaluator.value(left), evaluator.value(right)
+            except Undefined:
                 continue
-            same = self._agree(left, right, *values, point, base)
+            checked = agreed + complex_agreed > 0
+            same = self._agree(left, right, values, point, base, cancelled=evaluator.cancelled, checked=checked)
             if all(numeric.is_real(value) for value in values):
                 if not same:
                     return False

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from verifiers.mathematics import announcements
 from verifiers.mathematics.delimiters import formulas, without_formulas
 from verifiers.mathematics.normalisation import matching_brace
 from verifiers.reasoning import after_reasoning
@@ -36,19 +37,31 @@ class Extraction:
 
 
 _BOX = re.compile(r"\\(?:f|x)?boxed? {0,8}(?=\{)|\\fbox {0,8}(?=\{)|\\boxed {1,8}(?=[A-Za-z0-9])")
-_ANSWER_TAG = re.compile(
-    r"<answer\b[^<>\n]{0,80}>(.*?)(?:</answer\s{0,4}>|(?=<answer\b)|\Z)", re.IGNORECASE | re.DOTALL
+# Tags around the answer: those whose content is the answer itself, and those around a whole last part.
+_ANSWER_TAGS, _PART_TAGS = (
+    re.compile(
+        rf"<\s{{0,4}}(?:{names})\b[^<>\n]{{0,80}}>(.*?)"
+        rf"(?:<\s{{0,4}}/\s{{0,4}}(?:{names})\s{{0,4}}>?|(?=<\s{{0,4}}(?:{names})\b)|\Z)",
+        re.IGNORECASE | re.DOTALL,
+    )
+    for names in ("(?:final[_ -]?)?answer", "solution|result|response|output|conclusion")
 )
+_OTHER_TAG = re.compile(r"\[(/?)(?:final[_ -]?)?answer\]|<\|(begin|end)_of_box\|>", re.IGNORECASE)
 # Emphasis of Markdown. A star between two operands is a product and two are a power, so none may touch an operand
 # from outside.
 _EMPHASIS = (
-    re.compile(r"(?<![\w)\]}*\\])\*\*(?=[^\s*])([^*\n]{1,400})(?<=[^\s*])\*\*(?![\w(*])"),
-    re.compile(r"(?<![\w)\]}*\\^])\*(?=[^\s*])([^*\n{}^]{1,200})(?<=[^\s*])\*(?![\w(*])"),
-    re.compile(r"(?<![\w\\}])__(?=[^\s_])([^_\n]{1,400})(?<=[^\s_])__(?!\w)"),
-    re.compile(r"(?<!`)`{1,3}(?=[^\s`])([^`\n]{1,400})(?<=[^\s`])`{1,3}(?!`)"),
+    ("**", re.compile(r"(?<![\w)\]}*\\])\*{2,3}(?=[^\s*])([^*\n]{1,400})(?<=[^\s*])\*{2,3}(?![\w(*])")),
+    ("*", re.compile(r"(?<![\w)\]}*\\^])\*(?=[^\s*])([^*\n{}^]{1,200})(?<=[^\s*])\*(?![\w(*])")),
+    ("__", re.compile(r"(?<![\w\\}])__(?=[^\s_])([^_\n]{1,400})(?<=[^\s_])__(?!\w)")),
+    ("_", re.compile(r"(?<![\w\\}^)_])_(?=[^\s_{])([^_\n{}^\\]{1,200})(?<=[^\s_])_(?![\w{_])")),
+    ("```", re.compile(r"(?<!`)`{3}(?:[a-z]{1,12}(?=\n))?\s*([^`]{1,400}?)\s*`{3}(?!`)")),
+    ("`", re.compile(r"(?<!`)`{1,2}(?=[^\s`])([^`\n]{1,400})(?<=[^\s`])`{1,2}(?!`)")),
 )
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
+_HEADING = re.compile(r"(?m)^ {0,3}#{1,3}[ \t]+(?=\S)")
+_MARKED = re.compile(r"[*_`#]")
 _PHRASE = re.compile(
-    r"(?:(?:final|correct|right)\s{1,4}answer|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
+    r"(?:(?:final|correct|right)\s{1,4}answer|(?:correct|right)\s{1,4}(?:option|choice)|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
     r"(?:\s{0,4}:)?|(?:final\s{1,4})?answer\s{0,4}(?:\*{1,2})?\s{0,4}:|####",
     re.IGNORECASE,
 )
@@ -67,7 +80,7 @@ _DENIED = re.compile(
     r"(?:\s+(?!(?:is|are|was|equals?|but|so|hence|thus|therefore)\b)[A-Za-z]+){0,3}[\s$(\[{\\*\"'=]*$",
     re.IGNORECASE,
 )
-_CHAT_END = re.compile(r"<\|[a-z_]{2,20}\|>")
+_CHAT_END = re.compile(r"<\|(?!begin_of_box|end_of_box)[a-z_]{2,20}\|>")
 # Words of a sentence: two or more in a row make a text prose and not a bare answer such as "7 square feet".
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
@@ -81,7 +94,7 @@ def final_part(response: str) -> str:
     """The part of a response that may hold the answer: its end, after the reasoning tags, before a chat mark."""
     text = after_reasoning(response)[-MAX_RESPONSE_CHARS:]
     mark = _CHAT_END.search(text)
-    return text[: mark.start()] if mark else text
+    return (text[: mark.start()] if mark else text).replace("{:}", ":")
 
 
 def boxes(text: str) -> tuple[str, ...]:
@@ -123,12 +136,12 @@ def _after_phrase(text: str) -> str | None:
     strong = [match for match in matches if not _WEAK.match(match.group())]
     chosen = strong or matches
     for match in reversed(chosen):
-        tail = text[match.end() : match.end() + 2_000].lstrip(" *:\n\t\"“'").removeprefix('\\"')
+        tail = text[match.end() : match.end() + 2_000].lstrip(" *:：\n\t\"“'").removeprefix('\\"')
         formula = next(formulas(tail), None)
         if formula is not None and formula.start == 0:
             return formula.content + _joined_formulas(tail[formula.end :])
         sentence = _SENTENCE_END.split(tail, maxsplit=1)[0].split("\n")[0]
-        sentence = sentence.strip(" *\"'").removesuffix(".")
+        sentence = sentence.strip(" *\"'”").removesuffix(".").rstrip(' *"”')
         if sentence and is_bare(sentence):
             return sentence
         if sentence:
@@ -188,10 +201,10 @@ def extract(response: str, *, prose: bool = True) -> Extraction:
         response: The whole response, or a bare answer.
         prose: Whether a response with neither a box nor an announced answer yields its last formula or number.
     """
-    text = without_emphasis(final_part(response))
+    text = final_part(response)
     if not text.strip():
         return Extraction((), "none", "nothing follows the reasoning" if response.strip() else "empty")
-    tagged = _ANSWER_TAG.findall(text)
+    tagged = _tagged(text)
     if not tagged:
         return _extract(text, prose)
     if len(tagged) > MAX_BOXES:
@@ -203,21 +216,42 @@ def extract(response: str, *, prose: bool = True) -> Extraction:
     return Extraction(candidates, "box")
 
 
+def _tagged(text: str) -> list[str]:
+    """The contents of the answer tags; of the tags around a whole last part where there are no others."""
+    if "[/" in text or "_of_box|>" in text:
+        text = _OTHER_TAG.sub(lambda match: "</answer>" if match[1] or match[2] == "end" else "<answer>", text)
+    if "<" not in text:
+        return []
+    return _ANSWER_TAGS.findall(text) or _PART_TAGS.findall(text)
+
+
+def has_tag(text: str) -> bool:
+    """Whether a text holds an answer tag."""
+    return bool(_tagged(text))
+
+
 def without_emphasis(text: str) -> str:
-    """The text without Markdown's marks for bold, italic and code; their content stays."""
-    if "*" not in text and "__" not in text and "`" not in text:
+    """The text without Markdown's marks for bold, italic, code and headings; their content stays."""
+    if not _MARKED.search(text):
         return text
-    for mark in _EMPHASIS:
-        text = mark.sub(r"\1", text)
-    return text
+    for sign, mark in _EMPHASIS:
+        if sign in text:
+            text = mark.sub(r"\1", text)
+    return _HEADING.sub("", text) if "#" in text else text
 
 
 def _extract(text: str, prose: bool) -> Extraction:
+    if "~~" in text:
+        text = _STRUCK.sub("", text)
     found = boxes(text)
     if len(found) > MAX_BOXES:
         return Extraction((), "none", f"more than {MAX_BOXES} boxes")
     if found:
-        return Extraction(found, "box")
+        return Extraction(tuple(map(without_emphasis, found)), "box")
+    text = without_emphasis(text)
+    foreign = announcements.announced(text)
+    if foreign:
+        return Extraction((next((formula.content for formula in formulas(foreign)), foreign),), "phrase")
     if is_bare(text):
         return Extraction((text,), "bare")
     announced = _after_phrase(text)

@@ -7,15 +7,16 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verifiers.mathematics import deadline, host, numeric, units
+from verifiers.mathematics import deadline, foreign_units, host, numeric, units
 from verifiers.mathematics.compare import SCALARS, Comparison, is_unreduced
-from verifiers.mathematics.extraction import Extraction, boxes, extract, is_bare, without_emphasis
+from verifiers.mathematics.extraction import Extraction, boxes, extract, has_tag, is_bare, without_emphasis
 from verifiers.mathematics.normalisation import normalise, squeeze
 from verifiers.mathematics.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
 from verifiers.mathematics.reading import Reading, choice, decimal_comma, read, unwrap_text, within_caps
 from verifiers.mathematics.shapes import reduce_relation
 from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, MAX_DIGITS, Node, Unsupported, number
+from verifiers.reasoning import after_reasoning
 from verifiers.verdict import Status, Verdict
 
 
@@ -114,10 +115,11 @@ def _read(text: str, policy: MathPolicy) -> Reading:
 
 def _reference_text(reference: str) -> str:
     """The reference's own answer, found as a prediction's is; the whole where it is bare or announces nothing."""
+    reference = after_reasoning(reference) or reference
     found = boxes(reference)
     if found:
         return ", ".join(dict.fromkeys(found))
-    if is_bare(reference) and not re.search(r"<answer\b", reference, re.IGNORECASE):
+    if is_bare(reference) and not has_tag(reference):
         return without_emphasis(reference)
     answer = extract(reference, prose="$" in reference).candidates
     return answer[-1] if answer else reference
@@ -168,6 +170,10 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     conflict, ratio = _units(ours.unit, theirs.unit, policy)
     if conflict:
         return _Decision(False, conflict)
+    if theirs.counted or ours.counted:
+        clash = _counts_differ(ours, theirs)
+        if clash:
+            return _Decision(False, clash)
     chosen = _decide_choice(answer, truth, theirs, policy)
     if chosen is not None:
         return chosen
@@ -186,6 +192,18 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     if ours.node is None or theirs.node is None:
         return _Decision(None)
     return _compare(ours, theirs, policy, ratio)
+
+
+def _counts_differ(ours: Reading, theirs: Reading) -> str:
+    """Why a number of things is not the other side's: other things, or a share of them; empty where it may be."""
+    if ours.unit and theirs.unit and not set(_words(ours.unit)) & set(_words(theirs.unit)):
+        return f"counts {ours.unit!r} and not {theirs.unit!r}"
+    nodes = (ours.node, theirs.node)
+    return "a percentage is no number of things" if any(node and node.kind == "percent" for node in nodes) else ""
+
+
+def _words(text: str) -> list[str]:
+    return _singular(text.lower()).split()
 
 
 _VALUED_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J]\)?[).:]?\s*\}|\(?[A-J](?:\)[.:]?|[.:])\s")
@@ -237,12 +255,12 @@ def _compare(ours: Reading, theirs: Reading, policy: MathPolicy, ratio: Fraction
         same = ours.node.kind in SCALARS and comparison.equal(converted, theirs.node)
         return _Decision(same, f"{ours.unit!r} is converted to {theirs.unit!r}")
     # A comma between digits may be read in two ways: one side's other reading counts where it settles the matter. A
-    # decimal comma only in the answer, or after a single 0: a reference "10,25" is a list.
+    # decimal comma only in the answer, or in a reference such as "0,111": "10,25" is a list.
     pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
     pairs += [(other, theirs.node) for other in ours.alternatives]
     if theirs.node.kind not in ("list", "seq") and (decimal := decimal_comma(ours.text)) is not None:
         pairs.append((decimal, theirs.node))
-    if theirs.text.startswith("0,") and (decimal := decimal_comma(theirs.text)) is not None:
+    if _DECIMAL_REFERENCE.fullmatch(theirs.text) and (decimal := decimal_comma(theirs.text)) is not None:
         pairs.append((ours.node, decimal))
     pairs += [(ours.node, other) for other in theirs.alternatives]
     undecided = False
@@ -259,12 +277,20 @@ def _compare(ours: Reading, theirs: Reading, policy: MathPolicy, ratio: Fraction
     return _Decision(None) if undecided else _Decision(False)
 
 
+_DECIMAL_REFERENCE = re.compile(r"-?0,\d{3,}")
+
+
 def _measures(*readings: Reading) -> list[units.Measure | None]:
     return [units.measure(reading.unit) for reading in readings]
 
 
 def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
     """Why two units cannot belong to equal answers (empty where they can), and how many of theirs one of ours is."""
+    if ours == theirs:
+        return "", Fraction(1)
+    ours, theirs = foreign_units.latin(ours), foreign_units.latin(theirs)
+    if "¥" in (ours, theirs) and {ours, theirs} <= {"¥", "yen", "yuan"}:
+        return "", Fraction(1)  # both currencies have this sign
     left, right = units.measure(ours), units.measure(theirs)
     clash = f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
     if left and right and left.powers != right.powers:

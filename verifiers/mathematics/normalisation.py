@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _VULGAR = {
@@ -22,6 +23,8 @@ _SYMBOLS = {
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u202a-\u202e\ufeff\u00ad\x00]")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SYMBOL = re.compile("[" + "".join(map(re.escape, _SYMBOLS)) + "]")
+# A Greek word has letters that stand for nothing in formulas; its other letters stay as they are.
+_GREEK_WORD = re.compile("[\u0370-\u03ff\u1f00-\u1fff]{2,}")
 
 # What only moves ink. `\left.` and `\right.` are invisible delimiters.
 _SPACING = re.compile(
@@ -29,7 +32,7 @@ _SPACING = re.compile(
     r"|limits|nolimits|hfill|boldsymbol|bm)(?![A-Za-z])"
 )
 _SPACES = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace(?![A-Za-z]))|~|\s")
-_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,) *(?=\d{3}(?!\d))")
+_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,|') *(?=\d{3}(?!\d))")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")
@@ -89,14 +92,35 @@ def clean_unicode(text: str) -> str:
         if sign in text:
             top, bottom = value.split("/")
             text = text.replace(sign, rf"\frac{{{top}}}{{{bottom}}}")
-    text = _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)
+    text = _symbols(text)
     text = _COMBINING.sub(
         lambda m: f"\\dot{{{m[2]}}}" if m[2] else f"\\overline{{{m[1].replace(chr(0x305), '')}}}", text
     )
-    text = unicodedata.normalize("NFKC", text)
-    return _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)
+    return _symbols(_digits(unicodedata.normalize("NFKC", text)))
 
 
+def _symbols(text: str) -> str:
+    parts: list[str] = []
+    position = 0
+    for word in _GREEK_WORD.finditer(text):
+        if not all(letter in _SYMBOLS for letter in word.group()):
+            parts += [_SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text[position : word.start()]), word.group()]
+            position = word.end()
+    return "".join([*parts, _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text[position:])])
+
+
+def _digits(text: str) -> str:
+    """Decimal digits of any script as ASCII ones, with the Arabic marks between them."""
+    if not _OTHER_DIGIT.search(text):
+        return text
+    text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match.group())), text)
+    return re.sub(r"(?<=\d)٫(?=\d)", ".", re.sub(r"(?<=\d)٬(?=\d{3})", "", text))
+
+
+_OTHER_DIGIT = re.compile(r"(?![0-9])\d")
+
+
+@lru_cache(maxsize=64)  # one verdict asks for the same few texts about seven times
 def normalise(text: str) -> str:
     r"""An answer in the one spelling that the parser reads.
 

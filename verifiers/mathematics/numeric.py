@@ -21,8 +21,10 @@ MAX_FACTORIAL = 5_000
 """Factorials up to this one are exact."""
 
 _LOG_MAGNITUDE = 10**12  # natural logarithm of the largest magnitude that is looked at
+_CANCELLATION = 100_000  # a sum is suspect where a term is so many times larger
 _MAX_ARGUMENT = 100_000  # of sine, exponential and the like
-_FINE_DIGITS = 150
+FINE_DIGITS = 350
+"""Precision at which values that agree, or that cancelled, are looked at again."""
 
 Value = Any
 """A Fraction, or a real or complex number of the context (mpmath's types have no annotations)."""
@@ -78,38 +80,35 @@ def is_real(value: Value) -> bool:
     return bool(abs(value.imag) <= abs(value) * context().mpf(10) ** -35) if hasattr(value, "imag") else True
 
 
-def same(left: Value, right: Value) -> bool:
-    """Whether two values are equal: exactly for fractions, to about 35 significant digits otherwise."""
+def same(left: Value, right: Value, digits: int = 35) -> bool:
+    """Whether two values are equal: exactly for fractions, to so many significant digits otherwise."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
     left, right = as_real(left), as_real(right)
     if is_infinite(left) or is_infinite(right):
         return bool(left == right)
-    ctx = context()
-    scale = max(abs(left), abs(right))
-    return bool(abs(left - right) <= scale * ctx.mpf(10) ** -35)
+    return bool(abs(left - right) <= max(abs(left), abs(right)) * context().mpf(10) ** -digits)
 
 
-def cancels(left: Value, right: Value) -> bool:
-    """Whether rounding alone may explain that two values differ: one of them is tiny compared with the other.
-
-    The sine of pi is such a value compared with 0. ``fine`` arithmetic then tells.
-    """
-    left, right = as_real(left), as_real(right)
+def close(left: Value, right: Value) -> bool:
+    """Whether rounding alone may explain that two values differ, as of the sine of pi and 0."""
     if is_infinite(left) or is_infinite(right):
         return False
+    left, right = as_real(left), as_real(right)
     small, large = sorted((abs(left), abs(right)))
-    return bool(small <= large * context().mpf(10) ** -20 or abs(left - right) <= large * context().mpf(10) ** -20)
+    return bool(min(small, abs(left - right)) <= large * context().mpf(10) ** -20)
 
 
-def fine() -> Any:
-    """A context manager: arithmetic with three times as many digits."""
-    return context().workdps(_FINE_DIGITS)
+def digits(count: int) -> Any:
+    """A context manager: arithmetic with so many significant digits."""
+    return context().workdps(count)
 
 
-def vanishes(coarse: Value, fine: Value) -> bool:
-    """Whether a difference is rounding only: it shrinks with the precision, where a real one keeps its size."""
-    return bool(abs(as_real(fine)) <= abs(as_real(coarse)) * context().mpf(10) ** -60)
+def difference(left: Value, right: Value) -> Value:
+    """How far two values are apart; 0 for equal infinities."""
+    if is_infinite(left) or is_infinite(right):
+        return Fraction(0) if left == right else context().inf
+    return abs(as_real(left) - as_real(right))
 
 
 def _bits(value: Fraction) -> int:
@@ -137,6 +136,7 @@ class Evaluator:
     def __init__(self, point: Mapping[str, Value] | None = None, log_base: int | None = None) -> None:
         self.point = point or {}
         self.log_base = log_base
+        self.cancelled = False  # whether a sum of inexact terms is much smaller than one of them
 
     def value(self, node: Node) -> Value:
         """The value of a scalar expression.
@@ -174,7 +174,11 @@ class Evaluator:
         values = [self.value(part) for part in node.args]
         if all(isinstance(value, Fraction) for value in values):
             return sum(values, Fraction(0))
-        return sum((as_real(value) for value in values), context().mpf(0))
+        terms = [as_real(value) for value in values]
+        total = sum(terms, context().mpf(0))
+        if abs(total) * _CANCELLATION < max(map(abs, terms)):
+            self.cancelled = True
+        return total
 
     def _pair(self, node: Node) -> tuple[Value, Value, bool]:
         left, right = (self.value(part) for part in node.args)

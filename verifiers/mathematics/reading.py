@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from verifiers.mathematics import units
+from verifiers.mathematics import announcements, units
 from verifiers.mathematics.normalisation import matching_brace, normalise
 from verifiers.mathematics.parser import parse
 from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_DIGITS, Node, NotMath, Unsupported
@@ -24,6 +24,7 @@ class Reading:
         is_text: Whether it says words rather than mathematics, so that only the words are compared.
         symbolic: Whether it is a formula that only the symbolic path can judge.
         unit: The unit's words, empty where there is none.
+        counted: Whether the unit is plain words that say what is counted, as in ``72 clips``.
         problem: Why there is no tree.
     """
 
@@ -33,6 +34,7 @@ class Reading:
     is_text: bool = False
     symbolic: bool = False
     unit: str = ""
+    counted: bool = False
     problem: str = ""
     alternatives: tuple[Node, ...] = ()
 
@@ -49,12 +51,13 @@ _LABEL = re.compile(
     r"(?:(?<=^)|(?<=[,;@]))\s*(?:\\text\s*\{[A-Za-z ]{2,30}\}|[A-Za-z]{3,20}(?: [A-Za-z]{1,20}){0,3})\s*[:=](?![=:])"
 )
 _BASED = re.compile(r"(?:\\text\{)?(-?[0-9A-Z.]{0,60}[0-9A-Z])\}?_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,3})(?![\w.])")
 _SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
 _LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
+_BOLD_CHOICE = re.compile(r"\\text\s*\{\s*([A-J])\s*\}\s*(?=-?\d|-?\\(?:frac|sqrt))")
 # A letter that is offered as a choice itself: in brackets, marked, or said to be something. "Both A and B" names none.
 _OFFERED = re.compile(r"\(\s*([A-J])\s*\)|(?<![A-Za-z\\])([A-J])(?:[).:]|\s+(?:is|was|seems)\b)")
 _GOES_ON = re.compile(r"[,;/&|]|(?:or|and)\b")
@@ -67,6 +70,7 @@ _EXPONENT = re.compile(r"\^\{?-?[1-4]\}?|(?<=[A-Za-z])[23]\b")
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _ANNOUNCED = re.compile(r"^.{0,80}\banswer is\b:?")
 _DIGIT = re.compile(r"\d")
+_QUOTED = re.compile(r"[\"'“”„«»「『]([^\"'“”„«»「」『』]+)[\"'“”«»」』]")
 # What may stand before a value and says nothing of it: "surely", "about", "the answer is".
 _LEADING = re.compile(
     r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer is:?)\s*\}|\\approx"
@@ -129,6 +133,10 @@ def read(raw: str, *, keep_case: bool = False) -> Reading:
 
 def _read(raw: str, keep_case: bool) -> Reading:
     text = _LEADING.sub("", normalise(raw))
+    if not text.isascii():
+        text = announcements.announced(text) or text
+    if (quoted := _QUOTED.fullmatch(text)) is not None:
+        text = quoted[1]
     if not text:
         return Reading("", problem="the answer is empty")
     words = words_of(text, keep_case=keep_case)
@@ -192,7 +200,7 @@ def _read_formula(text: str, words: str | None) -> Reading:
     except NotMath as error:
         value, things = units.split_counted_things(text)
         if things:
-            return replace(_read_formula(value, words), unit=things)
+            return replace(_read_formula(value, words), unit=things, counted=True)
         return Reading(text, words=words or _loose(original), is_text=words is not None, unit=unit, problem=str(error))
     except RecursionError:
         return Reading(text, words=words, unit=unit, problem="the answer is nested too deeply")
@@ -297,6 +305,8 @@ def choice(raw: str) -> tuple[str, str] | None:
     """Letter and content of an answer such as ``(C) 12`` or ``C. twelve``; None where it names none, or several."""
     text = unwrap_text(normalise(raw)).strip()
     match = _LETTER_CHOICE.fullmatch(text)
+    if match is None and (bold := _BOLD_CHOICE.match(normalise(raw))) is not None:
+        return bold[1], text[1:].strip()
     if match is None:
         return None
     letter, content = match[1] or match[3], match[2] or match[4]

@@ -27,6 +27,14 @@ yen: yen = 1
 yuan: yuan = 1
 rupee: rupee = 1
 sterling: sterling = 1
+won: won = 1
+rouble: rouble ruble = 1
+hryvnia: hryvnia = 1
+lira: lira = 1
+dong: dong = 1
+peso: peso = 1
+shekel: shekel = 1
+baht: baht = 1
 angle: radian rad = 1
 am: am = 1
 pm: pm = 1
@@ -50,7 +58,8 @@ ball piece match matches
 
 CHANGES_VALUE = frozenset(
     "not no non never neither nor none except without minus negative plus hundred hundreds thousand thousands million"
-    " millions billion billions trillion dozen dozens half halves third thirds quarter quarters double twice times"
+    " millions billion billions trillion lakh lakhs"
+    " crore crores dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
     " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
     " until beyond within against instead rather but".split()
@@ -75,8 +84,11 @@ _SCALES = {
 _SCALE_WORD = re.compile(
     rf"(?<=[0-9}}])\s*(?:\\text\s*\{{\s*(?P<inside>{'|'.join(_SCALES)})\b\s*(?P<rest>[^{{}}]*)\}}|(?P<plain>{'|'.join(_SCALES)})\b)"
 )
-_CURRENCIES = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee", "¢": "cent"}
-_CURRENCY = re.compile(r"\\\$|[€£¥₹¢]|^\s*\$(?=\s*[\d.])(?=[^$]*$)")
+_CURRENCIES = {
+    "\\$": "dollar", "$": "dollar", "€": "euro", "£": "sterling", "¥": "¥", "￥": "¥", "₹": "rupee", "¢": "cent",
+    "₩": "won", "₽": "rouble", "₴": "hryvnia", "₺": "lira", "₫": "dong", "₱": "peso", "₪": "shekel", "฿": "baht",
+}  # fmt: skip
+_CURRENCY = re.compile(r"\\\$|[€£¥￥₹¢₩₽₴₺₫₱₪฿]|^\s*\$(?=\s*[\d.])(?=[^$]*$)")
 _EMPTY_TEXT = re.compile(r"\\text[a-z]*\s*\{\s*\}")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)")
 
@@ -85,6 +97,7 @@ def signs_for_words(text: str) -> str:
     """``28 percent`` as ``28%``, ``72 degrees`` with a degree sign, ``3 million`` as a product, ``12th`` as 12."""
     if not any(letter.isalpha() for letter in text):
         return text
+    text = foreign_units.scaled(text)
     text = _PERCENT_WORD.sub("%", text)
     text = _DEGREE_WORD.sub(r"^{\\circ}", text)
     text = _SCALE_WORD.sub(_scaled, text)
@@ -148,7 +161,7 @@ def measure(words: str) -> Measure | None:
 
 def droppable(words: str) -> bool:
     """Whether words beside a number leave its value alone."""
-    return not (set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE)
+    return not (set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE) and foreign_units.droppable(words)
 
 
 _COUNTED_THINGS = re.compile(
@@ -159,7 +172,10 @@ _COUNTED_THINGS = re.compile(
 _NO_THINGS = frozenset(
     "is are was wrong incorrect false error undefined impossible factorial root power square cube score pi mod tenth"
     " tenths hundredth hundredths thousandth thousandths fourth fourths fifth fifths sixth sixths seventh sevenths"
-    " eighth eighths ninth ninths sqrt sin cos tan log exp max min equals answer right correct".split()
+    " eighth eighths ninth ninths sqrt sin cos tan log exp max min equals answer right correct zero one two three four"
+    " five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety fewer choose"
+    " out of point remainder prime digits digit figure figures nope false true invalid unknown only maximum"
+    " minimum".split()
 )
 """Words after a number that count nothing: they judge it, or change its value."""
 

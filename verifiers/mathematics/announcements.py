@@ -1,0 +1,28 @@
+"""How other languages announce an answer: 答案是 12, Ответ: 12, la respuesta es 12."""
+
+from __future__ import annotations
+
+import re
+
+_PHRASE = re.compile(
+    r"(?:最终|最終)?(?:答案|答え|答)\s{0,4}(?:是|为|為|は|[:：])\s{0,4}[:：]?|(?:정답|답)\s{0,4}(?:은|[:：])"
+    r"|ответ\s{0,4}(?:[:：=—–-]|равен\b)|απάντηση\s{0,4}(?:[:：]|είναι\b)|(?:الجواب|الإجابة)\s{0,4}(?:[:：]|هو\b|هي\b)"
+    r"|उत्तर\s{0,4}(?:[:：]|है)|r[ée]ponse\s{0,4}(?:[:：]|(?:finale\s{1,4})?est\b(?:\s{0,4}:)?)"
+    r"|\b(?:respuesta|resposta|risposta|antwort)\s{0,4}(?:[:：]|(?:final\w?\s{1,4})?(?:es|é|è|ist|lautet)\b(?:\s{0,4}:)?)",
+    re.IGNORECASE,
+)
+_STEMS = ("答", "답", "твет", "πάντηση", "جواب", "إجابة", "उत्तर", "ponse", "espuesta", "esposta", "isposta", "ntwort")
+_STOP = re.compile(r"[。！？\n]|\.(?=\s|$)")
+_COPULA = re.compile(r"(?:です|だ|である|입니다|이다)$")
+
+
+def announced(text: str) -> str | None:
+    """What the last such phrase announces, up to the end of its sentence; None where there is none."""
+    if not any(stem in text for stem in _STEMS):
+        return None
+    ends = [match.end() for match in _PHRASE.finditer(text)]
+    if not ends:
+        return None
+    tail = text[ends[-1] : ends[-1] + 2_000].strip(" *:：\t\n\"“”'「」")
+    sentence = _STOP.split(tail, maxsplit=1)[0].strip(" *")
+    return _COPULA.sub("", sentence).strip()
