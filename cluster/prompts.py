@@ -10,6 +10,8 @@ import numpy as np
 
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from cluster.model_facts import read_config
+from cluster.model_support import text_settings
 from verifiers.references import check_references
 from verifiers.task import Prompt, make_task, render
 
@@ -114,9 +116,15 @@ def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
 def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
     """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
     limit = config.rollout.max_prompt_tokens
+    vocabulary = _vocabulary(config.model.path)
     fitting = []
     for prompt in prompts:
         tokens = _tokens(config, prompt, split, tokenizer)
+        if vocabulary is not None and max(tokens, default=0) >= vocabulary:
+            raise UsageError(
+                f"model.path = {config.model.path}: prompt {prompt.id!r} of the split {split!r} has the token "
+                f"{max(tokens)}, and the model's vocabulary has {vocabulary} tokens; give the model its own tokenizer"
+            )
         if len(tokens) <= limit:
             fitting.append((prompt, tokens))
         elif not config.task.drop_overlong:
@@ -130,6 +138,11 @@ def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: An
             "raise it"
         )
     return fitting
+
+
+def _vocabulary(path: str) -> int | None:
+    """How many tokens the model has embeddings for; None where neither config.json nor transformers says."""
+    return text_settings(Path(path), read_config(path)).get("vocab_size")
 
 
 def _count(config: RunConfig, split: str, kept: int, read: int) -> str:

@@ -66,7 +66,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
 
 
 def check_split(split: str) -> None:
@@ -160,11 +160,34 @@ def render(prompt: Prompt, tokenizer: Tokenizer, template: Literal["plain", "cha
                 "task.template is 'chat' but the model's tokenizer has no chat template; set task.template: "
                 "plain, or use an instruction-tuned model"
             )
-        turns = [{"role": "user", "content": prompt.text}]
+        turns = _turns(prompt.text, tokenizer)
         # return_dict: newer releases of transformers answer with a mapping by default, older with a list.
         encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(encoded["input_ids"])
     raise ValueError(f"task.template is {template!r}; choose plain or chat")
+
+
+def _turns(text: str, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The user turn in the form that the chat template reads: its content as text, or as a list of parts.
+
+    A template for parts renders a plain text as nothing, and the model would be asked nothing.
+    """
+    forms: tuple[Any, ...] = (text, [{"type": "text", "text": text}])
+    failure: Exception | None = None
+    for content in forms:
+        turns = [{"role": "user", "content": content}]
+        try:
+            rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
+            failure = failure or error
+            continue
+        if "".join(text.split()) in "".join(str(rendered).split()):
+            return turns
+    reason = f"it fails ({failure})" if failure else "the problem's text is missing from what it renders"
+    raise ValueError(
+        f"task.template is 'chat' but the model's chat template cannot render one user turn: {reason}; set "
+        "task.template: plain, or give the model a chat template that can"
+    )
 
 
 def _encode_plain(text: str, tokenizer: Tokenizer) -> list[int]:

@@ -6,10 +6,12 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
 from cluster.config import RunConfig
 from cluster.dry_run import warnings_of
+from cluster.errors import UsageError
 from cluster.prompts import load_prompts
 from cluster.sft import _examples
 from learner.model_directory import copy_companions
@@ -60,3 +62,11 @@ def test_a_model_without_an_end_token_or_with_an_unused_chat_template_is_warned_
         file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != key}))
     (warning,) = warnings_of(config(tmp_path, template="chat"))
     assert "end token" in warning and "generation_config.json" in warning
+
+
+def test_a_prompt_token_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    copy_companions(SHIPPED, tmp_path)
+    settings = json.loads((SHIPPED / "config.json").read_text()) | {"vocab_size": 12}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UsageError, match=r"model\.path = .*vocabulary has 12 tokens"):
+        load_prompts(config(tmp_path), "train")

@@ -22,7 +22,9 @@ class Bytes:
         middle = list(text.encode())
         return [*self.before, *middle, *self.after] if add_special_tokens else middle
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> dict[str, list[int]]:
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
+        if not options["tokenize"]:
+            return f"[{conversation[0]['content']}]"
         assert options == {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
         return {"input_ids": [1, *conversation[0]["content"].encode(), 2]}
 
@@ -67,3 +69,25 @@ def test_settings_refuse_unknown_keys_and_tasks() -> None:
     with pytest.raises(ValueError, match="choose one of countdown, gsm8k, humaneval, jsonl, math, math500, mbpp"):
         make_task(TaskSettings.model_construct(name="chess"))
     assert make_task(TaskSettings()).name == "countdown"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ messages[0].content }}", "1+1"),
+        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "1+1"),
+        ("{{ raise_exception('a system turn is missing') }}", "a system turn is missing.*task.template: plain"),
+        ("1", "text is missing from what it renders.*task.template: plain"),
+    ],
+)
+def test_a_chat_template_gets_the_content_that_it_reads(template: str, expected: str) -> None:
+    from learner.tiny_model import character_tokenizer
+
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = template
+    prompt = Prompt("p", "1+1", {}, "easy")
+    if "plain" in expected:
+        with pytest.raises(ValueError, match=expected):
+            render(prompt, tokenizer, "chat")
+    else:
+        assert tokenizer.decode(render(prompt, tokenizer, "chat")) == expected
