@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors import transport
+from actors.exported_prompts import finish_export
 from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.learning_step import LearningStep
@@ -26,6 +27,7 @@ from actors.vitals import Beat, beat
 from learner.objective import Objective
 from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from verifiers.rendering import PromptSettings
 
 ENGINE = "engine"  # DeepSpeed's files inside a checkpoint
 HUGGINGFACE = "huggingface"  # the plain model directory inside a checkpoint
@@ -69,6 +71,7 @@ class LearnerRank:
         n: samples of a group, as in ``rollout.n``.
         temperature: of the sampling law, whose log-probabilities are differentiated.
         run_id: names this run's shared-memory files.
+        prompts: how prompts are rendered, which an exported model must know.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class LearnerRank:
         temperature: float,
         seed: int,
         run_id: str,
+        prompts: PromptSettings,
     ) -> None:
+        self._prompts = prompts
         self._arguments: dict[str, Any] = dict(
             dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,
             seed=seed, device="cuda" if learner.gpus_per_rank else "cpu",
@@ -171,6 +176,8 @@ class LearnerRank:
         def work() -> None:
             self._engine.save(os.path.join(directory, ENGINE), {})
             self._engine.export_huggingface(os.path.join(directory, HUGGINGFACE))
+            if self._rank == 0:
+                finish_export(os.path.join(directory, HUGGINGFACE), self._prompts)
 
         await self._run(work)
 

@@ -42,6 +42,16 @@ def stop_token_ids(directory: str | Path) -> list[int]:
     return list(dict.fromkeys([*found, *_tokenizer_ends(directory)]))
 
 
+def end_token_id(tokenizer: Any, directory: str | Path, template: str) -> int | None:
+    """The token after a response that is imitated: with ``chat`` the end of a turn, else the tokenizer's end token.
+
+    The first of the other stop tokens where there is neither; None where the model has none at all.
+    """
+    stops, ids = stop_token_ids(directory), _added_tokens(Path(directory))
+    turns = [ids[name] for name in _turn_ends(chat_templates(directory)) if name in ids] if template == "chat" else []
+    return next((token for token in [*turns, tokenizer.eos_token_id, *stops] if token is not None), None)
+
+
 def frame_tokens(tokenizer: Any, directory: str | Path) -> frozenset[int]:
     """Ids that are no part of a response's text: begin, end, end of turn, padding, unknown.
 
@@ -74,10 +84,12 @@ def _tokenizer_ends(directory: Path) -> list[int]:
     """Ids of the tokenizer's end token, and of the end of a turn in its chat template."""
     settings, ids = _read(directory / "tokenizer_config.json"), _added_tokens(directory)
     end = settings.get("eos_token") or _read(directory / "special_tokens_map.json").get("eos_token")
-    template = chat_templates(directory)
-    ends = [end.get("content") if isinstance(end, dict) else end]
-    ends += [name for name in _TURN_ENDS if name in template and not (name == _MESSAGE_END and _CHANNEL in template)]
+    ends = [end.get("content") if isinstance(end, dict) else end, *_turn_ends(chat_templates(directory))]
     return [ids[name] for name in ends if name in ids]
+
+
+def _turn_ends(template: str) -> list[str]:
+    return [name for name in _TURN_ENDS if name in template and not (name == _MESSAGE_END and _CHANNEL in template)]
 
 
 def _added_tokens(directory: Path) -> dict[str, int]:

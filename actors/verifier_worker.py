@@ -19,11 +19,13 @@ from actors.vllm_backend.pooling import VllmLogits
 from verifiers.code_task import CodeVerifier
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LoadLogits
+from verifiers.reasoning import as_written, opened_reasoning
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt, make_task
 from verifiers.verdict import Status, Verdict
 
+_TAIL_TOKENS = 32  # of a prompt, among which the tag stands that opens the reasoning
 READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the form that was asked for
 
 
@@ -90,11 +92,12 @@ class VerifierWorker:
 
     def _grade(self, group: Group, prompt: Prompt) -> pa.RecordBatch:
         responses = self._decode(group.response_tokens)
+        opened = opened_reasoning(str(self._tokenizer.decode(group.prompt_tokens[-_TAIL_TOKENS:].tolist())))
         known: dict[str, tuple[Verdict, float]] = {}
         for response in responses:
             if response not in known:
                 started = time.perf_counter()
-                known[response] = (self._verdict(prompt, response), time.perf_counter() - started)
+                known[response] = (self._verdict(prompt, as_written(opened, response)), time.perf_counter() - started)
         graded = [known[response] for response in responses]
         verdicts = [verdict for verdict, _ in graded]
         demonstration = None

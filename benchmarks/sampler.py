@@ -20,8 +20,9 @@ import ray
 from actors.sampler import Sampler
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.stop_tokens import stop_token_ids  # the same end-of-sequence ids for both
+from verifiers.rendering import render
 from verifiers.settings import TaskSettings
-from verifiers.task import make_task, render
+from verifiers.task import make_task
 
 SETTLE_SECONDS = 1.5  # plain vLLM's worker polls for a second after its last token
 
@@ -42,7 +43,7 @@ def prompts_of(model: str, count: int) -> list[list[int]]:
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     prompts = make_task(TaskSettings()).prompts("train")[:count]
-    return [render(prompt, tokenizer, "plain") for prompt in prompts]
+    return [render(prompt, tokenizer, TaskSettings()) for prompt in prompts]
 
 
 class Actor:

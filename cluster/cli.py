@@ -7,6 +7,7 @@ and torch are imported only by the commands that need them.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import shutil
@@ -437,6 +438,9 @@ def train_verifier(
         batch_tokens=batch_tokens,
         max_tokens=max_tokens,
         template=resolved.task.template,
+        system_prompt=resolved.task.system_prompt,
+        chat_template_kwargs=resolved.task.chat_template_kwargs,
+        date=resolved.task.date or (dt.date.today() if resolved.task.template == "chat" else None),
         seed=resolved.run.seed,
     )
     source = backbone or Path(resolved.model.path)
@@ -624,12 +628,9 @@ def export(
       bonrl export --checkpoint runs/20261123-101500 --to my-model
     """
     source = resolve_model(checkpoint)
-    if to.exists():
-        raise UsageError(f"--to {to}: it exists already; name a directory that does not")
-    try:
-        shutil.copytree(source, to)
-    except OSError as error:
-        raise UsageError(f"--to {to}: cannot be written: {error}") from error
+    from cluster.export import export_model
+
+    export_model(checkpoint, source, to)
     typer.echo(f"{source} -> {to}")
 
 

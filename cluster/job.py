@@ -38,7 +38,7 @@ from cluster.incidents import Incidents, keep_warnings
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
 from cluster.processes import Processes
-from cluster.prompts import check_answers, load_prompts
+from cluster.prompts import check_answers, check_recorded, dated, load_prompts, rendering_warnings
 from cluster.readiness import Readiness, announced_start
 from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, Run
@@ -61,15 +61,19 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     """
     if rollout_only:
         config = recording(config)
+    config = dated(config, resumed=resume is not None)
     training, held_out = load_prompts(config, "train"), load_prompts(config, config.evaluation.split)
-    unmatched = check_answers(config, [source.prompt for source in training])
+    problems = [source.prompt for source in training]
+    doubtful = [*filter(None, [check_answers(config, problems)]), *rendering_warnings(config, problems)]
+    if resume is not None:
+        check_recorded(resume, training)
     with _open_directory(config, resume) as directory:
         checkpoints = Checkpoints(directory.checkpoints)
         start = _resume_point(directory, checkpoints, rollout_only) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             dashboards.message(contamination_line(config, training, held_out))
-            if unmatched:
-                dashboards.message(f"warning: {unmatched}")
+            for warning in doubtful:
+                dashboards.message(f"warning: {warning}")
             incidents = Incidents(directory, dashboards)
             health = Health(config, incidents.warn, directory.path)
             health.start(len(training))
@@ -111,7 +115,7 @@ def evaluate_checkpoint(
     Raises:
         UsageError: something cannot work, and nothing was started.
     """
-    config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
+    config = dated(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}))
     held_out = load_prompts(config, config.evaluation.split)
 
     async def work(departure: Departure) -> list[Evaluation]:

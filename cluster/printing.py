@@ -34,8 +34,9 @@ def print_dry_run(config: RunConfig) -> None:
     problems = [] if missing else [*model_problems(config), *machine_problems(config)]
     problems += memory_problems(config, derived, model)
     counts: list[str] = []
+    unsure: list[str] = []
     try:
-        counts, unread = check_prompts(config)
+        counts, unsure = check_prompts(config)
     except UsageError as error:
         problems.append(str(error))  # may have several lines, and says itself how many more there are
     if problems:
@@ -47,7 +48,7 @@ def print_dry_run(config: RunConfig) -> None:
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
     doubtful = [*warnings_of(config), *memory_warnings(config, derived)]
-    for warning in [*filter(None, (missing, unread)), *doubtful]:
+    for warning in [*filter(None, [missing]), *unsure, *doubtful]:
         typer.echo(f"\nWARNING: {warning}", err=True)
 
 

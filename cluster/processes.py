@@ -238,6 +238,7 @@ class Processes:
             temperature=config.rollout.temperature,
             seed=config.run.seed,
             run_id=self._run_id,
+            prompts=config.task,
         )
 
     def _actor(

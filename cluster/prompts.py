@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors.stop_tokens import end_token_id
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.model_facts import read_config
 from cluster.model_support import text_settings
 from verifiers.references import check_references
-from verifiers.task import Prompt, make_task, render
+from verifiers.rendering import PromptRenderer, check_rendering, token_problem
+from verifiers.task import Prompt, make_task
 
 if TYPE_CHECKING:
     from cluster.evaluation import EvaluationPrompt
@@ -90,8 +93,8 @@ def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
     ]
 
 
-def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
-    """What `--dry-run` finds out about the data: a line with the prompts of each split, and perhaps a warning.
+def check_prompts(config: RunConfig) -> tuple[list[str], list[str]]:
+    """What `--dry-run` finds out about the data: a line with the prompts of each split, and warnings.
 
     Where the model's directory is on another machine, missing problem files are a warning as well.
 
@@ -99,18 +102,27 @@ def check_prompts(config: RunConfig) -> tuple[list[str], str | None]:
         UsageError: as `load_prompts`.
     """
     here = Path(config.model.path).is_dir()
+    doubtful: list[str] = []
     try:
         splits = {split: read_prompts(config, split) for split in dict.fromkeys(("train", config.evaluation.split))}
     except UsageError as error:
         if here or not _is_elsewhere(config):
             raise
-        return [], f"{error}: a run here would be refused, and the problems were not checked"
+        return [], [f"{error}: a run here would be refused, and the problems were not checked"]
     kept = {split: len(prompts) for split, prompts in splits.items()}
     if here:
         tokenizer = load_tokenizer(config.model.path)
         kept = {split: len(_fitting(config, prompts, split, tokenizer)) for split, prompts in splits.items()}
-    problem = check_answers(config, splits["train"])
-    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], problem or None
+        doubtful += rendering_warnings(config, splits["train"], tokenizer)
+    if problem := check_answers(config, splits["train"]):
+        doubtful.append(problem)
+    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], doubtful
+
+
+def rendering_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any = None) -> list[str]:
+    """What is doubtful about the token ids of prompts that can be rendered."""
+    tokenizer = tokenizer or load_tokenizer(config.model.path)
+    return check_rendering(prompts, tokenizer, config.task, _vocabulary(config.model.path))[1]
 
 
 def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
@@ -118,13 +130,9 @@ def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: An
     limit = config.rollout.max_prompt_tokens
     vocabulary = _vocabulary(config.model.path)
     fitting = []
-    for prompt in prompts:
-        tokens = _tokens(config, prompt, split, tokenizer)
-        if vocabulary is not None and max(tokens, default=0) >= vocabulary:
-            raise UsageError(
-                f"model.path = {config.model.path}: prompt {prompt.id!r} of the split {split!r} has the token "
-                f"{max(tokens)}, and the model's vocabulary has {vocabulary} tokens; give the model its own tokenizer"
-            )
+    for prompt, tokens in zip(prompts, _rendered(config, prompts, split, tokenizer), strict=True):
+        if problem := token_problem(prompt.id, tokens, vocabulary):
+            raise UsageError(f"model.path = {config.model.path}, split {split!r}: {problem}")
         if len(tokens) <= limit:
             fitting.append((prompt, tokens))
         elif not config.task.drop_overlong:
@@ -152,6 +160,72 @@ def _count(config: RunConfig, split: str, kept: int, read: int) -> str:
     return f"{kept:,} ({split}{dropped})"
 
 
+def end_token_of(config: RunConfig, tokenizer: Any, model: str | Path | None = None) -> int:
+    """The token that is put after a response that the model learns to imitate.
+
+    Raises:
+        UsageError: the model has none.
+    """
+    model = config.model.path if model is None else model
+    end = end_token_id(tokenizer, model, config.task.template)
+    if end is None:
+        raise UsageError(
+            f"model.path = {model}: neither the tokenizer, its chat template, generation_config.json nor config.json "
+            "names an end token, so imitation would teach responses without an end; set eos_token_id in "
+            "generation_config.json"
+        )
+    return end
+
+
+def dated(config: RunConfig, *, resumed: bool = False) -> RunConfig:
+    """The configuration with the date of today in ``task.date``, where the model's chat template asks for it.
+
+    Raises:
+        UsageError: an earlier run goes on that did not write its date down.
+    """
+    if config.task.template != "chat" or config.task.date is not None:
+        return config
+    try:
+        renderer = PromptRenderer(load_tokenizer(config.model.path), config.task)
+        renderer.chat_text("1 + 1 = ")
+    except ValueError:
+        return config  # refused where its prompts are read, with the name of the prompt
+    if not renderer.reads_clock:
+        return config
+    if resumed:
+        raise UsageError(
+            "the model's chat template writes today's date into every prompt, and the run did not record its date; set "
+            "task.date=YYYY-MM-DD to the day on which it began"
+        )
+    return config.model_copy(update={"task": config.task.model_copy(update={"date": dt.date.today()})})
+
+
+def check_recorded(run: Path, prompts: Sequence[EvaluationPrompt]) -> None:
+    """Refuse to go on with a run whose prompts have become other token ids.
+
+    Raises:
+        UsageError: a prompt of the newest recorded step differs.
+    """
+    import pyarrow.parquet as pq
+
+    files = sorted((run / "groups").glob("step-*.parquet"))
+    if not files:
+        return
+    now = {source.prompt.id: source.tokens.tolist() for source in prompts}
+    for row in pq.read_table(files[-1], columns=["prompt_id", "prompt_tokens"]).to_pylist():
+        before, tokens = row["prompt_tokens"], now.get(row["prompt_id"])
+        if tokens is not None and tokens != before:
+            raise UsageError(
+                f"--resume {run}: prompt {row['prompt_id']!r} was {_ids(before)} in the run and is {_ids(tokens)} now: "
+                "its model.path, tokenizer, task.template or task.instruction has changed, or an earlier release wrote "
+                "the run, which put BOS before every plain prompt; start a new run from its last checkpoint"
+            )
+
+
+def _ids(tokens: list[int]) -> str:
+    return f"{len(tokens)} tokens [{', '.join(map(str, tokens[:4]))}, ...]"
+
+
 def _is_elsewhere(config: RunConfig) -> bool:
     """Whether the problem files that the task names are not on this machine at all."""
     files = config.task.jsonl
@@ -159,14 +233,17 @@ def _is_elsewhere(config: RunConfig) -> bool:
     return any(name is not None and not Path(name).exists() for name in names)
 
 
-def _tokens(config: RunConfig, prompt: Prompt, split: str, tokenizer: Any) -> list[int]:
+def _rendered(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> Iterator[list[int]]:
+    """Token ids of each prompt."""
     try:
-        return render(prompt, tokenizer, config.task.template)
-    except Exception as error:  # a chat template is a program: it raises what it likes
-        raise UsageError(
-            f"task.template = {config.task.template}: the tokenizer cannot render prompt {prompt.id!r} of the split "
-            f"{split!r} ({error}); set task.template to another, or give the model a chat template that can"
-        ) from error
+        renderer = PromptRenderer(tokenizer, config.task)
+    except ValueError as error:
+        raise UsageError(f"model.path = {config.model.path}: {error}") from error
+    for prompt in prompts:
+        try:
+            yield renderer(prompt.text)
+        except ValueError as error:
+            raise UsageError(f"prompt {prompt.id!r} of the split {split!r}: {error}") from error
 
 
 def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:
@@ -178,7 +255,8 @@ def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndar
             f"objective.imitation = {config.objective.imitation}: task {config.task.name!r} has no demonstration for "
             f"prompt {prompt.id!r}; use objective.imitation=none, or a task with solutions"
         )
-    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), tokenizer.eos_token_id]
+    end = end_token_of(config, tokenizer)
+    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end]
     if len(tokens) > config.rollout.max_response_tokens:
         raise UsageError(
             f"the demonstration of prompt {prompt.id!r} has {len(tokens)} tokens; rollout.max_response_tokens is "

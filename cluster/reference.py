@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import types
@@ -104,6 +105,8 @@ def _annotation_text(annotation: Any) -> str:
         str: "text",
         bool: "true or false",
         type(None): "null",
+        datetime.date: "date",
+        typing.Any: "any value",
     }
     return names.get(annotation, str(annotation))
 

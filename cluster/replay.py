@@ -30,6 +30,7 @@ from cluster.incidents import Incidents
 from cluster.job import completion, summarised
 from cluster.outcome import COMPLETED, Outcome, carry_out, starting
 from cluster.processes import Processes
+from cluster.prompts import dated
 from cluster.readiness import announced_start
 from cluster.run_directory import RunDirectory
 from learner.schedule import sampled_otherwise
@@ -86,6 +87,7 @@ def replay(config: RunConfig, source: Path) -> Outcome:
     """
     steps = min(config.run.steps, recorded_steps(source))
     check_recorded(config, source, steps)
+    config = dated(config, resumed=True)  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with RunDirectory.create(config.run.directory, config.run.name, config.model_dump(mode="json")) as directory:
         checkpoints = Checkpoints(directory.checkpoints)

@@ -18,7 +18,7 @@ BINARY_ESTIMATORS = ("maxrl",)  # want rewards of 0 and 1 whatever the strategy
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
-    rules = (_objective, _rewards, _loss, _schedules, _lengths, _devices, _queue, _evaluation)
+    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _queue, _evaluation)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -27,6 +27,13 @@ def gpus_wanted(config: RunConfig) -> int:
     actors, learner = config.actors, config.learner
     verifiers = ceil(actors.verifier_range.min * actors.verifier_gpus)
     return actors.sampler_range.min * config.sampler.gpus + int(learner.ranks * learner.gpus_per_rank) + verifiers
+
+
+def _prompts(config: RunConfig) -> Iterator[str]:
+    task = config.task
+    for key, value in (("system_prompt", task.system_prompt), ("chat_template_kwargs", task.chat_template_kwargs)):
+        if value and task.template != "chat":
+            yield f"task.{key} has no effect with task.template={task.template}; set task.template=chat, or omit it"
 
 
 def _objective(config: RunConfig) -> Iterator[str]:

@@ -41,6 +41,7 @@ def imitate(
             f"task.name = {config.task.name} has no expert solutions to imitate; use task.name = countdown"
         )
 
+    from actors.exported_prompts import finish_export
     from learner.engine import Engine
     from learner.imitation import ImitationSettings, Progress, run_sft
 
@@ -67,6 +68,7 @@ def imitate(
             run_sft(engine, _examples(config, task, model), settings, output=output, report=show)
         finally:
             engine.close()
+    finish_export(output, config.task)
     report(f"wrote {output}")
 
 
@@ -78,14 +80,16 @@ def _fresh_model(config: RunConfig, directory: Path) -> Path:
 
 
 def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[Sequence]:
-    from cluster.prompts import load_tokenizer
+    from cluster.prompts import end_token_of, load_tokenizer
     from learner.imitation import as_sequence
-    from verifiers.task import render
+    from verifiers.rendering import PromptRenderer
 
     tokenizer = load_tokenizer(str(model))
+    end = end_token_of(config, tokenizer, model)
+    renderer = PromptRenderer(tokenizer, config.task)
     for prompt, solution in task.expert_solutions(config.run.seed):
         response = tokenizer.encode(solution, add_special_tokens=False)
-        yield as_sequence(render(prompt, tokenizer, config.task.template), [*response, tokenizer.eos_token_id])
+        yield as_sequence(renderer(prompt.text), [*response, end])
 
 
 def _free_port() -> int:

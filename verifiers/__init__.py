@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from verifiers.rendering import PromptFormat, PromptRenderer, render
 from verifiers.sandbox.grading import run_python
 from verifiers.sandbox.limits import Limits
 from verifiers.settings import DifficultyMix, TaskSettings
-from verifiers.task import SPLITS, Prompt, Task, make_task, render
+from verifiers.task import SPLITS, Prompt, Task, make_task
 from verifiers.verdict import Status, Verdict
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ __all__ = [
     "DifficultyMix",
     "Limits",
     "Prompt",
+    "PromptFormat",
+    "PromptRenderer",
     "Status",
     "Task",
     "TaskSettings",

@@ -41,6 +41,7 @@ _WORDS = (
     "my thought process:",
     "my response:",
 )
+_TAIL_CHARS = 64
 _OPENING_CHARS = 1_000
 """Reasoning that starts within so many characters and never ends takes the whole response."""
 
@@ -62,6 +63,20 @@ def after_reasoning(response: str) -> str:
     if end == 0 and start < _OPENING_CHARS:
         return ""
     return response[end:start]
+
+
+def opened_reasoning(prompt: str) -> str:
+    """The tag with which a prompt ends, if it opens the reasoning, as some chat templates do; else nothing."""
+    tail = prompt[-_TAIL_CHARS:].rstrip()
+    opened = [tail[start:] for start, end, closes in _marks(tail) if end == len(tail) and not closes]
+    return opened[0] if opened else ""
+
+
+def as_written(opened: str, response: str) -> str:
+    """A response after the tag that its prompt opened: cut off before the end of its reasoning, it has no answer."""
+    if not opened or any(closes for _, _, closes in _marks(response)):
+        return response
+    return opened + response
 
 
 def _marks(response: str) -> list[tuple[int, int, bool]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from verifiers.mathematics.policy import MathPolicy
 from verifiers.sandbox.settings import SandboxSettings
@@ -14,6 +15,14 @@ INSTRUCTIONS = {
     "math": "\nSolve the problem step by step and put the final answer in \\boxed{}.",
 }
 """What is put after a problem where ``task.instruction`` is not set: by the name of the task, else as for ``math``."""
+
+
+RESERVED_BY_TEMPLATES = frozenset(
+    "messages conversation chat_template add_generation_prompt continue_final_message tokenize padding truncation "
+    "max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs tools documents "
+    "strftime_now raise_exception".split()
+)
+"""Names that rendering itself gives to chat templates, or that change what it returns."""
 
 
 class DifficultyMix(BaseModel):
@@ -150,6 +159,21 @@ class TaskSettings(BaseModel):
         "tokens that the tokenizer itself adds, an end token left out; chat wraps it as a user turn in the model's "
         "own chat template.",
     )
+    system_prompt: str | None = Field(
+        None,
+        min_length=1,
+        description="Text of a system turn before every prompt; null: none (task.template=chat only).",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Values that the chat template reads by name, for example {enable_thinking: false} "
+        "(task.template=chat only).",
+    )
+    date: dt.date | None = Field(
+        None,
+        description="The day, as YYYY-MM-DD, that a chat template gets when it asks for today's date. Null: the day on "
+        "which the run begins; it is written to the run's config.yaml, so that every prompt stays the same on resume.",
+    )
     seed: int = Field(
         0,
         ge=0,
@@ -227,6 +251,14 @@ class TaskSettings(BaseModel):
         default_factory=lambda: SandboxSettings(),
         description="How programs written by the model are run (humaneval and mbpp only).",
     )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _names_of_values(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in values:
+            if not name.isidentifier() or name in RESERVED_BY_TEMPLATES:
+                raise ValueError(f"{name!r} is not a value that can be given to a chat template; leave it out")
+        return values
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from verifiers.settings import TaskSettings
 from verifiers.verdict import Verdict
@@ -56,17 +56,6 @@ class Prepared(Protocol):
     def prepare(self) -> str:
         """Start it, and return one line for the log. Raises RuntimeError where this machine does not allow it."""
         ...
-
-
-class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that rendering needs."""
-
-    eos_token_id: int | None
-    chat_template: Any
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-
-    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
 
 
 def check_split(split: str) -> None:
@@ -138,63 +127,3 @@ def make_task(settings: TaskSettings) -> Task:
     if settings.name not in TASKS:
         raise ValueError(f"task.name is {settings.name!r}; choose one of {', '.join(sorted(TASKS))}")
     return TASKS[settings.name](settings)
-
-
-def render(prompt: Prompt, tokenizer: Tokenizer, template: Literal["plain", "chat"] | str) -> list[int]:
-    """Token ids of a prompt, ready for the sampler: nothing is added to them later.
-
-    Args:
-        prompt: The problem.
-        tokenizer: A Hugging Face tokenizer.
-        template: ``plain`` (the ids of ``tokenizer(text)``, without an end token) or ``chat`` (one user turn, then
-            the opening of the assistant's).
-
-    Raises:
-        ValueError: Unknown template, or ``chat`` with a tokenizer that has no chat template.
-    """
-    if template == "plain":
-        return _encode_plain(prompt.text, tokenizer)
-    if template == "chat":
-        if not tokenizer.chat_template:
-            raise ValueError(
-                "task.template is 'chat' but the model's tokenizer has no chat template; set task.template: "
-                "plain, or use an instruction-tuned model"
-            )
-        turns = _turns(prompt.text, tokenizer)
-        # return_dict: newer releases of transformers answer with a mapping by default, older with a list.
-        encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
-        return list(encoded["input_ids"])
-    raise ValueError(f"task.template is {template!r}; choose plain or chat")
-
-
-def _turns(text: str, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The user turn in the form that the chat template reads: its content as text, or as a list of parts.
-
-    A template for parts renders a plain text as nothing, and the model would be asked nothing.
-    """
-    forms: tuple[Any, ...] = (text, [{"type": "text", "text": text}])
-    failure: Exception | None = None
-    for content in forms:
-        turns = [{"role": "user", "content": content}]
-        try:
-            rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
-            failure = failure or error
-            continue
-        if "".join(text.split()) in "".join(str(rendered).split()):
-            return turns
-    reason = f"it fails ({failure})" if failure else "the problem's text is missing from what it renders"
-    raise ValueError(
-        f"task.template is 'chat' but the model's chat template cannot render one user turn: {reason}; set "
-        "task.template: plain, or give the model a chat template that can"
-    )
-
-
-def _encode_plain(text: str, tokenizer: Tokenizer) -> list[int]:
-    """What ``tokenizer(text)`` gives every user of the model; an end token that it appends would end the answer."""
-    tokens = list(tokenizer.encode(text, add_special_tokens=True))
-    bare = list(tokenizer.encode(text, add_special_tokens=False))
-    end = tokenizer.eos_token_id
-    if end is not None and tokens[-1:] == [end] and bare[-1:] != [end]:
-        return tokens[:-1]
-    return tokens

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from actors.group import Group
 from actors.stop_tokens import frame_tokens, stop_token_ids
 from actors.verifier_worker import VerifierWorker
 from learner.tiny_model import character_tokenizer
+from tests.actors.test_group import make_group
 from verifiers.settings import TaskSettings
+from verifiers.task import Prompt
 
 SHIPPED = Path(__file__).parents[2] / "models" / "countdown-base"
 
@@ -65,3 +70,30 @@ def test_tags_of_reasoning_survive_decoding(tmp_path: Path) -> None:
 def test_an_answer_without_tags_reads_as_before() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
     assert frame_tokens(tokenizer, SHIPPED) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "verdict"),
+    [
+        ("1=<think>", "42", "unparsable"),  # cut off in the reasoning that the prompt opened
+        ("1=<think>", "7</think>42", "correct"),
+        ("1=<think></think>", "42", "correct"),
+        ("<think>1=", "42", "correct"),
+        ("1=", "42", "correct"),
+    ],
+)
+def test_an_answer_inside_of_reasoning_that_the_prompt_opened_earns_nothing(
+    tmp_path: Path, prompt: str, response: str, verdict: str
+) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"id": "p", "problem": "1=", "answer": "42"}\n')
+    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "train.jsonl")}
+    worker = VerifierWorker("verifier-0", TaskSettings(name="jsonl", jsonl=files), str(tmp_path))
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, response)]
+    group = make_group([len(ids[1])], graded=False)
+    group = replace(group, prompt_tokens=np.array(ids[0], np.int32), response_tokens=[np.array(ids[1], np.int32)])
+    problem = Prompt("p", "1=", {"answer": "42"}, "")
+    _, graded = asyncio.run(worker.grade(group.to_record_batch(), problem))
+    assert Group.from_record_batch(graded).verdict == [verdict]

@@ -19,7 +19,8 @@ from learner.imitation import ImitationSettings, as_sequence, run_sft
 from learner.tiny_model import TinyModelSettings, save_tiny_model
 from tests.cluster.running import LOCAL
 from verifiers.mbpp import FILES
-from verifiers.task import make_task, render
+from verifiers.rendering import render
+from verifiers.task import make_task
 
 PROBLEMS = 4096
 ALPHABET = '0123456789+-*()=:"\n adefnrstux'
@@ -85,7 +86,7 @@ def _examples(directory: Path, solutions: dict[str, str]) -> Iterator:
     while True:
         prompt = draw.choice(prompts)
         response = tokenizer.encode(solutions[prompt.id], add_special_tokens=False)
-        yield as_sequence(render(prompt, tokenizer, "plain"), [*response, tokenizer.eos_token_id])
+        yield as_sequence(render(prompt, tokenizer, config.task), [*response, tokenizer.eos_token_id])
 
 
 if __name__ == "__main__":

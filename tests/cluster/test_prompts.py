@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from cluster.config import RunConfig
 from cluster.dry_run import warnings_of
 from cluster.errors import UsageError
-from cluster.prompts import load_prompts
+from cluster.export import export_model
+from cluster.prompts import check_recorded, dated, end_token_of, load_prompts, load_tokenizer
 from cluster.sft import _examples
 from learner.model_directory import copy_companions
+from tests.tokenizers_of_models import TURNS, byte_tokenizer
 from verifiers.task import make_task
 
 SHIPPED = Path(__file__).parents[2] / "models" / "countdown-base"
@@ -70,3 +76,108 @@ def test_a_prompt_token_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(UsageError, match=r"model\.path = .*vocabulary has 12 tokens"):
         load_prompts(config(tmp_path), "train")
+
+
+def chat_model(directory: Path, template: str) -> Path:
+    copy_companions(SHIPPED, directory)
+    (directory / "config.json").write_text((SHIPPED / "config.json").read_text())
+    (directory / "chat_template.jinja").write_text(template)
+    return directory
+
+
+def test_the_date_of_a_run_is_fixed_where_its_chat_template_asks_for_it(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, "{{ strftime_now('%Y') }}={{ messages[0].content }}")
+    settings = config(model, template="chat")
+    assert dated(config(SHIPPED)).task.date is None
+    today = dated(settings)
+    assert today.task.date is not None and abs(today.task.date - dt.date.today()) < dt.timedelta(days=2)
+    again = RunConfig.model_validate(today.to_mapping())  # as config.yaml holds it
+    assert again.task.date == today.task.date and dated(again, resumed=True) is again
+    with pytest.raises(UsageError, match=r"did not record its date; set task\.date=YYYY-MM-DD"):
+        dated(settings, resumed=True)
+    then = config(model, template="chat", date="1999-12-31")
+    text = load_tokenizer(str(model)).decode(load_prompts(then, "train")[0].tokens)
+    assert text.startswith("1999=")
+    chat_model(tmp_path, "{{ messages[0].content }}")
+    assert dated(settings, resumed=True).task.date is None
+
+
+@pytest.mark.parametrize(
+    ("template", "remedy"),
+    [
+        ("", "no chat template; set task.template=plain"),
+        ("{{ raise_exception('system first') if messages[0].role != 'system' }}{{ messages[1].content }}", "."),
+        ("{{ messages[0].content[:2] }}", "lacks their text"),
+    ],
+)
+def test_a_chat_template_that_cannot_render_is_refused_before_the_start(
+    tmp_path: Path, template: str, remedy: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"task\.template is 'chat'.*{remedy}"):
+        load_prompts(config(chat_model(tmp_path, template), template="chat"), "train")
+
+
+@pytest.mark.parametrize("key", [{"system_prompt": "Be brief."}, {"chat_template_kwargs": {"enable_thinking": False}}])
+def test_keys_of_chat_templates_are_refused_without_one(key: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=rf"task\.{next(iter(key))} has no effect with task\.template=plain"):
+        config(SHIPPED, **key)
+
+
+def test_names_that_rendering_itself_gives_to_templates_are_refused() -> None:
+    for name in ("messages", "tokenize", "not a name"):
+        with pytest.raises(ValueError, match="cannot|can be given"):
+            config(SHIPPED, template="chat", chat_template_kwargs={name: 1})
+
+
+def test_a_run_whose_prompts_have_become_other_ids_is_not_resumed(tmp_path: Path) -> None:
+    prompts = load_prompts(config(SHIPPED), "train")
+    check_recorded(tmp_path, prompts)
+    (tmp_path / "groups").mkdir()
+
+    def record(step: int, first: list[int]) -> None:
+        rows = [{"prompt_id": p.prompt.id, "prompt_tokens": [*first, *p.tokens.tolist()[1:]]} for p in prompts]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "groups" / f"step-{step:06d}.parquet")
+
+    record(1, [])
+    record(2, [BOS])
+    check_recorded(tmp_path, prompts)
+    record(3, [])
+    with pytest.raises(UsageError, match=r"--resume .*, task\.template or .* has changed.*start a new run"):
+        check_recorded(tmp_path, prompts)
+
+
+def test_imitation_ends_a_response_as_its_model_does(tmp_path: Path) -> None:
+    settings, tokenizer = config(SHIPPED), byte_tokenizer()
+    assert end_token_of(settings, load_tokenizer(str(SHIPPED))) == EOS
+    tokenizer.chat_template = TURNS
+    tokenizer.save_pretrained(tmp_path)
+    turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end_token_of(config(tmp_path), tokenizer) == tokenizer.eos_token_id
+    assert end_token_of(config(tmp_path, template="chat"), tokenizer) == turn_end
+    endless = byte_tokenizer(eos_token=None)
+    (tmp_path / "empty").mkdir()
+    endless.save_pretrained(tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"names an end token.*set eos_token_id in generation_config\.json"):
+        end_token_of(config(tmp_path / "empty"), endless)
+
+
+def test_an_export_of_an_earlier_release_gets_the_begin_token_of_its_run(tmp_path: Path) -> None:
+    """That release put BOS before every plain prompt, and copied a tokenizer that did not."""
+    run, model = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-000001" / "huggingface"
+    model.mkdir(parents=True)
+    copy_companions(SHIPPED, model)
+    for file in ("config.json", "generation_config.json"):
+        (model / file).write_bytes((SHIPPED / file).read_bytes())
+    earlier = json.loads((model / "tokenizer.json").read_text()) | {"post_processor": None}
+    (model / "tokenizer.json").write_text(json.dumps(earlier))
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(SHIPPED)}}))
+    assert AutoTokenizer.from_pretrained(model)("1+2").input_ids[:1] != [BOS]
+    prompts = load_prompts(config(SHIPPED), "train")
+    (run / "groups").mkdir()
+    pq.write_table(
+        pa.table({"prompt_tokens": [p.tokens.tolist() for p in prompts]}), run / "groups" / "step-000001.parquet"
+    )
+    export_model(run, model, tmp_path / "out")
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert [exported(p.prompt.text).input_ids for p in prompts] == [p.tokens.tolist() for p in prompts]
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "out").iterdir()} == {0o644}

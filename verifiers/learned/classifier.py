@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import threading
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import numpy as np
 
 from verifiers.learned.calibration import Platt
 from verifiers.learned.sequences import encode
+from verifiers.rendering import PromptFormat
 
 CARD = "verifier.json"
-FORMAT = 1
+FORMAT = 2
+_EARLIER = 1  # put BOS before every plain prompt, also where the tokenizer does not
 
 
 class Logits(Protocol):
@@ -30,7 +33,8 @@ class Logits(Protocol):
 class Card:
     """What stands in ``verifier.json`` beside the weights: how answers become token ids, and logits probabilities."""
 
-    template: str
+    format: int
+    prompts: PromptFormat
     max_tokens: int
     platt: Platt
 
@@ -49,11 +53,18 @@ def read_card(directory: Path) -> Card:
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory / CARD} cannot be read ({error}); train the verifier again") from error
-    if row.get("format") != FORMAT:
+    if row.get("format") not in (_EARLIER, FORMAT):
         raise ValueError(
             f"{directory / CARD} has format {row.get('format')}, this release reads {FORMAT}; train it again"
         )
-    return Card(row["template"], row["max_tokens"], Platt(**row["platt"]))
+    day = row.get("date")
+    prompts = PromptFormat(
+        row["template"],
+        row.get("system_prompt"),
+        row.get("chat_template_kwargs") or {},
+        dt.date.fromisoformat(day) if day else None,
+    )
+    return Card(row["format"], prompts, row["max_tokens"], Platt(**row["platt"]))
 
 
 class Classifier:
@@ -72,17 +83,29 @@ class Classifier:
 
         self.card = read_card(directory)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        if self.card.format == _EARLIER and _begins_otherwise(self._tokenizer, self.card.prompts):
+            raise ValueError(
+                f"{directory} was trained by an earlier release, with a BOS token before every prompt that its "
+                "tokenizer does not add: train it again with `bonrl train-verifier`"
+            )
         self._logits = logits
         self._turn = threading.Lock()  # one batch at a time: threads of one worker share the network
 
     def probabilities(self, prompt: str, responses: Sequence[str]) -> np.ndarray:
         """Probability that each response is right, float64 [n]; equal responses are read once."""
         unique = list(dict.fromkeys(responses))
-        sequences = [encode(prompt, r, self._tokenizer, self.card.template, self.card.max_tokens) for r in unique]
+        sequences = [encode(prompt, r, self._tokenizer, self.card.prompts, self.card.max_tokens) for r in unique]
         with self._turn:
             logits = self._logits(sequences)
         known = dict(zip(unique, self.card.platt.probability(logits), strict=True))
         return np.array([known[response] for response in responses])
+
+
+def _begins_otherwise(tokenizer: Any, prompts: PromptFormat) -> bool:
+    """Whether an earlier release put another token before a prompt than the tokenizer itself does."""
+    bos = tokenizer.bos_token_id
+    plain = prompts.template == "plain" and tokenizer.cls_token_id is None and bos is not None
+    return plain and tokenizer("1").input_ids[:1] != [bos]
 
 
 class TransformersLogits:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from verifiers.task import Prompt, render
+from verifiers.rendering import PromptRenderer, PromptSettings
 
 
-def encode(prompt: str, response: str, tokenizer: Any, template: str, max_tokens: int) -> list[int]:
+def encode(prompt: str, response: str, tokenizer: Any, settings: PromptSettings, max_tokens: int) -> list[int]:
     """Token ids of one answer after its prompt.
 
     A causal backbone reads what a sampler of its family would have read and written: the rendered prompt, then the
@@ -22,5 +22,5 @@ def encode(prompt: str, response: str, tokenizer: Any, template: str, max_tokens
         second = second[-room:]
         first = first[-(room - len(second)) :] if len(second) < room else []
         return list(tokenizer.build_inputs_with_special_tokens(first, second))
-    start = render(Prompt(id="", text=prompt, reference={}, level=""), tokenizer, template)
+    start = PromptRenderer(tokenizer, settings)(prompt)
     return [*start, *tokenizer.encode(response, add_special_tokens=False)][-max_tokens:]

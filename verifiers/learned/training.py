@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import shutil
@@ -32,6 +33,9 @@ class TrainingSettings(BaseModel):
     batch_tokens: int = Field(8192, ge=64, description="Tokens of one optimiser step, padding included.")
     max_tokens: int = Field(1024, ge=8, description="Longest prompt with answer; a longer one loses its beginning.")
     template: str = Field("plain", description="How a prompt becomes tokens, as task.template.")
+    system_prompt: str | None = Field(None, description="As task.system_prompt.")
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="As task.chat_template_kwargs.")
+    date: dt.date | None = Field(None, description="As task.date.")
     seed: int = Field(0, ge=0, description="Of the new head and of the order of the answers.")
 
 
@@ -61,7 +65,7 @@ def train_verifier(
     model.to(device)
 
     def ids(samples: Sequence[Sample]) -> list[list[int]]:
-        return [encode(s.prompt, s.response, tokenizer, settings.template, max_tokens) for s in samples]
+        return [encode(s.prompt, s.response, tokenizer, settings, max_tokens) for s in samples]
 
     def logits(sequences: Sequence[Sequence[int]]) -> np.ndarray:
         return TransformersLogits(model.eval(), model.config.pad_token_id, settings.batch_tokens)(sequences)
@@ -85,11 +89,11 @@ def train_verifier(
     measured = quality(found, np.array([s.correct for s in parts.test]), [s.prompt_id for s in parts.test], best[2])
     card = {
         "format": FORMAT,
-        "template": settings.template,
+        **settings.model_dump(mode="json", include={"template", "system_prompt", "chat_template_kwargs", "date"}),
         "max_tokens": max_tokens,
         "platt": {"slope": best[2].slope, "intercept": best[2].intercept},
         "backbone": str(backbone),
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(mode="json"),
         "answers": {name: len(getattr(parts, name)) for name in ("train", "calibration", "test")},
         "test": measured.to_json(),
     }

@@ -14,6 +14,7 @@ from verifiers.learned.classifier import Classifier, TransformersLogits, batches
 from verifiers.learned.samples import Sample, split_by_prompt
 from verifiers.learned.sequences import encode
 from verifiers.learned.training import TrainingSettings, train_verifier
+from verifiers.rendering import PromptFormat
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt
@@ -82,9 +83,9 @@ def test_results_stay_with_their_sequence(trained) -> None:
 
 def test_long_texts_lose_their_beginning() -> None:
     tokenizer = character_tokenizer()
-    whole = encode("123=", "4+5", tokenizer, "plain", 100)
+    whole = encode("123=", "4+5", tokenizer, PromptFormat(), 100)
     assert whole[0] == tokenizer.bos_token_id and tokenizer.decode(whole[1:]) == "123=4+5"
-    assert encode("123=", "4+5", tokenizer, "plain", 3) == whole[-3:]
+    assert encode("123=", "4+5", tokenizer, PromptFormat(), 3) == whole[-3:]
 
 
 def test_a_directory_that_is_no_verifier_is_refused_before_anything_is_loaded(tmp_path) -> None:

@@ -1,0 +1,249 @@
+"""From the text of a problem to the token ids that the model is given: one way for all of bonrl.
+
+Training, evaluation, imitation, learned verifiers and the export all use :class:`PromptRenderer`. A chat template is a
+program that came with the model: it may demand a system turn or forbid it, read the content of a turn as text or as a
+list of parts, ask for today's date, or fail. Whatever it does, the problem's text must be in what it renders.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from verifiers.task import Prompt
+
+_PARTS_OF_TURNS = ((), ("user",), ("system", "user"), ("system",))  # roles whose content is sent as a list of parts
+_PRINTED_PARTS = "{'type': 'text', 'text': "
+
+
+class PromptSettings(Protocol):
+    """How prompts are rendered: keys of the section ``task``."""
+
+    @property
+    def template(self) -> str: ...
+    @property
+    def system_prompt(self) -> str | None: ...
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]: ...
+    @property
+    def date(self) -> dt.date | None: ...
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """The settings of rendering alone, where there is no task; the fields are those of the section ``task``."""
+
+    template: str = "plain"
+    system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    date: dt.date | None = None
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that rendering needs."""
+
+    chat_template: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
+
+
+class PromptRenderer:
+    """Renders the prompts of one tokenizer and task.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        settings: ``template`` is ``plain`` (the ids of ``tokenizer(text)``, without an end token) or ``chat`` (a system
+            turn where ``system_prompt`` is set, a user turn, and the opening of the assistant's).
+
+    Raises:
+        ValueError: an unknown template, or ``chat`` with a tokenizer that has no chat template to choose.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: PromptSettings) -> None:
+        if settings.template not in ("plain", "chat"):
+            raise ValueError(f"task.template is {settings.template!r}; choose plain or chat")
+        self.settings = settings
+        self._tokenizer = tokenizer
+        self.chat_template = chosen_template(tokenizer) if settings.template == "chat" else None
+        self.parts: tuple[str, ...] = ()  # the roles whose content the template read as a list of parts
+        self.reads_clock = False  # whether the template asked for the date of today
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a prompt, ready for the sampler: nothing is added to them later.
+
+        Raises:
+            ValueError: the chat template fails, or leaves the problem or the system prompt out.
+        """
+        if self.chat_template is None:
+            return _encode_plain(text, self._tokenizer)
+        return list(self._tokenizer.encode(self.chat_text(text), add_special_tokens=False))
+
+    def chat_text(self, text: str) -> str:
+        """What the chat template makes of a problem; special tokens are in it as text."""
+        failure: Exception | None = None
+        for parts in dict.fromkeys((self.parts, *_PARTS_OF_TURNS)):
+            try:
+                rendered = self._apply(text, parts, self.settings.system_prompt)
+            except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
+                failure = failure or error
+                continue
+            if _holds(rendered, text, self.settings.system_prompt):
+                self.parts = parts
+                return rendered
+        raise ValueError(self._refusal(text, failure))
+
+    def _apply(self, text: str, parts: tuple[str, ...], system: str | None) -> str:
+        turns = ([] if system is None else [("system", system)]) + [("user", text)]
+        return str(
+            self._tokenizer.apply_chat_template(
+                [
+                    {"role": role, "content": [{"type": "text", "text": words}] if role in parts else words}
+                    for role, words in turns
+                ],
+                chat_template=self.chat_template,
+                add_generation_prompt=True,
+                tokenize=False,
+                strftime_now=self._strftime,
+                **self.settings.chat_template_kwargs,
+            )
+        )
+
+    def _strftime(self, directives: str) -> str:
+        """The clock that templates see: midnight of the run's date."""
+        self.reads_clock = True
+        return dt.datetime.combine(self.settings.date or dt.date.today(), dt.time()).strftime(directives)
+
+    def _refusal(self, text: str, failure: Exception | None) -> str:
+        system = self.settings.system_prompt
+        if system is None and self._renders(text, "You are a helpful assistant."):
+            remedy = "it demands a system turn: set task.system_prompt"
+        elif system is not None and self._renders(text, None):
+            remedy = "it takes no system turn: leave task.system_prompt out and put its text into task.instruction"
+        else:
+            remedy = "set task.template=plain, or give the model a chat template that can"
+        reason = f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "what it renders lacks their text"
+        return (
+            f"task.template is 'chat' but the model's chat template cannot render the turns of a prompt: {reason}; "
+            f"{remedy}"
+        )
+
+    def _renders(self, text: str, system: str | None) -> bool:
+        for parts in _PARTS_OF_TURNS:
+            try:
+                rendered = self._apply(text, parts, system)
+            except Exception:  # noqa: BLE001, S112 - only whether it works is asked
+                continue
+            if _holds(rendered, text, system):
+                return True
+        return False
+
+
+def render(prompt: Prompt, tokenizer: Tokenizer, settings: PromptSettings) -> list[int]:
+    """Token ids of one prompt; of many, keep a :class:`PromptRenderer`."""
+    return PromptRenderer(tokenizer, settings)(prompt.text)
+
+
+def chosen_template(tokenizer: Tokenizer) -> str:
+    """The chat template of a tokenizer: its only one, or the one named ``default``.
+
+    Raises:
+        ValueError: it has none, or several of which none is the default.
+    """
+    templates = tokenizer.chat_template
+    if not templates:
+        raise ValueError(
+            "task.template is 'chat' but the model's tokenizer has no chat template; set task.template=plain, use an "
+            "instruction-tuned model, or save a template as chat_template.jinja in the model's directory"
+        )
+    if isinstance(templates, str):
+        return templates
+    if "default" in templates or len(templates) == 1:
+        return str(templates.get("default") or next(iter(templates.values())))
+    raise ValueError(
+        f"task.template is 'chat' but the model has several chat templates ({', '.join(sorted(templates))}) and none "
+        "of them is called default; save the one to use as chat_template.jinja in the model's directory and remove the "
+        "others, or set task.template=plain"
+    )
+
+
+def check_rendering(
+    prompts: Sequence[Prompt], tokenizer: Any, settings: PromptSettings, vocabulary: int | None
+) -> tuple[list[str], list[str]]:
+    """Try the first and the longest of `prompts`: what is wrong with their token ids, and what is doubtful.
+
+    Args:
+        vocabulary: rows of the model's embedding; None where they are not known.
+
+    Returns:
+        (problems, warnings), each a line that names the key and the remedy.
+    """
+    if not prompts:
+        return [], []
+    problems, warnings = [], []
+    for prompt in dict.fromkeys((0, max(range(len(prompts)), key=lambda i: len(prompts[i].text)))):
+        try:
+            tokens = render(prompts[prompt], tokenizer, settings)
+        except ValueError as error:
+            return [str(error)], []
+        if problem := token_problem(prompts[prompt].id, tokens, vocabulary):
+            problems.append(problem)
+    if vocabulary is not None and not problems and len(tokenizer) > vocabulary:
+        warnings.append(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocabulary}: a prompt that holds one "
+            "of the others is refused; give the model its own tokenizer"
+        )
+    bos = getattr(tokenizer, "bos_token_id", None)
+    dormant = bos is not None and bos != getattr(tokenizer, "eos_token_id", None)
+    if settings.template == "plain" and dormant and not tokenizer.chat_template and not problems and bos not in tokens:
+        warnings.append(
+            f"the tokenizer has the begin token {tokenizer.bos_token!r} but does not put it before a text, so prompts "
+            "begin without it; if the model was trained with it, save its tokenizer with add_bos_token"
+        )
+    return problems, warnings
+
+
+def token_problem(prompt_id: str, tokens: Sequence[int], vocabulary: int | None) -> str | None:
+    """Why these token ids cannot be a prompt: there are none, or the model has no embedding for one of them."""
+    if not tokens:
+        return f"prompt {prompt_id!r} has no tokens; give it a text, or set task.template=chat"
+    if vocabulary is not None and max(tokens) >= vocabulary:
+        return (
+            f"prompt {prompt_id!r} has the token {max(tokens)}, and the model's vocabulary has {vocabulary} tokens; "
+            "give the model of model.path its own tokenizer"
+        )
+    return None
+
+
+def _holds(rendered: str, text: str, system: str | None) -> bool:
+    """Whether the texts of all turns are in what a template rendered. Templates trim them, or write them with escapes.
+
+    A list of parts that was printed as it is does not count.
+    """
+    if _PRINTED_PARTS in rendered:
+        return False
+    dense, letters = "".join(rendered.split()), _letters(rendered)
+    for words in (text, system or ""):
+        if (_letters(words) not in letters) if _letters(words) else ("".join(words.split()) not in dense):
+            return False
+    return True
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text)
+
+
+def _encode_plain(text: str, tokenizer: Tokenizer) -> list[int]:
+    """What ``tokenizer(text)`` gives every user of the model; an end token that it appends would end the answer."""
+    tokens = list(tokenizer.encode(text, add_special_tokens=True))
+    bare = list(tokenizer.encode(text, add_special_tokens=False))
+    if not bare:
+        return tokens
+    for start in range(len(tokens) - len(bare) + 1):
+        if tokens[start : start + len(bare)] == bare:
+            return tokens[: start + len(bare)]
+    return tokens
