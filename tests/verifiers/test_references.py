@@ -41,3 +41,11 @@ def test_a_set_without_any_readable_reference_is_recognised(tmp_path: Path) -> N
 def test_generated_tasks_have_nothing_to_check() -> None:
     task = make_task(TaskSettings(name="countdown", train_size=3))
     assert check_references(task, task.prompts("train")).checked == 0
+
+
+def test_a_single_offender_among_thousands_is_found(tmp_path: Path) -> None:
+    answers = [str(number) for number in range(3000)]
+    answers[1234] = "$$"
+    task = _task(tmp_path, *answers)
+    report = check_references(task, task.prompts("test"))
+    assert report.checked == 3000 and [failure.prompt_id for failure in report.failures] == ["p1234"]

@@ -175,15 +175,18 @@ _NO_THINGS = frozenset(
     " eighth eighths ninth ninths sqrt sin cos tan log exp max min equals answer right correct zero one two three four"
     " five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety fewer choose"
     " out of point remainder prime digits digit figure figures nope false true invalid unknown only maximum"
-    " minimum".split()
+    " minimum repeating recurring infinity radical exponent inverse reciprocal complex imaginary i".split()
 )
 """Words after a number that count nothing: they judge it, or change its value."""
+_FRACTION_WORD = re.compile(r"(?:teen|elf|tie|leven|illion|ousand|undred)ths?\b", re.IGNORECASE)  # 3 sixteenths
 
 
 def split_counted_things(text: str) -> tuple[str, str]:
     """A number and up to three plain words that say what it counts: ``72 clips`` gives ``72`` and ``clips``."""
     match = _COUNTED_THINGS.fullmatch(text)
-    if match is None or not droppable(match[2]) or set(match[2].lower().split()) & _NO_THINGS:
+    if match is None or not droppable(match[2]) or _FRACTION_WORD.search(match[2]):
+        return text, ""
+    if set(match[2].lower().split()) & _NO_THINGS:
         return text, ""
     return match[1], match[2]
 

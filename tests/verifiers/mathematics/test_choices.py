@@ -5,6 +5,9 @@ import pytest
 from verifiers import Status, grade_math
 
 RIGHT = [
+    ("7 months", "7"),
+    ("5 paths", "5 paths"),
+    ("72 red clips", "72"),
     ("B", r"\textbf{(B)}\ 12"),
     ("(B)", r"\textbf{(B)}\ 12"),
     (r"\boxed{\text{B}}", r"\textbf{(B)}\ 12"),
@@ -136,6 +139,13 @@ RIGHT = [
 ]
 
 WRONG = [
+    ("3 sixteenths", "3"),
+    ("5 twelfths", "5"),
+    ("0.3 repeating", "0.3"),
+    ("5 point five", "5"),
+    ("72 wrong", "72"),
+    ("72 dogs", "72 clips"),
+    ("72%", "72 clips"),
     (r"\boxed{C}", r"\textbf{(B)}\ 12"),
     (r"\boxed{13}", r"\textbf{(B)}\ 12"),
     (r"\boxed{(C) 12}", r"\textbf{(B)}\ 12"),
