@@ -26,8 +26,11 @@ def test_names_can_be_imported_only_inside():
         import torchvision.io  # noqa: F401
 
 
-def test_a_module_that_came_meanwhile_stays(monkeypatch):
+def test_a_module_that_came_meanwhile_stays():
     real = sys  # any module
-    with stand_in():
-        monkeypatch.setitem(sys.modules, "torchvision", real)
-    assert sys.modules["torchvision"] is real
+    try:
+        with stand_in():
+            sys.modules["torchvision"] = real  # not by monkeypatch, which would put the stand-in back
+        assert sys.modules["torchvision"] is real
+    finally:
+        del sys.modules["torchvision"]
