@@ -11,8 +11,8 @@ STAMP := $(VENV)/.bonrl-$(shell cat $(INSTALL_INPUTS) | sha256sum | cut -c1-16)
 
 help:
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
-	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; 20 to 25 minutes on 2 cores)"
-	@echo "make test-fast  the tests that start none of those (under a minute)"
+	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 40 minutes on 2 cores)"
+	@echo "make test-fast  the tests that start none of those (about two minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make reference  write docs/configuration.md from the settings' schema"
 	@echo "make clean      remove .venv and caches; runs/ stays"

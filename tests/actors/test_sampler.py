@@ -20,6 +20,7 @@ def make(model_path) -> Sampler:
     return Sampler("sampler 3", str(model_path), "float32", SamplerSettings(), RolloutSettings())
 
 
+@pytest.mark.slow
 def test_importing_the_sampler_imports_neither_vllm_nor_ray():
     program = "import sys, actors.sampler; print([m for m in ('vllm', 'ray', 'deepspeed') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

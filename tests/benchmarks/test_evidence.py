@@ -38,6 +38,7 @@ def test_the_page_of_coscaling_is_what_the_kept_counts_say(evidence: Path, tmp_p
     assert (tmp_path / "README.md").read_text() == (evidence / "coscaling" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_page_of_an_unfinished_grid_tells_what_it_leaves_out(evidence: Path, tmp_path: Path, capsys) -> None:
     kept = Results(evidence / "lenient" / "runs.parquet")
     cut = Results(tmp_path / "runs.parquet")

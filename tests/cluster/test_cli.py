@@ -35,6 +35,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, repo
     return lambda *arguments: bonrl(*map(str, arguments), capfd=capfd, monkeypatch=monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "8xh100", "multinode", "smollm2-math"])
 def test_shipped_configurations_pass_a_dry_run(run, name: str) -> None:  # type: ignore[no-untyped-def]
     status, out, err = run("train", "--config", f"cluster/{name}.yaml", "--dry-run")

@@ -1,6 +1,6 @@
 """wandb dies, hangs, raises or fills its disk: the run does not notice, no row is lost, and each loss is one warning.
 
-The fast tests put a package named `wandb` before the real one, which does as it is told; the slow ones injure the real.
+Most tests put a package named `wandb` before the real one, which does as it is told; the others injure the real one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from cluster import wandb_writer
 from cluster.wandb_writer import Loss, WandbError, WandbWriter
 from tests.chaos.disks import small_disk
 from tests.cluster.wandb_reader import read_history
+
+pytestmark = pytest.mark.slow  # each starts processes, and several wait for a deadline
 
 FAKE = """
 import json, os, sys, time, types
@@ -214,7 +216,6 @@ def _stop_core(writer: WandbWriter) -> None:
     _core(writer).send_signal(signal.SIGSTOP)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strike", [_strike_core, _stop_core, _strike_helper])
 def test_the_real_wandb_is_struck_and_its_files_hold_every_row(
     tmp_path: Path, strike: Callable[[WandbWriter], None]
@@ -248,7 +249,6 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
 
-@pytest.mark.slow
 def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +272,6 @@ def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
     assert {r["train/step"] for r in read_history(files)} == set(range(10))
 
 
-@pytest.mark.slow
 def test_a_full_disk_switches_wandb_off_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """wandb itself says nothing: it goes on and loses every row."""
     with contextlib.ExitStack() as stack:

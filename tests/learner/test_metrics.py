@@ -109,6 +109,7 @@ def test_paired_difference() -> None:
         paired_difference([0.1, 0.2], [0.1, 0.2], resamples=0)
 
 
+@pytest.mark.slow
 def test_paired_differences_cover_the_truth_in_2000_experiments() -> None:
     """Two policies on the same 128 prompts; the second is better where the first is weak."""
     rng = np.random.default_rng(3)
@@ -122,6 +123,7 @@ def test_paired_differences_cover_the_truth_in_2000_experiments() -> None:
     assert 0.93 <= np.mean([d.low <= truth <= d.high for d in found]) <= 0.97
 
 
+@pytest.mark.slow
 def test_a_difference_of_runs_is_that_of_training_again() -> None:
     """Three runs of each of two trainings, which differ by seed, by prompt, and by both."""
     rng = np.random.default_rng(5)

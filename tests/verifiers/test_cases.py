@@ -33,6 +33,7 @@ def cases(*pairs: tuple[str, str]) -> str:
 SLEEPS = "import time\ntime.sleep(float(input()))\nprint(1)\n"
 
 
+@pytest.mark.slow
 def test_each_case_has_a_time_limit_of_its_own(executor: Executor) -> None:
     five = cases(*[("0.2", "1")] * 5)
     verdict = run_python(SLEEPS, tests=five, limits=Limits(case_seconds=0.5), executor=executor)
@@ -43,6 +44,7 @@ def test_each_case_has_a_time_limit_of_its_own(executor: Executor) -> None:
     assert verdict.seconds < 2.0
 
 
+@pytest.mark.slow
 def test_the_limit_for_all_cases_holds_too(executor: Executor) -> None:
     limits = Limits(case_seconds=5.0, wall_seconds=2.5)
     verdict = run_python(SLEEPS, tests=cases(*[("1", "1")] * 5), limits=limits, executor=executor)
