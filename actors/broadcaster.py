@@ -36,7 +36,7 @@ class Receiver(NamedTuple):
 
     @property
     def present(self) -> bool:
-        """It has not been replaced, and nobody gave it up."""
+        """It has not been replaced and is not marked as failed."""
         return self.member.incarnation == self.incarnation and self.member.present
 
 

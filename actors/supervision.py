@@ -45,7 +45,7 @@ class Member:
     alarm: str | None = None  # why a caller gave it up
 
     def actor(self, incarnation: int | None = None) -> Any:
-        """The actor, for the call that is made now. Take it anew after every `await`: it may have been replaced.
+        """The actor, for the call that is made now. Ask for it again after every `await`: it may have been replaced.
 
         Args:
             incarnation: the one that is meant; None: any.

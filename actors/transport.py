@@ -53,7 +53,7 @@ class Published(NamedTuple):
 
 
 class TransportError(RuntimeError):
-    """A bucket cannot be written or read; the message says where and how to mend it."""
+    """A bucket cannot be written or read; the message says where, and what to do."""
 
 
 def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[int], int, int]], int]:

@@ -57,7 +57,7 @@ class Watches:
         return seen
 
     async def log_of(self, beat: Beat) -> str:
-        """Where the logs of an actor are and how they end, in lines for a message; says so if nobody can read them."""
+        """Where the logs of an actor are and how they end, in lines for a message; says so if they cannot be read."""
         if not beat.logs:
             return ""
         try:

@@ -273,7 +273,7 @@ def _transit(config: RunConfig, shape: Shape) -> Transit:
     """Every bucket is published before the first is loaded, so the whole model is in memory once for each way.
 
     Samplers on the learner's node map the learner's files. For the others the object store holds the weights on the
-    learner's node and on theirs, and each sampler writes files of its own from them.
+    learner's node and on theirs, and each sampler writes them to its own files.
     """
     weights = float(shape.parameters * weight_bytes(config))
     samplers, gpus = config.actors.sampler_range.max, config.sampler.gpus

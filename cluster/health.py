@@ -84,7 +84,7 @@ class Health:
         self._counts: dict[str, int] = {}
         self._steps = self._step = 0
         self._reported: dict[str, int] = {}  # rule -> step of its last report
-        self._lasting: list[Warning] = []  # found before the first step; nothing mends them while the run goes on
+        self._lasting: list[Warning] = []  # found before the first step; they last as long as the run
 
     def start(self, training_prompts: int) -> None:
         """Warn of a list of training prompts that is shorter than one optimiser step."""

@@ -1,6 +1,6 @@
 """A helper process that answers requests, each within a deadline, and that can be killed whatever it does.
 
-A library that can hang, raise, or call ``sys.exit`` runs in a process of its own, so that nothing it does reaches the
+A library that can hang, raise, or call ``sys.exit`` runs in a separate process, so that nothing it does reaches the
 run. Requests and replies are lines of JSON over a socket pair. The helper sees the end of the stream when the run's
 process is gone.
 """

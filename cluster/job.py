@@ -38,7 +38,7 @@ from cluster.incidents import Incidents, keep_warnings
 from cluster.loop import train as training_loop
 from cluster.outcome import COMPLETED, FAILED, Outcome, carry_out, starting
 from cluster.processes import Processes
-from cluster.prompts import check_answers, check_recorded, dated, load_prompts, rendering_warnings
+from cluster.prompts import check_answers, check_recorded, dated, load_prompts, load_tokenizer, tokenizer_warnings
 from cluster.readiness import Readiness, announced_start
 from cluster.record import Recorder, recording
 from cluster.run import QUEUE_FILE, Run
@@ -62,9 +62,10 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if rollout_only:
         config = recording(config)
     config = dated(config, resumed=resume is not None)
-    training, held_out = load_prompts(config, "train"), load_prompts(config, config.evaluation.split)
+    tokenizer = load_tokenizer(config.model.path)
+    training, held_out = (load_prompts(config, split, tokenizer) for split in ("train", config.evaluation.split))
     problems = [source.prompt for source in training]
-    doubtful = [*filter(None, [check_answers(config, problems)]), *rendering_warnings(config, problems)]
+    doubtful = [*filter(None, [check_answers(config, problems)]), *tokenizer_warnings(config, problems, tokenizer)]
     if resume is not None:
         check_recorded(resume, training)
     with _open_directory(config, resume) as directory:

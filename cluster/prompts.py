@@ -15,7 +15,7 @@ from cluster.errors import UsageError
 from cluster.model_facts import read_config
 from cluster.model_support import text_settings
 from verifiers.references import check_references
-from verifiers.rendering import PromptRenderer, check_rendering, token_problem
+from verifiers.rendering import PromptRenderer, rendering_warnings, token_problem
 from verifiers.task import Prompt, make_task
 
 if TYPE_CHECKING:
@@ -72,8 +72,11 @@ def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
     return report.message()
 
 
-def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
+def load_prompts(config: RunConfig, split: str, tokenizer: Any = None) -> list[EvaluationPrompt]:
     """The prompts of a split as token ids; prints how many there are, and how many were dropped.
+
+    Args:
+        tokenizer: that of ``model.path``; None loads it.
 
     Raises:
         UsageError: a prompt is longer than ``rollout.max_prompt_tokens`` and ``task.drop_overlong`` is off, all are,
@@ -81,7 +84,7 @@ def load_prompts(config: RunConfig, split: str) -> list[EvaluationPrompt]:
     """
     from cluster.evaluation import EvaluationPrompt
 
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = tokenizer or load_tokenizer(config.model.path)
     prompts = read_prompts(config, split)
     fitting = _fitting(config, prompts, split, tokenizer)
     print(f"prompts: {_count(config, split, len(fitting), len(prompts))}", flush=True)
@@ -113,16 +116,16 @@ def check_prompts(config: RunConfig) -> tuple[list[str], list[str]]:
     if here:
         tokenizer = load_tokenizer(config.model.path)
         kept = {split: len(_fitting(config, prompts, split, tokenizer)) for split, prompts in splits.items()}
-        doubtful += rendering_warnings(config, splits["train"], tokenizer)
+        doubtful += tokenizer_warnings(config, splits["train"], tokenizer)
     if problem := check_answers(config, splits["train"]):
         doubtful.append(problem)
     return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], doubtful
 
 
-def rendering_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any = None) -> list[str]:
-    """What is doubtful about the token ids of prompts that can be rendered."""
-    tokenizer = tokenizer or load_tokenizer(config.model.path)
-    return check_rendering(prompts, tokenizer, config.task, _vocabulary(config.model.path))[1]
+def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any) -> list[str]:
+    """What is doubtful about the tokenizer, for prompts that it can render."""
+    tokens = PromptRenderer(tokenizer, config.task)(prompts[0].text)
+    return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
 
 
 def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:

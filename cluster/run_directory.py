@@ -51,14 +51,14 @@ PACKAGES = (
 )
 
 GIT_FILE = "git.json"  # in a run directory, and at the top of the package of a submitted job
-_FULL_MEND = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
+_FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
 _NO_ROOM = 64 << 10  # bytes free, below which a disk is full
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class RunDirectoryError(UsageError):
-    """The run directory cannot be used; the message names the path, the key and the mend."""
+    """The run directory cannot be used; the message names the path, the key and the remedy."""
 
 
 class RunDirectory:
@@ -287,19 +287,19 @@ def is_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError about the run directory into one clear message that names the key and the mend."""
+    """Turns an OSError about the run directory into one clear message that names the key and the remedy."""
     try:
         yield
     except OSError as error:
         if is_full(error):
-            mend = _FULL_MEND
+            remedy = _FULL_REMEDY
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            mend = "it is not writable: set run.directory to a directory that you may write"
+            remedy = "it is not writable: set run.directory to a directory that you may write"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-            mend = "there is a file where a directory should be: set run.directory or run.name to another path"
+            remedy = "there is a file where a directory should be: set run.directory or run.name to another path"
         else:
-            mend = "set run.directory to a directory that can be written"
-        raise RunDirectoryError(f"run directory {path}: {mend} ({error})") from error
+            remedy = "set run.directory to a directory that can be written"
+        raise RunDirectoryError(f"run directory {path}: {remedy} ({error})") from error
 
 
 @contextlib.contextmanager
@@ -314,7 +314,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if is_full(error) or shutil.disk_usage(path).free < _NO_ROOM:
-            raise RunDirectoryError(f"run directory {path}: {_FULL_MEND} ({error})") from error
+            raise RunDirectoryError(f"run directory {path}: {_FULL_REMEDY} ({error})") from error
         raise
 
 

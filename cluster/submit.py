@@ -128,7 +128,7 @@ def _without(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
-    """Ray's errors on the way to a submitted job, as messages with the mend."""
+    """Ray's errors on the way to a submitted job, as messages with the remedy."""
     from ray.exceptions import AuthenticationError
 
     try:

@@ -1,6 +1,6 @@
 """The run's one wandb writer: the only file that knows wandb.
 
-wandb can die, hang, raise, or fill its disk; none of that may touch the run. So it runs in a helper process of its own
+wandb can die, hang, raise, or fill its disk; none of that may touch the run. So it runs in a separate helper process
 (``python -m cluster.wandb_writer``), and a thread of the driver feeds it from a bounded queue. A helper that is lost is
 killed and started again under the same run id; after MAX_RESTARTS in a row, or if none starts, wandb is off for the
 rest of the run. Each loss is one warning. metrics.jsonl does not depend on any of it.
@@ -45,7 +45,7 @@ MAX_RESTARTS = 3  # in a row: a helper that served for STEADY_SECONDS begins a n
 STEADY_SECONDS = 60.0
 MAX_WAITING = 10_000  # parts of rows in the queue
 
-_PROBE_BYTES = 64 << 10  # written now and then beside wandb's file: wandb itself loses rows on a full disk silently
+_PROBE_BYTES = 64 << 10  # written now and then next to wandb's file: wandb loses rows on a full disk without an error
 
 
 class WandbSettings(Protocol):
@@ -62,7 +62,7 @@ class WandbSettings(Protocol):
 
 
 class WandbError(UsageError):
-    """wandb was demanded (`wandb.mode: online`) and cannot start; the message names the mend."""
+    """wandb was demanded (`wandb.mode: online`) and cannot start; the message names the remedy."""
 
 
 @dataclass(frozen=True)

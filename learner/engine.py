@@ -325,7 +325,7 @@ class Engine:
         the end.
 
         Under ZeRO-3 one bucket at a time is gathered, and copied before it is released, so rank 0 never
-        holds more than one bucket beside its own partition. What the checkpoint splits, such as the experts
+        holds more than one bucket in addition to its own partition. What the checkpoint splits, such as the experts
         of a layer, is gathered whole and then leaves in several buckets.
         """
         for units in cut(self._layout.units, bucket_bytes):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from verifiers.task import Prompt, Task
 
 MAX_SECONDS = 5.0
-"""The check ends after so long, with what it has found until then; 12,000 references of MATH take 1.5 s."""
+"""The check ends after so long, with what it has found until then."""
 
 SPREAD = 24
 """Every 24th reference is checked first, then their neighbours, so that what time allows is spread over the set."""

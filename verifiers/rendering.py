@@ -171,40 +171,29 @@ def chosen_template(tokenizer: Tokenizer) -> str:
     )
 
 
-def check_rendering(
-    prompts: Sequence[Prompt], tokenizer: Any, settings: PromptSettings, vocabulary: int | None
-) -> tuple[list[str], list[str]]:
-    """Try the first and the longest of `prompts`: what is wrong with their token ids, and what is doubtful.
+def rendering_warnings(
+    tokens: Sequence[int], tokenizer: Any, settings: PromptSettings, vocabulary: int | None
+) -> list[str]:
+    """What is doubtful about a tokenizer and a prompt that it rendered, each a line with the remedy.
 
     Args:
+        tokens: ids of one prompt of the run.
         vocabulary: rows of the model's embedding; None where they are not known.
-
-    Returns:
-        (problems, warnings), each a line that names the key and the remedy.
     """
-    if not prompts:
-        return [], []
-    problems, warnings = [], []
-    for prompt in dict.fromkeys((0, max(range(len(prompts)), key=lambda i: len(prompts[i].text)))):
-        try:
-            tokens = render(prompts[prompt], tokenizer, settings)
-        except ValueError as error:
-            return [str(error)], []
-        if problem := token_problem(prompts[prompt].id, tokens, vocabulary):
-            problems.append(problem)
-    if vocabulary is not None and not problems and len(tokenizer) > vocabulary:
+    warnings = []
+    if vocabulary is not None and len(tokenizer) > vocabulary:
         warnings.append(
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocabulary}: a prompt that holds one "
             "of the others is refused; give the model its own tokenizer"
         )
     bos = getattr(tokenizer, "bos_token_id", None)
-    dormant = bos is not None and bos != getattr(tokenizer, "eos_token_id", None)
-    if settings.template == "plain" and dormant and not tokenizer.chat_template and not problems and bos not in tokens:
+    unused = bos is not None and bos != getattr(tokenizer, "eos_token_id", None) and bos not in tokens
+    if settings.template == "plain" and unused and not tokenizer.chat_template:
         warnings.append(
             f"the tokenizer has the begin token {tokenizer.bos_token!r} but does not put it before a text, so prompts "
             "begin without it; if the model was trained with it, save its tokenizer with add_bos_token"
         )
-    return problems, warnings
+    return warnings
 
 
 def token_problem(prompt_id: str, tokens: Sequence[int], vocabulary: int | None) -> str | None:

@@ -1,6 +1,6 @@
 """wandb dies, hangs, raises or fills its disk: the run does not notice, no row is lost, and each loss is one warning.
 
-Most tests put a package named `wandb` before the real one, which does as it is told; the others injure the real one.
+Most tests put a fake package named `wandb` on the path; the others kill or stop the real one.
 """
 
 from __future__ import annotations

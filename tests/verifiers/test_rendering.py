@@ -10,7 +10,7 @@ import pytest
 from tests import tokenizers_of_models as shapes
 from tests.tokenizers_of_models import byte_tokenizer
 from verifiers import Prompt, PromptFormat, PromptRenderer, render
-from verifiers.rendering import check_rendering
+from verifiers.rendering import rendering_warnings, token_problem
 
 TEXT = "What is 2+3?\nSay why."
 PROMPT = Prompt("p", TEXT, {}, "easy")
@@ -107,24 +107,27 @@ def test_only_a_template_that_reads_the_clock_says_so() -> None:
 def test_ids_are_compared_with_the_vocabulary(template: str) -> None:
     tokenizer = byte_tokenizer(begin=True)
     tokenizer.chat_template = shapes.TURNS
-    prompts = [Prompt("short", "2+3=", {}, "easy"), Prompt("long", "\x7f" * 50, {}, "easy")]
     settings = PromptFormat(template)
-    assert check_rendering(prompts, tokenizer, settings, len(tokenizer)) == ([], [])
-    assert check_rendering(prompts, tokenizer, settings, None) == ([], [])
-    largest = max(max(render(prompt, tokenizer, settings)) for prompt in prompts)
-    problems, warnings = check_rendering(prompts, tokenizer, settings, largest)
-    assert f"'long' has the token {largest}, and the model's vocabulary has {largest}" in problems[0]
-    assert len(problems) == 1 and not warnings
-    problems, warnings = check_rendering(prompts, tokenizer, settings, largest + 1)
-    assert not problems and f"the model's vocabulary {largest + 1}" in warnings[0]
+    tokens = render(Prompt("long", "\x7f" * 50, {}, "easy"), tokenizer, settings)
+    largest = max(tokens)
+    for enough in (largest + 1, len(tokenizer), None):
+        assert token_problem("long", tokens, enough) is None
+    problem = token_problem("long", tokens, largest)
+    assert f"'long' has the token {largest}, and the model's vocabulary has {largest}" in str(problem)
+    assert rendering_warnings(tokens, tokenizer, settings, len(tokenizer)) == []
+    (warning,) = rendering_warnings(tokens, tokenizer, settings, largest + 1)
+    assert f"the model's vocabulary {largest + 1}" in warning
 
 
 def test_the_checks_name_an_empty_prompt_and_a_begin_token_that_is_not_added() -> None:
-    empty = [Prompt("none", "", {}, "easy")]
-    (problem,), _ = check_rendering(empty, byte_tokenizer(), PromptFormat(), None)
-    assert "'none' has no tokens" in problem
-    assert check_rendering([], byte_tokenizer(), PromptFormat(), None) == ([], [])
-    (warning,) = check_rendering([PROMPT], byte_tokenizer(), PromptFormat(), None)[1]
+    assert "'none' has no tokens" in str(token_problem("none", [], None))
+    settings = PromptFormat()
+
+    def warnings(**tokens: str | None) -> list[str]:
+        tokenizer = byte_tokenizer(**tokens)
+        return rendering_warnings(render(PROMPT, tokenizer, settings), tokenizer, settings, None)
+
+    (warning,) = warnings()
     assert "'<s>' but does not put it before a text" in warning
-    assert not check_rendering([PROMPT], byte_tokenizer(bos_token=shapes.END), PromptFormat(), None)[1], "as GPT-2"
-    assert not check_rendering([PROMPT], byte_tokenizer(bos_token=None), PromptFormat(), None)[1], "as Qwen"
+    assert not warnings(bos_token=shapes.END), "as GPT-2"
+    assert not warnings(bos_token=None), "as Qwen"

@@ -117,7 +117,10 @@ class _Program(ctypes.Structure):
 
 
 def install(program: bytes) -> None:
-    """Put this process, with all its threads, under the filter for ever; `no_new_privs` must be set. Raises OSError."""
+    """Put this process, with all its threads, under the filter, which cannot be removed.
+
+    `no_new_privs` must be set. Raises OSError.
+    """
     loaded = _Program(len(program) // 8, program)
     stubborn = kernel.syscall(_SYS_SECCOMP, "seccomp", _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(loaded))
     if stubborn:

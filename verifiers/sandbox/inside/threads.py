@@ -16,7 +16,8 @@ from typing import Any
 DEEP_BYTES, USUAL_BYTES = 128 << 20, 16 << 20
 """Address space of the first thread's stack and of each other one, whatever size the program asks for."""
 
-_GUARD_BYTES = 1 << 20  # beside each stack: its guard page and what the C library keeps for the thread, rounded up
+# In addition to each stack: its guard page and what the C library keeps for the thread, rounded up.
+_GUARD_BYTES = 1 << 20
 
 
 class _Parked:

@@ -1,9 +1,5 @@
 """Markdown, and tags around the answer."""
 
-import pytest
-
-from verifiers import Status, grade_math
-
 RIGHT = [
     ("The answer is **12**.", "12"),
     ("**12**", "12"),
@@ -189,18 +185,3 @@ REFUSED = [
     (r"<|begin_of_thought|>\boxed{6}<|end_of_thought|>", "6"),
     ("[reason]", "reason"),
 ]
-
-
-@pytest.mark.parametrize(("prediction", "reference"), RIGHT)
-def test_accepted(prediction: str, reference: str) -> None:
-    assert grade_math(prediction, reference).status is Status.CORRECT
-
-
-@pytest.mark.parametrize(("prediction", "reference"), WRONG)
-def test_rejected(prediction: str, reference: str) -> None:
-    assert grade_math(prediction, reference).status is Status.WRONG
-
-
-@pytest.mark.parametrize(("prediction", "reference"), REFUSED)
-def test_earns_nothing(prediction: str, reference: str) -> None:
-    assert grade_math(prediction, reference).reward == 0.0

@@ -1,0 +1,23 @@
+"""The tables of `answers/`, by kind: what is right, what is wrong, and what earns nothing in whichever way."""
+
+import pytest
+
+from tests.verifiers.mathematics.answers import choices, languages, magnitudes, markup
+from verifiers import Status, grade_math
+
+TABLES = (choices, languages, magnitudes, markup)
+
+
+@pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.RIGHT])
+def test_accepted(prediction: str, reference: str) -> None:
+    assert grade_math(prediction, reference).status is Status.CORRECT
+
+
+@pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.WRONG])
+def test_rejected(prediction: str, reference: str) -> None:
+    assert grade_math(prediction, reference).status is Status.WRONG
+
+
+@pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.REFUSED])
+def test_earns_nothing(prediction: str, reference: str) -> None:
+    assert grade_math(prediction, reference).reward == 0.0
