@@ -1,6 +1,6 @@
 # Each target makes .venv when it is missing or when a lock changed; any order, any number of times.
 VENV := .venv
-CONFIG ?= cluster/local.yaml
+CONFIG ?= cluster/presets/local.yaml
 ARGS ?=
 
 INSTALL_INPUTS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/install.sh setup.cfg pyproject.toml
@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 
 reference: $(STAMP)
-	$(VENV)/bin/python -m cluster.reference docs/configuration.md
+	$(VENV)/bin/python -m cluster.config.reference docs/configuration.md
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -256,7 +256,7 @@ class DeadlineSettings(Section):
     checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")
 
     def of(self, name: str) -> dict[str, Any]:
-        """The arguments of :func:`actors.calls.call` that bound a wait by the setting `name`."""
+        """The arguments of :func:`actors.remote_calls.call` that bound a wait by the setting `name`."""
         return {"deadline_s": getattr(self, name), "key": f"deadlines.{name}"}
 
 

@@ -133,7 +133,7 @@ def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> I
         "cluster.cli",
         "eval",
         "--config",
-        "cluster/local.yaml",
+        "cluster/presets/local.yaml",
         "--checkpoint",
         str(model),
     ]

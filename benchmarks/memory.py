@@ -4,7 +4,7 @@ Starts `bonrl train` with the given configuration for a few steps and looks at /
 of the resident set (RSS) and of the proportional set (PSS, where a page shared by k processes counts 1/k), and the peak
 of the weight buckets in shared memory.
 
-    python -m benchmarks.memory [--config cluster/local.yaml] [--steps 6] [--output FILE] [SECTION.KEY=VALUE ...]
+    python -m benchmarks.memory [--config FILE] [--steps 6] [--output FILE] [SECTION.KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from actors.bucket_files import SHARED_MEMORY
+from actors.weights.bucket_files import SHARED_MEMORY
+from cluster.checks.dry_run import load_model_facts
+from cluster.checks.estimates import derive
 from cluster.config import load_config
-from cluster.dry_run import load_model_facts
-from cluster.estimates import derive
 
 LIMIT_SECONDS = 540.0
 ROLES = {
@@ -107,7 +107,7 @@ def measure(config: str, overrides: list[str]) -> Peaks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="cluster/local.yaml")
+    parser.add_argument("--config", default="cluster/presets/local.yaml")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--output", type=Path)
     parser.add_argument("overrides", nargs="*")

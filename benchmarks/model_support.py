@@ -80,9 +80,9 @@ class Trial:
     """A sampler and a learner on one tiny model."""
 
     def __init__(self, directory: Path, zero_stage: int, seed: int = 0) -> None:
-        from actors.sampler import Sampler
         from actors.settings import RolloutSettings, SamplerSettings
-        from learner.engine import Engine
+        from actors.workers.sampler import Sampler
+        from learner.backends.deepspeed_engine import Engine
         from learner.settings import LearnerSettings, LossSettings
 
         self.directory = directory
@@ -107,7 +107,7 @@ class Trial:
 
     async def broadcast(self) -> None:
         """The learner's weights to the sampler, in buckets that cut layers apart."""
-        from actors import transport
+        from actors.weights import transport
 
         manifests = [
             transport.write_bucket(transport.new_path("support"), bucket)
@@ -171,7 +171,7 @@ async def _train(trial: Trial, samples: list[Any], support: Support) -> None:
     support.trained = trial.gap(await trial.sample())
     export = trial.directory.with_name("export")
     trial.learner.export_huggingface(export)
-    from learner.model_directory import load_causal_lm
+    from learner.backends.model_directory import load_causal_lm
 
     fresh = load_causal_lm(export, "float32").eval()
     support.exported = max(

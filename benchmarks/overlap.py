@@ -34,7 +34,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.run_directory import read_metrics
+from cluster.records.run_directory import read_metrics
 
 SAMPLING = r"^ray::SamplerActor|VLLM::EngineCore"
 LEARNING = r"^ray::LearnerRank"
@@ -97,7 +97,16 @@ def measure(staleness: int, steps: int, warm_up: int, directory: Path, overrides
     """Run `steps` steps and read the clocks between the end of the warm-up and the last step but one."""
     run = directory / f"staleness-{staleness}"
     command = [
-        *(sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/local.yaml", *BALANCED, *overrides),
+        *(
+            sys.executable,
+            "-m",
+            "cluster.cli",
+            "train",
+            "--config",
+            "cluster/presets/local.yaml",
+            *BALANCED,
+            *overrides,
+        ),
         *(f"queue.staleness={staleness}", f"run.steps={steps}", f"run.directory={directory}", f"run.name={run.name}"),
     ]
     with (directory / f"{run.name}.log").open("w") as sink:

@@ -17,12 +17,12 @@ from typing import Any
 
 import ray
 
-from actors.sampler import Sampler
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.stop_tokens import stop_token_ids  # the same end-of-sequence ids for both
-from verifiers.rendering import render
+from actors.workers.sampler import Sampler
 from verifiers.settings import TaskSettings
-from verifiers.task import make_task
+from verifiers.tasks.registry import make_task
+from verifiers.text.rendering import render
+from verifiers.text.stop_tokens import stop_token_ids  # the same end-of-sequence ids for both
 
 SETTLE_SECONDS = 1.5  # plain vLLM's worker polls for a second after its last token
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cluster.metrics_tail import MetricsTail
+from cluster.telemetry.metrics_tail import MetricsTail
 
 MIB_AIM = 1.0  # MB per 100 steps
 COUNT_AIM = 0.5  # descriptors, threads, processes per 100 steps
@@ -41,7 +41,7 @@ ROLES = {
     "verifier": r"^ray::VerifierWorker",
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
-    "node watch": r"^ray::NodeWatch",
+    "node watch": r"^ray::NodeMonitor",
     "raylet": r"raylet/raylet",
     "gcs": r"gcs_server",
 }
@@ -205,7 +205,7 @@ def main() -> int:
     options.directory.mkdir(parents=True, exist_ok=True)
     overrides = [*TINY, f"run.steps={options.steps}", f"run.directory={options.directory}", "run.name=run"]
     command = [
-        *(sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/local.yaml"),
+        *(sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/presets/local.yaml"),
         *overrides,
         *options.overrides,
     ]

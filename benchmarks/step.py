@@ -23,7 +23,7 @@ def run(staleness: int, steps: int, overrides: list[str], directory: str) -> lis
     """The step rows of one run."""
     name = f"staleness-{staleness}-{len(list(Path(directory).iterdir()))}"
     command = [
-        sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/local.yaml", f"run.steps={steps}",
+        sys.executable, "-m", "cluster.cli", "train", "--config", "cluster/presets/local.yaml", f"run.steps={steps}",
         f"run.directory={directory}", f"run.name={name}", f"queue.staleness={staleness}", "evaluation.every=0",
         "evaluation.at_start=false", "evaluation.at_end=false", "wandb.mode=disabled", *overrides,
     ]  # fmt: skip

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from actors import transport
-from actors.sampler import Sampler
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.weights import transport
+from actors.workers.sampler import Sampler
 
 ROLLOUT = RolloutSettings(max_prompt_tokens=32, max_response_tokens=28)
 

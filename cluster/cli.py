@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from cluster.checks.preflight import check_packages, check_run
+from cluster.commands.printing import print_comparisons, print_curves, print_dry_run, print_verifier, version_text
 from cluster.errors import UsageError
-from cluster.locate import config_of_run, resolve_model
-from cluster.preflight import check_packages, check_run
-from cluster.printing import print_comparisons, print_curves, print_dry_run, print_verifier, version_text
+from cluster.records.model_source import config_of_run, resolve_model
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -84,8 +84,8 @@ def bonrl(
 
     \b
     First steps
-      bonrl train                                       train the shipped model (cluster/local.yaml, two CPU cores)
-      bonrl train --config cluster/local.yaml --dry-run check a configuration; start nothing
+      bonrl train                                       train the shipped model on two CPU cores
+      bonrl train --config FILE --dry-run               check a configuration; start nothing
       bonrl eval --checkpoint runs/NAME                 pass@k and other curves of what was trained
 
     \b
@@ -97,7 +97,7 @@ def bonrl(
     """
 
 
-DEFAULT_CONFIG = Path("cluster/local.yaml")
+DEFAULT_CONFIG = Path("cluster/presets/local.yaml")
 
 # What `bonrl sft` takes from its options: plain imitation would not read these keys, and bon_sft's are set from them.
 SFT_OPTIONS = {
@@ -145,9 +145,9 @@ def train(
 
     \b
     Examples
-      bonrl train --config cluster/local.yaml
-      bonrl train --config cluster/local.yaml objective.k=4 rollout.n=32 queue.staleness=1
-      bonrl train --config cluster/8xh100.yaml --dry-run
+      bonrl train --config cluster/presets/local.yaml
+      bonrl train --config cluster/presets/local.yaml objective.k=4 rollout.n=32 queue.staleness=1
+      bonrl train --config cluster/presets/8xh100.yaml --dry-run
       bonrl train --resume runs/20261123-101500 run.steps=400
       bonrl train --replay runs/20261123-101500 learner.learning_rate=3e-5
 
@@ -189,11 +189,11 @@ def train(
         return
     _check(resolved)
     if replay:
-        from cluster.replay import replay as run_replay
+        from cluster.run.replay import replay as run_replay
 
         outcome = run_replay(resolved, replay)
     else:
-        from cluster.job import train as run_job
+        from cluster.run.job import train as run_job
 
         outcome = run_job(resolved, resume=resume, rollout_only=rollout_only)
     raise typer.Exit(outcome.status)
@@ -261,7 +261,7 @@ def evaluate(
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
     _check(resolved)
-    from cluster.job import earlier_evaluations, evaluate_checkpoint
+    from cluster.run.job import earlier_evaluations, evaluate_checkpoint
 
     earlier = earlier_evaluations(resolved, baseline, temperatures) if baseline is not None else []
     if output is not None:
@@ -325,7 +325,7 @@ def sft(
     resolved = _load(config, overrides)
     if not new:
         _check(resolved)
-    from cluster.sft import imitate
+    from cluster.commands.sft import imitate
 
     imitate(
         resolved,
@@ -381,7 +381,7 @@ def _bon_sft(
     # Last, so that they hold beside an override of a whole section (`objective={k: 4}`).
     resolved = _load(config, [*(overrides or []), *chosen, f"learner.learning_rate={learning_rate}"])
     _check(resolved)
-    from cluster.job import train as train_job
+    from cluster.run.job import train as train_job
 
     outcome = train_job(resolved)
     if outcome.model is not None:
@@ -429,7 +429,7 @@ def train_verifier(
     overall AUC also rewards telling easy prompts from hard ones, which does not help to select an answer.
     """
     resolved = _load(config, overrides)
-    from cluster.train_verifier import train as train_classifier
+    from cluster.commands.train_verifier import train as train_classifier
     from verifiers.learned.training import TrainingSettings
 
     settings = TrainingSettings(
@@ -507,7 +507,7 @@ def grade(
     """
     from rich.progress import track
 
-    from cluster.grade import CodeOptions, grade_file
+    from cluster.commands.grade import CodeOptions, grade_file
 
     counts = grade_file(
         source,
@@ -585,15 +585,15 @@ def submit(
 
     \b
     Examples
-      bonrl submit -a http://head:8265 --config cluster/multinode.yaml rollout.n=64
+      bonrl submit -a http://head:8265 --config cluster/presets/multinode.yaml rollout.n=64
       bonrl submit -a http://head:8265 --resume /shared/runs/20261123-101500
       bonrl submit -a http://head:8265 --command 'eval --checkpoint /shared/runs/20261123-101500 --n 64'
       bonrl submit -a http://head:8265 --entrypoint 'python my.py' --env MY_TOKEN run.directory=/shared/runs
 
     Ctrl-C stops following, not the job; the message then says how to follow or stop it.
     """
-    from cluster.job_command import environment, make_job
-    from cluster.submit import submit_job
+    from cluster.commands.job_command import environment, make_job
+    from cluster.commands.submit import submit_job
 
     job = make_job(
         config,
@@ -628,7 +628,7 @@ def export(
       bonrl export --checkpoint runs/20261123-101500 --to my-model
     """
     source = resolve_model(checkpoint)
-    from cluster.export import export_model
+    from cluster.commands.export import export_model
 
     export_model(checkpoint, source, to)
     typer.echo(f"{source} -> {to}")
@@ -637,7 +637,7 @@ def export(
 @app.command("config-reference", short_help="Print every configuration key.")
 def config_reference() -> None:
     """Print every key with its type, range, default, unit and reason (docs/configuration.md)."""
-    from cluster.reference import render_reference
+    from cluster.config.reference import render_reference
 
     typer.echo(render_reference(), nl=False)
 
@@ -656,7 +656,7 @@ def _earlier_config(option: str, run: Path, overrides: list[str] | None) -> RunC
 
 def _check(config: RunConfig) -> None:
     """Everything that can be refused before the first actor starts."""
-    from cluster.dry_run import check_memory, memory_warnings, warnings_of
+    from cluster.checks.dry_run import check_memory, memory_warnings, warnings_of
 
     check_run(config)
     derived = check_memory(config)
@@ -676,8 +676,8 @@ def _new_directory(path: Path) -> None:
 
 def _refusals() -> tuple[type[Exception], ...]:
     """Error classes of other modules that also stand for something the user can fix."""
-    from cluster.checkpoints import CheckpointError
-    from cluster.run_directory import RunDirectoryError
+    from cluster.records.checkpoints import CheckpointError
+    from cluster.records.run_directory import RunDirectoryError
 
     return UsageError, RunDirectoryError, CheckpointError, ConnectionError
 

@@ -39,7 +39,7 @@ echo "install: compiling bytecode"
 "$venv/bin/python" -m compileall -q -j 0 -x py312_intrinsics \
   "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 echo "install: checking"
-"$venv/bin/python" -m cluster.preflight
+"$venv/bin/python" -m cluster.checks.preflight
 "$venv/bin/python" -c '
 from vllm.platforms import current_platform
 if not current_platform.is_cpu():

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from cluster.config import RunConfig, section_of
-from cluster.reference import models_in
+from cluster.config.reference import models_in
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("actors", "cluster", "learner", "verifiers")
@@ -19,7 +19,10 @@ SECTIONS = tuple(RunConfig.model_fields)
 # A dot and a lower-case word after a section's name; not part of a path, a longer word or an address.
 KEY = re.compile(rf"(?<![\w./@-])({'|'.join(SECTIONS)})((?:\.[a-z][a-z0-9_]*)+)(?![\w(/])")
 MODULES = {
-    f"{p.parent.name}.{p.stem}" for package in PACKAGES for p in (ROOT / package).glob("*") if p.suffix in ("", ".py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*")
+    if path.is_dir() or path.suffix == ".py"
 }
 FILES = re.compile(r"\.(py|yaml|json|jsonl|arrow|parquet|md|safetensors)$")
 
@@ -86,5 +89,5 @@ def test_a_wrong_key_would_be_found() -> None:
     assert [unknown_keys(text) for _, text in texts(source)] == [["rollout.m"]]
     assert unknown_keys("loss.dual_clip, task.math.levels and task.sandbox.wall_seconds") == []
     assert unknown_keys("set task.math.level") == ["task.math.level"]
-    assert unknown_keys("python -m cluster.metric_names; see cluster/run.py and run.yaml") == []
+    assert unknown_keys("python -m cluster.records.metric_names; see cluster/run/run.py and run.yaml") == []
     assert {"objective.mixture.k", "schedule.k.end", "actors.samplers", "actors.samplers.min"} <= KEYS

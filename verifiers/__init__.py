@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from verifiers.rendering import PromptFormat, PromptRenderer, render
 from verifiers.sandbox.grading import run_python
 from verifiers.sandbox.limits import Limits
 from verifiers.settings import DifficultyMix, TaskSettings
-from verifiers.task import SPLITS, Prompt, Task, make_task
+from verifiers.task import SPLITS, Prompt, Task
+from verifiers.tasks.registry import make_task
+from verifiers.text.rendering import PromptFormat, PromptRenderer, render
 from verifiers.verdict import Status, Verdict
 
 if TYPE_CHECKING:

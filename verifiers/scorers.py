@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from verifiers.countdown import ExpressionError, evaluate
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LearnedScorer, LoadLogits
 from verifiers.settings import ScorerSettings, TaskSettings
 from verifiers.task import Prompt
+from verifiers.tasks.countdown import ExpressionError, evaluate
 from verifiers.verdict import Status, Verdict
 
 

@@ -1,12 +1,11 @@
-"""What a task is: prompts in splits, and a verifier for their answers."""
+"""What a task is: prompts in splits, and a verifier for their answers. `verifiers.tasks` holds the tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from verifiers.settings import TaskSettings
 from verifiers.verdict import Verdict
 
 SPLITS = ("train", "validation", "test")
@@ -62,68 +61,3 @@ def check_split(split: str) -> None:
     """Raise ValueError unless ``split`` names one of the three splits."""
     if split not in SPLITS:
         raise ValueError(f"no split named {split!r}; choose one of {', '.join(SPLITS)}")
-
-
-def _countdown(settings: TaskSettings) -> Task:
-    from verifiers.countdown import Countdown
-
-    return Countdown(settings)
-
-
-def _gsm8k(settings: TaskSettings) -> Task:
-    from verifiers.gsm8k import Gsm8k
-
-    return Gsm8k(settings)
-
-
-def _humaneval(settings: TaskSettings) -> Task:
-    from verifiers.humaneval import HumanEval
-
-    return HumanEval(settings)
-
-
-def _mbpp(settings: TaskSettings) -> Task:
-    from verifiers.mbpp import Mbpp
-
-    return Mbpp(settings)
-
-
-def _math(settings: TaskSettings) -> Task:
-    from verifiers.math_tasks import Math
-
-    return Math(settings)
-
-
-def _math500(settings: TaskSettings) -> Task:
-    from verifiers.math_tasks import Math500
-
-    return Math500(settings)
-
-
-def _jsonl(settings: TaskSettings) -> Task:
-    from verifiers.math_tasks import Jsonl
-
-    return Jsonl(settings)
-
-
-# Each entry imports its module when asked, so that a task's dependencies load only in runs that use it.
-TASKS: dict[str, Callable[[TaskSettings], Task]] = {
-    "countdown": _countdown,
-    "gsm8k": _gsm8k,
-    "humaneval": _humaneval,
-    "jsonl": _jsonl,
-    "math": _math,
-    "math500": _math500,
-    "mbpp": _mbpp,
-}
-
-
-def make_task(settings: TaskSettings) -> Task:
-    """The task that ``settings.name`` names.
-
-    Raises:
-        ValueError: No such task, or its settings cannot be met (message names the key and the mend).
-    """
-    if settings.name not in TASKS:
-        raise ValueError(f"task.name is {settings.name!r}; choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[settings.name](settings)

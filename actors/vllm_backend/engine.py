@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from actors import transport
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.stop_tokens import stop_token_ids
 from actors.vllm_backend.environment import EngineError, environment, summary
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
+from actors.weights import transport
+from verifiers.text.stop_tokens import stop_token_ids
 
 PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
 _GIB = 2**30
@@ -287,7 +287,7 @@ def _engine_arguments(
         generation_config="vllm",  # sampling defaults of the model directory must not change the law
     )
     if not _plugin_installed():
-        arguments["worker_extension_cls"] = "actors.host_registration.WorkerExtension"
+        arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
     if sampler.gpus:
         arguments["tensor_parallel_size"] = sampler.tensor_parallel
         arguments["gpu_memory_utilization"] = sampler.gpu_memory_utilization

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from actors import transport
 from actors.vllm_backend.text_models import allow_text_models
+from actors.weights import transport
 
 BACKEND = "host"
 
@@ -64,7 +64,7 @@ def host_weight_transfer_engine() -> type:
 
     @dataclass
     class HostUpdateInfo(WeightTransferUpdateInfo):
-        """manifest: one bucket, see :mod:`actors.transport`."""
+        """manifest: one bucket, see :mod:`actors.weights.transport`."""
 
         manifest: dict[str, Any]
 

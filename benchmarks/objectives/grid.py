@@ -123,7 +123,7 @@ def _make_verifier(directory: Path) -> tuple[str, ...]:
 
 def _bonrl(verb: str, *arguments: str) -> None:
     """Run the command line to its end; its output is shown if it fails."""
-    command = [sys.executable, "-m", "cluster.cli", verb, "--config", "cluster/local.yaml", *arguments]
+    command = [sys.executable, "-m", "cluster.cli", verb, "--config", "cluster/presets/local.yaml", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S)
     if run.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {run.returncode}:\n{run.stdout}\n{run.stderr}")

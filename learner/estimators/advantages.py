@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from learner.estimators.leave_one_out import ArrayTerms, ConstantTerms, CountTerms
 from learner.estimators.off_policy import off_policy_advantages
 from learner.estimators.registry import ESTIMATORS, Estimator, Options, check_estimator
-from learner.estimators.terms import ArrayTerms, ConstantTerms, CountTerms
 from learner.strategies import (
     STRATEGIES,
     Group,

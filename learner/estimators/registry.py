@@ -1,6 +1,6 @@
 """The registry of advantage estimators. Two kinds:
 
-- `estimator`: a formula, linear in the differences and values of U_k that `learner.estimators.terms` names. It knows
+- `estimator`: a formula, linear in the differences and values of U_k that `leave_one_out.py` names. It knows
   nothing of the strategy, hence serves every one, and it runs on exact Fractions as well as on arrays.
 - `group_estimator`: a function of the whole `Group`, for methods that are defined for certain strategies only.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.estimators.terms import Terms
+from learner.estimators.leave_one_out import Terms
 from learner.strategies import STRATEGIES, Group, look_up
 
 

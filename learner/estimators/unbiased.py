@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from learner.estimators.leave_one_out import Terms
 from learner.estimators.registry import estimator
-from learner.estimators.terms import Terms
 
 
 @estimator("loo", full_group=False)

@@ -4,7 +4,15 @@ One file for each; importing this package registers them all. To add one, write 
 """
 
 from learner.strategies import best_of_k, majority, mean, pass_at_k, weighted_vote
-from learner.strategies.inputs import as_count, as_numbers, check_strategy, finite, like_rewards, look_up, make_group
+from learner.strategies.array_inputs import (
+    as_count,
+    as_numbers,
+    check_strategy,
+    finite,
+    like_rewards,
+    look_up,
+    make_group,
+)
 from learner.strategies.registry import STRATEGIES, Group, Strategy, array_strategy, count_strategy
 from learner.strategies.subsets import subset_strategy
 from learner.strategies.value import strategy_value

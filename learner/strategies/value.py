@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.strategies.inputs import as_count, check_strategy, finite, make_group
+from learner.strategies.array_inputs import as_count, check_strategy, finite, make_group
 from learner.strategies.registry import DEFAULT_SUBSETS
 
 

@@ -84,8 +84,8 @@ def run_async() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 @pytest.fixture(scope="module")
 def start_sampler(make_model, run_async, tmp_path_factory) -> Iterator[Callable[..., tuple]]:
     """Start a sampler on a tiny model: `sampler, model = start_sampler(architecture)`."""
-    from actors.sampler import Sampler
     from actors.settings import RolloutSettings, SamplerSettings
+    from actors.workers.sampler import Sampler
 
     started = []
 

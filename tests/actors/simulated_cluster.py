@@ -181,9 +181,9 @@ class Actor:
         return self.place.name
 
     async def _beat(self) -> Any:
-        from actors.vitals import Beat, Process
+        from actors.process_stats import Heartbeat, Process
 
-        return Beat(self.place.name, (Process(self.pid, 1),))
+        return Heartbeat(self.place.name, (Process(self.pid, 1),))
 
 
 class Watch(Actor):
@@ -284,7 +284,7 @@ class Rank(Actor):
         return {"learned": float(step)}
 
     async def _publish(self, nodes: list[str], shareable: bool, bucket_bytes: int) -> Any:
-        from actors.transport import Published
+        from actors.weights.transport import Published
 
         self.world.moment("publish")
         await self._pause(0.2)
@@ -315,10 +315,10 @@ class Job:
     """A learner, samplers and the broadcaster between them, trained for some steps while faults fall."""
 
     def __init__(self, world: World, samplers: int, transport: str = "auto") -> None:
-        from actors.broadcaster import Broadcaster
-        from actors.learner_group import LearnerGroup
+        from actors.fleet.broadcaster import Broadcaster
+        from actors.fleet.learner_group import LearnerGroup
+        from actors.fleet.supervision import Incident, Member, Supervisor, Unit
         from actors.settings import BroadcastSettings, DeadlineSettings, SupervisionSettings
-        from actors.supervision import Incident, Member, Supervisor, Unit
 
         self.world = world
         self.incidents: defaultdict[str, list[str]] = defaultdict(list)
@@ -366,7 +366,7 @@ class Job:
             self.supervisor.add(Unit(member.name, [member], lambda m=member: self._prepare(m)))
 
     async def _prepare(self, member: Any) -> None:
-        from actors.calls import call
+        from actors.remote_calls import call
 
         await call(member.actor().start.remote(), owner=member.name, to="start", deadline_s=300)
         await self.broadcaster.join(member)

@@ -19,20 +19,20 @@ SAMPLERS = 3
 
 def run(monkeypatch: pytest.MonkeyPatch, world: World, transport: str = "auto") -> Job:
     """Train in `world`; its invariants hold at the end."""
-    import actors.broadcaster
-    import actors.learner_group
-    import actors.supervision
-    import actors.watches
+    import actors.fleet.broadcaster
+    import actors.fleet.learner_group
+    import actors.fleet.node_monitors
+    import actors.fleet.supervision
 
     loop = VirtualLoop()
     loop.set_exception_handler(lambda _, context: None)
-    for module in (actors.broadcaster, actors.supervision, actors.watches):
+    for module in (actors.fleet.broadcaster, actors.fleet.supervision, actors.fleet.node_monitors):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
 
     async def at_once(work, **_):
         return work()
 
-    monkeypatch.setattr(actors.learner_group, "in_daemon_thread", at_once)
+    monkeypatch.setattr(actors.fleet.learner_group, "in_daemon_thread", at_once)
 
     async def scenario() -> Job:
         job = Job(world, SAMPLERS, transport)

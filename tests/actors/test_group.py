@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.group import GROUP_SCHEMA, Group, GroupError, groups_from_table
-from actors.prompt_stream import PromptStream, sampling_seed
+from actors.queue.prompt_stream import PromptStream, sampling_seed
 
 
 def make_group(lengths=(3, 0, 5), graded=True, sequence=7) -> Group:

@@ -32,9 +32,9 @@ class Rank:
 
 def group_of(rank: Rank, successor: Rank | None = None):
     """A learner of one rank, which `successor` replaces as soon as it is suspected."""
-    from actors.learner_group import LearnerGroup
+    from actors.fleet.learner_group import LearnerGroup
+    from actors.fleet.supervision import Member, Supervisor, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
-    from actors.supervision import Member, Supervisor, Unit
 
     member = Member("learner-0", lambda incarnation: None)
     member.handle, member.serving, member.incarnation = rank, True, 0

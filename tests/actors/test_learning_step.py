@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.learning_step import LearningStep, graded_groups
+from actors.workers.learning_step import LearningStep, graded_groups
 from learner.estimators import group_advantages
 from learner.objective import Objective
 from learner.schedule import Schedule, ScheduleSettings

@@ -51,9 +51,9 @@ class Sampler:
         raise ActorDiedError()
 
     async def _beat(self):
-        from actors.vitals import Beat
+        from actors.process_stats import Heartbeat
 
-        return Beat("node", ())
+        return Heartbeat("node", ())
 
 
 class Verifier:
@@ -62,9 +62,9 @@ class Verifier:
         self.beat = SimpleNamespace(remote=self._work)
 
     async def _work(self):
-        from actors.vitals import Beat
+        from actors.process_stats import Heartbeat
 
-        return Beat("node", ())
+        return Heartbeat("node", ())
 
 
 async def _seen(*_, **__):
@@ -73,10 +73,10 @@ async def _seen(*_, **__):
 
 def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
     """`GROUPS` groups at once; the first `doomed` incarnations die of nothing in particular."""
-    from actors.quarantine import Quarantine
-    from actors.rollout_pool import RolloutPool
+    from actors.fleet.quarantine import Quarantine
+    from actors.fleet.rollout_pool import RolloutPool
+    from actors.fleet.supervision import Member, Supervisor, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
-    from actors.supervision import Member, Supervisor, Unit
 
     monkeypatch.setattr("ray.put", lambda batch: "set aside")
     record = SimpleNamespace(crowds=[], deaths=0, quarantine=Quarantine(), results=[])

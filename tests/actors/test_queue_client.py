@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from actors.group_log import groups_file, read_groups
+from actors.queue.group_log import groups_file, read_groups
 from tests.actors.test_replay_queue import batch, make
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
@@ -47,9 +47,9 @@ class Method:
 
 
 def connect(monkeypatch, queue):
-    from actors.queue_client import QueueClient
+    from actors.fleet.queue_client import QueueClient
+    from actors.fleet.supervision import Member, Supervisor, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
-    from actors.supervision import Member, Supervisor, Unit
 
     class Losses(Supervisor):
         """A supervisor that has nothing to start."""
@@ -57,7 +57,7 @@ def connect(monkeypatch, queue):
         async def until_serving(self, unit, *, to, deadline_s):
             return None
 
-    monkeypatch.setattr("actors.queue_client.ray.put", lambda group: group)
+    monkeypatch.setattr("actors.fleet.queue_client.ray.put", lambda group: group)
     member = Member("replay queue", spawn=lambda incarnation: None, handle=Handle(queue), incarnation=0)
     supervisor = Losses(SupervisionSettings(), 1.0, node_watch=lambda node: None, kill=lambda handle: None)
     return QueueClient(Unit("replay queue", [member], prepare=None), supervisor, DeadlineSettings()), member
@@ -94,7 +94,7 @@ def test_groups_that_waited_at_a_resume_survive_the_loss_of_the_queue(tmp_path, 
 def test_a_group_that_is_lost_with_its_node_is_told_from_a_lost_queue(tmp_path, monkeypatch):
     from ray.exceptions import ObjectReconstructionFailedError
 
-    from actors.calls import ObjectLost
+    from actors.remote_calls import ObjectLost
 
     async def scenario():
         queue = make(tmp_path)

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.queue_state import QueueError, QueueState, State
+from actors.queue.state import QueueError, QueueState, State
 
 
 def make(prompts=2, staleness=1, overtake=0, steps=8):
@@ -15,7 +15,7 @@ def make(prompts=2, staleness=1, overtake=0, steps=8):
 class Fire(RuleBasedStateMachine):
     """The queue under fire: groups arrive in any order, answers get lost, the queue dies, the whole run dies.
 
-    The test plays the driver, which remembers what the real one does (actors/queue_client.py): the groups that it has
+    The test plays the driver, which remembers what the real one does (QueueClient): the groups that it has
     until they are acknowledged, and what the learner has in hand. `contributed` is what made the weights: a resume
     takes back what came after the checkpoint.
     """

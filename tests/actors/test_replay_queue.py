@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from actors.group import SampleRequest, quarantined_group
-from actors.group_log import groups_file, read_groups
-from actors.queue_snapshot import SnapshotError, read_snapshot, write_snapshot
-from actors.replay_queue import ReplayQueue
+from actors.queue.group_log import groups_file, read_groups
+from actors.queue.snapshot import SnapshotError, read_snapshot, write_snapshot
+from actors.workers.replay_queue import ReplayQueue
 
 PROMPTS = 2
 

@@ -40,7 +40,7 @@ class Worker:
         return self._work(), f"graded {group}"
 
     async def _work(self):
-        from actors.supervision import ActorFailure
+        from actors.fleet.supervision import ActorFailure
 
         self.calls += 1
         self._at_once += 1
@@ -53,15 +53,15 @@ class Worker:
         return 8
 
     async def _beat(self):
-        from actors.vitals import Beat, Process
+        from actors.process_stats import Heartbeat, Process
 
-        return Beat("node", (Process(1, 1),))
+        return Heartbeat("node", (Process(1, 1),))
 
 
 def pool_of(samplers, verifiers, quarantine=None, max_samples=None, **settings):
-    from actors.rollout_pool import RolloutPool
+    from actors.fleet.rollout_pool import RolloutPool
+    from actors.fleet.supervision import Member, Supervisor
     from actors.settings import DeadlineSettings, SupervisionSettings
-    from actors.supervision import Member, Supervisor
 
     def members(kind, workers):
         made = [Member(f"{kind}-{i}", lambda incarnation: None) for i in range(len(workers))]
@@ -91,8 +91,8 @@ def test_a_failed_grading_is_tried_again_without_sampling_again():
 
 def test_a_poison_prompt_is_set_aside_with_the_evidence_and_never_tried_again(monkeypatch):
     monkeypatch.setattr("ray.put", lambda batch: batch)
+    from actors.fleet.quarantine import Quarantine
     from actors.group import Group
-    from actors.quarantine import Quarantine
 
     class Kept(Quarantine):
         def __init__(self):
@@ -155,7 +155,7 @@ def test_a_lost_group_is_nobodys_fault():
 
 @pytest.mark.parametrize("losses", [3, 1000])
 def test_a_group_that_is_lost_on_its_way_is_sampled_again_but_not_for_ever(losses: int):
-    from actors.calls import ActorFailure, ObjectLost
+    from actors.remote_calls import ActorFailure, ObjectLost
 
     sampler, taken = Worker(), []
 
@@ -193,7 +193,7 @@ def test_a_probe_leaves_out_a_sampler_that_was_lost_since():
 
 
 def test_too_many_prompts_set_aside_end_the_run(monkeypatch):
-    from actors.supervision import ActorFailure
+    from actors.fleet.supervision import ActorFailure
 
     monkeypatch.setattr("ray.put", lambda batch: batch)
 

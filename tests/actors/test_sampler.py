@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from actors.errors import InputLost
-from actors.sampler import Sampler, SamplerError
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend.engine import _spread
+from actors.workers.sampler import Sampler, SamplerError
 
 
 def make(model_path) -> Sampler:
@@ -22,7 +22,7 @@ def make(model_path) -> Sampler:
 
 @pytest.mark.slow
 def test_importing_the_sampler_imports_neither_vllm_nor_ray():
-    program = "import sys, actors.sampler; print([m for m in ('vllm', 'ray', 'deepspeed') if m in sys.modules])"
+    program = "import sys, actors.workers.sampler; print([m for m in ('vllm', 'ray', 'deepspeed') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "[]", result.stderr
 

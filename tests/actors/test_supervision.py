@@ -28,9 +28,9 @@ class FakeActor:
 
     async def _beat(self):
         self._check()
-        from actors.vitals import Beat, Process
+        from actors.process_stats import Heartbeat, Process
 
-        return Beat("node", (Process(1, 1),))
+        return Heartbeat("node", (Process(1, 1),))
 
     async def _work(self):
         await asyncio.sleep(0.02)
@@ -55,8 +55,8 @@ class Nobody:
 
 
 def make(**settings):
+    from actors.fleet.supervision import Supervisor
     from actors.settings import SupervisionSettings
-    from actors.supervision import Supervisor
 
     values = {"heartbeat_s": 0.02, "backoff_s": 0.01, "max_restarts": 5} | settings
     return Supervisor(
@@ -68,7 +68,7 @@ def make(**settings):
 
 
 def employ(supervisor, name="sampler-0", prepare=None, spawn=None):
-    from actors.supervision import Member, Unit
+    from actors.fleet.supervision import Member, Unit
 
     async def nothing():
         pass
@@ -119,7 +119,7 @@ def test_a_dead_actor_is_replaced_and_its_callers_go_on():
 
 
 def test_a_run_out_of_restarts_ends_with_a_report():
-    from actors.supervision import ActorFailure
+    from actors.fleet.supervision import ActorFailure
 
     async def scenario():
         supervisor = make(max_restarts=2)
@@ -141,7 +141,7 @@ def test_a_run_out_of_restarts_ends_with_a_report():
 
 
 def test_an_actor_that_a_caller_gives_up_is_replaced_once():
-    from actors.supervision import ActorLost
+    from actors.fleet.supervision import ActorLost
 
     async def scenario():
         supervisor = make()
@@ -211,7 +211,7 @@ def test_two_spares_do_not_both_take_the_same_room():
 
 
 def test_a_spare_on_a_broken_node_does_not_end_the_run():
-    from actors.supervision import ActorFailure
+    from actors.fleet.supervision import ActorFailure
 
     tries = 0
 
@@ -278,9 +278,9 @@ def test_a_spare_leaves_the_room_to_what_the_run_needs():
 
 
 def test_a_cluster_that_does_not_say_whether_there_is_room_blocks_nothing(monkeypatch):
-    import actors.supervision
+    import actors.fleet.supervision
 
-    monkeypatch.setattr(actors.supervision, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(actors.fleet.supervision, "LOOK_SECONDS", 0.05)
     asked = []
 
     def room():
@@ -307,7 +307,7 @@ class Eyes:
         self.stopped, self.killed = stopped, []
 
     async def _look(self, processes, family=False):
-        from actors.vitals import Vitals
+        from actors.process_stats import Vitals
 
         return {process.pid: Vitals(self.stopped(), 0.0) for process in processes}
 
@@ -316,7 +316,7 @@ class Eyes:
 
 
 def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
-    from actors.vitals import Process
+    from actors.process_stats import Process
 
     async def scenario():
         supervisor = make(hung_s=0.2)
@@ -359,7 +359,7 @@ def test_a_start_that_takes_long_and_is_silent_is_no_hang():
 
 def test_the_echoes_of_a_lost_actor_print_no_traceback():
     """The keeper gives up first; the work, about to be cancelled, fails of the same cause: one message, not two."""
-    from actors.supervision import ActorFailure
+    from actors.fleet.supervision import ActorFailure
 
     complaints = []
 
@@ -384,13 +384,13 @@ def test_the_echoes_of_a_lost_actor_print_no_traceback():
 
 
 def test_work_alone_waits_for_the_others_and_keeps_them_out():
-    from actors.crew import ANY, Crew
+    from actors.fleet.worker_pool import ANY, WorkerPool
 
     async def scenario():
         supervisor = make()
         unit, member = employ(supervisor)
         await supervisor.start(unit)
-        crew = Crew("sampler", [member], supervisor.changes, patience_s=LIMIT_S)
+        crew = WorkerPool("sampler", [member], supervisor.changes, patience_s=LIMIT_S)
         log = []
 
         async def piece(name, alone, seconds):
@@ -412,11 +412,11 @@ def test_work_alone_waits_for_the_others_and_keeps_them_out():
 
 
 def test_nobody_free_is_an_error_with_a_name():
-    from actors.crew import Crew
-    from actors.supervision import ActorFailure
+    from actors.fleet.supervision import ActorFailure
+    from actors.fleet.worker_pool import WorkerPool
 
     async def scenario():
-        crew = Crew("sampler", [], make().changes, patience_s=0.05)
+        crew = WorkerPool("sampler", [], make().changes, patience_s=0.05)
         async with crew.borrow(1):
             raise AssertionError("lent what is not there")
 
@@ -425,13 +425,13 @@ def test_nobody_free_is_an_error_with_a_name():
 
 
 def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
-    from actors.supervision import ActorFailure
-    from actors.vitals import Beat, Process
+    from actors.fleet.supervision import ActorFailure
+    from actors.process_stats import Heartbeat, Process
 
     class Logged(FakeActor):
         async def _beat(self):
             self._check()
-            return Beat("node", (Process(1, 1),), logs=("/ray/worker-1.err",), host="node-7")
+            return Heartbeat("node", (Process(1, 1),), logs=("/ray/worker-1.err",), host="node-7")
 
     class Reader(Nobody):
         def __init__(self) -> None:

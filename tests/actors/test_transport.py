@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import transport
-from actors.bucket_files import remove_written_by
-from actors.transport import TransportError
+from actors.weights import transport
+from actors.weights.bucket_files import remove_written_by
+from actors.weights.transport import TransportError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64, torch.bool]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from actors.group import Group
-from actors.verifier_worker import Ready, VerifierWorker
+from actors.workers.verifier_worker import Ready, VerifierWorker
 from learner.tiny_model import character_tokenizer
 from tests.actors.test_group import make_group
 from verifiers.settings import TaskSettings

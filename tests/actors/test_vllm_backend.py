@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from actors import transport
-from actors.sampler import Sampler, SamplerError
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.weights import transport
+from actors.workers.sampler import Sampler, SamplerError
 
 pytestmark = pytest.mark.slow
 

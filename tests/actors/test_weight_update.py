@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors import transport
+from actors.weights import transport
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ KINDS = {
     "verifier": r"^ray::VerifierWorker",
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
-    "node watch": r"^ray::NodeWatch",
+    "node watch": r"^ray::NodeMonitor",
     "wandb": r"cluster\.wandb_writer",
     "wandb-core": r"bin/wandb-core",
 }

@@ -18,9 +18,9 @@ from cluster.config import load_config
 from learner.imitation import ImitationSettings, as_sequence, run_sft
 from learner.tiny_model import TinyModelSettings, save_tiny_model
 from tests.cluster.running import LOCAL
-from verifiers.mbpp import FILES
-from verifiers.rendering import render
-from verifiers.task import make_task
+from verifiers.tasks.mbpp import FILES
+from verifiers.tasks.registry import make_task
+from verifiers.text.rendering import render
 
 PROBLEMS = 4096
 ALPHABET = '0123456789+-*()=:"\n adefnrstux'
@@ -44,7 +44,7 @@ def make(directory: Path) -> None:
     fresh = TinyModelSettings(width=64, layers=2, feed_forward=128, context=96, alphabet=ALPHABET)
     config = load_config(LOCAL, overrides(directory))
     save_tiny_model(directory / "fresh", fresh, seed=0)
-    from learner.engine import Engine
+    from learner.backends.deepspeed_engine import Engine
 
     engine = Engine(
         directory / "fresh", dtype="float32", learner=config.learner, loss=config.loss, master_port=29555,

@@ -118,7 +118,7 @@ class NodeCampaign(Campaign):
         return bool(rows) and rows[-1]["supervision/samplers"] == 2
 
     def _rows(self) -> list[dict[str, Any]]:
-        from cluster.run_directory import read_metrics
+        from cluster.records.run_directory import read_metrics
 
         return read_metrics(self.run)
 

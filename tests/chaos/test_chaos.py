@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.checkpoints import Checkpoints
+from cluster.records.checkpoints import Checkpoints
 from tests.chaos.blows import ours
 from tests.chaos.campaign import SMALL, Campaign
 from tests.chaos.schedule import Strike

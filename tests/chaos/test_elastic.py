@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkpoints import Checkpoints
-from cluster.run_directory import read_metrics
+from cluster.records.checkpoints import Checkpoints
+from cluster.records.run_directory import read_metrics
 from tests.chaos.campaign import SMALL
 from tests.cluster.running import REPOSITORY, command, environment, run_directory
 

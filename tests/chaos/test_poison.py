@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cluster.config import load_config
-from cluster.run_directory import RunDirectory
+from cluster.records.run_directory import RunDirectory
 from tests.actors.test_rollout_pool import request
 from tests.cluster.running import LOCAL
 
@@ -23,7 +23,7 @@ POISON, GROUPS = "p5", 8
 
 def sampler_that_needs_no_engine():
     from actors.group import Group
-    from actors.vitals import beat
+    from actors.process_stats import beat
 
     class Sampler:
         def __init__(self, *_) -> None:
@@ -50,7 +50,7 @@ def sampler_that_needs_no_engine():
 
 def verifier_that_dies():
     """Without a tokenizer and a task, whose imports take most of a restart."""
-    from actors.vitals import beat
+    from actors.process_stats import beat
 
     class Verifier:
         def __init__(self, *_) -> None:
@@ -75,8 +75,8 @@ def test_a_prompt_that_kills_its_verifier_is_set_aside(tmp_path, monkeypatch):
     import ray
 
     from actors.group import Group
-    from cluster import processes
-    from cluster.incidents import QuarantineFiles
+    from cluster.run import processes
+    from cluster.telemetry.incidents import QuarantineFiles
 
     monkeypatch.setattr(processes, "SamplerActor", sampler_that_needs_no_engine())
     monkeypatch.setattr(processes, "VerifierWorker", verifier_that_dies())

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LOCAL = REPOSITORY / "cluster" / "local.yaml"
+LOCAL = REPOSITORY / "cluster" / "presets" / "local.yaml"
 
 
 def environment() -> dict[str, str]:

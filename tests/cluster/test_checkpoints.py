@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from cluster.checkpoints import CheckpointError, Checkpoints, verify
-from cluster.run_directory import RunDirectoryError
+from cluster.records.checkpoints import CheckpointError, Checkpoints, verify
+from cluster.records.run_directory import RunDirectoryError
 
 
 def write(checkpoints: Checkpoints, step: int) -> Path:
@@ -160,7 +160,7 @@ def test_a_full_disk_that_no_error_speaks_of_is_named(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch.save says "unexpected pos 2094208 vs 2094096"."""
-    monkeypatch.setattr("cluster.run_directory.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr("cluster.records.run_directory.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep.*unexpected pos"):
         write_as_a_run_does(checkpoints, 1, raises(RuntimeError("unexpected pos 2094208 vs 2094096")))
 
@@ -169,7 +169,7 @@ def test_a_disk_that_hangs_ends_the_wait_and_the_loop_lives_on(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    monkeypatch.setattr("cluster.checkpoints._describe", lambda directory: release.wait(30))
+    monkeypatch.setattr("cluster.records.checkpoints._describe", lambda directory: release.wait(30))
     with pytest.raises(TimeoutError, match=r"did not finalise the checkpoint of step 1.*deadlines\.checkpoint_s"):
         write_as_a_run_does(checkpoints, 1, lambda path: (path / "a").write_bytes(b"x"), deadline_s=0.2)
     release.set()
@@ -226,7 +226,7 @@ def test_a_crash_at_any_point_of_finalising_leaves_the_old_or_the_new(
             raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(f"cluster.checkpoints.{name}", kill)
+            patch.setattr(f"cluster.records.checkpoints.{name}", kill)
             checkpoints.finalise(100)
         found = Checkpoints(checkpoints.directory).latest()
         assert found.checkpoint is not None and found.checkpoint.step == 50 and found.warnings == (), name

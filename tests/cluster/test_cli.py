@@ -14,9 +14,9 @@ import yaml
 
 from cluster import cli
 from cluster.config import RunConfig
+from cluster.config.settings import ModelSettings
 from cluster.errors import UsageError
-from cluster.locate import resolve_model
-from cluster.settings import ModelSettings
+from cluster.records.model_source import resolve_model
 from tests.cluster.test_dry_run import write_model
 
 
@@ -38,7 +38,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, repo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "8xh100", "multinode", "smollm2-math"])
 def test_shipped_configurations_pass_a_dry_run(run, name: str) -> None:  # type: ignore[no-untyped-def]
-    status, out, err = run("train", "--config", f"cluster/{name}.yaml", "--dry-run")
+    status, out, err = run("train", "--config", f"cluster/presets/{name}.yaml", "--dry-run")
     assert status == 0, err
     resolved = yaml.safe_load(out[: out.index("\ngroups in flight")])
     missing = not Path(resolved["model"]["path"]).is_dir()
@@ -52,7 +52,7 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
     _, out, _ = run(
         "train",
         "--config",
-        "cluster/local.yaml",
+        "cluster/presets/local.yaml",
         "--dry-run",
         "rollout.prompts_per_step=16",
         "queue.staleness=2",
@@ -66,16 +66,19 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
     ("arguments", "parts"),
     [
         (["train", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
-        (["train", "--config", "cluster/local.yaml", "objective.kk=3"], ["did you mean objective.k?"]),
-        (["train", "--config", "cluster/local.yaml", "objective.k=64"], ["objective.k = 64", "rollout.n = 16"]),
-        (["train", "--config", "cluster/local.yaml", "model.path=nowhere"], ["model.path = nowhere"]),
-        (["train", "--config", "cluster/local.yaml", "run.directory=LICENSE/x"], ["run.directory", "not a directory"]),
+        (["train", "--config", "cluster/presets/local.yaml", "objective.kk=3"], ["did you mean objective.k?"]),
+        (["train", "--config", "cluster/presets/local.yaml", "objective.k=64"], ["objective.k = 64", "rollout.n = 16"]),
+        (["train", "--config", "cluster/presets/local.yaml", "model.path=nowhere"], ["model.path = nowhere"]),
         (
-            ["train", "--config", "cluster/local.yaml", "rollout.n=4096", "rollout.prompts_per_step=4096"],
+            ["train", "--config", "cluster/presets/local.yaml", "run.directory=LICENSE/x"],
+            ["run.directory", "not a directory"],
+        ),
+        (
+            ["train", "--config", "cluster/presets/local.yaml", "rollout.n=4096", "rollout.prompts_per_step=4096"],
             ["rollout.n = 4096", "cluster.object_store_mib"],
         ),
-        (["train", "--config", "cluster/local.yaml", "sampler.kv_cache_gib=4000"], ["this machine has"]),
-        (["train", "--config", "cluster/local.yaml", "--resume", "runs/x"], ["--resume", "--config"]),
+        (["train", "--config", "cluster/presets/local.yaml", "sampler.kv_cache_gib=4000"], ["this machine has"]),
+        (["train", "--config", "cluster/presets/local.yaml", "--resume", "runs/x"], ["--resume", "--config"]),
         (["train", "--resume", "nowhere"], ["--resume nowhere", "no config.yaml"]),
         (["eval", "--checkpoint", "nowhere"], ["--checkpoint nowhere", "does not exist"]),
         (["eval", "--checkpoint", "docs"], ["neither a run, nor a checkpoint"]),
@@ -141,7 +144,7 @@ def test_options_of_sft_hold_beside_the_override_of_a_section(
         started.append(config)
         return SimpleNamespace(model=None, status=0)
 
-    monkeypatch.setitem(sys.modules, "cluster.job", SimpleNamespace(train=train))  # the real one imports Ray
+    monkeypatch.setitem(sys.modules, "cluster.run.job", SimpleNamespace(train=train))  # the real one imports Ray
     options = ["--objective", "bon_sft", "--steps", "7", "--batch-size", "9", "--learning-rate", "1e-4"]
     status, _, err = run("sft", *options, "--output", tmp_path / "model", "objective={k: 4}")
     assert status == 0, err
@@ -169,7 +172,7 @@ def test_export_copies_the_model_of_a_checkpoint(run, tmp_path: Path) -> None:  
 
 
 def test_newest_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
-    from cluster.checkpoints import Checkpoints
+    from cluster.records.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (1, 2):
@@ -188,14 +191,14 @@ def test_run_without_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_errors_of_bonrl_itself_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug must not be dressed up as the user's mistake."""
     monkeypatch.setattr(sys, "argv", ["bonrl", "config-reference"])
-    monkeypatch.setattr("cluster.reference.render_reference", lambda: 1 / 0)
+    monkeypatch.setattr("cluster.config.reference.render_reference", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
 
 def test_refusing_is_fast_and_imports_nothing_heavy(repository: Path) -> None:
     code = (
-        "import sys; sys.argv = ['bonrl', 'train', '--config', 'cluster/8xh100.yaml', '--dry-run']\n"
+        "import sys; sys.argv = ['bonrl', 'train', '--config', 'cluster/presets/8xh100.yaml', '--dry-run']\n"
         "from cluster import cli\n"
         "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "heavy = [m for m in ('torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'wandb') if m in sys.modules]\n"
@@ -206,7 +209,7 @@ def test_refusing_is_fast_and_imports_nothing_heavy(repository: Path) -> None:
 
 
 def test_defaults_of_command_line_and_schema_agree() -> None:
-    assert cli.DEFAULT_CONFIG == Path("cluster/local.yaml")
+    assert cli.DEFAULT_CONFIG == Path("cluster/presets/local.yaml")
     assert ModelSettings().path == "models/countdown-base"
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import ConfigError, RunConfig, build_config, key_paths, load_config, nearest_key
-from cluster.reference import models_in, render_reference
+from cluster.config.reference import models_in, render_reference
 
 YAML_FILES = ("local", "8xh100", "multinode", "smollm2-math")
 
@@ -30,7 +30,7 @@ def test_defaults_are_a_valid_run() -> None:
 
 @pytest.mark.parametrize("name", YAML_FILES)
 def test_shipped_files_load_and_survive_a_round_trip(repository: Path, name: str) -> None:
-    config = load_config(repository / "cluster" / f"{name}.yaml")
+    config = load_config(repository / "cluster" / "presets" / f"{name}.yaml")
     assert build_config(yaml.safe_load(yaml.safe_dump(config.to_mapping()))) == config
 
 

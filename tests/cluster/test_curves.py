@@ -11,9 +11,16 @@ import pytest
 from rich.console import Console
 
 from cluster.config import build_config
-from cluster.curves import comparison_table, differences, evaluation_line, named_points, objective_name, signed
-from cluster.evaluation import objective_terms, strategies_of, summarise, trained_ks_of
-from cluster.metric_names import check_row
+from cluster.evaluation.curves import (
+    comparison_table,
+    differences,
+    evaluation_line,
+    named_points,
+    objective_name,
+    signed,
+)
+from cluster.evaluation.evaluate import objective_terms, strategies_of, summarise, trained_ks_of
+from cluster.records.metric_names import check_row
 from learner.metrics import paired_difference
 from tests.actors.test_learning_step import graded
 

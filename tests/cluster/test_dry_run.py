@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from cluster.checks.dry_run import load_model_facts, memory_problems, report, warnings_of
+from cluster.checks.estimates import GIB, derive
+from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.config import build_config
-from cluster.dry_run import load_model_facts, memory_problems, report, warnings_of
 from cluster.errors import UsageError
-from cluster.estimates import GIB, derive
-from cluster.model_facts import ModelFacts, read_model
 
 MODEL = ModelFacts(
     parameters=1_000_000,

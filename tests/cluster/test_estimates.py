@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from cluster.checks.dry_run import memory_problems, memory_warnings, report
+from cluster.checks.estimates import GIB, Derived, derive
+from cluster.checks.model_facts import ModelFacts
+from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.config import RunConfig, load_config
-from cluster.dry_run import memory_problems, memory_warnings, report
-from cluster.estimates import GIB, Derived, derive
-from cluster.model_facts import ModelFacts
-from cluster.model_notes import active_parameters, cache_is_bounded
 from tests.cluster.test_dry_run import write_model
 
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size.
 QWEN3_4B = ModelFacts(4_022_468_096, "Qwen3ForCausalLM", 36, 2560, 151_936, 2 * 36 * 8 * 128, 40_960)
 GEMMA3_27B = ModelFacts(27_009_002_240, "Gemma3ForConditionalGeneration", 62, 5376, 262_208, 2 * 62 * 16 * 128, 131_072)
-EIGHT, THIRTY_TWO = "cluster/8xh100.yaml", "cluster/multinode.yaml"
+EIGHT, THIRTY_TWO = "cluster/presets/8xh100.yaml", "cluster/presets/multinode.yaml"
 
 
 def figures(repository: Path, file: str, model: ModelFacts | None, *overrides: str) -> tuple[RunConfig, Derived]:
@@ -109,22 +109,22 @@ def test_an_update_slower_than_its_deadline_is_warned_about(repository: Path) ->
 
 
 def test_weights_in_transit_must_fit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster import dry_run
+    from cluster.checks import dry_run
 
     model = ModelFacts(500_000_000, "LlamaForCausalLM", 24, 1024, 32_000, 4096, 4096)
-    config, found = figures(repository, "cluster/local.yaml", model)
+    config, found = figures(repository, "cluster/presets/local.yaml", model)
     assert found.transit and found.transit.shared_memory == 2e9
     monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 64.0 * 2**20)  # a container's default
     (problem,) = memory_problems(config, found, None, available=1e12)
     assert "--shm-size" in problem and "64.0 MiB" in problem
-    config, found = figures(repository, "cluster/local.yaml", model, "broadcast.transport=object_store")
+    config, found = figures(repository, "cluster/presets/local.yaml", model, "broadcast.transport=object_store")
     monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 1e12)
     (problem,) = memory_problems(config, found, None, available=1e12)
     assert "cluster.object_store_mib = 512" in problem and "broadcast.transport = auto" in problem
 
 
 def test_ranks_that_load_at_once_must_fit_the_host(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster import dry_run
+    from cluster.checks import dry_run
 
     monkeypatch.setattr(dry_run, "local_gpus", lambda: 8)
     monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 1e12)

@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from actors.fleet.supervision import ActorFailure
 from actors.group_metrics import group_metrics
-from actors.supervision import ActorFailure
-from cluster import cli, evaluation, job
+from cluster import cli
 from cluster.config import build_config
-from cluster.evaluation import EvaluationPrompt, evaluate, strategies_of, summarise, trained_ks_of
-from cluster.metric_names import check_row
+from cluster.evaluation import evaluate as evaluation
+from cluster.evaluation.evaluate import EvaluationPrompt, evaluate, strategies_of, summarise, trained_ks_of
+from cluster.records.metric_names import check_row
+from cluster.run import job
 from learner.strategies import STRATEGIES
 from tests.actors.test_learning_step import graded
 from verifiers.task import Prompt
@@ -146,9 +148,10 @@ def test_several_temperatures_in_one_call(
     async def start_rollouts() -> Pool:
         return pool
 
+    asks = SimpleNamespace(unless_asked=unchanged)
     processes = SimpleNamespace(start_rollouts=start_rollouts, supervisor=SimpleNamespace(run=unchanged))
     monkeypatch.setattr(job, "Processes", lambda *_: processes)
-    monkeypatch.setattr(job, "carry_out", lambda _, work: asyncio.run(work(SimpleNamespace(unless_asked=unchanged))))
+    monkeypatch.setattr(job, "run_to_result", lambda _, work: asyncio.run(work(asks)))
     monkeypatch.setattr(job, "load_prompts", lambda config, _: prompts_like(config.evaluation.prompts))
     monkeypatch.chdir(repository)
     arguments = [

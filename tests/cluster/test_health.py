@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config import build_config, load_config
-from cluster.health import REPEAT_STEPS, RULES, WINDOW, Health, Warning
+from cluster.telemetry.health import REPEAT_STEPS, RULES, WINDOW, Health, Warning
 from tests.cluster.running import LOCAL
 
 # One step of the shipped run.

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.errors import UsageError
-from cluster.run_directory import RunDirectory
+from cluster.records.run_directory import RunDirectory
 from tests.actors.test_rollout_pool import request
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
@@ -21,14 +21,14 @@ def directory(tmp_path):
 
 
 def files_of(directory):
-    from cluster.incidents import QuarantineFiles
+    from cluster.telemetry.incidents import QuarantineFiles
 
     said: list[str] = []
     return QuarantineFiles(directory, SimpleNamespace(message=said.append)), said
 
 
 def give_up(quarantine, purpose, sequence):
-    from actors.quarantine import Failure, Suspicion
+    from actors.fleet.quarantine import Failure, Suspicion
 
     failures = [Failure("verifier-0 died", ("verifier-0", i), 3 - i) for i in range(3)]
     quarantine.add(Suspicion(request(sequence), purpose, 3, failures))
@@ -62,8 +62,8 @@ def test_evidence_that_cannot_be_read_is_named(directory):
 
 
 def test_warnings_are_printed_once_and_kept(directory):
-    from cluster.health import Warning
-    from cluster.incidents import Incidents, keep_warnings
+    from cluster.telemetry.health import Warning
+    from cluster.telemetry.incidents import Incidents, keep_warnings
 
     said: list[str] = []
     warning = Warning("truncated", 5, "97% of the samples were cut")

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from actors.supervision import ActorFailure, ActorLost
-from cluster import job, outcome
-from cluster.checkpoints import Checkpoints
-from cluster.departure import INTERRUPTED, Departure, Leaving
+from actors.fleet.supervision import ActorFailure, ActorLost
 from cluster.errors import UsageError
-from cluster.outcome import FAILED, Outcome, carry_out, starting
-from cluster.run_directory import RunDirectory, RunDirectoryError, clear_errors
+from cluster.exit_status import INTERRUPTED
+from cluster.records.checkpoints import Checkpoints
+from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
+from cluster.run import job
+from cluster.run import result as outcome
+from cluster.run.result import FAILED, JobResult, run_to_result, starting
+from cluster.run.shutdown import Shutdown, ShutdownRequested
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
@@ -45,12 +47,12 @@ def ends_with(*errors: BaseException) -> Any:
     async def fail(error: BaseException) -> None:
         raise error
 
-    async def work(departure: Departure) -> None:
+    async def work(shutdown: Shutdown) -> None:
         async with asyncio.TaskGroup() as tasks:
             for error in errors:
                 tasks.create_task(fail(error))
 
-    return carry_out(None, work)  # type: ignore[arg-type]
+    return run_to_result(None, work)  # type: ignore[arg-type]
 
 
 def echo(text: str) -> ActorFailure:
@@ -66,7 +68,7 @@ def event(text: str) -> ActorFailure:
 def test_a_run_under_way_fails_with_its_cause_and_is_not_refused():
     full = OSError(errno.ENOSPC, "No space left on device")
     for error in (event("sampler-0 died"), RunDirectoryError("the disk is full"), full, TimeoutError("too late")):
-        assert ends_with(error) == Outcome(FAILED, str(error))
+        assert ends_with(error) == JobResult(FAILED, str(error))
     with pytest.raises(ZeroDivisionError):  # a bug of ours keeps its traceback
         ends_with(ZeroDivisionError())
     with pytest.raises(PermissionError):
@@ -84,10 +86,10 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
     async def start(error: ActorFailure) -> None:
         raise error
 
-    async def work(departure: Departure) -> None:
-        await departure.unless_asked(starting(start(event("sampler-0 died before it could start"))))
+    async def work(shutdown: Shutdown) -> None:
+        await shutdown.unless_asked(starting(start(event("sampler-0 died before it could start"))))
 
-    result = carry_out(None, work)  # type: ignore[arg-type]
+    result = run_to_result(None, work)  # type: ignore[arg-type]
     assert result.status == FAILED
     assert result.message == "the run could not start, nothing was trained: sampler-0 died before it could start"
     assert no_ray == ["connect", "disconnect"]
@@ -101,11 +103,11 @@ def test_the_user_is_told_before_ray_ends_and_ray_has_a_deadline(
     monkeypatch.setattr(outcome, "disconnect", lambda: (no_ray.append("disconnect"), release.wait(60)))
     monkeypatch.setattr(outcome.atexit, "unregister", lambda function: no_ray.append("forget"))
 
-    async def work(departure: Departure) -> str:
+    async def work(shutdown: Shutdown) -> str:
         return "done"
 
     started = time.monotonic()
-    carry_out(None, work, no_ray.append)  # type: ignore[arg-type]
+    run_to_result(None, work, no_ray.append)  # type: ignore[arg-type]
     release.set()
     assert no_ray == ["connect", "done", "disconnect", "forget"] and time.monotonic() - started < 10
     assert "Ray did not shut down within 0.1 s" in capsys.readouterr().err
@@ -138,7 +140,7 @@ def test_how_to_go_on_is_found_without_reading_contents(directory: RunDirectory,
     checkpoints = Checkpoints(directory.checkpoints)
     assert job._advice(directory, checkpoints, False) == "no checkpoint was saved yet"
     write_checkpoint(directory, 5, "queue.arrow")
-    monkeypatch.setattr("cluster.checkpoints._sha256", lambda path: pytest.fail("this takes minutes"))
+    monkeypatch.setattr("cluster.records.checkpoints._sha256", lambda path: pytest.fail("this takes minutes"))
     advice = job._advice(directory, checkpoints, False)
     assert advice == f"kept: the checkpoint of step 5\ncontinue with: bonrl train --resume {directory.path}"
     assert job._advice(directory, checkpoints, True).endswith(" --rollout-only")
@@ -170,7 +172,7 @@ def test_a_queue_that_is_replaced_while_the_run_leaves_finds_nobody_to_work(monk
     async def loop(run: Any) -> None:
         async with asyncio.TaskGroup() as tasks:
             queue.issue = lambda ticket: tasks.create_task(asyncio.sleep(0))
-            raise Leaving
+            raise ShutdownRequested
 
     async def leave() -> None:
         queue.issue("ticket")  # what QueueClient.prepare does
@@ -183,8 +185,8 @@ def test_a_run_says_which_evaluation_prompts_it_trains_on() -> None:
     import numpy as np
 
     from cluster.config import build_config
-    from cluster.evaluation import EvaluationPrompt
-    from cluster.job import contamination_line
+    from cluster.evaluation.evaluate import EvaluationPrompt
+    from cluster.run.job import contamination_line
     from verifiers.task import Prompt
 
     def prompts(*texts: str) -> list[EvaluationPrompt]:

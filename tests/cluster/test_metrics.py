@@ -7,22 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import metric_names
-from cluster.metric_names import (
+from cluster.records import metric_names
+from cluster.records.metric_names import (
     AXES,
     METRICS,
     MetricError,
     check_row,
     find_metric,
-    reference_page,
     split_by_axis,
 )
+from cluster.telemetry.metrics_page import reference_page
 
 
 def test_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "metrics.md"
-    mend = "run: python -m cluster.metric_names > docs/metrics.md"
-    assert page.read_text(encoding="utf-8") == reference_page(), mend
+    remedy = "run: python -m cluster.telemetry.metrics_page > docs/metrics.md"
+    assert page.read_text(encoding="utf-8") == reference_page(), remedy
 
 
 def test_every_line_is_complete_and_unique() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.metrics_tail import MetricsTail
-from cluster.run_directory import RunDirectory
+from cluster.records.run_directory import RunDirectory
+from cluster.telemetry.metrics_tail import MetricsTail
 
 
 def test_it_follows_a_run_and_its_resume(tmp_path: Path) -> None:
@@ -30,5 +30,5 @@ def test_half_a_line_waits_for_its_other_half_and_no_line_is_read_twice(tmp_path
     with file.open("a") as more:
         more.write('ep": 2}\n')
     assert tail.step() == 2
-    monkeypatch.setattr("cluster.metrics_tail.parse_row", lambda line: 1 / 0)
+    monkeypatch.setattr("cluster.telemetry.metrics_tail.parse_row", lambda line: 1 / 0)
     assert tail.step() == 2

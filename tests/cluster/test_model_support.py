@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from cluster.checks.model_facts import read_model
+from cluster.checks.model_support import support_problems, text_settings, transformers_tables, vllm_architectures
+from cluster.commands.printing import print_dry_run
 from cluster.config import load_config
 from cluster.errors import UsageError
-from cluster.model_facts import read_model
-from cluster.model_support import support_problems, text_settings, transformers_tables, vllm_architectures
-from cluster.printing import print_dry_run
 from tests.cluster.test_dry_run import write_model
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -33,7 +33,7 @@ def problems(*, gpus: float = 0, dtype: str = "float32", **changes: Any) -> str:
 @pytest.mark.parametrize("file", ["8xh100", "multinode"])
 def test_the_models_of_the_shipped_configurations_are_accepted(file, repository, tmp_path):
     """From their published config.json, with the weights' sizes left out."""
-    config = load_config(repository / "cluster" / f"{file}.yaml", [])
+    config = load_config(repository / "cluster" / "presets" / f"{file}.yaml", [])
     published = json.loads((PUBLISHED / Path(config.model.path).name / "config.json").read_text())
     assert (
         list(support_problems(config.model.path, published, gpus=config.sampler.gpus, dtype=config.model.dtype)) == []
@@ -119,6 +119,6 @@ def test_sizes_under_other_names_and_in_defaults_are_found(config, expected, tmp
 
 def test_a_dry_run_refuses_the_model(tmp_path, repository):
     model = write_model(tmp_path / "model", {**LLAMA, "model_type": "llama9"})
-    config = load_config(repository / "cluster" / "local.yaml", [f"model.path={model}"])
+    config = load_config(repository / "cluster" / "presets" / "local.yaml", [f"model.path={model}"])
     with pytest.raises(UsageError, match="llama9"):
         print_dry_run(config)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import packaging
+from cluster.checks.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
+from cluster.commands import packaging
+from cluster.commands.packaging import CONFIG_NAME, stage
 from cluster.config import build_config, key_paths
-from cluster.config_paths import INPUT_KEYS
+from cluster.config.input_paths import INPUT_KEYS
 from cluster.errors import UsageError
-from cluster.packaging import CONFIG_NAME, stage
-from cluster.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
 
 
 def pins(file: Path) -> dict[str, str]:
@@ -154,7 +154,11 @@ def test_import_direction(repository: Path) -> None:
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("vllm", "actors/vllm_backend/"), ("deepspeed", "learner/engine.py"), ("wandb", "cluster/wandb_writer.py")],
+    [
+        ("vllm", "actors/vllm_backend/"),
+        ("deepspeed", "learner/backends/deepspeed_engine.py"),
+        ("wandb", "cluster/telemetry/wandb_writer.py"),
+    ],
 )
 def test_moving_apis_have_one_home(repository: Path, library: str, home: str) -> None:
     pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
@@ -165,3 +169,23 @@ def test_moving_apis_have_one_home(repository: Path, library: str, home: str) ->
         if pattern.search(file.read_text(encoding="utf-8"))
     }
     assert users and all(user.startswith(home) for user in users), users
+
+
+LAYERS = ("config", "records", "checks", "evaluation", "telemetry", "run", "commands")  # each imports only earlier ones
+
+
+def test_folders_of_cluster_import_one_way(repository: Path) -> None:
+    pattern = re.compile(r"^(?:from|import) cluster\.(\w+)", re.MULTILINE)
+    for layer in LAYERS:
+        for file in (repository / "cluster" / layer).rglob("*.py"):
+            for found in pattern.findall(file.read_text(encoding="utf-8")):
+                assert found not in LAYERS[LAYERS.index(layer) + 1 :], f"{file.relative_to(repository)} imports {found}"
+
+
+def test_no_folder_is_a_corridor(repository: Path) -> None:
+    for package in OUR_PACKAGES:
+        for folder in [repository / package, *(repository / package).rglob("*/")]:
+            entries = [
+                entry for entry in folder.iterdir() if entry.name not in ("__pycache__", "__init__.py", "py.typed")
+            ]
+            assert len(entries) <= 22, f"{folder.relative_to(repository)} has {len(entries)} entries"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import preflight
+from cluster.checks import preflight
 from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
 from tests.cluster.test_dry_run import write_model

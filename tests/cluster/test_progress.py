@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cluster.progress import Progress, duration
+from cluster.telemetry.progress import Progress, duration
 
 
 class Clock:

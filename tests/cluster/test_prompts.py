@@ -13,15 +13,15 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from cluster.checks.dry_run import warnings_of
+from cluster.commands.export import export_model
+from cluster.commands.sft import _examples
 from cluster.config import RunConfig
-from cluster.dry_run import warnings_of
 from cluster.errors import UsageError
-from cluster.export import export_model
-from cluster.prompts import check_recorded, dated, end_token_of, load_prompts, load_tokenizer
-from cluster.sft import _examples
-from learner.model_directory import copy_companions
+from cluster.run.prompts import check_recorded, dated, end_token_of, load_prompts, load_tokenizer
+from learner.backends.model_directory import copy_companions
 from tests.tokenizers_of_models import TURNS, byte_tokenizer
-from verifiers.task import make_task
+from verifiers.tasks.registry import make_task
 
 SHIPPED = Path(__file__).parents[2] / "models" / "countdown-base"
 BOS, EOS = 1, 2

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.checks.ray_cluster import check_address, layout_problems, socket_problem
 from cluster.config import build_config
-from cluster.prompts import load_prompts
-from cluster.reachable import check_address, layout_problems, socket_problem
+from cluster.run.prompts import load_prompts
 from tests.cluster.test_cli import run
 
 __all__ = ["run"]

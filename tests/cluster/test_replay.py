@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from actors.group import SampleRequest, quarantined_group
-from actors.group_log import groups_file, write_groups
+from actors.queue.group_log import groups_file, write_groups
 from cluster.config import build_config
 from cluster.errors import UsageError
-from cluster.replay import recorded_steps, replay
+from cluster.run.replay import recorded_steps, replay
 from tests.actors.test_learning_step import graded
 
 QUARANTINED = quarantined_group(
@@ -57,7 +57,7 @@ def recorded(tmp_path: Path) -> Path:
 def test_groups_that_do_not_fit_are_refused(
     recorded: Path, changes: dict[str, Any], parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.replay.RunDirectory.create", lambda *_: pytest.fail("something was started"))
+    monkeypatch.setattr("cluster.run.replay.RunDirectory.create", lambda *_: pytest.fail("something was started"))
     config = build_config({"objective": {"k": 1}} | changes)
     with pytest.raises(UsageError) as refused:
         replay(config, recorded)
@@ -78,7 +78,7 @@ def test_groups_that_fit_are_trained_on(recorded: Path, monkeypatch: pytest.Monk
     def create(*_: Any) -> None:
         raise Started
 
-    monkeypatch.setattr("cluster.replay.RunDirectory.create", create)
+    monkeypatch.setattr("cluster.run.replay.RunDirectory.create", create)
     assert recorded_steps(recorded) == 3
     shrinking = {"n": {"shape": "steps", "at": {2: 2}}}
     for changes in ({"run": {"steps": 2}}, {"schedule": shrinking}):

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
 def test_what_is_free_on_two_nodes_is_no_room_for_one_actor(monkeypatch):
-    from cluster import processes
+    from cluster.run import processes
 
     free = {"a": {"CPU": 8.0, "GPU": 4.0}, "b": {"CPU": 8.0, "GPU": 4.0}, "c": {"CPU": 8.0}}
     monkeypatch.setattr(processes, "free_resources", lambda: free)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.queue_state import Ticket
+from actors.queue.state import Ticket
 from cluster.config import build_config
-from cluster.evaluation import EvaluationPrompt
-from cluster.run import Run
+from cluster.evaluation.evaluate import EvaluationPrompt
+from cluster.run.run import Run
 from verifiers.task import Prompt
 
 
@@ -30,7 +30,7 @@ def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_promp
     prompts = [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(5)]
     nothing: dict[str, Any] = dict.fromkeys(
         ("checkpoints", "observer", "held_out", "pool", "queue", "learner", "broadcaster", "supervisor",
-         "departure")
+         "shutdown")
     )  # fmt: skip
     fresh: Any = SimpleNamespace(elapsed_s=lambda: 0.0)
     run = Run(config=config, prompts=prompts, directory=fresh, **nothing)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import run_directory
-from cluster.metric_names import MetricError
-from cluster.run_directory import RunDirectory, RunDirectoryError, git_state, read_metrics, write_atomically
+from cluster.records import run_directory
+from cluster.records.metric_names import MetricError
+from cluster.records.run_directory import RunDirectory, RunDirectoryError, git_state, read_metrics, write_atomically
 
 CONFIG = {"run": {"name": None, "steps": 3}, "model": {"path": "models/größe"}}
 
@@ -121,7 +121,7 @@ def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
 def test_a_killed_run_frees_the_lock_and_its_forked_child_does_not_keep_it(tmp_path: Path) -> None:
     script = """
 import os, signal, sys, time
-from cluster.run_directory import RunDirectory
+from cluster.records.run_directory import RunDirectory
 directory = RunDirectory.create(sys.argv[1], "a", {})
 if (child := os.fork()) == 0:
     time.sleep(60)

@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from cluster import submit
+from cluster.commands import submit
+from cluster.commands.job_command import Job, environment, make_job
+from cluster.commands.submit import check_address, submit_job
 from cluster.errors import UsageError
-from cluster.job_command import Job, environment, make_job
-from cluster.run_directory import git_state
-from cluster.submit import check_address, submit_job
+from cluster.records.run_directory import git_state
 
 BIN = Path(sys.executable).parent
 
@@ -47,7 +47,7 @@ def test_odd_addresses_are_refused(address: str) -> None:
 @pytest.mark.slow
 def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that takes the connection and says nothing must not hang the command."""
-    monkeypatch.setattr("cluster.submit.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("cluster.commands.submit.CONNECT_SECONDS", 1.0)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -55,7 +55,7 @@ def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch:
             check_address(f"http://127.0.0.1:{mute.getsockname()[1]}")
 
 
-LOCAL = Path("cluster/local.yaml")
+LOCAL = Path("cluster/presets/local.yaml")
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_script_that_is_not_here_is_refused(checkout: Path, client: FakeClient
     with pytest.raises(UsageError, match=r"--entrypoint: my\.py"):
         send(make_job(None, LOCAL, ["run.directory=/r"], entrypoint="python my.py"))
     assert send(make_job(None, LOCAL, [], entrypoint="python -c 'import cluster.cli; print(1)'"))[0] == 0
-    assert send(make_job(None, LOCAL, [], entrypoint="cat job.yaml cluster/local.yaml; ls /tmp"))[0] == 0
+    assert send(make_job(None, LOCAL, [], entrypoint="cat job.yaml cluster/presets/local.yaml; ls /tmp"))[0] == 0
 
 
 def test_groups_of_a_replayed_run_travel(
@@ -245,7 +245,7 @@ class Head:
 
     def submit(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [BIN / "bonrl", "submit", "--config", "cluster/local.yaml", "--address", self.url, *arguments],
+            [BIN / "bonrl", "submit", "--config", "cluster/presets/local.yaml", "--address", self.url, *arguments],
             env={**self.environment, **environment},
             cwd=self.repository,
             stdout=subprocess.PIPE,
@@ -353,7 +353,7 @@ def test_dry_run_job_streams_its_log_and_succeeds(head: Head) -> None:
 def test_job_finds_the_packaged_plugin(head: Head) -> None:
     code = (
         "import actors, os; from importlib.metadata import distribution; "
-        "from cluster.run_directory import git_state; "
+        "from cluster.records.run_directory import git_state; "
         "print(distribution('bonrl').locate_file('').resolve(), 'commit', git_state()['commit'], os.environ['MINE'])"
     )
     secret = "not-to-be-printed"

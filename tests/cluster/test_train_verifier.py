@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.group_log import write_groups
+from actors.queue.group_log import write_groups
+from cluster.commands.train_verifier import read_samples, selection, train
 from cluster.config import build_config
 from cluster.errors import UsageError
-from cluster.train_verifier import read_samples, selection, train
 from learner.tiny_model import character_tokenizer
 from tests.actors.test_group import make_group
 from verifiers.learned.calibration import Quality
 from verifiers.learned.samples import Sample
 from verifiers.learned.training import Trained, TrainingSettings
-from verifiers.task import make_task
+from verifiers.tasks.registry import make_task
 
 CONFIG = build_config({"task": {"train_size": 4, "validation_size": 2, "test_size": 2}, "evaluation": {"prompts": 2}})
 

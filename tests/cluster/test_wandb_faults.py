@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import wandb_writer
-from cluster.wandb_writer import Loss, WandbError, WandbWriter
+from cluster.telemetry import wandb_writer
+from cluster.telemetry.wandb_writer import Loss, WandbError, WandbWriter
 from tests.chaos.disks import small_disk
 from tests.cluster.wandb_reader import read_history
 
@@ -111,7 +111,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setattr(wandb_writer, "LOG_DEADLINE_S", 1.0)
     monkeypatch.setattr(wandb_writer, "FINISH_GRACE_S", 0.5)
     yield Fake(tmp_path)
-    left = [p for p in psutil.Process().children() if "cluster.wandb_writer" in " ".join(p.cmdline())]
+    left = [p for p in psutil.Process().children() if "cluster.telemetry.wandb_writer" in " ".join(p.cmdline())]
     assert not left, f"left behind: {left}"
 
 
@@ -199,7 +199,7 @@ def test_a_helper_that_dies_while_it_finishes_is_asked_again(fake: Fake) -> None
 
 
 def _core(writer: WandbWriter) -> psutil.Process:
-    (helper,) = [p for p in psutil.Process().children() if "cluster.wandb_writer" in " ".join(p.cmdline())]
+    (helper,) = [p for p in psutil.Process().children() if "cluster.telemetry.wandb_writer" in " ".join(p.cmdline())]
     (core,) = [p for p in helper.children() if "wandb-core" in " ".join(p.cmdline())]
     return core
 

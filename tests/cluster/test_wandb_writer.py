@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from cluster.metric_names import AXES, METRICS, MetricError
-from cluster.wandb_mode import choose_mode
-from cluster.wandb_writer import WandbWriter
+from cluster.records.metric_names import AXES, METRICS, MetricError
+from cluster.telemetry.wandb_mode import choose_mode
+from cluster.telemetry.wandb_writer import WandbWriter
 from tests.cluster.wandb_reader import read_run_file
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def counting_server() -> Iterator[tuple[str, list[object]]]:
 DRIVER = """
 import json, sys
 from types import SimpleNamespace
-from cluster.wandb_writer import WandbWriter
+from cluster.telemetry.wandb_writer import WandbWriter
 settings = SimpleNamespace(project="p", entity=None, mode=sys.argv[2], tags=("a",))
 writer = WandbWriter(settings, sys.argv[1], config={"objective": {"k": 8}}, name="first", init_deadline_s=2.0)
 for row in json.load(sys.stdin):

@@ -94,7 +94,7 @@ def reference_gradient(path: Path, sequences: list[Sequence], normaliser: float,
 
 
 def make_engine(path: Path, rank: int, world_size: int, port: int, learner: LearnerSettings, **changes: object):
-    from learner.engine import Engine
+    from learner.backends.deepspeed_engine import Engine
 
     return Engine(
         path,

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.tiny_architectures import ARCHITECTURES, save_tiny_model
-from learner.checkpoint_layout import CheckpointLayout, cut
-from learner.model_directory import load_causal_lm, write_model_directory
+from learner.backends.checkpoint_layout import CheckpointLayout, cut
+from learner.backends.model_directory import load_causal_lm, write_model_directory
 
 MULTIMODAL = {"Qwen3.5", "Gemma 3", "Qwen2.5-VL", "Qwen3-VL"}
 RENAMED = {"GPT-NeoX", "Mixtral", "Qwen3-MoE", "DeepSeek-V2", "DeepSeek-V3", "Gemma 3", "Qwen2.5-VL"}

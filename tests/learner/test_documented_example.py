@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import EvaluationSettings
+from cluster.config.settings import EvaluationSettings
 from learner import strategy_curve
 from learner.strategies import STRATEGIES
 from tests.learner import tabular, test_unbiased

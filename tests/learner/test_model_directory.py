@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from learner.model_directory import check_model_directory, copy_companions, load_causal_lm, pad_token_of
+from learner.backends.model_directory import check_model_directory, copy_companions, load_causal_lm, pad_token_of
 
 
 def test_missing_directory_and_config_name_the_key(tmp_path) -> None:

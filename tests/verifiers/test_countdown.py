@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifiers import SPLITS, DifficultyMix, Status, TaskSettings, make_task
-from verifiers.countdown import (
+from verifiers.tasks.countdown import (
     LEVELS,
     MAX_RESPONSE_CHARS,
     MAX_TARGET,

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from verifiers import Prompt, Status, TaskSettings, make_task
-from verifiers.contamination import contamination
-from verifiers.datasets import hold_out, local_file, read_objects, read_rows
-from verifiers.gsm8k import FILES as GSM8K_FILES
-from verifiers.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
+from verifiers.tasks.contamination import contamination
+from verifiers.tasks.datasets import hold_out, local_file, read_objects, read_rows
+from verifiers.tasks.gsm8k import FILES as GSM8K_FILES
+from verifiers.tasks.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from verifiers import Status, TaskSettings, make_task
-from verifiers.gsm8k import extract_number, parse_number, reference_number
+from verifiers.tasks.gsm8k import extract_number, parse_number, reference_number
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 

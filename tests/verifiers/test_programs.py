@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from verifiers.code_blocks import Lexer, fenced_blocks
-from verifiers.programs import program_of
+from verifiers.tasks.code_blocks import Lexer, fenced_blocks
+from verifiers.tasks.programs import program_of
 
 TICKS = "```"
 AREA = f'''def area(r):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from verifiers.references import check_references
 from verifiers.settings import TaskSettings
-from verifiers.task import Task, make_task
+from verifiers.task import Task
+from verifiers.tasks.references import check_references
+from verifiers.tasks.registry import make_task
 
 
 def _task(tmp_path: Path, *answers: str) -> Task:

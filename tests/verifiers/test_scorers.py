@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from verifiers import grade_math
-from verifiers.countdown import grade
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
+from verifiers.tasks.countdown import grade
 from verifiers.verdict import Status, Verdict
 
 PROMPT = Prompt("p", "", {"numbers": [1, 3, 7], "target": 24}, "easy")

@@ -14,7 +14,7 @@ import numpy as np
 
 from verifiers.learned.calibration import Platt
 from verifiers.learned.sequences import encode
-from verifiers.rendering import PromptFormat
+from verifiers.text.rendering import PromptFormat
 
 CARD = "verifier.json"
 FORMAT = 2

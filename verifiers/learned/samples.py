@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifiers.datasets import Row, read_objects
+from verifiers.tasks.datasets import Row, read_objects
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from verifiers.rendering import PromptRenderer, PromptSettings
+from verifiers.text.rendering import PromptRenderer, PromptSettings
 
 
 def encode(prompt: str, response: str, tokenizer: Any, settings: PromptSettings, max_tokens: int) -> list[int]:

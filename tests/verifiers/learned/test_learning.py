@@ -14,10 +14,10 @@ from verifiers.learned.classifier import Classifier, TransformersLogits, batches
 from verifiers.learned.samples import Sample, split_by_prompt
 from verifiers.learned.sequences import encode
 from verifiers.learned.training import TrainingSettings, train_verifier
-from verifiers.rendering import PromptFormat
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt
+from verifiers.text.rendering import PromptFormat
 from verifiers.verdict import Verdict
 
 TINY = TinyModelSettings(width=32, layers=1, feed_forward=64)

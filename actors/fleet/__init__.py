@@ -1,0 +1,1 @@
+"""The driver's side of the actors: handles, load balancing, supervision and weight broadcast."""

@@ -1,0 +1,108 @@
+"""The supervisor's eyes and hands on every node, and what is done when they fail: nothing else watches them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from actors.process_stats import Heartbeat, Vitals
+from actors.remote_calls import ActorFailure, call
+
+LOOK_SECONDS = 5.0  # for a look at a process, or its end
+_TAIL_SECONDS = 2.0  # for the end of a log: a node that is gone must not hold up the replacement of its actors
+_START_SECONDS = 60.0  # for a new watch to begin; on an overloaded machine another one would begin no sooner
+
+
+@dataclass(eq=False)
+class _Watch:
+    handle: Any
+    made: float  # time of a monotonic clock
+    failed_at: float | None = None  # when the first of the looks ended that failed in a row
+
+
+class NodeMonitors:
+    """One :class:`actors.process_stats.NodeMonitor` on every node that holds actors, made when first wanted.
+
+    Args:
+        spawn: makes the watch of a node, by the node's id.
+        kill: ends an actor, as ``ray.kill``.
+    """
+
+    def __init__(self, spawn: Callable[[str], ActorHandle], kill: Callable[[ActorHandle], None]) -> None:
+        self._spawn = spawn
+        self._kill = kill
+        self._watches: dict[str, _Watch] = {}
+
+    async def look(self, beat: Heartbeat, *, family: bool = False) -> dict[int, Vitals]:
+        """Vitals of the processes of `beat`; none when nobody could look.
+
+        After two looks in a row that failed the watch is replaced: it may hang, and then nobody else would notice.
+        """
+        watch = self._watch(beat.node)
+        began = time.monotonic()
+        try:
+            seen = await self._ask(watch, beat, "look", beat.processes, family, to="look at its processes")
+        except ActorFailure:  # the node may be gone: then the actor's own silence, or its death, will tell
+            again = watch.failed_at is not None and watch.failed_at <= began
+            if again and began - watch.made >= _START_SECONDS:
+                self._forget(beat.node, watch)
+                self._kill(watch.handle)
+            watch.failed_at = watch.failed_at or time.monotonic()
+            return {}
+        watch.failed_at = None
+        return seen
+
+    async def log_of(self, beat: Heartbeat) -> str:
+        """Where the logs of an actor are and how they end, in lines for a message; says so if they cannot be read."""
+        if not beat.logs:
+            return ""
+        try:
+            watch = self._watch(beat.node)
+            tails = await self._ask(watch, beat, "tail", beat.logs, to="read its log", deadline_s=_TAIL_SECONDS)
+        except ActorFailure:  # the node is gone or overloaded; the place is worth telling all the same
+            return "".join(f"\nlog: {path} on {beat.host} (that node does not answer)" for path in beat.logs)
+        lines = []
+        for path, tail in tails.items():
+            lines.append(f"log: {path} on {beat.host}" + (", which ends with" if tail else " (empty)"))
+            lines += [f"  {line}" for line in tail]
+        return "".join(f"\n{line}" for line in lines)
+
+    async def end(self, beat: Heartbeat, name: str) -> None:
+        """SIGKILL to the processes of `beat`, by a new watch if the old one does not answer."""
+        watch = self._watch(beat.node)
+        try:
+            return await self._kill_all(watch, beat, name, LOOK_SECONDS)
+        except ActorFailure:  # it hangs, or is slow; or the node is gone, and its processes with it
+            self._forget(beat.node, watch)
+        try:
+            await self._kill_all(self._watch(beat.node), beat, name, _START_SECONDS)
+        except ActorFailure:
+            pass  # the node is gone: Ray says so at once. Ray is told to kill the actor in any case
+        self._kill(watch.handle)  # not before: it may only have been slow
+
+    async def _kill_all(self, watch: _Watch, beat: Heartbeat, name: str, deadline_s: float) -> None:
+        await self._ask(watch, beat, "kill", beat.processes, to=f"end {name}", deadline_s=deadline_s)
+
+    def _watch(self, node: str) -> _Watch:
+        if node not in self._watches:
+            self._watches[node] = _Watch(self._spawn(node), time.monotonic())
+        return self._watches[node]
+
+    def _forget(self, node: str, watch: _Watch) -> None:
+        """Have another made when a watch of `node` is wanted again."""
+        if self._watches.get(node) is watch:
+            del self._watches[node]
+
+    async def _ask(
+        self, watch: _Watch, beat: Heartbeat, method: str, *arguments: Any, to: str, deadline_s: float | None = None
+    ) -> Any:
+        return await call(
+            getattr(watch.handle, method).remote(*arguments),
+            owner=f"the watch of node {beat.node[:8]}",
+            to=to,
+            deadline_s=LOOK_SECONDS if deadline_s is None else deadline_s,
+        )

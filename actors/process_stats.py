@@ -1,0 +1,136 @@
+"""What the operating system says about the processes of one node: the half of a heartbeat that they cannot fake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from actors.weights.bucket_files import remove_written_by
+
+_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+_START_TIME = 22  # field of /proc/PID/stat, counted from 1
+LOG_LINES = 12  # of each log that a message about a lost actor quotes
+_MARKERS = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own, in every log
+_LOG_BYTES = 16_384  # read from the end of a log
+_LONGEST_LINE = 300  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of a node. Its number alone would not do: the kernel gives the numbers of dead processes again.
+
+    born: its start, in the kernel's ticks since the boot, which no change of the clock moves.
+    """
+
+    pid: int
+    born: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The process that has the number `pid` now.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        # The name, field 2, may hold blanks and brackets itself.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return cls(pid, int(fields[_START_TIME - 3]))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it exists, were it as a zombie."""
+        try:
+            return Process.of(self.pid) == self
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """An actor's answer to the supervisor.
+
+    node: Ray's id of its node.
+    processes: those that must live for it to serve: its own first, then an engine's.
+    working: the processes after the first have work, so they must be using their processors.
+    logs: the files that receive its standard error and standard output; Ray keeps them on the actor's node.
+    host: the name of that node.
+    """
+
+    node: str
+    processes: tuple[Process, ...]
+    working: bool = False
+    logs: tuple[str, ...] = ()
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """One process: stopped by a signal or not, and the processor seconds of its threads so far."""
+
+    stopped: bool
+    cpu_seconds: float
+
+
+def beat(*others: int, working: bool = False) -> Heartbeat:
+    """The answer of the actor that runs in this process; `others` are the numbers of processes that it needs."""
+    import ray
+
+    needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
+    return Heartbeat(ray.get_runtime_context().get_node_id(), needed, working, _own_logs(), socket.gethostname())
+
+
+def _own_logs() -> tuple[str, ...]:
+    """The files behind this process's standard error and standard output, where they are files."""
+    paths = dict.fromkeys(os.readlink(f"/proc/self/fd/{number}") for number in (2, 1))
+    return tuple(path for path in paths if Path(path).is_file())
+
+
+def last_lines(path: str) -> list[str]:
+    """The last lines of a log that are not blank; none where there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(_MARKERS)]
+    return [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …" for line in lines[-LOG_LINES:]]
+
+
+class NodeMonitor:
+    """Looks at processes of its node and ends them (async methods; an actor on every node that holds actors)."""
+
+    async def look(self, processes: Sequence[Process], family: bool = False) -> dict[int, Vitals]:
+        """Vitals of those that exist, by number; with `family` those of their descendants too."""
+        found: dict[int, Vitals] = {}
+        for process in _existing(processes, family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                found[process.pid] = Vitals(process.status() in _STOPPED, times.user + times.system)
+        return found
+
+    async def tail(self, logs: Sequence[str]) -> dict[str, list[str]]:
+        """The last lines of log files of this node."""
+        return {path: last_lines(path) for path in logs}
+
+    async def kill(self, processes: Sequence[Process]) -> None:
+        """SIGKILL to the processes and their descendants, stopped ones too; weights that they had on the way go."""
+        ours = {process.pid for process in processes if process.alive or not psutil.pid_exists(process.pid)}
+        for victim in _existing(processes, family=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+        remove_written_by(ours)
+
+
+def _existing(processes: Sequence[Process], family: bool) -> Iterator[psutil.Process]:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = psutil.Process(process.pid)  # from here on psutil tells it from a successor of the same number
+            if process.alive:
+                yield from [found, *(found.children(recursive=True) if family else ())]

@@ -1,0 +1,210 @@
+"""Packed weight buckets: many tensors in one block of bytes, described by one small dictionary.
+
+A bucket is a file in shared memory that a reader on the same node maps without copying, or the same bytes as
+a NumPy array for Ray's object store. The manifest is made of plain types, so that it passes through every
+serialiser:
+
+    {"path": "/dev/shm/bonrl-<run>-<pid>-...", "nbytes": 1024,
+     "entries": [(name, "float32", [2, 3], offset, nbytes), ...]}
+
+One manifest describes all tensors of a bucket: one call per tensor costs a round trip each and made
+transfers of half a second take minutes in other systems. A reader maps the file; unlinking it afterwards is
+safe, because the mapping lives on. A bucket is written once and never again: readers may hold views of it
+until the update ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from actors.weights.bucket_files import new_path as new_path
+from actors.weights.bucket_files import remove_stale as remove_stale
+
+Manifest = dict[str, Any]
+Packed = tuple[Manifest, Any]  # a bucket in Ray's object store: its manifest and the reference to its bytes
+NamedTensor = tuple[str, torch.Tensor]
+
+ALIGNMENT = 64  # bytes; a cache line, and a multiple of every item size
+
+
+class Published(NamedTuple):
+    """Weights on their way to the samplers.
+
+    node: Ray's id of the node that holds them.
+    version: of the weights.
+    shared: manifests of the buckets in that node's shared memory.
+    packed: buckets in Ray's object store, which loses them when the rank that put them there dies.
+    """
+
+    node: str
+    version: int
+    shared: list[Manifest]
+    packed: list[Packed]
+
+
+class TransportError(RuntimeError):
+    """A bucket cannot be written or read; the message says where, and what to do."""
+
+
+def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[int], int, int]], int]:
+    """Entries `(name, dtype, shape, offset, nbytes)` of a packed bucket and its size in bytes."""
+    entries, offset = [], 0
+    for name, tensor in tensors:
+        nbytes = tensor.numel() * tensor.element_size()
+        entries.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return entries, offset
+
+
+def pack(tensors: Sequence[NamedTensor]) -> tuple[Manifest, np.ndarray]:
+    """Copy `tensors` into one byte array for a transport without shared memory.
+
+    Returns:
+        the manifest, with an empty path, and the bytes (uint8 [nbytes]).
+    """
+    entries, nbytes = layout(tensors)
+    data = np.zeros(nbytes, dtype=np.uint8)
+    _fill(data, tensors, entries)
+    return {"path": "", "entries": entries, "nbytes": nbytes}, data
+
+
+def write_bucket(path: Path | str, tensors: Sequence[NamedTensor]) -> Manifest:
+    """Copy CPU `tensors` into a new shared-memory file.
+
+    Raises:
+        TransportError: when the memory file system is full, or the path exists or cannot be written.
+    """
+    entries, nbytes = layout(tensors)
+    with _created(Path(path), nbytes) as mapped:
+        if mapped is not None:
+            view = np.frombuffer(mapped, dtype=np.uint8)
+            _fill(view, tensors, entries)
+            del view  # an exported buffer would keep the mapping from closing
+    return {"path": str(path), "entries": entries, "nbytes": nbytes}
+
+
+def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manifest:
+    """Write bytes made by :func:`pack`, as they came from another node, to a shared-memory file of this one.
+
+    Raises:
+        TransportError: when the size differs from the manifest's, or the file cannot be written.
+    """
+    if data.dtype != np.uint8 or data.ndim != 1 or data.size != manifest["nbytes"]:
+        raise TransportError(
+            f"weight bucket has {data.size} items of {data.dtype}, its manifest {manifest['nbytes']} bytes"
+        )
+    with _created(Path(path), data.size) as mapped:
+        if mapped is not None:
+            mapped.write(data.data)
+    return {**manifest, "path": str(path)}
+
+
+@contextlib.contextmanager
+def held(manifest: Manifest) -> Iterator[Manifest]:
+    """The same bucket by a path that stays readable inside the block, for this process's children too.
+
+    The path is that of an open descriptor, so the file may be unlinked meanwhile, and nothing stays behind if this
+    process is killed.
+
+    Raises:
+        TransportError: when the file cannot be opened.
+    """
+    try:
+        descriptor = os.open(manifest["path"], os.O_RDONLY)
+    except OSError as error:
+        raise TransportError(f"cannot open the weight bucket {manifest['path']}: {error.strerror}") from error
+    try:
+        yield {**manifest, "path": f"/proc/{os.getpid()}/fd/{descriptor}"}
+    finally:
+        os.close(descriptor)
+
+
+def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
+    """Map a bucket and yield `(name, tensor)` views; no bytes are copied.
+
+    The views keep the mapping alive, also after the file is unlinked. Their memory is private to the reader
+    (copy-on-write), so that an in-place operation cannot change what another reader sees.
+
+    Raises:
+        TransportError: when the file is gone or shorter than its manifest says.
+    """
+    path, nbytes = manifest["path"], manifest["nbytes"]
+    data: Any = b""
+    if nbytes:
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != nbytes:
+                    raise TransportError(f"weight bucket {path} has {size} bytes, its manifest says {nbytes}")
+                data = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            raise TransportError(
+                f"weight bucket {path} is gone: unlinked before the update ended, or on another node "
+                "(set broadcast.transport to object_store)"
+            ) from None
+    for name, dtype_name, shape, offset, size in manifest["entries"]:
+        dtype = getattr(torch, dtype_name)
+        if size == 0:
+            yield name, torch.empty(shape, dtype=dtype)
+            continue
+        raw = torch.frombuffer(data, dtype=torch.uint8, count=size, offset=offset)
+        yield name, raw.view(dtype).view(shape)
+
+
+def unlink(manifests: Iterable[Manifest]) -> None:
+    """Remove the files of buckets; those already gone are fine."""
+    for manifest in manifests:
+        if manifest["path"]:
+            Path(manifest["path"]).unlink(missing_ok=True)
+
+
+def _fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tuple]) -> None:
+    for (_, tensor), (_, _, _, offset, nbytes) in zip(tensors, entries, strict=True):
+        if nbytes:
+            source = tensor.detach().contiguous().view(-1).view(torch.uint8)
+            # NumPy copies on this thread; torch's parallel copy takes 40 times as long where cores are shared.
+            data[offset : offset + nbytes] = source.numpy()
+
+
+@contextlib.contextmanager
+def _created(path: Path, nbytes: int) -> Iterator[mmap.mmap | None]:
+    """Create a file of `nbytes` bytes and map it for writing (None when empty); on an error it is removed."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise TransportError(f"cannot create the weight bucket {path}: {error.strerror}") from error
+    try:
+        if nbytes == 0:
+            yield None
+            return
+        # Reserve the pages now: writing to a full tmpfs through a mapping would end in SIGBUS.
+        os.posix_fallocate(descriptor, 0, nbytes)
+        with mmap.mmap(descriptor, nbytes) as mapped:
+            yield mapped
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TransportError(_write_problem(path, nbytes, error)) from error
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_problem(path: Path, nbytes: int, error: OSError) -> str:
+    if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+        return f"cannot write the weight bucket {path}: {error.strerror}"
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"{path.parent} is full: a weight bucket of {nbytes / 2**20:.1f} MiB does not fit into the "
+        f"{free / 2**20:.1f} MiB left. Enlarge it (docker: --shm-size), or free space in it"
+    )

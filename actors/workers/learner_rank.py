@@ -1,0 +1,235 @@
+"""Learner rank (Ray actor): graded groups in, one optimiser step out, weights handed to the broadcaster.
+
+All ranks receive the same groups and compute the same advantages; the engine gives each rank its micro-batches. Work
+runs on one thread of its own, so that the actor shows its signs of life during a long step and so that torch's thread
+settings, which belong to a thread, hold for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from actors.group import Group
+from actors.group_metrics import group_metrics
+from actors.process_stats import Heartbeat, beat
+from actors.weights import transport
+from actors.weights.transport import Manifest, Packed, Published
+from actors.workers.learning_step import LearningStep
+from learner.objective import Objective
+from learner.schedule import ScheduleSettings
+from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from verifiers.text.exported_prompts import finish_export
+from verifiers.text.rendering import PromptSettings
+
+ENGINE = "engine"  # DeepSpeed's files inside a checkpoint
+HUGGINGFACE = "huggingface"  # the plain model directory inside a checkpoint
+
+# The engine's figures under the names of the run's table of metrics; those left out repeat others.
+METRIC_NAMES = {
+    "learn/clip_fraction": "policy/clip_fraction",
+    "learn/ratio_mean": "policy/ratio_mean",
+    "learn/ratio_max": "policy/ratio_max",
+    "learn/kl": "policy/kl_behaviour",
+    "learn/kl_reference": "policy/kl_reference",
+    "objective/value": "objective/value",
+    "learn/logprob_gap_mean": "logprob_gap/mean",
+    "learn/logprob_gap_max": "logprob_gap/max",
+    "learn/gradient_norm": "optimizer/gradient_norm",
+    "learn/learning_rate": "optimizer/learning_rate",
+    "learn/skipped": "optimizer/skipped",
+    "learn/tokens": "batch/tokens",
+    "learn/sequences": "batch/sequences",
+    "learn/micro_batches": "batch/micro_batches",
+    "learn/padding_share": "batch/padding_share",
+}
+
+
+class _Accumulated(NamedTuple):
+    """Half a step: what its gradient was made of."""
+
+    figures: dict[str, float]
+    group: Group  # one of the step
+    row: dict[str, float]  # what the groups say
+
+
+class LearnerRank:
+    """One DeepSpeed rank.
+
+    Args:
+        rank, world_size: this rank and how many there are.
+        model_path: local Hugging Face directory of the initial weights.
+        dtype: parameter type, as in ``model.dtype``.
+        learner, loss, objective, schedule: the configuration's sections.
+        n: samples of a group, as in ``rollout.n``.
+        temperature: of the sampling law, whose log-probabilities are differentiated.
+        run_id: names this run's shared-memory files.
+        prompts: how prompts are rendered, which an exported model must know.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        model_path: str,
+        dtype: str,
+        learner: LearnerSettings,
+        loss: LossSettings,
+        objective: ObjectiveSettings,
+        schedule: ScheduleSettings,
+        n: int,
+        temperature: float,
+        seed: int,
+        run_id: str,
+        prompts: PromptSettings,
+    ) -> None:
+        self._prompts = prompts
+        self._arguments: dict[str, Any] = dict(
+            dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,
+            seed=seed, device="cuda" if learner.gpus_per_rank else "cpu",
+            reference=bool(loss.kl_coefficient or schedule.kl),
+        )  # fmt: skip
+        self._model_path = model_path
+        self._loss = loss
+        self._objective = Objective(objective, schedule.k)
+        self._schedule = schedule
+        self._n, self._temperature = n, temperature
+        self._run_id = run_id
+        self._rank = rank
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._version = 0  # of the weights: finished steps
+        self._accumulated: _Accumulated | None = None
+
+    async def rendezvous(self) -> tuple[str, int]:
+        """(address, free port) of this node for torch.distributed; asked of rank 0 only."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    async def start(self, master_address: str, master_port: int) -> None:
+        """Load the model and join the other ranks."""
+        transport.remove_stale(run=self._run_id)  # a predecessor may have died with weights on their way
+
+        def load() -> Any:
+            from learner.backends.deepspeed_engine import Engine
+
+            return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
+
+        self._engine = await self._run(load)
+        self._learning_step = LearningStep(
+            self._engine,
+            self._objective,
+            self._loss,
+            n=self._n,
+            temperature=self._temperature,
+            schedule=self._schedule,
+        )
+
+    async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
+        """The gradient of the P groups of `batches` at weight version `step`."""
+        await self._run(lambda: self._accumulate(batches, step))
+
+    async def update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
+        """The optimiser step from version `step` to the next, on what :meth:`accumulate` left; the step's metrics.
+
+        `probes` are groups that every sampler drew with version `step`, only to be compared with the learner.
+        """
+        return await self._run(lambda: self._update(step, probes))
+
+    async def node(self) -> str:
+        """Ray's id of the node this rank runs on."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
+    async def publish(self, nodes: Sequence[str], shareable: bool, bucket_bytes: int) -> Published:
+        """Write the weights in buckets of about `bucket_bytes` for samplers on `nodes`; every rank takes part, rank 0
+        returns them.
+
+        Args:
+            nodes: Ray's ids. Those on this node get shared-memory files, the others packed buckets in Ray's store.
+            shareable: false: all get packed buckets.
+        """
+        here = await self.node()
+        shared = shareable and here in nodes
+        packed = not shareable or any(node != here for node in nodes)
+        version, manifests, in_store = await self._run(lambda: self._publish(shared, packed, bucket_bytes))
+        return Published(here, version, manifests, in_store)
+
+    async def unpublish(self, manifests: list[Manifest]) -> None:
+        """Every sampler has loaded the published weights: free them, though an earlier incarnation wrote them."""
+        transport.unlink(manifests)
+
+    async def save(self, directory: str) -> None:
+        """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory."""
+
+        def work() -> None:
+            self._engine.save(os.path.join(directory, ENGINE), {})
+            self._engine.export_huggingface(os.path.join(directory, HUGGINGFACE))
+            if self._rank == 0:
+                finish_export(os.path.join(directory, HUGGINGFACE), self._prompts)
+
+        await self._run(work)
+
+    async def load(self, directory: str, step: int) -> None:
+        """Continue from a checkpoint that :meth:`save` wrote after `step` steps."""
+        await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)))
+        self._version = step
+
+    async def beat(self) -> Heartbeat:
+        """A sign of life, from the event loop that serves every other call."""
+        return beat()
+
+    def _accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
+        if self._accumulated is not None:
+            raise RuntimeError(f"step {step}: the gradient of the step before was not used")
+        groups = [Group.from_record_batch(batch) for batch in batches]
+        usable = [group for group in groups if group.usable]
+        if not usable:
+            raise RuntimeError(f"the verifier failed on every group of the step: {groups[0].fault}")
+        figures, advantages_GN = self._learning_step.accumulate(usable, step)
+        row = group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
+        self._accumulated = _Accumulated(figures, usable[0], row)
+
+    def _update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
+        if self._accumulated is None:
+            raise RuntimeError(f"step {step}: there is no gradient")
+        figures, one, row = self._accumulated
+        self._accumulated = None
+        gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
+        if not gap and "learn/logprob_gap_mean" not in figures:  # without a gradient nothing was scored
+            gap = self._learning_step.agreement([one], step)
+        for name, value in gap.items():
+            figures[name] = float(np.maximum(value, figures.get(name, 0.0)))  # NaN stays NaN
+        learned = self._learning_step.update(figures)
+        self._version = step + 1
+        return {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES} | row
+
+    def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
+        import ray
+
+        published: list[Manifest] = []
+        in_store: list[Packed] = []
+        for tensors in self._engine.weight_buckets(bucket_bytes):
+            if self._rank != 0:
+                continue  # took part in the gather; only rank 0 holds the tensors
+            if shared:
+                published.append(transport.write_bucket(transport.new_path(self._run_id), tensors))
+            if packed:
+                manifest, data = transport.pack(tensors)
+                in_store.append((manifest, ray.put(data)))
+        return self._version, published, in_store
+
+    async def _run(self, work: Callable[[], Any]) -> Any:
+        # deadline: the caller's, of each method its own
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

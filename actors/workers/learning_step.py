@@ -1,0 +1,201 @@
+"""From graded groups to one optimiser step: what the objective makes of them, then the engine.
+
+Every rank computes the same advantages from the same groups. Where groups are stale and the objective asks for it, or
+where the KL stands in the reward, the responses are scored under the current weights first: one more forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from actors.group import Group
+from learner.batching import Sequence
+from learner.objective import GradedGroups, Objective
+from learner.schedule import ScheduleSettings, sampled_otherwise, scheduled
+from learner.settings import LossSettings
+from verifiers.verdict import Status
+
+RIGHT = "<right>"  # what every correct answer votes as, however it is spelt
+MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weight
+
+
+class LearningEngine(Protocol):
+    """The part of ``learner.backends.deepspeed_engine.Engine`` that a step uses."""
+
+    def accumulate(self, sequences: list[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
+        """The gradient of the whole batch; its figures."""
+        ...
+
+    def update(self, figures: dict[str, float]) -> dict[str, float]:
+        """The optimiser step on it; the figures and its own."""
+        ...
+
+    def score(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
+        """Log-probabilities [R] of each response under the current weights."""
+        ...
+
+    def score_reference(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
+        """The same under the reference policy."""
+        ...
+
+    def refresh_reference(self) -> None:
+        """The reference becomes the current policy."""
+        ...
+
+
+class LearningStep:
+    """Trains an engine on graded groups: `accumulate` and then `update` are one optimiser step.
+
+    Between the two the weights are still those that the step began with, and `agreement` compares them with samplers.
+
+    Args:
+        engine: one rank's engine; all ranks make the same calls.
+        objective: what to maximise.
+        loss: the section `loss`.
+        n, temperature: of a group, as in ``rollout.n`` and ``rollout.temperature``.
+        schedule: moves ``loss.kl_coefficient``, n and temperature.
+    """
+
+    def __init__(
+        self,
+        engine: LearningEngine,
+        objective: Objective,
+        loss: LossSettings,
+        *,
+        n: int,
+        temperature: float,
+        schedule: ScheduleSettings = ScheduleSettings(),
+    ) -> None:
+        self._engine = engine
+        self._objective = objective
+        self._loss = loss
+        self._n = n
+        self._temperature = temperature
+        self._schedule = schedule
+
+    def accumulate(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
+        """The gradient at weight version `step`.
+
+        Returns:
+            (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
+
+        Raises:
+            ValueError: groups of another size or temperature than the step's, or grades that the objective refuses.
+        """
+        if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
+            self._engine.refresh_reference()
+        self._refuse_sampled_otherwise("n", self._n, groups, step)
+        self._refuse_sampled_otherwise("temperature", self._temperature, groups, step)
+        temperature = groups[0].temperature
+        graded = graded_groups(groups)
+        sequences = [s for group in groups for s in _sequences(group, step)]
+        experts = self._experts(groups, temperature)
+        kl_coefficient = scheduled(self._schedule.kl, step, self._loss.kl_coefficient)
+        kl_in_reward = kl_coefficient > 0 and self._loss.kl_placement == "reward"
+        exact = self._objective.off_policy and not all(s.fresh for s in sequences)
+        current = self._engine.score(sequences, temperature) if exact or kl_in_reward else []
+
+        shape = graded.rewards.shape
+        ratios = None
+        if exact:
+            log_ratios = [float((c - s.behaviour_logprobs).sum()) for c, s in zip(current, sequences, strict=True)]
+            ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO)).reshape(shape)
+        if experts:
+            expert_scores = np.array([group.demonstration_score for group in groups], dtype=np.float64)
+            advantages_GN = self._objective.imitation_advantages(graded, expert_scores, step)
+        else:
+            advantages_GN = self._objective.advantages(graded, step, ratios)
+        if kl_in_reward:
+            reference = self._engine.score_reference(sequences, temperature)
+            kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
+            advantages_GN = advantages_GN + self._objective.reward_advantages(-kl_coefficient * kl_GN, ratios)
+
+        figures = self._engine.accumulate(
+            [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)] + experts,
+            normaliser=float(len(groups)),
+            step=step,
+            temperature=temperature,
+            kl_coefficient=kl_coefficient,
+            exact_ratios=exact,
+        )
+        if max(term.k for term in self._objective.terms(step)) <= shape[1]:  # an imitated k may lie above n
+            figures["objective/value"] = float(self._objective.value(graded, step).mean())
+        return figures, advantages_GN
+
+    def update(self, figures: dict[str, float]) -> dict[str, float]:
+        """The optimiser step on what `accumulate` returned `figures` of; the figures and those of the optimiser."""
+        return self._engine.update(figures)
+
+    def agreement(self, probes: Seq[Group], step: int) -> dict[str, float]:
+        """How far samplers and learner are apart at equal weights, on groups that were drawn for this alone.
+
+        Stale groups cannot tell: their weights are gone. Samples of another version than `step` are left out.
+
+        Returns:
+            mean and largest |log-probability difference| in nats a token; nothing without samples of that version.
+        """
+        fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
+        if not fresh:
+            return {}
+        self._refuse_sampled_otherwise("temperature", self._temperature, probes, step)
+        scores = self._engine.score(fresh, probes[0].temperature)
+        gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
+        return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
+
+    def _refuse_sampled_otherwise(
+        self, key: Literal["n", "temperature"], base: float, groups: Seq[Group], step: int
+    ) -> None:
+        if problem := sampled_otherwise(key, self._schedule, step, base, [getattr(group, key) for group in groups]):
+            raise ValueError(problem)
+
+    def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
+        """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
+
+        They were not sampled, so they have no behaviour policy: the current one stands in, and every ratio is 1.
+        """
+        if self._objective.settings.imitation == "none":
+            return []
+        missing = [group.prompt_id for group in groups if group.demonstration_tokens is None]
+        if missing:
+            raise ValueError(f"groups without a demonstration in a run that imitates: {', '.join(missing[:3])}")
+        unscored = [_sequence(group, group.demonstration_tokens, advantage=1.0) for group in groups]
+        scores = self._engine.score(unscored, temperature)
+        return [replace(s, behaviour_logprobs=logprobs) for s, logprobs in zip(unscored, scores, strict=True)]
+
+
+def graded_groups(groups: Seq[Group]) -> GradedGroups:
+    """Rewards, scores and answers of groups of equal size; correct answers vote as one, however they are spelt."""
+    return GradedGroups(
+        rewards=np.stack([group.rewards for group in groups]),
+        scores=np.stack([group.rewards if group.score is None else group.score for group in groups]),
+        answers=[
+            [RIGHT if v == Status.CORRECT else a for v, a in zip(g.verdicts, g.answer or [None] * g.n, strict=True)]
+            for g in groups
+        ],
+        correct=[RIGHT] * len(groups),
+    )
+
+
+def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float) -> Sequence:
+    """A response that no sampler made."""
+    assert response_tokens is not None
+    zeros = np.zeros(len(response_tokens), np.float32)
+    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
+
+
+def _sequences(group: Group, version: int) -> list[Sequence]:
+    """The group's samples as the learner trains on them, without advantages yet."""
+    return [
+        Sequence(
+            prompt_tokens=group.prompt_tokens,
+            response_tokens=group.response_tokens[i],
+            behaviour_logprobs=group.behaviour_logprobs[i],
+            advantage=0.0,
+            fresh=bool((group.token_versions[i] == version).all()),
+        )
+        for i in range(group.n)
+    ]

@@ -1,0 +1,139 @@
+"""The replay queue as a Ray actor: the only owner of who-trains-when.
+
+A thin shell round :class:`actors.queue.state.QueueState`: it holds the graded groups that wait, writes the groups of
+every finished step to Parquet, keeps its accounting durable (the journal), and gives every wait a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from actors.process_stats import Heartbeat, beat
+from actors.queue.group_log import groups_file, write_groups
+from actors.queue.snapshot import read_snapshot, write_snapshot
+from actors.queue.state import QueueState, State, Ticket
+
+
+class ReplayQueue:
+    """Slots, waiting groups and the group log of one run (async methods; wrapped with ``ray.remote`` by the job).
+
+    Args:
+        prompts_per_step, staleness, overtake, total: see :class:`QueueState`.
+        groups_directory: where the groups of each finished step are written as Parquet; None writes nothing.
+        journal: file that holds the accounting after every call that changes who may be sampled or is trained.
+        snapshot: what :meth:`snapshot` wrote into the checkpoint to resume from.
+        recover: take over from the journal of a queue that died in this run.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompts_per_step: int,
+        staleness: int,
+        overtake: int,
+        total: int,
+        groups_directory: str | None,
+        journal: str | None = None,
+        snapshot: str | None = None,
+        recover: bool = False,
+    ) -> None:
+        self._state = QueueState(prompts_per_step=prompts_per_step, staleness=staleness, overtake=overtake, total=total)
+        self._groups: dict[int, pa.RecordBatch] = {}
+        self._changed = asyncio.Condition()
+        self._directory = Path(groups_directory) if groups_directory else None
+        self._journal = Path(journal) if journal else None
+        if recover and self._journal is not None:
+            self._state.recover(read_snapshot(self._journal)[0])
+        elif snapshot is not None:
+            state, self._groups = read_snapshot(Path(snapshot))
+            self._state.resume(state, self._groups)
+        if not recover:
+            self._keep()
+
+    async def reserve(self) -> list[Ticket]:
+        """Tickets for every slot that is free now."""
+        tickets = self._state.reserve()
+        if tickets:
+            self._keep()
+        return tickets
+
+    async def tickets(self) -> list[Ticket]:
+        """What has been handed out and has not arrived."""
+        return self._state.tickets()
+
+    async def held(self) -> dict[int, pa.RecordBatch]:
+        """Groups that wait, by position."""
+        return {sequence: self._groups[sequence] for sequence in self._state.waiting()}
+
+    async def commit(self, sequence: int, batch: pa.RecordBatch) -> bool:
+        """A graded group arrives; False when it was there already."""
+        # deadline: whoever holds it only changes the accounting, or waits inside asyncio.timeout
+        async with self._changed:
+            new = self._state.commit(sequence)
+            if new:
+                self._groups[sequence] = batch
+                self._changed.notify_all()
+            return new
+
+    async def lease(
+        self, timeout_s: float, positions: Sequence[int] | None = None
+    ) -> tuple[list[pa.RecordBatch], tuple[list[int], dict[str, float]]]:
+        """The P groups of the next optimiser step in stream order; their positions, and the queue's metrics.
+
+        Args:
+            positions: lease exactly these again (see :meth:`QueueState.lease`).
+
+        Raises:
+            TimeoutError: after `timeout_s`, naming the positions that are missing.
+        """
+        # deadline: whoever holds it only changes the accounting, or waits inside asyncio.timeout
+        async with self._changed:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while (chosen := self._state.lease(positions)) is None:
+                        await self._changed.wait()
+            except TimeoutError:
+                missing = self._state.missing()
+                raise TimeoutError(
+                    f"replay queue: step {self._state.version} waited {timeout_s:.0f} s for "
+                    f"{len(missing)} of {self._state.prompts_per_step} groups (positions {missing[:8]}...): "
+                    "raise deadlines.sample_s or deadlines.verify_s if samples or their grading really take that long"
+                ) from None
+        return [self._groups[q] for q in chosen], (chosen, self._metrics())
+
+    async def ack(self, version: int) -> None:
+        """The samplers hold `version`: log the leased groups and free their slots."""
+        leased = self._state.leased()
+        if self._directory is not None and leased:
+            write_groups(self._directory / groups_file(version), [self._groups[q] for q in leased])
+        for sequence in self._state.ack(version):
+            del self._groups[sequence]
+        self._keep()
+
+    async def version(self) -> int:
+        """Finished and acknowledged steps."""
+        return self._state.version
+
+    async def snapshot(self, path: str) -> None:
+        """Write the accounting and the waiting groups into a checkpoint; called between `ack` and `lease`."""
+        write_snapshot(Path(path), self._state.snapshot(), await self.held())
+
+    async def beat(self) -> Heartbeat:
+        """A sign of life, from the event loop that serves every other call."""
+        return beat()
+
+    def _keep(self) -> None:
+        if self._journal is not None:
+            write_snapshot(self._journal, self._state.snapshot(), {})
+
+    def _metrics(self) -> dict[str, float]:
+        return {
+            "queue/depth": float(self._state.count(State.COMMITTED)),
+            "queue/slots_in_use": float(self._state.in_use),
+            "queue/staleness_max": float(self._state.observed_staleness),
+            "queue/staleness_bound": float(self._state.staleness_bound),
+        }

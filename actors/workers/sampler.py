@@ -1,0 +1,194 @@
+"""The sampler: one vLLM engine behind an actor. A prompt in, N samples out; new weights in between.
+
+A plain class with async methods, wrapped by `ray.remote` where the run is put together, so that it is tested
+without Ray. Ray interleaves the calls of an async actor on one event loop: hundreds of `sample` calls may
+wait for the engine while `check` and `update_weights` are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from actors.errors import InputLost
+from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend import Completion, EngineError, VllmEngine
+from actors.weights import transport
+
+Bucket = transport.Manifest | tuple[transport.Manifest, np.ndarray]
+"""The manifest of a file in this node's shared memory, or a manifest and its bytes from another node."""
+
+
+class SamplerError(RuntimeError):
+    """A sampler cannot start, died, or refused work; the message names the sampler and the mend."""
+
+
+class Sampler:
+    """Samples groups with one engine.
+
+    Args:
+        name: used in messages, for example "sampler 0".
+        model_path: local Hugging Face model directory.
+        dtype: "float32" or "bfloat16"; the learner's, so that log-probabilities agree.
+        seed: of the engine; each request carries its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model_path: str,
+        dtype: str,
+        settings: SamplerSettings,
+        rollout: RolloutSettings,
+        seed: int = 0,
+    ) -> None:
+        self.name = name
+        self._engine = VllmEngine(model_path, dtype, settings, rollout, seed)
+        self._tokens = self._samples = self._in_flight = 0
+        self._busy_seconds = 0.0
+        self._busy_since: float | None = None
+
+    async def start(self, version: int = 0) -> float:
+        """Build the engine, whose weights are then called `version`; returns the seconds it took.
+
+        Raises:
+            SamplerError: for a missing or unsupported model, or settings that the machine cannot hold.
+        """
+        begin = time.perf_counter()
+        transport.remove_stale()
+        with self._naming("cannot start"):
+            await self._engine.start(version)
+        return time.perf_counter() - begin
+
+    async def sample(
+        self,
+        prompt_tokens: Sequence[int],
+        n: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        request_id: str,
+    ) -> list[Completion]:
+        """Draw `n` samples for one prompt; equal arguments give equal samples on a CPU.
+
+        Args:
+            max_tokens: longest response in tokens.
+            request_id: unique among the requests in flight.
+
+        Raises:
+            SamplerError: when the engine died, or the prompt does not fit into the context.
+        """
+        self._enter()
+        try:
+            with self._naming(f"cannot sample {request_id}"):
+                completions = await self._engine.generate(
+                    prompt_tokens,
+                    n=n,
+                    temperature=temperature,
+                    max_tokens=max_tokens,
+                    seed=seed,
+                    request_id=request_id,
+                )
+        finally:
+            self._leave()
+        self._samples += len(completions)
+        self._tokens += sum(completion.tokens.size for completion in completions)
+        return completions
+
+    async def update_weights(self, version: int, buckets: Sequence[Bucket]) -> dict[str, Any]:
+        """Load the weights `version` in the middle of whatever runs; running requests go on with them.
+
+        The caller unlinks the shared-memory files that it wrote; those written here are removed here.
+
+        Returns:
+            version (as the engine echoes it), pause_seconds, load_seconds, nbytes.
+
+        Raises:
+            InputLost: a bucket cannot be read; the engine was not touched and goes on with the weights that it has.
+            SamplerError: loading began and failed: the weights are undefined and the sampler must be replaced.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                manifests = [await self._hold(bucket, stack) for bucket in buckets]
+            except transport.TransportError as error:
+                raise InputLost(
+                    f"{self.name} did not begin to load the weights of version {version}: {error}"
+                ) from None
+            with self._naming(f"cannot load the weights of version {version}"):
+                return asdict(await self._engine.update_weights(version, manifests))
+
+    async def _hold(self, bucket: Bucket, stack: contextlib.ExitStack) -> transport.Manifest:
+        """The manifest of `bucket`, readable until `stack` is closed, whatever happens to its writer."""
+        if isinstance(bucket, dict):
+            return stack.enter_context(transport.held(bucket))
+        manifest, data = bucket
+        # deadline: a copy in memory, within the caller's broadcast_s
+        written = await asyncio.to_thread(transport.write_bytes, transport.new_path(self.name), manifest, data)
+        try:
+            return stack.enter_context(transport.held(written))
+        finally:
+            transport.unlink([written])
+
+    async def version(self) -> int:
+        """The version of the weights that the engine holds, asked from the engine itself."""
+        with self._naming("cannot tell its weight version"):
+            return await self._engine.version()
+
+    async def check(self) -> None:
+        """Raise as soon as the engine is dead.
+
+        Raises:
+            SamplerError: when the engine core died.
+        """
+        with self._naming("died"):
+            self._engine.check_health()
+
+    async def stats(self) -> dict[str, float]:
+        """Counters since the start: tokens, samples, requests in flight now, seconds with any in flight."""
+        busy = self._busy_seconds
+        if self._busy_since is not None:
+            busy += time.perf_counter() - self._busy_since
+        return {
+            "tokens": self._tokens,
+            "samples": self._samples,
+            "in_flight": self._in_flight,
+            "busy_seconds": busy,
+        }
+
+    async def shutdown(self) -> None:
+        """End the engine; may be called twice."""
+        self._engine.shutdown()
+
+    def _enter(self) -> None:
+        if self._in_flight == 0:
+            self._busy_since = time.perf_counter()
+        self._in_flight += 1
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0 and self._busy_since is not None:
+            self._busy_seconds += time.perf_counter() - self._busy_since
+            self._busy_since = None
+
+    def _naming(self, what: str) -> _Naming:
+        return _Naming(f"{self.name} {what}")
+
+
+class _Naming:
+    """Puts the sampler's name before the errors of engine and transport."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, EngineError | transport.TransportError):
+            raise SamplerError(f"{self._prefix}: {error}") from None

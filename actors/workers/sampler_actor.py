@@ -1,0 +1,84 @@
+"""The sampler as Ray sees it: requests become groups, and weight buckets arrive from either transport."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from actors.group import Group, SampleRequest
+from actors.process_stats import Heartbeat, beat
+from actors.weights.transport import Manifest
+from actors.workers.sampler import Sampler
+
+
+class SamplerActor(Sampler):
+    """What the rollout pool and the broadcaster call; :class:`Sampler` does the work."""
+
+    _started = False
+
+    async def start(self, version: int = 0) -> float:
+        """As :meth:`Sampler.start`."""
+        seconds = await super().start(version)
+        self._started = True
+        return seconds
+
+    async def node(self) -> str:
+        """Ray's id of the node this sampler runs on."""
+        return ray.get_runtime_context().get_node_id()
+
+    async def beat(self) -> Heartbeat:
+        """A sign of life of the sampler and, once it was started, its engine.
+
+        Raises:
+            SamplerError: when the engine core died.
+        """
+        if self._started:
+            await self.check()
+        return beat(*self._engine.pids(), working=self._in_flight > 0 and not self._engine.updating)
+
+    async def sample_group(self, request: SampleRequest) -> tuple[int, pa.RecordBatch]:
+        """Sample one group.
+
+        Returns:
+            (tokens generated, the ungraded group): two objects, so that the caller may await the small one.
+        """
+        started = time.perf_counter()
+        completions = await self.sample(
+            request.prompt_tokens.tolist(),
+            n=request.n,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            request_id=f"{request.admitted_version}-{request.prompt_id}-{request.sequence}",
+        )
+        group = Group(
+            sequence=request.sequence,
+            epoch=request.epoch,
+            prompt_id=request.prompt_id,
+            level=request.level,
+            prompt_tokens=request.prompt_tokens,
+            admitted_version=request.admitted_version,
+            sampler=self.name,
+            seed=request.seed,
+            temperature=request.temperature,
+            sample_seconds=time.perf_counter() - started,
+            response_tokens=[c.tokens for c in completions],
+            behaviour_logprobs=[c.logprobs for c in completions],
+            token_versions=[c.versions for c in completions],
+            finish_reason=[c.finish_reason for c in completions],
+            demonstration_tokens=request.demonstration_tokens,
+        )
+        return sum(len(c.tokens) for c in completions), group.to_record_batch()
+
+    async def load_weights(self, version: int, manifests: list[Manifest], *data: np.ndarray) -> dict[str, Any]:
+        """Load weights from this node's shared memory, or, when `data` holds their bytes, from Ray's object store.
+
+        Ray resolves references that are arguments of their own, so the bytes come as separate arguments.
+        """
+        if data:
+            return await self.update_weights(version, list(zip(manifests, data, strict=True)))
+        return await self.update_weights(version, manifests)

@@ -1,0 +1,148 @@
+"""Verifier worker (Ray actor): a group in, the same group with a reward and a score per sample out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors.group import Group
+from actors.process_stats import Heartbeat, beat
+from actors.vllm_backend.pooling import VllmLogits
+from verifiers.learned.classifier import TransformersLogits
+from verifiers.learned.scorer import LoadLogits
+from verifiers.reasoning import as_written, opened_reasoning
+from verifiers.scorers import make_scorer
+from verifiers.settings import TaskSettings
+from verifiers.task import Prepared, Prompt
+from verifiers.tasks.code_task import CodeVerifier
+from verifiers.tasks.registry import make_task
+from verifiers.text.stop_tokens import decode_responses, frame_tokens
+from verifiers.verdict import Status, Verdict
+
+_TAIL_TOKENS = 32  # of a prompt, among which the tag stands that opens the reasoning
+READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the form that was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a verifier worker says when it can serve.
+
+    Attributes:
+        lines: for the user: the sandbox's level of isolation, the network that was loaded.
+        sandbox: what was measured of the isolation (`Isolation.as_dict`); None where no program is run.
+    """
+
+    lines: tuple[str, ...] = ()
+    sandbox: dict[str, Any] | None = None
+
+
+class VerifierWorker:
+    """Decodes responses and grades them with the task's verifier, on a thread so that the actor stays responsive.
+
+    Args:
+        name: the actor's name, used in every message.
+        task: the task's settings; the worker makes its own verifier from them.
+        tokenizer_path: directory of the model whose tokens the samplers emit.
+        gpus: the worker's share of a GPU, for a learned verifier.
+    """
+
+    def __init__(self, name: str, task: TaskSettings, tokenizer_path: str, gpus: float = 0.0) -> None:
+        from transformers import AutoTokenizer
+
+        self.name = name
+        self._task = make_task(task)
+        self._scorer = make_scorer(task, _loader(task, gpus))
+        self._format_bonus = task.format_bonus
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+        self._frame = frame_tokens(self._tokenizer, tokenizer_path)
+
+    async def ready(self) -> Ready:
+        """Return once verifier and scorer are loaded, and the sandbox (if any) runs at a level that may be used.
+
+        Raises:
+            SandboxUnavailable: this machine cannot enforce `task.sandbox.minimum_level`.
+        """
+        parts = [part for part in (self._task, self._scorer) if isinstance(part, Prepared)]
+        # deadline: the caller's start_s
+        lines = tuple([await asyncio.to_thread(part.prepare) for part in parts])
+        return Ready(lines, self._task.executor.start().as_dict() if isinstance(self._task, CodeVerifier) else None)
+
+    async def grade(self, batch: pa.RecordBatch, prompt: Prompt) -> tuple[int, pa.RecordBatch]:
+        """Grade every sample of the group; identical responses are graded once.
+
+        Returns:
+            (number of samples, the graded group): two objects, so that the caller may await the small one.
+
+        A sample on which the verifier itself fails twice has the verdict ``verifier_error``, a reward of NaN and the
+        reason in `detail`; its group is then not usable (DESIGN.md, promise 6: never a silent 0).
+        """
+        group = Group.from_record_batch(batch)
+        # deadline: the caller's verify_s
+        return group.n, await asyncio.to_thread(self._grade, group, prompt)
+
+    async def beat(self) -> Heartbeat:
+        """A sign of life, from the event loop that serves every other call."""
+        return beat()
+
+    def _grade(self, group: Group, prompt: Prompt) -> pa.RecordBatch:
+        responses = self._decode(group.response_tokens)
+        opened = opened_reasoning(str(self._tokenizer.decode(group.prompt_tokens[-_TAIL_TOKENS:].tolist())))
+        known: dict[str, tuple[Verdict, float]] = {}
+        for response in responses:
+            if response not in known:
+                started = time.perf_counter()
+                known[response] = (self._verdict(prompt, as_written(opened, response)), time.perf_counter() - started)
+        graded = [known[response] for response in responses]
+        verdicts = [verdict for verdict, _ in graded]
+        demonstration = None
+        if group.demonstration_tokens is not None and prompt.demonstration is not None:
+            shown = self._verdict(prompt, prompt.demonstration)
+            # Scored among the samples: a vote has no score for an answer on its own.
+            demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
+            demonstration = None if _unfit(demonstration) else demonstration
+        scores = self._scorer.scores(prompt, responses, verdicts)
+        verdicts = [
+            Verdict.failed(f"the scorer gave {score}") if _unfit(score) else verdict
+            for verdict, score in zip(verdicts, scores, strict=True)
+        ]
+        return group.with_grades(
+            reward=np.array([self._reward(verdict) for verdict in verdicts]),
+            score=np.array([np.nan if score is None or _unfit(score) else score for score in scores]),
+            verdict=[verdict.status.value for verdict in verdicts],
+            answer=[verdict.answer for verdict in verdicts],
+            verify_seconds=np.array([seconds for _, seconds in graded]),
+            detail=[verdict.detail for verdict in verdicts],
+            demonstration_score=demonstration,
+        ).to_record_batch()
+
+    def _reward(self, verdict: Verdict) -> float:
+        if verdict.reward is None:
+            return float("nan")
+        return verdict.reward + (self._format_bonus if verdict.status in READABLE else 0.0)
+
+    def _verdict(self, prompt: Prompt, response: str) -> Verdict:
+        """The task's verdict; one more try where the verifier itself failed, for it may have lost a process."""
+        verdict = self._task.verify(prompt, response)
+        return self._task.verify(prompt, response) if verdict.status is Status.VERIFIER_ERROR else verdict
+
+    def _decode(self, responses: Sequence[Any]) -> list[str]:
+        return decode_responses(self._tokenizer, [tokens.tolist() for tokens in responses], self._frame)
+
+
+def _unfit(score: float | None) -> bool:
+    """Whether the scorer gave a number by which nothing can be ranked (a network that overflowed gives NaN)."""
+    return score is not None and not isfinite(score)
+
+
+def _loader(task: TaskSettings, gpus: float) -> LoadLogits:
+    """What runs the network of a learned verifier, by ``task.scorer.engine``."""
+    if task.scorer.engine == "transformers":
+        return TransformersLogits.load
+    return lambda directory, batch_tokens: VllmLogits(directory, batch_tokens, gpus)

@@ -1,0 +1,352 @@
+"""What `--dry-run` prints and what it refuses: the figures of estimates.py against the machine and the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from actors.weights.bucket_files import SHARED_MEMORY
+from cluster.checks.estimates import (
+    COPY_SPEED,
+    DEVICE_SPEED,
+    GIB,
+    MIB,
+    NETWORK_SPEED,
+    Derived,
+    Shape,
+    derive,
+    keeps_reference,
+    sequence_tokens,
+    size_text,
+    weight_bytes,
+)
+from cluster.checks.model_facts import ModelFacts, read_model
+from cluster.checks.model_notes import active_parameters, cache_is_bounded
+from cluster.checks.preflight import local_gpus
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+from verifiers.text.stop_tokens import chat_templates, stop_token_ids
+
+
+def memory_problems(
+    config: RunConfig, derived: Derived, model: ModelFacts | None, *, available: float | None = None
+) -> list[str]:
+    """Lines for everything that cannot fit; `available` is the host's memory in bytes, None to ask the machine.
+
+    What only an assumed shape makes too large is a warning (:func:`memory_warnings`), not a refusal.
+    """
+    problems: list[str] = []
+    if config.cluster.address is None:
+        problems += _store_problems(config, derived)
+    if config.cluster.address is None and local_gpus() >= derived.gpus:  # else this is not the machine that will run it
+        problems += _host_problems(config, derived, total_memory() if available is None else available)
+        problems += _shared_memory_problems(config, derived)
+    problems += _gpu_problems(config, derived)
+    if model is not None:
+        problems += _context_problems(config, model)
+    return problems
+
+
+def _host_problems(config: RunConfig, derived: Derived, available: float) -> Iterator[str]:
+    if derived.host_memory is not None and derived.host_memory - _assumed(config, derived) > available:
+        yield (
+            f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
+            "lower sampler.kv_cache_gib, learner.tokens_per_micro_batch, actors.samplers or learner.ranks, or take "
+            "a smaller model.path"
+        )
+    if derived.host_memory is None and derived.loading_memory is not None and derived.loading_memory > available:
+        yield (
+            f"learner.ranks = {config.learner.ranks}: {derived.ranks_per_node} ranks on this machine load "
+            f"{_loaded(config)} each into host memory before DeepSpeed partitions it, about "
+            f"{size_text(derived.loading_memory)}, but the machine has {size_text(available)}; lower learner.ranks, "
+            "spread them over more nodes (cluster.address), or take a smaller model.path"
+        )
+
+
+def _assumed(config: RunConfig, derived: Derived) -> float:
+    """Bytes of the ranks' activations, where they follow from a guess at the model's shape; else 0."""
+    guessed = derived.shape is not None and derived.shape.assumed
+    return config.learner.ranks * (derived.activation_memory or 0.0) if guessed else 0.0
+
+
+def _loaded(config: RunConfig) -> str:
+    return "the model and the KL reference" if keeps_reference(config) else "the whole model"
+
+
+def _store_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
+    """The local Ray's object store against the groups and weights that must be in it."""
+    store, rollout = config.cluster.object_store_mib, config.rollout
+    if derived.group_memory > store * MIB:
+        yield (
+            f"rollout.n = {rollout.n} x {derived.slots} groups in flight take {size_text(derived.group_memory)} of "
+            f"Ray's object store, but cluster.object_store_mib = {store}; lower rollout.n, "
+            "rollout.prompts_per_step or queue.staleness, or raise cluster.object_store_mib"
+        )
+    transit = derived.transit
+    if transit and transit.object_store and transit.object_store + derived.group_memory > store * MIB:
+        yield (
+            f"broadcast.transport = object_store puts {size_text(transit.object_store)} of weights into Ray's object "
+            f"store at every update, next to {size_text(derived.group_memory)} of groups, but "
+            f"cluster.object_store_mib = {store}; raise it, or set broadcast.transport = auto"
+        )
+
+
+def _shared_memory_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
+    transit, free = derived.transit, _free_shared_memory()
+    if transit is not None and free is not None and transit.shared_memory > free:
+        yield (
+            f"broadcast.transport = {config.broadcast.transport}: every weight update takes "
+            f"{size_text(transit.shared_memory)} of {SHARED_MEMORY}, which has {size_text(free)} left; enlarge it "
+            "(docker: --shm-size), or take a smaller model.path"
+        )
+
+
+def _free_shared_memory() -> float | None:
+    try:
+        return float(psutil.disk_usage(str(SHARED_MEMORY)).free)
+    except OSError:  # no such file system here; the learner's own message will name it
+        return None
+
+
+def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
+    sampler, shape = config.sampler, derived.shape
+    if shape is None or derived.sampler_memory is None or derived.learner_memory is None:
+        return
+    weights = shape.parameters * weight_bytes(config)
+    if sampler.gpus and weights > derived.sampler_memory:
+        yield (
+            f"one sampler's share of its GPUs is {size_text(derived.sampler_memory)} but the weights alone take "
+            f"{size_text(weights)}; raise sampler.gpus and sampler.tensor_parallel"
+        )
+    elif sampler.gpus and derived.kv_cache and not derived.kv_cache.sequences and not shape.assumed:
+        yield _no_room_for_a_sequence(config, derived)
+    certain = derived.learner_memory - _assumed(config, derived) / config.learner.ranks
+    if config.learner.gpus_per_rank and certain > config.cluster.gpu_memory_gib * GIB:
+        yield _rank_too_large(config, derived)
+
+
+def _no_room_for_a_sequence(config: RunConfig, derived: Derived) -> str:
+    return (
+        f"next to the weights, one sampler's share of its GPUs ({size_text(derived.sampler_memory)}) has no room for "
+        f"the key-value cache of one sequence of {sequence_tokens(config)} tokens; raise sampler.gpus and "
+        "sampler.tensor_parallel, or sampler.gpu_memory_utilization"
+    )
+
+
+def _rank_too_large(config: RunConfig, derived: Derived) -> str:
+    parts = [f"activations and logits {size_text(derived.activation_memory)}"]
+    remedies = ["raise learner.zero_stage or learner.ranks", "lower learner.tokens_per_micro_batch"]
+    if not config.learner.activation_checkpointing:
+        remedies.append("set learner.activation_checkpointing")
+    if derived.reference_memory:
+        parts.append(f"the KL's reference model {size_text(derived.reference_memory)}, whole on every rank")
+        remedies.append("set loss.kl_coefficient = 0 (and no schedule.kl)")
+    return (
+        f"one learner rank needs about {size_text(derived.learner_memory)} (of it {'; '.join(parts)}) but "
+        f"cluster.gpu_memory_gib = {config.cluster.gpu_memory_gib:g}; {', or '.join(remedies)}"
+    )
+
+
+def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
+    """What may be too slow or too large; what :func:`memory_problems` refuses is left out."""
+    shape, cache = derived.shape, derived.kv_cache
+    found: list[str] = []
+    if shape is None or derived.transit is None or cache is None or derived.learner_memory is None:
+        return found
+    gpu = config.cluster.gpu_memory_gib * GIB
+    assumed = f"with an assumed shape of the model ({_shape_text(shape)}) "
+    certain = derived.learner_memory - (derived.activation_memory or 0.0)
+    if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < derived.learner_memory:
+        found.append(assumed + _rank_too_large(config, derived))
+    if config.sampler.gpus and not cache.sequences and shape.assumed:
+        found.append(assumed + _no_room_for_a_sequence(config, derived))
+    if 0 < cache.sequences < min(cache.wanted, config.rollout.n):
+        key = "sampler.gpus" if config.sampler.gpus else "sampler.kv_cache_gib"
+        found.append(
+            f"the key-value cache of one sampler holds {cache.sequences} sequences of {sequence_tokens(config)} "
+            f"tokens, less than one group of rollout.n = {config.rollout.n}: the rest waits or is computed twice; "
+            f"raise {key}, or lower sampler.max_num_seqs or rollout.max_response_tokens"
+        )
+    if derived.transit.seconds > config.deadlines.broadcast_s:
+        found.append(
+            f"one weight update takes about {derived.transit.seconds:.0f} s, more than deadlines.broadcast_s = "
+            f"{config.deadlines.broadcast_s:g}; raise it"
+        )
+    return found
+
+
+def _context_problems(config: RunConfig, model: ModelFacts) -> list[str]:
+    problems = []
+    length = sequence_tokens(config)
+    if model.context is not None and length > model.context:
+        problems.append(
+            f"sequences of {length} tokens (rollout.max_prompt_tokens + rollout.max_response_tokens, or "
+            f"sampler.max_model_len) exceed the model's context of {model.context}; lower one of them"
+        )
+    needed = length * model.kv_values_per_token * weight_bytes(config)
+    if not config.sampler.gpus and needed > config.sampler.kv_cache_gib * GIB:
+        problems.append(
+            f"one sequence of {length} tokens needs {size_text(needed)} of key-value cache but sampler.kv_cache_gib = "
+            f"{config.sampler.kv_cache_gib:g}; raise it"
+        )
+    return problems
+
+
+def total_memory() -> float:
+    """Bytes of memory that this process may use: the machine's, or its control group's limit if lower."""
+    total = float(psutil.virtual_memory().total)
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        file = Path(limit)
+        if file.is_file():
+            text = file.read_text().strip()
+            if text.isdigit():
+                total = min(total, float(text))
+    return total
+
+
+def warnings_of(config: RunConfig) -> list[str]:
+    """Combinations that run but are seldom meant."""
+    found = []
+    if config.learner.warmup_steps >= config.run.steps:
+        found.append(
+            f"learner.warmup_steps = {config.learner.warmup_steps} is not below run.steps = {config.run.steps}: "
+            "the learning rate never reaches its value"
+        )
+    if config.model.dtype == "bfloat16" and config.agreement.max_gap < 5e-3:
+        found.append(
+            f"model.dtype = bfloat16 with agreement.max_gap = {config.agreement.max_gap:g}: the rounding of "
+            "bfloat16 alone makes gaps near 1e-2 nats per token, at which the run would stop"
+        )
+    if config.cluster.address and config.broadcast.transport == "shared_memory":
+        found.append(
+            "broadcast.transport = shared_memory on a cluster: every sampler must run on the learner's node; "
+            "auto chooses for each sampler"
+        )
+    return [*found, *_model_warnings(config)]
+
+
+def _model_warnings(config: RunConfig) -> list[str]:
+    """What the files of the model say about prompts and ends of responses."""
+    directory = Path(config.model.path)
+    if not directory.is_dir():
+        return []
+    found = []
+    if not stop_token_ids(directory):
+        found.append(
+            f"model.path = {directory}: neither generation_config.json, config.json nor the tokenizer names an end "
+            "token: every response runs to rollout.max_response_tokens; set eos_token_id in generation_config.json"
+        )
+    if config.task.template == "plain" and chat_templates(directory):
+        found.append(
+            "task.template = plain, but the model has a chat template: a chat model answers best to task.template=chat"
+        )
+    return found
+
+
+def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts | None, str | None]:
+    """The model's facts, and a warning instead of an error where a missing directory is allowed (dry runs).
+
+    Raises:
+        UsageError: the directory is there but is no model; or is missing and `must_exist`.
+    """
+    if must_exist or os.path.isdir(config.model.path):
+        return read_model(config.model.path), None
+    hint = config.model.parameters_billions
+    estimate = (
+        f"memory is estimated from model.parameters_billions = {hint:g}"
+        if hint
+        else ("no memory estimate: set model.parameters_billions for one")
+    )
+    return None, (
+        f"model.path = {config.model.path} is not on this machine: a run here would be refused; {estimate}, "
+        "and lengths and architecture were not checked"
+    )
+
+
+def check_memory(config: RunConfig) -> Derived:
+    """Derived figures of a run that is about to start.
+
+    Raises:
+        UsageError: the model is missing or something cannot fit.
+    """
+    model, _ = load_model_facts(config, must_exist=True)
+    derived = derive(config, model)
+    problems = memory_problems(config, derived, model)
+    if problems:
+        raise UsageError("\n".join(problems))
+    return derived
+
+
+def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
+    """Rows (figure, value) for the terminal."""
+    rows = [
+        ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
+        ("staleness bound", f"{derived.staleness_bound} optimiser steps"),
+        ("samples per step", f"{derived.samples_per_step}"),
+        ("tokens per step, at most", f"{derived.max_tokens_per_step:,}"),
+        ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),
+        ("micro-batches per rank, at most", f"{derived.micro_batches_per_rank}"),
+        ("samples in all", f"{derived.samples_per_step * config.run.steps:,} over {config.run.steps} steps"),
+        ("CPUs", f"{derived.cpus} (one per sampler, verifier and learner rank)"),
+        ("GPUs", f"{derived.gpus}"),
+        *_memory_rows(config, derived),
+    ]
+    if derived.host_memory is not None:
+        rows.append(("memory of the whole job", size_text(derived.host_memory)))
+    return rows
+
+
+def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str]]:
+    device = "GPU" if config.sampler.gpus else "host"
+    rank_device = "GPU" if config.learner.gpus_per_rank else "host"
+    shape, transit, cache = derived.shape, derived.transit, derived.kv_cache
+    yield "model parameters", _parameters_text(config, derived)
+    yield "model shape", "unknown" if shape is None else _shape_text(shape)
+    yield f"memory of one sampler ({device})", size_text(derived.sampler_memory)
+    yield "  sequences in its KV cache", "unknown" if cache is None else _cache_text(config, derived)
+    yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
+    yield "  activations and logits", size_text(derived.activation_memory)
+    if keeps_reference(config):
+        yield "  reference model of the KL", f"{size_text(derived.reference_memory)}, whole on every rank"
+    loading = f" = {derived.ranks_per_node} x {_loaded(config)}, one for each learner rank there"
+    yield "host memory of one node while loading", size_text(derived.loading_memory) + (loading if shape else "")
+    yield "groups in flight, memory", size_text(derived.group_memory)
+    if transit is None:
+        yield "weights in transit", "unknown"
+        return
+    held = [(transit.shared_memory, str(SHARED_MEMORY)), (transit.object_store, "Ray's object store")]
+    yield "weights in transit, one node", " and ".join(f"{size_text(n)} in {place}" for n, place in held if n)
+    yield (
+        "one weight update",
+        (
+            f"about {transit.seconds:.2g} s, at {COPY_SPEED / 1e9:g} GB/s in memory, {DEVICE_SPEED / 1e9:g} to a GPU "
+            f"and {NETWORK_SPEED / 1e9:g} between nodes"
+        ),
+    )
+
+
+def _parameters_text(config: RunConfig, derived: Derived) -> str:
+    if derived.shape is None:
+        return "unknown"
+    text = f"{derived.shape.parameters:,}"
+    active = None if derived.shape.assumed else active_parameters(config.model.path)
+    return text if active is None else f"{text} in memory, {active:,} of them active for one token"
+
+
+def _shape_text(shape: Shape) -> str:
+    text = f"{shape.layers} layers of width {shape.hidden}, vocabulary {shape.vocabulary:,}"
+    return f"assumed: {text}" if shape.assumed else text
+
+
+def _cache_text(config: RunConfig, derived: Derived) -> str:
+    assert derived.kv_cache is not None and derived.shape is not None
+    text = (
+        f"{derived.kv_cache.sequences:,} of {sequence_tokens(config)} tokens; up to {derived.kv_cache.wanted:,} are "
+        "decoded at once (sampler.max_num_seqs, samples in flight)"
+    )
+    if not derived.shape.assumed and cache_is_bounded(config.model.path):
+        text += "; at least, for some layers keep less than every token"
+    return text

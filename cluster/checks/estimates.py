@@ -1,0 +1,315 @@
+"""Sizes and times that follow from a configuration by arithmetic. Nothing is read or started here.
+
+The figures are meant to catch a factor of two, not ten per cent. docs/memory.md has each formula, a measured run, and
+two large layouts computed by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from actors.queue.state import staleness_bound
+from cluster.checks.model_facts import ModelFacts
+from cluster.config import RunConfig
+from cluster.config.rules import gpus_wanted
+
+GIB = 2**30
+MIB = 2**20
+GPUS_PER_NODE = 8  # assumed on a cluster, whose nodes are not known here
+
+# Resident memory of a process before its weights: interpreter, torch, Ray worker; vLLM adds a second process.
+_SAMPLER_RUNTIME = 1.6 * GIB
+_LEARNER_RUNTIME = 0.9 * GIB
+_OTHER_RUNTIME = 1.5 * GIB  # driver, Ray's own processes, verifier workers and the queue
+_VERIFIER_RUNTIME = 0.33 * GIB
+_GPU_RUNTIME = GIB  # CUDA context, communication buffers
+_VLLM_WORKSPACE = 2 * GIB  # on each GPU: activations of a full batch, CUDA graphs
+# Arrow bytes of one response token: token id int32 and log-probability float32; doubled for the copy in flight.
+_BYTES_PER_RESPONSE_TOKEN = 16
+
+# The shape of a model of which only the size is known: a dense decoder with 12 hidden^2 weights a layer and
+# hidden = 80 x layers (public models lie between 40 and 130), the largest vocabulary in common use, 8 KV heads of 128.
+_HIDDEN_PER_LAYER = 80
+_ASSUMED_VOCABULARY = 262_144
+_ASSUMED_KV_PER_LAYER = 2 * 8 * 128
+
+# Values that one layer keeps for the backward pass, in units of tokens x hidden (attention without its matrix).
+_KEPT_PER_LAYER = 16
+# float32 logits, their gradient, and one temporary of the softmax.
+_LOGIT_BYTES = 3 * 4
+_ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+
+# Bytes per second of the steps of a weight update. Assumptions, printed with the figure.
+COPY_SPEED = 4e9  # memory to memory on one thread
+DEVICE_SPEED = 6e9  # pageable memory to or from a GPU
+NETWORK_SPEED = 3e9  # 25 Gbit/s
+_SYNC_FIXED_SECONDS = 0.06  # measured with the shipped model
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on. `assumed`: guessed from the number of parameters, because the model is not here."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    kv_values_per_token: int
+    assumed: bool
+
+
+@dataclass(frozen=True)
+class Transit:
+    """Bytes of the published weights while they are on their way, on the node that holds most of each."""
+
+    shared_memory: float
+    object_store: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """Of one sampler: sequences of full length that its key-value cache holds, and those it decodes at once."""
+
+    sequences: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Figures derived from one configuration. Memory in bytes; None where the model's size is not known.
+
+    Attributes:
+        slots: B = (S + 1) x P groups that can be in flight.
+        staleness_bound: optimiser steps by which a trained group can be behind, at most.
+        samples_per_step, max_tokens_per_step: of one optimiser step; tokens with prompts counted per sample.
+        micro_batches_per_rank: at most, when every sequence has full length.
+        shape: of the model, read or assumed.
+        sampler_memory, learner_memory: of one sampler and one rank, on its device (all its GPUs, or the host).
+        activation_memory, reference_memory: parts of learner_memory.
+        ranks_per_node: learner ranks that load the model on one node.
+        loading_memory: host memory of those ranks while they load, before anything is on a GPU or partitioned.
+        host_memory: of everything on a machine that runs all of it without GPUs.
+        group_memory: groups in flight in the object store.
+        transit, kv_cache: see there.
+    """
+
+    slots: int
+    staleness_bound: int
+    samples_per_step: int
+    max_tokens_per_step: int
+    micro_batches_per_rank: int
+    gpus: int
+    cpus: int
+    shape: Shape | None
+    sampler_memory: float | None
+    learner_memory: float | None
+    activation_memory: float | None
+    reference_memory: float | None
+    ranks_per_node: int
+    loading_memory: float | None
+    host_memory: float | None
+    group_memory: float
+    transit: Transit | None
+    kv_cache: KvCache | None
+
+    @property
+    def parameters(self) -> int | None:
+        return None if self.shape is None else self.shape.parameters
+
+
+def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
+    """Compute every derived figure; `model` is None where the directory is not on this machine."""
+    rollout, learner, actors = config.rollout, config.learner, config.actors
+    samples = rollout.prompts_per_step * rollout.n
+    slots = (config.queue.staleness + 1) * rollout.prompts_per_step
+    per_micro_batch = max(1, learner.tokens_per_micro_batch // rollout.max_sequence_tokens)
+    shape = shape_of(config, model)
+    groups = float(slots * rollout.n * rollout.max_response_tokens * _BYTES_PER_RESPONSE_TOKEN)
+    ranks = _ranks_per_node(config)
+    return Derived(
+        slots=slots,
+        staleness_bound=staleness_bound(config.queue.staleness, config.queue.overtake),
+        samples_per_step=samples,
+        max_tokens_per_step=samples * rollout.max_sequence_tokens,
+        micro_batches_per_rank=math.ceil(math.ceil(samples / learner.ranks) / per_micro_batch),
+        gpus=gpus_wanted(config),
+        cpus=actors.sampler_range.max + actors.verifier_range.max + learner.ranks,
+        shape=shape,
+        sampler_memory=_sampler_memory(config, shape),
+        learner_memory=_learner_memory(config, shape) if shape else None,
+        activation_memory=_activation_memory(config, shape) if shape else None,
+        reference_memory=_reference_memory(config, shape) if shape else None,
+        ranks_per_node=ranks,
+        loading_memory=ranks * _loading_memory(config, shape) if shape else None,
+        host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
+        group_memory=groups,
+        transit=_transit(config, shape) if shape else None,
+        kv_cache=_kv_cache(config, shape, slots) if shape else None,
+    )
+
+
+def shape_of(config: RunConfig, model: ModelFacts | None) -> Shape | None:
+    """The model's own shape, or one assumed from `model.parameters_billions`, or None."""
+    if model is not None:
+        return Shape(
+            model.parameters, model.layers, model.hidden, model.vocabulary, model.kv_values_per_token, assumed=False
+        )
+    hint = config.model.parameters_billions
+    if hint is None:
+        return None
+    parameters = round(hint * 1e9)
+    layers = max(1, round((parameters / (12 * _HIDDEN_PER_LAYER**2)) ** (1 / 3)))
+    return Shape(
+        parameters,
+        layers,
+        _HIDDEN_PER_LAYER * layers,
+        _ASSUMED_VOCABULARY,
+        _ASSUMED_KV_PER_LAYER * layers,
+        assumed=True,
+    )
+
+
+def weight_bytes(config: RunConfig) -> int:
+    """Bytes of one weight, and of one number in the key-value cache."""
+    return 2 if config.model.dtype == "bfloat16" else 4
+
+
+def keeps_reference(config: RunConfig) -> bool:
+    """Whether every learner rank keeps a frozen copy of the model for the KL term, in the loss or in the reward."""
+    return bool(config.loss.kl_coefficient or config.schedule.kl)
+
+
+def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
+    """One sampler: the share of its GPUs that vLLM may take, or weights, cache and runtime on the host."""
+    sampler = config.sampler
+    if sampler.gpus:
+        return sampler.gpus * sampler.gpu_memory_utilization * config.cluster.gpu_memory_gib * GIB
+    if shape is None:
+        return None
+    # vLLM packs CPU weights for its kernels next to the loaded ones.
+    return 2 * shape.parameters * weight_bytes(config) + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
+
+
+def _learner_memory(config: RunConfig, shape: Shape) -> float:
+    """One rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by ZeRO stage."""
+    learner = config.learner
+    weights, gradients, optimiser = weight_bytes(config), 4, (12 if config.model.dtype == "bfloat16" else 8)
+    shard, stage = learner.ranks, learner.zero_stage
+    per_parameter = (
+        weights / (shard if stage >= 3 else 1)
+        + gradients / (shard if stage >= 2 else 1)
+        + optimiser / (shard if stage >= 1 else 1)
+    )
+    runtime = _GPU_RUNTIME if learner.gpus_per_rank else _LEARNER_RUNTIME
+    return (
+        shape.parameters * per_parameter
+        + _gathered_memory(config, shape)
+        + _reference_memory(config, shape)
+        + _activation_memory(config, shape)
+        + runtime
+    )
+
+
+def _gathered_memory(config: RunConfig, shape: Shape) -> float:
+    """Under ZeRO-3: whole weights that a rank holds for a while, in a forward pass or for one bucket of an update."""
+    learner = config.learner
+    if learner.zero_stage < 3 or learner.ranks == 1:
+        return 0.0
+    others = 1 - 1 / learner.ranks  # its own part is counted already
+    live = min(shape.parameters, _ZERO3_LIVE_PARAMETERS) * weight_bytes(config)
+    largest = shape.vocabulary * shape.hidden * weight_bytes(config)  # the embedding is a bucket alone
+    return others * max(live, config.broadcast.bucket_mib * MIB, largest)
+
+
+def _reference_memory(config: RunConfig, shape: Shape) -> float:
+    """The KL's reference model: whole on every rank, outside of DeepSpeed, whatever the ZeRO stage."""
+    return float(shape.parameters * weight_bytes(config)) if keeps_reference(config) else 0.0
+
+
+def _activation_memory(config: RunConfig, shape: Shape) -> float:
+    """Of one micro-batch: what each layer keeps for the backward pass, and the float32 logits with their gradient.
+
+    The logits are those of response tokens. Where prompts are short nearly every token is one, so all are counted.
+    """
+    learner = config.learner
+    # With checkpointing: the input of every layer, and one layer recomputed with its gradients.
+    kept = shape.layers + 2 * _KEPT_PER_LAYER if learner.activation_checkpointing else shape.layers * _KEPT_PER_LAYER
+    return learner.tokens_per_micro_batch * float(
+        kept * shape.hidden * weight_bytes(config) + _LOGIT_BYTES * shape.vocabulary
+    )
+
+
+def _ranks_per_node(config: RunConfig) -> int:
+    """Learner ranks on one node: all of a local run or on CPUs, else at most GPUS_PER_NODE of them."""
+    local = config.cluster.address is None or not config.learner.gpus_per_rank
+    return config.learner.ranks if local else min(config.learner.ranks, GPUS_PER_NODE)
+
+
+def _loading_memory(config: RunConfig, shape: Shape) -> float:
+    """Host memory of one rank while it loads: the whole model, and the whole reference, before DeepSpeed has either."""
+    weights = shape.parameters * weight_bytes(config)
+    return float(weights * (2 if keeps_reference(config) else 1)) + _LEARNER_RUNTIME
+
+
+def _host_memory(config: RunConfig, shape: Shape) -> float:
+    """Everything on one machine without GPUs, except for the groups in flight."""
+    actors, learner = config.actors, config.learner
+    sampler = _sampler_memory(config, shape) or 0.0
+    rank = max(_learner_memory(config, shape), _loading_memory(config, shape))
+    transit = _transit(config, shape)
+    return (
+        actors.sampler_range.max * sampler
+        + learner.ranks * rank
+        + actors.verifier_range.max * _VERIFIER_RUNTIME
+        + _OTHER_RUNTIME
+        + transit.shared_memory
+        + transit.object_store
+    )
+
+
+def _transit(config: RunConfig, shape: Shape) -> Transit:
+    """Every bucket is published before the first is loaded, so the whole model is in memory once for each way.
+
+    Samplers on the learner's node map the learner's files. For the others the object store holds the weights on the
+    learner's node and on theirs, and each sampler writes them to its own files.
+    """
+    weights = float(shape.parameters * weight_bytes(config))
+    samplers, gpus = config.actors.sampler_range.max, config.sampler.gpus
+    one_node = config.cluster.address is None or 0 < gpus_wanted(config) <= GPUS_PER_NODE
+    per_node = samplers if one_node else max(1, min(samplers, GPUS_PER_NODE // gpus if gpus else 1))
+    nodes = math.ceil(samplers / per_node)
+    learner_speed = DEVICE_SPEED if config.learner.gpus_per_rank else COPY_SPEED
+    engine_seconds = weights / DEVICE_SPEED if gpus else 2 * weights / COPY_SPEED  # a CPU engine packs what it loads
+    fetched = weights / learner_speed
+    if one_node and config.broadcast.transport != "object_store":
+        return Transit(weights, 0.0, _SYNC_FIXED_SECONDS + fetched + weights / COPY_SPEED + engine_seconds)
+    packed = 2 * weights / COPY_SPEED  # into a bucket, and from there into the store
+    travel = 0.0 if one_node else nodes * weights / NETWORK_SPEED  # all leave through the learner's node
+    seconds = fetched + packed + travel + weights / COPY_SPEED + engine_seconds
+    return Transit(per_node * weights, weights, _SYNC_FIXED_SECONDS + seconds)
+
+
+def _kv_cache(config: RunConfig, shape: Shape, slots: int) -> KvCache:
+    sampler, rollout = config.sampler, config.rollout
+    if sampler.gpus:
+        room = (_sampler_memory(config, shape) or 0.0) - shape.parameters * weight_bytes(config)
+        room -= sampler.gpus * _VLLM_WORKSPACE
+    else:
+        room = sampler.kv_cache_gib * GIB
+    sequence = sequence_tokens(config) * shape.kv_values_per_token * weight_bytes(config)
+    in_flight = min(slots * rollout.n, rollout.max_samples_in_flight or math.inf)
+    wanted = min(sampler.max_num_seqs, math.ceil(in_flight / config.actors.sampler_range.min))
+    return KvCache(max(0, int(room // sequence)), wanted)
+
+
+def sequence_tokens(config: RunConfig) -> int:
+    """The context that a sampler's engine is built for."""
+    return config.sampler.max_model_len or config.rollout.max_sequence_tokens
+
+
+def size_text(size: float | None) -> str:
+    if size is None:
+        return "unknown"
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"

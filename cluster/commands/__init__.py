@@ -1,0 +1,1 @@
+"""The work of each command of `bonrl`; cluster/cli.py declares their options."""

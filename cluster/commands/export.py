@@ -1,0 +1,56 @@
+"""`bonrl export`: the model of a checkpoint as a plain Hugging Face directory that answers as it was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import shutil
+from pathlib import Path
+
+from cluster.config import load_config
+from cluster.errors import UsageError
+from cluster.records.model_source import config_of_run
+from verifiers.text.exported_prompts import RECORD, finish_export, make_readable, put_begin_token
+from verifiers.text.rendering import PromptFormat
+
+
+def export_model(checkpoint: Path, source: Path, to: Path) -> None:
+    """Copy the Hugging Face directory `source`, which `checkpoint` names, to `to`.
+
+    Raises:
+        UsageError: `to` exists or cannot be written.
+    """
+    if to.exists():
+        raise UsageError(f"--to {to}: it exists already; name a directory that does not")
+    try:
+        shutil.copytree(source, to)
+        run = config_of_run(checkpoint)
+        if run is not None and not (to / RECORD).is_file():
+            _finish_earlier(run, to)
+        make_readable(to)
+    except OSError as error:
+        raise UsageError(f"--to {to}: cannot be written: {error}") from error
+
+
+def _finish_earlier(run: Path, to: Path) -> None:
+    """What today's checkpoints already hold, for one that an earlier release wrote; `run` is the run's config.yaml.
+
+    That release put BOS before every plain prompt, and its chat templates read the clock of the day.
+    """
+    task = load_config(run).task
+    settings = PromptFormat(task.template, task.system_prompt, task.chat_template_kwargs, task.date)
+    if settings.date is None and settings.template == "chat":
+        began = dt.date.fromtimestamp(run.stat().st_mtime)
+        settings = dataclasses.replace(settings, date=began)
+    finish_export(to, settings)
+    if settings.template == "plain":
+        put_begin_token(to, _first_tokens(run.parent))
+
+
+def _first_tokens(run: Path) -> set[int]:
+    """The first token of every prompt in the newest groups that a run recorded."""
+    import pyarrow.parquet as pq
+
+    files = sorted((run / "groups").glob("step-*.parquet"))
+    prompts = pq.read_table(files[-1], columns=["prompt_tokens"])["prompt_tokens"].to_pylist() if files else []
+    return {tokens[0] for tokens in prompts if tokens}

@@ -1,0 +1,132 @@
+"""The directory that travels to the cluster with a submitted job: packages, resolved configuration, model, task data.
+
+A staged copy rather than the working directory itself: runs/, .venv and caches would make it gigabytes, and the job
+needs bonrl's entry points, without which vLLM does not find the weight-transfer back-end there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from cluster.checks.preflight import OUR_PACKAGES, ROOT
+from cluster.config import RunConfig
+from cluster.config.input_paths import input_paths
+from cluster.errors import UsageError
+from cluster.records.run_directory import GIT_FILE, git_state
+
+CONFIG_NAME = "job.yaml"
+_SHOWN = 5  # of the largest files, in the message about a package that is too large
+_COMPRESSIBLE = 10  # a package this many times the limit is refused without a try at compressing it
+# Ray leaves out what an ignore file in any directory of the package names, without a word.
+_LEFT_OUT = (".git", ".gitignore", ".rayignore", "__pycache__")
+
+
+def stage(config: RunConfig | None, directory: Path, extra: Mapping[str, str] | None = None) -> int:
+    """Fill `directory` with what the job needs; the size in bytes.
+
+    Relative paths of the configuration are copied; absolute ones must exist on the cluster.
+
+    Args:
+        config: of the job, written to CONFIG_NAME; None: the job reads one that is on the cluster.
+        extra: further relative paths that travel, by what names them in messages.
+
+    Raises:
+        UsageError: a relative path that is not here or leads out of the working directory, or too much data.
+    """
+    files: dict[Path, Path] = {}  # where each goes, below `directory`
+    for name in OUR_PACKAGES:
+        files |= _below(ROOT / name, Path(name))
+    for key, path in {**(input_paths(config) if config else {}), **(extra or {})}.items():
+        files |= _relative(key, path)
+    _check_size(files, upload_limit())
+    for target, source in files.items():
+        (directory / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, directory / target)
+    if config is not None:
+        (directory / CONFIG_NAME).write_text(yaml.safe_dump(config.to_mapping(), sort_keys=False), encoding="utf-8")
+    (directory / GIT_FILE).write_text(json.dumps(git_state()), encoding="utf-8")
+    _write_entry_points(directory)
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def upload_limit() -> int:
+    """The largest request that Ray's job server takes, in bytes; no variable raises it."""
+    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE  # the job server's own; not public
+
+    return int(DASHBOARD_CLIENT_MAX_SIZE)
+
+
+def _below(source: Path, target: Path) -> dict[Path, Path]:
+    """Target -> source of one file, or of every file below a directory."""
+    if source.is_file():
+        return {target: source}
+    return {
+        target / file.relative_to(source): file
+        for file in sorted(source.rglob("*"))
+        if file.is_file() and file.suffix != ".pyc" and not set(_LEFT_OUT) & set(file.relative_to(source).parts)
+    }
+
+
+def _relative(key: str, path: str) -> dict[Path, Path]:
+    """The files of a relative path; none of an absolute one."""
+    if os.path.isabs(path):
+        return {}
+    source = Path(path)
+    if ".." in source.parts:
+        raise UsageError(
+            f"{key} = {path} leads out of the working directory, which is what travels to the cluster; give "
+            "an absolute path that exists there"
+        )
+    if not source.exists():
+        raise UsageError(
+            f"{key} = {path}: there is no such file or directory to send along; give one, or an absolute path that "
+            "exists on the cluster"
+        )
+    return _below(source, source)
+
+
+def _check_size(files: Mapping[Path, Path], limit: int) -> None:
+    sizes = {target: source.stat().st_size for target, source in files.items()}
+    total = sum(sizes.values())
+    if total <= limit or (total <= _COMPRESSIBLE * limit and _compressed_size(files.values(), limit) <= limit):
+        return
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_SHOWN]
+    listed = ", ".join(f"{target} {sizes[target] / 2**20:.1f} MiB" for target in largest)
+    raise UsageError(
+        f"the job's package would hold {total / 2**20:.1f} MiB, and Ray's job server takes at most "
+        f"{limit / 2**20:.0f} MiB (compressed). The largest files: {listed}. Put models and data on storage that every "
+        "node of the cluster sees and give their absolute paths (model.path, task.path, ...)"
+    )
+
+
+def _compressed_size(files: Iterable[Path], limit: int) -> int:
+    """Bytes of the files as Ray's archive compresses them; the counting stops above `limit`."""
+    size = 0
+    for file in files:
+        packer = zlib.compressobj(wbits=-15)
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                size += len(packer.compress(chunk))
+                if size > limit:
+                    return size
+        size += len(packer.flush())
+    return size
+
+
+def _write_entry_points(directory: Path) -> None:
+    """The installed distribution's metadata as an egg-info, which importlib.metadata reads from any sys.path entry."""
+    distribution = metadata.distribution("bonrl")
+    target = directory / "bonrl.egg-info"
+    target.mkdir()
+    (target / "PKG-INFO").write_text(
+        f"Metadata-Version: 2.1\nName: bonrl\nVersion: {distribution.version}\n", encoding="utf-8"
+    )
+    (target / "entry_points.txt").write_text(distribution.read_text("entry_points.txt") or "", encoding="utf-8")

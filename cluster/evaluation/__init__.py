@@ -1,0 +1,1 @@
+"""Evaluation on held-out prompts, and how curves are printed and compared."""

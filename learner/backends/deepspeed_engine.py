@@ -1,0 +1,457 @@
+"""One DeepSpeed rank: sequences in, one optimiser step out; weights out, checkpoints in and out.
+
+The only file that calls DeepSpeed. Facts about it that shape the code:
+
+- It averages gradients over the ranks, while our loss is a *sum* divided by a constant: each rank's loss is
+  multiplied by the number of ranks. Its own scaling by gradient_accumulation_steps is kept at 1.
+- The number of micro-batches varies from step to step, so the boundary is set by hand before each backward.
+- At ZeRO stage 0 in float32 it clips but keeps no gradient norm, so clipping is done here in that case.
+- Every rank runs the same number of forward passes, because ZeRO-3 gathers weights collectively in each.
+- On CPU it compiles a shared-memory collective at start, used only for inference: half a minute, a
+  compiler, and nothing gained. Switched off.
+- `reduce_bucket_size` buffers are allocated whole, 2 GB by default; they are sized to the model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from learner import losses
+from learner.backends.checkpoint_layout import CheckpointLayout, NamedTensor, cut
+from learner.backends.deepspeed_config import adamw, deepspeed_config
+from learner.backends.model_directory import check_model_directory, load_causal_lm, pad_token_of, write_model_directory
+from learner.backends.reference_policy import Reference
+from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
+from learner.backends.step_figures import StepFigures
+from learner.batching import MicroBatch, Sequence, make_micro_batches
+from learner.policy_step import PolicyBatch, PolicyStep
+from learner.schedule import learning_rate
+from learner.settings import LearnerSettings, LossSettings
+
+CHECKPOINT_VERSION = 1
+_TAG = "deepspeed"
+MicroLoss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], losses.PolicyLoss]  # of log-probs and entropies [B, R]
+
+
+class Engine:
+    """A causal LM under DeepSpeed ZeRO 0-3 with AdamW, in a process of its own per rank.
+
+    All methods are collective: every rank calls them in the same order with the same arguments. `device`
+    is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature whose law the
+    log-probabilities of `train_step` and `score` describe, unless they name another. `reference` keeps a frozen
+    copy of the initial model for the KL term. `timeout_s` bounds every collective. Raises ValueError naming the
+    key for a bad model directory, dtype or device.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        dtype: str = "float32",
+        learner: LearnerSettings,
+        loss: LossSettings,
+        rank: int = 0,
+        world_size: int = 1,
+        master_address: str = "127.0.0.1",
+        master_port: int,
+        device: str = "cpu",
+        seed: int = 0,
+        temperature: float = 1.0,
+        reference: bool = False,
+        timeout_s: float = 600.0,
+    ) -> None:
+        if temperature <= 0:
+            raise ValueError(f"rollout.temperature must be > 0 to have a log-probability, got {temperature}")
+        self.model_path, self.learner, self.loss = Path(model_path), learner, loss
+        self.rank, self.world_size, self.temperature = rank, world_size, temperature
+        self.device = torch.device(device)
+        self._float32_stage_0 = learner.zero_stage == 0 and dtype == "float32"
+        seed_everything(seed, learner.threads)
+        check_model_directory(model_path)
+        # Before transformers is imported, which imports DeepSpeed on its own and lets it guess the
+        # accelerator.
+        deepspeed = _start_deepspeed(self.device, rank, world_size, master_address, master_port, timeout_s)
+        model = load_causal_lm(model_path, dtype)
+        self.pad_token = pad_token_of(model.config)
+        self.config = model.config
+        self._reference = Reference(model_path, dtype, self.device) if reference else None
+        self._layout, self._dropped_weights = CheckpointLayout(model), model.dropped_weights
+        self._parameters = list(model.named_parameters())
+        size = sum(p.numel() for _, p in self._parameters)
+        if learner.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._gathered = deepspeed.zero.GatheredParameters
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw(self._parameters, learner),
+            config=deepspeed_config(learner, dtype, self.device, size, self._float32_stage_0),
+            dist_init_required=False,
+        )
+
+    # ---------------------------------------------------------------- training
+
+    def train_step(self, sequences: Seq[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
+        """One optimiser step: `accumulate` and `update`."""
+        return self.update(self.accumulate(sequences, normaliser, step, **options))
+
+    def accumulate(
+        self,
+        sequences: Seq[Sequence],
+        normaliser: float,
+        step: int,
+        *,
+        temperature: float | None = None,
+        kl_coefficient: float | None = None,
+        exact_ratios: bool = False,
+    ) -> dict[str, float]:
+        """The gradient of the whole global batch (the same list on every rank); the weights stay until `update`.
+
+        The loss is that of `learner.policy_step` with `normaliser` groups. If no sequence has a gradient, the
+        optimiser does not step at all (momentum and weight decay would move the weights without evidence) and
+        `learn/skipped` is 1. Returns figures of the global batch, equal on every rank; see
+        `learner.metrics.LEARN_METRICS`. Gap figures are absent when no token was fresh.
+        """
+        started = time.perf_counter()
+        policy = PolicyStep(self.loss, sequences, normaliser, kl_coefficient=kl_coefficient, exact_ratios=exact_ratios)
+        kept = policy.keep(sequences)
+        if not policy.uses_every_sample and not any(s.advantage != 0.0 for s in kept):
+            return {
+                "learn/skipped": 1.0,
+                "learn/sequences": 0.0,
+                "learn/tokens": 0.0,
+                "learn/seconds": time.perf_counter() - started,
+            }
+        temperature = self.temperature if temperature is None else temperature
+
+        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, entropy_BR: torch.Tensor) -> losses.PolicyLoss:
+            return policy(
+                PolicyBatch(
+                    logprobs_BR,
+                    entropy_BR,
+                    self._tensor(batch.behaviour_logprobs_BR),
+                    self._tensor(batch.response_mask_BR),
+                    self._tensor(batch.advantage_B),
+                    self._tensor(batch.sampled_B),
+                    self._reference_logprobs(batch, temperature) if policy.kl_coefficient else None,
+                )
+            )
+
+        return self._accumulate(kept, micro_loss, step, temperature, started)
+
+    def update(self, figures: dict[str, float]) -> dict[str, float]:
+        """The optimiser step on what `accumulate` returned `figures` of; the figures with the gradient's norm."""
+        if figures["learn/skipped"]:
+            return figures
+        started = time.perf_counter()
+        gradient_norm = self._apply()
+        seconds = figures["learn/seconds"] + time.perf_counter() - started
+        return figures | {
+            "learn/gradient_norm": gradient_norm,
+            "learn/seconds": seconds,
+            "learn/tokens_per_second": figures["learn/tokens"] / seconds,
+        }
+
+    def sft_step(self, sequences: Seq[Sequence], step: int, *, rate: float | None = None) -> dict[str, float]:
+        """One step of maximum likelihood on the responses: mean cross-entropy over the batch's response
+        tokens.
+
+        The temperature is 1 here, and advantages and behaviour log-probabilities are ignored.
+        `rate` is the learning rate of this step; None takes the one of the learner's settings.
+        """
+        started = time.perf_counter()
+        normaliser = float(sum(len(s.response_tokens) for s in sequences))
+
+        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, _: torch.Tensor) -> losses.PolicyLoss:
+            mask_BR = self._tensor(batch.response_mask_BR)
+            loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
+            return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
+
+        figures = self.update(self._accumulate(sequences, micro_loss, step, 1.0, started, rate))
+        return {k: v for k, v in figures.items() if k not in _POLICY_ONLY}
+
+    def _accumulate(
+        self,
+        sequences: Seq[Sequence],
+        micro_loss: MicroLoss,
+        step: int,
+        temperature: float,
+        started: float,
+        rate: float | None = None,
+    ) -> dict[str, float]:
+        if rate is None:
+            rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        batches = self._batches(sequences)
+        figures = self._backward(batches, micro_loss, temperature)
+        return figures | {
+            "learn/learning_rate": rate,
+            "learn/sequences": float(len(sequences)),
+            "learn/tokens": float(sum(len(s) for s in sequences)),
+            "learn/micro_batches": float(len(batches)),
+            "learn/seconds": time.perf_counter() - started,
+            "learn/skipped": 0.0,
+        }
+
+    def _backward(
+        self,
+        batches: Seq[MicroBatch],
+        micro_loss: MicroLoss,
+        temperature: float,
+    ) -> dict[str, float]:
+        """Forward and backward of every micro-batch; leaves the global gradient ready for `_apply`."""
+        self._engine.train()
+        figures = StepFigures(self.device)
+        for i, batch in enumerate(batches):
+            self._engine.set_gradient_accumulation_boundary(i == len(batches) - 1)
+            logprobs_BR, entropy_BR = self._logprobs(batch, temperature, bool(self.loss.entropy_coefficient))
+            result = micro_loss(batch, logprobs_BR, entropy_BR)
+            self._engine.backward(result.loss * self.world_size, scale_wrt_gas=False)
+            arrays = batch.behaviour_logprobs_BR, batch.response_mask_BR, batch.fresh_B
+            figures.add(batch, result, logprobs_BR.detach(), entropy_BR.detach(), *map(self._tensor, arrays))
+        return figures.reduce(self.world_size)
+
+    def _apply(self) -> float:
+        """The optimiser step. Returns the gradient's global L2 norm before clipping."""
+        norm: Any = None
+        if self._float32_stage_0:
+            limit = self.learner.gradient_clip or float("inf")
+            norm = torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
+        self._engine.step()
+        if norm is None:
+            norm = self._engine.get_global_grad_norm()
+        return float(norm)
+
+    # ---------------------------------------------------------------- scoring
+
+    def score(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
+        """Log-probabilities float32[R] of each response under the current weights, in the order given, on
+        every rank."""
+        self._engine.eval()
+        return self._score(sequences, lambda batch, t: self._logprobs(batch, t)[0], temperature)
+
+    def score_reference(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
+        """As `score`, under the reference policy; only on an engine that was made with `reference`."""
+        return self._score(sequences, self._reference_logprobs, temperature)
+
+    def refresh_reference(self) -> None:
+        """The reference becomes the current policy."""
+        if self._reference is None:
+            raise ValueError("this engine keeps no reference policy; set loss.kl_coefficient or schedule.kl")
+        with self._gathered([p for _, p in self._parameters], enabled=self.learner.zero_stage == 3):
+            self._reference.refresh((name, p.detach()) for name, p in self._parameters)
+
+    @torch.no_grad()
+    def _score(
+        self,
+        sequences: Seq[Sequence],
+        logprobs_of: Callable[[MicroBatch, float], torch.Tensor],
+        temperature: float | None,
+    ) -> list[np.ndarray]:
+        mine: dict[int, np.ndarray] = {}
+        for batch in self._batches(sequences):
+            logprobs = logprobs_of(batch, self.temperature if temperature is None else temperature).cpu().numpy()
+            for row, index in enumerate(batch.index_B):
+                if index >= 0:
+                    mine[int(index)] = logprobs[row, batch.response_mask_BR[row]]
+        parts: list[Any] = [mine]
+        if self.world_size > 1:
+            parts = [None] * self.world_size
+            dist.all_gather_object(parts, mine)
+        merged = {index: array for part in parts for index, array in part.items()}
+        return [merged[i] for i in range(len(sequences))]
+
+    def _batches(self, sequences: Seq[Sequence], rank: int | None = None) -> list[MicroBatch]:
+        return make_micro_batches(
+            sequences,
+            self.learner.tokens_per_micro_batch,
+            self.rank if rank is None else rank,
+            self.world_size,
+            self.pad_token,
+        )
+
+    def _logprobs(
+        self, batch: MicroBatch, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies float32[B, R] of a micro-batch."""
+        return self._forward(self._engine, batch, temperature, entropy_gradient)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: MicroBatch, temperature: float) -> torch.Tensor:
+        assert self._reference is not None
+        return self._forward(self._reference.model, batch, temperature, False)[0]
+
+    def _forward(
+        self, model: Any, batch: MicroBatch, temperature: float, entropy_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward pass; only R + 1 positions meet the head."""
+        tokens_BT = self._tensor(batch.tokens_BT)
+        output = model(
+            input_ids=tokens_BT,
+            attention_mask=self._tensor(batch.attention_mask_BT),
+            position_ids=self._tensor(batch.positions_BT),
+            logits_to_keep=batch.response_width + 1,
+            use_cache=False,
+        )
+        responses_BR = tokens_BT[:, -batch.response_width :]
+        return losses.token_logprobs(
+            output.logits[:, :-1], responses_BR, temperature, entropy_gradient=entropy_gradient
+        )
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    # ---------------------------------------------------------------- weights
+
+    def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """(name, dtype, shape) of every weight as its checkpoint has it. A head tied to the embedding is omitted."""
+        return self._layout.metadata
+
+    def weight_buckets(self, bucket_bytes: int) -> Iterator[list[NamedTensor]]:
+        """CPU copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (a
+        larger weight stands alone). Rank 0 gets the tensors, the others empty lists; all must iterate to
+        the end.
+
+        Under ZeRO-3 one bucket at a time is gathered, and copied before it is released, so rank 0 never
+        holds more than one bucket in addition to its own partition. What the checkpoint splits, such as the experts
+        of a layer, is gathered whole and then leaves in several buckets.
+        """
+        for units in cut(self._layout.units, bucket_bytes):
+            parameters = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
+            with self._gathered(parameters, enabled=self.learner.zero_stage == 3):
+                copies = [self._copies(unit) for unit in units] if self.rank == 0 else []
+            if self.rank != 0:
+                yield []
+            converted = ([weight] for unit in copies for weight in self._layout.convert(unit))
+            yield from ([weight for [weight] in bucket] for bucket in cut(converted, bucket_bytes))
+
+    @staticmethod
+    def _copies(unit: list[NamedTensor]) -> list[NamedTensor]:
+        return [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in unit]
+
+    def export_huggingface(self, directory: str | Path) -> None:
+        """Write a plain Hugging Face directory like `model_path`: config, safetensors under the same names, and the
+        tokenizer files.
+        """
+        # Parts of a tensor that the checkpoint splits share its memory, which safetensors refuses.
+        weights = {name: tensor.clone() for bucket in self.weight_buckets(256 << 20) for name, tensor in bucket}
+        if self.rank == 0:
+            write_model_directory(self.model_path, directory, weights, self._dropped_weights)
+        self._barrier()
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self, directory: str | Path, extra: dict[str, Any]) -> None:
+        """Everything a bit-exact continuation needs: weights, master weights, AdamW state, RNG states,
+        `extra`.
+
+        `extra` is pickled. The caller writes to a temporary directory and renames it (this method does not).
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state={"extra": extra}, save_latest=False)
+        torch.save(random_state(), directory / f"random_{self.rank}.pt")
+        if self.rank == 0:
+            if self._reference is not None and self.loss.kl_refresh_every:
+                self._reference.save(directory)
+            (directory / "engine.json").write_text(json.dumps(self._identity(), indent=1))
+        self._barrier()
+
+    def load(self, directory: str | Path) -> dict[str, Any]:
+        """Continue from `save`; returns its `extra`. Only on a fresh engine, and with the same ranks and
+        stage.
+
+        Raises ValueError if the directory is no engine checkpoint or was written under other settings.
+        """
+        directory = Path(directory)
+        try:
+            found = json.loads((directory / "engine.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"'{directory}' holds no complete engine checkpoint (engine.json): {error}") from error
+        for key, value in self._identity().items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"checkpoint '{directory}' was written with {key} = {found.get(key)}, this run has "
+                    f"{value}; resume with the same value, or start from its Hugging Face export"
+                )
+        path, state = self._engine.load_checkpoint(str(directory), tag=_TAG)
+        if path is None:
+            raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'")
+        if self._reference is not None:
+            self._reference.load(directory)
+        restore_random_state(torch.load(directory / f"random_{self.rank}.pt", weights_only=False))
+        return state["extra"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "version": CHECKPOINT_VERSION,
+            "learner.ranks": self.world_size,
+            "learner.zero_stage": self.learner.zero_stage,
+            "weights": [[name, str(dtype), list(shape)] for name, dtype, shape in self.weight_metadata()],
+        }
+
+    def _barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Release hooks and leave the process group. The engine is unusable afterwards."""
+        self._engine.destroy()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+_POLICY_ONLY = {
+    "learn/clip_fraction",
+    "learn/ratio_mean",
+    "learn/ratio_max",
+    "learn/kl",
+    "learn/kl_reference",
+    "learn/fresh_tokens",
+    "learn/logprob_gap_mean",
+    "learn/logprob_gap_max",
+}
+
+
+def _start_deepspeed(
+    device: torch.device, rank: int, world_size: int, address: str, port: int, timeout_s: float
+) -> Any:
+    """Import DeepSpeed for `device` and join the process group. DeepSpeed reads the launcher's variables."""
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got '{device}'")
+    os.environ.update(
+        {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_RANK": str(device.index or 0),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": str(port),
+            "DS_ACCELERATOR": device.type,
+        }
+    )
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="gloo" if device.type == "cpu" else "nccl",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_s),
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=world_size,
+    )
+    return deepspeed

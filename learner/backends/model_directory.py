@@ -1,0 +1,153 @@
+"""Local Hugging Face model directories: load one for training, and copy what an export needs beside the
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learner.backends.checkpoint_layout import CheckpointLayout
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Everything a directory needs besides weights and config.json to be loaded as a tokenizer and a generator.
+_COMPANION_PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "spiece.model",
+    "chat_template*",
+    "generation_config.json",
+    "*processor_config.json",
+)
+
+
+def check_model_directory(path: str | Path) -> Path:
+    """The path, if it is a directory with a config.json; ValueError naming the key otherwise."""
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"model.path: no directory at '{path}'; give a local Hugging Face model directory")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"model.path: '{path}' has no config.json, so it is not a Hugging Face model directory")
+    return path
+
+
+def load_causal_lm(path: str | Path, dtype: str) -> Any:
+    """The transformers model on the CPU, without dropout; of a multimodal checkpoint the language model alone.
+
+    Dropout is switched off because the samples were drawn without it: with it, no importance ratio would be 1.
+    transformers chooses the attention: SDPA where the model supports it, otherwise its eager implementation. SDPA would
+    ignore the soft cap of attention scores (Gemma 2) without an error, so a model with one gets the eager attention.
+    `model.dropped_weights` lists what was left out of a multimodal checkpoint, by the checkpoint's names.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
+    path = check_model_directory(path)
+    from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    text = config.get_text_config()
+    for part in (config, text):
+        for key, value in part.to_dict().items():
+            if ("dropout" in key or "pdrop" in key) and isinstance(value, float):
+                setattr(part, key, 0.0)
+    model, found = _auto_class(text is not config).from_pretrained(
+        path,
+        config=config,
+        dtype=DTYPES[dtype],
+        attn_implementation="eager" if getattr(text, "attn_logit_softcapping", None) else None,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if found["missing_keys"]:
+        raise ValueError(
+            f"model.path: the weights in '{path}' lack {', '.join(sorted(found['missing_keys'])[:5])}, which "
+            f"{type(model).__name__} needs; set model.path to a complete checkpoint"
+        )
+    model.config.use_cache = text.use_cache = False
+    model.dropped_weights = _drop_other_modalities(model) if text is not config else []
+    return model
+
+
+def _auto_class(multimodal: bool) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+
+
+def _drop_other_modalities(model: Any) -> list[str]:
+    """Remove what is neither the language model nor its head: the towers of images, videos and sound."""
+    before = {name for name, _, _ in CheckpointLayout(model).metadata}
+    kept = {id(module) for part in (model.get_decoder(), model.get_output_embeddings()) for module in part.modules()}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if id(parent) not in kept and not any(id(module) in kept for module in child.modules()):
+                setattr(parent, name, None)
+    return sorted(before - {name for name, _, _ in CheckpointLayout(model).metadata})
+
+
+def write_model_directory(
+    source: str | Path, target: str | Path, weights: dict[str, torch.Tensor], copied: Collection[str] = ()
+) -> None:
+    """Write a directory that is read as `source` is, with these weights.
+
+    Args:
+        source: the directory that the model was loaded from.
+        target: where to; made if missing.
+        weights: by their names in the checkpoint.
+        copied: names of weights that are taken from `source` as they are.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    Path(target).mkdir(parents=True, exist_ok=True)
+    config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    for part in (config, config.get("text_config")):
+        if part:
+            part.pop("torch_dtype", None)
+            part["dtype"] = dtype
+    (Path(target) / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    save_torch_state_dict(weights | dict(_read_weights(source, copied)), target)
+    copy_companions(source, target)
+
+
+def _read_weights(directory: str | Path, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    for file in sorted(Path(directory).glob("*.safetensors")) if names else ():
+        with safe_open(file, framework="pt") as weights:
+            yield from ((name, weights.get_tensor(name)) for name in weights.keys() if name in names)
+
+
+def pad_token_of(config: Any) -> int:
+    """A token id for padding. Which one is irrelevant: padding is masked out of attention and of every
+    loss.
+    """
+    for key in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        token = getattr(config, key, None)
+        token = token[0] if isinstance(token, list | tuple) and token else token
+        if isinstance(token, int) and 0 <= token < config.get_text_config().vocab_size:
+            return token
+    return 0
+
+
+def copy_companions(source: str | Path, target: str | Path) -> list[str]:
+    """Copy tokenizer, chat template and generation settings from one model directory into another."""
+    copied = []
+    for pattern in _COMPANION_PATTERNS:
+        for file in sorted(Path(source).glob(pattern)):
+            if file.is_file() and file.name not in copied:
+                shutil.copyfile(file, Path(target) / file.name)
+                copied.append(file.name)
+    return copied

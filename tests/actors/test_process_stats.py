@@ -1,0 +1,71 @@
+"""A process is known by number and start: the kernel gives the numbers of dead processes again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from actors.process_stats import LOG_LINES, NodeMonitor, Process
+
+
+@pytest.fixture
+def parent() -> Iterator[subprocess.Popen]:
+    """A process with one child, both asleep."""
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print(flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdin is not None
+    child.stdout.readline()
+    family = psutil.Process(child.pid).children()
+    yield child
+    for process in (*family, child):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    child.wait(timeout=10)
+    child.stdin.close()
+    child.stdout.close()
+
+
+def test_a_stopped_process_is_seen_and_so_is_its_child(parent):
+    watch, process = NodeMonitor(), Process.of(parent.pid)
+    assert [vitals.stopped for vitals in asyncio.run(watch.look([process])).values()] == [False]
+    (child,) = psutil.Process(parent.pid).children()
+    os.kill(child.pid, signal.SIGSTOP)
+    family = asyncio.run(watch.look([process], family=True))
+    assert {pid: vitals.stopped for pid, vitals in family.items()} == {parent.pid: False, child.pid: True}
+
+
+@pytest.mark.slow
+def test_killing_takes_the_children_too(parent):
+    (child,) = psutil.Process(parent.pid).children()
+    os.kill(parent.pid, signal.SIGSTOP)
+    asyncio.run(NodeMonitor().kill([Process.of(parent.pid)]))
+    gone, alive = psutil.wait_procs([child], timeout=10)
+    assert parent.wait(timeout=10) == -signal.SIGKILL and (gone, alive) == ([child], [])
+
+
+def test_a_process_that_only_has_the_number_of_a_dead_one_is_left_alone(parent):
+    stranger = dataclasses.replace(Process.of(parent.pid), born=1)
+    assert not stranger.alive
+    assert asyncio.run(NodeMonitor().look([stranger], family=True)) == {}
+    asyncio.run(NodeMonitor().kill([stranger]))
+    assert parent.poll() is None
+
+
+def test_the_end_of_a_log_is_read_and_a_missing_one_is_no_error(tmp_path):
+    log = tmp_path / "worker.err"
+    log.write_text(
+        ":actor_name:SamplerActor\n" + "\n\n".join(f"line {i}" for i in range(5000)) + "\n" + "x" * 1000 + "\n"
+    )
+    tails = asyncio.run(NodeMonitor().tail([str(log), str(tmp_path / "gone")]))
+    assert tails[str(tmp_path / "gone")] == []
+    assert tails[str(log)][:2] == [f"line {i}" for i in range(5001 - LOG_LINES, 5003 - LOG_LINES)]
+    assert len(tails[str(log)]) == LOG_LINES and len(tails[str(log)][-1]) < 400, "a long line is cut"

@@ -1,0 +1,172 @@
+"""How signals end a job: in order where that is possible, and in time whatever hangs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 1.5  # stands for the half minute
+
+PRELUDE = f"""
+import asyncio, os, signal, threading, time
+from cluster.run import shutdown
+from cluster.run.shutdown import Shutdown, ShutdownRequested
+shutdown.LEAVE_SECONDS, shutdown.LAST_SECONDS, shutdown.LAST_WORDS_SECONDS = 0.5, {LIMIT_S}, 0.5
+
+def run(work, last_words=lambda: "continue with: bonrl train --resume RUN"):
+    leave = Shutdown(last_words)
+    leave.listen()
+    try:
+        asyncio.run(leave.carry(work(leave)))
+    except ShutdownRequested:
+        print("left in order", flush=True)
+    except asyncio.CancelledError:
+        print("out of patience", flush=True)
+"""
+
+
+def end_of(script: str, number: str) -> tuple[int, str, str, float]:
+    """Run a script that signals itself: exit status, both outputs, seconds."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", f"{PRELUDE}\nNUMBER = signal.{number}\n{script}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr, time.monotonic() - started
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_lets_a_step_end_and_abandons_what_only_waits(number: str) -> None:
+    status, output, errors, _ = end_of(
+        """
+async def step(leave):
+    os.kill(os.getpid(), NUMBER)
+    await asyncio.sleep(0.2)
+    print("step", flush=True)
+    leave.check()
+
+async def waits(leave):
+    os.kill(os.getpid(), NUMBER)
+    await leave.unless_asked(asyncio.sleep(60))
+
+run(step)
+run(waits)
+""",
+        number,
+    )
+    assert (status, output, errors) == (0, "step\nleft in order\nleft in order\n", "")
+
+
+def test_a_signal_before_the_work_begins_is_not_lost() -> None:
+    status, output, *_ = end_of(
+        """
+leave = Shutdown()
+leave.listen()
+signal.signal(NUMBER, lambda *_: None)  # a library's handler
+leave.listen()
+os.kill(os.getpid(), NUMBER)
+while not leave.asked:
+    time.sleep(0.01)
+async def work():
+    await leave.unless_asked(asyncio.sleep(60))
+try:
+    asyncio.run(leave.carry(work()))
+except ShutdownRequested:
+    print("left in order", flush=True)
+""",
+        "SIGTERM",
+    )
+    assert (status, output) == (0, "left in order\n")
+
+
+def test_a_step_that_takes_too_long_is_cancelled() -> None:
+    status, output, *_ = end_of(
+        """
+async def slow(leave):
+    os.kill(os.getpid(), NUMBER)
+    await asyncio.sleep(60)
+run(slow)
+""",
+        "SIGTERM",
+    )
+    assert (status, output) == (0, "out of patience\n")
+
+
+HANGS = {
+    "a wait that holds on": """
+async def work(leave):
+    os.kill(os.getpid(), NUMBER)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+run(work)
+""",
+    "the event loop": """
+async def work(leave):
+    os.kill(os.getpid(), NUMBER)
+    time.sleep(600)
+run(work)
+""",
+    "a thread of asyncio's": """
+async def work(leave):
+    os.kill(os.getpid(), NUMBER)
+    await asyncio.to_thread(time.sleep, 600)
+run(work)
+""",
+    "the end of the interpreter": """
+async def work(leave):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    os.kill(os.getpid(), NUMBER)
+    await asyncio.sleep(0.1)
+    leave.check()
+run(work)
+""",
+    "before the work": """
+leave = Shutdown(lambda: "continue with: bonrl train --resume RUN")
+leave.listen()
+os.kill(os.getpid(), NUMBER)
+threading.Event().wait()
+""",
+}
+
+
+@pytest.mark.parametrize("hang", HANGS)
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.slow
+def test_whatever_hangs_the_process_ends_in_time_and_says_how_to_go_on(hang: str, number: str) -> None:
+    status, _, errors, took = end_of(HANGS[hang], number)
+    assert status == 130
+    assert errors == (
+        f"ended at once: something did not stop within {LIMIT_S} s\ncontinue with: bonrl train --resume RUN\n"
+    )
+    assert LIMIT_S < took < LIMIT_S + 10
+
+
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_second_signal_leaves_at_once(hang: str) -> None:
+    second = (
+        "threading.Timer(0.3, os.kill, (os.getpid(), NUMBER)).start()\nshutdown.LAST_SECONDS = 600\n"
+        "shutdown.LEAVE_SECONDS = 600\n"
+    )
+    status, _, errors, took = end_of(second + HANGS[hang], "SIGTERM")
+    assert status == 130
+    assert errors.startswith("ended at once, at the second signal\ncontinue with:"), errors
+    assert took < 20
+
+
+@pytest.mark.slow
+def test_last_words_that_hang_or_fail_do_not_hold_the_process() -> None:
+    for last_words in ("time.sleep(600)", "1 / 0"):
+        script = HANGS["the event loop"].replace("run(work)", f"run(work, lambda: {last_words})")
+        status, _, _, took = end_of(script, "SIGTERM")
+        assert status == 130 and took < LIMIT_S + 10

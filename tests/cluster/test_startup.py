@@ -1,0 +1,80 @@
+"""What verifier workers say when they become ready reaches the user and the run directory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from actors.fleet.supervision import Member, Supervisor, Unit
+from actors.process_stats import Heartbeat
+from actors.workers.verifier_worker import Ready
+from cluster.config import load_config
+from cluster.records.run_directory import RunDirectory
+from cluster.run.processes import Processes
+from cluster.run.startup import FILE, Startup, announced_start, still_starting
+from tests.cluster.running import LOCAL
+
+LINE = "code sandbox: level L3"
+
+
+def test_each_line_is_told_once_and_each_measurement_kept(tmp_path: Any) -> None:
+    told: list[str] = []
+    with RunDirectory.create(tmp_path, "run", {}) as directory:
+        readiness = Startup(told.append, directory)
+        for worker, level in (("verifier-0", "L3"), ("verifier-1", "L3"), ("verifier-1", "L2b")):
+            readiness(worker, Ready((f"code sandbox: level {level}",), {"level": level}))
+        readiness("verifier-2", Ready())
+        assert told == ["verifier-0: code sandbox: level L3", "verifier-1: code sandbox: level L2b"]
+        kept = json.loads((directory.path / FILE).read_text())
+    assert kept == {"verifier-0": {"level": "L3"}, "verifier-1": {"level": "L2b"}}
+
+
+def test_the_processes_pass_on_what_a_verifier_worker_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Ready]] = []
+    processes = Processes(load_config(LOCAL), "run", lambda incident: None, lambda *said: told.append(said))
+
+    async def start(member: Any, method: str) -> Ready:
+        assert method == "ready"
+        return Ready((LINE,))
+
+    monkeypatch.setattr(processes, "_start", start)
+    asyncio.run(processes._verifier("verifier-0").prepare())
+    assert told == [("verifier-0", Ready((LINE,)))]
+
+
+def test_a_slow_start_names_the_actors_that_are_missing() -> None:
+    config = load_config(LOCAL)
+    supervisor = Supervisor(config.supervision, 300.0, lambda node: None, kill=lambda handle: None)
+    members = {name: Member(name, lambda incarnation: None) for name in ("sampler-0", "learner rank 0", "verifier-0")}
+
+    async def ready() -> None: ...
+
+    for name, member in members.items():
+        supervisor.add(Unit("learner" if name.startswith("learner") else name, [member], ready))
+        member.handle = object()
+    members["sampler-0"].vital = Heartbeat("node", ())
+    members["verifier-0"].serving = True
+    supervisor.add(Unit("sampler-1", [Member("sampler-1", lambda incarnation: None)], ready))  # may join later
+    line = still_starting(supervisor, 45.2)
+    assert line == (
+        "still starting after 45 s: sampler-0 (loading the weights and building the vLLM engine), learner (waiting for "
+        "a free CPU or GPU, or importing packages); limit 300 s (deadlines.start_s)"
+    )
+    for member in members.values():
+        member.serving = True
+    assert "the first weights on their way" in still_starting(supervisor, 61.0)
+
+    told: list[str] = []
+
+    async def start(seconds: float) -> None:
+        async with announced_start(supervisor, told.append, first_s=0.02):
+            await asyncio.sleep(seconds)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(start(0.0))
+    assert told == []
+    asyncio.run(start(0.15))
+    assert 2 <= len(told) <= 3, "at 1, 2 and 4 times the first interval"

@@ -1,0 +1,1 @@
+"""The tasks: problems in splits, and the verifier of each."""

@@ -1,0 +1,140 @@
+"""GSM8K: grade-school word problems with one exact number as answer (Cobbe et al. 2021, arXiv 2110.14168).
+
+Read from ``gsm8k_train.jsonl`` and ``gsm8k_test.jsonl`` in ``task.path``: JSON Lines with the fields ``id``,
+``problem`` and ``answer`` (a number). The validation split is carved out of the training file by a hash
+of the id, so it does not depend on the seed.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from fractions import Fraction
+
+from verifiers.mathematics.extraction import denied, extract, final_part, without_emphasis
+from verifiers.mathematics.grader import canonical
+from verifiers.mathematics.normalisation import normalise
+from verifiers.mathematics.reading import read
+from verifiers.mathematics.units import without_currency
+from verifiers.settings import TaskSettings
+from verifiers.task import Prompt
+from verifiers.tasks.datasets import Directory, FileTask, Row, read_rows
+from verifiers.verdict import Status, Verdict
+
+FILES = {"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}
+MAX_NUMBER_CHARS = 40
+"""Longer numerals are refused before they become integers; no answer of GSM8K has more than 12 characters."""
+
+MAX_LINE_CHARS = 400
+"""A longer final line is no answer."""
+
+# Thousands in groups of three, or plain digits; then decimals. No sign after a digit: "5-3" ends in 3.
+_NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+")
+_RATIO = re.compile(r"\d\s*:\s*\d")
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The exact value of a numeral such as ``-1,234.50``; None if ``text`` is anything else.
+
+    A dollar sign before and a percent sign or full stop after it are ignored.
+    """
+    text = text.strip().removeprefix("$").strip().rstrip(".%").strip()
+    if text.startswith("-$"):
+        text = "-" + text[2:]
+    if len(text) > MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
+        return None
+    return Fraction(text.replace(",", ""))
+
+
+def reference_number(text: str) -> Fraction | None:
+    """The number of a reference: a numeral, or what the data set's own answer field puts after ``####``, or what a text
+    announces or boxes. None where it holds none, or only numbers in passing."""
+    plain = parse_number(text)
+    if plain is not None:
+        return plain
+    found = extract(text, prose=False)
+    return extract_number(text) if "####" in text or found.source in ("box", "phrase") else None
+
+
+def extract_number(response: str) -> Fraction | None:
+    r"""The final number of a response, by the policy of the math grader: one answer, or none.
+
+    What follows the last ``####`` on its line decides; without it all of the ``\boxed{}``, which must agree; without
+    those what "the answer is" announces, or the last number. Reasoning between think tags is not read. None where the
+    place that decides holds several numbers, or one that is denied ("not 5").
+    """
+    text = final_part(response)
+    if "####" in text:
+        lines = text.rsplit("####", 1)[1].strip().splitlines()
+        return _value(lines[0]) if lines else None
+    found = extract(text)
+    values = {_value(candidate) for candidate in found.candidates}
+    return values.pop() if len(values) == 1 else None
+
+
+def _value(text: str) -> Fraction | None:
+    r"""The number that a line says: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
+    text = normalise(without_currency(without_emphasis(text))[0]) if len(text) <= MAX_LINE_CHARS else ""
+    plain = parse_number(text)
+    if plain is not None or not text:
+        return plain
+    reading = read(text.rstrip("%"))
+    if reading.node is not None and not _RATIO.search(text):
+        answer = canonical(reading, text)
+        return Fraction(answer) if _FRACTION.fullmatch(answer) else None
+    return _only_number(text)
+
+
+_FRACTION = re.compile(r"-?\d{1,40}(?:/\d{1,40})?")
+
+
+def _only_number(text: str) -> Fraction | None:
+    found = list(_NUMBER.finditer(text))
+    if len({match.group() for match in found}) != 1 or denied(text, found[-1].start()):
+        return None
+    beside = text[: found[-1].start()][-1:] + text[found[-1].end() :][:1]
+    return None if set(beside) & set("/*^:_\\=") else parse_number(found[-1].group())
+
+
+class Gsm8k(FileTask):
+    """The task. See the module's docstring for the source of the problems."""
+
+    name = "gsm8k"
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        self.directory = Directory(settings, tuple(FILES.values()))
+
+    def read(self, split: str) -> list[Prompt]:
+        """All problems of a file."""
+        rows = read_rows(self.directory.file(FILES[split]), ("problem", "answer"), identity="id")
+        return [self._prompt(row) for row in rows]
+
+    def _prompt(self, row: Row) -> Prompt:
+        fields = row.fields
+        answer = reference_number(fields["answer"])
+        if answer is None:
+            raise ValueError(
+                f"{row.place}: the answer {fields['answer']!r} is no number; put the final number there alone"
+            )
+        text = fields["problem"].strip() + self.settings.instruction
+        level = fields.get("level") or fields.get("subject") or "all"
+        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level))
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        """Judge one response by its final number, compared exactly."""
+        return grade(response, Fraction(prompt.reference["answer"]))
+
+
+def grade(response: str, reference: Fraction) -> Verdict:
+    """Judge a response by its final number, which must be exactly the reference."""
+    start = time.perf_counter()
+    value = extract_number(response)
+    seconds = time.perf_counter() - start
+    if value is None:
+        return Verdict.binary(Status.UNPARSABLE, seconds=seconds, detail="no final number found, or several")
+    right = value == reference
+    status = Status.CORRECT if right else Status.WRONG
+    return Verdict.binary(
+        status, answer=str(value), seconds=seconds, detail="" if right else f"the answer is {reference}"
+    )

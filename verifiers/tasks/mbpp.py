@@ -1,0 +1,114 @@
+"""MBPP: write a Python function from one sentence and an example (Austin et al. 2021, arXiv 2108.07732).
+
+Read from ``mbpp.jsonl`` (train and validation splits) and ``mbpp_sanitized.jsonl`` (test split: the problems whose
+wording and tests its authors revised) in ``task.path``. Fields: ``id``, ``problem``, ``solution``, ``tests`` (a list of
+asserts), ``test_setup``, ``split``.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from verifiers.sandbox.grading import CodeTests, TestsError
+from verifiers.settings import TaskSettings
+from verifiers.task import Prompt, check_split
+from verifiers.tasks.code_task import (
+    CHAT_INSTRUCTION,
+    CodeVerifier,
+    first_of,
+    optional_text,
+    read_problems,
+    reference_of,
+    text_field,
+)
+
+FILES = {"train": "mbpp.jsonl", "validation": "mbpp.jsonl", "test": "mbpp_sanitized.jsonl"}
+
+
+class Mbpp(CodeVerifier):
+    """The task. See the module's docstring for the source of the problems."""
+
+    name = "mbpp"
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        if settings.path is None:
+            raise ValueError(f"task.path is not set; give the directory that holds {' and '.join(set(FILES.values()))}")
+        self.directory = Path(settings.path)
+        for name in FILES.values():
+            if not (self.directory / name).is_file():
+                raise ValueError(f"task.path: no file {name} in {self.directory}; give the directory that holds it")
+        self._cache: dict[str, list[Prompt]] = {}
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        """Problems of a split, in a fixed order. See ``Task.prompts``."""
+        check_split(split)
+        if split not in self._cache:
+            path = self.directory / FILES[split]
+            prompts = read_problems(path, lambda row, place: self._parse(row, place, split))
+            if split == "train":
+                random.Random(f"mbpp/train/{self.settings.seed}").shuffle(prompts)
+            self._cache[split] = first_of(prompts, getattr(self.settings, f"{split}_size"), split)
+        return self._cache[split]
+
+    def _parse(self, row: dict[str, Any], place: str, split: str) -> Prompt | None:
+        if text_field(row, ("split",), place) != split:
+            return None
+        name, problem = text_field(row, ("id",), place), text_field(row, ("problem",), place)
+        asserts = row.get("tests")
+        if not isinstance(asserts, list) or not asserts or not all(isinstance(line, str) for line in asserts):
+            raise ValueError(f"{place}: the field 'tests' is no list of asserts; give at least one")
+        source = "\n".join([optional_text(row, "test_setup", place), *asserts]).replace("\r\n", "\n")
+        try:
+            tests = _tests(source, optional_text(row, "solution", place))
+        except TestsError as error:
+            raise ValueError(f"{place}: {error}; fix the line") from error
+        reference = reference_of(tests, tests.names[-1])
+        return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"))
+
+    def _text(self, problem: str, asserts: list[str]) -> str:
+        shown = "\n".join(line.strip() for line in asserts[: self.settings.shown_tests])
+        if self.settings.template == "chat":
+            return f"{problem.strip()} {CHAT_INSTRUCTION} It must pass:\n\n```python\n{shown}\n```"
+        return f'"""\n{problem.strip()}\n{shown}\n"""\n'
+
+
+def _tests(source: str, solution: str) -> CodeTests:
+    """The tests with what they take from the reference solution: its imports, and the names that it defines.
+
+    The names are listed because some of them hide a built-in (``sum``) or a module, which the tests would else use.
+    The imports come from here and not from the program, which could bring modules of its own making. Without a
+    solution the program brings whatever the tests use.
+    """
+    tree, body = _parsed(source, "the tests do"), _parsed(solution, "the solution does").body
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+        raise TestsError("the tests hold no assert; give at least one")
+    mentioned = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {node.id for node in mentioned} - {node.id for node in mentioned if isinstance(node.ctx, ast.Store)}
+    imports, names = [], []
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports += _imports(node, used)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    names = [name for name in dict.fromkeys(names) if name in used]
+    return CodeTests.of("\n".join([*imports, source]), names=names if body else None)
+
+
+def _parsed(source: str, what: str) -> ast.Module:
+    try:
+        return ast.parse(source.replace("\r\n", "\n"))
+    except (SyntaxError, ValueError) as error:
+        raise TestsError(f"{what} not compile: {error}") from error
+
+
+def _imports(node: ast.Import | ast.ImportFrom, used: set[str]) -> list[str]:
+    """The statement, if it binds a name of ``used``."""
+    bound = {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return [ast.unparse(node)] if bound & used else []

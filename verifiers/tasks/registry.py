@@ -1,0 +1,73 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from verifiers.settings import TaskSettings
+from verifiers.task import Task
+
+
+def _countdown(settings: TaskSettings) -> Task:
+    from verifiers.tasks.countdown import Countdown
+
+    return Countdown(settings)
+
+
+def _gsm8k(settings: TaskSettings) -> Task:
+    from verifiers.tasks.gsm8k import Gsm8k
+
+    return Gsm8k(settings)
+
+
+def _humaneval(settings: TaskSettings) -> Task:
+    from verifiers.tasks.humaneval import HumanEval
+
+    return HumanEval(settings)
+
+
+def _mbpp(settings: TaskSettings) -> Task:
+    from verifiers.tasks.mbpp import Mbpp
+
+    return Mbpp(settings)
+
+
+def _math(settings: TaskSettings) -> Task:
+    from verifiers.tasks.math_tasks import Math
+
+    return Math(settings)
+
+
+def _math500(settings: TaskSettings) -> Task:
+    from verifiers.tasks.math_tasks import Math500
+
+    return Math500(settings)
+
+
+def _jsonl(settings: TaskSettings) -> Task:
+    from verifiers.tasks.math_tasks import Jsonl
+
+    return Jsonl(settings)
+
+
+# Each entry imports its module when asked, so that a task's dependencies load only in runs that use it.
+TASKS: dict[str, Callable[[TaskSettings], Task]] = {
+    "countdown": _countdown,
+    "gsm8k": _gsm8k,
+    "humaneval": _humaneval,
+    "jsonl": _jsonl,
+    "math": _math,
+    "math500": _math500,
+    "mbpp": _mbpp,
+}
+
+
+def make_task(settings: TaskSettings) -> Task:
+    """The task that ``settings.name`` names.
+
+    Raises:
+        ValueError: No such task, or its settings cannot be met (message names the key and the remedy).
+    """
+    if settings.name not in TASKS:
+        raise ValueError(f"task.name is {settings.name!r}; choose one of {', '.join(sorted(TASKS))}")
+    return TASKS[settings.name](settings)
