@@ -190,8 +190,8 @@ class Parser:
     def power(self) -> Node:
         node = self.atom()
         while True:
-            if self.accept("^", "**"):
-                node = self.exponent(node)
+            if operator := self.accept("^", "**"):
+                node = self.exponent(node, operator.text)
             elif self.accept("!"):
                 node = Node("call", (node,), "factorial")
             elif self.accept("%"):
@@ -203,7 +203,7 @@ class Parser:
             else:
                 return node
 
-    def exponent(self, base: Node) -> Node:
+    def exponent(self, base: Node, operator: str) -> Node:
         if self.accept("\\circ"):
             return Node("degree", (base,))
         if self.peek().text == "{" and self.peek(1).text == "\\circ" and self.peek(2).text == "}":
@@ -211,7 +211,15 @@ class Parser:
             return Node("degree", (base,))
         if self.peek().text == "'":
             raise NotMath("a stray prime")
-        return Node("pow", (base, self.argument()))
+        self.enter()
+        sign = self.accept("-", "+")
+        # LaTeX raises one token, a programming language the whole operand.
+        raised = self.argument() if operator == "^" else self.atom()
+        degree = "\\circ" in (self.peek(1).text, self.peek(1).text == "{" and self.peek(2).text)
+        if not degree and (following := self.accept("^", "**")):
+            raised = self.exponent(raised, following.text)  # 2^3^2 is 2^(3^2)
+        self.depth -= 1
+        return Node("pow", (base, Node("neg", (raised,)) if sign is not None and sign.text == "-" else raised))
 
     def argument(self) -> Node:
         """What a command or an exponent takes: a group in braces, or one token (one digit of a numeral)."""
