@@ -7,6 +7,7 @@ Only the answer is judged: a result inside the reasoning earns nothing. The tags
 from __future__ import annotations
 
 import re
+from bisect import bisect, bisect_left
 
 _NAMES = (
     "think|thinking|thoughts?|reason|reasoning|reflect|reflection|analysis|scratchpad|rationale|cot|chain_of_thought"
@@ -41,19 +42,26 @@ _WORDS = (
     "my thought process:",
     "my response:",
 )
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})|`{3,}(?:i?python|py)[\d.]*[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _TAIL_CHARS = 64
 _OPENING_CHARS = 1_000
 """Reasoning that starts within so many characters and never ends takes the whole response."""
 
 
-def after_reasoning(response: str) -> str:
+def after_reasoning(response: str, *, code: bool = False) -> str:
     """The part of a response that may hold the answer; empty where the reasoning never ended.
 
     A closing tag without an opening one counts too, because many chat templates open the reasoning themselves. What
     follows a later tag that is opened and not closed is reasoning again.
+
+    Args:
+        code: Whether the answer is a program, in which `counts[reason]` and `text.split("</think>")` are no tags.
     """
     end, start = 0, -1
+    program = _Program(response) if code else None
     for position, after, closes in _marks(response):
+        if program is not None and start < 0 and program.holds(position, after, closes, end):
+            continue
         if closes:
             end, start = after, -1
         elif start < 0:
@@ -63,6 +71,33 @@ def after_reasoning(response: str) -> str:
     if end == 0 and start < _OPENING_CHARS:
         return ""
     return response[end:start]
+
+
+class _Program:
+    """Tells the tags of a response from those that stand in the text of its program."""
+
+    def __init__(self, response: str) -> None:
+        self.response = response
+        self.fences = [match.start() for match in _FENCE.finditer(response)]
+        self.opened = 0
+
+    def holds(self, position: int, after: int, closes: bool, end: int) -> bool:
+        """Whether a mark is the program's, where no reasoning is open and the last one, if any, ended at ``end``."""
+        line = self.response[self.response.rfind("\n", 0, position) + 1 : position]
+        fenced = (bisect(self.fences, position) - bisect_left(self.fences, end)) % 2 == 1
+        if closes:
+            # Before any end of reasoning the block may be part of it, except where the tag is text of the program.
+            rest = self.response[after : after + _TAIL_CHARS].partition("\n")[0]
+            quoted = any(quote in line and quote in rest for quote in "\"'")
+            held = fenced and (end > 0 or self.opened > 0 or quoted)
+            self.opened -= held and self.opened > 0
+            return held
+        if self.response[position] == "[" and self.response[position:after].islower():
+            held = fenced or bool(line.strip())
+        else:
+            held = fenced or line[-1:] in ('"', "'")
+        self.opened += held
+        return held
 
 
 def opened_reasoning(prompt: str) -> str:

@@ -173,9 +173,9 @@ def test_prose_is_no_program(text: str) -> None:
     "hostile", ['```\n"""\n', "```python\n'''\n```\n", '"""\n```\n', "x = 1\n```a\n", "~~~\n", "a b\n"]
 )
 def test_hostile_fences_are_quick(hostile: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # not wall time: other work on the machine is no fault of the reader
     program_of((hostile * 200_000)[:200_000])
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_lexer() -> None:

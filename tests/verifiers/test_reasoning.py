@@ -5,6 +5,7 @@ import time
 import pytest
 
 from verifiers import Status, grade_math
+from verifiers.programs import program_of
 from verifiers.reasoning import after_reasoning
 
 TAGS = [
@@ -61,6 +62,63 @@ def test_reasoning_earns_nothing(opening: str, closing: str, response: str) -> N
     assert grade_math(response.format(opening, closing), "5").reward == 0.0
 
 
+GOOD, DRAFT = "```python\nprint(2)\n```", "```python\nprint(1)\n```"
+WORDED = "analysis"  # gpt-oss without its special tokens: only at the start of a response
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{{0}}{DRAFT}{{1}}\n{GOOD}",
+        f"{{0}}\n{DRAFT}\n{{1}}\nSo:\n{GOOD}",
+        f"{{0}}print(1)\n```python\nprint(1)\n{{1}}\n{GOOD}",
+        "{0}\nprint(1)\n{1}\nprint(2)\n",
+    ],
+)
+def test_a_program_inside_the_reasoning_is_not_the_answer(opening: str, closing: str, response: str) -> None:
+    program = program_of(response.format(opening, closing))
+    assert program is not None and program.strip() == "print(2)"
+
+
+@pytest.mark.parametrize(("opening", "closing"), [tags for tags in TAGS if not tags[0].startswith(WORDED)])
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{{0}}\n{GOOD}\n{{1}}\nI do not know.",
+        f"{{0}}\n{GOOD}\n",
+        f"Hm.\n{{0}}\n{GOOD}\n{{1}}\nI do not know.",
+        f"{GOOD}\n{{1}}\nI do not know.",
+        f"{{0}}a{{1}}\n{{0}}\n{GOOD}\n{{1}}\nI do not know.",
+    ],
+)
+def test_a_program_inside_the_reasoning_alone_earns_nothing(opening: str, closing: str, response: str) -> None:
+    assert program_of(response.format(opening, closing)) is None
+
+
+PROGRAMS = [
+    "def count(reasons):\n    n = {}\n    for reason in reasons:\n        n[reason] = n.get(reason, 0) + 1\n",
+    "def parse(text):\n    return text.split('</think>')[-1]\n",
+    "import re\n\ndef parse(text):\n    return re.sub(r\"<think>.*?</think>\", '', text)\n",
+    "def tag(text):\n    return '<analysis>' + text + '</analysis>'\n",
+    "def rows(reason):\n    return [reason] * 2 + [\n        [reason],\n    ][0]\n",
+    'def page():\n    """Write it as\n\n    <reasoning>\n    </reasoning>\n    """\n    return \'<thought>\'\n',
+]
+
+
+@pytest.mark.parametrize("code", PROGRAMS)
+@pytest.mark.parametrize(
+    "form", ["```python\n{}```", "<think>a</think>\nSo:\n```python\n{}```\nIt is so.", "Yes: ```py\n{}```"]
+)
+def test_tags_in_a_program_are_a_part_of_it(code: str, form: str) -> None:
+    assert program_of(form.format(code) if "{}" not in code else form.replace("{}", code)) == code
+
+
+def test_names_in_a_program_without_a_fence_are_no_tags() -> None:
+    for code in (PROGRAMS[0], PROGRAMS[3].replace(" + '</analysis>'", ""), "def f(reason):\n    return [reason]\n"):
+        assert program_of(code) == code
+
+
 @pytest.mark.parametrize(
     "text", ["a < think and b > c", "I think> so", "[1, 2]", "x<y", "his analysis", "to=5", "<thinker>", "[reasons]"]
 )
@@ -69,9 +127,11 @@ def test_other_text_is_no_mark(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", ["<think>", "</think>", "<think a=", "< ", "<|", "[THINK", "<|channel|>final", "to="]
+    "attack",
+    ["<think>", "</think>", "<think a=", "< ", "<|", "[THINK", "[reason]", "```\n<think>", "<|channel|>final", "to="],
 )
 def test_marks_are_found_in_linear_time(attack: str) -> None:
     started = time.process_time()
-    after_reasoning(attack * (100_000 // len(attack)))
+    for code in (False, True):
+        after_reasoning(attack * (100_000 // len(attack)), code=code)
     assert time.process_time() - started < 2.0

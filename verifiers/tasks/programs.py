@@ -119,7 +119,7 @@ def program_of(response: str, *, prompt: str = "", entry_point: str | None = Non
         Source text, not checked in any way, or None if the response holds no code. With a ``prompt``, that comes
         first: its imports and helpers stay available, and a complete function overrides the prompt's stub.
     """
-    response = after_reasoning(response)[-MAX_RESPONSE_CHARS:].replace("\r\n", "\n")
+    response = after_reasoning(response, code=True)[-MAX_RESPONSE_CHARS:].replace("\r\n", "\n")
     code = _chosen_block(response, entry_point)
     complete = not prompt or entry_point is None
     if code is None:
