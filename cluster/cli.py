@@ -185,7 +185,7 @@ def train(
     else:
         resolved = _load(config or DEFAULT_CONFIG, overrides)
     if dry_run:
-        print_dry_run(resolved)
+        print_dry_run(resolved, new=earlier is None)
         return
     _check(resolved)
     if replay:

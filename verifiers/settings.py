@@ -193,10 +193,12 @@ class TaskSettings(BaseModel):
     )
     validation_size: int | None = Field(
         None,
-        ge=1,
+        ge=0,
         description="Prompts of the validation split, for tuning. Null: 512 (countdown), a tenth of the training "
         "problems, from 1 to 500, held out of them (gsm8k, math, math500, jsonl), all that the file holds (mbpp, "
-        "task.jsonl.validation). At most half of the training problems can be held out.",
+        "task.jsonl.validation). At most half of the training problems can be held out. 0: none is held out (gsm8k, "
+        "math, math500, jsonl); a run on jsonl files without a validation file sets it by itself where it does not "
+        "evaluate on the validation split.",
     )
     test_size: int | None = Field(
         None,
@@ -259,6 +261,15 @@ class TaskSettings(BaseModel):
             if not name.isidentifier() or name in RESERVED_BY_TEMPLATES:
                 raise ValueError(f"{name!r} is not a value that can be given to a chat template; leave it out")
         return values
+
+    @model_validator(mode="after")
+    def _none_held_out(self) -> Self:
+        if self.validation_size == 0 and self.name in ("countdown", "humaneval", "mbpp"):
+            raise ValueError(
+                f"task.validation_size = 0: task {self.name} holds no problems out of its training problems; leave the "
+                "key out"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -17,16 +17,21 @@ if TYPE_CHECKING:
     from verifiers.learned.training import Trained
 
 
-def print_dry_run(config: RunConfig) -> None:
-    """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold."""
+def print_dry_run(config: RunConfig, *, new: bool = True) -> None:
+    """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold.
+
+    Args:
+        new: whether the run begins here; else it goes on with what it recorded.
+    """
     import yaml
 
     from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, report, warnings_of
     from cluster.checks.estimates import derive
     from cluster.checks.preflight import machine_problems, model_problems
     from cluster.config import shortened
-    from cluster.run.prompts import check_prompts
+    from cluster.run.prompts import check_prompts, without_idle_validation
 
+    config = without_idle_validation(config) if new else config
     model, missing = load_model_facts(config, must_exist=False)
     derived = derive(config, model)
     problems = [] if missing else [*model_problems(config), *machine_problems(config)]

@@ -203,7 +203,12 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
     if runs:
         yield from _curves_reach_k(config)
     size = getattr(config.task, f"{evaluation.split}_size", None)
-    if size is not None and evaluation.prompts > size:
+    if size == 0 and runs:
+        yield (
+            "task.validation_size = 0 leaves no problem for evaluation.split = validation; set evaluation.split=test, "
+            "or evaluation.every=0, evaluation.at_start=false and evaluation.at_end=false"
+        )
+    elif size and evaluation.prompts > size:
         yield (
             f"evaluation.prompts = {evaluation.prompts} is above task.{evaluation.split}_size = {size}; lower the one "
             "or raise the other"

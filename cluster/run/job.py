@@ -36,7 +36,16 @@ from cluster.records.run_directory import RunDirectory, RunDirectoryError
 from cluster.records.weight_fingerprint import weights_sha256
 from cluster.run.loop import train as training_loop
 from cluster.run.processes import Processes
-from cluster.run.prompts import check_answers, check_recorded, dated, load_prompts, load_tokenizer, tokenizer_warnings
+from cluster.run.prompts import (
+    check_answers,
+    check_recorded,
+    dated,
+    evaluates,
+    load_prompts,
+    load_tokenizer,
+    tokenizer_warnings,
+    without_idle_validation,
+)
 from cluster.run.recorder import Recorder, recording
 from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import QUEUE_FILE, Run
@@ -60,11 +69,14 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     Raises:
         UsageError: something cannot work, and nothing was started.
     """
+    if resume is None:
+        config = without_idle_validation(config)
     if rollout_only:
         config = recording(config)
     config = dated(config, resumed=resume is not None)
     tokenizer = load_tokenizer(config.model.path)
-    training, held_out = (load_prompts(config, split, tokenizer) for split in ("train", config.evaluation.split))
+    training = load_prompts(config, "train", tokenizer)
+    held_out = load_prompts(config, "evaluation", tokenizer) if evaluates(config) else []
     problems = [source.prompt for source in training]
     doubtful = [*filter(None, [check_answers(config, problems)]), *tokenizer_warnings(config, problems, tokenizer)]
     if resume is not None:
@@ -73,7 +85,8 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         checkpoints = Checkpoints(directory.checkpoints)
         start = _resume_point(directory, checkpoints, rollout_only) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
-            dashboards.message(contamination_line(config, training, held_out))
+            if held_out:
+                dashboards.message(contamination_line(config, training, held_out))
             for warning in doubtful:
                 dashboards.message(f"warning: {warning}")
             incidents = Incidents(directory, dashboards)
@@ -118,7 +131,7 @@ def evaluate_checkpoint(
         UsageError: something cannot work, and nothing was started.
     """
     config = dated(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}))
-    held_out = load_prompts(config, config.evaluation.split)
+    held_out = load_prompts(config, "evaluation")
 
     async def work(shutdown: Shutdown) -> list[Evaluation]:
         processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True), Startup(print))

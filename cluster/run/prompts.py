@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from verifiers.text.stop_tokens import end_token_id
 
 if TYPE_CHECKING:
     from cluster.evaluation.evaluate import EvaluationPrompt
+
+Purpose = Literal["train", "evaluation"]
 
 
 def load_tokenizer(path: str) -> Any:
@@ -41,21 +44,68 @@ def load_tokenizer(path: str) -> Any:
         ) from error
 
 
-def read_prompts(config: RunConfig, split: str) -> list[Prompt]:
-    """The problems of a split; the evaluation split is cut to ``evaluation.prompts``.
+@dataclass(frozen=True)
+class Problems:
+    """The problems of a split that a run uses.
+
+    Attributes:
+        purpose: what they are for, ``train`` or ``evaluation``.
+        held_out: how many more the training file has, which were kept for validation.
+    """
+
+    split: str
+    purpose: Purpose
+    prompts: list[Prompt]
+    held_out: int = 0
+
+    def counts(self, config: RunConfig, kept: int) -> str:
+        """How many prompts are used, and where others are; `kept` of them are short enough."""
+        dropped, limit = len(self.prompts) - kept, config.rollout.max_prompt_tokens
+        notes = [
+            *([f"{self.held_out:,} held out for validation"] if self.held_out else []),
+            *([f"{dropped:,} dropped: longer than rollout.max_prompt_tokens = {limit}"] if dropped else []),
+        ]
+        name = "train, for evaluation" if (self.split, self.purpose) == ("train", "evaluation") else self.split
+        return f"{kept:,} ({'; '.join([name, *notes])})"
+
+
+def evaluates(config: RunConfig) -> bool:
+    """Whether a training run has any evaluation."""
+    evaluation = config.evaluation
+    return bool(evaluation.every or evaluation.at_start or evaluation.at_end)
+
+
+def without_idle_validation(config: RunConfig) -> RunConfig:
+    """The configuration of a new run, which holds nothing out of a user's file for a split that it never reads.
+
+    It says so (``task.validation_size: 0``), so that later evaluations of the run do not take the problems it was
+    trained on for held-out ones.
+    """
+    task, evaluation = config.task, config.evaluation
+    if task.name != "jsonl" or task.jsonl.validation is not None or task.validation_size is not None:
+        return config
+    if evaluates(config) and evaluation.split == "validation":
+        return config
+    return config.model_copy(update={"task": task.model_copy(update={"validation_size": 0})})
+
+
+def read_problems(config: RunConfig, purpose: Purpose) -> Problems:
+    """The problems to train on (``train``), or those of ``evaluation``: the first of ``evaluation.split``.
 
     Raises:
         UsageError: the task cannot be made, or its files are missing or broken.
     """
+    split = config.evaluation.split if purpose == "evaluation" else "train"
     try:
-        prompts = list(make_task(config.task).prompts(split))
+        task = make_task(config.task)
+        prompts = list(task.prompts(split))
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    if split == config.evaluation.split:
-        prompts = prompts[: config.evaluation.prompts]
     if not prompts:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
-    return prompts
+    used = prompts[: config.evaluation.prompts] if purpose == "evaluation" else prompts
+    held_out = getattr(task, "held_out", 0) if purpose == "train" else 0
+    return Problems(split, purpose, used, held_out)
 
 
 def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
@@ -73,10 +123,11 @@ def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
     return report.message()
 
 
-def load_prompts(config: RunConfig, split: str, tokenizer: Any = None) -> list[EvaluationPrompt]:
-    """The prompts of a split as token ids; prints how many there are, and how many were dropped.
+def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> list[EvaluationPrompt]:
+    """The prompts of a purpose as token ids; prints how many there are, and how many were held out or dropped.
 
     Args:
+        purpose: ``train`` or ``evaluation``; see `read_problems`.
         tokenizer: that of ``model.path``; None loads it.
 
     Raises:
@@ -86,12 +137,14 @@ def load_prompts(config: RunConfig, split: str, tokenizer: Any = None) -> list[E
     from cluster.evaluation.evaluate import EvaluationPrompt
 
     tokenizer = tokenizer or load_tokenizer(config.model.path)
-    prompts = read_prompts(config, split)
-    fitting = _fitting(config, prompts, split, tokenizer)
-    print(f"prompts: {_count(config, split, len(fitting), len(prompts))}", flush=True)
+    problems = read_problems(config, purpose)
+    fitting = _fitting(config, problems, tokenizer)
+    print(f"prompts: {problems.counts(config, len(fitting))}", flush=True)
     return [
         EvaluationPrompt(
-            prompt, np.array(tokens, np.int32), _demonstration(config, prompt, tokenizer) if split == "train" else None
+            prompt,
+            np.array(tokens, np.int32),
+            _demonstration(config, prompt, tokenizer) if purpose == "train" else None,
         )
         for prompt, tokens in fitting
     ]
@@ -107,20 +160,22 @@ def check_prompts(config: RunConfig) -> tuple[list[str], list[str]]:
     """
     here = Path(config.model.path).is_dir()
     doubtful: list[str] = []
+    purposes: list[Purpose] = ["train", *(["evaluation"] if evaluates(config) else [])]
     try:
-        splits = {split: read_prompts(config, split) for split in dict.fromkeys(("train", config.evaluation.split))}
+        found = [read_problems(config, purpose) for purpose in purposes]
     except UsageError as error:
         if here or not _is_elsewhere(config):
             raise
         return [], [f"{error}: a run here would be refused, and the problems were not checked"]
-    kept = {split: len(prompts) for split, prompts in splits.items()}
+    kept = [len(problems.prompts) for problems in found]
+    training = found[0].prompts
     if here:
         tokenizer = load_tokenizer(config.model.path)
-        kept = {split: len(_fitting(config, prompts, split, tokenizer)) for split, prompts in splits.items()}
-        doubtful += tokenizer_warnings(config, splits["train"], tokenizer)
-    if problem := check_answers(config, splits["train"]):
+        kept = [len(_fitting(config, problems, tokenizer)) for problems in found]
+        doubtful += tokenizer_warnings(config, training, tokenizer)
+    if problem := check_answers(config, training):
         doubtful.append(problem)
-    return [_count(config, split, kept[split], len(prompts)) for split, prompts in splits.items()], doubtful
+    return [problems.counts(config, count) for problems, count in zip(found, kept, strict=True)], doubtful
 
 
 def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any) -> list[str]:
@@ -129,9 +184,9 @@ def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: 
     return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
 
 
-def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
+def _fitting(config: RunConfig, problems: Problems, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
     """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
-    limit = config.rollout.max_prompt_tokens
+    prompts, split, limit = problems.prompts, problems.split, config.rollout.max_prompt_tokens
     vocabulary = _vocabulary(config.model.path)
     fitting = []
     for prompt, tokens in zip(prompts, _rendered(config, prompts, split, tokenizer), strict=True):
@@ -155,13 +210,6 @@ def _fitting(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: An
 def _vocabulary(path: str) -> int | None:
     """How many tokens the model has embeddings for; None where neither config.json nor transformers says."""
     return text_settings(Path(path), read_config(path)).get("vocab_size")
-
-
-def _count(config: RunConfig, split: str, kept: int, read: int) -> str:
-    """How many prompts a split has, and how many were dropped."""
-    limit = config.rollout.max_prompt_tokens
-    dropped = f"; {read - kept:,} dropped: longer than rollout.max_prompt_tokens = {limit}" if kept < read else ""
-    return f"{kept:,} ({split}{dropped})"
 
 
 def end_token_of(config: RunConfig, tokenizer: Any, model: str | Path | None = None) -> int:

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,19 @@ from transformers import AutoTokenizer
 
 from cluster.checks.dry_run import warnings_of
 from cluster.commands.export import export_model
+from cluster.commands.printing import print_dry_run
 from cluster.commands.sft import _examples
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.run.prompts import check_recorded, dated, end_token_of, load_prompts, load_tokenizer
+from cluster.run.prompts import (
+    check_prompts,
+    check_recorded,
+    dated,
+    end_token_of,
+    load_prompts,
+    load_tokenizer,
+    without_idle_validation,
+)
 from learner.backends.model_directory import copy_companions
 from tests.tokenizers_of_models import TURNS, byte_tokenizer
 from verifiers.tasks.registry import make_task
@@ -41,6 +51,80 @@ def test_an_export_reads_a_prompt_as_it_was_trained(tmp_path: Path) -> None:
         ids = prompt.tokens.tolist()
         assert ids == tokenizer(prompt.prompt.text).input_ids
         assert ids[0] == BOS and BOS not in ids[1:], "the shipped model was trained with one BOS before the prompt"
+
+
+NO_EVALUATION = {"every": 0, "at_start": False, "at_end": False}
+
+
+def own(directory: Path, lines: int, evaluation: dict[str, Any], **task: Any) -> RunConfig:
+    """A run on a file of `lines` problems, and a test file of 3."""
+    for name, count in (("train", lines), ("test", 3)):
+        rows = [json.dumps({"problem": f"{number} + {count}", "answer": "1"}) for number in range(count)]
+        (directory / f"{name}.jsonl").write_text("\n".join(rows))
+    files = {name: str(directory / f"{name}.jsonl") for name in ("train", "test")}
+    task = {"name": "jsonl", "instruction": "", "jsonl": files, **task}
+    return RunConfig.model_validate(
+        {
+            "model": {"path": str(SHIPPED)},
+            "task": task,
+            "evaluation": evaluation,
+            "rollout": {"max_prompt_tokens": 24, "max_response_tokens": 24},
+        }
+    )
+
+
+@pytest.mark.parametrize("lines", [1, 4, 60, 900])
+@pytest.mark.parametrize(
+    ("evaluation", "used"),
+    [
+        (NO_EVALUATION, ""),
+        (NO_EVALUATION | {"split": "test"}, ""),
+        ({"split": "test"}, "3 (test)"),
+        ({"split": "train"}, "{} (train, for evaluation)"),
+    ],
+)
+def test_a_split_that_no_evaluation_reads_holds_nothing_out(
+    tmp_path: Path, lines: int, evaluation: dict[str, Any], used: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = without_idle_validation(own(tmp_path, lines, evaluation))
+    assert len(load_prompts(settings, "train")) == lines
+    assert capsys.readouterr().out == f"prompts: {lines} (train)\n"
+    assert check_prompts(settings)[0] == [f"{lines} (train)", *([used.format(min(lines, 256))] if used else [])]
+    again = RunConfig.model_validate(settings.to_mapping())  # as config.yaml holds it, so that a resume reads the same
+    assert len(load_prompts(again, "train")) == lines
+    measured = again.model_copy(update={"evaluation": again.evaluation.model_copy(update={"split": "validation"})})
+    with pytest.raises(UsageError, match=r"task\.validation_size is 0: every problem is trained on"):
+        load_prompts(measured, "evaluation")
+
+
+@pytest.mark.parametrize(("lines", "held_out"), [(4, 1), (60, 6), (900, 90)])
+def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_out: int) -> None:
+    settings = own(tmp_path, lines, {"prompts": 50})
+    assert without_idle_validation(settings) is settings
+    counts, _ = check_prompts(settings)
+    used = min(held_out, 50)
+    assert counts == [f"{lines - held_out} (train; {held_out} held out for validation)", f"{used} (validation)"]
+
+
+def test_what_is_asked_to_be_held_out_stays_so(tmp_path: Path) -> None:
+    asked = own(tmp_path, 60, NO_EVALUATION | {"prompts": 20}, validation_size=20)
+    assert without_idle_validation(asked) is asked and len(load_prompts(asked, "train")) == 40
+    countdown = RunConfig.model_validate({"evaluation": NO_EVALUATION})
+    assert without_idle_validation(countdown) is countdown
+    for task in ("countdown", "mbpp", "humaneval"):
+        with pytest.raises(ValueError, match=rf"task\.validation_size = 0: task {task} holds no problems out"):
+            RunConfig.model_validate({"task": {"name": task, "validation_size": 0}})
+    with pytest.raises(ValueError, match=r"task\.validation_size = 0 leaves no problem for evaluation\.split"):
+        own(tmp_path, 60, {"every": 10}, validation_size=0)
+
+
+def test_a_dry_run_counts_as_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = own(tmp_path, 60, NO_EVALUATION)
+    print_dry_run(settings)
+    out = capsys.readouterr().out
+    assert "prompts" in out and "60 (train)" in out and "validation_size: 0" in out
+    print_dry_run(settings, new=False)  # a run that goes on and recorded nothing else: as it began
+    assert "54 (train; 6 held out for validation)" in capsys.readouterr().out
 
 
 def test_imitation_puts_bos_before_the_prompt_alone() -> None:

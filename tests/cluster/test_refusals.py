@@ -127,9 +127,9 @@ def test_prompts_that_are_too_long_are_refused_or_dropped_and_counted(run, tmp_p
     status, out, err = run("train", "--dry-run", *overrides, "task.drop_overlong=true")
     assert status == 0, err
     dropped = "; 1 dropped: longer than rollout.max_prompt_tokens = 8"
-    assert f"8 (train{dropped}), 2 (test{dropped})" in out
+    assert f"9 (train{dropped}), 2 (test{dropped})" in out  # of 10: no evaluation reads the validation split
     status, _, err = run("train", "--dry-run", *own_problems(tmp_path, [long, long]), "task.drop_overlong=true")
-    assert status == 2 and "all 1 prompts of the split 'train' are longer than rollout.max_prompt_tokens = 8" in err
+    assert status == 2 and "all 2 prompts of the split 'train' are longer than rollout.max_prompt_tokens = 8" in err
 
 
 def test_a_run_drops_what_its_dry_run_counts(
@@ -148,7 +148,7 @@ def test_a_run_drops_what_its_dry_run_counts(
             "rollout": {"max_prompt_tokens": 8},
         }
     )
-    assert [entry.prompt.id for entry in load_prompts(config, "test")] == ["test/1", "test/3"]
+    assert [entry.prompt.id for entry in load_prompts(config, "evaluation")] == ["test/1", "test/3"]
     assert capsys.readouterr().out == ("prompts: 2 (test; 1 dropped: longer than rollout.max_prompt_tokens = 8)\n")
 
 

@@ -234,14 +234,15 @@ def hold_out(prompts: Sequence[Prompt], wanted: int | None) -> tuple[list[Prompt
 
     Args:
         prompts: The problems of the training file.
-        wanted: Size of the validation split, at most half of the file. None: a tenth of the file, from 1 to 500.
+        wanted: Size of the validation split, at most half of the file. None: a tenth of the file, from 1 to 500. 0: all
+            problems are for training.
 
     Returns:
         The training problems and the validation problems, each in the order of the hash.
     """
     by_hash = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
     default = min(max(int(len(by_hash) * VALIDATION_SHARE), 1), VALIDATION_SIZE)
-    count = min(wanted or default, len(by_hash) // 2)
+    count = min(default if wanted is None else wanted, len(by_hash) // 2)
     return by_hash[count:], by_hash[:count]
 
 
@@ -250,9 +251,13 @@ class FileTask:
 
     A subclass gives ``name`` and ``read``; it overrides ``validation`` where they have a file of
     their own.
+
+    Attributes:
+        held_out: Training problems that were kept for validation, known once the train split was made.
     """
 
     name: str
+    held_out = 0
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -275,6 +280,12 @@ class FileTask:
 
     def _make(self, split: str) -> list[Prompt]:
         size = getattr(self.settings, f"{split}_size")
+        if split == "validation" and size == 0:
+            raise ValueError(
+                "task.validation_size is 0: every problem is trained on, and none is left for validation; evaluate "
+                "with evaluation.split=test, or give a file of validation problems (task.name=jsonl: "
+                "task.jsonl.validation) and set task.validation_size=null"
+            )
         if split == "test":
             prompts = self.read("test")
         else:
@@ -286,6 +297,7 @@ class FileTask:
                 prompts = train if split == "train" else held_out
                 size = size or (len(held_out) if split == "validation" else None)
                 if split == "train":
+                    self.held_out = len(held_out)
                     random.Random(f"{self.name}/train/{self.settings.seed}").shuffle(prompts)
         if size is not None and size > len(prompts):
             raise ValueError(f"task.{split}_size is {size}, but the {split} split has only {len(prompts)}; lower it")
