@@ -160,7 +160,7 @@ def check_prompts(config: RunConfig) -> tuple[list[str], list[str]]:
     """
     here = Path(config.model.path).is_dir()
     doubtful: list[str] = []
-    purposes: list[Purpose] = ["train", *(["evaluation"] if evaluates(config) else [])]
+    purposes: list[Purpose] = ["train", "evaluation"] if evaluates(config) else ["train"]
     try:
         found = [read_problems(config, purpose) for purpose in purposes]
     except UsageError as error:
