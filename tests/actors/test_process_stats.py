@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -39,6 +40,9 @@ def test_a_stopped_process_is_seen_and_so_is_its_child(parent):
     assert [vitals.stopped for vitals in asyncio.run(watch.look([process])).values()] == [False]
     (child,) = psutil.Process(parent.pid).children()
     os.kill(child.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while child.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+        time.sleep(0.01)  # a signal takes effect when its process is scheduled
     family = asyncio.run(watch.look([process], family=True))
     assert {pid: vitals.stopped for pid, vitals in family.items()} == {parent.pid: False, child.pid: True}
 

@@ -57,6 +57,9 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         "rollout.prompts_per_step=16",
         "queue.staleness=2",
         "queue.overtake=1",
+        "task.train_size=64",
+        "task.validation_size=8",
+        "evaluation.prompts=8",
     )
     assert "48 = (staleness + 1) x prompts_per_step" in out
     assert "3 optimiser steps" in out

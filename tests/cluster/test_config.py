@@ -381,7 +381,7 @@ def test_reference_page_is_up_to_date(repository: Path) -> None:
     assert "<enum" not in page and "<class" not in page, "a type that no reader can write"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(RunConfig.model_fields)) | st.text(max_size=8),

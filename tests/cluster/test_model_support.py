@@ -15,6 +15,7 @@ from cluster.config import load_config
 from cluster.errors import UsageError
 from tests.cluster.test_dry_run import write_model
 
+SMALL = ("task.train_size=8", "task.validation_size=2", "evaluation.prompts=2")
 PUBLISHED = Path(__file__).parent / "published"
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -119,6 +120,6 @@ def test_sizes_under_other_names_and_in_defaults_are_found(config, expected, tmp
 
 def test_a_dry_run_refuses_the_model(tmp_path, repository):
     model = write_model(tmp_path / "model", {**LLAMA, "model_type": "llama9"})
-    config = load_config(repository / "cluster" / "presets" / "local.yaml", [f"model.path={model}"])
+    config = load_config(repository / "cluster" / "presets" / "local.yaml", [f"model.path={model}", *SMALL])
     with pytest.raises(UsageError, match="llama9"):
         print_dry_run(config)

@@ -18,7 +18,7 @@ from tests.cluster.test_cli import run
 
 __all__ = ["run"]
 
-SMALL = ("task.train_size=8", "evaluation.prompts=2")
+SMALL = ("task.train_size=8", "task.validation_size=2", "evaluation.prompts=2")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 

@@ -26,7 +26,7 @@ from verifiers.tasks.countdown import (
     split_of,
 )
 
-SMALL = TaskSettings(train_size=300, validation_size=80, test_size=80)
+SMALL = TaskSettings(train_size=120, validation_size=40, test_size=40)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_problems_are_deterministic_and_distinct() -> None:
 def test_a_pinned_problem_stays() -> None:
     """The shipped model was trained on the train split: its walls must not move, whatever the settings."""
     assert [split_of(((1, 2, 3), target)) for target in range(1, 13)] == PINNED_SPLITS
-    assert [p.text for p in make_task(TaskSettings()).prompts("test")[:3]] == PINNED_TEST
+    assert [p.text for p in make_task(TaskSettings(test_size=3)).prompts("test")] == PINNED_TEST
 
 
 PINNED_SPLITS = [
@@ -246,9 +246,9 @@ def _key(prompt) -> tuple:
 
 def test_shares_of_the_splits() -> None:
     rng = random.Random(0)
-    drawn = {draw_problem("hard", rng)[0] for _ in range(4000)}
+    drawn = {draw_problem("hard", rng)[0] for _ in range(2000)}
     shares = {split: sum(split_of(key) == split for key in drawn) / len(drawn) for split in SPLITS}
-    assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.03)
+    assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.04)
 
 
 def test_levels_and_texts(task: Countdown) -> None:
@@ -297,7 +297,8 @@ def test_expert_solutions_come_from_the_train_split_and_verify(task: Countdown) 
         assert task.verify(prompt, solution).reward == 1.0
 
 
-def test_impossible_size_is_refused_with_the_key() -> None:
+def test_impossible_size_is_refused_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifiers.tasks.countdown.DRAWS", 200)
     task = Countdown(TaskSettings(test_size=50_000, difficulty=DifficultyMix(easy=1, medium=0, hard=0)))
     with pytest.raises(ValueError, match=r"task\.test_size is 50000.*task\.difficulty\.easy"):
         task.prompts("test")

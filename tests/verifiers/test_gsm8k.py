@@ -173,5 +173,5 @@ def test_the_real_files() -> None:
     assert [len(task.prompts(split)) for split in ("train", "validation", "test")] == [6973, 500, 1319]
     with (DATA / "gsm8k_test.jsonl").open(encoding="utf-8") as lines:
         solutions = {row["id"]: row["solution"] for row in map(json.loads, lines)}
-    for prompt in task.prompts("test"):
+    for prompt in task.prompts("test")[::8]:
         assert task.verify(prompt, solutions[prompt.id]).status is Status.CORRECT

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from verifiers import Status, grade_math
-from verifiers.programs import program_of
 from verifiers.reasoning import after_reasoning
+from verifiers.tasks.programs import program_of
 
 TAGS = [
     *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "thoughts", "reasoning", "reason")),
@@ -63,37 +63,29 @@ def test_reasoning_earns_nothing(opening: str, closing: str, response: str) -> N
 
 
 GOOD, DRAFT = "```python\nprint(2)\n```", "```python\nprint(1)\n```"
-WORDED = "analysis"  # gpt-oss without its special tokens: only at the start of a response
+ANSWERED = [
+    f"{{0}}{DRAFT}{{1}}\n{GOOD}",
+    f"{{0}}\n{DRAFT}\n{{1}}\nSo:\n{GOOD}",
+    f"{{0}}print(1)\n```python\nprint(1)\n{{1}}\n{GOOD}",
+    "{0}\nprint(1)\n{1}\nprint(2)\n",
+]
+UNANSWERED = [
+    f"{{0}}\n{GOOD}\n{{1}}\nI do not know.",
+    f"{{0}}\n{GOOD}\n",
+    f"Hm.\n{{0}}\n{GOOD}\n{{1}}\nI do not know.",
+    f"{GOOD}\n{{1}}\nI do not know.",
+    f"{{0}}a{{1}}\n{{0}}\n{GOOD}\n{{1}}\nI do not know.",
+]
 
 
 @pytest.mark.parametrize(("opening", "closing"), TAGS)
-@pytest.mark.parametrize(
-    "response",
-    [
-        f"{{0}}{DRAFT}{{1}}\n{GOOD}",
-        f"{{0}}\n{DRAFT}\n{{1}}\nSo:\n{GOOD}",
-        f"{{0}}print(1)\n```python\nprint(1)\n{{1}}\n{GOOD}",
-        "{0}\nprint(1)\n{1}\nprint(2)\n",
-    ],
-)
-def test_a_program_inside_the_reasoning_is_not_the_answer(opening: str, closing: str, response: str) -> None:
-    program = program_of(response.format(opening, closing))
-    assert program is not None and program.strip() == "print(2)"
-
-
-@pytest.mark.parametrize(("opening", "closing"), [tags for tags in TAGS if not tags[0].startswith(WORDED)])
-@pytest.mark.parametrize(
-    "response",
-    [
-        f"{{0}}\n{GOOD}\n{{1}}\nI do not know.",
-        f"{{0}}\n{GOOD}\n",
-        f"Hm.\n{{0}}\n{GOOD}\n{{1}}\nI do not know.",
-        f"{GOOD}\n{{1}}\nI do not know.",
-        f"{{0}}a{{1}}\n{{0}}\n{GOOD}\n{{1}}\nI do not know.",
-    ],
-)
-def test_a_program_inside_the_reasoning_alone_earns_nothing(opening: str, closing: str, response: str) -> None:
-    assert program_of(response.format(opening, closing)) is None
+def test_a_program_inside_the_reasoning_earns_nothing(opening: str, closing: str) -> None:
+    for response in ANSWERED:
+        program = program_of(response.format(opening, closing))
+        assert program is not None and program.strip() == "print(2)", response
+    if not opening.startswith("analysis"):  # gpt-oss without its special tokens: only at the start of a response
+        for response in UNANSWERED:
+            assert program_of(response.format(opening, closing)) is None, response
 
 
 PROGRAMS = [

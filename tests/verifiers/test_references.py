@@ -45,8 +45,8 @@ def test_generated_tasks_have_nothing_to_check() -> None:
 
 
 def test_a_single_offender_among_thousands_is_found(tmp_path: Path) -> None:
-    answers = [str(number) for number in range(3000)]
+    answers = [str(number) for number in range(1300)]
     answers[1234] = "$$"
     task = _task(tmp_path, *answers)
     report = check_references(task, task.prompts("test"))
-    assert report.checked == 3000 and [failure.prompt_id for failure in report.failures] == ["p1234"]
+    assert report.checked == 1300 and [failure.prompt_id for failure in report.failures] == ["p1234"]

@@ -189,6 +189,9 @@ def grade(response: str, numbers: Sequence[int], target: int) -> Verdict:
 
 # --- The generator --------------------------------------------------------------------------------
 
+DRAWS = 20_000
+"""So many problems are drawn in search of a new one; then the level has too few."""
+
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
@@ -277,7 +280,7 @@ def _as_prompt(name: str, key: Key, level: str, demonstration: str | None = None
 
 def _some_problems(level: str, split: str, rng: random.Random) -> Iterator[tuple[Key, str]]:
     """Problems of one level and split, with repetition; finite, so that a search for a new one ends."""
-    for _ in range(20_000):
+    for _ in range(DRAWS):
         key, solution = draw_problem(level, rng)
         if split_of(key) == split:
             yield key, solution
