@@ -46,8 +46,8 @@ _MLA: dict[str, Any] = dict(
 )
 _LINEAR: dict[str, Any] = dict(  # Qwen3.5: one layer of linear attention, one of full attention
     head_dim=64,
-    linear_key_head_dim=32,
-    linear_value_head_dim=32,
+    linear_key_head_dim=128,  # as released; the sizes that vLLM has a kernel for
+    linear_value_head_dim=128,
     linear_num_key_heads=2,
     linear_num_value_heads=4,
     linear_conv_kernel_dim=4,
