@@ -109,16 +109,15 @@ class Trial:
 
     async def broadcast(self) -> None:
         """The learner's weights to the sampler, in buckets that cut layers apart."""
-        from actors.weights import transport
+        from actors.weights import buckets
 
         manifests = [
-            transport.write_bucket(transport.new_path("support"), bucket)
-            for bucket in self.learner.weight_buckets(1 << 18)
+            buckets.write_bucket(buckets.new_path("support"), bucket) for bucket in self.learner.weight_buckets(1 << 18)
         ]
         try:
-            await self.sampler.update_weights(next(self._versions), manifests)
+            await self.sampler.load_weights(next(self._versions), manifests)
         finally:
-            transport.unlink(manifests)
+            buckets.unlink(manifests)
 
     async def sample(self, seed: int | None = None) -> list[Any]:
         """(prompt, completion) of a few samples; the same seed gives the same samples while the weights are equal."""

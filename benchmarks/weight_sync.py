@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.weights import transport
+from actors.weights import buckets
 from actors.workers.sampler import Sampler
 
 ROLLOUT = RolloutSettings(max_prompt_tokens=32, max_response_tokens=28)
@@ -64,11 +64,11 @@ async def measure(name: str, model_path: str, bucket_bytes: int, repeats: int) -
     for version in range(repeats + 1):
         begin = time.perf_counter()
         manifests = [
-            transport.write_bucket(transport.new_path("benchmark"), part)
+            buckets.write_bucket(buckets.new_path("benchmark"), part)
             for part in in_buckets(list(model.named_parameters()), bucket_bytes)
         ]
-        report = await sampler.update_weights(version, manifests)
-        transport.unlink(manifests)
+        report = await sampler.load_weights(version, manifests)
+        buckets.unlink(manifests)
         if version:  # the first one warms up
             seconds.append(time.perf_counter() - begin)
             pauses.append(report["pause_seconds"])
@@ -86,9 +86,9 @@ async def measure(name: str, model_path: str, bucket_bytes: int, repeats: int) -
     }
 
 
-def in_buckets(tensors: list[transport.NamedTensor], limit: int) -> list[list[transport.NamedTensor]]:
+def in_buckets(tensors: list[buckets.NamedTensor], limit: int) -> list[list[buckets.NamedTensor]]:
     """Consecutive tensors in parts of at most about `limit` bytes."""
-    parts: list[list[transport.NamedTensor]] = [[]]
+    parts: list[list[buckets.NamedTensor]] = [[]]
     size = 0
     for name, tensor in tensors:
         if size and size + tensor.nbytes > limit:

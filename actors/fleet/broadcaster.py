@@ -1,14 +1,13 @@
-"""The learner's weights to every sampler, and proof that they arrived.
+"""Copies the learner's weights to every sampler, and checks that they arrived.
 
-The learner writes its weights once, in packed buckets: to shared memory for samplers on its own node, into Ray's
-object store for samplers elsewhere. Every sampler then runs vLLM's four phases (init, start, update, finish) around a
-pause, and echoes the version its engine holds. A sampler that echoes another version fails the run: training on with
-two policies would be silent corruption. One that dies meanwhile is left to the supervisor; its successor is given the
-weights of the moment (:meth:`Broadcaster.join`) before it serves.
+The learner publishes a version once (``actors/weights``). Every sampler then runs vLLM's four phases (init, start,
+update, finish) around a pause, and echoes the version its engine holds. A sampler that echoes another version fails the
+run: training on with two policies would be silent corruption. The supervisor replaces one that dies meanwhile; its
+successor gets the current weights (:meth:`Broadcaster.join`) before it serves.
 
-Two failures of a sampler are kept apart. One that *began* to load and failed has undefined weights: it is replaced. One
-that never began, because the buckets went with the learner or its node, still holds its old weights and is not at
-fault: the weights are sent again, by the learner's successor if need be.
+A sampler that *began* to load and failed has undefined weights: it is replaced. One that could not begin, because the
+published weights were lost with the learner or its node, still holds its old weights and is not at fault: the weights
+are sent again, by the learner's successor if need be.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 from actors.fleet.learner_group import LearnerGroup
 from actors.fleet.supervision import ActorFailure, Member, Supervisor, call
 from actors.remote_calls import ObjectLost
-from actors.settings import BroadcastSettings, DeadlineSettings
-from actors.weights.transport import Published
+from actors.settings import DeadlineSettings
+from actors.weights import Published, TransferError, WeightTransfer
 
 _SENDS = 5  # times that the same weights are sent to a sampler that cannot begin to load them
 
@@ -45,7 +44,7 @@ class Broadcaster:
 
     Args:
         learner: all ranks (under ZeRO-3 each takes part in gathering).
-        settings: transport and bucket size.
+        transfer: how weights reach samplers; the ranks and the samplers use the same back-end.
         deadlines: ``broadcast_s`` bounds publishing and loading, each; a sampler that first finishes what it samples
             (``sampler.in_flight: finish``) has ``sample_s`` for that as well.
         supervisor: is told of samplers that cannot load.
@@ -54,12 +53,12 @@ class Broadcaster:
     def __init__(
         self,
         learner: LearnerGroup,
-        settings: BroadcastSettings,
+        transfer: WeightTransfer,
         deadlines: DeadlineSettings,
         supervisor: Supervisor,
     ) -> None:
         self._learner = learner
-        self._settings = settings
+        self._transfer = transfer
         self._deadlines = deadlines
         self._supervisor = supervisor
         self._receivers: dict[Member, Receiver] = {}
@@ -122,51 +121,44 @@ class Broadcaster:
     async def _send_once(
         self, receivers: Sequence[Receiver], version: int | None
     ) -> list[dict[str, Any] | ActorFailure]:
-        shareable = self._settings.transport != "object_store"
-        incarnation, published = await self._learner.publish(
-            sorted({r.node for r in receivers}), shareable, self._settings.bucket_mib * 2**20
-        )
+        incarnation, published = await self._learner.publish(sorted({r.node for r in receivers}))
         try:
             if version is not None and published.version != version:
                 raise ActorFailure(
                     f"the learner holds weight version {published.version}, but version {version} should be sent to "
                     "the samplers"
                 )
-            self._check_reach(receivers, published)
+            addressed = [self._address(receiver, published) for receiver in receivers]
             # deadline: each call has its own
-            return await asyncio.gather(*(self._load(r, published, shareable) for r in receivers))
+            return await asyncio.gather(
+                *(self._load(r, published.version, a) for r, a in zip(receivers, addressed, strict=True))
+            )
         finally:
-            await self._learner.unpublish(incarnation, published)
+            await self._learner.release(incarnation, published)
 
-    async def _load(self, receiver: Receiver, published: Published, shareable: bool) -> dict[str, Any] | ActorFailure:
+    def _address(self, receiver: Receiver, published: Published) -> tuple[Any, ...]:
+        try:
+            return self._transfer.address(published, receiver.node)
+        except TransferError as error:
+            raise ActorFailure(f"{receiver.member.name} {error}") from error
+
+    async def _load(
+        self, receiver: Receiver, version: int, addressed: tuple[Any, ...]
+    ) -> dict[str, Any] | ActorFailure:
         """The receiver's report, or its failure; :class:`ObjectLost`: it did not begin to load."""
-        manifests, data = [m for m, _ in published.packed], [d for _, d in published.packed]
-        near = shareable and receiver.node == published.node
         try:
             report = await call(
-                receiver.member.actor(receiver.incarnation).load_weights.remote(
-                    published.version, *((published.shared,) if near else (manifests, *data))
-                ),
+                receiver.member.actor(receiver.incarnation).load_weights.remote(version, *addressed),
                 owner=receiver.member.name,
-                to=f"load weights {published.version}",
+                to=f"load weights {version}",
                 deadline_s=self._deadlines.broadcast_s + self._deadlines.sample_s,
                 key="deadlines.broadcast_s + deadlines.sample_s",
             )
         except ActorFailure as failure:
             return failure
-        if report["version"] != published.version:
-            raise ActorFailure(
-                f"{receiver.member.name} holds weights {report['version']} after an update to {published.version}"
-            )
+        if report["version"] != version:
+            raise ActorFailure(f"{receiver.member.name} holds weights {report['version']} after an update to {version}")
         return report
-
-    def _check_reach(self, receivers: Sequence[Receiver], published: Published) -> None:
-        far = [r.member.name for r in receivers if r.node != published.node]
-        if far and self._settings.transport == "shared_memory":
-            raise ActorFailure(
-                f"{far[0]} runs on another node than the learner, so broadcast.transport=shared_memory cannot "
-                "reach it: use auto or object_store"
-            )
 
     async def _receiver(self, member: Member) -> Receiver:
         incarnation = member.incarnation

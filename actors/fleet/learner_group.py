@@ -19,7 +19,7 @@ from ray import ObjectRef
 from actors.fleet.supervision import ActorFailure, ActorLost, Supervisor, Unit, call
 from actors.settings import DeadlineSettings
 from actors.threads import in_daemon_thread
-from actors.weights.transport import Published
+from actors.weights import Published
 
 T = TypeVar("T")
 
@@ -70,12 +70,13 @@ class LearnerGroup:
             to="start its process",
             **self._deadlines.of("start_s"),
         )
-        await self._all(now, "start", address, port, to="load the model", limit="start_s")
+        await self._all(now, lambda rank: rank.start.remote(address, port), to="load the model", limit="start_s")
         step, directory = await in_daemon_thread(
             self._origin, owner="the driver", to="find the last checkpoint", deadline_s=self._deadlines.checkpoint_s
         )
         if directory is not None:
-            await self._all(now, "load", str(directory), step, to=f"load {directory}", limit="checkpoint_s")
+            path = str(directory)
+            await self._all(now, lambda rank: rank.load.remote(path, step), to=f"load {path}", limit="checkpoint_s")
         if self.version is None:
             self.version = step
         for again in range(step, self.version):
@@ -92,27 +93,25 @@ class LearnerGroup:
         self.version = step + 1
         return rows[0]
 
-    async def publish(self, nodes: Sequence[str], shareable: bool, bucket_bytes: int) -> tuple[int, Published]:
-        """The weights in buckets, for samplers on `nodes`; and the incarnation of the ranks that wrote them.
+    async def publish(self, receivers: Sequence[str]) -> tuple[int, Published]:
+        """Publish the weights for samplers on the nodes `receivers`; returns the incarnation of the ranks that did.
 
         The ranks themselves say where they are: they may be replaced on another node while this call waits for them.
         """
         to = "publish its weights"
 
         async def attempt(now: int) -> tuple[int, Published]:
-            answers = await self._all(now, "publish", nodes, shareable, bucket_bytes, to=to, limit="broadcast_s")
+            answers = await self._all(now, lambda rank: rank.publish.remote(receivers), to=to, limit="broadcast_s")
             return now, answers[0]
 
         return await self._surely(attempt, to=to)
 
-    async def unpublish(self, incarnation: int, published: Published) -> None:
-        """Free what :meth:`publish` wrote; what lost ranks wrote goes when the supervisor ends them."""
-        if not published.shared:  # Ray frees what lies in its store
-            return
+    async def release(self, incarnation: int, published: Published) -> None:
+        """Free what :meth:`publish` made; the supervisor frees what lost ranks published when it ends them."""
         first = self._unit.members[0]
         with contextlib.suppress(ActorLost):  # no reason to wait for a successor
             await call(
-                first.actor(incarnation).unpublish.remote(published.shared),
+                first.actor(incarnation).release.remote(published.payload),
                 owner=first.name,
                 to="release published weights",
                 **self._deadlines.of("broadcast_s"),
@@ -120,7 +119,10 @@ class LearnerGroup:
 
     async def save(self, directory: str) -> None:
         """Write a checkpoint of model, optimiser and random state into `directory`."""
-        await self._ask("save", directory, to=f"save {directory}", limit="checkpoint_s")
+        to = f"save {directory}"
+        await self._surely(
+            lambda now: self._all(now, lambda rank: rank.save.remote(directory), to=to, limit="checkpoint_s"), to=to
+        )
 
     def _groups(self, step: int) -> ObjectRef:
         if self._last is not None and self._last[0] == step:
@@ -131,12 +133,10 @@ class LearnerGroup:
         self, now: int, groups: ObjectRef, step: int, probes: Probes | None = None
     ) -> list[dict[str, float]]:
         """Both halves of a step on the ranks of incarnation `now`: a successor has no gradient to update with."""
-        await self._all(now, "accumulate", groups, step, to=f"compute the gradient of step {step}", limit="learn_s")
+        gradient, update = f"compute the gradient of step {step}", f"update the weights in step {step}"
+        await self._all(now, lambda rank: rank.accumulate.remote(groups, step), to=gradient, limit="learn_s")
         drawn = await probes if probes else []  # deadline: each probe has its own
-        return await self._all(now, "update", step, drawn, to=f"update the weights in step {step}", limit="learn_s")
-
-    async def _ask(self, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
-        return await self._surely(lambda now: self._all(now, method, *arguments, to=to, limit=limit), to=to)
+        return await self._all(now, lambda rank: rank.update.remote(step, drawn), to=update, limit="learn_s")
 
     async def _surely(self, attempt: Callable[[int], Awaitable[T]], *, to: str) -> T:
         """Make an `attempt` with the ranks of an incarnation, and again when they were lost and replaced meanwhile."""
@@ -177,15 +177,15 @@ class LearnerGroup:
         """Longest time for lost ranks to be back: the supervisor's restarts, and training again since a checkpoint."""
         return 4 * self._deadlines.start_s + 10 * self._deadlines.learn_s
 
-    async def _all(self, incarnation: int, method: str, *arguments: Any, to: str, limit: str) -> list[Any]:
-        """Call `method` on every rank at once, within the setting `limit`; the first failure ends the wait for all.
+    async def _all(self, incarnation: int, method: Callable[[Any], ObjectRef], *, to: str, limit: str) -> list[Any]:
+        """Call every rank at once, within the setting `limit`; the first failure ends the wait for all.
 
         Raises:
             ActorLost: also when the ranks are not those of `incarnation` any more.
         """
         actors = [member.actor(incarnation) for member in self._unit.members]
         calls = [
-            call(getattr(actor, method).remote(*arguments), owner=member.name, to=to, **self._deadlines.of(limit))
+            call(method(actor), owner=member.name, to=to, **self._deadlines.of(limit))
             for member, actor in zip(self._unit.members, actors, strict=True)
         ]
         # deadline: each call has its own

@@ -27,7 +27,7 @@ import numpy as np
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend.environment import EngineError, environment, summary
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
-from actors.weights import transport
+from actors.weights import Update
 from verifiers.text.stop_tokens import stop_token_ids
 
 PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
@@ -64,13 +64,20 @@ class VllmEngine:
     """An `AsyncLLM` with token ids in and out. Use it from one event loop; call :meth:`start` first."""
 
     def __init__(
-        self, model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int = 0
+        self,
+        model_path: str,
+        dtype: str,
+        sampler: SamplerSettings,
+        rollout: RolloutSettings,
+        seed: int = 0,
+        weight_backend: str = BACKEND,
     ) -> None:
         self.model_path = model_path
         self.dtype = dtype
         self.settings = sampler
         self.rollout = rollout
         self.seed = seed
+        self._weight_backend = weight_backend
         self._llm: Any = None
         self._failure: str | None = None
         self._stop_token_ids: list[int] = []
@@ -93,6 +100,7 @@ class VllmEngine:
             await self._start(version)
 
     async def _start(self, version: int) -> None:
+        from vllm.config import WeightTransferConfig
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -100,7 +108,8 @@ class VllmEngine:
         register_host_backend()
         try:
             arguments = AsyncEngineArgs(
-                **_engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed)
+                **_engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
+                weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
             )
             if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
                 arguments.enable_prefix_caching = False  # vLLM caches states only with prefills cut in pieces
@@ -156,8 +165,8 @@ class VllmEngine:
             raise EngineError(f"vLLM ended the request {request_id} with {len(outputs)} of {n} samples")
         return [_completion(output) for output in outputs]
 
-    async def update_weights(self, version: int, manifests: Sequence[transport.Manifest]) -> UpdateReport:
-        """Load all weights from shared-memory buckets, between two tokens of the running requests or after their last
+    async def update_weights(self, version: int, updates: Sequence[Update]) -> UpdateReport:
+        """Load all weights, between two tokens of the running requests or after their last
         (``sampler.in_flight``).
 
         After a failed update the weights are undefined, so the engine ends itself and every later call
@@ -176,8 +185,8 @@ class VllmEngine:
                 await llm.pause_generation(mode=mode, clear_cache=True)
                 paused = time.perf_counter()
                 await llm.start_weight_update()
-                for manifest in manifests:
-                    await llm.update_weights(WeightTransferUpdateRequest(update_info={"manifest": manifest}))
+                for update in updates:
+                    await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
                 await llm.finish_weight_update(str(version))
                 echoed = await llm.get_weight_version()
                 if echoed != str(version):
@@ -187,7 +196,7 @@ class VllmEngine:
             except Exception as error:
                 self._fail(f"the update to weight version {version} failed: {summary(error)}")
                 raise EngineError(self._failure) from error
-            nbytes = sum(manifest["nbytes"] for manifest in manifests)
+            nbytes = sum(update.nbytes for update in updates)
             return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
 
     async def version(self) -> int:
@@ -266,7 +275,6 @@ def _model_directory(model_path: str) -> Path:
 def _engine_arguments(
     model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int
 ) -> dict[str, Any]:
-    from vllm.config import WeightTransferConfig
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     arguments: dict[str, Any] = dict(
@@ -280,7 +288,6 @@ def _engine_arguments(
         language_model_only=True,  # of a multimodal checkpoint, as in the learner
         enable_prefix_caching=True,  # the n samples of a prompt share its prefill; every update clears it
         logprobs_mode="processed_logprobs",  # of the law that was sampled: after the temperature
-        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
         enable_log_requests=False,
         use_tqdm_on_load=False,

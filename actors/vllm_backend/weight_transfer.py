@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from actors.vllm_backend.text_models import allow_text_models
-from actors.weights import transport
+from actors.weights import buckets
 
 BACKEND = "host"
 
@@ -64,7 +64,7 @@ def host_weight_transfer_engine() -> type:
 
     @dataclass
     class HostUpdateInfo(WeightTransferUpdateInfo):
-        """manifest: one bucket, see :mod:`actors.weights.transport`."""
+        """manifest: one bucket, see :mod:`actors.weights.buckets`."""
 
         manifest: dict[str, Any]
 
@@ -95,7 +95,7 @@ def host_weight_transfer_engine() -> type:
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
             # A layer may wait for tensors of a later bucket; its views keep this bucket mapped until then.
-            self.model.load_weights(transport.open_bucket(update_info.manifest))  # type: ignore[operator]
+            self.model.load_weights(buckets.open_bucket(update_info.manifest))  # type: ignore[operator]
 
         def finish_weight_update(self) -> None:
             for layer in _written_directly(self.model):

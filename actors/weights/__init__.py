@@ -1,1 +1,16 @@
-"""How weights travel from the learner to samplers: packed buckets in shared memory or the object store."""
+"""How weights travel from the learner to samplers: the interface is in `base`, its one implementation in `host`."""
+
+from __future__ import annotations
+
+from actors.settings import BroadcastSettings
+from actors.weights.base import Published, TransferError, Update, WeightTransfer
+from actors.weights.host import HostTransfer
+
+__all__ = ["Published", "TransferError", "Update", "WeightTransfer", "make_transfer"]
+
+TRANSFERS: dict[str, type[WeightTransfer]] = {"host": HostTransfer}
+
+
+def make_transfer(settings: BroadcastSettings, owner: str) -> WeightTransfer:
+    """The way of moving weights that ``broadcast.backend`` names."""
+    return TRANSFERS[settings.backend](settings, owner)

@@ -20,8 +20,8 @@ import pyarrow as pa
 from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.process_stats import Heartbeat, beat
-from actors.weights import transport
-from actors.weights.transport import Manifest, Packed, Published
+from actors.settings import BroadcastSettings
+from actors.weights import Published, make_transfer
 from actors.workers.learning_step import LearningStep
 from learner.objective import Objective
 from learner.schedule import ScheduleSettings
@@ -70,7 +70,8 @@ class LearnerRank:
         learner, loss, objective, schedule: the configuration's sections.
         n: samples of a group, as in ``rollout.n``.
         temperature: of the sampling law, whose log-probabilities are differentiated.
-        run_id: names this run's shared-memory files.
+        broadcast: how the weights reach samplers.
+        run_id: names what this run publishes.
         prompts: how prompts are rendered, which an exported model must know.
     """
 
@@ -88,6 +89,7 @@ class LearnerRank:
         n: int,
         temperature: float,
         seed: int,
+        broadcast: BroadcastSettings,
         run_id: str,
         prompts: PromptSettings,
     ) -> None:
@@ -102,7 +104,7 @@ class LearnerRank:
         self._objective = Objective(objective, schedule.k)
         self._schedule = schedule
         self._n, self._temperature = n, temperature
-        self._run_id = run_id
+        self._transfer = make_transfer(broadcast, run_id)
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._version = 0  # of the weights: finished steps
@@ -118,7 +120,7 @@ class LearnerRank:
 
     async def start(self, master_address: str, master_port: int) -> None:
         """Load the model and join the other ranks."""
-        transport.remove_stale(run=self._run_id)  # a predecessor may have died with weights on their way
+        self._transfer.remove_leftovers(restarted=True)  # of a predecessor that died while it published
 
         def load() -> Any:
             from learner.backends.deepspeed_engine import Engine
@@ -152,23 +154,18 @@ class LearnerRank:
 
         return ray.get_runtime_context().get_node_id()
 
-    async def publish(self, nodes: Sequence[str], shareable: bool, bucket_bytes: int) -> Published:
-        """Write the weights in buckets of about `bucket_bytes` for samplers on `nodes`; every rank takes part, rank 0
-        returns them.
+    async def publish(self, receivers: Sequence[str]) -> Published:
+        """Make the weights available to samplers on the nodes `receivers` (Ray's ids).
 
-        Args:
-            nodes: Ray's ids. Those on this node get shared-memory files, the others packed buckets in Ray's store.
-            shareable: false: all get packed buckets.
+        Every rank takes part, and rank 0's answer holds the weights.
         """
         here = await self.node()
-        shared = shareable and here in nodes
-        packed = not shareable or any(node != here for node in nodes)
-        version, manifests, in_store = await self._run(lambda: self._publish(shared, packed, bucket_bytes))
-        return Published(here, version, manifests, in_store)
+        version, payload = await self._run(lambda: self._publish(here, receivers))
+        return Published(here, version, payload)
 
-    async def unpublish(self, manifests: list[Manifest]) -> None:
-        """Every sampler has loaded the published weights: free them, though an earlier incarnation wrote them."""
-        transport.unlink(manifests)
+    async def release(self, payload: Any) -> None:
+        """Every sampler has loaded the published weights: free them, though an earlier incarnation published them."""
+        self._transfer.release(payload)
 
     async def save(self, directory: str) -> None:
         """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory."""
@@ -215,20 +212,10 @@ class LearnerRank:
         self._version = step + 1
         return {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES} | row
 
-    def _publish(self, shared: bool, packed: bool, bucket_bytes: int) -> tuple[int, list[Manifest], list[Packed]]:
-        import ray
-
-        published: list[Manifest] = []
-        in_store: list[Packed] = []
-        for tensors in self._engine.weight_buckets(bucket_bytes):
-            if self._rank != 0:
-                continue  # took part in the gather; only rank 0 holds the tensors
-            if shared:
-                published.append(transport.write_bucket(transport.new_path(self._run_id), tensors))
-            if packed:
-                manifest, data = transport.pack(tensors)
-                in_store.append((manifest, ray.put(data)))
-        return self._version, published, in_store
+    def _publish(self, here: str, receivers: Sequence[str]) -> tuple[int, Any]:
+        buckets = self._engine.weight_buckets(self._transfer.settings.bucket_mib * 2**20)
+        payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers)
+        return self._version, payload
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         # deadline: the caller's, of each method its own

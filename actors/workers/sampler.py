@@ -7,22 +7,16 @@ wait for the engine while `check` and `update_weights` are served.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from actors.errors import InputLost
-from actors.settings import RolloutSettings, SamplerSettings
+from actors.settings import BroadcastSettings, RolloutSettings, SamplerSettings
 from actors.vllm_backend import Completion, EngineError, VllmEngine
-from actors.weights import transport
-
-Bucket = transport.Manifest | tuple[transport.Manifest, np.ndarray]
-"""The manifest of a file in this node's shared memory, or a manifest and its bytes from another node."""
+from actors.weights import TransferError, make_transfer
 
 
 class SamplerError(RuntimeError):
@@ -37,6 +31,7 @@ class Sampler:
         model_path: local Hugging Face model directory.
         dtype: "float32" or "bfloat16"; the learner's, so that log-probabilities agree.
         seed: of the engine; each request carries its own.
+        broadcast: how new weights arrive.
     """
 
     def __init__(
@@ -47,9 +42,11 @@ class Sampler:
         settings: SamplerSettings,
         rollout: RolloutSettings,
         seed: int = 0,
+        broadcast: BroadcastSettings | None = None,
     ) -> None:
         self.name = name
-        self._engine = VllmEngine(model_path, dtype, settings, rollout, seed)
+        self._transfer = make_transfer(broadcast or BroadcastSettings(), name)
+        self._engine = VllmEngine(model_path, dtype, settings, rollout, seed, self._transfer.engine_backend)
         self._tokens = self._samples = self._in_flight = 0
         self._busy_seconds = 0.0
         self._busy_since: float | None = None
@@ -61,7 +58,7 @@ class Sampler:
             SamplerError: for a missing or unsupported model, or settings that the machine cannot hold.
         """
         begin = time.perf_counter()
-        transport.remove_stale()
+        self._transfer.remove_leftovers(restarted=False)
         with self._naming("cannot start"):
             await self._engine.start(version)
         return time.perf_counter() - begin
@@ -101,39 +98,28 @@ class Sampler:
         self._tokens += sum(completion.tokens.size for completion in completions)
         return completions
 
-    async def update_weights(self, version: int, buckets: Sequence[Bucket]) -> dict[str, Any]:
+    async def load_weights(self, version: int, *addressed: Any) -> dict[str, Any]:
         """Load the weights `version` in the middle of whatever runs; running requests go on with them.
 
-        The caller unlinks the shared-memory files that it wrote; those written here are removed here.
+        Args:
+            addressed: what :meth:`actors.weights.base.WeightTransfer.address` made for this sampler.
 
         Returns:
             version (as the engine echoes it), pause_seconds, load_seconds, nbytes.
 
         Raises:
-            InputLost: a bucket cannot be read; the engine was not touched and goes on with the weights that it has.
+            InputLost: the weights cannot be read; the engine was not touched and goes on with those that it has.
             SamplerError: loading began and failed: the weights are undefined and the sampler must be replaced.
         """
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                manifests = [await self._hold(bucket, stack) for bucket in buckets]
-            except transport.TransportError as error:
+                updates = await stack.enter_async_context(self._transfer.receive(*addressed))
+            except TransferError as error:
                 raise InputLost(
                     f"{self.name} did not begin to load the weights of version {version}: {error}"
                 ) from None
             with self._naming(f"cannot load the weights of version {version}"):
-                return asdict(await self._engine.update_weights(version, manifests))
-
-    async def _hold(self, bucket: Bucket, stack: contextlib.ExitStack) -> transport.Manifest:
-        """The manifest of `bucket`, readable until `stack` is closed, whatever happens to its writer."""
-        if isinstance(bucket, dict):
-            return stack.enter_context(transport.held(bucket))
-        manifest, data = bucket
-        # deadline: a copy in memory, within the caller's broadcast_s
-        written = await asyncio.to_thread(transport.write_bytes, transport.new_path(self.name), manifest, data)
-        try:
-            return stack.enter_context(transport.held(written))
-        finally:
-            transport.unlink([written])
+                return asdict(await self._engine.update_weights(version, updates))
 
     async def version(self) -> int:
         """The version of the weights that the engine holds, asked from the engine itself."""
@@ -181,7 +167,7 @@ class Sampler:
 
 
 class _Naming:
-    """Puts the sampler's name before the errors of engine and transport."""
+    """Puts the sampler's name before the errors of the engine and of the weight transfer."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -190,5 +176,5 @@ class _Naming:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, EngineError | transport.TransportError):
+        if isinstance(error, EngineError | TransferError):
             raise SamplerError(f"{self._prefix}: {error}") from None

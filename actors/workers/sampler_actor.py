@@ -1,17 +1,14 @@
-"""The sampler as Ray sees it: requests become groups, and weight buckets arrive from either transport."""
+"""The sampler as a Ray actor: requests become groups."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 
 from actors.group import Group, SampleRequest
 from actors.process_stats import Heartbeat, beat
-from actors.weights.transport import Manifest
 from actors.workers.sampler import Sampler
 
 
@@ -73,12 +70,3 @@ class SamplerActor(Sampler):
             demonstration_tokens=request.demonstration_tokens,
         )
         return sum(len(c.tokens) for c in completions), group.to_record_batch()
-
-    async def load_weights(self, version: int, manifests: list[Manifest], *data: np.ndarray) -> dict[str, Any]:
-        """Load weights from this node's shared memory, or, when `data` holds their bytes, from Ray's object store.
-
-        Ray resolves references that are arguments of their own, so the bytes come as separate arguments.
-        """
-        if data:
-            return await self.update_weights(version, list(zip(manifests, data, strict=True)))
-        return await self.update_weights(version, manifests)

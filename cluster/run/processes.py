@@ -24,6 +24,7 @@ from actors.fleet.worker_pool import WorkerPool
 from actors.process_stats import NodeMonitor
 from actors.queue.group_log import groups_file, read_groups
 from actors.remote_calls import call
+from actors.weights import make_transfer
 from actors.workers.learner_rank import LearnerRank
 from actors.workers.replay_queue import ReplayQueue
 from actors.workers.sampler_actor import SamplerActor
@@ -177,7 +178,9 @@ class Processes:
 
     async def connect_broadcaster(self, learner: LearnerGroup) -> Broadcaster:
         """The way of the learner's weights to the samplers, which hold them when this returns."""
-        broadcaster = Broadcaster(learner, self._config.broadcast, self._config.deadlines, self.supervisor)
+        broadcaster = Broadcaster(
+            learner, make_transfer(self._config.broadcast, self._run_id), self._config.deadlines, self.supervisor
+        )
         present = [member for unit in self._samplers for member in unit.members if member.present]
         await broadcaster.join(*present)
         self._broadcaster = broadcaster
@@ -188,7 +191,13 @@ class Processes:
 
         def spawn(incarnation: int) -> ActorHandle:
             return self._actor(SamplerActor, num_gpus=config.sampler.gpus).remote(
-                name, config.model.path, config.model.dtype, config.sampler, config.rollout, config.run.seed
+                name,
+                config.model.path,
+                config.model.dtype,
+                config.sampler,
+                config.rollout,
+                config.run.seed,
+                config.broadcast,
             )
 
         member = Member(name, spawn)
@@ -237,6 +246,7 @@ class Processes:
             n=config.rollout.n,
             temperature=config.rollout.temperature,
             seed=config.run.seed,
+            broadcast=config.broadcast,
             run_id=self._run_id,
             prompts=config.task,
         )

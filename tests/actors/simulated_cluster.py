@@ -77,6 +77,7 @@ class World:
         self._moments: Counter[str] = Counter()
         self._pids = 100
         self.started = False
+        self.transport = "auto"  # as `broadcast.transport`
 
     def pid(self) -> int:
         self._pids += 1
@@ -283,12 +284,15 @@ class Rank(Actor):
         self.gradient, self.version = None, step + 1
         return {"learned": float(step)}
 
-    async def _publish(self, nodes: list[str], shareable: bool, bucket_bytes: int) -> Any:
-        from actors.weights.transport import Published
+    async def _publish(self, nodes: list[str]) -> Any:
+        """As ``HostTransfer.publish``, without tensors."""
+        from actors.weights import Published
+        from actors.weights.host import HostPayload
 
         self.world.moment("publish")
         await self._pause(0.2)
         here, shared, packed = self.place.name, [], []
+        shareable = self.world.transport != "object_store"
         if shareable and here in nodes:
             path = f"/dev/shm/{self.pid}-{self.world.pid()}"
             self.place.shared[path] = self.pid
@@ -296,12 +300,12 @@ class Rank(Actor):
         if not shareable or any(node != here for node in nodes):
             packed = [({"path": ""}, Reference(self)), ({"path": ""}, Reference(self))]
         await self._pause(0.2)
-        return Published(here, self.version, shared, packed)
+        return Published(here, self.version, HostPayload(shared, packed))
 
-    async def _unpublish(self, manifests: list[dict]) -> None:
-        self.world.moment("unpublish")
+    async def _release(self, payload: Any) -> None:
+        self.world.moment("release")
         await self._pause(0.1)
-        for manifest in manifests:
+        for manifest in payload.manifests:
             self.place.shared.pop(manifest["path"], None)
 
 
@@ -319,8 +323,10 @@ class Job:
         from actors.fleet.learner_group import LearnerGroup
         from actors.fleet.supervision import Incident, Member, Supervisor, Unit
         from actors.settings import BroadcastSettings, DeadlineSettings, SupervisionSettings
+        from actors.weights import make_transfer
 
         self.world = world
+        world.transport = transport
         self.incidents: defaultdict[str, list[str]] = defaultdict(list)
 
         def report(incident: Incident) -> None:
@@ -360,7 +366,9 @@ class Job:
             unit, self.supervisor, deadlines, origin=lambda: (0, None), history=lambda step: f"groups {step}"
         )
         unit.prepare = self.learner.prepare
-        self.broadcaster = Broadcaster(self.learner, BroadcastSettings(transport=transport), deadlines, self.supervisor)
+        self.broadcaster = Broadcaster(
+            self.learner, make_transfer(BroadcastSettings(transport=transport), "run"), deadlines, self.supervisor
+        )
         self.samplers = [Member(f"sampler-{i}", spawn(Sampler, f"sampler-{i}")) for i in range(samplers)]
         for member in self.samplers:
             self.supervisor.add(Unit(member.name, [member], lambda m=member: self._prepare(m)))

@@ -12,7 +12,7 @@ from tests.actors.simulated_cluster import Fault, Job, VirtualLoop, World
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
-MOMENTS = ("publish", "load", "unpublish", "ack", "join", "accumulate", "update")
+MOMENTS = ("publish", "load", "release", "ack", "join", "accumulate", "update")
 STEPS = 4
 SAMPLERS = 3
 

@@ -41,7 +41,7 @@ def test_work_before_start_is_refused(tmp_path):
     with pytest.raises(SamplerError, match="sampler 3 died: the vLLM engine is not running"):
         asyncio.run(sampler.check())
     with pytest.raises(SamplerError, match=r"cannot load the weights of version 1"):
-        asyncio.run(sampler.update_weights(1, []))
+        asyncio.run(sampler.load_weights(1, []))
 
 
 def test_a_bucket_that_is_gone_is_no_failure_of_the_sampler(tmp_path):
@@ -50,7 +50,7 @@ def test_a_bucket_that_is_gone_is_no_failure_of_the_sampler(tmp_path):
     with pytest.raises(
         InputLost, match=r"sampler 3 did not begin to load the weights of version 1: cannot open .*gone"
     ):
-        asyncio.run(make(tmp_path).update_weights(1, [gone]))
+        asyncio.run(make(tmp_path).load_weights(1, [gone]))
 
 
 def test_neighbouring_seeds_share_no_sample_seeds():

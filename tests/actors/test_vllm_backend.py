@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.weights import transport
+from actors.weights import buckets
 from actors.workers.sampler import Sampler, SamplerError
 
 pytestmark = pytest.mark.slow
@@ -94,18 +94,18 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, r
 def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, run_async):
     sampler, model = start_sampler("llama-tied")
     tensors = [(name, p) for name, p in model.named_parameters() if "layers.1.self_attn.k_proj" not in name]
-    manifest = transport.write_bucket(transport.new_path("test"), tensors)
+    manifest = buckets.write_bucket(buckets.new_path("test"), tensors)
 
     async def update():
         running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, 1.0, 160, 0, "running"))
         await asyncio.sleep(0.05)
         with pytest.raises(SamplerError, match=r"lacks tensors for 1 layers: model\.layers\.1\.self_attn\.qkv_proj"):
-            await sampler.update_weights(1, [manifest])
+            await sampler.load_weights(1, [manifest])
         with pytest.raises(SamplerError, match="the update to weight version 1 failed"):
             await asyncio.wait_for(running, 10)
 
     run_async(update())
-    transport.unlink([manifest])
+    buckets.unlink([manifest])
     with pytest.raises(SamplerError, match="sampler 0 died: the update to weight version 1 failed"):
         run_async(sampler.check())
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.weights import transport
+from actors.weights import buckets
 
 pytestmark = pytest.mark.slow
 
@@ -60,19 +60,19 @@ def perturb(model: torch.nn.Module, patterns: list[str]) -> int:
     return changed
 
 
-def buckets(model: torch.nn.Module, count: int) -> list[transport.Manifest]:
+def in_buckets(model: torch.nn.Module, count: int) -> list[buckets.Manifest]:
     """The model's weights in `count` shared-memory buckets, fused layers' tensors in different ones."""
     tensors = list(model.named_parameters())
     parts = [tensors[i::count] for i in range(count)]
-    return [transport.write_bucket(transport.new_path("test"), part) for part in parts]
+    return [buckets.write_bucket(buckets.new_path("test"), part) for part in parts]
 
 
 async def update(sampler, model: torch.nn.Module, count: int = 3) -> dict:
-    manifests = buckets(model, count)
+    manifests = in_buckets(model, count)
     try:
-        return await sampler.update_weights(next(versions), manifests)
+        return await sampler.load_weights(next(versions), manifests)
     finally:
-        transport.unlink(manifests)
+        buckets.unlink(manifests)
 
 
 async def sample(sampler, seed: int, max_tokens: int = 24):
@@ -143,7 +143,8 @@ def test_packed_bytes_from_another_node(served, run_async, reference_logprobs):
     sampler, model = served
     perturb(model, KINDS["all"])
     version = next(versions)
-    report = run_async(sampler.update_weights(version, [transport.pack(list(model.named_parameters()))]))
+    manifest, data = buckets.pack(list(model.named_parameters()))
+    report = run_async(sampler.load_weights(version, [manifest], data))
     assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
     assert not list(Path("/dev/shm").glob("bonrl-sampler_0-*"))
 

@@ -22,38 +22,18 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from actors.weights.base import NamedTensor, TransferError
 from actors.weights.bucket_files import new_path as new_path
 from actors.weights.bucket_files import remove_stale as remove_stale
 
 Manifest = dict[str, Any]
-Packed = tuple[Manifest, Any]  # a bucket in Ray's object store: its manifest and the reference to its bytes
-NamedTensor = tuple[str, torch.Tensor]
 
 ALIGNMENT = 64  # bytes; a cache line, and a multiple of every item size
-
-
-class Published(NamedTuple):
-    """Weights on their way to the samplers.
-
-    node: Ray's id of the node that holds them.
-    version: of the weights.
-    shared: manifests of the buckets in that node's shared memory.
-    packed: buckets in Ray's object store, which loses them when the rank that put them there dies.
-    """
-
-    node: str
-    version: int
-    shared: list[Manifest]
-    packed: list[Packed]
-
-
-class TransportError(RuntimeError):
-    """A bucket cannot be written or read; the message says where, and what to do."""
 
 
 def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[int], int, int]], int]:
@@ -67,7 +47,7 @@ def layout(tensors: Sequence[NamedTensor]) -> tuple[list[tuple[str, str, list[in
 
 
 def pack(tensors: Sequence[NamedTensor]) -> tuple[Manifest, np.ndarray]:
-    """Copy `tensors` into one byte array for a transport without shared memory.
+    """Copy `tensors` into one byte array for a receiver without this node's shared memory.
 
     Returns:
         the manifest, with an empty path, and the bytes (uint8 [nbytes]).
@@ -82,7 +62,7 @@ def write_bucket(path: Path | str, tensors: Sequence[NamedTensor]) -> Manifest:
     """Copy CPU `tensors` into a new shared-memory file.
 
     Raises:
-        TransportError: when the memory file system is full, or the path exists or cannot be written.
+        TransferError: when the memory file system is full, or the path exists or cannot be written.
     """
     entries, nbytes = layout(tensors)
     with _created(Path(path), nbytes) as mapped:
@@ -97,10 +77,10 @@ def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manif
     """Write bytes made by :func:`pack`, as they came from another node, to a shared-memory file of this one.
 
     Raises:
-        TransportError: when the size differs from the manifest's, or the file cannot be written.
+        TransferError: when the size differs from the manifest's, or the file cannot be written.
     """
     if data.dtype != np.uint8 or data.ndim != 1 or data.size != manifest["nbytes"]:
-        raise TransportError(
+        raise TransferError(
             f"weight bucket has {data.size} items of {data.dtype}, its manifest {manifest['nbytes']} bytes"
         )
     with _created(Path(path), data.size) as mapped:
@@ -117,12 +97,12 @@ def held(manifest: Manifest) -> Iterator[Manifest]:
     process is killed.
 
     Raises:
-        TransportError: when the file cannot be opened.
+        TransferError: when the file cannot be opened.
     """
     try:
         descriptor = os.open(manifest["path"], os.O_RDONLY)
     except OSError as error:
-        raise TransportError(f"cannot open the weight bucket {manifest['path']}: {error.strerror}") from error
+        raise TransferError(f"cannot open the weight bucket {manifest['path']}: {error.strerror}") from error
     try:
         yield {**manifest, "path": f"/proc/{os.getpid()}/fd/{descriptor}"}
     finally:
@@ -136,7 +116,7 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
     (copy-on-write), so that an in-place operation cannot change what another reader sees.
 
     Raises:
-        TransportError: when the file is gone or shorter than its manifest says.
+        TransferError: when the file is gone or shorter than its manifest says.
     """
     path, nbytes = manifest["path"], manifest["nbytes"]
     data: Any = b""
@@ -145,10 +125,10 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != nbytes:
-                    raise TransportError(f"weight bucket {path} has {size} bytes, its manifest says {nbytes}")
+                    raise TransferError(f"weight bucket {path} has {size} bytes, its manifest says {nbytes}")
                 data = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_COPY)
         except FileNotFoundError:
-            raise TransportError(
+            raise TransferError(
                 f"weight bucket {path} is gone: unlinked before the update ended, or on another node "
                 "(set broadcast.transport to object_store)"
             ) from None
@@ -182,7 +162,7 @@ def _created(path: Path, nbytes: int) -> Iterator[mmap.mmap | None]:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except OSError as error:
-        raise TransportError(f"cannot create the weight bucket {path}: {error.strerror}") from error
+        raise TransferError(f"cannot create the weight bucket {path}: {error.strerror}") from error
     try:
         if nbytes == 0:
             yield None
@@ -194,7 +174,7 @@ def _created(path: Path, nbytes: int) -> Iterator[mmap.mmap | None]:
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise TransportError(_write_problem(path, nbytes, error)) from error
+            raise TransferError(_write_problem(path, nbytes, error)) from error
         raise
     finally:
         os.close(descriptor)

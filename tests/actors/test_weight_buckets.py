@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.weights import transport
+from actors.weights import buckets
 from actors.weights.bucket_files import remove_written_by
-from actors.weights.transport import TransportError
+from actors.weights.buckets import TransferError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64, torch.bool]
 
@@ -46,9 +46,9 @@ def assert_same(got: list[tuple[str, torch.Tensor]], expected: list[tuple[str, t
 @given(named_tensors())
 def test_file_round_trip(tensors):
     with tempfile.TemporaryDirectory() as directory:
-        manifest = transport.write_bucket(transport.new_path("run", Path(directory)), tensors)
-        read = list(transport.open_bucket(manifest))
-        transport.unlink([manifest])
+        manifest = buckets.write_bucket(buckets.new_path("run", Path(directory)), tensors)
+        read = list(buckets.open_bucket(manifest))
+        buckets.unlink([manifest])
         assert os.listdir(directory) == []
     assert_same(read, tensors)  # the mapping outlives the file
 
@@ -56,29 +56,29 @@ def test_file_round_trip(tensors):
 @settings(max_examples=60, deadline=None)
 @given(named_tensors())
 def test_bytes_from_another_node_round_trip(tensors):
-    manifest, data = transport.pack(tensors)
+    manifest, data = buckets.pack(tensors)
     data.flags.writeable = False  # as Ray's object store hands them out
     with tempfile.TemporaryDirectory() as directory:
-        local = transport.write_bytes(transport.new_path("run", Path(directory)), manifest, data)
-        assert_same(list(transport.open_bucket(local)), tensors)
+        local = buckets.write_bytes(buckets.new_path("run", Path(directory)), manifest, data)
+        assert_same(list(buckets.open_bucket(local)), tensors)
 
 
 def test_manifest_is_plain_data(tmp_path):
-    manifest = transport.write_bucket(tmp_path / "b", [("w", torch.ones(2, 3))])
+    manifest = buckets.write_bucket(tmp_path / "b", [("w", torch.ones(2, 3))])
     assert eval(repr(manifest)) == manifest
     assert manifest["entries"] == [("w", "float32", [2, 3], 0, 24)]
 
 
 def test_readers_cannot_change_the_bucket(tmp_path):
-    manifest = transport.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
-    next(transport.open_bucket(manifest))[1].zero_()
-    assert next(transport.open_bucket(manifest))[1].sum() == 4
+    manifest = buckets.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
+    next(buckets.open_bucket(manifest))[1].zero_()
+    assert next(buckets.open_bucket(manifest))[1].sum() == 4
 
 
 def test_a_bucket_is_never_written_twice(tmp_path):
-    transport.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
-    with pytest.raises(TransportError, match="File exists"):
-        transport.write_bucket(tmp_path / "b", [("w", torch.zeros(4))])
+    buckets.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
+    with pytest.raises(TransferError, match="File exists"):
+        buckets.write_bucket(tmp_path / "b", [("w", torch.zeros(4))])
 
 
 def test_a_full_memory_file_system_is_explained_and_leaves_nothing(tmp_path, monkeypatch):
@@ -86,48 +86,48 @@ def test_a_full_memory_file_system_is_explained_and_leaves_nothing(tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(TransportError, match=r"is full: a weight bucket of 4\.0 MiB .* --shm-size"):
-        transport.write_bucket(tmp_path / "b", [("w", torch.ones(2**20))])
+    with pytest.raises(TransferError, match=r"is full: a weight bucket of 4\.0 MiB .* --shm-size"):
+        buckets.write_bucket(tmp_path / "b", [("w", torch.ones(2**20))])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_and_torn_buckets_are_refused(tmp_path):
-    manifest = transport.write_bucket(tmp_path / "b", [("w", torch.ones(64))])
+    manifest = buckets.write_bucket(tmp_path / "b", [("w", torch.ones(64))])
     os.truncate(tmp_path / "b", 100)
-    with pytest.raises(TransportError, match="has 100 bytes, its manifest says 256"):
-        list(transport.open_bucket(manifest))
-    transport.unlink([manifest, manifest])
-    with pytest.raises(TransportError, match="is gone"):
-        list(transport.open_bucket(manifest))
-    with pytest.raises(TransportError, match="its manifest 256 bytes"):
-        transport.write_bytes(tmp_path / "c", manifest, np.zeros(3, np.uint8))
+    with pytest.raises(TransferError, match="has 100 bytes, its manifest says 256"):
+        list(buckets.open_bucket(manifest))
+    buckets.unlink([manifest, manifest])
+    with pytest.raises(TransferError, match="is gone"):
+        list(buckets.open_bucket(manifest))
+    with pytest.raises(TransferError, match="its manifest 256 bytes"):
+        buckets.write_bytes(tmp_path / "c", manifest, np.zeros(3, np.uint8))
 
 
 def test_only_buckets_of_dead_processes_are_removed(tmp_path):
     program = "import os; print(os.getpid())"
     dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     stale = tmp_path / f"bonrl-run-{int(dead.stdout)}-0123abcd.bucket"
-    mine = transport.new_path("run 1/x", tmp_path)
+    mine = buckets.new_path("run 1/x", tmp_path)
     foreign = tmp_path / "bonrl-notes.txt"
     for path in (stale, mine, foreign):
         path.touch()
-    assert transport.remove_stale(tmp_path) == []  # young: perhaps of a process in another container
-    assert transport.remove_stale(tmp_path, run="another") == []
+    assert buckets.remove_stale(tmp_path) == []  # young: perhaps of a process in another container
+    assert buckets.remove_stale(tmp_path, run="another") == []
     os.utime(stale, (0, 0))
     os.utime(mine, (0, 0))
-    assert transport.remove_stale(tmp_path) == [stale]
+    assert buckets.remove_stale(tmp_path) == [stale]
     assert mine.exists() and foreign.exists()
 
 
 def test_a_held_bucket_is_readable_after_its_file_is_gone_also_by_a_child(tmp_path: Path):
     tensors = [("a", torch.arange(5.0))]
-    manifest = transport.write_bucket(transport.new_path("run", tmp_path), tensors)
-    with transport.held(manifest) as kept:
-        transport.unlink([manifest])
-        assert_same(list(transport.open_bucket(kept)), tensors)
+    manifest = buckets.write_bucket(buckets.new_path("run", tmp_path), tensors)
+    with buckets.held(manifest) as kept:
+        buckets.unlink([manifest])
+        assert_same(list(buckets.open_bucket(kept)), tensors)
         child = subprocess.run(["cat", kept["path"]], capture_output=True, check=True)
         assert len(child.stdout) == manifest["nbytes"]
-    with pytest.raises(TransportError, match="cannot open the weight bucket"), transport.held(manifest):
+    with pytest.raises(TransferError, match="cannot open the weight bucket"), buckets.held(manifest):
         pass
 
 

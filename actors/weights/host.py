@@ -1,0 +1,98 @@
+"""`broadcast.backend: host`: weights through host memory, for CPUs and any mix of devices.
+
+The learner packs its weights once: into files in shared memory for samplers on its own node, into Ray's object store
+for samplers elsewhere, which write them to shared memory of their own node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actors.weights import buckets as packed_buckets
+from actors.weights.base import NamedTensor, Published, TransferError, Update, WeightTransfer
+from actors.weights.buckets import Manifest
+
+
+class HostPayload(NamedTuple):
+    """manifests: of the files in shared memory. packed: manifest and Ray reference of each bucket in the object store,
+    which loses them when the rank that put them there dies."""
+
+    manifests: list[Manifest]
+    packed: list[tuple[Manifest, Any]]
+
+
+class HostTransfer(WeightTransfer):
+    """Packed buckets in shared memory, or in Ray's object store (``broadcast.transport``)."""
+
+    engine_backend = "host"
+
+    def publish(
+        self, buckets: Iterable[Sequence[NamedTensor]], *, rank: int, here: str, receivers: Sequence[str]
+    ) -> HostPayload:
+        """As the base class says."""
+        import ray
+
+        near = self._shares_memory and here in receivers
+        far = not self._shares_memory or any(node != here for node in receivers)
+        payload = HostPayload([], [])
+        for tensors in buckets:
+            if rank != 0:
+                continue
+            if near:
+                path = packed_buckets.new_path(self.owner)
+                payload.manifests.append(packed_buckets.write_bucket(path, tensors))
+            if far:
+                manifest, data = packed_buckets.pack(tensors)
+                payload.packed.append((manifest, ray.put(data)))
+        return payload
+
+    def release(self, payload: HostPayload) -> None:
+        """Remove the files; Ray frees its objects when nothing refers to them."""
+        packed_buckets.unlink(payload.manifests)
+
+    def address(self, published: Published, node: str) -> tuple[Any, ...]:
+        """As the base class says: manifests of files, or manifests and as many byte arrays."""
+        payload: HostPayload = published.payload
+        if self._shares_memory and node == published.node:
+            return (payload.manifests,)
+        if self.settings.transport == "shared_memory":
+            raise TransferError(
+                "runs on another node than the learner, which broadcast.transport=shared_memory cannot reach: use auto "
+                "or object_store"
+            )
+        return [manifest for manifest, _ in payload.packed], *(data for _, data in payload.packed)
+
+    @contextlib.asynccontextmanager
+    async def receive(self, manifests: list[Manifest], *data: np.ndarray) -> AsyncIterator[list[Update]]:  # type: ignore[override]
+        """As the base class says."""
+        with contextlib.ExitStack() as stack:
+            updates = []
+            for index, manifest in enumerate(manifests):
+                if data:
+                    # deadline: a copy in memory, within the caller's broadcast_s
+                    held = await asyncio.to_thread(self._written, manifest, data[index], stack)
+                else:
+                    held = stack.enter_context(packed_buckets.held(manifest))
+                updates.append(Update({"manifest": held}, held["nbytes"]))
+            yield updates
+
+    def remove_leftovers(self, *, restarted: bool) -> None:
+        """Remove the bucket files of processes that were killed in the middle of an update."""
+        packed_buckets.remove_stale(run=self.owner if restarted else None)
+
+    @property
+    def _shares_memory(self) -> bool:
+        return self.settings.transport != "object_store"
+
+    def _written(self, manifest: Manifest, data: np.ndarray, stack: contextlib.ExitStack) -> Manifest:
+        """The bytes as a file of this node, which only its open descriptor keeps."""
+        written = packed_buckets.write_bytes(packed_buckets.new_path(self.owner), manifest, data)
+        try:
+            return stack.enter_context(packed_buckets.held(written))
+        finally:
+            packed_buckets.unlink([written])
