@@ -17,9 +17,9 @@ import time
 import numpy as np
 import torch
 
-from learner.backends.deepspeed_engine import Engine
 from learner.backends.model_directory import load_causal_lm
 from learner.batching import MicroBatch, Sequence, make_micro_batches, padding_share
+from learner.engine import Engine
 from learner.settings import LearnerSettings, LossSettings
 
 NORMALISER = 1000.0

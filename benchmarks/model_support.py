@@ -83,7 +83,7 @@ class Trial:
     def __init__(self, directory: Path, zero_stage: int, dtype: str = "float32", seed: int = 0) -> None:
         from actors.settings import RolloutSettings, SamplerSettings
         from actors.workers.sampler import Sampler
-        from learner.backends.deepspeed_engine import Engine
+        from learner.engine import Engine
         from learner.settings import LearnerSettings, LossSettings
 
         self.directory, self.dtype = directory, dtype

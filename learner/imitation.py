@@ -40,7 +40,7 @@ class ImitationSettings(BaseModel):
 
 
 class ImitationEngine(Protocol):
-    """The part of ``learner.backends.deepspeed_engine.Engine`` that imitation uses."""
+    """The part of ``learner.engine.Engine`` that imitation uses."""
 
     def sft_step(self, sequences: list[Sequence], step: int, *, rate: float) -> dict[str, float]: ...
 

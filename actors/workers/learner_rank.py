@@ -123,7 +123,7 @@ class LearnerRank:
         self._transfer.remove_leftovers(restarted=True)  # of a predecessor that died while it published
 
         def load() -> Any:
-            from learner.backends.deepspeed_engine import Engine
+            from learner.engine import Engine
 
             return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
 

@@ -24,7 +24,7 @@ MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weig
 
 
 class LearningEngine(Protocol):
-    """The part of ``learner.backends.deepspeed_engine.Engine`` that a step uses."""
+    """The part of ``learner.engine.Engine`` that a step uses."""
 
     def accumulate(self, sequences: list[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
         """The gradient of the whole batch; its figures."""

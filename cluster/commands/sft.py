@@ -41,7 +41,7 @@ def imitate(
             f"task.name = {config.task.name} has no expert solutions to imitate; use task.name = countdown"
         )
 
-    from learner.backends.deepspeed_engine import Engine
+    from learner.engine import Engine
     from learner.imitation import ImitationSettings, Progress, run_sft
     from verifiers.text.exported_prompts import finish_export
 

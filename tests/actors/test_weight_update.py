@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def test_packed_bytes_from_another_node(served, run_async, reference_logprobs):
     manifest, data = buckets.pack(list(model.named_parameters()))
     report = run_async(sampler.load_weights(version, [manifest], data))
     assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
-    assert not list(Path("/dev/shm").glob("bonrl-sampler_0-*"))
+    assert not list(Path("/dev/shm").glob(f"bonrl-sampler_0-{os.getpid()}-*"))
 
 
 def test_with_finish_a_sample_is_of_one_version(start_sampler, run_async):

@@ -44,7 +44,7 @@ def make(directory: Path) -> None:
     fresh = TinyModelSettings(width=64, layers=2, feed_forward=128, context=96, alphabet=ALPHABET)
     config = load_config(LOCAL, overrides(directory))
     save_tiny_model(directory / "fresh", fresh, seed=0)
-    from learner.backends.deepspeed_engine import Engine
+    from learner.engine import Engine
 
     engine = Engine(
         directory / "fresh", dtype="float32", learner=config.learner, loss=config.loss, master_port=29555,

@@ -156,7 +156,7 @@ def test_import_direction(repository: Path) -> None:
     ("library", "home"),
     [
         ("vllm", "actors/vllm_backend/"),
-        ("deepspeed", "learner/backends/deepspeed_engine.py"),
+        ("deepspeed", "learner/backends/deepspeed_backend.py"),
         ("wandb", "cluster/telemetry/wandb_writer.py"),
     ],
 )

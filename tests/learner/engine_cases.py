@@ -94,7 +94,7 @@ def reference_gradient(path: Path, sequences: list[Sequence], normaliser: float,
 
 
 def make_engine(path: Path, rank: int, world_size: int, port: int, learner: LearnerSettings, **changes: object):
-    from learner.backends.deepspeed_engine import Engine
+    from learner.engine import Engine
 
     return Engine(
         path,
@@ -195,19 +195,19 @@ def step_with_gradient(
     from deepspeed.utils import safe_get_full_grad
 
     seen: dict[str, torch.Tensor] = {}
-    apply = engine._apply
+    apply = engine._backend.apply
 
     def capture() -> float:
-        seen.update({name: safe_get_full_grad(p).clone() for name, p in engine._parameters})
+        seen.update({name: safe_get_full_grad(p).clone() for name, p in engine._backend.parameters})
         return apply()
 
-    engine._apply = capture
+    engine._backend.apply = capture
     before = engine.score(sequences)
     accumulated = engine.accumulate(sequences, normaliser, step=0)
     for old, new in zip(before, engine.score(sequences), strict=True):
         np.testing.assert_array_equal(old, new)
     figures = engine.update(accumulated)
-    engine._apply = apply
+    engine._backend.apply = apply
     assert seen.keys() == expected.keys()
     norm = torch.stack([g.norm() for g in expected.values()]).norm().item()
     error = max((seen[name] - gradient).abs().max().item() for name, gradient in expected.items())

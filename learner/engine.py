@@ -1,26 +1,15 @@
-"""One DeepSpeed rank: sequences in, one optimiser step out; weights out, checkpoints in and out.
+"""One learner rank: sequences in, one optimizer step out; weights out, checkpoints in and out.
 
-The only file that calls DeepSpeed. Facts about it that shape the code:
-
-- It averages gradients over the ranks, while our loss is a *sum* divided by a constant: each rank's loss is
-  multiplied by the number of ranks. Its own scaling by gradient_accumulation_steps is kept at 1.
-- The number of micro-batches varies from step to step, so the boundary is set by hand before each backward.
-- At ZeRO stage 0 in float32 it clips but keeps no gradient norm, so clipping is done here in that case.
-- Every rank runs the same number of forward passes, because ZeRO-3 gathers weights collectively in each.
-- On CPU it compiles a shared-memory collective at start, used only for inference: half a minute, a
-  compiler, and nothing gained. Switched off.
-- `reduce_bucket_size` buffers are allocated whole, 2 GB by default; they are sized to the model.
+What is computed is here; the framework that holds the model is behind ``learner.backends.base.LearnerBackend``. Every
+rank runs the same number of forward passes, because sharded weights are gathered collectively in each.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +18,10 @@ import torch
 import torch.distributed as dist
 
 from learner import losses
-from learner.backends.checkpoint_layout import CheckpointLayout, NamedTensor, cut
-from learner.backends.deepspeed_config import adamw, deepspeed_config
-from learner.backends.model_directory import check_model_directory, load_causal_lm, pad_token_of, write_model_directory
+from learner.backends.base import LearnerBackend
+from learner.backends.checkpoint_layout import NamedTensor, cut
+from learner.backends.deepspeed_backend import DeepSpeedBackend
+from learner.backends.model_directory import check_model_directory, pad_token_of, write_model_directory
 from learner.backends.reference_policy import Reference
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
 from learner.backends.step_figures import StepFigures
@@ -41,12 +31,11 @@ from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, LossSettings
 
 CHECKPOINT_VERSION = 1
-_TAG = "deepspeed"
 MicroLoss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], losses.PolicyLoss]  # of log-probs and entropies [B, R]
 
 
 class Engine:
-    """A causal LM under DeepSpeed ZeRO 0-3 with AdamW, in a process of its own per rank.
+    """A causal LM and its optimizer, in one process per rank.
 
     All methods are collective: every rank calls them in the same order with the same arguments. `device`
     is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature whose law the
@@ -77,28 +66,23 @@ class Engine:
         self.model_path, self.learner, self.loss = Path(model_path), learner, loss
         self.rank, self.world_size, self.temperature = rank, world_size, temperature
         self.device = torch.device(device)
-        self._float32_stage_0 = learner.zero_stage == 0 and dtype == "float32"
         seed_everything(seed, learner.threads)
         check_model_directory(model_path)
-        # Before transformers is imported, which imports DeepSpeed on its own and lets it guess the
-        # accelerator.
-        deepspeed = _start_deepspeed(self.device, rank, world_size, master_address, master_port, timeout_s)
-        model = load_causal_lm(model_path, dtype)
-        self.pad_token = pad_token_of(model.config)
-        self.config = model.config
-        self._reference = Reference(model_path, dtype, self.device) if reference else None
-        self._layout, self._dropped_weights = CheckpointLayout(model), model.dropped_weights
-        self._parameters = list(model.named_parameters())
-        size = sum(p.numel() for _, p in self._parameters)
-        if learner.activation_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._gathered = deepspeed.zero.GatheredParameters
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=adamw(self._parameters, learner),
-            config=deepspeed_config(learner, dtype, self.device, size, self._float32_stage_0),
-            dist_init_required=False,
+        self._backend: LearnerBackend = DeepSpeedBackend(
+            model_path,
+            dtype,
+            learner,
+            device=self.device,
+            rank=rank,
+            world_size=world_size,
+            master_address=master_address,
+            master_port=master_port,
+            timeout_s=timeout_s,
         )
+        self._layout = self._backend.layout
+        self.config = self._backend.config
+        self.pad_token = pad_token_of(self.config)
+        self._reference = Reference(model_path, dtype, self.device) if reference else None
 
     # ---------------------------------------------------------------- training
 
@@ -155,7 +139,7 @@ class Engine:
         if figures["learn/skipped"]:
             return figures
         started = time.perf_counter()
-        gradient_norm = self._apply()
+        gradient_norm = self._backend.apply()
         seconds = figures["learn/seconds"] + time.perf_counter() - started
         return figures | {
             "learn/gradient_norm": gradient_norm,
@@ -192,8 +176,7 @@ class Engine:
     ) -> dict[str, float]:
         if rate is None:
             rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        self._backend.set_learning_rate(rate)
         batches = self._batches(sequences)
         figures = self._backward(batches, micro_loss, temperature)
         return figures | {
@@ -211,35 +194,24 @@ class Engine:
         micro_loss: MicroLoss,
         temperature: float,
     ) -> dict[str, float]:
-        """Forward and backward of every micro-batch; leaves the global gradient ready for `_apply`."""
-        self._engine.train()
+        """Forward and backward of every micro-batch; leaves the global gradient ready for the back-end to apply."""
+        self._backend.train()
         figures = StepFigures(self.device)
         for i, batch in enumerate(batches):
-            self._engine.set_gradient_accumulation_boundary(i == len(batches) - 1)
+            self._backend.begin_micro_batch(last=i == len(batches) - 1)
             logprobs_BR, entropy_BR = self._logprobs(batch, temperature, bool(self.loss.entropy_coefficient))
             result = micro_loss(batch, logprobs_BR, entropy_BR)
-            self._engine.backward(result.loss * self.world_size, scale_wrt_gas=False)
+            self._backend.backward(result.loss)
             arrays = batch.behaviour_logprobs_BR, batch.response_mask_BR, batch.fresh_B
             figures.add(batch, result, logprobs_BR.detach(), entropy_BR.detach(), *map(self._tensor, arrays))
         return figures.reduce(self.world_size)
-
-    def _apply(self) -> float:
-        """The optimiser step. Returns the gradient's global L2 norm before clipping."""
-        norm: Any = None
-        if self._float32_stage_0:
-            limit = self.learner.gradient_clip or float("inf")
-            norm = torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
-        self._engine.step()
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return float(norm)
 
     # ---------------------------------------------------------------- scoring
 
     def score(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
         """Log-probabilities float32[R] of each response under the current weights, in the order given, on
         every rank."""
-        self._engine.eval()
+        self._backend.eval()
         return self._score(sequences, lambda batch, t: self._logprobs(batch, t)[0], temperature)
 
     def score_reference(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
@@ -250,8 +222,9 @@ class Engine:
         """The reference becomes the current policy."""
         if self._reference is None:
             raise ValueError("this engine keeps no reference policy; set loss.kl_coefficient or schedule.kl")
-        with self._gathered([p for _, p in self._parameters], enabled=self.learner.zero_stage == 3):
-            self._reference.refresh((name, p.detach()) for name, p in self._parameters)
+        parameters = self._backend.parameters
+        with self._backend.gathered([p for _, p in parameters]):
+            self._reference.refresh((name, p.detach()) for name, p in parameters)
 
     @torch.no_grad()
     def _score(
@@ -286,7 +259,7 @@ class Engine:
         self, batch: MicroBatch, temperature: float, entropy_gradient: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and entropies float32[B, R] of a micro-batch."""
-        return self._forward(self._engine, batch, temperature, entropy_gradient)
+        return self._forward(self._backend.model, batch, temperature, entropy_gradient)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch, temperature: float) -> torch.Tensor:
@@ -330,7 +303,7 @@ class Engine:
         """
         for units in cut(self._layout.units, bucket_bytes):
             parameters = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
-            with self._gathered(parameters, enabled=self.learner.zero_stage == 3):
+            with self._backend.gathered(parameters):
                 copies = [self._copies(unit) for unit in units] if self.rank == 0 else []
             if self.rank != 0:
                 yield []
@@ -348,7 +321,7 @@ class Engine:
         # Parts of a tensor that the checkpoint splits share its memory, which safetensors refuses.
         weights = {name: tensor.clone() for bucket in self.weight_buckets(256 << 20) for name, tensor in bucket}
         if self.rank == 0:
-            write_model_directory(self.model_path, directory, weights, self._dropped_weights)
+            write_model_directory(self.model_path, directory, weights, self._backend.dropped_weights)
         self._barrier()
 
     # ---------------------------------------------------------------- checkpoints
@@ -361,7 +334,7 @@ class Engine:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state={"extra": extra}, save_latest=False)
+        self._backend.save(directory, extra)
         torch.save(random_state(), directory / f"random_{self.rank}.pt")
         if self.rank == 0:
             if self._reference is not None and self.loss.kl_refresh_every:
@@ -386,13 +359,11 @@ class Engine:
                     f"checkpoint '{directory}' was written with {key} = {found.get(key)}, this run has "
                     f"{value}; resume with the same value, or start from its Hugging Face export"
                 )
-        path, state = self._engine.load_checkpoint(str(directory), tag=_TAG)
-        if path is None:
-            raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'")
+        extra = self._backend.load(directory)
         if self._reference is not None:
             self._reference.load(directory)
         restore_random_state(torch.load(directory / f"random_{self.rank}.pt", weights_only=False))
-        return state["extra"]
+        return extra
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -408,9 +379,7 @@ class Engine:
 
     def close(self) -> None:
         """Release hooks and leave the process group. The engine is unusable afterwards."""
-        self._engine.destroy()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._backend.close()
 
 
 _POLICY_ONLY = {
@@ -423,35 +392,3 @@ _POLICY_ONLY = {
     "learn/logprob_gap_mean",
     "learn/logprob_gap_max",
 }
-
-
-def _start_deepspeed(
-    device: torch.device, rank: int, world_size: int, address: str, port: int, timeout_s: float
-) -> Any:
-    """Import DeepSpeed for `device` and join the process group. DeepSpeed reads the launcher's variables."""
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got '{device}'")
-    os.environ.update(
-        {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_RANK": str(device.index or 0),
-            "MASTER_ADDR": address,
-            "MASTER_PORT": str(port),
-            "DS_ACCELERATOR": device.type,
-        }
-    )
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="gloo" if device.type == "cpu" else "nccl",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=timeout_s),
-        init_method=f"tcp://{address}:{port}",
-        rank=rank,
-        world_size=world_size,
-    )
-    return deepspeed

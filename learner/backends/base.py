@@ -1,0 +1,74 @@
+"""What the engine needs of a framework that shards a model over ranks and steps its optimizer.
+
+To add one: subclass :class:`LearnerBackend` and make it in ``learner.engine.Engine``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learner.backends.checkpoint_layout import CheckpointLayout
+
+
+class LearnerBackend(ABC):
+    """One rank's part of a causal LM and its optimizer. All methods are collective: every rank calls them in one order.
+
+    Attributes:
+        config: the model's Hugging Face configuration.
+        layout: names, shapes and order of the weights in the checkpoint.
+        dropped_weights: weights of the checkpoint that the model does not use.
+        parameters: named parameters, sharded between calls if the framework does so.
+        model: the module to call for a forward pass.
+    """
+
+    config: Any
+    layout: CheckpointLayout
+    dropped_weights: Any
+    parameters: list[tuple[str, torch.nn.Parameter]]
+    model: Any
+
+    @abstractmethod
+    def train(self) -> None:
+        """Forward passes are for training from now on."""
+
+    @abstractmethod
+    def eval(self) -> None:
+        """Forward passes are for scoring from now on."""
+
+    @abstractmethod
+    def begin_micro_batch(self, *, last: bool) -> None:
+        """A forward and a backward pass follow; `last`: they are the last of the step."""
+
+    @abstractmethod
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss` to the step's, which is the *sum* over micro-batches and ranks."""
+
+    @abstractmethod
+    def set_learning_rate(self, rate: float) -> None:
+        """The learning rate of the next optimizer step."""
+
+    @abstractmethod
+    def apply(self) -> float:
+        """Clip, take the optimizer step and clear the gradient; returns its global L2 norm before clipping."""
+
+    @abstractmethod
+    def gathered(self, parameters: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
+        """Inside the block these parameters are whole on every rank."""
+
+    @abstractmethod
+    def save(self, directory: Path, extra: dict[str, Any]) -> None:
+        """Write this rank's weights and optimizer state, and `extra` (pickled)."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> dict[str, Any]:
+        """Continue from :meth:`save`; returns its `extra`. Raises ValueError if there is nothing to load."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the model and leave the process group."""

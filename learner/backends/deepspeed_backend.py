@@ -1,0 +1,157 @@
+"""DeepSpeed ZeRO 0-3 with AdamW. The only file that calls DeepSpeed. Facts about it that shape the code:
+
+- It averages gradients over the ranks, while our loss is a *sum* divided by a constant: each rank's loss is multiplied
+  by the number of ranks. Its own scaling by gradient_accumulation_steps is kept at 1.
+- The number of micro-batches varies from step to step, so the boundary is set by hand before each.
+- At ZeRO stage 0 in float32 it clips but keeps no gradient norm, so clipping is done here in that case.
+- On CPU it compiles a shared-memory collective at start, used only for inference: half a minute, a compiler, and
+  nothing gained. Switched off.
+- `reduce_bucket_size` buffers are allocated whole, 2 GB by default; they are sized to the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from learner.backends.base import LearnerBackend
+from learner.backends.checkpoint_layout import CheckpointLayout
+from learner.backends.deepspeed_config import adamw, deepspeed_config
+from learner.backends.model_directory import load_causal_lm
+from learner.settings import LearnerSettings
+
+_TAG = "deepspeed"
+
+
+class DeepSpeedBackend(LearnerBackend):
+    """See :class:`LearnerBackend`.
+
+    Args:
+        device: "cpu" (gloo) or "cuda" (nccl).
+        timeout_s: bounds every collective.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        dtype: str,
+        settings: LearnerSettings,
+        *,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        master_address: str,
+        master_port: int,
+        timeout_s: float,
+    ) -> None:
+        self._settings, self._world_size = settings, world_size
+        self._clips_here = settings.zero_stage == 0 and dtype == "float32"
+        # Before transformers is imported, which imports DeepSpeed on its own and lets it guess the accelerator.
+        deepspeed = _start_deepspeed(device, rank, world_size, master_address, master_port, timeout_s)
+        model = load_causal_lm(model_path, dtype)
+        self.config, self.dropped_weights = model.config, model.dropped_weights
+        self.layout = CheckpointLayout(model)
+        self.parameters = list(model.named_parameters())
+        size = sum(p.numel() for _, p in self.parameters)
+        if settings.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._gathered = deepspeed.zero.GatheredParameters
+        self.model, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw(self.parameters, settings),
+            config=deepspeed_config(settings, dtype, device, size, self._clips_here),
+            dist_init_required=False,
+        )
+
+    def train(self) -> None:
+        """See the base class."""
+        self.model.train()
+
+    def eval(self) -> None:
+        """See the base class."""
+        self.model.eval()
+
+    def begin_micro_batch(self, *, last: bool) -> None:
+        """See the base class."""
+        self.model.set_gradient_accumulation_boundary(last)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See the base class."""
+        self.model.backward(loss * self._world_size, scale_wrt_gas=False)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """See the base class."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def apply(self) -> float:
+        """See the base class."""
+        norm: Any = None
+        if self._clips_here:
+            limit = self._settings.gradient_clip or float("inf")
+            norm = torch.nn.utils.clip_grad_norm_(self.model.module.parameters(), limit)
+        self.model.step()
+        if norm is None:
+            norm = self.model.get_global_grad_norm()
+        return float(norm)
+
+    def gathered(self, parameters: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
+        """See the base class."""
+        return self._gathered(list(parameters), enabled=self._settings.zero_stage == 3)
+
+    def save(self, directory: Path, extra: dict[str, Any]) -> None:
+        """See the base class."""
+        self.model.save_checkpoint(str(directory), tag=_TAG, client_state={"extra": extra}, save_latest=False)
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        """See the base class."""
+        path, state = self.model.load_checkpoint(str(directory), tag=_TAG)
+        if path is None:
+            raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'")
+        return state["extra"]
+
+    def close(self) -> None:
+        """See the base class."""
+        self.model.destroy()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _start_deepspeed(
+    device: torch.device, rank: int, world_size: int, address: str, port: int, timeout_s: float
+) -> Any:
+    """Import DeepSpeed for `device` and join the process group. DeepSpeed reads the launcher's variables."""
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got '{device}'")
+    os.environ.update(
+        {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_RANK": str(device.index or 0),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": str(port),
+            "DS_ACCELERATOR": device.type,
+        }
+    )
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="gloo" if device.type == "cpu" else "nccl",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_s),
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=world_size,
+    )
+    return deepspeed
