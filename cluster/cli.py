@@ -189,7 +189,7 @@ def train(
         return
     _check(resolved)
     if replay:
-        from cluster.run.replay import replay as run_replay
+        from cluster.run.job import replay as run_replay
 
         outcome = run_replay(resolved, replay)
     else:

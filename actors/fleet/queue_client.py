@@ -1,13 +1,14 @@
-"""The driver's handle on the replay queue: the same verbs, with deadlines, and a memory of what is under way.
+"""The driver's handle on the replay queue: its calls with deadlines, and recovery when the queue is lost.
 
-The queue's accounting is durable (its journal), the groups themselves are not: the driver keeps a reference to every
-graded group until it is acknowledged. When the queue dies, its successor reads the journal, the driver commits those
-groups again and leases again what the learner has in hand. Positions that nobody works on are issued anew.
+The queue's accounting is durable (its journal), the groups are not. So the driver keeps a reference to every graded
+group until it is acknowledged. When the queue dies, its successor reads the journal, and the driver commits those
+groups again and leases the learner's groups again. Positions whose rollout is not running are issued again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,11 +19,13 @@ from actors.queue.state import Ticket
 from actors.remote_calls import ActorLost, ObjectLost, call
 from actors.settings import DeadlineSettings
 
+Request = Callable[[Any], Awaitable[Any]]  # makes a remote call on the queue's handle
+
 _QUICK_S = 60.0  # bookkeeping calls take milliseconds; a minute means that the process is gone or stopped
 
 
 class QueueClient:
-    """Reserve, commit, lease, ack and snapshot on the replay queue actor.
+    """Issue, commit, lease, ack and snapshot on the replay queue actor.
 
     Args:
         unit: the queue; its only member is the actor.
@@ -35,41 +38,56 @@ class QueueClient:
         self._unit = unit
         self._supervisor = supervisor
         self._deadlines = deadlines
-        self._under_way: set[int] = set()  # positions handed out and not acknowledged
+        self._issue: Callable[[Ticket], object] | None = None
+        self._under_way: set[int] = set()  # positions issued and not acknowledged
         self._graded: dict[int, ObjectRef] = {}  # groups of those that have been committed
         self._leased: list[int] = []
         self._version = 0
-        self.issue: Callable[[Ticket], object] = lambda ticket: None  # begins the rollout of an owed position
+
+    def start_issuing(self, issue: Callable[[Ticket], object]) -> None:
+        """From now on call `issue` with the ticket of each position to sample, also when a lost queue is replaced."""
+        self._issue = issue
+
+    def stop_issuing(self) -> None:
+        """Issue nothing more; what is not sampled yet is issued when the run is resumed."""
+        self._issue = None
 
     async def prepare(self) -> None:
-        """First start: nothing. After a loss: bring the new queue to where the old one was."""
+        """Connect to a new queue; after a loss bring it to where the old one was."""
         (queue,) = self._unit.members
         if queue.incarnation == 0:
-            self._version = await self._ask(queue, "version", to="name its version")
-            # After a resume groups wait in the queue that nobody else has: its successor would not know them.
-            held = await self._ask(queue, "held", to="hand over the groups that wait")
+            self._version = await self._ask(queue, lambda new: new.version.remote(), to="name its version")
+            # After a resume, groups from the checkpoint wait in the queue only; its successor would not have them.
+            held = await self._ask(queue, lambda new: new.held.remote(), to="hand over the groups that wait")
             self._graded = {sequence: ray.put(group) for sequence, group in held.items()}
             self._under_way = set(held)
             return
         for sequence, group in sorted(self._graded.items()):
+            request = partial(_commit, sequence=sequence, group=group)
             try:
-                await self._ask(queue, "commit", sequence, group, to=f"take the group of position {sequence} again")
-            except ObjectLost:  # the queue is owed it, so that it is issued anew below
+                await self._ask(queue, request, to=f"take the group of position {sequence} again")
+            except ObjectLost:  # so it is issued again below
                 del self._graded[sequence]
                 self._under_way.discard(sequence)
-        acknowledged = await self._ask(queue, "version", to="name its version") > self._version
+        acknowledged = await self._ask(queue, lambda new: new.version.remote(), to="name its version") > self._version
         if self._leased and not acknowledged:
-            await self._ask(queue, "lease", _QUICK_S, self._leased, to="lease the groups of the step again")
-        for ticket in await self._ask(queue, "tickets", to="list the positions to sample"):
-            if ticket.sequence not in self._under_way:
-                self._under_way.add(ticket.sequence)
-                self.issue(ticket)
+            await self._ask(
+                queue,
+                lambda new: new.lease.options(num_returns=2).remote(_QUICK_S, self._leased)[1],
+                to="lease the groups of the step again",
+            )
+        tickets = await self._ask(queue, lambda new: new.tickets.remote(), to="list the positions to sample")
+        self._issue_all([ticket for ticket in tickets if ticket.sequence not in self._under_way])
 
-    async def reserve(self) -> list[Ticket]:
-        """Tickets for every slot that is free now."""
-        tickets = await self._surely("reserve", to="hand out slots")
-        self._under_way.update(ticket.sequence for ticket in tickets)
-        return tickets
+    async def issue_free_slots(self) -> None:
+        """Reserve every free slot and issue its ticket."""
+        self._issue_all(await self._call(lambda queue: queue.reserve.remote(), to="hand out slots"))
+
+    def _issue_all(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            self._under_way.add(ticket.sequence)
+            if self._issue is not None:
+                self._issue(ticket)
 
     async def commit(self, sequence: int, group: ObjectRef) -> None:
         """The graded group of a position has arrived.
@@ -79,14 +97,15 @@ class QueueClient:
         """
         self._graded[sequence] = group
         try:
-            await self._surely("commit", sequence, group, to=f"take the group of position {sequence}")
+            request = partial(_commit, sequence=sequence, group=group)
+            await self._call(request, to=f"take the group of position {sequence}")
         except ObjectLost:
             del self._graded[sequence]
             raise
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
         """A reference to the step's groups (they never pass through the driver) and the queue's metrics."""
-        # As long as the slowest way of a group: it fails until it is quarantined, each time with an actor replaced.
+        # Worst case for one group: it fails `poison_deaths` times, and each failure includes restarting an actor.
         tries, limits = self._supervisor.settings.poison_deaths, self._deadlines
         wait_s = tries * (limits.sample_s + limits.verify_s + limits.start_s)
         groups: list[ObjectRef] = []
@@ -96,14 +115,14 @@ class QueueClient:
             groups[:] = [batches]
             return described
 
-        self._leased, row = await self._insist(
+        self._leased, row = await self._call(
             request, to=f"lease the groups of step {step}", deadline_s=wait_s + _QUICK_S
         )
         return groups[0], row
 
     async def ack(self, version: int) -> None:
         """The samplers hold `version`: the leased groups are trained, their slots are free."""
-        await self._surely("ack", version, to=f"free the slots of version {version}")
+        await self._call(lambda queue: queue.ack.remote(version), to=f"free the slots of version {version}")
         for sequence in self._leased:
             self._graded.pop(sequence, None)
             self._under_way.discard(sequence)
@@ -112,13 +131,10 @@ class QueueClient:
 
     async def snapshot(self, path: str) -> None:
         """Write the accounting and the waiting groups to a file; between `ack` and `lease`."""
-        await self._surely("snapshot", path, to=f"write {path}")
+        await self._call(lambda queue: queue.snapshot.remote(path), to=f"write {path}")
 
-    async def _surely(self, method: str, *arguments: Any, to: str) -> Any:
-        return await self._insist(lambda queue: getattr(queue, method).remote(*arguments), to=to, deadline_s=_QUICK_S)
-
-    async def _insist(self, request: Callable[[Any], Awaitable[Any]], *, to: str, deadline_s: float) -> Any:
-        """Ask the queue, and again when it was lost and replaced meanwhile."""
+    async def _call(self, request: Request, *, to: str, deadline_s: float = _QUICK_S) -> Any:
+        """The answer of the queue; a queue that is lost meanwhile is replaced and asked again."""
         (queue,) = self._unit.members
         while True:
             await self._supervisor.until_serving(self._unit, to=to, deadline_s=4 * self._deadlines.start_s)
@@ -128,9 +144,10 @@ class QueueClient:
             except ActorLost as lost:
                 self._supervisor.suspect(queue, incarnation, lost)
 
-    async def _ask(self, queue: Member, method: str, *arguments: Any, to: str) -> Any:
-        """One question to a queue that does not serve yet."""
-        reference = getattr(queue.actor(), method).remote(*arguments)
-        if method == "lease":
-            reference = queue.actor().lease.options(num_returns=2).remote(*arguments)[1]
-        return await call(reference, owner=queue.name, to=to, deadline_s=_QUICK_S)
+    async def _ask(self, queue: Member, request: Request, *, to: str) -> Any:
+        """The answer of a new queue, which does not serve yet."""
+        return await call(request(queue.actor()), owner=queue.name, to=to, deadline_s=_QUICK_S)
+
+
+def _commit(queue: Any, *, sequence: int, group: ObjectRef) -> Awaitable[Any]:
+    return queue.commit.remote(sequence, group)

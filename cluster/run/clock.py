@@ -1,33 +1,40 @@
-"""Where the wall time of a step goes."""
+"""How the wall time of one optimizer step divides into waiting for groups, learning and weight sync."""
 
 from __future__ import annotations
 
 import time
 
+from actors.fleet.rollout_pool import RolloutPool
+
 
 class StepClock:
-    """Where the wall time of one step went: waiting for groups, learning, weight sync; and how long samplers worked."""
+    """Measures one optimizer step; started when it is made.
 
-    def __init__(self, sampled_seconds: float) -> None:
+    Args:
+        pool: the samplers, whose busy time and tokens are counted; None: nothing is sampled.
+    """
+
+    def __init__(self, pool: RolloutPool | None) -> None:
+        self._pool = pool
         self._started = self._last = time.monotonic()
-        self._sampled_at_start = self._sampled = sampled_seconds
+        self._sampled_at_start = self._sampled = self._sampling()
         self.laps: dict[str, float] = {}
 
-    def lap(self, name: str, sampled_seconds: float) -> None:
-        """The part that just ended is called `name`; `sampled_seconds` is the samplers' busy time so far."""
+    def lap(self, name: str) -> None:
+        """The part that just ended is called `name`."""
         now = time.monotonic()
         self.laps[name] = now - self._last
         self._last = now
-        self._sampled = sampled_seconds
+        self._sampled = self._sampling()
 
     def row(self) -> dict[str, float]:
-        """The step's shares under the names of ``cluster/records/metric_names.py``."""
+        """The step's metrics, under the names of ``cluster/records/metric_names.py``."""
         step_s = max(self._last - self._started, 1e-9)
-        sampling = self._sampled - self._sampled_at_start
+        sampling = self._sampled[0] - self._sampled_at_start[0]
+        tokens = self._sampled[1] - self._sampled_at_start[1]
         learning, sync = self.laps["learning"], self.laps["sync"]
-        # While samplers are busy the loop is not idle, and while it learns or syncs neither: what is left is neither.
         covered = min(sampling, self.laps["waiting"]) + learning + sync
-        return {
+        row = {
             "time/step_s": step_s,
             "time/sampling_share": sampling / step_s,
             "time/learning_share": learning / step_s,
@@ -35,3 +42,10 @@ class StepClock:
             "time/other_share": max(0.0, step_s - covered) / step_s,
             "time/overlap_efficiency": max(sampling, learning) / step_s,
         }
+        if self._pool is not None:
+            row["throughput/sampled_tokens_per_s"] = tokens / max(sampling, 1e-9)
+        return row
+
+    def _sampling(self) -> tuple[float, int]:
+        """(seconds in which a sampler worked, tokens sampled) so far."""
+        return (self._pool.sampling_seconds(), self._pool.sampled_tokens) if self._pool else (0.0, 0)

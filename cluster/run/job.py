@@ -1,39 +1,29 @@
 """One training or evaluation job from start to end: start, run, report, tear down.
 
-`bonrl train` and `bonrl eval` call :func:`train` and :func:`evaluate_checkpoint`; nothing here knows about the command
-line. Whatever ends a job (the last step, a lost actor, a full disk, Ctrl-C), it ends with one message, names the
-checkpoint to go on from, and leaves no process behind. The message comes first: what is torn down after it may hang.
+`bonrl train` and `bonrl eval` call :func:`train`, :func:`replay` and :func:`evaluate_checkpoint`; nothing here depends
+on the command line. However a job ends (the last step, a lost actor, a full disk, Ctrl-C), it prints one message, names
+the checkpoint to continue from, and leaves no process behind.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from actors.fleet.broadcaster import Broadcaster
-from actors.fleet.learner_group import LearnerGroup, Origin
-from actors.queue.state import Ticket
+from actors.fleet.rollout_pool import RolloutPool
 from actors.workers.learner_rank import HUGGINGFACE
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.evaluation.evaluate import (
-    Evaluation,
-    EvaluationPrompt,
-    evaluate,
-    evaluation_file,
-    objective_terms,
-    prompts_in_flight,
-    recorded_evaluation,
-    strategies_of,
-    trained_ks_of,
-)
-from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
-from cluster.records.checkpoints import Checkpoint, CheckpointError, Checkpoints
-from cluster.records.run_directory import RunDirectory, RunDirectoryError
-from cluster.records.weight_fingerprint import weights_sha256
+from cluster.evaluation.evaluate import Evaluation, EvaluationPrompt, recorded_evaluation
+from cluster.exit_status import COMPLETED
+from cluster.records.checkpoints import Checkpoint, Checkpoints
+from cluster.records.run_directory import RunDirectory
+from cluster.run.conclusion import advice, conclude
+from cluster.run.context import RunContext, open_context
+from cluster.run.interfaces import GroupSource, Learner, WeightSync
+from cluster.run.live_groups import QUEUE_FILE, LiveGroups
 from cluster.run.loop import train as training_loop
 from cluster.run.processes import Processes
 from cluster.run.prompts import (
@@ -46,20 +36,17 @@ from cluster.run.prompts import (
     tokenizer_warnings,
     without_idle_validation,
 )
-from cluster.run.recorder import Recorder, recording
+from cluster.run.recorder import GroupRecorder, NoWeightSync, recording
+from cluster.run.replay import RecordedGroups, check_recorded_groups, recorded_steps
 from cluster.run.result import JobResult, run_to_result, starting
-from cluster.run.run import QUEUE_FILE, Run
+from cluster.run.run import Run, evaluate_prompts
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 from cluster.run.startup import Startup, announced_start
-from cluster.telemetry.dashboards import Dashboards
-from cluster.telemetry.health import Health, Warning
-from cluster.telemetry.incidents import Incidents, keep_warnings
-from learner.metrics import Difference
 from verifiers.tasks.contamination import SHINGLE, contamination
 
 
 def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> JobResult:
-    """Run the main job, and tell its user how it ended.
+    """Sample groups and train on them, and tell the user how it ended.
 
     Args:
         config: resolved configuration; on resume that of the run directory, with overrides.
@@ -82,40 +69,86 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if resume is not None:
         check_recorded(resume, training)
     with _open_directory(config, resume) as directory:
-        checkpoints = Checkpoints(directory.checkpoints)
-        start = _resume_point(directory, checkpoints, rollout_only) if resume else None
-        with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
+        start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
+        with open_context(
+            config, directory, training=training, held_out=held_out, start=start, rollout_only=rollout_only
+        ) as context:
             if held_out:
-                dashboards.message(contamination_line(config, training, held_out))
+                context.dashboards.message(contamination_line(config, training, held_out))
             for warning in doubtful:
-                dashboards.message(f"warning: {warning}")
-            incidents = Incidents(directory, dashboards)
-            health = Health(config, incidents.warn, directory.path)
-            health.start(len(training))
+                context.dashboards.message(f"warning: {warning}")
+            context.health.start(len(training))
+            return _run(context)
 
-            async def work(shutdown: Shutdown) -> Run:
-                run = await shutdown.unless_asked(
-                    starting(
-                        _assemble(
-                            *(config, directory, checkpoints, dashboards, shutdown),
-                            *(training, held_out, start, rollout_only, incidents),
-                        )
-                    )
-                )
-                run.watch = health.step
-                dashboards.begin()
-                await run.supervisor.run(_until_asked(run))
-                return run
 
-            advice = partial(_advice, directory, checkpoints, rollout_only)
+def replay(config: RunConfig, source: Path) -> JobResult:
+    """Train on the groups that the run in `source` recorded: ``run.steps`` steps, or as many as it holds.
 
-            def conclude(result: Run | JobResult) -> JobResult:
-                warnings = health.at_end()
-                outcome = _ended(result, dashboards, advice, rollout_only, warnings)
-                dashboards.last_words("\n".join([outcome.message, *map(str, warnings)]), outcome.status)
-                return outcome
+    Raises:
+        UsageError: something cannot work, and nothing was started.
+    """
+    steps = min(config.run.steps, recorded_steps(source))
+    check_recorded_groups(config, source, steps)
+    config = dated(config, resumed=True)  # the export renders prompts as the recorded run did
+    config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
+    with (
+        _open_directory(config, None) as directory,
+        open_context(config, directory, replay=source) as context,
+    ):
+        context.dashboards.message(f"replaying {steps} steps of {source}")
+        return _run(context)
 
-            return run_to_result(config, work, conclude, advice)
+
+def _run(context: RunContext) -> JobResult:
+    """Start the actors of a run, train to the last step or to a signal, and report."""
+
+    async def work(shutdown: Shutdown) -> Run:
+        run = await shutdown.unless_asked(starting(_assemble(context, shutdown)))
+        context.dashboards.begin()
+        await run.supervisor.run(_train_until_asked(run))
+        return run
+
+    return run_to_result(context.config, work, partial(conclude, context), partial(advice, context))
+
+
+async def _train_until_asked(run: Run) -> None:
+    """The training loop; a run that a signal stops saves its finished steps."""
+    try:
+        await training_loop(run)
+    except* ShutdownRequested:
+        await run.checkpoint_if_new()
+
+
+async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
+    """Start every actor of the run and connect them; on resume all of them hold the checkpoint's weights."""
+    config, directory, message = context.config, context.directory, context.dashboards.message
+    processes = Processes(config, directory.path.name, context.incidents.report, Startup(message, directory))
+    snapshot = str(context.start.path / QUEUE_FILE) if context.start else None
+    source: GroupSource
+    learner: Learner
+    broadcaster: WeightSync = NoWeightSync()
+    pool: RolloutPool | None = None
+    async with announced_start(processes.supervisor, message):
+        if context.replay is not None:
+            message("starting the learner")
+            recorded = context.replay / "groups"
+            learner = await processes.start_learner(context.origin, recorded)
+            source = RecordedGroups(recorded, config.deadlines.checkpoint_s)
+        elif context.rollout_only:
+            message("starting samplers and verifiers")
+            pool = await processes.start_rollouts(context.incidents.quarantine)
+            learner = GroupRecorder(context.first_step)
+            source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
+        else:
+            message("starting samplers, verifiers and learner")
+            # deadline: start_s of every actor
+            live, ranks = await asyncio.gather(
+                processes.start_rollouts(context.incidents.quarantine),
+                processes.start_learner(context.origin, directory.groups),
+            )
+            pool, learner, broadcaster = live, ranks, await processes.connect_broadcaster(ranks, live)
+            source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
+    return Run(context, source, learner, broadcaster, pool, processes.supervisor, shutdown)
 
 
 def evaluate_checkpoint(
@@ -140,18 +173,13 @@ def evaluate_checkpoint(
 
         async def curves() -> list[Evaluation]:
             return [
-                await evaluate(
+                await evaluate_prompts(
+                    config,
                     pool,
                     held_out,
                     n=n,
                     temperature=temperature,
-                    max_tokens=config.rollout.max_response_tokens,
-                    seed=config.run.seed,
                     step=0,
-                    max_in_flight=prompts_in_flight(config, n),
-                    strategies=strategies_of(config),
-                    trained_ks=trained_ks_of(config),
-                    terms=objective_terms(config),
                     log=output / evaluation_output(temperature) if output else None,
                 )
                 for temperature in temperatures
@@ -159,8 +187,10 @@ def evaluate_checkpoint(
 
         return await processes.supervisor.run(shutdown.unless_asked(curves()))
 
-    result = run_to_result(config, work)
-    return (result, []) if isinstance(result, JobResult) else (JobResult(COMPLETED, "evaluation done"), result)
+    def report(outcome: list[Evaluation] | JobResult) -> tuple[JobResult, list[Evaluation]]:
+        return (outcome, []) if isinstance(outcome, JobResult) else (JobResult(COMPLETED, "evaluation done"), outcome)
+
+    return run_to_result(config, work, report)
 
 
 def earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequence[float]) -> list[Evaluation]:
@@ -194,7 +224,7 @@ def evaluation_output(temperature: float) -> str:
 def contamination_line(
     config: RunConfig, training: Sequence[EvaluationPrompt], held_out: Sequence[EvaluationPrompt]
 ) -> str:
-    """How many evaluation prompts stand among the training prompts too, with examples if any do."""
+    """How many evaluation prompts are also training prompts, with examples."""
     found = contamination(
         (p.prompt for p in training), (p.prompt for p in held_out), instruction=config.task.instruction
     )
@@ -204,105 +234,6 @@ def contamination_line(
     )
     pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
     return f"{line}: {pairs}" if pairs else line
-
-
-async def _assemble(
-    config: RunConfig,
-    directory: RunDirectory,
-    checkpoints: Checkpoints,
-    dashboards: Dashboards,
-    shutdown: Shutdown,
-    training: Sequence[EvaluationPrompt],
-    held_out: Sequence[EvaluationPrompt],
-    start: Checkpoint | None,
-    rollout_only: bool,
-    incidents: Incidents,
-) -> Run:
-    """Start every actor of the run and wire them together; on resume all of them hold the checkpoint's weights."""
-    processes = Processes(config, directory.path.name, incidents.report, Startup(dashboards.message, directory))
-    dashboards.message("starting samplers, verifiers" + ("" if rollout_only else " and learner"))
-
-    def origin() -> Origin:
-        newest = checkpoints.latest().checkpoint
-        return (newest.step, newest.path) if newest else (0, None)
-
-    first_step = start.step if start else 0
-    learner: LearnerGroup | Recorder
-    broadcaster: Broadcaster | Recorder
-    async with announced_start(processes.supervisor, dashboards.message):
-        if rollout_only:
-            pool = await processes.start_rollouts(incidents.quarantine)
-            learner = broadcaster = Recorder(first_step)
-        else:
-            # deadline: start_s of every actor
-            pool, ranks = await asyncio.gather(
-                processes.start_rollouts(incidents.quarantine), processes.start_learner(origin, directory.groups)
-            )
-            learner, broadcaster = ranks, await processes.connect_broadcaster(ranks)
-        queue = await processes.start_queue(directory.path, str(start.path / QUEUE_FILE) if start else None)
-    return Run(
-        config=config,
-        directory=directory,
-        checkpoints=checkpoints,
-        observer=dashboards,
-        prompts=training,
-        held_out=held_out,
-        pool=pool,
-        queue=queue,
-        learner=learner,
-        broadcaster=broadcaster,
-        supervisor=processes.supervisor,
-        shutdown=shutdown,
-        first_step=first_step,
-    )
-
-
-async def _until_asked(run: Run) -> None:
-    """The training loop; when the run is asked to leave, its last act."""
-    try:
-        await training_loop(run)
-    except* ShutdownRequested:
-        run.queue.issue = _later  # a queue that is lost and replaced now has nobody to hand positions to
-        await run.leave()
-
-
-def _later(ticket: Ticket) -> None:
-    """Nothing is sampled any more: a position that the queue is owed is handed out when the run goes on."""
-
-
-def _ended(
-    result: Run | JobResult,
-    dashboards: Dashboards,
-    advice: Callable[[], str],
-    rollout_only: bool,
-    warnings: Sequence[Warning] = (),
-) -> JobResult:
-    """How the job ended: of a run that did not reach its last step also how to go on."""
-    if isinstance(result, Run) and not result.shutdown.asked:
-        summary = _recorded if rollout_only else _completed
-        result = summarised(partial(summary, result, dashboards, warnings))
-        if result.status == COMPLETED:
-            return result
-    elif isinstance(result, Run):
-        result = JobResult(INTERRUPTED, f"interrupted; the run stopped after step {result.learner.version}")
-    return JobResult(result.status, f"{result.message}\n{advice()}")
-
-
-def summarised(summary: Callable[[], JobResult]) -> JobResult:
-    """The outcome that `summary` makes of a job at its last step; a disk that is full now has failed it too."""
-    try:
-        return summary()
-    except (OSError, RunDirectoryError, CheckpointError) as error:
-        return JobResult(FAILED, f"the last step is done, but its summary cannot be written: {error}")
-
-
-def _advice(directory: RunDirectory, checkpoints: Checkpoints, rollout_only: bool) -> str:
-    """What was kept of the run, and how to go on with it. Reads no file's contents: whoever asks is about to leave."""
-    kept = checkpoints.latest(contents=False).checkpoint
-    if kept is None:
-        return "no checkpoint was saved yet"
-    option = " --rollout-only" if rollout_only else ""
-    return f"kept: the checkpoint of step {kept.step}\ncontinue with: bonrl train --resume {directory.path}{option}"
 
 
 def _open_directory(config: RunConfig, resume: Path | None) -> RunDirectory:
@@ -331,51 +262,3 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_onl
         )
     directory.rewind(latest.checkpoint.step)
     return latest.checkpoint
-
-
-def _recorded(run: Run, dashboards: Dashboards, warnings: Sequence[Warning]) -> JobResult:
-    """The last message of a run that recorded only."""
-    keep_warnings(run.directory, warnings)
-    run.directory.write_summary({"steps": run.steps, "recorded_only": True, "warnings": [w.text for w in warnings]})
-    return JobResult(
-        COMPLETED, f"recorded {run.steps} steps\ntrain from them with: bonrl train --replay {run.directory.path}"
-    )
-
-
-def _completed(run: Run, dashboards: Dashboards, warnings: Sequence[Warning]) -> JobResult:
-    """The last message of a run that reached its last step: curves, weights, where everything lies."""
-    evaluations = list(run.evaluations)
-    if evaluations and run.first_step:  # an earlier process evaluated the base model
-        base = recorded_evaluation(run.config, run.directory.groups / evaluation_file(0), 0)
-        evaluations = [*([base] if base else []), *evaluations]
-    changes = dashboards.curves(evaluations)
-    return completion(run.directory, run.checkpoints, run.steps, run.evaluations, changes, warnings)
-
-
-def completion(
-    directory: RunDirectory,
-    checkpoints: Checkpoints,
-    steps: int,
-    evaluations: Sequence[Evaluation],
-    changes: Mapping[str, Difference] = {},
-    warnings: Sequence[Warning] = (),
-) -> JobResult:
-    """The outcome of training that reached its last step, with summary.json written."""
-    final = checkpoints.latest().checkpoint
-    if final is None:
-        return JobResult(FAILED, "the last checkpoint cannot be read back: see the run directory")
-    model = final.path / HUGGINGFACE
-    digest = weights_sha256(model)
-    keep_warnings(directory, warnings)
-    directory.write_summary(
-        {
-            "steps": steps,
-            "weights_sha256": digest,
-            "model": str(model),
-            "evaluations": [e.row() for e in evaluations],
-            "differences": {name: asdict(change) for name, change in changes.items()},
-            "warnings": [warning.text for warning in warnings],
-        }
-    )
-    lines = f"done: {steps} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"
-    return JobResult(COMPLETED, "\n".join(lines), model)

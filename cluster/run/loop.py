@@ -2,58 +2,52 @@
 
     prompts -> sampler -> verifier -> replay queue -> learner -> broadcast -> samplers
 
-The same loop is synchronous (`queue.staleness: 0`) and asynchronous (`staleness: S`): the only difference is how many
-slots the queue has. With P slots nothing is left to sample while the learner works; with (S+1)·P the groups of later
-steps grow in the background. There is no second trainer.
+The loop is the same for synchronous runs (`queue.staleness: 0`) and asynchronous ones (`staleness: S`): only the number
+of slots in the queue differs. With P slots nothing is left to sample while the learner works; with (S+1)·P slots the
+groups of later steps are sampled in the background. Recording and replaying use this loop too, with other parts
+(``cluster/run/interfaces.py``). There is no second trainer.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from actors.queue.state import Ticket
 from cluster.run.clock import StepClock
 from cluster.run.run import Run
 
 
 async def train(run: Run) -> None:
-    """Train until ``run.steps`` optimiser steps are done; evaluation and checkpoints on the way.
+    """Train until ``run.steps`` optimizer steps are done, with evaluations and checkpoints in between.
 
-    Lost actors are replaced behind the five nouns (``actors/fleet/supervision.py``): here a step just takes longer.
+    The supervisor replaces lost actors (``actors/fleet/supervision.py``); here such a step only takes longer.
 
     Raises:
-        ExceptionGroup: holding an :class:`actors.fleet.supervision.ActorFailure` when the run cannot go on, or
-            :class:`cluster.run.shutdown.ShutdownRequested` between two steps when it was asked to leave.
+        ExceptionGroup: of :class:`actors.fleet.supervision.ActorFailure` when the run cannot continue, of
+            :class:`cluster.run.run.AgreementError` when sampler and learner disagree, or of
+            :class:`cluster.run.shutdown.ShutdownRequested` when a signal asked the run to stop.
     """
     if run.first_step == 0 and run.evaluates_at(0):
         await run.evaluate(0)
-    async with asyncio.TaskGroup() as rollouts:
-        run.queue.issue = lambda ticket: rollouts.create_task(rollout(run, ticket))
+    async with asyncio.TaskGroup() as tasks, run.source.rollouts_in(tasks):
         for step in range(run.first_step, run.steps):
-            clock = StepClock(run.pool.sampling_seconds())
+            clock = StepClock(run.pool)
 
-            probes = rollouts.create_task(run.probe(step))  # first: the update waits for it
-            for ticket in await run.queue.reserve():
-                run.queue.issue(ticket)
-            batch, depth = await run.shutdown.unless_asked(run.queue.lease(step))
-            clock.lap("waiting", run.pool.sampling_seconds())
+            probes = tasks.create_task(run.source.probe(step))  # first, because the update waits for it
+            await run.source.start_rollouts()  # prompts -> sampler -> verifier -> replay queue, in the background
+            batch, depth = await run.shutdown.unless_asked(run.source.lease(step))
+            clock.lap("waiting")
 
             learned = await run.learner.step(batch, step, probes)
-            clock.lap("learning", run.pool.sampling_seconds())
+            clock.lap("learning")
 
             synced = await run.broadcaster.broadcast(version=step + 1)
-            await run.queue.ack(version=step + 1)
-            clock.lap("sync", run.pool.sampling_seconds())
+            await run.source.ack(version=step + 1)
+            clock.lap("sync")
 
-            run.observe(step + 1, learned | depth | synced, clock)
+            row = run.record(step + 1, learned | depth | synced, clock)
+            run.check_agreement(row)
             if run.evaluates_at(step + 1):
                 await run.evaluate(step + 1)
             if run.checkpoints_at(step + 1):
                 await run.checkpoint(step + 1)
             run.shutdown.check()
-
-
-async def rollout(run: Run, ticket: Ticket) -> None:
-    """One admitted prompt becomes a graded group in the queue."""
-    request, prompt = run.request(ticket)
-    await run.pool.deliver(request, prompt, lambda group: run.queue.commit(ticket.sequence, group))

@@ -1,10 +1,10 @@
-"""Starts the actors of a run and ends them: Ray, environments, resources, and the order of starting."""
+"""Starts Ray and the actors of a run, with their environments and resources."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from cluster.config import RunConfig
 from cluster.errors import UsageError
 
 JOURNAL = "queue.arrow"  # in the run directory: the replay queue's own accounting
-# Signs of life and weight updates are served beside the requests in flight.
+# Heartbeats and weight updates are served alongside the requests in flight.
 _CONCURRENT_CALLS = 10_000
 
 
@@ -44,7 +44,7 @@ def connect(config: RunConfig) -> None:
     Raises:
         ConnectionError: no cluster answers at ``cluster.address``.
     """
-    # Ray says at every start that it asks for a token, which a local cluster makes itself.
+    # Ray logs at every start that it needs a token, which a local cluster makes itself.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     address, key = address_of(config)
     check_address(address, key)
@@ -54,7 +54,7 @@ def connect(config: RunConfig) -> None:
             "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, _actor_count(config)),
             "object_store_memory": config.cluster.object_store_mib * 2**20,
             "include_dashboard": False,
-            # Ray's control store remembers this many calls (100,000 by default: 200 MB and more over a long run).
+            # Calls that Ray's control store remembers (default 100,000: over 200 MB in a long run).
             "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
         }
     # deadline: Ray's own, for its processes to start
@@ -64,10 +64,10 @@ def connect(config: RunConfig) -> None:
 
 
 def _check_layout(config: RunConfig) -> None:
-    """Compare the nodes of the cluster with the layout.
+    """Check that the nodes of the cluster have room for the actors.
 
     Raises:
-        UsageError: it cannot hold the layout.
+        UsageError: they have not.
     """
     # deadline: Ray's own, for its control store
     problems = list(layout_problems(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
@@ -93,8 +93,8 @@ class Processes:
     Args:
         config: the resolved configuration.
         run_id: names shared-memory files and processes.
-        report: is told of every actor that is lost and replaced.
-        ready: is told what every verifier worker says when it can serve.
+        report: called for every actor that is lost, and again when it is replaced.
+        ready: called with the name and the report of every verifier worker that starts to serve.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Processes:
         self._config = config
         self._run_id = run_id
         self._ready = ready
-        self._broadcaster: Broadcaster | None = None
+        self._broadcaster: Broadcaster | None = None  # until it is connected, samplers keep the weights of model.path
         self.supervisor = Supervisor(
-            config.supervision, config.deadlines.start_s, _node_watch, kill=ray.kill, report=report
+            config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report
         )
 
     async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
@@ -117,7 +117,6 @@ class Processes:
         config, actors = self._config, self._config.actors
         samplers = [self._sampler(f"sampler-{i}") for i in range(actors.sampler_range.max)]
         verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
-        self._samplers = samplers
         pool = RolloutPool(
             [member for unit in samplers for member in unit.members],
             [member for unit in verifiers for member in unit.members],
@@ -126,23 +125,28 @@ class Processes:
             config.rollout.max_samples_in_flight,
             quarantine,
         )
-        for units, crew, minimum, needs in (
+        for units, workers, minimum, needs in (
             (samplers, pool.samplers, actors.sampler_range.min, {"CPU": 1, "GPU": config.sampler.gpus}),
             (verifiers, pool.verifiers, actors.verifier_range.min, {"CPU": 1, "GPU": actors.verifier_gpus}),
         ):
             for unit in units:
-                unit.spare = partial(_enough, crew, minimum)
+                unit.spare = partial(_enough, workers, minimum)
                 unit.room = partial(_room_for, needs)
         await self.supervisor.start(*samplers[: actors.sampler_range.min], *verifiers[: actors.verifier_range.min])
         return pool
 
     async def start_learner(self, origin: Callable[[], Origin], groups_directory: Path) -> LearnerGroup:
-        """All learner ranks, joined in one process group, at the newest checkpoint."""
+        """All learner ranks, joined in one process group, at the newest checkpoint.
+
+        Args:
+            origin: the newest checkpoint.
+            groups_directory: holds the groups of the steps since then, for ranks that replace lost ones.
+        """
         config = self._config
         members = [
             Member(f"learner rank {rank}", partial(self._learner_rank, rank)) for rank in range(config.learner.ranks)
         ]
-        unit = self.supervisor.add(Unit("learner", members, prepare=_nothing))
+        unit = self.supervisor.add(Unit("learner", members, prepare=lambda: learner.prepare()))
         learner = LearnerGroup(
             unit,
             self.supervisor,
@@ -150,7 +154,6 @@ class Processes:
             origin,
             history=lambda step: ray.put(read_groups(groups_directory / groups_file(step + 1))),
         )
-        unit.prepare = learner.prepare
         await self.supervisor.start(unit)
         return learner
 
@@ -170,19 +173,16 @@ class Processes:
                 recover=incarnation > 0,
             )
 
-        unit = self.supervisor.add(Unit("replay queue", [Member("replay queue", spawn)], prepare=_nothing))
-        client = QueueClient(unit, self.supervisor, config.deadlines)
-        unit.prepare = client.prepare
+        unit = Unit("replay queue", [Member("replay queue", spawn)], prepare=lambda: client.prepare())
+        client = QueueClient(self.supervisor.add(unit), self.supervisor, config.deadlines)
         await self.supervisor.start(unit)
         return client
 
-    async def connect_broadcaster(self, learner: LearnerGroup) -> Broadcaster:
-        """The way of the learner's weights to the samplers, which hold them when this returns."""
-        broadcaster = Broadcaster(
-            learner, make_transfer(self._config.broadcast, self._run_id), self._config.deadlines, self.supervisor
-        )
-        present = [member for unit in self._samplers for member in unit.members if member.present]
-        await broadcaster.join(*present)
+    async def connect_broadcaster(self, learner: LearnerGroup, pool: RolloutPool) -> Broadcaster:
+        """Give the learner's weights to the samplers of `pool` and, from now on, to each one that starts later."""
+        transfer = make_transfer(self._config.broadcast, self._run_id)
+        broadcaster = Broadcaster(learner, transfer, self._config.deadlines, self.supervisor)
+        await broadcaster.join(*(member for member in pool.samplers.members if member.present))
         self._broadcaster = broadcaster
         return broadcaster
 
@@ -203,7 +203,7 @@ class Processes:
         member = Member(name, spawn)
 
         async def prepare() -> None:
-            await self._start(member, "start")
+            await self._start(member, lambda sampler: sampler.start.remote())
             if self._broadcaster is not None:
                 await self._broadcaster.join(member)
 
@@ -219,15 +219,15 @@ class Processes:
         member = Member(name, spawn)
 
         async def prepare() -> None:
-            self._ready(name, await self._start(member, "ready"))
+            self._ready(name, await self._start(member, lambda verifier: verifier.ready.remote()))
 
         return self.supervisor.add(Unit(name, [member], prepare))
 
-    async def _start(self, member: Member, method: str) -> Any:
-        reference = getattr(member.actor(), method).remote()
-        return await call(
-            reference, owner=member.name, to="start", deadline_s=self._config.deadlines.start_s, key="deadlines.start_s"
-        )
+    async def _start(self, member: Member, request: Callable[[Any], Awaitable[Any]]) -> Any:
+        """The answer to the first `request` to a new actor."""
+        start_s = self._config.deadlines.start_s
+        reference = request(member.actor())
+        return await call(reference, owner=member.name, to="start", deadline_s=start_s, key="deadlines.start_s")
 
     def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
         config = self._config
@@ -272,8 +272,8 @@ class Processes:
         return ray.remote(cls).options(**options)
 
 
-def _node_watch(node: str) -> Any:
-    """A watch on `node`; Ray restarts it if it dies."""
+def _node_monitor(node: str) -> Any:
+    """The monitor actor of `node`; Ray restarts it if it dies."""
     return (
         ray.remote(NodeMonitor)
         .options(num_cpus=0, max_restarts=-1, max_task_retries=1, scheduling_strategy=_on(node))
@@ -285,17 +285,13 @@ def _on(node: str) -> Any:
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _enough(crew: WorkerPool, minimum: int) -> bool:
-    return crew.serving >= minimum
+def _enough(workers: WorkerPool, minimum: int) -> bool:
+    return workers.serving >= minimum
 
 
 def _room_for(needs: Mapping[str, float]) -> bool:
-    """Whether one node has all of it free: an actor does not lie across two."""
+    """Whether one node has all of it free: an actor cannot span two nodes."""
     return any(all(free.get(name, 0.0) >= n for name, n in needs.items()) for free in free_resources().values())
-
-
-async def _nothing() -> None:
-    """A unit's preparation before the object that knows it is made."""
 
 
 def _actor_count(config: RunConfig) -> int:

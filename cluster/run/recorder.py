@@ -1,6 +1,6 @@
-"""Rollouts without a learner (`bonrl train --rollout-only`): the same loop records graded groups, weights stay.
+"""`bonrl train --rollout-only`: the control loop records graded groups and trains nothing.
 
-The groups lie in the run directory step by step, as in any run; `bonrl train --replay RUN_DIR` trains from them.
+The groups are written to the run directory step by step, as in any run; `bonrl train --replay RUN_DIR` trains on them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from cluster.config import RunConfig
 FETCH_SECONDS = 300.0
 
 
-class Recorder:
-    """Stands where learner and broadcaster stand: takes every batch, keeps count, and changes nothing."""
+class GroupRecorder:
+    """A :class:`cluster.run.interfaces.Learner` that measures every batch and trains nothing."""
 
     def __init__(self, version: int) -> None:
         self.version = version
 
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
-        """What the groups of the step say about the policy."""
+        """Metrics of the step's groups.
+
+        Raises:
+            ActorFailure: the groups could not be fetched, or the verifier failed on all of them.
+        """
         batches = await call(
             groups, owner="object store", to=f"return the groups of step {step}", deadline_s=FETCH_SECONDS
         )
@@ -35,15 +39,18 @@ class Recorder:
         self.version = step + 1
         nothing_GN = np.zeros((len(usable), usable[0].n))
         row = group_metrics(usable, nothing_GN, 0, [group for group in parsed if not group.usable])
-        del row["groups/no_signal_share"]  # a figure of advantages, of which there are none
+        del row["groups/no_signal_share"]  # describes advantages, which are not computed here
         return row
 
-    async def broadcast(self, version: int) -> dict[str, float]:
-        """Nothing: the samplers keep the weights that they began with."""
-        return {}
-
     async def save(self, directory: str) -> None:
-        """Nothing: a checkpoint of a recording is the queue's snapshot."""
+        """Nothing: the checkpoint of a recording is the queue's snapshot."""
+
+
+class NoWeightSync:
+    """A :class:`cluster.run.interfaces.WeightSync` for runs without samplers, or whose weights do not change."""
+
+    async def broadcast(self, version: int) -> dict[str, float]:
+        return {}
 
 
 def recording(config: RunConfig) -> RunConfig:

@@ -1,40 +1,78 @@
-"""Training from a recorded run: its graded groups in their order, without samplers, verifiers and queue.
+"""Groups that an earlier run recorded, for `bonrl train --replay RUN_DIR`: no samplers, verifiers or queue are started.
 
-The groups of every step lie in the run directory in the order in which the learner took them, so an asynchronous run,
-whose timing nobody can repeat, is repeated from them: on CPUs with the same configuration to the same weights, bit by
-bit. With another objective or learning rate it trains on samples of another policy; the importance ratios say how far.
+A run writes the groups of every step to its directory, in the order in which the learner took them. So an asynchronous
+run, whose timing cannot be repeated, can still be repeated from them: on CPUs the same configuration gives the same
+weights, bit by bit. With another objective or learning rate, the samples come from another policy; the importance
+ratios measure how different it is.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
+from ray import ObjectRef
 
-from actors.fleet.learner_group import LearnerGroup, Origin
 from actors.group import check_schema
 from actors.queue.group_log import groups_file, read_groups
 from actors.threads import in_daemon_thread
-from actors.workers.learner_rank import HUGGINGFACE
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.exit_status import COMPLETED
-from cluster.records.checkpoints import Checkpoints
-from cluster.records.run_directory import RunDirectory
-from cluster.run.job import completion, summarised
-from cluster.run.processes import Processes
-from cluster.run.prompts import dated
-from cluster.run.result import JobResult, run_to_result, starting
-from cluster.run.shutdown import Shutdown
-from cluster.run.startup import announced_start
-from cluster.telemetry.dashboards import Dashboards
-from cluster.telemetry.health import Health
-from cluster.telemetry.incidents import Incidents
 from learner.schedule import sampled_otherwise
+
+
+class RecordedGroups:
+    """A :class:`cluster.run.interfaces.GroupSource` that reads the groups of a run.
+
+    Args:
+        directory: holds one file of groups per optimizer step.
+        deadline_s: seconds to read one file (``deadlines.checkpoint_s``).
+    """
+
+    checkpoint_files = ()  # without a queue file, --resume refuses the checkpoint and names --replay
+
+    def __init__(self, directory: Path, deadline_s: float) -> None:
+        self._directory = directory
+        self._deadline_s = deadline_s
+
+    @asynccontextmanager
+    async def rollouts_in(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """Nothing is sampled."""
+        yield
+
+    async def start_rollouts(self) -> None:
+        """Nothing is sampled."""
+
+    async def probe(self, version: int) -> list[pa.RecordBatch]:
+        """None: there is no sampler to compare with."""
+        return []
+
+    async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
+        """The groups of `step`, without metrics.
+
+        Raises:
+            TimeoutError: the file was not read within the deadline.
+        """
+        groups = await in_daemon_thread(
+            partial(read_groups, self._directory / groups_file(step + 1)),
+            owner="the driver",
+            to=f"read the groups of step {step + 1} in {self._directory} (see deadlines.checkpoint_s)",
+            deadline_s=self._deadline_s,
+        )
+        return ray.put(groups), {}
+
+    async def ack(self, version: int) -> None:
+        """Nothing: no slot is freed."""
+
+    async def save(self, directory: Path) -> None:
+        """Nothing: a replay is not resumed but started again."""
 
 
 def recorded_steps(source: Path) -> int:
@@ -51,7 +89,7 @@ def recorded_steps(source: Path) -> int:
     return steps
 
 
-def check_recorded(config: RunConfig, source: Path, steps: int) -> None:
+def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
     """Compare what `source` recorded with what the configuration trains on, before anything starts.
 
     Raises:
@@ -78,95 +116,3 @@ def check_recorded(config: RunConfig, source: Path, steps: int) -> None:
                 f"objective.imitation = {config.objective.imitation}, but groups in {file} hold no demonstration; "
                 "replay a run that imitated, or set objective.imitation = none"
             )
-
-
-def replay(config: RunConfig, source: Path) -> JobResult:
-    """Train on the groups that the run in `source` recorded; ``run.steps`` of them, at most all.
-
-    Raises:
-        UsageError: something cannot work, and nothing was trained.
-    """
-    steps = min(config.run.steps, recorded_steps(source))
-    check_recorded(config, source, steps)
-    config = dated(config, resumed=True)  # the export renders prompts as the recorded run did
-    config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
-    with RunDirectory.create(config.run.directory, config.run.name, config.model_dump(mode="json")) as directory:
-        checkpoints = Checkpoints(directory.checkpoints)
-        with Dashboards(config, directory, first_step=0) as dashboards:
-            dashboards.message(f"replaying {steps} steps of {source}")
-            incidents = Incidents(directory, dashboards)
-            health = Health(config, incidents.warn, directory.path)
-
-            async def work(shutdown: Shutdown) -> None:
-                processes = Processes(config, directory.path.name, incidents.report)
-                dashboards.message("starting the learner")
-
-                def origin() -> Origin:
-                    newest = checkpoints.latest().checkpoint
-                    return (newest.step, newest.path) if newest else (0, None)
-
-                async with announced_start(processes.supervisor, dashboards.message):
-                    learner = await starting(processes.start_learner(origin, source / "groups"))
-                dashboards.begin()
-
-                def observe(row: dict[str, float]) -> None:
-                    directory.append_metrics(row)
-                    dashboards.step(row)
-                    health.step(row)
-
-                await processes.supervisor.run(_train(config, learner, source, checkpoints, observe, shutdown))
-
-            advice = partial(_advice, checkpoints, source)
-
-            def conclude(result: None | JobResult) -> JobResult:
-                warnings = health.at_end()
-                outcome = result or summarised(partial(completion, directory, checkpoints, steps, [], {}, warnings))
-                if outcome.status != COMPLETED:
-                    outcome = JobResult(outcome.status, f"{outcome.message}\n{advice()}")
-                dashboards.last_words("\n".join([outcome.message, *map(str, warnings)]), outcome.status)
-                return outcome
-
-            return run_to_result(config, work, conclude, advice)
-
-
-def _advice(checkpoints: Checkpoints, source: Path) -> str:
-    """What was kept. A replay is not resumed: begun again it takes the same steps."""
-    kept = checkpoints.latest(contents=False).checkpoint
-    model = (
-        f"kept: the model of step {kept.step} in {kept.path / HUGGINGFACE}" if kept else "no checkpoint was saved yet"
-    )
-    return f"{model}\nstart over with: bonrl train --replay {source}"
-
-
-async def _train(
-    config: RunConfig,
-    learner: LearnerGroup,
-    source: Path,
-    checkpoints: Checkpoints,
-    observe: Callable[[dict[str, float]], None],
-    shutdown: Shutdown,
-) -> None:
-    import ray
-
-    started, settings = time.monotonic(), config.checkpoint
-
-    async def save(step: int) -> None:
-        deadline_s = config.deadlines.checkpoint_s
-        async with checkpoints.writing(step, keep=settings.keep, deadline_s=deadline_s) as path:
-            await learner.save(str(path))
-
-    for step in range(config.run.steps):
-        if shutdown.asked and step:
-            await save(step)
-        shutdown.check()
-        groups = await in_daemon_thread(
-            partial(read_groups, source / "groups" / groups_file(step + 1)),
-            owner="the driver",
-            to=f"read the groups of step {step + 1} in {source} (see deadlines.checkpoint_s)",
-            deadline_s=config.deadlines.checkpoint_s,
-        )
-        row = await learner.step(ray.put(groups), step)
-        row |= {"train/step": step + 1, "rollout/step": step + 1, "time/s": time.monotonic() - started}
-        observe(row)
-        if step + 1 == config.run.steps or (settings.every and (step + 1) % settings.every == 0):
-            await save(step + 1)

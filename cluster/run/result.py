@@ -1,7 +1,6 @@
-"""How a job ends, whatever ends it: what runs on the cluster is carried out, and its end becomes one JobResult.
+"""How a job ends: everything that can end it becomes one JobResult, which is printed before anything is torn down.
 
-Exit status 2 says that nothing was started, so nothing here makes it: from the first actor on, what cannot go on has
-failed, with the cause and with what was kept.
+Exit status 2 means that nothing was started, so it is not used here: a started job completes, fails or is interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -24,15 +23,18 @@ from cluster.records.checkpoints import CheckpointError
 from cluster.records.run_directory import RunDirectoryError, is_full
 from cluster.run.processes import connect, disconnect, log_directory
 from cluster.run.run import AgreementError
-from cluster.run.shutdown import LEAVE_SECONDS, Shutdown, ShutdownRequested
+from cluster.run.shutdown import STOP_SECONDS, Shutdown, ShutdownRequested
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 DISCONNECT_SECONDS = 10.0  # for Ray to shut down
-ENDINGS = (ActorFailure, AgreementError, RunDirectoryError, CheckpointError, TimeoutError)  # of a run under way
+RUN_ERRORS = (ActorFailure, AgreementError, RunDirectoryError, CheckpointError, TimeoutError)  # not bugs of ours
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended: the process's exit status, the sentence that a person reads, and the model of a finished run."""
+    """How a job ended: the exit status, the last message to the user, and the model directory of a completed run."""
 
     status: int
     message: str
@@ -41,51 +43,71 @@ class JobResult:
 
 def run_to_result(
     config: RunConfig,
-    work: Callable[[Shutdown], Coroutine[Any, Any, Any]],
-    conclude: Callable[[Any], Any] = lambda result: result,
-    last_words: Callable[[], str] = str,
-) -> Any:
+    work: Callable[[Shutdown], Coroutine[Any, Any, T]],
+    conclude: Callable[[T | JobResult], R],
+    advice: Callable[[], str] = str,
+) -> R:
     """Run the coroutine function `work` on a Ray cluster.
 
     Args:
-        work: gets the shutdown that it must heed.
-        conclude: makes what is returned of its result, or of the JobResult of what ended it early; called while the
-            actors still live, because their end may take its time.
-        last_words: how to go on; told when the process has to be left at once.
+        work: gets the shutdown whose requests it must obey.
+        conclude: makes the returned value from the result of `work`, or from the JobResult of what ended it early;
+            called while the actors still live, because disconnecting may take long.
+        advice: how to continue; printed when the process has to exit at once.
 
     Raises:
         ConnectionError: there is no such cluster.
     """
-    shutdown = Shutdown(last_words)
+    shutdown = Shutdown(advice)
     shutdown.listen()
     try:
         connect(config)
-        shutdown.listen()  # Ray has put a handler of its own
+        shutdown.listen()  # again, because Ray has installed signal handlers
         return conclude(_result_of(work, shutdown))
-    except SystemExit:  # that handler
+    except SystemExit:  # raised by Ray's handler
         return conclude(JobResult(INTERRUPTED, "interrupted while Ray was starting"))
     finally:
         _disconnect()
 
 
-def _result_of(work: Callable[[Shutdown], Coroutine[Any, Any, Any]], shutdown: Shutdown) -> Any:
-    """The result of the running work, or the JobResult of what ended it early; a bug of ours is raised."""
+def _result_of(work: Callable[[Shutdown], Coroutine[Any, Any, T]], shutdown: Shutdown) -> T | JobResult:
+    """The result of `work`, or the JobResult of what ended it early; bugs of ours are raised."""
     try:
-        return asyncio.run(shutdown.carry(work(shutdown)))
+        return asyncio.run(shutdown.run(work(shutdown)))
     except ShutdownRequested:
         return JobResult(INTERRUPTED, "interrupted")
     except asyncio.CancelledError:
-        message = f"interrupted; the step or checkpoint in progress did not end within {LEAVE_SECONDS:g} s"
+        message = f"interrupted; the step or checkpoint in progress did not end within {STOP_SECONDS:g} s"
         return JobResult(INTERRUPTED, message)
-    except (BaseExceptionGroup, OSError, *ENDINGS) as error:
-        cause = _cause(error)
+    except (BaseExceptionGroup, OSError, *RUN_ERRORS) as error:
+        cause = _root_cause(error)
         if _is_bug(cause):
             raise cause from error.__cause__
         return JobResult(FAILED, f"{cause}{_logs(cause)}")
 
 
+def _root_cause(error: BaseException) -> BaseException:
+    """Pick the root cause from an exception group; any other exception is its own."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    return min((_root_cause(one) for one in error.exceptions), key=_distance_from_cause)
+
+
+def _distance_from_cause(error: BaseException) -> int:
+    """Sort key: 0 for bugs, 1 for primary failures, 2 for timeouts caused by another failure. Ties keep their order."""
+    if _is_bug(error):
+        return 0
+    # An actor that failed raises from Ray's exception. A call that only waited for that actor has no __cause__.
+    return 2 if isinstance(error, ActorFailure) and error.__cause__ is None else 1
+
+
+def _is_bug(error: BaseException) -> bool:
+    """Whether it is none of the errors that end a run without being a bug."""
+    return not (isinstance(error, RUN_ERRORS) or is_full(error))
+
+
 def _logs(cause: BaseException) -> str:
-    """Where to look further: how the log of the actor that failed ends, or the directory of all logs."""
+    """Where to look further: the end of the failed actor's log, or the directory of all logs."""
     if not isinstance(cause, ActorFailure):
         return ""
     return cause.log or (f"\nlogs of the actors, on each node: {log_directory()}" if ray.is_initialized() else "")
@@ -95,11 +117,11 @@ def _disconnect() -> None:
     try:
         bounded(disconnect, owner="Ray", to="shut down", deadline_s=DISCONNECT_SECONDS)
     except TimeoutError as error:
-        atexit.unregister(ray.shutdown)  # it would hang once more
+        atexit.unregister(ray.shutdown)  # it would hang again
         print(f"{error}; its processes end with this one", file=sys.stderr, flush=True)
 
 
-async def starting(work: Coroutine[Any, Any, Any]) -> Any:
+async def starting(work: Coroutine[Any, Any, T]) -> T:
     """Await the start of actors.
 
     Raises:
@@ -111,23 +133,3 @@ async def starting(work: Coroutine[Any, Any, Any]) -> Any:
         failure = ActorFailure(f"the run could not start, nothing was trained: {error}")
         failure.log = error.log
         raise failure from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Of errors that came together the one that tells most."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    return min((_cause(one) for one in error.exceptions), key=_echo)
-
-
-def _echo(error: BaseException) -> int:
-    """How much an error is only the echo of another; of equals the first counts."""
-    if _is_bug(error):
-        return 0
-    # An actor's failure has a cause, what Ray says of it; a wait for that actor just runs out.
-    return 2 if isinstance(error, ActorFailure) and error.__cause__ is None else 1
-
-
-def _is_bug(error: BaseException) -> bool:
-    """Whether it is none of the errors that a run under way may end with."""
-    return not (isinstance(error, ENDINGS) or is_full(error))

@@ -1,11 +1,11 @@
-"""Orderly shutdown: SIGINT or SIGTERM ends a run at its next step, with a checkpoint, within half a minute.
+"""Orderly shutdown: SIGINT or SIGTERM stops a run after its current step, with a checkpoint, within half a minute.
 
-Ray's job stop and a node that is pre-empted send SIGTERM and wait some thirty seconds. So the first signal abandons
-whatever only waits (for groups, for an evaluation), lets a running optimiser step end, and saves. A second signal, or
-the end of the half minute, ends the process at once, whatever hangs; then the run goes on from its last checkpoint.
+Ray's job stop and pre-empted nodes send SIGTERM and wait about thirty seconds. So the first signal cancels waits (for
+groups, for an evaluation), lets a running optimizer step finish, and saves. A second signal, or the end of the half
+minute, ends the process at once, even if something hangs; the run can then be resumed from its last checkpoint.
 
-The signals are heard by a thread of their own, because Python runs its handlers on the main thread, which may be inside
-a call that never returns. From the first signal on that thread has the last say: nothing takes it back.
+A separate thread receives the signals, because Python runs signal handlers on the main thread, which may be inside a
+call that never returns. After the first signal this thread guarantees the exit; it cannot be cancelled.
 """
 
 from __future__ import annotations
@@ -17,62 +17,64 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.threads import bounded
 from cluster.exit_status import INTERRUPTED
 
-LEAVE_SECONDS = 18.0  # for the running step and a checkpoint
-LAST_SECONDS = 27.0  # for all of it; the rest of the half minute is for the last words and the end of the processes
-LAST_WORDS_SECONDS = 2.0  # to find and to write them: the disk or the terminal may be what hangs
+T = TypeVar("T")
+
+STOP_SECONDS = 18.0  # for the running step and a checkpoint
+EXIT_SECONDS = 27.0  # until the process exits; the rest of the half minute is for the message and child processes
+MESSAGE_SECONDS = 2.0  # to make and print the message: the disk or the terminal may be what hangs
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ShutdownRequested(Exception):
-    """The run was asked to leave; raised where it can stop with consistent state."""
+    """A signal asked the run to stop; raised where its state is consistent."""
 
 
 class Shutdown:
-    """Whether the run was asked to leave, and waits that end when it is.
+    """Whether a signal asked the run to stop, and waits that end when one does.
 
     Args:
-        last_words: what a run that is ended at once tells its user: how to go on.
-        end: ends the process with an exit status, with nothing waited for; processes of a local cluster end with it.
+        advice: how to continue; printed when the process exits at once.
+        end: ends the process with an exit status and without cleanup; processes of a local cluster end with it.
     """
 
-    def __init__(self, last_words: Callable[[], str] = str, end: Callable[[int], Any] = os._exit) -> None:
-        self._last_words = last_words
+    def __init__(self, advice: Callable[[], str] = str, end: Callable[[int], Any] = os._exit) -> None:
+        self._advice = advice
         self._end = end
         self._asked = asyncio.Event()
-        self._heard = threading.Event()  # the same, for threads
-        self._tell: Callable[[], object] | None = None  # how the running work learns of it
+        self._asked_thread = threading.Event()  # the same, for threads
+        self._notify: Callable[[], object] | None = None  # passes the signal on to the running work
         self._lock = threading.Lock()
         self._sockets: tuple[socket.socket, socket.socket] | None = None
 
     @property
     def asked(self) -> bool:
-        return self._heard.is_set()
+        return self._asked_thread.is_set()
 
     def listen(self) -> None:
-        """Take SIGINT and SIGTERM over, from the main thread; again after a library has put handlers of its own."""
+        """Take over SIGINT and SIGTERM; on the main thread, and again after a library has installed handlers."""
         if self._sockets is None:
             self._sockets = ours, theirs = socket.socketpair()
             theirs.setblocking(False)
-            threading.Thread(target=self._hear, args=(ours,), name="signals", daemon=True).start()
+            threading.Thread(target=self._handle_signals, args=(ours,), name="signals", daemon=True).start()
         signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, _nothing)
+            signal.signal(number, _do_nothing)
 
     def check(self) -> None:
-        """Raise :class:`ShutdownRequested` if the run was asked to leave."""
+        """Raise :class:`ShutdownRequested` if a signal asked the run to stop."""
         if self.asked:
             raise ShutdownRequested
 
-    async def unless_asked(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Await `work`; abandon it when the run is asked to leave.
+    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`; cancel it when a signal asks the run to stop.
 
         Raises:
-            ShutdownRequested: the work was abandoned.
+            ShutdownRequested: the work was cancelled.
         """
         # deadline: the work has its own, and ends this wait too
         task, asked = asyncio.ensure_future(work), asyncio.ensure_future(self._asked.wait())
@@ -86,58 +88,58 @@ class Shutdown:
             task.cancel()
             asked.cancel()
 
-    async def carry(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Await `work`, which is told when a signal comes.
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`; from now on :meth:`unless_asked` and :meth:`check` react to signals.
 
         Raises:
-            CancelledError: when leaving took longer than LEAVE_SECONDS.
+            CancelledError: the work did not stop within STOP_SECONDS after a signal.
         """
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
 
-        def leave() -> None:
+        def stop() -> None:
             self._asked.set()
-            loop.call_later(LEAVE_SECONDS, task.cancel)
+            loop.call_later(STOP_SECONDS, task.cancel)
 
         with self._lock:
-            self._tell = lambda: loop.call_soon_threadsafe(leave)
+            self._notify = lambda: loop.call_soon_threadsafe(stop)
             if self.asked:
-                self._tell()
+                self._notify()
         try:
             return await task
         finally:
             with self._lock:
-                self._tell = None
+                self._notify = None
 
-    def _hear(self, ours: socket.socket) -> None:
-        """The thread of the signals: the first is told, the second or the end of time ends the process."""
+    def _handle_signals(self, ours: socket.socket) -> None:
+        """The thread: passes the first signal on; ends the process at the second one or after EXIT_SECONDS."""
         _next_signal(ours)
         with self._lock:
-            self._heard.set()
-            if self._tell is not None:
-                self._tell()
-        ours.settimeout(LAST_SECONDS)
+            self._asked_thread.set()
+            if self._notify is not None:
+                self._notify()
+        ours.settimeout(EXIT_SECONDS)
         why = "ended at once, at the second signal"
         try:
             _next_signal(ours)
         except TimeoutError:
-            why = f"ended at once: something did not stop within {LAST_SECONDS:g} s"
-        # Nothing may keep the process now, words that cannot be found or told least of all.
+            why = f"ended at once: something did not stop within {EXIT_SECONDS:g} s"
+        # Failing to print the message must not delay the exit.
         with contextlib.suppress(Exception):
             bounded(
-                lambda: os.write(2, f"{why}\n{self._last_words()}\n".encode()),
+                lambda: os.write(2, f"{why}\n{self._advice()}\n".encode()),
                 owner="terminal",
                 to="print the last message",
-                deadline_s=LAST_WORDS_SECONDS,
+                deadline_s=MESSAGE_SECONDS,
             )
         self._end(INTERRUPTED)
 
 
 def _next_signal(ours: socket.socket) -> None:
-    """Wait for one of SIGNALS; other signals that Python handles are told on the same way."""
+    """Wait for one of SIGNALS; Python reports every signal it handles on this socket."""
     while ours.recv(1)[0] not in SIGNALS:  # deadline: a daemon thread's, which ends with the process
         pass
 
 
-def _nothing(*_: object) -> None:
-    """The handlers of the signals: having one makes Python tell the listening thread."""
+def _do_nothing(*_: object) -> None:
+    """The signal handler: Python writes to the socket only for signals that have one."""

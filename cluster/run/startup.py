@@ -1,4 +1,4 @@
-"""The start of the actors: which are still starting, and what verifier workers say when they are ready.
+"""Reports on the start of the actors: which are still starting, and what verifier workers report when ready.
 
 verifiers.json   per worker that runs programs: the level of isolation, its layers, and each probe's answer
 """
@@ -26,24 +26,24 @@ WORK = {  # what an actor whose process runs is doing, by the first word of its 
 
 
 class Startup:
-    """Hears every verifier worker that becomes ready, those that join or return later too.
+    """Receives the report of every verifier worker that becomes ready, also of those that join or return later.
 
     Args:
-        tell: shows a line to the user; workers that say the same are heard once.
-        directory: keeps what they measured; None: nobody does.
+        tell: shows a line to the user; the same line from several workers is shown once.
+        directory: gets a file with their measurements; None: they are not kept.
     """
 
     def __init__(self, tell: Callable[[str], None], directory: RunDirectory | None = None) -> None:
         self._tell = tell
         self._directory = directory
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self._sandboxes: dict[str, dict[str, Any]] = {}
 
     def __call__(self, worker: str, ready: Ready) -> None:
-        """The verifier worker of that name serves now."""
+        """The verifier worker of that name is ready."""
         for line in ready.lines:
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._shown:
+                self._shown.add(line)
                 self._tell(f"{worker}: {line}")
         if ready.sandbox is not None:
             self._sandboxes[worker] = ready.sandbox
@@ -55,15 +55,15 @@ class Startup:
 async def announced_start(
     supervisor: Supervisor, tell: Callable[[str], None], first_s: float = FIRST_SECONDS
 ) -> AsyncIterator[None]:
-    """Tells which actors are still starting while the body runs: after `first_s`, then at twice the time each."""
-    watch = asyncio.create_task(_tell_of_start(supervisor, tell, first_s))
+    """While the body runs, say which actors are still starting: after `first_s`, twice that, four times that, ..."""
+    announcer = asyncio.create_task(_announce(supervisor, tell, first_s))
     try:
         yield
     finally:
-        watch.cancel()
+        announcer.cancel()
 
 
-async def _tell_of_start(supervisor: Supervisor, tell: Callable[[str], None], wait_s: float) -> None:
+async def _announce(supervisor: Supervisor, tell: Callable[[str], None], wait_s: float) -> None:
     began, next_s = time.monotonic(), wait_s
     while True:
         await asyncio.sleep(max(0.0, began + next_s - time.monotonic()))
@@ -73,12 +73,12 @@ async def _tell_of_start(supervisor: Supervisor, tell: Callable[[str], None], wa
 
 def still_starting(supervisor: Supervisor, elapsed_s: float) -> str:
     """`still starting after 45 s: sampler-0 (loading the weights ...); limit 300 s (deadlines.start_s)`."""
-    waiting = [f"{unit.name} ({_doing(unit)})" for unit in supervisor.units if _starts(unit)]
+    waiting = [f"{unit.name} ({_doing(unit)})" for unit in supervisor.units if _is_starting(unit)]
     what = ", ".join(waiting) or "the first weights on their way from the learner to the samplers"
     return f"still starting after {elapsed_s:.0f} s: {what}; limit {supervisor.start_s:.0f} s (deadlines.start_s)"
 
 
-def _starts(unit: Unit) -> bool:
+def _is_starting(unit: Unit) -> bool:
     return not unit.serving and any(member.handle is not None for member in unit.members)
 
 

@@ -77,10 +77,10 @@ def test_groups_that_waited_at_a_resume_survive_the_loss_of_the_queue(tmp_path, 
 
         client, member = connect(monkeypatch, make(tmp_path, snapshot=str(tmp_path / "saved.arrow")))
         await client.prepare()
-        await client.reserve()
+        await client.issue_free_slots()
         await client.lease(1)
         issued = []
-        client.issue = issued.append
+        client.start_issuing(issued.append)
         member.handle, member.incarnation = Handle(make(tmp_path, recover=True)), 1  # the first one died
         await client.prepare()
         await client.ack(2)
@@ -100,7 +100,7 @@ def test_a_group_that_is_lost_with_its_node_is_told_from_a_lost_queue(tmp_path, 
         queue = make(tmp_path)
         client, member = connect(monkeypatch, queue)
         await client.prepare()
-        await client.reserve()
+        await client.issue_free_slots()
 
         async def commit(sequence, group):
             raise ObjectReconstructionFailedError("00" * 28, "", "")

@@ -151,7 +151,7 @@ def test_several_temperatures_in_one_call(
     asks = SimpleNamespace(unless_asked=unchanged)
     processes = SimpleNamespace(start_rollouts=start_rollouts, supervisor=SimpleNamespace(run=unchanged))
     monkeypatch.setattr(job, "Processes", lambda *_: processes)
-    monkeypatch.setattr(job, "run_to_result", lambda _, work: asyncio.run(work(asks)))
+    monkeypatch.setattr(job, "run_to_result", lambda _, work, conclude: conclude(asyncio.run(work(asks))))
     monkeypatch.setattr(job, "load_prompts", lambda config, _: prompts_like(config.evaluation.prompts))
     monkeypatch.chdir(repository)
     arguments = [

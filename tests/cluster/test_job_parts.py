@@ -8,20 +8,24 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from actors.fleet.queue_client import QueueClient
 from actors.fleet.supervision import ActorFailure, ActorLost
+from actors.queue.state import Ticket
+from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
 from cluster.run import job
 from cluster.run import result as outcome
+from cluster.run.conclusion import advice, conclude
+from cluster.run.live_groups import LiveGroups
 from cluster.run.result import FAILED, JobResult, run_to_result, starting
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 
@@ -41,6 +45,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         signal.signal(number, handler)
 
 
+def unchanged(outcome: Any) -> Any:
+    return outcome
+
+
 def ends_with(*errors: BaseException) -> Any:
     """What a job becomes whose tasks raise `errors`."""
 
@@ -52,7 +60,7 @@ def ends_with(*errors: BaseException) -> Any:
             for error in errors:
                 tasks.create_task(fail(error))
 
-    return run_to_result(None, work)  # type: ignore[arg-type]
+    return run_to_result(cast(Any, None), work, unchanged)
 
 
 def echo(text: str) -> ActorFailure:
@@ -89,7 +97,7 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
     async def work(shutdown: Shutdown) -> None:
         await shutdown.unless_asked(starting(start(event("sampler-0 died before it could start"))))
 
-    result = run_to_result(None, work)  # type: ignore[arg-type]
+    result = run_to_result(cast(Any, None), work, unchanged)
     assert result.status == FAILED
     assert result.message == "the run could not start, nothing was trained: sampler-0 died before it could start"
     assert no_ray == ["connect", "disconnect"]
@@ -136,22 +144,36 @@ def directory(tmp_path: Path) -> Iterator[RunDirectory]:
         yield made
 
 
+def context_of(directory: RunDirectory, **kind: Any) -> Any:
+    found = SimpleNamespace(
+        directory=directory,
+        checkpoints=Checkpoints(directory.checkpoints),
+        health=SimpleNamespace(at_end=list),
+        dashboards=SimpleNamespace(last_words=lambda text, status: None),
+    )
+    return SimpleNamespace(**vars(found), **{"rollout_only": False, "replay": None} | kind)
+
+
 def test_how_to_go_on_is_found_without_reading_contents(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch):
-    checkpoints = Checkpoints(directory.checkpoints)
-    assert job._advice(directory, checkpoints, False) == "no checkpoint was saved yet"
+    assert advice(context_of(directory)) == "no checkpoint was saved yet"
+    replay = context_of(directory, replay=Path("source"))
+    assert advice(replay).splitlines() == [
+        "no checkpoint was saved yet",
+        "start over with: bonrl train --replay source",
+    ]
     write_checkpoint(directory, 5, "queue.arrow")
     monkeypatch.setattr("cluster.records.checkpoints._sha256", lambda path: pytest.fail("this takes minutes"))
-    advice = job._advice(directory, checkpoints, False)
-    assert advice == f"kept: the checkpoint of step 5\ncontinue with: bonrl train --resume {directory.path}"
-    assert job._advice(directory, checkpoints, True).endswith(" --rollout-only")
+    expected = f"kept: the checkpoint of step 5\ncontinue with: bonrl train --resume {directory.path}"
+    assert advice(context_of(directory)) == expected
+    assert advice(context_of(directory, rollout_only=True)) == f"{expected} --rollout-only"
+    assert advice(replay).startswith("kept: the model of step 5 in ")
 
 
 def test_a_full_disk_says_what_was_kept_and_how_to_go_on(directory: RunDirectory):
     write_checkpoint(directory, 5, "queue.arrow")
     with pytest.raises(RunDirectoryError) as full, clear_errors(directory.path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    advice = partial(job._advice, directory, Checkpoints(directory.checkpoints), False)
-    ended = job._ended(ends_with(full.value), None, advice, False)  # type: ignore[arg-type]
+    ended = conclude(context_of(directory), ends_with(full.value))
     assert ended.status == FAILED
     for part in ("full", "checkpoint.keep", "kept: the checkpoint of step 5", f"--resume {directory.path}"):
         assert part in ended.message
@@ -166,25 +188,28 @@ def test_what_was_made_with_replay_is_not_resumed(directory: RunDirectory):
     assert job._resume_point(directory, checkpoints, False).step == 6
 
 
-def test_a_queue_that_is_replaced_while_the_run_leaves_finds_nobody_to_work(monkeypatch: pytest.MonkeyPatch):
-    queue = SimpleNamespace(issue=None)
+def test_a_queue_that_is_replaced_while_the_run_stops_starts_no_rollout(monkeypatch: pytest.MonkeyPatch):
+    """The task group that rollouts belong to does not accept any after the shutdown request."""
+    client = QueueClient(cast(Any, None), cast(Any, None), cast(Any, None))
+    source = LiveGroups(build_config({}), [cast(Any, None)], cast(Any, None), client)
+    replaced: list[str] = []
 
     async def loop(run: Any) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            queue.issue = lambda ticket: tasks.create_task(asyncio.sleep(0))
+        async with asyncio.TaskGroup() as tasks, source.rollouts_in(tasks):
             raise ShutdownRequested
 
-    async def leave() -> None:
-        queue.issue("ticket")  # what QueueClient.prepare does
+    async def save() -> None:
+        client._issue_all([Ticket(sequence=0, admitted_version=0)])  # what QueueClient.prepare does
+        replaced.append("queue")
 
     monkeypatch.setattr(job, "training_loop", loop)
-    asyncio.run(job._until_asked(SimpleNamespace(queue=queue, leave=leave)))  # type: ignore[arg-type]
+    asyncio.run(job._train_until_asked(cast(Any, SimpleNamespace(checkpoint_if_new=save))))
+    assert replaced == ["queue"]
 
 
 def test_a_run_says_which_evaluation_prompts_it_trains_on() -> None:
     import numpy as np
 
-    from cluster.config import build_config
     from cluster.evaluation.evaluate import EvaluationPrompt
     from cluster.run.job import contamination_line
     from verifiers.task import Prompt

@@ -1,18 +1,30 @@
-"""Training from recorded groups: what does not go with them is refused before anything starts."""
+"""Training on recorded groups: settings that do not fit them are refused, and the loop is that of every run."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from actors.group import SampleRequest, quarantined_group
-from actors.queue.group_log import groups_file, write_groups
+from actors.queue.group_log import groups_file, read_groups, write_groups
 from cluster.config import build_config
 from cluster.errors import UsageError
-from cluster.run.replay import recorded_steps, replay
+from cluster.records.checkpoints import Checkpoints
+from cluster.records.run_directory import RunDirectory
+from cluster.run.context import RunContext
+from cluster.run.job import _train_until_asked, replay
+from cluster.run.live_groups import QUEUE_FILE
+from cluster.run.recorder import NoWeightSync
+from cluster.run.replay import RecordedGroups, recorded_steps
+from cluster.run.run import Run
+from cluster.run.shutdown import Shutdown
+from cluster.telemetry.health import Health
 from tests.actors.test_learning_step import graded
 
 QUARANTINED = quarantined_group(
@@ -57,7 +69,7 @@ def recorded(tmp_path: Path) -> Path:
 def test_groups_that_do_not_fit_are_refused(
     recorded: Path, changes: dict[str, Any], parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.run.replay.RunDirectory.create", lambda *_: pytest.fail("something was started"))
+    monkeypatch.setattr("cluster.run.job.RunDirectory.create", lambda *_: pytest.fail("something was started"))
     config = build_config({"objective": {"k": 1}} | changes)
     with pytest.raises(UsageError) as refused:
         replay(config, recorded)
@@ -78,9 +90,69 @@ def test_groups_that_fit_are_trained_on(recorded: Path, monkeypatch: pytest.Monk
     def create(*_: Any) -> None:
         raise Started
 
-    monkeypatch.setattr("cluster.run.replay.RunDirectory.create", create)
+    monkeypatch.setattr("cluster.run.job.RunDirectory.create", create)
     assert recorded_steps(recorded) == 3
     shrinking = {"n": {"shape": "steps", "at": {2: 2}}}
     for changes in ({"run": {"steps": 2}}, {"schedule": shrinking}):
         with pytest.raises(Started):
             replay(build_config({"rollout": {"n": 4}, "objective": {"k": 1}} | changes), recorded)
+
+
+class Learner:
+    """Counts steps instead of training; `at_step` is called in each of them."""
+
+    version = 0
+
+    def __init__(self, at_step: Callable[[int], None] = lambda step: None) -> None:
+        self.trained: list[Any] = []
+        self._at_step = at_step
+
+    async def step(self, groups: Any, step: int, probes: Any = None) -> dict[str, float]:
+        assert await probes == []
+        self.trained.append(groups)
+        self._at_step(step)
+        self.version = step + 1
+        return {"batch/tokens": 10.0, "logprob_gap/mean": 0.5}
+
+    async def save(self, directory: str) -> None:
+        (Path(directory) / "model").write_text(f"{self.version}")
+
+
+def replayed(
+    recorded: Path, directory: RunDirectory, learner: Learner, shutdown: Shutdown, monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """A run of three steps that has gone through the control loop, with the dashboards and Ray replaced."""
+    monkeypatch.setattr("cluster.run.replay.ray.put", lambda groups: groups)
+    config = build_config({"run": {"steps": 3}, "checkpoint": {"every": 2}, "evaluation": {"every": 1}})
+    dashboards: Any = SimpleNamespace(memory_row=dict, step=lambda row: None, phase=lambda name: None)
+    checkpoints = Checkpoints(directory.checkpoints)
+    context = RunContext(config, directory, checkpoints, dashboards, cast(Any, None), Health(config), replay=recorded)
+    source = RecordedGroups(recorded / "groups", deadline_s=60.0)
+    supervisor: Any = SimpleNamespace(restarts=0)
+    run = Run(context, source, learner, NoWeightSync(), None, supervisor, shutdown)
+    asyncio.run(_train_until_asked(run))
+    return run
+
+
+def test_a_replay_is_the_control_loop_with_recorded_groups(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner()
+    with RunDirectory.create(tmp_path, "replay", {}) as directory:
+        run = replayed(recorded, directory, learner, Shutdown(), monkeypatch)
+        assert Checkpoints(directory.checkpoints).steps() == [2, 3] and not run.evaluations
+        assert not (directory.checkpoints / "step-000003" / QUEUE_FILE).exists(), "--resume refuses it by this"
+        rows = directory.read_metrics()
+    assert [row["train/step"] for row in rows] == [1, 2, 3]
+    assert "throughput/sampled_tokens_per_s" not in rows[0] and rows[0]["time/sampling_share"] == 0
+    for step, groups in enumerate(learner.trained, start=1):
+        assert groups == read_groups(recorded / "groups" / groups_file(step))
+
+
+def test_a_signal_stops_a_replay_after_its_step_with_a_checkpoint(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown = Shutdown()
+    with RunDirectory.create(tmp_path, "replay", {}) as directory:
+        replayed(recorded, directory, Learner(lambda step: shutdown._asked_thread.set()), shutdown, monkeypatch)
+        assert Checkpoints(directory.checkpoints).steps() == [1]

@@ -1,9 +1,9 @@
-"""What a run asks its samplers for, as its schedules move."""
+"""What a run asks its samplers for, as its schedules move; and when a disagreement stops it."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from actors.queue.state import Ticket
 from cluster.config import build_config
 from cluster.evaluation.evaluate import EvaluationPrompt
-from cluster.run.run import Run
+from cluster.run.live_groups import LiveGroups
+from cluster.run.run import AgreementError, Run
 from verifiers.task import Prompt
 
 
@@ -28,14 +29,27 @@ def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_promp
         }
     )
     prompts = [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(5)]
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("checkpoints", "observer", "held_out", "pool", "queue", "learner", "broadcaster", "supervisor",
-         "shutdown")
-    )  # fmt: skip
-    fresh: Any = SimpleNamespace(elapsed_s=lambda: 0.0)
-    run = Run(config=config, prompts=prompts, directory=fresh, **nothing)
-    asked = [run.request(Ticket(sequence=i, admitted_version=0))[0] for i in range(15)]
+    nothing = cast(Any, None)
+    source = LiveGroups(config, prompts, pool=nothing, queue=nothing)
+    asked = [source.request(Ticket(sequence=i, admitted_version=0))[0] for i in range(15)]
     assert [r.n for r in asked] == [16] * 6 + [12] * 9
     assert [r.temperature for r in asked[::3]] == pytest.approx([1.2, 1.2, 1.0, 0.8, 0.8])
     for step in range(5):
         assert len({(r.n, r.temperature) for r in asked[3 * step : 3 * step + 3]}) == 1
+
+
+@pytest.mark.parametrize(("gap", "part"), [(0.2, "differ from the learner's by 2.00e-01"), (float("nan"), "are NaN")])
+def test_a_gap_between_sampler_and_learner_stops_a_run_that_samples(gap: float, part: str) -> None:
+    """Recorded groups may come from another policy, so a replay goes on."""
+    nothing = cast(Any, None)
+    directory = SimpleNamespace(elapsed_s=lambda: 0.0)
+    context = cast(Any, SimpleNamespace(config=build_config({}), directory=directory))
+
+    def run(pool: Any) -> Run:
+        return Run(context, nothing, nothing, nothing, pool, nothing, nothing)
+
+    row = {"train/step": 3, "logprob_gap/mean": gap}
+    with pytest.raises(AgreementError, match=part):
+        run(pool=object()).check_agreement(row)
+    run(pool=object()).check_agreement({"train/step": 3})
+    run(pool=None).check_agreement(row)

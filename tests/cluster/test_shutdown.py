@@ -16,13 +16,13 @@ PRELUDE = f"""
 import asyncio, os, signal, threading, time
 from cluster.run import shutdown
 from cluster.run.shutdown import Shutdown, ShutdownRequested
-shutdown.LEAVE_SECONDS, shutdown.LAST_SECONDS, shutdown.LAST_WORDS_SECONDS = 0.5, {LIMIT_S}, 0.5
+shutdown.STOP_SECONDS, shutdown.EXIT_SECONDS, shutdown.MESSAGE_SECONDS = 0.5, {LIMIT_S}, 0.5
 
-def run(work, last_words=lambda: "continue with: bonrl train --resume RUN"):
-    leave = Shutdown(last_words)
+def run(work, advice=lambda: "continue with: bonrl train --resume RUN"):
+    leave = Shutdown(advice)
     leave.listen()
     try:
-        asyncio.run(leave.carry(work(leave)))
+        asyncio.run(leave.run(work(leave)))
     except ShutdownRequested:
         print("left in order", flush=True)
     except asyncio.CancelledError:
@@ -78,7 +78,7 @@ while not leave.asked:
 async def work():
     await leave.unless_asked(asyncio.sleep(60))
 try:
-    asyncio.run(leave.carry(work()))
+    asyncio.run(leave.run(work()))
 except ShutdownRequested:
     print("left in order", flush=True)
 """,
@@ -155,8 +155,8 @@ def test_whatever_hangs_the_process_ends_in_time_and_says_how_to_go_on(hang: str
 @pytest.mark.parametrize("hang", HANGS)
 def test_a_second_signal_leaves_at_once(hang: str) -> None:
     second = (
-        "threading.Timer(0.3, os.kill, (os.getpid(), NUMBER)).start()\nshutdown.LAST_SECONDS = 600\n"
-        "shutdown.LEAVE_SECONDS = 600\n"
+        "threading.Timer(0.3, os.kill, (os.getpid(), NUMBER)).start()\nshutdown.EXIT_SECONDS = 600\n"
+        "shutdown.STOP_SECONDS = 600\n"
     )
     status, _, errors, took = end_of(second + HANGS[hang], "SIGTERM")
     assert status == 130
@@ -165,8 +165,8 @@ def test_a_second_signal_leaves_at_once(hang: str) -> None:
 
 
 @pytest.mark.slow
-def test_last_words_that_hang_or_fail_do_not_hold_the_process() -> None:
-    for last_words in ("time.sleep(600)", "1 / 0"):
-        script = HANGS["the event loop"].replace("run(work)", f"run(work, lambda: {last_words})")
+def test_a_message_that_hangs_or_fails_does_not_delay_the_exit() -> None:
+    for advice in ("time.sleep(600)", "1 / 0"):
+        script = HANGS["the event loop"].replace("run(work)", f"run(work, lambda: {advice})")
         status, _, _, took = end_of(script, "SIGTERM")
         assert status == 130 and took < LIMIT_S + 10

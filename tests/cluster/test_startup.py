@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,9 +37,8 @@ def test_the_processes_pass_on_what_a_verifier_worker_says(monkeypatch: pytest.M
     told: list[tuple[str, Ready]] = []
     processes = Processes(load_config(LOCAL), "run", lambda incident: None, lambda *said: told.append(said))
 
-    async def start(member: Any, method: str) -> Ready:
-        assert method == "ready"
-        return Ready((LINE,))
+    async def start(member: Any, request: Any) -> Any:
+        return request(SimpleNamespace(ready=SimpleNamespace(remote=lambda: Ready((LINE,)))))
 
     monkeypatch.setattr(processes, "_start", start)
     asyncio.run(processes._verifier("verifier-0").prepare())

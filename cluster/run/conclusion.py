@@ -1,0 +1,92 @@
+"""The last message of a run and its summary.json: what was reached, what was kept, and how to continue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from actors.workers.learner_rank import HUGGINGFACE
+from cluster.evaluation.evaluate import evaluation_file, recorded_evaluation
+from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
+from cluster.records.checkpoints import CheckpointError
+from cluster.records.run_directory import RunDirectoryError
+from cluster.records.weight_fingerprint import weights_sha256
+from cluster.run.context import RunContext
+from cluster.run.result import JobResult
+from cluster.run.run import Run
+from cluster.telemetry.health import Warning
+from cluster.telemetry.incidents import keep_warnings
+
+
+def conclude(context: RunContext, outcome: Run | JobResult) -> JobResult:
+    """Tell the user how the run ended.
+
+    Args:
+        outcome: the run that reached its last step or stopped at a signal, or the result of what ended it early.
+    """
+    warnings = context.health.at_end()
+    if isinstance(outcome, JobResult):
+        result = outcome
+    elif outcome.shutdown.asked:
+        result = JobResult(INTERRUPTED, f"interrupted; the run stopped after step {outcome.learner.version}")
+    else:
+        result = _finish(context, outcome, warnings)
+    if result.status != COMPLETED:
+        result = JobResult(result.status, f"{result.message}\n{advice(context)}")
+    context.dashboards.last_words("\n".join([result.message, *map(str, warnings)]), result.status)
+    return result
+
+
+def advice(context: RunContext) -> str:
+    """What was kept and how to continue. Reads no file contents, because the process may have to exit at once."""
+    kept = context.checkpoints.latest(contents=False).checkpoint
+    if context.replay is not None:  # it is not resumed: started again it repeats the same steps
+        model = f"kept: the model of step {kept.step} in {kept.path / HUGGINGFACE}" if kept else ""
+        return f"{model or 'no checkpoint was saved yet'}\nstart over with: bonrl train --replay {context.replay}"
+    if kept is None:
+        return "no checkpoint was saved yet"
+    option = " --rollout-only" if context.rollout_only else ""
+    command = f"bonrl train --resume {context.directory.path}{option}"
+    return f"kept: the checkpoint of step {kept.step}\ncontinue with: {command}"
+
+
+def _finish(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobResult:
+    """Write the summary of a run that reached its last step."""
+    try:
+        keep_warnings(context.directory, warnings)
+        return _recorded(context, warnings) if context.rollout_only else _trained(context, run, warnings)
+    except (OSError, RunDirectoryError, CheckpointError) as error:
+        return JobResult(FAILED, f"the last step is done, but its summary cannot be written: {error}")
+
+
+def _recorded(context: RunContext, warnings: Sequence[Warning]) -> JobResult:
+    steps = context.config.run.steps
+    context.directory.write_summary({"steps": steps, "recorded_only": True, "warnings": [w.text for w in warnings]})
+    replay = f"bonrl train --replay {context.directory.path}"
+    return JobResult(COMPLETED, f"recorded {steps} steps\ntrain from them with: {replay}")
+
+
+def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobResult:
+    """Show the curves, and name the weights and where everything is."""
+    directory, evaluations = context.directory, list(run.evaluations)
+    if evaluations and run.first_step:  # an earlier process evaluated the base model
+        base = recorded_evaluation(context.config, directory.groups / evaluation_file(0), 0)
+        evaluations = [*([base] if base else []), *evaluations]
+    differences = context.dashboards.curves(evaluations)
+    final = context.checkpoints.latest().checkpoint
+    if final is None:
+        return JobResult(FAILED, "the last checkpoint cannot be read back: see the run directory")
+    model = final.path / HUGGINGFACE
+    digest = weights_sha256(model)
+    directory.write_summary(
+        {
+            "steps": run.steps,
+            "weights_sha256": digest,
+            "model": str(model),
+            "evaluations": [evaluation.row() for evaluation in run.evaluations],
+            "differences": {name: asdict(difference) for name, difference in differences.items()},
+            "warnings": [warning.text for warning in warnings],
+        }
+    )
+    lines = f"done: {run.steps} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"
+    return JobResult(COMPLETED, "\n".join(lines), model)

@@ -1,0 +1,117 @@
+"""Groups that the run samples itself: prompts -> sampler -> verifier -> replay queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from ray import ObjectRef
+
+from actors.fleet.queue_client import QueueClient
+from actors.fleet.rollout_pool import RolloutPool
+from actors.group import SampleRequest
+from actors.queue.prompt_stream import PromptStream, sampling_seed
+from actors.queue.state import Ticket
+from cluster.config import RunConfig
+from cluster.evaluation.evaluate import EvaluationPrompt
+from learner.schedule import scheduled, scheduled_integer
+from verifiers.task import Prompt
+
+QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
+PROBE_SAMPLES, PROBE_TOKENS, PROBE_STREAM = 2, 8, 2
+
+
+class LiveGroups:
+    """A :class:`cluster.run.interfaces.GroupSource` made of samplers, verifier workers and the replay queue.
+
+    Args:
+        prompts: training prompts with their token ids.
+        pool: samples and grades.
+        queue: admits prompts, and keeps graded groups until the learner takes them.
+    """
+
+    checkpoint_files = (QUEUE_FILE,)
+
+    def __init__(
+        self, config: RunConfig, prompts: Sequence[EvaluationPrompt], pool: RolloutPool, queue: QueueClient
+    ) -> None:
+        self._config = config
+        self._prompts = prompts
+        self._stream = PromptStream(len(prompts), config.run.seed)
+        self._pool = pool
+        self._queue = queue
+
+    @asynccontextmanager
+    async def rollouts_in(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """While the body runs, rollouts are tasks of `tasks`; afterwards no new one is started."""
+        self._queue.start_issuing(lambda ticket: tasks.create_task(self._rollout(ticket)))
+        try:
+            yield
+        finally:
+            self._queue.stop_issuing()
+
+    async def start_rollouts(self) -> None:
+        """Start a rollout for every free slot of the queue."""
+        await self._queue.issue_free_slots()
+
+    async def _rollout(self, ticket: Ticket) -> None:
+        """One admitted prompt becomes a graded group in the queue."""
+        request, prompt = self.request(ticket)
+        await self._pool.deliver(request, prompt, lambda group: self._queue.commit(ticket.sequence, group))
+
+    def request(self, ticket: Ticket) -> tuple[SampleRequest, Prompt]:
+        """What to sample for an admitted position of the prompt stream."""
+        rollout = self._config.rollout
+        epoch, index = self._stream.locate(ticket.sequence)
+        source = self._prompts[index]
+        # The schedules follow the position's own step, so all groups of a step agree at any staleness.
+        step, moves = ticket.sequence // rollout.prompts_per_step, self._config.schedule
+        request = SampleRequest(
+            sequence=ticket.sequence,
+            epoch=epoch,
+            prompt_id=source.prompt.id,
+            level=source.prompt.level,
+            prompt_tokens=source.tokens,
+            admitted_version=ticket.admitted_version,
+            n=scheduled_integer(moves.n, step, rollout.n),
+            temperature=scheduled(moves.temperature, step, rollout.temperature),
+            max_tokens=rollout.max_response_tokens,
+            seed=sampling_seed(self._config.run.seed, ticket.sequence),
+            demonstration_tokens=source.demonstration,
+        )
+        return request, source.prompt
+
+    async def probe(self, version: int) -> list[pa.RecordBatch]:
+        """A few tokens of every sampler; nothing at staleness 0, where the step's own groups serve the comparison."""
+        if not self._config.queue.staleness:
+            return []
+        source = self._prompts[version % len(self._prompts)]
+        return await self._pool.probe(
+            SampleRequest(
+                sequence=-1 - version,  # not a position of the prompt stream
+                epoch=0,
+                prompt_id=source.prompt.id,
+                level=source.prompt.level,
+                prompt_tokens=source.tokens,
+                admitted_version=version,
+                n=PROBE_SAMPLES,
+                temperature=scheduled(self._config.schedule.temperature, version, self._config.rollout.temperature),
+                max_tokens=min(PROBE_TOKENS, self._config.rollout.max_response_tokens),
+                seed=sampling_seed(self._config.run.seed, version, stream=PROBE_STREAM),
+            )
+        )
+
+    async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
+        """The groups of `step` and the queue's metrics; waits until all of them are graded."""
+        return await self._queue.lease(step)
+
+    async def ack(self, version: int) -> None:
+        """Free the slots of the leased groups."""
+        await self._queue.ack(version)
+
+    async def save(self, directory: Path) -> None:
+        """Write the queue's state and waiting groups."""
+        await self._queue.snapshot(str(directory / QUEUE_FILE))
