@@ -14,7 +14,7 @@ help:
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
 	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 40 minutes on 2 cores)"
 	@echo "make test-fast  the tests that start none of those (about two minutes)"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make reference  write docs/configuration.md from the settings' schema"
 	@echo "make clean      remove .venv and caches; runs/ stays"
 
@@ -36,6 +36,7 @@ test-fast: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 reference: $(STAMP)

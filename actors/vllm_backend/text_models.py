@@ -32,7 +32,7 @@ def allow_text_models() -> None:
     from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel
 
     @dataclass(frozen=True)
-    class TextModel(_LazyRegisteredModel):  # type: ignore[misc]
+    class TextModel(_LazyRegisteredModel):
         """An entry of vLLM's registry whose class is imported with the stand-in where it asks for torchvision."""
 
         def load_model_cls(self) -> Any:

@@ -56,4 +56,4 @@ class MathPolicy(BaseModel):
     )
 
 
-DEFAULT_POLICY = MathPolicy()  # type: ignore[call-arg]  # every field has a default
+DEFAULT_POLICY = MathPolicy()

@@ -53,7 +53,7 @@ class Opaque:
     def __eq__(self, other: object) -> bool:
         raise TypeError(f"the program returned a {self._kind}, which cannot be compared from outside")
 
-    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__  # type: ignore[assignment]
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
     __hash__ = None  # type: ignore[assignment]
 
 

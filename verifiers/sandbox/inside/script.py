@@ -70,7 +70,7 @@ def _patch_open() -> None:
         number = _standard(path)
         return real_os_open(path, *arguments, **named) if number is None else os.dup(number)
 
-    builtins.open = io.open = opened  # type: ignore[assignment]
+    builtins.open = io.open = opened
     os.open = os_opened
 
 
@@ -155,7 +155,7 @@ def finish() -> int:
     atexit._run_exitfuncs()
     flushed = _flush()
     sys.modules.pop("__main__", None)
-    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # type: ignore[assignment]
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
     # The program's objects only: those of the server are frozen. Finalisers may print, files flush their buffers.
     gc.collect()
     for held in gc.get_objects():
