@@ -68,7 +68,7 @@ class HostTransfer(WeightTransfer):
         return [manifest for manifest, _ in payload.packed], *(data for _, data in payload.packed)
 
     @contextlib.asynccontextmanager
-    async def receive(self, manifests: list[Manifest], *data: np.ndarray) -> AsyncIterator[list[Update]]:  # type: ignore[override]
+    async def receive(self, manifests: list[Manifest], *data: np.ndarray) -> AsyncIterator[list[Update]]:
         """As the base class says."""
         with contextlib.ExitStack() as stack:
             updates = []
