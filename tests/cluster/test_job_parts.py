@@ -1,4 +1,4 @@
-"""Parts of a job: what its end becomes, how to go on from it, and which evaluation prompts it says it trains on."""
+"""Parts of a job: its result, how to continue from it, and the report of evaluation prompts that it trains on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cluster.exit_status import INTERRUPTED
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
 from cluster.run import job
-from cluster.run import result as outcome
+from cluster.run import result as result_module
 from cluster.run.conclusion import advice, conclude
 from cluster.run.live_groups import LiveGroups
 from cluster.run.result import FAILED, JobResult, run_to_result, starting
@@ -34,10 +34,10 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Ray's part done by nobody; what happened in which order. Leaves the test process its signals."""
+    """Replaces Ray, records the order of events, and restores the signal handlers of the test process."""
     events: list[str] = []
-    monkeypatch.setattr(outcome, "connect", lambda config: events.append("connect"))
-    monkeypatch.setattr(outcome, "disconnect", lambda: events.append("disconnect"))
+    monkeypatch.setattr(result_module, "connect", lambda config: events.append("connect"))
+    monkeypatch.setattr(result_module, "disconnect", lambda: events.append("disconnect"))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield events
     signal.set_wakeup_fd(-1)
@@ -50,7 +50,7 @@ def unchanged(outcome: Any) -> Any:
 
 
 def ends_with(*errors: BaseException) -> Any:
-    """What a job becomes whose tasks raise `errors`."""
+    """The result of a job whose tasks raise `errors`."""
 
     async def fail(error: BaseException) -> None:
         raise error
@@ -63,19 +63,19 @@ def ends_with(*errors: BaseException) -> Any:
     return run_to_result(cast(Any, None), work, unchanged)
 
 
-def echo(text: str) -> ActorFailure:
+def secondary(text: str) -> ActorFailure:
     return ActorFailure(text)
 
 
-def event(text: str) -> ActorFailure:
+def primary(text: str) -> ActorFailure:
     failure = ActorLost(text)
     failure.__cause__ = OSError("what Ray says")
     return failure
 
 
-def test_a_run_under_way_fails_with_its_cause_and_is_not_refused():
+def test_a_started_run_fails_with_its_cause():
     full = OSError(errno.ENOSPC, "No space left on device")
-    for error in (event("sampler-0 died"), RunDirectoryError("the disk is full"), full, TimeoutError("too late")):
+    for error in (primary("sampler-0 died"), RunDirectoryError("the disk is full"), full, TimeoutError("too late")):
         assert ends_with(error) == JobResult(FAILED, str(error))
     with pytest.raises(ZeroDivisionError):  # a bug of ours keeps its traceback
         ends_with(ZeroDivisionError())
@@ -83,11 +83,11 @@ def test_a_run_under_way_fails_with_its_cause_and_is_not_refused():
         ends_with(PermissionError("where from?"))
 
 
-def test_of_several_errors_the_cause_is_told_not_its_echo():
-    assert ends_with(echo("was not there"), event("died"), echo("was not there")).message == "died"
-    assert ends_with(echo("was not there"), RunDirectoryError("full")).message == "full"
+def test_the_root_cause_of_several_errors_is_reported():
+    assert ends_with(secondary("was not there"), primary("died"), secondary("was not there")).message == "died"
+    assert ends_with(secondary("was not there"), RunDirectoryError("full")).message == "full"
     with pytest.raises(ZeroDivisionError):
-        ends_with(event("died"), ZeroDivisionError())
+        ends_with(primary("died"), ZeroDivisionError())
 
 
 def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
@@ -95,7 +95,7 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
         raise error
 
     async def work(shutdown: Shutdown) -> None:
-        await shutdown.unless_asked(starting(start(event("sampler-0 died before it could start"))))
+        await shutdown.unless_asked(starting(start(primary("sampler-0 died before it could start"))))
 
     result = run_to_result(cast(Any, None), work, unchanged)
     assert result.status == FAILED
@@ -103,13 +103,13 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
     assert no_ray == ["connect", "disconnect"]
 
 
-def test_the_user_is_told_before_ray_ends_and_ray_has_a_deadline(
+def test_the_message_is_printed_before_ray_ends_and_ray_has_a_deadline(
     no_ray: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     release = threading.Event()
-    monkeypatch.setattr(outcome, "DISCONNECT_SECONDS", 0.1)
-    monkeypatch.setattr(outcome, "disconnect", lambda: (no_ray.append("disconnect"), release.wait(60)))
-    monkeypatch.setattr(outcome.atexit, "unregister", lambda function: no_ray.append("forget"))
+    monkeypatch.setattr(result_module, "DISCONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(result_module, "disconnect", lambda: (no_ray.append("disconnect"), release.wait(60)))
+    monkeypatch.setattr(result_module.atexit, "unregister", lambda function: no_ray.append("forget"))
 
     async def work(shutdown: Shutdown) -> str:
         return "done"
@@ -121,11 +121,11 @@ def test_the_user_is_told_before_ray_ends_and_ray_has_a_deadline(
     assert "Ray did not shut down within 0.1 s" in capsys.readouterr().err
 
 
-def test_a_signal_that_rays_own_handler_gets_is_an_interruption(monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_to_rays_handler_is_an_interruption(monkeypatch: pytest.MonkeyPatch):
     def connect(config: Any) -> None:
         raise SystemExit(1)
 
-    monkeypatch.setattr(outcome, "connect", connect)
+    monkeypatch.setattr(result_module, "connect", connect)
     assert ends_with().status == INTERRUPTED
 
 
@@ -154,7 +154,7 @@ def context_of(directory: RunDirectory, **kind: Any) -> Any:
     return SimpleNamespace(**vars(found), **{"rollout_only": False, "replay": None} | kind)
 
 
-def test_how_to_go_on_is_found_without_reading_contents(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch):
+def test_the_advice_does_not_read_file_contents(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch):
     assert advice(context_of(directory)) == "no checkpoint was saved yet"
     replay = context_of(directory, replay=Path("source"))
     assert advice(replay).splitlines() == [
@@ -169,7 +169,7 @@ def test_how_to_go_on_is_found_without_reading_contents(directory: RunDirectory,
     assert advice(replay).startswith("kept: the model of step 5 in ")
 
 
-def test_a_full_disk_says_what_was_kept_and_how_to_go_on(directory: RunDirectory):
+def test_a_full_disk_message_names_the_checkpoint_and_how_to_continue(directory: RunDirectory):
     write_checkpoint(directory, 5, "queue.arrow")
     with pytest.raises(RunDirectoryError) as full, clear_errors(directory.path):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -179,7 +179,7 @@ def test_a_full_disk_says_what_was_kept_and_how_to_go_on(directory: RunDirectory
         assert part in ended.message
 
 
-def test_what_was_made_with_replay_is_not_resumed(directory: RunDirectory):
+def test_a_replay_cannot_be_resumed(directory: RunDirectory):
     checkpoints = Checkpoints(directory.checkpoints)
     write_checkpoint(directory, 5, "huggingface/config.json")
     with pytest.raises(UsageError, match=r"made with --replay.*model\.path="):
@@ -207,7 +207,7 @@ def test_a_queue_that_is_replaced_while_the_run_stops_starts_no_rollout(monkeypa
     assert replaced == ["queue"]
 
 
-def test_a_run_says_which_evaluation_prompts_it_trains_on() -> None:
+def test_evaluation_prompts_among_the_training_prompts_are_reported() -> None:
     import numpy as np
 
     from cluster.evaluation.evaluate import EvaluationPrompt

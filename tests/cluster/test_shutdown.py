@@ -1,4 +1,4 @@
-"""How signals end a job: in order where that is possible, and in time whatever hangs."""
+"""Signals end a job in order where that is possible, and always in time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 1.5  # stands for the half minute
+LIMIT_S = 1.5  # instead of half a minute
 
 PRELUDE = f"""
 import asyncio, os, signal, threading, time
@@ -24,9 +24,9 @@ def run(work, advice=lambda: "continue with: bonrl train --resume RUN"):
     try:
         asyncio.run(leave.run(work(leave)))
     except ShutdownRequested:
-        print("left in order", flush=True)
+        print("stopped in order", flush=True)
     except asyncio.CancelledError:
-        print("out of patience", flush=True)
+        print("too slow", flush=True)
 """
 
 
@@ -44,7 +44,7 @@ def end_of(script: str, number: str) -> tuple[int, str, str, float]:
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_lets_a_step_end_and_abandons_what_only_waits(number: str) -> None:
+def test_a_signal_lets_a_step_finish_and_cancels_waits(number: str) -> None:
     status, output, errors, _ = end_of(
         """
 async def step(leave):
@@ -62,7 +62,7 @@ run(waits)
 """,
         number,
     )
-    assert (status, output, errors) == (0, "step\nleft in order\nleft in order\n", "")
+    assert (status, output, errors) == (0, "step\nstopped in order\nstopped in order\n", "")
 
 
 def test_a_signal_before_the_work_begins_is_not_lost() -> None:
@@ -80,11 +80,11 @@ async def work():
 try:
     asyncio.run(leave.run(work()))
 except ShutdownRequested:
-    print("left in order", flush=True)
+    print("stopped in order", flush=True)
 """,
         "SIGTERM",
     )
-    assert (status, output) == (0, "left in order\n")
+    assert (status, output) == (0, "stopped in order\n")
 
 
 def test_a_step_that_takes_too_long_is_cancelled() -> None:
@@ -97,11 +97,11 @@ run(slow)
 """,
         "SIGTERM",
     )
-    assert (status, output) == (0, "out of patience\n")
+    assert (status, output) == (0, "too slow\n")
 
 
 HANGS = {
-    "a wait that holds on": """
+    "a wait that ignores cancellation": """
 async def work(leave):
     os.kill(os.getpid(), NUMBER)
     while True:
@@ -117,7 +117,7 @@ async def work(leave):
     time.sleep(600)
 run(work)
 """,
-    "a thread of asyncio's": """
+    "a thread of asyncio": """
 async def work(leave):
     os.kill(os.getpid(), NUMBER)
     await asyncio.to_thread(time.sleep, 600)
@@ -143,7 +143,7 @@ threading.Event().wait()
 @pytest.mark.parametrize("hang", HANGS)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.slow
-def test_whatever_hangs_the_process_ends_in_time_and_says_how_to_go_on(hang: str, number: str) -> None:
+def test_a_process_that_hangs_ends_in_time_and_says_how_to_continue(hang: str, number: str) -> None:
     status, _, errors, took = end_of(HANGS[hang], number)
     assert status == 130
     assert errors == (
@@ -153,7 +153,7 @@ def test_whatever_hangs_the_process_ends_in_time_and_says_how_to_go_on(hang: str
 
 
 @pytest.mark.parametrize("hang", HANGS)
-def test_a_second_signal_leaves_at_once(hang: str) -> None:
+def test_a_second_signal_exits_at_once(hang: str) -> None:
     second = (
         "threading.Timer(0.3, os.kill, (os.getpid(), NUMBER)).start()\nshutdown.EXIT_SECONDS = 600\n"
         "shutdown.STOP_SECONDS = 600\n"

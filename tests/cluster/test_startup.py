@@ -1,4 +1,4 @@
-"""What verifier workers say when they become ready reaches the user and the run directory."""
+"""The reports of verifier workers that become ready, and of actors that are still starting."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from tests.cluster.running import LOCAL
 LINE = "code sandbox: level L3"
 
 
-def test_each_line_is_told_once_and_each_measurement_kept(tmp_path: Any) -> None:
-    told: list[str] = []
+def test_each_line_is_shown_once_and_each_measurement_is_kept(tmp_path: Any) -> None:
+    shown: list[str] = []
     with RunDirectory.create(tmp_path, "run", {}) as directory:
-        readiness = Startup(told.append, directory)
+        startup = Startup(shown.append, directory)
         for worker, level in (("verifier-0", "L3"), ("verifier-1", "L3"), ("verifier-1", "L2b")):
-            readiness(worker, Ready((f"code sandbox: level {level}",), {"level": level}))
-        readiness("verifier-2", Ready())
-        assert told == ["verifier-0: code sandbox: level L3", "verifier-1: code sandbox: level L2b"]
+            startup(worker, Ready((f"code sandbox: level {level}",), {"level": level}))
+        startup("verifier-2", Ready())
+        assert shown == ["verifier-0: code sandbox: level L3", "verifier-1: code sandbox: level L2b"]
         kept = json.loads((directory.path / FILE).read_text())
     assert kept == {"verifier-0": {"level": "L3"}, "verifier-1": {"level": "L2b"}}
 
 
-def test_the_processes_pass_on_what_a_verifier_worker_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, Ready]] = []
-    processes = Processes(load_config(LOCAL), "run", lambda incident: None, lambda *said: told.append(said))
+def test_processes_pass_on_the_report_of_a_verifier_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, Ready]] = []
+    processes = Processes(load_config(LOCAL), "run", lambda incident: None, lambda *report: shown.append(report))
 
     async def start(member: Any, request: Any) -> Any:
         return request(SimpleNamespace(ready=SimpleNamespace(remote=lambda: Ready((LINE,)))))
 
     monkeypatch.setattr(processes, "_start", start)
     asyncio.run(processes._verifier("verifier-0").prepare())
-    assert told == [("verifier-0", Ready((LINE,)))]
+    assert shown == [("verifier-0", Ready((LINE,)))]
 
 
 def test_a_slow_start_names_the_actors_that_are_missing() -> None:
@@ -67,14 +67,14 @@ def test_a_slow_start_names_the_actors_that_are_missing() -> None:
         member.serving = True
     assert "the first weights on their way" in still_starting(supervisor, 61.0)
 
-    told: list[str] = []
+    shown: list[str] = []
 
     async def start(seconds: float) -> None:
-        async with announced_start(supervisor, told.append, first_s=0.02):
+        async with announced_start(supervisor, shown.append, first_s=0.02):
             await asyncio.sleep(seconds)
         await asyncio.sleep(0.05)
 
     asyncio.run(start(0.0))
-    assert told == []
+    assert shown == []
     asyncio.run(start(0.15))
-    assert 2 <= len(told) <= 3, "at 1, 2 and 4 times the first interval"
+    assert 2 <= len(shown) <= 3, "at 1, 2 and 4 times the first interval"
