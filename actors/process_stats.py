@@ -7,12 +7,15 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
+LOOK_SECONDS = 5.0  # for one look at the processes of a node, or for their end
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes
@@ -115,6 +118,15 @@ class NodeMonitor:
                 found[process.pid] = Vitals(process.status() in _STOPPED, times.user + times.system)
         return found
 
+    async def memory_gib(self, processes: Sequence[Process]) -> float:
+        """Proportional set size of those that exist, of their descendants and of this process, in GiB.
+
+        Read in a thread, because the kernel walks through the pages of every process.
+        """
+        family = (*processes, Process.of(os.getpid()))
+        work = partial(_memory_gib, family)
+        return await in_daemon_thread(work, owner="the kernel", to="measure memory", deadline_s=LOOK_SECONDS)
+
     async def tail(self, logs: Sequence[str]) -> dict[str, list[str]]:
         """The last lines of log files of this node."""
         return {path: last_lines(path) for path in logs}
@@ -134,3 +146,17 @@ def _existing(processes: Sequence[Process], family: bool) -> Iterator[psutil.Pro
             found = psutil.Process(process.pid)  # from here on psutil tells it from a successor of the same number
             if process.alive:
                 yield from [found, *(found.children(recursive=True) if family else ())]
+
+
+def _memory_gib(processes: Sequence[Process]) -> float:
+    """PSS counts a page that k processes share as 1/k in each, so the sum counts every page once; a sum of resident
+    sizes would count Ray's object store once for every process that maps it."""
+    return sum(map(_pss_kib, {process.pid for process in _existing(processes, family=True)})) / 2**20
+
+
+def _pss_kib(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it ended after it was listed, or it belongs to another user
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

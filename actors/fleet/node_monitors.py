@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
 
-from actors.process_stats import Heartbeat, Vitals
+from actors.process_stats import LOOK_SECONDS, Heartbeat, Vitals
 from actors.remote_calls import ActorFailure, call
 
-LOOK_SECONDS = 5.0  # for a look at a process, or its end
 _TAIL_SECONDS = 2.0  # for the end of a log: a node that is gone must not hold up the replacement of its actors
 _START_SECONDS = 60.0  # for a new watch to begin; on an overloaded machine another one would begin no sooner
 
@@ -55,6 +57,24 @@ class NodeMonitors:
             return {}
         watch.failed_at = None
         return seen
+
+    async def memory_gib(self, beats: Iterable[Heartbeat]) -> dict[str, float]:
+        """Memory of the processes of `beats` and their descendants, by node; without nodes that do not answer."""
+        by_node: defaultdict[str, list[Heartbeat]] = defaultdict(list)
+        for beat in beats:
+            by_node[beat.node].append(beat)
+        readings: dict[str, float] = {}
+
+        async def read(node: str, beats: list[Heartbeat]) -> None:
+            processes = [process for beat in beats for process in beat.processes]
+            with contextlib.suppress(ActorFailure):  # the looks of the supervisor find out what is wrong with the node
+                readings[node] = await self._ask(
+                    self._watch(node), beats[0], "memory_gib", processes, to="measure memory"
+                )
+
+        # deadline: every question has one
+        await asyncio.gather(*(read(*item) for item in by_node.items()))
+        return readings
 
     async def log_of(self, beat: Heartbeat) -> str:
         """Where the logs of an actor are and how they end, in lines for a message; says so if they cannot be read."""

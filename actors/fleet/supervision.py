@@ -20,8 +20,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors.fleet.hang_detection import HangDetector
-from actors.fleet.node_monitors import LOOK_SECONDS, NodeMonitors
-from actors.process_stats import Heartbeat
+from actors.fleet.node_monitors import NodeMonitors
+from actors.process_stats import LOOK_SECONDS, Heartbeat
 from actors.remote_calls import ActorFailure, ActorLost, call, within
 from actors.settings import SupervisionSettings
 from actors.threads import in_daemon_thread
@@ -190,6 +190,11 @@ class Supervisor:
             except ActorFailure as worse:
                 failure = worse
         self.suspect(member, incarnation, failure)
+
+    async def memory_gib(self, *others: Heartbeat) -> dict[str, float]:
+        """Memory of all actors and of the processes of `others`, by node; without nodes that do not answer."""
+        beats = [member.vital for unit in self.units for member in unit.members if member.vital is not None]
+        return await self._watches.memory_gib([*beats, *others])
 
     def excuse(self, losses: Collection[tuple[str, int]]) -> None:
         """These losses (actor, incarnation) were the fault of a prompt that is tried no more."""

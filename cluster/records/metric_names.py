@@ -379,7 +379,8 @@ _TIME = _on(
     (
         "memory/pss_gib",
         "GiB",
-        "memory of the job's processes on the driver's node, shared pages once (PSS); other nodes are left out",
+        "memory of the job's processes on all its nodes: driver, actors and what they started; shared pages count "
+        "once (PSS); read every 5 s; a node that does not answer in time is left out of a reading",
         "a steady rise is a leak",
     ),
     (

@@ -42,6 +42,7 @@ from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import Run, evaluate_prompts
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 from cluster.run.startup import Startup, announced_start
+from cluster.telemetry.memory import JobMemory
 from verifiers.tasks.contamination import SHINGLE, contamination
 
 
@@ -105,7 +106,8 @@ def _run(context: RunContext) -> JobResult:
     async def work(shutdown: Shutdown) -> Run:
         run = await shutdown.unless_asked(starting(_assemble(context, shutdown)))
         context.dashboards.begin()
-        await run.supervisor.run(_train_until_asked(run))
+        async with run.memory.measuring():
+            await run.supervisor.run(_train_until_asked(run))
         return run
 
     return run_to_result(context.config, work, partial(conclude, context), partial(advice, context))
@@ -148,7 +150,8 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             )
             pool, learner, broadcaster = live, ranks, await processes.connect_broadcaster(ranks, live)
             source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
-    return Run(context, source, learner, broadcaster, pool, processes.supervisor, shutdown)
+    memory = JobMemory(processes.supervisor)
+    return Run(context, source, learner, broadcaster, pool, processes.supervisor, memory, shutdown)
 
 
 def evaluate_checkpoint(

@@ -29,6 +29,7 @@ from cluster.run.clock import StepClock
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.shutdown import Shutdown
+from cluster.telemetry.memory import JobMemory
 
 
 class AgreementError(RuntimeError):
@@ -48,6 +49,7 @@ class Run:
     broadcaster: WeightSync
     pool: RolloutPool | None
     supervisor: Supervisor
+    memory: JobMemory
     shutdown: Shutdown
     evaluations: list[Evaluation] = field(default_factory=list)
     saved: int | None = None
@@ -71,7 +73,7 @@ class Run:
             The step's row of metrics.
         """
         context = self.context
-        row = metrics | clock.row() | context.dashboards.memory_row()
+        row = metrics | clock.row() | self.memory.row()
         learning_s = row["time/learning_share"] * row["time/step_s"]
         row["throughput/trained_tokens_per_s"] = row.get("batch/tokens", 0.0) / max(learning_s, 1e-9)
         row["supervision/restarts"] = self.supervisor.restarts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,14 +13,12 @@ from cluster.evaluation.curves import comparison_table, differences, evaluation_
 from cluster.evaluation.evaluate import Evaluation, objective_terms
 from cluster.exit_status import INTERRUPTED
 from cluster.records.run_directory import RunDirectory, RunDirectoryError
-from cluster.telemetry.memory import job_memory_gib
 from cluster.telemetry.progress import Progress
 from cluster.telemetry.tables import print_table
 from cluster.telemetry.wandb_writer import Loss, WandbWriter
 from learner.metrics import Difference
 from learner.schedule import scheduled_integer
 
-MEMORY_INTERVAL_SECONDS = 5.0
 HURRY_SECONDS = 5.0  # for wandb to send the rest of a run that was asked to leave
 
 
@@ -41,7 +38,6 @@ class Dashboards:
         self._terms = objective_terms(config)
         self._progress = Progress(objective=self._objective)
         self._status: int | None = None  # how the run ended, once it is known
-        self._memory = _MemoryGauge()
 
     def __enter__(self) -> Dashboards:
         self._wandb = WandbWriter(
@@ -53,13 +49,11 @@ class Dashboards:
         self._progress.start(total=self._config.run.steps, first_step=self._first_step)
         self.message(f"run directory {self._directory.path}")
         self.message(self._wandb.describe())
-        self._memory.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._memory.stop()
         self._progress.stop()
         status = self._status if self._status is not None else int(kind is not None)
         late = self._wandb.finish(status, deadline_s=HURRY_SECONDS if status == INTERRUPTED else None)
@@ -75,11 +69,6 @@ class Dashboards:
         self._status = status
         self._progress.stop()
         print(text, file=sys.stderr if status else sys.stdout, flush=True)
-
-    @property
-    def peak_memory_gib(self) -> float:
-        """Largest memory of all processes of the job seen so far, in GiB."""
-        return self._memory.peak_gib
 
     def message(self, text: str) -> None:
         self._progress.message(text)
@@ -134,30 +123,3 @@ class Dashboards:
             return "objective"
         k = scheduled_integer(self._config.schedule.k, step - 1, self._config.objective.k)
         return objective_name(self._config.objective.terms(k))
-
-    def memory_row(self) -> dict[str, float]:
-        """The latest reading, for the step's row."""
-        return {"memory/pss_gib": self._memory.latest_gib}
-
-
-class _MemoryGauge:
-    """Reads the job's memory every few seconds on a thread of its own: walking /proc takes milliseconds."""
-
-    def __init__(self) -> None:
-        self.latest_gib = self.peak_gib = 0.0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory-gauge", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(timeout=2)
-
-    def _watch(self) -> None:
-        while True:
-            self.latest_gib = job_memory_gib()
-            self.peak_gib = max(self.peak_gib, self.latest_gib)
-            if self._stopped.wait(timeout=MEMORY_INTERVAL_SECONDS):
-                return

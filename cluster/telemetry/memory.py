@@ -1,28 +1,39 @@
-"""Memory of the job on the driver's node: the driver, Ray's processes, the actors and the engines they started."""
+"""Memory of the job on all its nodes: the driver, the actors, and the processes that they started."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
-import psutil
+from actors.fleet.supervision import Supervisor
+from actors.process_stats import beat
 
-_GIB_IN_KIB = 2**20
-
-
-def job_memory_gib() -> float:
-    """Proportional set size of this process and all its descendants in GiB; actors on other nodes are not in it.
-
-    PSS counts a page shared by k processes as 1/k in each, so that the sum is what the job really occupies; a sum of
-    resident sizes would count the object store once for every process that maps it.
-    """
-    pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
-    return sum(map(_pss_kib, pids)) / _GIB_IN_KIB
+INTERVAL_SECONDS = 5.0  # between two readings
 
 
-def _pss_kib(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # the process ended between the two looks
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+class JobMemory:
+    """The sum over the nodes, read by their monitors in the background, so that no training step waits for it."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._latest_gib: float | None = None
+
+    def row(self) -> dict[str, float]:
+        """The latest reading, for the step's row; empty before the first one."""
+        return {} if self._latest_gib is None else {"memory/pss_gib": self._latest_gib}
+
+    @contextlib.asynccontextmanager
+    async def measuring(self) -> AsyncIterator[None]:
+        """Read the memory every few seconds inside the block."""
+        task = asyncio.create_task(self._measure())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _measure(self) -> None:
+        driver = beat()
+        while True:
+            self._latest_gib = sum((await self._supervisor.memory_gib(driver)).values())
+            await asyncio.sleep(INTERVAL_SECONDS)

@@ -56,6 +56,13 @@ def test_killing_takes_the_children_too(parent):
     assert parent.wait(timeout=10) == -signal.SIGKILL and (gone, alive) == ([child], [])
 
 
+def test_memory_counts_descendants_and_the_monitor_itself_and_every_process_once(parent):
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]  # `parent` and its child are in it
+    separately = sum(process.memory_full_info().pss for process in family) / 2**30
+    listed_twice = [Process.of(parent.pid), Process.of(parent.pid), Process.of(os.getpid())]
+    assert asyncio.run(NodeMonitor().memory_gib(listed_twice)) == pytest.approx(separately, rel=0.05)
+
+
 def test_a_process_that_only_has_the_number_of_a_dead_one_is_left_alone(parent):
     stranger = dataclasses.replace(Process.of(parent.pid), born=1)
     assert not stranger.alive
