@@ -1,13 +1,13 @@
-"""A run under fire: processes of every kind are killed, stopped and starved at random moments; then it is audited.
+"""Kill, stop and starve processes of every kind of one run at random moments, and audit the run afterwards.
 
-    python -m tests.chaos.campaign --kills 50 --seed 0 --staleness 1 --directory DIRECTORY
+    python -m tests.chaos.campaign --faults 50 --seed 0 --staleness 1 --directory DIRECTORY
 
-Seeded: the same seed strikes the same kinds with the same blows in the same order. After each blow it waits until the
-run has mended the loss and finished two more optimiser steps, and notes how long detection and recovery took. Some
-are followed by a second one before that; one hits the replay queue right after the driver was resumed. At the end
-the run has to have trained every position of the prompt stream exactly once, within the staleness bound, and to have
-left a checkpoint that can be read back; and a learner that nobody disturbs, fed with the recorded groups, has to end
-with the same weights, bit by bit. Prints a table, writes ``report.json``, and exits with 1 if anything is wrong.
+The same seed injects the same faults in the same order. After each fault the campaign waits until the run has
+recovered and finished two more optimiser steps, and records how long detection and recovery took. Some faults are
+followed by a second one before that; one kills the replay queue right after the driver was resumed. The audit at the
+end: the run trained every position of the prompt stream exactly once, within the staleness bound, its last checkpoint
+can be read, and an undisturbed learner that trains on the recorded groups ends with the same weights, bit by bit.
+Prints a table, writes ``report.json``, and exits with 1 if the audit found a problem.
 """
 
 from __future__ import annotations
@@ -35,45 +35,45 @@ from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import read_metrics
 from cluster.records.weight_fingerprint import weights_sha256
 from cluster.telemetry.metrics_tail import MetricsTail
-from tests.chaos import blows, coder
+from tests.chaos import coder, faults
 from tests.chaos.disks import SmallDisk
-from tests.chaos.report import Blow, Report
-from tests.chaos.schedule import Strike, schedule
+from tests.chaos.report import Recovery, Report
+from tests.chaos.schedule import Fault, schedule
 from tests.cluster.running import LOCAL, REPOSITORY, command, environment
 
-LOOK_S = 0.25  # between two looks at the run, which shares its processors with this
-MEND_S = 240.0  # for one blow to be mended, with everything else that runs on the machine
+POLL_S = 0.25  # between two looks at the run, which shares its processors with this process
+RECOVERY_S = 240.0  # from one fault, on a busy machine
 RESUME_S = 300.0
-MODEL_S = 900.0  # for the model that the run under fire trains
+MODEL_S = 900.0  # to make the model that the run trains
 REPLAY_S = 1800.0
-LEFT = 130  # exit status of a run that was asked to leave
+INTERRUPTED = 130  # exit status of a run that was asked to stop
 GONE_S = 60.0  # for all processes of a killed driver to be gone
 
 
 @dataclass(frozen=True)
-class _Fallen:
-    """A blow that has fallen, and what is needed to see it mended."""
+class _Injected:
+    """A fault that was injected, and what is needed to recognise the recovery from it."""
 
     kind: str
-    blow: str
+    way: str
     during: str | None
-    struck: float  # monotonic clock
+    at: float  # monotonic clock
     wall: float  # the clock of incidents
-    told: int  # incidents before it
-    lost: bool  # by it, so that there will be one
+    incidents: int  # number of them before it
+    lost: bool  # a process is lost, so there will be an incident
 
 
 class Campaign:
-    """One run and the blows against it.
+    """One run and the faults that are injected into it.
 
     Args:
-        directory: an empty directory; the run lies in ``run`` in it.
+        directory: an empty directory; the run writes into ``run`` in it.
         overrides: of the configuration, which must name run.steps and rollout.prompts_per_step.
         seed: of the choice of moments.
-        leaves: after the last blow the run is asked to leave (SIGTERM); else it goes on to its last step.
-        replays: a run that left is held against an undisturbed learner, fed with the recorded groups.
-        disk: the run lies on it; a blow of kind "disk" fills it, frees it when the run has ended, and resumes.
-        wandb_disk: wandb's files lie on it; a blow of kind "wandb's disk" fills it for good.
+        stops: the run is asked to stop (SIGTERM) after the last fault; otherwise it runs to its last step.
+        replays: compare the weights of a stopped run with those of an undisturbed learner on the recorded groups.
+        disk: holds the run; a fault of kind "disk" fills it, frees it when the run has ended, and resumes the run.
+        wandb_disk: holds wandb's files; a fault of kind "wandb's disk" fills it and does not free it.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Campaign:
         overrides: Sequence[str],
         seed: int,
         *,
-        leaves: bool = False,
+        stops: bool = False,
         replays: bool = True,
         config: Path = LOCAL,
         disk: SmallDisk | None = None,
@@ -92,22 +92,22 @@ class Campaign:
         self._disk, self._wandb_disk = disk, wandb_disk
         self.run = (disk.path if disk else directory) / "run"
         self.report = Report()
-        self._leaves, self._replays = leaves, replays
+        self._stops, self._replays = stops, replays
         self._config = config
         self._overrides = list(overrides)
         self._random = random.Random(seed)
         self._log = directory / "output.log"
         self._process: subprocess.Popen | None = None
         self._tail = MetricsTail(self.run)
-        self._fell = 0  # blows so far
+        self._injected = 0  # faults so far
 
-    def execute(self, schedule: Sequence[Strike]) -> Report:
-        """Run, strike by the `schedule`, let the run end, and audit it."""
+    def execute(self, schedule: Sequence[Fault]) -> Report:
+        """Start the run, inject the faults of `schedule`, let the run end, and audit it."""
         try:
             self._launch("train", *self._overrides, f"run.directory={self.run.parent}", "run.name=run")
             self._wait(lambda: self._steps() >= 1, "the first step", RESUME_S)
-            for strike in schedule:
-                self._strike(strike)
+            for fault in schedule:
+                self._recover_from(fault)
             self._expect_end()
         finally:
             self._end()
@@ -130,91 +130,91 @@ class Campaign:
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
-    def _strike(self, strike: Strike) -> None:
+    def _recover_from(self, fault: Fault) -> None:
+        """Inject `fault`, wait until the run has recovered, and record how long that took."""
         time.sleep(self._random.uniform(0.0, 2.0))
-        fallen = [self._fall(strike.kind, strike.blow)]
-        if strike.then is not None:
-            self._await_the_moment_after(fallen[0])
-            fallen.append(self._fall(*strike.then, during=strike.kind))
-        mended = [self._mended(one) for one in fallen]
-        # Two more steps: the one under way may have had all it needed before the blow.
+        injected = [self._inject(fault.kind, fault.way)]
+        if fault.then is not None:
+            self._await_recovery_under_way(injected[0])
+            injected.append(self._inject(*fault.then, during=fault.kind))
+        seconds = [self._until_recovered(one) for one in injected]
+        # Two more steps: the current one may have had all it needed before the fault.
         after = self._steps()
-        self._wait(lambda: self._steps() >= after + 2 or self._done(), "two more steps", MEND_S)
-        for one, (detected, serving) in zip(fallen, mended, strict=True):
-            step_s = time.monotonic() - one.struck
-            self.report.blows.append(Blow(one.kind, one.blow, detected, serving, step_s, one.during))
+        self._wait(lambda: self._steps() >= after + 2 or self._done(), "two more steps", RECOVERY_S)
+        for one, (detected, serving) in zip(injected, seconds, strict=True):
+            step_s = time.monotonic() - one.at
+            self.report.recoveries.append(Recovery(one.kind, one.way, detected, serving, step_s, one.during))
         self.write()
 
-    def _fall(self, kind: str, blow: str, during: str | None = None) -> _Fallen:
-        """One blow; the driver is resumed at once."""
-        self._fell += 1
-        told = len(self._incidents())
-        self._say(f"blow {self._fell}: {blow} of {kind}" + (f", after {during}" if during else ""))
-        struck, wall = time.monotonic(), time.time()
+    def _inject(self, kind: str, way: str, during: str | None = None) -> _Injected:
+        """One fault; a killed driver is resumed at once."""
+        self._injected += 1
+        before = len(self._incidents())
+        self._say(f"fault {self._injected}: {way} of {kind}" + (f", after {during}" if during else ""))
+        at, wall = time.monotonic(), time.time()
+        lost = False
         if kind == "driver":
             self._kill_the_driver()
-            lost = False
         elif kind == "disk":
             self._fill_the_disk()
-            lost = False
         elif kind == "wandb's disk":
             assert self._wandb_disk is not None
             self._wandb_disk.fill()
-            self._wait(lambda: any(i["unit"] == "wandb" for i in self._incidents()[told:]), "word of it", MEND_S)
-            lost = False
+            reported = lambda: any(i["unit"] == "wandb" for i in self._incidents()[before:])  # noqa: E731
+            self._wait(reported, "an incident about wandb's disk", RECOVERY_S)
         else:
-            lost = self._hit(lambda: blows.find(self._root, kind), blow) and kind not in blows.UNTOLD
-        return _Fallen(kind, blow, during, struck, wall, told, lost)
+            lost = self._hit(lambda: faults.find(self._root, kind), way) and kind not in faults.UNREPORTED
+        return _Injected(kind, way, during, at, wall, before, lost)
 
-    def _await_the_moment_after(self, first: _Fallen) -> None:
-        """While the first loss is being mended; of the driver, when training begins again."""
+    def _await_recovery_under_way(self, first: _Injected) -> None:
+        """Until the run is recovering from `first`; after a fault of the driver, until training begins again."""
         if first.kind == "driver":
-            began = lambda: blows.sampling(self._root)  # noqa: E731
+            began = lambda: faults.sampling(self._root)  # noqa: E731
             self._wait(began, "training beginning again", RESUME_S, every_s=0.05)
             time.sleep(self._random.uniform(0.0, 0.9))
         else:
-            self._wait(lambda: bool(self._news(first)), f"the loss of the {first.kind} being noticed", MEND_S)
+            self._wait(lambda: bool(self._news(first)), f"an incident about the {first.kind}", RECOVERY_S)
             time.sleep(self._random.uniform(0.0, 10.0))
 
-    def _hit(self, candidates: Callable[[], list[psutil.Process]], blow: str) -> bool:
-        """Strike one of the candidates; whether it is lost by that."""
+    def _hit(self, candidates: Callable[[], list[psutil.Process]], way: str) -> bool:
+        """Inject a fault into one of the candidates; whether that process is lost."""
         lost: list[bool] = []
 
-        def struck() -> bool:
-            with contextlib.suppress(psutil.NoSuchProcess):  # gone before the blow fell: another then
+        def injected() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself: try another one
                 if victims := candidates():
-                    lost.append(blows.BLOWS[blow](self._random.choice(victims)))
+                    lost.append(faults.INJECT[way](self._random.choice(victims)))
             return bool(lost)
 
-        self._wait(struck, "somebody to strike", MEND_S)
+        self._wait(injected, "a process to inject the fault into", RECOVERY_S)
         return lost[0]
 
     def write(self) -> None:
         (self.directory / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
 
-    def _news(self, of: _Fallen) -> list[tuple[float, dict[str, Any]]]:
-        """Incidents of the unit since the blow, with the seconds from the one to the other."""
-        unit = blows.UNITS.get(of.kind, of.kind)
-        since = self._incidents()[of.told :]
+    def _news(self, of: _Injected) -> list[tuple[float, dict[str, Any]]]:
+        """Incidents of the unit since the fault, with the seconds from the one to the other."""
+        unit = faults.UNITS.get(of.kind, of.kind)
+        since = self._incidents()[of.incidents :]
         return [(i["time"] - of.wall, i) for i in since if i["unit"].startswith(unit)]
 
-    def _mended(self, of: _Fallen) -> tuple[float | None, float | None]:
-        """Seconds until the loss was noticed, and until its successor served; None if nothing had to be noticed."""
+    def _until_recovered(self, of: _Injected) -> tuple[float | None, float | None]:
+        """Seconds until the loss was detected, and until the replacement served; None if nothing was lost."""
         if not of.lost:
             return None, None
-        self._wait(lambda: bool(self._news(of)), f"the loss of the {of.kind} being noticed", MEND_S)
+        self._wait(lambda: bool(self._news(of)), f"an incident about the {of.kind}", RECOVERY_S)
 
         def recovered() -> list[float]:
             return [after for after, incident in self._news(of) if incident["recovered_s"] is not None]
 
-        self._wait(lambda: bool(recovered()), f"the {of.kind} serving again", MEND_S)
+        self._wait(lambda: bool(recovered()), f"the {of.kind} serving again", RECOVERY_S)
         return self._news(of)[0][0], recovered()[0]
 
     def _kill_the_driver(self) -> None:
         assert self._process is not None
         saved = self.run / "checkpoints"
-        self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", MEND_S)
-        everyone = blows.ours(self._root.children(recursive=True))
+        self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", RECOVERY_S)
+        everyone = faults.without_ray_agents(self._root.children(recursive=True))
         self._process.kill()
         self._process.wait(timeout=30)
         _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
@@ -225,17 +225,17 @@ class Campaign:
         self._wait(lambda: self._log.read_text().count("run directory") > log, "the resume", RESUME_S)
 
     def _fill_the_disk(self) -> None:
-        """The run has to end with the reason and the command to go on, which works once there is room."""
+        """The run has to end with the reason and the resume command, which has to work once there is space."""
         assert self._process is not None and self._disk is not None
         saved = self.run / "checkpoints"
-        self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", MEND_S)
-        everyone = blows.ours(self._root.children(recursive=True))
+        self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", RECOVERY_S)
+        everyone = faults.without_ray_agents(self._root.children(recursive=True))
         said = len(self._log.read_text())
         self._disk.fill()
-        status = self._process.wait(timeout=MEND_S)
+        status = self._process.wait(timeout=RECOVERY_S)
         words = self._log.read_text()[said:]
-        told = ("No space left on device", f"continue with: bonrl train --resume {self.run}")
-        if status != 1 or not all(one in words for one in told) or "Traceback" in words:
+        wanted = ("No space left on device", f"continue with: bonrl train --resume {self.run}")
+        if status != 1 or not all(one in words for one in wanted) or "Traceback" in words:
             self.report.problems.append(f"on a full disk the run ended with status {status}:\n{words[-2000:]}")
         _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
         if alive:
@@ -247,16 +247,16 @@ class Campaign:
 
     def _expect_end(self) -> None:
         assert self._process is not None
-        everyone = blows.ours(self._root.children(recursive=True)) if self._process.poll() is None else []
-        if self._leaves:
+        everyone = [] if self._over() else faults.without_ray_agents(self._root.children(recursive=True))
+        if self._stops:
             self._process.terminate()
         try:
             status = self._process.wait(timeout=1800)
         except subprocess.TimeoutExpired:
-            self.report.problems.append("the run did not end within 1800 s after the last blow")
+            self.report.problems.append("the run did not end within 1800 s after the last fault")
             return
         output = self._log.read_text()
-        if status != (LEFT if self._leaves else 0):
+        if status != (INTERRUPTED if self._stops else 0):
             self.report.problems.append(f"the run ended with status {status}:\n{output[-3000:]}")
         match = re.findall(r"^weights +([0-9a-f]{64})$", output, re.MULTILINE)
         self.report.weights = match[-1] if match else ""
@@ -274,7 +274,7 @@ class Campaign:
             self._process.wait(timeout=30)
 
     def _audit(self) -> None:
-        """Every position exactly once, nothing staler than the bound, and a model that can be read back."""
+        """Every position exactly once, nothing staler than the bound, a readable checkpoint, reproducible weights."""
         steps, prompts = self.report.steps, self._number("rollout.prompts_per_step")
         positions: Counter[int] = Counter()
         trained: Counter[tuple[int, str]] = Counter()
@@ -304,15 +304,15 @@ class Campaign:
             self.report.reward = first, last
             self.report.with_gradient = sum(not row["optimizer/skipped"] for row in rows)
             if not self.report.with_gradient:
-                self.report.problems.append("no step had a gradient: this run could not show anything")
+                self.report.problems.append("no step had a gradient, so equal weights prove nothing")
         final = Checkpoints(self.run / "checkpoints").latest().checkpoint
         if final is None or final.step != steps:
             self.report.problems.append("there is no usable checkpoint of the last step")
-        elif self._leaves and self._replays:
+        elif self._stops and self._replays:
             self._compare_with_undisturbed_learner(weights_sha256(final.path / HUGGINGFACE))
 
     def _compare_with_undisturbed_learner(self, weights: str) -> None:
-        """The recorded groups, trained on once more by a learner that nobody strikes, must make the same weights."""
+        """An undisturbed learner that trains on the recorded groups must end with the same weights."""
         self._say("replaying the recorded groups")
         where = [f"run.steps={self.report.steps}", f"run.directory={self.directory}", "run.name=replay"]
         replay = command("train", "--replay", str(self.run), *where, config=None)
@@ -320,7 +320,7 @@ class Campaign:
             replay, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=REPLAY_S
         )
         again = re.findall(r"^weights +([0-9a-f]{64})$", run.stdout, re.MULTILINE)
-        self.report.weights = weights
+        self.report.weights, self.report.replayed = weights, again[-1] if again else "none"
         if again != [weights]:
             self.report.problems.append(f"replayed weights are {again}, not {weights}:\n{run.stderr[-2000:]}")
 
@@ -342,7 +342,7 @@ class Campaign:
         assert self._process is not None
         return self._process.poll() == 0
 
-    def _wait(self, condition: Callable[[], bool], what: str, limit_s: float, every_s: float = LOOK_S) -> None:
+    def _wait(self, condition: Callable[[], bool], what: str, limit_s: float, every_s: float = POLL_S) -> None:
         end = time.monotonic() + limit_s
         while not condition():
             if self._over():
@@ -369,13 +369,13 @@ SMALL = (
 
 
 def offline(overrides: Sequence[str]) -> list[str]:
-    """`overrides` with wandb's processes, which then are struck too."""
+    """`overrides` with wandb's processes, so that faults can be injected into them too."""
     return [*(one for one in overrides if not one.startswith("wandb.mode")), "wandb.mode=offline"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="number of blows")
+    parser.add_argument("--faults", type=int, default=50, help="number of faults")
     parser.add_argument("--seed", type=int, default=0, help="of the order and the moments")
     parser.add_argument("--staleness", type=int, default=1, help="queue.staleness of the run")
     parser.add_argument("--directory", type=Path, required=True, help="an empty directory for the run and the report")
@@ -388,17 +388,14 @@ def main() -> int:
         maker = [sys.executable, "-m", "tests.chaos.coder", str(world)]
         subprocess.run(maker, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, timeout=MODEL_S)
     overrides += coder.overrides(world)
-    campaign = Campaign(options.directory, overrides, options.seed, leaves=True)
+    campaign = Campaign(options.directory, overrides, options.seed, stops=True)
     try:
-        report = campaign.execute(schedule(options.kills, options.seed))
+        report = campaign.execute(schedule(options.faults, options.seed))
     except AssertionError as error:
         report = campaign.report
         report.problems.append(str(error))
     campaign.write()
-    print(report.table())
-    print(f"{report.steps} steps; staleness: observed {report.staleness[0]}, bound {report.staleness[1]}")
-    print(f"{report.with_gradient} steps with a gradient; reward {report.reward[0]:.3f} -> {report.reward[1]:.3f}")
-    print("problems: " + ("; ".join(report.problems) if report.problems else "none"))
+    print(report.summary())
     return 1 if report.problems else 0
 
 

@@ -1,4 +1,4 @@
-"""A very small model that writes Python, and problems for it: a run under fire in which programs really run.
+"""A very small model that writes Python, and problems for it, so that the campaign's run executes real programs.
 
     python -m tests.chaos.coder DIRECTORY
 

@@ -43,7 +43,7 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(path: Path, mib: float) -> Iterator[SmallDisk]:
-    """A disk for the length of the block.
+    """A disk that exists inside the block.
 
     Raises:
         PermissionError: this process may not mount one.

@@ -1,11 +1,12 @@
-"""A run on a simulated cluster whose nodes are lost at chosen moments, and whose disks fill; then it is audited.
+"""Lose nodes of a simulated cluster at chosen moments of a run, and fill its disks; audit the run afterwards.
 
-    python -m tests.chaos.nodes --losses 12 --seed 0 --directory DIRECTORY
+    python -m tests.chaos.nodes --losses 12 --seed 0 --disks --directory DIRECTORY
 
 The driver's node holds no actor that needs a processor; two others hold the learner, two samplers and a verifier. When
-the chosen process is inside the chosen method, its node's raylet is killed, and with it (in every second loss: at the
-same instant) all actors of the node. Another node takes its place. In between wandb's processes are killed and, where
-this process may mount a file system, the run's disk and wandb's are filled. The audit is that of tests.chaos.campaign.
+an actor is inside the chosen method, the raylet of the victim's node is killed (in every second loss together with all
+actors of the node), and another node takes its place. Then wandb's processes are killed and stopped. With `--disks`
+the run's disk is filled, the run is resumed, and wandb's disk is filled. The audit is that of tests.chaos.campaign:
+every position once, and the weights of an undisturbed learner that trains on the recorded groups.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from tests.chaos.campaign import MEND_S, SMALL, Campaign, offline
+from tests.chaos.campaign import RECOVERY_S, SMALL, Campaign, offline
 from tests.chaos.disks import small_disk
-from tests.chaos.report import Blow
-from tests.chaos.schedule import Strike
+from tests.chaos.report import Recovery
+from tests.chaos.schedule import Fault
 
-MOMENTS = {  # the method by whose beginning the moment is known: process titles show it
+MOMENTS = {  # actor methods that mark the moments; process titles show them
     "publish": r"^ray::LearnerRank\.publish",
     "load": r"^ray::SamplerActor\.load_weights",
     "ack": r"^ray::ReplayQueue\.ack",
@@ -42,7 +43,7 @@ NODE = {"num_cpus": 4, "object_store_memory": 100 * 2**20}
 
 @dataclass(frozen=True)
 class NodeLoss:
-    """The node of `victim` is lost at `moment`; `whole`: its processes end with its raylet, and not after it."""
+    """The node of `victim` is lost at `moment`; `whole`: its actors are killed together with its raylet."""
 
     moment: str
     victim: str
@@ -50,9 +51,9 @@ class NodeLoss:
 
 
 class NodeCampaign(Campaign):
-    """As :class:`Campaign`, for a run on a cluster of its own, with :class:`NodeLoss` among the strikes."""
+    """A :class:`Campaign` on a simulated cluster, with :class:`NodeLoss` among the faults."""
 
-    def execute(self, schedule: Sequence[Strike | NodeLoss]) -> Any:
+    def execute(self, schedule: Sequence[Fault | NodeLoss]) -> Any:
         self._cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 * 2**20}
         )
@@ -64,36 +65,36 @@ class NodeCampaign(Campaign):
         finally:
             self._cluster.shutdown()
 
-    def _strike(self, strike: Strike | NodeLoss) -> None:
-        if isinstance(strike, Strike):
-            return super()._strike(strike)
-        self._fell += 1
-        self._say(f"loss {self._fell}: node of a {strike.victim} at {strike.moment}{', whole' * strike.whole}")
-        lost = self._lose(strike)
-        struck = time.monotonic()
-        self._cluster.remove_node(lost, allow_graceful=False)  # the rest of what stands for it
+    def _recover_from(self, fault: Fault | NodeLoss) -> None:
+        if isinstance(fault, Fault):
+            return super()._recover_from(fault)
+        self._injected += 1
+        self._say(f"loss {self._injected}: node of a {fault.victim} at {fault.moment}{', whole' * fault.whole}")
+        lost = self._lose(fault)
+        at = time.monotonic()
+        self._cluster.remove_node(lost, allow_graceful=False)  # and the node's other processes
         self._cluster.add_node(**NODE)
         after = self._steps()
-        self._wait(lambda: self._steps() >= after + 2, "two more steps", MEND_S)
-        took = time.monotonic() - struck
-        self.report.blows.append(Blow(f"node of a {strike.victim}", strike.moment, None, None, took))
+        self._wait(lambda: self._steps() >= after + 2, "two more steps", RECOVERY_S)
+        took = time.monotonic() - at
+        self.report.recoveries.append(Recovery(f"node of a {fault.victim}", fault.moment, None, None, took))
         self.write()
-        self._wait(self._all_serve, "all samplers serving", MEND_S)
+        self._wait(self._all_serve, "all samplers serving", RECOVERY_S)
 
-    def _lose(self, strike: NodeLoss) -> Any:
-        """Kill the node at the moment; the cluster's handle on it."""
-        end = time.monotonic() + MEND_S
+    def _lose(self, loss: NodeLoss) -> Any:
+        """Kill the node at the moment; returns the cluster's handle of it."""
+        end = time.monotonic() + RECOVERY_S
         while time.monotonic() < end:
             actors = self._actors()
-            watched = [p for p in actors if re.search(MOMENTS[strike.moment].partition("\\.")[0], _title(p))]
-            victims = [p for p in actors if re.search(VICTIMS[strike.victim], _title(p))]
+            watched = [p for p in actors if re.search(MOMENTS[loss.moment].partition("\\.")[0], _title(p))]
+            victims = [p for p in actors if re.search(VICTIMS[loss.victim], _title(p))]
             until = time.monotonic() + 1.0
             while watched and victims and time.monotonic() < until:
-                if any(re.search(MOMENTS[strike.moment], _title(p)) for p in watched):
+                if any(re.search(MOMENTS[loss.moment], _title(p)) for p in watched):
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        return self._kill_node(self._random.choice(victims), strike.whole)
+                        return self._kill_node(self._random.choice(victims), loss.whole)
             time.sleep(0.05)
-        raise AssertionError(f"no {strike.moment} was seen within {MEND_S:.0f} s:\n{self._log.read_text()[-4000:]}")
+        raise AssertionError(f"no {loss.moment} was seen within {RECOVERY_S:.0f} s:\n{self._log.read_text()[-4000:]}")
 
     def _kill_node(self, actor: psutil.Process, whole: bool) -> Any:
         raylet = actor.parent()
@@ -134,7 +135,7 @@ LAYOUT = ("actors.samplers=2", "queue.staleness=1", "run.steps=1000000")
 
 
 def losses(count: int, seed: int) -> list[NodeLoss]:
-    """`count` losses: every moment with either victim before one comes again."""
+    """`count` losses: every moment with either victim once before one of them comes again."""
     order = random.Random(seed)
     plan: list[NodeLoss] = []
     while len(plan) < count:
@@ -145,31 +146,29 @@ def losses(count: int, seed: int) -> list[NodeLoss]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--losses", type=int, default=12, help="nodes that are lost")
-    parser.add_argument("--skip", type=int, default=0, help="losses of the plan that another campaign took")
+    parser.add_argument("--losses", type=int, default=12, help="number of node losses")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many losses at the start of the plan")
     parser.add_argument("--seed", type=int, default=0, help="of their order")
     parser.add_argument("--disks", action="store_true", help="fill the run's disk and wandb's too (needs root)")
     parser.add_argument("--directory", type=Path, required=True, help="an empty directory for the run and the report")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
-    strikes: list[Strike | NodeLoss] = list(losses(options.skip + options.losses, options.seed)[options.skip :])
-    strikes += [Strike("wandb-core", "kill"), Strike("wandb", "kill"), Strike("wandb-core", "stop")]
+    faults: list[Fault | NodeLoss] = list(losses(options.skip + options.losses, options.seed)[options.skip :])
+    faults += [Fault("wandb-core", "kill"), Fault("wandb", "kill"), Fault("wandb-core", "stop")]
     with contextlib.ExitStack() as stack:
         disks: dict[str, Any] = {}
         if options.disks:
             disks["disk"] = stack.enter_context(small_disk(options.directory / "disk", 1024))
             disks["wandb_disk"] = stack.enter_context(small_disk(options.directory / "wandb-disk", 16))
-            strikes += [Strike("disk", "full"), Strike("wandb's disk", "full")]
-        campaign = NodeCampaign(options.directory, [*offline(SMALL), *LAYOUT], options.seed, leaves=True, **disks)
+            faults += [Fault("disk", "full"), Fault("wandb's disk", "full")]
+        campaign = NodeCampaign(options.directory, [*offline(SMALL), *LAYOUT], options.seed, stops=True, **disks)
         try:
-            report = campaign.execute(strikes)
+            report = campaign.execute(faults)
         except AssertionError as error:
             report = campaign.report
             report.problems.append(str(error))
         campaign.write()
-    print(report.table())
-    print(f"{report.steps} steps; staleness: observed {report.staleness[0]}, bound {report.staleness[1]}")
-    print("problems: " + ("; ".join(report.problems) if report.problems else "none"))
+    print(report.summary())
     return 1 if report.problems else 0
 
 

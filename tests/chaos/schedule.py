@@ -1,64 +1,64 @@
-"""Which blows fall on a long run, and in which order: every kind of process by every way, and blows that overlap."""
+"""Which faults a campaign injects, and in which order: every kind in every way, and faults that overlap."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
-from tests.chaos import blows
+from tests.chaos import faults
 
 WAYS = ("kill", "stop", "pause", "memory")
-# A blow of these costs the longest restarts (an engine that is built anew), so no pair of them comes twice.
-DEAR = ("sampler", "engine core", "driver")
+# Their restarts take longest (vLLM builds a new engine), so each of these faults comes once.
+SLOW = ("sampler", "engine core", "driver")
 IMPOSSIBLE = {
-    ("replay queue", "memory"),  # it wants no page for minutes
-    ("node watch", "pause"),  # nothing to bear: it only looks
+    ("replay queue", "memory"),  # it allocates no page for minutes
+    ("node watch", "pause"),  # nothing waits for it
     ("node watch", "memory"),
-    ("wandb", "pause"),  # nothing to bear: nobody waits for it
-    ("wandb", "memory"),  # as the replay queue
+    ("wandb", "pause"),  # nothing waits for it
+    ("wandb", "memory"),  # as for the replay queue
     ("wandb-core", "memory"),
 }
 
 
 @dataclass(frozen=True)
-class Strike:
-    """A blow, and perhaps a second one that does not wait until the first is mended.
+class Fault:
+    """A fault, and perhaps a second one before the run has recovered from the first.
 
-    After a blow at the driver the second falls within a second after training has begun again.
+    After a fault of the driver the second one comes within a second after training has begun again.
     """
 
     kind: str
-    blow: str
+    way: str
     then: tuple[str, str] | None = None
 
     @property
-    def blows(self) -> int:
+    def count(self) -> int:
         return 1 if self.then is None else 2
 
 
 OVERLAPS = (
-    Strike("driver", "kill", then=("replay queue", "kill")),
-    Strike("sampler", "kill", then=("replay queue", "kill")),
-    Strike("sampler", "kill", then=("learner", "kill")),
-    Strike("learner", "kill", then=("replay queue", "kill")),
-    Strike("engine core", "kill", then=("verifier", "kill")),
+    Fault("driver", "kill", then=("replay queue", "kill")),
+    Fault("sampler", "kill", then=("replay queue", "kill")),
+    Fault("sampler", "kill", then=("learner", "kill")),
+    Fault("learner", "kill", then=("replay queue", "kill")),
+    Fault("engine core", "kill", then=("verifier", "kill")),
 )
 
 
-def schedule(kills: int, seed: int) -> list[Strike]:
-    """`kills` blows in a seeded order: each kind in each way and each overlap once, then the cheaper kinds again."""
-    ways = [way for way in WAYS if way != "memory" or blows.can_exhaust_memory()]
-    kinds = [*blows.KINDS, *blows.SANDBOX]
-    singles = [Strike(kind, way) for kind in kinds for way in ways if (kind, way) not in IMPOSSIBLE]
-    cheap = [strike for strike in singles if strike.kind not in DEAR]
-    once = [*singles, *OVERLAPS, Strike("driver", "kill")]
+def schedule(count: int, seed: int) -> list[Fault]:
+    """`count` faults in a seeded order: each kind in each way and each overlap once, then the faster kinds again."""
+    ways = [way for way in WAYS if way != "memory" or faults.can_exhaust_memory()]
+    kinds = [*faults.KINDS, *faults.SANDBOX]
+    singles = [Fault(kind, way) for kind in kinds for way in ways if (kind, way) not in IMPOSSIBLE]
+    fast = [fault for fault in singles if fault.kind not in SLOW]
+    once = [*singles, *OVERLAPS, Fault("driver", "kill")]
     order = random.Random(seed)
     plan = order.sample(once, len(once))
-    while sum(strike.blows for strike in plan) < kills:
-        plan += order.sample(cheap, len(cheap))
-    chosen: list[Strike] = []
-    for strike in plan:
-        if sum(s.blows for s in chosen) + strike.blows <= kills:
-            chosen.append(strike)
+    while sum(fault.count for fault in plan) < count:
+        plan += order.sample(fast, len(fast))
+    chosen: list[Fault] = []
+    for fault in plan:
+        if sum(one.count for one in chosen) + fault.count <= count:
+            chosen.append(fault)
     order.shuffle(chosen)
     return chosen

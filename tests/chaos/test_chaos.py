@@ -1,6 +1,6 @@
-"""Eight blows against one run, of every kind of process: nothing is lost, nothing is trained twice, and the weights are
-bit by bit those of a run that nobody disturbed. Three of them fall while an earlier one is being mended. The long
-version is ``python -m tests.chaos.campaign``."""
+"""Eight faults in one run, in every kind of process: nothing is lost, nothing is trained twice, and the weights are
+bit by bit those of an undisturbed run. Three faults come while the run recovers from an earlier one. The long version:
+``python -m tests.chaos.campaign``."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ import psutil
 import pytest
 
 from cluster.records.checkpoints import Checkpoints
-from tests.chaos.blows import ours
 from tests.chaos.campaign import SMALL, Campaign
-from tests.chaos.schedule import Strike
+from tests.chaos.faults import without_ray_agents
+from tests.chaos.schedule import Fault
 from tests.cluster.running import REPOSITORY, bonrl, command, environment, run_directory
 
 pytestmark = pytest.mark.slow
 
 STEPS = 40
-BLOWS = [
-    Strike("engine core", "kill", then=("verifier", "kill")),
-    Strike("verifier", "stop"),
-    Strike("learner", "pause"),
-    Strike("sampler", "kill", then=("learner", "kill")),
-    Strike("driver", "kill", then=("replay queue", "kill")),
+FAULTS = [
+    Fault("engine core", "kill", then=("verifier", "kill")),
+    Fault("verifier", "stop"),
+    Fault("learner", "pause"),
+    Fault("sampler", "kill", then=("learner", "kill")),
+    Fault("driver", "kill", then=("replay queue", "kill")),
 ]
 
 
-def test_a_run_under_fire_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path):
-    """The undisturbed run is evaluated on the way: that changes no weights either."""
+def test_a_run_with_faults_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path):
+    """The undisturbed run is also evaluated, which must not change the weights either."""
     evaluated = ["evaluation.at_start=true", "evaluation.prompts=4", "evaluation.n=4"]
-    quiet = bonrl("train", *SMALL, f"run.steps={STEPS}", *evaluated, f"run.directory={tmp_path / 'quiet'}")
-    assert quiet.returncode == 0, quiet.stdout + quiet.stderr
-    (tmp_path / "fire").mkdir()
-    campaign = Campaign(tmp_path / "fire", [*SMALL, f"run.steps={STEPS}", "queue.staleness=0"], seed=0)
-    report = campaign.execute(BLOWS)
+    undisturbed = bonrl("train", *SMALL, f"run.steps={STEPS}", *evaluated, f"run.directory={tmp_path / 'undisturbed'}")
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    (tmp_path / "faults").mkdir()
+    campaign = Campaign(tmp_path / "faults", [*SMALL, f"run.steps={STEPS}", "queue.staleness=0"], seed=0)
+    report = campaign.execute(FAULTS)
     assert not report.problems, report.problems
-    assert len(report.blows) == sum(strike.blows for strike in BLOWS) == 8
-    for blow in report.blows:
-        assert blow.detected_s is None or blow.detected_s < 12, blow  # 10 s, and a busy machine
+    assert len(report.recoveries) == sum(fault.count for fault in FAULTS) == 8
+    for recovery in report.recoveries:
+        assert recovery.detected_s is None or recovery.detected_s < 12, recovery  # 10 s, and a busy machine
     assert report.staleness == (0, 0)
-    assert report.weights == re.search(r"^weights +([0-9a-f]{64})$", quiet.stdout, re.MULTILINE).group(1)
+    assert report.weights == re.search(r"^weights +([0-9a-f]{64})$", undisturbed.stdout, re.MULTILINE).group(1)
 
 
 def test_a_run_without_restarts_left_ends_with_a_report(tmp_path: Path):
@@ -63,11 +63,11 @@ def test_a_run_without_restarts_left_ends_with_a_report(tmp_path: Path):
             while not list(tmp_path.glob("runs/*/checkpoints/step-*")):
                 assert run.poll() is None and time.monotonic() < end, log.read_text()
                 time.sleep(0.2)
-            everyone = ours(psutil.Process(run.pid).children(recursive=True))
+            everyone = without_ray_agents(psutil.Process(run.pid).children(recursive=True))
             next(p for p in everyone if "ray::VerifierWorker" in " ".join(p.cmdline())).kill()
-            struck = time.monotonic()
+            killed = time.monotonic()
             status = run.wait(timeout=60)
-            took = time.monotonic() - struck
+            took = time.monotonic() - killed
         finally:
             run.kill()
             run.wait(timeout=10)

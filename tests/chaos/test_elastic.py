@@ -1,5 +1,4 @@
-"""Nodes come and go: a sampler and a verifier join with a node and leave with it; the run goes on until it is told to
-leave."""
+"""Nodes come and go: a sampler and a verifier join with a node and leave with it; the run goes on until SIGTERM."""
 
 from __future__ import annotations
 
@@ -53,7 +52,9 @@ def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
         wait_for(1, 1)
         node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
         wait_for(2, 2)
-        assert not list((tmp_path / "runs").glob("*/incidents.jsonl")), "nobody waited for room that another took"
+        assert not list((tmp_path / "runs").glob("*/incidents.jsonl")), (
+            "no spare waited for resources that another took"
+        )
         cluster.remove_node(node, allow_graceful=False)
         wait_for(1, 1)
         directory = run_directory(tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""A prompt that kills its verifier process is set aside with the evidence, on a real Ray cluster; the others go on."""
+"""A prompt that kills its verifier process is quarantined with the evidence on a real Ray cluster; the others go on."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def verifier_that_dies():
             return beat()
 
         async def grade(self, batch, prompt):
-            await asyncio.sleep(0.3)  # so that others are in hand
+            await asyncio.sleep(0.3)  # so that other prompts are in flight
             if batch["prompt_id"][0].as_py() == POISON:
                 os.kill(os.getpid(), signal.SIGKILL)
             return 1, batch

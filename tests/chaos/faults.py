@@ -1,4 +1,4 @@
-"""What is struck, and how: the processes of a run by kind, and SIGKILL, SIGSTOP and the kernel's OOM killer."""
+"""Faults in a run: how to find its processes by kind, and SIGKILL, SIGSTOP and the kernel's OOM killer."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ KINDS = {
     "wandb": r"cluster\.wandb_writer",
     "wandb-core": r"bin/wandb-core",
 }
-SANDBOX = ("sandbox server", "sandboxed child")  # below the verifiers, which mend these losses themselves
-UNTOLD = (*SANDBOX, "node watch")  # of their loss there is no incident: nothing of the run stands still
+SANDBOX = ("sandbox server", "sandboxed child")  # children of the verifiers, which replace them without an incident
+UNREPORTED = (*SANDBOX, "node watch")  # their loss makes no incident, because the run does not wait for them
 UNITS = {
     "sampler": "sampler",
     "engine core": "sampler",
     "verifier": "verifier",
     "wandb-core": "wandb",
-}  # what an incident calls them
+}  # their names in incidents
 
 _CGROUP = Path("/sys/fs/cgroup/memory")
-_TINY = 64 << 10  # bytes: any process at work soon wants more than this
+_TINY = 64 << 10  # bytes: any active process soon needs more than this
 
 
 def find(root: psutil.Process, kind: str) -> list[psutil.Process]:
-    """The living processes of `kind` below `root`, in the order of their ids."""
+    """The live processes of `kind` below `root`, by process id."""
     if kind in SANDBOX:
         return _sandboxed(root, kind)
     found = []
@@ -48,7 +48,7 @@ def find(root: psutil.Process, kind: str) -> list[psutil.Process]:
 
 
 def _sandboxed(root: psutil.Process, kind: str) -> list[psutil.Process]:
-    """Fork servers of the code sandbox, or what runs below them: judges and candidates, which live for an instant."""
+    """Fork servers of the code sandbox, or their children: judges and candidates, which live for milliseconds."""
     servers = []
     for verifier in find(root, "verifier"):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,7 +65,7 @@ def _sandboxed(root: psutil.Process, kind: str) -> list[psutil.Process]:
 
 
 def sampling(root: psutil.Process) -> bool:
-    """Whether a sampler below `root` is at work on a group: training has begun."""
+    """Whether a sampler below `root` is sampling a group: training has begun."""
     for process in find(root, "sampler"):
         with contextlib.suppress(psutil.NoSuchProcess):
             if "sample_group" in " ".join(process.cmdline()):
@@ -73,8 +73,8 @@ def sampling(root: psutil.Process) -> bool:
     return False
 
 
-def ours(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Without the agents of Ray's dashboard, which outlive a killed driver for a minute or two and then end."""
+def without_ray_agents(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """`processes` without the agents of Ray's dashboard, which end a minute or two after a killed driver."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -89,13 +89,13 @@ def kill(victim: psutil.Process) -> bool:
 
 
 def stop(victim: psutil.Process) -> bool:
-    """For good, as far as the run can know: it has to be found, killed and replaced."""
+    """Stop the process and never continue it: the run has to find, kill and replace it."""
     victim.send_signal(signal.SIGSTOP)
     return True
 
 
 def pause(victim: psutil.Process, seconds: float = 3.0) -> bool:
-    """Stopped for less than `supervision.hung_s`: the run has to bear it."""
+    """Stop the process for less than `supervision.hung_s`: the run must tolerate that."""
     victim.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -104,7 +104,7 @@ def pause(victim: psutil.Process, seconds: float = 3.0) -> bool:
 
 
 def can_exhaust_memory() -> bool:
-    """Whether this process may put others under a memory limit of the kernel's (control groups, version 1)."""
+    """Whether this process may give others a memory limit (control groups, version 1)."""
     probe = _CGROUP / f"bonrl-probe-{os.getpid()}"
     try:
         probe.mkdir()
@@ -115,7 +115,7 @@ def can_exhaust_memory() -> bool:
 
 
 def exhaust_memory(victim: psutil.Process) -> bool:
-    """Leave the process no more memory: the kernel's OOM killer ends it at its next page. False if it wanted none."""
+    """Let the kernel's OOM killer end the process at its next page; false if it allocated none in time."""
     group = _CGROUP / f"bonrl-{victim.pid}"
     group.mkdir()
     try:
@@ -124,10 +124,11 @@ def exhaust_memory(victim: psutil.Process) -> bool:
         _, alive = psutil.wait_procs([victim], timeout=20)
         return not alive
     finally:
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):  # a survivor goes back to where it was
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):  # a survivor returns to the root group
             (_CGROUP / "cgroup.procs").write_text(str(victim.pid))
         with contextlib.suppress(OSError):
             group.rmdir()
 
 
-BLOWS = {"kill": kill, "stop": stop, "pause": pause, "memory": exhaust_memory}  # each: whether the victim is lost
+# Each returns whether the victim is lost.
+INJECT = {"kill": kill, "stop": stop, "pause": pause, "memory": exhaust_memory}
