@@ -1,4 +1,4 @@
-"""What the operating system says about the processes of one node: the half of a heartbeat that they cannot fake."""
+"""What the operating system reports about the processes of one node, independent of what the actors answer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _LONGEST_LINE = 300  # characters
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of a node. Its number alone would not do: the kernel gives the numbers of dead processes again.
+    """One process of a node. The PID alone does not identify it, because the kernel reuses PIDs.
 
-    born: its start, in the kernel's ticks since the boot, which no change of the clock moves.
+    born: its start, in kernel ticks since boot, which clock changes do not affect.
     """
 
     pid: int
@@ -36,18 +36,18 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The process that has the number `pid` now.
+        """The process that has this PID now.
 
         Raises:
             FileNotFoundError: there is none.
         """
-        # The name, field 2, may hold blanks and brackets itself.
+        # The name, field 2, may contain blanks and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return cls(pid, int(fields[_START_TIME - 3]))
 
     @property
     def alive(self) -> bool:
-        """Whether it exists, were it as a zombie."""
+        """Whether it exists, possibly as a zombie."""
         try:
             return Process.of(self.pid) == self
         except (FileNotFoundError, ProcessLookupError):
@@ -59,8 +59,8 @@ class Heartbeat:
     """An actor's answer to the supervisor.
 
     node: Ray's id of its node.
-    processes: those that must live for it to serve: its own first, then an engine's.
-    working: the processes after the first have work, so they must be using their processors.
+    processes: those that it needs: its own first, then those of an engine.
+    working: the processes after the first have work, so they must use processor time.
     logs: the files that receive its standard error and standard output; Ray keeps them on the actor's node.
     host: the name of that node.
     """
@@ -74,14 +74,14 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """One process: stopped by a signal or not, and the processor seconds of its threads so far."""
+    """One process: whether a signal stopped it, and the processor seconds of its threads so far."""
 
     stopped: bool
     cpu_seconds: float
 
 
 def beat(*others: int, working: bool = False) -> Heartbeat:
-    """The answer of the actor that runs in this process; `others` are the numbers of processes that it needs."""
+    """The answer of the actor that runs in this process; `others` are the PIDs of processes that it needs."""
     import ray
 
     needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
@@ -95,7 +95,7 @@ def _own_logs() -> tuple[str, ...]:
 
 
 def last_lines(path: str) -> list[str]:
-    """The last lines of a log that are not blank; none where there is no such file."""
+    """The last lines of a log that are not blank; none if the file does not exist."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES))
@@ -107,10 +107,10 @@ def last_lines(path: str) -> list[str]:
 
 
 class NodeMonitor:
-    """Looks at processes of its node and ends them (async methods; an actor on every node that holds actors)."""
+    """Inspects and kills processes of its node (async methods; an actor on every node that holds actors)."""
 
     async def look(self, processes: Sequence[Process], family: bool = False) -> dict[int, Vitals]:
-        """Vitals of those that exist, by number; with `family` those of their descendants too."""
+        """Vitals of those that exist, by PID; with `family` those of their descendants too."""
         found: dict[int, Vitals] = {}
         for process in _existing(processes, family):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,7 +132,7 @@ class NodeMonitor:
         return {path: last_lines(path) for path in logs}
 
     async def kill(self, processes: Sequence[Process]) -> None:
-        """SIGKILL to the processes and their descendants, stopped ones too; weights that they had on the way go."""
+        """Kill the processes and their descendants, also stopped ones, and remove the weight files that they wrote."""
         ours = {process.pid for process in processes if process.alive or not psutil.pid_exists(process.pid)}
         for victim in _existing(processes, family=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -143,7 +143,7 @@ class NodeMonitor:
 def _existing(processes: Sequence[Process], family: bool) -> Iterator[psutil.Process]:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            found = psutil.Process(process.pid)  # from here on psutil tells it from a successor of the same number
+            found = psutil.Process(process.pid)  # from here on psutil detects a reused PID
             if process.alive:
                 yield from [found, *(found.children(recursive=True) if family else ())]
 

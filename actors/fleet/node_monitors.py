@@ -1,4 +1,4 @@
-"""The supervisor's eyes and hands on every node, and what is done when they fail: nothing else watches them."""
+"""Per-node monitor actors: they inspect and kill processes for the supervisor. One that stops answering is replaced."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ray.actor import ActorHandle
 from actors.process_stats import LOOK_SECONDS, Heartbeat, Vitals
 from actors.remote_calls import ActorFailure, call
 
-_TAIL_SECONDS = 2.0  # for the end of a log: a node that is gone must not hold up the replacement of its actors
-_START_SECONDS = 60.0  # for a new watch to begin; on an overloaded machine another one would begin no sooner
+_TAIL_SECONDS = 2.0  # to read the end of a log: a lost node must not delay the replacement of its actors
+_START_SECONDS = 60.0  # for a new watch to start; on an overloaded machine another one would not start sooner
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class _Watch:
 
 
 class NodeMonitors:
-    """One :class:`actors.process_stats.NodeMonitor` on every node that holds actors, made when first wanted.
+    """One :class:`actors.process_stats.NodeMonitor` on every node that holds actors, started at its first use.
 
     Args:
         spawn: makes the watch of a node, by the node's id.
@@ -40,15 +40,15 @@ class NodeMonitors:
         self._watches: dict[str, _Watch] = {}
 
     async def look(self, beat: Heartbeat, *, family: bool = False) -> dict[int, Vitals]:
-        """Vitals of the processes of `beat`; none when nobody could look.
+        """Vitals of the processes of `beat`; empty if the node's watch did not answer.
 
-        After two looks in a row that failed the watch is replaced: it may hang, and then nobody else would notice.
+        After two failed looks in a row the watch is replaced, because it may hang, and nothing else would detect that.
         """
         watch = self._watch(beat.node)
         began = time.monotonic()
         try:
             seen = await self._ask(watch, beat, "look", beat.processes, family, to="look at its processes")
-        except ActorFailure:  # the node may be gone: then the actor's own silence, or its death, will tell
+        except ActorFailure:  # the node may be lost: then the actor's silence or death shows it
             again = watch.failed_at is not None and watch.failed_at <= began
             if again and began - watch.made >= _START_SECONDS:
                 self._forget(beat.node, watch)
@@ -77,13 +77,13 @@ class NodeMonitors:
         return readings
 
     async def log_of(self, beat: Heartbeat) -> str:
-        """Where the logs of an actor are and how they end, in lines for a message; says so if they cannot be read."""
+        """Where the logs of an actor are and how they end, as lines of a message; notes logs that cannot be read."""
         if not beat.logs:
             return ""
         try:
             watch = self._watch(beat.node)
             tails = await self._ask(watch, beat, "tail", beat.logs, to="read its log", deadline_s=_TAIL_SECONDS)
-        except ActorFailure:  # the node is gone or overloaded; the place is worth telling all the same
+        except ActorFailure:  # the node is lost or overloaded; the message still says where the log is
             return "".join(f"\nlog: {path} on {beat.host} (that node does not answer)" for path in beat.logs)
         lines = []
         for path, tail in tails.items():
@@ -96,13 +96,13 @@ class NodeMonitors:
         watch = self._watch(beat.node)
         try:
             return await self._kill_all(watch, beat, name, LOOK_SECONDS)
-        except ActorFailure:  # it hangs, or is slow; or the node is gone, and its processes with it
+        except ActorFailure:  # it hangs or is slow, or the node is lost with its processes
             self._forget(beat.node, watch)
         try:
             await self._kill_all(self._watch(beat.node), beat, name, _START_SECONDS)
         except ActorFailure:
-            pass  # the node is gone: Ray says so at once. Ray is told to kill the actor in any case
-        self._kill(watch.handle)  # not before: it may only have been slow
+            pass  # the node is lost, as Ray reports at once. The caller has Ray kill the actor in any case
+        self._kill(watch.handle)  # not earlier: it may only have been slow
 
     async def _kill_all(self, watch: _Watch, beat: Heartbeat, name: str, deadline_s: float) -> None:
         await self._ask(watch, beat, "kill", beat.processes, to=f"end {name}", deadline_s=deadline_s)
@@ -113,7 +113,7 @@ class NodeMonitors:
         return self._watches[node]
 
     def _forget(self, node: str, watch: _Watch) -> None:
-        """Have another made when a watch of `node` is wanted again."""
+        """The next use of a watch of `node` starts a new one."""
         if self._watches.get(node) is watch:
             del self._watches[node]
 
