@@ -17,12 +17,12 @@ KINDS = {
     "verifier": r"^ray::VerifierWorker",
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
-    "node watch": r"^ray::NodeMonitor",
-    "wandb": r"cluster\.wandb_writer",
+    "node monitor": r"^ray::NodeMonitor",
+    "wandb": r"cluster\.telemetry\.wandb_writer",
     "wandb-core": r"bin/wandb-core",
 }
 SANDBOX = ("sandbox server", "sandboxed child")  # children of the verifiers, which replace them without an incident
-UNREPORTED = (*SANDBOX, "node watch")  # their loss makes no incident, because the run does not wait for them
+UNREPORTED = (*SANDBOX, "node monitor")  # their loss makes no incident, because the run does not wait for them
 UNITS = {
     "sampler": "sampler",
     "engine core": "sampler",

@@ -12,8 +12,8 @@ WAYS = ("kill", "stop", "pause", "memory")
 SLOW = ("sampler", "engine core", "driver")
 IMPOSSIBLE = {
     ("replay queue", "memory"),  # it allocates no page for minutes
-    ("node watch", "pause"),  # nothing waits for it
-    ("node watch", "memory"),
+    ("node monitor", "pause"),  # nothing waits for it
+    ("node monitor", "memory"),
     ("wandb", "pause"),  # nothing waits for it
     ("wandb", "memory"),  # as for the replay queue
     ("wandb-core", "memory"),
