@@ -25,6 +25,7 @@ from cluster.run.replay import RecordedGroups, recorded_steps
 from cluster.run.run import Run
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.health import Health
+from cluster.telemetry.memory import JobMemory
 from tests.actors.test_learning_step import graded
 
 QUARANTINED = quarantined_group(
@@ -124,12 +125,12 @@ def replayed(
     """A run of three steps that has gone through the control loop, with the dashboards and Ray replaced."""
     monkeypatch.setattr("cluster.run.replay.ray.put", lambda groups: groups)
     config = build_config({"run": {"steps": 3}, "checkpoint": {"every": 2}, "evaluation": {"every": 1}})
-    dashboards: Any = SimpleNamespace(memory_row=dict, step=lambda row: None, phase=lambda name: None)
+    dashboards: Any = SimpleNamespace(step=lambda row: None, phase=lambda name: None)
     checkpoints = Checkpoints(directory.checkpoints)
     context = RunContext(config, directory, checkpoints, dashboards, cast(Any, None), Health(config), replay=recorded)
     source = RecordedGroups(recorded / "groups", deadline_s=60.0)
     supervisor: Any = SimpleNamespace(restarts=0)
-    run = Run(context, source, learner, NoWeightSync(), None, supervisor, shutdown)
+    run = Run(context, source, learner, NoWeightSync(), None, supervisor, JobMemory(supervisor), shutdown)
     asyncio.run(_train_until_asked(run))
     return run
 

@@ -46,7 +46,7 @@ def test_a_gap_between_sampler_and_learner_stops_a_run_that_samples(gap: float, 
     context = cast(Any, SimpleNamespace(config=build_config({}), directory=directory))
 
     def run(pool: Any) -> Run:
-        return Run(context, nothing, nothing, nothing, pool, nothing, nothing)
+        return Run(context, nothing, nothing, nothing, pool, nothing, nothing, nothing)
 
     row = {"train/step": 3, "logprob_gap/mean": gap}
     with pytest.raises(AgreementError, match=part):
