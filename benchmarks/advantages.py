@@ -58,7 +58,7 @@ def cases(repeats: int, estimator: str) -> dict[str, Callable[[int], object]]:
         zeros = np.zeros(len(data[0]))
 
         def call(i: int) -> object:
-            for cached in (majority.vote_value, majority.vote_without):  # groups with equal votes would be counted once
+            for cached in (majority.vote_value, majority.vote_leave_one_out):  # else groups with equal votes count once
                 cached.cache_clear()
             return group_advantages(
                 zeros, answers=data[i], correct=0, strategy="majority_at_k", k=k, estimator=estimator

@@ -86,7 +86,7 @@ def strategy_curve(
     """
     rewards_PN = _rewards("rewards_PN", rewards_PN)
     found, n = look_up("strategy", strategy, STRATEGIES), rewards_PN.shape[1]
-    probability = "correct" in found.needs or bool(np.isin(rewards_PN, (0, 1)).all())
+    probability = "correct" in found.required_inputs or bool(np.isin(rewards_PN, (0, 1)).all())
     least, greatest = (0.0, 1.0) if probability else _reach(rewards_PN)
     if ks is None:
         ks = default_ks(n) if found.only_k is None else [found.only_k]

@@ -6,12 +6,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from learner.estimators import check_estimator
-from learner.estimators.off_policy import EXACT_ESTIMATORS, EXACT_STRATEGIES
-from learner.strategies import check_strategy
+from learner.estimators import ESTIMATORS, check_estimator
+from learner.strategies import STRATEGIES, check_strategy
 from learner.strategies.registry import DEFAULT_SUBSETS
-
-DIVIDE_BY_SUCCESS = ("bon_rlb", "bon_rlb_minus")  # unbounded in a group without a success, but for p_fail_clip
 
 
 class _Settings(BaseModel):
@@ -104,16 +101,18 @@ class ObjectiveSettings(TermSettings):
                 )
             return self
         for term in self.terms():
-            if term.strategy not in EXACT_STRATEGIES or term.estimator not in EXACT_ESTIMATORS:
+            if STRATEGIES[term.strategy].best_by is None or not ESTIMATORS[term.estimator].off_policy:
+                strategies = ", ".join(name for name, found in STRATEGIES.items() if found.best_by)
+                estimators = ", ".join(name for name, found in ESTIMATORS.items() if found.off_policy)
                 raise ValueError(
                     f"off_policy: exact has no form for strategy '{term.strategy}' with estimator '{term.estimator}'; "
-                    f"use {', '.join(EXACT_STRATEGIES)} with {', '.join(EXACT_ESTIMATORS)}, or off_policy: none"
+                    f"use {strategies} with {estimators}, or off_policy: none"
                 )
         return self
 
     @model_validator(mode="after")
     def _bounded_weights(self) -> Self:
-        unbounded = [term.estimator for term in self.terms() if term.estimator in DIVIDE_BY_SUCCESS]
+        unbounded = [term.estimator for term in self.terms() if ESTIMATORS[term.estimator].needs_p_fail_clip]
         unbounded += ["bon_sft"] if self.imitation == "bon_sft" else []
         if not self.p_fail_clip and unbounded:
             raise ValueError(

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
+from learner.estimators import ESTIMATORS
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
 from verifiers.scorers import make_scorer
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
-
-BINARY_ESTIMATORS = ("maxrl",)  # want rewards of 0 and 1 whatever the strategy
 
 
 def cross_section_problems(config: RunConfig) -> list[str]:
@@ -47,7 +46,7 @@ def _rewards(config: RunConfig) -> Iterator[str]:
     task, objective = config.task, config.objective
     terms = objective.terms()
     binary = [t.strategy for t in terms if STRATEGIES[t.strategy].count_value is not None]
-    binary += [t.estimator for t in terms if t.estimator in BINARY_ESTIMATORS]
+    binary += [t.estimator for t in terms if ESTIMATORS[t.estimator].binary_rewards]
     if task.format_bonus and binary:
         yield (
             f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "
@@ -58,13 +57,15 @@ def _rewards(config: RunConfig) -> Iterator[str]:
             f"task.format_bonus = {task.format_bonus:g} is added to rewards, which objective.imitation = "
             f"{objective.imitation} does not read; use task.format_bonus = 0"
         )
-    votes = [t.strategy for t in terms if "correct" in STRATEGIES[t.strategy].needs]  # earn 1 or 0, whatever the reward
+    votes = [
+        t.strategy for t in terms if "correct" in STRATEGIES[t.strategy].required_inputs
+    ]  # earn 1 or 0, whatever the reward
     if task.format_bonus and objective.imitation == "none" and len(votes) == len(terms):
         yield (
             f"task.format_bonus = {task.format_bonus:g} is added to rewards, which {votes[0]} does not read: it would "
             "train the same without; use objective.strategy = max_at_k (or mean), or task.format_bonus = 0"
         )
-    scored = [t.strategy for t in terms if "scores" in STRATEGIES[t.strategy].needs]
+    scored = [t.strategy for t in terms if "scores" in STRATEGIES[t.strategy].required_inputs]
     scored += ["bon_sft"] if objective.imitation == "bon_sft" else []
     if task.scorer.kind == "majority" and scored:
         yield (

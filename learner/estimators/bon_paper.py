@@ -1,10 +1,9 @@
 """The methods of the paper itself (arXiv 2412.15287), on a group of n samples of the policy.
 
-The paper draws from the Best-of-N policy; a group is drawn from the policy, so each sample carries the ratio of the
-two laws. What each form is in expectation, and where it is not the gradient it seems to be, is told in
-`docs/objectives.md` with the numbers and asserted in `tests/learner/test_published_estimators.py`. The exact,
-unbiased counterparts are `loo` and `loo1` with the strategies `best_of_k` (BoN-RL-V) and `pass_at_k` or `max_at_k`
-(BoN-RL-S).
+The paper samples from the Best-of-N policy. A group is sampled from the policy itself, so each sample is weighted by
+the ratio of the two distributions. `docs/objectives.md` gives the expected update of each form and where it differs
+from the gradient; `tests/learner/test_published_estimators.py` asserts the numbers. The exact, unbiased counterparts
+are `loo` and `loo1` with the strategies `best_of_k` (BoN-RL-V) and `pass_at_k` or `max_at_k` (BoN-RL-S).
 """
 
 from __future__ import annotations
@@ -15,40 +14,40 @@ from math import exp, expm1, inf, log, log1p
 import numpy as np
 
 from learner.estimators.registry import Options, group_estimator
-from learner.strategies import Group
+from learner.strategies import AnswerGroups
 
 
-@group_estimator("bon_rlb", strategies=("pass_at_k",))
-def bon_rlb(group: Group, k: int, options: Options) -> np.ndarray:
+@group_estimator("bon_rlb", strategies=("pass_at_k",), needs_p_fail_clip=True)
+def bon_rlb(groups: AnswerGroups, k: int, options: Options) -> np.ndarray:
     """BoN-RLB with + g-: E over the Best-of-N policy of (R g+ + (1 - R) g-) grad log pi, p estimated from the group.
 
     With the true failure rate p the weights of a policy sample are k p^(k-1) / (1-p) if correct and k p^k / (1-p) if
     wrong, whose expectation is the gradient of pass@k. p is the group's own failure rate here, so it is biased.
     """
-    return _two_sided(group, k, options, sign=1.0)
+    return _two_sided(groups, k, options, sign=1.0)
 
 
-@group_estimator("bon_rlb_minus", strategies=("pass_at_k",))
-def bon_rlb_minus(group: Group, k: int, options: Options) -> np.ndarray:
+@group_estimator("bon_rlb_minus", strategies=("pass_at_k",), needs_p_fail_clip=True)
+def bon_rlb_minus(groups: AnswerGroups, k: int, options: Options) -> np.ndarray:
     """BoN-RLB with - g-, as secondary sources print it: (1 + p) / (1 - p) times the gradient of pass@k.
 
     The direction of each prompt is right, but prompts are reweighted: 19 times at p = 0.9, 199 times at p = 0.99.
     """
-    return _two_sided(group, k, options, sign=-1.0)
+    return _two_sided(groups, k, options, sign=-1.0)
 
 
 @group_estimator("bon_rlb_p", strategies=("pass_at_k",))
-def bon_rlb_p(group: Group, k: int, options: Options) -> np.ndarray:
+def bon_rlb_p(groups: AnswerGroups, k: int, options: Options) -> np.ndarray:
     """BoN-RLB(P), positives only: R k p^(k-1) / n with p the group's own failure rate, hence biased.
 
     `loo1` is this with p^(k-1) estimated without sample i from all (k-1)-subsets of the others: unbiased.
     """
-    fail_G1 = _failure_rate(group, options)
-    return group.rewards_GN * k * fail_G1 ** (k - 1) / group.n
+    fail_G1 = _failure_rate(groups, options)
+    return groups.rewards_GN * k * fail_G1 ** (k - 1) / groups.n
 
 
-@group_estimator("bon_rl_variational", strategies=("best_of_k", "max_at_k", "pass_at_k"), least=2)
-def bon_rl_variational(group: Group, k: int, options: Options) -> np.ndarray:
+@group_estimator("bon_rl_variational", strategies=("best_of_k", "max_at_k", "pass_at_k"), min_group_size=2)
+def bon_rl_variational(groups: AnswerGroups, k: int, options: Options) -> np.ndarray:
     """BoN-RL through the variational Best-of-N policy pi exp(lambda Q), with the group in place of the policy.
 
     With weights w_i proportional to exp(lambda Q_i), Q_i the share of samples that score at most as high as i, and
@@ -56,18 +55,18 @@ def bon_rl_variational(group: Group, k: int, options: Options) -> np.ndarray:
 
         A_j = w_j (R_j - b) + (lambda / n) sum_i w_i (R_i - b) 1[score_i >= score_j].
 
-    Scores are the verifier's for best_of_k (BoN-RL-V), else the rewards (BoN-RL-S): a `Group` holds scores only for
-    strategies that select by them. Exact only in the limit of a large group, and then for the tilted policy: with
+    Scores are the verifier's for best_of_k (BoN-RL-V), else the rewards (BoN-RL-S): `AnswerGroups` holds scores only
+    for strategies that require them. Exact only in the limit of a large group, and then for the tilted policy: with
     binary scores that is far from Best-of-N.
     """
-    scores_GN = group.rewards_GN if group.scores_GN is None else group.scores_GN
+    scores_GN = groups.rewards_GN if groups.scores_GN is None else groups.scores_GN
     lam = tilt(k)
     at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
     tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
     weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
-    above_GN = group.rewards_GN - group.rewards_GN.min(axis=1, keepdims=True)  # equal rewards are exact zeros
+    above_GN = groups.rewards_GN - groups.rewards_GN.min(axis=1, keepdims=True)  # equal rewards are exact zeros
     gain_GN = weights_GN * (above_GN - (weights_GN * above_GN).sum(axis=1, keepdims=True))
-    return gain_GN + lam / group.n * np.einsum("gi,gij->gj", gain_GN, at_least_GNN)
+    return gain_GN + lam / groups.n * np.einsum("gi,gij->gj", gain_GN, at_least_GNN)
 
 
 @lru_cache(maxsize=256)
@@ -109,14 +108,14 @@ def _tilted_divergence(lam: float) -> float:
     return lam / -expm1(-lam) - 1 - log_expm1 + log(lam)
 
 
-def _two_sided(group: Group, k: int, options: Options, sign: float) -> np.ndarray:
-    fail_G1 = _failure_rate(group, options)
+def _two_sided(groups: AnswerGroups, k: int, options: Options, sign: float) -> np.ndarray:
+    fail_G1 = _failure_rate(groups, options)
     if (fail_G1 == 1).any():
         raise ValueError("p_fail_clip = 0 leaves the weights of a group without a success unbounded; set it above 0")
     right = k * fail_G1 ** (k - 1) / (1 - fail_G1)
-    return np.where(group.rewards_GN == 1.0, right, sign * fail_G1 * right) / group.n
+    return np.where(groups.rewards_GN == 1.0, right, sign * fail_G1 * right) / groups.n
 
 
-def _failure_rate(group: Group, options: Options) -> np.ndarray:
-    rate_G1 = 1.0 - group.rewards_GN.mean(axis=1, keepdims=True)
+def _failure_rate(groups: AnswerGroups, options: Options) -> np.ndarray:
+    rate_G1 = 1.0 - groups.rewards_GN.mean(axis=1, keepdims=True)
     return rate_G1.clip(options.p_fail_clip, 1 - options.p_fail_clip)

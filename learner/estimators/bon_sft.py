@@ -1,6 +1,6 @@
 """BoN-SFT (arXiv 2412.15287): imitate an expert through the Best-of-N policy that will be deployed.
 
-Maximises log pi_bon(y_expert | x) instead of log pi(y_expert | x). Its gradient is grad log pi(y_expert) plus a term
+Maximizes log pi_bon(y_expert | x) instead of log pi(y_expert | x). Its gradient is grad log pi(y_expert) plus a term
 over samples of the policy, which are these advantages (sum convention). Plain imitation is the case N = 1, where they
 are all 0.
 """
@@ -20,18 +20,18 @@ def bon_sft_advantages(
     k: int,
     p_fail_clip: float,
 ) -> np.ndarray:
-    """Advantages float64 [G, n] of the group's samples, to go with an advantage of 1 for the expert's response.
+    """Advantages float64 [G, n] of the group's samples, where the expert's response has an advantage of 1.
 
     Args:
-        scores_GN: of the samples; what Best-of-N selects by.
+        scores_GN: of the samples, by which Best-of-N selects.
         expert_scores_G: the verifier's score of each expert response.
         k: the N of Best-of-N.
         p_fail_clip: where scores are 0 or 1, the group's failure rate is kept within [clip, 1 - clip], 0 <= clip < 0.5.
 
     With scores of 0 and 1 the Best-of-N policy has a closed form, pi (1 - p^N) / (1 - p) for right and pi p^(N-1) for
     wrong answers, and only p, the failure rate, is taken from the group. Otherwise the variational form is used, with
-    the group in place of the policy. Both are exact in the limit of a large group; how far off they are on a small one
-    is told in `docs/objectives.md`.
+    the group in place of the policy. Both are exact in the limit of a large group; `docs/objectives.md` gives the bias
+    on small ones.
 
     Raises:
         ValueError: k or p_fail_clip is out of range, or a score is NaN or infinite.
@@ -40,7 +40,9 @@ def bon_sft_advantages(
     check_p_fail_clip(p_fail_clip)
     for name, scores in (("scores_GN", scores_GN), ("expert_scores_G", expert_scores_G)):
         if not np.isfinite(scores).all():
-            raise ValueError(f"{name} contains NaN or infinity; leave such a group out (a failed verifier is no score)")
+            raise ValueError(
+                f"{name} contains NaN or infinity; leave such groups out (a failed verifier gives no score)"
+            )
     if k == 1:
         return np.zeros_like(scores_GN)
     expert_G1, result_GN = expert_scores_G[:, None], np.empty_like(scores_GN, dtype=np.float64)
@@ -58,7 +60,7 @@ def _closed_form(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_cl
     right_G1 = (np.arange(1, k) * powers_GK[:, :-1]).sum(axis=1, keepdims=True) / powers_GK.sum(axis=1, keepdims=True)
     failed_GN = 1.0 - scores_GN
     gradient_GN = (failed_GN - failed_GN.mean(axis=1, keepdims=True)) / scores_GN.shape[1]
-    # At p = 0 the weight of a wrong expert has a pole, but a group that never fails has no gradient to weigh.
+    # The weight of a wrong expert is infinite at p = 0, but the gradient of a group that never fails is 0.
     wrong_GN = np.divide((k - 1) * gradient_GN, p_G1, out=np.zeros_like(gradient_GN), where=p_G1 > 0)
     return np.where(expert_G1 == 1.0, right_G1 * gradient_GN, wrong_GN)
 
@@ -71,5 +73,5 @@ def _variational(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int) -> np.nda
     weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
     expected_GN = np.einsum("gi,gij->gj", weights_GN, at_least_GNN)
     advantages_GN = lam / n * ((expert_G1 >= scores_GN) - expected_GN) - weights_GN
-    # The score function has mean 0, so a constant may be added: the sum is brought to 0 for less noise.
+    # The score function has mean 0, so subtracting the mean adds no bias and lowers the variance.
     return advantages_GN - advantages_GN.mean(axis=1, keepdims=True)

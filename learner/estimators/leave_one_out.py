@@ -1,7 +1,6 @@
-"""What a formula of the unbiased estimators is made of: three differences and values of U-statistics, computed when
-asked for.
+"""The leave-one-out statistics of U_k from which the unbiased estimators are built.
 
-Exact for strategies that count right answers (Fractions), float64[G, n] for others.
+Exact Fractions for strategies that count right answers, float64[G, n] for others; each is computed on access.
 """
 
 from __future__ import annotations
@@ -12,91 +11,92 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from learner.strategies import Group, Strategy
+from learner.strategies import AnswerGroups, Strategy
 
 
-class Terms(Protocol):
-    """n samples, k answers. share: k/n. Where k = n there is no U_k(-i), and 0 stands for it."""
+class UStatistics(Protocol):
+    """n samples, k answers. At k = n there is no U_k(-i), and 0 takes its place."""
 
     @property
     def n(self) -> int: ...
 
     @property
-    def share(self) -> Any:
+    def k_over_n(self) -> Any:
         """k/n."""
 
     @property
-    def owed(self) -> Any:
+    def loo_difference(self) -> Any:
         """U_k - U_k(-i)."""
 
     @property
-    def without(self) -> Any:
+    def leave_one_out(self) -> Any:
         """U_k(-i)."""
 
     @property
-    def marginal(self) -> Any:
+    def marginal_contribution(self) -> Any:
         """U_k - (1 - k/n) U_k(-i) - k/n U_{k-1}(-i): the mean of f(I) - f(I without i) over I with i, times k/n."""
 
 
 @dataclass(frozen=True)
-class ArrayTerms:
+class ArrayUStatistics:
     """Of an array strategy."""
 
     strategy: Strategy
-    group: Group
+    groups: AnswerGroups
     k: int
 
     @property
     def n(self) -> int:
-        return self.group.n
+        return self.groups.n
 
     @property
-    def share(self) -> float:
+    def k_over_n(self) -> float:
         return self.k / self.n
 
     @property
-    def owed(self) -> np.ndarray:
+    def loo_difference(self) -> np.ndarray:
         if self.k < self.n:
-            return self.strategy.owed(self.group, self.k)
-        return np.repeat(self.strategy.value(self.group, self.k)[:, None], self.n, axis=1)
+            return self.strategy.loo_difference(self.groups, self.k)
+        return np.repeat(self.strategy.value(self.groups, self.k)[:, None], self.n, axis=1)
 
     @property
-    def without(self) -> np.ndarray:
+    def leave_one_out(self) -> np.ndarray:
         if self.k < self.n:
-            return self.strategy.leave_one_out(self.group, self.k)
-        return np.zeros_like(self.group.rewards_GN)
+            return self.strategy.leave_one_out(self.groups, self.k)
+        return np.zeros_like(self.groups.rewards_GN)
 
     @property
-    def marginal(self) -> np.ndarray:
-        return self.strategy.marginal(self.group, self.k)
+    def marginal_contribution(self) -> np.ndarray:
+        return self.strategy.marginal_contribution(self.groups, self.k)
 
 
 @dataclass(frozen=True)
-class CountTerms:
-    """Of a sample of a count strategy: `correct` of the n samples are right, `correct_without` of the others."""
+class CountUStatistics:
+    """Of one sample under a count strategy: `correct` of the n samples are right, `others_correct` of the others."""
 
     strategy: Strategy
     n: int
     k: int
     correct: int
-    correct_without: int
+    others_correct: int
 
     @property
-    def share(self) -> Fraction:
+    def k_over_n(self) -> Fraction:
         return Fraction(self.k, self.n)
 
     @property
-    def owed(self) -> Fraction:
-        return self._value(self.n, self.correct, self.k) - self.without
+    def loo_difference(self) -> Fraction:
+        return self._value(self.n, self.correct, self.k) - self.leave_one_out
 
     @property
-    def without(self) -> Fraction:
-        return self._value(self.n - 1, self.correct_without, self.k) if self.k < self.n else Fraction(0)
+    def leave_one_out(self) -> Fraction:
+        return self._value(self.n - 1, self.others_correct, self.k) if self.k < self.n else Fraction(0)
 
     @property
-    def marginal(self) -> Fraction:
-        fewer = self._value(self.n - 1, self.correct_without, self.k - 1)
-        return self._value(self.n, self.correct, self.k) - (1 - self.share) * self.without - self.share * fewer
+    def marginal_contribution(self) -> Fraction:
+        value = self._value(self.n, self.correct, self.k)
+        smaller = self._value(self.n - 1, self.others_correct, self.k - 1)  # U_{k-1}(-i)
+        return value - (1 - self.k_over_n) * self.leave_one_out - self.k_over_n * smaller
 
     def _value(self, n: int, correct: int, k: int) -> Fraction:
         assert self.strategy.count_value is not None
@@ -104,24 +104,24 @@ class CountTerms:
 
 
 @dataclass(frozen=True)
-class ConstantTerms:
-    """Of a strategy that translates, when all rewards are 1: what a constant contributes to a formula."""
+class ConstantUStatistics:
+    """Of a translation-equivariant strategy where all rewards are 1: the part of a formula that a constant adds."""
 
     n: int
     k: int
 
     @property
-    def share(self) -> Fraction:
+    def k_over_n(self) -> Fraction:
         return Fraction(self.k, self.n)
 
     @property
-    def owed(self) -> int:
+    def loo_difference(self) -> int:
         return int(self.k == self.n)
 
     @property
-    def without(self) -> int:
+    def leave_one_out(self) -> int:
         return int(self.k < self.n)
 
     @property
-    def marginal(self) -> Fraction:
-        return self.share if self.k == 1 else Fraction(0)
+    def marginal_contribution(self) -> Fraction:
+        return self.k_over_n if self.k == 1 else Fraction(0)

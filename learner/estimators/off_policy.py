@@ -1,4 +1,4 @@
-"""The exact off-policy gradient: groups drawn from an older policy, every member's ratio accounted for.
+"""The exact off-policy gradient: groups come from an older policy, and the ratio of every member is used.
 
 Clipping corrects sample i's own ratio, but its advantage depends on the other k - 1 members too, which came from the
 same old policy. With sequence ratios rho_i = pi(y_i) / behaviour(y_i) the exact value of a best-of-k strategy is
@@ -27,17 +27,18 @@ from math import inf
 
 import numpy as np
 
-from learner.estimators.registry import Estimator
-from learner.strategies import Group, Strategy
+from learner.estimators.registry import ESTIMATORS, Estimator
+from learner.strategies import AnswerGroups, Strategy
 from learner.strategies.best_of_k import subset_shares
-
-SCORED_BY_REWARD = ("mean", "pass_at_k", "max_at_k")
-EXACT_STRATEGIES = (*SCORED_BY_REWARD, "best_of_k")
-EXACT_ESTIMATORS = ("loo", "loo1", "subset")
 
 
 def off_policy_advantages(
-    group: Group, ratios_GN: np.ndarray, strategy: Strategy, k: int, estimator: Estimator, ratio_cap: float = inf
+    groups: AnswerGroups,
+    ratios_GN: np.ndarray,
+    strategy: Strategy,
+    k: int,
+    estimator: Estimator,
+    ratio_cap: float = inf,
 ) -> np.ndarray:
     """Advantages float64[G, n] whose update under the *behaviour* policy is the gradient under the current one.
 
@@ -46,41 +47,39 @@ def off_policy_advantages(
     Raises:
         ValueError: a strategy or estimator without an exact form, or ratios that are not positive.
     """
-    if strategy.name not in EXACT_STRATEGIES:
+    if strategy.best_by is None:
         raise ValueError(f"ratios: strategy '{strategy.name}' has no exact off-policy form; leave them out")
-    if estimator.name not in EXACT_ESTIMATORS:
-        raise ValueError(
-            f"ratios: estimator '{estimator.name}' has no off-policy form; use {', '.join(EXACT_ESTIMATORS)}"
-        )
+    if not estimator.off_policy:
+        usable = ", ".join(name for name, found in ESTIMATORS.items() if found.off_policy)
+        raise ValueError(f"ratios: estimator '{estimator.name}' has no off-policy form; use {usable}")
     if not (ratios_GN > 0).all():
         raise ValueError("ratios must be positive")
     if isinstance(ratio_cap, bool) or not isinstance(ratio_cap, int | float | np.number) or not ratio_cap > 0:
         raise ValueError(f"ratio_cap must be a number > 0, got {ratio_cap!r}; leave it out for no truncation")
-    scores_GN = group.rewards_GN if strategy.name in SCORED_BY_REWARD else group.scores_GN
-    assert scores_GN is not None
-    rows = zip(group.rewards_GN, scores_GN, np.minimum(ratios_GN, ratio_cap), strict=True)
+    scores_GN = getattr(groups, strategy.best_by)
+    rows = zip(groups.rewards_GN, scores_GN, np.minimum(ratios_GN, ratio_cap), strict=True)
     return np.array(
         [_of_group(rewards_N, scores_N, ratios_N, k, estimator.name) for rewards_N, scores_N, ratios_N in rows]
     )
 
 
 def _of_group(rewards_N: np.ndarray, scores_N: np.ndarray, ratios_N: np.ndarray, k: int, estimator: str) -> np.ndarray:
-    n, share = len(rewards_N), k / len(rewards_N)
+    n, k_over_n = len(rewards_N), k / len(rewards_N)
     order = np.argsort(scores_N, kind="stable")
     rewards, scores, ratios = rewards_N[order], scores_N[order], ratios_N[order]
     classes = list(_classes(scores, rewards))
-    whole_and_without = np.vstack([ratios, np.where(np.eye(n, dtype=bool), 0.0, ratios)])
+    all_and_others = np.vstack([ratios, np.where(np.eye(n, dtype=bool), 0.0, ratios)])
 
-    def without(k: int) -> np.ndarray:
+    def leave_one_out(k: int) -> np.ndarray:
         """U_k of the others, float64[n] by rank; C(n - 1, k) is n / (n - k) times smaller."""
-        return _values(rewards, whole_and_without[1:], classes, k) * (n / (n - k)) if 0 < k < n else np.zeros(n)
+        return _values(rewards, all_and_others[1:], classes, k) * (n / (n - k)) if 0 < k < n else np.zeros(n)
 
-    without_N = without(k)
-    credit_N = _values(rewards, whole_and_without[:1], classes, k) - (1 - share) * without_N
+    others_N = leave_one_out(k)
+    credit_N = _values(rewards, all_and_others[:1], classes, k) - (1 - k_over_n) * others_N
     if estimator == "loo":
-        credit_N = credit_N - share * ratios * without_N
+        credit_N = credit_N - k_over_n * ratios * others_N
     elif estimator == "loo1":
-        credit_N = credit_N - share * ratios * without(k - 1)
+        credit_N = credit_N - k_over_n * ratios * leave_one_out(k - 1)
     advantages_N = np.empty_like(credit_N)
     advantages_N[order] = credit_N
     return advantages_N
@@ -97,11 +96,11 @@ def _classes(scores: np.ndarray, rewards: np.ndarray) -> Iterator[tuple[int, int
 
 
 def _values(rewards: np.ndarray, ratios_BN: np.ndarray, classes: list[tuple[int, int]], k: int) -> np.ndarray:
-    """U_k, float64[B], for B sets of ratios by ascending rank. A sample of ratio 0 counts as absent, but for C(n, k).
+    """U_k, float64[B], for B sets of ratios by ascending rank. A sample of ratio 0 counts as absent, except in C(n, k).
 
     below_BQM: mean product over the m-subsets of the samples so far, m = 0 .. k-1. With s as the weight of the current
     class they are tied_BQM, one for each node s; won_BQM is the mean over their (m+1)-subsets of the sum over its
-    members j of the class of R_j rho_j times the product of the others. A new sample stands in (m+1) / (x+1) of the
+    members j of the class of R_j rho_j times the product of the others. A new sample is in (m+1) / (x+1) of the
     (m+1)-subsets of x + 1 samples.
     """
     shares = subset_shares(ratios_BN.shape[1], k)
@@ -119,14 +118,14 @@ def _values(rewards: np.ndarray, ratios_BN: np.ndarray, classes: list[tuple[int,
             new_BQM = rewards[x] * ratio_B11 * tied_BQM
             new_BQM[..., 1:] += nodes_Q1 * ratio_B11 * won_BQM[..., :-1]
             won_BQM = (1 - taken_M) * won_BQM + taken_M * new_BQM
-            tied_BQM = _with(tied_BQM, nodes_Q1 * ratio_B11, taken_M)
-            below_BQM = _with(below_BQM, ratio_B11, taken_M)
+            tied_BQM = _with_sample(tied_BQM, nodes_Q1 * ratio_B11, taken_M)
+            below_BQM = _with_sample(below_BQM, ratio_B11, taken_M)
         total_B += shares[high] * (won_BQM[..., k - 1] @ weights_Q)
     return total_B
 
 
-def _with(means_BQM: np.ndarray, ratio: np.ndarray, taken_M: np.ndarray) -> np.ndarray:
-    """Mean products over the m-subsets when one more sample has joined."""
+def _with_sample(means_BQM: np.ndarray, ratio: np.ndarray, taken_M: np.ndarray) -> np.ndarray:
+    """Mean products over the m-subsets after one more sample is added."""
     joined = means_BQM.copy()
     joined[..., 1:] *= 1 - taken_M[:-1]
     joined[..., 1:] += taken_M[:-1] * ratio * means_BQM[..., :-1]

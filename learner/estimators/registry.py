@@ -1,8 +1,8 @@
 """The registry of advantage estimators. Two kinds:
 
-- `estimator`: a formula, linear in the differences and values of U_k that `leave_one_out.py` names. It knows
-  nothing of the strategy, hence serves every one, and it runs on exact Fractions as well as on arrays.
-- `group_estimator`: a function of the whole `Group`, for methods that are defined for certain strategies only.
+- `estimator`: a formula, linear in the statistics of `leave_one_out.py`. It does not depend on the strategy, so it
+  works for every one, on exact Fractions as well as on arrays.
+- `group_estimator`: a function of the whole `AnswerGroups`, for methods that are defined for certain strategies only.
 
 All advantages are in the sum convention: the update is sum_i A_i grad log pi(y_i) over the n samples of a group. A
 method that is published as a mean over the group is divided by n.
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from learner.estimators.leave_one_out import Terms
-from learner.strategies import STRATEGIES, Group, look_up
+from learner.estimators.leave_one_out import UStatistics
+from learner.strategies import STRATEGIES, AnswerGroups, look_up
 
 
 def check_p_fail_clip(value: float) -> float:
@@ -29,7 +29,7 @@ def check_p_fail_clip(value: float) -> float:
 
 @dataclass(frozen=True)
 class Options:
-    """What some estimators can be told.
+    """Parameters of some estimators.
 
     p_fail_clip: the estimated failure rate of a prompt is kept within [p_fail_clip, 1 - p_fail_clip] by the BoN-RLB
         forms, whose weights are unbounded at 1.
@@ -43,56 +43,58 @@ class Options:
 
 @dataclass(frozen=True)
 class Estimator:
-    """Exactly one of `combine` and `from_group` is set.
+    """A registered estimator and its properties. Exactly one of `combine` and `from_groups` is set.
 
-    combine(terms) gives A_i. from_group(group, k, options) gives A, float64[G, n]. full_group: defined at k = n.
-    least: smallest n, 2 for what compares the samples of a group at every k.
-    strategies: those it is defined for, None for all. unbiased: whether the expected update is the gradient of the
-    strategy's value for every k it takes.
+    combine(u_statistics) gives A_i. from_groups(groups, k, options) gives A, float64[G, n].
+    allows_k_equal_n: defined at k = n. min_group_size: smallest n; 2 if the samples of a group are compared at every k.
+    strategies: those it is defined for; None for all.
+    unbiased: the expected update is the gradient of the strategy's value, for every k it allows.
+    off_policy: has an exact off-policy form (`off_policy.py`).
+    binary_rewards: needs rewards of 0 and 1, whatever the strategy.
+    needs_p_fail_clip: its weights are infinite in a group without a success unless p_fail_clip > 0.
     """
 
     name: str
-    combine: Callable[[Terms], Any] | None = None
-    from_group: Callable[[Group, int, Options], np.ndarray] | None = None
-    full_group: bool = True
-    least: int = 1
+    combine: Callable[[UStatistics], Any] | None = None
+    from_groups: Callable[[AnswerGroups, int, Options], np.ndarray] | None = None
+    allows_k_equal_n: bool = True
+    min_group_size: int = 1
     strategies: tuple[str, ...] | None = None
     unbiased: bool = False
+    off_policy: bool = False
+    binary_rewards: bool = False
+    needs_p_fail_clip: bool = False
 
 
 ESTIMATORS: dict[str, Estimator] = {}
 
 
 def estimator(
-    name: str, *, full_group: bool = True, unbiased: bool = True, strategies: tuple[str, ...] | None = None
-) -> Callable[[Callable[[Terms], Any]], Callable[[Terms], Any]]:
-    """Register a linear function of `Terms` as the estimator `name`."""
+    name: str, *, unbiased: bool = True, **fields: Any
+) -> Callable[[Callable[[UStatistics], Any]], Callable[[UStatistics], Any]]:
+    """Register a linear function of `UStatistics` as the estimator `name`; `fields` are those of `Estimator`."""
 
-    def register(function: Callable[[Terms], Any]) -> Callable[[Terms], Any]:
-        ESTIMATORS[name] = Estimator(
-            name, combine=function, full_group=full_group, unbiased=unbiased, strategies=strategies
-        )
+    def register(function: Callable[[UStatistics], Any]) -> Callable[[UStatistics], Any]:
+        ESTIMATORS[name] = Estimator(name, combine=function, unbiased=unbiased, **fields)
         return function
 
     return register
 
 
 def group_estimator(
-    name: str, *, strategies: tuple[str, ...], full_group: bool = True, least: int = 1
+    name: str, *, strategies: tuple[str, ...], **fields: Any
 ) -> Callable[[Callable[..., np.ndarray]], Callable[..., np.ndarray]]:
-    """Register a function of (group, k, options) as the estimator `name` of these strategies."""
+    """Register a function of (groups, k, options) as the estimator `name` of these strategies."""
 
     def register(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-        ESTIMATORS[name] = Estimator(
-            name, from_group=function, full_group=full_group, least=least, strategies=strategies
-        )
+        ESTIMATORS[name] = Estimator(name, from_groups=function, strategies=strategies, **fields)
         return function
 
     return register
 
 
 def check_estimator(name: str, *, strategy: str | None = None, n: int | None = None, k: int | None = None) -> Estimator:
-    """The estimator of that name; ValueError if there is none, or if strategy, n and k do not go with it."""
+    """The estimator of that name; ValueError if there is none, or if strategy, n or k does not fit it."""
     found: Estimator = look_up("estimator", name, ESTIMATORS)
     if strategy is not None and found.strategies is not None and strategy not in found.strategies:
         raise ValueError(
@@ -105,9 +107,11 @@ def check_estimator(name: str, *, strategy: str | None = None, n: int | None = N
         return found
     if k > n:
         raise ValueError(f"k = {k} is larger than the group, n = {n}: no unbiased estimate exists; lower k or raise n")
-    if n < found.least:
-        raise ValueError(f"estimator '{name}' compares the samples of a group and needs n >= {found.least}; raise n")
-    if k == n and not found.full_group:
-        mend = "lower k, raise n or use 'loo1'" if k > 1 else "raise n: a lone sample has nothing to be compared with"
-        raise ValueError(f"estimator '{name}' needs k < n, got k = n = {n}; {mend}")
+    if n < found.min_group_size:
+        raise ValueError(
+            f"estimator '{name}' compares the samples of a group and needs n >= {found.min_group_size}; raise n"
+        )
+    if k == n and not found.allows_k_equal_n:
+        remedy = "lower k, raise n or use 'loo1'" if k > 1 else "raise n: one sample has no others to compare with"
+        raise ValueError(f"estimator '{name}' needs k < n, got k = n = {n}; {remedy}")
     return found

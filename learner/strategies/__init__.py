@@ -1,6 +1,6 @@
-"""Inference strategies: what is done with k answers at deployment, and its unbiased value U_k from n >= k samples.
+"""Inference strategies: how k answers are used at deployment, and the unbiased value U_k from n >= k samples.
 
-One file for each; importing this package registers them all. To add one, write a file beside them and name it here.
+One file for each; importing this package registers them all. To add one, write a file here and import it below.
 """
 
 from learner.strategies import best_of_k, majority, mean, pass_at_k, weighted_vote
@@ -13,13 +13,13 @@ from learner.strategies.array_inputs import (
     look_up,
     make_group,
 )
-from learner.strategies.registry import STRATEGIES, Group, Strategy, array_strategy, count_strategy
+from learner.strategies.registry import STRATEGIES, AnswerGroups, Strategy, array_strategy, count_strategy
 from learner.strategies.subsets import subset_strategy
 from learner.strategies.value import strategy_value
 
 __all__ = [
     "STRATEGIES",
-    "Group",
+    "AnswerGroups",
     "Strategy",
     "array_strategy",
     "as_count",

@@ -1,4 +1,4 @@
-"""What a caller hands in, checked and brought into one form: whatever cannot be computed rightly is refused here."""
+"""Validates the arguments of `strategy_value` and `group_advantages` and converts them to arrays."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from learner.strategies.registry import CORRECT, DEFAULT_SUBSETS, STRATEGIES, UNPARSABLE, Group, Strategy
+from learner.strategies.registry import CORRECT, DEFAULT_SUBSETS, STRATEGIES, UNPARSABLE, AnswerGroups, Strategy
 
 
 def as_count(name: str, value: Any) -> int:
-    """A Python int >= 1. NumPy's integers are converted: products of binomials would silently overflow in them."""
+    """A Python int >= 1. NumPy integers are converted, because products of binomials would silently overflow them."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -23,16 +23,16 @@ def as_count(name: str, value: Any) -> int:
 
 
 def check_strategy(name: str, k: int) -> Strategy:
-    """The strategy of that name, able to serve this k; ValueError otherwise."""
+    """The strategy of that name; ValueError if there is none, or if it is not defined for this k."""
     found, k = look_up("strategy", name, STRATEGIES), as_count("k", k)
     only = found.only_k
     if only is not None and k != only:
-        raise ValueError(f"k = {k} does not go with strategy '{name}', which is defined for k = {only}; set k = {only}")
+        raise ValueError(f"k = {k} does not fit strategy '{name}', which is defined for k = {only}; set k = {only}")
     return found
 
 
 def look_up(what: str, name: Any, known: dict[str, Any]) -> Any:
-    """The registered entry of that name; ValueError, with the nearest name, if there is none."""
+    """The registered entry of that name; ValueError with the nearest name if there is none."""
     if not isinstance(name, str):
         raise ValueError(f"{what} must be a name, got {name!r}. Known: {', '.join(sorted(known))}")
     if name not in known:
@@ -44,24 +44,26 @@ def look_up(what: str, name: Any, known: dict[str, Any]) -> Any:
 
 def make_group(
     rewards: Any, scores: Any, answers: Any, correct: Any, strategy: Strategy, subsets: int = DEFAULT_SUBSETS
-) -> Group:
-    """Validated arrays [G, n]. What the strategy does not select by is checked for its shape and left out."""
+) -> AnswerGroups:
+    """Validated arrays [G, n]. Inputs that the strategy does not require are checked for their shape and left out."""
     rewards_GN, shape = _matrix("rewards", rewards)
     if strategy.count_value is not None and not np.isin(rewards_GN, (0.0, 1.0)).all():
         raise ValueError(f"rewards must be 0 or 1 for strategy '{strategy.name}'; max_at_k takes any reward")
     for name, given in (("scores", scores), ("answers", answers), ("correct", correct)):
-        if given is None and name in strategy.needs:
+        if given is None and name in strategy.required_inputs:
             raise ValueError(f"{name} is missing: strategy '{strategy.name}' selects by it")
     scores_GN = None if scores is None else like_rewards("scores", scores, shape)
     rows = None if answers is None else _answer_rows(answers, shape)
     rights = None if correct is None else _right_answers(correct, shape)
     if isinstance(correct, tuple) and len(shape) == 1 and rows and not any(isinstance(a, tuple) for a in rows[0]):
-        raise ValueError(f"correct is a tuple, {correct!r}, but no answer is: give the right answer itself")
+        raise ValueError(f"correct is a tuple, {correct!r}, but no answer is: pass the right answer itself")
     labels_GN = None
-    if rows is not None and "answers" in strategy.needs:
+    if rows is not None and "answers" in strategy.required_inputs:
         _refuse_flags(rights or [], rows)
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
-    return Group(rewards_GN, scores_GN if "scores" in strategy.needs else None, labels_GN, as_count("subsets", subsets))
+    return AnswerGroups(
+        rewards_GN, scores_GN if "scores" in strategy.required_inputs else None, labels_GN, as_count("subsets", subsets)
+    )
 
 
 def like_rewards(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -73,7 +75,7 @@ def like_rewards(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def finite(name: str, values: np.ndarray, rewards: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
-    """`values` themselves; ValueError if the arithmetic on finite arguments has overflowed."""
+    """`values` unchanged; ValueError if the arithmetic on finite arguments has overflowed."""
     if np.isfinite(values).all():
         return values
     if ratios is not None and ratios.max() > np.abs(rewards).max():
@@ -88,20 +90,20 @@ def _matrix(name: str, values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(f"{name} must be a non-empty array of shape [n] or [groups, n], got shape {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity; leave such a sample out (a failed verifier is no score)")
+        raise ValueError(f"{name} contains NaN or infinity; leave such samples out (a failed verifier gives no score)")
     return np.atleast_2d(array), array.shape
 
 
 def as_numbers(name: str, values: Any) -> np.ndarray:
-    """float64 of any shape; ValueError for what is no array of real numbers, text and masked arrays included."""
+    """float64 of any shape; ValueError for anything but real numbers: text and masked arrays, for example."""
     _refuse_masked(name, values)
-    if hasattr(values, "detach"):  # a tensor, of any precision, on any device, with or without a gradient
+    if hasattr(values, "detach"):  # a tensor of any precision, on any device
         values = values.detach().tolist()
     try:
         array = np.asarray(values)
         texts = array.dtype.kind == "O" and any(isinstance(value, str | bytes | complex) for value in array.flat)
         if texts or array.dtype.kind not in "biufO":
-            raise TypeError(f"they are of type {array.dtype}")  # NumPy would parse text, and drop imaginary parts
+            raise TypeError(f"they are of type {array.dtype}")  # NumPy would parse text and drop imaginary parts
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{name} must be numbers: {error}") from error
@@ -110,7 +112,7 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
 def _refuse_masked(name: str, values: Any) -> None:
     rows = values if isinstance(values, list | tuple) else ()
     if any(isinstance(part, np.ma.MaskedArray) for part in (values, *rows)):
-        raise ValueError(f"{name} is a masked array, whose mask would be lost; leave the masked samples out")
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; remove the masked samples")
 
 
 def _answer_rows(answers: Any, shape: tuple[int, ...]) -> list[list[Any]]:
@@ -124,7 +126,7 @@ def _answer_rows(answers: Any, shape: tuple[int, ...]) -> list[list[Any]]:
 
 
 def _right_answers(correct: Any, shape: tuple[int, ...]) -> list[Any]:
-    """The right answer of each group. A single group's may stand alone, or in a list of one."""
+    """The right answer of each group. For a single group it may be given alone or in a list of one."""
     if len(shape) == 1 and not _is_list(correct):
         return [_plain(correct)]
     groups = 1 if len(shape) == 1 else shape[0]
@@ -136,14 +138,14 @@ def _right_answers(correct: Any, shape: tuple[int, ...]) -> list[Any]:
 
 
 def _refuse_flags(rights: list[Any], rows: list[list[Any]]) -> None:
-    """ValueError where `correct` says whether, and the answers are of another kind: it should say what."""
+    """ValueError if `correct` is a flag but the answers are not: it must be the right answer, not whether one is."""
     flags = [right for right in rights if isinstance(right, bool | np.bool_)]
     if flags and not all(answer is None or answer in (False, True) for row in rows for answer in row):
-        raise ValueError(f"correct is {flags[0]}, but the answers are not true or false: give the right answer itself")
+        raise ValueError(f"correct is {flags[0]}, but the answers are not true or false: pass the right answer itself")
 
 
 def _is_list(values: Any) -> bool:
-    """Whether these are several answers; for a single group, a tuple is one answer."""
+    """Whether these are several answers. For a single group, a tuple is one answer."""
     return isinstance(values, list | np.ndarray) or (hasattr(values, "detach") and values.ndim > 0)
 
 
@@ -156,12 +158,12 @@ def _items(name: str, values: Any, wanted: str) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors as Python numbers, by which they compare: a tensor's hash is its identity."""
+    """Tensors as Python numbers, because the hash of a tensor is its identity."""
     return value.tolist() if hasattr(value, "detach") else value
 
 
 def _labels(row: list[Any], rights: list[Any] | None) -> list[int]:
-    """Integer labels of one group's answers: equal answers have equal labels. `rights` holds the right one, if any."""
+    """Integer labels of one group's answers: equal answers have equal labels. `rights`: the right one, if given."""
     known: dict[Any, int] = {None: UNPARSABLE}
     for right in rights or ():
         _check_answer("correct", right)
@@ -179,4 +181,4 @@ def _check_answer(name: str, answer: Any) -> None:
     except TypeError as error:
         raise ValueError(f"{name} must be hashable (strings, numbers): {error}") from error
     if answer != answer:
-        raise ValueError(f"{name} contains NaN, which equals nothing; an unparsable answer is None")
+        raise ValueError(f"{name} contains NaN, which equals nothing; use None for an unparsable answer")

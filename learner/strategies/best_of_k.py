@@ -1,16 +1,16 @@
-"""Best-of-k: the answer with the highest verifier score is used, ties broken uniformly. Exact, O(n log n).
+"""Best-of-k: the answer with the highest verifier score is used; ties are broken uniformly. Exact, O(n log n).
 
-With the reward as the score it is max@k. Sort by score; the samples of equal score form a class t that begins at rank
+With the reward as the score it is max@k. Sort by score; samples of equal score form a class t that begins at rank
 L_t (L_t samples rank strictly below), ends at C_t and has the mean reward v_t. A k-subset is won by class t or a higher
 one unless all of it lies below L_t, so with H(x) = C(x, k) / C(n, k) and the steps D_t = v_t - v_{t-1}
 
     U_k = v_first + sum_{t > first} (1 - H(L_t)) D_t = v_last - sum_{t > first} H(L_t) D_t.
 
-Advantages are sums over steps as well, derived from this by leaving out sample i of class t. No two large numbers are
-subtracted from each other: a constant in the rewards drops out in the steps, equal rewards give exact zeros, and for
-max@k (no step is negative) small advantages are as accurate as large ones.
+Advantages are sums over steps as well, derived by leaving out sample i of class t. No two large numbers are subtracted:
+a constant in the rewards cancels in the steps, equal rewards give exact zeros, and for max@k (no step is negative)
+small advantages are as accurate as large ones.
 
-Averaging over tie-breaks in closed form leaves no noise of a random tie-break in the gradient. Source: the sorted form
+Ties are averaged in closed form, so random tie-breaking adds no noise to the gradient. Source: the sorted form
 of arXiv 2505.15201 (section 3.3), summed by parts, and extended to ties and to a score that is not the reward.
 """
 
@@ -21,7 +21,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from learner.strategies.registry import Group, array_strategy
+from learner.strategies.registry import AnswerGroups, array_strategy
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class _Ranked:
     """Groups sorted by ascending score; every field is [G, n].
 
     order: sample index at each rank. low, high: ranks at which the rank's class begins and ends. mean: of the class's
-    rewards. step: mean minus that of the class below at the rank where a class begins, else 0. excess: what the class's
-    mean would lose without this rank's sample; 0 in a class of one, which would vanish.
+    rewards. step: mean minus that of the class below at the rank where a class begins, else 0. excess: the class's
+    mean minus its mean without this rank's sample; 0 in a class of one.
     """
 
     order: np.ndarray
@@ -41,21 +41,21 @@ class _Ranked:
     excess: np.ndarray
 
     def unsorted(self, values: np.ndarray) -> np.ndarray:
-        """Values by rank [G, n] as values by sample."""
+        """Values by rank, [G, n], reordered to values by sample."""
         result = np.empty_like(values)
         np.put_along_axis(result, self.order, values, axis=1)
         return result
 
 
-def _owed(group: Group, k: int) -> np.ndarray:
+def _loo_difference(groups: AnswerGroups, k: int) -> np.ndarray:
     """U_k - U_k(-i), float64[G, n], k < n.
 
-    Without i, H is of n - 1 samples, and the classes above begin one rank lower. The identities
+    Without i, H is over n - 1 samples, and the classes above begin one rank lower. The identities
     C(x, k) / C(n-1, k) = n / (n-k) H(x) and C(x-1, k) = (x-k)/x C(x, k) turn the changes of H into multiples of it:
 
         k/(n-k) [ sum_{u <= t} H(L_u) D_u - sum_{u > t} H(L_u) (n - L_u)/L_u D_u ] + excess_i * P(t wins without i).
     """
-    ranked, n = _rank(group), group.n
+    ranked, n = _rank(groups), groups.n
     ranks = np.arange(n)
     shares = subset_shares(n, k)
     won = shares[:-1] * ranked.step
@@ -67,47 +67,56 @@ def _owed(group: Group, k: int) -> np.ndarray:
     return ranked.unsorted(k / (n - k) * (below - above) + own)
 
 
-def _marginal(group: Group, k: int) -> np.ndarray:
+def _marginal_contribution(groups: AnswerGroups, k: int) -> np.ndarray:
     """The mean of f(I) - f(I without i) over the k-subsets I with i, times k/n, float64[G, n].
 
     With h(x) = C(x, k-1) / C(n, k) = H(x+1) k / (x+1) it is
 
         sum_{u <= t} h(L_u) D_u + excess_i * (H(C_t) - H(L_t) - h(L_t)):
 
-    sample i raises what the best of k - 1 lower ones earns to v_t, and shifts v_t itself where others of its class are
-    present.
+    sample i raises the reward of the best of k - 1 lower samples to v_t, and shifts v_t itself if others of its class
+    are present.
     """
-    n = group.n
+    n = groups.n
     if k == 1:
-        return group.rewards_GN / n
-    ranked, shares = _rank(group), subset_shares(n, k)
+        return groups.rewards_GN / n
+    ranked, shares = _rank(groups), subset_shares(n, k)
     fewer = shares[1:] * k / np.arange(1, n + 1)
     raised = (fewer * ranked.step).cumsum(axis=1)
     own = ranked.excess * (shares[ranked.high] - shares[ranked.low] - fewer[ranked.low])
     return ranked.unsorted(raised + own)
 
 
-@array_strategy("best_of_k", array_owed=_owed, array_marginal=_marginal, translates=True, needs=("scores",), short="bo")
-def best_of_k(group: Group, k: int) -> np.ndarray:
+@array_strategy(
+    "best_of_k",
+    array_loo_difference=_loo_difference,
+    array_marginal_contribution=_marginal_contribution,
+    translation_equivariant=True,
+    required_inputs=("scores",),
+    best_by="scores_GN",
+    short="bo",
+)
+def best_of_k(groups: AnswerGroups, k: int) -> np.ndarray:
     """Expected reward of the answer that the verifier ranks highest among k."""
-    ranked = _rank(group)
-    return ranked.mean[:, -1] - (subset_shares(group.n, k)[:-1] * ranked.step).sum(axis=1)
+    ranked = _rank(groups)
+    return ranked.mean[:, -1] - (subset_shares(groups.n, k)[:-1] * ranked.step).sum(axis=1)
 
 
-def _by_reward(group: Group) -> Group:
-    return replace(group, scores_GN=group.rewards_GN)
+def _by_reward(groups: AnswerGroups) -> AnswerGroups:
+    return replace(groups, scores_GN=groups.rewards_GN)
 
 
 @array_strategy(
     "max_at_k",
-    array_owed=lambda group, k: _owed(_by_reward(group), k),
-    array_marginal=lambda group, k: _marginal(_by_reward(group), k),
-    translates=True,
+    array_loo_difference=lambda groups, k: _loo_difference(_by_reward(groups), k),
+    array_marginal_contribution=lambda groups, k: _marginal_contribution(_by_reward(groups), k),
+    translation_equivariant=True,
+    best_by="rewards_GN",
     short="max",
 )
-def max_at_k(group: Group, k: int) -> np.ndarray:
+def max_at_k(groups: AnswerGroups, k: int) -> np.ndarray:
     """Expected largest reward among k answers; any finite reward. pass@k where rewards are 0 and 1."""
-    return best_of_k(_by_reward(group), k)
+    return best_of_k(_by_reward(groups), k)
 
 
 @lru_cache(maxsize=256)
@@ -126,11 +135,11 @@ def subset_shares(n: int, k: int) -> np.ndarray:
     return table
 
 
-def _rank(group: Group) -> _Ranked:
-    assert group.scores_GN is not None
-    order = np.argsort(group.scores_GN, axis=1, kind="stable")
-    scores = np.take_along_axis(group.scores_GN, order, 1)
-    rewards = np.take_along_axis(group.rewards_GN, order, 1)
+def _rank(groups: AnswerGroups) -> _Ranked:
+    assert groups.scores_GN is not None
+    order = np.argsort(groups.scores_GN, axis=1, kind="stable")
+    scores = np.take_along_axis(groups.scores_GN, order, 1)
+    rewards = np.take_along_axis(groups.rewards_GN, order, 1)
     G, n = scores.shape
     ranks = np.arange(n)
     edge = np.ones((G, n + 1), dtype=bool)  # edge[:, j]: a class begins at rank j

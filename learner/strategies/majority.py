@@ -1,14 +1,14 @@
 """majority@k: the most frequent of k answers is used; ties are broken uniformly among the answers that lead.
 
 Unparsable answers take a slot and never compete. U_k is a sum over j, the votes of the right answer, and t, the number
-of other answers that have j votes too while none has more: such a vote is won with probability 1 / (1 + t).
+of other answers that also have j votes while none has more: the right answer then wins with probability 1 / (1 + t).
 
 Votes are counted as coefficients of a product of polynomials in x, one factor for each answer. Two devices keep the
 numbers small and all terms positive, so that nothing cancels and nothing overflows:
 
-- Draw each sample with probability p on its own. Given that k were drawn they are a uniform k-subset, so
+- Draw each sample independently with probability p. Given that k were drawn they are a uniform k-subset, so
   U_k = P(won, k drawn) / P(k drawn), and an answer with s samples is drawn v times with the binomial probability.
-- 1 / (1 + t) is the integral of y^t over [0, 1]: a tied answer is beaten with probability y. Gauss-Legendre nodes
+- 1 / (1 + t) is the integral of y^t over [0, 1]: y is the probability of beating a tied answer. Gauss-Legendre nodes
   integrate the polynomial in y exactly.
 
 Leaving one sample out changes one factor. Products of the factors before and behind it are shared by all answers, and
@@ -23,47 +23,47 @@ from functools import lru_cache
 
 import numpy as np
 
-from learner.strategies.registry import CORRECT, UNPARSABLE, Group, array_strategy
+from learner.strategies.registry import CORRECT, UNPARSABLE, AnswerGroups, array_strategy
 
 Votes = tuple[int, tuple[int, ...], int]  # right votes, votes of each other answer in ascending order, unparsable
 
 
-def _leave_one_out(group: Group, k: int) -> np.ndarray:
+def _leave_one_out(groups: AnswerGroups, k: int) -> np.ndarray:
     """U_k without each sample, float64[G, n]."""
-    return _without(group, k, 0)
+    return _by_label(groups, k, 0)
 
 
-def _fewer(group: Group, k: int) -> np.ndarray:
+def _leave_one_out_k_minus_1(groups: AnswerGroups, k: int) -> np.ndarray:
     """U_{k-1} without each sample, float64[G, n]."""
-    return _without(group, k, 1)
+    return _by_label(groups, k, 1)
 
 
 @array_strategy(
     "majority_at_k",
     array_leave_one_out=_leave_one_out,
-    array_fewer=_fewer,
-    needs=("answers", "correct"),
+    array_leave_one_out_k_minus_1=_leave_one_out_k_minus_1,
+    required_inputs=("answers", "correct"),
     short="maj",
 )
-def majority_at_k(group: Group, k: int) -> np.ndarray:
-    """Probability that a vote among k answers elects the right one."""
-    return np.array([vote_value(_votes(counts), k) for counts in _counts(group)])
+def majority_at_k(groups: AnswerGroups, k: int) -> np.ndarray:
+    """Probability that the most frequent of k answers is the right one."""
+    return np.array([vote_value(_votes(counts), k) for counts in _counts(groups)])
 
 
-def _without(group: Group, k: int, which: int) -> np.ndarray:
-    """One of the two values without each sample. Samples whose answers have equally many votes share them."""
-    assert group.answers_GN is not None
-    result = np.empty_like(group.rewards_GN)
-    for g, counts in enumerate(_counts(group)):
-        without = vote_without(_votes(counts), k)
-        value = {label: without[label if label in (CORRECT, UNPARSABLE) else counts[label]][which] for label in counts}
-        result[g] = [value[label] for label in group.answers_GN[g].tolist()]
+def _by_label(groups: AnswerGroups, k: int, which: int) -> np.ndarray:
+    """U_{k - which} without each sample, which 0 or 1. Samples whose answers have equally many votes share a value."""
+    assert groups.answers_GN is not None
+    result = np.empty_like(groups.rewards_GN)
+    for g, counts in enumerate(_counts(groups)):
+        values = vote_leave_one_out(_votes(counts), k)
+        value = {label: values[label if label in (CORRECT, UNPARSABLE) else counts[label]][which] for label in counts}
+        result[g] = [value[label] for label in groups.answers_GN[g].tolist()]
     return result
 
 
-def _counts(group: Group) -> Iterable[Counter[int]]:
-    assert group.answers_GN is not None
-    return (Counter(labels) for labels in group.answers_GN.tolist())
+def _counts(groups: AnswerGroups) -> Iterable[Counter[int]]:
+    assert groups.answers_GN is not None
+    return (Counter(labels) for labels in groups.answers_GN.tolist())
 
 
 def _votes(counts: Counter[int]) -> Votes:
@@ -72,7 +72,7 @@ def _votes(counts: Counter[int]) -> Votes:
 
 
 class _Tally:
-    """The election of the right answer among k samples of a group with these votes, and without one of its samples.
+    """Probability that the right answer wins among k samples of a group with these votes, or without one sample.
 
     *_MS: polynomials in x for each of the M cases (votes j of the right answer, height y of a tie), powers 0 .. k.
     """
@@ -86,27 +86,31 @@ class _Tally:
         self._classes += [(size, size, many) for size, many in sorted(Counter(others).items())]
         before_MS = np.zeros((len(self._votes_M), k + 1))
         before_MS[np.arange(len(self._votes_M)), self._votes_M] = 1.0  # x^j
-        self._but_one = []  # the product of the classes before, and of all answers but one of this class
+        self._all_but_one = []  # the product of the classes before, and of all answers but one of this class
         for label, size, many in self._classes:
             for _ in range(many - 1):
                 before_MS = _times(before_MS, self._factor(label, size))
-            self._but_one.append(before_MS)
+            self._all_but_one.append(before_MS)
             before_MS = _times(before_MS, self._factor(label, size))
         self._all_MS = before_MS
-        self.value = self._elected(self._n, self._right, k, before_MS[:, k])
+        self.value = self._win_probability(self._n, self._right, k, before_MS[:, k])
 
-    def without(self) -> dict[int, tuple[float, float]]:
+    def leave_one_out(self) -> dict[int, tuple[float, float]]:
         """(U_k, U_{k-1}) without one sample of the key: CORRECT, UNPARSABLE, or an answer with that many votes."""
         n, right, sizes = self._n, self._right, (self._k, self._k - 1)
         result = {}
         if right:
-            result[CORRECT] = [self._elected(n - 1, right - 1, slots, self._all_MS[:, slots]) for slots in sizes]
+            result[CORRECT] = [
+                self._win_probability(n - 1, right - 1, slots, self._all_MS[:, slots]) for slots in sizes
+            ]
         behind_MS = np.zeros_like(self._all_MS)
         behind_MS[:, 0] = 1.0
-        for (label, size, many), but_one_MS in zip(reversed(self._classes), reversed(self._but_one), strict=True):
-            lighter_MS = _times(but_one_MS, self._factor(label, size - 1))
-            ways = [(lighter_MS[:, : slots + 1] * behind_MS[:, slots::-1]).sum(axis=1) for slots in sizes]
-            result[label] = [self._elected(n - 1, right, *pair) for pair in zip(sizes, ways, strict=True)]
+        for (label, size, many), all_but_one_MS in zip(
+            reversed(self._classes), reversed(self._all_but_one), strict=True
+        ):
+            reduced_MS = _times(all_but_one_MS, self._factor(label, size - 1))
+            ways = [(reduced_MS[:, : slots + 1] * behind_MS[:, slots::-1]).sum(axis=1) for slots in sizes]
+            result[label] = [self._win_probability(n - 1, right, *pair) for pair in zip(sizes, ways, strict=True)]
             for _ in range(many):
                 behind_MS = _times(behind_MS, self._factor(label, size))
         return {label: (values[0], values[1]) for label, values in result.items()}
@@ -120,8 +124,8 @@ class _Tally:
         ahead, tied = slots > self._votes_M[:, None], slots == self._votes_M[:, None]
         return drawn * np.where(tied, self._heights_M[:, None], ~ahead)
 
-    def _elected(self, samples: int, right: int, slots: int, ways_M: np.ndarray) -> float:
-        """Probability that one of `right` among `samples` is elected by `slots`, given how the others are drawn."""
+    def _win_probability(self, samples: int, right: int, slots: int, ways_M: np.ndarray) -> float:
+        """Probability that an answer with `right` of `samples` samples wins `slots` draws; ways_M: of the others."""
         if slots > samples:
             return 0.0
         won = (self._weights_M * self._drawn[right, self._votes_M] * ways_M).sum()
@@ -136,9 +140,9 @@ def vote_value(votes: Votes, k: int) -> float:
 
 
 @lru_cache(maxsize=1 << 14)
-def vote_without(votes: Votes, k: int) -> dict[int, tuple[float, float]]:
+def vote_leave_one_out(votes: Votes, k: int) -> dict[int, tuple[float, float]]:
     """U_k and U_{k-1} of such a group without one sample, by the kind of that sample."""
-    return _Tally(votes, k).without()
+    return _Tally(votes, k).leave_one_out()
 
 
 def _times(product_MS: np.ndarray, factor_MV: np.ndarray) -> np.ndarray:

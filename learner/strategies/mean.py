@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from learner.strategies.registry import Group, array_strategy
+from learner.strategies.registry import AnswerGroups, array_strategy
 
 
-def _owed(group: Group, k: int) -> np.ndarray:
+def _loo_difference(groups: AnswerGroups, k: int) -> np.ndarray:
     """Mean minus the mean of the others: (R_i - mean) / (n - 1)."""
-    return (group.rewards_GN - group.rewards_GN.mean(axis=1, keepdims=True)) / (group.n - 1)
+    return (groups.rewards_GN - groups.rewards_GN.mean(axis=1, keepdims=True)) / (groups.n - 1)
 
 
-def _marginal(group: Group, k: int) -> np.ndarray:
-    """With one answer there is nothing to compare with: its reward, times 1/n."""
-    return group.rewards_GN / group.n
+def _marginal_contribution(groups: AnswerGroups, k: int) -> np.ndarray:
+    """f(I) - f(no answer) is the reward itself at k = 1; times 1/n."""
+    return groups.rewards_GN / groups.n
 
 
-@array_strategy("mean", array_owed=_owed, array_marginal=_marginal, translates=True, only_k=1)
-def mean(group: Group, k: int) -> np.ndarray:
+@array_strategy(
+    "mean",
+    array_loo_difference=_loo_difference,
+    array_marginal_contribution=_marginal_contribution,
+    translation_equivariant=True,
+    only_k=1,
+    best_by="rewards_GN",
+)
+def mean(groups: AnswerGroups, k: int) -> np.ndarray:
     """The mean reward of the group."""
-    return group.rewards_GN.mean(axis=1)
+    return groups.rewards_GN.mean(axis=1)

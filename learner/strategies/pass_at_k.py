@@ -9,10 +9,8 @@ from math import comb
 from learner.strategies.registry import count_strategy
 
 
-@count_strategy("pass_at_k", short="pass")
+@count_strategy("pass_at_k", best_by="rewards_GN", short="pass")
 @lru_cache(maxsize=1 << 16)
 def pass_at_k_exact(n: int, correct: int, k: int) -> Fraction:
-    """Probability that k of n samples, drawn without replacement, hold a correct one (arXiv 2107.03374,
-    eq. 1).
-    """
+    """Probability that k of n samples, drawn without replacement, contain a correct one (arXiv 2107.03374, eq. 1)."""
     return 1 - Fraction(comb(n - correct, k), comb(n, k))

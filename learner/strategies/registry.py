@@ -4,10 +4,9 @@ a group.
 A strategy is one function. Three kinds are registered:
 
 - `count_strategy`: the value depends only on how many of the n samples are correct (binary rewards). The
-  function maps (n, correct, k) to an exact Fraction, and everything derived from it is exact until the
-  last rounding.
-- `array_strategy`: the function maps a `Group` and k to U_k, float64[G]. Leaving one sample out is done by
-  deletion unless the strategy brings a faster way.
+  function maps (n, correct, k) to an exact Fraction; everything derived from it is rounded once, at the end.
+- `array_strategy`: the function maps `AnswerGroups` and k to U_k, float64[G]. One sample is left out by deletion,
+  unless the strategy has a faster way.
 - `subset_strategy` (`learner.strategies.subsets`): the function maps groups of exactly k answers to what
   the strategy earns with them. The k-subsets are enumerated, or drawn once in a balanced design.
 
@@ -21,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,12 +29,12 @@ DEFAULT_SUBSETS = 256
 
 
 @dataclass(frozen=True)
-class Group:
-    """G groups of n samples each, and what the strategy selects by (None where it asks for nothing).
+class AnswerGroups:
+    """G groups of n samples each, with the inputs that the strategy requires; the others are None.
 
-    rewards_GN: float64. scores_GN: the verifier's scores, float64. answers_GN: int64 labels, equal within a
-    group where the answers are equal: CORRECT for the right answer, UNPARSABLE for none, others from 1 on.
-    subsets: how many k-subsets a `subset_strategy` may draw where it cannot have all.
+    rewards_GN: float64. scores_GN: the verifier's scores, float64. answers_GN: int64 labels; equal answers of a group
+    have equal labels: CORRECT for the right answer, UNPARSABLE for none, others from 1 on.
+    subsets: number of k-subsets that a `subset_strategy` draws at least where there are too many for all.
     """
 
     rewards_GN: np.ndarray
@@ -47,19 +46,21 @@ class Group:
     def n(self) -> int:
         return self.rewards_GN.shape[1]
 
-    def without(self, i: int) -> Group:
+    def without_sample(self, i: int) -> AnswerGroups:
         """The groups with sample i deleted."""
-
         return self.take(np.delete(np.arange(self.n), i))
 
-    def take(self, samples: np.ndarray) -> Group:
+    def take(self, samples: np.ndarray) -> AnswerGroups:
         """The groups with only these samples (indices int[m])."""
 
-        def cut(a: np.ndarray | None) -> np.ndarray | None:
+        def columns(a: np.ndarray | None) -> np.ndarray | None:
             return None if a is None else a[:, samples]
 
         return replace(
-            self, rewards_GN=self.rewards_GN[:, samples], scores_GN=cut(self.scores_GN), answers_GN=cut(self.answers_GN)
+            self,
+            rewards_GN=self.rewards_GN[:, samples],
+            scores_GN=columns(self.scores_GN),
+            answers_GN=columns(self.answers_GN),
         )
 
 
@@ -67,98 +68,101 @@ class Group:
 class Strategy:
     """A registered strategy; exactly one of `count_value` and `array_value` is set.
 
-    What an array strategy can compute faster or with less rounding than from U_k by deleting samples, [G, n] each:
-    `array_leave_one_out(group, k)`: U_k(-i). `array_fewer(group, k)`: U_{k-1}(-i), or the term that stands for it.
-    `array_owed(group, k)`: U_k - U_k(-i), k < n. `array_marginal(group, k)`: the mean of f(I) - f(I without i) over the
-    k-subsets I with i, times k/n.
+    An array strategy may compute these faster or with less rounding than by deleting samples, float64[G, n] each:
+    `array_leave_one_out(groups, k)`: U_k(-i).
+    `array_leave_one_out_k_minus_1(groups, k)`: U_{k-1}(-i), or a term with the same expectation.
+    `array_loo_difference(groups, k)`: U_k - U_k(-i), k < n.
+    `array_marginal_contribution(groups, k)`: the mean of f(I) - f(I without i) over the k-subsets I with i, times k/n.
 
-    translates: whether adding a constant to all rewards adds it to the value. needs: the arguments that the strategy
-    selects by; it is given no others beside the rewards. short: what its curve is called, `eval/<short>@<k>`; its name
-    where that is empty.
+    translation_equivariant: adding a constant to all rewards adds it to the value.
+    only_k: the one k for which the strategy is defined; None for all.
+    required_inputs: arguments besides the rewards that the strategy selects by; it receives no others.
+    best_by: the field of `AnswerGroups` that ranks the answers, if the best of k is used; the exact off-policy form
+    needs it.
+    short: name of its curve, `eval/<short>@<k>`; empty for `name`.
     """
 
     name: str
     count_value: Callable[[int, int, int], Fraction] | None = None
-    array_value: Callable[[Group, int], np.ndarray] | None = None
-    array_leave_one_out: Callable[[Group, int], np.ndarray] | None = None
-    array_fewer: Callable[[Group, int], np.ndarray] | None = None
-    array_owed: Callable[[Group, int], np.ndarray] | None = None
-    array_marginal: Callable[[Group, int], np.ndarray] | None = None
-    translates: bool = False
+    array_value: Callable[[AnswerGroups, int], np.ndarray] | None = None
+    array_leave_one_out: Callable[[AnswerGroups, int], np.ndarray] | None = None
+    array_leave_one_out_k_minus_1: Callable[[AnswerGroups, int], np.ndarray] | None = None
+    array_loo_difference: Callable[[AnswerGroups, int], np.ndarray] | None = None
+    array_marginal_contribution: Callable[[AnswerGroups, int], np.ndarray] | None = None
+    translation_equivariant: bool = False
     only_k: int | None = None
-    needs: tuple[str, ...] = ()
+    required_inputs: tuple[str, ...] = ()
+    best_by: Literal["rewards_GN", "scores_GN"] | None = None
     short: str = ""
 
     @property
     def metric(self) -> str:
-        """What its curve is called."""
+        """The name of its curve."""
         return self.short or self.name
 
-    def value(self, group: Group, k: int) -> np.ndarray:
+    def value(self, groups: AnswerGroups, k: int) -> np.ndarray:
         """U_k, float64[G]."""
         if self.count_value is not None:
-            return np.array([float(self.count_value(group.n, int(c), k)) for c in _counts(group)], dtype=np.float64)
+            return np.array([float(self.count_value(groups.n, int(c), k)) for c in _counts(groups)], dtype=np.float64)
         assert self.array_value is not None
-        return self.array_value(group, k)
+        return self.array_value(groups, k)
 
-    def leave_one_out(self, group: Group, k: int) -> np.ndarray:
-        """U_k of the group without each sample, float64[G, n]; an array strategy's only, 0 <= k <= n - 1.
-
-        U_0 is 0: no answer, no reward.
-        """
+    def leave_one_out(self, groups: AnswerGroups, k: int) -> np.ndarray:
+        """U_k(-i), of the group without sample i: float64[G, n], 0 <= k <= n - 1, for array strategies; U_0 is 0."""
         if k == 0:
-            return np.zeros_like(group.rewards_GN)
+            return np.zeros_like(groups.rewards_GN)
         if self.array_leave_one_out is not None:
-            return self.array_leave_one_out(group, k)
-        if self.array_owed is not None:
-            return self.value(group, k)[:, None] - self.array_owed(group, k)
-        return np.stack([self.value(group.without(i), k) for i in range(group.n)], axis=1)
+            return self.array_leave_one_out(groups, k)
+        if self.array_loo_difference is not None:
+            return self.value(groups, k)[:, None] - self.array_loo_difference(groups, k)
+        return np.stack([self.value(groups.without_sample(i), k) for i in range(groups.n)], axis=1)
 
-    def owed(self, group: Group, k: int) -> np.ndarray:
-        """U_k - U_k(-i), float64[G, n]; an array strategy's only, k < n."""
-        if self.array_owed is not None:
-            return self.array_owed(group, k)
-        return self.value(group, k)[:, None] - self.leave_one_out(group, k)
+    def loo_difference(self, groups: AnswerGroups, k: int) -> np.ndarray:
+        """U_k - U_k(-i), float64[G, n], k < n, for array strategies."""
+        if self.array_loo_difference is not None:
+            return self.array_loo_difference(groups, k)
+        return self.value(groups, k)[:, None] - self.leave_one_out(groups, k)
 
-    def marginal(self, group: Group, k: int) -> np.ndarray:
-        """U_k - (1 - k/n) U_k(-i) - k/n U_{k-1}(-i), float64[G, n]; an array strategy's only."""
-        if self.array_marginal is not None:
-            return self.array_marginal(group, k)
-        share, credit_GN = k / group.n, self.value(group, k)[:, None]
-        if k < group.n:
-            credit_GN = credit_GN - (1 - share) * self.leave_one_out(group, k)
-        fewer = self.array_fewer(group, k) if self.array_fewer is not None else self.leave_one_out(group, k - 1)
-        return credit_GN - share * fewer
+    def marginal_contribution(self, groups: AnswerGroups, k: int) -> np.ndarray:
+        """U_k - (1 - k/n) U_k(-i) - k/n U_{k-1}(-i), float64[G, n], for array strategies."""
+        if self.array_marginal_contribution is not None:
+            return self.array_marginal_contribution(groups, k)
+        k_over_n, credit_GN = k / groups.n, self.value(groups, k)[:, None]
+        if k < groups.n:
+            credit_GN = credit_GN - (1 - k_over_n) * self.leave_one_out(groups, k)
+        if self.array_leave_one_out_k_minus_1 is not None:
+            return credit_GN - k_over_n * self.array_leave_one_out_k_minus_1(groups, k)
+        return credit_GN - k_over_n * self.leave_one_out(groups, k - 1)
 
 
 STRATEGIES: dict[str, Strategy] = {}
 
 
 def count_strategy(
-    name: str, **parts: Any
+    name: str, **fields: Any
 ) -> Callable[[Callable[[int, int, int], Fraction]], Callable[[int, int, int], Fraction]]:
-    """Register `function(n, correct, k) -> Fraction` as the binary-reward strategy `name`; `parts` are further
-    fields of `Strategy`.
+    """Register `function(n, correct, k) -> Fraction` as the binary-reward strategy `name`; `fields` are those
+    of `Strategy`.
     """
 
     def register(function: Callable[[int, int, int], Fraction]) -> Callable[[int, int, int], Fraction]:
-        STRATEGIES[name] = Strategy(name, count_value=function, **parts)
+        STRATEGIES[name] = Strategy(name, count_value=function, **fields)
         return function
 
     return register
 
 
 def array_strategy(
-    name: str, **parts: Any
-) -> Callable[[Callable[[Group, int], np.ndarray]], Callable[[Group, int], np.ndarray]]:
-    """Register `function(group, k) -> float64[G]` as the strategy `name`; `parts` are further fields of `Strategy`."""
+    name: str, **fields: Any
+) -> Callable[[Callable[[AnswerGroups, int], np.ndarray]], Callable[[AnswerGroups, int], np.ndarray]]:
+    """Register `function(groups, k) -> float64[G]` as the strategy `name`; `fields` are those of `Strategy`."""
 
-    def register(function: Callable[[Group, int], np.ndarray]) -> Callable[[Group, int], np.ndarray]:
-        STRATEGIES[name] = Strategy(name, array_value=function, **parts)
+    def register(function: Callable[[AnswerGroups, int], np.ndarray]) -> Callable[[AnswerGroups, int], np.ndarray]:
+        STRATEGIES[name] = Strategy(name, array_value=function, **fields)
         return function
 
     return register
 
 
-def _counts(group: Group) -> np.ndarray:
-    return group.rewards_GN.sum(axis=1).astype(np.int64)
+def _counts(groups: AnswerGroups) -> np.ndarray:
+    return groups.rewards_GN.sum(axis=1).astype(np.int64)

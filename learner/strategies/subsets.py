@@ -1,8 +1,8 @@
-"""Strategies given only by what they earn with k answers: the value is a mean over k-subsets of the group.
+"""Strategies without a closed form: the value is the mean of what the strategy earns over k-subsets of the group.
 
-All k-subsets are looked at where there are few; otherwise a fixed design of them, in which every sample stands in
-equally many. A fixed design keeps the gradient exactly unbiased: each subset alone gives an unbiased estimate, so
-any set of them that does not depend on the answers does. More subsets only lower the variance.
+All k-subsets are enumerated if there are few; otherwise a fixed balanced design is used, in which every sample is in
+equally many subsets. The gradient stays exactly unbiased: each subset gives an unbiased estimate, and so does any set
+of subsets that does not depend on the answers. More subsets only lower the variance.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from learner.strategies.registry import STRATEGIES, Group, Strategy
+from learner.strategies.registry import STRATEGIES, AnswerGroups, Strategy
 
-ROOM = 1 << 22  # elements: what a function that compares all pairs of answers, [groups, k, k], may fill at once
+MAX_ELEMENTS = 1 << 22  # of [groups, k, k], the pairs of answers that a strategy's function may compare at once
 
-Earned = Callable[[Group], np.ndarray]
+Earned = Callable[[AnswerGroups], np.ndarray]
 
 
-def subset_strategy(name: str, **parts: Any) -> Callable[[Earned], Earned]:
-    """Register `function(group) -> float64[G]`, what the strategy earns with *all* answers of each group.
+def subset_strategy(name: str, **fields: Any) -> Callable[[Earned], Earned]:
+    """Register `function(groups) -> float64[G]`, what the strategy earns with *all* answers of each group.
 
     The function must not depend on the order of the answers. It is called with groups of k answers, and of
-    k - 1 for `loo1`; with none it earns 0 and is not called. `parts` are further fields of `Strategy`.
+    k - 1 for `loo1`; with none it earns 0 and is not called. `fields` are those of `Strategy`.
     """
 
     def register(function: Earned) -> Earned:
         STRATEGIES[name] = Strategy(
             name,
-            array_value=lambda group, k: _earned(function, group, _design(group, k)).mean(axis=1),
-            array_leave_one_out=lambda group, k: _without(function, group, k),
-            array_fewer=lambda group, k: _fewer(function, group, k),
-            **parts,
+            array_value=lambda groups, k: _earned(function, groups, _design(groups, k)).mean(axis=1),
+            array_leave_one_out=lambda groups, k: _leave_one_out(function, groups, k),
+            array_leave_one_out_k_minus_1=lambda groups, k: _leave_one_out_k_minus_1(function, groups, k),
+            **fields,
         )
         return function
 
@@ -46,7 +46,7 @@ def subset_strategy(name: str, **parts: Any) -> Callable[[Earned], Earned]:
 def balanced_subsets(n: int, k: int, at_least: int) -> np.ndarray:
     """k-subsets of n samples, int64[M, k]: all of them if C(n, k) <= at_least, else M >= at_least of a balanced design.
 
-    Each sample stands in exactly M k / n of them: the windows of length k that slide around shuffled circles.
+    Each sample is in exactly M k / n of them: the subsets are all cyclic windows of length k over shuffled samples.
     The shuffle is part of the design, not of a run: the same (n, k, at_least) gives the same subsets.
     """
     if comb(n, k) <= at_least:
@@ -59,61 +59,60 @@ def balanced_subsets(n: int, k: int, at_least: int) -> np.ndarray:
     return design
 
 
-def _design(group: Group, k: int) -> np.ndarray:
-    return balanced_subsets(group.n, k, group.subsets)
+def _design(groups: AnswerGroups, k: int) -> np.ndarray:
+    return balanced_subsets(groups.n, k, groups.subsets)
 
 
-def _earned(function: Earned, group: Group, subsets_MK: np.ndarray) -> np.ndarray:
-    """What the strategy earns with each subset, float64[G, M]; as many at once as ROOM allows."""
-    G, (M, k) = len(group.rewards_GN), subsets_MK.shape
+def _earned(function: Earned, groups: AnswerGroups, subsets_MK: np.ndarray) -> np.ndarray:
+    """What the strategy earns with each subset, float64[G, M]; as many at once as MAX_ELEMENTS allows."""
+    G, (M, k) = len(groups.rewards_GN), subsets_MK.shape
     earned_GM = np.zeros((G, M))
     if k == 0:
         return earned_GM
-    rows_at_once = max(1, ROOM // k**2)
+    rows_at_once = max(1, MAX_ELEMENTS // k**2)
     subsets_at_once, groups_at_once = min(M, rows_at_once), max(1, rows_at_once // M)
     for g in range(0, G, groups_at_once):
         for m in range(0, M, subsets_at_once):
-            groups, subsets = slice(g, g + groups_at_once), subsets_MK[m : m + subsets_at_once]
-            answers = _subsets_of(group, groups, subsets)
+            rows, subsets = slice(g, g + groups_at_once), subsets_MK[m : m + subsets_at_once]
+            answers = _subsets_of(groups, rows, subsets)
             part = np.asarray(function(answers), dtype=np.float64)
             if part.shape != (len(answers.rewards_GN),):
                 name = getattr(function, "__name__", function)
                 raise ValueError(
                     f"the strategy's function {name} returned shape {part.shape}; it must return one number for each "
-                    f"of the {len(answers.rewards_GN)} groups that it was given"
+                    f"of its {len(answers.rewards_GN)} groups"
                 )
-            earned_GM[groups, m : m + len(subsets)] = part.reshape(-1, len(subsets))
+            earned_GM[rows, m : m + len(subsets)] = part.reshape(-1, len(subsets))
     return earned_GM
 
 
-def _subsets_of(group: Group, groups: slice, subsets_MK: np.ndarray) -> Group:
-    """Each subset of each of these groups as a group of its own."""
+def _subsets_of(groups: AnswerGroups, rows: slice, subsets_MK: np.ndarray) -> AnswerGroups:
+    """Each subset of each of these groups as one group."""
 
-    def rows(a: np.ndarray) -> np.ndarray:
-        return a[groups][:, subsets_MK].reshape(-1, subsets_MK.shape[1])
+    def taken(a: np.ndarray | None) -> np.ndarray | None:
+        return None if a is None else a[rows][:, subsets_MK].reshape(-1, subsets_MK.shape[1])
 
-    scores, answers = group.scores_GN, group.answers_GN
-    return Group(
-        rows(group.rewards_GN), None if scores is None else rows(scores), None if answers is None else rows(answers)
-    )
+    rewards = taken(groups.rewards_GN)
+    assert rewards is not None
+    return AnswerGroups(rewards, taken(groups.scores_GN), taken(groups.answers_GN))
 
 
-def _without(function: Earned, group: Group, k: int) -> np.ndarray:
-    """Mean over the subsets that do not hold sample i, float64[G, n]."""
-    design = _design(group, k)
-    earned_GM = _earned(function, group, design)
-    absent_MN = 1.0 - _membership(design, group.n)
+def _leave_one_out(function: Earned, groups: AnswerGroups, k: int) -> np.ndarray:
+    """U_k(-i): mean over the subsets without sample i, float64[G, n]."""
+    design = _design(groups, k)
+    earned_GM = _earned(function, groups, design)
+    absent_MN = 1.0 - _membership(design, groups.n)
     return earned_GM @ absent_MN / absent_MN.sum(axis=0)
 
 
-def _fewer(function: Earned, group: Group, k: int) -> np.ndarray:
-    """Mean over the subsets that hold sample i of what is earned without it, float64[G, n]."""
-    design = _design(group, k)
-    total_GN = np.zeros_like(group.rewards_GN)
+def _leave_one_out_k_minus_1(function: Earned, groups: AnswerGroups, k: int) -> np.ndarray:
+    """Mean, over the subsets with sample i, of what the rest of the subset earns, float64[G, n]."""
+    design = _design(groups, k)
+    total_GN = np.zeros_like(groups.rewards_GN)
     for column in range(k):  # the subsets without their member of this column
-        earned_GM = _earned(function, group, np.delete(design, column, axis=1))
-        total_GN += earned_GM @ _membership(design[:, [column]], group.n)
-    return total_GN / _membership(design, group.n).sum(axis=0)
+        earned_GM = _earned(function, groups, np.delete(design, column, axis=1))
+        total_GN += earned_GM @ _membership(design[:, [column]], groups.n)
+    return total_GN / _membership(design, groups.n).sum(axis=0)
 
 
 def _membership(design: np.ndarray, n: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`strategy_value`: what a strategy is expected to earn, from one pool of samples."""
+"""`strategy_value`: the expected reward of a strategy, estimated from one pool of samples."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def strategy_value(
         scores: the verifier's scores, shaped like rewards (`best_of_k`, `weighted_vote`).
         answers: hashable final answers, shaped like rewards; None is unparsable (`majority_at_k`, `weighted_vote`).
         correct: the right answer, one for each group.
-        strategy, k: what is deployed, with how many answers.
-        subsets: at least how many k-subsets a strategy without a closed form looks at (`weighted_vote`).
+        strategy, k: the strategy, and how many answers it uses at deployment.
+        subsets: minimum number of k-subsets for a strategy without a closed form (`weighted_vote`).
 
     Returns:
         A float64, or float64[G].
@@ -40,11 +40,11 @@ def strategy_value(
     0.5
     """
     found, k = check_strategy(strategy, k), as_count("k", k)
-    group = make_group(rewards, scores, answers, correct, found, subsets)
-    if k > group.n:
+    groups = make_group(rewards, scores, answers, correct, found, subsets)
+    if k > groups.n:
         raise ValueError(
-            f"k = {k} is larger than the group, n = {group.n}: no unbiased estimate exists; lower k, or draw more"
+            f"k = {k} is larger than the group, n = {groups.n}: no unbiased estimate exists; lower k, or draw more"
         )
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused by name
-        value_G = finite("the value", found.value(group, k), group.rewards_GN)
+        value_G = finite("the value", found.value(groups, k), groups.rewards_GN)
     return value_G[0] if np.ndim(rewards) == 1 else value_G

@@ -234,7 +234,7 @@ def test_intervals_of_continuous_rewards_cover_the_truth_near_the_greatest() -> 
 def test_a_vote_of_ones_own_has_the_interval_of_a_probability() -> None:
     from learner.strategies import STRATEGIES, array_strategy
 
-    array_strategy("my_vote", needs=("answers", "correct"))(lambda group, k: np.ones(len(group.rewards_GN)))
+    array_strategy("my_vote", required_inputs=("answers", "correct"))(lambda group, k: np.ones(len(group.rewards_GN)))
     try:
         point = strategy_curve(
             np.full((8, 2), 0.5), [1], strategy="my_vote", answers=[["a", "a"]] * 8, correct=["a"] * 8

@@ -9,7 +9,7 @@ import pytest
 
 from learner import group_advantages
 from learner.estimators import ESTIMATORS
-from learner.estimators.off_policy import EXACT_ESTIMATORS, EXACT_STRATEGIES
+from learner.strategies import STRATEGIES
 from tests.learner import tabular
 
 UNBIASED = [name for name, found in ESTIMATORS.items() if found.unbiased and found.strategies is None]
@@ -34,7 +34,7 @@ def check_every_unbiased_estimator(case: str, n: int) -> None:
         expected = tabular.gradient(earned, k)
         assert np.abs(expected).max() > 1e-3, "a case without a gradient would prove nothing"
         for estimator in UNBIASED:
-            if k == n and not ESTIMATORS[estimator].full_group:
+            if k == n and not ESTIMATORS[estimator].allows_k_equal_n:
                 continue
             found = tabular.update(tabular.advantages_of(case, groups, k, estimator), groups, probabilities)
             np.testing.assert_allclose(
@@ -54,7 +54,7 @@ def test_rloo_is_loo_of_the_mean() -> None:
     np.testing.assert_allclose(found, (rewards - others) / 6, rtol=0, atol=1e-15)
 
 
-OFF_POLICY = [case for case, (arguments, *_) in tabular.CASES.items() if arguments["strategy"] in EXACT_STRATEGIES]
+OFF_POLICY = [case for case, (arguments, *_) in tabular.CASES.items() if STRATEGIES[arguments["strategy"]].best_by]
 
 
 @pytest.mark.parametrize("case", OFF_POLICY)
@@ -66,8 +66,8 @@ def test_off_policy_is_exact(case: str, n: int) -> None:
     ratios, probabilities = (tabular.policy() / behaviour)[groups], behaviour[groups].prod(axis=1)
     for k in range(1, n + 1) if tabular.CASES[case][0]["strategy"] != "mean" else [1]:
         expected = tabular.gradient(tabular.CASES[case][3], k)
-        for estimator in EXACT_ESTIMATORS:
-            if k < n or ESTIMATORS[estimator].full_group:
+        for estimator in [name for name, found in ESTIMATORS.items() if found.off_policy]:
+            if k < n or ESTIMATORS[estimator].allows_k_equal_n:
                 advantages = tabular.advantages_of(case, groups, k, estimator, ratios=ratios)
                 found = tabular.update(advantages, groups, probabilities)
                 np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT, err_msg=f"{estimator}, k={k}")
