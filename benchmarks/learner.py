@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from learner.backends.model_directory import load_causal_lm
-from learner.batching import MicroBatch, Sequence, make_micro_batches, padding_share
+from learner.batching import MicroBatch, TrainingSequence, make_micro_batches, padding_share
 from learner.engine import Engine
 from learner.settings import LearnerSettings, LossSettings
 
 NORMALISER = 1000.0
 
 
-def make_sequences(count: int, prompt: int, response: int, vocabulary: int, seed: int = 0) -> list[Sequence]:
+def make_sequences(count: int, prompt: int, response: int, vocabulary: int, seed: int = 0) -> list[TrainingSequence]:
     """Sequences with prompts of `prompt` +- 25 % tokens and responses of 1/2..1 times `response` tokens."""
     rng = np.random.default_rng(seed)
     made = []
@@ -33,7 +33,7 @@ def make_sequences(count: int, prompt: int, response: int, vocabulary: int, seed
         p = int(rng.integers(max(1, prompt * 3 // 4), prompt * 5 // 4 + 1))
         r = int(rng.integers(max(1, response // 2), response + 1))
         made.append(
-            Sequence(
+            TrainingSequence(
                 prompt_tokens=rng.integers(0, vocabulary, p).astype(np.int32),
                 response_tokens=rng.integers(0, vocabulary, r).astype(np.int32),
                 behaviour_logprobs=np.full(r, -np.log(vocabulary), dtype=np.float32),

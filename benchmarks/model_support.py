@@ -213,10 +213,10 @@ def _perturb(learner: Any, original: dict[str, Any], kind: str | None) -> None:
 
 
 def _sequences(samples: list[Any]) -> list[Any]:
-    from learner.batching import Sequence
+    from learner.batching import TrainingSequence
 
     return [
-        Sequence(
+        TrainingSequence(
             np.asarray(prompt, np.int32),
             completion.tokens,
             completion.logprobs,

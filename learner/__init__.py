@@ -1,6 +1,4 @@
-"""Objectives, losses, batching, metrics and the DeepSpeed engine. Neither Ray nor the verifiers are
-imported here.
-"""
+"""Objectives, losses, batching, metrics and the DeepSpeed engine. Imports neither Ray nor the verifiers."""
 
 from learner.estimators import group_advantages
 from learner.metrics import (

@@ -1,13 +1,12 @@
-"""Right-sized micro-batches: sorted by length, padded on the left, cut by a token budget, equally many per
-rank.
+"""Micro-batches: sorted by length, padded on the left, limited by a token budget, equally many per rank.
 
-Everything here is a pure function of its arguments, so every rank derives the same plan from the same
-sequences and takes its own part without talking to the others.
+Everything here is a pure function of its arguments, so every rank derives the same plan from the same sequences and
+takes its own part without communication.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +16,13 @@ MIN_ROWS = 12  # ... unless it has so few rows that another forward pass costs m
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sequence:
-    """One sampled response with what training needs of it.
+class TrainingSequence:
+    """A prompt, one response, and what the loss needs.
 
-    prompt_tokens int32[T_prompt] (at least 1), response_tokens int32[R] (at least 1),
-    behaviour_logprobs float32[R] in nats under the law that sampled them (temperature included),
-    advantage in the sum convention, fresh: sampled wholly under the learner's current weights, sampled: drawn from the
-    policy at all, and not a demonstration.
+    prompt_tokens int32[T_prompt] (at least 1), response_tokens int32[R] (at least 1).
+    behaviour_logprobs float32[R]: nats, under the distribution that sampled them (temperature included).
+    advantage: in the sum convention. fresh: all tokens were sampled under the learner's current weights. sampled: drawn
+    from the policy; False for a demonstration.
     """
 
     prompt_tokens: np.ndarray
@@ -39,7 +38,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """One forward pass. The sequences end together at the right edge; R is the longest response.
+    """One forward pass. The sequences are right-aligned; R is the longest response.
 
     tokens_BT, attention_mask_BT and positions_BT are int64. The response arrays are right-aligned as well:
     column j of *_BR belongs to token T - R + j, which the logits at position T - R + j - 1 predict.
@@ -71,13 +70,12 @@ class MicroBatch:
 
 
 def make_micro_batches(
-    sequences: Seq[Sequence], tokens_per_micro_batch: int, rank: int, world_size: int, pad_token: int
+    sequences: Sequence[TrainingSequence], tokens_per_micro_batch: int, rank: int, world_size: int, pad_token: int
 ) -> list[MicroBatch]:
-    """The micro-batches of one rank. Every rank gets the same number, so that ZeRO's collectives stay
-    aligned.
+    """The micro-batches of one rank. Every rank gets the same number, so that ZeRO's collectives stay aligned.
 
-    A rank without work of its own gets the shortest sequence as a filler of weight 0. Raises ValueError
-    when a sequence is longer than the budget or lacks a prompt or a response.
+    A rank without work gets the shortest sequence as a filler of weight 0. Raises ValueError if a sequence is longer
+    than the budget or has no prompt or no response.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
@@ -98,18 +96,18 @@ def make_micro_batches(
     return batches
 
 
-def plan_rows(lengths: Seq[int], response_lengths: Seq[int], budget: int, world_size: int) -> list[list[int]]:
+def plan_rows(lengths: Sequence[int], response_lengths: Sequence[int], budget: int, world_size: int) -> list[list[int]]:
     """Rows of each micro-batch; micro-batch j goes to rank j % world_size. An empty list is a filler.
 
-    Sorting by length keeps padding low; neighbours in the order have nearly the same cost, so dealing them
-    out round-robin balances the ranks. If the number does not divide by the ranks, the largest are halved
-    first: splitting work is free, a filler is not.
+    Sorting by length keeps padding low; adjacent micro-batches have nearly the same cost, so round-robin balances the
+    ranks. If their number is not a multiple of the ranks, the largest are halved first: splitting is free, a filler is
+    not.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], -response_lengths[i], i))
     plan: list[list[int]] = []
-    used = 0  # tokens in the micro-batch that is being filled
+    used = 0  # tokens in the micro-batch being filled
     for i in order:
-        if plan and _takes(plan[-1], lengths, used, lengths[i], budget):
+        if plan and _has_room(plan[-1], lengths, used, lengths[i], budget):
             plan[-1].append(i)
             used += lengths[i]
         else:
@@ -128,38 +126,37 @@ def plan_rows(lengths: Seq[int], response_lengths: Seq[int], budget: int, world_
     return plan
 
 
-def _takes(rows: list[int], lengths: Seq[int], used: int, length: int, budget: int) -> bool:
-    """Whether a micro-batch takes one more row: it must fit, and not pad more than it is worth."""
+def _has_room(rows: list[int], lengths: Sequence[int], used: int, length: int, budget: int) -> bool:
+    """Whether one more row fits the token budget and does not add too much padding."""
     padded = (len(rows) + 1) * lengths[rows[0]]  # the first row is the longest, so it sets the width
     if padded > budget:
         return False
     return len(rows) < MIN_ROWS or padded - used - length <= MAX_PADDING * padded
 
 
-def padding_share(batches: Seq[MicroBatch]) -> float:
+def padding_share(batches: Sequence[MicroBatch]) -> float:
     """Share of the processed tokens that is padding or filler, in [0, 1]."""
     total = sum(b.padded_tokens for b in batches)
     return 1.0 - sum(b.tokens for b in batches) / total if total else 0.0
 
 
-def _check(sequences: Seq[Sequence], budget: int) -> None:
+def _check(sequences: Sequence[TrainingSequence], budget: int) -> None:
     for i, s in enumerate(sequences):
         if not len(s.prompt_tokens) or not len(s.response_tokens):
             raise ValueError(f"sequence {i} has an empty prompt or response; both need at least one token")
         if len(s.behaviour_logprobs) != len(s.response_tokens):
             raise ValueError(
                 f"sequence {i} has {len(s.response_tokens)} response tokens but {len(s.behaviour_logprobs)} "
-                "behaviour log-probabilities"
+                "behavior log-probabilities"
             )
         if len(s) > budget:
             raise ValueError(
-                f"sequence {i} has {len(s)} tokens, more than learner.tokens_per_micro_batch = {budget}; "
-                f"raise it to "
+                f"sequence {i} has {len(s)} tokens, more than learner.tokens_per_micro_batch = {budget}; raise it to "
                 "at least rollout.max_prompt_tokens + rollout.max_response_tokens"
             )
 
 
-def _pad(sequences: list[Sequence], rows: list[int], pad_token: int, filler: bool) -> MicroBatch:
+def _pad(sequences: list[TrainingSequence], rows: list[int], pad_token: int, filler: bool) -> MicroBatch:
     B, T = len(sequences), max(len(s) for s in sequences)
     R = max(len(s.response_tokens) for s in sequences)
     tokens_BT = np.full((B, T), pad_token, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""One learner rank: sequences in, one optimizer step out; weights out, checkpoints in and out.
+"""The learner's engine: one rank that trains, scores, exports weights and saves checkpoints.
 
-What is computed is here; the framework that holds the model is behind ``learner.backends.base.LearnerBackend``. Every
+The computation is here; the framework that shards the model is behind ``learner.backends.base.LearnerBackend``. Every
 rank runs the same number of forward passes, because sharded weights are gathered collectively in each.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ import torch.distributed as dist
 
 from learner import losses
 from learner.backends.base import LearnerBackend
-from learner.backends.checkpoint_layout import NamedTensor, cut
+from learner.backends.checkpoint_layout import NamedTensor, into_buckets
 from learner.backends.deepspeed_backend import DeepSpeedBackend
 from learner.backends.model_directory import check_model_directory, pad_token_of, write_model_directory
-from learner.backends.reference_policy import Reference
+from learner.backends.reference_policy import ReferencePolicy
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
-from learner.backends.step_figures import StepFigures
-from learner.batching import MicroBatch, Sequence, make_micro_batches
+from learner.backends.step_metrics import StepMetrics
+from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, LossSettings
@@ -38,10 +37,10 @@ class Engine:
     """A causal LM and its optimizer, in one process per rank.
 
     All methods are collective: every rank calls them in the same order with the same arguments. `device`
-    is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature whose law the
-    log-probabilities of `train_step` and `score` describe, unless they name another. `reference` keeps a frozen
-    copy of the initial model for the KL term. `timeout_s` bounds every collective. Raises ValueError naming the
-    key for a bad model directory, dtype or device.
+    is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature of the
+    log-probabilities in `train_step` and `score`, unless the call passes another. `reference` keeps a frozen copy of
+    the initial model for the KL term. `timeout_s` bounds every collective. Raises ValueError naming the key for a bad
+    model directory, dtype or device.
     """
 
     def __init__(
@@ -82,17 +81,19 @@ class Engine:
         self._layout = self._backend.layout
         self.config = self._backend.config
         self.pad_token = pad_token_of(self.config)
-        self._reference = Reference(model_path, dtype, self.device) if reference else None
+        self._reference = ReferencePolicy(model_path, dtype, self.device) if reference else None
 
     # ---------------------------------------------------------------- training
 
-    def train_step(self, sequences: Seq[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
-        """One optimiser step: `accumulate` and `update`."""
+    def train_step(
+        self, sequences: Sequence[TrainingSequence], normaliser: float, step: int, **options: Any
+    ) -> dict[str, float]:
+        """One optimizer step: `accumulate` and `update`."""
         return self.update(self.accumulate(sequences, normaliser, step, **options))
 
     def accumulate(
         self,
-        sequences: Seq[Sequence],
+        sequences: Sequence[TrainingSequence],
         normaliser: float,
         step: int,
         *,
@@ -100,12 +101,11 @@ class Engine:
         kl_coefficient: float | None = None,
         exact_ratios: bool = False,
     ) -> dict[str, float]:
-        """The gradient of the whole global batch (the same list on every rank); the weights stay until `update`.
+        """The gradient of the whole global batch (the same list on every rank); `update` changes the weights.
 
-        The loss is that of `learner.policy_step` with `normaliser` groups. If no sequence has a gradient, the
-        optimiser does not step at all (momentum and weight decay would move the weights without evidence) and
-        `learn/skipped` is 1. Returns figures of the global batch, equal on every rank; see
-        `learner.metrics.LEARN_METRICS`. Gap figures are absent when no token was fresh.
+        The loss is that of `learner.policy_step` with `normaliser` groups. If no sequence has a gradient, the optimizer
+        does not step (momentum and weight decay would change the weights without data) and `learn/skipped` is 1.
+        Returns metrics of the global batch, equal on every rank; without the gap metrics if no token was fresh.
         """
         started = time.perf_counter()
         policy = PolicyStep(self.loss, sequences, normaliser, kl_coefficient=kl_coefficient, exact_ratios=exact_ratios)
@@ -134,25 +134,26 @@ class Engine:
 
         return self._accumulate(kept, micro_loss, step, temperature, started)
 
-    def update(self, figures: dict[str, float]) -> dict[str, float]:
-        """The optimiser step on what `accumulate` returned `figures` of; the figures with the gradient's norm."""
-        if figures["learn/skipped"]:
-            return figures
+    def update(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The optimizer step after `accumulate`, which returned `metrics`; returns them with the gradient norm."""
+        if metrics["learn/skipped"]:
+            return metrics
         started = time.perf_counter()
         gradient_norm = self._backend.apply()
-        seconds = figures["learn/seconds"] + time.perf_counter() - started
-        return figures | {
+        seconds = metrics["learn/seconds"] + time.perf_counter() - started
+        return metrics | {
             "learn/gradient_norm": gradient_norm,
             "learn/seconds": seconds,
-            "learn/tokens_per_second": figures["learn/tokens"] / seconds,
+            "learn/tokens_per_second": metrics["learn/tokens"] / seconds,
         }
 
-    def sft_step(self, sequences: Seq[Sequence], step: int, *, rate: float | None = None) -> dict[str, float]:
-        """One step of maximum likelihood on the responses: mean cross-entropy over the batch's response
-        tokens.
+    def sft_step(
+        self, sequences: Sequence[TrainingSequence], step: int, *, rate: float | None = None
+    ) -> dict[str, float]:
+        """One step of maximum likelihood: mean cross-entropy over the response tokens of the batch.
 
-        The temperature is 1 here, and advantages and behaviour log-probabilities are ignored.
-        `rate` is the learning rate of this step; None takes the one of the learner's settings.
+        The temperature is 1; advantages and behavior log-probabilities are ignored. `rate` is the learning rate of this
+        step; None for that of the settings.
         """
         started = time.perf_counter()
         normaliser = float(sum(len(s.response_tokens) for s in sequences))
@@ -162,12 +163,12 @@ class Engine:
             loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
             return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
 
-        figures = self.update(self._accumulate(sequences, micro_loss, step, 1.0, started, rate))
-        return {k: v for k, v in figures.items() if k not in _POLICY_ONLY}
+        metrics = self.update(self._accumulate(sequences, micro_loss, step, 1.0, started, rate))
+        return {k: v for k, v in metrics.items() if k not in _POLICY_ONLY}
 
     def _accumulate(
         self,
-        sequences: Seq[Sequence],
+        sequences: Sequence[TrainingSequence],
         micro_loss: MicroLoss,
         step: int,
         temperature: float,
@@ -178,8 +179,8 @@ class Engine:
             rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
         self._backend.set_learning_rate(rate)
         batches = self._batches(sequences)
-        figures = self._backward(batches, micro_loss, temperature)
-        return figures | {
+        metrics = self._backward(batches, micro_loss, temperature)
+        return metrics | {
             "learn/learning_rate": rate,
             "learn/sequences": float(len(sequences)),
             "learn/tokens": float(sum(len(s) for s in sequences)),
@@ -190,38 +191,39 @@ class Engine:
 
     def _backward(
         self,
-        batches: Seq[MicroBatch],
+        batches: Sequence[MicroBatch],
         micro_loss: MicroLoss,
         temperature: float,
     ) -> dict[str, float]:
         """Forward and backward of every micro-batch; leaves the global gradient ready for the back-end to apply."""
         self._backend.train()
-        figures = StepFigures(self.device)
+        metrics = StepMetrics(self.device)
         for i, batch in enumerate(batches):
             self._backend.begin_micro_batch(last=i == len(batches) - 1)
             logprobs_BR, entropy_BR = self._logprobs(batch, temperature, bool(self.loss.entropy_coefficient))
             result = micro_loss(batch, logprobs_BR, entropy_BR)
             self._backend.backward(result.loss)
             arrays = batch.behaviour_logprobs_BR, batch.response_mask_BR, batch.fresh_B
-            figures.add(batch, result, logprobs_BR.detach(), entropy_BR.detach(), *map(self._tensor, arrays))
-        return figures.reduce(self.world_size)
+            metrics.add(batch, result, logprobs_BR.detach(), entropy_BR.detach(), *map(self._tensor, arrays))
+        return metrics.reduce(self.world_size)
 
     # ---------------------------------------------------------------- scoring
 
-    def score(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
-        """Log-probabilities float32[R] of each response under the current weights, in the order given, on
-        every rank."""
+    def score(self, sequences: Sequence[TrainingSequence], temperature: float | None = None) -> list[np.ndarray]:
+        """Log-probabilities float32[R] of each response under the current weights, in order, on every rank."""
         self._backend.eval()
         return self._score(sequences, lambda batch, t: self._logprobs(batch, t)[0], temperature)
 
-    def score_reference(self, sequences: Seq[Sequence], temperature: float | None = None) -> list[np.ndarray]:
-        """As `score`, under the reference policy; only on an engine that was made with `reference`."""
+    def score_reference(
+        self, sequences: Sequence[TrainingSequence], temperature: float | None = None
+    ) -> list[np.ndarray]:
+        """As `score`, under the reference policy; only on an engine created with `reference`."""
         return self._score(sequences, self._reference_logprobs, temperature)
 
     def refresh_reference(self) -> None:
         """The reference becomes the current policy."""
         if self._reference is None:
-            raise ValueError("this engine keeps no reference policy; set loss.kl_coefficient or schedule.kl")
+            raise ValueError("this engine has no reference policy; set loss.kl_coefficient or schedule.kl")
         parameters = self._backend.parameters
         with self._backend.gathered([p for _, p in parameters]):
             self._reference.refresh((name, p.detach()) for name, p in parameters)
@@ -229,7 +231,7 @@ class Engine:
     @torch.no_grad()
     def _score(
         self,
-        sequences: Seq[Sequence],
+        sequences: Sequence[TrainingSequence],
         logprobs_of: Callable[[MicroBatch, float], torch.Tensor],
         temperature: float | None,
     ) -> list[np.ndarray]:
@@ -246,7 +248,7 @@ class Engine:
         merged = {index: array for part in parts for index, array in part.items()}
         return [merged[i] for i in range(len(sequences))]
 
-    def _batches(self, sequences: Seq[Sequence], rank: int | None = None) -> list[MicroBatch]:
+    def _batches(self, sequences: Sequence[TrainingSequence], rank: int | None = None) -> list[MicroBatch]:
         return make_micro_batches(
             sequences,
             self.learner.tokens_per_micro_batch,
@@ -269,7 +271,7 @@ class Engine:
     def _forward(
         self, model: Any, batch: MicroBatch, temperature: float, entropy_gradient: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One forward pass; only R + 1 positions meet the head."""
+        """One forward pass; logits are computed for R + 1 positions only."""
         tokens_BT = self._tensor(batch.tokens_BT)
         output = model(
             input_ids=tokens_BT,
@@ -289,26 +291,25 @@ class Engine:
     # ---------------------------------------------------------------- weights
 
     def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """(name, dtype, shape) of every weight as its checkpoint has it. A head tied to the embedding is omitted."""
+        """(name, dtype, shape) of every weight as in the checkpoint. A head tied to the embedding is omitted."""
         return self._layout.metadata
 
     def weight_buckets(self, bucket_bytes: int) -> Iterator[list[NamedTensor]]:
-        """CPU copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (a
-        larger weight stands alone). Rank 0 gets the tensors, the others empty lists; all must iterate to
-        the end.
+        """CPU copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (or one larger
+        weight). Rank 0 gets the tensors, the others empty lists; all must iterate to the end.
 
-        Under ZeRO-3 one bucket at a time is gathered, and copied before it is released, so rank 0 never
-        holds more than one bucket in addition to its own partition. What the checkpoint splits, such as the experts
-        of a layer, is gathered whole and then leaves in several buckets.
+        Under ZeRO-3 one bucket at a time is gathered, copied and released, so rank 0 has at most one bucket in addition
+        to its partition. A tensor that the checkpoint splits, such as the experts of a layer, is gathered whole and
+        then divided into several buckets.
         """
-        for units in cut(self._layout.units, bucket_bytes):
+        for units in into_buckets(self._layout.units, bucket_bytes):
             parameters = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
             with self._backend.gathered(parameters):
                 copies = [self._copies(unit) for unit in units] if self.rank == 0 else []
             if self.rank != 0:
                 yield []
             converted = ([weight] for unit in copies for weight in self._layout.convert(unit))
-            yield from ([weight for [weight] in bucket] for bucket in cut(converted, bucket_bytes))
+            yield from ([weight for [weight] in bucket] for bucket in into_buckets(converted, bucket_bytes))
 
     @staticmethod
     def _copies(unit: list[NamedTensor]) -> list[NamedTensor]:
@@ -318,7 +319,7 @@ class Engine:
         """Write a plain Hugging Face directory like `model_path`: config, safetensors under the same names, and the
         tokenizer files.
         """
-        # Parts of a tensor that the checkpoint splits share its memory, which safetensors refuses.
+        # Parts of a tensor that the checkpoint splits share memory, which safetensors rejects.
         weights = {name: tensor.clone() for bucket in self.weight_buckets(256 << 20) for name, tensor in bucket}
         if self.rank == 0:
             write_model_directory(self.model_path, directory, weights, self._backend.dropped_weights)
@@ -327,10 +328,9 @@ class Engine:
     # ---------------------------------------------------------------- checkpoints
 
     def save(self, directory: str | Path, extra: dict[str, Any]) -> None:
-        """Everything a bit-exact continuation needs: weights, master weights, AdamW state, RNG states,
-        `extra`.
+        """Write all that a bit-exact continuation needs: weights, master weights, AdamW state, RNG states, `extra`.
 
-        `extra` is pickled. The caller writes to a temporary directory and renames it (this method does not).
+        `extra` is pickled. The caller must pass a temporary directory and rename it.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -343,16 +343,15 @@ class Engine:
         self._barrier()
 
     def load(self, directory: str | Path) -> dict[str, Any]:
-        """Continue from `save`; returns its `extra`. Only on a fresh engine, and with the same ranks and
-        stage.
+        """Restore from `save` on a new engine with the same ranks and stage; returns `extra`.
 
-        Raises ValueError if the directory is no engine checkpoint or was written under other settings.
+        Raises ValueError if the directory is not an engine checkpoint or was written with other settings.
         """
         directory = Path(directory)
         try:
             found = json.loads((directory / "engine.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"'{directory}' holds no complete engine checkpoint (engine.json): {error}") from error
+            raise ValueError(f"'{directory}' contains no complete engine checkpoint (engine.json): {error}") from error
         for key, value in self._identity().items():
             if found.get(key) != value:
                 raise ValueError(
@@ -378,7 +377,7 @@ class Engine:
             dist.barrier()
 
     def close(self) -> None:
-        """Release hooks and leave the process group. The engine is unusable afterwards."""
+        """Release hooks and leave the process group. The engine cannot be used afterwards."""
         self._backend.close()
 
 

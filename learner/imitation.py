@@ -1,7 +1,7 @@
 """Imitation learning (supervised fine-tuning): maximum likelihood of expert responses, given their prompts.
 
-The loop takes its steps through an engine, so that imitation runs on the same DeepSpeed ranks, micro-batches
-and optimiser as reinforcement learning does. It knows neither tasks nor tokenizers: examples are token ids.
+The steps are those of an engine, so imitation uses the same DeepSpeed ranks, micro-batches and optimizer as
+reinforcement learning. Examples are token ids; tasks and tokenizers are not known here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from learner.batching import Sequence
+from learner.batching import TrainingSequence
 
 
 class ImitationSettings(BaseModel):
@@ -25,8 +25,8 @@ class ImitationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: int = Field(800, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(128, ge=1, description="Examples per optimiser step, over all ranks.")
+    steps: int = Field(800, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(128, ge=1, description="Examples per optimizer step, over all ranks.")
     learning_rate: float = Field(1e-3, gt=0.0, description="Peak AdamW learning rate, reached after the warm-up.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up from 0 to the peak.")
     final_fraction: float = Field(
@@ -42,7 +42,7 @@ class ImitationSettings(BaseModel):
 class ImitationEngine(Protocol):
     """The part of ``learner.engine.Engine`` that imitation uses."""
 
-    def sft_step(self, sequences: list[Sequence], step: int, *, rate: float) -> dict[str, float]: ...
+    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> dict[str, float]: ...
 
     def export_huggingface(self, directory: str | Path) -> None: ...
 
@@ -51,8 +51,8 @@ class ImitationEngine(Protocol):
 class Progress:
     """One progress report.
 
-    step counts from 1 to steps; loss (mean, nats per response token) and examples_per_second are since the
-    last report; learning_rate is the current one; seconds are since the start.
+    step counts from 1 to steps. loss (mean, nats per response token) and examples_per_second are since the last
+    report, seconds since the start.
     """
 
     step: int
@@ -72,15 +72,15 @@ def cosine_rate(step: int, settings: ImitationSettings) -> float:
     return settings.learning_rate * (settings.final_fraction + (1.0 - settings.final_fraction) * cosine)
 
 
-def as_sequence(prompt_tokens: list[int], response_tokens: list[int]) -> Sequence:
-    """An example as the learner's batching wants it. End the response with EOS, or stopping is not learned.
+def as_sequence(prompt_tokens: list[int], response_tokens: list[int]) -> TrainingSequence:
+    """An example for the learner's batching. The response must end with EOS, or the model does not learn to stop.
 
     Raises:
         ValueError: An empty prompt or response.
     """
     if not prompt_tokens or not response_tokens:
         raise ValueError("an example for imitation needs at least one prompt token and one response token")
-    return Sequence(
+    return TrainingSequence(
         prompt_tokens=np.asarray(prompt_tokens, dtype=np.int32),
         response_tokens=np.asarray(response_tokens, dtype=np.int32),
         behaviour_logprobs=np.zeros(len(response_tokens), dtype=np.float32),
@@ -89,8 +89,8 @@ def as_sequence(prompt_tokens: list[int], response_tokens: list[int]) -> Sequenc
     )
 
 
-def batches(examples: Iterable[Sequence], batch_size: int) -> Iterator[list[Sequence]]:
-    """Consecutive full batches; what remains at the end of a finite source is left out."""
+def batches(examples: Iterable[TrainingSequence], batch_size: int) -> Iterator[list[TrainingSequence]]:
+    """Consecutive full batches; an incomplete last batch is dropped."""
     source = iter(examples)
     while len(batch := list(itertools.islice(source, batch_size))) == batch_size:
         yield batch
@@ -98,7 +98,7 @@ def batches(examples: Iterable[Sequence], batch_size: int) -> Iterator[list[Sequ
 
 def run_sft(
     engine: ImitationEngine,
-    examples: Iterable[Sequence],
+    examples: Iterable[TrainingSequence],
     settings: ImitationSettings,
     *,
     output: str | Path,
@@ -108,7 +108,7 @@ def run_sft(
 
     Args:
         engine: A learner engine; every rank runs this function with the same examples in the same order.
-        examples: Prompt and response tokens; must last for ``steps * batch_size``.
+        examples: Prompt and response tokens; at least ``steps * batch_size``.
         settings: Length, batch size and schedule.
         output: Directory to write.
         report: Called every ``report_every`` steps and at the end.

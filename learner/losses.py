@@ -1,6 +1,4 @@
-"""Policy loss and language-model loss on per-token log-probabilities. No model in here: tensors in,
-tensors out.
-"""
+"""Policy loss and language-model loss as functions of per-token log-probabilities."""
 
 from __future__ import annotations
 
@@ -8,16 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-# exp of a larger log-ratio is not a usable weight; the bound only keeps infinities out of the backward pass.
+# Bound of a log-ratio, so that exp gives no infinities in the backward pass.
 MAX_LOG_RATIO = 20.0
 ENTROPY_CHUNK = 1 << 24  # logits, 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """`loss` is the scalar to differentiate; the rest are detached float64 sums (and maxima) over response
-    tokens.
-    """
+    """`loss` is the scalar to differentiate; the others are detached float64 sums and maxima over response tokens."""
 
     loss: torch.Tensor
     sums: dict[str, torch.Tensor]
@@ -27,10 +23,10 @@ class PolicyLoss:
 def token_logprobs(
     logits_BRV: torch.Tensor, tokens_BR: torch.Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities float32[B, R] of `tokens_BR`, and the entropy float32[B, R] of the law, in nats.
+    """Log-probabilities float32[B, R] of `tokens_BR`, and the entropy float32[B, R] of the distribution, in nats.
 
-    The law is softmax(logits / temperature) in float32: the one that the sampler reports as processed
-    log-probs. The entropy is detached unless `entropy_gradient`, which costs the memory of the probabilities.
+    The distribution is softmax(logits / temperature) in float32, which the sampler reports as processed log-probs. The
+    entropy is detached unless `entropy_gradient`, which costs the memory of the probabilities.
     """
     logits_BRV = logits_BRV.float()
     if temperature != 1.0:
@@ -38,7 +34,7 @@ def token_logprobs(
     logsumexp_BR = torch.logsumexp(logits_BRV, dim=-1)
     chosen_BR = logits_BRV.gather(-1, tokens_BR.unsqueeze(-1)).squeeze(-1)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        # A few rows at a time, so that the probabilities of a large vocabulary never stand in memory at once.
+        # A few rows at a time, to bound the memory of the probabilities of a large vocabulary.
         rows = max(1, ENTROPY_CHUNK // max(1, logits_BRV[0].numel()))
         source_BRV = logits_BRV if entropy_gradient else logits_BRV.detach()
         expected_BR = torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in source_BRV.split(rows)])
@@ -61,25 +57,24 @@ def policy_loss(
     weighted: bool = True,
     sequence_mean: bool = False,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate per token (arXiv 1707.06347, eq. 7), summed over tokens and divided by a
-    constant.
+    """PPO's clipped surrogate per token (arXiv 1707.06347, eq. 7), summed over tokens / normaliser.
 
-    loss = -sum_{b,r} w min(r A_b, clip(r, 1 - clip_low, 1 + clip_high) A_b) / normaliser. Dividing by a
-    constant instead of the response's length keeps the gradient free of length bias. Where r = w = 1 the
-    gradient is exactly -sum A_b grad log pi / normaliser.
+    loss = -sum_{b,r} w min(r A_b, clip(r, 1 - clip_low, 1 + clip_high) A_b) / normaliser. A constant instead of the
+    response's length keeps the gradient free of length bias. Where r = w = 1 the gradient is exactly -sum A_b grad log
+    pi / normaliser.
 
     Without `proximal_logprobs_BR`, r = exp(logprob - behaviour_logprob) and w = 1. With it, the decoupled form
     for stale data (arXiv 2110.00641, eq. 5): r = exp(logprob - proximal), and the constant weight
     w = exp(proximal - behaviour), truncated at `behaviour_cap` (truncated importance sampling).
 
     Args:
-        weighted: False where the advantages hold the ratio of proximal to behaviour policy already: w is 1, and the
-            behaviour serves the figures alone.
+        weighted: False if the advantages already contain the ratio of proximal to behavior policy: w is 1, and the
+            behavior policy is used for metrics only.
         dual_clip: bound c > 1: where A < 0 a token's objective is at least c A (arXiv 1912.09729, eq. 8).
         sequence_mean: divide each response's sum by its length. Biased towards short right answers.
 
-    Sums: loss, tokens, clipped (tokens whose gradient a clip stops), ratio and kl (policy / behaviour, and the
-    k3 estimate of KL(behaviour || policy): rho - 1 - log rho). Maxima: ratio.
+    Sums: loss, tokens, clipped (tokens whose gradient is 0 by clipping), ratio and kl (rho = policy / behavior, and the
+    k3 estimate of KL(behavior || policy): rho - 1 - log rho). Maxima: ratio.
     """
     if normaliser <= 0:
         raise ValueError(f"normaliser must be > 0, got {normaliser}")
@@ -121,8 +116,8 @@ def kl_to_reference(
 
     With d = log policy - log reference on tokens of the policy: `k1` = d, `k2` = d^2 / 2, `k3` = exp(-d) - 1 + d
     (J. Schulman, "Approximating KL divergence", 2020). k1 and k3 are unbiased values. As losses, differentiated:
-    k1's gradient is 0 on average, k2's is that of the KL, k3's is that of the reverse KL's surrogate. None is cut off:
-    a policy far from its reference is pulled back all the same. exp goes on as its tangent where it would overflow.
+    k1's gradient is 0 on average, k2's is that of the KL, k3's is that of the reverse KL's surrogate. None is clipped,
+    so a policy far from its reference still has a gradient. Beyond MAX_LOG_RATIO exp is replaced by its tangent.
     """
     d_BR = logprobs_BR - reference_logprobs_BR
     d_BR = torch.where(response_mask_BR, d_BR, torch.zeros_like(d_BR))
@@ -137,7 +132,7 @@ def kl_to_reference(
 
 
 def _log_ratio(logprobs_BR: torch.Tensor, other_BR: torch.Tensor, mask_BR: torch.Tensor) -> torch.Tensor:
-    """logprobs - other on the masked tokens, 0 elsewhere, within the bound of a usable weight."""
+    """logprobs - other on the masked tokens, 0 elsewhere, within +-MAX_LOG_RATIO."""
     difference_BR = (logprobs_BR - other_BR).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.where(mask_BR, difference_BR, torch.zeros_like(difference_BR))
 
@@ -145,9 +140,7 @@ def _log_ratio(logprobs_BR: torch.Tensor, other_BR: torch.Tensor, mask_BR: torch
 def negative_log_likelihood(
     logprobs_BR: torch.Tensor, response_mask_BR: torch.Tensor, *, normaliser: float
 ) -> torch.Tensor:
-    """-sum of the response tokens' log-probabilities / normaliser (the number of tokens: mean
-    cross-entropy).
-    """
+    """-sum of the response tokens' log-probabilities / normaliser."""
     return -torch.where(response_mask_BR, logprobs_BR, torch.zeros_like(logprobs_BR)).sum() / normaliser
 
 

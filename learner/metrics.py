@@ -13,15 +13,15 @@ from learner.strategies import STRATEGIES, as_numbers, look_up, strategy_value
 from learner.strategies.pass_at_k import pass_at_k_exact
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal
-ROUNDING = 1e-9  # how far a value may lie beyond the rewards' reach and still be on its end
+ROUNDING = 1e-9  # relative distance beyond the range of the rewards that counts as rounding error
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """A strategy's value with k answers over prompts: mean, its standard error, and a 95 % interval.
 
-    The interval is the normal one, mean ± 1.96 standard errors, except where few prompts carry what is missing to the
-    least or the greatest value: see `probability_interval`. values_P: the value of each prompt, for paired comparisons.
+    The interval is the normal one, mean ± 1.96 standard errors, except near the smallest or largest possible value: see
+    `probability_interval`. values_P: the value of each prompt, for paired comparisons.
     """
 
     k: int
@@ -75,11 +75,11 @@ def strategy_curve(
 ) -> list[CurvePoint]:
     """The curve of any strategy over P prompts with n samples each; arguments as in `strategy_value`.
 
-    Default ks: 1, 2, 4 .. n, or the one that the strategy is defined for.
+    Default ks: 1, 2, 4 .. n, or the only k of the strategy.
 
     The standard error is over prompts (samples of one prompt are already averaged); it is NaN for a single prompt. The
-    value is a probability where the rewards are 0 or 1 and where answers vote; elsewhere the least and the greatest
-    reward of the pool take the place of 0 and 1, so that the interval goes with the scale of the rewards.
+    value is a probability if the rewards are 0 or 1 or if answers vote; otherwise the smallest and the largest reward
+    of the pool take the place of 0 and 1, so that the interval scales with the rewards.
 
     Raises:
         ValueError: naming the argument: rewards not [prompts, samples], a k that is no whole number of 1..n.
@@ -87,7 +87,7 @@ def strategy_curve(
     rewards_PN = _rewards("rewards_PN", rewards_PN)
     found, n = look_up("strategy", strategy, STRATEGIES), rewards_PN.shape[1]
     probability = "correct" in found.required_inputs or bool(np.isin(rewards_PN, (0, 1)).all())
-    least, greatest = (0.0, 1.0) if probability else _reach(rewards_PN)
+    least, greatest = (0.0, 1.0) if probability else _reward_range(rewards_PN)
     if ks is None:
         ks = default_ks(n) if found.only_k is None else [found.only_k]
     points = []
@@ -100,9 +100,9 @@ def strategy_curve(
 
 
 def weighted_sum(points: Iterable[tuple[float, CurvePoint]]) -> CurvePoint:
-    """The sum of weight x point over the same prompts, as of a mixture of strategies.
+    """The weighted sum of points over the same prompts, as for a mixture of strategies.
 
-    Its interval is that of a probability, scaled, where all values are in [0, 1]; elsewhere the normal one. `k` of the
+    If all values are in [0, 1] the interval is that of a probability, scaled; otherwise the normal one. `k` of the
     result is the largest of the points.
     """
     pairs = list(points)
@@ -121,12 +121,12 @@ def weighted_sum(points: Iterable[tuple[float, CurvePoint]]) -> CurvePoint:
 
 def _values(point: CurvePoint) -> np.ndarray:
     if point.values_P is None:
-        raise ValueError("the point has no values of single prompts; take it from strategy_curve")
+        raise ValueError("the point has no per-prompt values; compute it with strategy_curve")
     return point.values_P
 
 
-def _reach(rewards_PN: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest reward; 0 stands for the one that is missing where all are equal."""
+def _reward_range(rewards_PN: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest reward; if all are equal, 0 replaces one of them so that the range is not empty."""
     least, greatest = float(rewards_PN.min()), float(rewards_PN.max())
     return (min(least, 0.0), max(greatest, 0.0)) if least == greatest else (least, greatest)
 
@@ -137,20 +137,22 @@ def _point(k: int, values_P: np.ndarray, least: float, greatest: float, probabil
         return CurvePoint(k, value, nan, *((least, greatest) if probability else (-inf, inf)), values_P)
     error = float(values_P.std(ddof=1)) / sqrt(len(values_P))
     share_P = (values_P - least) / width
-    if (share_P < -ROUNDING).any() or (share_P > 1 + ROUNDING).any():  # a strategy that earns sums, or pays for answers
+    if (share_P < -ROUNDING).any() or (
+        share_P > 1 + ROUNDING
+    ).any():  # values beyond the rewards: a strategy of sums or costs
         return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error, values_P)
     low, high = probability_interval(share_P.clip(0.0, 1.0))
     return CurvePoint(k, value, error, least + width * low, least + width * high, values_P)
 
 
 def probability_interval(values_P: np.ndarray) -> tuple[float, float]:
-    """A 95 % interval for the mean of P >= 2 values in [0, 1], one of each prompt, that cannot collapse near 0 and 1.
+    """A 95 % interval for the mean of P >= 2 values in [0, 1], one per prompt, that does not collapse near 0 and 1.
 
-    Wilson's interval (E. B. Wilson, JASA 22, 1927) for P / d prompts. The dispersion d = s^2 / (m (1 - m)) is 1 where
-    every prompt is all right or all wrong, and near 0 where all are alike. It is drawn towards 1 with the weight
-    (z^2 / (J + z^2))^2, J = (sum x)^2 / sum x^2 being the number of prompts that carry the rarer side (x the values,
-    or one minus them): where few do, the sample is silent about what the prompts that it did not meet would add.
-    Without that, 256 prompts whose pass@64 is 0.997 get an interval that holds the truth in 76 % of experiments.
+    Wilson's interval (E. B. Wilson, JASA 22, 1927) for P / d prompts. The dispersion d = s^2 / (m (1 - m)) is 1 if
+    every prompt is always right or always wrong, and near 0 if all prompts are alike. It is shrunk towards 1 with the
+    weight (z^2 / (J + z^2))^2, where J = (sum x)^2 / sum x^2 is the effective number of prompts on the rarer side (x
+    the values, or one minus them): if they are few, the sample variance underestimates what unseen prompts would add.
+    Without shrinkage, 256 prompts whose pass@64 is 0.997 get an interval that covers the truth in 76 % of experiments.
     """
     P, mean, z2 = len(values_P), float(values_P.mean()), Z_95**2
     rarer_P = values_P if mean <= 0.5 else 1.0 - values_P
@@ -159,8 +161,8 @@ def probability_interval(values_P: np.ndarray) -> tuple[float, float]:
         dispersion = 1.0
     else:
         measured = min(float(values_P.var(ddof=1)) / spread, 1.0)
-        carriers = float(rarer_P.sum()) ** 2 / squares
-        dispersion = measured + (1.0 - measured) * (z2 / (carriers + z2)) ** 2
+        rare_prompts = float(rarer_P.sum()) ** 2 / squares
+        dispersion = measured + (1.0 - measured) * (z2 / (rare_prompts + z2)) ** 2
     share = z2 * dispersion / P  # z^2 / effective number of prompts
     middle, half = mean + share / 2, sqrt(spread * share + share**2 / 4)
     return max(0.0, (middle - half) / (1 + share)), min(1.0, (middle + half) / (1 + share))
@@ -170,12 +172,11 @@ def paired_difference(before_P: Any, after_P: Any, *, resamples: int = 10_000, s
     """after - before over the same P prompts: mean, and the percentile interval of a bootstrap over prompts.
 
     Resampling prompts keeps the pairs together, so the difficulty of the prompts cancels and the interval is
-    narrower than that of two separate curves. A bootstrap knows nothing of prompts that it did not meet: where only a
-    handful differs at all, as near pass@k = 1, the interval is too narrow (at pass@k = 0.997 it holds the truth in 0.66
-    of experiments), and no difference at all gives [0, 0].
+    narrower than that of two separate curves. If only a few prompts differ, as near pass@k = 1, a bootstrap interval is
+    too narrow (at pass@k = 0.997 it covers the truth in 0.66 of experiments), and no difference at all gives [0, 0].
 
     Raises:
-        ValueError: naming the argument: not one finite value for each of the same 2 or more prompts.
+        ValueError: naming the argument that is not one finite value for each of the same 2 or more prompts.
     """
     before_P, after_P = _one_per_prompt("before_P", before_P), _one_per_prompt("after_P", after_P)
     if len(before_P) != len(after_P):
@@ -184,27 +185,26 @@ def paired_difference(before_P: Any, after_P: Any, *, resamples: int = 10_000, s
 
 
 def paired_difference_of_runs(before_SP: Any, after_SP: Any, *, resamples: int = 10_000, seed: int = 0) -> Difference:
-    """after - before of S training runs over the same P prompts; the interval speaks of training again.
+    """after - before of S training runs over the same P prompts; the interval covers repeated training.
 
     Args:
-        before_SP, after_SP: the value of each prompt in each run, [S, P]. Runs that face each other (the same seed) are
-            pairs; a single run (S = 1, as of the base model) stands against all of the other.
+        before_SP, after_SP: the value of each prompt in each run, [S, P]. Runs at the same index (the same seed) are
+            pairs; a single run (S = 1, as for the base model) is compared with all runs of the other.
 
     As `paired_difference`, but runs are resampled as well as prompts (A. B. Owen, arXiv 0712.1111). A bootstrap of S
-    runs shows (S - 1) / S of their variance, so the runs are spread by the square root of S / (S - 1) first. Where
-    three runs differ much more than the prompts' standard error, the interval is still too narrow: at five times as
-    much it holds the truth in 0.86 of experiments (over prompts alone in 0.47).
+    runs has (S - 1) / S of their variance, so the deviations of the runs are scaled by the square root of S / (S - 1)
+    first. If three runs differ much more than the prompts' standard error, the interval is still too narrow: at five
+    times as much it covers the truth in 0.86 of experiments (0.47 if only prompts are resampled).
 
     Raises:
-        ValueError: naming the argument: not [S, P] finite values of the same 2 or more prompts, or other numbers of
-            runs.
+        ValueError: naming the argument that is not [S, P] finite values, has other prompts or another number of runs.
     """
     before_SP, after_SP = _runs_by_prompt("before_SP", before_SP), _runs_by_prompt("after_SP", after_SP)
     (S, P), (other, prompts) = before_SP.shape, after_SP.shape
     if P != prompts:
         raise ValueError(f"after_SP has {prompts} prompts, before_SP {P}: pairs need the same prompts")
     if S != other and 1 not in (S, other):
-        raise ValueError(f"after_SP has {other} runs, before_SP {S}: give as many of both, or a single one")
+        raise ValueError(f"after_SP has {other} runs, before_SP {S}: pass the same number of both, or a single one")
     return _bootstrap(after_SP - before_SP, resamples, seed)
 
 
@@ -215,7 +215,7 @@ def _bootstrap(difference_SP: np.ndarray, resamples: int, seed: int) -> Differen
     if S > 1:
         difference_SP = difference_SP + (sqrt(S / (S - 1)) - 1) * (difference_SP.mean(axis=1, keepdims=True) - value)
     rng, means = np.random.default_rng(seed), []
-    for done in range(0, resamples, 500):  # in parts, so that not all indices stand in memory
+    for done in range(0, resamples, 500):  # in parts, to bound memory
         B = min(500, resamples - done)
         prompts_BP = rng.integers(0, P, (B, P))
         runs_BS = rng.integers(0, S, (B, S))
@@ -242,7 +242,7 @@ def _whole(name: str, value: Any) -> int:
 
 def _ks(ks: Any) -> list[int]:
     if not isinstance(ks, Iterable):
-        raise ValueError(f"ks must be several whole numbers, got {ks!r}")
+        raise ValueError(f"ks must be whole numbers, got {ks!r}")
     return [_whole("k", k) for k in ks]
 
 
@@ -269,30 +269,5 @@ def _runs_by_prompt(name: str, values: Any) -> np.ndarray:
 
 def _finite(name: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity; leave prompts without a value out of both")
+        raise ValueError(f"{name} contains NaN or infinity; remove prompts without a value from both")
     return array
-
-
-# What the engine's steps return, and what it means. Names as they appear in metrics.jsonl and wandb.
-LEARN_METRICS = {
-    "learn/loss": "policy loss (or cross-entropy) of the global batch; its value means little, its gradient all",
-    "learn/gradient_norm": "global L2 norm of the gradient before clipping",
-    "learn/learning_rate": "AdamW learning rate of this step",
-    "learn/clip_fraction": "share of response tokens whose gradient the importance-ratio clip stops",
-    "learn/ratio_mean": "mean importance ratio policy / behaviour per token; 1 on fresh samples",
-    "learn/ratio_max": "largest importance ratio of a token",
-    "learn/kl": "k3 estimate of KL(behaviour || policy) per token, nats",
-    "learn/kl_reference": "k3 estimate of KL(policy || reference) per token, nats; 0 where no KL term is set",
-    "learn/entropy": "mean entropy of the policy per response token, nats, at the sampling temperature",
-    "learn/logprob_gap_mean": "mean |learner - sampler| log-probability per fresh token, nats",
-    "learn/logprob_gap_max": "largest such gap of one token, nats",
-    "learn/fresh_tokens": "response tokens sampled wholly under the current weights",
-    "learn/response_tokens": "response tokens trained on",
-    "learn/tokens": "prompt and response tokens processed, without padding",
-    "learn/sequences": "sequences trained on (those of zero advantage are left out)",
-    "learn/micro_batches": "forward passes per rank",
-    "learn/padding_share": "share of processed tokens that was padding",
-    "learn/seconds": "wall time of the step, seconds",
-    "learn/tokens_per_second": "learn/tokens / learn/seconds",
-    "learn/skipped": "1 if no sample had an advantage and the optimiser did not step",
-}

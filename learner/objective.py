@@ -1,4 +1,4 @@
-"""The objective of a run: which strategies, how weighted, at which k, and their advantages at a given step."""
+"""The objective of a run: strategies with weights and k, and their advantages at a given step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from learner.strategies import strategy_value
 
 @dataclass(frozen=True)
 class GradedGroups:
-    """What a step's groups earned: G groups of n samples.
+    """The graded groups of a step: G groups of n samples.
 
     rewards, scores: float64 [G, n]. answers: G lists of n hashable answers, None where unparsable. correct: the
-    right answer of each group, under the name by which `answers` calls it.
+    right answer of each group, equal to the right ones in `answers`.
     """
 
     rewards: np.ndarray
@@ -29,7 +29,7 @@ class GradedGroups:
     correct: list[Any] = field(default_factory=list)
 
     def arguments(self) -> dict[str, Any]:
-        """As `group_advantages` and `strategy_value` take them."""
+        """Keyword arguments of `group_advantages` and `strategy_value`."""
         return {
             "rewards": self.rewards,
             "scores": self.scores,
@@ -39,11 +39,11 @@ class GradedGroups:
 
 
 class Objective:
-    """The weighted sum of inference strategies that a run optimises.
+    """The weighted sum of inference strategies that a run optimizes.
 
     Args:
-        settings: the section `objective`.
-        k_schedule: moves the k of the first term.
+        settings: the section `objective` of the configuration.
+        k_schedule: changes the k of the first term.
     """
 
     def __init__(self, settings: ObjectiveSettings, k_schedule: Schedule | None = None) -> None:
@@ -54,11 +54,11 @@ class Objective:
 
     @property
     def off_policy(self) -> bool:
-        """Whether advantages want the sequence ratios of groups that another policy sampled."""
+        """Whether advantages need the sequence ratios of groups that another policy sampled."""
         return self.settings.off_policy == "exact"
 
     def terms(self, step: int) -> list[TermSettings]:
-        """The terms with the k that holds at an optimiser step, counted from 0."""
+        """The terms with their k at an optimizer step, counted from 0."""
         return self.settings.terms(scheduled_integer(self._k_schedule, step, self.settings.k))
 
     def value(self, groups: GradedGroups, step: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class Objective:
         """Advantages float64[G, n] in the sum convention.
 
         Args:
-            ratios: current / behaviour probability of each sequence [G, n], for the exact off-policy form.
+            ratios: current / behavior probability of each sequence [G, n], for the exact off-policy form.
 
         Raises:
             ValueError: naming what does not fit: k > n, continuous rewards under pass_at_k, a NaN score.
@@ -87,19 +87,21 @@ class Objective:
         )
 
     def reward_advantages(self, rewards_GN: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
-        """Advantages float64[G, n] of a reward that stands beside the objective: its mean counts, at any strategy.
+        """Advantages float64[G, n] of an additional reward, whose mean is maximized, whatever the strategy.
 
         The baseline is the mean of the other samples; a single sample has none.
         """
         estimator = "loo" if rewards_GN.shape[1] > 1 else "loo1"
-        return group_advantages(rewards_GN, strategy="mean", k=1, estimator=estimator, **self._reweighed(ratios))
+        return group_advantages(
+            rewards_GN, strategy="mean", k=1, estimator=estimator, **self._off_policy_arguments(ratios)
+        )
 
-    def _reweighed(self, ratios: np.ndarray | None) -> dict[str, Any]:
-        """The arguments of the off-policy form, where there are ratios."""
+    def _off_policy_arguments(self, ratios: np.ndarray | None) -> dict[str, Any]:
+        """Keyword arguments of the off-policy form, if there are ratios."""
         return {} if ratios is None else {"ratios": ratios, "ratio_cap": self._ratio_cap}
 
     def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, step: int) -> np.ndarray:
-        """Advantages float64[G, n] of the samples beside an expert's response of advantage 1 in each group."""
+        """Advantages float64[G, n] of the samples, where the expert's response in each group has an advantage of 1."""
         k = self.terms(step)[0].k if self.settings.imitation == "bon_sft" else 1
         return bon_sft_advantages(groups.scores, expert_scores, k, self.settings.p_fail_clip)
 
@@ -110,6 +112,6 @@ class Objective:
             k=term.k,
             estimator=term.estimator,
             subsets=self.settings.subsets,
-            **self._reweighed(ratios),
+            **self._off_policy_arguments(ratios),
             options=self._options,
         )

@@ -1,29 +1,29 @@
-"""What one step of reinforcement learning differentiates: policy loss, KL to the reference, entropy.
+"""The loss of one reinforcement-learning step: policy loss, KL to the reference, entropy.
 
 Scale: with `normalisation: constant` the loss of a step on G groups of n samples is
 
     (1/G) [ -sum_i sum_t w min(r A_i, clip(r) A_i)  +  kl_coefficient / n * sum_i KL_i ]  -  entropy_coefficient * H
 
-where A_i is in the sum convention, KL_i that of one response and H the mean entropy of a token. Demonstrations stand in
-the first sum only: they say nothing about the policy's KL, entropy and length.
+where A_i is in the sum convention, KL_i that of one response and H the mean entropy of a token. Demonstrations are in
+the first sum only, because KL, entropy and length are those of the policy's own samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from learner import losses
-from learner.batching import Sequence
+from learner.batching import TrainingSequence
 from learner.settings import LossSettings
 
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Tensors of one micro-batch. *_BR are [rows, response width]; `sampled` is False for demonstrations, `reference`
-    None where no KL is wanted.
+    """Tensors of one micro-batch. *_BR are [rows, response width]; `sampled` is False for demonstrations;
+    `reference` is None if there is no KL term.
     """
 
     logprobs_BR: torch.Tensor
@@ -36,21 +36,21 @@ class PolicyBatch:
 
 
 class PolicyStep:
-    """The loss of one optimiser step, evaluated micro-batch by micro-batch.
+    """The loss of one optimizer step, evaluated micro-batch by micro-batch.
 
     Args:
-        loss: the section `loss`.
+        loss: the section `loss` of the configuration.
         sequences: the whole global batch, samples of zero advantage included.
         groups: how many groups it holds.
-        kl_coefficient: of this step; None takes the one of the settings.
-        exact_ratios: advantages contain the sequences' ratios already (`objective.off_policy: exact`), so the
-            loss must not multiply by them again.
+        kl_coefficient: of this step; None for that of the settings.
+        exact_ratios: the advantages already contain the sequence ratios (`objective.off_policy: exact`), so the loss
+            does not multiply by them again.
     """
 
     def __init__(
         self,
         loss: LossSettings,
-        sequences: Seq[Sequence],
+        sequences: Sequence[TrainingSequence],
         groups: float,
         *,
         kl_coefficient: float | None = None,
@@ -60,7 +60,7 @@ class PolicyStep:
         self._exact_ratios = exact_ratios
         self.kl_coefficient = loss.kl_coefficient if kl_coefficient is None else kl_coefficient
         if loss.kl_placement == "reward":
-            self.kl_coefficient = 0.0  # it stands in the advantages
+            self.kl_coefficient = 0.0  # it is part of the advantages
         samples = [s for s in sequences if s.sampled]
         tokens = sum(len(s.response_tokens) for s in samples)
         mean_length = tokens / max(len(samples), 1)
@@ -73,17 +73,17 @@ class PolicyStep:
         """Whether samples of zero advantage have a gradient too."""
         return bool(self.kl_coefficient or self._loss.entropy_coefficient)
 
-    def keep(self, sequences: Seq[Sequence]) -> list[Sequence]:
+    def keep(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
         """The sequences that must be forwarded."""
         if self.uses_every_sample or not self._loss.skip_zero_advantage:
             return list(sequences)
         return [s for s in sequences if s.advantage != 0.0]
 
     def __call__(self, batch: PolicyBatch) -> losses.PolicyLoss:
-        """The micro-batch's part of the step's loss, and its figures."""
+        """The micro-batch's part of the step's loss, and its metrics."""
         loss = self._loss
-        # The whole batch is one optimiser step, whichever micro-batch this is: its start is now, and r = 1.
-        from_its_start = self._exact_ratios or loss.ratio == "decoupled"
+        # There is one optimizer step per batch: the proximal policy is the current policy, and the clipped ratio is 1.
+        proximal_is_current = self._exact_ratios or loss.ratio == "decoupled"
         result = losses.policy_loss(
             batch.logprobs_BR,
             batch.behaviour_BR,
@@ -92,7 +92,7 @@ class PolicyStep:
             clip_low=loss.clip_low,
             clip_high=loss.clip_high,
             dual_clip=loss.dual_clip,
-            proximal_logprobs_BR=batch.logprobs_BR.detach() if from_its_start else None,
+            proximal_logprobs_BR=batch.logprobs_BR.detach() if proximal_is_current else None,
             behaviour_cap=loss.behaviour_cap,
             weighted=not self._exact_ratios,
             sequence_mean=loss.normalisation == "sequence",

@@ -1,4 +1,4 @@
-"""Schedules as pure functions of the optimiser step, so that a resumed run needs no schedule state."""
+"""Schedules as pure functions of the optimizer step, so a resumed run needs no schedule state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Schedule(BaseModel):
-    """How one number moves over the run. It begins at `start`, or where the key that it moves stands."""
+    """How one number changes over the run. It begins at `start`, or at the value of the scheduled key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -20,11 +20,11 @@ class Schedule(BaseModel):
         "`constant` stays at start.",
     )
     start: float | None = Field(None, description="First value; null: the value of the key that is scheduled.")
-    end: float | None = Field(None, description="Last value, held from then on (linear and cosine).")
-    after: int = Field(0, ge=0, description="Optimiser steps before it begins to move (linear and cosine).")
-    over: int = Field(1, ge=1, description="Optimiser steps from start to end (linear and cosine).")
+    end: float | None = Field(None, description="Last value, kept from then on (linear and cosine).")
+    after: int = Field(0, ge=0, description="Optimizer steps before it begins to change (linear and cosine).")
+    over: int = Field(1, ge=1, description="Optimizer steps from start to end (linear and cosine).")
     at: dict[int, float] = Field(
-        default_factory=dict, description="Values by the step from which each holds, as in {50: 4, 100: 1} (steps)."
+        default_factory=dict, description="Values by the step from which each applies, as in {50: 4, 100: 1} (steps)."
     )
 
     @model_validator(mode="after")
@@ -40,14 +40,14 @@ class Schedule(BaseModel):
             for key in ("after", "over"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(
-                        f"{key} = {getattr(self, key)} does not go with shape {self.shape}, which needs `{wanted}` only"
+                        f"{key} = {getattr(self, key)} does not fit shape {self.shape}, which needs `{wanted}` only"
                     )
         elif self.end is None or self.at:
             raise ValueError(f"a schedule of shape {self.shape} needs `end`, and no `at`")
         return self
 
     def value(self, step: int, base: float) -> float:
-        """The value at an optimiser step, counted from 0; `base` is that of the scheduled key."""
+        """The value at an optimizer step, counted from 0; `base` is the value of the scheduled key."""
         first = base if self.start is None else self.start
         if self.end is None:
             reached = [boundary for boundary in self.at if boundary <= step]
@@ -57,24 +57,24 @@ class Schedule(BaseModel):
             done = 0.5 - 0.5 * math.cos(math.pi * done)
         return first + (self.end - first) * done
 
-    def named(self) -> list[float]:
-        """The values that it names; all others lie between two of them, or between one and the key's own."""
+    def explicit_values(self) -> list[float]:
+        """The values given in the schedule; all others are between two of them, or between one and the key's own."""
         return [value for value in (self.start, self.end, *self.at.values()) if value is not None]
 
 
 class ScheduleSettings(BaseModel):
-    """Numbers that move during the run (section `schedule`); a key that is null stays where it is."""
+    """Numbers that change during the run (section `schedule`); a null key stays constant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    k: Schedule | None = Field(None, description="Moves objective.k, rounded to the nearest integer.")
-    n: Schedule | None = Field(None, description="Moves rollout.n, rounded; rollout.n must be its largest value.")
-    temperature: Schedule | None = Field(None, description="Moves rollout.temperature, above 0 and up to 10.")
-    kl: Schedule | None = Field(None, description="Moves loss.kl_coefficient, from 0 on.")
+    k: Schedule | None = Field(None, description="Changes objective.k, rounded to the nearest integer.")
+    n: Schedule | None = Field(None, description="Changes rollout.n, rounded; rollout.n must be the largest value.")
+    temperature: Schedule | None = Field(None, description="Changes rollout.temperature; above 0 and up to 10.")
+    kl: Schedule | None = Field(None, description="Changes loss.kl_coefficient; 0 or more.")
 
 
 def scheduled(schedule: Schedule | None, step: int, base: float) -> float:
-    """The value of a key at an optimiser step, scheduled or not."""
+    """The value of a key at an optimizer step, scheduled or not."""
     return base if schedule is None else schedule.value(step, base)
 
 
@@ -84,9 +84,7 @@ def scheduled_integer(schedule: Schedule | None, step: int, base: int) -> int:
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up to `peak`: step 0 (the first) gets peak / warmup_steps, step warmup_steps - 1 gets
-    peak.
-    """
+    """Linear warm-up to `peak`: step 0 (the first) gets peak / warmup_steps, step warmup_steps - 1 gets peak."""
     if step < 0:
         raise ValueError(f"step must be >= 0, got {step}")
     if step + 1 >= warmup_steps:
@@ -94,21 +92,21 @@ def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
     return peak * (step + 1) / warmup_steps
 
 
-def sampled_otherwise(
+def sampling_mismatch(
     key: Literal["n", "temperature"], schedule: ScheduleSettings, step: int, base: float, found: Iterable[float]
 ) -> str | None:
-    """What is wrong where `found`, the n or temperature of a step's groups, is not what ``rollout.<key>`` asks for.
+    """The problem if `found`, n or temperature of the groups of a step, differs from ``rollout.<key>``; else None.
 
-    Samplers return what they were asked for; what was recorded, or waited in a checkpoint, was asked for by that run.
+    This concerns recorded groups and groups in a checkpoint, which a run with other settings may have sampled.
     """
     moves, others = getattr(schedule, key), sorted(set(found))
     wanted = scheduled(moves, step, base)
     wanted = round(wanted) if key == "n" else wanted
     if all(math.isclose(value, wanted, rel_tol=1e-6) for value in others):  # groups hold temperatures as float32
         return None
-    moved, shown = f" (moved by schedule.{key})" if moves else "", ", ".join(f"{value:g}" for value in others)
+    changed, shown = f" (changed by schedule.{key})" if moves else "", ", ".join(f"{value:g}" for value in others)
     return (
-        f"rollout.{key} = {wanted:g}{moved}, but the groups of step {step + 1} were sampled with {shown}; recorded "
-        f"groups, and those that wait in a checkpoint, are trained on as they are: give rollout.{key} and "
-        f"schedule.{key} as that run had them"
+        f"rollout.{key} = {wanted:g}{changed}, but the groups of step {step + 1} were sampled with {shown}; recorded "
+        f"groups, and those in a checkpoint, are trained on unchanged: set rollout.{key} and schedule.{key} as in the "
+        "run that sampled them"
     )

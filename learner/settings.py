@@ -1,4 +1,4 @@
-"""Typed settings of the learner: objective, loss, optimiser. `cluster.config` composes them into a run."""
+"""Typed settings of the learner: objective, loss, optimizer. `cluster.config` combines them into a run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class TermSettings(_Settings):
     weight: float = Field(1.0, gt=0, description="Weight of this strategy in the objective.")
     strategy: str = Field(
         "pass_at_k",
-        description="Inference strategy to optimise: `mean` (ordinary RL, k must be 1), `pass_at_k` (one correct "
+        description="Inference strategy to optimize: `mean` (ordinary RL, k must be 1), `pass_at_k` (one correct "
         "answer among k is enough; rewards 0 or 1), `max_at_k` (the largest reward among k), `best_of_k` (the answer "
         "that the verifier scores highest), `majority_at_k`, `weighted_vote`.",
     )
     k: int = Field(
         8,
         ge=1,
-        description="Answers drawn at deployment for which training optimises. Keep it well below "
+        description="Answers drawn at deployment, for which training optimizes. Keep it well below "
         "rollout.n: at k = n nearly every group has zero advantage.",
     )
     estimator: str = Field(
@@ -48,35 +48,35 @@ class TermSettings(_Settings):
 
 
 class ObjectiveSettings(TermSettings):
-    """The inference strategy that training maximises, alone or in a mixture."""
+    """The inference strategy whose value training maximizes, alone or in a mixture."""
 
     mixture: tuple[TermSettings, ...] = Field(
         (),
-        description="Further strategies that are added, each with weight, strategy, k and estimator: with weight 0.7 "
+        description="Further strategies to add, each with weight, strategy, k and estimator: with weight 0.7 "
         "above, `[{weight: 0.3, strategy: mean, k: 1}]` gives 0.7 pass@k + 0.3 mean.",
     )
     subsets: int = Field(
         DEFAULT_SUBSETS,
         ge=1,
         le=65_536,
-        description="k-subsets that strategies without a closed form (weighted_vote) look at, at least. More lower "
-        "the variance and cost time, and memory in proportion to rollout.prompts_per_step x k; the gradient is "
+        description="Minimum number of k-subsets for strategies without a closed form (weighted_vote). More subsets "
+        "lower the variance and cost time, and memory in proportion to rollout.prompts_per_step x k; the gradient is "
         "unbiased with any number.",
     )
     p_fail_clip: float = Field(
         0.01,
         ge=0,
         lt=0.5,
-        description="The failure rate that the bon_rlb estimators take from the group is kept within "
-        "[p_fail_clip, 1 - p_fail_clip], as is bon_sft's; but for bon_rlb_p their weights are unbounded at 1, and "
-        "0 is refused.",
+        description="The failure rate that the bon_rlb estimators and bon_sft estimate from the group is clipped to "
+        "[p_fail_clip, 1 - p_fail_clip]. Their weights, except bon_rlb_p's, are infinite at a failure rate of 1, so "
+        "they reject 0.",
     )
     imitation: Literal["none", "sft", "bon_sft"] = Field(
         "none",
-        description="Imitate the task's demonstrations instead of maximising a reward: `bon_sft` through the Best-of-k "
-        "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` plainly. Weight, "
-        "estimator, mixture and off_policy have no effect there and must keep their defaults; strategy and k say which "
-        "value is reported, where k <= rollout.n.",
+        description="Imitate the task's demonstrations instead of maximizing a reward: `bon_sft` through the Best-of-k "
+        "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` by maximum "
+        "likelihood. Weight, estimator, mixture and off_policy have no effect then and must keep their defaults; "
+        "strategy and k select the value that is reported if k <= rollout.n.",
     )
     off_policy: Literal["none", "exact"] = Field(
         "none",
@@ -87,8 +87,8 @@ class ObjectiveSettings(TermSettings):
     ratio_cap: float | None = Field(
         None,
         gt=0,
-        description="Truncates each sequence ratio of off_policy: exact, without which it is refused. Null: no "
-        "truncation, no bias, but for ratios beyond e^20 either way, which are cut there.",
+        description="Truncates each sequence ratio; allowed with off_policy: exact only. Null: no truncation and no "
+        "bias, except that ratios are limited to e^-20 .. e^20.",
     )
 
     @model_validator(mode="after")
@@ -117,13 +117,13 @@ class ObjectiveSettings(TermSettings):
         if not self.p_fail_clip and unbounded:
             raise ValueError(
                 f"objective.p_fail_clip = 0: the weights of {unbounded[0]} are infinite in a group without a success; "
-                "raise it above 0, 0.01 is usual"
+                "set it above 0, for example 0.01"
             )
         return self
 
     @model_validator(mode="after")
     def _imitation_alone(self) -> Self:
-        """What has no part in imitation must not be set, or somebody would believe that it acts."""
+        """Reject options that imitation ignores, so that nobody relies on them."""
         for key in ("weight", "estimator", "mixture", "off_policy") if self.imitation != "none" else ():
             value, default = getattr(self, key), type(self).model_fields[key].default
             if value != default:
@@ -135,20 +135,20 @@ class ObjectiveSettings(TermSettings):
         return self
 
     def terms(self, k: int | None = None) -> list[TermSettings]:
-        """Every strategy of the objective with its weight; the section's own first, at another `k` if one is given."""
+        """All strategies of the objective with their weights; the section's own first, at `k` if given."""
         own = {name: getattr(self, name) for name in TermSettings.model_fields}
         if k is not None:
             own["k"] = k
         return [TermSettings.model_construct(**own), *self.mixture]
 
     def check_group_size(self, n: int, k: int | None = None) -> None:
-        """Raise ValueError, naming key and mend, when groups of `n` samples cannot serve this objective.
+        """Raise ValueError, naming key and remedy, if groups of `n` samples are too small for this objective.
 
         Args:
-            k: in place of the section's own, where a schedule moves it.
+            k: replaces the section's own, where a schedule changes it.
         """
         if self.imitation == "bon_sft" and n == 1:
-            raise ValueError("rollout.n = 1: bon_sft takes the Best-of-k policy from the group; raise rollout.n")
+            raise ValueError("rollout.n = 1: bon_sft estimates the Best-of-k policy from the group; raise rollout.n")
         for i, term in enumerate(self.terms(k) if self.imitation == "none" else []):
             _check_term(term, n, f"objective.mixture.{i - 1}" if i else "objective")
 
@@ -156,8 +156,8 @@ class ObjectiveSettings(TermSettings):
 def _check_term(term: TermSettings, n: int, key: str) -> None:
     if term.k > n:
         raise ValueError(
-            f"{key}.k = {term.k} is above rollout.n = {n}: a group of n samples cannot show the best of more; lower "
-            f"{key}.k or raise rollout.n"
+            f"{key}.k = {term.k} is above rollout.n = {n}: a group of n samples cannot estimate the best of more; "
+            f"lower {key}.k or raise rollout.n"
         )
     try:
         check_estimator(term.estimator, strategy=term.strategy, n=n, k=term.k)
@@ -173,7 +173,7 @@ class LossSettings(_Settings):
         gt=0,
         le=1,
         description="How far the importance ratio of a token may fall below 1 before its gradient stops "
-        "(negative advantages). Dimensionless; 1 switches the lower clip off.",
+        "(negative advantages). Dimensionless; 1 disables the lower clip.",
     )
     clip_high: float = Field(
         0.2,
@@ -185,65 +185,65 @@ class LossSettings(_Settings):
         None,
         gt=1,
         description="Bound c on the loss of tokens with negative advantage: max(min(r A, clip(r) A), c A), so that a "
-        "token whose probability has grown much does not dominate (arXiv 1912.09729). Null: off; 3 is usual.",
+        "token whose probability has risen a lot does not dominate (arXiv 1912.09729). Null: off; 3 is usual.",
     )
     ratio: Literal["behaviour", "decoupled"] = Field(
         "behaviour",
         description="`behaviour`: clip the ratio of current to sampling policy. `decoupled`: clip the ratio to the "
-        "policy at the start of the step, and weigh each token by that policy's ratio to the sampling policy, for "
-        "stale groups (arXiv 2110.00641). A batch trains in one optimiser step, so that the policy at its start is the "
-        "current one and the clipped ratio is 1: nothing is ever clipped, what bounds the update is behaviour_cap, and "
-        "clip_low, clip_high and dual_clip are refused.",
+        "policy at the start of the step, and weight each token by that policy's ratio to the sampling policy, for "
+        "stale groups (arXiv 2110.00641). There is one optimizer step per batch, so the policy at its start is the "
+        "current one and the clipped ratio is 1: nothing is clipped, behaviour_cap bounds the update, and clip_low, "
+        "clip_high and dual_clip are rejected.",
     )
     behaviour_cap: float | None = Field(
         None,
         gt=0,
-        description="Truncates the behaviour weight of ratio: decoupled (truncated importance sampling). Null: off.",
+        description="Truncates the behavior weight of ratio: decoupled (truncated importance sampling). Null: off.",
     )
     normalisation: Literal["constant", "tokens", "sequence"] = Field(
         "constant",
-        description="What the sum over tokens is divided by. `constant`: the number of groups, no length bias. "
-        "`tokens`: that times the batch's mean response length. `sequence`: each response's sum by its own length, "
-        "which is biased: it favours short right answers and long wrong ones.",
+        description="Divisor of the sum over tokens. `constant`: the number of groups, no length bias. `tokens`: that "
+        "times the batch's mean response length. `sequence`: each response's sum is divided by its length, which is "
+        "biased towards short right answers and long wrong ones.",
     )
     entropy_coefficient: float = Field(
-        0.0, ge=0, description="Weight of the policy's mean entropy per token, which is added to the objective."
+        0.0, ge=0, description="Weight of the policy's mean entropy per token in the objective."
     )
     kl_coefficient: float = Field(
         0.0,
         ge=0,
         description="Weight of KL(policy || reference) per response, which is subtracted from the objective. The "
-        "reference is the model that the run starts from; it is kept in memory beside the learner's.",
+        "reference is the model that the run starts from; the learner keeps a second copy of the model for it.",
     )
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
         None,
         description="Estimate per token with d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + "
-        "d. As a loss k1 has no gradient on average and is refused, k2 has that of the KL on fresh samples, k3 a "
-        "surrogate's. In the reward it is k1, and nothing else. Null: k2 as a loss, k1 in the reward.",
+        "d. As a loss k1 has no gradient on average and is rejected, k2 has that of the KL on fresh samples, k3 that "
+        "of a surrogate. In the reward only k1 is allowed. Null: k2 as a loss, k1 in the reward.",
     )
     kl_placement: Literal["loss", "reward"] = Field(
         "loss",
         description="`loss`: differentiate the estimate. `reward`: subtract k1 of the whole response from its reward, "
-        "with a leave-one-out baseline of its own (none at rollout.n = 1): unbiased, for one more forward pass.",
+        "with a separate leave-one-out baseline (none at rollout.n = 1): unbiased, for one more forward pass.",
     )
     kl_refresh_every: int = Field(
-        0, ge=0, description="Optimiser steps after which the reference becomes the current policy. 0: frozen."
+        0, ge=0, description="Optimizer steps after which the reference becomes the current policy. 0: frozen."
     )
     skip_zero_advantage: bool = Field(
         True,
         description="Leave samples of zero advantage out of the forward pass. They have no gradient, so "
-        "this changes the speed and the tokens under the diagnostics, never the update. They are kept where KL or "
-        "entropy stand in the loss.",
+        "this changes the speed and the tokens behind the diagnostics, never the update. They are kept if KL or "
+        "entropy are in the loss.",
     )
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
         if self.behaviour_cap is not None and self.ratio != "decoupled":
-            raise ValueError("behaviour_cap needs ratio: decoupled; with ratio: behaviour nothing is weighed by it")
-        if self.ratio == "decoupled" and (moved := self.moved_clips()):
+            raise ValueError("behaviour_cap needs ratio: decoupled; it has no effect with ratio: behaviour")
+        if self.ratio == "decoupled" and (changed := self.changed_clips()):
             raise ValueError(
-                f"loss.{moved[0]} has no effect with ratio: decoupled, whose clipped ratio is 1 in a step of its own "
-                "for each batch; leave it out and bound the update by behaviour_cap, or use ratio: behaviour"
+                f"loss.{changed[0]} has no effect with ratio: decoupled, whose clipped ratio is always 1 (one step "
+                "per batch); leave it out and bound the update by behaviour_cap, or use ratio: behaviour"
             )
         if self.kl_placement == "loss" and self.kl_estimator == "k1":
             raise ValueError("loss.kl_estimator = k1 has no gradient as a loss; use kl_placement: reward, or k2")
@@ -256,11 +256,11 @@ class LossSettings(_Settings):
 
     @property
     def kl_estimate(self) -> str:
-        """The estimator that `kl_estimator` and `kl_placement` come to."""
+        """The KL estimator that `kl_estimator` and `kl_placement` imply."""
         return self.kl_estimator or ("k1" if self.kl_placement == "reward" else "k2")
 
-    def moved_clips(self) -> list[str]:
-        """The keys of the clip that do not stand at their defaults."""
+    def changed_clips(self) -> list[str]:
+        """The keys of the clip that differ from their defaults."""
         clips = ("clip_low", "clip_high", "dual_clip")
         return [key for key in clips if getattr(self, key) != type(self).model_fields[key].default]
 
@@ -271,21 +271,21 @@ class LearnerSettings(_Settings):
     ranks: int = Field(1, ge=1, description="DeepSpeed data-parallel ranks, one Ray actor each.")
     zero_stage: Literal[0, 1, 2, 3] = Field(
         0,
-        description="DeepSpeed ZeRO stage: 0 replicates everything, 1 partitions the optimiser state over "
+        description="DeepSpeed ZeRO stage: 0 replicates everything, 1 partitions the optimizer state over "
         "the ranks, 2 also the gradients, 3 also the weights. With one rank, 0 is the fastest.",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW learning rate after warm-up.")
     warmup_steps: int = Field(
         5,
         ge=0,
-        description="Optimiser steps over which the learning rate rises linearly (AdamW's second moment "
-        "is unreliable in its first steps). 0 switches warm-up off.",
+        description="Optimizer steps over which the learning rate rises linearly (AdamW's second moment "
+        "is unreliable in its first steps). 0 disables warm-up.",
     )
     weight_decay: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Decoupled weight decay, on matrices only (norms and biases are left alone).",
+        description="Decoupled weight decay, on matrices only (not on norms and biases).",
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the first moment, per step.")
     beta2: float = Field(

@@ -1,4 +1,4 @@
-"""A very small Llama and a character tokenizer, from which ``bonrl sft`` makes the shipped base model."""
+"""A very small Llama and a character tokenizer, from which ``bonrl sft`` trains the shipped base model."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class TinyModelSettings(BaseModel):
 def character_tokenizer(alphabet: str = ALPHABET, context: int = 64) -> PreTrainedTokenizerFast:
     """A tokenizer with one token per character of ``alphabet``, after pad, bos, eos and unknown (ids 0 to 3).
 
-    It puts bos before a text, as the model is trained, so that every user of the model gets the same ids;
-    ``add_special_tokens=False`` encodes a response, which has none.
+    It puts bos before a text, as in training; encode a response with ``add_special_tokens=False``.
 
     Raises:
         ValueError: ``alphabet`` repeats a character.
@@ -40,7 +39,7 @@ def character_tokenizer(alphabet: str = ALPHABET, context: int = 64) -> PreTrain
     if len(set(alphabet)) != len(alphabet):
         raise ValueError("the alphabet of a character tokenizer repeats a character; give each once")
     vocabulary = {token: index for index, token in enumerate([PAD, BOS, EOS, UNKNOWN, *alphabet])}
-    # A word-level model behind a splitter on every character; Fuse joins the tokens back without blanks.
+    # A word-level model after a split into characters; Fuse joins the tokens without spaces.
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -60,7 +59,7 @@ def character_tokenizer(alphabet: str = ALPHABET, context: int = 64) -> PreTrain
 
 
 def tiny_config(settings: TinyModelSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The Llama configuration that belongs to the settings and the tokenizer."""
+    """The Llama configuration for the settings and the tokenizer."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
@@ -79,12 +78,12 @@ def tiny_config(settings: TinyModelSettings, tokenizer: PreTrainedTokenizerFast)
 
 
 def save_tiny_model(directory: str | Path, settings: TinyModelSettings, *, seed: int) -> Path:
-    """Write a freshly initialised model as a Hugging Face directory: configs, tokenizer, weights.
+    """Write a newly initialized model as a Hugging Face directory: configs, tokenizer, weights.
 
     Args:
-        directory: Where to; made if missing.
+        directory: Created if missing.
         settings: The architecture.
-        seed: Of the initial weights; the same seed gives the same bytes. Leaves the global state alone.
+        seed: Of the initial weights; the same seed gives the same bytes. The global random state is not changed.
 
     Raises:
         ValueError: The width is not a multiple of the head size.
@@ -98,7 +97,7 @@ def save_tiny_model(directory: str | Path, settings: TinyModelSettings, *, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).float()
-    # Sampling law of training: the whole distribution at temperature 1, nothing cut off.
+    # Sampling as in training: the full distribution at temperature 1.
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,

@@ -6,16 +6,16 @@ where the KL stands in the reward, the responses are scored under the current we
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from actors.group import Group
-from learner.batching import Sequence
+from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
-from learner.schedule import ScheduleSettings, sampled_otherwise, scheduled
+from learner.schedule import ScheduleSettings, sampling_mismatch, scheduled
 from learner.settings import LossSettings
 from verifiers.verdict import Status
 
@@ -26,7 +26,9 @@ MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weig
 class LearningEngine(Protocol):
     """The part of ``learner.engine.Engine`` that a step uses."""
 
-    def accumulate(self, sequences: list[Sequence], normaliser: float, step: int, **options: Any) -> dict[str, float]:
+    def accumulate(
+        self, sequences: list[TrainingSequence], normaliser: float, step: int, **options: Any
+    ) -> dict[str, float]:
         """The gradient of the whole batch; its figures."""
         ...
 
@@ -34,11 +36,11 @@ class LearningEngine(Protocol):
         """The optimiser step on it; the figures and its own."""
         ...
 
-    def score(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
+    def score(self, sequences: list[TrainingSequence], temperature: float) -> list[np.ndarray]:
         """Log-probabilities [R] of each response under the current weights."""
         ...
 
-    def score_reference(self, sequences: list[Sequence], temperature: float) -> list[np.ndarray]:
+    def score_reference(self, sequences: list[TrainingSequence], temperature: float) -> list[np.ndarray]:
         """The same under the reference policy."""
         ...
 
@@ -77,7 +79,7 @@ class LearningStep:
         self._temperature = temperature
         self._schedule = schedule
 
-    def accumulate(self, groups: Seq[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
+    def accumulate(self, groups: Sequence[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
         """The gradient at weight version `step`.
 
         Returns:
@@ -88,8 +90,8 @@ class LearningStep:
         """
         if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
             self._engine.refresh_reference()
-        self._refuse_sampled_otherwise("n", self._n, groups, step)
-        self._refuse_sampled_otherwise("temperature", self._temperature, groups, step)
+        self._check_sampling("n", self._n, groups, step)
+        self._check_sampling("temperature", self._temperature, groups, step)
         temperature = groups[0].temperature
         graded = graded_groups(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
@@ -130,7 +132,7 @@ class LearningStep:
         """The optimiser step on what `accumulate` returned `figures` of; the figures and those of the optimiser."""
         return self._engine.update(figures)
 
-    def agreement(self, probes: Seq[Group], step: int) -> dict[str, float]:
+    def agreement(self, probes: Sequence[Group], step: int) -> dict[str, float]:
         """How far samplers and learner are apart at equal weights, on groups that were drawn for this alone.
 
         Stale groups cannot tell: their weights are gone. Samples of another version than `step` are left out.
@@ -141,18 +143,18 @@ class LearningStep:
         fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
         if not fresh:
             return {}
-        self._refuse_sampled_otherwise("temperature", self._temperature, probes, step)
+        self._check_sampling("temperature", self._temperature, probes, step)
         scores = self._engine.score(fresh, probes[0].temperature)
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
         return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
 
-    def _refuse_sampled_otherwise(
-        self, key: Literal["n", "temperature"], base: float, groups: Seq[Group], step: int
+    def _check_sampling(
+        self, key: Literal["n", "temperature"], base: float, groups: Sequence[Group], step: int
     ) -> None:
-        if problem := sampled_otherwise(key, self._schedule, step, base, [getattr(group, key) for group in groups]):
+        if problem := sampling_mismatch(key, self._schedule, step, base, [getattr(group, key) for group in groups]):
             raise ValueError(problem)
 
-    def _experts(self, groups: Seq[Group], temperature: float) -> list[Sequence]:
+    def _experts(self, groups: Sequence[Group], temperature: float) -> list[TrainingSequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
 
         They were not sampled, so they have no behaviour policy: the current one stands in, and every ratio is 1.
@@ -167,7 +169,7 @@ class LearningStep:
         return [replace(s, behaviour_logprobs=logprobs) for s, logprobs in zip(unscored, scores, strict=True)]
 
 
-def graded_groups(groups: Seq[Group]) -> GradedGroups:
+def graded_groups(groups: Sequence[Group]) -> GradedGroups:
     """Rewards, scores and answers of groups of equal size; correct answers vote as one, however they are spelt."""
     return GradedGroups(
         rewards=np.stack([group.rewards for group in groups]),
@@ -180,17 +182,17 @@ def graded_groups(groups: Seq[Group]) -> GradedGroups:
     )
 
 
-def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float) -> Sequence:
+def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float) -> TrainingSequence:
     """A response that no sampler made."""
     assert response_tokens is not None
     zeros = np.zeros(len(response_tokens), np.float32)
-    return Sequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
+    return TrainingSequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)
 
 
-def _sequences(group: Group, version: int) -> list[Sequence]:
+def _sequences(group: Group, version: int) -> list[TrainingSequence]:
     """The group's samples as the learner trains on them, without advantages yet."""
     return [
-        Sequence(
+        TrainingSequence(
             prompt_tokens=group.prompt_tokens,
             response_tokens=group.response_tokens[i],
             behaviour_logprobs=group.behaviour_logprobs[i],

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from learner.batching import Sequence
+from learner.batching import TrainingSequence
 
 
 def imitate(
@@ -79,7 +79,7 @@ def _fresh_model(config: RunConfig, directory: Path) -> Path:
     return save_tiny_model(directory, TinyModelSettings(context=context), seed=config.run.seed)
 
 
-def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[Sequence]:
+def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[TrainingSequence]:
     from cluster.run.prompts import end_token_of, load_tokenizer
     from learner.imitation import as_sequence
     from verifiers.text.rendering import PromptRenderer

@@ -86,7 +86,7 @@ def _loss(config: RunConfig) -> Iterator[str]:
             "set loss.kl_coefficient or schedule.kl, or loss.kl_refresh_every = 0"
         )
     if config.objective.off_policy == "exact":
-        idle = [*loss.moved_clips(), *(["ratio"] if loss.ratio == "decoupled" else [])]
+        idle = [*loss.changed_clips(), *(["ratio"] if loss.ratio == "decoupled" else [])]
         for key in idle[:1]:
             yield (
                 f"loss.{key} = {getattr(loss, key)} has no effect with objective.off_policy = exact, where the "
@@ -112,7 +112,7 @@ def _schedules(config: RunConfig) -> Iterator[str]:
 
 def _range(name: str, schedule: Schedule | None, low: float, high: float = inf) -> Iterator[str]:
     """What a schedule names outside of `low` to `high`; only the temperature has a `high`, and must not be `low`."""
-    for value in schedule.named() if schedule else []:
+    for value in schedule.explicit_values() if schedule else []:
         if not low <= value <= high or (value == low and high < inf):
             wanted = f"{low:g} or more" if high == inf else f"above {low:g} and at most {high:g}"
             yield f"schedule.{name} goes to {value:g}; it must be {wanted}: change its start, end or at"

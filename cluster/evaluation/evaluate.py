@@ -273,7 +273,7 @@ def strategies_of(config: RunConfig) -> list[str]:
 
 def trained_ks_of(config: RunConfig) -> list[int]:
     """Every k that the run trains for: of its terms, and those that its schedule names or ends with."""
-    named = config.schedule.k.named() if config.schedule.k else []
+    named = config.schedule.k.explicit_values() if config.schedule.k else []
     terms = *config.objective.terms(), *objective_terms(config)
     return sorted({*(term.k for term in terms), *map(round, named)})
 

@@ -25,7 +25,7 @@ from actors.queue.group_log import groups_file, read_groups
 from actors.threads import in_daemon_thread
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from learner.schedule import sampled_otherwise
+from learner.schedule import sampling_mismatch
 
 
 class RecordedGroups:
@@ -105,8 +105,8 @@ def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
             raise UsageError(f"--replay {source}: {file.name} cannot be read: {error}") from error
         sizes = set(pc.list_value_length(table["finish_reason"]).to_pylist()) - {0}  # a quarantined prompt has none
         temperatures = table["temperature"].to_pylist()
-        problem = sampled_otherwise("n", config.schedule, step, config.rollout.n, sizes)
-        problem = problem or sampled_otherwise(
+        problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
+        problem = problem or sampling_mismatch(
             "temperature", config.schedule, step, config.rollout.temperature, temperatures
         )
         if problem:

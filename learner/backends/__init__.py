@@ -1,1 +1,1 @@
-"""The DeepSpeed engine and what belongs to it: models on disk, determinism, the reference policy."""
+"""The DeepSpeed engine, models on disk, determinism, and the reference policy."""

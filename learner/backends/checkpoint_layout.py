@@ -1,8 +1,8 @@
 """Weights in the names and shapes of the checkpoint.
 
-transformers 5 renames and merges weights while it loads them: the experts of a mixture become one tensor,
-`block_sparse_moe` becomes `mlp`. vLLM and every reader of an export expect what is in the files. So weights leave the
-learner through the inverse of the conversion that loaded them (`transformers.core_model_loading`).
+transformers 5 renames and merges weights while it loads them: the experts of a layer become one tensor,
+`block_sparse_moe` becomes `mlp`. vLLM and readers of an export expect the names in the files, so exported weights go
+through the inverse of the conversion that loaded them (`transformers.core_model_loading`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ NamedTensor = tuple[str, torch.Tensor]
 class CheckpointLayout:
     """How the weights of a loaded model are named, split and ordered in its checkpoint.
 
-    Made once, before DeepSpeed partitions the parameters.
+    Create it before DeepSpeed partitions the parameters.
 
     Attributes:
-        units: the model's weights in groups that convert together, mostly of one. Parameters, then buffers that belong
-            to the checkpoint; a head that is tied to the embedding is left out.
-        metadata: (checkpoint name, dtype, shape) of everything that `convert` returns for all units, in this order.
+        units: the model's weights, grouped by conversion; most groups have one weight. Parameters, then the buffers in
+            the checkpoint; a head tied to the embedding is omitted.
+        metadata: (checkpoint name, dtype, shape) of all that `convert` returns for all units, in this order.
     """
 
     def __init__(self, model: Any) -> None:
@@ -43,8 +43,8 @@ class CheckpointLayout:
         return list(revert_weight_conversion(self._model, dict(unit)).items())
 
 
-def cut(units: Iterable[list[NamedTensor]], bucket_bytes: int) -> Iterator[list[list[NamedTensor]]]:
-    """Consecutive units in buckets of at most `bucket_bytes`; a larger unit has a bucket to itself."""
+def into_buckets(units: Iterable[list[NamedTensor]], bucket_bytes: int) -> Iterator[list[list[NamedTensor]]]:
+    """Consecutive units in buckets of at most `bucket_bytes`; a larger unit gets its own bucket."""
     bucket: list[list[NamedTensor]] = []
     used = 0
     for unit in units:
@@ -64,13 +64,13 @@ def _nbytes(tensor: torch.Tensor) -> int:
 
 
 def _persistent_buffers(model: torch.nn.Module) -> Iterator[NamedTensor]:
-    """Buffers that a checkpoint holds, such as the balancing bias of a router."""
+    """Buffers that a checkpoint contains, such as the balancing bias of a router."""
     names = model.state_dict(keep_vars=True).keys()
     return ((name, buffer) for name, buffer in model.named_buffers() if name in names)
 
 
 def _units(model: Any, weights: list[NamedTensor]) -> Iterator[list[NamedTensor]]:
-    """Group weights that one conversion takes together, such as q, k and v of a checkpoint with fused projections."""
+    """Group the weights that one conversion combines, such as q, k and v of a checkpoint with fused projections."""
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     transforms = [transform.reverse_transform() for transform in reversed(getattr(model, "_weight_conversions", []))]

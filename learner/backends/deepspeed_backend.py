@@ -1,12 +1,12 @@
 """DeepSpeed ZeRO 0-3 with AdamW. The only file that calls DeepSpeed. Facts about it that shape the code:
 
-- It averages gradients over the ranks, while our loss is a *sum* divided by a constant: each rank's loss is multiplied
-  by the number of ranks. Its own scaling by gradient_accumulation_steps is kept at 1.
+- It averages gradients over the ranks, but the loss is a *sum* divided by a constant, so each rank's loss is multiplied
+  by the number of ranks. gradient_accumulation_steps is 1, so that it does not scale the loss.
 - The number of micro-batches varies from step to step, so the boundary is set by hand before each.
-- At ZeRO stage 0 in float32 it clips but keeps no gradient norm, so clipping is done here in that case.
-- On CPU it compiles a shared-memory collective at start, used only for inference: half a minute, a compiler, and
-  nothing gained. Switched off.
-- `reduce_bucket_size` buffers are allocated whole, 2 GB by default; they are sized to the model.
+- At ZeRO stage 0 in float32 it clips but does not report the gradient norm, so clipping is done here in that case.
+- On CPU it compiles a shared-memory collective at start (half a minute and a compiler), which only inference uses. It
+  is switched off.
+- `reduce_bucket_size` buffers are allocated in full, 2 GB by default; they are sized to the model.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DeepSpeedBackend(LearnerBackend):
     ) -> None:
         self._settings, self._world_size = settings, world_size
         self._clips_here = settings.zero_stage == 0 and dtype == "float32"
-        # Before transformers is imported, which imports DeepSpeed on its own and lets it guess the accelerator.
+        # Before transformers, which imports DeepSpeed and lets it guess the accelerator.
         deepspeed = _start_deepspeed(device, rank, world_size, master_address, master_port, timeout_s)
         model = load_causal_lm(model_path, dtype)
         self.config, self.dropped_weights = model.config, model.dropped_weights

@@ -1,6 +1,4 @@
-"""The optimiser and the DeepSpeed configuration that the settings mean. Plain data; nothing here calls
-DeepSpeed.
-"""
+"""The optimizer and the DeepSpeed configuration for given settings. Nothing here calls DeepSpeed."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSet
 def deepspeed_config(
     settings: LearnerSettings, dtype: str, device: torch.device, parameters: int, clip_here: bool
 ) -> dict[str, Any]:
-    """The configuration of one engine with `parameters` weights. `clip_here`: the engine clips on its own."""
+    """The configuration of one engine with `parameters` weights. `clip_here`: the engine clips instead of DeepSpeed."""
     bucket = max(1 << 20, min(parameters, 1 << 26))
     zero: dict[str, Any] = {
         "stage": settings.zero_stage,
@@ -50,6 +48,6 @@ def deepspeed_config(
         "bf16": {"enabled": dtype == "bfloat16"},
     }
     if dtype == "bfloat16" and settings.zero_stage > 0:
-        # Summing many micro-batches in bfloat16 would lose the small ones. Stage 0 cannot do this.
+        # Sums of many micro-batches in bfloat16 lose small gradients. Stage 0 does not support this.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

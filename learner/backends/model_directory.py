@@ -1,6 +1,4 @@
-"""Local Hugging Face model directories: load one for training, and copy what an export needs beside the
-weights.
-"""
+"""Local Hugging Face model directories: load one for training, write one with new weights."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from learner.backends.checkpoint_layout import CheckpointLayout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Everything a directory needs besides weights and config.json to be loaded as a tokenizer and a generator.
+# Files of a model directory besides weights and config.json.
 _COMPANION_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -42,12 +40,12 @@ def check_model_directory(path: str | Path) -> Path:
 
 
 def load_causal_lm(path: str | Path, dtype: str) -> Any:
-    """The transformers model on the CPU, without dropout; of a multimodal checkpoint the language model alone.
+    """The transformers model on the CPU, without dropout. Of a multimodal checkpoint only the language model.
 
-    Dropout is switched off because the samples were drawn without it: with it, no importance ratio would be 1.
-    transformers chooses the attention: SDPA where the model supports it, otherwise its eager implementation. SDPA would
-    ignore the soft cap of attention scores (Gemma 2) without an error, so a model with one gets the eager attention.
-    `model.dropped_weights` lists what was left out of a multimodal checkpoint, by the checkpoint's names.
+    Dropout is off because the samples were drawn without it: with it, no importance ratio would be 1. transformers
+    chooses the attention: SDPA if the model supports it, else eager. SDPA silently ignores the soft cap of attention
+    scores (Gemma 2), so a model with one gets eager attention. `model.dropped_weights` names the weights of a
+    multimodal checkpoint that were left out.
     """
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
@@ -87,7 +85,7 @@ def _auto_class(multimodal: bool) -> Any:
 
 
 def _drop_other_modalities(model: Any) -> list[str]:
-    """Remove what is neither the language model nor its head: the towers of images, videos and sound."""
+    """Remove everything but the language model and its head: the towers for images, videos and sound."""
     before = {name for name, _, _ in CheckpointLayout(model).metadata}
     kept = {id(module) for part in (model.get_decoder(), model.get_output_embeddings()) for module in part.modules()}
     for parent in list(model.modules()):
@@ -100,13 +98,13 @@ def _drop_other_modalities(model: Any) -> list[str]:
 def write_model_directory(
     source: str | Path, target: str | Path, weights: dict[str, torch.Tensor], copied: Collection[str] = ()
 ) -> None:
-    """Write a directory that is read as `source` is, with these weights.
+    """Write a model directory like `source` with these weights.
 
     Args:
         source: the directory that the model was loaded from.
-        target: where to; made if missing.
+        target: created if missing.
         weights: by their names in the checkpoint.
-        copied: names of weights that are taken from `source` as they are.
+        copied: names of weights that are copied from `source`.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -131,9 +129,7 @@ def _read_weights(directory: str | Path, names: Collection[str]) -> Iterator[tup
 
 
 def pad_token_of(config: Any) -> int:
-    """A token id for padding. Which one is irrelevant: padding is masked out of attention and of every
-    loss.
-    """
+    """A token id for padding. Any will do: padding is masked in attention and in every loss."""
     for key in ("pad_token_id", "eos_token_id", "bos_token_id"):
         token = getattr(config, key, None)
         token = token[0] if isinstance(token, list | tuple) and token else token

@@ -17,15 +17,14 @@ def seed_everything(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # warn_only: on CUDA some attention kernels have no deterministic backward, which must not end a run.
+    # warn_only: on CUDA some attention kernels have no deterministic backward; they must not raise.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode also fills fresh memory with NaN, a debugging aid that costs time in every
-    # allocation.
+    # Deterministic mode also fills new memory with NaN, a debugging aid that slows down every allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def random_state() -> dict[str, Any]:
-    """State of python's, numpy's and torch's generators (and CUDA's), for `restore_random_state`."""
+    """State of the generators of Python, NumPy, torch and CUDA, for `restore_random_state`."""
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -37,7 +36,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put every generator back into a state from `random_state`."""
+    """Restore every generator to a state from `random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

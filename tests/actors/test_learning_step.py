@@ -207,9 +207,9 @@ def test_groups_that_another_law_sampled_are_refused_with_key_and_mend() -> None
 def test_the_schedules_of_n_and_temperature_say_how_a_steps_groups_were_sampled() -> None:
     moves = ScheduleSettings(n=Schedule(shape="steps", at={10: 4}), temperature=Schedule(shape="steps", at={10: 1.0}))
     run(ObjectiveSettings(k=2), step=10, n=8, temperature=0.5, schedule=moves)
-    with pytest.raises(ValueError, match=r"^rollout\.n = 8 \(moved by schedule\.n\), but"):
+    with pytest.raises(ValueError, match=r"^rollout\.n = 8 \(changed by schedule\.n\), but"):
         run(ObjectiveSettings(k=2), step=9, n=8, temperature=0.5, schedule=moves)
-    with pytest.raises(ValueError, match=r"^rollout\.temperature = 0\.5 \(moved by schedule\.temperature\), but"):
+    with pytest.raises(ValueError, match=r"^rollout\.temperature = 0\.5 \(changed by schedule\.temperature\), but"):
         run(
             ObjectiveSettings(k=2),
             step=9,

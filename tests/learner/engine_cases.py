@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from learner.batching import Sequence
+from learner.batching import TrainingSequence
 from learner.settings import LearnerSettings, LossSettings
 
 VOCABULARY = 420
@@ -55,13 +55,13 @@ def make_model(directory: Path, *, tied: bool, dtype: torch.dtype = torch.float3
     return directory
 
 
-def make_sequences(count: int = 13, seed: int = 0) -> list[Sequence]:
+def make_sequences(count: int = 13, seed: int = 0) -> list[TrainingSequence]:
     rng = np.random.default_rng(seed)
     out = []
     for i in range(count):
         prompt, response = rng.integers(2, 9), rng.integers(1, 12)
         out.append(
-            Sequence(
+            TrainingSequence(
                 prompt_tokens=rng.integers(3, VOCABULARY, prompt).astype(np.int32),
                 response_tokens=rng.integers(3, VOCABULARY, response).astype(np.int32),
                 behaviour_logprobs=(-6 + rng.normal(0, 0.3, response)).astype(np.float32),
@@ -72,7 +72,7 @@ def make_sequences(count: int = 13, seed: int = 0) -> list[Sequence]:
     return out
 
 
-def reference_logprobs(model: torch.nn.Module, sequence: Sequence, temperature: float = 1.0) -> torch.Tensor:
+def reference_logprobs(model: torch.nn.Module, sequence: TrainingSequence, temperature: float = 1.0) -> torch.Tensor:
     """Log-probabilities [R] of one unpadded sequence, the textbook way."""
     tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
     logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
@@ -80,7 +80,7 @@ def reference_logprobs(model: torch.nn.Module, sequence: Sequence, temperature: 
     return logprobs[len(sequence.prompt_tokens) - 1 :]
 
 
-def reference_gradient(path: Path, sequences: list[Sequence], normaliser: float, temperature: float):
+def reference_gradient(path: Path, sequences: list[TrainingSequence], normaliser: float, temperature: float):
     """Gradient of the policy loss by name, from a loop over single sequences without DeepSpeed or padding."""
     from transformers import AutoModelForCausalLM
 
@@ -177,7 +177,9 @@ def gradients_and_weights(rank: int, world_size: int, port: int, directory: Path
     engine.close()
 
 
-def check_gradient(engine, sequences: list[Sequence], normaliser: float, expected: dict[str, torch.Tensor]) -> None:
+def check_gradient(
+    engine, sequences: list[TrainingSequence], normaliser: float, expected: dict[str, torch.Tensor]
+) -> None:
     """The gradient that the optimiser is about to apply, against the reference."""
     figures, norm = step_with_gradient(engine, sequences, normaliser, expected)
     assert abs(figures["learn/gradient_norm"] - norm) < 1e-4 * norm
@@ -186,7 +188,7 @@ def check_gradient(engine, sequences: list[Sequence], normaliser: float, expecte
 
 
 def step_with_gradient(
-    engine, sequences: list[Sequence], normaliser: float, expected: dict[str, torch.Tensor]
+    engine, sequences: list[TrainingSequence], normaliser: float, expected: dict[str, torch.Tensor]
 ) -> tuple[dict[str, float], float]:
     """One step; the gradient it applies must be `expected`. Returns the step's figures and the gradient's norm.
 
@@ -250,7 +252,7 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
     again.close()
 
 
-def terms_gradient(path: Path, reference_path: Path, sequences: list[Sequence], temperature: float):
+def terms_gradient(path: Path, reference_path: Path, sequences: list[TrainingSequence], temperature: float):
     """Gradient of the step's whole loss by name, from a loop over single sequences."""
     from transformers import AutoModelForCausalLM
 
@@ -271,14 +273,14 @@ def terms_gradient(path: Path, reference_path: Path, sequences: list[Sequence], 
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def response_law(model: torch.nn.Module, sequence: Sequence, temperature: float) -> torch.Tensor:
+def response_law(model: torch.nn.Module, sequence: TrainingSequence, temperature: float) -> torch.Tensor:
     """Log-probabilities [R, vocabulary] of the law of each response token."""
     tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
     logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
     return torch.log_softmax(logits, -1)[len(sequence.prompt_tokens) - 1 :]
 
 
-def check_scores(engine, path: Path, sequences: list[Sequence], temperature: float) -> None:
+def check_scores(engine, path: Path, sequences: list[TrainingSequence], temperature: float) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
@@ -287,7 +289,7 @@ def check_scores(engine, path: Path, sequences: list[Sequence], temperature: flo
             np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
 
 
-def check_skip(engine, sequences: list[Sequence]) -> None:
+def check_skip(engine, sequences: list[TrainingSequence]) -> None:
     """No advantage anywhere: no step, although weight decay and momentum would move the weights."""
     from dataclasses import replace
 
@@ -297,7 +299,7 @@ def check_skip(engine, sequences: list[Sequence]) -> None:
     assert all((a == b).all() for a, b in zip(before, engine.score(sequences), strict=True))
 
 
-def check_stream(engine, export: Path, sequences: list[Sequence], temperature: float) -> None:
+def check_stream(engine, export: Path, sequences: list[TrainingSequence], temperature: float) -> None:
     """Every weight is in the stream, once, within the bucket size, and the export scores like the engine."""
     from transformers import AutoModelForCausalLM
 

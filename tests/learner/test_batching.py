@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.batching import Sequence, make_micro_batches, padding_share
+from learner.batching import TrainingSequence, make_micro_batches, padding_share
 
 
-def sequence(prompt: int, response: int, advantage: float = 1.0, fresh: bool = True) -> Sequence:
-    return Sequence(
+def sequence(prompt: int, response: int, advantage: float = 1.0, fresh: bool = True) -> TrainingSequence:
+    return TrainingSequence(
         prompt_tokens=np.arange(1, prompt + 1, dtype=np.int32),
         response_tokens=np.arange(100, 100 + response, dtype=np.int32),
         behaviour_logprobs=np.linspace(-3, -1, response, dtype=np.float32),
@@ -71,10 +71,13 @@ def test_sorting_keeps_padding_low() -> None:
         (sequence(20, 20), r"sequence 1 has 40 tokens.*learner\.tokens_per_micro_batch = 32"),
         (sequence(3, 0), "sequence 1 has an empty"),
         (sequence(0, 3), "sequence 1 has an empty"),
-        (Sequence(np.ones(2, np.int32), np.ones(3, np.int32), np.zeros(2, np.float32), 1.0), "3 response tokens but 2"),
+        (
+            TrainingSequence(np.ones(2, np.int32), np.ones(3, np.int32), np.zeros(2, np.float32), 1.0),
+            "3 response tokens but 2",
+        ),
     ],
 )
-def test_bad_sequences_are_named(bad: Sequence, message: str) -> None:
+def test_bad_sequences_are_named(bad: TrainingSequence, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_micro_batches([sequence(3, 3), bad], 32, 0, 1, 0)
 

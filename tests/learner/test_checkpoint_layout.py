@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.tiny_architectures import ARCHITECTURES, save_tiny_model
-from learner.backends.checkpoint_layout import CheckpointLayout, cut
+from learner.backends.checkpoint_layout import CheckpointLayout, into_buckets
 from learner.backends.model_directory import load_causal_lm, write_model_directory
 
 MULTIMODAL = {"Qwen3.5", "Gemma 3", "Qwen2.5-VL", "Qwen3-VL"}
@@ -96,5 +96,5 @@ def test_units_are_cut_by_bytes_and_a_large_one_stands_alone():
         return [(name, torch.zeros(count))]
 
     units = [unit("a", 10), unit("b", 10), unit("c", 100), unit("d", 10)]
-    names = [[name for unit in bucket for name, _ in unit] for bucket in cut(units, 80)]
+    names = [[name for unit in bucket for name, _ in unit] for bucket in into_buckets(units, 80)]
     assert names == [["a", "b"], ["c"], ["d"]]

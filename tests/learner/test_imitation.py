@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batching import Sequence
+from learner.batching import TrainingSequence
 from learner.imitation import ImitationSettings, Progress, as_sequence, batches, cosine_rate, run_sft
 
 
@@ -24,7 +24,7 @@ class SmallEngine:
         self.calls: list[tuple[int, float, int]] = []
         self.exported: list[Path] = []
 
-    def sft_step(self, sequences: list[Sequence], step: int, *, rate: float) -> dict[str, float]:
+    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> dict[str, float]:
         self.calls.append((step, rate, len(sequences)))
         tokens = torch.from_numpy(np.concatenate([s.response_tokens for s in sequences])).long()
         loss = -self.logits.log_softmax(-1)[tokens].mean()
@@ -37,7 +37,7 @@ class SmallEngine:
         self.exported.append(Path(directory))
 
 
-def examples(count: int) -> list[Sequence]:
+def examples(count: int) -> list[TrainingSequence]:
     return [as_sequence([1, 2], [3 if i % 4 else 0]) for i in range(count)]
 
 

@@ -224,7 +224,7 @@ def test_schedules() -> None:
     assert [cosine.value(step, 99.0) for step in (0, 5, 10)] == pytest.approx([2, 1, 0])
     steps = Schedule(shape="steps", at={50: 4, 100: 1})
     assert [steps.value(step, 8.0) for step in (0, 49, 50, 99, 100)] == [8, 8, 4, 4, 1]
-    assert linear.named() == [1] and cosine.named() == [2, 0] and steps.named() == [4, 1]
+    assert linear.explicit_values() == [1] and cosine.explicit_values() == [2, 0] and steps.explicit_values() == [4, 1]
     for bad in ({"shape": "linear"}, {"shape": "steps"}, {"shape": "steps", "at": {-1: 2}}, {"end": 1, "at": {1: 2}},
                 {"shape": "steps", "at": {1: 2}, "over": 9}):  # fmt: skip
         with pytest.raises(ValueError, match="needs|count from 0"):

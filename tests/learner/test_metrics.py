@@ -169,7 +169,7 @@ def test_a_difference_of_runs_is_that_of_training_again() -> None:
         ([["1", "0"]], [1], "rewards_PN must be numbers"),
         ([[1, 1j]], [1], "rewards_PN must be numbers"),
         (np.ma.masked_array([[1, 0]], [[True, False]]), [1], "rewards_PN is a masked array"),
-        ([[1, 0, 1, 0]], 2, "ks must be several whole numbers, got 2"),
+        ([[1, 0, 1, 0]], 2, "ks must be whole numbers, got 2"),
     ],
 )
 def test_bad_curves_are_refused(rewards, ks: list, message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from learner import group_advantages
-from learner.batching import MicroBatch, Sequence, make_micro_batches
+from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.losses import token_logprobs
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.settings import LossSettings
@@ -52,9 +52,9 @@ def test_the_gradient_at_a_models_logits_is_the_oracles() -> None:
     advantages = group_advantages(rewards_GN, scores=scores_GN, strategy="best_of_k", k=K).ravel()
     np.testing.assert_allclose(advantages, oracle.ravel(), rtol=0, atol=1e-12)
 
-    def drawn(advantage: float) -> Sequence:
+    def drawn(advantage: float) -> TrainingSequence:
         prompt, response = (rng.integers(4, len(tokenizer), rng.integers(2, 7)).astype(np.int32) for _ in range(2))
-        return Sequence(prompt, response, np.zeros(len(response), np.float32), float(advantage))
+        return TrainingSequence(prompt, response, np.zeros(len(response), np.float32), float(advantage))
 
     sequences = [drawn(a) for a in advantages]
     (batch,) = make_micro_batches(sequences, 4096, 0, 1, tokenizer.pad_token_id)
@@ -85,10 +85,10 @@ def test_the_gradient_at_a_models_logits_is_the_oracles() -> None:
 def test_a_demonstration_is_no_sample_of_the_policy(changes: dict) -> None:
     """It adds its likelihood, and changes neither KL nor entropy nor the mean length by which a loss is divided."""
     tokens = np.array([5, 6, 7], np.int32)
-    sample = Sequence(tokens, tokens, np.full(3, -1.0, np.float32), 0.5)
-    expert = Sequence(tokens, tokens[:2], np.full(2, -1.0, np.float32), 1.0, fresh=False, sampled=False)
+    sample = TrainingSequence(tokens, tokens, np.full(3, -1.0, np.float32), 0.5)
+    expert = TrainingSequence(tokens, tokens[:2], np.full(2, -1.0, np.float32), 1.0, fresh=False, sampled=False)
 
-    def step(sequences: list[Sequence]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def step(sequences: list[TrainingSequence]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         (batch,) = make_micro_batches(sequences, 64, 0, 1, 0)
         logprobs = torch.full(batch.response_mask_BR.shape, -1.0, requires_grad=True)
         entropy = 2.0 * logprobs  # so that the bonus has a gradient here too
@@ -110,7 +110,7 @@ def test_a_demonstration_is_no_sample_of_the_policy(changes: dict) -> None:
 def test_advantages_that_hold_the_ratios_are_not_weighed_by_them_again() -> None:
     """`objective.off_policy: exact` on a stale group: the gradient is -A grad log pi, the figures are the ratio's."""
     tokens = np.array([5, 6, 7], np.int32)
-    stale = Sequence(tokens, tokens, np.full(3, -3.0, np.float32), 0.5, fresh=False)
+    stale = TrainingSequence(tokens, tokens, np.full(3, -3.0, np.float32), 0.5, fresh=False)
     (batch,) = make_micro_batches([stale], 64, 0, 1, 0)
     logprobs = torch.full(batch.response_mask_BR.shape, -1.0, requires_grad=True)
     result = PolicyStep(LossSettings(), [stale], 1, exact_ratios=True)(

@@ -127,7 +127,7 @@ def test_capped_ratios_are_truncated() -> None:
         (dict(ratios=[1, 1, 1, 1], estimator="pkpo_loo"), "has no off-policy form"),
         (dict(ratios=[1e200] * 4), "ratios reach 1e.200; truncate them with ratio_cap"),
         (dict(ratios=[1, 1, 1, 1], ratio_cap=0.0), "ratio_cap must be a number > 0"),
-        (dict(ratio_cap=2.0), "ratio_cap = 2.0 truncates ratios, and none are given"),
+        (dict(ratio_cap=2.0), "ratio_cap = 2.0 truncates ratios, but no ratios are given"),
     ],
 )
 def test_what_off_policy_refuses(arguments: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What a step measures about itself: sums and maxima over micro-batches and ranks, then one row of figures."""
+"""Metrics of one training step: sums and maxima over micro-batches and ranks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SUMS = (
 MAXIMA = ("ratio", "gap")
 
 
-class StepFigures:
-    """Collects one step's figures on its device; names are those of `learner.metrics.LEARN_METRICS`."""
+class StepMetrics:
+    """Accumulates the metrics of one step on its device, without a synchronization per micro-batch."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in SUMS}
@@ -43,7 +43,7 @@ class StepFigures:
         mask_BR: torch.Tensor,
         fresh_B: torch.Tensor,
     ) -> None:
-        """One micro-batch: its loss, and what its tokens say."""
+        """Add one micro-batch: its loss and the statistics of its tokens."""
         fresh_BR = mask_BR & fresh_B.unsqueeze(1)
         gap, fresh_tokens, gap_max = losses.logprob_gap(logprobs_BR, behaviour_BR, fresh_BR)
         measured = {"entropy": (entropy_BR * mask_BR).sum().double(), "gap": gap, "fresh_tokens": fresh_tokens}
@@ -55,7 +55,7 @@ class StepFigures:
             self._maxima[name] = torch.maximum(self._maxima[name], value)
 
     def reduce(self, world_size: int) -> dict[str, float]:
-        """Figures of the global batch, equal on every rank; collective. Gap figures need a fresh token."""
+        """Metrics of the global batch, equal on every rank; collective. The gap metrics need a fresh token."""
         sum_vector = torch.stack([self._sums[name] for name in SUMS])
         max_vector = torch.stack([self._maxima[name] for name in MAXIMA])
         if world_size > 1:
@@ -64,7 +64,7 @@ class StepFigures:
         total = dict(zip(SUMS, sum_vector.tolist(), strict=True))
         largest = dict(zip(MAXIMA, max_vector.tolist(), strict=True))
         tokens = max(total["tokens"], 1.0)
-        figures = {
+        metrics = {
             "learn/loss": total["loss"],
             "learn/response_tokens": total["tokens"],
             "learn/clip_fraction": total["clipped"] / tokens,
@@ -77,6 +77,6 @@ class StepFigures:
             "learn/padding_share": 1.0 - total["all"] / total["padded"],
         }
         if total["fresh_tokens"]:
-            figures["learn/logprob_gap_mean"] = total["gap"] / total["fresh_tokens"]
-            figures["learn/logprob_gap_max"] = largest["gap"]
-        return figures
+            metrics["learn/logprob_gap_mean"] = total["gap"] / total["fresh_tokens"]
+            metrics["learn/logprob_gap_max"] = largest["gap"]
+        return metrics
