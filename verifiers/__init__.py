@@ -1,4 +1,4 @@
-"""Tasks and graders: no Ray here, so every grader runs and is tested in a plain Python process."""
+"""Tasks and graders. Imports no Ray, so every grader runs in a plain Python process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The graders load when they are first asked for, so that importing this package stays cheap."""
+    """Imports the math grader on first access, so that importing this package stays cheap."""
     if name == "grade_math":
         from verifiers.mathematics.grader import grade_math
 

@@ -1,6 +1,6 @@
-"""Where a model's reasoning ends and its answer begins, for the tags in public use.
+"""Separates a model's reasoning from its answer, for the tags in public use.
 
-Only the answer is judged: a result inside the reasoning earns nothing. The tags are those of vLLM's reasoning parsers
+Only the answer is graded, never a result inside the reasoning. The tags are those of vLLM's reasoning parsers
 (DeepSeek, Qwen, Mistral, Seed, MiniMax, Hunyuan, Kimi, Cohere, Gemma, Granite, gpt-oss) and of public training recipes.
 """
 
@@ -15,7 +15,7 @@ _NAMES = (
     "|working_out"
 )
 _ATTRIBUTES = r"(?:\s+[\w-]{1,20}\s*=[^<>]{0,80})?\s*"
-# A prefix such as `seed:` or `start_`, and a suffix such as `:6124c78e` or `_start`; the groups say whether it ends.
+# A prefix such as `seed:` or `start_`, and a suffix such as `:6124c78e` or `_start`; the groups tell whether it ends.
 _TAG = (
     rf"<\s*(?P<slash>/)?\s*(?:[a-z]{{1,12}}:)?(?P<edge>start_|begin_|end_)?(?:{_NAMES})(?::\w{{1,16}})?{_ATTRIBUTES}>"
     rf"|<[|｜]\s*(?P<slash2>/)?(?P<edge2>(?:start|begin|end)(?:[_▁]of)?[_▁])?(?:{_NAMES})(?P<edge3>[_▁](?:start|begin|end))?\s*[|｜]>"
@@ -26,13 +26,13 @@ _TAG = (
     r"|(?P<edge9><\|begin_of_solution\|>|<\|START_RESPONSE\|>|<\|open\|>\s*response\s*<\|sep\|>)"
 )
 _MARK = re.compile(_TAG, re.IGNORECASE)
-# Marks in plain words: gpt-oss without its special tokens, recipients of messages, and Granite.
+# Marks without special tokens: gpt-oss without its special tokens, recipients of messages, and Granite.
 _WORDED = re.compile(
     r"\A\s*analysis(?=[A-Z][a-z' ])|assistant(?:analysis|commentary)(?=[A-Z])|(?P<final>assistantfinal)"
     r"|to=(?:self|(?P<user>user))<\|message\|>"
     r"|Here(?:'s| is) my thought process:|(?P<response>Here(?:'s| is) my response:)"
 )
-_CANDIDATE = re.compile(r"[<\[◁](?=/?[A-Za-z]|(?<=<)[\s|｜])")  # where a mark may begin; quick to find
+_CANDIDATE = re.compile(r"[<\[◁](?=/?[A-Za-z]|(?<=<)[\s|｜])")  # where a mark may begin; fast to search for
 _WORDS = (
     "to=self",
     "to=user",
@@ -45,17 +45,17 @@ _WORDS = (
 _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})|`{3,}(?:i?python|py)[\d.]*[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _TAIL_CHARS = 64
 _OPENING_CHARS = 1_000
-"""Reasoning that starts within so many characters and never ends takes the whole response."""
+"""Unclosed reasoning that starts within this many characters takes up the whole response."""
 
 
 def after_reasoning(response: str, *, code: bool = False) -> str:
-    """The part of a response that may hold the answer; empty where the reasoning never ended.
+    """The part of a response that may contain the answer; empty if the reasoning never ends.
 
-    A closing tag without an opening one counts too, because many chat templates open the reasoning themselves. What
-    follows a later tag that is opened and not closed is reasoning again.
+    A closing tag without an opening one counts, because many chat templates open the reasoning themselves. Text after a
+    later tag that is opened but not closed is reasoning again.
 
     Args:
-        code: Whether the answer is a program, in which `counts[reason]` and `text.split("</think>")` are no tags.
+        code: Whether the answer is a program, in which `counts[reason]` and `text.split("</think>")` are not tags.
     """
     end, start = 0, -1
     program = _Program(response) if code else None
@@ -101,14 +101,14 @@ class _Program:
 
 
 def opened_reasoning(prompt: str) -> str:
-    """The tag with which a prompt ends, if it opens the reasoning, as some chat templates do; else nothing."""
+    """The tag at the end of a prompt if it opens the reasoning, as some chat templates do; else ""."""
     tail = prompt[-_TAIL_CHARS:].rstrip()
     opened = [tail[start:] for start, end, closes in _marks(tail) if end == len(tail) and not closes]
     return opened[0] if opened else ""
 
 
 def as_written(opened: str, response: str) -> str:
-    """A response after the tag that its prompt opened: cut off before the end of its reasoning, it has no answer."""
+    """The response with the reasoning tag that its prompt opened, unless it closes it: then it has no answer yet."""
     if not opened or any(closes for _, _, closes in _marks(response)):
         return response
     return opened + response

@@ -1,7 +1,7 @@
-"""Scores beside rewards: what the deployed verifier ranks by, where it is not the task's own verdict.
+"""Scorers: the score by which Best-of-N selects, if it is not the task's own verdict.
 
-The reward says what we want, the score what Best-of-N will select by (DESIGN.md, section 1). A scorer sees a whole
-group, because a vote is a score that only a group has, and because a learned verifier works in batches.
+The reward is what training maximizes, the score is what the deployed verifier ranks by. A scorer gets a whole group,
+because a vote is a property of the group and a learned verifier works in batches.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Scorer(Protocol):
     """Scores the answers of one prompt."""
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
-        """One score for each response; None where there can be none because the verifier failed."""
+        """One score for each response; None if the verifier failed."""
         ...
 
 
 class VerdictScorer:
-    """The task's own score: that of the verdict, or its reward where it has no number of its own."""
+    """The score of the task's verdict, or its reward if it has no score."""
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
         """See :class:`Scorer`."""
@@ -37,10 +37,10 @@ class VerdictScorer:
 
 
 class MajorityScorer:
-    """The share of the group that gives the same answer; an unparsable answer scores 0.
+    """The share of the group with the same answer; an unparsable answer scores 0.
 
-    Votes are told apart by the verdicts' answers alone and never by the truth, which a deployed vote does not have. So
-    two spellings that the task does not bring to one form are two votes, both right or both wrong though they be.
+    Votes are grouped by the verdict's canonical answer, not by correctness, which is unknown at deployment. Answers
+    that are not normalized to the same string are different votes, even if they are mathematically equal.
     """
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
@@ -55,9 +55,9 @@ class MajorityScorer:
 
 
 class SyntheticScorer:
-    """A verifier with known error rates, for experiments: 1 or 0, wrong with a fixed chance for each answer.
+    """A verifier with known error rates, for experiments: 1 or 0, wrong with a fixed probability.
 
-    The same answer to the same prompt always gets the same score: like a real verifier, it can be fooled twice.
+    The same answer to the same prompt always gets the same score, so a policy can exploit it like a real verifier.
     """
 
     def __init__(self, false_positive: float, false_negative: float, seed: int) -> None:
@@ -81,9 +81,9 @@ class SyntheticScorer:
 
 
 class LenientScorer:
-    """Countdown with a sloppy eye: an expression of the right numbers scores 1 if it comes near the target.
+    """A lenient verifier for Countdown: an expression of the right numbers scores 1 if it is close to the target.
 
-    A flaw with a pattern, unlike random errors: a policy can learn to exploit it, or to keep away from near misses.
+    Unlike random errors, this systematic flaw can be exploited by a policy.
     """
 
     def __init__(self, tolerance: int) -> None:
@@ -104,14 +104,14 @@ class LenientScorer:
 
 
 def make_scorer(task: TaskSettings, load_logits: LoadLogits = TransformersLogits.load) -> Scorer:
-    """The scorer that ``task.scorer`` names; what it has to load, it loads when it is prepared or used.
+    """The scorer that ``task.scorer`` selects; models are loaded when it is prepared or first used.
 
     Args:
         task: The task's settings.
-        load_logits: What runs the network of a learned verifier.
+        load_logits: Loads the network of a learned verifier.
 
     Raises:
-        ValueError: It does not go with the task, or ``task.scorer.path`` holds no trained verifier.
+        ValueError: It does not fit the task, or ``task.scorer.path`` contains no trained verifier.
     """
     settings: ScorerSettings = task.scorer
     if settings.kind == "learned":
@@ -130,6 +130,8 @@ def make_scorer(task: TaskSettings, load_logits: LoadLogits = TransformersLogits
         return SyntheticScorer(settings.false_positive, settings.false_negative, settings.seed)
     if settings.kind == "lenient":
         if task.name != "countdown":
-            raise ValueError(f"task.scorer.kind lenient is countdown's, task.name is {task.name}; choose another kind")
+            raise ValueError(
+                f"task.scorer.kind lenient works with countdown only, task.name is {task.name}; choose another kind"
+            )
         return LenientScorer(settings.tolerance)
     return VerdictScorer()

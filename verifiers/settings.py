@@ -1,4 +1,4 @@
-"""Settings of the tasks: which problems, from where, in what mix."""
+"""Settings of the tasks: the problems, their source and grading."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ INSTRUCTIONS = {
     "gsm8k": "\nSolve the problem step by step and end with the final number after '####'.",
     "math": "\nSolve the problem step by step and put the final answer in \\boxed{}.",
 }
-"""What is put after a problem where ``task.instruction`` is not set: by the name of the task, else as for ``math``."""
-
+"""Appended to a problem if ``task.instruction`` is not set, by task; ``math`` for all others."""
 
 RESERVED_BY_TEMPLATES = frozenset(
     "messages conversation chat_template add_generation_prompt continue_final_message tokenize padding truncation "
     "max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs tools documents "
     "strftime_now raise_exception".split()
 )
-"""Names that rendering itself gives to chat templates, or that change what it returns."""
+"""Names that the renderer sets itself, or that change what it returns."""
 
 
 class DifficultyMix(BaseModel):
-    """Shares of Countdown's difficulty levels; they are divided by their sum, so any scale will do."""
+    """Shares of Countdown's difficulty levels; normalized by their sum."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -44,31 +43,31 @@ class DifficultyMix(BaseModel):
 
 
 class ScorerSettings(BaseModel):
-    """What the deployed verifier ranks by (the score); the reward stays that of the task."""
+    """The score by which the deployed verifier ranks; the reward is always that of the task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] = Field(
         "verdict",
         description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, "
-        "a score of the whole group and so refused in an objective that selects by it (use majority_at_k); an "
-        "evaluation of best_of_k with it selects among k by the vote of all n, which only k = n can deploy. "
+        "a score of the whole group, so an objective cannot select by it (use majority_at_k); an evaluation of "
+        "best_of_k with it selects among k by the vote of all n, which only k = n can deploy. "
         "`learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for experiments. "
-        "`lenient`: countdown with the tolerance below, an imperfect verifier whose flaw has a pattern.",
+        "`lenient`: countdown with the tolerance below, an imperfect verifier with a systematic flaw.",
     )
     path: str | None = Field(
         None, description="Directory that `bonrl train-verifier` wrote; every node must see it (`learned` only)."
     )
     engine: Literal["transformers", "vllm"] = Field(
         "transformers",
-        description="What runs the network of `learned`: transformers in the worker, or a vLLM pooling engine beside "
-        "it, for backbones that vLLM supports and large ones above all.",
+        description="How the network of `learned` is run: with transformers in the worker, or in a separate vLLM "
+        "pooling engine, for large backbones that vLLM supports.",
     )
-    batch_tokens: int = Field(16_384, ge=64, description="Most tokens, padding included, that `learned` reads at once.")
+    batch_tokens: int = Field(16_384, ge=64, description="Maximum tokens per batch of `learned`, padding included.")
     false_positive: float = Field(0.1, ge=0, le=1, description="Share of wrong answers that `synthetic` accepts.")
     false_negative: float = Field(0.0, ge=0, le=1, description="Share of right answers that `synthetic` rejects.")
-    tolerance: int = Field(1, ge=0, description="How far from the target `lenient` still accepts a value.")
-    seed: int = Field(0, ge=0, description="Decides which answers `synthetic` gets wrong.")
+    tolerance: int = Field(1, ge=0, description="Largest distance from the target that `lenient` accepts.")
+    seed: int = Field(0, ge=0, description="Seed of the errors of `synthetic`.")
 
 
 class MathSettings(BaseModel):
@@ -89,28 +88,28 @@ class MathSettings(BaseModel):
         5.0,
         gt=0.0,
         le=60.0,
-        description="Deadline of grading one answer in seconds. Nearly every answer takes a millisecond; starting the "
-        "grader's own processes does not count.",
+        description="Deadline of grading one answer in seconds. Nearly every answer takes a millisecond; the start of "
+        "the grader's processes does not count.",
     )
     refuse_copies: bool = Field(
         True,
-        description="Whether an answer that only repeats an expression of the problem is wrong, unless the reference "
-        "is that expression.",
+        description="Whether an answer that only repeats an expression of the problem is wrong, unless it is the "
+        "reference.",
     )
     policy: MathPolicy = Field(
-        default_factory=lambda: MathPolicy(), description="Switches where graders legitimately disagree."
+        default_factory=lambda: MathPolicy(), description="Options on which graders legitimately disagree."
     )
 
 
 class JsonlSettings(BaseModel):
-    """A user's own problems: JSON Lines (one object a line) or Parquet, fields named here. A dot reads a nested object
-    (`reward_model.ground_truth`); numbers and lists with one element are read as text."""
+    """A user's own problems: JSON Lines (one object per line) or Parquet, with the fields named here. A dot reads a
+    nested object (`reward_model.ground_truth`); numbers and lists with one element are read as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     train: str | None = Field(
         None,
-        description="File of the training problems: a path (.jsonl, .jsonl.gz, .parquet), or where there is a network "
+        description="File of the training problems: a path (.jsonl, .jsonl.gz, .parquet), or with a network "
         "hf://datasets/OWNER/NAME/FILE (NAME@REVISION pins a version), fetched once into the Hugging Face cache.",
     )
     validation: str | None = Field(
@@ -120,31 +119,31 @@ class JsonlSettings(BaseModel):
     id: str | None = Field(
         "id",
         min_length=1,
-        description="Field with the problem's unique id; null, or where no row has the default field: split and number "
-        "of the row are the id.",
+        description="Field with the problem's unique id; null, or if no row has the default field: split and row "
+        "number are the id.",
     )
     problem: str = Field(
         "problem",
         min_length=1,
-        description="Field with the text that the model is asked, or with a list of messages (`role`, `content`): one "
-        "user message, and the text of system messages before it is put in front.",
+        description="Field with the problem's text, or with a list of messages (`role`, `content`): one user message; "
+        "the text of system messages is put before it.",
     )
     answer: str = Field(
         "answer",
         min_length=1,
         description="Field with the right answer, such as `answer` or `reward_model.ground_truth`; several answers to "
-        "a problem are refused.",
+        "a problem are an error.",
     )
     level: str | None = Field(None, min_length=1, description="Field by which evaluations are broken down; null: none.")
     verifier: Literal["math", "exact"] = Field(
         "math",
-        description="math: the math grader, under task.math. exact: the final answer must be the reference letter by "
-        "letter.",
+        description="math: the math grader, under task.math. exact: the final answer must equal the reference "
+        "character by character.",
     )
 
 
 class TaskSettings(BaseModel):
-    """Which problems are trained and evaluated on. Fields that only one task reads say so."""
+    """The problems for training and evaluation. Fields that only one task reads say so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -156,7 +155,7 @@ class TaskSettings(BaseModel):
     template: Literal["plain", "chat"] = Field(
         "plain",
         description="How a prompt becomes tokens: plain gives the ids of tokenizer(text), with the special "
-        "tokens that the tokenizer itself adds, an end token left out; chat wraps it as a user turn in the model's "
+        "tokens that the tokenizer itself adds, without an end token; chat wraps it as a user turn in the model's "
         "own chat template.",
     )
     system_prompt: str | None = Field(
@@ -171,8 +170,8 @@ class TaskSettings(BaseModel):
     )
     date: dt.date | None = Field(
         None,
-        description="The day, as YYYY-MM-DD, that a chat template gets when it asks for today's date. Null: the day on "
-        "which the run begins; it is written to the run's config.yaml, so that every prompt stays the same on resume.",
+        description="Today's date for chat templates that ask for it, as YYYY-MM-DD. Null: the day on which the run "
+        "begins; it is written to the run's config.yaml, so prompts stay the same on resume.",
     )
     seed: int = Field(
         0,
@@ -189,27 +188,26 @@ class TaskSettings(BaseModel):
     train_size: int | None = Field(
         None,
         ge=1,
-        description="Prompts in the train split. Null: 8192 for countdown, all that the file holds for the others.",
+        description="Prompts in the train split. Null: 8192 for countdown, all in the file for the others.",
     )
     validation_size: int | None = Field(
         None,
         ge=0,
         description="Prompts of the validation split, for tuning. Null: 512 (countdown), a tenth of the training "
-        "problems, from 1 to 500, held out of them (gsm8k, math, math500, jsonl), all that the file holds (mbpp, "
+        "problems, from 1 to 500, held out of them (gsm8k, math, math500, jsonl), all in the file (mbpp, "
         "task.jsonl.validation). At most half of the training problems can be held out. 0: none is held out (gsm8k, "
-        "math, math500, jsonl); a run on jsonl files without a validation file sets it by itself where it does not "
+        "math, math500, jsonl); a run on jsonl files without a validation file sets this itself if it does not "
         "evaluate on the validation split.",
     )
     test_size: int | None = Field(
         None,
         ge=1,
-        description="Prompts in the test split, for reporting. Null: 1024 (countdown), all that the file "
-        "holds (the others).",
+        description="Prompts in the test split, for reporting. Null: 1024 (countdown), all in the file (the others).",
     )
     drop_overlong: bool = Field(
         False,
         description="Whether prompts longer than rollout.max_prompt_tokens are left out of every split; their number "
-        "is printed. false: a prompt that is too long is refused before the start.",
+        "is printed. false: a prompt that is too long is an error before the start.",
     )
     difficulty: DifficultyMix = Field(
         default_factory=lambda: DifficultyMix(),
@@ -217,20 +215,20 @@ class TaskSettings(BaseModel):
     )
     scorer: ScorerSettings = Field(
         default_factory=lambda: ScorerSettings(),
-        description="The score by which Best-of-N selects, where it is not the task's own verdict.",
+        description="The score by which Best-of-N selects, if it is not the task's own verdict.",
     )
     format_bonus: float = Field(
         0.0,
         ge=0,
         description="Added to the reward of every answer that can be read, right or wrong. 0: off. Rewards are then no "
-        "longer 0 or 1, so it goes with max_at_k, best_of_k or mean, not with pass_at_k; votes do not read it.",
+        "longer 0 or 1, so use it with max_at_k, best_of_k or mean, not with pass_at_k; votes ignore it.",
     )
     slips: float = Field(
         0.0,
         ge=0.0,
         lt=1.0,
-        description="Share of the demonstrations for `bonrl sft` whose value misses the target, as those of a "
-        "careless demonstrator do; prompts and verdicts are not touched (countdown only).",
+        description="Share of the demonstrations for `bonrl sft` whose value misses the target, like those of a "
+        "careless demonstrator; prompts and verdicts do not change (countdown only).",
     )
     math: MathSettings = Field(
         default_factory=lambda: MathSettings(),
@@ -241,17 +239,17 @@ class TaskSettings(BaseModel):
     )
     instruction: str = Field(
         INSTRUCTIONS["gsm8k"],
-        description="Text put after each problem, so that the model marks its final answer (not for countdown). Where "
+        description="Text appended to each problem, so that the model marks its final answer (not for countdown). If "
         "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}.",
     )
     shown_tests: int = Field(
         1,
         ge=1,
-        description="Asserts of a problem that its prompt shows; it is graded on all of them (mbpp only).",
+        description="Asserts of a problem shown in its prompt; grading uses all of them (mbpp only).",
     )
     sandbox: SandboxSettings = Field(
         default_factory=lambda: SandboxSettings(),
-        description="How programs written by the model are run (humaneval and mbpp only).",
+        description="The sandbox in which the model's programs run (humaneval and mbpp only).",
     )
 
     @field_validator("chat_template_kwargs")
@@ -259,7 +257,7 @@ class TaskSettings(BaseModel):
     def _names_of_values(cls, values: dict[str, Any]) -> dict[str, Any]:
         for name in values:
             if not name.isidentifier() or name in RESERVED_BY_TEMPLATES:
-                raise ValueError(f"{name!r} is not a value that can be given to a chat template; leave it out")
+                raise ValueError(f"{name!r} cannot be set for a chat template; leave it out")
         return values
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a task is: prompts in splits, and a verifier for their answers. `verifiers.tasks` holds the tasks."""
+"""The task protocol: prompts in splits and a verifier for the answers. The tasks are in `verifiers.tasks`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Prompt:
 
     Attributes:
         id: Unique within the task and stable from run to run.
-        text: What the model is asked.
-        reference: What the verifier needs to judge an answer; plain JSON types only, because it is logged.
-        level: Difficulty or subject, by which evaluations may be broken down.
-        demonstration: An expert's response, for imitation; None outside of the train split or where there is none.
+        text: The problem as given to the model.
+        reference: Data for the verifier; plain JSON types only, because it is logged.
+        level: Difficulty or subject; evaluations can be broken down by it.
+        demonstration: An expert's response for imitation; None outside the train split or if there is none.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Prompt:
 
 
 class Task(Protocol):
-    """Prompts with splits, and a verifier. An instance is cheap to make, and makes its splits when asked."""
+    """Prompts in splits and a verifier. An instance is cheap to create; splits are read on demand."""
 
     name: str
 
@@ -39,21 +39,21 @@ class Task(Protocol):
         """The prompts of ``train``, ``validation`` or ``test``, always in the same order.
 
         Raises:
-            ValueError: No such split, or the source of the problems is missing or broken.
+            ValueError: Unknown split, or the source of the problems is missing or invalid.
         """
         ...
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judge one response. Hostile responses are wrong answers: none makes this raise or hang."""
+        """Grade one response. Hostile responses are wrong answers and never make this raise or hang."""
         ...
 
 
 @runtime_checkable
 class Prepared(Protocol):
-    """A task or scorer that has something to start, a sandbox or a network; else it starts with the first answer."""
+    """A task or scorer with something to start (a sandbox, a model) before the first answer."""
 
     def prepare(self) -> str:
-        """Start it, and return one line for the log. Raises RuntimeError where this machine does not allow it."""
+        """Start it and return one line for the log. Raises RuntimeError if this machine does not allow it."""
         ...
 
 

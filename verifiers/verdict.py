@@ -1,4 +1,4 @@
-"""The one type in which every verifier answers."""
+"""`Verdict`: the result type of every verifier."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """What became of one answer.
+    """The outcome of grading one answer.
 
-    ``timeout`` and ``crash`` are what the *answer's own program* did: wrong answers with a name, rewarded 0.
-    ``verifier_error`` is a fault of the verifier: it carries no reward, so it never passes for a wrong answer.
+    ``timeout`` and ``crash`` are caused by the *answer's own program*: they are wrong answers with reward 0.
+    ``verifier_error`` is a failure of the verifier: it has no reward, so it does not count as a wrong answer.
     """
 
     CORRECT = "correct"
@@ -23,15 +23,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One verified answer.
+    """The grade of one answer.
 
     Attributes:
-        status: What became of the answer.
-        reward: What training wants more of (R). None exactly when the status is ``verifier_error``.
+        status: The outcome.
+        reward: What training maximizes (R). None exactly if the status is ``verifier_error``.
         score: What the deployed verifier ranks by (r). May differ from the reward.
-        answer: The extracted answer in a canonical spelling (majority votes count it), None if there is none.
-        seconds: Wall time that the verification took.
-        detail: Why, for people; never parsed.
+        answer: The extracted answer in canonical form, as counted by majority votes; None if there is none.
+        seconds: Wall time of the verification.
+        detail: The reason, for people; never parsed.
         weak: The answer's own program could have forged this verdict (see docs/sandbox.md).
     """
 
@@ -47,7 +47,7 @@ class Verdict:
         if (self.reward is None) != (self.status is Status.VERIFIER_ERROR):
             raise ValueError(
                 f"a verdict of status '{self.status}' has reward {self.reward!r}: the reward is None exactly "
-                "when the verifier itself failed (status 'verifier_error')"
+                "if the verifier failed (status 'verifier_error')"
             )
 
     @classmethod
@@ -58,5 +58,5 @@ class Verdict:
 
     @classmethod
     def failed(cls, detail: str, *, seconds: float = 0.0) -> Verdict:
-        """The verdict of a verifier that could not do its work: no reward, no score."""
+        """The verdict if the verifier itself failed: no reward, no score."""
         return cls(Status.VERIFIER_ERROR, reward=None, score=None, seconds=seconds, detail=detail)

@@ -191,7 +191,7 @@ def test_the_date_of_a_run_is_fixed_where_its_chat_template_asks_for_it(tmp_path
     [
         ("", "no chat template; set task.template=plain"),
         ("{{ raise_exception('system first') if messages[0].role != 'system' }}{{ messages[1].content }}", "."),
-        ("{{ messages[0].content[:2] }}", "lacks their text"),
+        ("{{ messages[0].content[:2] }}", "their text is missing"),
     ],
 )
 def test_a_chat_template_that_cannot_render_is_refused_before_the_start(
@@ -209,7 +209,7 @@ def test_keys_of_chat_templates_are_refused_without_one(key: dict[str, object]) 
 
 def test_names_that_rendering_itself_gives_to_templates_are_refused() -> None:
     for name in ("messages", "tokenize", "not a name"):
-        with pytest.raises(ValueError, match="cannot|can be given"):
+        with pytest.raises(ValueError, match="cannot"):
             config(SHIPPED, template="chat", chat_template_kwargs={name: 1})
 
 

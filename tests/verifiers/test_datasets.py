@@ -58,12 +58,12 @@ def settings(directory: Path, name: str = "math", **options: object) -> TaskSett
         ("{", r"rows\.jsonl, line 2: not valid JSON .*each line must be one JSON object"),
         ("[" * 100_000, r"line 2: not valid JSON"),
         ('"text"', r"line 2: not a JSON object; each line must be one"),
-        ({"id": "b", "problem": "?"}, r"line 2: the field 'answer' is missing or no text; add it to the line"),
+        ({"id": "b", "problem": "?"}, r"line 2: the field 'answer' is missing or not text; add it to the line"),
         ({"id": "b", "problem": " ", "answer": "1"}, r"line 2: the field 'problem' is missing"),
-        ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or no text"),
+        ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or not text"),
         ('{"id": "b", "problem": "?", "answer": NaN}', r"line 2: not valid JSON \(NaN is no number of JSON\)"),
         ('{"id": "b", "problem": "?", "answer": ' + "1" * 5_000 + "}", r"line 2: not valid JSON \(Exceeds the limit"),
-        ({"id": "\ud800", "problem": "?", "answer": "1"}, r"line 2: the field 'id' holds half of a surrogate pair"),
+        ({"id": "\ud800", "problem": "?", "answer": "1"}, r"line 2: the field 'id' contains half of a surrogate pair"),
         ({"id": "a", "problem": "?", "answer": "1"}, r"line 2: the id 'a' was seen before \(line 1\); make ids unique"),
     ],
 )
@@ -128,7 +128,7 @@ def test_math_splits_levels_and_subjects(directory: Path) -> None:
         ("level 4", "Geometry"),
         ("level 5", "Geometry"),
     }
-    with pytest.raises(ValueError, match=r"task\.math\.subjects \['Topology'\] leave no problem; known subjects"):
+    with pytest.raises(ValueError, match=r"task\.math\.subjects \['Topology'\] select no problem; known subjects"):
         make_task(settings(directory, math={"subjects": ["Topology"]})).prompts("test")
     with pytest.raises(ValueError, match=r"task\.test_size is 21, but the test split has only 20; lower it"):
         make_task(settings(directory, test_size=21)).prompts("test")
@@ -149,10 +149,10 @@ def test_the_split_of_12000_and_math500(directory: Path) -> None:
 
 def test_ids_that_belong_to_other_files_are_refused(directory: Path) -> None:
     (directory / IDS_FILE).write_text("a\nb\nc\n")
-    with pytest.raises(ValueError, match=r"names 3 problems that neither .* give the files that belong together"):
+    with pytest.raises(ValueError, match=r"names 3 problems that neither .* use files of the same version"):
         make_task(settings(directory, math={"split": "prm800k"})).prompts("train")
     (directory / IDS_FILE).write_text("a\na\n")
-    with pytest.raises(ValueError, match="one of them twice"):
+    with pytest.raises(ValueError, match="or a duplicate"):
         make_task(settings(directory, math={"split": "prm800k"})).prompts("train")
 
 
@@ -346,8 +346,8 @@ def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> N
     [
         ({"answer": ["1", "2"]}, {}, r"'answer' is a list of 2 elements; .*\(task\.jsonl\.answer names the field\)"),
         ({"answer": []}, {}, r"'answer' is a list of 0 elements"),
-        ({"answer": [[1]]}, {}, r"'answer' is missing or no text"),
-        ({"answer": True}, {}, r"'answer' is missing or no text"),
+        ({"answer": [[1]]}, {}, r"'answer' is missing or not text"),
+        ({"answer": True}, {}, r"'answer' is missing or not text"),
         ({}, {"answer": "gold.value"}, r"'gold\.value' is missing .*\(task\.jsonl\.answer names the field\)"),
         ({}, {"answer": "answer.value"}, r"'answer\.value' is missing"),
         ({}, {"id": "key"}, r"'key' is missing .*task\.jsonl\.id=null numbers the rows"),
@@ -360,7 +360,7 @@ def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> N
         ({"problem": [{"role": "system", "content": "?"}]}, {}, r"'problem' is a conversation of 1 messages"),
         ({"problem": [{"role": "user", "content": [{"type": "image"}]}]}, {}, r"'problem' is a message whose content"),
         ({"problem": [{"role": "user", "content": None}]}, {}, r"'problem' is a message whose content is not text"),
-        ({"problem": [{"role": "user", "content": " "}]}, {}, r"'problem' is missing or no text"),
+        ({"problem": [{"role": "user", "content": " "}]}, {}, r"'problem' is missing or not text"),
     ],
 )
 def test_values_that_are_not_one_text_are_refused(tmp_path: Path, row: dict, options: dict, message: str) -> None:

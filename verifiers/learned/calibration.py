@@ -1,6 +1,6 @@
-"""From logits to probabilities, and how good they are. NumPy only.
+"""Calibration of logits to probabilities, and measures of their quality. NumPy only.
 
-A logit ranks; a probability can also be compared across prompts and with a threshold. Platt's scaling,
+A logit ranks answers; a probability can also be compared across prompts and with a threshold. Platt scaling,
 p = sigmoid(a z + b) with a > 0, keeps the ranking. All functions take float64 [M] logits or probabilities and bool
 [M] labels.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 BINS = 10
-_RIDGE = 1e-6  # keeps Newton's matrix regular where the labels are separable
+_RIDGE = 1e-6  # keeps Newton's matrix regular if the labels are separable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +30,18 @@ class Platt:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well a verifier tells right from wrong on answers that it has not seen.
+    """Quality of a verifier on held-out answers.
 
     Attributes:
-        samples, prompts: How many answers of how many prompts.
+        samples, prompts: Number of answers and prompts.
         base_rate: Share of right answers.
-        auc: Chance that a right answer scores above a wrong one, ties as half, over all pairs.
-        auc_within: The same over pairs of one prompt, averaged over prompts with both kinds: what Best-of-N lives by.
-            None where no prompt has both.
+        auc: Probability that a right answer scores above a wrong one, ties as half, over all pairs.
+        auc_within: The same over pairs of one prompt, averaged over prompts with both kinds; only this matters for
+            Best-of-N. None if no prompt has both.
         accuracy: At probability 1/2.
         brier, log_loss: Mean squared error, and mean negative log-likelihood in nats.
         ece: Expected calibration error over ten bins of equal width.
-        bins: Of each bin that holds answers: mean probability, share right, count.
+        bins: Of each bin with answers: mean probability, share right, count.
     """
 
     samples: int
@@ -66,10 +66,9 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def fit_platt(logits: np.ndarray, correct: np.ndarray) -> Platt:
-    """Slope and intercept of the largest likelihood (Platt 1999), with his smoothed targets against over-confidence.
+    """Maximum-likelihood slope and intercept with smoothed targets (Platt 1999).
 
-    A slope that would turn the ranking round is not a calibration: the logits are then worth nothing, and the slope
-    becomes a very small positive number.
+    A slope <= 0, which would reverse the ranking, becomes a very small positive number.
     """
     logits = np.asarray(logits, np.float64)
     right = int(np.sum(correct))
@@ -99,7 +98,7 @@ def _loss(design: np.ndarray, targets: np.ndarray, parameters: np.ndarray) -> fl
 
 
 def auc(scores: np.ndarray, correct: np.ndarray) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties as half. NaN unless both kinds of label are there."""
+    """Area under the ROC curve by ranks (Mann-Whitney), ties as half. NaN unless both labels occur."""
     scores, correct = np.asarray(scores, np.float64), np.asarray(correct, bool)
     right, wrong = int(correct.sum()), int((~correct).sum())
     if not right or not wrong:
@@ -110,7 +109,7 @@ def auc(scores: np.ndarray, correct: np.ndarray) -> float:
 
 
 def quality(logits: np.ndarray, correct: np.ndarray, prompt_ids: list[str], platt: Platt) -> Quality:
-    """Every figure of :class:`Quality` for one set of labelled answers."""
+    """Computes :class:`Quality` for one set of labeled answers."""
     correct = np.asarray(correct, bool)
     p = platt.probability(logits)
     by_prompt: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""A trained verifier: a Hugging Face sequence classifier with one logit, and the file that says how to use it."""
+"""A trained verifier: a Hugging Face sequence classifier with one logit, and its metadata file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from verifiers.text.rendering import PromptFormat
 
 CARD = "verifier.json"
 FORMAT = 2
-_EARLIER = 1  # put BOS before every plain prompt, also where the tokenizer does not
+_EARLIER = 1  # with BOS before every plain prompt, even if the tokenizer adds none
 
 
 class Logits(Protocol):
-    """What runs the classifier's network: token ids in, one logit each out."""
+    """Runs the classifier's network: token ids in, one logit per sequence out."""
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """Logits float64 [M] of M sequences of token ids, none of them empty."""
@@ -31,7 +31,7 @@ class Logits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What stands in ``verifier.json`` beside the weights: how answers become token ids, and logits probabilities."""
+    """The content of ``verifier.json``: how answers become token ids, and logits become probabilities."""
 
     format: int
     prompts: PromptFormat
@@ -43,13 +43,14 @@ def read_card(directory: Path) -> Card:
     """Read ``verifier.json``.
 
     Raises:
-        ValueError: The directory is no trained verifier, or one of a later release.
+        ValueError: The directory is not a trained verifier, or one of a later release.
     """
     try:
         row: dict[str, Any] = json.loads((directory / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(
-            f"{directory} is no trained verifier (no {CARD} there); give a directory that `bonrl train-verifier` wrote"
+            f"{directory} is not a trained verifier (no {CARD} there); use a directory that `bonrl train-verifier` "
+            "wrote"
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory / CARD} cannot be read ({error}); train the verifier again") from error
@@ -68,14 +69,14 @@ def read_card(directory: Path) -> Card:
 
 
 class Classifier:
-    """Answers in, calibrated probabilities out.
+    """Calibrated probabilities of answers.
 
     Args:
-        directory: What `bonrl train-verifier` wrote.
+        directory: Written by `bonrl train-verifier`.
         logits: Runs its network.
 
     Raises:
-        ValueError: The directory is no trained verifier.
+        ValueError: The directory is not a trained verifier.
     """
 
     def __init__(self, directory: Path, logits: Logits) -> None:
@@ -83,33 +84,33 @@ class Classifier:
 
         self.card = read_card(directory)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        if self.card.format == _EARLIER and _begins_otherwise(self._tokenizer, self.card.prompts):
+        if self.card.format == _EARLIER and _lacks_bos(self._tokenizer, self.card.prompts):
             raise ValueError(
                 f"{directory} was trained by an earlier release, with a BOS token before every prompt that its "
                 "tokenizer does not add: train it again with `bonrl train-verifier`"
             )
         self._logits = logits
-        self._turn = threading.Lock()  # one batch at a time: threads of one worker share the network
+        self._lock = threading.Lock()  # one batch at a time: the threads of a worker share the network
 
     def probabilities(self, prompt: str, responses: Sequence[str]) -> np.ndarray:
-        """Probability that each response is right, float64 [n]; equal responses are read once."""
+        """Probability that each response is right, float64 [n]; equal responses are evaluated once."""
         unique = list(dict.fromkeys(responses))
         sequences = [encode(prompt, r, self._tokenizer, self.card.prompts, self.card.max_tokens) for r in unique]
-        with self._turn:
+        with self._lock:
             logits = self._logits(sequences)
         known = dict(zip(unique, self.card.platt.probability(logits), strict=True))
         return np.array([known[response] for response in responses])
 
 
-def _begins_otherwise(tokenizer: Any, prompts: PromptFormat) -> bool:
-    """Whether an earlier release put another token before a prompt than the tokenizer itself does."""
+def _lacks_bos(tokenizer: Any, prompts: PromptFormat) -> bool:
+    """Whether an earlier release put a BOS before prompts that the tokenizer does not add."""
     bos = tokenizer.bos_token_id
     plain = prompts.template == "plain" and tokenizer.cls_token_id is None and bos is not None
     return plain and tokenizer("1").input_ids[:1] != [bos]
 
 
 class TransformersLogits:
-    """Runs a ``transformers`` sequence classifier in batches of similar length, on a GPU where there is one."""
+    """Runs a ``transformers`` sequence classifier in batches of similar length, on a GPU if there is one."""
 
     def __init__(self, model: Any, pad_token_id: int, batch_tokens: int) -> None:
         self._model = model
@@ -143,7 +144,7 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices of sequences in batches of similar length whose padded size stays within `batch_tokens`."""
     result: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # Sorted upwards, the newest is the longest: it sets the padded length of its batch.
+        # In ascending order the newest is the longest and sets the padded length of its batch.
         if not result or (len(result[-1]) + 1) * lengths[index] > batch_tokens:
             result.append([])
         result[-1].append(index)

@@ -1,4 +1,4 @@
-"""Labelled answers from which a verifier learns, and their split by prompt."""
+"""Labeled answers for training a verifier, and their split by prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verifiers.tasks.datasets import Row, read_objects
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer to a prompt, and whether it is right. Answers to the same `prompt_id` stay on one side of a split."""
+    """One answer to a prompt, and whether it is right. Answers with the same `prompt_id` are in the same part."""
 
     prompt_id: str
     prompt: str
@@ -22,7 +22,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Samples to learn from, to calibrate and choose by, and to report on; no prompt stands in two of them."""
+    """Samples for training, for calibration and model selection, and for the report; each prompt is in one part."""
 
     train: list[Sample]
     calibration: list[Sample]
@@ -33,11 +33,12 @@ def read_jsonl(path: Path) -> list[Sample]:
     """Samples of a JSON Lines file: `prompt`, `response`, `correct`, and `id` of the prompt if there is one.
 
     Raises:
-        ValueError: The file cannot be read or is empty, or a line is not such an object (file, line and mend).
+        ValueError: The file cannot be read or is empty, or a line is not such an object (the message has file, line and
+        remedy).
     """
     samples = [_sample(row) for row in read_objects(path)]
     if not samples:
-        raise ValueError(f"{path} holds no samples; give one JSON object a line")
+        raise ValueError(f"{path} contains no samples; write one JSON object per line")
     return samples
 
 
@@ -45,7 +46,7 @@ def _sample(row: Row) -> Sample:
     fields = row.fields
     for name in ("prompt", "response"):
         if not isinstance(fields.get(name), str):
-            raise ValueError(f"{row.place}: the field {name!r} is missing or no text; add it to the line")
+            raise ValueError(f"{row.place}: the field {name!r} is missing or not text; add it to the line")
     correct = fields.get("correct")
     if correct not in (True, False):  # 0 and 1 too
         raise ValueError(f"{row.place}: the field 'correct' is {correct!r}; it must be true or false")
@@ -53,13 +54,12 @@ def _sample(row: Row) -> Sample:
 
 
 def split_by_prompt(samples: Sequence[Sample], *, calibration: float = 0.1, test: float = 0.1) -> Parts:
-    """Split by a hash of the prompt's id, so that no seed and no other prompt moves a prompt; repeats count once.
+    """Split by a hash of the prompt's id, independent of seed and other prompts; repeated answers count once.
 
-    A repeated answer to a prompt would weigh more in the loss for being likely, which is a property of the sampler and
-    not of the answer.
+    Repeated answers would weight the loss by how likely the sampler was to produce them.
 
     Raises:
-        ValueError: A part has no right or no wrong answer, so that nothing can be learned or measured there.
+        ValueError: A part has no right or no wrong answer.
     """
     parts = Parts([], [], [])
     unique = {(sample.prompt_id, sample.response): sample for sample in samples}
@@ -72,7 +72,7 @@ def split_by_prompt(samples: Sequence[Sample], *, calibration: float = 0.1, test
         right = sum(sample.correct for sample in part)
         if right in (0, len(part)):
             raise ValueError(
-                f"of the {len(part)} different answers in the {name} part {right} are right: both kinds are needed; "
-                "give samples of more prompts"
+                f"{right} of the {len(part)} different answers in the {name} part are right: both kinds are needed; "
+                "add samples of more prompts"
             )
     return parts

@@ -10,19 +10,19 @@ from verifiers.learned.classifier import Classifier, Logits, TransformersLogits,
 from verifiers.task import Prompt
 from verifiers.verdict import Verdict
 
-LoadLogits = Callable[[Path, int], Logits]  # (verifier directory, most tokens of a batch) -> what runs the network
+LoadLogits = Callable[[Path, int], Logits]  # (verifier directory, maximum tokens per batch) -> the network
 
 
 class LearnedScorer:
     """Scores a whole group in one batch: the calibrated probability that each answer is right.
 
     Args:
-        directory: What `bonrl train-verifier` wrote. The network is loaded by ``prepare``, or for the first group.
-        batch_tokens: Most tokens, padding included, of one batch.
-        load: How the network is run.
+        directory: Written by `bonrl train-verifier`. ``prepare`` or the first group loads the network.
+        batch_tokens: Maximum tokens of a batch, padding included.
+        load: Loads the network.
 
     Raises:
-        ValueError: The directory is no trained verifier.
+        ValueError: The directory is not a trained verifier.
     """
 
     def __init__(self, directory: Path, batch_tokens: int, load: LoadLogits = TransformersLogits.load) -> None:
@@ -31,19 +31,19 @@ class LearnedScorer:
         self._batch_tokens = batch_tokens
         self._load = load
         self._classifier: Classifier | None = None
-        self._starting = threading.Lock()
+        self._lock = threading.Lock()
 
     def prepare(self) -> str:
         """Load the network; one line for the log."""
-        self._started()
+        self._loaded()
         return f"learned verifier {self._directory} loaded"
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
         """See ``verifiers.scorers.Scorer``."""
-        return [float(p) for p in self._started().probabilities(prompt.text, responses)]
+        return [float(p) for p in self._loaded().probabilities(prompt.text, responses)]
 
-    def _started(self) -> Classifier:
-        with self._starting:
+    def _loaded(self) -> Classifier:
+        with self._lock:
             if self._classifier is None:
                 self._classifier = Classifier(self._directory, self._load(self._directory, self._batch_tokens))
             return self._classifier

@@ -1,4 +1,4 @@
-"""Prompt and answer as the token ids that a classifier reads."""
+"""Encodes prompt and answer to the token ids of a classifier."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from verifiers.text.rendering import PromptRenderer, PromptSettings
 def encode(prompt: str, response: str, tokenizer: Any, settings: PromptSettings, max_tokens: int) -> list[int]:
     """Token ids of one answer after its prompt.
 
-    A causal backbone reads what a sampler of its family would have read and written: the rendered prompt, then the
-    answer, without an end token, so that the last token, at which it is judged, is one of the answer's. An encoder
-    (its tokenizer has a CLS token) reads a pair of texts. What is too long loses its beginning: the final answer
-    stands at the end.
+    A causal backbone gets the rendered prompt and the answer as in sampling, without an end token, so that the last
+    token, at which it classifies, belongs to the answer. An encoder (its tokenizer has a CLS token) gets a pair of
+    texts. Long inputs are truncated at the beginning, because the final answer is at the end.
     """
     if tokenizer.cls_token_id is not None:
         first = tokenizer.encode(prompt, add_special_tokens=False)

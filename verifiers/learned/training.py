@@ -1,4 +1,4 @@
-"""From a backbone and labelled answers to a verifier directory: one process, AdamW, the best epoch kept."""
+"""Trains a verifier on labeled answers: one process, AdamW, the best epoch is kept."""
 
 from __future__ import annotations
 
@@ -21,27 +21,31 @@ from verifiers.learned.sequences import encode
 
 
 class TrainingSettings(BaseModel):
-    """How a verifier is trained."""
+    """Hyperparameters of the training of a verifier."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(
-        4, ge=1, description="Passes over the training answers; the best on the calibration part stays."
+        4, ge=1, description="Passes over the training answers; the best on the calibration part is kept."
     )
-    learning_rate: float = Field(3e-4, gt=0, description="Peak of AdamW's rate: up over 5 % of the steps, down to 0.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay.")
-    batch_tokens: int = Field(8192, ge=64, description="Tokens of one optimiser step, padding included.")
-    max_tokens: int = Field(1024, ge=8, description="Longest prompt with answer; a longer one loses its beginning.")
+    learning_rate: float = Field(
+        3e-4, gt=0, description="Peak learning rate of AdamW: warm-up over 5 % of the steps, then linear decay to 0."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    batch_tokens: int = Field(8192, ge=64, description="Tokens of one optimizer step, padding included.")
+    max_tokens: int = Field(
+        1024, ge=8, description="Longest prompt with answer; longer ones are truncated at the beginning."
+    )
     template: str = Field("plain", description="How a prompt becomes tokens, as task.template.")
     system_prompt: str | None = Field(None, description="As task.system_prompt.")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="As task.chat_template_kwargs.")
     date: dt.date | None = Field(None, description="As task.date.")
-    seed: int = Field(0, ge=0, description="Of the new head and of the order of the answers.")
+    seed: int = Field(0, ge=0, description="Seed of the new head and of the order of the answers.")
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a new verifier is worth on the test part, and its probability of each answer there."""
+    """Quality of a new verifier on the test part, and its probability of each answer there."""
 
     quality: Quality
     test: list[Sample]
@@ -113,16 +117,16 @@ def _load(backbone: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # that the head is new is no news
+    logging.set_verbosity_error()  # it warns that the head is new
     logging.disable_progress_bar()
     if not (backbone / "config.json").is_file():
-        raise ValueError(f"--backbone {backbone}: no config.json there; give a Hugging Face model directory")
+        raise ValueError(f"--backbone {backbone}: no config.json there; use a Hugging Face model directory")
     try:
         tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
         model = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=1, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"--backbone {backbone}: cannot be loaded as a sequence classifier: {error}") from error
-    model.float()  # weights of bfloat16 would not take small steps
+    model.float()  # small updates would be lost in bfloat16
     model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if model.config.pad_token_id is None:
         raise ValueError(f"--backbone {backbone}: its tokenizer has neither a pad nor an end token; add one")
@@ -136,16 +140,16 @@ class _Steps:
         import torch
 
         self._model, self._settings = model, settings
-        self._optimiser = torch.optim.AdamW(
+        self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         warm_up = max(1, total // 20)
         self._rate = torch.optim.lr_scheduler.LambdaLR(
-            self._optimiser, lambda step: min((step + 1) / warm_up, max(0.0, (total - step) / max(1, total - warm_up)))
+            self._optimizer, lambda step: min((step + 1) / warm_up, max(0.0, (total - step) / max(1, total - warm_up)))
         )
 
     def epoch(self, sequences: Sequence[Sequence[int]], labels: np.ndarray, epoch: int) -> float:
-        """One pass; the mean loss of its answers, in nats."""
+        """One pass over the answers; returns their mean loss in nats."""
         import torch
 
         model = self._model.train()
@@ -156,10 +160,10 @@ class _Steps:
             inputs = pad([sequences[row] for row in rows], model.config.pad_token_id, model.device)
             target = torch.tensor(labels[rows], dtype=torch.float32, device=model.device)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(model(**inputs).logits[:, 0].float(), target)
-            self._optimiser.zero_grad()
+            self._optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            self._optimiser.step()
+            self._optimizer.step()
             self._rate.step()
             total += loss.item() * len(rows)
         if not math.isfinite(total):
@@ -168,7 +172,7 @@ class _Steps:
 
 
 def _write(output: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
-    """The whole directory or nothing: written beside its place and renamed."""
+    """Write to a temporary directory and rename it, so that it is complete or absent."""
     temporary = output.with_name(f".{output.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

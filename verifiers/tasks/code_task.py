@@ -1,4 +1,4 @@
-"""What the tasks that run programs share: their problem files, and the sandbox behind ``verify``."""
+"""Base of the tasks that run programs: problem files, and ``verify`` in the sandbox."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAT_INSTRUCTION = "Answer with the complete code in one ```python block."
 
 
 class CodeVerifier:
-    """Judges responses that hold programs. The sandbox starts with the first one, or with ``prepare``."""
+    """Grades responses that contain programs. The sandbox starts with the first one, or with ``prepare``."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -37,7 +37,7 @@ class CodeVerifier:
             return self._executor
 
     def prepare(self) -> str:
-        """Start the sandbox, and say which level of isolation it has.
+        """Start the sandbox and return its level of isolation in one line.
 
         Raises:
             SandboxUnavailable: The machine cannot enforce ``task.sandbox.minimum_level``.
@@ -45,7 +45,7 @@ class CodeVerifier:
         return self.executor.describe()
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judge one response by running its program against the problem's tests. See ``Task.verify``."""
+        """Grade one response by running its program against the problem's tests. See ``Task.verify``."""
         started = time.perf_counter()
         reference = prompt.reference
         program = program_of(response, prompt=reference["prompt"], entry_point=reference["entry_point"])
@@ -61,7 +61,7 @@ class CodeVerifier:
         return replace(verdict, answer=program, seconds=time.perf_counter() - started)
 
     def close(self) -> None:
-        """End the sandbox."""
+        """Stop the sandbox."""
         with self._lock:
             if self._executor is not None:
                 self._executor.close()
@@ -69,7 +69,7 @@ class CodeVerifier:
 
 
 def reference_of(tests: CodeTests, entry_point: str) -> dict[str, Any]:
-    """The reference of a code problem: its tests, and the function by which a response's program is found."""
+    """The reference of a code problem: its tests, and the function that the program in a response must define."""
     return {
         "kind": tests.kind,
         "tests": tests.tests,
@@ -86,7 +86,7 @@ def tests_of(reference: dict[str, Any]) -> CodeTests:
     return CodeTests(
         reference["kind"],
         reference["tests"],
-        # MBPP has one only to find the program's block by.
+        # In MBPP the entry point only selects the code block of a response.
         entry_point=reference["entry_point"] if reference["kind"] == "check" else "",
         prompt=reference["prompt"],
         names=tuple(reference["names"]),
@@ -96,10 +96,10 @@ def tests_of(reference: dict[str, Any]) -> CodeTests:
 
 
 def read_problems(path: Path, parse: Callable[[dict[str, Any], str], Prompt | None]) -> list[Prompt]:
-    """The problems of a JSON Lines file (``.gz`` too), in its order; ``parse`` may leave rows out.
+    """The problems of a JSON Lines file (``.gz`` too), in order; ``parse`` returns None to skip a row.
 
     Raises:
-        ValueError: Not JSON, an id twice, or no problem; the message names file, line and mend.
+        ValueError: Not JSON, a duplicate id, or no problems; the message names file, line and remedy.
     """
     prompts: dict[str, Prompt] = {}
     for row in read_objects(path):
@@ -107,10 +107,10 @@ def read_problems(path: Path, parse: Callable[[dict[str, Any], str], Prompt | No
         if prompt is None:
             continue
         if prompt.id in prompts:
-            raise ValueError(f"{row.place}: the id {prompt.id!r} was seen before; make ids unique")
+            raise ValueError(f"{row.place}: duplicate id {prompt.id!r}; make ids unique")
         prompts[prompt.id] = prompt
     if not prompts:
-        raise ValueError(f"{path} holds no problems of the split; give a file with one JSON object a line")
+        raise ValueError(f"{path} contains no problems of the split; use a file with one JSON object per line")
     return list(prompts.values())
 
 
@@ -118,21 +118,21 @@ def text_field(row: dict[str, Any], names: tuple[str, ...], place: str) -> str:
     """The first of the fields ``names`` that the row has, which must be text.
 
     Raises:
-        ValueError: None of them is there, or it is not text.
+        ValueError: All are missing, or the first is not text.
     """
     for name in names:
         if name in row:
             if isinstance(row[name], str) and row[name].strip():
                 return row[name]
             break
-    raise ValueError(f"{place}: the field {names[0]!r} is missing or no text; add it to the line")
+    raise ValueError(f"{place}: the field {names[0]!r} is missing or not text; add it to the line")
 
 
 def optional_text(row: dict[str, Any], name: str, place: str) -> str:
-    """The field ``name``, or "" where the row lacks it or holds null. Raises ValueError if it is not text."""
+    """The field ``name``, or "" if it is missing or null. Raises ValueError if it is not text."""
     value = row.get(name)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{place}: the field {name!r} is no text; mend it or leave it out")
+        raise ValueError(f"{place}: the field {name!r} is not text; correct it or leave it out")
     return value or ""
 
 

@@ -1,4 +1,4 @@
-"""Problems that stand in both the training and the evaluation prompts, by normalised text."""
+"""Finds problems that are in both the training and the evaluation prompts, by normalized text."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from verifiers.task import Prompt
 
 SHINGLE = 13
-"""Words in a row that two problems must share to overlap (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
+"""Number of consecutive words that overlapping problems share (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
 
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """How many evaluation problems also stand among the training problems.
+    """Number of evaluation problems that are also training problems.
 
     Attributes:
         evaluated: Number of evaluation problems.
-        same_id: Those whose id is a training problem's.
-        same_text: Those whose normalised text is a training problem's.
-        overlapping: Those that share 13 words in a row with a training problem, the same ones included; common phrases
-            and instructions that stand in many training problems do not count.
-        examples: Up to ``limit`` pairs (evaluation id, training id), the same texts first.
+        same_id: Those with the id of a training problem.
+        same_text: Those with the normalized text of a training problem.
+        overlapping: Those that share 13 consecutive words with a training problem, identical ones included; phrases in
+            several training problems, such as instructions, do not count.
+        examples: Up to ``limit`` pairs (evaluation id, training id), identical texts first.
     """
 
     evaluated: int
@@ -36,29 +36,29 @@ class Contamination:
 
     @property
     def clean(self) -> bool:
-        """Whether no evaluation problem stands among the training problems."""
+        """Whether no evaluation problem is a training problem."""
         return self.same_id == 0 and self.same_text == 0
 
 
-def normalised(text: str) -> tuple[str, ...]:
-    """A problem's words: lower case, unicode folded, no punctuation, no blanks."""
+def normalized(text: str) -> tuple[str, ...]:
+    """A problem's words: lower case, unicode folded, no punctuation, no spaces."""
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
 def contamination(
     train: Iterable[Prompt], evaluation: Iterable[Prompt], *, instruction: str = "", limit: int = 5
 ) -> Contamination:
-    """Compare the prompts of two splits. Pure; linear in the number of words.
+    """Compare the prompts of two splits, in time linear in the number of words.
 
     Args:
         train: Training problems.
         evaluation: Evaluation problems.
-        instruction: Text at the end of every prompt, taken off before the comparison.
+        instruction: Text at the end of every prompt, removed before the comparison.
         limit: Largest number of examples.
     """
 
     def words(prompt: Prompt) -> tuple[str, ...]:
-        return normalised(prompt.text.removesuffix(instruction))
+        return normalized(prompt.text.removesuffix(instruction))
 
     ids: set[str] = set()
     texts: dict[tuple[str, ...], str] = {}

@@ -1,10 +1,9 @@
-"""Countdown: use each given number exactly once, with + - * / and parentheses, and hit the target.
+"""Countdown: use each given number exactly once, with + - * / and parentheses, to reach the target.
 
 A prompt reads ``3,7,9,12=24:``, numbers in ascending order, and a right response is an expression such as
-``12+7*3-9`` and nothing else. Problems are drawn from a seeded generator that starts from a random
-expression, so each of them can be solved. The three splits are disjoint by (multiset of numbers, target):
-the split of a problem is a hash of that key, and depends neither on ``task.seed`` nor on the difficulty mix,
-so no setting can move a test problem into the training of a model.
+``12+7*3-9`` and nothing else. A seeded generator starts from random expressions, so every problem
+has a solution. The splits are disjoint: the split of a problem is a hash of its numbers and target and depends neither
+on ``task.seed`` nor on the difficulty mix, so no setting moves a test problem into training.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from verifiers.task import Prompt, check_split
 from verifiers.verdict import Status, Verdict
 
 Key = tuple[tuple[int, ...], int]
-"""What identifies a problem: its numbers in ascending order, and the target."""
+"""Identifies a problem: its numbers in ascending order, and the target."""
 
 MAX_RESPONSE_CHARS = 128
-"""A longer response is refused unread. Four numbers with every parenthesis take under 40."""
+"""A longer response is unparsable. Four numbers with all parentheses take under 40."""
 
 MAX_DEPTH = 16
-"""Nesting beyond this is refused: far above any use of four numbers, far below Python's recursion limit."""
+"""Deeper nesting is unparsable: far above any use of four numbers, far below Python's recursion limit."""
 
 MAX_DIGITS = 9
-"""Longer numerals are refused before they are converted to an integer."""
+"""Longer numerals are rejected before they are converted to integers."""
 
 MAX_TARGET = 99
 DEFAULT_SIZES = {"train": 8192, "validation": 512, "test": 1024}
@@ -58,17 +57,17 @@ LEVELS: dict[str, Level] = {
 
 
 class ExpressionError(ValueError):
-    """The text is not an arithmetic expression of this task's language."""
+    """The text is not an arithmetic expression of this task."""
 
 
 _TOKEN = re.compile(r" *([0-9]+|[-+*/()])", re.ASCII)
 
 
 def tokenize(text: str) -> list[str]:
-    """Split an expression into numerals, operators and parentheses; ASCII only, spaces may stand between.
+    """Split an expression into numerals, operators and parentheses; ASCII only, spaces allowed between them.
 
     Raises:
-        ExpressionError: Too long, or a character that does not belong.
+        ExpressionError: Too long, or an unexpected character.
     """
     if len(text) > MAX_RESPONSE_CHARS:
         raise ExpressionError(f"longer than {MAX_RESPONSE_CHARS} characters")
@@ -89,7 +88,7 @@ class _Parser:
 
         sum = product {(+|-) product};  product = atom {(*|/) atom};  atom = numeral | (sum)
 
-    There is no unary sign, no exponent and no juxtaposition, so the only numbers are those written out.
+    Without unary signs, exponents and juxtaposition, the only numbers are those written out.
     """
 
     def __init__(self, tokens: list[str]) -> None:
@@ -153,7 +152,7 @@ def evaluate(text: str) -> tuple[Fraction | None, tuple[int, ...]]:
         The value (None if it divides by zero) and the numbers in ascending order, with repetition.
 
     Raises:
-        ExpressionError: ``text`` is no such expression.
+        ExpressionError: ``text`` is not such an expression.
     """
     parser = _Parser(tokenize(text))
     value = parser.sum()
@@ -163,12 +162,12 @@ def evaluate(text: str) -> tuple[Fraction | None, tuple[int, ...]]:
 
 
 def grade(response: str, numbers: Sequence[int], target: int) -> Verdict:
-    """Judge a whole response, which must be one expression and nothing else.
+    """Grade a whole response, which must be one expression and nothing else.
 
     Args:
         response: The model's text, without special tokens.
         numbers: The numbers to use, each exactly once.
-        target: The value to hit.
+        target: The value to reach.
     """
     start = time.perf_counter()
     try:
@@ -205,7 +204,7 @@ class _Term:
 
 
 def _combine(left: _Term, operator: str, right: _Term) -> _Term | None:
-    """Join two subexpressions with few parentheses; None where a value leaves the positive integers."""
+    """Join two subexpressions with few parentheses; None if the value is not a positive integer."""
     rank = _RANK[operator]
     if operator == "+":
         value = left.value + right.value
@@ -224,7 +223,7 @@ def _combine(left: _Term, operator: str, right: _Term) -> _Term | None:
 
 
 def _random_expression(numbers: Sequence[int], rng: random.Random) -> _Term | None:
-    """Join the numbers in random order by random operators; None where that leaves the positive integers."""
+    """Join the numbers in random order by random operators; None if a value is not a positive integer."""
     terms = [_Term(str(number), number, 3) for number in numbers]
     while len(terms) > 1:
         left = terms.pop(rng.randrange(len(terms)))
@@ -252,8 +251,8 @@ def draw_problem(level: str, rng: random.Random) -> tuple[Key, str]:
             return (tuple(sorted(numbers)), term.value), term.text
 
 
-def _careless(key: Key, rng: random.Random) -> str:
-    """An expression that uses the right numbers and misses the target."""
+def _wrong_solution(key: Key, rng: random.Random) -> str:
+    """An expression with the right numbers that misses the target."""
     numbers, target = key
     while True:
         term = _random_expression(numbers, rng)
@@ -262,7 +261,7 @@ def _careless(key: Key, rng: random.Random) -> str:
 
 
 def split_of(key: Key) -> str:
-    """The split of a problem, for ever: 80 % train, 10 % validation, 10 % test, by a hash of its key."""
+    """The split of a problem, fixed for all releases: 80 % train, 10 % validation, 10 % test, by a hash of its key."""
     numbers, target = key
     text = ",".join(map(str, numbers)) + f"={target}"
     bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 10
@@ -270,7 +269,7 @@ def split_of(key: Key) -> str:
 
 
 def prompt_text(numbers: Sequence[int], target: int) -> str:
-    """What the model reads, short because every character is a token: ``3,7,12=24:``."""
+    """The prompt, short because every character is a token: ``3,7,12=24:``."""
     return ",".join(map(str, numbers)) + f"={target}:"
 
 
@@ -279,7 +278,7 @@ def _as_prompt(name: str, key: Key, level: str, demonstration: str | None = None
 
 
 def _some_problems(level: str, split: str, rng: random.Random) -> Iterator[tuple[Key, str]]:
-    """Problems of one level and split, with repetition; finite, so that a search for a new one ends."""
+    """Problems of one level and split, with repetition; finite, so that a search for new ones terminates."""
     for _ in range(DRAWS):
         key, solution = draw_problem(level, rng)
         if split_of(key) == split:
@@ -312,7 +311,7 @@ class Countdown:
         rng = random.Random(f"countdown/{split}/{self.settings.seed}")
         prompts: dict[Key, Prompt] = {}
         for _ in range(size):
-            # The level is kept while a new problem is looked for, so all splits have the same mix.
+            # The level is fixed while searching for a new problem, so all splits have the same mix.
             level = self._level(rng)
             found = next(((k, s) for k, s in _some_problems(level, split, rng) if k not in prompts), None)
             if found is None:
@@ -326,19 +325,19 @@ class Countdown:
         return list(prompts.values())
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judge one response; see ``grade``."""
+        """Grade one response; see ``grade``."""
         return grade(response, prompt.reference["numbers"], prompt.reference["target"])
 
     def expert_solutions(self, seed: int) -> Iterator[tuple[Prompt, str]]:
         """Endless problems of the train split with a solution each, for imitation learning.
 
-        A problem may come again with another solution; validation and test problems never come. With
-        ``task.slips`` above 0, that share of the solutions is careless: the numbers are right, the value is not.
+        A problem may be repeated with another solution; validation and test problems are excluded. With ``task.slips``
+        above 0, that share of the solutions is wrong: the numbers are right, the value is not.
         """
         rng = random.Random(f"countdown/expert/{self.settings.seed}/{seed}")
         for index in itertools.count():
             level = self._level(rng)
             key, solution = next(_some_problems(level, "train", rng))
             if rng.random() < self.settings.slips:
-                solution = _careless(key, rng)
+                solution = _wrong_solution(key, rng)
             yield _as_prompt(f"countdown/expert/{seed}/{index}", key, level), solution

@@ -1,4 +1,4 @@
-"""One field of a row as text: nested names, lists of messages, lists of one element, as public data sets have them."""
+"""Reads a field of a row as text: nested names, lists of messages, lists with one element, as in public data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lookup(fields: Mapping[str, Any], name: str) -> Any:
-    """The value of a field; a dot in the name reads a nested object. None where there is none."""
+    """The value of a field; a dot in the name reads a nested object. None if missing."""
     if name in fields:
         return fields[name]
     head, dot, rest = name.partition(".")
@@ -24,23 +24,23 @@ def lookup(fields: Mapping[str, Any], name: str) -> Any:
 
 
 def single(value: Any) -> Any:
-    """The value itself, the text of a list of messages, or the element of a list that holds one.
+    """The value, the text of a list of messages, or the element of a list with one element.
 
     Raises:
-        ValueError: The list holds several elements or none, or messages other than one user message, perhaps after
-            system messages. The message continues a sentence that begins with the field's name.
+        ValueError: The list has several elements or none, or messages other than optional system messages and one user
+            message. The error message continues a sentence that begins with the field's name.
     """
     if not isinstance(value, list):
         return value
     if value and all(isinstance(item, Mapping) and "role" in item and "content" in item for item in value):
         return _conversation(value)
     if len(value) != 1:
-        raise ValueError(f"is a list of {len(value)} elements; one value is needed, so name a field that holds one")
+        raise ValueError(f"is a list of {len(value)} elements; one value is needed; name a field with one value")
     return value[0]
 
 
 def _conversation(messages: list[Mapping[str, Any]]) -> str:
-    """The text of system messages and of the one user message after them, with a blank line between two."""
+    """The text of the system messages and of the user message, separated by blank lines."""
     roles = [message["role"] for message in messages]
     if roles[-1] != "user" or any(role not in ("system", "developer") for role in roles[:-1]):
         shown = ", ".join(map(str, roles[:6])) + (", ..." if len(roles) > 6 else "")
@@ -67,7 +67,7 @@ def as_text(value: Any, *, numbers: bool, may_be_empty: bool) -> str:
     """The value as text.
 
     Raises:
-        ValueError: It is no text. The message continues a sentence that begins with the field's name.
+        ValueError: It is not text. The error message continues a sentence that begins with the field's name.
     """
     value = single(value)
     if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -75,7 +75,7 @@ def as_text(value: Any, *, numbers: bool, may_be_empty: bool) -> str:
             raise ValueError(f"is {value}; give a finite number or text")
         value = str(value)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
-        raise ValueError("is missing or no text; add it to the line")
+        raise ValueError("is missing or not text; add it to the line")
     if any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise ValueError("holds half of a surrogate pair; write the whole character")
+        raise ValueError("contains half of a surrogate pair; write the whole character")
     return value

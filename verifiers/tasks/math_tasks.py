@@ -1,11 +1,11 @@
-"""Hendrycks MATH (arXiv 2103.03874), MATH-500 (Lightman et al., arXiv 2305.20050) and problems of a user's own.
+"""Hendrycks MATH (arXiv 2103.03874), MATH-500 (Lightman et al., arXiv 2305.20050) and a user's own problems.
 
 ``math`` reads ``math_train.jsonl`` and ``math_test.jsonl`` in ``task.path``: JSON Lines with ``id``, ``problem``,
 ``answer``, ``level`` (1 to 5) and ``subject``. With ``task.math.split: prm800k`` it also reads
 ``math_prm800k_train12k_ids.txt``, the ids of the 12,000 training problems; the other 500 are the test split.
 ``math500`` reads ``math500.jsonl`` for the test split, and the 12,000 for training. ``jsonl`` reads the files that
-``task.jsonl`` names. Everywhere but in files of one's own, the validation split is held out of the training
-problems by a hash of the id.
+``task.jsonl`` names. The validation split is held out of the training problems by a hash of the
+id, unless ``task.jsonl`` names a file for it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ IDS_FILE = "math_prm800k_train12k_ids.txt"
 
 
 class MathTask(FileTask):
-    """What the tasks with mathematical answers share: the prompt's text and the grader."""
+    """Base of the tasks with mathematical answers: the prompt's text and the grader."""
 
     def prompt(self, row: Row, identity: str, problem: str, answer: str, level: str) -> Prompt:
-        """One problem. ``reference`` holds the answer and, where the file gives one, the subject."""
+        """One problem. ``reference`` has the answer and, if the file has one, the subject."""
         reference = {"answer": answer.strip()}
         subject = row.fields.get("subject")
         if isinstance(subject, str) and subject:
@@ -38,15 +38,15 @@ class MathTask(FileTask):
         return Prompt(identity, problem.strip() + self.settings.instruction, reference, level)
 
     def prepare(self) -> str:
-        """Start what the grader needs before the first answer comes, and say so in one line.
+        """Start the grader's processes before the first answer; returns one line for the log.
 
         Raises:
-            RuntimeError: It does not start.
+            RuntimeError: They do not start.
         """
         return prepare()
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judge one response with ``grade_math``, under ``task.math.policy``."""
+        """Grade one response with ``grade_math``, under ``task.math.policy``."""
         return grade_math(
             response,
             prompt.reference["answer"],
@@ -67,18 +67,18 @@ class Math(MathTask):
         self.directory = Directory(settings, files)
 
     def read(self, split: str) -> list[Prompt]:
-        """Problems of a split, without the two of MATH whose answer is empty, of the levels and subjects asked for."""
+        """Problems of a split with the selected levels and subjects, without the two whose answer is empty."""
         if self.settings.math.split == "hendrycks":
             return self._filtered(self._file(TEST_FILE if split == "test" else TRAIN_FILE))
         listed = self.directory.file(IDS_FILE)
         ids = read_ids(listed)
         both = self._file(TRAIN_FILE) + self._file(TEST_FILE)
         missing = ids - {prompt.id for prompt in both}
-        # The two problems without an answer are not in ``both``, and may be named.
+        # The two problems without an answer are not in ``both`` but may be listed.
         if len(missing) > 2:
             raise ValueError(
                 f"{listed} names {len(missing)} problems that neither {TRAIN_FILE} nor {TEST_FILE} "
-                f"holds (such as {min(missing)!r}); give the files that belong together"
+                f"contains (such as {min(missing)!r}); use files of the same version"
             )
         return self._filtered([prompt for prompt in both if (prompt.id in ids) == (split == "train")])
 
@@ -103,7 +103,8 @@ class Math(MathTask):
         if not kept:
             known = sorted({prompt.reference.get("subject", "") for prompt in prompts})
             raise ValueError(
-                f"task.math.levels {levels} and task.math.subjects {subjects} leave no problem; known subjects: {known}"
+                f"task.math.levels {levels} and task.math.subjects {subjects} select no problem; known subjects: "
+                f"{known}"
             )
         return kept
 
@@ -118,7 +119,7 @@ class Math500(Math):
         self.directory = Directory(settings, [MATH500_FILE])
 
     def read(self, split: str) -> list[Prompt]:
-        """The 500 problems, or the 12,000 where their files are there."""
+        """The 500 problems, or the 12,000 from the files of task math."""
         if split == "test":
             return self._filtered(self._file(MATH500_FILE))
         Directory(self.settings, [TRAIN_FILE, TEST_FILE, IDS_FILE])
@@ -138,13 +139,13 @@ class Jsonl(MathTask):
             raise ValueError("task.jsonl names no file; set task.jsonl.train, task.jsonl.validation or task.jsonl.test")
         for split, name in self.files.items():
             if name is not None and not name.startswith(HUB) and not Path(name).is_file():
-                raise ValueError(f"task.jsonl.{split}: no file {name}; give a JSON Lines or Parquet file")
+                raise ValueError(f"task.jsonl.{split}: no file {name}; set it to a JSON Lines or Parquet file")
 
     def read(self, split: str) -> list[Prompt]:
         """All problems of a split's file."""
         name = self.files[split]
         if name is None:
-            raise ValueError(f"task.jsonl.{split} is not set; give the file of the {split} split")
+            raise ValueError(f"task.jsonl.{split} is not set; set it to the file of the {split} split")
         names = self.settings.jsonl
         fields = [names.problem, names.answer] + ([names.level] if names.level is not None else [])
         notes = {getattr(names, key): f"task.jsonl.{key} names the field" for key in ("level", "answer", "problem")}
@@ -165,18 +166,18 @@ class Jsonl(MathTask):
         return prompts
 
     def validation(self) -> list[Prompt] | None:
-        """The validation file's problems, where one is named."""
+        """The problems of the validation file, if there is one."""
         return self.read("validation") if self.files["validation"] is not None else None
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judge one response with the verifier that ``task.jsonl.verifier`` names."""
+        """Grade one response with the verifier ``task.jsonl.verifier``."""
         if self.settings.jsonl.verifier == "math":
             return super().verify(prompt, response)
         return exact(response, prompt.reference["answer"], prose=self.settings.math.policy.prose)
 
 
 def exact(response: str, reference: str, *, prose: bool = True) -> Verdict:
-    """Judge a response by its final answer, which must be the reference letter by letter (blanks are folded)."""
+    """Grade a response by its final answer, which must equal the reference up to whitespace."""
     started = time.perf_counter()
     found = extract(response, prose=prose)
     answers = {" ".join(candidate.split()) for candidate in found.candidates}
@@ -188,13 +189,13 @@ def exact(response: str, reference: str, *, prose: bool = True) -> Verdict:
 
 
 def read_ids(path: Path) -> set[str]:
-    """Ids, one a line.
+    """Ids, one per line.
 
     Raises:
-        ValueError: The file holds none, or one twice.
+        ValueError: The file has none, or a duplicate.
     """
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     ids = set(lines)
     if not ids or len(ids) != len(lines):
-        raise ValueError(f"{path} holds no ids, or one of them twice; give one id a line")
+        raise ValueError(f"{path} contains no ids, or a duplicate; write one id per line")
     return ids

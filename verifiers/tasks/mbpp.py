@@ -37,11 +37,15 @@ class Mbpp(CodeVerifier):
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
         if settings.path is None:
-            raise ValueError(f"task.path is not set; give the directory that holds {' and '.join(set(FILES.values()))}")
+            raise ValueError(
+                f"task.path is not set; set it to the directory that contains {' and '.join(set(FILES.values()))}"
+            )
         self.directory = Path(settings.path)
         for name in FILES.values():
             if not (self.directory / name).is_file():
-                raise ValueError(f"task.path: no file {name} in {self.directory}; give the directory that holds it")
+                raise ValueError(
+                    f"task.path: no file {name} in {self.directory}; set it to the directory that contains it"
+                )
         self._cache: dict[str, list[Prompt]] = {}
 
     def prompts(self, split: str) -> Sequence[Prompt]:
@@ -61,7 +65,7 @@ class Mbpp(CodeVerifier):
         name, problem = text_field(row, ("id",), place), text_field(row, ("problem",), place)
         asserts = row.get("tests")
         if not isinstance(asserts, list) or not asserts or not all(isinstance(line, str) for line in asserts):
-            raise ValueError(f"{place}: the field 'tests' is no list of asserts; give at least one")
+            raise ValueError(f"{place}: the field 'tests' is not a list of asserts; add at least one")
         source = "\n".join([optional_text(row, "test_setup", place), *asserts]).replace("\r\n", "\n")
         try:
             tests = _tests(source, optional_text(row, "solution", place))
@@ -78,15 +82,15 @@ class Mbpp(CodeVerifier):
 
 
 def _tests(source: str, solution: str) -> CodeTests:
-    """The tests with what they take from the reference solution: its imports, and the names that it defines.
+    """The tests, with the imports and defined names of the reference solution that they use.
 
-    The names are listed because some of them hide a built-in (``sum``) or a module, which the tests would else use.
-    The imports come from here and not from the program, which could bring modules of its own making. Without a
-    solution the program brings whatever the tests use.
+    The names are listed because some of them hide a built-in (``sum``) or a module that the tests would otherwise use.
+    The imports are those of the solution, because the program could substitute its own modules. Without a solution the
+    tests use the names and imports of the program.
     """
     tree, body = _parsed(source, "the tests do"), _parsed(solution, "the solution does").body
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
-        raise TestsError("the tests hold no assert; give at least one")
+        raise TestsError("the tests contain no assert; add at least one")
     mentioned = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in mentioned} - {node.id for node in mentioned if isinstance(node.ctx, ast.Store)}
     imports, names = [], []

@@ -1,4 +1,4 @@
-"""Whether a task's references can be matched at all: each, given as the answer, must be judged correct."""
+"""Checks that the grader accepts each reference of a task as the answer to its own problem."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from verifiers.task import Prompt, Task
 
 MAX_SECONDS = 5.0
-"""The check ends after so long, with what it has found until then."""
+"""The check stops after this time and reports what it has found."""
 
 SPREAD = 24
-"""Every 24th reference is checked first, then their neighbours, so that what time allows is spread over the set."""
+"""Every 24th reference is checked first, then the next ones, so that an early stop still covers the whole set."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFailure:
-    """A reference that is not judged equal to itself."""
+    """A reference that the grader does not accept for itself."""
 
     prompt_id: str
     reference: str
@@ -26,18 +26,18 @@ class ReferenceFailure:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceReport:
-    """What the check found; ``checked`` is 0 for tasks whose reference is no answer (programs, Countdown)."""
+    """Result of the check; ``checked`` is 0 for tasks whose reference is not an answer (programs, Countdown)."""
 
     checked: int
     failures: tuple[ReferenceFailure, ...] = ()
 
     @property
     def none_passes(self) -> bool:
-        """Whether no answer to any checked problem could earn a reward."""
+        """Whether every checked reference failed, so that no answer could earn a reward."""
         return self.checked > 0 and len(self.failures) == self.checked
 
     def message(self) -> str:
-        """One line: how many references the verifier cannot match, and the first of them; empty where all pass."""
+        """One line with the number of failures and the first of them; empty if all pass."""
         if not self.failures:
             return ""
         first = self.failures[0]
@@ -50,13 +50,13 @@ class ReferenceReport:
 
 
 def check_references(task: Task, prompts: Sequence[Prompt]) -> ReferenceReport:
-    r"""Judge each reference answer against itself, written as ``\boxed{...}`` or as it is.
+    r"""Grade each reference as an answer to itself, in ``\boxed{...}`` or unchanged.
 
     Args:
-        task: The task whose verifier judges.
-        prompts: Its problems. A reference without the text field ``answer`` is not checked.
+        task: The task with the verifier.
+        prompts: Its problems. References without a text field ``answer`` are skipped.
     """
-    judged: dict[str, str] = {}  # by reference, why it is not judged equal to itself; empty where it is
+    judged: dict[str, str] = {}  # by reference: the reason of the failure, or empty
     failures: list[tuple[int, ReferenceFailure]] = []
     started, checked = time.monotonic(), 0
     order = [position for offset in range(SPREAD) for position in range(offset, len(prompts), SPREAD)]
@@ -77,9 +77,9 @@ def check_references(task: Task, prompts: Sequence[Prompt]) -> ReferenceReport:
 
 
 def _problem(task: Task, prompt: Prompt, answer: str) -> str:
-    """Why a reference is not judged equal to itself; empty where it is."""
+    """The reason why a reference is not accepted for itself; empty if it is."""
     verdict = task.verify(prompt, f"\\boxed{{{answer}}}")
     if verdict.reward != 1.0:
-        # A whole solution as reference boxes or announces its answer itself.
+        # A reference that is a whole solution boxes or announces its answer itself.
         verdict = task.verify(prompt, answer)
     return "" if verdict.reward == 1.0 else verdict.detail or verdict.status.value

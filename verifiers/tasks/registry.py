@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The registry of tasks by name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _jsonl(settings: TaskSettings) -> Task:
     return Jsonl(settings)
 
 
-# Each entry imports its module when asked, so that a task's dependencies load only in runs that use it.
+# Each function imports its module, so that a task's dependencies load only in runs that use it.
 TASKS: dict[str, Callable[[TaskSettings], Task]] = {
     "countdown": _countdown,
     "gsm8k": _gsm8k,
@@ -63,10 +63,10 @@ TASKS: dict[str, Callable[[TaskSettings], Task]] = {
 
 
 def make_task(settings: TaskSettings) -> Task:
-    """The task that ``settings.name`` names.
+    """The task with the name ``settings.name``.
 
     Raises:
-        ValueError: No such task, or its settings cannot be met (message names the key and the remedy).
+        ValueError: Unknown task or unusable settings (the message names the key and the remedy).
     """
     if settings.name not in TASKS:
         raise ValueError(f"task.name is {settings.name!r}; choose one of {', '.join(sorted(TASKS))}")

@@ -1,1 +1,1 @@
-"""Between text and tokens: how a problem is rendered, where a response ends, and how a model is exported."""
+"""Rendering of prompts to tokens, stop tokens, and exported model directories."""

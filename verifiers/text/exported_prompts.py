@@ -1,9 +1,9 @@
-"""An exported model directory answers as it was trained: what a prompt needs is written into its own files.
+"""Makes an exported model directory render prompts as in training.
 
-A user of the export calls ``tokenizer(text)`` or ``apply_chat_template``, or starts a server on the directory, and
-knows nothing of the run. So the system prompt, the values for the chat template, the date and the form of the content
-become defaults of the exported chat template; a tokenizer that appends an end token no longer does; and all stop tokens
-are in generation_config.json. ``bonrl_prompt.json`` says what was used.
+A user of the export calls ``tokenizer(text)`` or ``apply_chat_template``, or starts a server on the directory, without
+the run's configuration. So the system prompt, the values for the chat template, the date and the form of the content
+become defaults of the exported chat template; a tokenizer does not append an end token; all stop tokens are in
+generation_config.json. ``bonrl_prompt.json`` records the settings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PROBE = "How much is one and one?"
 
 
 def finish_export(directory: str | Path, settings: PromptSettings) -> None:
-    """Make a directory with model and tokenizer answer to plain text as the run's prompts were rendered.
+    """Change a directory with model and tokenizer so that it renders prompts as the run did.
 
     Raises:
         ValueError: the chat template cannot render a prompt.
@@ -50,13 +50,13 @@ def finish_export(directory: str | Path, settings: PromptSettings) -> None:
 
 
 def make_readable(directory: Path) -> None:
-    """Give every file the mode 0644: safetensors are written for their owner only, and others are to load them."""
+    """Give every file the mode 0644: safetensors are written readable by their owner only."""
     for file in directory.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 def put_begin_token(directory: Path, first: set[int]) -> None:
-    """Make the tokenizer put BOS before a text, if `first`, with which all recorded prompts began, is only BOS."""
+    """Make the tokenizer put BOS before a text if all recorded prompts began with it (`first` is {BOS})."""
     from tokenizers import Tokenizer, processors
     from transformers import AutoTokenizer
 
@@ -74,9 +74,9 @@ def put_begin_token(directory: Path, first: set[int]) -> None:
 
 
 def template_defaults(renderer: PromptRenderer) -> str:
-    """Jinja statements that give a chat template, unless its user says otherwise, what the run gave it; may be empty.
+    """Jinja statements that set the run's values as defaults of a chat template; may be empty.
 
-    They write nothing, and end without a line break: the first one after a statement is not written either.
+    They produce no output. They do not end in a line break, because Jinja drops the first one after a statement.
     """
     settings = renderer.settings
     lines = [
@@ -102,7 +102,7 @@ def template_defaults(renderer: PromptRenderer) -> str:
 
 
 def _clock(day: dt.date) -> str:
-    """A macro in the place of the clock that writes every date of `day`."""
+    """A macro that replaces ``strftime_now`` and formats `day`."""
     midnight = dt.datetime.combine(day, dt.time())
     known = "".join(
         f" | replace({_literal('%' + directive)}, {_literal(midnight.strftime('%' + directive))})"
@@ -112,7 +112,7 @@ def _clock(day: dt.date) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as Jinja reads it. Its strings know the escapes of JSON, as long as no character becomes two of them."""
+    """A value as a Jinja literal. Jinja reads JSON's escapes, except surrogate pairs: non-ASCII stays unescaped."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, Mapping):
@@ -131,7 +131,7 @@ def _write_template(directory: Path, template: str) -> None:
 
 
 def _leave_out_end_token(directory: Path) -> None:
-    """Change a tokenizer that appends an end token to a text: prompts were trained without it."""
+    """Change a tokenizer that appends an end token: prompts in training had none."""
     settings, tokenizer = (_read_json(directory / name) for name in ("tokenizer_config.json", "tokenizer.json"))
     if settings.get("add_eos_token"):
         _write_json(directory / "tokenizer_config.json", settings | {"add_eos_token": False})
@@ -147,7 +147,7 @@ def _leave_out_end_token(directory: Path) -> None:
 
 
 def _write_stop_tokens(directory: Path) -> None:
-    """All tokens at which sampling stopped, where plain generation reads them."""
+    """Write all stop tokens of sampling to generation_config.json."""
     stops, file = stop_token_ids(directory), directory / "generation_config.json"
     settings = _read_json(file)
     written = settings.get("eos_token_id")

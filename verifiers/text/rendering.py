@@ -1,8 +1,8 @@
-"""From the text of a problem to the token ids that the model is given: one way for all of bonrl.
+"""Renders the text of a problem to token ids, in the same way for all of bonrl.
 
 Training, evaluation, imitation, learned verifiers and the export all use :class:`PromptRenderer`. A chat template is a
-program that came with the model: it may demand a system turn or forbid it, read the content of a turn as text or as a
-list of parts, ask for today's date, or fail. Whatever it does, the problem's text must be in what it renders.
+program that comes with the model: it may require or forbid a system turn, read the content of a turn as text or as a
+list of parts, ask for today's date, or fail. In all cases the problem's text must be in the result.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PromptSettings(Protocol):
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """The settings of rendering alone, where there is no task; the fields are those of the section ``task``."""
+    """Settings of rendering without a task; the fields are those of the section ``task``."""
 
     template: str = "plain"
     system_prompt: str | None = None
@@ -58,10 +58,10 @@ class PromptRenderer:
     Args:
         tokenizer: a Hugging Face tokenizer.
         settings: ``template`` is ``plain`` (the ids of ``tokenizer(text)``, without an end token) or ``chat`` (a system
-            turn where ``system_prompt`` is set, a user turn, and the opening of the assistant's).
+            turn if ``system_prompt`` is set, a user turn, and the opening of the assistant's).
 
     Raises:
-        ValueError: an unknown template, or ``chat`` with a tokenizer that has no chat template to choose.
+        ValueError: an unknown template, or ``chat`` with a tokenizer without a usable chat template.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: PromptSettings) -> None:
@@ -70,32 +70,32 @@ class PromptRenderer:
         self.settings = settings
         self._tokenizer = tokenizer
         self.chat_template = chosen_template(tokenizer) if settings.template == "chat" else None
-        self.parts: tuple[str, ...] = ()  # the roles whose content the template read as a list of parts
-        self.reads_clock = False  # whether the template asked for the date of today
+        self.parts: tuple[str, ...] = ()  # the roles whose content the template reads as a list of parts
+        self.reads_clock = False  # whether the template asked for today's date
 
     def __call__(self, text: str) -> list[int]:
-        """Token ids of a prompt, ready for the sampler: nothing is added to them later.
+        """Token ids of a prompt, complete: nothing is added later.
 
         Raises:
-            ValueError: the chat template fails, or leaves the problem or the system prompt out.
+            ValueError: the chat template fails, or omits the problem or the system prompt.
         """
         if self.chat_template is None:
             return _encode_plain(text, self._tokenizer)
         return list(self._tokenizer.encode(self.chat_text(text), add_special_tokens=False))
 
     def chat_text(self, text: str) -> str:
-        """What the chat template makes of a problem; special tokens are in it as text."""
+        """The output of the chat template for a problem, with special tokens as text."""
         failure: Exception | None = None
         for parts in dict.fromkeys((self.parts, *_PARTS_OF_TURNS)):
             try:
                 rendered = self._apply(text, parts, self.settings.system_prompt)
-            except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
+            except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
                 failure = failure or error
                 continue
-            if _holds(rendered, text, self.settings.system_prompt):
+            if _contains_turns(rendered, text, self.settings.system_prompt):
                 self.parts = parts
                 return rendered
-        raise ValueError(self._refusal(text, failure))
+        raise ValueError(self._error_message(text, failure))
 
     def _apply(self, text: str, parts: tuple[str, ...], system: str | None) -> str:
         turns = ([] if system is None else [("system", system)]) + [("user", text)]
@@ -114,19 +114,23 @@ class PromptRenderer:
         )
 
     def _strftime(self, directives: str) -> str:
-        """The clock that templates see: midnight of the run's date."""
+        """The clock for templates: midnight of the run's date."""
         self.reads_clock = True
         return dt.datetime.combine(self.settings.date or dt.date.today(), dt.time()).strftime(directives)
 
-    def _refusal(self, text: str, failure: Exception | None) -> str:
+    def _error_message(self, text: str, failure: Exception | None) -> str:
         system = self.settings.system_prompt
         if system is None and self._renders(text, "You are a helpful assistant."):
-            remedy = "it demands a system turn: set task.system_prompt"
+            remedy = "it requires a system turn: set task.system_prompt"
         elif system is not None and self._renders(text, None):
-            remedy = "it takes no system turn: leave task.system_prompt out and put its text into task.instruction"
+            remedy = (
+                "it does not accept a system turn: remove task.system_prompt and put its text into task.instruction"
+            )
         else:
-            remedy = "set task.template=plain, or give the model a chat template that can"
-        reason = f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "what it renders lacks their text"
+            remedy = "set task.template=plain, or use a model with another chat template"
+        reason = (
+            f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "their text is missing in the output"
+        )
         return (
             f"task.template is 'chat' but the model's chat template cannot render the turns of a prompt: {reason}; "
             f"{remedy}"
@@ -136,15 +140,15 @@ class PromptRenderer:
         for parts in _PARTS_OF_TURNS:
             try:
                 rendered = self._apply(text, parts, system)
-            except Exception:  # noqa: BLE001, S112 - only whether it works is asked
+            except Exception:  # noqa: BLE001, S112 - only tests whether it works
                 continue
-            if _holds(rendered, text, system):
+            if _contains_turns(rendered, text, system):
                 return True
         return False
 
 
 def render(prompt: Prompt, tokenizer: Tokenizer, settings: PromptSettings) -> list[int]:
-    """Token ids of one prompt; of many, keep a :class:`PromptRenderer`."""
+    """Token ids of one prompt; for many, keep a :class:`PromptRenderer`."""
     return PromptRenderer(tokenizer, settings)(prompt.text)
 
 
@@ -152,7 +156,7 @@ def chosen_template(tokenizer: Tokenizer) -> str:
     """The chat template of a tokenizer: its only one, or the one named ``default``.
 
     Raises:
-        ValueError: it has none, or several of which none is the default.
+        ValueError: it has none, or several without a default.
     """
     templates = tokenizer.chat_template
     if not templates:
@@ -174,17 +178,17 @@ def chosen_template(tokenizer: Tokenizer) -> str:
 def rendering_warnings(
     tokens: Sequence[int], tokenizer: Any, settings: PromptSettings, vocabulary: int | None
 ) -> list[str]:
-    """What is doubtful about a tokenizer and a prompt that it rendered, each a line with the remedy.
+    """Warnings about a tokenizer and a prompt that it rendered, one line each with the remedy.
 
     Args:
         tokens: ids of one prompt of the run.
-        vocabulary: rows of the model's embedding; None where they are not known.
+        vocabulary: rows of the model's embedding; None if not known.
     """
     warnings = []
     if vocabulary is not None and len(tokenizer) > vocabulary:
         warnings.append(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocabulary}: a prompt that holds one "
-            "of the others is refused; give the model its own tokenizer"
+            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocabulary}: a prompt with one "
+            "of the others is an error; use the model's own tokenizer"
         )
     bos = getattr(tokenizer, "bos_token_id", None)
     unused = bos is not None and bos != getattr(tokenizer, "eos_token_id", None) and bos not in tokens
@@ -197,21 +201,21 @@ def rendering_warnings(
 
 
 def token_problem(prompt_id: str, tokens: Sequence[int], vocabulary: int | None) -> str | None:
-    """Why these token ids cannot be a prompt: there are none, or the model has no embedding for one of them."""
+    """The reason why these token ids cannot be a prompt: none, or one without an embedding; else None."""
     if not tokens:
-        return f"prompt {prompt_id!r} has no tokens; give it a text, or set task.template=chat"
+        return f"prompt {prompt_id!r} has no tokens; add text, or set task.template=chat"
     if vocabulary is not None and max(tokens) >= vocabulary:
         return (
             f"prompt {prompt_id!r} has the token {max(tokens)}, and the model's vocabulary has {vocabulary} tokens; "
-            "give the model of model.path its own tokenizer"
+            "use the tokenizer of the model in model.path"
         )
     return None
 
 
-def _holds(rendered: str, text: str, system: str | None) -> bool:
-    """Whether the texts of all turns are in what a template rendered. Templates trim them, or write them with escapes.
+def _contains_turns(rendered: str, text: str, system: str | None) -> bool:
+    """Whether the texts of all turns are in the output of a template, which may trim or escape them.
 
-    A list of parts that was printed as it is does not count.
+    A list of parts printed literally does not count.
     """
     if _PRINTED_PARTS in rendered:
         return False
@@ -227,7 +231,7 @@ def _letters(text: str) -> str:
 
 
 def _encode_plain(text: str, tokenizer: Tokenizer) -> list[int]:
-    """What ``tokenizer(text)`` gives every user of the model; an end token that it appends would end the answer."""
+    """The ids of ``tokenizer(text)`` without an end token, after which the model would not answer."""
     tokens = list(tokenizer.encode(text, add_special_tokens=True))
     bare = list(tokenizer.encode(text, add_special_tokens=False))
     if not bare:

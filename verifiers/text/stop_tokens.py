@@ -1,7 +1,8 @@
-"""Which tokens of a model directory end a response, and which of them are no part of its text.
+"""The tokens of a model directory that end a response, and those that are not part of its text.
 
 Released models name their end token in up to four places that do not always agree: generation_config.json, config.json,
-the tokenizer, and the chat template. Sampling stops at any of them. Files are read as JSON: no library is imported.
+the tokenizer, and the chat template. Sampling stops at any of them. Files are read as JSON, without importing a
+library.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TURN_ENDS = (
     "<|END_OF_TURN_TOKEN|>",
     "<|end_of_turn|>",
 )
-# In a template with channels, `<|end|>` ends a message of the turn, such as the reasoning, and not the turn.
+# In a template with channels, `<|end|>` ends a message such as the reasoning, not the turn.
 _CHANNEL, _MESSAGE_END = "<|channel|>", "<|end|>"
 _NAMED = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id")
 
@@ -45,7 +46,7 @@ def stop_token_ids(directory: str | Path) -> list[int]:
 def end_token_id(tokenizer: Any, directory: str | Path, template: str) -> int | None:
     """The token after a response that is imitated: with ``chat`` the end of a turn, else the tokenizer's end token.
 
-    The first of the other stop tokens where there is neither; None where the model has none at all.
+    The first of the other stop tokens if there is neither; None if the model has none.
     """
     stops, ids = stop_token_ids(directory), _added_tokens(Path(directory))
     turns = [ids[name] for name in _turn_ends(chat_templates(directory)) if name in ids] if template == "chat" else []
@@ -53,16 +54,16 @@ def end_token_id(tokenizer: Any, directory: str | Path, template: str) -> int | 
 
 
 def frame_tokens(tokenizer: Any, directory: str | Path) -> frozenset[int]:
-    """Ids that are no part of a response's text: begin, end, end of turn, padding, unknown.
+    """Ids that are not part of a response's text: begin, end, end of turn, padding, unknown.
 
-    Other special tokens are: models write tags such as ``</think>`` with them.
+    Other special tokens are part of it: models write tags such as ``</think>`` with them.
     """
     named = {getattr(tokenizer, name, None) for name in _NAMED}
     return frozenset({*stop_token_ids(directory), *(token for token in named if token is not None)})
 
 
 def chat_templates(directory: str | Path) -> str:
-    """The text of all chat templates of a model directory; empty where it has none."""
+    """The text of all chat templates of a model directory; empty if it has none."""
     directory = Path(directory)
     named = _read(directory / "tokenizer_config.json").get("chat_template") or ""
     texts = [named] if isinstance(named, str) else [entry["template"] for entry in named]
@@ -74,7 +75,7 @@ def chat_templates(directory: str | Path) -> str:
 def decode_responses(tokenizer: Any, responses: Sequence[list[int]], frame: Collection[int]) -> list[str]:
     """Texts as the model wrote them, without the tokens of the frame.
 
-    Not by `skip_special_tokens`: it removes tags as well, and a box inside the reasoning would be read as the answer.
+    `skip_special_tokens` would also remove reasoning tags, and a box inside the reasoning would be read as the answer.
     """
     written = [[token for token in tokens if token not in frame] for tokens in responses]
     return list(tokenizer.batch_decode(written, skip_special_tokens=False))
@@ -102,7 +103,7 @@ def _added_tokens(directory: Path) -> dict[str, int]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is no such file."""
+    """The JSON object in a file; empty if there is no file."""
     if not file.is_file():
         return {}
     try:

@@ -45,7 +45,7 @@ def test_no_file_and_no_rows(tmp_path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         read_jsonl(tmp_path / "none")
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(ValueError, match="holds no samples"):
+    with pytest.raises(ValueError, match="contains no samples"):
         read_jsonl(tmp_path / "empty")
 
 
