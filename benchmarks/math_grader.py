@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verifiers.mathematics import host
 from verifiers.mathematics.grader import grade_math
+from verifiers.mathematics.symbolic import host
 
 DOUBTFUL = Path(__file__).with_name("math_grader_doubtful.jsonl")
 DISAGREEMENTS = Path(__file__).with_name("math_grader_disagreements.jsonl")

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 _end: ContextVar[float] = ContextVar("end")  # on the monotonic clock
 
 
-class OutOfTime(Exception):
+class DeadlineExceeded(Exception):
     """The answer's time is up."""
 
 
@@ -28,7 +28,7 @@ def within(seconds: float) -> Iterator[None]:
         _end.reset(token)
 
 
-def left() -> float:
+def remaining() -> float:
     """Seconds that are left; at least 0."""
     return max(0.0, _end.get(math.inf) - time.monotonic())
 
@@ -36,4 +36,4 @@ def left() -> float:
 def check() -> None:
     """Raise OutOfTime where no time is left."""
     if time.monotonic() > _end.get(math.inf):
-        raise OutOfTime
+        raise DeadlineExceeded

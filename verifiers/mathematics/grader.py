@@ -7,15 +7,32 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verifiers.mathematics import deadline, foreign_units, host, numeric, units
-from verifiers.mathematics.compare import SCALARS, Comparison, is_unreduced
-from verifiers.mathematics.extraction import Extraction, boxes, extract, has_tag, is_bare, without_emphasis
-from verifiers.mathematics.normalisation import normalise, squeeze
-from verifiers.mathematics.numeric import Evaluator, Undefined, variables
+from verifiers.mathematics import deadline
+from verifiers.mathematics.answers.extraction import (
+    Extraction,
+    boxes,
+    extract,
+    has_tag,
+    is_bare_answer,
+    without_emphasis,
+)
+from verifiers.mathematics.comparison import numeric
+from verifiers.mathematics.comparison.compare import SCALARS, Comparison, is_unreduced
+from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, variables
+from verifiers.mathematics.comparison.rewriting import simplify_relation
+from verifiers.mathematics.parsing import foreign_units, units
+from verifiers.mathematics.parsing.answer import (
+    ParsedAnswer,
+    choice,
+    decimal_comma,
+    exceeded_limit,
+    parse_answer,
+    unwrap_text,
+)
+from verifiers.mathematics.parsing.normalization import normalize, without_spaces
+from verifiers.mathematics.parsing.syntax import MAX_ANSWER_CHARS, MAX_DIGITS, Node, Unsupported, number
 from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
-from verifiers.mathematics.reading import Reading, choice, decimal_comma, read, unwrap_text, within_caps
-from verifiers.mathematics.shapes import reduce_relation
-from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, MAX_DIGITS, Node, Unsupported, number
+from verifiers.mathematics.symbolic import host
 from verifiers.reasoning import after_reasoning
 from verifiers.verdict import Status, Verdict
 
@@ -78,27 +95,27 @@ def grade_math(
     try:
         with deadline.within(timeout_s):
             return _grade(prediction, reference, policy, question, started)
-    except deadline.OutOfTime:
+    except deadline.DeadlineExceeded:
         return _verdict(Status.TIMEOUT, None, started, f"no verdict within {timeout_s:g} s")
 
 
 def _grade(prediction: str, reference: str, policy: MathPolicy, question: str | None, started: float) -> Verdict:
     found = extract(prediction, prose=policy.prose)
     truth = _reference_text(reference)
-    if not normalise(truth):
+    if not normalize(truth):
         return Verdict.failed("the reference is empty", seconds=time.perf_counter() - started)
-    answer, problem = _chosen(found, policy)
+    answer, problem = _select_candidate(found, policy)
     if answer is None:
         return _verdict(Status.UNPARSABLE, None, started, problem)
-    problem = within_caps(answer)
+    problem = exceeded_limit(answer)
     if problem:
         return _verdict(Status.UNPARSABLE, None, started, problem)
-    if not normalise(answer):
+    if not normalize(answer):
         return _verdict(Status.UNPARSABLE, None, started, "the answer is empty")
-    ours, theirs = _read(answer, policy), _read_reference(truth, policy)
+    ours, theirs = _parse_answer(answer, policy), _parse_reference(truth, policy)
     spelling = canonical(ours, answer)
     decision = _decide(answer, truth, ours, theirs, policy)
-    if question is not None and decision.right is not False and _repeats(ours, theirs, question):
+    if question is not None and decision.right is not False and _copies_question(ours, theirs, question):
         return _verdict(Status.WRONG, spelling, started, "the answer repeats an expression of the question")
     if decision.right is not None:
         return _verdict(Status.CORRECT if decision.right else Status.WRONG, spelling, started, decision.detail)
@@ -109,8 +126,8 @@ def _verdict(status: Status, answer: str | None, started: float, detail: str = "
     return Verdict.binary(status, answer=answer, seconds=time.perf_counter() - started, detail=detail)
 
 
-def _read(text: str, policy: MathPolicy) -> Reading:
-    return read(text, keep_case=policy.letter_case)
+def _parse_answer(text: str, policy: MathPolicy) -> ParsedAnswer:
+    return parse_answer(text, keep_case=policy.letter_case)
 
 
 def _reference_text(reference: str) -> str:
@@ -119,7 +136,7 @@ def _reference_text(reference: str) -> str:
     found = boxes(reference)
     if found:
         return ", ".join(dict.fromkeys(found))
-    if is_bare(reference) and not has_tag(reference):
+    if is_bare_answer(reference) and not has_tag(reference):
         return without_emphasis(reference)
     answer = extract(reference, prose="$" in reference).candidates
     return answer[-1] if answer else reference
@@ -129,7 +146,7 @@ MAX_DISTINCT = 16
 """More different boxes than this are no answer: they are compared pair by pair."""
 
 
-def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
+def _select_candidate(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
     """The one candidate that is judged: several different boxes become a list, or the last counts (a policy)."""
     if not found.candidates:
         return None, found.detail
@@ -137,35 +154,38 @@ def _chosen(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
         return found.candidates[-1], ""
     distinct: dict[str, str] = {}
     for candidate in found.candidates:
-        if within_caps(candidate):
+        if exceeded_limit(candidate):
             return None, "a box is beyond the caps"
-        key = squeeze(normalise(candidate))
+        key = without_spaces(normalize(candidate))
         distinct.setdefault(key, candidate)
     if len(distinct) == 1:
         return found.candidates[-1], ""
     if len(distinct) > MAX_DISTINCT or sum(map(len, distinct.values())) > MAX_ANSWER_CHARS:
         return None, f"more than {MAX_DISTINCT} different boxes, or {MAX_ANSWER_CHARS} characters in them"
     # A placeholder such as \boxed{?} or \boxed{answer} beside a formula is no second answer; words set as text are.
-    readings = {candidate: _read(candidate, policy) for candidate in distinct.values()}
-    last = readings[distinct[squeeze(normalise(found.candidates[-1]))]]
+    parsed_answers = {candidate: _parse_answer(candidate, policy) for candidate in distinct.values()}
+    last = parsed_answers[distinct[without_spaces(normalize(found.candidates[-1]))]]
     if not last.is_text:
         kept = [
             candidate
-            for candidate, reading in readings.items()
-            if reading.node is not None or reading.symbolic or (reading.words and "\\text" in normalise(candidate))
+            for candidate, parsed in parsed_answers.items()
+            if parsed.node is not None or parsed.symbolic or (parsed.words and "\\text" in normalize(candidate))
         ]
     else:
-        kept = list(readings)
+        kept = list(parsed_answers)
     merged: list[str] = []
     for candidate in kept:
-        if not any(_decide(candidate, other, readings[candidate], readings[other], policy).right for other in merged):
+        if not any(
+            _decide(candidate, other, parsed_answers[candidate], parsed_answers[other], policy).right
+            for other in merged
+        ):
             merged.append(candidate)
     return (merged[0] if len(merged) == 1 else ", ".join(merged)), ""
 
 
-def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: MathPolicy) -> _Decision:
+def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy) -> _Decision:
     """The exact path."""
-    if squeeze(normalise(answer)) == squeeze(normalise(truth)):
+    if without_spaces(normalize(answer)) == without_spaces(normalize(truth)):
         return _Decision(True)
     conflict, ratio = _units(ours.unit, theirs.unit, policy)
     if conflict:
@@ -178,7 +198,7 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     if chosen is not None:
         return chosen
     if theirs.node is not None and theirs.node.kind == "based" and policy.base_optional:
-        if squeeze(ours.text).upper() == theirs.node.value[0]:
+        if without_spaces(ours.text).upper() == theirs.node.value[0]:
             return _Decision(True)
     if ours.is_text or theirs.is_text:
         same = ours.words is not None and theirs.words is not None and _singular(ours.words) == _singular(theirs.words)
@@ -194,7 +214,7 @@ def _decide(answer: str, truth: str, ours: Reading, theirs: Reading, policy: Mat
     return _compare(ours, theirs, policy, ratio)
 
 
-def _counts_differ(ours: Reading, theirs: Reading) -> str:
+def _counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
     """Why a number of things is not the other side's: other things, or a share of them; empty where it may be."""
     if ours.unit and theirs.unit and not set(_words(ours.unit)) & set(_words(theirs.unit)):
         return f"counts {ours.unit!r} and not {theirs.unit!r}"
@@ -209,26 +229,28 @@ def _words(text: str) -> list[str]:
 _VALUED_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J]\)?[).:]?\s*\}|\(?[A-J](?:\)[.:]?|[.:])\s")
 
 
-def _decide_choice(answer: str, truth: str, theirs: Reading, policy: MathPolicy) -> _Decision | None:
+def _decide_choice(answer: str, truth: str, theirs: ParsedAnswer, policy: MathPolicy) -> _Decision | None:
     """Answers that name a choice, with its value or without: ``(B) 12``, ``B``, ``12``; None where neither does."""
     letter = theirs.words if theirs.words is not None and len(theirs.words) == 1 and theirs.words.isupper() else None
     ours_choice = choice(answer)
     if letter is not None:
         return None if ours_choice is None else _Decision(ours_choice[0] == letter)
-    theirs_choice = choice(truth) if _VALUED_CHOICE.match(normalise(truth)) else None
+    theirs_choice = choice(truth) if _VALUED_CHOICE.match(normalize(truth)) else None
     if theirs_choice is None:
-        if ours_choice is None or not _VALUED_CHOICE.match(normalise(answer)):
+        if ours_choice is None or not _VALUED_CHOICE.match(normalize(answer)):
             return None
-        return _decide(ours_choice[1], truth, _read(ours_choice[1], policy), theirs, policy)
+        return _decide(ours_choice[1], truth, _parse_answer(ours_choice[1], policy), theirs, policy)
     letter, value = theirs_choice
     if ours_choice is None:
-        ours_text = unwrap_text(normalise(answer)).strip(" ().")
+        ours_text = unwrap_text(normalize(answer)).strip(" ().")
         if len(ours_text) == 1 and ours_text in "ABCDEFGHIJ":
             return _Decision(ours_text == letter)
-        return _decide(answer, value, _read(answer, policy), _read_reference(value, policy), policy)
+        return _decide(answer, value, _parse_answer(answer, policy), _parse_reference(value, policy), policy)
     if ours_choice[0] != letter:
         return _Decision(False, f"choice {ours_choice[0]} and not {letter}")
-    return _decide(ours_choice[1], value, _read(ours_choice[1], policy), _read_reference(value, policy), policy)
+    return _decide(
+        ours_choice[1], value, _parse_answer(ours_choice[1], policy), _parse_reference(value, policy), policy
+    )
 
 
 def _singular(words: str) -> str:
@@ -236,17 +258,17 @@ def _singular(words: str) -> str:
     return re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", words)
 
 
-def _read_reference(text: str, policy: MathPolicy) -> Reading:
+def _parse_reference(text: str, policy: MathPolicy) -> ParsedAnswer:
     """A reference, or what its last equation sign announces where the whole is no formula."""
-    reading = _read(text, policy)
-    if reading.node is None and not reading.symbolic and not reading.is_text and "=" in reading.text:
-        last = _read(reading.text.rpartition("=")[2], policy)
+    parsed = _parse_answer(text, policy)
+    if parsed.node is None and not parsed.symbolic and not parsed.is_text and "=" in parsed.text:
+        last = _parse_answer(parsed.text.rpartition("=")[2], policy)
         if last.node is not None:
             return last
-    return reading
+    return parsed
 
 
-def _compare(ours: Reading, theirs: Reading, policy: MathPolicy, ratio: Fraction) -> _Decision:
+def _compare(ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy, ratio: Fraction) -> _Decision:
     assert ours.node is not None and theirs.node is not None
     radians = any(unit is not None and unit.powers == (("angle", 1),) for unit in _measures(ours, theirs))
     comparison = Comparison(policy, f"{ours.text}\n{theirs.text}", degree_signs=radians)
@@ -280,8 +302,8 @@ def _compare(ours: Reading, theirs: Reading, policy: MathPolicy, ratio: Fraction
 _DECIMAL_REFERENCE = re.compile(r"-?0,\d{3,}")
 
 
-def _measures(*readings: Reading) -> list[units.Measure | None]:
-    return [units.measure(reading.unit) for reading in readings]
+def _measures(*parsed_answers: ParsedAnswer) -> list[units.Measure | None]:
+    return [units.measure(parsed.unit) for parsed in parsed_answers]
 
 
 def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
@@ -302,9 +324,9 @@ def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
     return "", left.size / right.size if left and right else Fraction(1)
 
 
-def _symbolic(ours: Reading, theirs: Reading, spelling: str, started: float) -> Verdict:
+def _symbolic(ours: ParsedAnswer, theirs: ParsedAnswer, spelling: str, started: float) -> Verdict:
     try:
-        outcome, detail = host.shared().ask(value_parts(ours.text), value_parts(theirs.text)[-1], deadline.left())
+        outcome, detail = host.shared().ask(value_parts(ours.text), value_parts(theirs.text)[-1], deadline.remaining())
     except host.HostError as error:
         return Verdict.failed(str(error), seconds=time.perf_counter() - started)
     status = {
@@ -340,12 +362,12 @@ def value_parts(text: str) -> list[str]:
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]{1,20}\}|\w))?(?:\([A-Za-z, ]{1,10}\))?")
 
 
-def canonical(reading: Reading, answer: str) -> str:
+def canonical(parsed: ParsedAnswer, answer: str) -> str:
     """One spelling for answers of the same rational value, so that they count as one vote; else the normalised text."""
-    if reading.words is not None and reading.node is None:
-        return reading.words
+    if parsed.words is not None and parsed.node is None:
+        return parsed.words
     try:
-        node = None if reading.node is None else reduce_relation(reading.node)
+        node = None if parsed.node is None else simplify_relation(parsed.node)
         if node is not None and node.kind == "named":
             node = node.args[0]
         if node is not None and node.kind in SCALARS and not variables(node):
@@ -353,11 +375,13 @@ def canonical(reading: Reading, answer: str) -> str:
             if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator) < 10**MAX_DIGITS:
                 return str(value)
     except (Undefined, Unsupported):
-        return squeeze(normalise(answer))  # a value that is out of range or does not exist: the text stands for itself
-    return squeeze(normalise(answer))
+        return without_spaces(
+            normalize(answer)
+        )  # a value that is out of range or does not exist: the text stands for itself
+    return without_spaces(normalize(answer))
 
 
-def _repeats(ours: Reading, theirs: Reading, question: str) -> bool:
+def _copies_question(ours: ParsedAnswer, theirs: ParsedAnswer, question: str) -> bool:
     """Whether an answer is an unevaluated expression copied from the question, while the reference is another one.
 
     A number, a reduced fraction, a name or a structure such as a tuple may well stand in the question and be right.
@@ -367,7 +391,7 @@ def _repeats(ours: Reading, theirs: Reading, question: str) -> bool:
     node = ours.node.args[0] if ours.node.kind in ("neg", "percent", "degree") else ours.node
     if node.kind in ("num", "const", "var") or (_is_fraction(node) and not is_unreduced(node)):
         return False
-    return squeeze(ours.text) in squeeze(normalise(question))
+    return without_spaces(ours.text) in without_spaces(normalize(question))
 
 
 def _is_fraction(node: Node) -> bool:

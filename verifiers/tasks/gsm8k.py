@@ -11,11 +11,11 @@ import re
 import time
 from fractions import Fraction
 
-from verifiers.mathematics.extraction import denied, extract, final_part, without_emphasis
+from verifiers.mathematics.answers.extraction import extract, final_part, is_negated, without_emphasis
 from verifiers.mathematics.grader import canonical
-from verifiers.mathematics.normalisation import normalise
-from verifiers.mathematics.reading import read
-from verifiers.mathematics.units import without_currency
+from verifiers.mathematics.parsing.answer import parse_answer
+from verifiers.mathematics.parsing.normalization import normalize
+from verifiers.mathematics.parsing.units import without_currency
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.tasks.datasets import Directory, FileTask, Row, read_rows
@@ -74,13 +74,13 @@ def extract_number(response: str) -> Fraction | None:
 
 def _value(text: str) -> Fraction | None:
     r"""The number in a line: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
-    text = normalise(without_currency(without_emphasis(text))[0]) if len(text) <= MAX_LINE_CHARS else ""
+    text = normalize(without_currency(without_emphasis(text))[0]) if len(text) <= MAX_LINE_CHARS else ""
     plain = parse_number(text)
     if plain is not None or not text:
         return plain
-    reading = read(text.rstrip("%"))
-    if reading.node is not None and not _RATIO.search(text):
-        answer = canonical(reading, text)
+    parsed = parse_answer(text.rstrip("%"))
+    if parsed.node is not None and not _RATIO.search(text):
+        answer = canonical(parsed, text)
         return Fraction(answer) if _FRACTION.fullmatch(answer) else None
     return _only_number(text)
 
@@ -90,7 +90,7 @@ _FRACTION = re.compile(r"-?\d{1,40}(?:/\d{1,40})?")
 
 def _only_number(text: str) -> Fraction | None:
     found = list(_NUMBER.finditer(text))
-    if len({match.group() for match in found}) != 1 or denied(text, found[-1].start()):
+    if len({match.group() for match in found}) != 1 or is_negated(text, found[-1].start()):
         return None
     adjacent = text[: found[-1].start()][-1:] + text[found[-1].end() :][:1]
     return None if set(adjacent) & set("/*^:_\\=") else parse_number(found[-1].group())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from verifiers.mathematics.extraction import extract
+from verifiers.mathematics.answers.extraction import extract
 from verifiers.mathematics.grader import grade_math, prepare
 from verifiers.settings import JsonlSettings, TaskSettings
 from verifiers.task import Prompt

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verifiers import Status, grade_math
-from verifiers.mathematics import host
 from verifiers.mathematics.grader import value_parts
-from verifiers.mathematics.normalisation import normalise
+from verifiers.mathematics.parsing.normalization import normalize
+from verifiers.mathematics.symbolic import host
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
 DOUBTFUL = Path(__file__).parents[3] / "benchmarks" / "math_grader_doubtful.jsonl"
@@ -35,7 +35,7 @@ def _warm() -> Iterator[None]:
 
 def symbolic(prediction: str, reference: str) -> bool | None:
     """math-verify's opinion, None where it has none in time."""
-    outcome, _ = host.shared().ask(value_parts(normalise(prediction)), normalise(reference), 5.0)
+    outcome, _ = host.shared().ask(value_parts(normalize(prediction)), normalize(reference), 5.0)
     return {"equal": True, "different": False}.get(outcome)
 
 

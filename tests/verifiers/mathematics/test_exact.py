@@ -310,7 +310,7 @@ def _no_host(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the symbolic path was asked")
 
-    monkeypatch.setattr("verifiers.mathematics.host.Hosts.ask", refuse)
+    monkeypatch.setattr("verifiers.mathematics.symbolic.host.HostPool.ask", refuse)
 
 
 @pytest.mark.parametrize(("prediction", "reference"), flat(RIGHT))

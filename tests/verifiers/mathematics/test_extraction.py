@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from verifiers import Status, grade_math
-from verifiers.mathematics.extraction import extract
+from verifiers.mathematics.answers.extraction import extract
 
 
 @pytest.mark.parametrize(

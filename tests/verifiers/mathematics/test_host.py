@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from verifiers import Status, TaskSettings, Verdict, grade_math, make_task
-from verifiers.mathematics import host, server
-from verifiers.mathematics.syntax import MAX_ANSWER_CHARS
+from verifiers.mathematics.parsing.syntax import MAX_ANSWER_CHARS
+from verifiers.mathematics.symbolic import host, server
 from verifiers.task import Prepared
 
 DEADLINE = 0.6
@@ -187,7 +187,7 @@ def test_the_symbolic_path_decides_what_the_exact_path_cannot(prediction: str, r
 
 @pytest.mark.slow
 def test_a_host_killed_from_outside_is_replaced_and_asked_again() -> None:
-    hosts = host.Hosts()
+    hosts = host.HostPool()
     hosts.warm()
     (pid,) = hosts.pids()
     os.kill(pid, signal.SIGKILL)
@@ -211,7 +211,7 @@ def test_two_failures_are_a_verifier_error_and_never_a_reward(monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_stopped_host_is_a_verifier_error_after_one_deadline() -> None:
-    hosts = host.Hosts()
+    hosts = host.HostPool()
     hosts.warm()
     (pid,) = hosts.pids()
     os.kill(pid, signal.SIGSTOP)
@@ -269,7 +269,7 @@ def test_threads_share_the_hosts() -> None:
 @pytest.mark.slow
 def test_the_host_ends_with_its_caller() -> None:
     code = (
-        "from verifiers.mathematics import host\nhost.shared().warm()\nprint(host.shared().pids()[0], flush=True)\n"
+        "from verifiers.mathematics.symbolic import host\nhost.shared().warm()\nprint(host.shared().pids()[0], flush=True)\n"
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

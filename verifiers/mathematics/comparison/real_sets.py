@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key
 
-from verifiers.mathematics import numeric
-from verifiers.mathematics.numeric import Evaluator, Undefined, Value, variables
-from verifiers.mathematics.shapes import is_name
-from verifiers.mathematics.syntax import Node, Unsupported
+from verifiers.mathematics.comparison import numeric
+from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, Value, variables
+from verifiers.mathematics.comparison.rewriting import is_name
+from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
 _INFINITY = Node("const", value="inf")
 _BELOW = Node("neg", (_INFINITY,))

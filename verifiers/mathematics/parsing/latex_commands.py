@@ -5,10 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from verifiers.mathematics.syntax import Node, NotMath, Number, Unsupported, number
+from verifiers.mathematics.parsing.syntax import Node, NotMath, Number, Unsupported, number
 
 if TYPE_CHECKING:
-    from verifiers.mathematics.parser import Parser
+    from verifiers.mathematics.parsing.parser import Parser
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh ln log lg exp max min gcd lcm"

@@ -14,11 +14,11 @@ import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from verifiers.mathematics import close_values, numeric, realset
-from verifiers.mathematics.numeric import Evaluator, Undefined, Value, contains, variables
+from verifiers.mathematics.comparison import close_values, numeric, real_sets
+from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, Value, contains, variables
+from verifiers.mathematics.comparison.rewriting import expand_plus_minus, simplify_relation, substitute
+from verifiers.mathematics.parsing.syntax import Node, Unsupported, number
 from verifiers.mathematics.policy import MathPolicy
-from verifiers.mathematics.shapes import reduce_relation, signs_resolved, substitute
-from verifiers.mathematics.syntax import Node, Unsupported, number
 
 POINTS = 6
 """Random points at which expressions with variables are compared."""
@@ -51,7 +51,7 @@ class Comparison:
         Raises:
             Unsupported: Only the symbolic path can tell.
         """
-        left, right = (reduce_relation(signs_resolved(node)) for node in (left, right))
+        left, right = (simplify_relation(expand_plus_minus(node)) for node in (left, right))
         if left.kind == "false":
             return False  # a chain of equations that does not hold
         if left.kind == "named" or right.kind == "named":
@@ -60,7 +60,7 @@ class Comparison:
             return left.kind == right.kind and self._equations(left, right)
         if "based" in (left.kind, right.kind):
             return self._based(left, right)
-        sets = realset.pair(left, right)
+        sets = real_sets.pair(left, right)
         if sets is not None:
             return sets[0] == sets[1]
         if left.kind in SCALARS and right.kind in SCALARS:
@@ -135,7 +135,7 @@ class Comparison:
         if left.kind in ("union", "minus") or right.kind in ("union", "minus"):
             if left.kind != right.kind:
                 return False
-            ours, theirs = realset.flatten(left), realset.flatten(right)
+            ours, theirs = real_sets.flatten(left), real_sets.flatten(right)
             return self._in_order(ours, theirs) or (left.kind == "union" and self._unordered(ours, theirs))
         kinds = {left.kind, right.kind}
         if "rel" in kinds:
@@ -288,7 +288,7 @@ class Comparison:
             return same
         if same and point is None and (exact := close_values.equal_residues(left, right)) is not None:
             return exact
-        return close_values.equal_finely(left, right, point, base)
+        return close_values.equal_with_more_digits(left, right, point, base)
 
     def _same_function(self, left: Node, right: Node, names: frozenset[str], base: int | None) -> bool:
         if variables(left) != variables(right) and (not variables(left) or not variables(right)):

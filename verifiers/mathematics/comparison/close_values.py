@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from verifiers.mathematics import deadline, numeric
-from verifiers.mathematics.numeric import Evaluator, Undefined, Value
-from verifiers.mathematics.syntax import Node, Unsupported
+from verifiers.mathematics import deadline
+from verifiers.mathematics.comparison import numeric
+from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, Value
+from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
 _PRIMES = (10**18 + 9, 2**127 - 1)
 _MAX_FACTORIAL = 50_000
@@ -26,7 +27,7 @@ def equal_residues(left: Node, right: Node) -> bool | None:
         return None
 
 
-def equal_finely(left: Node, right: Node, point: dict[str, Fraction] | None, log_base: int | None) -> bool:
+def equal_with_more_digits(left: Node, right: Node, point: dict[str, Fraction] | None, log_base: int | None) -> bool:
     """Whether two values agree to almost all of 350 digits; cancellation costs some.
 
     Where they do not, their difference may be rounding only: then it shrinks with twice the digits, where a real one

@@ -32,8 +32,8 @@ busy machine waiting a little longer is cheaper than a new host."""
 MAX_HOSTS = 4
 MEGABYTES = 2048
 _MAX_REPLY = 4096
-_ROOT = Path(__file__).resolve().parents[2]
-_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from verifiers.mathematics.server import main; main()"
+_ROOT = Path(__file__).resolve().parents[3]
+_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from verifiers.mathematics.symbolic.server import main; main()"
 
 
 class HostError(RuntimeError):
@@ -121,7 +121,7 @@ class Host:
                 stream.close()
 
 
-class Hosts:
+class HostPool:
     """A few hosts, lent to one caller at a time; started when first needed, replaced when they die."""
 
     def __init__(self, limit: int = MAX_HOSTS) -> None:
@@ -129,7 +129,7 @@ class Hosts:
         self._idle: list[Host] = []
         self._slots = threading.BoundedSemaphore(limit)
 
-    def _take(self) -> Host:
+    def _acquire(self) -> Host:
         """A ready host."""
         if not self._slots.acquire(timeout=QUEUE_SECONDS):
             raise HostError(f"no free host of the math grader within {QUEUE_SECONDS:g} s")
@@ -146,7 +146,7 @@ class Hosts:
             raise
         return host
 
-    def _give_back(self, host: Host) -> None:
+    def _release(self, host: Host) -> None:
         with self._lock:
             self._idle.append(host)
         self._slots.release()
@@ -161,7 +161,7 @@ class Hosts:
         Raises:
             HostError: It does not start.
         """
-        self._give_back(self._take())
+        self._release(self._acquire())
 
     def ask(self, predictions: Sequence[str], reference: str, seconds: float) -> tuple[str, str]:
         """See ``Host.ask``. A host that dies is replaced and asked once more, in what is left of the time.
@@ -172,7 +172,7 @@ class Hosts:
             HostError: Both hosts failed, or the first one used up the time, or none was free.
         """
         for last in (False, True):
-            host = self._take()
+            host = self._acquire()
             started = time.monotonic()
             try:
                 outcome, detail = host.ask(predictions, reference, seconds)
@@ -185,7 +185,7 @@ class Hosts:
                 self._discard(host)
                 raise
             else:
-                self._give_back(host)
+                self._release(host)
                 if last and outcome == "timeout":
                     raise HostError("the first host of the math grader died, and the time left was too short")
                 return outcome, detail
@@ -204,10 +204,10 @@ class Hosts:
             return [host.process.pid for host in self._idle]
 
 
-_shared = Hosts()
+_shared = HostPool()
 
 
-def shared() -> Hosts:
+def shared() -> HostPool:
     """The process's own pool."""
     return _shared
 
@@ -215,7 +215,7 @@ def shared() -> Hosts:
 def _forget() -> None:
     """After a fork the pool's processes belong to the parent: the child starts its own."""
     global _shared
-    _shared = Hosts()
+    _shared = HostPool()
 
 
 os.register_at_fork(after_in_child=_forget)

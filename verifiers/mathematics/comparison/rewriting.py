@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from verifiers.mathematics import numeric
-from verifiers.mathematics.numeric import Evaluator, Undefined, variables
-from verifiers.mathematics.syntax import Node, Unsupported
+from verifiers.mathematics.comparison import numeric
+from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, variables
+from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
 MAX_SIGNS = 5
 """More free plus-minus signs than this are not written out."""
@@ -63,14 +63,14 @@ def _with_signs(node: Node, signs: dict[int, int]) -> Node:
     return replace(node, args=args)
 
 
-def signs_resolved(node: Node) -> Node:
+def expand_plus_minus(node: Node) -> Node:
     """The tree with every plus-minus written out: one expression becomes the list of its values."""
     if not _signs(node):
         return node
     if node.kind in ("list", "set"):
         items: list[Node] = []
         for part in node.args:
-            resolved = signs_resolved(part)
+            resolved = expand_plus_minus(part)
             items += resolved.args if resolved.kind == "list" and part.kind != "list" else (resolved,)
         return replace(node, args=tuple(items))
     groups = sorted(_signs(node))
@@ -80,13 +80,13 @@ def signs_resolved(node: Node) -> Node:
         *names, last = node.args
         if any(_signs(part) for part in names):
             raise Unsupported("plus-minus signs on both sides")
-        resolved = signs_resolved(last)
+        resolved = expand_plus_minus(last)
         return Node("list", tuple(replace(node, args=(*names, item)) for item in resolved.args), ",")
     combinations = itertools.product((1, -1), repeat=len(groups))
     return Node("list", tuple(_with_signs(node, dict(zip(groups, signs, strict=True))) for signs in combinations), ",")
 
 
-def reduce_relation(node: Node) -> Node:
+def simplify_relation(node: Node) -> Node:
     """An equation, or a true approximation, as what it says.
 
     Returns:

@@ -121,7 +121,7 @@ _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 
 
 @lru_cache(maxsize=64)  # one verdict asks for the same few texts about seven times
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     r"""An answer in the one spelling that the parser reads.
 
     Dollars, spacing commands and decoration go; ``\dfrac`` and the like become ``\frac``, every text command
@@ -186,7 +186,7 @@ def braced(text: str) -> str:
 _COMMAND = re.compile(r"\\(frac|sqrt)(?![A-Za-z])")
 
 
-def squeeze(text: str) -> str:
+def without_spaces(text: str) -> str:
     """A normalised answer without blanks, but for those between digits: equal squeezed texts are equal answers."""
     return _BLANKS.sub("", text)
 

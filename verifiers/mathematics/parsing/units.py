@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verifiers.mathematics import foreign_units
+from verifiers.mathematics.parsing import foreign_units
 
 # Each measure: its quantity, and how many of the quantity's first unit it is.
 _TABLE = """

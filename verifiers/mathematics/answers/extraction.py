@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from verifiers.mathematics import announcements
-from verifiers.mathematics.delimiters import formulas, without_formulas
-from verifiers.mathematics.normalisation import matching_brace
+from verifiers.mathematics.answers import announcements
+from verifiers.mathematics.answers.formulas import formulas, without_formulas
+from verifiers.mathematics.parsing.normalization import matching_brace
 from verifiers.reasoning import after_reasoning
 
 MAX_RESPONSE_CHARS = 20_000
@@ -142,7 +142,7 @@ def _after_phrase(text: str) -> str | None:
             return formula.content + _joined_formulas(tail[formula.end :])
         sentence = _SENTENCE_END.split(tail, maxsplit=1)[0].split("\n")[0]
         sentence = sentence.strip(" *\"'”").removesuffix(".").rstrip(' *"”')
-        if sentence and is_bare(sentence):
+        if sentence and is_bare_answer(sentence):
             return sentence
         if sentence:
             return _from_prose(sentence)
@@ -159,7 +159,7 @@ def _joined_formulas(rest: str) -> str:
     return joined + (unit.group() if unit else "")
 
 
-def is_bare(text: str) -> bool:
+def is_bare_answer(text: str) -> bool:
     """Whether a whole response is an answer without a sentence around it."""
     text = text.strip()
     if len(text) > 600 or text.count("\n") > 6:
@@ -183,13 +183,13 @@ def _from_prose(text: str) -> str | None:
     if numbers:
         sentence = re.split(r"[.!?\n]\s", text.strip())[-1][-MAX_SENTENCE_CHARS:]
         hedged = _NUMBER.finditer(sentence) if _HEDGE.search(sentence) else ()
-        if len({match.group() for match in hedged if not denied(sentence, match.start())}) > 1:
+        if len({match.group() for match in hedged if not is_negated(sentence, match.start())}) > 1:
             return None
     values = [(formula.start, formula.content) for formula in found] + [(n.start(), n.group()) for n in numbers]
-    return next((value for start, value in reversed(values) if not denied(text, start)), None)
+    return next((value for start, value in reversed(values) if not is_negated(text, start)), None)
 
 
-def denied(text: str, start: int) -> bool:
+def is_negated(text: str, start: int) -> bool:
     """Whether the words before a value say that it is not the answer."""
     return _DENIED.search(text[max(0, start - 80) : start]) is not None
 
@@ -249,14 +249,14 @@ def _extract(text: str, prose: bool) -> Extraction:
     if found:
         return Extraction(tuple(map(without_emphasis, found)), "box")
     text = without_emphasis(text)
-    foreign = announcements.announced(text)
+    foreign = announcements.announced_answer(text)
     if foreign:
         return Extraction((next((formula.content for formula in formulas(foreign)), foreign),), "phrase")
-    if is_bare(text):
+    if is_bare_answer(text):
         return Extraction((text,), "bare")
-    announced = _after_phrase(text)
-    if announced is not None:
-        return Extraction((announced,), "phrase")
+    announced_answer = _after_phrase(text)
+    if announced_answer is not None:
+        return Extraction((announced_answer,), "phrase")
     last = _from_prose(text) if prose else None
     if last is None:
         return Extraction((), "none", "no box, no announced answer and no formula")

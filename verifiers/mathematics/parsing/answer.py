@@ -7,14 +7,15 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from verifiers.mathematics import announcements, units
-from verifiers.mathematics.normalisation import matching_brace, normalise
-from verifiers.mathematics.parser import parse
-from verifiers.mathematics.syntax import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_DIGITS, Node, NotMath, Unsupported
+from verifiers.mathematics.answers import announcements
+from verifiers.mathematics.parsing import units
+from verifiers.mathematics.parsing.normalization import matching_brace, normalize
+from verifiers.mathematics.parsing.parser import parse
+from verifiers.mathematics.parsing.syntax import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_DIGITS, Node, NotMath, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedAnswer:
     """One way to read an answer.
 
     Attributes:
@@ -78,7 +79,7 @@ _LEADING = re.compile(
 )
 
 
-def within_caps(raw: str) -> str:
+def exceeded_limit(raw: str) -> str:
     """Why a candidate is refused unread (too long, too deep, too many digits); empty where it is not."""
     if len(raw) > MAX_ANSWER_CHARS:
         return f"the answer has more than {MAX_ANSWER_CHARS} characters"
@@ -121,38 +122,40 @@ def words_of(text: str, *, keep_case: bool = False) -> str | None:
     return plain if keep_case else plain.lower()
 
 
-def read(raw: str, *, keep_case: bool = False) -> Reading:
+def parse_answer(raw: str, *, keep_case: bool = False) -> ParsedAnswer:
     """Read one candidate answer. Never raises: what cannot be read has a ``problem``."""
-    problem = within_caps(raw)
+    problem = exceeded_limit(raw)
     if problem:
-        return Reading("", problem=problem)
+        return ParsedAnswer("", problem=problem)
     plain, currency = units.without_currency(raw)
-    reading = _read(plain, keep_case)
-    return replace(reading, unit=currency) if currency and not reading.unit else reading
+    parsed = _parse_answer(plain, keep_case)
+    return replace(parsed, unit=currency) if currency and not parsed.unit else parsed
 
 
-def _read(raw: str, keep_case: bool) -> Reading:
-    text = _LEADING.sub("", normalise(raw))
+def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
+    text = _LEADING.sub("", normalize(raw))
     if not text.isascii():
-        text = announcements.announced(text) or text
+        text = announcements.announced_answer(text) or text
     if (quoted := _QUOTED.fullmatch(text)) is not None:
         text = quoted[1]
     if not text:
-        return Reading("", problem="the answer is empty")
+        return ParsedAnswer("", problem="the answer is empty")
     words = words_of(text, keep_case=keep_case)
     based = _BASED.fullmatch(text.replace(" ", ""))
     if based is not None and _DIGIT.search(based.group(1)):
         base = _BASE_NAMES.get(based.group(2), based.group(2))
         if str(base).isdigit():
-            return Reading(text, node=Node("based", value=(based.group(1).upper(), int(base))))
+            return ParsedAnswer(text, node=Node("based", value=(based.group(1).upper(), int(base))))
     whole = _whole_text(text)
     if whole is not None:
         single = len(whole.strip(" ()")) == 1
-        inner = read(_ANNOUNCED.sub("", whole), keep_case=keep_case) if single or _DIGIT.search(whole) else None
+        inner = parse_answer(_ANNOUNCED.sub("", whole), keep_case=keep_case) if single or _DIGIT.search(whole) else None
         if inner is not None and inner.node is not None:
             return replace(inner, words=words)
-        return Reading(text, words=words or _loose(text), is_text=words is None or len(words) > 1 or words.isupper())
-    return _read_formula(text, words)
+        return ParsedAnswer(
+            text, words=words or _loose(text), is_text=words is None or len(words) > 1 or words.isupper()
+        )
+    return _parse_formula(text, words)
 
 
 def _loose(text: str) -> str | None:
@@ -186,7 +189,7 @@ def _whole_text(text: str) -> str | None:
     return text[match.end() : -1]
 
 
-def _read_formula(text: str, words: str | None) -> Reading:
+def _parse_formula(text: str, words: str | None) -> ParsedAnswer:
     original = text
     text = units.signs_for_words(text)
     text = _QUANTIFIED.sub("", text)
@@ -196,15 +199,17 @@ def _read_formula(text: str, words: str | None) -> Reading:
     try:
         node = parse(_SCIENTIFIC.sub(r"(\1 \\cdot 10^{\2})", _joined_thousands(text)))
     except Unsupported as error:
-        return Reading(text, words=words, symbolic=True, unit=unit, problem=str(error))
+        return ParsedAnswer(text, words=words, symbolic=True, unit=unit, problem=str(error))
     except NotMath as error:
         value, things = units.split_counted_things(text)
         if things:
-            return replace(_read_formula(value, words), unit=things, counted=True)
-        return Reading(text, words=words or _loose(original), is_text=words is not None, unit=unit, problem=str(error))
+            return replace(_parse_formula(value, words), unit=things, counted=True)
+        return ParsedAnswer(
+            text, words=words or _loose(original), is_text=words is not None, unit=unit, problem=str(error)
+        )
     except RecursionError:
-        return Reading(text, words=words, unit=unit, problem="the answer is nested too deeply")
-    return Reading(text, node=node, words=words, unit=unit, alternatives=_alternatives(text))
+        return ParsedAnswer(text, words=words, unit=unit, problem="the answer is nested too deeply")
+    return ParsedAnswer(text, node=node, words=words, unit=unit, alternatives=_alternatives(text))
 
 
 def _separated(text: str) -> str:
@@ -303,9 +308,9 @@ def decimal_comma(text: str) -> Node | None:
 
 def choice(raw: str) -> tuple[str, str] | None:
     """Letter and content of an answer such as ``(C) 12`` or ``C. twelve``; None where it names none, or several."""
-    text = unwrap_text(normalise(raw)).strip()
+    text = unwrap_text(normalize(raw)).strip()
     match = _LETTER_CHOICE.fullmatch(text)
-    if match is None and (bold := _BOLD_CHOICE.match(normalise(raw))) is not None:
+    if match is None and (bold := _BOLD_CHOICE.match(normalize(raw))) is not None:
         return bold[1], text[1:].strip()
     if match is None:
         return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from verifiers.mathematics import commands
-from verifiers.mathematics.commands import FUNCTIONS, letter, numeral
-from verifiers.mathematics.syntax import MAX_DEPTH, Node, NotMath, Token, Unsupported, number, tokenize
+from verifiers.mathematics.parsing import latex_commands
+from verifiers.mathematics.parsing.latex_commands import FUNCTIONS, letter, numeral
+from verifiers.mathematics.parsing.syntax import MAX_DEPTH, Node, NotMath, Token, Unsupported, number, tokenize
 
 MAX_TREE_DEPTH = 100
 """Products and quotients nest to the left, so a long one is deep; what walks a tree is recursive."""
@@ -254,7 +254,7 @@ class Parser:
         if token.kind == "word":
             return self.word(token)
         if token.kind == "cmd":
-            return commands.command(self, token.text[1:])
+            return latex_commands.command(self, token.text[1:])
         if token.text in _OPENING:
             return self.bracketed(token.text)
         if token.text == "{":
@@ -287,7 +287,7 @@ class Parser:
     def word(self, token: Token) -> Node:
         text = token.text
         if text in FUNCTIONS:
-            return commands.call(self, text)
+            return latex_commands.call(self, text)
         if text == "pi":
             return Node("const", value="pi")
         if text in ("infty", "inf", "oo"):
@@ -295,7 +295,7 @@ class Parser:
         if len(text) > 3 and not text.endswith("'"):
             raise NotMath(f"the word {text!r}")
         if len(text.rstrip("'")) == 1:
-            return commands.subscripted(self, letter(text))
+            return latex_commands.subscripted(self, letter(text))
         # Letters side by side are a product; the last one takes what follows (a subscript or an exponent).
         rest = text[1:]
         self.position -= 1

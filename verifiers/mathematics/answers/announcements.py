@@ -16,7 +16,7 @@ _STOP = re.compile(r"[。！？\n]|\.(?=\s|$)")
 _COPULA = re.compile(r"(?:です|だ|である|입니다|이다)$")
 
 
-def announced(text: str) -> str | None:
+def announced_answer(text: str) -> str | None:
     """What the last such phrase announces, up to the end of its sentence; None where there is none."""
     if not any(stem in text for stem in _STEMS):
         return None

@@ -20,7 +20,7 @@ import signal
 import time
 from typing import Any
 
-from verifiers.mathematics import symbolic
+from verifiers.mathematics.symbolic import math_verify_grader
 
 MAX_LINE = 65_536
 _PR_SET_PDEATHSIG = 1
@@ -43,7 +43,7 @@ def _child(job: dict[str, Any], result: int) -> None:
     code = 0
     try:
         _limit(job["seconds"], job["megabytes"])
-        verdict = all(symbolic.equal(prediction, job["reference"]) for prediction in job["predictions"])
+        verdict = all(math_verify_grader.equal(prediction, job["reference"]) for prediction in job["predictions"])
         os.write(result, b"1" if verdict else b"0")
     except MemoryError:
         code = 3
@@ -92,7 +92,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     # Whatever a library prints goes to the error stream and never into the protocol.
     os.dup2(2, 1)
-    symbolic.warm_up()
+    math_verify_grader.warm_up()
     gc.collect()
     gc.freeze()  # children leave these pages shared
     answers.write(b'{"outcome": "ready"}\n')

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from verifiers.mathematics import deadline
-from verifiers.mathematics.syntax import Node, Unsupported, number
+from verifiers.mathematics.parsing.syntax import Node, Unsupported, number
 
 DIGITS = 50
 """Working precision. Two values are equal when they agree to about 35 digits."""

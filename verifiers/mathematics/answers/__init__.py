@@ -1,0 +1,1 @@
+"""Finds the final answer in a response: boxes, announcements such as "the answer is", formulas."""

@@ -1,0 +1,1 @@
+"""Compares two expression trees, exactly or numerically, without sympy."""

@@ -1,0 +1,1 @@
+"""Compares formulas with math-verify, in host processes that can be killed."""
