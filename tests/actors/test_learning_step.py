@@ -191,7 +191,7 @@ def test_the_reference_is_refreshed_on_time() -> None:
 def test_groups_that_another_law_sampled_are_refused_with_key_and_mend() -> None:
     """Those that waited in a checkpoint, when the run is resumed with other settings: mixed, or all of them."""
     with pytest.raises(
-        ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5, 1; .*schedule\.temperature as that"
+        ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5, 1; .*schedule\.temperature as in the run"
     ):
         run(ObjectiveSettings(k=2), [GROUPS[0], replace(GROUPS[1], temperature=0.5)])
     with pytest.raises(ValueError, match=r"^rollout\.temperature = 0\.7, .* with 1; "):

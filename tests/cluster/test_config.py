@@ -164,7 +164,7 @@ MEAN = {"strategy": "mean", "k": 1}
         # weights that are infinite, advantages that are always 0
         (
             {"objective": {"p_fail_clip": 0, "imitation": "bon_sft"}},
-            ("objective.p_fail_clip = 0", "bon_sft", "raise it"),
+            ("objective.p_fail_clip = 0", "bon_sft", "set it above 0"),
         ),
         ({"objective": {"p_fail_clip": 0, "estimator": "bon_rlb"}}, ("objective.p_fail_clip = 0", "bon_rlb ")),
         (

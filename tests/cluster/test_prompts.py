@@ -191,7 +191,7 @@ def test_the_date_of_a_run_is_fixed_where_its_chat_template_asks_for_it(tmp_path
     [
         ("", "no chat template; set task.template=plain"),
         ("{{ raise_exception('system first') if messages[0].role != 'system' }}{{ messages[1].content }}", "."),
-        ("{{ messages[0].content[:2] }}", "their text is missing"),
+        ("{{ messages[0].content[:2] }}", "the output misses their text"),
     ],
 )
 def test_a_chat_template_that_cannot_render_is_refused_before_the_start(

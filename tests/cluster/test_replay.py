@@ -60,7 +60,7 @@ def recorded(tmp_path: Path) -> Path:
         ({"rollout": {"n": 8}}, ("rollout.n = 8", "of step 1 were sampled with 4", "set rollout.n and schedule.n")),
         ({"rollout": {"n": 4}}, ("rollout.n = 4", "of step 3 were sampled with 2")),
         ({"rollout": {"n": 4, "temperature": 0.7}}, ("rollout.temperature = 0.7", "of step 1 were sampled with 1;")),
-        ({"rollout": {"n": 4}, "schedule": {"n": {"shape": "steps", "at": {1: 3}}}}, ("rollout.n = 3 (moved by",)),
+        ({"rollout": {"n": 4}, "schedule": {"n": {"shape": "steps", "at": {1: 3}}}}, ("rollout.n = 3 (changed by",)),
         (
             {"rollout": {"n": 4}, "run": {"steps": 2}, "objective": {"imitation": "sft"}},
             ("objective.imitation = sft", "hold no demonstration"),

@@ -200,7 +200,7 @@ def test_a_file_of_ones_own_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"task\.jsonl\.test: no file"):
         make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "none.jsonl")}))
     path = str(write(tmp_path / "own.jsonl", problems("a", 1)))
-    with pytest.raises(ValueError, match=r"task\.jsonl\.train is not set; give the file of the train split"):
+    with pytest.raises(ValueError, match=r"task\.jsonl\.train is not set; set it to the file of the train split"):
         make_task(TaskSettings(name="jsonl", jsonl={"test": path})).prompts("train")
     with pytest.raises(ValueError, match=r"the validation split of task 'jsonl' is empty"):
         make_task(TaskSettings(name="jsonl", jsonl={"train": path})).prompts("validation")

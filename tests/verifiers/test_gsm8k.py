@@ -145,7 +145,7 @@ def test_verdicts(directory: Path) -> None:
         ("{", r"gsm8k_train\.jsonl, line 2: not valid JSON"),
         ("[]", r"line 2: not a JSON object"),
         ({"id": "x", "answer": "3"}, r"line 2: the field 'problem' is missing"),
-        ({"id": "x", "problem": "?", "answer": "three"}, r"line 2: the answer 'three' is no number"),
+        ({"id": "x", "problem": "?", "answer": "three"}, r"line 2: the answer 'three' is not a number"),
         ({"id": "a", "problem": "?", "answer": "3"}, r"line 2: the id 'a' was seen before"),
     ],
 )

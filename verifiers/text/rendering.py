@@ -128,9 +128,7 @@ class PromptRenderer:
             )
         else:
             remedy = "set task.template=plain, or use a model with another chat template"
-        reason = (
-            f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "their text is missing in the output"
-        )
+        reason = f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "the output misses their text"
         return (
             f"task.template is 'chat' but the model's chat template cannot render the turns of a prompt: {reason}; "
             f"{remedy}"

@@ -61,5 +61,5 @@ def test_the_split_keeps_prompts_whole_and_does_not_move_them(prompts) -> None:
 
 
 def test_a_part_with_one_kind_of_answer_is_refused() -> None:
-    with pytest.raises(ValueError, match="0 are right.*more prompts"):
+    with pytest.raises(ValueError, match="0 of the .* are right.*more prompts"):
         split_by_prompt([Sample(str(i), "", "w", False) for i in range(100)])

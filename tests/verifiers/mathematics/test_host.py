@@ -269,7 +269,8 @@ def test_threads_share_the_hosts() -> None:
 @pytest.mark.slow
 def test_the_host_ends_with_its_caller() -> None:
     code = (
-        "from verifiers.mathematics.symbolic import host\nhost.shared().warm()\nprint(host.shared().pids()[0], flush=True)\n"
+        "from verifiers.mathematics.symbolic import host\n"
+        "host.shared().warm()\nprint(host.shared().pids()[0], flush=True)\n"
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

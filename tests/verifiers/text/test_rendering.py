@@ -75,8 +75,12 @@ def test_a_chat_template_gets_what_it_reads(template: Any, settings: dict[str, A
         ),
         (shapes.NEEDS_SYSTEM, {}, "first turn: system.*set task.system_prompt"),
         (shapes.FORBIDS_SYSTEM, {"system_prompt": "Be brief."}, "not accept a system turn.*remove task.system_prompt"),
-        (shapes.DROPS_SYSTEM, {"system_prompt": "Be brief."}, "their text is missing; it takes no system turn"),
-        ("<|im_start|>assistant\n", {}, "their text is missing; set task.template=plain"),
+        (
+            shapes.DROPS_SYSTEM,
+            {"system_prompt": "Be brief."},
+            "the output misses their text; it does not accept a system turn",
+        ),
+        ("<|im_start|>assistant\n", {}, "the output misses their text; set task.template=plain"),
         ("{{ messages[0].content[0].image.url }}", {}, "set task.template=plain"),
         ("{% if %}", {}, "it fails .*set task.template=plain"),
         ("{{ 1 / 0 }}", {}, "it fails .division by zero.*set task.template=plain"),
@@ -93,7 +97,7 @@ def test_a_text_that_the_template_changes_a_little_is_the_same_problem() -> None
     dumped = shapes.TURNS.replace("message.content | trim", "message.content | tojson")
     assert chat(dumped)('Say "2" + 2')
     assert chat(shapes.TURNS)("  + = ?\n")
-    with pytest.raises(ValueError, match="their text is missing"):
+    with pytest.raises(ValueError, match="the output misses their text"):
         chat(shapes.TURNS.replace("message.content | trim", "message.content[:4]"))(TEXT)
 
 
