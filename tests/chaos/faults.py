@@ -52,7 +52,7 @@ def _sandboxed(root: psutil.Process, kind: str) -> list[psutil.Process]:
     servers = []
     for verifier in find(root, "verifier"):
         with contextlib.suppress(psutil.NoSuchProcess):
-            servers += [child for child in verifier.children() if "zygote.main" in " ".join(child.cmdline())]
+            servers += [child for child in verifier.children() if "fork_server.main" in " ".join(child.cmdline())]
     if kind == "sandbox server":
         return servers
     end = time.monotonic() + 0.5

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verifiers.sandbox.executor import Executor
-from verifiers.sandbox.inside.names import Names, outside
+from verifiers.sandbox.inside.unbound_names import Names, outside
 from verifiers.sandbox.levels import Level
 from verifiers.sandbox.limits import Limits
 from verifiers.sandbox.worker import Outcome, WorkerDied

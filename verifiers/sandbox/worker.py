@@ -33,7 +33,10 @@ _DIRECTORY = Path(__file__).parent
 
 # -S: no site directory, whose .pth files run code and point at checkouts. Not -I: it would ignore PYTHONHASHSEED, and
 # with random hashes the same program could pass today and fail tomorrow. The environment holds nothing but this.
-_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from inside import zygote; del sys.path[0]; zygote.main({fd})"
+_COMMAND = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from inside import fork_server; del sys.path[0]; "
+    "fork_server.main({fd})"
+)
 _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",

@@ -7,7 +7,7 @@ import sys
 from typing import Any, NoReturn
 
 from . import candidate, codec, frames
-from .raised import Raised
+from .candidate_exceptions import Raised
 
 CLIENT = 4
 

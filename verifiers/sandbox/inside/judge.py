@@ -17,7 +17,7 @@ import socket
 import traceback
 from typing import Any
 
-from . import candidate, codec, frames, raised, stdio
+from . import candidate, candidate_exceptions, codec, frames, stdio
 from .channel import CLIENT, Channel, ChannelLost, Function, report
 
 JOB_LIMIT = 256 << 20
@@ -75,7 +75,9 @@ def run(reply_limit: int) -> bytes:
         report(status="infrastructure", detail=f"the program's process did not start: {error}")
         return REPLACE_ME
     if not ready.get("sealed"):
-        report(status="infrastructure", detail=f"the program's process: {raised.text_of(ready, 'failed')}")
+        report(
+            status="infrastructure", detail=f"the program's process: {candidate_exceptions.text_of(ready, 'failed')}"
+        )
         return REPLACE_ME
     report(started=True)
     status, detail = stdio.judge(job, channel) if job["kind"] == "stdio" else _tested(job, channel)
@@ -92,7 +94,7 @@ def _load(job: dict[str, Any], channel: Channel) -> tuple[str, str] | None:
     state = loaded.get("loaded")
     if state == "yes":
         return None
-    what = raised.Raised(loaded.get("raised"), set()).what
+    what = candidate_exceptions.Raised(loaded.get("raised"), set()).what
     if state == "syntax":
         return "syntax", f"the program does not compile: {what}"
     return "crash", f"the program raised as it was loaded: {what}"
@@ -128,7 +130,7 @@ def _weak(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
     """Let the candidate's process run the tests itself: what it then says is only its word."""
     try:
         channel.request("weak", "", tests=job["tests"], entry_point=job["entry_point"])
-    except raised.Raised as error:
+    except candidate_exceptions.Raised as error:
         if isinstance(error.error, AssertionError):
             return "wrong", error.what
         raise
@@ -136,7 +138,7 @@ def _weak(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
 
 
 def _failure(error: BaseException, tests: str, channel: Channel) -> tuple[str, str]:
-    of_program = raised.origin(error)
+    of_program = candidate_exceptions.origin(error)
     if of_program is not None:
         return "crash", f"the program raised {of_program.what}; {_where(error, tests)}"
     if isinstance(error, AssertionError):
@@ -151,14 +153,14 @@ def _failure(error: BaseException, tests: str, channel: Channel) -> tuple[str, s
 
 
 def _run_tests(job: dict[str, Any], channel: Channel) -> None:
-    entry, space = job["entry_point"], {"__name__": "tests", **raised.NAMES}
+    entry, space = job["entry_point"], {"__name__": "tests", **candidate_exceptions.NAMES}
     for name in job["names"]:
         space[name] = channel.request("get", name)
     # Not the program's: its own `math` could find everything close to everything.
     for name, module in job["modules"].items():
         space[name] = importlib.import_module(module)
-    exec(raised.compiled(job["prompt"], "<prompt>"), space)
-    exec(raised.compiled(job["tests"], "<tests>"), space)
+    exec(candidate_exceptions.compiled(job["prompt"], "<prompt>"), space)
+    exec(candidate_exceptions.compiled(job["tests"], "<tests>"), space)
     if entry:
         # Also under its own name, which some tests use instead of their parameter.
         space[entry] = Function(channel, entry)

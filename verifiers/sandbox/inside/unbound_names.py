@@ -1,4 +1,4 @@
-"""The names that tests use and do not define: modules, which are the judge's own, and what the program must bring."""
+"""Names that the tests use but do not define: modules, and names that the program must define."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .preload import PRELOAD
+from .preloaded_modules import PRELOAD
 
 _ALIASES = {"np": "numpy", "numpy": "numpy"}
 
 
 @dataclass
 class Names:
-    """Names that a source takes from outside.
+    """Names that a source uses without defining them.
 
     Attributes:
-        modules: Module by name. They must be the real ones: a program's own ``math`` could find everything close to
+        modules: Module by name. They must be the real ones: with a program's own ``math`` everything could be close to
             everything.
-        program: All others, in their order. Built-in names are never among them, or a program could bring its own
-            ``len`` or ``set`` to be tested with.
+        program: All others, in order, without built-in names: a program must not replace the ``len`` or ``set`` of the
+            tests.
     """
 
     modules: dict[str, str] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class Names:
 
 
 def outside(tree: ast.AST, known: Iterable[str] = ()) -> Names:
-    """What ``tree`` takes from outside, beside the names ``known``.
+    """The unbound names of ``tree``, without the names ``known``.
 
     Raises:
-        ValueError: A star import of a module that is not looked into; the message names it.
+        ValueError: A star import of a module that is not preloaded; the message names it.
     """
     used, bound = _used_and_bound(tree)
     bound |= set(vars(builtins)) | set(known)
@@ -43,7 +43,7 @@ def outside(tree: ast.AST, known: Iterable[str] = ()) -> Names:
         if name in bound:
             continue
         module = _ALIASES.get(name, name if name in sys.stdlib_module_names else None)
-        # What is called is no module, whatever its name.
+        # A name that is called is not a module.
         if module is not None and name not in called:
             names.modules[name] = module
         else:

@@ -1,4 +1,4 @@
-"""Puts the calling process, a fresh fork, behind the layers that the configuration of the server names."""
+"""Applies the configured isolation layers to the calling process, a new fork."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import seccomp as _seccomp
 
 
 class Layers:
-    """The layers as they are used by every child of one server: made once, applied in each child.
+    """The isolation layers of one server: created once, applied in each child.
 
     Args:
         uid: Children become this user, or stay who they are (None).

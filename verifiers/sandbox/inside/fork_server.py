@@ -1,9 +1,9 @@
-"""The warm fork server: one job at a time, a sealed candidate for each, killed at its end, and a sealed judge.
+"""The fork server: one job at a time, with a sandboxed candidate process per job and a sandboxed judge process.
 
-The judge lasts from job to job while they end regularly; after a time-out or a fault it is killed too. The server is
-started by exec in a clean environment, loads the modules that programs commonly import, and then only forks. It never
-sees a program or a test: the client sends it a descriptor, over which the judge gets both. So no child can find another
-job's text in the memory that it inherits.
+The candidate is killed after each job. The judge is reused while jobs end normally; after a time-out or a fault it is
+killed too. The server is started by exec in a clean environment, loads the modules that programs commonly import, and
+then only forks. It never sees a program or a test: the client sends a descriptor, over which the judge gets both. So no
+child can find another job's text in inherited memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import candidate, codec, frames, judge, kernel, preload, probes, readable, script, seal
+from . import candidate, codec, frames, judge, kernel, lockdown, preloaded_modules, probes, readable_paths, script
 
 _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
@@ -87,9 +87,9 @@ class Server:
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.judge: Judge | None = None
         self.spare: Spare | None = None
-        self.absent, package_directories = preload.load(config["preload"], config["paths"])
-        self.layers = seal.Layers(readable=readable.paths(package_directories), **config["layers"])
-        probes.PACKAGES += readable.installed(config["paths"], package_directories)
+        self.absent, package_directories = preloaded_modules.load(config["preload"], config["paths"])
+        self.layers = lockdown.Layers(readable=readable_paths.paths(package_directories), **config["layers"])
+        probes.PACKAGES += readable_paths.installed(config["paths"], package_directories)
         script.prepare()
         gc.collect()
         gc.freeze()
