@@ -1,4 +1,4 @@
 """Grading of mathematical answers: extraction, an exact path, and math-verify in a process that can be killed.
 
-``verifiers.grade_math`` is the way in; importing this package loads nothing, so that settings stay cheap.
+The entry point is ``verifiers.grade_math``. Importing this package loads nothing, so settings stay cheap.
 """

@@ -1,6 +1,6 @@
-"""The clock of one answer: set by ``grade_math``, looked at wherever the exact path computes.
+"""The deadline of one answer: set by ``grade_math``, checked wherever the exact path computes.
 
-It is bound to the context and not handed from call to call, so no path of the comparison can forget it.
+It is a context variable and not a parameter, so no path of the comparison can omit it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _end: ContextVar[float] = ContextVar("end")  # on the monotonic clock
 
 
 class DeadlineExceeded(Exception):
-    """The answer's time is up."""
+    """The deadline of the answer has passed."""
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Give what runs inside so many seconds of wall time."""
+    """Limit the block to this many seconds of wall time."""
     token = _end.set(time.monotonic() + seconds)
     try:
         yield
@@ -29,11 +29,11 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def remaining() -> float:
-    """Seconds that are left; at least 0."""
+    """Seconds until the deadline; at least 0."""
     return max(0.0, _end.get(math.inf) - time.monotonic())
 
 
 def check() -> None:
-    """Raise OutOfTime where no time is left."""
+    """Raise OutOfTime if the deadline has passed."""
     if time.monotonic() > _end.get(math.inf):
         raise DeadlineExceeded

@@ -59,7 +59,7 @@ def prepare_exact() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """What the exact path found: ``right`` is None where only the symbolic path can tell."""
+    """Result of the exact path: ``right`` is None if only the symbolic path can decide."""
 
     right: bool | None
     detail: str = ""
@@ -73,21 +73,21 @@ def grade_math(
     policy: MathPolicy = DEFAULT_POLICY,
     question: str | None = None,
 ) -> Verdict:
-    r"""Judge a mathematical answer against a reference.
+    r"""Grade a mathematical answer against a reference.
 
     Args:
         prediction: A whole response (with ``\boxed{}``, "the answer is ...", or neither) or a bare answer.
         reference: The right answer; LaTeX or plain text.
-        timeout_s: Deadline of the whole comparison in seconds of wall time. The exact path takes well under a
-            millisecond as a rule. Starting the verifier (loading libraries, starting or waiting for a host process) is
-            not part of it; ``prepare`` does that beforehand.
-        policy: The switches where graders legitimately disagree.
-        question: The problem's text. An answer that only repeats an expression of it is then wrong, unless the
-            reference is written so.
+        timeout_s: Deadline of the whole comparison in seconds of wall time. The exact path usually takes
+            well under a millisecond. The start of the verifier (loading libraries, starting or waiting for a host
+            process) does not count; ``prepare`` does it in advance.
+        policy: Options on which graders legitimately disagree.
+        question: The problem's text. An answer that only repeats an expression of it is then wrong, unless it
+            is the reference.
 
     Returns:
-        A verdict; ``answer`` is the extracted answer in a canonical spelling. ``unparsable``: no answer was found, or
-        it is beyond the caps. ``timeout`` and ``crash``: comparing the answer exceeded the deadline or the memory.
+        A verdict; ``answer`` is the extracted answer in canonical form. ``unparsable``: no answer was found, or
+        it exceeds a limit. ``timeout`` and ``crash``: comparing the answer exceeded the deadline or the memory.
         ``verifier_error``: the reference is empty, or the host process failed twice.
     """
     prepare_exact()
@@ -131,7 +131,7 @@ def _parse_answer(text: str, policy: MathPolicy) -> ParsedAnswer:
 
 
 def _reference_text(reference: str) -> str:
-    """The reference's own answer, found as a prediction's is; the whole where it is bare or announces nothing."""
+    """The answer in a reference, extracted as from a prediction; all of it if it is bare or announces nothing."""
     reference = after_reasoning(reference) or reference
     found = boxes(reference)
     if found:
@@ -143,11 +143,11 @@ def _reference_text(reference: str) -> str:
 
 
 MAX_DISTINCT = 16
-"""More different boxes than this are no answer: they are compared pair by pair."""
+"""More different boxes than this are rejected, because they are compared pair by pair."""
 
 
 def _select_candidate(found: Extraction, policy: MathPolicy) -> tuple[str | None, str]:
-    """The one candidate that is judged: several different boxes become a list, or the last counts (a policy)."""
+    """The candidate to grade: several different boxes become a list, or the last one counts (``policy.boxes``)."""
     if not found.candidates:
         return None, found.detail
     if len(found.candidates) == 1 or policy.boxes == "last":
@@ -162,7 +162,7 @@ def _select_candidate(found: Extraction, policy: MathPolicy) -> tuple[str | None
         return found.candidates[-1], ""
     if len(distinct) > MAX_DISTINCT or sum(map(len, distinct.values())) > MAX_ANSWER_CHARS:
         return None, f"more than {MAX_DISTINCT} different boxes, or {MAX_ANSWER_CHARS} characters in them"
-    # A placeholder such as \boxed{?} or \boxed{answer} beside a formula is no second answer; words set as text are.
+    # A placeholder such as \boxed{?} or \boxed{answer} next to a formula is not a second answer; words in \text are.
     parsed_answers = {candidate: _parse_answer(candidate, policy) for candidate in distinct.values()}
     last = parsed_answers[distinct[without_spaces(normalize(found.candidates[-1]))]]
     if not last.is_text:
@@ -215,7 +215,7 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
 
 
 def _counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
-    """Why a number of things is not the other side's: other things, or a share of them; empty where it may be."""
+    """The reason why counts cannot be equal: other things, or a percentage; empty if they can."""
     if ours.unit and theirs.unit and not set(_words(ours.unit)) & set(_words(theirs.unit)):
         return f"counts {ours.unit!r} and not {theirs.unit!r}"
     nodes = (ours.node, theirs.node)
@@ -230,7 +230,7 @@ _VALUED_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J]\)?[).:]?\s*\}|\(?[A-J](?:\)
 
 
 def _decide_choice(answer: str, truth: str, theirs: ParsedAnswer, policy: MathPolicy) -> _Decision | None:
-    """Answers that name a choice, with its value or without: ``(B) 12``, ``B``, ``12``; None where neither does."""
+    """Decides answers with a choice letter, with or without a value: ``(B) 12``, ``B``; None without a letter."""
     letter = theirs.words if theirs.words is not None and len(theirs.words) == 1 and theirs.words.isupper() else None
     ours_choice = choice(answer)
     if letter is not None:
@@ -254,12 +254,12 @@ def _decide_choice(answer: str, truth: str, theirs: ParsedAnswer, policy: MathPo
 
 
 def _singular(words: str) -> str:
-    """Words without their plurals: "no solutions" is "no solution"."""
+    """Words without plural endings: "no solutions" is "no solution"."""
     return re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", words)
 
 
 def _parse_reference(text: str, policy: MathPolicy) -> ParsedAnswer:
-    """A reference, or what its last equation sign announces where the whole is no formula."""
+    """A parsed reference; only the part after its last equals sign if the whole is not a formula."""
     parsed = _parse_answer(text, policy)
     if parsed.node is None and not parsed.symbolic and not parsed.is_text and "=" in parsed.text:
         last = _parse_answer(parsed.text.rpartition("=")[2], policy)
@@ -276,8 +276,8 @@ def _compare(ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy, ratio
         converted = Node("mul", (number(ratio), ours.node))
         same = ours.node.kind in SCALARS and comparison.equal(converted, theirs.node)
         return _Decision(same, f"{ours.unit!r} is converted to {theirs.unit!r}")
-    # A comma between digits may be read in two ways: one side's other reading counts where it settles the matter. A
-    # decimal comma only in the answer, or in a reference such as "0,111": "10,25" is a list.
+    # A comma between digits is ambiguous: the other reading of one side is tried as well. A decimal comma is tried only
+    # in the answer, or in a reference such as "0,111": "10,25" is a list.
     pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
     pairs += [(other, theirs.node) for other in ours.alternatives]
     if theirs.node.kind not in ("list", "seq") and (decimal := decimal_comma(ours.text)) is not None:
@@ -307,7 +307,7 @@ def _measures(*parsed_answers: ParsedAnswer) -> list[units.Measure | None]:
 
 
 def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
-    """Why two units cannot belong to equal answers (empty where they can), and how many of theirs one of ours is."""
+    """The reason why two units conflict (empty if they do not), and the size of our unit in theirs."""
     if ours == theirs:
         return "", Fraction(1)
     ours, theirs = foreign_units.latin(ours), foreign_units.latin(theirs)
@@ -340,7 +340,7 @@ def _symbolic(ours: ParsedAnswer, theirs: ParsedAnswer, spelling: str, started: 
 
 
 def value_parts(text: str) -> list[str]:
-    """The sides of a chain of equations but for a name at its start: ``F_n = A = B`` gives ``A`` and ``B``.
+    """The sides of a chain of equations without a name at its start: ``F_n = A = B`` gives ``A`` and ``B``.
 
     All of an answer's sides must equal the reference, so that a chain cannot hide a second answer.
     """
@@ -363,7 +363,7 @@ _NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]{1,20}\}|\w))?(?:\([A-Za-z, ]{1,1
 
 
 def canonical(parsed: ParsedAnswer, answer: str) -> str:
-    """One spelling for answers of the same rational value, so that they count as one vote; else the normalised text."""
+    """The canonical form: equal rational values get the same text and so one vote; else the normalized text."""
     if parsed.words is not None and parsed.node is None:
         return parsed.words
     try:
@@ -384,7 +384,7 @@ def canonical(parsed: ParsedAnswer, answer: str) -> str:
 def _copies_question(ours: ParsedAnswer, theirs: ParsedAnswer, question: str) -> bool:
     """Whether an answer is an unevaluated expression copied from the question, while the reference is another one.
 
-    A number, a reduced fraction, a name or a structure such as a tuple may well stand in the question and be right.
+    A number, a reduced fraction, a name or a structure such as a tuple can be in the question and still be right.
     """
     if ours.node is None or ours.node == (theirs.node or ours.node) or ours.node.kind not in SCALARS:
         return False

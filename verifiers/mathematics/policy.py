@@ -1,4 +1,4 @@
-"""Where graders of mathematics legitimately disagree: one switch each, with the default chosen and the reason."""
+"""Options on which math graders legitimately disagree, each with a default and its reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class MathPolicy(BaseModel):
-    """How strictly an answer is read. The defaults fit the MATH benchmark: exact values, lenient spelling."""
+    """How strictly an answer is graded. The defaults fit the MATH benchmark: exact values, lenient spelling."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

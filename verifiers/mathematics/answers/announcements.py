@@ -1,4 +1,4 @@
-"""How other languages announce an answer: 答案是 12, Ответ: 12, la respuesta es 12."""
+"""Phrases that announce an answer in other languages: 答案是 12, Ответ: 12, la respuesta es 12."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COPULA = re.compile(r"(?:です|だ|である|입니다|이다)$")
 
 
 def announced_answer(text: str) -> str | None:
-    """What the last such phrase announces, up to the end of its sentence; None where there is none."""
+    """The answer after the last such phrase, up to the end of its sentence; None without a phrase."""
     if not any(stem in text for stem in _STEMS):
         return None
     ends = [match.end() for match in _PHRASE.finditer(text)]

@@ -1,7 +1,7 @@
-"""Finding the final answer in a model's response: the box, else the announced answer, else the last formula.
+"""Finds the final answer in a model's response: the box, else the announced answer, else the last formula.
 
-A box outranks every phrase, whatever the phrase says; only what stands after the reasoning tags counts. All
-patterns run in linear time and only the end of a long response is read.
+A box has precedence over every phrase; only the text after the reasoning counts. All patterns run in linear time, and
+only the end of a long response is read.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from verifiers.mathematics.parsing.normalization import matching_brace
 from verifiers.reasoning import after_reasoning
 
 MAX_RESPONSE_CHARS = 20_000
-"""Only the last so many characters of a response are read: the answer stands at the end."""
+"""Only this many characters at the end of a response are read, because the answer is there."""
 
 MAX_BOXES = 64
-"""More boxes than this are no answer."""
+"""More boxes than this are rejected."""
 
 MAX_SENTENCE_CHARS = 400
-"""Only so much of a last sentence is searched for other numbers."""
+"""Only this much of the last sentence is searched for other numbers."""
 
 Source = Literal["box", "phrase", "bare", "prose", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The candidate answers of a response (several only from several boxes), as written, and where they came from."""
+    """The candidate answers of a response as written (several only from several boxes), and their source."""
 
     candidates: tuple[str, ...]
     source: Source
@@ -37,7 +37,7 @@ class Extraction:
 
 
 _BOX = re.compile(r"\\(?:f|x)?boxed? {0,8}(?=\{)|\\fbox {0,8}(?=\{)|\\boxed {1,8}(?=[A-Za-z0-9])")
-# Tags around the answer: those whose content is the answer itself, and those around a whole last part.
+# Tags around the answer itself, and tags around a longer final part.
 _ANSWER_TAGS, _PART_TAGS = (
     re.compile(
         rf"<\s{{0,4}}(?:{names})\b[^<>\n]{{0,80}}>(.*?)"
@@ -47,8 +47,8 @@ _ANSWER_TAGS, _PART_TAGS = (
     for names in ("(?:final[_ -]?)?answer", "solution|result|response|output|conclusion")
 )
 _OTHER_TAG = re.compile(r"\[(/?)(?:final[_ -]?)?answer\]|<\|(begin|end)_of_box\|>", re.IGNORECASE)
-# Emphasis of Markdown. A star between two operands is a product and two are a power, so none may touch an operand
-# from outside.
+# Markdown emphasis. A star between two operands is a product and two are a power, so a mark must not touch an operand
+# on its outer side.
 _EMPHASIS = (
     ("**", re.compile(r"(?<![\w)\]}*\\])\*{2,3}(?=[^\s*])([^*\n]{1,400})(?<=[^\s*])\*{2,3}(?![\w(*])")),
     ("*", re.compile(r"(?<![\w)\]}*\\^])\*(?=[^\s*])([^*\n{}^]{1,200})(?<=[^\s*])\*(?![\w(*])")),
@@ -73,7 +73,7 @@ _NUMBER = re.compile(
 )
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
-# "not", "less than" and the like right before a value deny it; "is" between them does not: "what is not prime is 9".
+# "not", "less than" and the like right before a value negate it, unless "is" is between: "what is not prime is 9".
 _DENIED = re.compile(
     r"(?:\b(?:not|never|cannot|neither|nor|without|except|instead of"
     r"|(?:less|greater|more|fewer|larger|smaller|other|rather) than)\b|n['’]t\b)"
@@ -81,7 +81,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _CHAT_END = re.compile(r"<\|(?!begin_of_box|end_of_box)[a-z_]{2,20}\|>")
-# Words of a sentence: two or more in a row make a text prose and not a bare answer such as "7 square feet".
+# Words of a sentence; a bare answer such as "7 square feet" has none.
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
     r"|here|let|to|with|when|not|special|sum|then)\b",
@@ -91,7 +91,7 @@ _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[
 
 
 def final_part(response: str) -> str:
-    """The part of a response that may hold the answer: its end, after the reasoning tags, before a chat mark."""
+    """The part of a response that may contain the answer: its end, after the reasoning, before a chat token."""
     text = after_reasoning(response)[-MAX_RESPONSE_CHARS:]
     mark = _CHAT_END.search(text)
     return (text[: mark.start()] if mark else text).replace("{:}", ":")
@@ -108,7 +108,7 @@ def boxes(text: str) -> tuple[str, ...]:
         else:
             end = matching_brace(text, match.end())
             if end < 0:
-                # A box that the response's end cut off, or that lacks its brace: up to the end of the formula.
+                # A box without its closing brace extends to the end of the formula.
                 cut = re.split(r"\$|\\\)|\\\]|\n", text[match.end() + 1 :], maxsplit=1)[0]
                 found.append(cut)
                 break
@@ -120,7 +120,7 @@ def boxes(text: str) -> tuple[str, ...]:
 
 
 def _inner_box(content: str) -> str:
-    """A box that holds nothing but a box is that box."""
+    """The content of the innermost box if boxes contain nothing but a box."""
     for _ in range(4):
         match = _BOX.match(content.strip())
         stripped = content.strip()
@@ -131,7 +131,7 @@ def _inner_box(content: str) -> str:
 
 
 def _after_phrase(text: str) -> str | None:
-    """What the last phrase such as "the answer is" announces; None without such a phrase."""
+    """The answer after the last phrase such as "the answer is"; None without such a phrase."""
     matches = list(_PHRASE.finditer(text))
     strong = [match for match in matches if not _WEAK.match(match.group())]
     chosen = strong or matches
@@ -176,7 +176,7 @@ def is_bare_answer(text: str) -> bool:
 
 
 def _from_prose(text: str) -> str | None:
-    """The formula or number that stands last in a text and is not denied; None where a sentence hedges between some."""
+    """The last formula or number of a text that is not negated; None if the sentence hedges between several."""
     text = _HOPE.sub("", text)
     found = list(formulas(text))
     numbers = list(_NUMBER.finditer(text, found[-1].end if found else 0))
@@ -190,12 +190,12 @@ def _from_prose(text: str) -> str | None:
 
 
 def is_negated(text: str, start: int) -> bool:
-    """Whether the words before a value say that it is not the answer."""
+    """Whether the words before a value negate it."""
     return _DENIED.search(text[max(0, start - 80) : start]) is not None
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:
-    """Candidate answers of a response: an answer tag's content where there is one, else the response's.
+    """Candidate answers of a response: from the answer tags if there are any, else from all of it.
 
     Args:
         response: The whole response, or a bare answer.
@@ -217,7 +217,7 @@ def extract(response: str, *, prose: bool = True) -> Extraction:
 
 
 def _tagged(text: str) -> list[str]:
-    """The contents of the answer tags; of the tags around a whole last part where there are no others."""
+    """The contents of the answer tags; without any, of the tags around a longer final part."""
     if "[/" in text or "_of_box|>" in text:
         text = _OTHER_TAG.sub(lambda match: "</answer>" if match[1] or match[2] == "end" else "<answer>", text)
     if "<" not in text:
@@ -226,12 +226,12 @@ def _tagged(text: str) -> list[str]:
 
 
 def has_tag(text: str) -> bool:
-    """Whether a text holds an answer tag."""
+    """Whether a text contains an answer tag."""
     return bool(_tagged(text))
 
 
 def without_emphasis(text: str) -> str:
-    """The text without Markdown's marks for bold, italic, code and headings; their content stays."""
+    """The text without Markdown marks for bold, italic, code and headings; their content is kept."""
     if not _MARKED.search(text):
         return text
     for sign, mark in _EMPHASIS:

@@ -1,4 +1,4 @@
-r"""Formulas inside a text: what stands between ``$``, ``$$``, ``\(`` and ``\[`` and their ends, in one pass."""
+r"""Finds formulas in a text, between ``$``, ``$$``, ``\(`` or ``\[`` and their ends, in one pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPENED_BY = {"$": "$", "$$": "$$", "\\)": "\\(", "\\]": "\\["}
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """One formula: where it begins and ends, delimiters included, and what stands between them."""
+    """One formula: start and end including its delimiters, and the content between them."""
 
     start: int
     end: int
@@ -21,7 +21,7 @@ class Formula:
 
 
 def formulas(text: str) -> Iterator[Formula]:
-    r"""The formulas of a text from left to right. One that is never closed is none; ``\$`` is a sign of money."""
+    r"""The formulas of a text from left to right. Unclosed ones are ignored; ``\$`` is a dollar sign."""
     opened: dict[str, int] = {}
     position = 0
     while mark := _MARK.search(text, position):
@@ -44,7 +44,7 @@ def formulas(text: str) -> Iterator[Formula]:
 
 
 def without_formulas(text: str) -> str:
-    """The text with a blank in the place of each formula."""
+    """The text with each formula replaced by a space."""
     parts: list[str] = []
     position = 0
     for formula in formulas(text):

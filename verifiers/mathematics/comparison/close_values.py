@@ -1,8 +1,8 @@
-"""Whether two values that agree to 35 digits, or differ by what may be rounding, are equal.
+"""Decides whether two values that agree to 35 digits, or differ only by possible rounding, are equal.
 
 Rational values are compared by residues: if they agree to 35 digits and modulo two primes of 60 and 127 bits, they are
-equal but for a chance of about 2^-187. That tells 2^1000000 from 2^1000000 + 1. Other values are computed again with
-350 digits, and with 700 where a sum cancels.
+equal except with probability about 2^-187. That distinguishes 2^1000000 from 2^1000000 + 1. Other values are computed
+again with 350 digits, and with 700 if a sum cancels.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
 _PRIMES = (10**18 + 9, 2**127 - 1)
 _MAX_FACTORIAL = 50_000
-"""The factorial of a larger number takes too many products."""
+"""A larger factorial takes too many products."""
 
 
 def equal_residues(left: Node, right: Node) -> bool | None:
-    """Whether two closed expressions of sums, products, powers and factorials are equal; None where others occur."""
+    """Whether two closed expressions of sums, products, powers and factorials are equal; None if others occur."""
     try:
         return all(_residue(left, prime) == _residue(right, prime) for prime in _PRIMES)
     except (Unsupported, Undefined, ZeroDivisionError, ValueError):
@@ -30,8 +30,7 @@ def equal_residues(left: Node, right: Node) -> bool | None:
 def equal_with_more_digits(left: Node, right: Node, point: dict[str, Fraction] | None, log_base: int | None) -> bool:
     """Whether two values agree to almost all of 350 digits; cancellation costs some.
 
-    Where they do not, their difference may be rounding only: then it shrinks with twice the digits, where a real one
-    keeps its size.
+    If they do not, the difference may be rounding: then it shrinks with twice the digits, and a real one does not.
     """
     differences: list[Value] = []
     for digits in (numeric.FINE_DIGITS, 2 * numeric.FINE_DIGITS):

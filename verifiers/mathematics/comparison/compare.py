@@ -1,4 +1,4 @@
-"""Whether two expression trees say the same: the exact and numeric path, without sympy.
+"""Compares two expression trees: the exact and numeric path, without sympy.
 
 Rational values are compared exactly, other closed values to about 35 digits, expressions with variables at random
 points, where the difference of two distinct expressions vanishes with probability practically 0 (Schwartz 1980,
@@ -35,9 +35,9 @@ class Comparison:
     """Compares the trees of one prediction and one reference.
 
     Args:
-        policy: The switches.
-        seed: Text from which the random points are drawn, so that a verdict is reproducible.
-        degree_signs: Whether a degree sign may not be left out, as where the other side is said to be in radians.
+        policy: The grading options.
+        seed: Text that seeds the random points, so that a verdict is reproducible.
+        degree_signs: Whether a degree sign is required, because one side is in radians.
     """
 
     def __init__(self, policy: MathPolicy, seed: str, *, degree_signs: bool = False) -> None:
@@ -46,10 +46,10 @@ class Comparison:
         self.rng = random.Random(hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest())
 
     def equal(self, left: Node, right: Node) -> bool:
-        """Whether a prediction's tree (left) says what the reference's (right) says.
+        """Whether a prediction's tree (left) is equal to the reference's (right).
 
         Raises:
-            Unsupported: Only the symbolic path can tell.
+            Unsupported: Only the symbolic path can decide.
         """
         left, right = (simplify_relation(expand_plus_minus(node)) for node in (left, right))
         if left.kind == "false":
@@ -90,7 +90,7 @@ class Comparison:
         return self.equal(left, right.args[0])
 
     def _equations(self, left: Node, right: Node) -> bool:
-        """Two equations are the same when the differences of their sides are proportional."""
+        """Two equations are equal if the differences of their sides are proportional."""
         ours, theirs = left.args[0], right.args[0]
         if not variables(ours) or not variables(theirs):
             return False
@@ -102,7 +102,7 @@ class Comparison:
             return self._common_ratio(ours, theirs, points, numeric.FINE_DIGITS // 2) is not None
 
     def _common_ratio(self, left: Node, right: Node, points: Sequence[dict[str, Fraction]], digits: int) -> Value:
-        """The ratio that two expressions have at all points, to so many digits; None where it differs."""
+        """The ratio of two expressions if it is the same at all points, to `digits` digits; else None."""
         ratio: Value = None
         for point in points:
             values = self._at(left, right, point)
@@ -120,7 +120,7 @@ class Comparison:
     def _based(self, left: Node, right: Node) -> bool:
         if left.kind == right.kind:
             return left.value == right.value
-        # 12 in base ten says no more than 12.
+        # 12 in base ten is just 12.
         (digits, base), other = (left.value, right) if left.kind == "based" else (right.value, left)
         return base == 10 and digits.isdigit() and other == number(int(digits))
 
@@ -171,7 +171,7 @@ class Comparison:
         return True
 
     def _without_repeats(self, node: Node) -> Node:
-        """A list of tuples is a set of solutions, so a repeated one says nothing; repeated roots are kept."""
+        """A list of tuples is a set of solutions, so repeated ones are dropped; repeated roots are kept."""
         if len(node.args) > MAX_UNORDERED or any(part.kind != "seq" for part in node.args):
             return node
         kept: list[Node] = []
@@ -181,7 +181,7 @@ class Comparison:
         return Node(node.kind, tuple(kept), node.value)
 
     def _relations(self, left: Node, right: Node) -> bool:
-        """Inequalities between expressions: the same up to a factor, whose sign turns the relation."""
+        """Inequalities between expressions: the same up to a factor; a negative one reverses the relation."""
         if left == right:
             return True
         if len(left.args) == len(right.args) and left.value == right.value and self._in_order(left.args, right.args):
@@ -207,7 +207,7 @@ class Comparison:
     # --- scalars ----------------------------------------------------------------------------------
 
     def scalars(self, left: Node, right: Node) -> bool:
-        """Whether two scalar expressions have the same value, under the policy's readings."""
+        """Whether two scalar expressions have the same value, under the policy's interpretations."""
         if left == right:
             return True
         if left.kind == right.kind == "ratio":
@@ -276,9 +276,9 @@ class Comparison:
         cancelled: bool,
         checked: bool = False,
     ) -> bool:
-        """Whether two values are equal. Where rounding may hide it, integers decide, or many more digits.
+        """Whether two values are equal. If rounding may hide a difference, residues or more digits decide.
 
-        ``checked``: that the values are equal at other points, with many digits, is known.
+        ``checked``: the values are known to be equal at other points, with many digits.
         """
         ours, theirs = values
         if isinstance(ours, Fraction) and isinstance(theirs, Fraction):
@@ -334,7 +334,7 @@ class Comparison:
         return points
 
     def _rounded(self, left: Node, ours: Value, right: Node, theirs: Value) -> bool:
-        """The policies of rounding: an exact answer to a rounded reference, a long decimal for an exact reference."""
+        """The rounding policies: an exact answer to a rounded reference, a long decimal for an exact reference."""
         if not numeric.is_real(ours) or not numeric.is_real(theirs):
             return False
         ours, theirs = (numeric.as_real(value).real for value in (ours, theirs))
@@ -357,7 +357,7 @@ def _within(left: Value, right: Value, tolerance: Fraction) -> bool:
 
 
 def contains_imaginary(node: Node) -> bool:
-    """Whether the imaginary unit stands in a tree."""
+    """Whether the imaginary unit occurs in a tree."""
     return (node.kind == "const" and node.value == "i") or any(contains_imaginary(part) for part in node.args)
 
 

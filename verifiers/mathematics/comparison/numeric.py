@@ -1,4 +1,4 @@
-"""Values of expressions: exact fractions as far as they reach, 50 decimal digits beyond. Bounded in time and size."""
+"""Evaluates expressions: exact fractions where possible, else 50 digits. Bounded in time and size."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ DIGITS = 50
 """Working precision. Two values are equal when they agree to about 35 digits."""
 
 MAX_BITS = 80_000
-"""Exact integers stay below so many bits; beyond, a value has ``DIGITS`` significant digits."""
+"""Exact integers have at most this many bits; larger values have ``DIGITS`` significant digits."""
 
 MAX_FACTORIAL = 5_000
 """Factorials up to this one are exact."""
 
-_LOG_MAGNITUDE = 10**12  # natural logarithm of the largest magnitude that is looked at
-_CANCELLATION = 100_000  # a sum is suspect where a term is so many times larger
+_LOG_MAGNITUDE = 10**12  # natural logarithm of the largest magnitude that is evaluated
+_CANCELLATION = 100_000  # a sum has cancelled if a term is this many times larger
 _MAX_ARGUMENT = 100_000  # of sine, exponential and the like
 FINE_DIGITS = 350
-"""Precision at which values that agree, or that cancelled, are looked at again."""
+"""Precision at which values that agree, or that cancelled, are computed again."""
 
 Value = Any
 """A Fraction, or a real or complex number of the context (mpmath's types have no annotations)."""
 
 
 class Undefined(ValueError):
-    """The expression has no value there: a division by zero, a function outside its domain."""
+    """The expression has no value: a division by zero, a function outside its domain."""
 
 
 class OutOfRange(Unsupported):
-    """A number so large that no way of comparing it is quick; it equals only what is written alike."""
+    """A number too large to compare quickly; it equals only the same expression."""
 
 
 class _Contexts(threading.local):
     """One arbitrary-precision context per thread, because a context's precision is mutable state."""
 
     def __init__(self) -> None:
-        from mpmath import mp  # a third of sympy's import time, so only when a root or a variable asks for it
+        from mpmath import mp  # a third of sympy's import time, so only if a root or a variable needs it
 
         self.context = mp.clone()
         self.context.dps = DIGITS
@@ -81,7 +81,7 @@ def is_real(value: Value) -> bool:
 
 
 def same(left: Value, right: Value, digits: int = 35) -> bool:
-    """Whether two values are equal: exactly for fractions, to so many significant digits otherwise."""
+    """Whether two values are equal: exactly for fractions, to `digits` significant digits otherwise."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
     left, right = as_real(left), as_real(right)
@@ -91,7 +91,7 @@ def same(left: Value, right: Value, digits: int = 35) -> bool:
 
 
 def close(left: Value, right: Value) -> bool:
-    """Whether rounding alone may explain that two values differ, as of the sine of pi and 0."""
+    """Whether the difference of two values may be rounding, as between the sine of pi and 0."""
     if is_infinite(left) or is_infinite(right):
         return False
     left, right = as_real(left), as_real(right)
@@ -100,12 +100,12 @@ def close(left: Value, right: Value) -> bool:
 
 
 def digits(count: int) -> Any:
-    """A context manager: arithmetic with so many significant digits."""
+    """A context manager: arithmetic with `count` significant digits."""
     return context().workdps(count)
 
 
 def difference(left: Value, right: Value) -> Value:
-    """How far two values are apart; 0 for equal infinities."""
+    """The distance of two values; 0 for equal infinities."""
     if is_infinite(left) or is_infinite(right):
         return Fraction(0) if left == right else context().inf
     return abs(as_real(left) - as_real(right))
@@ -136,16 +136,16 @@ class Evaluator:
     def __init__(self, point: Mapping[str, Value] | None = None, log_base: int | None = None) -> None:
         self.point = point or {}
         self.log_base = log_base
-        self.cancelled = False  # whether a sum of inexact terms is much smaller than one of them
+        self.cancelled = False  # whether a sum of inexact terms was much smaller than one of them
 
     def value(self, node: Node) -> Value:
         """The value of a scalar expression.
 
         Raises:
             Undefined: It has none at this point.
-            Unsupported: It is no scalar, or out of the range that is looked at.
+            Unsupported: It is not a scalar, or out of range.
             KeyError: A variable without a value.
-            OutOfTime: The answer's time is up.
+            OutOfTime: The deadline of the answer has passed.
         """
         deadline.check()
         method: Callable[[Node], Value] | None = getattr(self, "_" + node.kind, None)
@@ -343,7 +343,7 @@ def _integer(value: Value) -> int:
 
 
 def _exact_root(value: Fraction, index: int) -> Fraction | None:
-    """The root of a non-negative fraction where it is a fraction, else None."""
+    """The root of a non-negative fraction if it is a fraction, else None."""
     top = _integer_root(value.numerator, index)
     bottom = _integer_root(value.denominator, index)
     return None if top is None or bottom is None else Fraction(top, bottom)
@@ -388,5 +388,5 @@ def variables(node: Node) -> frozenset[str]:
 
 
 def contains(node: Node, *kinds: str) -> bool:
-    """Whether a node of one of the kinds stands anywhere in a tree."""
+    """Whether a tree contains a node of one of the kinds."""
     return node.kind in kinds or any(contains(part, *kinds) for part in node.args)

@@ -1,4 +1,4 @@
-"""Sets of real numbers: intervals, unions, single points and inequalities in one variable, as one canonical form."""
+"""Sets of real numbers: intervals, unions, single points and inequalities in one variable, in one canonical form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BELOW = Node("neg", (_INFINITY,))
 
 
 class NotASet(ValueError):
-    """The tree describes no set of real numbers with known ends."""
+    """The tree is not a set of real numbers with known ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +104,18 @@ def _is_alternatives(node: Node) -> bool:
 
 
 def is_set(node: Node) -> bool:
-    """Whether a tree is plainly a set of real numbers and not, say, a pair."""
+    """Whether a tree is unambiguously a set of real numbers, and not a pair, for example."""
     if is_interval(node) or node.kind in ("union", "minus") or _is_inequality(node) or _is_alternatives(node):
         return True
     return node.kind == "list" and node.value == "or" and any(_is_inequality(part) for part in node.args)
 
 
 def pair(left: Node, right: Node) -> tuple[RealSet, RealSet] | None:
-    """Both trees as sets where at least one is plainly a set and both can be; None where they are not."""
+    """Both trees as sets, if one is unambiguously a set and the other can be one; else None."""
     if not (is_set(left) or is_set(right)):
         return None
     if left.kind == right.kind == "seq" and left.value != right.value:
-        return None  # different brackets; the structural comparison refuses them
+        return None  # different brackets; the structural comparison rejects them
     try:
         return RealSet(pieces(left)), RealSet(pieces(right))
     except NotASet:
@@ -126,7 +126,7 @@ def pieces(node: Node) -> list[Piece]:
     """The pieces of a tree.
 
     Raises:
-        NotASet: It describes none, or its ends are no real numbers.
+        NotASet: It is not a set, or its ends are not real numbers.
         Unsupported: Only the symbolic path can find its ends.
     """
     if node.kind == "seq" and len(node.args) == 2:
@@ -225,7 +225,7 @@ def _all_exact(*values: Value) -> bool:
 
 
 def _linear(node: Node) -> tuple[Value, Value]:
-    """Slope and intercept of the side that holds the variable; a name such as ``f(x)`` counts as one variable."""
+    """Slope and intercept of the side with the variable; a name such as ``f(x)`` counts as one variable."""
     if is_name(node):
         return Fraction(1), Fraction(0)
     names = variables(node)

@@ -1,4 +1,4 @@
-"""Rewriting trees before they are compared: names dropped from equations, plus-minus signs written out."""
+"""Rewrites trees before comparison: drops names from equations, expands plus-minus signs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, varia
 from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
 MAX_SIGNS = 5
-"""More free plus-minus signs than this are not written out."""
+"""More independent plus-minus signs than this are not expanded."""
 
 
 def substitute(node: Node, name: str, value: Node) -> Node:
@@ -23,7 +23,7 @@ def substitute(node: Node, name: str, value: Node) -> Node:
 
 
 def is_name(node: Node) -> bool:
-    """Whether a side of an equation only names what the other side gives: ``x``, ``a_1``, ``f(x)``, ``|AB|``."""
+    """Whether a side of an equation is only a name for the other side: ``x``, ``a_1``, ``f(x)``, ``|AB|``."""
     if node.kind == "var":
         return True
     if node.kind == "mul" and node.value == "apply":
@@ -64,7 +64,7 @@ def _with_signs(node: Node, signs: dict[int, int]) -> Node:
 
 
 def expand_plus_minus(node: Node) -> Node:
-    """The tree with every plus-minus written out: one expression becomes the list of its values."""
+    """The tree with every plus-minus expanded: one expression becomes the list of its values."""
     if not _signs(node):
         return node
     if node.kind in ("list", "set"):
@@ -87,7 +87,7 @@ def expand_plus_minus(node: Node) -> Node:
 
 
 def simplify_relation(node: Node) -> Node:
-    """An equation, or a true approximation, as what it says.
+    """Simplifies an equation, or a true approximation.
 
     Returns:
         ``named`` (the value and the equation; its ``value`` is the name's tree) for ``x = 3``; the value alone for a
@@ -95,7 +95,7 @@ def simplify_relation(node: Node) -> Node:
         chain whose parts differ; other trees unchanged.
 
     Raises:
-        Unsupported: A part of a chain has a value that only the symbolic path can find.
+        Unsupported: Only the symbolic path can evaluate a part of a chain.
     """
     if node.kind != "rel":
         return node
@@ -129,11 +129,11 @@ def simplify_relation(node: Node) -> Node:
 
 
 def _near(exact: Node, rounded: Node) -> bool:
-    """Whether an approximation may be said: right to the last place that it shows, or to one part in a hundred."""
+    """Whether an approximation is true: correct to its last decimal place, or to one percent."""
     try:
         left, right = (numeric.as_real(Evaluator().value(node)) for node in (exact, rounded))
     except KeyError:
-        return True  # a name such as x: there is nothing to compare
+        return True  # a name such as x: nothing to compare
     except Undefined:
         return False
     place = rounded.args[0] if rounded.kind == "neg" else rounded
@@ -144,7 +144,7 @@ def _near(exact: Node, rounded: Node) -> bool:
 
 
 def _consistent(values: list[Node]) -> bool:
-    """Whether all closed parts of a chain have one value; a chain with variables is no chain of values."""
+    """Whether all closed parts of a chain have one value; False for a chain with variables."""
     try:
         found = [Evaluator().value(value) for value in values]
     except KeyError:

@@ -1,4 +1,4 @@
-"""From a candidate answer as written to what it says: an expression tree, or words, and a unit beside it."""
+"""Parses a candidate answer to an expression tree or words, and a unit."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from verifiers.mathematics.parsing.syntax import MAX_ANSWER_CHARS, MAX_DEPTH, MA
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """One way to read an answer.
+    """A parsed answer.
 
     Attributes:
         text: The normalised answer without its unit.
-        node: Its tree, None where it is no formula that the parser knows.
-        words: Its words, lower case and without punctuation, None where it is no text.
-        is_text: Whether it says words rather than mathematics, so that only the words are compared.
-        symbolic: Whether it is a formula that only the symbolic path can judge.
-        unit: The unit's words, empty where there is none.
-        counted: Whether the unit is plain words that say what is counted, as in ``72 clips``.
-        problem: Why there is no tree.
+        node: Its tree; None if the parser cannot read it.
+        words: Its words, lower case and without punctuation; None if it is not text.
+        is_text: Whether it is words rather than mathematics, so that only the words are compared.
+        symbolic: Whether it is a formula for the symbolic path.
+        unit: The unit's words; empty if there is none.
+        counted: Whether the unit is plain words for what is counted, as in ``72 clips``.
+        problem: The reason why there is no tree.
+        alternatives: Trees of other readings.
     """
 
     text: str
@@ -41,7 +42,7 @@ class ParsedAnswer:
 
 
 _TEXT_COMMAND = re.compile(r"\\text\s*\{")
-# "and" and "or" between items; inside of a text command only where nothing but a unit stands beside them.
+# "and" and "or" between items; in a text command only if nothing but a unit is next to them.
 _CONJUNCTION = re.compile(r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])")
 _JOINT = re.compile(r"\s*(?P<unit>[A-Za-z][A-Za-z .]*?)?\s*(?:[,;]|,?\s*\b(?P<word>and|or)\b,?)\s*")
 _QUANTIFIED = re.compile(
@@ -59,10 +60,10 @@ _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,
 _SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
 _LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
 _BOLD_CHOICE = re.compile(r"\\text\s*\{\s*([A-J])\s*\}\s*(?=-?\d|-?\\(?:frac|sqrt))")
-# A letter that is offered as a choice itself: in brackets, marked, or said to be something. "Both A and B" names none.
+# A letter offered as a choice: in brackets, with a mark, or before "is". "Both A and B" offers none.
 _OFFERED = re.compile(r"\(\s*([A-J])\s*\)|(?<![A-Za-z\\])([A-J])(?:[).:]|\s+(?:is|was|seems)\b)")
 _GOES_ON = re.compile(r"[,;/&|]|(?:or|and)\b")
-# "is wrong" after a letter speaks about that choice; it is not what the choice says.
+# "is wrong" after a letter is a remark about that choice, not its content.
 _DENIAL = re.compile(
     r"(?:is|was|can|could|does|would|seems?)(?=\b|n't|not).*?(?:not\b|n't|wrong|incorrect|false)", re.DOTALL
 )
@@ -72,7 +73,7 @@ _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
 _ANNOUNCED = re.compile(r"^.{0,80}\banswer is\b:?")
 _DIGIT = re.compile(r"\d")
 _QUOTED = re.compile(r"[\"'“”„«»「『]([^\"'“”„«»「」『』]+)[\"'“”«»」』]")
-# What may stand before a value and says nothing of it: "surely", "about", "the answer is".
+# Words before a value that do not change it: "surely", "about", "the answer is".
 _LEADING = re.compile(
     r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer is:?)\s*\}|\\approx"
     r"|(?:about|(?!un|hard|bare|fami)[a-z]{2,12}ly)\b)\s*"
@@ -80,7 +81,7 @@ _LEADING = re.compile(
 
 
 def exceeded_limit(raw: str) -> str:
-    """Why a candidate is refused unread (too long, too deep, too many digits); empty where it is not."""
+    """The limit that a candidate exceeds (length, depth, digits), as a message; empty if none."""
     if len(raw) > MAX_ANSWER_CHARS:
         return f"the answer has more than {MAX_ANSWER_CHARS} characters"
     depth = deepest = 0
@@ -111,19 +112,19 @@ def unwrap_text(text: str) -> str:
 
 
 def words_of(text: str, *, keep_case: bool = False) -> str | None:
-    """Words in a spelling that can be compared; None where the text is not made of words."""
+    """Words in comparable form; None if the text is not made of words."""
     plain = unwrap_text(text).strip().strip(".\"' ")
     if not _WORDS.fullmatch(plain):
         return None
     letters = [part.strip(" ().\"'") for part in re.split(r"[,;]", plain)]
     if all(len(letter) <= 1 for letter in letters):
-        return ",".join(letters)  # a choice, or several: letters keep their case
+        return ",".join(letters)  # one or several choices: letters keep their case
     plain = re.sub(r"[^A-Za-z]+", " ", plain).strip()
     return plain if keep_case else plain.lower()
 
 
 def parse_answer(raw: str, *, keep_case: bool = False) -> ParsedAnswer:
-    """Read one candidate answer. Never raises: what cannot be read has a ``problem``."""
+    """Parse one candidate answer. Never raises: an unreadable one has a ``problem``."""
     problem = exceeded_limit(raw)
     if problem:
         return ParsedAnswer("", problem=problem)
@@ -159,9 +160,9 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
 
 
 def _loose(text: str) -> str | None:
-    """Letters, digits and symbols of a text in any script, without case and punctuation; None where there are none.
+    """Letters, digits and symbols of a text in any script, without case and punctuation; None if there are none.
 
-    A sign and the marks inside of a number stay: "-3 units" is not "3 units".
+    A sign and the marks inside a number are kept: "-3 units" is not "3 units".
     """
     plain = unicodedata.normalize("NFKC", unwrap_text(text)).casefold()
     parts = [_kept(plain, index) for index in range(len(plain))]
@@ -182,7 +183,7 @@ def _kept(text: str, index: int) -> str:
 
 
 def _whole_text(text: str) -> str | None:
-    """The content of an answer that is nothing but one ``\\text{...}``."""
+    """The content of an answer that is a single ``\\text{...}``."""
     match = _TEXT_COMMAND.match(text)
     if match is None or matching_brace(text, match.end() - 1) != len(text) - 1:
         return None
@@ -230,7 +231,7 @@ def _separated(text: str) -> str:
 
 
 def _texts(text: str) -> Iterator[tuple[int, int, int]]:
-    """Each text command: where it begins, where its content begins, and where that ends."""
+    """For each text command: its start, the start and the end of its content."""
     position = 0
     while match := _TEXT_COMMAND.search(text, position):
         end = matching_brace(text, match.end() - 1)
@@ -241,7 +242,7 @@ def _texts(text: str) -> Iterator[tuple[int, int, int]]:
 
 
 def _without_units(text: str) -> tuple[str, str]:
-    """The text without words that only name units, and the last of those units."""
+    """The text without unit words, and the last of these units."""
     unit = ""
     kept: list[str] = []
     position = 0
@@ -262,7 +263,7 @@ def _without_units(text: str) -> tuple[str, str]:
 
 
 def _names_unit(before: str, content: str, after: str) -> bool:
-    """Whether words are a unit: they follow a value, hold no number, and no number follows them."""
+    """Whether words are a unit: they follow a value, contain no number, and no number follows them."""
     follows = before[-1:].isalnum() or before[-1:] in (")", "]", "}", "%", "'", "!", "|", ".")
     is_symbol = content in ("", "E", "e", "i", "d", "C", "T")
     if not follows or is_symbol or not units.droppable(content):
@@ -271,7 +272,7 @@ def _names_unit(before: str, content: str, after: str) -> bool:
 
 
 def _joined_thousands(text: str) -> str:
-    """Numbers with thousands separators, outside of any bracket, without them."""
+    """The text with thousands separators removed from numbers outside brackets."""
     spaced = _SPACED.fullmatch(text.strip())
     if spaced is not None:
         return text.replace(" ", "")
@@ -288,7 +289,7 @@ def _joined_thousands(text: str) -> str:
 
 
 def _alternatives(text: str) -> tuple[Node, ...]:
-    """Other readings: of the comma in ``120,240``, and of ``2e-3``, which may stand for 2e - 3."""
+    """Other readings: of the comma in ``120,240``, and of ``2e-3``, which may mean 2e - 3."""
     found: list[Node] = []
     if _THOUSANDS.search(text):
         try:
@@ -301,13 +302,13 @@ def _alternatives(text: str) -> tuple[Node, ...]:
 
 
 def decimal_comma(text: str) -> Node | None:
-    """What a normalised answer such as ``2,74`` says where its comma is a decimal one; None where it cannot be."""
+    """A normalized answer such as ``2,74`` read with a decimal comma; None if that is impossible."""
     match = _DECIMAL_COMMA.fullmatch(text)
     return None if match is None else parse(f"{match.group(1)}.{match.group(2)}")
 
 
 def choice(raw: str) -> tuple[str, str] | None:
-    """Letter and content of an answer such as ``(C) 12`` or ``C. twelve``; None where it names none, or several."""
+    """Letter and content of an answer such as ``(C) 12`` or ``C. twelve``; None if it has none, or several."""
     text = unwrap_text(normalize(raw)).strip()
     match = _LETTER_CHOICE.fullmatch(text)
     if match is None and (bold := _BOLD_CHOICE.match(normalize(raw))) is not None:

@@ -1,10 +1,10 @@
-"""Units, counting words and numerals in scripts other than Latin, by the names that ``units`` knows."""
+"""Units, counting words and numerals in scripts other than Latin, with the names used in ``units``."""
 
 from __future__ import annotations
 
 import re
 
-# A measure is translated, so that quantities are compared and converted; a counting word stands for itself.
+# Measures are translated, so that quantities are compared and converted; counting words are not.
 _MEASURES = """
 mm: мм 毫米 公厘 ミリメートル 밀리미터
 cm: см 厘米 公分 センチメートル センチ 센티미터
@@ -60,7 +60,7 @@ _WORD = re.compile(_UNIT, re.IGNORECASE)
 _SCALE = re.compile(
     rf"(?<=\d)\s{{0,4}}(?:{'|'.join(sorted(_SCALES, key=len, reverse=True))})(?![^\W\d_])\.?|(?<=\d)[万萬만亿億억]"
 )
-# One to three words that the table does not know, and what in them may change the value, deny it, or offer another.
+# One to three words that are not in the table, and parts of them that may change or negate the value or offer another.
 _LETTER = r"[^\W\d_A-Za-z]"
 _INNER = r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0dff]){0,20}"
 _WORDS = re.compile(rf"(?<=[0-9)}}\]])\s{{0,4}}(?P<unit>{_LETTER}{_INNER}\.?(?: {_LETTER}{_INNER}){{0,2}})$")
@@ -80,7 +80,7 @@ _CHANGES = re.compile(
 def split(text: str) -> tuple[str, str]:
     """A number and the unit that follows it: ``3小时`` gives ``3`` and ``h``, ``7 км/ч`` gives ``7`` and ``km/h``.
 
-    Words that are not in the table stand for themselves, where nothing in them may change the value.
+    Words that are not in the table are returned unchanged if nothing in them may change the value.
     """
     if text.isascii():
         return text, ""
@@ -94,12 +94,12 @@ def split(text: str) -> tuple[str, str]:
 
 
 def latin(unit: str) -> str:
-    """A unit by the names that ``units`` knows; unchanged where the table does not know it."""
+    """A unit with the names used in ``units``; unchanged if it is not in the table."""
     return unit if unit.isascii() else _WORD.sub(_translated, unit) if _WHOLE.fullmatch(unit) else unit.casefold()
 
 
 def droppable(words: str) -> bool:
-    """Whether words in other scripts leave the value of the number before them alone."""
+    """Whether words in other scripts do not change the value of the number before them."""
     return words.isascii() or bool(_WHOLE.fullmatch(words.strip())) or not _CHANGES.search(words)
 
 

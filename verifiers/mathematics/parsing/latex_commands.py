@@ -1,4 +1,4 @@
-"""What the parser reads at a command or a function: roots, functions, sets, matrices, names with subscripts."""
+"""Parses LaTeX commands and functions: roots, functions, sets, matrices, names with subscripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau"
     " angle triangle upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
 )
-# Formulas that have a value, which only the symbolic path can find.
+# Commands that only the symbolic path can evaluate.
 _SYMBOLIC = frozenset("lim int sum prod iint oint infsum sup inf det bigcup bigcap begin end".split())
 _MATRICES = frozenset(("pmatrix", "bmatrix", "matrix", "array", "vmatrix", "Bmatrix", "smallmatrix"))
 
@@ -32,7 +32,7 @@ def letter(text: str) -> Node:
 
 
 def numeral(text: str) -> Node:
-    """A numeral with its exact value and the way it was written; a recurring decimal is the fraction that it is."""
+    """A numeral with its exact value and the way it was written; a recurring decimal becomes a fraction."""
     if "\\" in text:
         return _recurring(*text[:-1].split("\\overline{"))
     whole, _, decimals = text.partition(".")
@@ -72,7 +72,7 @@ def subscripted(p: Parser, node: Node) -> Node:
 
 
 def command(p: Parser, name: str) -> Node:
-    """What begins with a command, whose name was just read."""
+    """Parse what begins with a command whose name was just read."""
     if name == "frac":
         top = p.argument()
         return Node("div", (top, p.argument()))

@@ -1,4 +1,4 @@
-"""One spelling for LaTeX, unicode and plain text, without touching the meaning. Every pattern runs in linear time."""
+"""Normalizes LaTeX, Unicode and plain text without changing the meaning. Every pattern runs in linear time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SYMBOLS = {
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u202a-\u202e\ufeff\u00ad\x00]")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SYMBOL = re.compile("[" + "".join(map(re.escape, _SYMBOLS)) + "]")
-# A Greek word has letters that stand for nothing in formulas; its other letters stay as they are.
+# Greek words have letters without a meaning in formulas; then all letters of the word are kept.
 _GREEK_WORD = re.compile("[\u0370-\u03ff\u1f00-\u1fff]{2,}")
 
-# What only moves ink. `\left.` and `\right.` are invisible delimiters.
+# Layout only. `\left.` and `\right.` are invisible delimiters.
 _SPACING = re.compile(
     r"\\(?:left|right)\.|\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle"
     r"|limits|nolimits|hfill|boldsymbol|bm)(?![A-Za-z])"
@@ -110,7 +110,7 @@ def _symbols(text: str) -> str:
 
 
 def _digits(text: str) -> str:
-    """Decimal digits of any script as ASCII ones, with the Arabic marks between them."""
+    """Decimal digits of any script as ASCII ones, and the Arabic separators between them."""
     if not _OTHER_DIGIT.search(text):
         return text
     text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match.group())), text)
@@ -120,12 +120,12 @@ def _digits(text: str) -> str:
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 
 
-@lru_cache(maxsize=64)  # one verdict asks for the same few texts about seven times
+@lru_cache(maxsize=64)  # one verdict normalizes the same texts about seven times
 def normalize(text: str) -> str:
-    r"""An answer in the one spelling that the parser reads.
+    r"""An answer in the form that the parser reads.
 
-    Dollars, spacing commands and decoration go; ``\dfrac`` and the like become ``\frac``, every text command
-    becomes ``\text``, thousands separators that can be nothing else (``,\!`` and ``{,}``) disappear.
+    Dollars, spacing commands and decoration are removed; ``\dfrac`` and the like become ``\frac``, every text command
+    becomes ``\text``, unambiguous thousands separators (``,\!`` and ``{,}``) are removed.
     """
     text = _recurring(clean_unicode(text).replace("\x0crac", "\\frac").replace("{:}", ":").strip())
     if "\\" in text:
@@ -144,7 +144,7 @@ def normalize(text: str) -> str:
         text = _SYNONYM.sub(_synonym, text)
     else:
         text = _THOUSANDS_MARK.sub("", text)
-    # A row break of a matrix stays; after it a blank keeps "\\ 1" from reading as a spaced one.
+    # Row breaks of a matrix are kept; the space after one keeps "\\ 1" from becoming a spacing command.
     parts = text.replace("$", "").split("\\\\")
     text = "\\\\ ".join(re.sub(r" {2,}", " ", _SPACES.sub(" ", part)) for part in parts).strip()
     text = _LONG_EXPONENT.sub(r"\1{\2}", _EMPTY_SCRIPT.sub("", _END.sub("", text)))
@@ -155,7 +155,7 @@ _ARGUMENT = re.compile(r" *(\\[A-Za-z]+(?: *\{[^{}]*\})?|\d|[A-Za-z])")
 
 
 def braced(text: str) -> str:
-    r"""``\frac12``, ``\frac \pi4`` and ``\sqrt2`` with their braces, so that every reader sees the same arguments."""
+    r"""``\frac12``, ``\frac \pi4`` and ``\sqrt2`` with their braces, so that all parsers see the same arguments."""
     parts: list[str] = []
     position = 0
     for match in _COMMAND.finditer(text):
@@ -187,12 +187,12 @@ _COMMAND = re.compile(r"\\(frac|sqrt)(?![A-Za-z])")
 
 
 def without_spaces(text: str) -> str:
-    """A normalised answer without blanks, but for those between digits: equal squeezed texts are equal answers."""
+    """A normalized answer without spaces, except between digits: equal texts are equal answers."""
     return _BLANKS.sub("", text)
 
 
 def matching_brace(text: str, start: int) -> int:
-    """Index of the brace that closes the one at ``start``; -1 where there is none. Escaped braces do not count."""
+    """Index of the brace that closes the one at ``start``; -1 if there is none. Escaped braces do not count."""
     depth = 0
     position = start
     while position < len(text):

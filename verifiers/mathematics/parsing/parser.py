@@ -9,7 +9,7 @@ from verifiers.mathematics.parsing.latex_commands import FUNCTIONS, letter, nume
 from verifiers.mathematics.parsing.syntax import MAX_DEPTH, Node, NotMath, Token, Unsupported, number, tokenize
 
 MAX_TREE_DEPTH = 100
-"""Products and quotients nest to the left, so a long one is deep; what walks a tree is recursive."""
+"""Products and quotients nest to the left, so long ones are deep, and tree walks are recursive."""
 
 _RELATIONS = {
     "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=",
@@ -66,7 +66,7 @@ class Parser:
     # --- lists, relations, unions -----------------------------------------------------------------
 
     def parse(self) -> Node:
-        """The whole answer; NotMath where anything is left over."""
+        """The whole answer; NotMath if anything follows."""
         node = self.items()
         if self.peek().kind != "end":
             raise NotMath(f"unexpected {self.peek().text!r}")
@@ -126,7 +126,7 @@ class Parser:
             return operand()
         if sign.text == "-":
             return Node("neg", (operand(),))
-        # A minus-plus follows the plus-minus before it; each further plus-minus is free of the others.
+        # A minus-plus follows the plus-minus before it; each further plus-minus is independent.
         if sign.text == "\\pm" or self.pm_count == 0:
             self.pm_count += 1
         return Node("pm", (operand(),), (self.pm_count, 1 if sign.text == "\\pm" else -1))
@@ -150,7 +150,7 @@ class Parser:
                 return node
 
     def juxtaposed(self, left: Node) -> Node:
-        """What follows without an operator: a product, or the fraction of a mixed number."""
+        """A factor without an operator: a product, or the fraction of a mixed number."""
         token = self.peek()
         if left.kind == "num" and left.value.places is None:
             whole = left.value.value
@@ -166,7 +166,7 @@ class Parser:
                 return Node("mul", (left, fraction))
         if token.kind == "num":
             raise NotMath("a number right after another factor")
-        # f(x) is read as a product; the mark lets "f(x) = 3" be seen as a name and its value.
+        # f(x) is read as a product; the mark "apply" lets "f(x) = 3" be a name and its value.
         applied = left.kind == "var" and token.text == "(" and not token.blank
         return Node("mul", (left, self.power()), "apply" if applied else None)
 
@@ -222,7 +222,7 @@ class Parser:
         return Node("pow", (base, Node("neg", (raised,)) if sign is not None and sign.text == "-" else raised))
 
     def argument(self) -> Node:
-        """What a command or an exponent takes: a group in braces, or one token (one digit of a numeral)."""
+        """The argument of a command or an exponent: a group in braces, or one token (one digit of a numeral)."""
         token = self.peek()
         if token.text == "{":
             return self.group()
@@ -315,8 +315,8 @@ def parse(text: str) -> Node:
     """The expression tree of a normalised answer.
 
     Raises:
-        NotMath: It is no formula.
-        Unsupported: It is one that only the symbolic path may judge.
+        NotMath: It is not a formula.
+        Unsupported: Only the symbolic path can compare it.
     """
     node = Parser(text).parse()
     level: list[Node] = [node]

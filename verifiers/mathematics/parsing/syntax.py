@@ -8,21 +8,21 @@ from fractions import Fraction
 from typing import Any
 
 MAX_ANSWER_CHARS = 2_000
-"""A longer answer is refused before it is parsed; the longest answer of MATH has 159 characters."""
+"""Longer answers are rejected before parsing; the longest answer of MATH has 159 characters."""
 
 MAX_DEPTH = 60
-"""Nesting beyond this is refused."""
+"""Deeper nesting is rejected."""
 
 MAX_DIGITS = 1_000
-"""Runs of digits beyond this are refused."""
+"""Longer runs of digits are rejected."""
 
 
 class NotMath(ValueError):
-    """The text is no formula of the language that the parser reads: words, garbage, broken LaTeX."""
+    """The text is not a formula that the parser can read: words, garbage, broken LaTeX."""
 
 
 class Unsupported(ValueError):
-    """A formula that only the symbolic path may judge: limits, sums, integrals, values out of range."""
+    """A formula that only the symbolic path can compare: limits, sums, integrals, values out of range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def number(value: int | Fraction) -> Node:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token. ``kind``: num, cmd, word, sign, end. ``blank``: whether a blank stood before it."""
+    """One token. ``kind``: num, cmd, word, sign, end. ``blank``: whether a space precedes it."""
 
     kind: str
     text: str
@@ -72,7 +72,7 @@ def tokenize(text: str) -> list[Token]:
     """Tokens of a normalised answer.
 
     Raises:
-        NotMath: Too long, too deep, or a character that has no place in a formula.
+        NotMath: Too long, too deep, or an unexpected character.
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise NotMath(f"longer than {MAX_ANSWER_CHARS} characters")

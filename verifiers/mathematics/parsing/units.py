@@ -1,4 +1,4 @@
-"""Units and the other words around a number: what they measure, which may be dropped, and which change its value."""
+"""Units and other words around a number: their measure, and whether they change the value."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ for _line in _TABLE.replace("\n  ", " ").strip().splitlines():
             if len(_name) > 2:
                 _UNITS.setdefault(_name + "s", _UNITS[_name])
 _SHORT = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h"}
-# Words that often follow a number without a text command. They count something, and are no measures.
+# Words that often follow a number without a text command. They count something and are not measures.
 _COUNTED = """
 hz joule newton watt volt kelvin unit people person student way integer number ticket page book apple coin point step
 mark hectare acre card game child children man men woman women boy girl digit solution time pair degree outfit marble
@@ -64,7 +64,7 @@ CHANGES_VALUE = frozenset(
     " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
     " until beyond within against instead rather but".split()
 )
-"""Words that may not be dropped as if they were a unit: numbers, negations, comparisons, directions, alternatives."""
+"""Words that change the value and cannot be dropped: numbers, negations, comparisons, directions, alternatives."""
 
 _NAMES = {*_UNITS, *_SHORT, *_COUNTED, *(name + "s" for name in _COUNTED)}
 _BARE_UNIT = re.compile(
@@ -110,7 +110,7 @@ def _scaled(match: re.Match[str]) -> str:
 
 
 def without_currency(text: str) -> tuple[str, str]:
-    """An answer without its signs of money, and the currency that they name; empty where there is none."""
+    """An answer without currency signs, and the currency; empty if there is none."""
     signs = _CURRENCY.findall(text)
     if not signs:
         return text, ""
@@ -119,7 +119,7 @@ def without_currency(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a unit measures: the powers of its quantities, and how many of their first units it is."""
+    """A measure: the powers of its quantities, and its size in their base units."""
 
     powers: tuple[tuple[str, int], ...]
     size: Fraction
@@ -130,7 +130,7 @@ _FACTOR = re.compile(r"([a-z]+)(?:\^?\{?(-?[1-4])\}?)?")
 
 
 def measure(words: str) -> Measure | None:
-    """The measure that a unit's words name, such as ``km/h`` or ``square feet``; None where a word is no measure."""
+    """The measure that a unit's words name, such as ``km/h`` or ``square feet``; None if a word is not a measure."""
     text = re.sub(r"\b([ap])\.? ?m\b\.?", r"\1m", words.lower()).replace(" per ", " / ").replace(".", " ")
     for short, long in _SHORT.items():
         text = re.sub(rf"\b{short}\b", long, text)
@@ -160,7 +160,7 @@ def measure(words: str) -> Measure | None:
 
 
 def droppable(words: str) -> bool:
-    """Whether words beside a number leave its value alone."""
+    """Whether words next to a number do not change its value."""
     return not (set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE) and foreign_units.droppable(words)
 
 
@@ -177,12 +177,12 @@ _NO_THINGS = frozenset(
     " out of point remainder prime digits digit figure figures nope false true invalid unknown only maximum"
     " minimum repeating recurring infinity radical exponent inverse reciprocal complex imaginary i".split()
 )
-"""Words after a number that count nothing: they judge it, or change its value."""
+"""Words after a number that are not counted things: they comment on it or change its value."""
 _FRACTION_WORD = re.compile(r"(?:teen|elf|tie|leven|illion|ousand|undred)ths?\b", re.IGNORECASE)  # 3 sixteenths
 
 
 def split_counted_things(text: str) -> tuple[str, str]:
-    """A number and up to three plain words that say what it counts: ``72 clips`` gives ``72`` and ``clips``."""
+    """A number and up to three plain words for what it counts: ``72 clips`` gives ``72`` and ``clips``."""
     match = _COUNTED_THINGS.fullmatch(text)
     if match is None or not droppable(match[2]) or _FRACTION_WORD.search(match[2]):
         return text, ""
@@ -206,7 +206,7 @@ def split_bare_unit(text: str) -> tuple[str, str]:
     match = _BARE_UNIT.search(text.rstrip("."))
     if match is None:
         return text, ""
-    # A single letter after a digit is a variable (3m, 2s) unless a blank stands between.
+    # A single letter after a digit is a variable (3m, 2s) unless a space precedes it.
     if len(match.group("unit")) == 1 and not match.group().startswith(" "):
         return text, ""
     return text[: match.start()].rstrip(), match.group().strip()

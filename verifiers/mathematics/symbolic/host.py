@@ -1,7 +1,7 @@
-"""The parent's side of the symbolic path: processes that can be killed, lent to one caller at a time.
+"""The parent's side of the symbolic path: a pool of processes that can be killed.
 
-A process is started by exec with a clean environment, so it holds none of the caller's memory, descriptors or
-locks, and any thread may ask. No wait is unbounded.
+A process is started by exec with a clean environment, so it has none of the caller's memory, descriptors or locks, and
+any thread may use it. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 START_SECONDS = 60.0
-"""A host that is not ready after this (usually it takes half a second) is a fault of the machine."""
+"""A host that is not ready after this (it usually takes half a second) has failed."""
 
 QUEUE_SECONDS = 120.0
-"""Longest wait for a free host. It is not part of the answer's time."""
+"""Longest wait for a free host. It does not count towards the answer's deadline."""
 
-REAP_SECONDS = 30.0  # a killed process is gone at once, unless the kernel itself hangs
+REAP_SECONDS = 30.0  # a killed process ends at once, unless the kernel hangs
 GRACE_SECONDS = 1.0
-"""How long after the deadline the host may answer before it is killed itself. It answers within milliseconds; on a
-busy machine waiting a little longer is cheaper than a new host."""
+"""How long after the deadline the host may answer before it is killed. It usually answers within milliseconds; on a
+busy machine a short wait is cheaper than a new host."""
 
 MAX_HOSTS = 4
 MEGABYTES = 2048
@@ -37,7 +37,7 @@ _COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from verifiers.mathemat
 
 
 class HostError(RuntimeError):
-    """A host died, would not start, or broke the protocol. Says nothing about the answer."""
+    """A host died, did not start, or violated the protocol. Not the answer's fault."""
 
 
 class Host:
@@ -59,7 +59,7 @@ class Host:
         self._ready = False
 
     def wait_ready(self) -> None:
-        """Return once the host has loaded its libraries.
+        """Wait until the host has loaded its libraries.
 
         Raises:
             HostError: It died or did not start in time.
@@ -72,10 +72,10 @@ class Host:
 
     def ask(self, predictions: Sequence[str], reference: str, seconds: float) -> tuple[str, str]:
         """Outcome (``equal``, ``different``, ``timeout``, ``memory``, ``error``) and detail of comparing each
-        prediction with the reference: ``equal`` where all are.
+        prediction with the reference: ``equal`` if all are.
 
         Raises:
-            HostError: The host is gone or does not answer; kill it and take another.
+            HostError: The host died or does not answer; kill it and use another.
         """
         job = {"predictions": list(predictions), "reference": reference, "seconds": seconds, "megabytes": MEGABYTES}
         deadline = time.monotonic() + seconds + GRACE_SECONDS
@@ -111,7 +111,7 @@ class Host:
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # it was gone already
+            pass  # it had already ended
         try:
             self.process.wait(timeout=REAP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -122,7 +122,7 @@ class Host:
 
 
 class HostPool:
-    """A few hosts, lent to one caller at a time; started when first needed, replaced when they die."""
+    """A pool of hosts, each used by one caller at a time; started on demand, replaced when they die."""
 
     def __init__(self, limit: int = MAX_HOSTS) -> None:
         self._lock = threading.Lock()
@@ -164,12 +164,12 @@ class HostPool:
         self._release(self._acquire())
 
     def ask(self, predictions: Sequence[str], reference: str, seconds: float) -> tuple[str, str]:
-        """See ``Host.ask``. A host that dies is replaced and asked once more, in what is left of the time.
+        """See ``Host.ask``. A host that dies is replaced once, within the remaining time.
 
-        Waiting for a host, and its start, are not part of the ``seconds``: a slow verifier is no slow answer.
+        The wait for a host and its start do not count towards ``seconds``, because they are not the answer's fault.
 
         Raises:
-            HostError: Both hosts failed, or the first one used up the time, or none was free.
+            HostError: Both hosts failed, the first one used up the time, or none was free.
         """
         for last in (False, True):
             host = self._acquire()
@@ -208,15 +208,15 @@ _shared = HostPool()
 
 
 def shared() -> HostPool:
-    """The process's own pool."""
+    """The pool of this process."""
     return _shared
 
 
-def _forget() -> None:
-    """After a fork the pool's processes belong to the parent: the child starts its own."""
+def _reset_after_fork() -> None:
+    """After a fork the pool's processes belong to the parent, so the child gets a new pool."""
     global _shared
     _shared = HostPool()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)
 atexit.register(lambda: _shared.close())

@@ -1,8 +1,8 @@
-"""The symbolic path: math-verify, and the only file that calls it. Runs inside a child of the host process alone.
+"""The symbolic path: the only file that calls math-verify. Runs only in a child of the host process.
 
-Both of math-verify's own time-outs are off: they rest on SIGALRM, which does not fire inside one long C call. The
-deadline is the parent's. Only its LaTeX reader is used, which is a grammar: its reader for plain expressions ends in
-sympy's ``parse_expr``, which evaluates text as code.
+Both time-outs of math-verify are off: they use SIGALRM, which does not fire inside one long C call. The parent enforces
+the deadline. Only its LaTeX reader is used, which is a grammar: its reader for plain expressions uses sympy's
+``parse_expr``, which evaluates text as code.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def _parse(answer: str) -> list[Any]:
 
 
 def equal(prediction: str, reference: str) -> bool:
-    """Whether two normalised answers are equal by math-verify.
+    """Whether two normalized answers are equal according to math-verify.
 
     Args:
         prediction: The answer's formula, without box or dollars.
         reference: The reference's formula, likewise.
 
     Raises:
-        Exception: Whatever sympy raises on a formula that it cannot compare.
+        Exception: Any error of sympy on a formula that it cannot compare.
     """
     from math_verify import verify
 

@@ -1,8 +1,8 @@
 """The host process: math-verify loaded and warm, one forked child per job, killed at its deadline.
 
-Started by ``host.Host`` with a clean environment; speaks one JSON object a line on its standard input and output. It
-has one thread, so forking is safe, and each child starts from the same clean state: no job's memory or caches reach
-another.
+Started by ``host.Host`` with a clean environment; reads and writes one JSON object per line on standard input and
+output. It has one thread, so forking is safe, and each child starts from the same state: jobs share no memory or
+caches.
 
     in   {"predictions": [...], "reference": ..., "seconds": ..., "megabytes": ...}
     out  {"outcome": "equal" | "different" | "timeout" | "memory" | "error", "detail": ...}
@@ -28,7 +28,7 @@ _VERDICTS = {b"1": "equal", b"0": "different"}
 
 
 def _limit(seconds: float, megabytes: int) -> None:
-    """CPU time and address space of a child, and death with its parent."""
+    """Limit CPU time and address space of a child, and end it with its parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     size = megabytes * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -39,7 +39,7 @@ def _limit(seconds: float, megabytes: int) -> None:
 
 
 def _child(job: dict[str, Any], result: int) -> None:
-    """Decide one job and leave; never returns."""
+    """Compare for one job and exit; never returns."""
     code = 0
     try:
         _limit(job["seconds"], job["megabytes"])
@@ -47,7 +47,7 @@ def _child(job: dict[str, Any], result: int) -> None:
         os.write(result, b"1" if verdict else b"0")
     except MemoryError:
         code = 3
-    except BaseException as error:  # noqa: BLE001 - the child reports whatever happened and ends
+    except BaseException as error:  # noqa: BLE001 - the child reports any error and exits
         os.write(result, f"{type(error).__name__}: {error}"[:300].encode("utf-8", "replace"))
         code = 4
     finally:
@@ -55,7 +55,7 @@ def _child(job: dict[str, Any], result: int) -> None:
 
 
 def run(job: dict[str, Any]) -> dict[str, str]:
-    """One job in a child of its own, killed when its time is up."""
+    """Run one job in a child, killed at its deadline."""
     started = time.monotonic()
     reading, writing = os.pipe()
     pid = os.fork()
@@ -79,7 +79,7 @@ def run(job: dict[str, Any]) -> dict[str, str]:
         return {"outcome": _VERDICTS[data], "detail": ""}
     if data:
         return {"outcome": "error", "detail": data.decode("utf-8", "replace")}
-    # Killed by a limit or by a failure of its own: out of memory, stack overflow in C, CPU limit.
+    # Killed by a limit or a crash: out of memory, stack overflow in C, CPU limit.
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM):
         return {"outcome": "timeout", "detail": "the CPU limit was reached"}
     return {"outcome": "memory", "detail": "the comparison ran out of memory or stack"}
@@ -90,11 +90,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
-    # Whatever a library prints goes to the error stream and never into the protocol.
+    # Output of libraries goes to standard error, not into the protocol.
     os.dup2(2, 1)
     math_verify_grader.warm_up()
     gc.collect()
-    gc.freeze()  # children leave these pages shared
+    gc.freeze()  # keeps these pages shared with the children
     answers.write(b'{"outcome": "ready"}\n')
     answers.flush()
     while line := jobs.readline(MAX_LINE):
