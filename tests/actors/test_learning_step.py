@@ -196,7 +196,7 @@ def test_groups_that_another_law_sampled_are_refused_with_key_and_mend() -> None
         run(ObjectiveSettings(k=2), [GROUPS[0], replace(GROUPS[1], temperature=0.5)])
     with pytest.raises(ValueError, match=r"^rollout\.temperature = 0\.7, .* with 1; "):
         run(ObjectiveSettings(k=2), temperature=0.7)
-    with pytest.raises(ValueError, match=r"^rollout\.n = 4, .* with 3, 4; .*schedule\.n as that"):
+    with pytest.raises(ValueError, match=r"^rollout\.n = 4, .* with 3, 4; .*schedule\.n as in the run"):
         run(ObjectiveSettings(k=2), [GROUPS[0], graded([1, 0, 0])])
     with pytest.raises(ValueError, match=r"^rollout\.n = 8, but the groups of step 1 were sampled with 4; "):
         run(ObjectiveSettings(k=2), n=8)
