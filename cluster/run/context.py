@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from actors.fleet.learner_group import Origin
@@ -21,22 +21,31 @@ from cluster.telemetry.incidents import Incidents
 class RunContext:
     """Configuration, data and outputs of one run.
 
-    config: resolved. directory, checkpoints, dashboards, incidents, health: where results, metrics and warnings go.
-    training, held_out: prompts with their token ids. start: the checkpoint to resume from. rollout_only: record groups
-    and train nothing. replay: run directory whose recorded groups are trained on; then nothing is sampled.
+    config: resolved. directory, dashboards: where results and metrics go. training, held_out: prompts with their token
+    ids. start: the checkpoint to resume from. rollout_only: record groups and train nothing. replay: run directory
+    whose recorded groups are trained on; then nothing is sampled.
     """
 
     config: RunConfig
     directory: RunDirectory
-    checkpoints: Checkpoints
     dashboards: Dashboards
-    incidents: Incidents
-    health: Health
     training: Sequence[EvaluationPrompt] = ()
     held_out: Sequence[EvaluationPrompt] = ()
     start: Checkpoint | None = None
     rollout_only: bool = False
     replay: Path | None = None
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.directory.checkpoints)
+
+    @cached_property
+    def incidents(self) -> Incidents:
+        return Incidents(self.directory, self.dashboards)
+
+    @cached_property
+    def health(self) -> Health:
+        return Health(self.config, self.incidents.warn, self.directory.path)
 
     @property
     def first_step(self) -> int:
@@ -47,32 +56,3 @@ class RunContext:
         """Where new learner ranks begin: at the newest checkpoint."""
         newest = self.checkpoints.latest().checkpoint
         return (newest.step, newest.path) if newest else (0, None)
-
-
-@contextmanager
-def open_context(
-    config: RunConfig,
-    directory: RunDirectory,
-    *,
-    training: Sequence[EvaluationPrompt] = (),
-    held_out: Sequence[EvaluationPrompt] = (),
-    start: Checkpoint | None = None,
-    rollout_only: bool = False,
-    replay: Path | None = None,
-) -> Iterator[RunContext]:
-    """Open the dashboards of a run while the body runs. For the arguments see :class:`RunContext`."""
-    with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
-        incidents = Incidents(directory, dashboards)
-        yield RunContext(
-            config=config,
-            directory=directory,
-            checkpoints=Checkpoints(directory.checkpoints),
-            dashboards=dashboards,
-            incidents=incidents,
-            health=Health(config, incidents.warn, directory.path),
-            training=training,
-            held_out=held_out,
-            start=start,
-            rollout_only=rollout_only,
-            replay=replay,
-        )

@@ -21,7 +21,7 @@ from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory
 from cluster.run.conclusion import advice, conclude
-from cluster.run.context import RunContext, open_context
+from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.live_groups import QUEUE_FILE, LiveGroups
 from cluster.run.loop import train as training_loop
@@ -42,6 +42,7 @@ from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import Run, evaluate_prompts
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 from cluster.run.startup import Startup, announced_start
+from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
 from verifiers.tasks.contamination import SHINGLE, contamination
 
@@ -71,13 +72,12 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         check_recorded(resume, training)
     with _open_directory(config, resume) as directory:
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
-        with open_context(
-            config, directory, training=training, held_out=held_out, start=start, rollout_only=rollout_only
-        ) as context:
+        with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
-                context.dashboards.message(contamination_line(config, training, held_out))
+                dashboards.message(contamination_line(config, training, held_out))
             for warning in doubtful:
-                context.dashboards.message(f"warning: {warning}")
+                dashboards.message(f"warning: {warning}")
+            context = RunContext(config, directory, dashboards, training, held_out, start, rollout_only)
             context.health.start(len(training))
             return _run(context)
 
@@ -92,12 +92,9 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     check_recorded_groups(config, source, steps)
     config = dated(config, resumed=True)  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
-    with (
-        _open_directory(config, None) as directory,
-        open_context(config, directory, replay=source) as context,
-    ):
-        context.dashboards.message(f"replaying {steps} steps of {source}")
-        return _run(context)
+    with _open_directory(config, None) as directory, Dashboards(config, directory, first_step=0) as dashboards:
+        dashboards.message(f"replaying {steps} steps of {source}")
+        return _run(RunContext(config, directory, dashboards, replay=source))
 
 
 def _run(context: RunContext) -> JobResult:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +24,6 @@ from cluster.run.recorder import NoWeightSync
 from cluster.run.replay import RecordedGroups, recorded_steps
 from cluster.run.run import Run
 from cluster.run.shutdown import Shutdown
-from cluster.telemetry.health import Health
 from cluster.telemetry.memory import JobMemory
 from tests.actors.test_learning_step import graded
 
@@ -125,9 +124,8 @@ def replayed(
     """A run of three steps that has gone through the control loop, with the dashboards and Ray replaced."""
     monkeypatch.setattr("cluster.run.replay.ray.put", lambda groups: groups)
     config = build_config({"run": {"steps": 3}, "checkpoint": {"every": 2}, "evaluation": {"every": 1}})
-    dashboards: Any = SimpleNamespace(step=lambda row: None, phase=lambda name: None)
-    checkpoints = Checkpoints(directory.checkpoints)
-    context = RunContext(config, directory, checkpoints, dashboards, cast(Any, None), Health(config), replay=recorded)
+    dashboards: Any = SimpleNamespace(step=lambda row: None, phase=lambda name: None, message=lambda text: None)
+    context = RunContext(config, directory, dashboards, replay=recorded)
     source = RecordedGroups(recorded / "groups", deadline_s=60.0)
     supervisor: Any = SimpleNamespace(restarts=0)
     run = Run(context, source, learner, NoWeightSync(), None, supervisor, JobMemory(supervisor), shutdown)
