@@ -1,4 +1,4 @@
-"""Runs jobs on fork servers: starts them at the level that the machine can enforce, replaces those that die."""
+"""A pool of fork servers: starts them at a level that the machine can enforce, and replaces those that die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROBE_LIMITS = Limits(wall_seconds=10.0)
 
 
 class SandboxUnavailable(RuntimeError):
-    """This machine cannot hold untrusted code as the configuration demands. Names the key and the mend."""
+    """This machine cannot enforce the configured isolation. The message names the key and the remedy."""
 
 
 class Executor:
@@ -31,8 +31,8 @@ class Executor:
 
     Args:
         settings: Level, its minimum, users, packages and number of servers.
-        layers: Use exactly these layers, whatever level they amount to (for tests of the layers).
-        python: Interpreter of the servers; None is the one that runs now.
+        layers: Use exactly these layers instead of those of a level (for tests).
+        python: Interpreter of the servers; None for the current one.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Executor:
         self.close()
 
     def start(self) -> Isolation:
-        """Start a server if none runs, measure what it enforces, and return that.
+        """Start a server if none runs, and return its measured isolation.
 
         Raises:
             SandboxUnavailable: The machine cannot enforce ``task.sandbox.minimum_level``.
@@ -74,7 +74,7 @@ class Executor:
             return self._isolation
 
     def describe(self) -> str:
-        """One line: the level in force, its layers and what was measured. Starts a server if none runs."""
+        """One line with the level, its layers and the probes. Starts a server if none runs."""
         return self.start().describe()
 
     def run(self, job: dict[str, Any], limits: Limits) -> Outcome:

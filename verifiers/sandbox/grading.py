@@ -1,4 +1,4 @@
-"""From a program and its tests to a verdict, in three conventions: ``check(candidate)``, asserts, stdin and stdout."""
+"""Grades a program by its tests, in three conventions: ``check(candidate)``, asserts, or stdin and stdout."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _FAULTS = {
 
 
 class TestsError(ValueError):
-    """Tests that cannot be used: the message says what is wrong with them."""
+    """The tests cannot be used; the message has the reason."""
 
-    __test__ = False  # not one of pytest's, in spite of its name
+    __test__ = False  # not a pytest class
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class CodeTests:
         kind: ``check`` (the tests define ``check(candidate)``), ``asserts``, or ``stdio``.
         tests: Python source (``check``, ``asserts``), or JSON: a list of {"input", "output"} (``stdio``).
         entry_point: Name of the function under test (``check`` only).
-        prompt: Source that the tests may lean on, such as helpers that the problem gave (``check`` only).
+        prompt: Source that the tests may use, such as helpers of the problem (``check`` only).
         names: Names that the tests take from the program (``asserts`` only).
         modules: Modules that the tests use without importing them, by the name that they have there.
-        forgeable: Several names come from the program and nobody said that all of them are under test, so that one
-            may be a helper by which the program judges itself. Their verdict is marked weak.
-        tolerance: By how much printed numbers may differ (``stdio`` only); None: as ``task.sandbox.tolerance`` says.
+        forgeable: Several names come from the program without a list of those under test, so one may be a helper with
+            which the program grades itself. The verdict is marked weak.
+        tolerance: Tolerance of printed numbers (``stdio`` only); None: ``task.sandbox.tolerance``.
     """
 
     __test__ = False
@@ -76,18 +76,17 @@ class CodeTests:
         names: Sequence[str] | None = None,
         tolerance: float | None = None,
     ) -> CodeTests:
-        """Find out which convention ``tests`` follow, and check that they can be used.
+        """Detect the convention of ``tests``, and check that they can be used.
 
         Args:
             tests: See ``run_python``, as for the others.
             entry_point: The function that ``check`` is given.
-            prompt: Source that the tests may lean on.
-            names: What the program has to define for asserts; None: whatever they use and do not define.
-            tolerance: By how much printed numbers may differ; None: as the settings say.
+            prompt: Source that the tests may use.
+            names: Names that the program must define for asserts; None: all that they use but do not define.
+            tolerance: Tolerance of printed numbers; None for that of the settings.
 
         Raises:
-            TestsError: They do not compile, no convention fits, or they would not test the program (the message says
-                what is missing).
+            TestsError: They do not compile, no convention fits, or they would not test the program (see the message).
         """
         if tests.lstrip().startswith("["):
             if tolerance is not None and not 0 <= tolerance < 1:
@@ -192,7 +191,7 @@ def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *,
 
 
 def _grade_cases(job: dict[str, Any], cases: list[tuple[str, str]], limits: Limits, executor: Executor) -> Verdict:
-    """A process for each case, with a wall limit of its own; the one for all cases bounds their sum."""
+    """One process per case with its wall limit; the limit for all cases bounds their sum."""
     total = left = limits.total_seconds(len(cases))
     for number, (text, expected) in enumerate(cases, start=1):
         if left <= 0:

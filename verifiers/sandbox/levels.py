@@ -1,4 +1,4 @@
-"""Levels of isolation: which layers each one uses, and which probes must be denied before it may be claimed."""
+"""Isolation levels: the layers of each, and the probes that must be denied before it counts as reached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Level(StrEnum):
-    """How untrusted code is held, weakest first. See ``CLAIMS`` for what each one has to show."""
+    """Isolation levels, weakest first. ``CLAIMS`` lists what each one must deny."""
 
     LIMITS = "L1"
     SECCOMP = "L2"
@@ -30,8 +30,8 @@ class Layers:
         seccomp: ``closed`` (system calls filtered, no file is opened), ``reading`` (files are opened for reading
             only), or None for no filter.
         landlock: Only the standard library and the preloaded packages can be read; no TCP, no signals out.
-        namespaces: User, process, network, mount and IPC namespaces of its own, with an empty root, per child.
-        drop_user: Where the server runs as root, children run as the user ``uid`` of the settings.
+        namespaces: Separate user, process, network, mount and IPC namespaces with an empty root for each child.
+        drop_user: If the server runs as root, children run as the user ``uid`` of the settings.
     """
 
     seccomp: str | None = None
@@ -88,15 +88,15 @@ CLAIMS: dict[Level, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What was measured when a fork server started.
+    """The isolation measured when a fork server started.
 
     Attributes:
-        level: The strongest level, up to the one asked for, whose claims all hold.
+        level: The strongest level, up to the requested one, whose claims all hold.
         layers: The layers in force.
         uid: The user that programs run as.
         probes: What each probe answered: ``denied: errno`` or ``allowed``.
-        absent: Modules that were to be preloaded and are not installed.
-        skipped: Why stronger levels, up to the one asked for, were not reached.
+        absent: Modules to preload that are not installed.
+        skipped: The reasons why stronger levels, up to the requested one, were not reached.
     """
 
     level: Level
@@ -130,5 +130,5 @@ class Isolation:
 
 
 def unmet(level: Level, probes: dict[str, str]) -> list[str]:
-    """The claims of ``level`` that the probes do not bear out."""
+    """The claims of ``level`` that the probes do not confirm."""
     return sorted(name for name in CLAIMS[level] if not probes.get(name, "").startswith("denied"))

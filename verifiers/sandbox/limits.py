@@ -1,4 +1,4 @@
-"""What one program may use up."""
+"""Resource limits of one program."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ MAX_SECONDS = 3600.0
 MAX_THREADS = 64  # each has a deep stack
 
 FUNCTION_SECONDS = 10.0
-"""Wall limit of a program with tests that call its functions, where none is given."""
+"""Wall limit of a program with tests that call its functions, by default."""
 
 CASES_SECONDS = 300.0
-"""Wall limit of all cases on stdin and stdout together, where none is given: at most this."""
+"""Largest default wall limit of all cases on stdin and stdout together."""
 
 SCRIPT_THREADS = 8
-"""Threads of a program on stdin and stdout where their number is not given: one is the usual way to a deep stack."""
+"""Default number of threads of a program on stdin and stdout, which often uses one for deep recursion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Limits:
     """Limits of one job: a program with all of its tests.
 
     Attributes:
-        wall_seconds: From the moment that work starts until program and judge are killed, over all tests. None:
+        wall_seconds: From the start of the job until program and judge are killed, over all tests. None:
             ``FUNCTION_SECONDS``; for cases on stdin and stdout ``case_seconds`` for each, at most ``CASES_SECONDS``.
-        case_seconds: The same for one case on stdin and stdout, from the moment that its process has started.
+        case_seconds: The same for one case on stdin and stdout, from the start of its process.
         cpu_seconds: Processor time of the program, in each case, rounded up to whole seconds. None: the wall limit
             and one second.
         memory_bytes: Address space of each process, without the stacks of further threads.
@@ -47,7 +47,7 @@ class Limits:
             seconds = getattr(self, name)
             if seconds is not None and not 0 < seconds <= MAX_SECONDS:
                 raise ValueError(f"limits: {name} is {seconds}; give more than 0 and at most {MAX_SECONDS}")
-        # Below this not even the warm interpreter, which every program starts in, fits.
+        # The interpreter with the preloaded modules needs this much.
         if self.memory_bytes < 128 << 20:
             raise ValueError(f"limits: memory_bytes is {self.memory_bytes}; give at least {128 << 20} (128 MiB)")
         if self.processes is not None and self.processes > MAX_THREADS:

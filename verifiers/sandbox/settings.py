@@ -9,27 +9,27 @@ from verifiers.sandbox.limits import MAX_THREADS, Limits
 
 
 class SandboxSettings(BaseModel):
-    """How programs written by a model are run. Only the tasks that run code read it."""
+    """How programs written by a model are run. Used only by the tasks that run code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     level: Level = Field(
         Level.LANDLOCK,
-        description="Isolation wanted: L1 resource limits only (not safe), L2 system calls filtered, L2b no file "
-        "opened either, L3 Landlock in place of that (the standard library stays readable), L4 namespaces on top. "
-        "Where the machine cannot enforce it, the next lower level that it can enforce is taken.",
+        description="Requested isolation: L1 resource limits only (not safe), L2 system calls filtered, L2b no file "
+        "opened either, L3 Landlock instead (the standard library stays readable), L4 namespaces in addition. If the "
+        "machine cannot enforce it, the next lower level that it can enforce is used.",
     )
     minimum_level: Level = Field(
         Level.SECCOMP_CLOSED,
-        description="Below this level no untrusted code is run: the run refuses. Lower it only if the whole machine "
-        "may be given to the programs.",
+        description="Below this level the run refuses to start. Lower it only if the programs may have access to the "
+        "whole machine.",
     )
     wall_seconds: float | None = Field(
         None,
         gt=0.0,
         le=3600.0,
-        description="Wall time of one program with all of its tests, in seconds. null: 10 where tests call functions; "
-        "case_seconds for each case, at most 300, where they give stdin and compare stdout.",
+        description="Wall time of one program with all of its tests, in seconds. null: 10 if tests call functions; "
+        "case_seconds for each case, at most 300, if they use stdin and stdout.",
     )
     case_seconds: float = Field(
         5.0,
@@ -42,36 +42,36 @@ class SandboxSettings(BaseModel):
         0.0,
         ge=0.0,
         lt=1.0,
-        description="By how much numbers on stdout may differ, absolutely or relative to the expected number; integers "
-        "must be equal. 0: output is compared as text. Not for tests that call functions.",
+        description="Tolerance of numbers on stdout, absolute or relative to the expected number; integers must be "
+        "equal. 0: output is compared as text. Not for tests that call functions.",
     )
     memory_mib: int = Field(1024, ge=128, le=1 << 20, description="Address space of a program, in MiB.")
     threads: int | None = Field(
         None,
         ge=1,
         le=MAX_THREADS,
-        description="Threads that a program may start, counted over its whole run, and its first one. The second has a "
+        description="Threads of a program over its whole run, the first one included. The second has a "
         "stack of 128 MiB, the others of 16 MiB, on top of memory_mib. null: 8 for programs on stdin and stdout, which "
-        "use one for deep recursion; 1 (it starts none) where tests call functions.",
+        "use one for deep recursion; 1 (none can be started) if tests call functions.",
     )
     output_mib: int = Field(
-        8, ge=1, le=1024, description="What a program may print or return in one value, in MiB; more is a wrong answer."
+        8, ge=1, le=1024, description="Largest output or returned value of a program, in MiB; more is a wrong answer."
     )
     servers: int = Field(
-        1, ge=1, le=256, description="Fork servers of each verifier worker: programs that it runs at the same time."
+        1, ge=1, le=256, description="Fork servers of each verifier worker: programs that run at the same time."
     )
     uid: int = Field(
-        65534, ge=1, description="User id that programs run as where the run itself is root; else they run as its user."
+        65534, ge=1, description="User id of programs if the run itself is root; else they run as its user."
     )
     preload: tuple[str, ...] = Field(
         ("numpy",),
-        description="Packages that programs may import beside the standard library, loaded once; absent ones are "
-        "skipped and named in the log.",
+        description="Packages that programs may import besides the standard library, loaded once; missing ones are "
+        "skipped and logged.",
     )
     allow_weak: bool = Field(
         False,
-        description="Where tests pass a program something that cannot be sent to another process (a function, say), "
-        "run them beside it. Such a verdict can be forged and is marked weak. false: it is a fault of the verifier.",
+        description="If tests pass a program something that cannot be sent to another process (a function, for "
+        "example), run them in its process. Such a verdict can be forged and is marked weak. false: verifier_error.",
     )
 
     def limits(self) -> Limits:

@@ -78,13 +78,13 @@ class Worker:
     """A running fork server. Not thread-safe: one job at a time.
 
     Args:
-        layers: The layers that its children are put behind.
-        uid: User of the children where this process is root and ``layers.drop_user`` is set.
-        preload: Modules to load beside those of the standard library; absent ones are skipped.
-        python: The interpreter; None is the one that runs now.
+        layers: The isolation layers of its children.
+        uid: User of the children if this process is root and ``layers.drop_user`` is set.
+        preload: Modules to load in addition to the standard library; missing ones are skipped.
+        python: The interpreter; None for the current one.
 
     Raises:
-        WorkerDied: It did not start, or a layer is not offered here (the message says why).
+        WorkerDied: It did not start, or this machine lacks a layer (the message has the reason).
     """
 
     def __init__(self, layers: Layers, *, uid: int, preload: tuple[str, ...] = (), python: str | None = None) -> None:
@@ -128,10 +128,10 @@ class Worker:
         return self._process.pid
 
     def run(self, job: dict[str, Any], limits: Limits) -> Outcome:
-        """Run one job and return how it went.
+        """Run one job and return its outcome.
 
         Args:
-            job: What the judge reads; see ``inside/judge.py``.
+            job: Input of the judge; see ``inside/judge.py``.
             limits: The wall limit starts when the server takes the job.
 
         Raises:
@@ -143,7 +143,7 @@ class Worker:
         deadline = time.monotonic() + seconds + ANSWER_GRACE
         with self._hand_over(header) as end:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
-                # The judge may be gone already; then the server's answer and the missing verdict tell.
+                # The judge may have ended; the server's answer and the missing verdict then show it.
                 end.settimeout(seconds + ANSWER_GRACE)
                 end.sendall(len(body).to_bytes(4, "little") + body)
             answer = self._receive(deadline - time.monotonic())
@@ -158,10 +158,10 @@ class Worker:
             )
 
     def probe(self, limits: Limits) -> dict[str, str]:
-        """Ask a sealed child what it can still do: ``denied: errno`` or ``allowed`` per probe.
+        """Run the probes in a locked-down child: ``denied: errno`` or ``allowed`` for each.
 
         Raises:
-            WorkerDied: The server died, or the child could not be sealed.
+            WorkerDied: The server died, or the lockdown of the child failed.
         """
         with self._hand_over({"probe": True, "limits": limits.as_message(), "stdio": False}) as end:
             answer = self._receive(limits.total_seconds() + ANSWER_GRACE)
@@ -169,14 +169,14 @@ class Worker:
             for report in _reports(end):
                 if "failed" in report:
                     raise WorkerDied(f"a process could not be sealed: {report['failed']}")
-                # Where execution is allowed, the probing process is replaced and does not report it.
+                # If execution is allowed, the probing process is replaced and cannot report it.
                 found.update(report.get("found", {}), **{"execute a program": report.get("last", "allowed")})
         if not found:
             raise WorkerDied(f"the probes did not report: {answer}")
         return found
 
     def close(self) -> None:
-        """End the server and, with it, its children; returns when it is reaped."""
+        """Kill the server with its children, and reap it."""
         self._control.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -61,7 +61,7 @@ class Program:
         return found(*arguments, **named)
 
     def weak(self, request: dict[str, Any]) -> bool:
-        """Run tests beside the program, for those that cannot be separated from it: the verdict can be forged."""
+        """Run the tests in the program's process if they cannot be separated: the verdict can be forged."""
         space = vars(self.module)
         exec(compile(request["tests"], "<tests>", "exec"), space)
         if request["entry_point"]:

@@ -75,7 +75,7 @@ class Channel:
         lost: Why the candidate was given up; empty while it is there.
         calls: Questions that it has answered with a value or an exception.
         engaged: It was asked something whose answer a test could stumble over.
-        objects: It has handed out objects of its own, functions above all.
+        objects: Objects that this side has sent, mainly functions.
         unseen: Exceptions of the program that no handler of the tests has seen.
         undelivered: Status and detail of the first request that could not be sent.
     """

@@ -31,7 +31,7 @@ _MISSING = object()
 
 
 class CodecError(ValueError):
-    """A value that cannot be encoded, or text that stands for no value."""
+    """A value that cannot be encoded, or text that encodes no value."""
 
 
 class Unencodable(CodecError):
@@ -55,7 +55,7 @@ def encode(value: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = 
 
 
 def decode(data: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = MAX_DEPTH) -> Any:
-    """The value that ``data`` encodes; ``handle`` makes what stands for an object of the other side.
+    """The value that ``data`` encodes; ``handle`` creates the proxy of an object of the other side.
 
     Raises:
         CodecError: ``data`` encodes no value.

@@ -267,7 +267,7 @@ class Server:
             os.close(watched)
 
     def _sweep(self) -> None:
-        """Kill and reap whatever is left of a job, strays included: they become children of this process."""
+        """Kill and reap all processes of a job; orphans become children of this process."""
         kept = {lasting.pid for lasting in (self.judge, self.spare) if lasting is not None}
         started = time.monotonic()
         while strays := set(_children(self.pid)) - kept:

@@ -2,7 +2,7 @@
 
 The program is known here by a proxy. A call sends the arguments and receives a value of built-in types; every
 comparison happens on this side. The judge is sealed like the candidate, because tests come from files too, and it
-is killed with it when the time is up, because a test may loop for ever over what a program returns.
+is killed with it when the time is up, because a test may loop endlessly over a value of the program.
 
 Reports go to the client as frames of JSON: ``started`` (the candidate is sealed and the program is on its way),
 ``engaged`` (the program was asked something), ``ended`` (it ended by itself), and the last one with ``status``.
@@ -110,7 +110,7 @@ def _tested(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         if job["kind"] == "weak":
             return _weak(job, channel)
         _run_tests(job, channel)
-    except BaseException as error:  # noqa: BLE001  (whatever a test raises is the outcome of the test)
+    except BaseException as error:  # noqa: BLE001  (any exception is the outcome of the test)
         failure = error
     # First what no test may have swallowed: a candidate that is gone, and a question that could not be asked.
     if channel.lost:

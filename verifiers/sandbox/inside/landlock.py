@@ -53,5 +53,5 @@ def ruleset(readable: Iterable[str]) -> int:
 
 
 def restrict(made: int) -> None:
-    """Put this process under the ruleset for ever; `no_new_privs` must be set. Raises OSError."""
+    """Restrict this process by the ruleset permanently; `no_new_privs` must be set. Raises OSError."""
     kernel.syscall(_RESTRICT_SELF, "landlock_restrict_self", made, 0)

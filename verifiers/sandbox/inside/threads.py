@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 DEEP_BYTES, USUAL_BYTES = 128 << 20, 16 << 20
-"""Address space of the first thread's stack and of each other one, whatever size the program asks for."""
+"""Address space of the first thread's stack and of each other one, regardless of the size that the program requests."""
 
 # In addition to each stack: its guard page and what the C library keeps for the thread, rounded up.
 _GUARD_BYTES = 1 << 20
