@@ -1,13 +1,13 @@
-"""Copies the learner's weights to every sampler, and checks that they arrived.
+"""Copies the learner's weights to every sampler and verifies the version that each one holds.
 
-The learner publishes a version once (``actors/weights``). Every sampler then runs vLLM's four phases (init, start,
-update, finish) around a pause, and echoes the version its engine holds. A sampler that echoes another version fails the
-run: training on with two policies would be silent corruption. The supervisor replaces one that dies meanwhile; its
-successor gets the current weights (:meth:`Broadcaster.join`) before it serves.
+The learner publishes a version once (``actors/weights``). Every sampler runs vLLM's four phases (init, start, update,
+finish) around a pause and returns the version of its engine. A wrong version fails the run, because training with two
+policies would silently corrupt it. The supervisor replaces samplers that die; a replacement receives the current
+weights (:meth:`Broadcaster.join`) before it serves.
 
-A sampler that *began* to load and failed has undefined weights: it is replaced. One that could not begin, because the
-published weights were lost with the learner or its node, still holds its old weights and is not at fault: the weights
-are sent again, by the learner's successor if need be.
+A sampler whose load *began* and failed has undefined weights and is replaced. If the load could not begin, because the
+published weights were lost with the learner or its node, the sampler still holds its old weights. It is not replaced;
+the weights are sent again, by the learner's successor if needed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from actors.remote_calls import ObjectLost
 from actors.settings import DeadlineSettings
 from actors.weights import Published, TransferError, WeightTransfer
 
-_SENDS = 5  # times that the same weights are sent to a sampler that cannot begin to load them
+_MAX_SENDS = 5  # attempts to send the same weights to a sampler whose load cannot begin
 
 
 class Receiver(NamedTuple):
-    """A sampler as it was when it joined: a successor of the same name is another receiver."""
+    """One incarnation of a sampler; a replacement with the same name is another receiver."""
 
     member: Member
     incarnation: int
@@ -35,7 +35,7 @@ class Receiver(NamedTuple):
 
     @property
     def present(self) -> bool:
-        """It has not been replaced and is not marked as failed."""
+        """Whether it was neither replaced nor marked as failed."""
         return self.member.incarnation == self.incarnation and self.member.present
 
 
@@ -43,11 +43,11 @@ class Broadcaster:
     """Copies weight versions from the learner to the samplers.
 
     Args:
-        learner: all ranks (under ZeRO-3 each takes part in gathering).
+        learner: all ranks (under ZeRO-3 every rank takes part in gathering).
         transfer: how weights reach samplers; the ranks and the samplers use the same back-end.
-        deadlines: ``broadcast_s`` bounds publishing and loading, each; a sampler that first finishes what it samples
-            (``sampler.in_flight: finish``) has ``sample_s`` for that as well.
-        supervisor: is told of samplers that cannot load.
+        deadlines: ``broadcast_s`` bounds publishing and loading separately; a sampler that first finishes its running
+            samples (``sampler.in_flight: finish``) has ``sample_s`` in addition.
+        supervisor: replaces samplers that fail to load.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class Broadcaster:
         self._deadlines = deadlines
         self._supervisor = supervisor
         self._receivers: dict[Member, Receiver] = {}
-        # A sampler that joins during an update must get either its weights or the older ones before it; never neither.
-        self._one_at_a_time = asyncio.Lock()
+        # Serializes updates and joins, so that a joining sampler cannot miss the version of a running update.
+        self._lock = asyncio.Lock()
 
     async def join(self, *members: Member) -> None:
-        """Add new samplers to the receivers; they hold the learner's weights when this returns.
+        """Add new samplers to the receivers and load the learner's current weights into them.
 
         Raises:
-            ActorFailure: one could not be given them.
+            ActorFailure: a sampler could not load them.
         """
         # deadline: each call has its own
         receivers = await asyncio.gather(*(self._receiver(m) for m in members))
-        # deadline: every call of the update that holds it has one
-        async with self._one_at_a_time:
+        # deadline: every call of the update that holds the lock has one
+        async with self._lock:
             if self._learner.version:  # before the first step every engine has them from model.path
                 for receiver, result in (await self._send(receivers, None)).items():
                     if isinstance(result, ActorFailure):
@@ -82,21 +82,21 @@ class Broadcaster:
             self._receivers.update({receiver.member: receiver for receiver in receivers})
 
     async def broadcast(self, version: int) -> dict[str, float]:
-        """Give every sampler the learner's current weights under the name `version`.
+        """Load the learner's current weights, which must be of `version`, into every sampler.
 
         Returns:
-            ``sync/*`` metrics: seconds in all, seconds the samplers paused, bytes.
+            ``sync/*`` metrics: total seconds, longest pause of a sampler in seconds, bytes.
 
         Raises:
-            ActorFailure: when the learner failed, or a sampler holds another version afterwards.
+            ActorFailure: the learner failed, or a sampler holds another version afterwards.
         """
         started = time.monotonic()
-        # deadline: every call of the update that holds it has one
-        async with self._one_at_a_time:
+        # deadline: every call of the update that holds the lock has one
+        async with self._lock:
             results = await self._send([r for r in self._receivers.values() if r.present], version)
             for receiver, result in results.items():
                 if isinstance(result, ActorFailure):
-                    self._supervisor.suspect(receiver.member, receiver.incarnation, result)
+                    self._supervisor.mark_failed(receiver.member, receiver.incarnation, result)
         reports = [result for result in results.values() if not isinstance(result, ActorFailure)]
         return {
             "sync/seconds": time.monotonic() - started,
@@ -107,10 +107,10 @@ class Broadcaster:
     async def _send(
         self, receivers: Iterable[Receiver], version: int | None
     ) -> dict[Receiver, dict[str, Any] | ActorFailure]:
-        """The learner's weights to `receivers`: the report of each that holds them now, or why it does not."""
+        """Send the learner's weights; returns the report of each receiver, or its failure."""
         waiting = list(receivers)
         results: dict[Receiver, dict[str, Any] | ActorFailure] = {}
-        for _ in range(_SENDS):
+        for _ in range(_MAX_SENDS):
             if not waiting:
                 break
             latest = dict(zip(waiting, await self._send_once(waiting, version), strict=True))
@@ -125,8 +125,7 @@ class Broadcaster:
         try:
             if version is not None and published.version != version:
                 raise ActorFailure(
-                    f"the learner holds weight version {published.version}, but version {version} should be sent to "
-                    "the samplers"
+                    f"the learner holds weight version {published.version}, but version {version} was to be broadcast"
                 )
             addressed = [self._address(receiver, published) for receiver in receivers]
             # deadline: each call has its own
@@ -145,7 +144,7 @@ class Broadcaster:
     async def _load(
         self, receiver: Receiver, version: int, addressed: tuple[Any, ...]
     ) -> dict[str, Any] | ActorFailure:
-        """The receiver's report, or its failure; :class:`ObjectLost`: it did not begin to load."""
+        """The receiver's report, or its failure; :class:`ObjectLost` if it did not begin to load."""
         try:
             report = await call(
                 receiver.member.actor(receiver.incarnation).load_weights.remote(version, *addressed),
@@ -163,6 +162,6 @@ class Broadcaster:
     async def _receiver(self, member: Member) -> Receiver:
         incarnation = member.incarnation
         node = await call(
-            member.actor().node.remote(), owner=member.name, to="name its node", **self._deadlines.of("broadcast_s")
+            member.actor().node.remote(), owner=member.name, to="report its node", **self._deadlines.of("broadcast_s")
         )
         return Receiver(member, incarnation, node)

@@ -1,8 +1,8 @@
-"""When an actor counts as hung: a pure judgement over answers and processor time, without Ray and without a clock.
+"""Hang detection from heartbeats and processor time: pure logic, without Ray and without a clock.
 
-An actor answers the supervisor from the event loop that serves requests, so a thread that merely runs cannot answer for
-it. The operating system says whether its processes are stopped and how much processor time they use, so an actor that
-is silent because it compiles, or holds Python's lock in a long call, is told from one that waits for ever:
+An actor answers heartbeats from the event loop that serves requests, so a background thread cannot answer for a blocked
+loop. The operating system reports whether its processes are stopped and how much processor time they use. This
+separates an actor that compiles, or holds the GIL in a long call, from one that is deadlocked:
 
     stopped by a signal for hung_s                                 -> lost
     no answer for hung_s, and (almost) no processor time meanwhile -> lost
@@ -17,11 +17,11 @@ from collections.abc import Mapping
 
 from actors.process_stats import Vitals
 
-IDLE_SHARE = 0.03  # of one core: Ray's own threads in an actor that does nothing use less
+IDLE_SHARE = 0.03  # of one core: Ray's own threads in an idle actor use less
 
 
 class HangDetector:
-    """What is known about one actor since it began to serve.
+    """Heartbeats and process stats of one actor since it began to serve.
 
     Args:
         now: seconds of a monotonic clock, as in every method.
@@ -31,54 +31,54 @@ class HangDetector:
     def __init__(self, now: float, hung_s: float, busy_s: float) -> None:
         self._hung_s = hung_s
         self._busy_s = busy_s
-        self._begin(now)
+        self._reset(now)
 
-    def _begin(self, now: float) -> None:
-        self._answered = self._looked = now
-        self._sees = False  # the last look told something
+    def _reset(self, now: float) -> None:
+        self._last_heartbeat = self._last_observation = now
+        self._observable = False  # the last observation returned process stats
         self._working_since: float | None = None
         self._stopped_since: dict[int, float] = {}
         self._cpu: dict[int, deque[tuple[float, float]]] = {}
 
-    def answered(self, now: float, *, working: bool) -> None:
+    def heartbeat(self, now: float, *, working: bool) -> None:
         """The actor answered; `working` as in :class:`actors.process_stats.Heartbeat`."""
-        self._answered = now
+        self._last_heartbeat = now
         if not working:
             self._working_since = None
         elif self._working_since is None:
             self._working_since = now
 
-    def looked(self, now: float, vitals: Mapping[int, Vitals], *, waited_s: float = 0.0) -> None:
-        """The operating system's word.
+    def observe(self, now: float, stats: Mapping[int, Vitals], *, waited_s: float = 0.0) -> None:
+        """Record what the operating system reports.
 
         Args:
-            vitals: of the actor's processes; empty when nobody could look.
-            waited_s: seconds of the time since the last look that were spent on waiting for this one.
+            stats: of the actor's processes; empty if the node's monitor did not answer.
+            waited_s: seconds since the last observation that were spent waiting for this one.
         """
-        if now - self._looked - waited_s > self._hung_s / 2:
-            self._begin(now)  # the observer itself stood still: what it did not see proves nothing
-        self._looked = now
-        self._sees = bool(vitals)
-        for pid, seen in vitals.items():
-            if seen.stopped:
+        if now - self._last_observation - waited_s > self._hung_s / 2:
+            self._reset(now)  # the observer itself was suspended, so the gap proves nothing about the actor
+        self._last_observation = now
+        self._observable = bool(stats)
+        for pid, process in stats.items():
+            if process.stopped:
                 self._stopped_since.setdefault(pid, now)
             else:
                 self._stopped_since.pop(pid, None)
             history = self._cpu.setdefault(pid, deque())
-            history.append((now, seen.cpu_seconds))
+            history.append((now, process.cpu_seconds))
             while len(history) > 2 and now - history[1][0] >= self._hung_s:
                 history.popleft()
 
-    def ailment(self, now: float) -> str | None:
+    def diagnosis(self, now: float) -> str | None:
         """Why the actor counts as lost, or None."""
-        silent = now - self._answered
+        silent = now - self._last_heartbeat
         if silent >= self._busy_s:
             return f"it has not answered for {silent:.0f} s (supervision.busy_s)"
-        if not self._sees:
-            return None  # what was seen earlier may have changed
+        if not self._observable:
+            return None  # older observations may be out of date
         for pid, since in self._stopped_since.items():
             if max(now - since, silent) >= self._hung_s:
-                return f"its process {pid} is stopped, for {max(now - since, silent):.0f} s"
+                return f"its process {pid} has been stopped for {max(now - since, silent):.0f} s"
         pids = list(self._cpu)
         if silent >= self._hung_s and all(self._idle(pid) for pid in pids):
             return f"it has not answered for {silent:.0f} s and uses no processor time"
@@ -89,7 +89,7 @@ class HangDetector:
         return None
 
     def _idle(self, pid: int) -> bool:
-        """Whether the process was watched for `hung_s` and did (almost) nothing in that time."""
+        """Whether the process was observed for `hung_s` and used (almost) no processor time meanwhile."""
         history = self._cpu[pid]
         (begin, before), (end, after) = history[0], history[-1]
         return end - begin >= self._hung_s and after - before < IDLE_SHARE * (end - begin)

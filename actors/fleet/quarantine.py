@@ -1,44 +1,43 @@
-"""Prompts that make actors fail: who is suspected, how a suspect is told from its neighbours, and who is given up.
+"""Finding prompts that crash actors.
 
-An actor that dies takes all groups that it had in hand with it, and any of them may be the reason. A group that was in
-hand at almost all of the failures that are allowed is a suspect: at its next try the actor has at most a quarter as
-many in hand as before, then a quarter of that, and so on. A prompt is given up only after a failure with nothing beside
-it, and then whoever was near when it failed is cleared of those failures. So of n groups in hand, one of which is
-poison, log4(n) more failures find it, and the others run in four crowds for each, not one after the other.
+A crash implicates every group in flight on that actor. A group that was present at `supervision.poison_deaths` - 1
+failures is retried at a quarter of the previous concurrency, then a sixteenth, and finally alone. Only a failure while
+alone quarantines the prompt, and then the groups that were in flight with it earlier are cleared of those failures.
+Isolating one bad prompt among n takes about log4(n) extra crashes, and the other groups need not run one by one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.fleet.worker_pool import ANY
+from actors.fleet.worker_pool import UNLIMITED
 from actors.group import SampleRequest
 
 TRAINING = "training"
-_FEWER = 4  # times less company after each failure of a suspect
+_REDUCTION = 4  # the concurrency limit is divided by this after each further failure
 
-Loss = tuple[str, int]  # an actor's name and which incarnation of it was lost
+Loss = tuple[str, int]  # name and incarnation of an actor that was lost
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure with a group in hand.
+    """One failure while a group was in flight.
 
-    loss: the actor that was lost by it; None when the call failed and the actor lives.
-    company: groups that it had in hand at most meanwhile, this one included.
+    loss: the actor that was lost; None if the call failed and the actor lives.
+    peak_in_flight: most groups in flight on the actor while it worked on this one, including this one.
     """
 
     reason: str
     loss: Loss | None
-    company: int
+    peak_in_flight: int
 
 
 @dataclass(eq=False)
-class Suspicion:
-    """The failures that happened with one group in hand.
+class FailureHistory:
+    """The failures that happened while one group was in flight.
 
     Args:
-        purpose: "training", or what else the group is for.
+        purpose: "training" or "evaluation".
         poison_deaths: see the settings of the section `supervision`.
     """
 
@@ -47,47 +46,47 @@ class Suspicion:
     poison_deaths: int
     failures: list[Failure] = field(default_factory=list)
 
-    def crowd(self) -> int:
-        """How many groups an actor may have in hand with this one, itself included, at its next try."""
+    def concurrency_limit(self) -> int:
+        """Most groups that may be in flight on an actor during the next attempt, including this one."""
         if not self.failures or len(self.failures) < self.poison_deaths - 1:
-            return ANY
-        return max(1, -(-min(failure.company for failure in self.failures) // _FEWER))
+            return UNLIMITED
+        return max(1, -(-min(failure.peak_in_flight for failure in self.failures) // _REDUCTION))
 
     @property
-    def proved(self) -> bool:
-        """It failed often enough, and the last time by itself."""
-        return len(self.failures) >= self.poison_deaths and self.failures[-1].company == 1
+    def confirmed(self) -> bool:
+        """Whether the prompt is the cause: it failed often enough, and the last time alone."""
+        return len(self.failures) >= self.poison_deaths and self.failures[-1].peak_in_flight == 1
 
     @property
     def losses(self) -> set[Loss]:
-        """The actors that were lost with it in hand."""
+        """The actors that were lost while the group was in flight."""
         return {failure.loss for failure in self.failures if failure.loss is not None}
 
     def clear(self, losses: set[Loss]) -> None:
-        """Another was the reason of these."""
+        """Remove the failures that another group caused."""
         self.failures = [failure for failure in self.failures if failure.loss not in losses]
 
 
 class Quarantine:
-    """The prompts that were given up, by purpose and id, so that none is tried again in a later epoch.
+    """The quarantined prompts, by purpose and id, so that later epochs skip them.
 
-    This one keeps them in memory; a run keeps them in its directory (``cluster/telemetry/incidents.py``).
+    This class keeps them in memory; a run keeps them in its directory (``cluster/telemetry/incidents.py``).
     """
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
 
-    def holds(self, purpose: str, prompt_id: str) -> bool:
-        """Whether that prompt was given up earlier."""
+    def contains(self, purpose: str, prompt_id: str) -> bool:
+        """Whether the prompt is quarantined."""
         return (purpose, prompt_id) in self._known
 
     def count(self, purpose: str) -> int:
-        """Prompts given up so far."""
+        """Number of quarantined prompts."""
         return sum(kind == purpose for kind, _ in self._known)
 
-    def add(self, suspicion: Suspicion) -> None:
-        """Give up a prompt, for the reasons that `suspicion` holds."""
-        self._known.add((suspicion.purpose, suspicion.request.prompt_id))
+    def add(self, history: FailureHistory) -> None:
+        """Quarantine the prompt of `history`."""
+        self._known.add((history.purpose, history.request.prompt_id))
 
-    def met_again(self, purpose: str, request: SampleRequest) -> None:
-        """A later group of a prompt that was given up is set aside untried."""
+    def report_skip(self, purpose: str, request: SampleRequest) -> None:
+        """A later group of a quarantined prompt is skipped."""

@@ -142,7 +142,7 @@ class QueueClient:
             try:
                 return await call(request(queue.actor(incarnation)), owner=queue.name, to=to, deadline_s=deadline_s)
             except ActorLost as lost:
-                self._supervisor.suspect(queue, incarnation, lost)
+                self._supervisor.mark_failed(queue, incarnation, lost)
 
     async def _ask(self, queue: Member, request: Request, *, to: str) -> Any:
         """The answer of a new queue, which does not serve yet."""

@@ -1,10 +1,10 @@
 """Replacing actors that die or hang (DESIGN.md, promises 3 and 5).
 
-A :class:`Unit` is what is replaced together: one sampler, one verifier worker, the queue, or all learner ranks. The
-:class:`Supervisor` looks at every actor once a second; one that is lost is killed with its processes, and after a pause
-a new one takes its place under the same name. Whoever waits for an actor finds out by its call, waits until the unit
-serves again, and asks once more: no caller restarts anything. After ``supervision.max_restarts`` the run ends with a
-report. What the run can do without (samplers and verifiers above `min`) comes and goes freely.
+A :class:`Unit` is replaced as a whole: one sampler, one verifier worker, the queue, or all learner ranks. The
+:class:`Supervisor` checks every actor once per heartbeat. It kills a lost actor with its processes and, after a
+backoff, starts a new one under the same name. Callers never restart an actor: their call fails, they wait until the
+unit serves again, and retry. After ``supervision.max_restarts`` the run ends with a report. Optional units
+(samplers and verifiers above `min`) join and leave without counting.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from actors.threads import in_daemon_thread
 
 __all__ = ["ActorFailure", "ActorLost", "Changes", "Incident", "Member", "Supervisor", "Unit", "call"]
 
-CANCEL_SECONDS = 10.0  # for cancelled waits to end; whatever holds on longer must not hold the run
-_STEADY_SECONDS = 60.0  # an actor that served this long begins a new row of back-offs
+CANCEL_SECONDS = 10.0  # for cancelled tasks to end; the run does not wait longer for them
+_STEADY_SECONDS = 60.0  # after serving this long, the backoff of a unit starts over
 
 
 @dataclass(eq=False)
 class Member:
-    """An actor of the run under the name that messages use; `handle` changes when it is replaced."""
+    """A named actor of the run; `handle` changes when it is replaced."""
 
     name: str
-    spawn: Callable[[int], ActorHandle]  # makes the actor; its argument counts the earlier ones
+    spawn: Callable[[int], ActorHandle]  # creates the actor of the given incarnation
     handle: Any = None
-    incarnation: int = -1  # 0: the first
+    incarnation: int = -1  # 0 for the first actor
     serving: bool = False
-    vital: Heartbeat | None = None  # its last answer
-    alarm: str | None = None  # why a caller gave it up
+    heartbeat: Heartbeat | None = None  # the last one
+    failure: str | None = None  # why a caller marked it as failed
 
     def actor(self, incarnation: int | None = None) -> Any:
-        """The actor, for the call that is made now. Ask for it again after every `await`: it may have been replaced.
+        """The actor's handle. Get it again after every `await`, because the actor may have been replaced.
 
         Args:
-            incarnation: the one that is meant; None: any.
+            incarnation: the required one; None: any.
 
         Raises:
-            ActorLost: that one is gone.
+            ActorLost: that incarnation is gone.
         """
         if self.handle is None or incarnation not in (None, self.incarnation):
-            raise ActorLost(f"{self.name} was lost, and is being replaced")
+            raise ActorLost(f"{self.name} was lost and is being replaced")
         return self.handle
 
     @property
     def present(self) -> bool:
-        """There is such an actor, and nobody gave it up; it may still be starting."""
-        return self.handle is not None and self.alarm is None
+        """Whether the actor exists and is not marked as failed; it may still be starting."""
+        return self.handle is not None and self.failure is None
 
 
 @dataclass(eq=False)
@@ -68,9 +68,9 @@ class Unit:
     """Members that are started, lost and replaced together.
 
     Args:
-        prepare: brings freshly made members into service (loads a model, the current weights, ...).
-        spare: true while the run can do without it, so that it waits for `room`, and its losses do not count.
-        room: true when the cluster has the resources that it takes; may block, and is called in a thread.
+        prepare: brings new members into service (loads a model, the current weights, ...).
+        spare: true while the unit is optional: it waits for `room`, and its losses do not count.
+        room: true if the cluster has the resources for it; may block, so it is called in a thread.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Unit:
     prepare: Callable[[], Awaitable[None]]
     spare: Callable[[], bool] = lambda: False
     room: Callable[[], bool] = lambda: True
-    failures: int = 0  # in a row
+    failures: int = 0  # consecutive
     served_since: float = 0.0
 
     @property
@@ -88,7 +88,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Incident:
-    """One loss: of what, why, after how many seconds it served again (None: it has not yet), and how its log ends."""
+    """The loss of a unit; `recovered_s`: seconds until it served again (None: not yet); `log`: the end of its log."""
 
     unit: str
     reason: str
@@ -96,13 +96,13 @@ class Incident:
     log: str = ""
 
     def __str__(self) -> str:
-        again = "" if self.recovered_s is None else f"; it serves again after {self.recovered_s:.1f} s"
-        where = self.log.strip().partition("\n")[0].partition(", which ends")[0] if not again else ""
-        return f"{self.unit} was lost: {self.reason}{again}" + (f" ({where})" if where else "")
+        recovery = "" if self.recovered_s is None else f"; it serves again after {self.recovered_s:.1f} s"
+        where = self.log.strip().partition("\n")[0].partition(", which ends")[0] if not recovery else ""
+        return f"{self.unit} was lost: {self.reason}{recovery}" + (f" ({where})" if where else "")
 
 
 class Changes:
-    """Wakes everybody who waits for a change of who serves; the waiter looks again and may wait again."""
+    """Wakes all waiters when a unit starts or stops serving; each waiter checks its condition again."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -117,14 +117,14 @@ class Changes:
 
 @dataclass
 class Supervisor:
-    """Keeps the units of a run in service.
+    """Keeps the units of a run serving.
 
     Args:
         settings: the section `supervision`.
-        start_s: seconds for a unit to come into service.
-        node_watch: makes the :class:`actors.process_stats.NodeMonitor` actor of a node, by the node's id.
-        kill: ends an actor, as ``ray.kill``.
-        report: is told of every incident, when it is seen and again when it is over.
+        start_s: seconds for a unit to start serving.
+        node_watch: creates the :class:`actors.process_stats.NodeMonitor` actor of a node, given the node's id.
+        kill: kills an actor, as ``ray.kill``.
+        report: called with every incident when it is detected, and again on recovery.
     """
 
     settings: SupervisionSettings
@@ -134,26 +134,26 @@ class Supervisor:
     report: Callable[[Incident], None] = lambda incident: None
     changes: Changes = field(default_factory=Changes)
     units: list[Unit] = field(default_factory=list)
-    incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the last ones, for the report
+    incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the latest, for the report
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        self._watches = NodeMonitors(self.node_watch, self.kill)
-        self._joining = asyncio.Lock()  # two that look at the same free processor must not both take it
-        self._charged: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
+        self._monitors = NodeMonitors(self.node_watch, self.kill)
+        self._joining = asyncio.Lock()  # two units must not claim the same free resources
+        self._counted: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
 
     def add(self, unit: Unit) -> Unit:
-        """Take `unit` into care; :meth:`start` brings it into service."""
+        """Register `unit`; :meth:`start` brings it into service."""
         self.units.append(unit)
         return unit
 
     async def start(self, *units: Unit) -> None:
-        """Bring `units` into service for the first time, together.
+        """Bring `units` into service for the first time, concurrently.
 
         Raises:
-            ActorFailure: of the first that cannot; nothing was restarted.
+            ActorFailure: the first one; nothing is restarted.
         """
-        # deadline: preparing has its own, each step of it
+        # deadline: each step of a preparation has its own
         await asyncio.gather(*(self._bring_up(unit) for unit in units))
 
     async def until_serving(self, unit: Unit, *, to: str, deadline_s: float, key: str | None = None) -> None:
@@ -163,7 +163,7 @@ class Supervisor:
             key: the settings that `deadline_s` comes from, for the message.
 
         Raises:
-            ActorFailure: after `deadline_s`, saying what it was wanted for.
+            ActorFailure: after `deadline_s`; the message says what the unit was needed for.
         """
         try:
             async with asyncio.timeout(deadline_s):
@@ -174,104 +174,105 @@ class Supervisor:
                 f"{unit.name} did not come back into service within {within(deadline_s, key)} (needed to {to})"
             ) from None
 
-    def suspect(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
-        """A caller gives that incarnation of `member` up, for example because it missed a deadline."""
+    def mark_failed(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
+        """Have this incarnation of `member` replaced, for example because it missed a caller's deadline."""
         if member.incarnation == incarnation and member.present:
-            member.alarm = str(failure)
+            member.failure = str(failure)
             member.serving = False
             self.changes.notify()
 
-    async def examine(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
-        """A call to `member` failed: find out at once whether the actor did, so that nobody asks a dead one again."""
+    async def check(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
+        """After a failed call to `member`, ask for a heartbeat and mark it as failed unless it answers."""
         if not isinstance(failure, ActorLost) and member.incarnation == incarnation and member.present:
             try:
-                await self._ask(member, self.settings.hung_s)
+                await self._request_heartbeat(member, self.settings.hung_s)
                 return
-            except ActorFailure as worse:
-                failure = worse
-        self.suspect(member, incarnation, failure)
+            except ActorFailure as error:
+                failure = error
+        self.mark_failed(member, incarnation, failure)
 
     async def memory_gib(self, *others: Heartbeat) -> dict[str, float]:
         """Memory of all actors and of the processes of `others`, by node; without nodes that do not answer."""
-        beats = [member.vital for unit in self.units for member in unit.members if member.vital is not None]
-        return await self._watches.memory_gib([*beats, *others])
+        members = [member for unit in self.units for member in unit.members]
+        heartbeats = [member.heartbeat for member in members if member.heartbeat is not None]
+        return await self._monitors.memory_gib([*heartbeats, *others])
 
-    def excuse(self, losses: Collection[tuple[str, int]]) -> None:
-        """These losses (actor, incarnation) were the fault of a prompt that is tried no more."""
-        self._charged.difference_update(losses)
+    def forgive(self, losses: Collection[tuple[str, int]]) -> None:
+        """Do not count these losses (actor, incarnation): a quarantined prompt caused them."""
+        self._counted.difference_update(losses)
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work` to its end, and keep every unit in service meanwhile.
+        """Run `work` to its end and replace lost units meanwhile.
 
         Raises:
-            ActorFailure: when the run has used up its restarts; `work` is cancelled.
+            ActorFailure: the run has used up its restarts; `work` is cancelled.
         """
         main = asyncio.create_task(work)
-        keepers = [asyncio.create_task(self._keep(unit)) for unit in self.units]
+        keepers = [asyncio.create_task(self._supervise(unit)) for unit in self.units]
         try:
-            # deadline: the work's own waits have theirs; a keeper ends only by an error
+            # deadline: the work's own waits have theirs; a keeper ends only with an error
             await asyncio.wait([main, *keepers], return_when=asyncio.FIRST_COMPLETED)
-            over = next((task for task in keepers if task.done()), None)
-            if over is not None and not (main.done() and main.exception() is None):
-                over.result()
+            ended_keeper = next((task for task in keepers if task.done()), None)
+            if ended_keeper is not None and not (main.done() and main.exception() is None):
+                ended_keeper.result()
             return await main
         finally:
             for task in (main, *keepers):
                 task.cancel()
             ended, _ = await asyncio.wait([main, *keepers], timeout=CANCEL_SECONDS)
             for task in ended:
-                # One failure is raised above. The others are its echoes (every wait for the same lost actor fails):
-                # asked for here, so that asyncio does not print a traceback for each after the message.
+                # One failure is raised above; the others have the same cause. Retrieve them here, so that asyncio does
+                # not print a traceback for each.
                 if not task.cancelled():
                     task.exception()
 
-    async def _keep(self, unit: Unit) -> None:
-        if unit.members[0].handle is None:  # it may join later
+    async def _supervise(self, unit: Unit) -> None:
+        if unit.members[0].handle is None:  # optional, not started yet
             await self._replace(unit, None)
         while True:
             await self._replace(unit, await self._until_lost(unit))
 
     async def _until_lost(self, unit: Unit) -> str:
-        watches = [asyncio.create_task(watch(m)) for m in unit.members for watch in (self._watch, self._alarm)]
+        monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._monitor, self._marked_failed)]
         try:
-            # deadline: a watch judges its member once a heartbeat
-            done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            # deadline: a monitor checks its member once per heartbeat
+            done, _ = await asyncio.wait(monitors, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
         finally:
-            for task in watches:
+            for task in monitors:
                 task.cancel()
 
-    async def _alarm(self, member: Member) -> str:
-        """Why a caller gave `member` up, at once: a look at a node that is gone takes seconds."""
-        while member.alarm is None:
-            await self.changes.wait()  # deadline: ends with the watch beside it, which judges once a heartbeat
-        return member.alarm
+    async def _marked_failed(self, member: Member) -> str:
+        """Why a caller marked `member` as failed. Separate from `_monitor`, which waits seconds for a lost node."""
+        while member.failure is None:
+            await self.changes.wait()  # deadline: cancelled with its monitor, which checks once per heartbeat
+        return member.failure
 
-    async def _watch(self, member: Member) -> str:
-        """Why `member` was lost, as its own answers and its processes tell."""
-        pulse = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
-        asked: asyncio.Task[Any] | None = None
+    async def _monitor(self, member: Member) -> str:
+        """Why `member` was lost, from its heartbeats and process stats."""
+        detector = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
+        request: asyncio.Task[Any] | None = None
         try:
             while True:
-                asked = asked or asyncio.create_task(self._ask(member, self.settings.busy_s))
-                await asyncio.wait([asked], timeout=self.settings.heartbeat_s)
-                if asked.done():
+                request = request or asyncio.create_task(self._request_heartbeat(member, self.settings.busy_s))
+                await asyncio.wait([request], timeout=self.settings.heartbeat_s)
+                if request.done():
                     try:
-                        member.vital = asked.result()
+                        member.heartbeat = request.result()
                     except ActorFailure as failure:
                         return str(failure)
-                    pulse.answered(time.monotonic(), working=member.vital.working)
-                    asked = None
-                await self._look(pulse, member)
-                ailment = pulse.ailment(time.monotonic())
-                if ailment is not None:
-                    return ailment
-                await asyncio.sleep(self.settings.heartbeat_s if asked is None else 0)
+                    detector.heartbeat(time.monotonic(), working=member.heartbeat.working)
+                    request = None
+                await self._observe(detector, member)
+                reason = detector.diagnosis(time.monotonic())
+                if reason is not None:
+                    return reason
+                await asyncio.sleep(self.settings.heartbeat_s if request is None else 0)
         finally:
-            if asked is not None:
-                asked.cancel()
+            if request is not None:
+                request.cancel()
 
-    async def _ask(self, member: Member, deadline_s: float) -> Heartbeat:
+    async def _request_heartbeat(self, member: Member, deadline_s: float) -> Heartbeat:
         return await call(
             member.actor().beat.remote(),
             owner=member.name,
@@ -279,43 +280,43 @@ class Supervisor:
             deadline_s=deadline_s,
         )
 
-    async def _watch_start(self, member: Member) -> str:
-        """Why `member`, which is being prepared, will never serve: it stands still.
+    async def _monitor_start(self, member: Member) -> str:
+        """Why `member`, which is being prepared, will never serve: its processes are stopped.
 
-        Its silence proves nothing: building an engine keeps its event loop for minutes, and reading a model from a slow
-        disk takes hardly any processor time. Whether it dies, its preparation tells.
+        Silence is normal here: building an engine blocks its event loop for minutes, and reading a model from a slow
+        disk uses hardly any processor time. If the actor dies, its preparation fails.
         """
         try:
-            member.vital = await self._ask(member, self.start_s + self.settings.busy_s)
+            member.heartbeat = await self._request_heartbeat(member, self.start_s + self.settings.busy_s)
         except ActorFailure as failure:
-            await asyncio.sleep(CANCEL_SECONDS)  # for the preparation, which knows better what it was to do
+            await asyncio.sleep(CANCEL_SECONDS)  # the preparation fails too, with a better message
             return str(failure)
-        pulse = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
+        detector = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
         while True:
-            pulse.answered(time.monotonic(), working=False)
-            await self._look(pulse, member, family=True)
-            ailment = pulse.ailment(time.monotonic())
-            if ailment is not None:
-                return ailment
+            detector.heartbeat(time.monotonic(), working=False)
+            await self._observe(detector, member, family=True)
+            reason = detector.diagnosis(time.monotonic())
+            if reason is not None:
+                return reason
             await asyncio.sleep(self.settings.heartbeat_s)
 
-    async def _look(self, pulse: HangDetector, member: Member, *, family: bool = False) -> None:
+    async def _observe(self, detector: HangDetector, member: Member, *, family: bool = False) -> None:
         began = time.monotonic()
-        vitals = await self._watches.look(member.vital, family=family) if member.vital is not None else {}
+        stats = await self._monitors.look(member.heartbeat, family=family) if member.heartbeat is not None else {}
         now = time.monotonic()
-        pulse.looked(now, vitals, waited_s=min(now - began, LOOK_SECONDS))
+        detector.observe(now, stats, waited_s=min(now - began, LOOK_SECONDS))
 
     async def _replace(self, unit: Unit, reason: str | None) -> None:
-        """Bring `unit` (back) into service. `reason` is None for one that joins for the first time."""
+        """Bring `unit` (back) into service. `reason` is None if it joins for the first time."""
         lost_at, log = time.monotonic(), ""
         if reason is not None:
             log = await self._log_of(unit, reason)
-            self._note(Incident(unit.name, reason, log=log))
+            self._record(Incident(unit.name, reason, log=log))
             if lost_at - unit.served_since > _STEADY_SECONDS:
                 unit.failures = 0
         waits = reason is None
         while True:
-            await self._end(unit)
+            await self._kill(unit)
             waits = waits or unit.spare()
             if reason is not None:
                 self._count_restart(unit, reason, log, counts=not waits)
@@ -326,18 +327,18 @@ class Supervisor:
             except ActorFailure as failure:
                 reason, log = str(failure), failure.log
                 unit.failures += 1
-                self._note(Incident(unit.name, reason, log=log))
+                self._record(Incident(unit.name, reason, log=log))
         if reason is not None:
             unit.failures += 1
-            self._note(Incident(unit.name, reason, time.monotonic() - lost_at))
+            self._record(Incident(unit.name, reason, time.monotonic() - lost_at))
 
     async def _join(self, unit: Unit) -> None:
-        """Bring `unit` into service as soon as nothing is amiss that the run cannot do without, and there is room."""
+        """Bring `unit` into service as soon as all required units serve and the cluster has room."""
         while True:
-            # deadline: whoever holds the lock looks for room or prepares a unit, and both have theirs
+            # deadline: the holder asks for room or prepares a unit; both have deadlines
             async with self._joining:
-                whole = all(other.serving or other.spare() for other in self.units if other is not unit)
-                if whole and await self._has_room(unit):
+                complete = all(other.serving or other.spare() for other in self.units if other is not unit)
+                if complete and await self._has_room(unit):
                     await self._bring_up(unit)
                     return
             await asyncio.sleep(self.settings.heartbeat_s)
@@ -346,25 +347,24 @@ class Supervisor:
         try:
             return await in_daemon_thread(unit.room, owner="Ray", to="name free resources", deadline_s=LOOK_SECONDS)
         except (TimeoutError, RayError):
-            return False  # a cluster that cannot say is asked again
+            return False  # ask again later
 
     async def _log_of(self, unit: Unit, reason: str) -> str:
-        """How the logs of the members that `reason` names end; of the first where it names none."""
-        known = [member for member in unit.members if member.vital is not None]
+        """The end of the log of the first member that `reason` names; of the first member if it names none."""
+        known = [member for member in unit.members if member.heartbeat is not None]
         named = [member for member in known if member.name in reason] or known
-        return await self._watches.log_of(named[0].vital) if named and named[0].vital is not None else ""
+        return await self._monitors.log_of(named[0].heartbeat) if named and named[0].heartbeat is not None else ""
 
     def _count_restart(self, unit: Unit, reason: str, log: str, *, counts: bool) -> None:
-        if counts and len(self._charged) >= self.settings.max_restarts:
-            failure = ActorFailure(self._account(unit, reason))
+        if counts and len(self._counted) >= self.settings.max_restarts:
+            failure = ActorFailure(self._exit_message(unit, reason))
             failure.log = log
             raise failure
         self.restarts += 1
         if counts:
-            self._charged.add((unit.name, unit.members[0].incarnation))
+            self._counted.add((unit.name, unit.members[0].incarnation))
 
-    def _account(self, unit: Unit, reason: str) -> str:
-        """The last words of a run that may restart nothing any more."""
+    def _exit_message(self, unit: Unit, reason: str) -> str:
         if self.settings.max_restarts == 0:
             return f"{unit.name} was lost: {reason} (supervision.max_restarts is 0)"
         lines = [f"  {incident}" for incident in self.incidents]
@@ -376,27 +376,27 @@ class Supervisor:
             ]
         )
 
-    def _note(self, incident: Incident) -> None:
+    def _record(self, incident: Incident) -> None:
         self.incidents.append(incident)
         self.report(incident)
 
-    async def _end(self, unit: Unit) -> None:
-        """End whatever is left of the unit's actors: no two incarnations at once."""
+    async def _kill(self, unit: Unit) -> None:
+        """Kill what remains of the unit's actors, so that two incarnations never coexist."""
         for member in unit.members:
             member.serving = False
         self.changes.notify()
         for member in unit.members:
             if member.handle is None:
                 continue
-            if member.vital is not None:
-                await self._watches.end(member.vital, member.name)
+            if member.heartbeat is not None:
+                await self._monitors.end(member.heartbeat, member.name)
             self.kill(member.handle)
-            member.handle = member.vital = None
+            member.handle = member.heartbeat = None
 
     async def _bring_up(self, unit: Unit) -> None:
         for member in unit.members:
             member.incarnation += 1
-            member.alarm = None
+            member.failure = None
             member.handle = member.spawn(member.incarnation)
         try:
             await self._prepare(unit)
@@ -409,24 +409,24 @@ class Supervisor:
         self.changes.notify()
 
     async def _prepare(self, unit: Unit) -> None:
-        """Prepare `unit`, unless one of its actors stands still meanwhile.
+        """Prepare `unit`.
 
         Raises:
-            ActorFailure: it does, or the preparation failed.
+            ActorFailure: the preparation failed, or one of its actors was stopped meanwhile.
         """
-        # First the watches: an actor must tell its processes before it begins what keeps it from answering.
-        watches = [asyncio.create_task(watch(m)) for m in unit.members for watch in (self._watch_start, self._alarm)]
+        # Monitors first: an actor must report its processes before the preparation blocks its event loop.
+        monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._monitor_start, self._marked_failed)]
         preparation = asyncio.ensure_future(unit.prepare())
         try:
             # deadline: every step of a preparation has its own
-            done, _ = await asyncio.wait([preparation, *watches], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([preparation, *monitors], return_when=asyncio.FIRST_COMPLETED)
             if preparation in done:
                 return await preparation
             raise ActorFailure(next(iter(done)).result())
         finally:
-            for task in (preparation, *watches):
+            for task in (preparation, *monitors):
                 task.cancel()
             ended, _ = await asyncio.wait([preparation], timeout=CANCEL_SECONDS)
             for task in ended:
                 if not task.cancelled():
-                    task.exception()  # asked for, so that asyncio does not print what is told above
+                    task.exception()  # retrieve it, so that asyncio does not print it

@@ -1,4 +1,4 @@
-"""The actors of one kind that share work: who takes the next piece, and how many it may have in hand beside it."""
+"""Least-loaded scheduling over the actors of one kind, with an optional concurrency limit per request."""
 
 from __future__ import annotations
 
@@ -13,122 +13,122 @@ from dataclasses import dataclass
 from actors.fleet.supervision import Changes, Member
 from actors.remote_calls import ActorFailure, within
 
-ANY = sys.maxsize  # a crowd without a limit
+UNLIMITED = sys.maxsize  # a concurrency limit that never applies
 
 
 @dataclass(eq=False)
-class Piece:
-    """One piece of work.
+class _Request:
+    """One request for a worker.
 
-    crowd: the most pieces that its member may have in hand with it, itself included; asked again at every change.
-    member: has it in hand, or is to have it next (None: nobody yet).
-    company: the most pieces that its member had in hand with it so far, itself included.
+    limit: most requests that may be in flight on the worker with this one, including it; read at every change.
+    worker: runs it, or must drain before it can run (None: not chosen yet).
+    peak: most requests in flight on the worker so far while this one ran, including it.
     """
 
     weight: int
-    crowd: Callable[[], int]
-    member: Member | None = None
-    company: int = 0
+    limit: Callable[[], int]
+    worker: Member | None = None
+    peak: int = 0
 
 
 class WorkerPool:
-    """Hands each piece of work to the serving member with the least in hand.
+    """Gives each request to the serving worker with the least weight in flight.
 
     Args:
         kind: for messages, for example "sampler".
-        members: all that may serve, now or later.
-        changes: tells when one begins or ceases to serve.
-        patience_s: longest wait of a piece since the last one ended; a restart lies within it.
-        key: the settings that `patience_s` comes from, for the message.
+        members: all workers that may serve, now or later.
+        changes: notifies when a worker starts or stops serving.
+        timeout_s: longest wait of a request since any other one ended; covers a restart.
+        key: the settings that `timeout_s` comes from, for the message.
     """
 
     def __init__(
-        self, kind: str, members: Sequence[Member], changes: Changes, patience_s: float, key: str | None = None
+        self, kind: str, members: Sequence[Member], changes: Changes, timeout_s: float, key: str | None = None
     ) -> None:
         self.members = list(members)
         self._kind = kind
         self._changes = changes
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._key = key
-        self._hands: defaultdict[Member, list[Piece]] = defaultdict(list)
-        # Pieces for which a member has too much in hand. It takes no others meanwhile, so that their turn comes.
-        self._claims: defaultdict[Member, list[Piece]] = defaultdict(list)
+        self._in_flight: defaultdict[Member, list[_Request]] = defaultdict(list)
+        # Requests waiting for this worker to drain. It accepts nothing else until they run, so they cannot starve.
+        self._draining: defaultdict[Member, list[_Request]] = defaultdict(list)
         self._last_end = time.monotonic()
 
     @property
     def serving(self) -> int:
-        """How many serve now."""
+        """Number of workers that serve now."""
         return sum(member.serving for member in self.members)
 
     @contextlib.asynccontextmanager
     async def borrow(
-        self, weight: int, crowd: Callable[[], int] = lambda: ANY
+        self, weight: int, limit: Callable[[], int] = lambda: UNLIMITED
     ) -> AsyncIterator[tuple[Member, Callable[[], int]]]:
-        """A member for a piece of work of size `weight`, with at most `crowd` pieces in hand, this one included.
+        """A worker for a request of size `weight`, with at most `limit` requests in flight on it, including this one.
 
         Yields:
-            the member, and a function that tells how many it had in hand with this one at most.
+            the worker, and a function that returns the peak number of requests in flight on it with this one.
 
         Raises:
-            ActorFailure: when none was free, and no piece ended, within the patience.
+            ActorFailure: if no worker was free, and no request ended, within the timeout.
         """
-        piece = Piece(weight, crowd)
-        member = await self._wait(piece)
+        request = _Request(weight, limit)
+        worker = await self._acquire(request)
         try:
-            yield member, lambda: piece.company
+            yield worker, lambda: request.peak
         finally:
-            self._hands[member].remove(piece)
+            self._in_flight[worker].remove(request)
             self._last_end = time.monotonic()
             self._changes.notify()
 
-    async def _wait(self, piece: Piece) -> Member:
+    async def _acquire(self, request: _Request) -> Member:
         began = time.monotonic()
         try:
             while True:
-                member = self._place(piece)
-                if member is not None:
-                    return member
-                left = max(began, self._last_end) + self._patience_s - time.monotonic()
+                worker = self._assign(request)
+                if worker is not None:
+                    return worker
+                left = max(began, self._last_end) + self._timeout_s - time.monotonic()
                 if left <= 0:
-                    raise ActorFailure(f"no {self._kind} was free within {within(self._patience_s, self._key)}")
+                    raise ActorFailure(f"no {self._kind} was free within {within(self._timeout_s, self._key)}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await self._changes.wait()
         finally:
-            self._withdraw(piece)
+            self._stop_draining(request)
 
-    def _place(self, piece: Piece) -> Member | None:
-        """Put `piece` into the hand of the least loaded member that may take it; if none may, it claims one."""
+    def _assign(self, request: _Request) -> Member | None:
+        """Start `request` on the least loaded worker that accepts it; if none does, begin to drain one for it."""
         serving = [member for member in self.members if member.serving]
-        free = [member for member in serving if self._may_take(member, piece)]
+        free = [member for member in serving if self._accepts(member, request)]
         if free:
-            self._withdraw(piece)
-            piece.member = min(free, key=self._load)
-            hand = self._hands[piece.member]
-            hand.append(piece)
-            for other in hand:
-                other.company = max(other.company, len(hand))
-            return piece.member
-        if piece.crowd() == ANY:
-            self._withdraw(piece)
-        elif piece.member not in serving:
-            self._withdraw(piece)
-            piece.member = min(serving, key=lambda m: (len(self._claims[m]), self._load(m)), default=None)
-            if piece.member is not None:
-                self._claims[piece.member].append(piece)
+            self._stop_draining(request)
+            request.worker = min(free, key=self._load)
+            running = self._in_flight[request.worker]
+            running.append(request)
+            for other in running:
+                other.peak = max(other.peak, len(running))
+            return request.worker
+        if request.limit() == UNLIMITED:
+            self._stop_draining(request)
+        elif request.worker not in serving:
+            self._stop_draining(request)
+            request.worker = min(serving, key=lambda m: (len(self._draining[m]), self._load(m)), default=None)
+            if request.worker is not None:
+                self._draining[request.worker].append(request)
         return None
 
-    def _may_take(self, member: Member, piece: Piece) -> bool:
-        hand, claims = self._hands[member], self._claims[member]
-        turn = not claims or claims[0] is piece
-        return turn and len(hand) < min(one.crowd() for one in [piece, *hand])
+    def _accepts(self, member: Member, request: _Request) -> bool:
+        running, draining = self._in_flight[member], self._draining[member]
+        turn = not draining or draining[0] is request
+        return turn and len(running) < min(one.limit() for one in [request, *running])
 
     def _load(self, member: Member) -> int:
-        return sum(piece.weight for piece in self._hands[member])
+        return sum(request.weight for request in self._in_flight[member])
 
-    def _withdraw(self, piece: Piece) -> None:
-        """Give up the claim of `piece`, if it has one."""
-        if piece.member is not None and piece in self._claims[piece.member]:
-            self._claims[piece.member].remove(piece)
-            piece.member = None
+    def _stop_draining(self, request: _Request) -> None:
+        """Let the worker that drains for `request`, if any, accept other requests."""
+        if request.worker is not None and request in self._draining[request.worker]:
+            self._draining[request.worker].remove(request)
+            request.worker = None
             self._changes.notify()

@@ -83,6 +83,6 @@ def _is_starting(unit: Unit) -> bool:
 
 
 def _doing(unit: Unit) -> str:
-    if any(member.vital is None for member in unit.members):
+    if any(member.heartbeat is None for member in unit.members):
         return "waiting for a free CPU or GPU, or importing packages"
     return WORK.get(unit.name.replace("-", " ").split()[0], "preparing")

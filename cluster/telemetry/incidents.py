@@ -3,7 +3,7 @@
 incidents.jsonl            every loss of an actor: when, which, why, how its log ended, and after how many seconds it
                            served again; and every warning of health.py (`kind: warning`): when, at which
                            step, and what to change; and every loss of wandb (`kind: wandb`)
-quarantine/PURPOSE-N.json  every prompt that was given up: what it was, and each failure while it was being processed
+quarantine/PURPOSE-N.json  every quarantined prompt: what it was, and each failure while it was being processed
                            (PURPOSE is training, with the position N of its group, or evaluation, with the number N of
                            the prompt)
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from actors.fleet.quarantine import TRAINING, Quarantine, Suspicion
+from actors.fleet.quarantine import TRAINING, FailureHistory, Quarantine
 from actors.fleet.supervision import Incident
 from actors.group import SampleRequest
 from cluster.errors import UsageError
@@ -64,7 +64,7 @@ def keep_warnings(directory: RunDirectory, warnings: Sequence[Warning]) -> None:
 
 
 class QuarantineFiles(Quarantine):
-    """The prompts that a run gave up, one file for each, which holds across ``--resume``.
+    """The quarantined prompts of a run, one file each; they stay quarantined across ``--resume``.
 
     Raises:
         UsageError: a file of an earlier process cannot be read.
@@ -77,31 +77,34 @@ class QuarantineFiles(Quarantine):
         for path in sorted((directory.path / QUARANTINE).glob("*.json")):
             self._known.add(_read(path))
 
-    def add(self, suspicion: Suspicion) -> None:
-        """Write the evidence, and say where it lies."""
-        super().add(suspicion)
-        request = suspicion.request
-        name = f"{QUARANTINE}/{suspicion.purpose}-{request.sequence}.json"
+    def add(self, history: FailureHistory) -> None:
+        """Write the evidence and print its path."""
+        super().add(history)
+        request = history.request
+        name = f"{QUARANTINE}/{history.purpose}-{request.sequence}.json"
         self._directory.write_json(
             name,
             {
-                "purpose": suspicion.purpose,
+                "purpose": history.purpose,
                 "position": request.sequence,
                 "epoch": request.epoch,
                 "prompt_id": request.prompt_id,
                 "level": request.level,
                 "prompt_tokens": request.prompt_tokens.tolist(),
                 "seed": request.seed,
-                "failures": [asdict(failure) for failure in suspicion.failures],
+                "failures": [
+                    {"reason": failure.reason, "loss": failure.loss, "company": failure.peak_in_flight}
+                    for failure in history.failures
+                ],
             },
         )
         self._dashboards.message(
-            f"prompt {request.prompt_id!r} ({suspicion.purpose}, position {request.sequence}) is quarantined: actors "
-            f"failed {len(suspicion.failures)} times while they processed it; evidence in {self._directory.path / name}"
+            f"prompt {request.prompt_id!r} ({history.purpose}, position {request.sequence}) is quarantined: actors "
+            f"failed {len(history.failures)} times while they processed it; evidence in {self._directory.path / name}"
         )
 
-    def met_again(self, purpose: str, request: SampleRequest) -> None:
-        """Say that a later group of the prompt is skipped too."""
+    def report_skip(self, purpose: str, request: SampleRequest) -> None:
+        """Print that a later group of the prompt is skipped."""
         self._dashboards.message(
             f"prompt {request.prompt_id!r} ({purpose}, position {request.sequence}) is quarantined and was skipped; to "
             f"try it again, delete its file in {self._directory.path / QUARANTINE} and use --resume"

@@ -1,8 +1,8 @@
 """A cluster in one process and in virtual time: the real supervisor, learner group and broadcaster over fake actors.
 
 Nodes, actors, shared memory and Ray's object store fail as the real ones do: calls to a dead actor raise what Ray
-raises, objects die with their owner, shared memory with its node. Time is the event loop's own, so that minutes of
-waiting take no time, and a wait that nothing will ever end is an error and not a hang.
+raises, objects die with their owner, shared memory with its node. Time is simulated, so that minutes of waiting
+take no time, and a wait that cannot end is an error and not a hang.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Time passes only while everybody waits."""
+    """Time passes only while every task waits."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,14 +35,14 @@ class _Selector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list:
         if timeout is None:
-            raise RuntimeError("everybody waits, and nothing will ever happen")
+            raise RuntimeError("deadlock: every task waits and no timer is set")
         self._loop.now += timeout
         return []
 
 
 @dataclass(eq=False)
 class Node:
-    """A machine: it lives or not, and has files of weights in shared memory, by path with their writer."""
+    """A machine; `shared` holds the weight files in its shared memory, by path with the writer's PID."""
 
     name: str
     alive: bool = True
@@ -51,10 +51,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Fault:
-    """At the `nth` time that `moment` comes, `after` seconds later: `victim` is lost.
+    """`victim` is lost `after` seconds after the `nth` occurrence of `moment`.
 
-    victim: "learner", "sampler-1", ... (the process), "node of learner", ..., "watch" (of a node), or
-    "load" (that load begins and fails).
+    victim: "learner", "sampler-1", ... (the process), "node of learner", ..., "monitor" (all node monitors), or
+    "load of sampler-1" (its next load begins and fails).
     """
 
     moment: str
@@ -64,14 +64,14 @@ class Fault:
 
 
 class World:
-    """The nodes and actors, and what goes wrong with them. Node 0 is the driver's, which is never lost."""
+    """The nodes, the actors and the faults. Node 0 is the driver's and is never lost."""
 
     def __init__(self, seed: int, faults: list[Fault], nodes: int = 3) -> None:
         self.random = random.Random(seed)
         self.nodes = [Node(f"node-{i}") for i in range(nodes)]
-        self.actors: dict[str, Actor] = {}  # the present ones, by name
-        self.watches: list[Watch] = []
-        self.guilty: Counter[str] = Counter()  # how often a unit has really been lost
+        self.actors: dict[str, Actor] = {}  # existing ones, by name
+        self.monitors: list[Monitor] = []
+        self.actual_losses: Counter[str] = Counter()  # by unit
         self.log: list[str] = []
         self._faults = faults
         self._moments: Counter[str] = Counter()
@@ -87,19 +87,19 @@ class World:
         return self.random.choice([node for node in self.nodes if node.alive])
 
     def moment(self, name: str) -> None:
-        """Something that faults wait for happens now. (Nobody replaces what is lost before the run has started.)"""
+        """Inject the faults that wait for this moment. None before the start, when no actor is replaced yet."""
         if not self.started:
             return
         self._moments[name] += 1
         for fault in self._faults:
             if (fault.moment, fault.nth) == (name, self._moments[name]):
-                asyncio.get_running_loop().call_later(fault.after, self._strike, fault)
+                asyncio.get_running_loop().call_later(fault.after, self._inject, fault)
 
-    def _strike(self, fault: Fault) -> None:
+    def _inject(self, fault: Fault) -> None:
         self.log.append(f"{asyncio.get_running_loop().time():.2f} {fault}")
-        if fault.victim == "watch":
-            for watch in self.watches:
-                watch.die()
+        if fault.victim == "monitor":
+            for monitor in self.monitors:
+                monitor.die()
             return
         name = fault.victim.removeprefix("node of ").removeprefix("load of ")
         victim = self.actors.get(name)
@@ -110,7 +110,7 @@ class World:
         elif fault.victim.startswith("node of "):
             self._lose(victim.place)
         else:
-            self.guilty[victim.name] += 1
+            self.actual_losses[victim.name] += 1
             victim.die()
 
     def _lose(self, node: Node) -> None:
@@ -121,12 +121,12 @@ class World:
         self.nodes.append(Node(f"node-{len(self.nodes)}"))
         for actor in list(self.actors.values()):
             if actor.place is node and not actor.dead:
-                self.guilty[actor.name] += 1
-                # Ray learns of the loss of a node seconds after the fact, and not for all actors at once.
-                actor.die(told_after=self.random.uniform(0.0, 3.0))
-        for watch in self.watches:
-            if watch.place is node:
-                watch.die()
+                self.actual_losses[actor.name] += 1
+                # Ray detects the loss of a node seconds later, and not for all actors at once.
+                actor.die(reported_after=self.random.uniform(0.0, 3.0))
+        for monitor in self.monitors:
+            if monitor.place is node:
+                monitor.die()
 
 
 class Actor:
@@ -135,13 +135,13 @@ class Actor:
     def __init__(self, world: World, name: str, place: Node) -> None:
         self.world, self.name, self.place = world, name, place
         self.pid = world.pid()
-        self.dead = False  # its process is
-        self.told: asyncio.Event = asyncio.Event()  # Ray tells callers
+        self.dead = False  # the process
+        self.reported: asyncio.Event = asyncio.Event()  # Ray reports the death to callers
         self.bad_loads = 0
 
-    def die(self, told_after: float = 0.0) -> None:
+    def die(self, reported_after: float = 0.0) -> None:
         self.dead = True
-        asyncio.get_running_loop().call_later(told_after, self.told.set)
+        asyncio.get_running_loop().call_later(reported_after, self.reported.set)
 
     def __getattr__(self, method: str) -> Any:
         work = object.__getattribute__(self, f"_{method}")
@@ -151,7 +151,7 @@ class Actor:
         from ray.exceptions import ActorDiedError
 
         running = asyncio.ensure_future(self._run(work, arguments))
-        lost = asyncio.ensure_future(self.told.wait())
+        lost = asyncio.ensure_future(self.reported.wait())
         try:
             await asyncio.wait([running, lost], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -170,7 +170,7 @@ class Actor:
             if not self.dead:
                 raise
         if self.dead:
-            await asyncio.sleep(1e9)  # no answer will ever come; the caller is told of the death
+            await asyncio.sleep(1e9)  # never answers; the caller gets the reported death
         return result
 
     async def _pause(self, longest: float) -> None:
@@ -187,8 +187,8 @@ class Actor:
         return Heartbeat(self.place.name, (Process(self.pid, 1),))
 
 
-class Watch(Actor):
-    """The node watch: sees nothing, and ends processes."""
+class Monitor(Actor):
+    """The node monitor: reports no process stats, and kills processes."""
 
     async def _look(self, processes: Any, family: bool = False) -> dict:
         return {}
@@ -237,7 +237,7 @@ class Sampler(Actor):
         if self.bad_loads:
             self.bad_loads -= 1
             self.broken = True
-            self.world.guilty[self.name] += 1
+            self.world.actual_losses[self.name] += 1
             raise _task_error(RuntimeError("loading began and failed"))
         await self._pause(0.5)
         self.version = version
@@ -316,7 +316,7 @@ def _task_error(cause: Exception) -> Exception:
 
 
 class Job:
-    """A learner, samplers and the broadcaster between them, trained for some steps while faults fall."""
+    """A learner, samplers and the broadcaster between them, trained for some steps while faults are injected."""
 
     def __init__(self, world: World, samplers: int, transport: str = "auto") -> None:
         from actors.fleet.broadcaster import Broadcaster
@@ -333,18 +333,18 @@ class Job:
             if incident.recovered_s is None:
                 self.incidents[incident.unit].append(incident.reason)
 
-        def watch(node: str) -> Watch:
+        def node_monitor(node: str) -> Monitor:
             place = next(n for n in world.nodes if n.name == node)
-            made = Watch(world, "watch", place)
+            made = Monitor(world, "monitor", place)
             if not place.alive:
                 made.die()
-            world.watches.append(made)
+            world.monitors.append(made)
             return made
 
         self.supervisor = Supervisor(
             SupervisionSettings(max_restarts=1000, backoff_s=0.5),
             start_s=300.0,
-            node_watch=watch,
+            node_watch=node_monitor,
             kill=lambda handle: handle.dead or handle.die(),
             report=report,
         )
@@ -380,7 +380,7 @@ class Job:
         await self.broadcaster.join(member)
 
     async def train(self, steps: int) -> None:
-        """What the control loop does, and after every broadcast: whoever serves holds these weights."""
+        """Run the control loop; after every broadcast check that all serving samplers hold the new weights."""
         await self.supervisor.start(*self.supervisor.units)
         self.world.started = True
         await self.supervisor.run(self._loop(steps))
@@ -406,4 +406,4 @@ class Job:
         for member in self.samplers:
             if member.serving and not member.actor().dead:
                 held = member.actor().__dict__.get("version")
-                assert held == version, f"{member.name} serves with version {held} after the broadcast of {version}"
+                assert held == version, f"{member.name} serves version {held} after the broadcast of {version}"

@@ -43,7 +43,7 @@ def group_of(rank: Rank, successor: Rank | None = None):
     def replace(lost, incarnation, failure):
         lost.handle, lost.incarnation = successor, incarnation + 1
 
-    supervisor.suspect = replace
+    supervisor.mark_failed = replace
     unit = Unit("learner", [member], prepare=lambda: asyncio.sleep(0))
     return LearnerGroup(unit, supervisor, DeadlineSettings(), origin=lambda: (0, None), history=lambda step: None)
 
@@ -98,7 +98,7 @@ def test_ranks_that_are_replaced_while_probes_are_drawn_begin_the_step_again() -
             return ["probe"]
 
         learner = group_of(Rank(asked))
-        learner._supervisor.suspect = lambda *_: None  # of an incarnation that is gone already
+        learner._supervisor.mark_failed = lambda *_: None  # of an incarnation that is gone already
         step = asyncio.create_task(learner.step("groups", 0, asyncio.create_task(probe())))
         while not asked:
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A prompt that kills actors is found among many, without running the others one by one, and no other is blamed."""
+"""Prompts that crash actors are isolated without running the others one by one, and no other prompt is blamed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ GROUPS = 48
 
 
 class Sampler:
-    """An actor that dies, with all that it has in hand, when it is given a poison prompt (or `doomed`)."""
+    """An actor that dies with everything in flight when it gets a poison prompt (or `doomed`)."""
 
     def __init__(self, record, poison, doomed: bool) -> None:
         self._record = record
         self._poison = poison
         self._doomed = doomed
-        self._hand: set[int] = set()
+        self._in_flight: set[int] = set()
         self._died = asyncio.Event()
         self.sample_group = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._sample))
         self.beat = SimpleNamespace(remote=self._beat)
@@ -32,9 +32,9 @@ class Sampler:
         return self._work(wanted.sequence), f"group {wanted.sequence}"
 
     async def _work(self, sequence):
-        self._hand.add(sequence)
-        await asyncio.sleep(0)  # the others of this moment arrive
-        self._record.crowds.append(len(self._hand))
+        self._in_flight.add(sequence)
+        await asyncio.sleep(0)  # let concurrent requests arrive
+        self._record.in_flight.append(len(self._in_flight))
         if (sequence in self._poison or self._doomed) and not self._died.is_set():
             await asyncio.sleep(0.002)
             if not self._died.is_set():
@@ -44,7 +44,7 @@ class Sampler:
             async with asyncio.timeout(0.01):
                 await self._died.wait()
         except TimeoutError:
-            self._hand.discard(sequence)
+            self._in_flight.discard(sequence)
             return 8
         from ray.exceptions import ActorDiedError
 
@@ -67,20 +67,20 @@ class Verifier:
         return Heartbeat("node", ())
 
 
-async def _seen(*_, **__):
+async def _nothing(*_, **__):
     return {}
 
 
 def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
-    """`GROUPS` groups at once; the first `doomed` incarnations die of nothing in particular."""
+    """`GROUPS` groups at once; the first `doomed` incarnations die without a culprit."""
     from actors.fleet.quarantine import Quarantine
     from actors.fleet.rollout_pool import RolloutPool
     from actors.fleet.supervision import Member, Supervisor, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
 
-    monkeypatch.setattr("ray.put", lambda batch: "set aside")
-    record = SimpleNamespace(crowds=[], deaths=0, quarantine=Quarantine(), results=[])
-    eyes = SimpleNamespace(look=SimpleNamespace(remote=_seen), kill=SimpleNamespace(remote=_seen))
+    monkeypatch.setattr("ray.put", lambda batch: "quarantined")
+    record = SimpleNamespace(in_flight=[], deaths=0, quarantine=Quarantine(), results=[])
+    monitor = SimpleNamespace(look=SimpleNamespace(remote=_nothing), kill=SimpleNamespace(remote=_nothing))
 
     async def nothing():
         pass
@@ -89,7 +89,7 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
         supervisor = Supervisor(
             SupervisionSettings(heartbeat_s=0.02, backoff_s=0.0, max_restarts=max_restarts),
             start_s=LIMIT_S,
-            node_watch=lambda node: eyes,
+            node_watch=lambda node: monitor,
             kill=lambda handle: None,
         )
         made = [
@@ -106,7 +106,7 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
 
         await supervisor.run(work())
         record.restarts = supervisor.restarts
-        record.set_aside = {i for i, result in enumerate(record.results) if result == "set aside"}
+        record.quarantined = {i for i, result in enumerate(record.results) if result == "quarantined"}
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
     return record
@@ -114,28 +114,28 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
 
 @pytest.mark.parametrize("culprit", [0, 17, 47])
 @pytest.mark.parametrize("samplers", [1, 3])
-def test_a_poison_prompt_is_found_among_many(monkeypatch, culprit, samplers):
+def test_a_poison_prompt_is_isolated_among_many(monkeypatch, culprit, samplers):
     record = play(monkeypatch, poison={culprit}, samplers=samplers)
-    assert record.set_aside == {culprit}
-    # Two deaths in the whole crowd, then a quarter of it each time: 12, 3, 1.
+    assert record.quarantined == {culprit}
+    # Two deaths at full concurrency, then at a quarter each time: 12, 3, 1.
     assert 3 <= record.deaths <= 2 + math.ceil(math.log(GROUPS, 4))
-    alone = sum(crowd == 1 for crowd in record.crowds)
+    alone = sum(count == 1 for count in record.in_flight)
     assert alone <= 4 * samplers, "the others must not run one after the other"
 
 
-def test_two_deaths_without_a_culprit_serialise_nothing(monkeypatch):
+def test_two_deaths_without_a_culprit_do_not_serialize_the_groups(monkeypatch):
     record = play(monkeypatch, doomed=2)
-    assert record.set_aside == set() and record.deaths == 2
-    after = record.crowds[-GROUPS:]
-    assert max(after) <= 12 and sum(crowd == 1 for crowd in after) <= 4
+    assert record.quarantined == set() and record.deaths == 2
+    after = record.in_flight[-GROUPS:]
+    assert max(after) <= 12 and sum(count == 1 for count in after) <= 4
 
 
-def test_several_poison_prompts_are_all_found_and_no_other(monkeypatch):
+def test_several_poison_prompts_are_isolated_and_no_other(monkeypatch):
     culprits = {3, 11, 30}
     record = play(monkeypatch, poison=culprits)
-    assert record.set_aside == culprits
+    assert record.quarantined == culprits
 
 
-def test_restarts_that_a_poison_prompt_caused_are_not_charged_to_the_run(monkeypatch):
+def test_restarts_caused_by_a_poison_prompt_do_not_count(monkeypatch):
     record = play(monkeypatch, poison={1, 9, 25, 40}, max_restarts=8)
-    assert record.set_aside == {1, 9, 25, 40} and record.restarts > 8
+    assert record.quarantined == {1, 9, 25, 40} and record.restarts > 8

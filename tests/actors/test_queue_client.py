@@ -108,6 +108,6 @@ def test_a_group_that_is_lost_with_its_node_is_told_from_a_lost_queue(tmp_path, 
         monkeypatch.setattr(queue, "commit", commit)
         with pytest.raises(ObjectLost, match="position 1"):
             await client.commit(1, batch(1))
-        assert member.alarm is None
+        assert member.failure is None
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""What a lost sampler or verifier had in hand is done by another; a prompt that fails again and again is set aside."""
+"""Work of a lost sampler or verifier moves to another one; a prompt that fails repeatedly is quarantined."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def request(sequence: int = 0, n: int = 2):
 
 
 class Worker:
-    """Counts what it is given; `fails` says which call goes wrong."""
+    """Counts what it is given; `fails` decides which call fails."""
 
     def __init__(self, fails=lambda call: False) -> None:
         self.calls = 0
@@ -89,7 +89,7 @@ def test_a_failed_grading_is_tried_again_without_sampling_again():
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_a_poison_prompt_is_set_aside_with_the_evidence_and_never_tried_again(monkeypatch):
+def test_a_poison_prompt_is_quarantined_with_evidence_and_never_tried_again(monkeypatch):
     monkeypatch.setattr("ray.put", lambda batch: batch)
     from actors.fleet.quarantine import Quarantine
     from actors.group import Group
@@ -97,31 +97,31 @@ def test_a_poison_prompt_is_set_aside_with_the_evidence_and_never_tried_again(mo
     class Kept(Quarantine):
         def __init__(self):
             super().__init__()
-            self.given_up, self.again = [], []
+            self.added, self.skipped = [], []
 
-        def add(self, suspicion):
-            super().add(suspicion)
-            self.given_up.append(suspicion)
+        def add(self, history):
+            super().add(history)
+            self.added.append(history)
 
-        def met_again(self, purpose, request):
-            self.again.append((purpose, request.prompt_id))
+        def report_skip(self, purpose, request):
+            self.skipped.append((purpose, request.prompt_id))
 
     async def scenario():
         sampler, kept = Worker(fails=lambda call: True), Kept()
         pool = pool_of([sampler], [Worker()], kept)
         group = Group.from_record_batch(await pool.graded_group(request(7), None))
         assert group.sequence == 7 and group.n == 0 and not group.usable
-        (suspicion,) = kept.given_up
-        assert suspicion.request.sequence == 7
-        assert len(suspicion.failures) == 3 and "went wrong" in suspicion.failures[0].reason
+        (history,) = kept.added
+        assert history.request.sequence == 7
+        assert len(history.failures) == 3 and "went wrong" in history.failures[0].reason
         assert sampler.calls == 3 and pool.quarantined == 1
         assert Group.from_record_batch(await pool.graded_group(request(7), None)).n == 0
-        assert sampler.calls == 3 and kept.again == [("training", "p7")] and pool.quarantined == 1
+        assert sampler.calls == 3 and kept.skipped == [("training", "p7")] and pool.quarantined == 1
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_evaluation_counts_for_itself(monkeypatch):
+def test_evaluation_has_its_own_limit(monkeypatch):
     monkeypatch.setattr("ray.put", lambda batch: batch)
 
     async def scenario():
@@ -133,7 +133,7 @@ def test_evaluation_counts_for_itself(monkeypatch):
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_a_lost_group_is_nobodys_fault():
+def test_a_lost_group_is_not_counted_as_a_failure():
     async def scenario():
         from ray.exceptions import ObjectLostError
 
@@ -212,6 +212,6 @@ def test_slow_verifiers_slow_sampling_down():
         pool = pool_of([sampler], [verifier], max_samples=4)
         await asyncio.gather(*(pool.graded_group(request(i, n=2), None) for i in range(8)))
         assert sampler.calls == 8 and sampler.most_at_once == 2
-        await pool.graded_group(request(9, n=64), None)  # larger than the budget: alone, but not for ever outside
+        await pool.graded_group(request(9, n=64), None)  # larger than the budget: alone, but it is admitted
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))

@@ -44,8 +44,8 @@ class FakeActor:
             raise ActorDiedError()
 
 
-class Nobody:
-    """A node watch that sees nothing."""
+class EmptyMonitor:
+    """A node monitor that reports no process."""
 
     async def _nothing(self, processes, family=False):
         return {}
@@ -62,7 +62,7 @@ def make(**settings):
     return Supervisor(
         SupervisionSettings(**values),
         start_s=LIMIT_S,
-        node_watch=lambda node: Nobody(),
+        node_watch=lambda node: EmptyMonitor(),
         kill=lambda handle: setattr(handle, "dead", True),
     )
 
@@ -77,8 +77,8 @@ def employ(supervisor, name="sampler-0", prepare=None, spawn=None):
     return supervisor.add(Unit(name, [member], prepare or nothing)), member
 
 
-def test_work_that_blocks_the_loop_past_a_sign_of_life_still_ends():
-    """A cancellation that meets a finished answer used to be swallowed: the run hung after its last step."""
+def test_work_that_blocks_the_loop_past_a_heartbeat_still_ends():
+    """A cancellation that met a finished answer used to be swallowed, and the run hung after its last step."""
 
     async def scenario():
         supervisor = make()
@@ -87,7 +87,7 @@ def test_work_that_blocks_the_loop_past_a_sign_of_life_still_ends():
 
         async def work():
             await asyncio.sleep(0.01)
-            time.sleep(0.3)  # all answers arrive while nobody can look
+            time.sleep(0.3)  # all answers arrive while the loop is blocked
             return "done"
 
         return await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
@@ -95,7 +95,7 @@ def test_work_that_blocks_the_loop_past_a_sign_of_life_still_ends():
     assert asyncio.run(scenario()) == "done"
 
 
-def test_a_dead_actor_is_replaced_and_its_callers_go_on():
+def test_a_dead_actor_is_replaced_and_its_callers_continue():
     async def scenario():
         supervisor = make()
         unit, member = employ(supervisor)
@@ -111,9 +111,9 @@ def test_a_dead_actor_is_replaced_and_its_callers_go_on():
 
         assert await asyncio.wait_for(supervisor.run(work()), LIMIT_S) == "done"
         assert member.incarnation == 1 and supervisor.restarts == 1
-        seen, over = supervisor.incidents
-        assert "sampler-0 died before it could answer a heartbeat" in seen.reason
-        assert seen.recovered_s is None and over.recovered_s is not None
+        loss, recovery = supervisor.incidents
+        assert "sampler-0 died before it could answer a heartbeat" in loss.reason
+        assert loss.recovered_s is None and recovery.recovered_s is not None
 
     asyncio.run(scenario())
 
@@ -124,12 +124,12 @@ def test_a_run_out_of_restarts_ends_with_a_report():
     async def scenario():
         supervisor = make(max_restarts=2)
 
-        def stillborn(incarnation):
+        def spawn(incarnation):
             actor = FakeActor()
             actor.dead = incarnation > 0
             return actor
 
-        unit, member = employ(supervisor, spawn=stillborn)
+        unit, member = employ(supervisor, spawn=spawn)
         await supervisor.start(unit)
         member.handle.dead = True
         await supervisor.run(asyncio.sleep(LIMIT_S))
@@ -140,7 +140,7 @@ def test_a_run_out_of_restarts_ends_with_a_report():
     assert time.monotonic() - started < LIMIT_S / 2
 
 
-def test_an_actor_that_a_caller_gives_up_is_replaced_once():
+def test_an_actor_marked_as_failed_by_several_callers_is_replaced_once():
     from actors.fleet.supervision import ActorLost
 
     async def scenario():
@@ -150,7 +150,7 @@ def test_an_actor_that_a_caller_gives_up_is_replaced_once():
 
         async def work():
             for _ in range(3):  # three callers missed their deadlines on the same incarnation
-                supervisor.suspect(member, 0, ActorLost("did not sample in time"))
+                supervisor.mark_failed(member, 0, ActorLost("did not sample in time"))
             await supervisor.until_serving(unit, to="work", deadline_s=LIMIT_S)
             await asyncio.sleep(0.2)
 
@@ -160,7 +160,7 @@ def test_an_actor_that_a_caller_gives_up_is_replaced_once():
     asyncio.run(scenario())
 
 
-def test_an_actor_that_may_be_absent_waits_for_room_and_joins():
+def test_an_optional_actor_waits_for_room_and_joins():
     async def scenario():
         supervisor = make()
         unit, member = employ(supervisor)
@@ -180,7 +180,7 @@ def test_an_actor_that_may_be_absent_waits_for_room_and_joins():
 
 
 def joining(spare_units: int, room: asyncio.Event | None = None, prepare=None, spawn=None, **settings):
-    """A supervisor with one actor that serves and others that may join; how many may, `room` tells."""
+    """A supervisor with one required actor and `spare_units` optional ones."""
     supervisor = make(**settings)
     needed, _ = employ(supervisor, "sampler-0")
     spares = [employ(supervisor, f"sampler-{i + 1}", prepare, spawn) for i in range(spare_units)]
@@ -246,8 +246,8 @@ def test_a_spare_that_leaves_and_joins_again_uses_up_no_restart():
     asyncio.run(scenario())
 
 
-def test_a_spare_leaves_the_room_to_what_the_run_needs():
-    """A lost actor frees what it held; a spare that waits for room must not take that before the successor does."""
+def test_a_spare_does_not_take_the_resources_of_a_required_unit():
+    """A lost actor frees its resources; a waiting spare must not take them before the successor does."""
 
     async def scenario():
         supervisor, needed, [(spare, _)] = joining(1)
@@ -277,7 +277,7 @@ def test_a_spare_leaves_the_room_to_what_the_run_needs():
     asyncio.run(scenario())
 
 
-def test_a_cluster_that_does_not_say_whether_there_is_room_blocks_nothing(monkeypatch):
+def test_a_cluster_that_does_not_answer_about_room_blocks_nothing(monkeypatch):
     import actors.fleet.supervision
 
     monkeypatch.setattr(actors.fleet.supervision, "LOOK_SECONDS", 0.05)
@@ -299,8 +299,8 @@ def test_a_cluster_that_does_not_say_whether_there_is_room_blocks_nothing(monkey
     asyncio.run(scenario())
 
 
-class Eyes:
-    """A node watch that sees the actor's process stopped, or not."""
+class StopMonitor:
+    """A node monitor that reports whether the actor's process is stopped."""
 
     def __init__(self, stopped) -> None:
         self.look, self.kill = remote(self._look), remote(self._kill)
@@ -321,8 +321,8 @@ def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
     async def scenario():
         supervisor = make(hung_s=0.2)
         unit, member = employ(supervisor)
-        eyes = Eyes(stopped=lambda: member.incarnation == 1)
-        supervisor.node_watch = lambda node: eyes
+        monitor = StopMonitor(stopped=lambda: member.incarnation == 1)
+        supervisor.node_watch = lambda node: monitor
         supervisor.__post_init__()
 
         async def prepare():
@@ -338,18 +338,18 @@ def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
                 await supervisor.changes.wait()
 
         await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
-        assert [incident.reason for incident in supervisor.incidents if "is stopped" in incident.reason]
-        assert eyes.killed.count(Process(1, 1)) == 2, "the first and the stopped one"
+        assert [incident.reason for incident in supervisor.incidents if "has been stopped" in incident.reason]
+        assert monitor.killed.count(Process(1, 1)) == 2, "the first and the stopped one"
 
     asyncio.run(scenario())
 
 
-def test_a_start_that_takes_long_and_is_silent_is_no_hang():
+def test_a_long_silent_start_is_not_a_hang():
     async def scenario():
         supervisor = make(hung_s=0.05, busy_s=0.1)
         unit, _ = employ(supervisor, prepare=lambda: asyncio.sleep(0.5))
-        eyes = Eyes(stopped=lambda: False)  # it uses no processor time either: a slow disk
-        supervisor.node_watch = lambda node: eyes
+        monitor = StopMonitor(stopped=lambda: False)  # it uses no processor time either: a slow disk
+        supervisor.node_watch = lambda node: monitor
         supervisor.__post_init__()
         await supervisor.start(unit)
         assert unit.serving
@@ -357,8 +357,8 @@ def test_a_start_that_takes_long_and_is_silent_is_no_hang():
     asyncio.run(scenario())
 
 
-def test_the_echoes_of_a_lost_actor_print_no_traceback():
-    """The keeper gives up first; the work, about to be cancelled, fails of the same cause: one message, not two."""
+def test_further_failures_of_a_lost_actor_print_no_traceback():
+    """The supervision task fails first, then the cancelled work for the same reason: one message, not two."""
     from actors.fleet.supervision import ActorFailure
 
     complaints = []
@@ -383,42 +383,42 @@ def test_the_echoes_of_a_lost_actor_print_no_traceback():
     assert complaints == []
 
 
-def test_work_alone_waits_for_the_others_and_keeps_them_out():
-    from actors.fleet.worker_pool import ANY, WorkerPool
+def test_a_request_that_must_run_alone_waits_and_blocks_others():
+    from actors.fleet.worker_pool import UNLIMITED, WorkerPool
 
     async def scenario():
         supervisor = make()
         unit, member = employ(supervisor)
         await supervisor.start(unit)
-        crew = WorkerPool("sampler", [member], supervisor.changes, patience_s=LIMIT_S)
+        pool = WorkerPool("sampler", [member], supervisor.changes, timeout_s=LIMIT_S)
         log = []
 
-        async def piece(name, alone, seconds):
-            async with crew.borrow(1, lambda: 1 if alone else ANY):
+        async def work(name, alone, seconds):
+            async with pool.borrow(1, lambda: 1 if alone else UNLIMITED):
                 log.append(f"{name} begins")
                 await asyncio.sleep(seconds)
                 log.append(f"{name} ends")
 
         async with asyncio.TaskGroup() as tasks:
-            for name, alone in (("a", False), ("b", False), ("suspect", True), ("c", False)):
-                tasks.create_task(piece(name, alone, 0.05))
+            for name, alone in (("a", False), ("b", False), ("alone", True), ("c", False)):
+                tasks.create_task(work(name, alone, 0.05))
                 await asyncio.sleep(0.001)
         return log
 
     log = asyncio.run(scenario())
-    begins, ends = log.index("suspect begins"), log.index("suspect ends")
+    begins, ends = log.index("alone begins"), log.index("alone ends")
     assert ends == begins + 1, log
     assert {"a ends", "b ends"} <= set(log[:begins]) and "c begins" in log[ends:]
 
 
-def test_nobody_free_is_an_error_with_a_name():
+def test_no_free_worker_is_an_error_that_names_the_kind():
     from actors.fleet.supervision import ActorFailure
     from actors.fleet.worker_pool import WorkerPool
 
     async def scenario():
-        crew = WorkerPool("sampler", [], make().changes, patience_s=0.05)
-        async with crew.borrow(1):
-            raise AssertionError("lent what is not there")
+        pool = WorkerPool("sampler", [], make().changes, timeout_s=0.05)
+        async with pool.borrow(1):
+            raise AssertionError("there is no worker to lend")
 
     with pytest.raises(ActorFailure, match="no sampler was free within"):
         asyncio.run(scenario())
@@ -433,7 +433,7 @@ def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
             self._check()
             return Heartbeat("node", (Process(1, 1),), logs=("/ray/worker-1.err",), host="node-7")
 
-    class Reader(Nobody):
+    class Reader(EmptyMonitor):
         def __init__(self) -> None:
             super().__init__()
             self.tail = remote(self._tail)
@@ -445,12 +445,12 @@ def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
         incidents = []
         supervisor = make(max_restarts=0)
         supervisor.report = incidents.append
-        supervisor._watches._spawn = lambda node: Reader()
+        supervisor._monitors._spawn = lambda node: Reader()
         unit, member = employ(supervisor, spawn=lambda incarnation: Logged())
         await supervisor.start(unit)
 
         async def work():
-            while member.vital is None:
+            while member.heartbeat is None:
                 await asyncio.sleep(0.01)
             member.handle.dead = True
             await asyncio.sleep(LIMIT_S)
@@ -461,7 +461,7 @@ def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
         assert str(incidents[0]).endswith("(log: /ray/worker-1.err on node-7)")
 
         async def fails():
-            while member.vital is None:
+            while member.heartbeat is None:
                 await asyncio.sleep(0.01)
             raise ActorFailure("sampler-0 failed to start")
 

@@ -1,4 +1,4 @@
-"""The evidence against prompts that were given up: one file for each, which a resumed run heeds."""
+"""Quarantined prompts: one evidence file each, which a resumed run reads."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ def files_of(directory):
     return QuarantineFiles(directory, SimpleNamespace(message=said.append)), said
 
 
-def give_up(quarantine, purpose, sequence):
-    from actors.fleet.quarantine import Failure, Suspicion
+def quarantine_prompt(quarantine, purpose, sequence):
+    from actors.fleet.quarantine import Failure, FailureHistory
 
     failures = [Failure("verifier-0 died", ("verifier-0", i), 3 - i) for i in range(3)]
-    quarantine.add(Suspicion(request(sequence), purpose, 3, failures))
+    quarantine.add(FailureHistory(request(sequence), purpose, 3, failures))
 
 
 def test_training_and_evaluation_do_not_overwrite_each_other(directory):
     quarantine, said = files_of(directory)
-    give_up(quarantine, "training", 4)
-    give_up(quarantine, "evaluation", 4)
+    quarantine_prompt(quarantine, "training", 4)
+    quarantine_prompt(quarantine, "evaluation", 4)
     assert (quarantine.count("training"), quarantine.count("evaluation")) == (1, 1)
     evidence = json.loads((directory.path / "quarantine" / "training-4.json").read_text())
     assert evidence["prompt_id"] == "p4" and evidence["failures"][1]["loss"] == ["verifier-0", 1]
+    assert evidence["failures"][1]["company"] == 2
     assert (directory.path / "quarantine" / "evaluation-4.json").is_file()
     assert "'p4' (training, position 4) is quarantined: actors failed 3 times" in said[0]
 
 
 def test_a_resumed_run_remembers(directory):
-    give_up(files_of(directory)[0], "training", 4)
+    quarantine_prompt(files_of(directory)[0], "training", 4)
     resumed, said = files_of(directory)
-    assert resumed.holds("training", "p4") and not resumed.holds("training", "p5")
-    assert not resumed.holds("evaluation", "p4") and resumed.count("training") == 1
-    resumed.met_again("training", request(104))
+    assert resumed.contains("training", "p4") and not resumed.contains("training", "p5")
+    assert not resumed.contains("evaluation", "p4") and resumed.count("training") == 1
+    resumed.report_skip("training", request(104))
     assert "position 104" in said[0] and "was skipped" in said[0]
 
 
 def test_evidence_that_cannot_be_read_is_named(directory):
-    give_up(files_of(directory)[0], "training", 4)
+    quarantine_prompt(files_of(directory)[0], "training", 4)
     (directory.path / "quarantine" / "training-4.json").write_text("{")
     with pytest.raises(UsageError, match=r"training-4\.json cannot be read.*delete the file"):
         files_of(directory)

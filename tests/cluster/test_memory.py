@@ -44,7 +44,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> tuple[JobMemory, dict[str, Monitor]]
     supervisor = Supervisor(SupervisionSettings(), start_s=1.0, node_watch=monitor, kill=lambda handle: None)
     for name, node, pids in (("verifier-0", "head", (2,)), ("sampler-0", "a", (4, 8)), ("sampler-1", "b", (16,))):
         member = Member(name, lambda incarnation: None)  # type: ignore[arg-type, return-value]
-        member.vital = Heartbeat(node, tuple(Process(pid, 0) for pid in pids))
+        member.heartbeat = Heartbeat(node, tuple(Process(pid, 0) for pid in pids))
         supervisor.add(Unit(name, [member], prepare=_unused))
     lost = Member("sampler-2", lambda incarnation: None)  # type: ignore[arg-type, return-value]
     supervisor.add(Unit("sampler-2", [lost], prepare=_unused))  # it has not answered yet

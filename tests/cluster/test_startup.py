@@ -55,7 +55,7 @@ def test_a_slow_start_names_the_actors_that_are_missing() -> None:
     for name, member in members.items():
         supervisor.add(Unit("learner" if name.startswith("learner") else name, [member], ready))
         member.handle = object()
-    members["sampler-0"].vital = Heartbeat("node", ())
+    members["sampler-0"].heartbeat = Heartbeat("node", ())
     members["verifier-0"].serving = True
     supervisor.add(Unit("sampler-1", [Member("sampler-1", lambda incarnation: None)], ready))  # may join later
     line = still_starting(supervisor, 45.2)
