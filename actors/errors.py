@@ -1,5 +1,5 @@
-"""Errors that actors raise for their callers to tell apart. Imports nothing."""
+"""Errors that actors raise and callers distinguish. Imports nothing."""
 
 
 class InputLost(RuntimeError):
-    """What a call needs cannot be read. The actor did not begin the work, so its state is what it was before."""
+    """An input of the call cannot be read. The actor did not begin the work, so its state is unchanged."""

@@ -1,8 +1,7 @@
-"""The group: the one record that flows between samplers, verifiers, the replay queue and the learner.
+"""The group, one prompt with its N samples: the record that samplers, verifiers, queue and learner exchange.
 
-A group is one prompt with its N samples. It travels as an Arrow record batch with one row, so that Ray's object
-store ships its buffers without pickling Python lists, and so that what a run logged as Parquet is exactly what the
-learner saw. The schema is versioned; a reader refuses a version it does not know instead of guessing.
+It travels as an Arrow record batch with one row, so that Ray's object store transfers buffers without pickling Python
+lists, and the Parquet log of a run holds exactly what the learner saw. Readers reject unknown schema versions.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ GROUP_SCHEMA = pa.schema(
         pa.field("prompt_id", pa.string()),
         pa.field("level", pa.string()),
         pa.field("prompt_tokens", _TOKENS),
-        pa.field("demonstration_tokens", _TOKENS),  # an expert's response, where the run imitates; else null
+        pa.field("demonstration_tokens", _TOKENS),  # an expert's response in imitation runs; else null
         pa.field("admitted_version", pa.int32()),  # weights the samplers held at admission
         # how it was sampled
         pa.field("sampler", pa.string()),
         pa.field("seed", pa.int64()),
         pa.field("temperature", pa.float32()),
         pa.field("sample_seconds", pa.float32()),
-        # one element a sample
+        # one element per sample
         pa.field("response_tokens", pa.list_(_TOKENS)),
         pa.field("behaviour_logprobs", pa.list_(pa.list_(pa.float32()))),
         pa.field("token_versions", pa.list_(_TOKENS)),  # of the weights that sampled each token
         pa.field("finish_reason", pa.list_(pa.string())),
         # filled by the verifier; null before
-        pa.field("reward", pa.list_(pa.float64())),  # R: what we want
-        pa.field("score", pa.list_(pa.float64())),  # r: what the deployed verifier ranks by
+        pa.field("reward", pa.list_(pa.float64())),  # R: the objective's reward
+        pa.field("score", pa.list_(pa.float64())),  # r: the deployed verifier's ranking score
         pa.field("verdict", pa.list_(pa.string())),
         pa.field("answer", pa.list_(pa.string())),
-        pa.field("detail", pa.list_(pa.string())),  # why, for people
+        pa.field("detail", pa.list_(pa.string())),  # reason, for humans
         pa.field("verify_seconds", pa.list_(pa.float32())),
         pa.field("demonstration_score", pa.float64()),  # r of the expert's response
     ],
@@ -57,12 +56,12 @@ _GRADES = ("reward", "score", "verdict", "answer", "detail", "verify_seconds")
 
 
 class GroupError(ValueError):
-    """A group that breaks the schema: ragged samples, a foreign schema version, grades that do not fit."""
+    """A group violates the schema: ragged samples, another schema version, grades of the wrong size."""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What a sampler needs to make one group: a prompt, the sampling law, and the group's place in the run."""
+    """The input of a sampler for one group: prompt, sampling parameters, and position in the run."""
 
     sequence: int
     epoch: int
@@ -78,7 +77,7 @@ class SampleRequest:
 
     @property
     def max_generated_tokens(self) -> int:
-        """Upper bound of the tokens that this request generates: what load balancing counts."""
+        """Upper bound of the generated tokens, used for load balancing."""
         return self.n * self.max_tokens
 
 
@@ -130,12 +129,12 @@ class Group:
 
     @property
     def oldest_version(self) -> int:
-        """Of the weights that sampled any of the group's tokens; that of the admission without samples."""
+        """Oldest weight version that sampled a token of the group; the admitted version if there are no samples."""
         return min((int(v.min()) for v in self.token_versions if len(v)), default=self.admitted_version)
 
     @property
     def newest_version(self) -> int:
-        """The same for the newest."""
+        """Newest weight version that sampled a token of the group."""
         return max((int(v.max()) for v in self.token_versions if len(v)), default=self.admitted_version)
 
     @property
@@ -151,13 +150,13 @@ class Group:
 
     @property
     def usable(self) -> bool:
-        """Whether the verifier reached a verdict on every sample; a group without is set aside, never trained on."""
-        lost = self.demonstration_tokens is not None and self.demonstration_score is None
-        return self.n > 0 and not lost and VERIFIER_ERROR not in self.verdicts
+        """Whether the verifier reached a verdict on every sample; other groups are skipped, never trained on."""
+        unscored = self.demonstration_tokens is not None and self.demonstration_score is None
+        return self.n > 0 and not unscored and VERIFIER_ERROR not in self.verdicts
 
     @property
     def fault(self) -> str:
-        """Why a group that is not usable is not: the verifier's reason for one of its samples, with its prompt."""
+        """Why the group is not usable: its prompt, and the verifier's reason for one of its samples."""
         if not self.n:
             return f"prompt {self.prompt_id!r} is quarantined"
         details = [d for v, d in zip(self.verdicts, self.detail or [], strict=False) if v == VERIFIER_ERROR]
@@ -180,9 +179,9 @@ class Group:
         detail: Sequence[str] | None = None,
         demonstration_score: float | None = None,
     ) -> Group:
-        """The same group with the verifier's numbers, one per sample, and that of the demonstration if there is one.
+        """The same group with the verifier's results per sample, and the score of its demonstration if it has one.
 
-        Where the verifier itself failed, the verdict is ``verifier_error`` and reward and score are NaN.
+        If the verifier itself failed, the verdict is ``verifier_error`` and reward and score are NaN.
         """
         return replace(
             self,
@@ -202,14 +201,14 @@ class Group:
 
     @classmethod
     def from_record_batch(cls, batch: pa.RecordBatch) -> Group:
-        """Read a one-row batch back.
+        """Read a one-row batch.
 
         Raises:
-            GroupError: if the batch was written under another schema version or does not hold one row.
+            GroupError: the batch has another schema version or not exactly one row.
         """
         check_schema(batch.schema)
         if batch.num_rows != 1:
-            raise GroupError(f"a group is one row; this record batch has {batch.num_rows}")
+            raise GroupError(f"a group is one row, but this record batch has {batch.num_rows}")
         return cls(**{f.name: _value(batch.column(f.name), f.type) for f in GROUP_SCHEMA})
 
 
@@ -233,7 +232,7 @@ def groups_from_table(table: pa.Table) -> list[Group]:
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:
-    """One Arrow array of length 1; nested lists of arrays are built from flat buffers, not from Python objects."""
+    """One Arrow array of length 1; nested lists are built from flat buffers, not from Python objects."""
     if value is None:
         return pa.nulls(1, kind)
     if not pa.types.is_list(kind):

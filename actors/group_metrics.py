@@ -1,4 +1,4 @@
-"""What a step's groups say about the policy: rewards, lengths, verdicts, age. Pure functions of the groups."""
+"""Metrics of a step's groups: rewards, lengths, verdicts, staleness. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from verifiers.verdict import Status
 
 
 def group_metrics(
-    groups: Sequence[Group], advantages_GN: np.ndarray, version: int, set_aside: Sequence[Group] = ()
+    groups: Sequence[Group], advantages_GN: np.ndarray, version: int, skipped: Sequence[Group] = ()
 ) -> dict[str, float]:
     """Metrics of one step's groups under the names of ``cluster/records/metric_names.py``.
 
     Args:
         groups: graded groups of equal size, all usable.
         advantages_GN: their advantages, float64 [G, N].
-        set_aside: groups of the step on which the verifier failed; only the shares of verdicts count them.
+        skipped: groups of the step on which the verifier failed; only the verdict shares count them.
         version: of the learner's weights at the step.
     """
     rewards_GN = np.stack([g.rewards for g in groups])
@@ -48,13 +48,13 @@ def group_metrics(
     }
     for k in default_ks(n):
         row[f"pass_at_k/{k}"] = np.mean([pass_at_k(n, int(c), k) for c in hits_G])
-    verdicts = Counter(v for g in (*groups, *set_aside) for v in g.verdicts)
+    verdicts = Counter(v for g in (*groups, *skipped) for v in g.verdicts)
     row |= {f"verifier/{status}_share": verdicts[status] / verdicts.total() for status in Status}
-    row["groups/set_aside"] = len(set_aside)
+    row["groups/set_aside"] = len(skipped)
     return {name: float(value) for name, value in row.items()}
 
 
 def _sampled_entropy(groups: Sequence[Group]) -> float:
-    """Entropy of the behaviour policy in nat/token, by -log π of every sampled token: unbiased over all samples."""
+    """Entropy of the behavior policy in nat/token: the mean of -log π over all sampled tokens, which is unbiased."""
     logprobs = np.concatenate([lp for g in groups for lp in g.behaviour_logprobs])
     return float(-logprobs.mean()) if len(logprobs) else 0.0

@@ -1,4 +1,4 @@
-"""One remote call: its deadline, and one sentence for whatever goes wrong with it (DESIGN.md, promise 5)."""
+"""Awaits one remote call with a deadline, and turns Ray's errors into one-sentence messages (DESIGN.md, promise 5)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, Ray
 
 from actors.errors import InputLost
 
-_LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # Ray's, in the report of a death
-_LONGEST = 700  # characters of a cause of death
+_LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # of Ray's death report
+_MAX_CHARACTERS = 700  # of a quoted cause
 
 
 class ActorFailure(RuntimeError):
-    """An actor raised, or the run cannot go on; the message names it and says what was waited for.
+    """An actor raised, or the run cannot continue; the message names the actor and the call.
 
-    log: where the actor's logs are and how they end, for the last message of a run: whole lines, each after a newline.
+    log: paths and last lines of the actor's logs, for the final message; each line follows a newline.
     """
 
     log: str = ""
 
 
 class ActorLost(ActorFailure):
-    """An actor died, hung or missed a deadline: its next incarnation may do what this one did not."""
+    """An actor died, hung or missed a deadline; retry with its replacement."""
 
 
 class ObjectLost(ActorFailure):
-    """What the call needs, or its answer, went with its owner or its node. The actor that was asked is not at fault and
-    did not begin: what was lost has to be made again."""
+    """An argument or the result was lost with its owner or node. The called actor is not at fault and did not begin;
+    the lost object must be made again."""
 
 
 async def call(
@@ -40,23 +40,23 @@ async def call(
 
     Args:
         owner: the actor's name.
-        to: what it was asked to do, as in "sample position 17".
+        to: what the actor does, as in "sample position 17".
         deadline_s: seconds after which the wait ends with an error.
-        key: the setting that `deadline_s` comes from, for the message; None: it is fixed.
+        key: the setting that `deadline_s` comes from, for the message; None: a constant.
 
     Raises:
-        ObjectLost: when what the call needs was lost, and the actor did not begin.
-        ActorLost: when the actor died or did not answer in time.
-        ActorFailure: when it raised.
+        ObjectLost: an argument was lost, and the actor did not begin.
+        ActorLost: the actor died or did not answer in time.
+        ActorFailure: the actor raised.
     """
     try:
-        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that meets a finished result.
+        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that arrives with the result.
         async with asyncio.timeout(deadline_s):
             return await ref
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
         cause = _root(error)
         kind = ObjectLost if isinstance(cause, ObjectLostError | InputLost) else ActorFailure
-        raise kind(f"{owner} failed to {to}: {_told(cause)}") from error
+        raise kind(f"{owner} failed to {to}: {_message(cause)}") from error
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None
     except RayActorError as error:
@@ -68,39 +68,41 @@ async def call(
 
 
 def within(seconds: float, key: str | None) -> str:
-    """A time limit, and the setting that it comes from."""
+    """A time limit and the setting that it comes from, as text."""
     return f"{seconds:.0f} s" + (f" ({key})" if key else "")
 
 
 def cause_of_death(error: RayActorError) -> str:
-    """Why an actor is gone: the error of its ``__init__``, or what the system knows about its process."""
+    """Why an actor died: the error of its ``__init__``, or what Ray reports about its process."""
     text = str(error)
     if error.actor_init_failed:
         return _short(_last_raised(text))
     lines = [line.strip() for line in text.splitlines()]
-    told = [line for line in lines if line not in ("", ActorDiedError.BASE_ERROR_MSG) and not line.startswith(_LABELS)]
-    return _short(" ".join(told)) or "its process ended"
+    causes = [
+        line for line in lines if line not in ("", ActorDiedError.BASE_ERROR_MSG) and not line.startswith(_LABELS)
+    ]
+    return _short(" ".join(causes)) or "its process ended"
 
 
 def _last_raised(text: str) -> str:
-    """The error at the end of a printed traceback: what follows its last frame and the source lines of that."""
+    """The error at the end of a printed traceback, after the last frame and its source lines."""
     lines = text.splitlines()
     last_frame = max((i for i, line in enumerate(lines) if line.lstrip().startswith('File "')), default=-1)
-    told = lines[last_frame + 1 :]
-    while len(told) > 1 and told[0].startswith("    "):
-        told = told[1:]
-    return " ".join(line.strip() for line in told)
+    error = lines[last_frame + 1 :]
+    while len(error) > 1 and error[0].startswith("    "):
+        error = error[1:]
+    return " ".join(line.strip() for line in error)
 
 
 def _root(error: RayTaskError) -> BaseException | None:
-    """What was raised first: an argument of the call may be the answer of another, which failed."""
+    """The original error: an argument of the call may be the result of another call that failed."""
     cause: BaseException | None = error.cause
     while isinstance(cause, RayTaskError):
         cause = cause.cause
     return cause
 
 
-def _told(cause: BaseException | None) -> str:
+def _message(cause: BaseException | None) -> str:
     while cause is not None and cause.__cause__ is not None and not str(cause):
         cause = cause.__cause__
     text = str(cause).strip() if cause is not None else ""
@@ -109,4 +111,4 @@ def _told(cause: BaseException | None) -> str:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]} …"

@@ -1,7 +1,7 @@
 """Settings of the actors: rollouts, samplers, the replay queue, weight broadcast and deadlines.
 
-One model per section of the YAML file; `cluster.config` composes them. Every field says its unit and its
-reason, because the generated reference page and the messages for wrong keys are made from these descriptions.
+One model per section of the YAML file; `cluster.config` composes them. Every description states unit and
+reason, because the reference page and the messages for wrong keys are generated from it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Section(BaseModel):
 
 
 class RolloutSettings(Section):
-    """What is sampled for one optimiser step (section `rollout`)."""
+    """What is sampled for one optimizer step (section `rollout`)."""
 
     n: int = Field(
         16,
@@ -30,22 +30,22 @@ class RolloutSettings(Section):
         16,
         ge=1,
         le=65536,
-        description="Prompts (groups) of one optimiser step (P); the batch holds P x n samples.",
+        description="Prompts (groups) of one optimizer step (P); the batch holds P x n samples.",
     )
     temperature: float = Field(
         1.0,
         gt=0.0,
         le=10.0,
         description=(
-            "Softmax temperature of sampling. Behaviour log-probabilities are those of the tempered law, and"
-            " the learner applies the same temperature."
+            "Softmax temperature of sampling. Sampling log-probabilities are those of the tempered "
+            "distribution, and the learner applies the same temperature."
         ),
     )
     top_p: Literal[1.0] = Field(  # type: ignore[valid-type]  # pydantic takes a float literal
         1.0,
         description=(
-            "Fixed at 1: a truncated law changes the support between sampler and learner, so that the "
-            "importance ratio, and with it the gradient, is no longer exact."
+            "Fixed at 1: truncation gives sampler and learner different supports, so that the importance ratio "
+            "and the gradient would no longer be exact."
         ),
     )
     top_k: Literal[-1] = Field(-1, description="Fixed at -1 (off), for the reason given at top_p.")
@@ -53,33 +53,37 @@ class RolloutSettings(Section):
         64,
         ge=1,
         le=1_000_000,
-        description="Longest prompt in tokens; a longer one is refused at admission, not cut.",
+        description="Longest prompt in tokens; longer prompts are rejected before sampling, not truncated.",
     )
     max_response_tokens: int = Field(
         24,
         ge=1,
         le=1_000_000,
-        description="Longest response in tokens; a sample cut here finishes with 'length'.",
+        description="Longest response in tokens; longer samples are truncated, with finish reason 'length'.",
     )
 
     max_samples_in_flight: int | None = Field(
         None,
         ge=1,
-        description="Samples that are being sampled, or wait for their verdicts, at once; more groups wait for their "
-        "turn, so that slow verifiers slow sampling down instead of piling groups up. null: every slot's group.",
+        description="Most samples that are being sampled or verified at the same time; further groups wait, so that "
+        "slow verifiers slow sampling down instead of accumulating groups. null: no limit besides the queue's slots.",
     )
 
     @property
     def max_sequence_tokens(self) -> int:
-        """Tokens of the longest prompt with the longest response: the context that the sampler must hold."""
+        """Tokens of the longest prompt and response together: the context length of the sampler."""
         return self.max_prompt_tokens + self.max_response_tokens
 
 
 class ElasticCount(Section):
-    """A number of actors that may change while the run goes on."""
+    """A number of actors that may change during the run."""
 
-    min: int = Field(1, ge=1, le=4096, description="The run starts with these, and ends when it cannot keep them.")
-    max: int = Field(1, ge=1, le=4096, description="More join, up to this, whenever the cluster has room for them.")
+    min: int = Field(
+        1, ge=1, le=4096, description="The run starts with this many actors, and fails if it cannot keep them."
+    )
+    max: int = Field(
+        1, ge=1, le=4096, description="More actors join, up to this number, when the cluster has resources for them."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ElasticCount:
@@ -93,8 +97,8 @@ class ActorsSettings(Section):
 
     samplers: int | ElasticCount = Field(
         1,
-        description="Sampler actors, each with one vLLM engine and its devices: a number, or {min, max}, where those "
-        "above min join and leave as the cluster's resources do.",
+        description="Sampler actors, each with one vLLM engine and its devices: a number, or {min, max}, where "
+        "those above min join and leave with the cluster's resources.",
     )
     verifiers: int | ElasticCount = Field(
         1, description="Verifier workers; one processor core is enough for each. A number or {min, max}, as samplers."
@@ -143,13 +147,13 @@ class SamplerSettings(Section):
         ge=1,
         le=1024,
         description="CPU only: OpenMP threads of the engine, at most the physical cores. For models of a few "
-        "million parameters 1 is faster: a second thread waits more than it works, above all beside a learner.",
+        "million parameters 1 is faster, because threads mostly wait for each other, especially next to a learner.",
     )
     kv_cache_gib: float = Field(
         1.0,
         gt=0.0,
         le=4096.0,
-        description="CPU only: GiB of memory for keys and values. When full, requests wait their turn.",
+        description="CPU only: GiB of memory for keys and values. When it is full, requests wait.",
     )
     gpu_memory_utilization: float = Field(
         0.85,
@@ -162,28 +166,27 @@ class SamplerSettings(Section):
     enforce_eager: bool = Field(
         True,
         description=(
-            "Skip torch.compile and CUDA graphs. True starts about 60 s sooner on the CPU and loses nothing "
-            "for small models there; set false on GPUs."
+            "Skip torch.compile and CUDA graphs. On the CPU, true starts about 60 s sooner and is as fast for "
+            "small models; set false on GPUs."
         ),
     )
     max_num_seqs: int = Field(
         256,
         ge=1,
         le=65536,
-        description="Sequences decoded together; more wait in the engine. Raise with the KV cache.",
+        description="Most sequences decoded in one batch; more wait in the engine. Raise with the KV cache.",
     )
     in_flight: Literal["keep", "finish"] = Field(
         "keep",
-        description="What new weights do to samples that are under way. keep: they go on under the new weights; each "
-        "token keeps the log-probability of the weights that drew it, and the versions are recorded. finish: the "
-        "update waits for them, so that a sample is of one version; new requests wait too, and engines idle.",
+        description="Effect of a weight update on running samples. keep: they continue with the new weights; a token "
+        "keeps the log-probability of the weights that sampled it, and its version is recorded. finish: the update "
+        "waits for them, so that each sample has one version; new requests wait too, and engines idle.",
     )
     max_model_len: int | None = Field(
         None,
         ge=2,
         description=(
-            "Context length in tokens that the engine reserves for; null: rollout.max_prompt_tokens + "
-            "rollout.max_response_tokens."
+            "Context length of the engine in tokens; null: rollout.max_prompt_tokens + rollout.max_response_tokens."
         ),
     )
 
@@ -196,7 +199,7 @@ class QueueSettings(Section):
         ge=0,
         le=1024,
         description=(
-            "S, in optimiser steps: how far sampling may run ahead of learning. 0 is synchronous and "
+            "S, in optimizer steps: how far sampling may run ahead of learning. 0 is synchronous and "
             "reproducible; the queue holds (S + 1) x prompts_per_step slots."
         ),
     )
@@ -205,18 +208,18 @@ class QueueSettings(Section):
         ge=0,
         le=1024,
         description=(
-            "W, in optimiser steps: how far a finished group may overtake an unfinished older one. The "
+            "W, in optimizer steps: how far a finished group may overtake an unfinished older one. The "
             "staleness of a trained group never exceeds S + W."
         ),
     )
 
 
 class BroadcastSettings(Section):
-    """The way of new weights from the learner to the samplers (section `broadcast`)."""
+    """How new weights get from the learner to the samplers (section `broadcast`)."""
 
     backend: Literal["host"] = Field(
         "host",
-        description="Weight-transfer back-end of vLLM; `host` goes through host memory: CPUs and any mix.",
+        description="Weight-transfer back-end; `host` goes through host memory: CPUs, GPUs and any mix.",
     )
     transport: Literal["auto", "shared_memory", "object_store"] = Field(
         "auto",
@@ -231,14 +234,13 @@ class BroadcastSettings(Section):
         ge=1,
         le=4096,
         description=(
-            "MiB of weights in one packed bucket. Bounds what a ZeRO-3 gather holds at once; many small "
-            "buckets cost a round trip each."
+            "MiB of weights in one packed bucket. Bounds the memory of a ZeRO-3 gather; each bucket costs a round trip."
         ),
     )
 
 
 class DeadlineSettings(Section):
-    """Seconds after which a wait ends with a message that says what it was for (section `deadlines`)."""
+    """Timeouts in seconds; the error message names what was waited for (section `deadlines`)."""
 
     start_s: float = Field(
         300.0,
@@ -249,9 +251,9 @@ class DeadlineSettings(Section):
     verify_s: float = Field(
         600.0,
         gt=0,
-        description="Verification of one group: n answers, each up to its verifier's own limit.",
+        description="Verification of one group: n answers, each within its verifier's own time limit.",
     )
-    learn_s: float = Field(1800.0, gt=0, description="One optimiser step on every learner rank.")
+    learn_s: float = Field(1800.0, gt=0, description="One optimizer step on every learner rank.")
     broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
     checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")
 
@@ -261,41 +263,43 @@ class DeadlineSettings(Section):
 
 
 class SupervisionSettings(Section):
-    """What is done about actors that die or hang (section `supervision`)."""
+    """How actors that die or hang are detected and replaced (section `supervision`)."""
 
-    heartbeat_s: float = Field(1.0, gt=0.0, le=60.0, description="Seconds between two looks at an actor.")
+    heartbeat_s: float = Field(1.0, gt=0.0, le=60.0, description="Seconds between two checks of an actor.")
     hung_s: float = Field(
         8.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds after which an actor counts as lost if it is stopped, or neither answers nor uses its "
-        "processor. An actor that computes without answering (a compilation) falls under busy_s.",
+        description="Seconds after which an actor is replaced if it is stopped, or neither answers nor uses its "
+        "processor. An actor that computes without answering (a compilation) has until busy_s.",
     )
     busy_s: float = Field(
-        600.0, gt=0.0, description="Seconds after which an actor counts as lost that computes but does not answer."
+        600.0, gt=0.0, description="Seconds after which an actor that computes but does not answer is replaced."
     )
     max_restarts: int = Field(
         20,
         ge=0,
         le=1_000_000,
-        description="Restarts of actors in one run, all kinds together; at one more the run ends with a report. 0: the "
-        "first loss ends it. Not counted: samplers and verifiers above `min` that come and go, and what a prompt cost "
-        "that was then quarantined.",
+        description="Restarts of actors of all kinds in one run; the next loss ends the run with a report. 0: the "
+        "first loss ends it. Not counted: samplers and verifiers above `min`, and losses caused by prompts that were "
+        "quarantined.",
     )
-    backoff_s: float = Field(1.0, ge=0.0, description="Seconds before a restart; doubles while it fails again.")
-    backoff_max_s: float = Field(60.0, ge=0.0, description="Longest such pause.")
+    backoff_s: float = Field(
+        1.0, ge=0.0, description="Seconds before a restart; doubles with each consecutive failure."
+    )
+    backoff_max_s: float = Field(60.0, ge=0.0, description="Longest wait before a restart.")
     poison_deaths: int = Field(
         3,
         ge=1,
         le=100,
-        description="Failures of a sampler or verifier while it processes the same prompt, after which that prompt is "
-        "quarantined (quarantine/ in the run directory). Before the last of them it is tried with fewer and fewer "
-        "prompts at the same time, finally alone; where many were in flight that takes a few more failures.",
+        description="Failures of samplers or verifiers while they process the same prompt, after which the prompt is "
+        "quarantined (quarantine/ in the run directory). The prompt is first retried with fewer and fewer others in "
+        "flight, and finally alone; if many were in flight, that takes a few more failures.",
     )
     max_quarantined: int = Field(
         16,
         ge=0,
         le=1_000_000,
-        description="Prompts quarantined in one run, resumed or not, and as many in its evaluations; with one more the "
-        "run ends with a report.",
+        description="Most quarantined training prompts in one run, resumes included, and separately of evaluation "
+        "prompts; one more ends the run with a report.",
     )

@@ -1,7 +1,7 @@
-"""Calls that may hang, each on a daemon thread of its own.
+"""Runs calls that may hang on daemon threads, with a deadline.
 
-The waiter has a deadline, and the process can end without the call. asyncio's own threads cannot be used for that:
-``asyncio.run`` waits for them without limit, and so does the interpreter at its end.
+The process can exit while such a call still runs. asyncio's thread pool cannot do that: ``asyncio.run`` and the
+interpreter's exit wait for its threads without limit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def bounded(work: Callable[[], T], *, owner: str, to: str, deadline_s: float) -> T:
-    """The result of `work`, waited for here; whatever it raises is raised.
+    """Run `work` and return its result, or raise its error.
 
     Args:
-        owner: who works, for the message.
-        to: what it was to do, as in "close the dashboards".
-        deadline_s: seconds after which the wait ends, and the call is left behind.
+        owner: who does the work, for the message.
+        to: what the work is, as in "close the dashboards".
+        deadline_s: seconds after which the wait ends; the thread keeps running.
 
     Raises:
         TimeoutError: after `deadline_s`, naming `owner` and `to`.
@@ -30,13 +30,13 @@ def bounded(work: Callable[[], T], *, owner: str, to: str, deadline_s: float) ->
     try:
         return future.result(timeout=deadline_s)
     except TimeoutError:
-        if future.done():  # the work's own
+        if future.done():  # raised by the work itself
             raise
         raise TimeoutError(_overdue(owner, to, deadline_s)) from None
 
 
 async def in_daemon_thread(work: Callable[[], T], *, owner: str, to: str, deadline_s: float) -> T:
-    """The result of `work`, while the event loop serves others; the same arguments and errors as :func:`bounded`."""
+    """Like :func:`bounded`, without blocking the event loop."""
     future = asyncio.wrap_future(_begin(work, to))
     try:
         done, _ = await asyncio.wait([future], timeout=deadline_s)
@@ -49,7 +49,7 @@ async def in_daemon_thread(work: Callable[[], T], *, owner: str, to: str, deadli
 
 def _begin(work: Callable[[], T], name: str) -> Future[T]:
     future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # a waiter that gives up cannot cancel what runs already
+    future.set_running_or_notify_cancel()  # the waiter cannot cancel running work
 
     def run() -> None:
         try:

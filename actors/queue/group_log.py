@@ -1,4 +1,4 @@
-"""The log of graded groups: one Parquet file for each optimiser step, from which the step can be trained again."""
+"""The log of graded groups: one Parquet file per optimizer step, from which the step can be trained again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from actors.group import GROUP_SCHEMA, check_schema
 
 
 def groups_file(version: int) -> str:
-    """Name of the Parquet file that holds the groups which made weight `version`."""
+    """Name of the Parquet file with the groups that weight `version` was trained on."""
     return f"step-{version:06d}.parquet"
 
 
 def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
-    """Write one step's groups; a crash or a loss of power leaves the old file or the new one, never half of one."""
+    """Write one step's groups; a crash or power loss leaves the old file or the new one, never a partial one."""
     temporary = path.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -26,7 +26,7 @@ def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)  # a full disk gets its space back
+        temporary.unlink(missing_ok=True)  # free the space on a full disk
         raise OSError(
             error.errno, f"cannot write groups to {path}: {error.strerror}; free space or change run.directory"
         ) from error

@@ -1,7 +1,7 @@
 """The order in which prompts are trained: a pure function from a position to (epoch, prompt).
 
-Because the order is a function and not an iterator, the data cursor of a run is one integer, and "every prompt of an
-epoch exactly once" can be checked by arithmetic after any crash (DESIGN.md, promise 3).
+The order is a function and not an iterator, so the data cursor of a run is one integer, and a test can verify after any
+crash that every prompt of an epoch is trained exactly once (DESIGN.md, promise 3).
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ def sampling_seed(run_seed: int, sequence: int, *, stream: int = 0) -> int:
     Args:
         run_seed: the run's seed.
         sequence: position in the prompt stream, or index of the evaluation prompt.
-        stream: 0 for training; evaluation passes its own number so that it never repeats training's draws.
+        stream: 0 for training; evaluation uses another number, so that its samples differ from training's.
     """
     return int(np.random.SeedSequence([run_seed, stream, sequence]).generate_state(1, np.uint32)[0] >> 1)

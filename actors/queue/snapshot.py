@@ -1,7 +1,7 @@
-"""The replay queue on disk: accounting and waiting groups together in one Arrow file, whole or not there.
+"""The replay queue on disk: accounting and waiting groups in one Arrow file, replaced atomically.
 
-The groups are the rows, the accounting is JSON in the schema's metadata, with a SHA-256 over both. A crash while it is
-written leaves the file that was there before; a file that a disk has damaged is refused.
+The groups are the rows; the accounting is JSON in the schema's metadata, with a SHA-256 over both. A crash during
+writing leaves the previous file; damaged files are rejected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STATE, _DIGEST = b"bonrl.queue.state", b"bonrl.queue.sha256"
 
 
 class SnapshotError(RuntimeError):
-    """A snapshot of the queue cannot be written or trusted; the message names the file and the mend."""
+    """A snapshot of the queue cannot be written or trusted; the message names the file and the remedy."""
 
 
 def write_snapshot(path: Path, state: Mapping[str, Any], groups: Mapping[int, pa.RecordBatch]) -> None:
@@ -73,7 +73,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[int, pa.RecordBatch]
     except OSError as error:
         raise SnapshotError(f"cannot read the queue from {path}: {error}; resume from an older checkpoint") from error
     except (pa.ArrowException, KeyError, GroupError) as error:
-        raise SnapshotError(f"{path} is no snapshot of a queue: {error}; resume from an older checkpoint") from error
+        raise SnapshotError(f"{path} is not a queue snapshot: {error}; resume from an older checkpoint") from error
     if _digest(text, rows) != digest:
         raise SnapshotError(f"{path} was damaged after it was written: resume from an older checkpoint")
     return json.loads(text), {row.column("sequence")[0].as_py(): row for row in rows}

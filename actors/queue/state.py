@@ -1,16 +1,16 @@
 """Slots, order and exactly-once accounting of the replay queue: a pure state machine, without Ray and without a clock.
 
-**The life of a group.** `reserve` takes a slot and hands out the next position of the prompt stream; `commit` says
-that its graded group has arrived; `lease` hands P committed groups to the learner for one optimiser step; `ack` says
-that the samplers now hold the weights which those groups helped to make, and only then are their slots free again.
+**Life cycle of a group.** `reserve` takes a slot and issues the next position of the prompt stream; `commit` records
+that the graded group has arrived; `lease` gives P committed groups to the learner for one optimizer step; `ack` records
+that the samplers hold the weights trained on those groups, and frees their slots.
 
-**How stale a group can be.** With P groups a step, S = staleness, W = overtake and B = (S+1)·P slots: a group at
+**Staleness bound.** With P groups a step, S = staleness, W = overtake and B = (S+1)·P slots: a group at
 position q is admitted at a version v ≥ ⌊q/P⌋ - S, because a slot is freed only by `ack`, and is trained at a step
-u ≤ ⌊q/P⌋ + W, because a step is not made while a group that old is missing (`_due`). So u - v ≤ S + W; with S = 0 it is
-0. `lease` asserts it for every group; docs/staleness.md has the derivation, and what a loss changes (nothing).
+u ≤ ⌊q/P⌋ + W, because the step waits for a group that old (`_due`). So u - v ≤ S + W; with S = 0 it is
+0. `lease` asserts it for every group; docs/staleness.md has the derivation; lost actors do not change it.
 
-A slow group is never dropped (dropping favours short answers): with W = 0 the learner waits for it, with W > 0 up to W
-steps of younger groups go first.
+Slow groups are never dropped, because that would favor short answers: with W = 0 the learner waits for them, with W > 0
+up to W steps of younger groups are trained first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 
 class QueueError(RuntimeError):
-    """An operation that the life cycle of a group does not allow: a bug of the caller, never of the data."""
+    """An operation that the life cycle of a group does not allow: a bug in the caller."""
 
 
 class State(StrEnum):
@@ -55,7 +55,7 @@ class QueueState:
         prompts_per_step: P, groups of one optimiser step.
         staleness: S, optimiser steps by which sampling may run ahead.
         overtake: W, optimiser steps by which a younger group may be trained before an older one.
-        total: stop admitting at this position (steps · P), so that no work is done that will not be trained.
+        total: positions to admit (steps · P), so that no group is sampled that will not be trained.
     """
 
     def __init__(self, *, prompts_per_step: int, staleness: int, overtake: int, total: int) -> None:
@@ -67,7 +67,7 @@ class QueueState:
         self._entries: dict[int, Entry] = {}
         self._low_water = 0  # every position below is trained
         self._trained: set[int] = set()  # trained positions at or above the low-water mark
-        self._cursor = 0  # next position to hand out
+        self._cursor = 0  # next position to issue
         self.observed_staleness = 0
 
     @property
@@ -77,7 +77,7 @@ class QueueState:
 
     @property
     def staleness_bound(self) -> int:
-        """Weights versions between a group's admission and its training, at worst: S + W (derived above)."""
+        """Most weight versions between a group's admission and its training: S + W (derived above)."""
         return staleness_bound(self.staleness, self.overtake)
 
     @property
@@ -89,7 +89,7 @@ class QueueState:
         return sum(entry.state is state for entry in self._entries.values())
 
     def reserve(self, limit: int | None = None) -> list[Ticket]:
-        """Take free slots, at most `limit`, and hand out their positions in order."""
+        """Take free slots, at most `limit`, and issue their positions in order."""
         tickets: list[Ticket] = []
         self._cursor = max(self._cursor, self._low_water)  # after a resume it may have to catch up
         while self.in_use < self.slots and self._cursor < self.total and (limit is None or len(tickets) < limit):
@@ -100,20 +100,20 @@ class QueueState:
         return tickets
 
     def commit(self, sequence: int) -> bool:
-        """A graded group has arrived. False when it was there already (a group issued twice): the copy is dropped."""
+        """A graded group has arrived. False if it had arrived before (a group issued twice): the copy is dropped."""
         entry = self._entries.get(sequence)
         if entry is None:
             if sequence < self._low_water or sequence in self._trained:
                 return False
-            raise QueueError(f"commit of position {sequence}, which holds no slot: it was never reserved")
+            raise QueueError(f"commit of position {sequence}, which was never reserved")
         if entry.state is not State.RESERVED:
             return False
         entry.state = State.COMMITTED
         return True
 
     def missing(self) -> list[int]:
-        """Positions that the next lease waits for: due groups that have not arrived, or, when too few are there,
-        every reserved one."""
+        """Positions that the next lease waits for: due groups that have not arrived or, if too few arrived, every
+        reserved one."""
         due = [e.sequence for e in self._entries.values() if self._due(e) and e.state is State.RESERVED]
         if due:
             return sorted(due)
@@ -122,10 +122,10 @@ class QueueState:
         return sorted(e.sequence for e in self._entries.values() if e.state is State.RESERVED)
 
     def lease(self, positions: Sequence[int] | None = None) -> list[int] | None:
-        """The P positions of the next optimiser step in order, or None while they are not all there.
+        """The P positions of the next optimiser step in order, or None while some are missing.
 
         Args:
-            positions: lease exactly these: by someone who leased them before and lost the queue, or its answer.
+            positions: lease exactly these again, after the queue or its answer was lost.
         """
         if positions is not None:
             return self._lease_again(positions)
@@ -144,7 +144,7 @@ class QueueState:
     def ack(self, version: int) -> list[int]:
         """The samplers hold `version`: the leased groups are trained and their slots are free.
 
-        Saying it twice changes nothing: the answer to the first time may have been lost.
+        Idempotent, because the first answer may have been lost.
         """
         done = self.leased()
         if version == self.version and not done:
@@ -163,12 +163,12 @@ class QueueState:
         return done
 
     def tickets(self) -> list[Ticket]:
-        """What has been handed out and has not arrived."""
+        """Issued positions whose groups have not arrived."""
         waiting = (e for e in self._entries.values() if e.state is State.RESERVED)
         return [Ticket(e.sequence, e.admitted_version) for e in sorted(waiting, key=lambda e: e.sequence)]
 
     def leased(self) -> list[int]:
-        """Positions that the learner has in hand."""
+        """Positions that the learner trains on now."""
         return sorted(e.sequence for e in self._entries.values() if e.state is State.LEASED)
 
     def waiting(self) -> list[int]:
@@ -176,7 +176,7 @@ class QueueState:
         return sorted(e.sequence for e in self._entries.values() if e.state is State.COMMITTED)
 
     def snapshot(self) -> dict[str, Any]:
-        """All of the accounting, as plain JSON types."""
+        """The accounting, as plain JSON types."""
         return {
             "version": self.version,
             "low_water": self._low_water,
@@ -187,19 +187,19 @@ class QueueState:
         }
 
     def resume(self, snapshot: dict[str, Any], held: Collection[int]) -> None:
-        """A new process goes on from a checkpoint's snapshot.
+        """Continue from a checkpoint's snapshot in a new run.
 
-        Groups in `held`, those that were waiting then, wait again. The other slots that were taken are free, and
-        their positions are handed out anew before the stream goes on: they are sampled by the weights of now.
+        Groups in `held` wait again. The other taken slots become free, and their positions are issued again first, to
+        be sampled with the current weights.
         """
         self._read(snapshot)
         for sequence, admitted_version in snapshot["entries"]:
             if sequence in held:
                 self._entries[sequence] = Entry(sequence, admitted_version, State.COMMITTED)
-        self._cursor = self._low_water  # what is trained or taken is passed over
+        self._cursor = self._low_water  # reserve() skips trained and taken positions
 
     def recover(self, snapshot: dict[str, Any]) -> None:
-        """A new queue takes over in a living run: every slot stays taken, by groups that are to arrive (again)."""
+        """Replace a lost queue in a live run: every slot stays taken, and its group is expected (again)."""
         self._read(snapshot)
         for sequence, admitted_version in snapshot["entries"]:
             self._entries[sequence] = Entry(sequence, admitted_version)

@@ -1,12 +1,12 @@
-"""The one folder that calls vLLM.
+"""All code that calls vLLM.
 
-Its interfaces move between releases (weight transfer changed at 0.16, 0.22 and 0.29), so every call to it stands here.
-vLLM is imported inside functions: importing this package is cheap, and an engine's environment is set first.
+Its interfaces change between releases (weight transfer at 0.16, 0.22 and 0.29), so every call to vLLM is here.
+vLLM is imported inside functions: importing this package is cheap, and the environment is set before vLLM reads it.
 
-    engine            samples token ids, takes new weights
-    weight_transfer   our back-end for those weights
+    engine            samples token ids and loads new weights
+    weight_transfer   our back-end for loading weights
     pooling           runs the classifier of a learned verifier
-    environment       what both need around them
+    environment       errors and environment variables of both
 """
 
 from actors.vllm_backend.engine import Completion, VllmEngine

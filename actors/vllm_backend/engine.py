@@ -1,16 +1,14 @@
-"""An `AsyncLLM` that samples token ids, and takes new weights between two tokens.
+"""An `AsyncLLM` that samples token ids and loads new weights between two tokens.
 
 **Processes.** `AsyncLLM` keeps its front end in the sampler's process and runs scheduler and model in an
-*engine core* process. vLLM would add a third, a worker, on CPUs; there `_engine_arguments` asks for the
-executor that keeps the worker inside the engine core, which saves one Python process with its imports and a
-message hop per token.
+*engine core* process. On CPUs vLLM would add a worker process; `_engine_arguments` selects the executor that
+keeps the worker inside the engine core, which saves one Python process and a message hop per token.
 
 **Weight updates.** The four native phases (init, start, update, finish) run while generation is paused with
-`mode="keep"`: running requests stay, and go on afterwards. The pause also clears the cache: it drops the keys
-and values of every request and the prefix cache. A request that goes on is therefore prefilled again, by the
-new weights, and each of its later tokens has exactly the log-probability that the new weights give it after
-the whole text so far. Without the clearing, old keys and values would mix with new weights, a law that no
-learner can recompute.
+`mode="keep"`: running requests stay and continue afterwards. The pause also clears the keys and values of every
+request and the prefix cache. A continued request is therefore prefilled again with the new weights, and each later
+token has exactly the log-probability that the new weights give it after the whole text so far. Without clearing, old
+keys and values would mix with new weights, a distribution that no learner can recompute.
 """
 
 from __future__ import annotations
@@ -38,9 +36,9 @@ _GIB = 2**30
 class Completion:
     """One sample of a prompt.
 
-    tokens: int32 [R], the end-of-sequence token included when the model ended the text itself.
-    logprobs: float32 [R], log-probability of each token under the tempered law that sampled it.
-    finish_reason: "stop" (ended itself) or "length" (cut at max_tokens).
+    tokens: int32 [R], including the end-of-sequence token if the model emitted one.
+    logprobs: float32 [R], log-probability of each token under the tempered distribution.
+    finish_reason: "stop" (end of sequence) or "length" (cut at max_tokens).
     versions: int32 [R], of the weights that sampled each token.
     """
 
@@ -52,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What one weight update cost: seconds of paused generation, of loading within them, bytes loaded."""
+    """Cost of one weight update: seconds of paused generation, seconds of loading within the pause, bytes."""
 
     version: int
     pause_seconds: float
@@ -86,11 +84,11 @@ class VllmEngine:
     async def start(self, version: int = 0) -> None:
         """Build the engine (20-80 s on two cores) and label its weights `version`.
 
-        It blocks the event loop meanwhile: the engine core asks the kernel to die with the thread that
-        started it, and a pool thread would not live as long as the sampler.
+        Blocks the event loop: the engine core dies with the thread that started it, and a pool thread may end before
+        the sampler does.
 
         Raises:
-            EngineError: for a missing or unsupported model, or settings that the machine cannot hold.
+            EngineError: the model is missing or unsupported, or the machine lacks memory for the settings.
         """
         try:  # vLLM does not know them without a tokenizer
             self._stop_token_ids = stop_token_ids(_model_directory(self.model_path))
@@ -112,11 +110,11 @@ class VllmEngine:
                 weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
             )
             if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
-                arguments.enable_prefix_caching = False  # vLLM caches states only with prefills cut in pieces
+                arguments.enable_prefix_caching = False  # vLLM caches states only with chunked prefill
             self._llm = AsyncLLM.from_engine_args(arguments)
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             await self._llm.update_weight_version(str(version))
-            # Some models load and then fail at their first token, for example by their size of heads.
+            # Some models load but fail at their first token, for example because of their head size.
             await self.generate([0], n=1, temperature=1.0, max_tokens=1, seed=0, request_id="warm-up")
         except Exception as error:
             self.shutdown()
@@ -135,7 +133,7 @@ class VllmEngine:
         """Draw `n` samples for one prompt. The same arguments give the same samples on a CPU.
 
         Raises:
-            EngineError: when the engine died, or refuses the request (a prompt too long for the context).
+            EngineError: the engine died, or refused the request (a prompt too long for the context).
         """
         llm = self._running()
         from vllm import SamplingParams
@@ -166,14 +164,12 @@ class VllmEngine:
         return [_completion(output) for output in outputs]
 
     async def update_weights(self, version: int, updates: Sequence[Update]) -> UpdateReport:
-        """Load all weights, between two tokens of the running requests or after their last
-        (``sampler.in_flight``).
+        """Load all weights, between two tokens of running requests or after they finish (``sampler.in_flight``).
 
-        After a failed update the weights are undefined, so the engine ends itself and every later call
-        raises.
+        After a failed update the weights are undefined, so the engine stops and every later call raises.
 
         Raises:
-            EngineError: when a bucket is unreadable, a parameter is missing, or the echoed version differs.
+            EngineError: a bucket is unreadable, a parameter is missing, or the reported version differs.
         """
         async with self._update_lock:  # deadline: the caller's broadcast_s
             llm = self._running()
@@ -210,7 +206,7 @@ class VllmEngine:
 
     @property
     def updating(self) -> bool:
-        """Whether generation stands still for new weights."""
+        """Whether generation is paused for a weight update."""
         return self._update_lock.locked()
 
     def check_health(self) -> None:
@@ -218,7 +214,7 @@ class VllmEngine:
         self._running()
 
     def shutdown(self) -> None:
-        """End the engine core and release its memory; may be called twice."""
+        """Stop the engine core and release its memory; may be called twice."""
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.shutdown(timeout=10)
@@ -238,7 +234,7 @@ class VllmEngine:
         return self._llm
 
     def _fail(self, reason: str) -> None:
-        """Make the engine unusable: waiting requests get the error, the processes end."""
+        """Make the engine unusable: waiting requests get the error, and the processes are stopped."""
         self._failure = self._failure or reason
         if self._llm is not None:
             self._llm.output_processor.propagate_error(EngineError(self._failure))
@@ -259,7 +255,7 @@ def _completion(output: Any) -> Completion:
 
 
 def _spread(seed: int) -> int:
-    """A 62-bit seed. vLLM gives sample i the seed `seed + i`: neighbouring seeds would share samples."""
+    """A 62-bit seed. vLLM gives sample i the seed `seed + i`: consecutive seeds would share samples."""
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2)
 
 
@@ -285,13 +281,13 @@ def _engine_arguments(
         max_model_len=sampler.max_model_len or rollout.max_sequence_tokens,
         max_num_seqs=sampler.max_num_seqs,
         enforce_eager=sampler.enforce_eager,
-        language_model_only=True,  # of a multimodal checkpoint, as in the learner
+        language_model_only=True,  # for multimodal checkpoints, as in the learner
         enable_prefix_caching=True,  # the n samples of a prompt share its prefill; every update clears it
-        logprobs_mode="processed_logprobs",  # of the law that was sampled: after the temperature
+        logprobs_mode="processed_logprobs",  # after applying the temperature
         disable_log_stats=True,
         enable_log_requests=False,
         use_tqdm_on_load=False,
-        generation_config="vllm",  # sampling defaults of the model directory must not change the law
+        generation_config="vllm",  # sampling defaults of the model directory must not change the distribution
     )
     if not _plugin_installed():
         arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
@@ -300,10 +296,10 @@ def _engine_arguments(
         arguments["gpu_memory_utilization"] = sampler.gpu_memory_utilization
     else:
         arguments["kv_cache_memory_bytes"] = int(sampler.kv_cache_gib * _GIB)
-        # A prefill cut in two rewinds the request's random generator, which a CPU's generator cannot do.
+        # Chunked prefill rewinds the request's random generator, which CPU generators cannot do.
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(4096, arguments["max_model_len"])
-        # The name "uni" would be overruled on CPUs; the class is not.
+        # On CPUs vLLM overrides the name "uni", but not the class.
         arguments["distributed_executor_backend"] = UniProcExecutor
     return arguments
 

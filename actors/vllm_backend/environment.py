@@ -1,4 +1,4 @@
-"""What every engine here needs from vLLM's surroundings: an error with a mend, and the environment of its processes."""
+"""Error class and environment variables shared by the vLLM engines."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Iterator
 
 
 class EngineError(RuntimeError):
-    """The engine cannot start, died, or refused a request; the message says how to mend it."""
+    """The engine cannot start, died, or refused a request; the message names the remedy."""
 
 
 @contextlib.contextmanager
 def environment(*, gpus: float, threads: int, engine_process: bool = True) -> Iterator[None]:
-    """Set what vLLM and OpenMP read from the environment while the engine core is started, which inherits it.
+    """Set the environment that the engine core inherits while it is started.
 
-    On CPUs samplers, learner and driver share the cores. So the engine's threads are not pinned, which would
-    let them wait for a core that another process holds, and they sleep instead of spinning when they wait for
-    each other: spinning costs a factor of three to five beside other work. What concerns threads is taken back
-    afterwards, so that other children of this process do not inherit it.
+    On CPUs samplers, learner and driver share the cores. The engine's threads are therefore not pinned, so that they do
+    not wait for a busy core, and they sleep instead of spinning, which costs a factor of three to five next to other
+    work. Thread settings are restored afterwards, so that other child processes do not inherit them.
     """
     os.environ.update(
         VLLM_NO_USAGE_STATS="1",
@@ -32,7 +31,7 @@ def environment(*, gpus: float, threads: int, engine_process: bool = True) -> It
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "LD_PRELOAD")}
     if gpus == 0:
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule kv_cache_gib
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_gib
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     try:

@@ -1,4 +1,4 @@
-"""The network of a learned verifier on a vLLM pooling engine, which packs a group's answers without padding."""
+"""Runs the network of a learned verifier on a vLLM pooling engine, which needs no padding."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _HEADROOM = 0.9  # of the worker's share of a GPU's memory
 class VllmLogits:
     """Logits of a sequence classifier; see ``verifiers.learned.classifier.Logits``.
 
-    The engine lives in the worker's own process: a classifier has no streams to serve beside its batches, and one
-    process less is one death less to watch.
+    The engine runs in the worker's process: a classifier has no streams to serve, and fewer processes can fail.
 
     Args:
-        directory: what `bonrl train-verifier` wrote.
+        directory: written by `bonrl train-verifier`.
         batch_tokens: most tokens of one forward pass.
         gpus: the worker's share of a GPU; 0: the CPU.
 
@@ -51,7 +50,7 @@ class VllmLogits:
 
         found = self._llm.classify(
             [TokensPrompt(prompt_token_ids=list(ids)) for ids in sequences],
-            pooling_params=PoolingParams(use_activation=False),  # logits: calibration comes after
+            pooling_params=PoolingParams(use_activation=False),  # logits; calibration follows
             use_tqdm=False,
         )
         return np.array([output.outputs.probs[0] for output in found], dtype=np.float64)
@@ -66,7 +65,7 @@ def _arguments(directory: Path, batch_tokens: int, gpus: float) -> dict[str, Any
         runner="pooling",
         max_model_len=longest,
         max_num_batched_tokens=max(batch_tokens, longest),
-        enable_prefix_caching=False,  # answers to one prompt come once
+        enable_prefix_caching=False,  # each answer is scored once
         enforce_eager=True,
         disable_log_stats=True,
         use_tqdm_on_load=False,

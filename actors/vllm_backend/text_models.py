@@ -1,8 +1,8 @@
-"""Multimodal checkpoints as text models on machines without torchvision.
+"""Loads multimodal checkpoints as text models on machines without torchvision.
 
 vLLM's classes for them import torchvision for images, which a text model never sees (`language_model_only`). CPU
-machines do without the package (see requirements/cpu.txt). There it is replaced by an empty stand-in while such a
-class is imported, and only then: nothing else finds a torchvision.
+machines do without the package (see requirements/cpu.txt). An empty stub replaces it only while
+such a class is imported.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _MODULES = (
 
 
 def allow_text_models() -> None:
-    """Let vLLM import its multimodal classes though torchvision is missing; may be called many times."""
+    """Let vLLM import its multimodal classes without torchvision; may be called many times."""
     if importlib.util.find_spec("torchvision") is not None:
         return
     from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel
 
     @dataclass(frozen=True)
     class TextModel(_LazyRegisteredModel):
-        """An entry of vLLM's registry whose class is imported with the stand-in where it asks for torchvision."""
+        """An entry of vLLM's registry whose class is imported with the stub if it needs torchvision."""
 
         def load_model_cls(self) -> Any:
             try:
@@ -51,7 +51,7 @@ def allow_text_models() -> None:
 
 @contextlib.contextmanager
 def stand_in() -> Iterator[None]:
-    """Empty modules in place of torchvision; using anything of them later raises AttributeError."""
+    """Empty modules in place of torchvision."""
     added = {name: _StandIn(name) for name in _MODULES}
     sys.modules.update(added)
     try:

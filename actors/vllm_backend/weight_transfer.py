@@ -1,4 +1,4 @@
-"""Our `host` back-end of vLLM's weight transfer: buckets in shared memory, for models on any device."""
+"""The `host` back-end of vLLM's weight transfer: loads buckets in shared memory into models on any device."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ BACKEND = "host"
 
 
 def register_host_backend() -> None:
-    """Register the back-end `host` with vLLM; the entry point that vLLM calls in each of its processes.
+    """Register the back-end `host` with vLLM; vLLM calls this entry point in each of its processes.
 
-    It may be called many times. In a process that vLLM started it also ties that process's life to its
-    parent's.
+    May be called many times. A process that vLLM started is also set to die with its parent.
     """
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
@@ -33,7 +32,7 @@ def register_host_backend() -> None:
 
 
 def _die_with_parent() -> None:
-    """Let the kernel kill this engine process with its sampler; vLLM cleans up only in a living parent."""
+    """Have the kernel kill this engine process with its sampler; vLLM cleans up only if the parent is alive."""
     import ctypes
     import multiprocessing
     import signal
@@ -50,7 +49,7 @@ def _die_with_parent() -> None:
 
 @functools.cache
 def host_weight_transfer_engine() -> type:
-    """The class `HostWeightTransferEngine`; made on demand because its base class needs vLLM imported."""
+    """The class `HostWeightTransferEngine`; created on demand because its base class needs vLLM imported."""
     from vllm.distributed.weight_transfer.base import (
         WeightTransferEngine,
         WeightTransferInitInfo,
@@ -60,7 +59,7 @@ def host_weight_transfer_engine() -> type:
 
     @dataclass
     class HostInitInfo(WeightTransferInitInfo):
-        """Nothing to agree on beforehand: each manifest describes its bucket."""
+        """Empty: each manifest describes its bucket."""
 
     @dataclass
     class HostUpdateInfo(WeightTransferUpdateInfo):
@@ -76,8 +75,8 @@ def host_weight_transfer_engine() -> type:
         supports_draft_weight_update = False
 
         def init_transfer_engine(self, init_info: HostInitInfo) -> None:
-            # Each update would warn of layers without weights of their own (rotary tables, the tied head);
-            # _check_complete finds those that matter.
+            # Each update would warn about layers without own weights (rotary tables, the tied head);
+            # _check_complete reports the relevant ones.
             logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
         def start_weight_update(self) -> None:
@@ -88,13 +87,13 @@ def host_weight_transfer_engine() -> type:
                 _allocate(layer)
 
         def update_weights(self, update_info: dict[str, Any]) -> None:
-            # The base class synchronises an accelerator, which a CPU does not have.
+            # The base class synchronizes an accelerator, which a CPU does not have.
             self.receive_weights(self.parse_update_info(update_info))
             if self.device.type != "cpu":
                 torch.accelerator.synchronize()
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
-            # A layer may wait for tensors of a later bucket; its views keep this bucket mapped until then.
+            # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
             self.model.load_weights(buckets.open_bucket(update_info.manifest))  # type: ignore[operator]
 
         def finish_weight_update(self) -> None:
@@ -112,10 +111,10 @@ def host_weight_transfer_engine() -> type:
 
 
 def _rebuild_expert_kernels(model: torch.nn.Module) -> None:
-    """Let the update build the kernels of mixture-of-experts layers again.
+    """Make the update rebuild the kernels of mixture-of-experts layers.
 
-    On CPUs vLLM packs expert weights only when it builds the kernel. An update that finds a kernel would copy the
-    weights unpacked into the packed memory: same size, another order, wrong by several nats.
+    On CPUs vLLM packs expert weights only when it builds the kernel. An update that finds a kernel would copy
+    unpacked weights into packed memory: same size, another order, wrong by several nats.
     """
     for layer in model.modules():
         method = getattr(layer, "quant_method", None)
@@ -124,10 +123,10 @@ def _rebuild_expert_kernels(model: torch.nn.Module) -> None:
 
 
 def _written_directly(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Layers whose parameters the model writes itself, past the loaders that wait for a whole layer.
+    """Layers whose parameters the model writes directly, without the loaders that wait for a whole layer.
 
-    The reload leaves a layer without memory until its tensors have come; what gpt-oss writes to its experts and
-    attention sinks would be lost.
+    The reload allocates a layer only when its tensors have arrived, so the experts and attention sinks that gpt-oss
+    writes would be lost.
     """
     if type(model).__name__ != "GptOssForCausalLM":
         return []
@@ -135,7 +134,7 @@ def _written_directly(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _allocate(layer: torch.nn.Module) -> None:
-    """Give the layer memory before its tensors come, filled with NaN to find out whether they came."""
+    """Allocate the layer before its tensors arrive, filled with NaN to detect missing ones."""
     from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
     from vllm.model_executor.model_loader.reload.meta import materialize_layer
 
@@ -145,7 +144,7 @@ def _allocate(layer: torch.nn.Module) -> None:
 
 
 def _process(layer: torch.nn.Module) -> None:
-    """Do with the written tensors what the loaders do after the last one; an incomplete layer is left as it is."""
+    """Process the written tensors as the loaders do after the last one; incomplete layers are left unchanged."""
     from vllm.model_executor.model_loader.reload.layerwise import _layerwise_process, get_layerwise_info
 
     if not any(parameter.isnan().any() for parameter in layer.parameters(recurse=False)):
@@ -153,7 +152,7 @@ def _process(layer: torch.nn.Module) -> None:
 
 
 def _check_complete(model: torch.nn.Module) -> None:
-    """Refuse an update that left a parameter without a value; vLLM would go on with uninitialised memory.
+    """Reject an update that left a parameter without a value; vLLM would continue with uninitialized memory.
 
     Raises:
         ValueError: naming the layers.
@@ -165,7 +164,7 @@ def _check_complete(model: torch.nn.Module) -> None:
     loaded: set[int] = set()
     for name, layer in model.named_modules():
         info = get_layerwise_info(layer)
-        if not info.can_load():  # complete, processed as soon as its last tensor came
+        if not info.can_load():  # complete, processed when its last tensor arrived
             loaded.update(map(id, layer.parameters(recurse=False)))
             continue
         kernel_parameters = info.kernel_tensors[0].values() if info.kernel_tensors else ()
@@ -181,10 +180,10 @@ def _check_complete(model: torch.nn.Module) -> None:
 
 
 def _repack_tied_layers(model: torch.nn.Module) -> None:
-    """Pack again what shares its weight with another layer.
+    """Repack layers that share a weight.
 
     On CPUs a layer multiplies with a packed copy of its weight. The reload packs a layer when its own tensors
-    arrive; a tied output head never gets any, and would silently keep the copy of the old embedding (off by
+    arrive; a tied output head never gets any and would silently keep a copy of the old embedding (off by
     up to 14 nats).
     """
     for layers in _layers_by_weight(model):

@@ -1,4 +1,4 @@
-"""How weights travel from the learner to samplers: the interface is in `base`, its one implementation in `host`."""
+"""Weight transfer from the learner to samplers: the interface is in `base`, its implementation in `host`."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ TRANSFERS: dict[str, type[WeightTransfer]] = {"host": HostTransfer}
 
 
 def make_transfer(settings: BroadcastSettings, owner: str) -> WeightTransfer:
-    """The way of moving weights that ``broadcast.backend`` names."""
+    """The weight transfer that ``broadcast.backend`` names."""
     return TRANSFERS[settings.backend](settings, owner)

@@ -1,7 +1,7 @@
-"""What a way of moving weights from the learner to the samplers must do. One class per value of `broadcast.backend`.
+"""Interface of weight transfer from the learner to the samplers: one class per value of `broadcast.backend`.
 
 The learner's rank publishes a version, the broadcaster addresses it to every sampler, and each sampler receives it.
-Only the back-end knows what is published and sent. To add one: subclass :class:`WeightTransfer`, add it to
+What is published and sent is private to the back-end. To add one: subclass :class:`WeightTransfer`, add it to
 ``actors/weights/__init__.py`` and, in ``actors/vllm_backend``, register the engine that loads its updates.
 """
 
@@ -20,14 +20,14 @@ NamedTensor = tuple[str, torch.Tensor]
 
 
 class TransferError(RuntimeError):
-    """Weights cannot be written, reached or read; the message says where, and what to do."""
+    """Weights cannot be written, reached or read; the message names the place and the remedy."""
 
 
 class Published(NamedTuple):
     """A version of the weights that samplers can receive.
 
     node: Ray's id of the node that holds it.
-    payload: what the back-end made of it.
+    payload: private to the back-end.
     """
 
     node: str
@@ -47,11 +47,11 @@ class Update(NamedTuple):
 
 
 class WeightTransfer(ABC):
-    """Moves versions of the weights. It keeps no state between calls: every process makes its own.
+    """Transfers weight versions. Stateless between calls: every process creates its own instance.
 
     Args:
         settings: the section `broadcast`.
-        owner: the run, or the sampler, that makes it; names what it leaves on a node.
+        owner: the run or sampler that creates it; part of the names of its files.
     """
 
     engine_backend: ClassVar[str]
@@ -69,23 +69,23 @@ class WeightTransfer(ABC):
 
         Args:
             buckets: all weights in parts of ``broadcast.bucket_mib``. Every rank must exhaust it, because ZeRO-3
-                gathers each bucket collectively; only rank 0 is given tensors.
+                gathers each bucket collectively; only rank 0 gets tensors.
             here: Ray's id of this rank's node.
             receivers: the nodes of the samplers.
 
         Raises:
-            TransferError: no room for them.
+            TransferError: not enough memory.
         """
 
     @abstractmethod
     def release(self, payload: Any) -> None:
-        """Free what :meth:`publish` made, on the node where it ran; the process that published may be gone."""
+        """Free what :meth:`publish` made, on the same node; the publishing process may have died."""
 
     @abstractmethod
     def address(self, published: Published, node: str) -> tuple[Any, ...]:
-        """The arguments with which a sampler on `node` is told to load `published`.
+        """The arguments of :meth:`receive` for a sampler on `node`.
 
-        Ray resolves object references only at the top level, so each is an argument by itself.
+        Ray resolves object references only at the top level, so each is a separate argument.
 
         Raises:
             TransferError: the weights cannot reach that node.
@@ -93,12 +93,12 @@ class WeightTransfer(ABC):
 
     @abstractmethod
     def receive(self, *addressed: Any) -> AbstractAsyncContextManager[list[Update]]:
-        """On the sampler: the updates for its engine, readable inside the block whatever happens to the publisher.
+        """On the sampler: the updates for its engine, readable inside the block even if the publisher dies.
 
         Raises:
-            TransferError: on entering, when something is gone; the engine was not touched.
+            TransferError: on entry, if data is gone; the engine is unchanged.
         """
 
     @abstractmethod
     def remove_leftovers(self, *, restarted: bool) -> None:
-        """Free what killed processes left on this node; `restarted`: earlier processes of this owner are gone."""
+        """Free what killed processes left on this node; `restarted`: earlier processes of this owner have died."""

@@ -1,4 +1,4 @@
-"""Names of weight buckets in shared memory, by which leftovers are recognised and removed."""
+"""File names of weight buckets in shared memory, and removal of leftovers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE_NAME = re.compile(r"^bonrl-(?P<run>[A-Za-z0-9_.]+)-(?P<pid>\d+)-[0-9a-f]{8
 
 
 def new_path(run: str, directory: Path = SHARED_MEMORY) -> Path:
-    """A fresh bucket path; run and writer's process id stand in it, so that leftovers can be recognised."""
+    """A new bucket path; it contains the run and the writer's PID, so that leftovers can be recognized."""
     return directory / f"bonrl-{_safe(run)}-{os.getpid()}-{uuid4().hex[:8]}.bucket"
 
 
@@ -28,8 +28,8 @@ def remove_stale(directory: Path = SHARED_MEMORY, *, run: str | None = None) -> 
     """Remove the buckets of dead writers (killed in the middle of an update) and return their paths.
 
     Args:
-        run: whose buckets go whatever their age. Young ones of other runs stay: a container that shares the memory but
-            not the process ids would look dead.
+        run: its buckets are removed at any age. Recent ones of other runs stay, because writers in a container with its
+            own PID namespace look dead.
     """
     removed = []
     for path, match in _buckets(directory):
@@ -48,7 +48,7 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's process: not ours to judge
+        return True  # a process of another user
     return True
 
 

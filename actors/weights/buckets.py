@@ -1,16 +1,15 @@
-"""Packed weight buckets: many tensors in one block of bytes, described by one small dictionary.
+"""Packed weight buckets: many tensors in one block of bytes, described by a manifest.
 
 A bucket is a file in shared memory that a reader on the same node maps without copying, or the same bytes as
-a NumPy array for Ray's object store. The manifest is made of plain types, so that it passes through every
-serialiser:
+a NumPy array for Ray's object store. The manifest has plain types, so that any serializer
+handles it:
 
     {"path": "/dev/shm/bonrl-<run>-<pid>-...", "nbytes": 1024,
      "entries": [(name, "float32", [2, 3], offset, nbytes), ...]}
 
-One manifest describes all tensors of a bucket: one call per tensor costs a round trip each and made
-transfers of half a second take minutes in other systems. A reader maps the file; unlinking it afterwards is
-safe, because the mapping lives on. A bucket is written once and never again: readers may hold views of it
-until the update ends.
+One manifest describes all tensors of a bucket, because one call per tensor would cost a round trip each. A reader maps
+the file; unlinking it afterwards is safe, because the mapping persists. Buckets are immutable, because readers may hold
+views until the update ends.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def write_bucket(path: Path | str, tensors: Sequence[NamedTensor]) -> Manifest:
 
 
 def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manifest:
-    """Write bytes made by :func:`pack`, as they came from another node, to a shared-memory file of this one.
+    """Write bytes made by :func:`pack` on another node to a shared-memory file on this one.
 
     Raises:
         TransferError: when the size differs from the manifest's, or the file cannot be written.
@@ -91,10 +90,9 @@ def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manif
 
 @contextlib.contextmanager
 def held(manifest: Manifest) -> Iterator[Manifest]:
-    """The same bucket by a path that stays readable inside the block, for this process's children too.
+    """The same bucket under a path that stays readable inside the block, also for child processes.
 
-    The path is that of an open descriptor, so the file may be unlinked meanwhile, and nothing stays behind if this
-    process is killed.
+    The path is that of an open descriptor, so the file may be unlinked, and nothing remains if this process is killed.
 
     Raises:
         TransferError: when the file cannot be opened.
@@ -142,7 +140,7 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
 
 
 def unlink(manifests: Iterable[Manifest]) -> None:
-    """Remove the files of buckets; those already gone are fine."""
+    """Remove the files of buckets; missing files are ignored."""
     for manifest in manifests:
         if manifest["path"]:
             Path(manifest["path"]).unlink(missing_ok=True)
@@ -152,7 +150,7 @@ def _fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tu
     for (_, tensor), (_, _, _, offset, nbytes) in zip(tensors, entries, strict=True):
         if nbytes:
             source = tensor.detach().contiguous().view(-1).view(torch.uint8)
-            # NumPy copies on this thread; torch's parallel copy takes 40 times as long where cores are shared.
+            # NumPy copies on this thread; torch's parallel copy takes 40 times as long on shared cores.
             data[offset : offset + nbytes] = source.numpy()
 
 

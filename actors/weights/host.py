@@ -20,7 +20,7 @@ from actors.weights.buckets import Manifest
 
 class HostPayload(NamedTuple):
     """manifests: of the files in shared memory. packed: manifest and Ray reference of each bucket in the object store,
-    which loses them when the rank that put them there dies."""
+    which are lost if the publishing rank dies."""
 
     manifests: list[Manifest]
     packed: list[tuple[Manifest, Any]]
@@ -52,7 +52,7 @@ class HostTransfer(WeightTransfer):
         return payload
 
     def release(self, payload: HostPayload) -> None:
-        """Remove the files; Ray frees its objects when nothing refers to them."""
+        """Remove the files; Ray frees unreferenced objects."""
         packed_buckets.unlink(payload.manifests)
 
     def address(self, published: Published, node: str) -> tuple[Any, ...]:
@@ -82,7 +82,7 @@ class HostTransfer(WeightTransfer):
             yield updates
 
     def remove_leftovers(self, *, restarted: bool) -> None:
-        """Remove the bucket files of processes that were killed in the middle of an update."""
+        """Remove the bucket files of processes that were killed during an update."""
         packed_buckets.remove_stale(run=self.owner if restarted else None)
 
     @property
@@ -90,7 +90,7 @@ class HostTransfer(WeightTransfer):
         return self.settings.transport != "object_store"
 
     def _written(self, manifest: Manifest, data: np.ndarray, stack: contextlib.ExitStack) -> Manifest:
-        """The bytes as a file of this node, which only its open descriptor keeps."""
+        """The bytes in an unlinked file on this node, kept by its open descriptor."""
         written = packed_buckets.write_bytes(packed_buckets.new_path(self.owner), manifest, data)
         try:
             return stack.enter_context(packed_buckets.held(written))

@@ -1,8 +1,8 @@
-"""Learner rank (Ray actor): graded groups in, one optimiser step out, weights handed to the broadcaster.
+"""Learner rank (Ray actor): trains optimizer steps on graded groups and publishes the weights.
 
 All ranks receive the same groups and compute the same advantages; the engine gives each rank its micro-batches. Work
-runs on one thread of its own, so that the actor shows its signs of life during a long step and so that torch's thread
-settings, which belong to a thread, hold for all of it.
+runs on one dedicated thread, so that the actor answers heartbeats during a long step, and because torch's thread
+settings are per thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from verifiers.text.rendering import PromptSettings
 ENGINE = "engine"  # DeepSpeed's files inside a checkpoint
 HUGGINGFACE = "huggingface"  # the plain model directory inside a checkpoint
 
-# The engine's figures under the names of the run's table of metrics; those left out repeat others.
+# The engine's metrics under the names that the run logs; those left out repeat others.
 METRIC_NAMES = {
     "learn/clip_fraction": "policy/clip_fraction",
     "learn/ratio_mean": "policy/ratio_mean",
@@ -53,11 +53,11 @@ METRIC_NAMES = {
 
 
 class _Accumulated(NamedTuple):
-    """Half a step: what its gradient was made of."""
+    """The result of the first half of a step."""
 
     figures: dict[str, float]
-    group: Group  # one of the step
-    row: dict[str, float]  # what the groups say
+    group: Group  # any group of the step
+    row: dict[str, float]  # metrics of the groups
 
 
 class LearnerRank:
@@ -69,10 +69,10 @@ class LearnerRank:
         dtype: parameter type, as in ``model.dtype``.
         learner, loss, objective, schedule: the configuration's sections.
         n: samples of a group, as in ``rollout.n``.
-        temperature: of the sampling law, whose log-probabilities are differentiated.
+        temperature: of sampling; the tempered log-probabilities are differentiated.
         broadcast: how the weights reach samplers.
-        run_id: names what this run publishes.
-        prompts: how prompts are rendered, which an exported model must know.
+        run_id: part of the names of published weights.
+        prompts: how prompts are rendered; written into exported models.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class LearnerRank:
         self._accumulated: _Accumulated | None = None
 
     async def rendezvous(self) -> tuple[str, int]:
-        """(address, free port) of this node for torch.distributed; asked of rank 0 only."""
+        """(address, free port) of this node for torch.distributed; called on rank 0 only."""
         import ray
 
         with socket.socket() as probe:
@@ -142,9 +142,9 @@ class LearnerRank:
         await self._run(lambda: self._accumulate(batches, step))
 
     async def update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
-        """The optimiser step from version `step` to the next, on what :meth:`accumulate` left; the step's metrics.
+        """The optimizer step from version `step` with the gradient of :meth:`accumulate`; returns the step's metrics.
 
-        `probes` are groups that every sampler drew with version `step`, only to be compared with the learner.
+        `probes` are groups that every sampler drew with version `step`, only to compare samplers with the learner.
         """
         return await self._run(lambda: self._update(step, probes))
 
@@ -157,14 +157,14 @@ class LearnerRank:
     async def publish(self, receivers: Sequence[str]) -> Published:
         """Make the weights available to samplers on the nodes `receivers` (Ray's ids).
 
-        Every rank takes part, and rank 0's answer holds the weights.
+        Every rank takes part; rank 0's result holds the weights.
         """
         here = await self.node()
         version, payload = await self._run(lambda: self._publish(here, receivers))
         return Published(here, version, payload)
 
     async def release(self, payload: Any) -> None:
-        """Every sampler has loaded the published weights: free them, though an earlier incarnation published them."""
+        """Free published weights, including those of an earlier incarnation."""
         self._transfer.release(payload)
 
     async def save(self, directory: str) -> None:
@@ -184,12 +184,12 @@ class LearnerRank:
         self._version = step
 
     async def beat(self) -> Heartbeat:
-        """A sign of life, from the event loop that serves every other call."""
+        """A heartbeat, from the event loop that serves all calls."""
         return beat()
 
     def _accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
         if self._accumulated is not None:
-            raise RuntimeError(f"step {step}: the gradient of the step before was not used")
+            raise RuntimeError(f"step {step}: the gradient of the previous step was not used")
         groups = [Group.from_record_batch(batch) for batch in batches]
         usable = [group for group in groups if group.usable]
         if not usable:
@@ -204,7 +204,7 @@ class LearnerRank:
         figures, one, row = self._accumulated
         self._accumulated = None
         gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
-        if not gap and "learn/logprob_gap_mean" not in figures:  # without a gradient nothing was scored
+        if not gap and "learn/logprob_gap_mean" not in figures:  # nothing was scored without a gradient
             gap = self._learning_step.agreement([one], step)
         for name, value in gap.items():
             figures[name] = float(np.maximum(value, figures.get(name, 0.0)))  # NaN stays NaN
@@ -218,5 +218,5 @@ class LearnerRank:
         return self._version, payload
 
     async def _run(self, work: Callable[[], Any]) -> Any:
-        # deadline: the caller's, of each method its own
+        # deadline: each caller has its own
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

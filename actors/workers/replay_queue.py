@@ -1,7 +1,7 @@
-"""The replay queue as a Ray actor: the only owner of who-trains-when.
+"""The replay queue as a Ray actor: it alone decides which group is trained when.
 
-A thin shell round :class:`actors.queue.state.QueueState`: it holds the graded groups that wait, writes the groups of
-every finished step to Parquet, keeps its accounting durable (the journal), and gives every wait a deadline.
+Wraps :class:`actors.queue.state.QueueState`: holds the waiting graded groups, writes the groups of every finished step
+to Parquet, and makes its accounting durable (the journal).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class ReplayQueue:
     Args:
         prompts_per_step, staleness, overtake, total: see :class:`QueueState`.
         groups_directory: where the groups of each finished step are written as Parquet; None writes nothing.
-        journal: file that holds the accounting after every call that changes who may be sampled or is trained.
-        snapshot: what :meth:`snapshot` wrote into the checkpoint to resume from.
-        recover: take over from the journal of a queue that died in this run.
+        journal: file of the accounting, written whenever positions are issued or acknowledged.
+        snapshot: file that :meth:`snapshot` wrote into the checkpoint to resume from.
+        recover: continue from the journal of a queue that died in this run.
     """
 
     def __init__(
@@ -52,26 +52,26 @@ class ReplayQueue:
             state, self._groups = read_snapshot(Path(snapshot))
             self._state.resume(state, self._groups)
         if not recover:
-            self._keep()
+            self._write_journal()
 
     async def reserve(self) -> list[Ticket]:
         """Tickets for every slot that is free now."""
         tickets = self._state.reserve()
         if tickets:
-            self._keep()
+            self._write_journal()
         return tickets
 
     async def tickets(self) -> list[Ticket]:
-        """What has been handed out and has not arrived."""
+        """Issued positions whose groups have not arrived."""
         return self._state.tickets()
 
     async def held(self) -> dict[int, pa.RecordBatch]:
-        """Groups that wait, by position."""
+        """Waiting groups by position."""
         return {sequence: self._groups[sequence] for sequence in self._state.waiting()}
 
     async def commit(self, sequence: int, batch: pa.RecordBatch) -> bool:
-        """A graded group arrives; False when it was there already."""
-        # deadline: whoever holds it only changes the accounting, or waits inside asyncio.timeout
+        """A graded group arrives; False if it had arrived before."""
+        # deadline: the holder only changes the accounting, or waits inside asyncio.timeout
         async with self._changed:
             new = self._state.commit(sequence)
             if new:
@@ -90,7 +90,7 @@ class ReplayQueue:
         Raises:
             TimeoutError: after `timeout_s`, naming the positions that are missing.
         """
-        # deadline: whoever holds it only changes the accounting, or waits inside asyncio.timeout
+        # deadline: the holder only changes the accounting, or waits inside asyncio.timeout
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -101,7 +101,7 @@ class ReplayQueue:
                 raise TimeoutError(
                     f"replay queue: step {self._state.version} waited {timeout_s:.0f} s for "
                     f"{len(missing)} of {self._state.prompts_per_step} groups (positions {missing[:8]}...): "
-                    "raise deadlines.sample_s or deadlines.verify_s if samples or their grading really take that long"
+                    "raise deadlines.sample_s or deadlines.verify_s if sampling or grading takes that long"
                 ) from None
         return [self._groups[q] for q in chosen], (chosen, self._metrics())
 
@@ -112,7 +112,7 @@ class ReplayQueue:
             write_groups(self._directory / groups_file(version), [self._groups[q] for q in leased])
         for sequence in self._state.ack(version):
             del self._groups[sequence]
-        self._keep()
+        self._write_journal()
 
     async def version(self) -> int:
         """Finished and acknowledged steps."""
@@ -123,10 +123,10 @@ class ReplayQueue:
         write_snapshot(Path(path), self._state.snapshot(), await self.held())
 
     async def beat(self) -> Heartbeat:
-        """A sign of life, from the event loop that serves every other call."""
+        """A heartbeat, from the event loop that serves all calls."""
         return beat()
 
-    def _keep(self) -> None:
+    def _write_journal(self) -> None:
         if self._journal is not None:
             write_snapshot(self._journal, self._state.snapshot(), {})
 

@@ -1,8 +1,7 @@
-"""The sampler: one vLLM engine behind an actor. A prompt in, N samples out; new weights in between.
+"""The sampler: one vLLM engine that draws N samples per prompt and loads new weights.
 
-A plain class with async methods, wrapped by `ray.remote` where the run is put together, so that it is tested
-without Ray. Ray interleaves the calls of an async actor on one event loop: hundreds of `sample` calls may
-wait for the engine while `check` and `update_weights` are served.
+A plain class with async methods, so that it can be tested without Ray. Ray interleaves the calls of an async actor on
+one event loop: hundreds of `sample` calls may wait for the engine while `check` and `load_weights` are served.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from actors.weights import TransferError, make_transfer
 
 
 class SamplerError(RuntimeError):
-    """A sampler cannot start, died, or refused work; the message names the sampler and the mend."""
+    """A sampler cannot start, died, or refused work; the message names the sampler and the remedy."""
 
 
 class Sampler:
@@ -29,8 +28,8 @@ class Sampler:
     Args:
         name: used in messages, for example "sampler 0".
         model_path: local Hugging Face model directory.
-        dtype: "float32" or "bfloat16"; the learner's, so that log-probabilities agree.
-        seed: of the engine; each request carries its own.
+        dtype: "float32" or "bfloat16"; the same as the learner's, so that log-probabilities agree.
+        seed: of the engine; each request has its own seed.
         broadcast: how new weights arrive.
     """
 
@@ -52,10 +51,10 @@ class Sampler:
         self._busy_since: float | None = None
 
     async def start(self, version: int = 0) -> float:
-        """Build the engine, whose weights are then called `version`; returns the seconds it took.
+        """Build the engine and label its weights `version`; returns the seconds it took.
 
         Raises:
-            SamplerError: for a missing or unsupported model, or settings that the machine cannot hold.
+            SamplerError: the model is missing or unsupported, or the machine lacks memory for the settings.
         """
         begin = time.perf_counter()
         self._transfer.remove_leftovers(restarted=False)
@@ -79,7 +78,7 @@ class Sampler:
             request_id: unique among the requests in flight.
 
         Raises:
-            SamplerError: when the engine died, or the prompt does not fit into the context.
+            SamplerError: the engine died, or the prompt does not fit into the context.
         """
         self._enter()
         try:
@@ -99,17 +98,17 @@ class Sampler:
         return completions
 
     async def load_weights(self, version: int, *addressed: Any) -> dict[str, Any]:
-        """Load the weights `version` in the middle of whatever runs; running requests go on with them.
+        """Load the weights `version`; running requests continue with them (``sampler.in_flight``).
 
         Args:
-            addressed: what :meth:`actors.weights.base.WeightTransfer.address` made for this sampler.
+            addressed: from :meth:`actors.weights.base.WeightTransfer.address` for this sampler.
 
         Returns:
-            version (as the engine echoes it), pause_seconds, load_seconds, nbytes.
+            version (as the engine reports it), pause_seconds, load_seconds, nbytes.
 
         Raises:
-            InputLost: the weights cannot be read; the engine was not touched and goes on with those that it has.
-            SamplerError: loading began and failed: the weights are undefined and the sampler must be replaced.
+            InputLost: the weights cannot be read; the engine is unchanged.
+            SamplerError: loading began and failed; the weights are undefined and the sampler must be replaced.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -122,15 +121,15 @@ class Sampler:
                 return asdict(await self._engine.update_weights(version, updates))
 
     async def version(self) -> int:
-        """The version of the weights that the engine holds, asked from the engine itself."""
-        with self._naming("cannot tell its weight version"):
+        """The version of the weights, as the engine reports it."""
+        with self._naming("cannot report its weight version"):
             return await self._engine.version()
 
     async def check(self) -> None:
-        """Raise as soon as the engine is dead.
+        """Check the engine.
 
         Raises:
-            SamplerError: when the engine core died.
+            SamplerError: the engine core died.
         """
         with self._naming("died"):
             self._engine.check_health()
@@ -148,7 +147,7 @@ class Sampler:
         }
 
     async def shutdown(self) -> None:
-        """End the engine; may be called twice."""
+        """Stop the engine; may be called twice."""
         self._engine.shutdown()
 
     def _enter(self) -> None:
@@ -167,7 +166,7 @@ class Sampler:
 
 
 class _Naming:
-    """Puts the sampler's name before the errors of the engine and of the weight transfer."""
+    """Prefixes errors of the engine and the weight transfer with the sampler's name."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix

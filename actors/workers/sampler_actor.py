@@ -1,4 +1,4 @@
-"""The sampler as a Ray actor: requests become groups."""
+"""The sampler as a Ray actor: samples one group per request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.workers.sampler import Sampler
 
 
 class SamplerActor(Sampler):
-    """What the rollout pool and the broadcaster call; :class:`Sampler` does the work."""
+    """Adds to :class:`Sampler` the methods that the rollout pool, broadcaster and supervisor call."""
 
     _started = False
 
@@ -28,10 +28,10 @@ class SamplerActor(Sampler):
         return ray.get_runtime_context().get_node_id()
 
     async def beat(self) -> Heartbeat:
-        """A sign of life of the sampler and, once it was started, its engine.
+        """A heartbeat of the sampler and, once started, of its engine.
 
         Raises:
-            SamplerError: when the engine core died.
+            SamplerError: the engine core died.
         """
         if self._started:
             await self.check()

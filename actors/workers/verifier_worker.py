@@ -1,4 +1,4 @@
-"""Verifier worker (Ray actor): a group in, the same group with a reward and a score per sample out."""
+"""Verifier worker (Ray actor): adds a reward and a score per sample to a group."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from verifiers.tasks.registry import make_task
 from verifiers.text.stop_tokens import decode_responses, frame_tokens
 from verifiers.verdict import Status, Verdict
 
-_TAIL_TOKENS = 32  # of a prompt, among which the tag stands that opens the reasoning
-READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the form that was asked for
+_TAIL_TOKENS = 32  # of a prompt, searched for the tag that opens the reasoning
+READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the requested format
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a verifier worker says when it can serve.
+    """The answer of a verifier worker that is ready to serve.
 
     Attributes:
-        lines: for the user: the sandbox's level of isolation, the network that was loaded.
-        sandbox: what was measured of the isolation (`Isolation.as_dict`); None where no program is run.
+        lines: for the user: the sandbox's isolation level, the loaded network.
+        sandbox: the measured isolation (`Isolation.as_dict`); None if the task runs no programs.
     """
 
     lines: tuple[str, ...] = ()
@@ -47,9 +47,9 @@ class VerifierWorker:
     """Decodes responses and grades them with the task's verifier, on a thread so that the actor stays responsive.
 
     Args:
-        name: the actor's name, used in every message.
-        task: the task's settings; the worker makes its own verifier from them.
-        tokenizer_path: directory of the model whose tokens the samplers emit.
+        name: the actor's name, used in messages.
+        task: the task's settings; the worker creates its verifier from them.
+        tokenizer_path: directory of the samplers' model.
         gpus: the worker's share of a GPU, for a learned verifier.
     """
 
@@ -64,7 +64,7 @@ class VerifierWorker:
         self._frame = frame_tokens(self._tokenizer, tokenizer_path)
 
     async def ready(self) -> Ready:
-        """Return once verifier and scorer are loaded, and the sandbox (if any) runs at a level that may be used.
+        """Load verifier and scorer, and start the sandbox if the task runs programs.
 
         Raises:
             SandboxUnavailable: this machine cannot enforce `task.sandbox.minimum_level`.
@@ -80,15 +80,15 @@ class VerifierWorker:
         Returns:
             (number of samples, the graded group): two objects, so that the caller may await the small one.
 
-        A sample on which the verifier itself fails twice has the verdict ``verifier_error``, a reward of NaN and the
-        reason in `detail`; its group is then not usable (DESIGN.md, promise 6: never a silent 0).
+        If the verifier itself fails twice on a sample, the verdict is ``verifier_error``, the reward NaN, and `detail`
+        has the reason; the group is then not usable (DESIGN.md, promise 6: never a silent 0).
         """
         group = Group.from_record_batch(batch)
         # deadline: the caller's verify_s
         return group.n, await asyncio.to_thread(self._grade, group, prompt)
 
     async def beat(self) -> Heartbeat:
-        """A sign of life, from the event loop that serves every other call."""
+        """A heartbeat, from the event loop that serves all calls."""
         return beat()
 
     def _grade(self, group: Group, prompt: Prompt) -> pa.RecordBatch:
@@ -104,17 +104,17 @@ class VerifierWorker:
         demonstration = None
         if group.demonstration_tokens is not None and prompt.demonstration is not None:
             shown = self._verdict(prompt, prompt.demonstration)
-            # Scored among the samples: a vote has no score for an answer on its own.
+            # Scored together with the samples: a vote cannot score a single answer.
             demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
-            demonstration = None if _unfit(demonstration) else demonstration
+            demonstration = None if _invalid(demonstration) else demonstration
         scores = self._scorer.scores(prompt, responses, verdicts)
         verdicts = [
-            Verdict.failed(f"the scorer gave {score}") if _unfit(score) else verdict
+            Verdict.failed(f"the scorer gave {score}") if _invalid(score) else verdict
             for verdict, score in zip(verdicts, scores, strict=True)
         ]
         return group.with_grades(
             reward=np.array([self._reward(verdict) for verdict in verdicts]),
-            score=np.array([np.nan if score is None or _unfit(score) else score for score in scores]),
+            score=np.array([np.nan if score is None or _invalid(score) else score for score in scores]),
             verdict=[verdict.status.value for verdict in verdicts],
             answer=[verdict.answer for verdict in verdicts],
             verify_seconds=np.array([seconds for _, seconds in graded]),
@@ -128,7 +128,7 @@ class VerifierWorker:
         return verdict.reward + (self._format_bonus if verdict.status in READABLE else 0.0)
 
     def _verdict(self, prompt: Prompt, response: str) -> Verdict:
-        """The task's verdict; one more try where the verifier itself failed, for it may have lost a process."""
+        """The task's verdict; retried once if the verifier itself failed, because it may have lost a process."""
         verdict = self._task.verify(prompt, response)
         return self._task.verify(prompt, response) if verdict.status is Status.VERIFIER_ERROR else verdict
 
@@ -136,13 +136,13 @@ class VerifierWorker:
         return decode_responses(self._tokenizer, [tokens.tolist() for tokens in responses], self._frame)
 
 
-def _unfit(score: float | None) -> bool:
-    """Whether the scorer gave a number by which nothing can be ranked (a network that overflowed gives NaN)."""
+def _invalid(score: float | None) -> bool:
+    """Whether the score cannot be ranked, for example NaN from a network that overflowed."""
     return score is not None and not isfinite(score)
 
 
 def _loader(task: TaskSettings, gpus: float) -> LoadLogits:
-    """What runs the network of a learned verifier, by ``task.scorer.engine``."""
+    """Loads the network of a learned verifier for ``task.scorer.engine``."""
     if task.scorer.engine == "transformers":
         return TransformersLogits.load
     return lambda directory, batch_tokens: VllmLogits(directory, batch_tokens, gpus)

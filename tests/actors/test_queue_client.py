@@ -91,7 +91,7 @@ def test_groups_that_waited_at_a_resume_survive_the_loss_of_the_queue(tmp_path, 
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_lost_with_its_node_is_told_from_a_lost_queue(tmp_path, monkeypatch):
+def test_a_group_lost_with_its_node_is_not_a_lost_queue(tmp_path, monkeypatch):
     from ray.exceptions import ObjectReconstructionFailedError
 
     from actors.remote_calls import ObjectLost

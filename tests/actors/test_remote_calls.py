@@ -1,4 +1,4 @@
-"""One sentence for whatever went wrong with a call, from the errors that Ray really raises."""
+"""Messages of failed calls, from the errors that Ray raises."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
-def told(error) -> str:
-    """What :func:`actors.remote_calls.call` says when Ray raises `error`."""
+def message_of(error) -> str:
+    """The message of :func:`actors.remote_calls.call` when Ray raises `error`."""
     from actors.remote_calls import ActorFailure, call
 
     async def raising():
@@ -32,7 +32,7 @@ def task_error(function):
         return RayTaskError("VerifierWorker.__init__", traceback.format_exc(), error, "ray::Verifier", 1, "10.0.0.1")
 
 
-def test_the_error_of_a_constructor_is_told_and_not_that_there_was_one():
+def test_the_error_of_a_constructor_is_in_the_message():
     from ray.exceptions import ActorDiedError
 
     def construct():
@@ -40,13 +40,13 @@ def test_the_error_of_a_constructor_is_told_and_not_that_there_was_one():
             "task.sandbox.minimum_level: this machine cannot enforce it\n    see docs/sandbox.md: lower the level"
         )
 
-    assert told(ActorDiedError(task_error(construct))) == (
+    assert message_of(ActorDiedError(task_error(construct))) == (
         "verifier-0 died before it could start: ValueError: task.sandbox.minimum_level: this machine cannot enforce it "
         "see docs/sandbox.md: lower the level"
     )
 
 
-def test_of_errors_in_a_chain_the_last_is_told():
+def test_the_last_error_of_a_chain_is_in_the_message():
     from ray.exceptions import ActorDiedError
 
     def construct():
@@ -55,11 +55,11 @@ def test_of_errors_in_a_chain_the_last_is_told():
         except KeyError as error:
             raise ValueError("queue.staleness differs from the snapshot's") from error
 
-    message = told(ActorDiedError(task_error(construct)))
+    message = message_of(ActorDiedError(task_error(construct)))
     assert message.endswith("died before it could start: ValueError: queue.staleness differs from the snapshot's")
 
 
-def test_a_death_by_the_system_is_told_with_what_the_system_knows():
+def test_a_killed_process_is_reported_with_rays_reason():
     from ray.core.generated.common_pb2 import ActorDiedErrorContext
     from ray.exceptions import ActorDiedError
 
@@ -71,15 +71,15 @@ def test_a_death_by_the_system_is_told_with_what_the_system_knows():
         pid=77,
         node_ip_address="10.0.0.1",
     )
-    assert told(ActorDiedError(context)) == (
+    assert message_of(ActorDiedError(context)) == (
         "verifier-0 died before it could start: The actor is dead because its worker process has died. Worker exit "
         "type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node running low on memory. Memory on "
         "the node was 7.9 GB."
     )
-    assert told(ActorDiedError()) == "verifier-0 died before it could start: its process ended"
+    assert message_of(ActorDiedError()) == "verifier-0 died before it could start: its process ended"
 
 
-def test_an_error_that_came_with_an_argument_is_told_without_its_traceback():
+def test_the_error_of_an_argument_is_reported_without_its_traceback():
     def fails():
         raise ValueError("the group is of another schema")
 
@@ -88,7 +88,7 @@ def test_an_error_that_came_with_an_argument_is_told_without_its_traceback():
     def outer():
         raise inner
 
-    assert told(task_error(outer)) == "verifier-0 failed to start: ValueError: the group is of another schema"
+    assert message_of(task_error(outer)) == "verifier-0 failed to start: ValueError: the group is of another schema"
 
 
 def test_a_late_answer_names_owner_deadline_and_setting():
@@ -104,10 +104,10 @@ def test_a_late_answer_names_owner_deadline_and_setting():
 def test_a_long_report_is_cut():
     from ray.exceptions import WorkerCrashedError
 
-    assert len(told(WorkerCrashedError("x" * 5000))) < 1000
+    assert len(message_of(WorkerCrashedError("x" * 5000))) < 1000
 
 
-def test_a_lost_argument_is_told_from_a_lost_actor():
+def test_a_lost_argument_is_not_a_lost_actor():
     """Ray reports it either as such, or as what the task raised when it was given the argument."""
     from ray.exceptions import ObjectLostError, OwnerDiedError
 

@@ -1,4 +1,4 @@
-"""The replay queue as a plain class: its journal, its snapshot, and what a damaged file is told as."""
+"""The replay queue as a plain class: its journal, its snapshot, and damaged files."""
 
 from __future__ import annotations
 
