@@ -52,9 +52,9 @@ class QueueState:
     """The replay queue's accounting.
 
     Args:
-        prompts_per_step: P, groups of one optimiser step.
-        staleness: S, optimiser steps by which sampling may run ahead.
-        overtake: W, optimiser steps by which a younger group may be trained before an older one.
+        prompts_per_step: P, groups of one optimizer step.
+        staleness: S, optimizer steps by which sampling may run ahead.
+        overtake: W, optimizer steps by which a younger group may be trained before an older one.
         total: positions to admit (steps · P), so that no group is sampled that will not be trained.
     """
 
@@ -122,7 +122,7 @@ class QueueState:
         return sorted(e.sequence for e in self._entries.values() if e.state is State.RESERVED)
 
     def lease(self, positions: Sequence[int] | None = None) -> list[int] | None:
-        """The P positions of the next optimiser step in order, or None while some are missing.
+        """The P positions of the next optimizer step in order, or None while some are missing.
 
         Args:
             positions: lease exactly these again, after the queue or its answer was lost.
@@ -240,5 +240,5 @@ class QueueState:
 
 
 def staleness_bound(staleness: int, overtake: int) -> int:
-    """S + W, in optimiser steps; 0 when S = 0, because then a step trains exactly the groups it admitted."""
+    """S + W, in optimizer steps; 0 when S = 0, because then a step trains exactly the groups it admitted."""
     return staleness + overtake if staleness else 0

@@ -1,7 +1,7 @@
-"""From graded groups to one optimiser step: what the objective makes of them, then the engine.
+"""One optimizer step from graded groups: computes advantages with the objective and passes them to the engine.
 
 Every rank computes the same advantages from the same groups. Where groups are stale and the objective asks for it, or
-where the KL stands in the reward, the responses are scored under the current weights first: one more forward pass.
+where the KL is part of the reward, the responses are first scored with the current weights: one more forward pass.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from learner.schedule import ScheduleSettings, sampling_mismatch, scheduled
 from learner.settings import LossSettings
 from verifiers.verdict import Status
 
-RIGHT = "<right>"  # what every correct answer votes as, however it is spelt
-MAX_LOG_RATIO = 20.0  # of a sequence: beyond, its exponential is no usable weight
+RIGHT = "<right>"  # the vote of every correct answer, however it is spelled
+MAX_LOG_RATIO = 20.0  # of a sequence; larger ratios are useless as weights
 
 
 class LearningEngine(Protocol):
@@ -29,11 +29,11 @@ class LearningEngine(Protocol):
     def accumulate(
         self, sequences: list[TrainingSequence], normaliser: float, step: int, **options: Any
     ) -> dict[str, float]:
-        """The gradient of the whole batch; its figures."""
+        """The gradient of the whole batch; returns its metrics."""
         ...
 
     def update(self, figures: dict[str, float]) -> dict[str, float]:
-        """The optimiser step on it; the figures and its own."""
+        """The optimizer step; returns `figures` and the optimizer's metrics."""
         ...
 
     def score(self, sequences: list[TrainingSequence], temperature: float) -> list[np.ndarray]:
@@ -41,16 +41,16 @@ class LearningEngine(Protocol):
         ...
 
     def score_reference(self, sequences: list[TrainingSequence], temperature: float) -> list[np.ndarray]:
-        """The same under the reference policy."""
+        """Log-probabilities [R] of each response under the reference policy."""
         ...
 
     def refresh_reference(self) -> None:
-        """The reference becomes the current policy."""
+        """Make the current policy the reference."""
         ...
 
 
 class LearningStep:
-    """Trains an engine on graded groups: `accumulate` and then `update` are one optimiser step.
+    """Trains an engine on graded groups: `accumulate` and then `update` are one optimizer step.
 
     Between the two the weights are still those that the step began with, and `agreement` compares them with samplers.
 
@@ -129,13 +129,13 @@ class LearningStep:
         return figures, advantages_GN
 
     def update(self, figures: dict[str, float]) -> dict[str, float]:
-        """The optimiser step on what `accumulate` returned `figures` of; the figures and those of the optimiser."""
+        """The optimizer step after `accumulate`, which returned `figures`; adds the optimizer's metrics."""
         return self._engine.update(figures)
 
     def agreement(self, probes: Sequence[Group], step: int) -> dict[str, float]:
-        """How far samplers and learner are apart at equal weights, on groups that were drawn for this alone.
+        """Difference between samplers and learner at equal weights, on groups drawn only for this purpose.
 
-        Stale groups cannot tell: their weights are gone. Samples of another version than `step` are left out.
+        Samples of another version than `step` are left out, because their weights are gone.
 
         Returns:
             mean and largest |log-probability difference| in nats a token; nothing without samples of that version.
@@ -157,7 +157,7 @@ class LearningStep:
     def _experts(self, groups: Sequence[Group], temperature: float) -> list[TrainingSequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.
 
-        They were not sampled, so they have no behaviour policy: the current one stands in, and every ratio is 1.
+        They were not sampled, so the current policy serves as their behavior policy, and every ratio is 1.
         """
         if self._objective.settings.imitation == "none":
             return []
@@ -170,7 +170,7 @@ class LearningStep:
 
 
 def graded_groups(groups: Sequence[Group]) -> GradedGroups:
-    """Rewards, scores and answers of groups of equal size; correct answers vote as one, however they are spelt."""
+    """Rewards, scores and answers of groups of equal size; correct answers are one vote, however spelled."""
     return GradedGroups(
         rewards=np.stack([group.rewards for group in groups]),
         scores=np.stack([group.rewards if group.score is None else group.score for group in groups]),
@@ -183,7 +183,7 @@ def graded_groups(groups: Sequence[Group]) -> GradedGroups:
 
 
 def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float) -> TrainingSequence:
-    """A response that no sampler made."""
+    """A response that was not sampled."""
     assert response_tokens is not None
     zeros = np.zeros(len(response_tokens), np.float32)
     return TrainingSequence(group.prompt_tokens, response_tokens, zeros, advantage, fresh=False, sampled=False)

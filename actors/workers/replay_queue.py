@@ -82,7 +82,7 @@ class ReplayQueue:
     async def lease(
         self, timeout_s: float, positions: Sequence[int] | None = None
     ) -> tuple[list[pa.RecordBatch], tuple[list[int], dict[str, float]]]:
-        """The P groups of the next optimiser step in stream order; their positions, and the queue's metrics.
+        """The P groups of the next optimizer step in stream order; their positions, and the queue's metrics.
 
         Args:
             positions: lease exactly these again (see :meth:`QueueState.lease`).

@@ -1,4 +1,4 @@
-"""Tiny random models and what transformers says about them, for tests that hold the sampler against it."""
+"""Tiny random models and their transformers log-probabilities, to compare the sampler with."""
 
 from __future__ import annotations
 

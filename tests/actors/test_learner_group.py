@@ -1,4 +1,4 @@
-"""One optimiser step over the ranks: the gradient does not wait for the probes, and a lost rank costs no half steps."""
+"""One optimizer step on all ranks: the gradient does not wait for probes; a lost rank repeats the whole step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMIT_S = 10
 
 
 class Rank:
-    """Writes down what it is asked; dies at the `fatal` call."""
+    """Records its calls; dies at the `fatal` call."""
 
     def __init__(self, asked: list[str], fatal: int = 0) -> None:
         self.asked, self.fatal, self.calls = asked, fatal, 0
@@ -31,7 +31,7 @@ class Rank:
 
 
 def group_of(rank: Rank, successor: Rank | None = None):
-    """A learner of one rank, which `successor` replaces as soon as it is suspected."""
+    """A learner of one rank, which `successor` replaces as soon as it is marked as failed."""
     from actors.fleet.learner_group import LearnerGroup
     from actors.fleet.supervision import Member, Supervisor, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
@@ -74,7 +74,7 @@ def test_the_gradient_is_computed_while_probes_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("fatal", [1, 2])
-def test_a_rank_that_is_lost_within_a_step_has_the_whole_step_done_again(fatal: int) -> None:
+def test_a_rank_lost_within_a_step_repeats_the_whole_step(fatal: int) -> None:
     asked: list[str] = []
 
     async def scenario() -> None:
@@ -86,7 +86,7 @@ def test_a_rank_that_is_lost_within_a_step_has_the_whole_step_done_again(fatal: 
     assert len(asked) == 2 + fatal
 
 
-def test_ranks_that_are_replaced_while_probes_are_drawn_begin_the_step_again() -> None:
+def test_ranks_replaced_while_probes_are_drawn_repeat_the_step() -> None:
     """The new ranks have no gradient: updating them with the old ones' would fail the run."""
     asked: list[str] = []
 

@@ -17,7 +17,7 @@ from tests.learner.tabular import BINARY, best, gradient, groups_of, policy, upd
 
 
 class RecordingEngine:
-    """Remembers what it is asked; every token has log-probability `current` now and `reference` at the start."""
+    """Records its calls; every token has log-probability `current` now and `reference` at the start."""
 
     def __init__(self, current: float = -1.0, reference: float = -1.5) -> None:
         self.current, self.reference, self.refreshed, self.scored = current, reference, 0, 0
@@ -110,7 +110,7 @@ def test_stale_groups_use_every_members_ratio() -> None:
     np.testing.assert_allclose(advantages[0], expected, rtol=1e-5)
 
 
-def test_kl_in_the_reward_has_a_baseline_of_its_own() -> None:
+def test_kl_in_the_reward_has_its_own_baseline() -> None:
     loss = LossSettings(kl_coefficient=0.1, kl_placement="reward")
     _, _, advantages = run(ObjectiveSettings(k=2), loss=loss)
     kl = np.array([[0.5 * len(r) for r in group.response_tokens] for group in GROUPS])
@@ -118,7 +118,7 @@ def test_kl_in_the_reward_has_a_baseline_of_its_own() -> None:
     np.testing.assert_allclose(advantages, expected + group_advantages(-0.1 * kl, strategy="mean", k=1), rtol=1e-6)
 
 
-def test_a_single_sample_pays_for_its_kl_without_a_baseline() -> None:
+def test_a_single_sample_has_no_kl_baseline() -> None:
     objective = ObjectiveSettings(strategy="mean", k=1, estimator="loo1")
     groups = [graded([1]), graded([0])]
     _, _, advantages = run(objective, groups, loss=LossSettings(kl_coefficient=0.1, kl_placement="reward"))
@@ -188,7 +188,7 @@ def test_the_reference_is_refreshed_on_time() -> None:
     assert [run(ObjectiveSettings(k=2), step=s, loss=loss)[0].refreshed for s in (0, 4, 5, 6, 10)] == [0, 0, 1, 0, 1]
 
 
-def test_groups_that_another_law_sampled_are_refused_with_key_and_mend() -> None:
+def test_groups_sampled_with_other_settings_are_refused_with_key_and_remedy() -> None:
     """Those that waited in a checkpoint, when the run is resumed with other settings: mixed, or all of them."""
     with pytest.raises(
         ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5, 1; .*schedule\.temperature as in the run"

@@ -1,4 +1,4 @@
-"""The driver's client of the replay queue: what it remembers, when the queue or a group is lost."""
+"""The driver's client of the replay queue when the queue or a group is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
 class Handle:
-    """What a Ray actor handle is to the client, round a queue in this process."""
+    """A fake Ray actor handle on a queue in this process."""
 
     def __init__(self, queue):
         self._queue = queue
@@ -64,7 +64,7 @@ def connect(monkeypatch, queue):
 
 
 def test_groups_that_waited_at_a_resume_survive_the_loss_of_the_queue(tmp_path, monkeypatch):
-    """They lie in the checkpoint's snapshot only: nobody samples them again, and the journal has no groups."""
+    """They exist only in the checkpoint's snapshot: they are not sampled again, and the journal has no groups."""
 
     async def scenario():
         queue = make(tmp_path)

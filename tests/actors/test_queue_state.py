@@ -13,10 +13,10 @@ def make(prompts=2, staleness=1, overtake=0, steps=8):
 
 
 class Fire(RuleBasedStateMachine):
-    """The queue under fire: groups arrive in any order, answers get lost, the queue dies, the whole run dies.
+    """The queue under faults: groups arrive in any order, answers get lost, the queue dies, the whole run dies.
 
     The test plays the driver, which remembers what the real one does (QueueClient): the groups that it has
-    until they are acknowledged, and what the learner has in hand. `contributed` is what made the weights: a resume
+    until they are acknowledged, and what the learner trains on. `contributed` is what made the weights: a resume
     takes back what came after the checkpoint.
     """
 
@@ -94,7 +94,7 @@ class Fire(RuleBasedStateMachine):
 
     @rule()
     def resume(self):
-        """Everything dies; a new run goes on from the checkpoint."""
+        """Everything dies; a new run resumes from the checkpoint."""
         snapshot, held, contributed = self.checkpoint
         self.queue = make(**self.shape)
         self.queue.resume(snapshot, held)

@@ -67,7 +67,7 @@ def test_a_new_queue_takes_over_where_the_old_one_died(tmp_path):
     asyncio.run(scenario())
 
 
-def test_a_checkpoint_keeps_the_groups_that_wait_and_hands_out_the_others_again(tmp_path):
+def test_a_checkpoint_keeps_waiting_groups_and_issues_the_others_again(tmp_path):
     async def scenario():
         queue = make(tmp_path)
         await queue.reserve()

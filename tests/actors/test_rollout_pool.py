@@ -23,7 +23,7 @@ def request(sequence: int = 0, n: int = 2):
 
 
 class Worker:
-    """Counts what it is given; `fails` decides which call fails."""
+    """Counts its calls; `fails` decides which call fails."""
 
     def __init__(self, fails=lambda call: False) -> None:
         self.calls = 0
@@ -177,8 +177,8 @@ def test_a_group_that_is_lost_on_its_way_is_sampled_again_but_not_for_ever(losse
         assert sampler.calls == 10
 
 
-def test_a_probe_leaves_out_a_sampler_that_was_lost_since():
-    """The sampler is asked one turn of the loop after it was seen to serve."""
+def test_a_probe_leaves_out_a_sampler_that_was_lost():
+    """The sampler is lost between the check and the call."""
 
     async def scenario():
         worker = Worker()
@@ -192,7 +192,7 @@ def test_a_probe_leaves_out_a_sampler_that_was_lost_since():
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_too_many_prompts_set_aside_end_the_run(monkeypatch):
+def test_too_many_quarantined_prompts_end_the_run(monkeypatch):
     from actors.fleet.supervision import ActorFailure
 
     monkeypatch.setattr("ray.put", lambda batch: batch)

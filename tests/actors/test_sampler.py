@@ -1,4 +1,4 @@
-"""The sampler's behaviour without a model run: what importing costs, and what bad input says."""
+"""The sampler without a model: import cost and messages for bad input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_work_before_start_is_refused(tmp_path):
         asyncio.run(sampler.load_weights(1, []))
 
 
-def test_a_bucket_that_is_gone_is_no_failure_of_the_sampler(tmp_path):
+def test_a_missing_bucket_is_not_a_sampler_failure(tmp_path):
     """It did not begin: the error says so, and the engine was not asked (it would say that it does not run)."""
     gone = {"path": str(tmp_path / "gone"), "nbytes": 4, "entries": []}
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_neighbouring_seeds_share_no_sample_seeds():
     assert np.diff(spread).min() > 4096 and spread.max() < 2**62
 
 
-def test_truncated_sampling_laws_are_refused():
+def test_truncated_sampling_is_refused():
     with pytest.raises(ValidationError):
         RolloutSettings(top_p=0.9)
     with pytest.raises(ValidationError):

@@ -19,7 +19,7 @@ def remote(function):
 
 
 class FakeActor:
-    """What the supervisor needs of a handle. A killed or dead one raises what Ray raises."""
+    """A fake actor handle; when killed or dead, it raises what Ray raises."""
 
     def __init__(self) -> None:
         self.dead = False

@@ -1,4 +1,4 @@
-"""The stand-in for torchvision: enough to import, gone afterwards, and never in the way of the real package."""
+"""The torchvision stub: sufficient for imports, removed afterwards, and unused if the real package exists."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def worker(tmp_path):
 
 
 class Scripted:
-    """A task whose verdicts a test dictates."""
+    """A task with verdicts set by the test."""
 
     def __init__(self, verdicts: dict[str, Verdict]) -> None:
         self.verdicts = verdicts
@@ -59,7 +59,7 @@ def test_reward_and_score_stay_with_their_sample(worker):
     group = Group.from_record_batch(graded)
     assert count == 3
     assert group.reward.tolist() == [0.0, 1.0, 0.0]
-    assert group.score.tolist() == [0.0, 0.25, 0.0], "without a score of its own the verifier ranks by the reward"
+    assert group.score.tolist() == [0.0, 0.25, 0.0], "without a scorer the verifier ranks by the reward"
     assert group.verdict == ["wrong", "correct", "wrong"] and group.answer == [None, "3", None]
     assert task.seen == ["9", "1+2"], "equal responses are graded once; the end token is not part of the answer"
 
@@ -75,7 +75,7 @@ def test_a_verifier_that_fails_is_not_a_wrong_answer(worker):
     assert group.detail == ["out of memory", ""], "the reason is in the record"
 
 
-def test_a_worker_says_what_holds_the_programs_that_it_runs(tmp_path):
+def test_a_worker_reports_its_sandbox(tmp_path):
     if sys.platform != "linux" or platform.machine() != "x86_64":
         pytest.skip("the seccomp filter is for Linux on x86_64")
     character_tokenizer().save_pretrained(tmp_path)
@@ -96,8 +96,8 @@ def test_the_demonstration_is_judged_too(worker):
     assert Group.from_record_batch(graded).demonstration_score == 0.75
 
 
-def test_a_score_that_ranks_nothing_is_a_failed_verifier(worker):
-    """A network that overflowed gives NaN: the group is set aside with the reason, the run goes on."""
+def test_a_score_that_is_not_finite_is_a_verifier_error(worker):
+    """A network that overflowed gives NaN: the group is skipped with the reason, the run continues."""
 
     class Overflowed:
         def scores(self, prompt, responses, verdicts):

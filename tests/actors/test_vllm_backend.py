@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bits(sampler, run_async):
                 assert np.array_equal(a.logprobs, b.logprobs)
 
 
-def test_samples_of_a_group_differ_and_tell_how_they_ended(sampler, run_async):
+def test_samples_of_a_group_differ_and_have_finish_reasons(sampler, run_async):
     groups = run_async(sample_all(sampler, "d", [0, 1, 2], max_tokens=64))
     ended = set()
     for group in groups:
@@ -69,7 +69,7 @@ def test_samples_of_a_group_differ_and_tell_how_they_ended(sampler, run_async):
     assert ended == {"stop", "length"}
 
 
-def test_logprobs_are_those_of_the_tempered_law(served, run_async, reference_logprobs):
+def test_logprobs_are_those_of_the_tempered_distribution(served, run_async, reference_logprobs):
     sampler, model = served
     for completion in run_async(sampler.sample(PROMPTS[0], 8, 0.7, 16, 5, "tempered")):
         expected = reference_logprobs(model, PROMPTS[0], completion.tokens, temperature=0.7)
