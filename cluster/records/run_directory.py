@@ -279,7 +279,7 @@ def sync_directory(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full; also one that another process told in words."""
+    """Whether an error says that a disk or a quota is full; also an error that another process reported as text."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return any(os.strerror(code) in str(error) for code in _FULL)
@@ -368,11 +368,11 @@ def versions() -> dict[str, Any]:
 
 
 def git_state(source: Path | None = None) -> dict[str, Any]:
-    """Commit of the source tree and whether it has changes; None with a `reason` where git cannot say.
+    """Commit of the source tree and whether it has changes; None with a `reason` if git fails.
 
-    A submitted job runs from a copy without a repository; what git said where it was packed is in GIT_FILE there.
+    A submitted job runs from a copy without a repository; GIT_FILE there holds the state at packing time.
     """
-    source = source or Path(__file__).resolve().parent
+    source = source or Path(__file__).resolve().parents[1]
     with contextlib.suppress(FileNotFoundError):
         return dict(json.loads((source.parent / GIT_FILE).read_text(encoding="utf-8")))
 

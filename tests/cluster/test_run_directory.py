@@ -230,3 +230,11 @@ def test_kill_while_replacing_leaves_old_or_new(tmp_path: Path) -> None:
         process.join(timeout=10)
         content = file.read_bytes()
         assert len(content) == 200_000 and len(set(content)) == 1
+
+
+def test_git_state_of_a_submitted_job(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy of the code has no repository, and the file at its top says what it was made from."""
+    module = Path(run_directory.__file__).relative_to(repository)
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / module))
+    (tmp_path / run_directory.GIT_FILE).write_text('{"commit": "abc"}')
+    assert git_state() == {"commit": "abc"}
