@@ -137,7 +137,7 @@ async def evaluate(
         seed: the run's seed; the same seed gives the same random numbers at every evaluation (paired comparison).
         max_in_flight: prompts under way at once.
         strategies: whose curves are wanted.
-        trained_ks: further points of the curves, beside 1, 2, 4 .. n; those above n are left out.
+        trained_ks: points of the curves in addition to 1, 2, 4 .. n; those above n are left out.
         terms: the objective's, whose weighted sum is evaluated too.
         log: Parquet file for the graded groups.
 

@@ -80,7 +80,7 @@ class Checkpoints:
             expected: as in `finalise`.
 
         Raises:
-            RunDirectoryError: the disk is full, whoever found out.
+            RunDirectoryError: the disk is full, here or in another process.
             CheckpointError: as in `finalise`.
             TimeoutError: after `deadline_s`; the disk hangs.
         """
@@ -143,7 +143,7 @@ class Checkpoints:
         return Checkpoint(step, final, body["metadata"])
 
     def _replace(self, temporary: Path, final: Path) -> None:
-        """Renames the finished directory into place, also over a torn or older one of the same step."""
+        """Rename the finished directory into place; replaces an incomplete or older one of the same step."""
         old = final.with_name(_REPLACED + final.name)
         if old.exists():
             shutil.rmtree(old)

@@ -87,7 +87,7 @@ class Health:
         self._lasting: list[Warning] = []  # found before the first step; they last as long as the run
 
     def start(self, training_prompts: int) -> None:
-        """Warn of a list of training prompts that is shorter than one optimiser step."""
+        """Warn if there are fewer training prompts than one optimizer step takes."""
         per_step = self._config.rollout.prompts_per_step
         if training_prompts < per_step:
             self._warn_now(

@@ -19,7 +19,7 @@ class MetricsTail:
         self._step = 0
 
     def step(self) -> int:
-        """The newest row's `train/step`; 0 before the first. A resume may set it back: then the file is read anew."""
+        """The newest row's `train/step`; 0 before the first. A resume may lower it; then the file is read again."""
         try:
             file = open(self._file, "rb")
         except FileNotFoundError:

@@ -47,7 +47,7 @@ class Progress:
         self._pending: str | None = None
         self._last_line_at = -float("inf")
         self._phase, self._phase_since = "starting", clock()
-        self._first_news: tuple[float, int] | None = None  # when the first finished step was told, and which
+        self._first_news: tuple[float, int] | None = None  # time and number of the first finished step
 
     @property
     def is_live(self) -> bool:
