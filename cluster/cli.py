@@ -12,13 +12,14 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from cluster.checks.preflight import check_packages, check_run
+from cluster.checks.preflight import check_output, check_packages
 from cluster.commands.printing import print_comparisons, print_curves, print_dry_run, print_verifier, version_text
 from cluster.errors import UsageError
 from cluster.records.model_source import config_of_run, resolve_model
@@ -184,10 +185,13 @@ def train(
         resolved = _earlier_config("--replay", replay, ["run.name=null", *(overrides or [])])
     else:
         resolved = _load(config or DEFAULT_CONFIG, overrides)
+    from cluster.checks.earlier import earlier_problems
+
+    checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only)
     if dry_run:
-        print_dry_run(resolved, new=earlier is None)
+        print_dry_run(resolved, checks, resumed=resume is not None)
         return
-    _check(resolved)
+    _check(resolved, checks, resumed=resume is not None)
     if replay:
         from cluster.run.job import replay as run_replay
 
@@ -375,8 +379,7 @@ def _bon_sft(
     """BoN-SFT needs samples and verdicts, so it is a run of the main job, whose last model becomes the output."""
     if new:
         raise UsageError("--new goes with --objective sft: Best-of-N of a fresh model has nothing to select from")
-    if output.exists():
-        raise UsageError(f"--output {output}: it exists already; name a directory that does not")
+    check_output("--output", output)
     chosen = ["objective.imitation=bon_sft", f"run.steps={steps}", f"rollout.prompts_per_step={batch_size}"]
     # Last, so that they hold beside an override of a whole section (`objective={k: 4}`).
     resolved = _load(config, [*(overrides or []), *chosen, f"learner.learning_rate={learning_rate}"])
@@ -654,13 +657,11 @@ def _earlier_config(option: str, run: Path, overrides: list[str] | None) -> RunC
     return _load(run / "config.yaml", overrides)
 
 
-def _check(config: RunConfig) -> None:
+def _check(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, resumed: bool = False) -> None:
     """Everything that can be refused before the first actor starts."""
-    from cluster.checks.dry_run import check_memory, memory_warnings, warnings_of
+    from cluster.checks.refusals import check_start
 
-    check_run(config)
-    derived = check_memory(config)
-    for warning in [*warnings_of(config), *memory_warnings(config, derived)]:
+    for warning in check_start(config, earlier=earlier, resumed=resumed).warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 

@@ -25,6 +25,7 @@ from learner.backends.reference_policy import ReferencePolicy
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
 from learner.backends.step_metrics import StepMetrics
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
+from learner.checkpoint_identity import WEIGHTS, identity_problem
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, LossSettings
@@ -352,12 +353,10 @@ class Engine:
             found = json.loads((directory / "engine.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"'{directory}' contains no complete engine checkpoint (engine.json): {error}") from error
-        for key, value in self._identity().items():
-            if found.get(key) != value:
-                raise ValueError(
-                    f"checkpoint '{directory}' was written with {key} = {found.get(key)}, this run has "
-                    f"{value}; resume with the same value, or start from its Hugging Face export"
-                )
+        if problem := identity_problem(found, self._identity()):
+            raise ValueError(
+                f"checkpoint '{directory}' {problem}; resume with the same value, or start from its Hugging Face export"
+            )
         extra = self._backend.load(directory)
         if self._reference is not None:
             self._reference.load(directory)
@@ -369,7 +368,7 @@ class Engine:
             "version": CHECKPOINT_VERSION,
             "learner.ranks": self.world_size,
             "learner.zero_stage": self.learner.zero_stage,
-            "weights": [[name, str(dtype), list(shape)] for name, dtype, shape in self.weight_metadata()],
+            WEIGHTS: [[name, str(dtype), list(shape)] for name, dtype, shape in self.weight_metadata()],
         }
 
     def _barrier(self) -> None:

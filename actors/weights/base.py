@@ -2,7 +2,7 @@
 
 The learner's rank publishes a version, the broadcaster addresses it to every sampler, and each sampler receives it.
 What is published and sent is private to the back-end. To add one: subclass :class:`WeightTransfer`, add it to
-``actors/weights/__init__.py`` and, in ``actors/vllm_backend``, register the engine that loads its updates.
+``actors/weights/__init__.py`` (make_transfer) and, in ``actors/vllm_backend``, register the engine that loads its updates.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from actors.settings import BroadcastSettings
 
-NamedTensor = tuple[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+NamedTensor = tuple[str, "torch.Tensor"]
 
 
 class TransferError(RuntimeError):

@@ -17,7 +17,6 @@ from cluster.checks.estimates import (
     NETWORK_SPEED,
     Derived,
     Shape,
-    derive,
     keeps_reference,
     sequence_tokens,
     size_text,
@@ -27,7 +26,6 @@ from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.preflight import local_gpus
 from cluster.config import RunConfig
-from cluster.errors import UsageError
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
 
@@ -79,6 +77,11 @@ def _loaded(config: RunConfig) -> str:
 def _store_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
     """The local Ray's object store against the groups and weights that must be in it."""
     store, rollout = config.cluster.object_store_mib, config.rollout
+    if store * MIB > total_memory():
+        yield (
+            f"cluster.object_store_mib = {store} is more than the memory of this machine "
+            f"({size_text(total_memory())}); lower it"
+        )
     if derived.group_memory > store * MIB:
         yield (
             f"rollout.n = {rollout.n} x {derived.slots} groups in flight take {size_text(derived.group_memory)} of "
@@ -220,6 +223,16 @@ def warnings_of(config: RunConfig) -> list[str]:
             f"model.dtype = bfloat16 with agreement.max_gap = {config.agreement.max_gap:g}: the rounding of "
             "bfloat16 alone makes gaps near 1e-2 nats per token, at which the run would stop"
         )
+    if config.cluster.address is None and not config.sampler.gpus and config.sampler.threads > (os.cpu_count() or 1):
+        found.append(
+            f"sampler.threads = {config.sampler.threads} is above the {os.cpu_count()} cores of this machine: more "
+            "threads than cores wait for each other; lower it"
+        )
+    if config.supervision.backoff_s > config.supervision.backoff_max_s:
+        found.append(
+            f"supervision.backoff_s = {config.supervision.backoff_s:g} is above supervision.backoff_max_s = "
+            f"{config.supervision.backoff_max_s:g}, which holds instead; raise the second"
+        )
     if config.cluster.address and config.broadcast.transport == "shared_memory":
         found.append(
             "broadcast.transport = shared_memory on a cluster: every sampler must run on the learner's node; "
@@ -252,7 +265,7 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
     Raises:
         UsageError: the directory is there but is no model; or is missing and `must_exist`.
     """
-    if must_exist or os.path.isdir(config.model.path):
+    if must_exist or os.path.exists(config.model.path):
         return read_model(config.model.path), None
     hint = config.model.parameters_billions
     estimate = (
@@ -264,20 +277,6 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
         f"model.path = {config.model.path} is not on this machine: a run here would be refused; {estimate}, "
         "and lengths and architecture were not checked"
     )
-
-
-def check_memory(config: RunConfig) -> Derived:
-    """Derived figures of a run that is about to start.
-
-    Raises:
-        UsageError: the model is missing or something cannot fit.
-    """
-    model, _ = load_model_facts(config, must_exist=True)
-    derived = derive(config, model)
-    problems = memory_problems(config, derived, model)
-    if problems:
-        raise UsageError("\n".join(problems))
-    return derived
 
 
 def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.checks.model_support import text_settings
-from cluster.checks.weight_files import first_not_finite, read_tensors, weight_problems
+from cluster.checks.weight_files import ADAPTER, first_not_finite, read_tensors, weight_problems
 from cluster.errors import UsageError
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_QUANTISED = ("quantization_config", "compression_config")
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 
@@ -47,11 +50,14 @@ def read_model(path: str | Path) -> ModelFacts:
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise UsageError(
-            f"model.path = {path}: there is no such directory; set it to a local Hugging Face model directory "
-            "(nothing is downloaded)"
-        )
+        raise UsageError(f"model.path = {path}: {_no_directory(directory)}")
     config = read_config(directory)
+    for key, kind in (("architectures", list), ("text_config", dict)):
+        if not isinstance(config.get(key) or kind(), kind):
+            raise UsageError(
+                f"model.path = {path}: config.json has {key} = {config[key]!r}, which is no {kind.__name__}; "
+                "restore the model's own config.json"
+            )
     text = text_settings(directory, config)
     _check_sizes(path, text)
     tensors = read_tensors(directory)
@@ -74,6 +80,29 @@ def read_model(path: str | Path) -> ModelFacts:
         ) from error
 
 
+def _no_directory(path: Path) -> str:
+    remedy = "set it to a local Hugging Face model directory (nothing is downloaded)"
+    if path.exists():
+        return f"that is a file; {remedy}"
+    if _HUB_ID.fullmatch(str(path)):
+        return (
+            "there is no such directory; if that is a model's name on the Hugging Face Hub, download it (`hf download "
+            f"{path} --local-dir models/{path.name}`) and set model.path to that directory"
+        )
+    return f"there is no such directory; {remedy}"
+
+
+def _no_config(directory: Path) -> str:
+    """What a directory without config.json is, and what to do."""
+    if (directory / "adapter_config.json").is_file():
+        return ADAPTER
+    if next(directory.glob("*.gguf"), None) is not None:
+        return "it holds GGUF files, which bonrl does not read; set model.path to the safetensors of the same model"
+    if (directory / "checkpoints").is_dir() or (directory / "huggingface").is_dir():
+        return "that is a run or a checkpoint; make a model of it with `bonrl export`, and set model.path to that"
+    return "so it is not a Hugging Face model directory; set model.path to one"
+
+
 def _check_sizes(path: str | Path, text: dict[str, Any]) -> None:
     for key in (*_SIZES, "head_dim", "num_key_value_heads", "max_position_embeddings"):
         value, least = text.get(key), 0 if key == "num_attention_heads" else 1
@@ -92,20 +121,23 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: it is missing or cannot be read.
     """
-    return _read_json(Path(directory) / "config.json")
+    return read_json(Path(directory) / "config.json")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model directory.
+
+    Raises:
+        UsageError: as `read_config`.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(
-            f"model.path = {file.parent}: no {file.name} there, so it is not a Hugging Face model directory"
-        ) from error
+        raise UsageError(f"model.path = {file.parent}: no {file.name} there: {_no_config(file.parent)}") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"model.path: {file} cannot be read: {error}") from error
+        raise UsageError(f"model.path: {file} cannot be read ({error}); restore the model's own file") from error
     if not isinstance(content, dict):
-        raise UsageError(f"model.path: {file} does not hold a JSON object")
+        raise UsageError(f"model.path: {file} does not hold a JSON object; restore the model's own file")
     return content
 
 
@@ -117,9 +149,10 @@ def weights_problems(path: str | Path) -> list[str]:
     """
     directory = Path(path)
     config = read_config(directory)
-    if config.get("quantization_config"):
+    parts = [config, text] if isinstance(text := config.get("text_config"), dict) else [config]
+    if key := next((key for key in _QUANTISED for part in parts if part.get(key)), None):
         return [
-            f"model.path = {path}: config.json has a quantization_config, and bonrl trains float weights; set "
+            f"model.path = {path}: config.json has a {key}, and bonrl trains float weights; set "
             "model.path to the model before quantisation"
         ]
     tensors = read_tensors(directory)

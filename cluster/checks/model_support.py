@@ -37,7 +37,7 @@ def text_settings(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
         from transformers import AutoConfig
 
         known = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
-    except (ValueError, KeyError, OSError, ImportError):
+    except Exception:  # noqa: BLE001 - whatever the settings raise; cluster.checks.model_loading refuses them
         return text
     resolved = {key: getattr(known, key, None) for key in (*_SIZES, "head_dim", "num_key_value_heads")}
     if resolved["num_attention_heads"] is None and "ForCausalLM" in "".join(config.get("architectures") or []):

@@ -15,9 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.checks.model_facts import read_config, weights_problems
-from cluster.checks.model_support import support_problems
+from cluster.checks.model_facts import read_config, read_json, weights_problems
+from cluster.checks.model_support import support_problems, text_settings
+from cluster.checks.wandb_mode import api_key_source
 from cluster.errors import UsageError
+from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -101,27 +103,34 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def check_run(config: RunConfig) -> None:
-    """Refuse a run that cannot work on this machine; the configuration alone was fine.
+def check_output(option: str, path: Path) -> None:
+    """Refuse a file or directory to write that is there already, or cannot be made.
 
     Raises:
-        UsageError: with one line per problem.
+        UsageError: naming the option.
     """
-    problems = [
-        *machine_problems(config),
-        *model_problems(config),
-    ]
-    if config.cluster.address is None:
-        problems += _gpu_problems(config)
-    if problems:
-        raise UsageError("\n".join(problems))
+    if path.exists():
+        raise UsageError(f"{option} {path}: it exists already; name one that does not")
+    existing = _nearest_existing(path)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK) or existing.is_relative_to("/proc"):
+        reason = "cannot be written" if existing.is_dir() else "is not a directory"
+        raise UsageError(f"{option} {path}: {existing} {reason}; name another place")
 
 
-def directory_problems(directory: Path) -> Iterator[str]:
-    """The run directory, or the nearest existing parent of it, must be a writable directory."""
-    existing = directory.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+def _nearest_existing(path: Path) -> Path:
+    """The path itself or the first of its parents that is there."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def directory_problems(directory: Path, name: str | None = None) -> Iterator[str]:
+    """The run directory, or the nearest existing parent of it, must be a writable directory, and hold no run yet."""
+    own = directory / (name or "")
+    if name is not None and (own / "config.yaml").exists():
+        yield f"run.name = {name}: {own} holds a run already; set another run.name, or continue it with --resume {own}"
+    elif name is not None and own.exists() and not own.is_dir():
+        yield f"run.name = {name}: {own} is a file; set another run.name"
+    existing = _nearest_existing(directory)
     if not existing.is_dir():
         yield f"run.directory = {directory}: {existing} is not a directory; set run.directory to another place"
         return
@@ -136,18 +145,63 @@ def model_problems(config: RunConfig) -> Iterator[str]:
     """What keeps the sampler or the learner from running the model in its directory."""
     path = config.model.path
     yield from support_problems(path, read_config(path), gpus=config.sampler.gpus, dtype=config.model.dtype)
+    yield from parallel_problems(config)
     if not any(
         (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
         yield f"model.path = {path}: no tokenizer files there (tokenizer.json); save the tokenizer with the model"
     yield from weights_problems(path)
+    yield from _ending_problems(path)
 
 
-def machine_problems(config: RunConfig) -> Iterator[str]:
-    """What keeps this machine from the run: where it writes, and the cluster that it names."""
+def _ending_problems(path: str) -> Iterator[str]:
+    """What is wrong with the files that say where a response ends."""
+    for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (file := Path(path) / name).is_file():
+            read_json(file)
+    try:
+        stops = stop_token_ids(path)
+        chat_templates(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"model.path = {path}: {error}; restore the model's own file"
+        return
+    config = read_config(path)
+    size, pad = text_settings(Path(path), config).get("vocab_size", 0), config.get("pad_token_id")
+    if isinstance(pad, int) and pad >= size:
+        yield (
+            f"model.path = {path}: config.json has pad_token_id = {pad}, but only {size} tokens (vocab_size); "
+            "restore the model's own config.json"
+        )
+    odd = [token for token in stops if isinstance(token, bool) or not isinstance(token, int)]
+    if odd or (stops and min(stops) >= size):
+        yield (
+            f"model.path = {path}: eos_token_id = {(odd or stops)[0]!r} (generation_config.json, config.json or the "
+            f"tokenizer) is no token of the model, which has {size}; restore the model's own files"
+        )
+
+
+def parallel_problems(config: RunConfig) -> Iterator[str]:
+    """Whether the heads of the model can be shared out over ``sampler.tensor_parallel`` devices."""
+    parallel, path = config.sampler.tensor_parallel, config.model.path
+    heads = text_settings(Path(path), read_config(path)).get("num_attention_heads") or 0
+    if heads % parallel:
+        yield (
+            f"sampler.tensor_parallel = {parallel} does not divide the model's {heads} attention heads "
+            f"(model.path = {path}); set sampler.tensor_parallel and sampler.gpus to a divisor"
+        )
+
+
+def machine_problems(config: RunConfig, *, resumed: bool = False) -> Iterator[str]:
+    """What keeps this machine from the run: where it writes, wandb's key, and the cluster that it names."""
     from cluster.checks.ray_cluster import address_of, check_address, socket_problem
 
-    yield from directory_problems(Path(config.run.directory))
+    if not resumed:  # which goes on in its own directory
+        yield from directory_problems(Path(config.run.directory), config.run.name)
+    if config.wandb.mode == "online" and api_key_source() is None:
+        yield (
+            "wandb.mode = online, but no API key is set; set WANDB_API_KEY or run `wandb login`, or set wandb.mode = "
+            "auto or offline"
+        )
     address, key = address_of(config)
     problem = socket_problem() if address == "local" else None
     if problem:
@@ -158,7 +212,8 @@ def machine_problems(config: RunConfig) -> Iterator[str]:
         yield str(error)
 
 
-def _gpu_problems(config: RunConfig) -> Iterator[str]:
+def gpu_problems(config: RunConfig) -> Iterator[str]:
+    """Whether this machine has the GPUs of the layout."""
     from cluster.config.rules import gpus_wanted
 
     wanted, found = gpus_wanted(config), local_gpus()

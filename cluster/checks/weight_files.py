@@ -24,6 +24,10 @@ _SCANNED_BYTES = 4 * 2**30  # larger models are not read through for NaN: that w
 _LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 _LFS = b"version https://git-lfs"
 _FETCH = "fetch the model again"
+ADAPTER = (
+    "it holds a LoRA adapter; merge it into its base model (merge_and_unload and save_pretrained of peft) and set "
+    "model.path to the result"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,28 @@ def read_tensors(directory: Path) -> list[Tensor]:
     Raises:
         UsageError: no safetensors, a shard of the index is missing, or a file is damaged.
     """
-    return [tensor for file in _files(directory) for tensor in _read_header(file)]
+    tensors = [tensor for file in _files(directory) for tensor in _read_header(file)]
+    absent = sorted(set(_index(directory)) - {tensor.name for tensor in tensors}) if tensors else []
+    if absent and not (directory / SINGLE).is_file():
+        raise UsageError(
+            f"model.path = {directory}: {INDEX} names {len(absent)} weights that are in none of its files "
+            f"({', '.join(absent[:3])}); {_FETCH}"
+        )
+    return tensors
+
+
+def _index(directory: Path) -> dict[str, str]:
+    """File names by the weights that they hold; empty where there is no index."""
+    index = directory / INDEX
+    if not index.is_file():
+        return {}
+    try:
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(name, str) for name in places.values()):
+            raise TypeError("weight_map holds what is no name of a file")
+        return places
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"model.path: {index} cannot be read as an index of shards ({error!r}); {_FETCH}") from error
 
 
 def _files(directory: Path) -> list[Path]:
@@ -56,15 +81,13 @@ def _files(directory: Path) -> list[Path]:
             p.name for pattern in ("*.bin", "*.gguf", "*.pt", "*.safetensors") for p in directory.glob(pattern)
         )
         found = f" (only {', '.join(others[:3])})" if others else ""
+        if (directory / "adapter_config.json").is_file():
+            raise UsageError(f"model.path = {directory}: no {SINGLE} there: {ADAPTER}")
         raise UsageError(
             f"model.path = {directory}: no {SINGLE} and no {INDEX} there{found}; bonrl reads safetensors under these "
             "names: convert the model with transformers' save_pretrained"
         )
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [directory / name for name in names]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"model.path: {index} cannot be read as an index of shards ({error!r}); {_FETCH}") from error
+    files = [directory / name for name in sorted(set(_index(directory).values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise UsageError(
@@ -114,7 +137,8 @@ def _read_header(file: Path) -> list[Tensor]:
 def weight_problems(directory: Path, text: dict[str, Any], tensors: list[Tensor]) -> Iterator[str]:
     """One line for each way in which the weights are not those of config.json, or cannot be trained."""
     place = f"model.path = {directory}"
-    odd = sorted({t.dtype for t in tensors} - set(_BYTES) - {"I64", "I32", "BOOL"})
+    whole = {"I64", "I32", "BOOL"}  # of buffers
+    odd = sorted({t.dtype for t in tensors if t.name.endswith(".weight") or t.dtype not in whole} - set(_BYTES))
     if odd:
         yield (
             f"{place}: weights of type {', '.join(odd)} are quantised, and bonrl trains float weights; set model.path "

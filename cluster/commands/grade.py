@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.checks.preflight import check_output
 from cluster.errors import UsageError
 from verifiers.tasks.datasets import read_objects
 from verifiers.verdict import Status, Verdict
@@ -249,6 +250,7 @@ def grade_file(
     for path in (output, partial_output):
         if path.exists():
             raise UsageError(f"--output {output}: {path} exists already; name another file, or move that one away")
+    check_output("--output", output)
     names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from cluster.errors import UsageError
 from cluster.telemetry.tables import print_table
 
 if TYPE_CHECKING:
@@ -17,41 +17,25 @@ if TYPE_CHECKING:
     from verifiers.learned.training import Trained
 
 
-def print_dry_run(config: RunConfig, *, new: bool = True) -> None:
-    """The resolved configuration, what follows from it, and what is doubtful; refuses what the memory cannot hold.
-
-    Args:
-        new: whether the run begins here; else it goes on with what it recorded.
-    """
+def print_dry_run(
+    config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, resumed: bool = False
+) -> None:
+    """The resolved configuration, what follows from it, and what is doubtful; refuses what a start would refuse."""
     import yaml
 
-    from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, report, warnings_of
-    from cluster.checks.estimates import derive
-    from cluster.checks.preflight import machine_problems, model_problems
-    from cluster.config import shortened
-    from cluster.run.prompts import check_prompts, without_idle_validation
+    from cluster.checks.dry_run import report
+    from cluster.checks.prompts import without_idle_validation
+    from cluster.checks.refusals import check_start
 
-    config = without_idle_validation(config) if new else config
-    model, missing = load_model_facts(config, must_exist=False)
-    derived = derive(config, model)
-    problems = [] if missing else [*model_problems(config), *machine_problems(config)]
-    problems += memory_problems(config, derived, model)
-    counts: list[str] = []
-    unsure: list[str] = []
-    try:
-        counts, unsure = check_prompts(config)
-    except UsageError as error:
-        problems.append(str(error))  # may have several lines, and says itself how many more there are
-    if problems:
-        raise UsageError("\n".join(shortened(problems)))
+    config = without_idle_validation(config) if earlier is None else config
+    found = check_start(config, dry_run=True, earlier=earlier, resumed=resumed)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    rows = [*report(config, derived), *([("prompts", ", ".join(counts))] if counts else [])]
+    rows = [*report(config, found.derived), *([("prompts", ", ".join(found.prompts))] if found.prompts else [])]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
-    doubtful = [*warnings_of(config), *memory_warnings(config, derived)]
-    for warning in [*filter(None, [missing]), *unsure, *doubtful]:
+    for warning in found.warnings:
         typer.echo(f"\nWARNING: {warning}", err=True)
 
 

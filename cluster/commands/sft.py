@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.checks.preflight import check_output
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from learner.batching import TrainingSequence
@@ -30,8 +31,7 @@ def imitate(
     """
     from verifiers.tasks.registry import make_task
 
-    if output.exists():
-        raise UsageError(f"--output {output}: it exists already; name a directory that does not")
+    check_output("--output", output)
     try:
         task = make_task(config.task)
     except ValueError as error:
@@ -80,7 +80,7 @@ def _fresh_model(config: RunConfig, directory: Path) -> Path:
 
 
 def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[TrainingSequence]:
-    from cluster.run.prompts import end_token_of, load_tokenizer
+    from cluster.checks.prompts import end_token_of, load_tokenizer
     from learner.imitation import as_sequence
     from verifiers.text.rendering import PromptRenderer
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.checks.preflight import check_output
+from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.learned.samples import Sample, read_jsonl, split_by_prompt
@@ -45,8 +47,8 @@ def train(
     Raises:
         UsageError: sources, backbone or output cannot be used (message names which, and the mend).
     """
-    if output.exists():
-        raise UsageError(f"--output {output}: it exists already; name a directory that does not")
+    check_output("--output", output)
+    _check_backbone(backbone)
     try:
         samples = [sample for source in sources for sample in read_samples(source, config)]
         parts = split_by_prompt(samples)
@@ -60,6 +62,15 @@ def train(
     return trained, selection(trained, samples)
 
 
+def _check_backbone(backbone: Path) -> None:
+    """Refuse a directory whose weights are missing or damaged; of another fault training says so itself."""
+    if (backbone / "config.json").is_file():
+        try:
+            read_tensors(backbone)
+        except UsageError as error:
+            raise UsageError(str(error).replace("model.path", "--backbone (or model.path)")) from error
+
+
 def read_samples(source: Path, config: RunConfig) -> list[Sample]:
     """Labelled answers of a JSON Lines file, a Parquet file of groups, or a directory that holds such files.
 
@@ -70,7 +81,10 @@ def read_samples(source: Path, config: RunConfig) -> list[Sample]:
     if not files:
         raise ValueError(f"--samples {source}: no Parquet files there; give what `bonrl eval --output` wrote")
     if files[0].suffix != ".parquet":
-        return read_jsonl(source)
+        try:
+            return read_jsonl(source)
+        except ValueError as error:
+            raise ValueError(f"--samples {error}") from error
     texts = _prompt_texts(config)
     samples = [sample for file in files for sample in _group_samples(file, texts, config.model.path)]
     if not samples:
@@ -98,7 +112,7 @@ def _group_samples(file: Path, texts: dict[str, str], model: str) -> Iterator[Sa
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    from cluster.run.prompts import load_tokenizer
+    from cluster.checks.prompts import load_tokenizer
     from verifiers.text.stop_tokens import decode_responses, frame_tokens
 
     tokenizer = load_tokenizer(str(model))

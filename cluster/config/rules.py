@@ -10,14 +10,16 @@ from learner.estimators import ESTIMATORS
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
 from verifiers.scorers import make_scorer
+from verifiers.tasks.countdown import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
+    from learner.settings import ObjectiveSettings
 
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
-    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _queue, _evaluation)
+    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _sandbox, _queue, _evaluation)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -42,11 +44,16 @@ def _objective(config: RunConfig) -> Iterator[str]:
         yield str(error)
 
 
+def binary_terms(objective: ObjectiveSettings) -> list[str]:
+    """The strategies and estimators of an objective that take rewards of 0 and 1 only."""
+    terms = objective.terms()
+    strategies = [term.strategy for term in terms if STRATEGIES[term.strategy].count_value is not None]
+    return [*strategies, *(term.estimator for term in terms if ESTIMATORS[term.estimator].binary_rewards)]
+
+
 def _rewards(config: RunConfig) -> Iterator[str]:
     task, objective = config.task, config.objective
-    terms = objective.terms()
-    binary = [t.strategy for t in terms if STRATEGIES[t.strategy].count_value is not None]
-    binary += [t.estimator for t in terms if ESTIMATORS[t.estimator].binary_rewards]
+    terms, binary = objective.terms(), binary_terms(objective)
     if task.format_bonus and binary:
         yield (
             f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "
@@ -187,6 +194,21 @@ def _devices(config: RunConfig) -> Iterator[str]:
             "learner.gpus_per_rank + actors.verifiers x actors.verifier_gpus) but "
             f"cluster.num_gpus = {cluster.num_gpus}; lower one of them"
         )
+    actors = config.actors.sampler_range.min + config.actors.verifier_range.min + learner.ranks
+    if cluster.num_cpus is not None and actors > cluster.num_cpus:
+        yield (
+            f"the layout takes {actors} CPUs (actors.samplers + actors.verifiers + learner.ranks) but "
+            f"cluster.num_cpus = {cluster.num_cpus}; lower one of them, or raise cluster.num_cpus"
+        )
+
+
+def _sandbox(config: RunConfig) -> Iterator[str]:
+    level, minimum = config.task.sandbox.level, config.task.sandbox.minimum_level
+    if level.rank < minimum.rank:
+        yield (
+            f"task.sandbox.level = {level} is below task.sandbox.minimum_level = {minimum}, below which no "
+            "untrusted code is run; raise task.sandbox.level"
+        )
 
 
 def _queue(config: RunConfig) -> Iterator[str]:
@@ -203,16 +225,16 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
     runs = evaluation.every or evaluation.at_start or evaluation.at_end
     if runs:
         yield from _curves_reach_k(config)
-    size = getattr(config.task, f"{evaluation.split}_size", None)
-    if size == 0 and runs:
+    key = f"{evaluation.split}_size"
+    size = getattr(config.task, key) or (DEFAULT_SIZES[evaluation.split] if config.task.name == "countdown" else None)
+    if config.task.validation_size == 0 and evaluation.split == "validation" and runs:
         yield (
             "task.validation_size = 0 leaves no problem for evaluation.split = validation; set evaluation.split=test, "
             "or evaluation.every=0, evaluation.at_start=false and evaluation.at_end=false"
         )
-    elif size and evaluation.prompts > size:
+    elif size is not None and evaluation.prompts > size:
         yield (
-            f"evaluation.prompts = {evaluation.prompts} is above task.{evaluation.split}_size = {size}; lower the one "
-            "or raise the other"
+            f"evaluation.prompts = {evaluation.prompts} is above task.{key} = {size}; lower the one or raise the other"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -102,14 +102,24 @@ class CheckpointSettings(Section):
 class WandbSettings(Section):
     """Weights & Biases (section `wandb`)."""
 
-    project: str = Field("bonrl", min_length=1, max_length=128, description="Project that receives the run.")
-    entity: str | None = Field(None, description="User or team that owns the project; null: your default.")
+    project: str = Field(
+        "bonrl",
+        min_length=1,
+        max_length=128,
+        pattern=r"^[^/\\#?%:]+$",
+        description="Project that receives the run; without any of / \\ # ? % :",
+    )
+    entity: str | None = Field(
+        None, min_length=1, description="User or team that owns the project; null: your default."
+    )
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto",
         description="auto: online where an API key is set, else offline files that `wandb sync` uploads "
         "later; disabled: no wandb at all.",
     )
-    tags: tuple[str, ...] = Field((), description="Tags of the wandb run.")
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), description="Tags of the wandb run, each of 1 to 64 characters."
+    )
 
 
 class AgreementSettings(Section):

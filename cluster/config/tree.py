@@ -147,12 +147,15 @@ def build_config(tree: Mapping[str, Any]) -> RunConfig:
     """
     tree = {name: value for name, value in tree.items() if value is not None}  # `run:` with nothing below it
     problems = list(_structure_problems(RunConfig, tree, ""))
-    if not problems:
-        try:
-            return RunConfig.model_validate(tree)
-        except ValidationError as error:
-            items = [item for item in error.errors() if not _other_form(item)]
-            problems = list(dict.fromkeys(line for item in items for line in _explain(item)))
+    named = tuple(re.split(r"[: ]", problem)[0] for problem in problems)
+    try:
+        config = RunConfig.model_validate(tree)
+        if not problems:
+            return config
+    except ValidationError as error:
+        items = [item for item in error.errors() if not _other_form(item) and item["type"] != "extra_forbidden"]
+        lines = dict.fromkeys(line for item in items for line in _explain(item))
+        problems += [line for line in lines if not line.startswith(named)] if named else lines
     raise ConfigError("\n".join(shortened(problems)))
 
 
@@ -171,10 +174,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
             )
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(
-            f"cannot read the configuration {path}: {reason}; give --config an existing YAML file"
-        ) from error
+        reason, remedy = str(error), "save it as UTF-8"
+        if isinstance(error, OSError):
+            reason, remedy = error.strerror or reason, "give --config an existing YAML file"
+        raise ConfigError(f"cannot read the configuration {path}: {reason}; {remedy}") from error
     try:
         tree = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -328,17 +328,31 @@ def _make_stamped(base: Path) -> Path:
     raise RunDirectoryError(f"{base} has no free name like {stamp}: set run.name")
 
 
+def check_unused(path: Path) -> None:
+    """RunDirectoryError where a process runs in a run directory; takes no lock and writes nothing."""
+    file = path / "lock"
+    if not file.is_file():
+        return
+    with clear_errors(path), file.open(encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(path, lock) from None
+
+
+def _in_use(path: Path, lock: TextIO) -> RunDirectoryError:
+    lock.seek(0)
+    holder = lock.read().strip() or "another process"
+    return RunDirectoryError(f"{path} is in use by {holder}: wait for it or stop it, or choose another run.name")
+
+
 def _take_lock(path: Path) -> TextIO:
     lock = (path / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise RunDirectoryError(
-            f"{path} is in use by {holder}: wait for it or stop it, or choose another run.name"
-        ) from None
+        with lock:
+            raise _in_use(path, lock) from None
     except OSError:
         lock.close()
         raise

@@ -13,20 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
-from actors.workers.learner_rank import HUGGINGFACE
-from cluster.config import RunConfig
-from cluster.errors import UsageError
-from cluster.evaluation.evaluate import Evaluation, EvaluationPrompt, recorded_evaluation
-from cluster.exit_status import COMPLETED
-from cluster.records.checkpoints import Checkpoint, Checkpoints
-from cluster.records.run_directory import RunDirectory
-from cluster.run.conclusion import advice, conclude
-from cluster.run.context import RunContext
-from cluster.run.interfaces import GroupSource, Learner, WeightSync
-from cluster.run.live_groups import QUEUE_FILE, LiveGroups
-from cluster.run.loop import train as training_loop
-from cluster.run.processes import Processes
-from cluster.run.prompts import (
+from cluster.checks.earlier import QUEUE_FILE, check_recorded_groups, recorded_steps, usable_checkpoint
+from cluster.checks.prompts import (
     check_answers,
     check_recorded,
     dated,
@@ -36,8 +24,20 @@ from cluster.run.prompts import (
     tokenizer_warnings,
     without_idle_validation,
 )
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+from cluster.evaluation.evaluate import Evaluation, EvaluationPrompt, recorded_evaluation
+from cluster.exit_status import COMPLETED
+from cluster.records.checkpoints import Checkpoint, Checkpoints
+from cluster.records.run_directory import RunDirectory
+from cluster.run.conclusion import advice, conclude
+from cluster.run.context import RunContext
+from cluster.run.interfaces import GroupSource, Learner, WeightSync
+from cluster.run.live_groups import LiveGroups
+from cluster.run.loop import train as training_loop
+from cluster.run.processes import Processes
 from cluster.run.recorder import GroupRecorder, NoWeightSync, recording
-from cluster.run.replay import RecordedGroups, check_recorded_groups, recorded_steps
+from cluster.run.replay import RecordedGroups
 from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import Run, evaluate_prompts
 from cluster.run.shutdown import Shutdown, ShutdownRequested
@@ -246,19 +246,6 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_onl
     latest = checkpoints.latest()
     for warning in latest.warnings:
         print(warning, flush=True)
-    if latest.checkpoint is None:
-        raise UsageError(f"{directory.path} holds no usable checkpoint: start a new run instead of --resume")
-    if not (latest.checkpoint.path / QUEUE_FILE).is_file():
-        raise UsageError(
-            f"--resume {directory.path}: it was made with --replay, so there is no replay queue to continue from; "
-            f"replay its source again, or start a run with model.path={latest.checkpoint.path / HUGGINGFACE}"
-        )
-    if (latest.checkpoint.path / HUGGINGFACE).is_dir() == rollout_only:
-        raise UsageError(
-            f"{directory.path} was trained: resume it without --rollout-only"
-            if rollout_only
-            else f"{directory.path} was recorded with --rollout-only: add that to continue recording, or train from it "
-            "with --replay"
-        )
-    directory.rewind(latest.checkpoint.step)
-    return latest.checkpoint
+    checkpoint = usable_checkpoint(directory.path, latest, rollout_only)
+    directory.rewind(checkpoint.step)
+    return checkpoint

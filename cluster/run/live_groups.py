@@ -15,12 +15,12 @@ from actors.fleet.rollout_pool import RolloutPool
 from actors.group import SampleRequest
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 from actors.queue.state import Ticket
+from cluster.checks.earlier import QUEUE_FILE
 from cluster.config import RunConfig
 from cluster.evaluation.evaluate import EvaluationPrompt
 from learner.schedule import scheduled, scheduled_integer
 from verifiers.task import Prompt
 
-QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
 PROBE_SAMPLES, PROBE_TOKENS, PROBE_STREAM = 2, 8, 2
 
 

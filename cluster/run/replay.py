@@ -15,17 +15,11 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from ray import ObjectRef
 
-from actors.group import check_schema
 from actors.queue.group_log import groups_file, read_groups
 from actors.threads import in_daemon_thread
-from cluster.config import RunConfig
-from cluster.errors import UsageError
-from learner.schedule import sampling_mismatch
 
 
 class RecordedGroups:
@@ -73,46 +67,3 @@ class RecordedGroups:
 
     async def save(self, directory: Path) -> None:
         """Nothing: a replay is not resumed but started again."""
-
-
-def recorded_steps(source: Path) -> int:
-    """Optimiser steps whose groups `source` holds without a gap.
-
-    Raises:
-        UsageError: it holds none.
-    """
-    steps = 0
-    while (source / "groups" / groups_file(steps + 1)).is_file():
-        steps += 1
-    if not steps:
-        raise UsageError(f"--replay {source}: no groups/{groups_file(1)} there; give the directory of a run")
-    return steps
-
-
-def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
-    """Compare what `source` recorded with what the configuration trains on, before anything starts.
-
-    Raises:
-        UsageError: groups of another size or temperature, unreadable, or without the demonstrations that are to be
-            imitated.
-    """
-    for step in range(steps):
-        file = source / "groups" / groups_file(step + 1)
-        try:
-            check_schema(pq.read_schema(file))
-            table = pq.read_table(file, columns=["finish_reason", "temperature", "demonstration_tokens"])
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--replay {source}: {file.name} cannot be read: {error}") from error
-        sizes = set(pc.list_value_length(table["finish_reason"]).to_pylist()) - {0}  # a quarantined prompt has none
-        temperatures = table["temperature"].to_pylist()
-        problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
-        problem = problem or sampling_mismatch(
-            "temperature", config.schedule, step, config.rollout.temperature, temperatures
-        )
-        if problem:
-            raise UsageError(f"--replay {source}: {problem}")
-        if config.objective.imitation != "none" and table["demonstration_tokens"].null_count:
-            raise UsageError(
-                f"objective.imitation = {config.objective.imitation}, but groups in {file} hold no demonstration; "
-                "replay a run that imitated, or set objective.imitation = none"
-            )

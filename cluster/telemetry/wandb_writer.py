@@ -26,11 +26,11 @@ from typing import Any, Literal, Protocol
 
 import psutil
 
+from cluster.checks.wandb_mode import choose_mode, run_id_of
 from cluster.errors import UsageError
 from cluster.records.metric_names import AXES, METRICS, split_by_axis
 from cluster.records.run_directory import is_full
 from cluster.telemetry.helper_process import Channel, HelperError, HelperLost, HelperProcess
-from cluster.telemetry.wandb_mode import choose_mode, run_id_of
 
 INIT_DEADLINE_S = 60.0
 FINISH_DEADLINE_S = 60.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from learner.backends.checkpoint_layout import CheckpointLayout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 # Files of a model directory besides weights and config.json.
 _COMPANION_PATTERNS = (
@@ -76,6 +78,50 @@ def load_causal_lm(path: str | Path, dtype: str) -> Any:
     model.config.use_cache = text.use_cache = False
     model.dropped_weights = _drop_other_modalities(model) if text is not config else []
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsComparison:
+    """How the weights of a directory differ from those of the model that its config.json describes."""
+
+    missing: list[str]
+    other_shape: list[tuple[str, Sequence[int], Sequence[int]]]  # name, shape in the files, shape in the model
+    unused: list[str]
+
+
+def compare_weights(path: str | Path, weights: Mapping[str, tuple[str, Sequence[int]]]) -> WeightsComparison:
+    """Load a model directory without its data: transformers matches the names, and converts them, as for a real load.
+
+    Args:
+        path: the directory, of which config.json is read.
+        weights: data type (of safetensors) and shape of every weight by its name in the files.
+    """
+    from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    auto = _auto_class(config.get_text_config() is not config)
+    state = {
+        name: torch.empty(tuple(shape), dtype=_STORED.get(dtype, torch.int64), device="meta")
+        for name, (dtype, shape) in weights.items()
+    }
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it reports is in the result
+    try:
+        _, found = auto._model_mapping[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return WeightsComparison(
+        sorted(found["missing_keys"]), sorted(found["mismatched_keys"]), sorted(found["unexpected_keys"])
+    )
 
 
 def _auto_class(multimodal: bool) -> Any:

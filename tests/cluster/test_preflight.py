@@ -97,9 +97,19 @@ def config_for(tmp_path: Path, **sections: dict[str, object]) -> RunConfig:
     return build_config(tree | sections)
 
 
+def check(config: RunConfig) -> None:
+    problems = [
+        *preflight.machine_problems(config),
+        *preflight.model_problems(config),
+        *preflight.gpu_problems(config),
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
 def test_sound_run_passes(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    preflight.check_run(config)
+    check(config)
     assert not (tmp_path / "runs").exists(), "a check writes nothing"
 
 
@@ -110,7 +120,7 @@ def test_unwritable_run_directory_is_refused(tmp_path: Path) -> None:
     locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
     config = config_for(tmp_path, run={"directory": str(locked / "a" / "b")})
     with pytest.raises(UsageError, match=r"run\.directory.*not writable"):
-        preflight.check_run(config)
+        check(config)
 
 
 @pytest.mark.parametrize("place", ["/proc/bonrl", "FILE/runs"])
@@ -118,7 +128,7 @@ def test_impossible_run_directories_are_refused(tmp_path: Path, place: str) -> N
     (tmp_path / "file").write_text("")
     config = config_for(tmp_path, run={"directory": place.replace("FILE", str(tmp_path / "file"))})
     with pytest.raises(UsageError, match=r"run\.directory"):
-        preflight.check_run(config)
+        check(config)
 
 
 def test_architectures_that_vllm_cannot_sample_are_refused(tmp_path: Path) -> None:
@@ -126,20 +136,20 @@ def test_architectures_that_vllm_cannot_sample_are_refused(tmp_path: Path) -> No
     file = Path(config.model.path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertModelOfMine"]}))
     with pytest.raises(UsageError, match="BertModelOfMine"):
-        preflight.check_run(config)
+        check(config)
 
 
 def test_models_without_tokenizer_are_refused(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     (Path(config.model.path) / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match="tokenizer"):
-        preflight.check_run(config)
+        check(config)
 
 
 def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     config = config_for(tmp_path, sampler={"gpus": 2, "tensor_parallel": 2})
     with pytest.raises(UsageError, match="takes 2 GPUs.*has 1"):
-        preflight.check_run(config)
+        check(config)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert preflight.local_gpus() == 0

@@ -15,12 +15,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from cluster.checks.dry_run import warnings_of
-from cluster.commands.export import export_model
-from cluster.commands.printing import print_dry_run
-from cluster.commands.sft import _examples
-from cluster.config import RunConfig
-from cluster.errors import UsageError
-from cluster.run.prompts import (
+from cluster.checks.prompts import (
     check_prompts,
     check_recorded,
     dated,
@@ -29,6 +24,11 @@ from cluster.run.prompts import (
     load_tokenizer,
     without_idle_validation,
 )
+from cluster.commands.export import export_model
+from cluster.commands.printing import print_dry_run
+from cluster.commands.sft import _examples
+from cluster.config import RunConfig
+from cluster.errors import UsageError
 from learner.backends.model_directory import copy_companions
 from tests.tokenizers_of_models import TURNS, byte_tokenizer
 from verifiers.tasks.registry import make_task
@@ -123,7 +123,7 @@ def test_a_dry_run_counts_as_the_run_does(tmp_path: Path, capsys: pytest.Capture
     print_dry_run(settings)
     out = capsys.readouterr().out
     assert "prompts" in out and "60 (train)" in out and "validation_size: 0" in out
-    print_dry_run(settings, new=False)  # a run that goes on and recorded nothing else: as it began
+    print_dry_run(settings, list)  # a run that goes on and recorded nothing else: as it began
     assert "54 (train; 6 held out for validation)" in capsys.readouterr().out
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from cluster.checks.prompts import load_prompts
 from cluster.checks.ray_cluster import check_address, layout_problems, socket_problem
 from cluster.config import build_config
-from cluster.run.prompts import load_prompts
 from tests.cluster.test_cli import run
 
 __all__ = ["run"]
@@ -48,7 +49,55 @@ def only_index(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
 
 
+def edit_weights(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path], None]:
+    def rewrite(model: Path) -> None:
+        weights = load_file(model / WEIGHTS)
+        change(weights)
+        save_file(weights, model / WEIGHTS, {"format": "pt"})
+
+    return rewrite
+
+
+def without(part: str) -> Callable[[Path], None]:
+    return edit_weights(lambda weights: [weights.pop(name) for name in list(weights) if part in name] and None)  # type: ignore[func-returns-value]
+
+
+def adapter_only(model: Path) -> None:
+    for name in (CONFIG, WEIGHTS):
+        (model / name).unlink()
+    (model / "adapter_config.json").write_text("{}")
+
+
+def index_with_more(model: Path) -> None:
+    names = [*load_file(model / WEIGHTS), "model.more.weight"]
+    (model / WEIGHTS).rename(model / "a.safetensors")
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "a.safetensors")})
+    )
+
+
 MODELS = {
+    "a weight is missing": (without("layers.1.self_attn.q_proj"), "lack model.layers.1.self_attn.q_proj.weight"),
+    "a head of its own": (edit(tie_word_embeddings=False), "lack lm_head.weight"),
+    "fewer layers": (edit(num_hidden_layers=2), "num_hidden_layers = 2"),
+    "another shape": (edit(intermediate_size=777), "192 x 512, not 192 x 777; "),
+    "a weight too many": (
+        edit_weights(lambda weights: weights.update({"model.layers.0.more.weight": np.zeros(3, np.float32)})),
+        "no place for the weights model.layers.0.more.weight",
+    ),
+    "whole numbers": (
+        edit_weights(lambda weights: weights.update({n: w.astype(np.int32) for n, w in weights.items()})),
+        "I32 are quantised",
+    ),
+    "unknown activation": (edit(hidden_act="foo"), "hidden_act = 'foo'"),
+    "heads that do not divide": (edit(num_attention_heads=5, num_key_value_heads=5), "attention heads"),
+    "no hidden size": (lambda m: edit(**{"hidden_size": None})(m), "hidden_size"),
+    "compressed": (edit(compression_config={"quant_method": "x"}), "compression_config"),
+    "architectures is text": (edit(architectures="LlamaForCausalLM"), "architectures"),
+    "broken generation settings": (write("generation_config.json", b"{"), "generation_config.json"),
+    "generation settings are a list": (write("generation_config.json", b"[]"), "generation_config.json"),
+    "LoRA adapter": (adapter_only, "merge_and_unload"),
+    "index of more": (index_with_more, "model.more.weight"),
     "cut off": (shorten, "cut off"),
     "garbage": (write(WEIGHTS, b"\x00garbage" * 9), "damaged"),
     "empty": (write(WEIGHTS, b""), "damaged"),

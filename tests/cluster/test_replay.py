@@ -13,15 +13,15 @@ import pytest
 
 from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
+from cluster.checks.earlier import QUEUE_FILE, recorded_steps
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import RunDirectory
 from cluster.run.context import RunContext
 from cluster.run.job import _train_until_asked, replay
-from cluster.run.live_groups import QUEUE_FILE
 from cluster.run.recorder import NoWeightSync
-from cluster.run.replay import RecordedGroups, recorded_steps
+from cluster.run.replay import RecordedGroups
 from cluster.run.run import Run
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from cluster.checks.wandb_mode import choose_mode
 from cluster.records.metric_names import AXES, METRICS, MetricError
-from cluster.telemetry.wandb_mode import choose_mode
 from cluster.telemetry.wandb_writer import WandbWriter
 from tests.cluster.wandb_reader import read_run_file
 

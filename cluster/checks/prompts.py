@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cluster.evaluation.evaluate import EvaluationPrompt
 
 Purpose = Literal["train", "evaluation"]
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 def load_tokenizer(path: str) -> Any:
@@ -150,32 +152,61 @@ def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> 
     ]
 
 
-def check_prompts(config: RunConfig) -> tuple[list[str], list[str]]:
+def check_prompts(
+    config: RunConfig, *, render: bool = True, model_elsewhere: bool = False
+) -> tuple[list[str], list[str]]:
     """What `--dry-run` finds out about the data: a line with the prompts of each split, and warnings.
 
-    Where the model's directory is on another machine, missing problem files are a warning as well.
+    Args:
+        config: the resolved configuration.
+        render: whether the model's tokenizer is tried as well.
+        model_elsewhere: the model's directory may be on another machine; missing problem files are then a warning too.
 
     Raises:
-        UsageError: as `load_prompts`.
+        UsageError: as `load_prompts`; of every split, and of the tokenizer.
     """
     here = Path(config.model.path).is_dir()
     doubtful: list[str] = []
     purposes: list[Purpose] = ["train", "evaluation"] if evaluates(config) else ["train"]
     try:
-        found = [read_problems(config, purpose) for purpose in purposes]
+        found = _all(lambda purpose: read_problems(config, purpose), purposes)
     except UsageError as error:
-        if here or not _is_elsewhere(config):
+        if here or not model_elsewhere or not _is_elsewhere(config):
             raise
         return [], [f"{error}: a run here would be refused, and the problems were not checked"]
     kept = [len(problems.prompts) for problems in found]
     training = found[0].prompts
-    if here:
+    doubtful += _few_problems(config, found)
+    if here and render:
         tokenizer = load_tokenizer(config.model.path)
-        kept = [len(_fitting(config, problems, tokenizer)) for problems in found]
+        kept = _all(lambda problems: len(_fitting(config, problems, tokenizer)), found)
         doubtful += tokenizer_warnings(config, training, tokenizer)
     if problem := check_answers(config, training):
         doubtful.append(problem)
     return [problems.counts(config, count) for problems, count in zip(found, kept, strict=True)], doubtful
+
+
+def _all(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """The work's result for every item; UsageError with all that it raised."""
+    results, problems = [], []
+    for item in items:
+        try:
+            results.append(work(item))
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    return results
+
+
+def _few_problems(config: RunConfig, found: Sequence[Problems]) -> list[str]:
+    """A warning where fewer prompts than asked for are evaluated."""
+    asked = config.evaluation.prompts
+    return [
+        f"evaluation.prompts = {asked}, but the split {problems.split!r} has only {len(problems.prompts)}: lower it"
+        for problems in found
+        if problems.purpose == "evaluation" and len(problems.prompts) < asked
+    ]
 
 
 def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any) -> list[str]:
@@ -272,6 +303,14 @@ def check_recorded(run: Path, prompts: Sequence[EvaluationPrompt]) -> None:
                 "its model.path, tokenizer, task.template or task.instruction has changed, or an earlier release wrote "
                 "the run, which put BOS before every plain prompt; start a new run from its last checkpoint"
             )
+
+
+def check_recorded_prompts(config: RunConfig, run: Path) -> None:
+    """As `check_recorded`, with the prompts read here."""
+    from cluster.evaluation.evaluate import EvaluationPrompt
+
+    fitting = _fitting(config, read_problems(config, "train"), load_tokenizer(config.model.path))
+    check_recorded(run, [EvaluationPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting])
 
 
 def _ids(tokens: list[int]) -> str:

@@ -1,0 +1,192 @@
+"""What does not go with the run that is resumed or replayed, found before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from actors.group import check_schema
+from actors.queue.group_log import groups_file
+from actors.queue.snapshot import SnapshotError, read_snapshot
+from cluster.checks.prompts import check_recorded_prompts, dated
+from cluster.checks.weight_files import read_tensors
+from cluster.config import RunConfig, load_config
+from cluster.config.rules import binary_terms
+from cluster.errors import UsageError
+from cluster.records.checkpoints import Checkpoint, Checkpoints, Latest
+from cluster.records.run_directory import check_unused
+from learner.checkpoint_identity import WEIGHTS, identity_problem
+from learner.schedule import sampling_mismatch
+
+QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
+ENGINE, HUGGINGFACE = "engine", "huggingface"  # in a checkpoint: DeepSpeed's files; the plain model directory
+
+
+def earlier_problems(
+    config: RunConfig, *, resume: Path | None, replay: Path | None, rollout_only: bool
+) -> Callable[[], Iterable[str]] | None:
+    """The check of the run that is resumed or replayed; None where there is none."""
+    if resume is not None:
+        return lambda: resume_problems(config, resume, rollout_only=rollout_only)
+    return None if replay is None else lambda: replay_problems(config, replay)
+
+
+def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool) -> Iterator[str]:
+    """Why the run cannot go on with this configuration.
+
+    Raises:
+        UsageError: it is in use, has no usable checkpoint, or its prompts have become others.
+    """
+    check_unused(run)
+    before = load_config(run / "config.yaml").rollout.prompts_per_step
+    if config.rollout.prompts_per_step != before:
+        yield (
+            f"rollout.prompts_per_step = {config.rollout.prompts_per_step}, but --resume {run} has {before}, by which "
+            "its queue counts steps; leave it as it was"
+        )
+        return
+    checkpoint = usable_checkpoint(run, Checkpoints(run / "checkpoints").latest(contents=False), rollout_only)
+    yield from _waiting_problems(config, run, checkpoint)
+    if not rollout_only:
+        yield from _engine_problems(config, run, checkpoint)
+    dated(config, resumed=True)
+    check_recorded_prompts(config, run)
+
+
+def replay_problems(config: RunConfig, source: Path) -> Iterator[str]:
+    """Why the groups that a run recorded cannot be trained on; it raises UsageError instead of yielding.
+
+    Raises:
+        UsageError: as `check_recorded_groups`.
+    """
+    check_recorded_groups(config, source, min(config.run.steps, recorded_steps(source)))
+    yield from ()
+
+
+def usable_checkpoint(run: Path, latest: Latest, rollout_only: bool) -> Checkpoint:
+    """The checkpoint to go on from.
+
+    Raises:
+        UsageError: there is none, or it is one of another kind of run.
+    """
+    if latest.checkpoint is None:
+        raise UsageError(
+            "\n".join([*latest.warnings, f"{run} holds no usable checkpoint: start a new run instead of --resume"])
+        )
+    path = latest.checkpoint.path
+    if not (path / QUEUE_FILE).is_file():
+        raise UsageError(
+            f"--resume {run}: it was made with --replay, so there is no replay queue to continue from; "
+            f"replay its source again, or start a run with model.path={path / HUGGINGFACE}"
+        )
+    if (path / HUGGINGFACE).is_dir() == rollout_only:
+        raise UsageError(
+            f"{run} was trained: resume it without --rollout-only"
+            if rollout_only
+            else f"{run} was recorded with --rollout-only: add that to continue recording, or train from "
+            "it with --replay"
+        )
+    return latest.checkpoint
+
+
+def _waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
+    """Groups that wait in the checkpoint's queue are trained on as they were sampled and graded."""
+    try:
+        _, groups = read_snapshot(checkpoint.path / QUEUE_FILE)
+    except SnapshotError as error:
+        yield f"--resume {run}: {error}"
+        return
+    for sequence, batch in groups.items():
+        row = batch.select(["finish_reason", "temperature", "reward"]).to_pylist()[0]
+        step = sequence // config.rollout.prompts_per_step
+        if problem := group_problem(config, step, [row]):
+            yield f"--resume {run}: {problem}"
+            return
+
+
+def recorded_steps(source: Path) -> int:
+    """Optimiser steps whose groups `source` holds without a gap.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    steps = 0
+    while (source / "groups" / groups_file(steps + 1)).is_file():
+        steps += 1
+    if not steps:
+        raise UsageError(f"--replay {source}: no groups/{groups_file(1)} there; give the directory of a run")
+    return steps
+
+
+def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
+    """Compare what `source` recorded with what the configuration trains on, before anything starts.
+
+    Raises:
+        UsageError: groups of another size or temperature, unreadable, or without the demonstrations that are to be
+            imitated.
+    """
+    for step in range(steps):
+        file = source / "groups" / groups_file(step + 1)
+        try:
+            check_schema(pq.read_schema(file))
+            table = pq.read_table(file, columns=["finish_reason", "temperature", "reward", "demonstration_tokens"])
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--replay {source}: {file.name} cannot be read: {error}") from error
+        if problem := group_problem(config, step, table.to_pylist()):
+            raise UsageError(f"--replay {source}: {problem}")
+        if config.objective.imitation != "none" and table["demonstration_tokens"].null_count:
+            raise UsageError(
+                f"objective.imitation = {config.objective.imitation}, but groups in {file} hold no demonstration; "
+                "replay a run that imitated, or set objective.imitation = none"
+            )
+
+
+def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) -> str | None:
+    """Why groups that were sampled for an optimiser step cannot be trained on in it."""
+    rows = [row for row in rows if row["finish_reason"]]  # a quarantined prompt has no samples
+    sizes, temperatures = {len(row["finish_reason"]) for row in rows}, {row["temperature"] for row in rows}
+    problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
+    problem = problem or sampling_mismatch(
+        "temperature", config.schedule, step, config.rollout.temperature, temperatures
+    )
+    if problem or config.objective.imitation != "none":
+        return problem
+    odd = {reward for row in rows for reward in row["reward"] or () if reward not in (None, 0.0, 1.0)}
+    binary = binary_terms(config.objective)
+    if not odd or not binary:
+        return None
+    return (
+        f"the groups of step {step + 1} have rewards other than 0 and 1, such as {min(odd):g}, which {binary[0]} "
+        "cannot take; use objective.strategy = max_at_k (or mean) with objective.estimator = loo"
+    )
+
+
+def _engine_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
+    """Ranks, ZeRO stage and weights that the learner's checkpoint was written with."""
+    file = checkpoint.path / ENGINE / "engine.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        weights = {name: (dtype, shape) for name, dtype, shape in found[WEIGHTS]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"--resume {run}: {file} cannot be read ({error}); resume from an older checkpoint"
+        return
+    shapes = {tensor.name: list(tensor.shape) for tensor in read_tensors(Path(config.model.path))}
+    wanted: dict[str, Any] = {"learner.ranks": config.learner.ranks, "learner.zero_stage": config.learner.zero_stage}
+    floats = {"torch.float32", "torch.bfloat16"} & {dtype for dtype, _ in weights.values()}
+    dtype = next(iter(floats)) if len(floats) == 1 else None  # some models keep a few weights in float32
+    if shapes.keys() & weights.keys():
+        ours = f"torch.{config.model.dtype}"
+        wanted[WEIGHTS] = [
+            [name, ours if stored == dtype else stored, shapes[name]]
+            for name, (stored, _) in weights.items()
+            if name in shapes
+        ]
+    if problem := identity_problem(found, wanted):
+        yield (
+            f"--resume {run}: its checkpoint of step {checkpoint.step} {problem}; resume with the same value, or "
+            f"start a new run with model.path={checkpoint.path / HUGGINGFACE}"
+        )

@@ -1,0 +1,132 @@
+"""Everything that a start refuses, found before it starts anything: independent checks, one message with all problems.
+
+`--dry-run` makes the same checks. Only what may be different on the machines that will run the job (a model directory,
+GPUs, the sandbox) is a warning there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, warnings_of
+from cluster.checks.estimates import Derived, derive
+from cluster.checks.model_loading import loading_problems
+from cluster.checks.preflight import gpu_problems, local_gpus, machine_problems, model_problems
+from cluster.checks.prompts import check_prompts
+from cluster.checks.ray_cluster import address_of
+from cluster.config import RunConfig, shortened
+from cluster.config.rules import gpus_wanted
+from cluster.errors import UsageError
+from cluster.records.checkpoints import CheckpointError
+from verifiers.sandbox.executor import Executor, SandboxUnavailable
+
+T = TypeVar("T")
+
+_PROGRAM_TASKS = ("humaneval", "mbpp")
+
+
+class Problems:
+    """The problems that independent checks found: a failure of one does not hide those of the others."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def of(self, check: Callable[[], T]) -> T | None:
+        """What the check returns; None where it refused, which is noted."""
+        try:
+            return check()
+        except (UsageError, CheckpointError, ConnectionError) as error:
+            self.lines.append(str(error))  # may have several lines, and says itself how many more there are
+            return None
+
+    def add(self, found: Callable[[], Iterable[str]]) -> bool:
+        """Note the lines that a check yields; whether there were none."""
+        before = len(self.lines)
+        lines = self.of(lambda: list(found()))
+        self.lines += lines or []
+        return len(self.lines) == before
+
+    def refuse(self) -> None:
+        """Raises UsageError with the first problems, where there are any."""
+        if self.lines:
+            raise UsageError("\n".join(shortened(list(dict.fromkeys(self.lines)))))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Of a run that can start: its derived figures, the prompts of its splits (dry runs only), and what is doubtful."""
+
+    derived: Derived
+    prompts: list[str]
+    warnings: list[str]
+
+
+def check_start(
+    config: RunConfig,
+    *,
+    dry_run: bool = False,
+    earlier: Callable[[], Iterable[str]] | None = None,
+    resumed: bool = False,
+) -> Findings:
+    """Refuse a run that cannot work.
+
+    Args:
+        config: the resolved configuration.
+        dry_run: nothing will be started, so what only this machine lacks may be a warning.
+        earlier: yields the problems with the run that is resumed or replayed.
+        resumed: the run goes on in its own directory.
+
+    Raises:
+        UsageError: with one line per problem.
+    """
+    problems = Problems()
+    doubtful: list[str] = []
+    elsewhere = dry_run and not runs_here(config)
+    model_elsewhere = dry_run and (elsewhere or config.model.parameters_billions is not None)
+    problems.add(lambda: machine_problems(config, resumed=resumed))
+    if address_of(config)[0] == "local":
+        (doubtful.extend if dry_run and config.cluster.num_gpus is not None else problems.lines.extend)(
+            gpu_problems(config)
+        )
+    facts = problems.of(lambda: load_model_facts(config, must_exist=not model_elsewhere))
+    derived, loads = None, True
+    if facts is not None:
+        model, missing = facts
+        doubtful += [missing] if missing else []
+        if model is not None and problems.add(lambda: model_problems(config)):
+            loads = problems.add(lambda: loading_problems(Path(config.model.path)))
+        derived = derive(config, model)
+        problems.lines += memory_problems(config, derived, model)
+    sandbox = sandbox_problem(config)
+    (doubtful if elsewhere else problems.lines).extend(sandbox)
+    if earlier is not None:
+        problems.add(earlier)
+    prompts: list[str] = []
+    if dry_run or problems.lines:  # a start reads them next, and refuses what is wrong with them then
+        found = problems.of(lambda: check_prompts(config, render=loads, model_elsewhere=model_elsewhere))
+        prompts = found[0] if found else []
+        doubtful += found[1] if found else []
+    problems.refuse()
+    assert derived is not None  # else there was a problem
+    return Findings(derived, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
+
+
+def runs_here(config: RunConfig) -> bool:
+    """Whether this machine would run the job: no cluster is named, and the GPUs of the layout are here."""
+    return address_of(config)[0] == "local" and gpus_wanted(config) <= local_gpus()
+
+
+def sandbox_problem(config: RunConfig) -> list[str]:
+    """Why programs cannot be run on this machine as ``task.sandbox`` asks; empty where they can, or there are none."""
+    if config.task.name not in _PROGRAM_TASKS:
+        return []
+    with Executor(config.task.sandbox.model_copy(update={"servers": 1})) as executor:
+        try:
+            executor.start()
+        except SandboxUnavailable as error:
+            note = "" if runs_here(config) else ". That is so on this machine; the nodes that will run it may differ"
+            return [f"{error}{note}"]
+    return []

@@ -1,0 +1,145 @@
+"""Refusals of several parts of a run in one message, and of what a run goes on from; also with `--dry-run`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.checks.earlier import group_problem
+from cluster.checks.refusals import sandbox_problem
+from cluster.config import build_config
+from learner.checkpoint_identity import identity_problem
+from tests.cluster.test_cli import run
+
+__all__ = ["run"]
+
+SMALL = ("task.train_size=8", "evaluation.prompts=2")
+
+
+def test_independent_problems_are_listed_together(run) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = run(
+        *("train", "--dry-run", "model.path=docs", "task={name: jsonl, jsonl: {test: nowhere.jsonl}}"),
+        *("cluster.address=127.0.0.1:1", "run.directory=/proc/x"),
+    )
+    assert status == 2
+    for key in ("model.path", "task.jsonl.test", "cluster.address", "run.directory"):
+        assert key in err
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("model.path=Qwen/Qwen3-4B", ("model.path", "hf download")),
+        ("model.path=LICENSE", ("model.path = LICENSE", "a file")),
+        ("sampler={gpus: 1}", ("sampler.gpus", "has 0")),
+        ("cluster.num_cpus=1", ("cluster.num_cpus = 1", "actors.samplers")),
+        ("cluster.object_store_mib=99999999", ("cluster.object_store_mib",)),
+        ("evaluation.prompts=9999", ("evaluation.prompts = 9999", "task.validation_size = 512")),
+        ("wandb={mode: online}", ("wandb.mode", "WANDB_API_KEY")),
+        ("wandb={project: a/b}", ("wandb.project",)),
+        ("wandb={tags: ['']}", ("wandb.tags",)),
+        ("task.sandbox={level: L1, minimum_level: L3}", ("task.sandbox.level = L1", "task.sandbox.minimum_level = L3")),
+    ],
+)
+def test_what_a_start_refuses_a_dry_run_refuses(
+    run, override: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    status, _, err = run("train", "--dry-run", *SMALL, "evaluation.split=validation", override)
+    assert status == 2 and "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+def test_unknown_keys_and_wrong_values_are_listed_together(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    _, _, err = run("train", "--dry-run", "objctive.k=3", "rollout.n=0", "learner.learning_rate=true")
+    assert "objctive: unknown key" in err and "rollout.n = 0" in err and err.count("learner.learning_rate") == 1
+    (tmp_path / "c.yaml").write_bytes(b"run: {name: caf\xe9}")
+    assert "UTF-8" in run("train", "--dry-run", "--config", tmp_path / "c.yaml")[2]
+
+
+def test_programs_need_the_level_that_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    from verifiers.sandbox.executor import Executor, SandboxUnavailable
+
+    def start(executor: Executor) -> None:
+        raise SandboxUnavailable("task.sandbox.minimum_level is L3: not enforced")
+
+    monkeypatch.setattr(Executor, "start", start)
+    assert sandbox_problem(build_config({})) == []
+    (problem,) = sandbox_problem(build_config({"task": {"name": "mbpp"}}))
+    assert problem.startswith("task.sandbox.minimum_level")
+
+
+@pytest.fixture
+def earlier(repository: Path, tmp_path: Path) -> Path:
+    """A run directory without a checkpoint."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    config = build_config(
+        {
+            "task": {"train_size": 8},
+            "evaluation": {"prompts": 2, "split": "test"},
+            "rollout": {"max_prompt_tokens": 30, "max_response_tokens": 30},
+        }
+    )
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config.to_mapping()))
+    return tmp_path / "run"
+
+
+def test_runs_that_cannot_go_on(run, earlier: Path) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = run("train", "--dry-run", "--resume", earlier)
+    assert status == 2 and "no usable checkpoint" in err
+    status, _, err = run("train", "--dry-run", "--resume", earlier, "rollout.prompts_per_step=3")
+    assert status == 2 and "rollout.prompts_per_step = 3" in err
+    status, _, err = run("train", "--dry-run", "--replay", earlier)
+    assert status == 2 and "no groups/step-000001.parquet" in err
+    with (earlier / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, _, err = run("train", "--dry-run", "--resume", earlier)
+    assert status == 2 and "is in use by" in err
+
+
+def test_recorded_rewards_that_the_objective_cannot_take() -> None:
+    config = build_config({"rollout": {"n": 2}, "objective": {"k": 1}})
+    rows = [{"finish_reason": ["stop"] * 2, "temperature": 1.0, "reward": [0.5, 1.0]}]
+    assert "pass_at_k cannot take" in str(group_problem(config, 0, rows))
+    assert group_problem(config, 0, [rows[0] | {"reward": [0.0, 1.0]}]) is None
+    other = build_config({"rollout": {"n": 2}, "objective": {"strategy": "max_at_k", "k": 1}})
+    assert group_problem(other, 0, rows) is None
+
+
+def test_the_first_differences_of_weights_are_named() -> None:
+    ours = {"weights": [[f"w{i}", "torch.float32", [2, 3]] for i in range(900)]}
+    theirs = {"weights": [[f"w{i}", "torch.float32", [2, 4]] for i in range(900)]}
+    problem = str(identity_problem(theirs, ours))
+    assert "w0 is float32 2 x 4 in it and float32 2 x 3 here" in problem
+    assert "897 more" in problem and len(problem) < 400
+    assert identity_problem(ours, json.loads(json.dumps(ours))) is None
+
+
+@pytest.mark.parametrize("command", ["sft", "train-verifier", "grade"])
+def test_outputs_that_cannot_be_made(run, command: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text(json.dumps({"id": 1, "prediction": "1", "reference": "1"}) + "\n")
+    more = {
+        "sft": [],
+        "train-verifier": ["--samples", tmp_path / "file"],
+        "grade": ["--verifier", "math", "--input", tmp_path / "file"],
+    }
+    status, _, err = run(command, "--output", tmp_path / "file" / "x", *more[command])
+    assert status == 2 and "--output" in err and "is not a directory" in err
+
+
+def test_backbones_and_samples_that_cannot_be_read(run, repository: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(repository / "models" / "countdown-base", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
+    command = ("train-verifier", "--samples", tmp_path / "none.jsonl", "--output", tmp_path / "out")
+    status, _, err = run(*command, "--backbone", tmp_path / "model")
+    assert status == 2 and "--backbone" in err and "damaged" in err
+    status, _, err = run(*command)
+    assert status == 2 and "--samples" in err and "none.jsonl" in err
