@@ -2,7 +2,7 @@
 
 The learner's rank publishes a version, the broadcaster addresses it to every sampler, and each sampler receives it.
 What is published and sent is private to the back-end. To add one: subclass :class:`WeightTransfer`, add it to
-``actors/weights/__init__.py`` (make_transfer) and, in ``actors/vllm_backend``, register the engine that loads its updates.
+``actors.weights.make_transfer`` and, in ``actors/vllm_backend``, register the engine that loads its updates.
 """
 
 from __future__ import annotations
