@@ -19,7 +19,6 @@ from cluster.checks.model_facts import read_config, read_json, weights_problems
 from cluster.checks.model_support import support_problems, text_settings
 from cluster.checks.wandb_mode import api_key_source
 from cluster.errors import UsageError
-from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -156,6 +155,8 @@ def model_problems(config: RunConfig) -> Iterator[str]:
 
 def _ending_problems(path: str) -> Iterator[str]:
     """What is wrong with the files that say where a response ends."""
+    from verifiers.text.stop_tokens import chat_templates, stop_token_ids
+
     for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (file := Path(path) / name).is_file():
             read_json(file)
