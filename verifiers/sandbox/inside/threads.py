@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import errno
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,12 @@ class _Parked:
         self._wake = _thread.allocate_lock()
         self._wake.acquire(blocking=False)
         self._work: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = None
-        self.ident = _thread.start_new_thread(self._run, ())
+        self.handle: Any = None  # by which the thread is joined; from Python 3.13 on
+        if sys.version_info >= (3, 13):
+            self.handle = _thread.start_joinable_thread(self._run)
+            self.ident = self.handle.ident
+        else:
+            self.ident = _thread.start_new_thread(self._run, ())
 
     def _run(self) -> Any:
         self._wake.acquire()  # deadline: the job's, with which this process is killed
@@ -57,12 +63,49 @@ def park(count: int) -> None:
         raise OSError(errno.EAGAIN, f"thread {len(waiting) + 2} of the program: {error}") from error
     _thread.stack_size(0)  # the default, which a program may ask for
 
+    def take() -> _Parked:
+        if not waiting:
+            raise RuntimeError("can't start new thread")
+        return waiting.pop(0)
+
     def start_new_thread(
         function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /
     ) -> int:
-        if not waiting:
-            raise RuntimeError("can't start new thread")
-        return waiting.pop(0).give(function, args, kwargs or {})
+        return take().give(function, args, kwargs or {})
 
-    for module, name in ((_thread, "start_new_thread"), (_thread, "start_new"), (threading, "_start_new_thread")):
-        setattr(module, name, start_new_thread)
+    for name in ("start_new_thread", "start_new"):
+        setattr(_thread, name, start_new_thread)
+    if sys.version_info >= (3, 13):
+        _give_joinable(take)
+    else:
+        threading._start_new_thread = start_new_thread  # type: ignore[attr-defined]
+
+
+def _give_joinable(take: Callable[[], _Parked]) -> None:
+    """Python 3.13 joins threads by a handle from `_thread`, and waits there for those that are not daemons.
+
+    A parked thread has its handle already, which replaces the one that its `Thread` object made. It was started as a
+    daemon, or the end of the program would wait for those that nobody took; so the others are waited for here.
+    """
+    to_join: list[Any] = []
+
+    def start_joinable_thread(function: Callable[[], Any], *, handle: Any = None, daemon: bool = True) -> Any:
+        parked = take()
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, threading.Thread):
+            owner._handle = parked.handle  # type: ignore[attr-defined]
+        if not daemon:
+            to_join.append(parked.handle)
+        parked.give(function, (), {})
+        return parked.handle
+
+    shutdown = threading._thread_shutdown  # type: ignore[attr-defined]
+
+    def join_and_shutdown() -> None:
+        while to_join:
+            to_join.pop().join()  # deadline: the job's, with which this process is killed
+        shutdown()
+
+    for module, name in ((_thread, "start_joinable_thread"), (threading, "_start_joinable_thread")):
+        setattr(module, name, start_joinable_thread)
+    threading._thread_shutdown = join_and_shutdown  # type: ignore[attr-defined]
