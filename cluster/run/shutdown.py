@@ -5,7 +5,9 @@ groups, for an evaluation), lets a running optimizer step finish, and saves. A s
 minute, ends the process at once, even if something hangs; the run can then be resumed from its last checkpoint.
 
 A separate thread receives the signals, because Python runs signal handlers on the main thread, which may be inside a
-call that never returns. After the first signal this thread guarantees the exit; it cannot be cancelled.
+call that never returns. After the first signal this thread guarantees the exit; it cannot be cancelled. A second thread
+guarantees it while the first one prints the last message. Both start early: from Python 3.12 on, no thread can be
+started once the interpreter is ending.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from actors.threads import bounded
 from cluster.exit_status import INTERRUPTED
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class Shutdown:
         self._asked = asyncio.Event()
         self._asked_thread = threading.Event()  # the same, for threads
         self._notify: Callable[[], object] | None = None  # passes the signal on to the running work
+        self._exiting = threading.Event()  # the last message is about to be printed
+        self._printed = threading.Event()  # ... and was
         self._lock = threading.Lock()
         self._sockets: tuple[socket.socket, socket.socket] | None = None
 
@@ -61,6 +64,7 @@ class Shutdown:
             self._sockets = ours, theirs = socket.socketpair()
             theirs.setblocking(False)
             threading.Thread(target=self._handle_signals, args=(ours,), name="signals", daemon=True).start()
+            threading.Thread(target=self._bound_message, name="last message", daemon=True).start()
         signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, _do_nothing)
@@ -124,15 +128,17 @@ class Shutdown:
             _next_signal(ours)
         except TimeoutError:
             why = f"ended at once: something did not stop within {EXIT_SECONDS:g} s"
-        # Failing to print the message must not delay the exit.
-        with contextlib.suppress(Exception):
-            bounded(
-                lambda: os.write(2, f"{why}\n{self._advice()}\n".encode()),
-                owner="terminal",
-                to="print the last message",
-                deadline_s=MESSAGE_SECONDS,
-            )
+        self._exiting.set()
+        with contextlib.suppress(Exception):  # failing to print the message must not delay the exit
+            os.write(2, f"{why}\n{self._advice()}\n".encode())
+        self._printed.set()
         self._end(INTERRUPTED)
+
+    def _bound_message(self) -> None:
+        """The second thread: ends the process if the last message is not printed in time."""
+        self._exiting.wait()  # deadline: a daemon thread's, which ends with the process
+        if not self._printed.wait(MESSAGE_SECONDS):
+            self._end(INTERRUPTED)
 
 
 def _next_signal(ours: socket.socket) -> None:
