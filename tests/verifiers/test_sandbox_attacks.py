@@ -11,12 +11,24 @@ import pytest
 
 from tests.verifiers.hostile import table
 from tests.verifiers.hostile.attacks import OWN
+from tests.verifiers.hostile.runner import PYTHON_FOR_ALL
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"
 )
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+
+
+def others_can_start_python() -> bool:
+    """Whether an ordinary user can start this Python, or the system's Python of the same version."""
+    python = Path(sys.executable).resolve()
+    return Path(PYTHON_FOR_ALL).exists() or all(path.stat().st_mode & 0o001 for path in (python, *python.parents))
+
+
+needs_root = pytest.mark.skipif(
+    os.getuid() != 0 or not others_can_start_python(),
+    reason="needs root, to become another user, and a Python that this user can start",
+)
 
 # Those that run into the wall limit are left to the slow tier.
 SLOW = {"endless_frame", "slow_frame", "huge_power", "deaf_to_signals", "daemon_writes_later"}
@@ -104,6 +116,8 @@ def test_each_layer_alone_or_missing_stops_what_the_page_says(column: str) -> No
     """
     if not (DATA / "attacks_main.json").is_file():
         pytest.skip(f"no attacks in {DATA}; set BONRL_DATA")
+    if table.user() is not None and not others_can_start_python():
+        pytest.skip("an ordinary user can start neither this Python nor the system's of the same version")
     layers = {**table.ALONE, **table.WITHOUT}[column]
     stated = {name: row[column] for name, row in table.stated().items()}
     # A fork bomb behind no layer that stops it is tried for the page only, not on every run of the tests.

@@ -39,7 +39,7 @@ PRELOAD = (
     "termios",
     "dis",
 )
-PYTHON_FOR_ALL = "/usr/bin/python3.11"
+PYTHON_FOR_ALL = f"/usr/bin/python3.{sys.version_info.minor}"
 """An interpreter that an ordinary user can start, even where the one that runs the tests is root's own."""
 
 
