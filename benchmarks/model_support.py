@@ -193,7 +193,7 @@ def _textbook(model: Any, prompt: list[int], response: np.ndarray) -> np.ndarray
 
 
 def _parameters(learner: Any) -> Iterator[tuple[str, Any]]:
-    return iter(learner._engine.module.named_parameters())
+    return iter(learner._backend.model.module.named_parameters())
 
 
 def _kinds(parameters: dict[str, Any]) -> list[str]:

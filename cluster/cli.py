@@ -381,7 +381,7 @@ def _bon_sft(
         raise UsageError("--new goes with --objective sft: Best-of-N of a fresh model has nothing to select from")
     check_output("--output", output)
     chosen = ["objective.imitation=bon_sft", f"run.steps={steps}", f"rollout.prompts_per_step={batch_size}"]
-    # Last, so that they hold beside an override of a whole section (`objective={k: 4}`).
+    # Last, so that an override of a whole section (`objective={k: 4}`) does not undo them.
     resolved = _load(config, [*(overrides or []), *chosen, f"learner.learning_rate={learning_rate}"])
     _check(resolved)
     from cluster.run.job import train as train_job
@@ -494,7 +494,7 @@ def grade(
     """Grade a JSON Lines file with the verifier that training uses.
 
     \b
-    Fields of a row, beside its id
+    Fields of a row, in addition to its id
       math       prediction (a full response or a bare answer), reference
       gsm8k      prediction, reference (a number)
       code       completion, task: {prompt, test, entry_point}; test defines check(candidate). Without entry_point
@@ -676,7 +676,7 @@ def _new_directory(path: Path) -> None:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Error classes of other modules that also stand for something the user can fix."""
+    """Error classes of other modules that are also something the user can fix."""
     from cluster.records.checkpoints import CheckpointError
     from cluster.records.run_directory import RunDirectoryError
 

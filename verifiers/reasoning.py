@@ -74,7 +74,7 @@ def after_reasoning(response: str, *, code: bool = False) -> str:
 
 
 class _Program:
-    """Tells the tags of a response from those that stand in the text of its program."""
+    """Tells the tags of a response from those in the text of its program."""
 
     def __init__(self, response: str) -> None:
         self.response = response

@@ -73,7 +73,7 @@ def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
     if model_type is None:
         yield f"{place}: config.json has no model_type, by which the learner chooses its class; {_REMEDY}"
     elif model_type not in tables["CONFIG_MAPPING_NAMES"]:
-        code = " (it brings code of its own, which bonrl does not run)" if "auto_map" in config else ""
+        code = " (it ships its own code, which bonrl does not run)" if "auto_map" in config else ""
         yield f"{place}: the installed transformers does not know the model_type {model_type!r}{code}; {_REMEDY}"
     elif config.get("is_encoder_decoder"):
         yield f"{place}: {model_type!r} is an encoder and a decoder, and bonrl trains decoders alone; {_REMEDY}"

@@ -1,4 +1,4 @@
-"""Checks before anything starts: a fraction of a second, no heavy imports, one message with the mend per problem.
+"""Checks before anything starts: a fraction of a second, no heavy imports, one message with a remedy per problem.
 
 `check_packages` runs first of all, even before bonrl's own settings are imported, because a foreign package under one
 of our names would otherwise show as a strange ImportError. The others need a resolved configuration.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 OUR_PACKAGES = ("actors", "cluster", "learner", "verifiers")
-# Their registry wheels are CUDA builds; beside a CPU torch, importing transformers dies in torchvision::nms.
+# Their registry wheels are CUDA builds; next to a CPU torch, importing transformers dies in torchvision::nms.
 CUDA_ONLY_WHEELS = ("torchvision", "torchaudio", "torchcodec")
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)  # as in setup.cfg and requirements/install.sh
 PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
@@ -59,7 +59,7 @@ def _shadow_problems(root: Path = ROOT) -> Iterator[str]:
         elif found != root / name:
             yield (
                 f"another installed package is called {name!r} ({found}) and hides bonrl's ({root / name}); "
-                f"uninstall it (`pip uninstall {name}`) or give bonrl an environment of its own (`make install`)"
+                f"uninstall it (`pip uninstall {name}`) or give bonrl its own environment (`make install`)"
             )
 
 
@@ -84,7 +84,7 @@ def _wheel_problems() -> Iterator[str]:
     traps = [name for name in CUDA_ONLY_WHEELS if _version(name) is not None]
     if traps and "+cpu" in torch:
         yield (
-            f"{', '.join(traps)} beside the CPU build of torch ({torch}): their registry wheels are CUDA builds and "
+            f"{', '.join(traps)} next to the CPU build of torch ({torch}): their registry wheels are CUDA builds and "
             "importing transformers then fails with `operator torchvision::nms does not exist`. Nothing here needs "
             f"them: `pip uninstall -y {' '.join(traps)}`"
         )

@@ -41,7 +41,7 @@ class Kind:
     """One way to grade.
 
     Attributes:
-        check: What is graded, from a row's fields. Raises ValueError, naming the field and the mend.
+        check: What is graded, from a row's fields. Raises ValueError, naming the field and the remedy.
         start: The grader, and a line to show (empty: none), from the seconds for one answer and how many are graded at
             once. Raises RuntimeError or ValueError where it cannot be.
         in_python: Whether grading computes in Python, so that only processes can share it.
@@ -237,7 +237,7 @@ def grade_file(
         say: is given what to show before grading begins, such as the isolation of programs.
 
     Raises:
-        UsageError: unknown kind, a row that cannot be graded (file, line and mend), an output that cannot be written.
+        UsageError: unknown kind, a row that cannot be graded (file, line and remedy), an output that cannot be written.
     """
     if kind not in KINDS:
         raise UsageError(f"--verifier {kind}: choose one of {', '.join(KINDS)}")

@@ -109,7 +109,7 @@ def check_address(address: str) -> str:
 def _client(url: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    # Their INFO lines (uploads, web sockets) would stand between the lines of the job's log.
+    # Their INFO lines (uploads, web sockets) would appear between the lines of the job's log.
     for name in ("job.sdk", "dashboard_sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     # These would overrule --address in silence.

@@ -45,7 +45,7 @@ def train(
     """Read samples, train on them, write the verifier to `output`, and measure it.
 
     Raises:
-        UsageError: sources, backbone or output cannot be used (message names which, and the mend).
+        UsageError: sources, backbone or output cannot be used (message names which, and the remedy).
     """
     check_output("--output", output)
     _check_backbone(backbone)

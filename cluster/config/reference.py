@@ -47,7 +47,7 @@ def _render_section(path: str, info: FieldInfo, section: type[BaseModel]) -> str
         "| --- | --- | --- | --- |",
     ]
     nested: list[str] = []
-    shapes: dict[type[BaseModel], list[str]] = {}  # models that stand as values, and the keys that take them
+    shapes: dict[type[BaseModel], list[str]] = {}  # models that are values, and the keys that take them
     for name, field in section.model_fields.items():
         inner = section_of(field)
         if inner is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def cross_section_problems(config: RunConfig) -> list[str]:
-    """One line per violated rule: the keys, their values and the mend. Empty when the sections fit together."""
+    """One line per violated rule: the keys, their values and the remedy. Empty when the sections fit together."""
     rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _sandbox, _queue, _evaluation)
     return [problem for rule in rules for problem in rule(config)]
 

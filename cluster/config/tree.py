@@ -1,7 +1,7 @@
 """The configuration of a run: one typed tree, composed of the sections that each package defines for itself.
 
 `load_config` turns a YAML file and command-line overrides into a `RunConfig` or raises `ConfigError` with every
-problem it found: the dotted key, the value, what is wrong with it and the mend. It starts nothing and imports
+problem it found: the dotted key, the value, what is wrong with it and the remedy. It starts nothing and imports
 neither torch nor Ray nor vLLM, so a wrong key costs a fraction of a second.
 """
 
@@ -200,7 +200,7 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses aliases, duplicate keys, and keys that are neither text nor whole numbers (`on:`)."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can stand for gigabytes
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand to gigabytes
             event = self.peek_event()
             raise yaml.composer.ComposerError(
                 None, None, f"alias *{event.anchor} is not read here; write the value out", event.start_mark
@@ -253,7 +253,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]
 
 
 def section_of(info: FieldInfo) -> type[BaseModel] | None:
-    """The model behind a field that is a section of its own, else None."""
+    """The model of a field that is a section, else None."""
     annotation = info.annotation
     return annotation if _is_model(annotation) else None
 
@@ -302,7 +302,7 @@ def _unknown_key(key: str, near: str | None) -> str:
 
 
 def _value_problems(info: FieldInfo, value: Any, key: str) -> Iterator[str]:
-    """True or false that stands for a number (pydantic reads true as 1), and unknown keys inside the value."""
+    """True or false given for a number (pydantic reads true as 1), and unknown keys inside the value."""
     for choices, inner, path in _within(info.annotation, value, key):
         if isinstance(inner, bool) and not {bool, Any} & set(choices):
             yield f"{path} = {inner}: not {_type_name(info) if path == key else 'a number'}. {info.description}"

@@ -291,7 +291,7 @@ class WandbWriter:
         else:
             if not self._over.is_set():
                 self._switch_off(reason)
-        if self._over.is_set():  # nobody else would end the new one
+        if self._over.is_set():  # nothing else would end the new one
             helper.kill()
 
     def _switch_off(self, reason: str) -> None:

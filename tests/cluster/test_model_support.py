@@ -55,7 +55,7 @@ def test_a_sound_model_is_accepted_on_cpu_and_gpu():
         ({"architectures": []}, "vLLM cannot sample from the architecture 'unknown'"),
         ({"model_type": None}, "config.json has no model_type"),
         ({"model_type": "llama9"}, "does not know the model_type 'llama9'"),
-        ({"model_type": "my-own", "auto_map": {"AutoModel": "m.M"}}, "code of its own"),
+        ({"model_type": "my-own", "auto_map": {"AutoModel": "m.M"}}, "its own code"),
         (
             {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "is_encoder_decoder": True},
             "an encoder and a decoder",

@@ -29,7 +29,7 @@ _FAULTS = {
     "broken": "the tests are at fault",
     "infrastructure": "the sandbox failed",
     "unsplittable": "the tests cannot be kept apart from the program (task.sandbox.allow_weak: true would run them "
-    "beside it, and mark the verdict weak)",
+    "next to it, and mark the verdict weak)",
 }
 
 

@@ -101,7 +101,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     lines = text.split("\n")
     found: list[tuple[_Block, list[str]]] = []
     at, left = 0, _RESCANS
-    # A program without a fence of its own may have some in its docstrings.
+    # A program without its own fence may have some in its docstrings.
     unfenced = Lexer() if _begins_as_code(lines) else None
     last = {mark: max((n for n, line in enumerate(lines) if mark in line), default=-1) for mark in ('"""', "'''")}
     wrapper = ""
@@ -162,7 +162,7 @@ def _content(lines: list[str], block: _Block, strings: bool) -> tuple[list[str],
         block.lexer.feed(line)
         if block.may_be_python and not block.lexer.quote and fence is None and line.rstrip().endswith(block.marks):
             code = line.rstrip().removesuffix(block.marks)
-            if "#" not in code:  # the fence stands behind the last line of code
+            if "#" not in code:  # the fence follows the last line of code
                 block.doubtful = None
                 return [*lines[block.start : number], code], number + 1
     if block.doubtful is not None and block.lexer.quote:

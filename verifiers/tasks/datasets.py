@@ -110,7 +110,7 @@ def read_rows(
         fields: Fields that every object must have as text; see ``lookup`` and ``as_text``. The text is put into
             ``Row.fields`` under the same name.
         identity: One more such field, which must differ from object to object; None: there is none.
-        numbers: Whether a number may stand where text is asked; it becomes text.
+        numbers: Whether a number is accepted where text is expected; it becomes text.
         may_be_empty: Fields that may be empty text.
         may_lack_identity: Whether ``identity`` may be missing, from all objects or none.
         notes: By field, what a message about it adds: the configuration's key that names it.

@@ -108,11 +108,11 @@ def _is_prose(line: str) -> bool:
 
 
 def program_of(response: str, *, prompt: str = "", entry_point: str | None = None) -> str | None:
-    """The program that a response stands for.
+    """The program in a response.
 
     Args:
         response: The model's text, without special tokens.
-        prompt: Source that the program continues (HumanEval), or "" where it has to stand alone (MBPP).
+        prompt: Source that the program continues (HumanEval), or "" where the response is the whole program (MBPP).
         entry_point: The function that it must define, where that is known.
 
     Returns:
