@@ -264,6 +264,8 @@ def evaluate(
     temperatures = temperature or [resolved.evaluation.temperature]
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
+    if len(set(temperatures)) < len(temperatures):
+        raise UsageError("--temperature: the same one is given twice; give each once")
     _check(resolved)
     from cluster.run.job import earlier_evaluations, evaluate_checkpoint
 
@@ -462,7 +464,10 @@ def grade(
     timeout: Annotated[
         float,
         typer.Option(
-            "--timeout", min=0.001, help="Seconds for one answer; of a program on stdin and stdout, for each test case."
+            "--timeout",
+            min=0.001,
+            max=3600,
+            help="Seconds for one answer; of a program on stdin and stdout, for each test case.",
         ),
     ] = 5.0,
     parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Answers at once [one per core].")] = None,

@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster.checks.preflight import check_output
 from cluster.errors import UsageError
-from verifiers.tasks.datasets import read_objects
+from verifiers.tasks.datasets import Row, read_checked
 from verifiers.verdict import Status, Verdict
 
 Fields = dict[str, Any]
@@ -307,17 +307,19 @@ def _result(name: str | int, verdict: Verdict) -> Fields:
 def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
     """Ids and checked contents of all rows."""
     places: dict[str | int, str] = {}
-    rows: list[Any] = []
-    try:
-        for row in read_objects(source):
-            try:
-                name = _field(row.fields, "id", (str, int))
-                if name in places:
-                    raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
-                rows.append(kind.check(row.fields))
-            except ValueError as error:
-                raise ValueError(f"{row.place}: {error}; fix the line") from error
+
+    def check(row: Row) -> Any:
+        try:
+            name = _field(row.fields, "id", (str, int))
+            if name in places:
+                raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
             places[name] = row.place
+            return kind.check(row.fields)
+        except ValueError as error:
+            raise ValueError(f"{row.place}: {error}; fix the line") from error
+
+    try:
+        rows = read_checked(source, check)
     except ValueError as error:
         raise UsageError(f"--input {error}") from error
     if not rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,11 @@ def test_a_failure_loses_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row["id"] for row in graded(tmp_path / "out.jsonl.partial")] == [0, 1]
     with pytest.raises(UsageError, match=r"out\.jsonl\.partial exists already; name another file, or move"):
         grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0)
+
+
+def test_all_bad_rows_are_listed(tmp_path: Path) -> None:
+    source = tmp_path / "answers.jsonl"
+    source.write_text('{"id": 1}\nno JSON\n{"id": 2, "prediction": "4", "reference": "4"}\n{"id": 2}\n')
+    with pytest.raises(UsageError) as refused:
+        grade_file(source, tmp_path / "graded.jsonl", "math", timeout_s=5.0, parallel=1)
+    assert re.findall(r"answers.jsonl, line (\d):", str(refused.value)) == ["1", "2", "4"]

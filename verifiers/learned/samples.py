@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifiers.tasks.datasets import Row, read_objects
+from verifiers.tasks.datasets import Row, read_checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ def read_jsonl(path: Path) -> list[Sample]:
     """Samples of a JSON Lines file: `prompt`, `response`, `correct`, and `id` of the prompt if there is one.
 
     Raises:
-        ValueError: The file cannot be read or is empty, or a line is not such an object (the message has file, line and
-        remedy).
+        ValueError: The file cannot be read or is empty, or lines are no such objects (the message has file, lines
+        and remedy).
     """
-    samples = [_sample(row) for row in read_objects(path)]
+    samples = read_checked(path, _sample)
     if not samples:
         raise ValueError(f"{path} contains no samples; write one JSON object per line")
     return samples

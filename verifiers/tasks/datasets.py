@@ -7,10 +7,10 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt, check_split
@@ -20,6 +20,8 @@ VALIDATION_SIZE = 500
 VALIDATION_SHARE = 0.1
 HUB = "hf://datasets/"
 MOST_FAULTS = 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,24 @@ def read_rows(
     faults.refuse()
     if empty:
         raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
+
+
+def read_checked(path: Path, check: Callable[[Row], T]) -> list[T]:
+    """What `check` makes of every object of a file (see ``read_objects``).
+
+    Raises:
+        ValueError: The file cannot be read, or lines are no JSON objects or refused by `check`, which raises ValueError
+            (the message has every bad line).
+    """
+    faults = _Faults()
+    checked = []
+    for row in _objects(path, faults):
+        try:
+            checked.append(check(row))
+        except ValueError as error:
+            faults.add(str(error))
+    faults.refuse()
+    return checked
 
 
 def read_objects(path: Path) -> Iterator[Row]:
