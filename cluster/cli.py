@@ -189,9 +189,9 @@ def train(
 
     checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only)
     if dry_run:
-        print_dry_run(resolved, checks, resumed=resume is not None)
+        print_dry_run(resolved, checks, new_run=resume is None)
         return
-    _check(resolved, checks, resumed=resume is not None)
+    _check(resolved, checks, new_run=resume is None)
     if replay:
         from cluster.run.job import replay as run_replay
 
@@ -266,7 +266,7 @@ def evaluate(
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")
     if len(set(temperatures)) < len(temperatures):
         raise UsageError("--temperature: the same one is given twice; give each once")
-    _check(resolved)
+    _check(resolved, new_run=False)
     from cluster.run.job import earlier_evaluations, evaluate_checkpoint
 
     earlier = earlier_evaluations(resolved, baseline, temperatures) if baseline is not None else []
@@ -662,11 +662,11 @@ def _earlier_config(option: str, run: Path, overrides: list[str] | None) -> RunC
     return _load(run / "config.yaml", overrides)
 
 
-def _check(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, resumed: bool = False) -> None:
+def _check(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True) -> None:
     """Everything that can be refused before the first actor starts."""
     from cluster.checks.refusals import check_start
 
-    for warning in check_start(config, earlier=earlier, resumed=resumed).warnings:
+    for warning in check_start(config, earlier=earlier, new_run=new_run).warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 

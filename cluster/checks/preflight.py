@@ -192,11 +192,11 @@ def parallel_problems(config: RunConfig) -> Iterator[str]:
         )
 
 
-def machine_problems(config: RunConfig, *, resumed: bool = False) -> Iterator[str]:
+def machine_problems(config: RunConfig, *, new_run: bool = True) -> Iterator[str]:
     """What keeps this machine from the run: where it writes, wandb's key, and the cluster that it names."""
     from cluster.checks.ray_cluster import address_of, check_address, socket_problem
 
-    if not resumed:  # which goes on in its own directory
+    if new_run:
         yield from directory_problems(Path(config.run.directory), config.run.name)
     if config.wandb.mode == "online" and api_key_source() is None:
         yield (

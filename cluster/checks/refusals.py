@@ -69,7 +69,7 @@ def check_start(
     *,
     dry_run: bool = False,
     earlier: Callable[[], Iterable[str]] | None = None,
-    resumed: bool = False,
+    new_run: bool = True,
 ) -> Findings:
     """Refuse a run that cannot work.
 
@@ -77,7 +77,7 @@ def check_start(
         config: the resolved configuration.
         dry_run: nothing will be started, so what only this machine lacks may be a warning.
         earlier: yields the problems with the run that is resumed or replayed.
-        resumed: the run goes on in its own directory.
+        new_run: a run directory will be made; false for a resumed run and for an evaluation.
 
     Raises:
         UsageError: with one line per problem.
@@ -86,7 +86,7 @@ def check_start(
     doubtful: list[str] = []
     elsewhere = dry_run and not runs_here(config)
     model_elsewhere = dry_run and (elsewhere or config.model.parameters_billions is not None)
-    problems.add(lambda: machine_problems(config, resumed=resumed))
+    problems.add(lambda: machine_problems(config, new_run=new_run))
     if address_of(config)[0] == "local":
         (doubtful.extend if dry_run and config.cluster.num_gpus is not None else problems.lines.extend)(
             gpu_problems(config)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_dry_run(
-    config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, resumed: bool = False
+    config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True
 ) -> None:
     """The resolved configuration, what follows from it, and what is doubtful; refuses what a start would refuse."""
     import yaml
@@ -28,7 +28,7 @@ def print_dry_run(
     from cluster.checks.refusals import check_start
 
     config = without_idle_validation(config) if earlier is None else config
-    found = check_start(config, dry_run=True, earlier=earlier, resumed=resumed)
+    found = check_start(config, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
     rows = [*report(config, found.derived), *([("prompts", ", ".join(found.prompts))] if found.prompts else [])]
     width = max(len(name) for name, _ in rows)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cluster.checks.earlier import group_problem
+from cluster.checks.preflight import machine_problems
 from cluster.checks.refusals import sandbox_problem
 from cluster.config import build_config
 from learner.checkpoint_identity import identity_problem
@@ -143,3 +144,11 @@ def test_backbones_and_samples_that_cannot_be_read(run, repository: Path, tmp_pa
     assert status == 2 and "--backbone" in err and "damaged" in err
     status, _, err = run(*command)
     assert status == 2 and "--samples" in err and "none.jsonl" in err
+
+
+def test_a_named_run_that_exists_is_refused_unless_nothing_is_written_to_it(tmp_path: Path) -> None:
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "golden" / "config.yaml").write_text("{}")
+    config = build_config({"run": {"directory": str(tmp_path), "name": "golden"}})
+    assert "holds a run already" in " ".join(machine_problems(config))
+    assert list(machine_problems(config, new_run=False)) == [], "`bonrl eval` of a checkpoint of that run"
