@@ -240,7 +240,7 @@ def test_a_second_attempt_that_lacks_time_is_no_timeout_of_the_answer(monkeypatc
 @pytest.mark.slow
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the server's own function: a child that wants more memory than it may have ends alone."""
-    monkeypatch.setattr(server.symbolic, "equal", lambda prediction, reference: bool(bytearray(10**9)))
+    monkeypatch.setattr(server.math_verify_grader, "equal", lambda prediction, reference: bool(bytearray(10**9)))
     # Enough for the interpreter of the test, which may have large libraries mapped.
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") // 2**20
     job = {"predictions": ["1"], "reference": "1", "seconds": 5.0, "megabytes": mapped + 200}
