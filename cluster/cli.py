@@ -330,7 +330,7 @@ def sft(
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
     resolved = _load(config, overrides)
     if not new:
-        _check(resolved)
+        _check(resolved, new_run=False)
     from cluster.commands.sft import imitate
 
     imitate(

@@ -193,16 +193,11 @@ def parallel_problems(config: RunConfig) -> Iterator[str]:
 
 
 def machine_problems(config: RunConfig, *, new_run: bool = True) -> Iterator[str]:
-    """What keeps this machine from the run: where it writes, wandb's key, and the cluster that it names."""
+    """What keeps this machine from the run: where it writes, and the cluster that it names."""
     from cluster.checks.ray_cluster import address_of, check_address, socket_problem
 
     if new_run:
         yield from directory_problems(Path(config.run.directory), config.run.name)
-    if config.wandb.mode == "online" and api_key_source() is None:
-        yield (
-            "wandb.mode = online, but no API key is set; set WANDB_API_KEY or run `wandb login`, or set wandb.mode = "
-            "auto or offline"
-        )
     address, key = address_of(config)
     problem = socket_problem() if address == "local" else None
     if problem:
@@ -211,6 +206,15 @@ def machine_problems(config: RunConfig, *, new_run: bool = True) -> Iterator[str
         check_address(address, key)
     except ConnectionError as error:
         yield str(error)
+
+
+def wandb_problems(config: RunConfig) -> Iterator[str]:
+    """Whether there is a key for the wandb server of a run that must be online."""
+    if config.wandb.mode == "online" and api_key_source() is None:
+        yield (
+            "wandb.mode = online, but no API key is set; set WANDB_API_KEY or run `wandb login`, or set wandb.mode = "
+            "auto or offline"
+        )
 
 
 def gpu_problems(config: RunConfig) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, warnings_of
 from cluster.checks.estimates import Derived, derive
 from cluster.checks.model_loading import loading_problems
-from cluster.checks.preflight import gpu_problems, local_gpus, machine_problems, model_problems
+from cluster.checks.preflight import gpu_problems, local_gpus, machine_problems, model_problems, wandb_problems
 from cluster.checks.prompts import check_prompts
 from cluster.checks.ray_cluster import address_of
 from cluster.config import RunConfig, shortened
@@ -43,10 +43,9 @@ class Problems:
             return None
 
     def add(self, found: Callable[[], Iterable[str]]) -> bool:
-        """Note the lines that a check yields; whether there were none."""
+        """Note the lines that a check yields, also those before it raises; whether there were none."""
         before = len(self.lines)
-        lines = self.of(lambda: list(found()))
-        self.lines += lines or []
+        self.of(lambda: self.lines.extend(found()))
         return len(self.lines) == before
 
     def refuse(self) -> None:
@@ -84,9 +83,12 @@ def check_start(
     """
     problems = Problems()
     doubtful: list[str] = []
-    elsewhere = dry_run and not runs_here(config)
+    trains = new_run or earlier is not None  # else it evaluates, or imitates without a run
+    elsewhere = not runs_here(config)
     model_elsewhere = dry_run and (elsewhere or config.model.parameters_billions is not None)
     problems.add(lambda: machine_problems(config, new_run=new_run))
+    if trains:
+        problems.add(lambda: wandb_problems(config))
     if address_of(config)[0] == "local":
         (doubtful.extend if dry_run and config.cluster.num_gpus is not None else problems.lines.extend)(
             gpu_problems(config)
@@ -105,7 +107,7 @@ def check_start(
     if earlier is not None:
         problems.add(earlier)
     prompts: list[str] = []
-    if dry_run or problems.lines:  # a start reads them next, and refuses what is wrong with them then
+    if dry_run or (trains and problems.lines):  # a start reads them next, and refuses what is wrong with them then
         found = problems.of(lambda: check_prompts(config, render=loads, model_elsewhere=model_elsewhere))
         prompts = found[0] if found else []
         doubtful += found[1] if found else []

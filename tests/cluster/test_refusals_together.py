@@ -5,20 +5,24 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cluster.checks import refusals
 from cluster.checks.earlier import group_problem
 from cluster.checks.preflight import machine_problems
 from cluster.checks.refusals import sandbox_problem
 from cluster.config import build_config
+from cluster.errors import UsageError
 from learner.checkpoint_identity import identity_problem
 from tests.cluster.test_cli import run
 
 __all__ = ["run"]
 
+LENGTHS = {"rollout": {"max_prompt_tokens": 30, "max_response_tokens": 30}}
 SMALL = ("task.train_size=8", "evaluation.prompts=2")
 
 
@@ -152,3 +156,37 @@ def test_a_named_run_that_exists_is_refused_unless_nothing_is_written_to_it(tmp_
     config = build_config({"run": {"directory": str(tmp_path), "name": "golden"}})
     assert "holds a run already" in " ".join(machine_problems(config))
     assert list(machine_problems(config, new_run=False)) == [], "`bonrl eval` of a checkpoint of that run"
+
+
+def test_what_a_check_found_before_it_failed_is_kept() -> None:
+    def check() -> Iterator[str]:
+        yield "the first problem"
+        raise UsageError("the second problem")
+
+    problems = refusals.Problems()
+    assert not problems.add(check)
+    with pytest.raises(UsageError, match="the first problem\nthe second problem"):
+        problems.refuse()
+
+
+def test_an_evaluation_needs_no_key_of_wandb_and_no_training_prompts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    config = build_config({"wandb": {"mode": "online"}, **LENGTHS})
+    assert refusals.check_start(config, new_run=False)
+    with pytest.raises(UsageError, match=r"wandb\.mode"):
+        refusals.check_start(config, new_run=False, earlier=lambda: [])
+    monkeypatch.setattr(refusals, "check_prompts", lambda *_, **__: pytest.fail("the training prompts were read"))
+    with pytest.raises(UsageError, match=r"model\.path"):
+        refusals.check_start(build_config({"model": {"path": "nowhere"}}), new_run=False)
+
+
+def test_a_cluster_may_have_the_sandbox_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "sandbox_problem", lambda config: ["task.sandbox.minimum_level is L3: not enforced"])
+    monkeypatch.setattr(refusals, "machine_problems", lambda config, **_: [])
+    with pytest.raises(UsageError, match="minimum_level"):
+        refusals.check_start(build_config(LENGTHS), new_run=False)
+    found = refusals.check_start(build_config(LENGTHS | {"cluster": {"address": "127.0.0.1:1"}}), new_run=False)
+    assert any("minimum_level" in warning for warning in found.warnings)
