@@ -187,7 +187,7 @@ def train(
         resolved = _load(config or DEFAULT_CONFIG, overrides)
     from cluster.checks.earlier import earlier_problems
 
-    checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only)
+    checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only, dry_run=dry_run)
     if dry_run:
         print_dry_run(resolved, checks, new_run=resume is None)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+ENGINE, HUGGINGFACE = "engine", "huggingface"  # directories of a checkpoint: the engine's files; the plain model
 WEIGHTS = "weights"  # [name, type, shape] of each
 _SHOWN = 3
 

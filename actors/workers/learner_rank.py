@@ -23,14 +23,12 @@ from actors.process_stats import Heartbeat, beat
 from actors.settings import BroadcastSettings
 from actors.weights import Published, make_transfer
 from actors.workers.learning_step import LearningStep
+from learner.checkpoint_identity import ENGINE, HUGGINGFACE
 from learner.objective import Objective
 from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
 from verifiers.text.exported_prompts import finish_export
 from verifiers.text.rendering import PromptSettings
-
-ENGINE = "engine"  # DeepSpeed's files inside a checkpoint
-HUGGINGFACE = "huggingface"  # the plain model directory inside a checkpoint
 
 # The engine's metrics under the names that the run logs; those left out repeat others.
 METRIC_NAMES = {

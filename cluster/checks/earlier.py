@@ -1,4 +1,4 @@
-"""What does not go with the run that is resumed or replayed, found before anything starts."""
+"""Whether a configuration fits the run that is resumed or replayed, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig, load_config
 from cluster.config.rules import binary_terms
 from cluster.errors import UsageError
-from cluster.records.checkpoints import Checkpoint, Checkpoints, Latest
+from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints, Latest
 from cluster.records.run_directory import check_unused
-from learner.checkpoint_identity import WEIGHTS, identity_problem
+from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem
 from learner.schedule import sampling_mismatch
-
-QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
-ENGINE, HUGGINGFACE = "engine", "huggingface"  # in a checkpoint: DeepSpeed's files; the plain model directory
 
 
 def earlier_problems(
-    config: RunConfig, *, resume: Path | None, replay: Path | None, rollout_only: bool
+    config: RunConfig, *, resume: Path | None, replay: Path | None, rollout_only: bool, dry_run: bool
 ) -> Callable[[], Iterable[str]] | None:
-    """The check of the run that is resumed or replayed; None where there is none."""
+    """The check of the run that is resumed or replayed; None where there is none.
+
+    Args:
+        dry_run: also compare prompts and recorded groups, which a start reads and compares by itself.
+    """
     if resume is not None:
-        return lambda: resume_problems(config, resume, rollout_only=rollout_only)
-    return None if replay is None else lambda: replay_problems(config, replay)
+        return lambda: resume_problems(config, resume, rollout_only=rollout_only, prompts=dry_run)
+    if replay is not None:
+        return lambda: replay_problems(config, replay, groups=dry_run)
+    return None
 
 
-def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool) -> Iterator[str]:
-    """Why the run cannot go on with this configuration.
+def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts: bool) -> Iterator[str]:
+    """Why the run cannot be resumed with this configuration; `prompts`: compare its prompts too.
 
     Raises:
-        UsageError: it is in use, has no usable checkpoint, or its prompts have become others.
+        UsageError: it is in use, has no usable checkpoint, or its prompts have changed.
     """
     check_unused(run)
     before = load_config(run / "config.yaml").rollout.prompts_per_step
@@ -54,17 +57,20 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool) -> Iter
     if not rollout_only:
         yield from _engine_problems(config, run, checkpoint)
     dated(config, resumed=True)
-    check_recorded_prompts(config, run)
+    if prompts:
+        check_recorded_prompts(config, run)
 
 
-def replay_problems(config: RunConfig, source: Path) -> Iterator[str]:
-    """Why the groups that a run recorded cannot be trained on; it raises UsageError instead of yielding.
+def replay_problems(config: RunConfig, source: Path, *, groups: bool) -> list[str]:
+    """Empty; raises instead. `groups`: compare the recorded groups too.
 
     Raises:
-        UsageError: as `check_recorded_groups`.
+        UsageError: the run recorded no groups, or as `check_recorded_groups`.
     """
-    check_recorded_groups(config, source, min(config.run.steps, recorded_steps(source)))
-    yield from ()
+    steps = min(config.run.steps, recorded_steps(source))
+    if groups:
+        check_recorded_groups(config, source, steps)
+    return []
 
 
 def usable_checkpoint(run: Path, latest: Latest, rollout_only: bool) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from cluster.checks.model_facts import read_config
 from cluster.checks.model_support import text_settings
+from cluster.checks.problems import Problems
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.task import Prompt
@@ -47,7 +49,7 @@ def load_tokenizer(path: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Problems:
+class SplitProblems:
     """The problems of a split that a run uses.
 
     Attributes:
@@ -91,7 +93,7 @@ def without_idle_validation(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"task": task.model_copy(update={"validation_size": 0})})
 
 
-def read_problems(config: RunConfig, purpose: Purpose) -> Problems:
+def read_problems(config: RunConfig, purpose: Purpose) -> SplitProblems:
     """The problems to train on (``train``), or those of ``evaluation``: the first of ``evaluation.split``.
 
     Raises:
@@ -107,7 +109,7 @@ def read_problems(config: RunConfig, purpose: Purpose) -> Problems:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
     used = prompts[: config.evaluation.prompts] if purpose == "evaluation" else prompts
     held_out = getattr(task, "held_out", 0) if purpose == "train" else 0
-    return Problems(split, purpose, used, held_out)
+    return SplitProblems(split, purpose, used, held_out)
 
 
 def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
@@ -169,7 +171,7 @@ def check_prompts(
     doubtful: list[str] = []
     purposes: list[Purpose] = ["train", "evaluation"] if evaluates(config) else ["train"]
     try:
-        found = _all(lambda purpose: read_problems(config, purpose), purposes)
+        found = _of_all(purposes, lambda purpose: read_problems(config, purpose))
     except UsageError as error:
         if here or not model_elsewhere or not _is_elsewhere(config):
             raise
@@ -179,27 +181,26 @@ def check_prompts(
     doubtful += _few_problems(config, found)
     if here and render:
         tokenizer = load_tokenizer(config.model.path)
-        kept = _all(lambda problems: len(_fitting(config, problems, tokenizer)), found)
+        kept = _of_all(found, lambda problems: len(_fitting(config, problems, tokenizer)))
         doubtful += tokenizer_warnings(config, training, tokenizer)
     if problem := check_answers(config, training):
         doubtful.append(problem)
     return [problems.counts(config, count) for problems, count in zip(found, kept, strict=True)], doubtful
 
 
-def _all(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """The work's result for every item; UsageError with all that it raised."""
-    results, problems = [], []
-    for item in items:
-        try:
-            results.append(work(item))
-        except UsageError as error:
-            problems.append(str(error))
-    if problems:
-        raise UsageError("\n".join(dict.fromkeys(problems)))
-    return results
+def _of_all(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
+    """The result of `work` for every item.
+
+    Raises:
+        UsageError: with the problems of all items.
+    """
+    problems = Problems()
+    results = [problems.of(partial(work, item)) for item in items]
+    problems.refuse()
+    return [result for result in results if result is not None]
 
 
-def _few_problems(config: RunConfig, found: Sequence[Problems]) -> list[str]:
+def _few_problems(config: RunConfig, found: Sequence[SplitProblems]) -> list[str]:
     """A warning where fewer prompts than asked for are evaluated."""
     asked = config.evaluation.prompts
     return [
@@ -215,7 +216,7 @@ def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: 
     return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
 
 
-def _fitting(config: RunConfig, problems: Problems, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
+def _fitting(config: RunConfig, problems: SplitProblems, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
     """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
     prompts, split, limit = problems.prompts, problems.split, config.rollout.max_prompt_tokens
     vocabulary = _vocabulary(config.model.path)

@@ -9,49 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, warnings_of
 from cluster.checks.estimates import Derived, derive
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.preflight import gpu_problems, local_gpus, machine_problems, model_problems, wandb_problems
+from cluster.checks.problems import Problems
 from cluster.checks.prompts import check_prompts
 from cluster.checks.ray_cluster import address_of
-from cluster.config import RunConfig, shortened
+from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
-from cluster.errors import UsageError
-from cluster.records.checkpoints import CheckpointError
 from verifiers.sandbox.executor import Executor, SandboxUnavailable
 
-T = TypeVar("T")
-
 _PROGRAM_TASKS = ("humaneval", "mbpp")
-
-
-class Problems:
-    """The problems that independent checks found: a failure of one does not hide those of the others."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def of(self, check: Callable[[], T]) -> T | None:
-        """What the check returns; None where it refused, which is noted."""
-        try:
-            return check()
-        except (UsageError, CheckpointError, ConnectionError) as error:
-            self.lines.append(str(error))  # may have several lines, and says itself how many more there are
-            return None
-
-    def add(self, found: Callable[[], Iterable[str]]) -> bool:
-        """Note the lines that a check yields, also those before it raises; whether there were none."""
-        before = len(self.lines)
-        self.of(lambda: self.lines.extend(found()))
-        return len(self.lines) == before
-
-    def refuse(self) -> None:
-        """Raises UsageError with the first problems, where there are any."""
-        if self.lines:
-            raise UsageError("\n".join(shortened(list(dict.fromkeys(self.lines)))))
 
 
 @dataclass(frozen=True)
@@ -90,9 +60,8 @@ def check_start(
     if trains:
         problems.add(lambda: wandb_problems(config))
     if address_of(config)[0] == "local":
-        (doubtful.extend if dry_run and config.cluster.num_gpus is not None else problems.lines.extend)(
-            gpu_problems(config)
-        )
+        stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
+        (doubtful if stated else problems.lines).extend(gpu_problems(config))
     facts = problems.of(lambda: load_model_facts(config, must_exist=not model_elsewhere))
     derived, loads = None, True
     if facts is not None:

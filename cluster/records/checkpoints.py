@@ -28,6 +28,8 @@ from typing import Any, TypeVar
 from actors.threads import in_daemon_thread
 from cluster.records.run_directory import clear_errors, full_disk_named, sync_directory, write_atomically
 
+QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
+
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from actors.workers.learner_rank import HUGGINGFACE
 from cluster.evaluation.evaluate import evaluation_file, recorded_evaluation
 from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
@@ -16,6 +15,7 @@ from cluster.run.result import JobResult
 from cluster.run.run import Run
 from cluster.telemetry.health import Warning
 from cluster.telemetry.incidents import keep_warnings
+from learner.checkpoint_identity import HUGGINGFACE
 
 
 def conclude(context: RunContext, outcome: Run | JobResult) -> JobResult:

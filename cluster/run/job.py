@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
-from cluster.checks.earlier import QUEUE_FILE, check_recorded_groups, recorded_steps, usable_checkpoint
+from cluster.checks.earlier import check_recorded_groups, recorded_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
     check_recorded,
@@ -28,7 +28,7 @@ from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.evaluation.evaluate import Evaluation, EvaluationPrompt, recorded_evaluation
 from cluster.exit_status import COMPLETED
-from cluster.records.checkpoints import Checkpoint, Checkpoints
+from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory
 from cluster.run.conclusion import advice, conclude
 from cluster.run.context import RunContext

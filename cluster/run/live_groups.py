@@ -15,9 +15,9 @@ from actors.fleet.rollout_pool import RolloutPool
 from actors.group import SampleRequest
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 from actors.queue.state import Ticket
-from cluster.checks.earlier import QUEUE_FILE
 from cluster.config import RunConfig
 from cluster.evaluation.evaluate import EvaluationPrompt
+from cluster.records.checkpoints import QUEUE_FILE
 from learner.schedule import scheduled, scheduled_integer
 from verifiers.task import Prompt
 

@@ -30,11 +30,11 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from actors.workers.learner_rank import HUGGINGFACE
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import read_metrics
 from cluster.records.weight_fingerprint import weights_sha256
 from cluster.telemetry.metrics_tail import MetricsTail
+from learner.checkpoint_identity import HUGGINGFACE
 from tests.chaos import coder, faults
 from tests.chaos.disks import SmallDisk
 from tests.chaos.report import Recovery, Report

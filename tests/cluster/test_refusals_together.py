@@ -14,6 +14,7 @@ import yaml
 from cluster.checks import refusals
 from cluster.checks.earlier import group_problem
 from cluster.checks.preflight import machine_problems
+from cluster.checks.problems import Problems
 from cluster.checks.refusals import sandbox_problem
 from cluster.config import build_config
 from cluster.errors import UsageError
@@ -163,7 +164,7 @@ def test_what_a_check_found_before_it_failed_is_kept() -> None:
         yield "the first problem"
         raise UsageError("the second problem")
 
-    problems = refusals.Problems()
+    problems = Problems()
     assert not problems.add(check)
     with pytest.raises(UsageError, match="the first problem\nthe second problem"):
         problems.refuse()

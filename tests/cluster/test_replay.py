@@ -13,10 +13,10 @@ import pytest
 
 from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
-from cluster.checks.earlier import QUEUE_FILE, recorded_steps
+from cluster.checks.earlier import recorded_steps
 from cluster.config import build_config
 from cluster.errors import UsageError
-from cluster.records.checkpoints import Checkpoints
+from cluster.records.checkpoints import QUEUE_FILE, Checkpoints
 from cluster.records.run_directory import RunDirectory
 from cluster.run.context import RunContext
 from cluster.run.job import _train_until_asked, replay

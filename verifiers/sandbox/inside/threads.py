@@ -1,8 +1,8 @@
-"""Threads for a program: started before the seal, which lets none be started, and given to the program one by one.
+"""Threads for a program: started before the lockdown, which forbids starting any, and given to the program one by one.
 
-So their number is exact at every level, for every user, and no filter needs to let a thread be made. The kernel could
-count processes and threads only per user, who may own much else. Each serves once. The first has a deep
-stack, because that is what most programs want a thread for.
+So their number is exact at every level and for every user, and no filter has to allow new threads. The kernel counts
+threads only per user, who may own others. Each thread is used once. The first has a deep stack, because most programs
+start a thread to get one.
 """
 
 from __future__ import annotations
