@@ -73,7 +73,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class ProcessStats:
     """One process: whether a signal stopped it, and the processor seconds of its threads so far."""
 
     stopped: bool
@@ -109,13 +109,13 @@ def last_lines(path: str) -> list[str]:
 class NodeMonitor:
     """Inspects and kills processes of its node (async methods; an actor on every node that holds actors)."""
 
-    async def look(self, processes: Sequence[Process], family: bool = False) -> dict[int, Vitals]:
-        """Vitals of those that exist, by PID; with `family` those of their descendants too."""
-        found: dict[int, Vitals] = {}
+    async def look(self, processes: Sequence[Process], family: bool = False) -> dict[int, ProcessStats]:
+        """The stats of those that exist, by PID; with `family` those of their descendants too."""
+        found: dict[int, ProcessStats] = {}
         for process in _existing(processes, family):
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
-                found[process.pid] = Vitals(process.status() in _STOPPED, times.user + times.system)
+                found[process.pid] = ProcessStats(process.status() in _STOPPED, times.user + times.system)
         return found
 
     async def memory_gib(self, processes: Sequence[Process]) -> float:

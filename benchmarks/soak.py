@@ -41,7 +41,7 @@ ROLES = {
     "verifier": r"^ray::VerifierWorker",
     "replay queue": r"^ray::ReplayQueue",
     "learner": r"^ray::LearnerRank",
-    "node watch": r"^ray::NodeMonitor",
+    "node monitor": r"^ray::NodeMonitor",
     "raylet": r"raylet/raylet",
     "gcs": r"gcs_server",
 }

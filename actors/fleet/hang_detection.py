@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from actors.process_stats import Vitals
+from actors.process_stats import ProcessStats
 
 IDLE_SHARE = 0.03  # of one core: Ray's own threads in an idle actor use less
 
@@ -48,7 +48,7 @@ class HangDetector:
         elif self._working_since is None:
             self._working_since = now
 
-    def observe(self, now: float, stats: Mapping[int, Vitals], *, waited_s: float = 0.0) -> None:
+    def observe(self, now: float, stats: Mapping[int, ProcessStats], *, waited_s: float = 0.0) -> None:
         """Record what the operating system reports.
 
         Args:

@@ -122,14 +122,14 @@ class Supervisor:
     Args:
         settings: the section `supervision`.
         start_s: seconds for a unit to start serving.
-        node_watch: creates the :class:`actors.process_stats.NodeMonitor` actor of a node, given the node's id.
+        spawn_monitor: creates the :class:`actors.process_stats.NodeMonitor` actor of a node, given the node's id.
         kill: kills an actor, as ``ray.kill``.
         report: called with every incident when it is detected, and again on recovery.
     """
 
     settings: SupervisionSettings
     start_s: float
-    node_watch: Callable[[str], ActorHandle]
+    spawn_monitor: Callable[[str], ActorHandle]
     kill: Callable[[ActorHandle], None]
     report: Callable[[Incident], None] = lambda incident: None
     changes: Changes = field(default_factory=Changes)
@@ -138,7 +138,7 @@ class Supervisor:
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        self._monitors = NodeMonitors(self.node_watch, self.kill)
+        self._monitors = NodeMonitors(self.spawn_monitor, self.kill)
         self._joining = asyncio.Lock()  # two units must not claim the same free resources
         self._counted: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
 

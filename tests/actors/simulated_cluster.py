@@ -344,7 +344,7 @@ class Job:
         self.supervisor = Supervisor(
             SupervisionSettings(max_restarts=1000, backoff_s=0.5),
             start_s=300.0,
-            node_watch=node_monitor,
+            spawn_monitor=node_monitor,
             kill=lambda handle: handle.dead or handle.die(),
             report=report,
         )

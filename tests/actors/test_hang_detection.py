@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from actors.fleet.hang_detection import HangDetector
-from actors.process_stats import Vitals
+from actors.process_stats import ProcessStats
 
 HUNG_S, BUSY_S = 8.0, 100.0
 ACTOR, ENGINE = 11, 12
@@ -24,7 +24,7 @@ def run(
     for t in range(1, seconds + 1):
         if answers(t):
             detector.heartbeat(t, working=working)
-        detector.observe(t, {pid: Vitals(pid in stopped(t), used) for pid, used in cpu(t).items()})
+        detector.observe(t, {pid: ProcessStats(pid in stopped(t), used) for pid, used in cpu(t).items()})
         reason = detector.diagnosis(t)
         if reason:
             return t, reason
@@ -64,8 +64,8 @@ def test_a_suspended_observer_resets_the_detector():
     """The machine slept or the driver was stopped, so no heartbeat was requested."""
     detector = HangDetector(0.0, HUNG_S, BUSY_S)
     detector.heartbeat(1, working=True)
-    detector.observe(1, {ACTOR: Vitals(True, 0.1)})
-    detector.observe(5000, {ACTOR: Vitals(True, 0.1)})
+    detector.observe(1, {ACTOR: ProcessStats(True, 0.1)})
+    detector.observe(5000, {ACTOR: ProcessStats(True, 0.1)})
     assert detector.diagnosis(5000) is None
 
 
@@ -81,7 +81,7 @@ def test_a_failed_observation_resets_nothing():
         now += 6.0
         detector.observe(now, {}, waited_s=5.0)
         assert detector.diagnosis(now) is None
-    detector.observe(now + 1, {ACTOR: Vitals(True, 0.1)})
+    detector.observe(now + 1, {ACTOR: ProcessStats(True, 0.1)})
     assert "stopped" in (detector.diagnosis(now + 1) or "")
 
 
@@ -90,17 +90,17 @@ def test_observations_from_before_the_monitor_failed_are_not_used():
     detector = HangDetector(0.0, HUNG_S, BUSY_S)
     for t in range(1, 21):
         detector.heartbeat(t, working=False)
-        detector.observe(t, {ACTOR: Vitals(False, 0.1)})
+        detector.observe(t, {ACTOR: ProcessStats(False, 0.1)})
     for t in (26, 32, 38):
         detector.observe(t, {}, waited_s=5.0)
         assert detector.diagnosis(t) is None
-    detector.observe(39, {ACTOR: Vitals(False, 15.0)})
+    detector.observe(39, {ACTOR: ProcessStats(False, 15.0)})
     assert detector.diagnosis(39) is None
 
 
 def test_an_observer_suspended_during_an_observation_resets_the_detector():
     detector = HangDetector(0.0, HUNG_S, BUSY_S)
     detector.heartbeat(1, working=True)
-    detector.observe(1, {ACTOR: Vitals(True, 0.1)})
+    detector.observe(1, {ACTOR: ProcessStats(True, 0.1)})
     detector.observe(5000, {}, waited_s=5.0)
     assert detector.diagnosis(5000) is None

@@ -38,7 +38,7 @@ def group_of(rank: Rank, successor: Rank | None = None):
 
     member = Member("learner-0", lambda incarnation: None)
     member.handle, member.serving, member.incarnation = rank, True, 0
-    supervisor = Supervisor(SupervisionSettings(), start_s=1, node_watch=lambda node: None, kill=lambda handle: None)
+    supervisor = Supervisor(SupervisionSettings(), start_s=1, spawn_monitor=lambda node: None, kill=lambda handle: None)
 
     def replace(lost, incarnation, failure):
         lost.handle, lost.incarnation = successor, incarnation + 1

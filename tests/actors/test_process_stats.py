@@ -36,15 +36,15 @@ def parent() -> Iterator[subprocess.Popen]:
 
 
 def test_a_stopped_process_is_seen_and_so_is_its_child(parent):
-    watch, process = NodeMonitor(), Process.of(parent.pid)
-    assert [vitals.stopped for vitals in asyncio.run(watch.look([process])).values()] == [False]
+    monitor, process = NodeMonitor(), Process.of(parent.pid)
+    assert [stats.stopped for stats in asyncio.run(monitor.look([process])).values()] == [False]
     (child,) = psutil.Process(parent.pid).children()
     os.kill(child.pid, signal.SIGSTOP)
     deadline = time.monotonic() + 10
     while child.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
         time.sleep(0.01)  # a signal takes effect when its process is scheduled
-    family = asyncio.run(watch.look([process], family=True))
-    assert {pid: vitals.stopped for pid, vitals in family.items()} == {parent.pid: False, child.pid: True}
+    family = asyncio.run(monitor.look([process], family=True))
+    assert {pid: stats.stopped for pid, stats in family.items()} == {parent.pid: False, child.pid: True}
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
         supervisor = Supervisor(
             SupervisionSettings(heartbeat_s=0.02, backoff_s=0.0, max_restarts=max_restarts),
             start_s=LIMIT_S,
-            node_watch=lambda node: monitor,
+            spawn_monitor=lambda node: monitor,
             kill=lambda handle: None,
         )
         made = [

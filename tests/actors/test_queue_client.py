@@ -59,7 +59,7 @@ def connect(monkeypatch, queue):
 
     monkeypatch.setattr("actors.fleet.queue_client.ray.put", lambda group: group)
     member = Member("replay queue", spawn=lambda incarnation: None, handle=Handle(queue), incarnation=0)
-    supervisor = Losses(SupervisionSettings(), 1.0, node_watch=lambda node: None, kill=lambda handle: None)
+    supervisor = Losses(SupervisionSettings(), 1.0, spawn_monitor=lambda node: None, kill=lambda handle: None)
     return QueueClient(Unit("replay queue", [member], prepare=None), supervisor, DeadlineSettings()), member
 
 

@@ -70,7 +70,7 @@ def pool_of(samplers, verifiers, quarantine=None, max_samples=None, **settings):
         return made
 
     supervisor = Supervisor(
-        SupervisionSettings(**settings), start_s=1, node_watch=lambda node: None, kill=lambda handle: None
+        SupervisionSettings(**settings), start_s=1, spawn_monitor=lambda node: None, kill=lambda handle: None
     )
     return RolloutPool(
         members("sampler", samplers), members("verifier", verifiers), DeadlineSettings(), supervisor, max_samples,

@@ -62,7 +62,7 @@ def make(**settings):
     return Supervisor(
         SupervisionSettings(**values),
         start_s=LIMIT_S,
-        node_watch=lambda node: EmptyMonitor(),
+        spawn_monitor=lambda node: EmptyMonitor(),
         kill=lambda handle: setattr(handle, "dead", True),
     )
 
@@ -322,7 +322,7 @@ def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
         supervisor = make(hung_s=0.2)
         unit, member = employ(supervisor)
         monitor = StopMonitor(stopped=lambda: member.incarnation == 1)
-        supervisor.node_watch = lambda node: monitor
+        supervisor.spawn_monitor = lambda node: monitor
         supervisor.__post_init__()
 
         async def prepare():
@@ -349,7 +349,7 @@ def test_a_long_silent_start_is_not_a_hang():
         supervisor = make(hung_s=0.05, busy_s=0.1)
         unit, _ = employ(supervisor, prepare=lambda: asyncio.sleep(0.5))
         monitor = StopMonitor(stopped=lambda: False)  # it uses no processor time either: a slow disk
-        supervisor.node_watch = lambda node: monitor
+        supervisor.spawn_monitor = lambda node: monitor
         supervisor.__post_init__()
         await supervisor.start(unit)
         assert unit.serving

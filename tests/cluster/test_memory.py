@@ -41,7 +41,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> tuple[JobMemory, dict[str, Monitor]]
     def monitor(node: str) -> Any:
         return monitors.setdefault(node, Monitor())
 
-    supervisor = Supervisor(SupervisionSettings(), start_s=1.0, node_watch=monitor, kill=lambda handle: None)
+    supervisor = Supervisor(SupervisionSettings(), start_s=1.0, spawn_monitor=monitor, kill=lambda handle: None)
     for name, node, pids in (("verifier-0", "head", (2,)), ("sampler-0", "a", (4, 8)), ("sampler-1", "b", (16,))):
         member = Member(name, lambda incarnation: None)  # type: ignore[arg-type, return-value]
         member.heartbeat = Heartbeat(node, tuple(Process(pid, 0) for pid in pids))
