@@ -122,6 +122,12 @@ class Group:
                     f"{versions} weight versions"
                 )
 
+    @classmethod
+    def sampled(cls, request: SampleRequest, **samples: Any) -> Group:
+        """The ungraded group of `request`; `samples` are the fields that sampling adds."""
+        names = {f.name for f in fields(cls)} & {f.name for f in fields(request)}
+        return cls(**{name: getattr(request, name) for name in names}, **samples)
+
     @property
     def n(self) -> int:
         """Number of samples in the group."""
@@ -265,20 +271,12 @@ def _value(column: pa.Array, kind: pa.DataType) -> Any:
 
 def quarantined_group(request: SampleRequest) -> Group:
     """The group of a prompt that could not be sampled or graded: graded, without samples, never usable."""
-    return Group(
-        sequence=request.sequence,
-        epoch=request.epoch,
-        prompt_id=request.prompt_id,
-        level=request.level,
-        prompt_tokens=request.prompt_tokens,
-        admitted_version=request.admitted_version,
+    return Group.sampled(
+        request,
         sampler="none (quarantined)",
-        seed=request.seed,
-        temperature=request.temperature,
         sample_seconds=0.0,
         response_tokens=[],
         behaviour_logprobs=[],
         token_versions=[],
         finish_reason=[],
-        demonstration_tokens=request.demonstration_tokens,
     ).with_grades(reward=np.empty(0), score=np.empty(0), verdict=[], answer=[], verify_seconds=np.empty(0), detail=[])

@@ -133,11 +133,11 @@ class NodeMonitors:
         beat: Heartbeat,
         *,
         to: str,
-        deadline_s: float = LOOK_SECONDS,
+        deadline_s: float | None = None,
     ) -> Any:
         return await call(
             request(monitor.handle),
             owner=f"the monitor of node {beat.node[:8]}",
             to=to,
-            deadline_s=deadline_s,
+            deadline_s=LOOK_SECONDS if deadline_s is None else deadline_s,
         )

@@ -52,21 +52,13 @@ class SamplerActor(Sampler):
             seed=request.seed,
             request_id=f"{request.admitted_version}-{request.prompt_id}-{request.sequence}",
         )
-        group = Group(
-            sequence=request.sequence,
-            epoch=request.epoch,
-            prompt_id=request.prompt_id,
-            level=request.level,
-            prompt_tokens=request.prompt_tokens,
-            admitted_version=request.admitted_version,
+        group = Group.sampled(
+            request,
             sampler=self.name,
-            seed=request.seed,
-            temperature=request.temperature,
             sample_seconds=time.perf_counter() - started,
             response_tokens=[c.tokens for c in completions],
             behaviour_logprobs=[c.logprobs for c in completions],
             token_versions=[c.versions for c in completions],
             finish_reason=[c.finish_reason for c in completions],
-            demonstration_tokens=request.demonstration_tokens,
         )
         return sum(len(c.tokens) for c in completions), group.to_record_batch()

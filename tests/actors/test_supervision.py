@@ -307,9 +307,9 @@ class StopMonitor:
         self.stopped, self.killed = stopped, []
 
     async def _look(self, processes, family=False):
-        from actors.process_stats import Vitals
+        from actors.process_stats import ProcessStats
 
-        return {process.pid: Vitals(self.stopped(), 0.0) for process in processes}
+        return {process.pid: ProcessStats(self.stopped(), 0.0) for process in processes}
 
     async def _kill(self, processes):
         self.killed.extend(processes)
