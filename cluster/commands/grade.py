@@ -247,10 +247,11 @@ def grade_file(
             raise UsageError(f"--total-timeout, --threads and --tolerance are for --verifier code, not for {kind}")
         chosen = replace(chosen, start=partial(_start_code, options=code))
     partial_output = output.with_name(output.name + ".partial")
-    for path in (output, partial_output):
-        if path.exists():
-            raise UsageError(f"--output {output}: {path} exists already; name another file, or move that one away")
     check_output("--output", output)
+    if partial_output.exists():
+        raise UsageError(
+            f"--output {output}: {partial_output} exists already; name another file, or move that one away"
+        )
     names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
     try:
