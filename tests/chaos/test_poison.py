@@ -13,7 +13,7 @@ import pytest
 
 from cluster.config import load_config
 from cluster.records.run_directory import RunDirectory
-from tests.actors.test_rollout_pool import request
+from tests.actors.fleet.test_rollout_pool import request
 from tests.cluster.running import LOCAL
 
 pytestmark = pytest.mark.slow

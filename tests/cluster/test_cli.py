@@ -17,7 +17,7 @@ from cluster.config import RunConfig
 from cluster.config.settings import ModelSettings
 from cluster.errors import UsageError
 from cluster.records.model_source import resolve_model
-from tests.cluster.test_dry_run import write_model
+from tests.cluster.checks.test_dry_run import write_model
 
 
 def bonrl(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:

@@ -311,7 +311,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     )
     try:
         wait_for(dashboard, process, scratch / "log")
-        yield Head(f"http://127.0.0.1:{dashboard}", environment, Path(__file__).resolve().parents[2])
+        yield Head(f"http://127.0.0.1:{dashboard}", environment, Path(__file__).resolve().parents[3])
     finally:
         end(process)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -20,7 +20,7 @@ from cluster.telemetry.metrics_page import reference_page
 
 
 def test_page_is_up_to_date() -> None:
-    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    page = Path(__file__).parents[3] / "docs" / "metrics.md"
     remedy = "run: python -m cluster.telemetry.metrics_page > docs/metrics.md"
     assert page.read_text(encoding="utf-8") == reference_page(), remedy
 

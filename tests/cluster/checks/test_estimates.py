@@ -13,7 +13,7 @@ from cluster.checks.estimates import GIB, Derived, derive
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.config import RunConfig, load_config
-from tests.cluster.test_dry_run import write_model
+from tests.cluster.checks.test_dry_run import write_model
 
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size.
 QWEN3_4B = ModelFacts(4_022_468_096, "Qwen3ForCausalLM", 36, 2560, 151_936, 2 * 36 * 8 * 128, 40_960)

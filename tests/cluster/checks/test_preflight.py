@@ -15,7 +15,7 @@ import pytest
 from cluster.checks import preflight
 from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
-from tests.cluster.test_dry_run import write_model
+from tests.cluster.checks.test_dry_run import write_model
 
 
 def test_this_environment_is_sound() -> None:

@@ -33,7 +33,7 @@ from learner.backends.model_directory import copy_companions
 from tests.tokenizers_of_models import TURNS, byte_tokenizer
 from verifiers.tasks.registry import make_task
 
-SHIPPED = Path(__file__).parents[2] / "models" / "countdown-base"
+SHIPPED = Path(__file__).parents[3] / "models" / "countdown-base"
 BOS, EOS = 1, 2
 
 

@@ -24,7 +24,7 @@ from cluster.evaluation.evaluate import EvaluationPrompt, evaluate, strategies_o
 from cluster.records.metric_names import check_row
 from cluster.run import job
 from learner.strategies import STRATEGIES
-from tests.actors.test_learning_step import graded
+from tests.actors.workers.test_learning_step import graded
 from verifiers.task import Prompt
 
 GROUPS = [

@@ -79,7 +79,7 @@ def test_the_run_describes_itself(golden):
 
 
 def test_wandb_received_what_practitioners_look_for(golden):
-    from tests.cluster.wandb_reader import read_history
+    from tests.cluster.telemetry.wandb_reader import read_history
 
     directory, _ = golden
     history = read_history(directory / "wandb")

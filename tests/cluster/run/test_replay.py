@@ -25,7 +25,7 @@ from cluster.run.replay import RecordedGroups
 from cluster.run.run import Run
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
-from tests.actors.test_learning_step import graded
+from tests.actors.workers.test_learning_step import graded
 
 QUARANTINED = quarantined_group(
     SampleRequest(

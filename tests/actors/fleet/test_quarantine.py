@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.actors.test_rollout_pool import request
+from tests.actors.fleet.test_rollout_pool import request
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from actors.queue.group_log import groups_file, read_groups
-from tests.actors.test_replay_queue import batch, make
+from tests.actors.workers.test_replay_queue import batch, make
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 

@@ -22,7 +22,7 @@ from cluster.evaluation.curves import (
 from cluster.evaluation.evaluate import objective_terms, strategies_of, summarise, trained_ks_of
 from cluster.records.metric_names import check_row
 from learner.metrics import paired_difference
-from tests.actors.test_learning_step import graded
+from tests.actors.workers.test_learning_step import graded
 
 MIXTURE = {"weight": 0.7, "k": 2, "mixture": [{"weight": 0.3, "strategy": "mean", "k": 1}]}
 

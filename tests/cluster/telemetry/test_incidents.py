@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import UsageError
 from cluster.records.run_directory import RunDirectory
-from tests.actors.test_rollout_pool import request
+from tests.actors.fleet.test_rollout_pool import request
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 

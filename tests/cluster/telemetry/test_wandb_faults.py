@@ -23,7 +23,7 @@ import pytest
 from cluster.telemetry import wandb_writer
 from cluster.telemetry.wandb_writer import Loss, WandbError, WandbWriter
 from tests.chaos.disks import small_disk
-from tests.cluster.wandb_reader import read_history
+from tests.cluster.telemetry.wandb_reader import read_history
 
 pytestmark = pytest.mark.slow  # each starts processes, and several wait for a deadline
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.actors.simulated_cluster import Fault, Job, VirtualLoop, World
+from tests.actors.fleet.simulated_cluster import Fault, Job, VirtualLoop, World
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 

@@ -22,9 +22,9 @@ import pytest
 from cluster.checks.wandb_mode import choose_mode
 from cluster.records.metric_names import AXES, METRICS, MetricError
 from cluster.telemetry.wandb_writer import WandbWriter
-from tests.cluster.wandb_reader import read_run_file
+from tests.cluster.telemetry.wandb_reader import read_run_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cluster.checks.model_support import support_problems, text_settings, transf
 from cluster.commands.printing import print_dry_run
 from cluster.config import load_config
 from cluster.errors import UsageError
-from tests.cluster.test_dry_run import write_model
+from tests.cluster.checks.test_dry_run import write_model
 
 SMALL = ("task.train_size=8", "task.validation_size=2", "evaluation.prompts=2")
 PUBLISHED = Path(__file__).parent / "published"
