@@ -1,22 +1,26 @@
 """The group, one prompt with its N samples: the record that samplers, verifiers, queue and learner exchange.
 
 It travels as an Arrow record batch with one row, so that Ray's object store transfers buffers without pickling Python
-lists, and the Parquet log of a run holds exactly what the learner saw. Readers reject unknown schema versions.
+lists, and the Parquet log of a run holds exactly what the learner saw. Readers reject unknown schema versions. Columns
+that a known older version lacks are null.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (3, SCHEMA_VERSION)  # version 3 has no texts
 _VERSION_KEY = b"bonrl.group.version"
 
 VERIFIER_ERROR = "verifier_error"  # verifiers.verdict.Status.VERIFIER_ERROR, as the column holds it
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 _TOKENS = pa.list_(pa.int32())
 
@@ -48,11 +52,15 @@ GROUP_SCHEMA = pa.schema(
         pa.field("detail", pa.list_(pa.string())),  # reason, for humans
         pa.field("verify_seconds", pa.list_(pa.float32())),
         pa.field("demonstration_score", pa.float64()),  # r of the expert's response
+        # for readers of the log, filled by the verifier; since version 4
+        pa.field("prompt_text", pa.string()),  # the problem
+        pa.field("reference", pa.string()),  # the verifier's data for the problem as JSON; null if long
+        pa.field("response_text", pa.list_(pa.string())),  # as decoded for grading
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
 
-_GRADES = ("reward", "score", "verdict", "answer", "detail", "verify_seconds")
+_GRADES = ("reward", "score", "verdict", "answer", "detail", "verify_seconds", "response_text")
 
 
 class GroupError(ValueError):
@@ -107,6 +115,9 @@ class Group:
     verify_seconds: np.ndarray | None = field(default=None, repr=False)  # float32 [N]
     demonstration_tokens: np.ndarray | None = None  # int32 [D]
     demonstration_score: float | None = None
+    prompt_text: str | None = field(default=None, repr=False)
+    reference: str | None = field(default=None, repr=False)
+    response_text: Sequence[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.response_tokens)
@@ -184,8 +195,11 @@ class Group:
         verify_seconds: np.ndarray,
         detail: Sequence[str] | None = None,
         demonstration_score: float | None = None,
+        **texts: Any,
     ) -> Group:
         """The same group with the verifier's results per sample, and the score of its demonstration if it has one.
+
+        `texts` are the fields prompt_text, reference and response_text.
 
         If the verifier itself failed, the verdict is ``verifier_error`` and reward and score are NaN.
         """
@@ -198,6 +212,7 @@ class Group:
             detail=[""] * len(verdict) if detail is None else list(detail),
             verify_seconds=np.asarray(verify_seconds, np.float32),
             demonstration_score=demonstration_score,
+            **texts,
         )
 
     def to_record_batch(self) -> pa.RecordBatch:
@@ -212,7 +227,7 @@ class Group:
         Raises:
             GroupError: the batch has another schema version or not exactly one row.
         """
-        check_schema(batch.schema)
+        batch = upgraded(batch)
         if batch.num_rows != 1:
             raise GroupError(f"a group is one row, but this record batch has {batch.num_rows}")
         return cls(**{f.name: _value(batch.column(f.name), f.type) for f in GROUP_SCHEMA})
@@ -222,19 +237,35 @@ assert {f.name for f in fields(Group)} == set(GROUP_SCHEMA.names), "Group and GR
 
 
 def check_schema(schema: pa.Schema) -> None:
-    """Raise :class:`GroupError` unless `schema` was written by this version of the group schema."""
+    """Raise :class:`GroupError` unless `schema` is a version of the group schema that can be read."""
     written = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
-    if written != str(SCHEMA_VERSION):
+    if written not in map(str, READABLE_VERSIONS):
         raise GroupError(
             f"group schema version {written} cannot be read by version {SCHEMA_VERSION}: "
             "use the bonrl release that wrote these files"
         )
 
 
+def upgraded(groups: Rows) -> Rows:
+    """A record batch or table of groups in :data:`GROUP_SCHEMA`; columns that an older version lacks are null.
+
+    Raises:
+        GroupError: the schema version is unknown.
+    """
+    if groups.schema.equals(GROUP_SCHEMA, check_metadata=True):
+        return groups
+    check_schema(groups.schema)
+    known = set(groups.schema.names)
+    columns = [
+        groups.column(f.name).cast(f.type) if f.name in known else pa.nulls(groups.num_rows, f.type)
+        for f in GROUP_SCHEMA
+    ]
+    return type(groups).from_arrays(columns, schema=GROUP_SCHEMA)
+
+
 def groups_from_table(table: pa.Table) -> list[Group]:
     """All groups of a Parquet file that a run wrote, in the file's order."""
-    check_schema(table.schema)
-    return [Group.from_record_batch(batch) for batch in table.to_batches(max_chunksize=1)]
+    return [Group.from_record_batch(batch) for batch in upgraded(table).to_batches(max_chunksize=1)]
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.group import GROUP_SCHEMA, check_schema
+from actors.group import GROUP_SCHEMA, upgraded
 
 
 def groups_file(version: int) -> str:
@@ -33,12 +33,10 @@ def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
 
 
 def read_groups(path: Path) -> list[pa.RecordBatch]:
-    """The groups of a file, each as the one-row record batch that was written, bit by bit.
+    """The groups of a file, each as the one-row record batch that was written, bit by bit (see `upgraded`).
 
     Raises:
         OSError: the file is gone or unreadable.
-        GroupError: another schema version wrote it.
+        GroupError: an unknown schema version wrote it.
     """
-    table = pq.read_table(path)
-    check_schema(table.schema)
-    return table.cast(GROUP_SCHEMA).combine_chunks().to_batches(max_chunksize=1)
+    return upgraded(pq.read_table(path)).combine_chunks().to_batches(max_chunksize=1)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from actors.group import GROUP_SCHEMA, GroupError, check_schema
+from actors.group import GROUP_SCHEMA, GroupError, check_schema, upgraded
 
 _STATE, _DIGEST = b"bonrl.queue.state", b"bonrl.queue.sha256"
 
@@ -59,16 +59,13 @@ def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[int, pa.RecordBatch]
     """What :func:`write_snapshot` wrote.
 
     Raises:
-        SnapshotError: the file is missing, torn, damaged, or of another schema version.
+        SnapshotError: the file is missing, torn, damaged, or of an unknown schema version.
     """
     try:
         with ipc.open_file(pa.BufferReader(path.read_bytes())) as reader:
             metadata = reader.schema.metadata or {}
             check_schema(reader.schema)
-            rows = [
-                pa.RecordBatch.from_arrays(reader.get_batch(i).columns, schema=GROUP_SCHEMA)
-                for i in range(reader.num_record_batches)
-            ]
+            rows = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         text, digest = metadata[_STATE], metadata[_DIGEST]
     except OSError as error:
         raise SnapshotError(f"cannot read the queue from {path}: {error}; resume from an older checkpoint") from error
@@ -76,7 +73,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[int, pa.RecordBatch]
         raise SnapshotError(f"{path} is not a queue snapshot: {error}; resume from an older checkpoint") from error
     if _digest(text, rows) != digest:
         raise SnapshotError(f"{path} was damaged after it was written: resume from an older checkpoint")
-    return json.loads(text), {row.column("sequence")[0].as_py(): row for row in rows}
+    return json.loads(text), {row.column("sequence")[0].as_py(): upgraded(row) for row in rows}
 
 
 def _digest(text: bytes, rows: list[pa.RecordBatch]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from verifiers.text.stop_tokens import decode_responses, frame_tokens
 from verifiers.verdict import Status, Verdict
 
 _TAIL_TOKENS = 32  # of a prompt, searched for the tag that opens the reasoning
+_REFERENCE_CHARACTERS = 4_000  # that a group records; more is left out
 READABLE = (Status.CORRECT, Status.WRONG)  # verdicts of answers in the requested format
 
 
@@ -120,6 +122,9 @@ class VerifierWorker:
             verify_seconds=np.array([seconds for _, seconds in graded]),
             detail=[verdict.detail for verdict in verdicts],
             demonstration_score=demonstration,
+            prompt_text=_utf8(prompt.text),
+            reference=_reference(prompt),
+            response_text=[_utf8(response) for response in responses],
         ).to_record_batch()
 
     def _reward(self, verdict: Verdict) -> float:
@@ -134,6 +139,17 @@ class VerifierWorker:
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
         return decode_responses(self._tokenizer, [tokens.tolist() for tokens in responses], self._frame)
+
+
+def _reference(prompt: Prompt) -> str | None:
+    """The verifier's data for the problem as JSON; None if it is long, as the tests of a program may be."""
+    text = json.dumps(prompt.reference, ensure_ascii=False, default=str)
+    return _utf8(text) if len(text) <= _REFERENCE_CHARACTERS else None
+
+
+def _utf8(text: str) -> str:
+    """The text without lone surrogates, which Arrow cannot hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _invalid(score: float | None) -> bool:

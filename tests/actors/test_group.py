@@ -1,6 +1,7 @@
 """The Arrow group: nothing is lost on the way through Ray, Parquet and back, and foreign versions are refused."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.group import GROUP_SCHEMA, Group, GroupError, groups_from_table
+from actors.queue.group_log import read_groups
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 
 
@@ -67,6 +69,24 @@ def test_round_trip_through_parquet(tmp_path):
     read = groups_from_table(pq.read_table(tmp_path / "g.parquet"))
     assert [g.sequence for g in read] == [0, 1, 2]
     assert_same(groups[1], read[1])
+
+
+def version_3(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """What the release before texts were recorded wrote."""
+    old = batch.drop_columns(["prompt_text", "reference", "response_text"])
+    return old.replace_schema_metadata({b"bonrl.group.version": b"3"})
+
+
+def test_files_without_texts_are_read(tmp_path):
+    group = replace(make_group((2, 4)), prompt_text="1 + 1", response_text=["2", "3"])
+    path = tmp_path / "step-000001.parquet"
+    pq.write_table(pa.Table.from_batches([version_3(group.to_record_batch())]), path)
+    [read] = read_groups(path)
+    assert read.schema.equals(GROUP_SCHEMA, check_metadata=True)
+    old = Group.from_record_batch(read)
+    assert_same(group, old)
+    assert (old.prompt_text, old.reference, old.response_text) == (None, None, None)
+    assert Group.from_record_batch(group.to_record_batch()).response_text == ["2", "3"]
 
 
 def test_ragged_groups_and_foreign_schemas_are_refused():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from actors.group import SampleRequest, quarantined_group
+from actors.queue import snapshot
 from actors.queue.group_log import groups_file, read_groups
 from actors.queue.snapshot import SnapshotError, read_snapshot, write_snapshot
 from actors.workers.replay_queue import ReplayQueue
+from tests.actors.test_group import version_3
 
 PROMPTS = 2
 
@@ -95,6 +97,14 @@ def test_a_wait_for_groups_ends_and_names_what_is_missing(tmp_path):
             await queue.lease(0.05)
 
     asyncio.run(scenario())
+
+
+def test_a_snapshot_of_the_version_without_texts_is_read(tmp_path, monkeypatch):
+    path, old = tmp_path / "queue.arrow", version_3(batch(5))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(snapshot, "GROUP_SCHEMA", old.schema)
+        write_snapshot(path, {"version": 3}, {5: old})
+    assert read_snapshot(path) == ({"version": 3}, {5: batch(5)})
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "other", "gone"])

@@ -64,6 +64,18 @@ def test_reward_and_score_stay_with_their_sample(worker):
     assert task.seen == ["9", "1+2"], "equal responses are graded once; the end token is not part of the answer"
 
 
+def test_a_graded_group_holds_its_texts(worker):
+    """The response is the text that was graded; what Arrow cannot hold is replaced, and long references left out."""
+    worker._task = Scripted({"9": Verdict.binary(Status.WRONG)})
+    prompt = Prompt(id="p", text="reach 9 \ud800", reference={"target": 9}, level="easy")
+    batch = group_of(worker, ["9", "9"]).to_record_batch()
+    group = Group.from_record_batch(asyncio.run(worker.grade(batch, prompt))[1])
+    assert group.response_text == worker._task.seen * 2 == ["9", "9"]
+    assert group.prompt_text == "reach 9 ?" and json.loads(group.reference) == {"target": 9}
+    long = replace(prompt, reference={"tests": "x" * 5_000})
+    assert Group.from_record_batch(asyncio.run(worker.grade(batch, long))[1]).reference is None
+
+
 def test_a_verifier_that_fails_is_not_a_wrong_answer(worker):
     failure = Verdict(Status.VERIFIER_ERROR, reward=None, score=None, detail="out of memory")
     worker._task = task = Scripted({"1": failure, "2": Verdict(Status.WRONG, reward=0.0, score=None)})
