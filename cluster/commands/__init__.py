@@ -1,1 +1,1 @@
-"""The work of each command of `bonrl`; cluster/cli.py declares their options."""
+"""The commands of `bonrl`, a file for each; cluster/cli.py registers them."""

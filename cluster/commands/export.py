@@ -6,12 +6,34 @@ import dataclasses
 import datetime as dt
 import shutil
 from pathlib import Path
+from typing import Annotated
 
-from cluster.config import load_config
+import typer
+
 from cluster.errors import UsageError
-from cluster.records.model_source import config_of_run
-from verifiers.text.exported_prompts import RECORD, finish_export, make_readable, put_begin_token
-from verifiers.text.rendering import PromptFormat
+from cluster.records.model_source import config_of_run, resolve_model
+
+
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="A run directory (its newest checkpoint) or one of its checkpoints.",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make.")],
+) -> None:
+    """Copy the model of a checkpoint into a plain Hugging Face directory, which any tool can load.
+
+    \b
+    Example
+      bonrl export --checkpoint runs/20261123-101500 --to my-model
+    """
+    source = resolve_model(checkpoint)
+    export_model(checkpoint, source, to)
+    typer.echo(f"{source} -> {to}")
 
 
 def export_model(checkpoint: Path, source: Path, to: Path) -> None:
@@ -20,6 +42,8 @@ def export_model(checkpoint: Path, source: Path, to: Path) -> None:
     Raises:
         UsageError: `to` exists or cannot be written.
     """
+    from verifiers.text.exported_prompts import RECORD, make_readable
+
     if to.exists():
         raise UsageError(f"--to {to}: it exists already; name a directory that does not")
     try:
@@ -37,6 +61,10 @@ def _finish_earlier(run: Path, to: Path) -> None:
 
     That release put BOS before every plain prompt, and its chat templates read the clock of the day.
     """
+    from cluster.config import load_config
+    from verifiers.text.exported_prompts import finish_export, put_begin_token
+    from verifiers.text.rendering import PromptFormat
+
     task = load_config(run).task
     settings = PromptFormat(task.template, task.system_prompt, task.chat_template_kwargs, task.date)
     if settings.date is None and settings.template == "chat":

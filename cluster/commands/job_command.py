@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.checks.preflight import ROOT
+from cluster.commands.options import load_earlier
 from cluster.commands.packaging import CONFIG_NAME
 from cluster.config import RunConfig, build_config, load_config
 from cluster.errors import UsageError
@@ -88,16 +89,10 @@ def _earlier(option: str, run: Path, overrides: Sequence[str], *, dry_run: bool)
         _absolute(option, str(run))
     else:
         files = {f"{option} {run}": str(run / "config.yaml"), f"groups of {run}": str(run / "groups")}
-        earlier = _on_cluster(load_config(_existing(option, run) / "config.yaml", overrides))
+        earlier = _on_cluster(load_earlier(option, run, overrides))
         _absolute("run.directory", earlier.run.directory)
     words = ["train", option, str(run), *overrides, _ON_CLUSTER, *(["--dry-run"] if dry_run else [])]
     return Job(_python(*words), None, files)
-
-
-def _existing(option: str, run: Path) -> Path:
-    if not (run / "config.yaml").is_file():
-        raise UsageError(f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
-    return run
 
 
 def _bonrl_command(command: str, config: Path | None, overrides: Sequence[str], resolved: RunConfig) -> Job:

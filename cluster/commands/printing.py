@@ -11,7 +11,7 @@ from rich.table import Table
 from cluster.telemetry.tables import print_table
 
 if TYPE_CHECKING:
-    from cluster.commands.train_verifier import Selection
+    from cluster.commands.verifier_training import Selection
     from cluster.config import RunConfig
     from cluster.evaluation.evaluate import Evaluation
     from verifiers.learned.training import Trained

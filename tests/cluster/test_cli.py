@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cluster import cli
+from cluster.commands.options import DEFAULT_CONFIG
 from cluster.config import RunConfig
 from cluster.config.settings import ModelSettings
 from cluster.errors import UsageError
@@ -212,7 +213,7 @@ def test_refusing_is_fast_and_imports_nothing_heavy(repository: Path) -> None:
 
 
 def test_defaults_of_command_line_and_schema_agree() -> None:
-    assert cli.DEFAULT_CONFIG == Path("cluster/presets/local.yaml")
+    assert DEFAULT_CONFIG == Path("cluster/presets/local.yaml")
     assert ModelSettings().path == "models/countdown-base"
 
 

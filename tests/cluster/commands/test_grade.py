@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.grade import KINDS, CodeOptions, Kind, grade_file
+from cluster.commands.grading import KINDS, CodeOptions, Kind, grade_file
 from cluster.errors import UsageError
 from verifiers.verdict import Status, Verdict
 
@@ -51,7 +51,7 @@ def graded(path: Path) -> list[dict]:
 def test_mathematics_in_threads_and_in_processes(
     process_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.commands.grade.PROCESS_ROWS", process_rows)
+    monkeypatch.setattr("cluster.commands.grading.PROCESS_ROWS", process_rows)
     source = write(tmp_path / "in.jsonl", [json.dumps(row, ensure_ascii=row["id"] != "é") for row in MATH])
     grade_file(source, tmp_path / "out.jsonl", "math", timeout_s=5.0, parallel=2)
     assert [(row["id"], row["status"]) for row in graded(tmp_path / "out.jsonl")] == [

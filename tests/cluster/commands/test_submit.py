@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from cluster.commands import submit
+from cluster.commands import submission
 from cluster.commands.job_command import Job, environment, make_job
-from cluster.commands.submit import check_address, submit_job
+from cluster.commands.submission import check_address, submit_job
 from cluster.errors import UsageError
 from cluster.records.run_directory import git_state
 
@@ -47,7 +47,7 @@ def test_odd_addresses_are_refused(address: str) -> None:
 @pytest.mark.slow
 def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that takes the connection and says nothing must not hang the command."""
-    monkeypatch.setattr("cluster.commands.submit.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("cluster.commands.submission.CONNECT_SECONDS", 1.0)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -157,8 +157,8 @@ class FakeClient:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     client = FakeClient()
-    monkeypatch.setattr(submit, "_client", lambda url: client)
-    monkeypatch.setattr(submit, "check_address", lambda address: address)
+    monkeypatch.setattr(submission, "_client", lambda url: client)
+    monkeypatch.setattr(submission, "check_address", lambda address: address)
     return client
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.queue.group_log import write_groups
-from cluster.commands.train_verifier import read_samples, selection, train
+from cluster.commands.verifier_training import read_samples, selection, train
 from cluster.config import build_config
 from cluster.errors import UsageError
 from learner.tiny_model import character_tokenizer

@@ -1,0 +1,67 @@
+"""Options that several commands share, and what commands do with them. Heavy imports stay inside functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+DEFAULT_CONFIG = Path("cluster/presets/local.yaml")
+
+Config = Annotated[Path, typer.Option("--config", "-c", metavar="YAML", help="Configuration of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that override the YAML file, e.g. objective.k=8."),
+]
+
+
+def _rate(value: float) -> float:
+    """A learning rate that trains; click's own bounds let nan through."""
+    if not 0 < value < math.inf:
+        raise UsageError(f"--learning-rate {value:g} trains nothing: it must be above 0 and finite")
+    return value
+
+
+Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything, print the resolved configuration and the figures that follow "
+        "from it (batch sizes, memory), and start nothing.",
+    ),
+]
+
+
+def load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
+    """The configuration in `path` with overrides.
+
+    Raises:
+        UsageError: it is not valid (one line for each problem).
+    """
+    from cluster.config import load_config
+
+    return load_config(path, overrides or [])
+
+
+def load_earlier(option: str, run: Path, overrides: Sequence[str] | None) -> RunConfig:
+    """The configuration of an earlier run, which `option` names, with overrides."""
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
+    return load(run / "config.yaml", overrides)
+
+
+def check_start(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True) -> None:
+    """Everything that can be refused before the first actor starts."""
+    from cluster.checks import refusals
+
+    for warning in refusals.check_start(config, earlier=earlier, new_run=new_run).warnings:
+        typer.echo(f"warning: {warning}", err=True)

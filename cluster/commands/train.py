@@ -1,0 +1,102 @@
+"""`bonrl train`: start, continue or replay a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.commands.options import DEFAULT_CONFIG, DryRun, Overrides, check_start, load, load_earlier
+from cluster.commands.printing import print_dry_run
+from cluster.errors import UsageError
+
+
+def train(
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{DEFAULT_CONFIG}].")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN_DIR",
+            help="Continue that run from its newest usable checkpoint, with its own configuration; overrides are "
+            "allowed, e.g. run.steps=400.",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            metavar="RUN_DIR",
+            help="Train a new run on the groups that RUN_DIR recorded, without sampling; its configuration is used, "
+            "overrides are allowed.",
+        ),
+    ] = None,
+    rollout_only: Annotated[
+        bool,
+        typer.Option("--rollout-only", help="Record graded groups without training; --replay trains on them."),
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a model for the inference strategy that will be deployed.
+
+    \b
+    Examples
+      bonrl train --config cluster/presets/local.yaml
+      bonrl train --config cluster/presets/local.yaml objective.k=4 rollout.n=32 queue.staleness=1
+      bonrl train --config cluster/presets/8xh100.yaml --dry-run
+      bonrl train --resume runs/20261123-101500 run.steps=400
+      bonrl train --replay runs/20261123-101500 learner.learning_rate=3e-5
+
+    \b
+    Configuration sections
+      run, model, task       name, length and seed of the run; the model; the prompts and the verifier
+      rollout, objective     samples per prompt (n); the inference strategy and k that training optimises
+      schedule               changes of k, n, temperature and KL during the run
+      loss, learner          clipping and KL; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
+      actors, sampler        number of samplers and verifiers; settings of the vLLM engines
+      queue, broadcast       how far sampling may run ahead of training; how weights reach the samplers
+      supervision            replacing actors that die or hang
+      evaluation, checkpoint, wandb, deadlines, agreement, cluster
+    All keys with type, range, default and reason: docs/configuration.md, or `bonrl config-reference`.
+
+    \b
+    Exit status
+      0    the run reached its last step
+      1    it failed; the message names the cause, the logs, and the checkpoint to resume from
+      2    refused; nothing was started
+      130  interrupted (Ctrl-C, SIGTERM); a checkpoint was saved if there was time, and --resume continues
+    """
+    earlier = resume or replay
+    if resume is not None and replay is not None:
+        raise UsageError("--resume continues a run, --replay starts a new one from its groups: give one of them")
+    if rollout_only and replay is not None:
+        raise UsageError("--rollout-only records groups, --replay trains on recorded ones: give one of them")
+    if earlier is not None and config is not None:
+        option = "--resume" if resume else "--replay"
+        raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")
+    if resume:
+        resolved = load_earlier("--resume", resume, overrides)
+    elif replay:
+        resolved = load_earlier("--replay", replay, ["run.name=null", *(overrides or [])])
+    else:
+        resolved = load(config or DEFAULT_CONFIG, overrides)
+    from cluster.checks.earlier import earlier_problems
+
+    checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only, dry_run=dry_run)
+    if dry_run:
+        print_dry_run(resolved, checks, new_run=resume is None)
+        return
+    check_start(resolved, checks, new_run=resume is None)
+    if replay:
+        from cluster.run.job import replay as run_replay
+
+        outcome = run_replay(resolved, replay)
+    else:
+        from cluster.run.job import train as run_job
+
+        outcome = run_job(resolved, resume=resume, rollout_only=rollout_only)
+    raise typer.Exit(outcome.status)
