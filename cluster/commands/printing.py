@@ -13,7 +13,7 @@ from cluster.telemetry.tables import print_table
 if TYPE_CHECKING:
     from cluster.commands.verifier_training import Selection
     from cluster.config import RunConfig
-    from cluster.evaluation.evaluate import Evaluation
+    from cluster.evaluation.summary import Evaluation
     from verifiers.learned.training import Trained
 
 
@@ -67,7 +67,7 @@ def print_curves(evaluations: list[Evaluation]) -> None:
 def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> None:
     """For each temperature the differences of what was evaluated from what was evaluated earlier."""
     from cluster.evaluation.curves import comparison_table
-    from cluster.evaluation.evaluate import objective_terms
+    from cluster.evaluation.summary import objective_terms
 
     for before, after in zip(earlier, evaluations, strict=False):  # an evaluation that failed is missing
         terms = objective_terms(config)

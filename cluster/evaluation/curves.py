@@ -8,7 +8,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cluster.evaluation.evaluate import Evaluation
+from cluster.evaluation.summary import Evaluation
 from learner.metrics import CurvePoint, Difference, paired_difference
 from learner.settings import TermSettings
 from learner.strategies import STRATEGIES

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isclose, isnan
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,13 @@ from ray import ObjectRef
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.group import Group, SampleRequest
-from actors.queue.group_log import read_groups, write_groups
+from actors.queue.group_log import write_groups
 from actors.queue.prompt_stream import sampling_seed
 from actors.remote_calls import ActorFailure, call
-from actors.workers.learning_step import graded_groups
 from cluster.config import RunConfig
-from learner.metrics import CurvePoint, default_ks, strategy_curve, weighted_sum
-from learner.schedule import scheduled_integer
+from cluster.evaluation.summary import Evaluation, NothingJudged, summarise
 from learner.settings import TermSettings
-from learner.strategies import STRATEGIES
 from verifiers.task import Prompt
-from verifiers.verdict import Status
 
 EVALUATION_STREAM = 1  # see actors.queue.prompt_stream.sampling_seed
 SUMMARY_S, SUMMARY_S_PER_PROMPT = 600.0, 10.0  # a majority curve over a large pool takes up to a second of a prompt
@@ -42,71 +37,6 @@ class EvaluationPrompt:
     prompt: Prompt
     tokens: np.ndarray  # int32 [P]
     demonstration: np.ndarray | None = None  # int32 [D], only in runs that imitate
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found."""
-
-    step: int
-    temperature: float
-    curves: dict[str, list[CurvePoint]]  # by strategy; pass_at_k and mean (at k = 1) are always there
-    length_mean: float
-    truncated_share: float
-    seconds: float
-    n: int  # samples per prompt
-    prompt_ids: tuple[str, ...]  # in the order of the points' values_P
-    set_aside: int = 0  # prompts on which the verifier failed
-    objective: CurvePoint | None = None  # what the run trains for; None where its k is above n
-
-    @property
-    def curve(self) -> list[CurvePoint]:
-        """pass@k."""
-        return self.curves["pass_at_k"]
-
-    @property
-    def reward_mean(self) -> float:
-        return self.curves["mean"][0].value
-
-    def row(self) -> dict[str, float]:
-        """Metrics under the names of ``cluster/records/metric_names.py``."""
-        row: dict[str, float] = {"evaluation/step": self.step}
-        named = self._named_points()
-        if self.objective is not None:
-            named["eval/objective"] = self.objective
-        for name, point in named.items():
-            row |= {name: point.value, f"{name}_low": point.low, f"{name}_high": point.high}
-        return row | {
-            "eval/reward_mean": self.reward_mean,
-            "eval/response_length_mean": self.length_mean,
-            "eval/truncated_share": self.truncated_share,
-            "eval/set_aside": self.set_aside,
-            "eval/seconds": self.seconds,
-        }
-
-    def standard_errors(self) -> dict[str, float | None]:
-        """Of every point of every curve, over prompts; None for a single prompt.
-
-        For evaluation.json only: a run logs the intervals, and as many metrics again would bury them.
-        """
-        return {
-            f"{name}_standard_error": None if isnan(point.standard_error) else point.standard_error
-            for name, point in self._named_points().items()
-        }
-
-    def _named_points(self) -> dict[str, CurvePoint]:
-        """Every point of the curves under the name of its metric; the mean is logged as eval/reward_mean."""
-        return {
-            f"eval/{STRATEGIES[strategy].metric}@{point.k}": point
-            for strategy, curve in self.curves.items()
-            if STRATEGIES[strategy].only_k is None
-            for point in curve
-        }
-
-
-def evaluation_file(step: int) -> str:
-    """Name of the Parquet file with the graded groups of an evaluation."""
-    return f"evaluation-{step:06d}.parquet"
 
 
 def prompts_in_flight(config: RunConfig, n: int) -> int:
@@ -177,7 +107,10 @@ async def evaluate(
         if log is not None:
             write_groups(log, batches)
         groups = [Group.from_record_batch(batch) for batch in batches]
-        return summarise(groups, step, temperature, time.monotonic() - started, strategies, trained_ks, terms)
+        try:
+            return summarise(groups, step, temperature, time.monotonic() - started, strategies, trained_ks, terms)
+        except NothingJudged as error:
+            raise ActorFailure(str(error)) from error
 
     # On a thread: the curves of a vote take minutes, and signs of life must be heard meanwhile.
     return await call(
@@ -187,97 +120,3 @@ async def evaluate(
         to=f"summarise {len(batches)} groups",
         deadline_s=SUMMARY_S + SUMMARY_S_PER_PROMPT * len(batches),
     )
-
-
-def summarise(
-    groups: Sequence[Group],
-    step: int,
-    temperature: float,
-    seconds: float,
-    strategies: Sequence[str] = ("pass_at_k",),
-    trained_ks: Sequence[int] = (),
-    terms: Sequence[TermSettings] = (),
-) -> Evaluation:
-    """The evaluation of graded groups of equal size; those on which the verifier failed are left out and counted.
-
-    Raises:
-        ActorFailure: the verifier failed on all of them.
-    """
-    asked, fault = len(groups), next((group.fault for group in groups if not group.usable), "")
-    groups = [group for group in groups if group.usable]
-    if not groups:
-        raise ActorFailure(f"the verifier failed on every prompt of the evaluation: {fault}")
-    wanted = dict.fromkeys(("pass_at_k", *strategies, "mean", *(term.strategy for term in terms)))
-    curves = {strategy: curve_of(groups, strategy, trained_ks) for strategy in wanted}
-    return Evaluation(
-        step=step,
-        temperature=temperature,
-        curves=curves,
-        length_mean=float(np.mean([len(tokens) for g in groups for tokens in g.response_tokens])),
-        truncated_share=float(np.mean([r == "length" for g in groups for r in g.finish_reason])),
-        seconds=seconds,
-        n=groups[0].n,
-        prompt_ids=tuple(group.prompt_id for group in groups),
-        set_aside=asked - len(groups),
-        objective=_objective_point(curves, terms),
-    )
-
-
-def recorded_evaluation(config: RunConfig, path: Path, step: int) -> Evaluation | None:
-    """The evaluation whose graded groups lie in `path`; None where there are none at the configured temperature.
-
-    Raises:
-        OSError, GroupError: the file cannot be read.
-    """
-    if not path.is_file():
-        return None
-    groups = [Group.from_record_batch(batch) for batch in read_groups(path)]
-    if not groups or not isclose(groups[0].temperature, config.evaluation.temperature, rel_tol=1e-6):
-        return None
-    measured = strategies_of(config), trained_ks_of(config), objective_terms(config)
-    return summarise(groups, step, groups[0].temperature, 0.0, *measured)
-
-
-def _objective_point(curves: Mapping[str, Sequence[CurvePoint]], terms: Sequence[TermSettings]) -> CurvePoint | None:
-    """The weighted sum of the terms' points; None without terms, or where a k is above the samples of a prompt."""
-    points = {(strategy, point.k): point for strategy, curve in curves.items() for point in curve}
-    if not terms or any((term.strategy, term.k) not in points for term in terms):
-        return None
-    if len(terms) == 1 and terms[0].weight == 1.0:
-        return points[terms[0].strategy, terms[0].k]
-    return weighted_sum((term.weight, points[term.strategy, term.k]) for term in terms)
-
-
-def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] = ()) -> list[CurvePoint]:
-    """The curve of one strategy over graded groups of equal size; pass@k counts verdicts, the others rewards."""
-    graded = graded_groups(groups)
-    rewards_PN, n = graded.rewards, groups[0].n
-    if strategy == "pass_at_k":
-        rewards_PN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups], dtype=np.float64)
-    only_k = STRATEGIES[strategy].only_k
-    return strategy_curve(
-        rewards_PN,
-        [only_k] if only_k is not None else sorted({*default_ks(n), *(k for k in trained_ks if k <= n)}),
-        strategy=strategy,
-        scores=graded.scores,
-        answers=graded.answers,
-        correct=graded.correct,
-    )
-
-
-def strategies_of(config: RunConfig) -> list[str]:
-    """pass@k, what the configuration asks for, and what the run optimises; the mean always is (eval/reward_mean)."""
-    wanted = ["pass_at_k", *config.evaluation.strategies, *(term.strategy for term in config.objective.terms())]
-    return [strategy for strategy in dict.fromkeys(wanted) if STRATEGIES[strategy].only_k is None]
-
-
-def trained_ks_of(config: RunConfig) -> list[int]:
-    """Every k that the run trains for: of its terms, and those that its schedule names or ends with."""
-    named = config.schedule.k.explicit_values() if config.schedule.k else []
-    terms = *config.objective.terms(), *objective_terms(config)
-    return sorted({*(term.k for term in terms), *map(round, named)})
-
-
-def objective_terms(config: RunConfig) -> list[TermSettings]:
-    """The objective's strategies with the k that the run ends with, so that all of its evaluations are comparable."""
-    return config.objective.terms(scheduled_integer(config.schedule.k, config.run.steps - 1, config.objective.k))

@@ -1,4 +1,4 @@
-"""The directory of a run, which describes itself.
+"""The directory of a run, which describes itself (for users: docs/run-directory.md).
 
     config.yaml     the resolved configuration, every default included
     versions.json   Python, packages, platform, CPU count
@@ -50,6 +50,7 @@ PACKAGES = (
     *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
 )
 
+INCIDENTS_FILE = "incidents.jsonl"
 GIT_FILE = "git.json"  # in a run directory, and at the top of the package of a submitted job
 _FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
 _NO_ROOM = 64 << 10  # bytes free, below which a disk is full

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cluster.evaluation.evaluate import evaluation_file, recorded_evaluation
+from cluster.evaluation.summary import evaluation_file, recorded_evaluation
 from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
 from cluster.records.run_directory import RunDirectoryError

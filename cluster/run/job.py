@@ -26,7 +26,8 @@ from cluster.checks.prompts import (
 )
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.evaluation.evaluate import Evaluation, EvaluationPrompt, recorded_evaluation
+from cluster.evaluation.evaluate import EvaluationPrompt
+from cluster.evaluation.summary import Evaluation, recorded_evaluation
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory

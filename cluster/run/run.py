@@ -15,16 +15,8 @@ from pathlib import Path
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
 from cluster.config import RunConfig
-from cluster.evaluation.evaluate import (
-    Evaluation,
-    EvaluationPrompt,
-    evaluate,
-    evaluation_file,
-    objective_terms,
-    prompts_in_flight,
-    strategies_of,
-    trained_ks_of,
-)
+from cluster.evaluation.evaluate import EvaluationPrompt, evaluate, prompts_in_flight
+from cluster.evaluation.summary import Evaluation, evaluation_file, objective_terms, strategies_of, trained_ks_of
 from cluster.run.clock import StepClock
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync

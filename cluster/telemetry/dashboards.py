@@ -10,7 +10,7 @@ from types import TracebackType
 
 from cluster.config import RunConfig
 from cluster.evaluation.curves import comparison_table, differences, evaluation_line, objective_name
-from cluster.evaluation.evaluate import Evaluation, objective_terms
+from cluster.evaluation.summary import Evaluation, objective_terms
 from cluster.exit_status import INTERRUPTED
 from cluster.records.run_directory import RunDirectory, RunDirectoryError
 from cluster.telemetry.progress import Progress

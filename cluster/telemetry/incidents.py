@@ -20,11 +20,10 @@ from actors.fleet.quarantine import TRAINING, FailureHistory, Quarantine
 from actors.fleet.supervision import Incident
 from actors.group import SampleRequest
 from cluster.errors import UsageError
-from cluster.records.run_directory import RunDirectory
+from cluster.records.run_directory import INCIDENTS_FILE, RunDirectory
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.health import Warning
 
-FILE = "incidents.jsonl"
 QUARANTINE = "quarantine"
 
 
@@ -40,7 +39,7 @@ class Incidents:
         """An actor was lost, or its successor serves."""
         self._dashboards.message(str(incident))
         self._directory.append_json(
-            FILE,
+            INCIDENTS_FILE,
             {
                 "time": time.time(),
                 "kind": "actor",
@@ -60,7 +59,9 @@ class Incidents:
 def keep_warnings(directory: RunDirectory, warnings: Sequence[Warning]) -> None:
     """Append warnings to the incidents of a run."""
     for warning in warnings:
-        directory.append_json(FILE, {"time": time.time(), "kind": "warning", "unit": "run", **asdict(warning)})
+        directory.append_json(
+            INCIDENTS_FILE, {"time": time.time(), "kind": "warning", "unit": "run", **asdict(warning)}
+        )
 
 
 class QuarantineFiles(Quarantine):

@@ -198,7 +198,16 @@ def test_moving_apis_have_one_home(repository: Path, library: str, home: str) ->
     assert users and all(user.startswith(home) for user in users), users
 
 
-LAYERS = ("config", "records", "checks", "evaluation", "telemetry", "run", "commands")  # each imports only earlier ones
+LAYERS = (
+    "config",
+    "records",
+    "checks",
+    "evaluation",
+    "results",
+    "telemetry",
+    "run",
+    "commands",
+)  # each imports only earlier ones
 
 
 def test_folders_of_cluster_import_one_way(repository: Path) -> None:

@@ -19,7 +19,7 @@ from cluster.evaluation.curves import (
     objective_name,
     signed,
 )
-from cluster.evaluation.evaluate import objective_terms, strategies_of, summarise, trained_ks_of
+from cluster.evaluation.summary import objective_terms, strategies_of, summarise, trained_ks_of
 from cluster.records.metric_names import check_row
 from learner.metrics import paired_difference
 from tests.actors.workers.test_learning_step import graded

@@ -20,7 +20,8 @@ from actors.group_metrics import group_metrics
 from cluster import cli
 from cluster.config import build_config
 from cluster.evaluation import evaluate as evaluation
-from cluster.evaluation.evaluate import EvaluationPrompt, evaluate, strategies_of, summarise, trained_ks_of
+from cluster.evaluation.evaluate import EvaluationPrompt, evaluate
+from cluster.evaluation.summary import NothingJudged, strategies_of, summarise, trained_ks_of
 from cluster.records.metric_names import check_row
 from cluster.run import job
 from learner.strategies import STRATEGIES
@@ -63,7 +64,7 @@ def test_every_strategy_can_be_logged(strategy: str) -> None:
 def test_prompts_without_a_verdict_are_left_out_and_counted() -> None:
     found = summarise([*GROUPS, FAILED], 0, 1.0, 2.0)
     assert found.set_aside == 1 and found.curve == summarise(GROUPS, 0, 1.0, 2.0).curve
-    with pytest.raises(ActorFailure, match="failed on every prompt of the evaluation: prompt .*: out of memory"):
+    with pytest.raises(NothingJudged, match="failed on every prompt of the evaluation: prompt .*: out of memory"):
         summarise([FAILED], 0, 1.0, 2.0)
 
 
