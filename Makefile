@@ -13,7 +13,7 @@ help:
 	@echo "make install    set up .venv (PYTHON=python3.12 to choose one; VENV=DIRECTORY for another place)"
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
 	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 40 minutes on 2 cores)"
-	@echo "make test-fast  the tests that start none of those (about two minutes)"
+	@echo "make test-fast  the tests that start none of those (about a minute on 2 cores)"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make reference  write docs/configuration.md from the settings' schema"
 	@echo "make clean      remove .venv and caches; runs/ stays"
@@ -32,7 +32,7 @@ test: $(STAMP)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 test-fast: $(STAMP)
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

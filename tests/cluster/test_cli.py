@@ -20,6 +20,8 @@ from cluster.errors import UsageError
 from cluster.records.model_source import resolve_model
 from tests.cluster.checks.test_dry_run import write_model
 
+FEW = ("task.train_size=64", "evaluation.prompts=8")  # prompts, so that a test takes no second
+
 
 def bonrl(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
     """Run the command line in this process; (exit status, stdout, stderr)."""
@@ -72,16 +74,23 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["train", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["train", "--config", "cluster/presets/local.yaml", "objective.kk=3"], ["did you mean objective.k?"]),
         (["train", "--config", "cluster/presets/local.yaml", "objective.k=64"], ["objective.k = 64", "rollout.n = 16"]),
-        (["train", "--config", "cluster/presets/local.yaml", "model.path=nowhere"], ["model.path = nowhere"]),
+        (["train", "--config", "cluster/presets/local.yaml", "model.path=nowhere", *FEW], ["model.path = nowhere"]),
         (
-            ["train", "--config", "cluster/presets/local.yaml", "run.directory=LICENSE/x"],
+            ["train", "--config", "cluster/presets/local.yaml", "run.directory=LICENSE/x", *FEW],
             ["run.directory", "not a directory"],
         ),
         (
-            ["train", "--config", "cluster/presets/local.yaml", "rollout.n=4096", "rollout.prompts_per_step=4096"],
+            [
+                "train",
+                "--config",
+                "cluster/presets/local.yaml",
+                "rollout.n=4096",
+                "rollout.prompts_per_step=4096",
+                *FEW,
+            ],
             ["rollout.n = 4096", "cluster.object_store_mib"],
         ),
-        (["train", "--config", "cluster/presets/local.yaml", "sampler.kv_cache_gib=4000"], ["this machine has"]),
+        (["train", "--config", "cluster/presets/local.yaml", "sampler.kv_cache_gib=4000", *FEW], ["this machine has"]),
         (["train", "--config", "cluster/presets/local.yaml", "--resume", "runs/x"], ["--resume", "--config"]),
         (["train", "--resume", "nowhere"], ["--resume nowhere", "no config.yaml"]),
         (["eval", "--checkpoint", "nowhere"], ["--checkpoint nowhere", "does not exist"]),

@@ -119,6 +119,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MODELS)
 def test_models_that_cannot_be_trained(run, repository: Path, tmp_path: Path, case: str) -> None:  # type: ignore[no-untyped-def]
     change, part = MODELS[case]
@@ -130,6 +131,7 @@ def test_models_that_cannot_be_trained(run, repository: Path, tmp_path: Path, ca
     assert part in err and "model.path" in err
 
 
+@pytest.mark.slow
 def test_weights_that_transformers_does_not_load_are_not_counted(run, repository: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(repository / "models" / "countdown-base", tmp_path / "model")
     _, before, _ = run("train", "--dry-run", *SMALL, f"model.path={tmp_path / 'model'}")
@@ -138,6 +140,7 @@ def test_weights_that_transformers_does_not_load_are_not_counted(run, repository
     assert before == after and "model parameters" in before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "parts"),
     [

@@ -98,6 +98,7 @@ def earlier(repository: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_go_on(run, earlier: Path) -> None:  # type: ignore[no-untyped-def]
     status, _, err = run("train", "--dry-run", "--resume", earlier)
     assert status == 2 and "no usable checkpoint" in err
@@ -170,6 +171,7 @@ def test_what_a_check_found_before_it_failed_is_kept() -> None:
         problems.refuse()
 
 
+@pytest.mark.slow
 def test_an_evaluation_needs_no_key_of_wandb_and_no_training_prompts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
