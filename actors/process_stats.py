@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from actors.logs import own_output
 from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
@@ -71,6 +72,11 @@ class Heartbeat:
     logs: tuple[str, ...] = ()
     host: str = ""
 
+    def where(self) -> str:
+        """Its processes and their node, for messages."""
+        pids = ", ".join(str(process.pid) for process in self.processes)
+        return f"processes {pids} on {self.host}, node {self.node[:8]}"
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessStats:
@@ -85,13 +91,7 @@ def beat(*others: int, working: bool = False) -> Heartbeat:
     import ray
 
     needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
-    return Heartbeat(ray.get_runtime_context().get_node_id(), needed, working, _own_logs(), socket.gethostname())
-
-
-def _own_logs() -> tuple[str, ...]:
-    """The files behind this process's standard error and standard output, where they are files."""
-    paths = dict.fromkeys(os.readlink(f"/proc/self/fd/{number}") for number in (2, 1))
-    return tuple(path for path in paths if Path(path).is_file())
+    return Heartbeat(ray.get_runtime_context().get_node_id(), needed, working, own_output(), socket.gethostname())
 
 
 def last_lines(path: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Any
 
@@ -10,6 +11,8 @@ from ray import ObjectRef
 from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.errors import InputLost
+
+logger = logging.getLogger(__name__)
 
 _LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # of Ray's death report
 _MAX_CHARACTERS = 700  # of a quoted cause
@@ -55,6 +58,7 @@ async def call(
             return await ref
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
         cause = _root(error)
+        logger.warning("%s failed to %s:\n%s", owner, to, error.traceback_str)
         kind = ObjectLost if isinstance(cause, ObjectLostError | InputLost) else ActorFailure
         raise kind(f"{owner} failed to {to}: {_message(cause)}") from error
     except (TimeoutError, GetTimeoutError):

@@ -13,6 +13,7 @@ the weights are sent again, by the learner's successor if needed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from actors.fleet.supervision import ActorFailure, Member, Supervisor, call
 from actors.remote_calls import ObjectLost
 from actors.settings import DeadlineSettings
 from actors.weights import Published, TransferError, WeightTransfer
+
+logger = logging.getLogger(__name__)
 
 _MAX_SENDS = 5  # attempts to send the same weights to a sampler whose load cannot begin
 
@@ -98,8 +101,10 @@ class Broadcaster:
                 if isinstance(result, ActorFailure):
                     self._supervisor.mark_failed(receiver.member, receiver.incarnation, result)
         reports = [result for result in results.values() if not isinstance(result, ActorFailure)]
+        took, total = time.monotonic() - started, len(results)
+        logger.info("broadcast of weights %d to %d of %d samplers: %.2f s", version, len(reports), total, took)
         return {
-            "sync/seconds": time.monotonic() - started,
+            "sync/seconds": took,
             "sync/pause_seconds": max((report["pause_seconds"] for report in reports), default=0.0),
             "sync/bytes": float(max((report["nbytes"] for report in reports), default=0)),
         }

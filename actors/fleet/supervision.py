@@ -10,6 +10,7 @@ unit serves again, and retry. After ``supervision.max_restarts`` the run ends wi
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
@@ -25,6 +26,8 @@ from actors.process_stats import LOOK_SECONDS, Heartbeat
 from actors.remote_calls import ActorFailure, ActorLost, call, within
 from actors.settings import SupervisionSettings
 from actors.threads import in_daemon_thread
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ActorFailure", "ActorLost", "Changes", "Incident", "Member", "Supervisor", "Unit", "call"]
 
@@ -389,6 +392,7 @@ class Supervisor:
             if member.handle is None:
                 continue
             if member.heartbeat is not None:
+                logger.info("killing %s (incarnation %d)", member.name, member.incarnation)
                 await self._monitors.end(member.heartbeat, member.name)
             self.kill(member.handle)
             member.handle = member.heartbeat = None
@@ -404,6 +408,9 @@ class Supervisor:
             failure.log = await self._log_of(unit, str(failure))
             raise
         unit.served_since = time.monotonic()
+        for member in unit.members:
+            where = member.heartbeat.where() if member.heartbeat is not None else "its node is not known yet"
+            logger.info("%s serves (incarnation %d; %s)", member.name, member.incarnation, where)
         for member in unit.members:
             member.serving = member.present
         self.changes.notify()

@@ -8,8 +8,10 @@ settings are per thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ import pyarrow as pa
 
 from actors.group import Group
 from actors.group_metrics import group_metrics
+from actors.logs import set_step, start_actor_log
 from actors.process_stats import Heartbeat, beat
 from actors.settings import BroadcastSettings
 from actors.weights import Published, make_transfer
@@ -29,6 +32,8 @@ from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
 from verifiers.text.exported_prompts import finish_export
 from verifiers.text.rendering import PromptSettings
+
+logger = logging.getLogger(__name__)
 
 # The engine's metrics under the names that the run logs; those left out repeat others.
 METRIC_NAMES = {
@@ -91,6 +96,7 @@ class LearnerRank:
         run_id: str,
         prompts: PromptSettings,
     ) -> None:
+        start_actor_log()
         self._prompts = prompts
         self._arguments: dict[str, Any] = dict(
             dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,
@@ -125,7 +131,7 @@ class LearnerRank:
 
             return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
 
-        self._engine = await self._run(load)
+        self._engine = await self._run(load, f"load {self._model_path}")
         self._learning_step = LearningStep(
             self._engine,
             self._objective,
@@ -137,14 +143,17 @@ class LearnerRank:
 
     async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
         """The gradient of the P groups of `batches` at weight version `step`."""
-        await self._run(lambda: self._accumulate(batches, step))
+        set_step(step)
+        await self._run(lambda: self._accumulate(batches, step), f"compute the gradient of {len(batches)} groups")
 
     async def update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
         """The optimizer step from version `step` with the gradient of :meth:`accumulate`; returns the step's metrics.
 
         `probes` are groups that every sampler drew with version `step`, only to compare samplers with the learner.
         """
-        return await self._run(lambda: self._update(step, probes))
+        row = await self._run(lambda: self._update(step, probes), "update the weights")
+        set_step(self._version)
+        return row
 
     async def node(self) -> str:
         """Ray's id of the node this rank runs on."""
@@ -158,7 +167,8 @@ class LearnerRank:
         Every rank takes part; rank 0's result holds the weights.
         """
         here = await self.node()
-        version, payload = await self._run(lambda: self._publish(here, receivers))
+        to = f"publish weights {self._version}"
+        version, payload = await self._run(lambda: self._publish(here, receivers), to)
         return Published(here, version, payload)
 
     async def release(self, payload: Any) -> None:
@@ -174,12 +184,13 @@ class LearnerRank:
             if self._rank == 0:
                 finish_export(os.path.join(directory, HUGGINGFACE), self._prompts)
 
-        await self._run(work)
+        await self._run(work, f"save {directory}")
 
     async def load(self, directory: str, step: int) -> None:
         """Continue from a checkpoint that :meth:`save` wrote after `step` steps."""
-        await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)))
+        await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)), f"load {directory}")
         self._version = step
+        set_step(step)
 
     async def beat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""
@@ -215,6 +226,14 @@ class LearnerRank:
         payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers)
         return self._version, payload
 
-    async def _run(self, work: Callable[[], Any]) -> Any:
-        # deadline: each caller has its own
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _run(self, work: Callable[[], Any], name: str) -> Any:
+        """Do `work` on the learner's thread and log it."""
+        begin = time.perf_counter()
+        try:
+            # deadline: each caller has its own
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Exception:
+            logger.exception("failed to %s", name)
+            raise
+        logger.info("%s: %.2f s", name, time.perf_counter() - begin)
+        return result

@@ -7,15 +7,19 @@ to Parquet, and makes its accounting durable (the journal).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
+from actors.logs import set_step, start_actor_log
 from actors.process_stats import Heartbeat, beat
 from actors.queue.group_log import groups_file, write_groups
 from actors.queue.snapshot import read_snapshot, write_snapshot
 from actors.queue.state import QueueState, State, Ticket
+
+logger = logging.getLogger(__name__)
 
 
 class ReplayQueue:
@@ -41,6 +45,7 @@ class ReplayQueue:
         snapshot: str | None = None,
         recover: bool = False,
     ) -> None:
+        start_actor_log()
         self._state = QueueState(prompts_per_step=prompts_per_step, staleness=staleness, overtake=overtake, total=total)
         self._groups: dict[int, pa.RecordBatch] = {}
         self._changed = asyncio.Condition()
@@ -53,6 +58,8 @@ class ReplayQueue:
             self._state.resume(state, self._groups)
         if not recover:
             self._write_journal()
+        set_step(self._state.version)
+        logger.info("opened; %s", "continues from the journal" if recover else f"{len(self._groups)} groups wait")
 
     async def reserve(self) -> list[Ticket]:
         """Tickets for every slot that is free now."""
@@ -77,6 +84,7 @@ class ReplayQueue:
             if new:
                 self._groups[sequence] = batch
                 self._changed.notify_all()
+                logger.debug("position %d arrived", sequence)
             return new
 
     async def lease(
@@ -113,6 +121,8 @@ class ReplayQueue:
         for sequence in self._state.ack(version):
             del self._groups[sequence]
         self._write_journal()
+        set_step(version)
+        logger.info("%d groups were trained; %d wait", len(leased), self._state.count(State.COMMITTED))
 
     async def version(self) -> int:
         """Finished and acknowledged steps."""
@@ -121,6 +131,7 @@ class ReplayQueue:
     async def snapshot(self, path: str) -> None:
         """Write the accounting and the waiting groups into a checkpoint; called between `ack` and `lease`."""
         write_snapshot(Path(path), self._state.snapshot(), await self.held())
+        logger.info("saved to %s", path)
 
     async def beat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""

@@ -7,15 +7,19 @@ one event loop: hundreds of `sample` calls may wait for the engine while `check`
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from actors.errors import InputLost
+from actors.logs import set_step, start_actor_log
 from actors.settings import BroadcastSettings, RolloutSettings, SamplerSettings
 from actors.vllm_backend import Completion, EngineError, VllmEngine
 from actors.weights import TransferError, make_transfer
+
+logger = logging.getLogger(__name__)
 
 
 class SamplerError(RuntimeError):
@@ -43,6 +47,7 @@ class Sampler:
         seed: int = 0,
         broadcast: BroadcastSettings | None = None,
     ) -> None:
+        start_actor_log()
         self.name = name
         self._transfer = make_transfer(broadcast or BroadcastSettings(), name)
         self._engine = VllmEngine(model_path, dtype, settings, rollout, seed, self._transfer.engine_backend)
@@ -60,7 +65,10 @@ class Sampler:
         self._transfer.remove_leftovers(restarted=False)
         with self._naming("cannot start"):
             await self._engine.start(version)
-        return time.perf_counter() - begin
+        set_step(version)
+        seconds = time.perf_counter() - begin
+        logger.info("the engine serves weights %d after %.1f s", version, seconds)
+        return seconds
 
     async def sample(
         self,
@@ -93,8 +101,10 @@ class Sampler:
                 )
         finally:
             self._leave()
+        tokens = sum(completion.tokens.size for completion in completions)
         self._samples += len(completions)
-        self._tokens += sum(completion.tokens.size for completion in completions)
+        self._tokens += tokens
+        logger.debug("sampled %s: n %d, %d tokens", request_id, n, tokens)
         return completions
 
     async def load_weights(self, version: int, *addressed: Any) -> dict[str, Any]:
@@ -110,6 +120,7 @@ class Sampler:
             InputLost: the weights cannot be read; the engine is unchanged.
             SamplerError: loading began and failed; the weights are undefined and the sampler must be replaced.
         """
+        begin = time.perf_counter()
         async with contextlib.AsyncExitStack() as stack:
             try:
                 updates = await stack.enter_async_context(self._transfer.receive(*addressed))
@@ -118,7 +129,16 @@ class Sampler:
                     f"{self.name} did not begin to load the weights of version {version}: {error}"
                 ) from None
             with self._naming(f"cannot load the weights of version {version}"):
-                return asdict(await self._engine.update_weights(version, updates))
+                report = asdict(await self._engine.update_weights(version, updates))
+        set_step(version)
+        logger.info(
+            "weights %d received: %.1f MiB in %.2f s, paused for %.2f s",
+            version,
+            report["nbytes"] / 2**20,
+            time.perf_counter() - begin,
+            report["pause_seconds"],
+        )
+        return report
 
     async def version(self) -> int:
         """The version of the weights, as the engine reports it."""
@@ -148,6 +168,7 @@ class Sampler:
 
     async def shutdown(self) -> None:
         """Stop the engine; may be called twice."""
+        logger.info("shutdown")
         self._engine.shutdown()
 
     def _enter(self) -> None:
@@ -176,4 +197,5 @@ class _Naming:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, EngineError | TransferError):
+            logger.error("%s", self._prefix, exc_info=error)
             raise SamplerError(f"{self._prefix}: {error}") from None

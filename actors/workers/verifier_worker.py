@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.group import Group
+from actors.logs import set_step, start_actor_log
 from actors.process_stats import Heartbeat, beat
 from actors.vllm_backend.pooling import VllmLogits
 from verifiers.learned.classifier import TransformersLogits
@@ -26,6 +28,8 @@ from verifiers.tasks.code_task import CodeVerifier
 from verifiers.tasks.registry import make_task
 from verifiers.text.stop_tokens import decode_responses, frame_tokens
 from verifiers.verdict import Status, Verdict
+
+logger = logging.getLogger(__name__)
 
 _TAIL_TOKENS = 32  # of a prompt, searched for the tag that opens the reasoning
 _REFERENCE_CHARACTERS = 4_000  # that a group records; more is left out
@@ -58,6 +62,7 @@ class VerifierWorker:
     def __init__(self, name: str, task: TaskSettings, tokenizer_path: str, gpus: float = 0.0) -> None:
         from transformers import AutoTokenizer
 
+        start_actor_log()
         self.name = name
         self._task = make_task(task)
         self._scorer = make_scorer(task, _loader(task, gpus))
@@ -74,7 +79,9 @@ class VerifierWorker:
         parts = [part for part in (self._task, self._scorer) if isinstance(part, Prepared)]
         # deadline: the caller's start_s
         lines = tuple([await asyncio.to_thread(part.prepare) for part in parts])
-        return Ready(lines, self._task.executor.start().as_dict() if isinstance(self._task, CodeVerifier) else None)
+        ready = Ready(lines, self._task.executor.start().as_dict() if isinstance(self._task, CodeVerifier) else None)
+        logger.info("ready: %s", "; ".join(lines) or type(self._task).__name__)
+        return ready
 
     async def grade(self, batch: pa.RecordBatch, prompt: Prompt) -> tuple[int, pa.RecordBatch]:
         """Grade every sample of the group; identical responses are graded once.
@@ -86,8 +93,13 @@ class VerifierWorker:
         has the reason; the group is then not usable (DESIGN.md, promise 6: never a silent 0).
         """
         group = Group.from_record_batch(batch)
+        set_step(group.admitted_version)
+        begin = time.perf_counter()
         # deadline: the caller's verify_s
-        return group.n, await asyncio.to_thread(self._grade, group, prompt)
+        graded = await asyncio.to_thread(self._grade, group, prompt)
+        seconds = time.perf_counter() - begin
+        logger.debug("graded %r (position %d) in %.2f s", group.prompt_id, group.sequence, seconds)
+        return group.n, graded
 
     async def beat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""
@@ -135,7 +147,10 @@ class VerifierWorker:
     def _verdict(self, prompt: Prompt, response: str) -> Verdict:
         """The task's verdict; retried once if the verifier itself failed, because it may have lost a process."""
         verdict = self._task.verify(prompt, response)
-        return self._task.verify(prompt, response) if verdict.status is Status.VERIFIER_ERROR else verdict
+        if verdict.status is not Status.VERIFIER_ERROR:
+            return verdict
+        logger.warning("the verifier failed on prompt %r and is asked again: %s", prompt.id, verdict.detail)
+        return self._task.verify(prompt, response)
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
         return decode_responses(self._tokenizer, [tokens.tolist() for tokens in responses], self._frame)

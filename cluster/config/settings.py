@@ -27,6 +27,11 @@ class RunSettings(Section):
         "the same seed gives the same weights, bit by bit.",
     )
     steps: int = Field(160, ge=1, le=10_000_000, description="Optimiser steps of the run.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO",
+        description="Lowest level of the messages in the log files (logs/ in the run's directory). DEBUG adds a line "
+        "for every group that is sampled and graded.",
+    )
 
 
 class ModelSettings(Section):

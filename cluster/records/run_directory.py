@@ -4,6 +4,7 @@
     versions.json   Python, packages, platform, CPU count
     git.json        commit of the source tree and whether it was changed
     metrics.jsonl   one JSON object a line: a row of cluster/records/metric_names.py with its axis values
+    logs/           driver.log and one file per actor: actors/logs.py
     groups/         graded groups as Parquet: step-000001.parquet, ... and evaluation-000000.parquet, ...
     checkpoints/    see cluster/records/checkpoints.py
     queue.arrow     the replay queue's own accounting, from which a new queue actor goes on
@@ -94,7 +95,7 @@ class RunDirectory:
                     f"{path} holds a run already: set another run.name, or continue it with --resume {path}"
                 )
             with clear_errors(path):
-                for sub in ("groups", "checkpoints"):
+                for sub in ("groups", "checkpoints", "logs"):
                     (path / sub).mkdir(exist_ok=True)
             directory._describe(config)
         except BaseException:
@@ -124,6 +125,10 @@ class RunDirectory:
     @property
     def groups(self) -> Path:
         return self.path / "groups"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
 
     def group_file(self, step: int) -> Path:
         """Where the groups of an optimiser step (the first is 1) are written."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
+from actors.logs import driver_log, set_step
 from cluster.checks.earlier import check_recorded_groups, recorded_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
@@ -71,7 +72,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     doubtful = [*filter(None, [check_answers(config, problems)]), *tokenizer_warnings(config, problems, tokenizer)]
     if resume is not None:
         check_recorded(resume, training)
-    with _open_directory(config, resume) as directory:
+    with _open_directory(config, resume) as directory, driver_log(directory.logs, config.run.log_level):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
@@ -93,13 +94,16 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     check_recorded_groups(config, source, steps)
     config = dated(config, resumed=True)  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
-    with _open_directory(config, None) as directory, Dashboards(config, directory, first_step=0) as dashboards:
-        dashboards.message(f"replaying {steps} steps of {source}")
-        return _run(RunContext(config, directory, dashboards, replay=source))
+    with _open_directory(config, None) as directory, driver_log(directory.logs, config.run.log_level):
+        with Dashboards(config, directory, first_step=0) as dashboards:
+            dashboards.message(f"replaying {steps} steps of {source}")
+            return _run(RunContext(config, directory, dashboards, replay=source))
 
 
 def _run(context: RunContext) -> JobResult:
     """Start the actors of a run, train to the last step or to a signal, and report."""
+
+    set_step(context.first_step)
 
     async def work(shutdown: Shutdown) -> Run:
         run = await shutdown.unless_asked(starting(_assemble(context, shutdown)))
@@ -122,7 +126,8 @@ async def _train_until_asked(run: Run) -> None:
 async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
     """Start every actor of the run and connect them; on resume all of them hold the checkpoint's weights."""
     config, directory, message = context.config, context.directory, context.dashboards.message
-    processes = Processes(config, directory.path.name, context.incidents.report, Startup(message, directory))
+    startup = Startup(message, directory)
+    processes = Processes(config, directory.path.name, context.incidents.report, startup, directory.logs)
     snapshot = str(context.start.path / QUEUE_FILE) if context.start else None
     source: GroupSource
     learner: Learner

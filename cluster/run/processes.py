@@ -21,6 +21,7 @@ from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Incident, Member, Supervisor, Unit
 from actors.fleet.worker_pool import WorkerPool
+from actors.logs import environment
 from actors.process_stats import NodeMonitor
 from actors.queue.group_log import groups_file, read_groups
 from actors.remote_calls import call
@@ -95,6 +96,7 @@ class Processes:
         run_id: names shared-memory files and processes.
         report: called for every actor that is lost, and again when it is replaced.
         ready: called with the name and the report of every verifier worker that starts to serve.
+        logs: directory of the actors' log files; None: Ray's log directory of each node.
     """
 
     def __init__(
@@ -103,10 +105,12 @@ class Processes:
         run_id: str,
         report: Callable[[Incident], None],
         ready: Callable[[str, Ready], None] = lambda name, ready: None,
+        logs: Path | None = None,
     ) -> None:
         self._config = config
         self._run_id = run_id
         self._ready = ready
+        self._logs = logs
         self._broadcaster: Broadcaster | None = None  # until it is connected, samplers keep the weights of model.path
         self.supervisor = Supervisor(
             config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report
@@ -162,7 +166,7 @@ class Processes:
         config = self._config
 
         def spawn(incarnation: int) -> ActorHandle:
-            return self._actor(ReplayQueue, num_cpus=0, near_driver=True).remote(
+            return self._actor(ReplayQueue, "replay queue", num_cpus=0, near_driver=True).remote(
                 prompts_per_step=config.rollout.prompts_per_step,
                 staleness=config.queue.staleness,
                 overtake=config.queue.overtake,
@@ -190,7 +194,7 @@ class Processes:
         config = self._config
 
         def spawn(incarnation: int) -> ActorHandle:
-            return self._actor(SamplerActor, num_gpus=config.sampler.gpus).remote(
+            return self._actor(SamplerActor, name, num_gpus=config.sampler.gpus).remote(
                 name,
                 config.model.path,
                 config.model.dtype,
@@ -213,7 +217,7 @@ class Processes:
         gpus = self._config.actors.verifier_gpus
 
         def spawn(incarnation: int) -> ActorHandle:
-            actor = self._actor(VerifierWorker, num_gpus=gpus)
+            actor = self._actor(VerifierWorker, name, num_gpus=gpus)
             return actor.remote(name, self._config.task, self._config.model.path, gpus)
 
         member = Member(name, spawn)
@@ -232,7 +236,10 @@ class Processes:
     def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
         config = self._config
         actor = self._actor(
-            LearnerRank, num_gpus=config.learner.gpus_per_rank, env={"OMP_NUM_THREADS": str(config.learner.threads)}
+            LearnerRank,
+            f"learner rank {rank}",
+            num_gpus=config.learner.gpus_per_rank,
+            env={"OMP_NUM_THREADS": str(config.learner.threads)},
         )
         return actor.remote(
             rank=rank,
@@ -254,13 +261,15 @@ class Processes:
     def _actor(
         self,
         cls: type,
+        name: str,
         *,
         num_cpus: float = 1,
         num_gpus: float = 0,
         env: dict[str, str] | None = None,
         near_driver: bool = False,
     ) -> Any:
-        variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **(env or {})}
+        log = environment(name, self._logs, self._config.run.log_level)
+        variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **log, **(env or {})}
         options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from cluster.records.run_directory import RunDirectoryError, is_full
 from cluster.run.processes import connect, disconnect, log_directory
 from cluster.run.run import AgreementError
 from cluster.run.shutdown import STOP_SECONDS, Shutdown, ShutdownRequested
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,6 +84,7 @@ def _result_of(work: Callable[[Shutdown], Coroutine[Any, Any, T]], shutdown: Shu
         return JobResult(INTERRUPTED, message)
     except (BaseExceptionGroup, OSError, *RUN_ERRORS) as error:
         cause = _root_cause(error)
+        logger.error("the run ends because of this:", exc_info=error)
         if _is_bug(cause):
             raise cause from error.__cause__
         return JobResult(FAILED, f"{cause}{_logs(cause)}")

@@ -6,14 +6,16 @@ The loop (``cluster/run/loop.py``) is the order of events; this file is what "re
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
+from actors.logs import set_step
 from cluster.config import RunConfig
 from cluster.evaluation.evaluate import EvaluationPrompt, evaluate, prompts_in_flight
 from cluster.evaluation.summary import Evaluation, evaluation_file, objective_terms, strategies_of, trained_ks_of
@@ -22,6 +24,8 @@ from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
+
+logger = logging.getLogger(__name__)
 
 
 class AgreementError(RuntimeError):
@@ -74,6 +78,10 @@ class Run:
             row["supervision/samplers"] = self.pool.samplers.serving
             row["supervision/verifiers"] = self.pool.verifiers.serving
         row |= {"train/step": step, "rollout/step": step, "time/s": time.monotonic() - self._started}
+        set_step(step)
+        logger.info(
+            "step %d of %d: %.2f s, reward %.4f", step, self.steps, row["time/step_s"], row.get("reward/mean", nan)
+        )
         context.directory.append_metrics(row)
         context.dashboards.step(row)
         context.health.step(row)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from cluster.exit_status import INTERRUPTED
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -102,6 +105,7 @@ class Shutdown:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
+            logger.info("asked to stop by a signal")
             self._asked.set()
             loop.call_later(STOP_SECONDS, task.cancel)
 

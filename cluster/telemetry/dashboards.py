@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from cluster.telemetry.tables import print_table
 from cluster.telemetry.wandb_writer import Loss, WandbWriter
 from learner.metrics import Difference
 from learner.schedule import scheduled_integer
+
+logger = logging.getLogger(__name__)
 
 HURRY_SECONDS = 5.0  # for wandb to send the rest of a run that was asked to leave
 
@@ -47,7 +50,7 @@ class Dashboards:
             name=self._directory.path.name,
         )
         self._progress.start(total=self._config.run.steps, first_step=self._first_step)
-        self.message(f"run directory {self._directory.path}")
+        self.message(f"run directory {self._directory.path} (log files in {self._directory.logs.name}/)")
         self.message(self._wandb.describe())
         return self
 
@@ -67,10 +70,13 @@ class Dashboards:
     def last_words(self, text: str, status: int) -> None:
         """How the run ended, with its exit status; nothing that is closed afterwards can hold the message up."""
         self._status = status
+        logger.log(logging.ERROR if status else logging.INFO, "ended with status %d: %s", status, text)
         self._progress.stop()
         print(text, file=sys.stderr if status else sys.stdout, flush=True)
 
     def message(self, text: str) -> None:
+        """Show a line on the terminal, and log it."""
+        logger.info("%s", text)
         self._progress.message(text)
 
     def begin(self) -> None:
@@ -79,6 +85,7 @@ class Dashboards:
 
     def phase(self, name: str) -> None:
         """What the run is waiting for now."""
+        logger.info("%s", name)
         self._progress.phase(name)
 
     def step(self, row: Mapping[str, float]) -> None:

@@ -37,6 +37,7 @@ def test_it_describes_itself(tmp_path: Path) -> None:
         "git.json",
         "groups",
         "lock",
+        "logs",
         "summary.json",
         "versions.json",
     ]

@@ -73,6 +73,12 @@ def test_the_run_describes_itself(golden):
     assert len(trained_prompts(directory)) == STEPS * PROMPTS
     for name in ("config.yaml", "versions.json", "git.json", "summary.json"):
         assert (directory / name).is_file()
+    for actor in ("driver", "sampler-0", "verifier-0", "learner-rank-0", "replay-queue"):
+        log = (directory / "logs" / f"{actor}.log").read_text()
+        assert re.search(rf" INFO {actor} step \d+ \S+: started: process \d+ on .*Python 3", log), log
+        assert actor == "verifier-0" or f" step {STEPS} " in log, log
+    sampler = (directory / "logs" / "sampler-0.log").read_text()
+    assert f" step {STEPS} actors.workers.sampler: weights {STEPS} received: " in sampler
     assert "pass@4 *" in output and "difference (paired)" in output and "objective pass@4 " in output
     assert "warning: " not in output.partition("run directory")[2], "a healthy run"
     assert json.loads((directory / "summary.json").read_text())["differences"].keys() == {"pass@1", "pass@2", "pass@4"}
