@@ -7,7 +7,7 @@ INSTALL_INPUTS := requirements/torch.txt requirements/cpu.txt requirements/dev.t
 # The stamp carries a hash of the inputs' contents: `git checkout` and `touch` change times, not contents.
 STAMP := $(VENV)/.bonrl-$(shell cat $(INSTALL_INPUTS) | sha256sum | cut -c1-16)
 
-.PHONY: help install train test test-fast lint reference clean
+.PHONY: help install train test test-fast lint reference docs clean
 
 help:
 	@echo "make install    set up .venv (PYTHON=python3.12 to choose one; VENV=DIRECTORY for another place)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-fast  the tests that start none of those (about a minute on 2 cores)"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make reference  write docs/configuration.md from the settings' schema"
+	@echo "make docs       build the pages of docs/ as a site in site/ (links checked)"
 	@echo "make clean      remove .venv and caches; runs/ stays"
 
 install: $(STAMP)
@@ -42,5 +43,10 @@ lint: $(STAMP)
 reference: $(STAMP)
 	$(VENV)/bin/python -m cluster.config.reference docs/configuration.md
 
+docs:
+	test -x site-venv/bin/mkdocs || python3 -m venv site-venv
+	site-venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements/docs.txt
+	NO_MKDOCS_2_WARNING=1 site-venv/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site site-venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

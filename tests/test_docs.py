@@ -69,8 +69,11 @@ def test_every_configuration_key_exists(page: Path) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "README.md").read_text("utf-8")
-    assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in index]
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    pages = [page.name for page in (ROOT / "docs").glob("*.md")]
+    assert not [name for name in pages if name != "README.md" and f"]({name})" not in index]
+    assert not [name for name in pages if f" {name}\n" not in site]
 
 
 def _definitions(file: Path) -> set[str]:
