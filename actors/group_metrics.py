@@ -15,7 +15,7 @@ from verifiers.verdict import Status
 def group_metrics(
     groups: Sequence[Group], advantages_GN: np.ndarray, version: int, skipped: Sequence[Group] = ()
 ) -> dict[str, float]:
-    """Metrics of one step's groups under the names of ``cluster/records/metric_names.py``.
+    """Metrics of one step's groups under the names of ``cluster/records/metrics.yaml``.
 
     Args:
         groups: graded groups of equal size, all usable.

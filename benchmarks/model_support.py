@@ -166,8 +166,8 @@ async def examine(trial: Trial, support: Support) -> None:
 async def _train(trial: Trial, samples: list[Any], support: Support) -> None:
     before = trial.scores(samples)
     figures = trial.learner.train_step(_sequences(samples), 2.0, 1)
-    if not np.isfinite(figures["learn/gradient_norm"]) or np.array_equal(before, trial.scores(samples)):
-        raise RuntimeError(f"the optimiser step changed nothing (gradient norm {figures['learn/gradient_norm']})")
+    if not np.isfinite(figures["optimizer/gradient_norm"]) or np.array_equal(before, trial.scores(samples)):
+        raise RuntimeError(f"the optimiser step changed nothing (gradient norm {figures['optimizer/gradient_norm']})")
     await trial.broadcast()
     support.trained = trial.gap(await trial.sample())
     export = trial.directory.with_name("export")

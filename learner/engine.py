@@ -7,7 +7,6 @@ rank runs the same number of forward passes, because sharded weights are gathere
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from learner.backends.deepspeed_backend import DeepSpeedBackend
 from learner.backends.model_directory import check_model_directory, pad_token_of, write_model_directory
 from learner.backends.reference_policy import ReferencePolicy
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
-from learner.backends.step_metrics import StepMetrics
+from learner.backends.step_metrics import StepMetrics, StepTotals
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.checkpoint_identity import WEIGHTS, identity_problem
 from learner.policy_step import PolicyBatch, PolicyStep
@@ -105,19 +104,13 @@ class Engine:
         """The gradient of the whole global batch (the same list on every rank); `update` changes the weights.
 
         The loss is that of `learner.policy_step` with `normaliser` groups. If no sequence has a gradient, the optimizer
-        does not step (momentum and weight decay would change the weights without data) and `learn/skipped` is 1.
-        Returns metrics of the global batch, equal on every rank; without the gap metrics if no token was fresh.
+        does not step (momentum and weight decay would change the weights without data) and `optimizer/skipped` is
+        1. Returns metrics of the global batch, equal on every rank; without the gap metrics if no token was fresh.
         """
-        started = time.perf_counter()
         policy = PolicyStep(self.loss, sequences, normaliser, kl_coefficient=kl_coefficient, exact_ratios=exact_ratios)
         kept = policy.keep(sequences)
         if not policy.uses_every_sample and not any(s.advantage != 0.0 for s in kept):
-            return {
-                "learn/skipped": 1.0,
-                "learn/sequences": 0.0,
-                "learn/tokens": 0.0,
-                "learn/seconds": time.perf_counter() - started,
-            }
+            return {"optimizer/skipped": 1.0, "batch/sequences": 0.0, "batch/tokens": 0.0}
         temperature = self.temperature if temperature is None else temperature
 
         def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, entropy_BR: torch.Tensor) -> losses.PolicyLoss:
@@ -133,30 +126,28 @@ class Engine:
                 )
             )
 
-        return self._accumulate(kept, micro_loss, step, temperature, started)
+        rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
+        batches = self._batches(kept)
+        return self._backward(batches, micro_loss, temperature, rate).policy_metrics() | {
+            "optimizer/learning_rate": rate,
+            "optimizer/skipped": 0.0,
+            "batch/sequences": float(len(kept)),
+            "batch/tokens": float(sum(len(s) for s in kept)),
+            "batch/micro_batches": float(len(batches)),
+        }
 
     def update(self, metrics: dict[str, float]) -> dict[str, float]:
         """The optimizer step after `accumulate`, which returned `metrics`; returns them with the gradient norm."""
-        if metrics["learn/skipped"]:
+        if metrics["optimizer/skipped"]:
             return metrics
-        started = time.perf_counter()
-        gradient_norm = self._backend.apply()
-        seconds = metrics["learn/seconds"] + time.perf_counter() - started
-        return metrics | {
-            "learn/gradient_norm": gradient_norm,
-            "learn/seconds": seconds,
-            "learn/tokens_per_second": metrics["learn/tokens"] / seconds,
-        }
+        return metrics | {"optimizer/gradient_norm": self._backend.apply()}
 
-    def sft_step(
-        self, sequences: Sequence[TrainingSequence], step: int, *, rate: float | None = None
-    ) -> dict[str, float]:
-        """One step of maximum likelihood: mean cross-entropy over the response tokens of the batch.
+    def sft_step(self, sequences: Sequence[TrainingSequence], step: int, *, rate: float | None = None) -> float:
+        """One step of maximum likelihood: mean cross-entropy over the response tokens of the batch, which it returns.
 
         The temperature is 1; advantages and behavior log-probabilities are ignored. `rate` is the learning rate of this
         step; None for that of the settings.
         """
-        started = time.perf_counter()
         normaliser = float(sum(len(s.response_tokens) for s in sequences))
 
         def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, _: torch.Tensor) -> losses.PolicyLoss:
@@ -164,39 +155,17 @@ class Engine:
             loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
             return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
 
-        metrics = self.update(self._accumulate(sequences, micro_loss, step, 1.0, started, rate))
-        return {k: v for k, v in metrics.items() if k not in _POLICY_ONLY}
-
-    def _accumulate(
-        self,
-        sequences: Sequence[TrainingSequence],
-        micro_loss: MicroLoss,
-        step: int,
-        temperature: float,
-        started: float,
-        rate: float | None = None,
-    ) -> dict[str, float]:
         if rate is None:
             rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
-        self._backend.set_learning_rate(rate)
-        batches = self._batches(sequences)
-        metrics = self._backward(batches, micro_loss, temperature)
-        return metrics | {
-            "learn/learning_rate": rate,
-            "learn/sequences": float(len(sequences)),
-            "learn/tokens": float(sum(len(s) for s in sequences)),
-            "learn/micro_batches": float(len(batches)),
-            "learn/seconds": time.perf_counter() - started,
-            "learn/skipped": 0.0,
-        }
+        totals = self._backward(self._batches(sequences), micro_loss, 1.0, rate)
+        self._backend.apply()
+        return totals.loss
 
     def _backward(
-        self,
-        batches: Sequence[MicroBatch],
-        micro_loss: MicroLoss,
-        temperature: float,
-    ) -> dict[str, float]:
+        self, batches: Sequence[MicroBatch], micro_loss: MicroLoss, temperature: float, rate: float
+    ) -> StepTotals:
         """Forward and backward of every micro-batch; leaves the global gradient ready for the back-end to apply."""
+        self._backend.set_learning_rate(rate)
         self._backend.train()
         metrics = StepMetrics(self.device)
         for i, batch in enumerate(batches):
@@ -205,7 +174,7 @@ class Engine:
             result = micro_loss(batch, logprobs_BR, entropy_BR)
             self._backend.backward(result.loss)
             arrays = batch.behaviour_logprobs_BR, batch.response_mask_BR, batch.fresh_B
-            metrics.add(batch, result, logprobs_BR.detach(), entropy_BR.detach(), *map(self._tensor, arrays))
+            metrics.add(batch, result, logprobs_BR.detach(), *map(self._tensor, arrays))
         return metrics.reduce(self.world_size)
 
     # ---------------------------------------------------------------- scoring
@@ -378,15 +347,3 @@ class Engine:
     def close(self) -> None:
         """Release hooks and leave the process group. The engine cannot be used afterwards."""
         self._backend.close()
-
-
-_POLICY_ONLY = {
-    "learn/clip_fraction",
-    "learn/ratio_mean",
-    "learn/ratio_max",
-    "learn/kl",
-    "learn/kl_reference",
-    "learn/fresh_tokens",
-    "learn/logprob_gap_mean",
-    "learn/logprob_gap_max",
-}

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from learner.batching import TrainingSequence
+from learner.section import Section
 
 
-class ImitationSettings(BaseModel):
+class ImitationSettings(Section):
     """Length, batch and learning-rate schedule of supervised fine-tuning."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(800, ge=1, description="Optimizer steps.")
     batch_size: int = Field(128, ge=1, description="Examples per optimizer step, over all ranks.")
@@ -42,7 +41,7 @@ class ImitationSettings(BaseModel):
 class ImitationEngine(Protocol):
     """The part of ``learner.engine.Engine`` that imitation uses."""
 
-    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> dict[str, float]: ...
+    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> float: ...
 
     def export_huggingface(self, directory: str | Path) -> None: ...
 
@@ -131,7 +130,7 @@ def run_sft(
                 "of steps or the batch size, or give more examples"
             )
         rate = cosine_rate(step, settings)
-        losses.append(engine.sft_step(batch, step, rate=rate)["learn/loss"])
+        losses.append(engine.sft_step(batch, step, rate=rate))
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             now = time.perf_counter()
             mean = sum(losses) / len(losses)

@@ -35,25 +35,6 @@ from verifiers.text.rendering import PromptSettings
 
 logger = logging.getLogger(__name__)
 
-# The engine's metrics under the names that the run logs; those left out repeat others.
-METRIC_NAMES = {
-    "learn/clip_fraction": "policy/clip_fraction",
-    "learn/ratio_mean": "policy/ratio_mean",
-    "learn/ratio_max": "policy/ratio_max",
-    "learn/kl": "policy/kl_behaviour",
-    "learn/kl_reference": "policy/kl_reference",
-    "objective/value": "objective/value",
-    "learn/logprob_gap_mean": "logprob_gap/mean",
-    "learn/logprob_gap_max": "logprob_gap/max",
-    "learn/gradient_norm": "optimizer/gradient_norm",
-    "learn/learning_rate": "optimizer/learning_rate",
-    "learn/skipped": "optimizer/skipped",
-    "learn/tokens": "batch/tokens",
-    "learn/sequences": "batch/sequences",
-    "learn/micro_batches": "batch/micro_batches",
-    "learn/padding_share": "batch/padding_share",
-}
-
 
 class _Accumulated(NamedTuple):
     """The result of the first half of a step."""
@@ -213,13 +194,13 @@ class LearnerRank:
         figures, one, row = self._accumulated
         self._accumulated = None
         gap = self._learning_step.agreement([Group.from_record_batch(batch) for batch in probes], step)
-        if not gap and "learn/logprob_gap_mean" not in figures:  # nothing was scored without a gradient
+        if not gap and "logprob_gap/mean" not in figures:  # nothing was scored without a gradient
             gap = self._learning_step.agreement([one], step)
         for name, value in gap.items():
             figures[name] = float(np.maximum(value, figures.get(name, 0.0)))  # NaN stays NaN
         learned = self._learning_step.update(figures)
         self._version = step + 1
-        return {METRIC_NAMES[name]: value for name, value in learned.items() if name in METRIC_NAMES} | row
+        return learned | row
 
     def _publish(self, here: str, receivers: Sequence[str]) -> tuple[int, Any]:
         buckets = self._engine.weight_buckets(self._transfer.settings.bucket_mib * 2**20)

@@ -146,7 +146,7 @@ class LearningStep:
         self._check_sampling("temperature", self._temperature, probes, step)
         scores = self._engine.score(fresh, probes[0].temperature)
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
-        return {"learn/logprob_gap_mean": float(gaps.mean()), "learn/logprob_gap_max": float(gaps.max())}
+        return {"logprob_gap/mean": float(gaps.mean()), "logprob_gap/max": float(gaps.max())}
 
     def _check_sampling(
         self, key: Literal["n", "temperature"], base: float, groups: Sequence[Group], step: int

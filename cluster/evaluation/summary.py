@@ -52,7 +52,7 @@ class Evaluation:
         return self.curves["mean"][0].value
 
     def row(self) -> dict[str, float]:
-        """Metrics under the names of ``cluster/records/metric_names.py``."""
+        """Metrics under the names of ``cluster/records/metrics.yaml``."""
         row: dict[str, float] = {"evaluation/step": self.step}
         named = self._named_points()
         if self.objective is not None:

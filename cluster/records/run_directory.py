@@ -3,7 +3,7 @@
     config.yaml     the resolved configuration, every default included
     versions.json   Python, packages, platform, CPU count
     git.json        commit of the source tree and whether it was changed
-    metrics.jsonl   one JSON object a line: a row of cluster/records/metric_names.py with its axis values
+    metrics.jsonl   one JSON object a line: a row of cluster/records/metrics.yaml with its axis values
     logs/           driver.log and one file per actor: actors/logs.py
     groups/         graded groups as Parquet: step-000001.parquet, ... and evaluation-000000.parquet, ...
     checkpoints/    see cluster/records/checkpoints.py

@@ -28,7 +28,7 @@ class StepClock:
         self._sampled = self._sampling()
 
     def row(self) -> dict[str, float]:
-        """The step's metrics, under the names of ``cluster/records/metric_names.py``."""
+        """The step's metrics, under the names of ``cluster/records/metrics.yaml``."""
         step_s = max(self._last - self._started, 1e-9)
         sampling = self._sampled[0] - self._sampled_at_start[0]
         tokens = self._sampled[1] - self._sampled_at_start[1]

@@ -12,7 +12,7 @@ def reference_page() -> str:
         "# Metrics",
         "",
         "Every number that a run logs, to `metrics.jsonl` in the run directory and to wandb.",
-        "This page is generated: edit `cluster/records/metric_names.py`, then run",
+        "This page is generated: edit `cluster/records/metrics.yaml`, then run",
         "`python -m cluster.telemetry.metrics_page > docs/metrics.md`.",
         "",
         "A metric is drawn over one axis, its clock. In wandb each is registered with `define_metric`, so",

@@ -189,7 +189,7 @@ class WandbWriter:
         return f"wandb sync {shlex.quote(str(self.directory))}"
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Logs one row of cluster/records/metric_names.py, split by axis. Raises MetricError on a bad row."""
+        """Logs one row of cluster/records/metrics.yaml, split by axis. Raises MetricError on a bad row."""
         for part in split_by_axis(row):
             if self._helper is not None:
                 try:

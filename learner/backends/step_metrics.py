@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 
@@ -16,7 +18,6 @@ SUMS = (
     "ratio",
     "kl",
     "kl_reference",
-    "entropy",
     "gap",
     "fresh_tokens",
     "all",
@@ -38,7 +39,6 @@ class StepMetrics:
         batch: MicroBatch,
         result: losses.PolicyLoss,
         logprobs_BR: torch.Tensor,
-        entropy_BR: torch.Tensor,
         behaviour_BR: torch.Tensor,
         mask_BR: torch.Tensor,
         fresh_B: torch.Tensor,
@@ -46,37 +46,49 @@ class StepMetrics:
         """Add one micro-batch: its loss and the statistics of its tokens."""
         fresh_BR = mask_BR & fresh_B.unsqueeze(1)
         gap, fresh_tokens, gap_max = losses.logprob_gap(logprobs_BR, behaviour_BR, fresh_BR)
-        measured = {"entropy": (entropy_BR * mask_BR).sum().double(), "gap": gap, "fresh_tokens": fresh_tokens}
         self._sums["all"] += batch.tokens
         self._sums["padded"] += batch.padded_tokens
-        for name, value in (result.sums | measured).items():
+        for name, value in (result.sums | {"gap": gap, "fresh_tokens": fresh_tokens}).items():
             self._sums[name] += value
         for name, value in (result.maxima | {"gap": gap_max}).items():
             self._maxima[name] = torch.maximum(self._maxima[name], value)
 
-    def reduce(self, world_size: int) -> dict[str, float]:
-        """Metrics of the global batch, equal on every rank; collective. The gap metrics need a fresh token."""
+    def reduce(self, world_size: int) -> StepTotals:
+        """Totals of the global batch, equal on every rank; collective."""
         sum_vector = torch.stack([self._sums[name] for name in SUMS])
         max_vector = torch.stack([self._maxima[name] for name in MAXIMA])
         if world_size > 1:
             dist.all_reduce(sum_vector, op=dist.ReduceOp.SUM)
             dist.all_reduce(max_vector, op=dist.ReduceOp.MAX)
-        total = dict(zip(SUMS, sum_vector.tolist(), strict=True))
-        largest = dict(zip(MAXIMA, max_vector.tolist(), strict=True))
+        return StepTotals(
+            dict(zip(SUMS, sum_vector.tolist(), strict=True)), dict(zip(MAXIMA, max_vector.tolist(), strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """Sums and maxima over the tokens of a step's global batch."""
+
+    sums: dict[str, float]
+    maxima: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        return self.sums["loss"]
+
+    def policy_metrics(self) -> dict[str, float]:
+        """Metrics of a step on sampled responses, under their logged names. The gap needs a fresh token."""
+        total, largest = self.sums, self.maxima
         tokens = max(total["tokens"], 1.0)
         metrics = {
-            "learn/loss": total["loss"],
-            "learn/response_tokens": total["tokens"],
-            "learn/clip_fraction": total["clipped"] / tokens,
-            "learn/ratio_mean": total["ratio"] / tokens,
-            "learn/ratio_max": largest["ratio"],
-            "learn/kl": total["kl"] / tokens,
-            "learn/kl_reference": total["kl_reference"] / max(total["sampled"], 1.0),
-            "learn/entropy": total["entropy"] / tokens,
-            "learn/fresh_tokens": total["fresh_tokens"],
-            "learn/padding_share": 1.0 - total["all"] / total["padded"],
+            "policy/clip_fraction": total["clipped"] / tokens,
+            "policy/ratio_mean": total["ratio"] / tokens,
+            "policy/ratio_max": largest["ratio"],
+            "policy/kl_behaviour": total["kl"] / tokens,
+            "policy/kl_reference": total["kl_reference"] / max(total["sampled"], 1.0),
+            "batch/padding_share": 1.0 - total["all"] / total["padded"],
         }
         if total["fresh_tokens"]:
-            metrics["learn/logprob_gap_mean"] = total["gap"] / total["fresh_tokens"]
-            metrics["learn/logprob_gap_max"] = largest["gap"]
+            metrics["logprob_gap/mean"] = total["gap"] / total["fresh_tokens"]
+            metrics["logprob_gap/max"] = largest["gap"]
         return metrics

@@ -24,14 +24,14 @@ class SmallEngine:
         self.calls: list[tuple[int, float, int]] = []
         self.exported: list[Path] = []
 
-    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> dict[str, float]:
+    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> float:
         self.calls.append((step, rate, len(sequences)))
         tokens = torch.from_numpy(np.concatenate([s.response_tokens for s in sequences])).long()
         loss = -self.logits.log_softmax(-1)[tokens].mean()
         (gradient,) = torch.autograd.grad(loss, self.logits)
         with torch.no_grad():
             self.logits -= rate * gradient
-        return {"learn/loss": loss.item()}
+        return loss.item()
 
     def export_huggingface(self, directory: str | Path) -> None:
         self.exported.append(Path(directory))

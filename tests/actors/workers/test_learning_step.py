@@ -24,7 +24,7 @@ class RecordingEngine:
 
     def accumulate(self, sequences, normaliser, step, **options):
         self.sequences, self.normaliser, self.options = sequences, normaliser, options
-        return {"learn/loss": 0.0}
+        return {}
 
     def score(self, sequences, temperature):
         self.scored += 1
@@ -276,7 +276,7 @@ def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
     probe = graded([1, 0, 0, 0], version=3)
     off = [np.full(len(tokens), -1.25, np.float32) for tokens in probe.response_tokens]
     probe = replace(probe, behaviour_logprobs=off)
-    assert step.agreement([probe], 3) == pytest.approx({"learn/logprob_gap_mean": 0.25, "learn/logprob_gap_max": 0.25})
+    assert step.agreement([probe], 3) == pytest.approx({"logprob_gap/mean": 0.25, "logprob_gap/max": 0.25})
     assert step.agreement([probe], 4) == {}
     with pytest.raises(ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5;"):
         step.agreement([replace(probe, temperature=0.5)], 3)

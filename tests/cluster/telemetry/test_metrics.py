@@ -17,6 +17,7 @@ from cluster.records.metric_names import (
     split_by_axis,
 )
 from cluster.telemetry.metrics_page import reference_page
+from learner.backends.step_metrics import MAXIMA, SUMS, StepTotals
 
 
 def test_page_is_up_to_date() -> None:
@@ -101,3 +102,10 @@ def test_issue_names_are_there() -> None:
         logprob_gap gradient_norm length truncated all_fail all_pass mixed"""
     page = " ".join(metric.key for metric in metric_names.METRICS)
     assert [word for word in words.split() if word not in page] == []
+
+
+def test_the_learner_names_its_metrics_as_the_table_does() -> None:
+    totals = StepTotals(dict.fromkeys(SUMS, 2.0), dict.fromkeys(MAXIMA, 1.0))
+    assert {find_metric(name).axis for name in totals.policy_metrics()} == {"train/step"}
+    quiet = StepTotals(dict.fromkeys(SUMS, 2.0) | {"fresh_tokens": 0.0}, dict.fromkeys(MAXIMA, 1.0))
+    assert totals.policy_metrics().keys() - quiet.policy_metrics().keys() == {"logprob_gap/mean", "logprob_gap/max"}
