@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from learner.section import Section
 
 
-class Schedule(BaseModel):
+class Schedule(Section):
     """How one number changes over the run. It begins at `start`, or at the value of the scheduled key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     shape: Literal["constant", "linear", "cosine", "steps"] = Field(
         "linear",
@@ -62,10 +62,8 @@ class Schedule(BaseModel):
         return [value for value in (self.start, self.end, *self.at.values()) if value is not None]
 
 
-class ScheduleSettings(BaseModel):
+class ScheduleSettings(Section):
     """Numbers that change during the run (section `schedule`); a null key stays constant."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     k: Schedule | None = Field(None, description="Changes objective.k, rounded to the nearest integer.")
     n: Schedule | None = Field(None, description="Changes rollout.n, rounded; rollout.n must be the largest value.")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from learner.estimators import ESTIMATORS, check_estimator
+from learner.section import Section
 from learner.strategies import STRATEGIES, check_strategy
 from learner.strategies.registry import DEFAULT_SUBSETS
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TermSettings(_Settings):
+class TermSettings(Section):
     """One inference strategy, and the estimator of its gradient."""
 
     weight: float = Field(1.0, gt=0, description="Weight of this strategy in the objective.")
@@ -165,7 +162,7 @@ def _check_term(term: TermSettings, n: int, key: str) -> None:
         raise ValueError(f"{key}.k = {term.k}, rollout.n = {n}: {error}") from error
 
 
-class LossSettings(_Settings):
+class LossSettings(Section):
     """The per-token policy loss: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), summed over tokens."""
 
     clip_low: float = Field(
@@ -265,7 +262,7 @@ class LossSettings(_Settings):
         return [key for key in clips if getattr(self, key) != type(self).model_fields[key].default]
 
 
-class LearnerSettings(_Settings):
+class LearnerSettings(Section):
     """DeepSpeed ranks, AdamW, and the size of a micro-batch."""
 
     ranks: int = Field(1, ge=1, description="DeepSpeed data-parallel ranks, one Ray actor each.")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from learner.section import Section
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 ALPHABET = "0123456789+-*/(),=:"
 
 
-class TinyModelSettings(BaseModel):
+class TinyModelSettings(Section):
     """Architecture of the small model: a Llama with tied embeddings, float32."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(192, ge=32, multiple_of=32, description="Size of the residual stream.")
     layers: int = Field(4, ge=1, description="Transformer layers.")

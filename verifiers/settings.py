@@ -24,10 +24,14 @@ RESERVED_BY_TEMPLATES = frozenset(
 """Names that the renderer sets itself, or that change what it returns."""
 
 
-class DifficultyMix(BaseModel):
-    """Shares of Countdown's difficulty levels; normalized by their sum."""
+class Section(BaseModel):
+    """Settings that are immutable; unknown keys, infinity and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DifficultyMix(Section):
+    """Shares of Countdown's difficulty levels; normalized by their sum."""
 
     easy: float = Field(0.3, ge=0.0, description="Weight of level easy: three numbers, each 1 to 12.")
     medium: float = Field(
@@ -42,10 +46,8 @@ class DifficultyMix(BaseModel):
         return self
 
 
-class ScorerSettings(BaseModel):
+class ScorerSettings(Section):
     """The score by which the deployed verifier ranks; the reward is always that of the task."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] = Field(
         "verdict",
@@ -70,10 +72,8 @@ class ScorerSettings(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of the errors of `synthetic`.")
 
 
-class MathSettings(BaseModel):
+class MathSettings(Section):
     """Problems and grading of the tasks with mathematical answers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     split: Literal["hendrycks", "prm800k"] = Field(
         "hendrycks",
@@ -101,11 +101,9 @@ class MathSettings(BaseModel):
     )
 
 
-class JsonlSettings(BaseModel):
+class JsonlSettings(Section):
     """A user's own problems: JSON Lines (one object per line) or Parquet, with the fields named here. A dot reads a
     nested object (`reward_model.ground_truth`); numbers and lists with one element are read as text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     train: str | None = Field(
         None,
@@ -142,10 +140,8 @@ class JsonlSettings(BaseModel):
     )
 
 
-class TaskSettings(BaseModel):
+class TaskSettings(Section):
     """The problems for training and evaluation. Fields that only one task reads say so."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] = Field(
         "countdown",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from actors.settings import Section
+from learner.section import Section
 from learner.strategies import STRATEGIES, look_up
 
 

@@ -27,7 +27,6 @@ from actors.settings import (
     QueueSettings,
     RolloutSettings,
     SamplerSettings,
-    Section,
     SupervisionSettings,
 )
 from cluster.config.rules import cross_section_problems
@@ -42,6 +41,7 @@ from cluster.config.settings import (
 )
 from cluster.errors import UsageError
 from learner.schedule import ScheduleSettings
+from learner.section import Section
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
 from verifiers.settings import TaskSettings
 

@@ -1,4 +1,4 @@
-"""Calibration of logits to probabilities, and measures of their quality. NumPy only.
+"""Calibration of logits to probabilities, and measures of their quality.
 
 A logit ranks answers; a probability can also be compared across prompts and with a threshold. Platt scaling,
 p = sigmoid(a z + b) with a > 0, keeps the ranking. All functions take float64 [M] logits or probabilities and bool
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 BINS = 10
-_RIDGE = 1e-6  # keeps Newton's matrix regular if the labels are separable
+_UNPENALIZED = 1e10  # inverse strength of the penalty, which only decides where all logits are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,46 +70,30 @@ def fit_platt(logits: np.ndarray, correct: np.ndarray) -> Platt:
 
     A slope <= 0, which would reverse the ranking, becomes a very small positive number.
     """
-    logits = np.asarray(logits, np.float64)
+    from sklearn.linear_model import LogisticRegression
+
     right = int(np.sum(correct))
     wrong = len(logits) - right
     targets = np.where(correct, (right + 1) / (right + 2), 1 / (wrong + 2))
-    design = np.stack([logits, np.ones_like(logits)], axis=1)
-    parameters = np.array([1.0, 0.0])
-    loss = _loss(design, targets, parameters)
-    for _ in range(100):
-        p = sigmoid(design @ parameters)
-        gradient = design.T @ (p - targets)
-        curvature = (design * (p * (1 - p))[:, None]).T @ design + _RIDGE * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        size = 1.0
-        while (candidate := _loss(design, targets, parameters - size * step)) > loss and size > 1e-8:
-            size /= 2
-        parameters = parameters - size * step
-        if loss - candidate < 1e-12 * len(logits):
-            break
-        loss = candidate
-    return Platt(max(float(parameters[0]), 1e-6), float(parameters[1]))
-
-
-def _loss(design: np.ndarray, targets: np.ndarray, parameters: np.ndarray) -> float:
-    z = design @ parameters
-    return float(np.sum(np.logaddexp(0.0, z) - targets * z))
+    # A target between 0 and 1 is the answer once as right and once as wrong, with weights that sum to 1.
+    design = np.tile(np.asarray(logits, np.float64), 2)[:, None]
+    labels = np.repeat([True, False], len(targets))
+    model = LogisticRegression(C=_UNPENALIZED, solver="newton-cholesky", tol=1e-10, max_iter=200)
+    model.fit(design, labels, sample_weight=np.concatenate([targets, 1 - targets]))
+    return Platt(max(float(model.coef_[0, 0]), 1e-6), float(model.intercept_[0]))
 
 
 def auc(scores: np.ndarray, correct: np.ndarray) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties as half. NaN unless both labels occur."""
-    scores, correct = np.asarray(scores, np.float64), np.asarray(correct, bool)
-    right, wrong = int(correct.sum()), int((~correct).sum())
-    if not right or not wrong:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mid_ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of equal scores, from 1
-    return float((mid_ranks[inverse][correct].sum() - right * (right + 1) / 2) / (right * wrong))
+    """Area under the ROC curve, ties as half. NaN unless both labels occur."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(correct, scores)) if 0 < np.sum(correct) < len(correct) else float("nan")
 
 
 def quality(logits: np.ndarray, correct: np.ndarray, prompt_ids: list[str], platt: Platt) -> Quality:
     """Computes :class:`Quality` for one set of labeled answers."""
+    from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+
     correct = np.asarray(correct, bool)
     p = platt.probability(logits)
     by_prompt: dict[str, list[int]] = {}
@@ -118,16 +102,15 @@ def quality(logits: np.ndarray, correct: np.ndarray, prompt_ids: list[str], plat
     within = [auc(p[rows], correct[rows]) for rows in by_prompt.values()]
     within = [value for value in within if not np.isnan(value)]
     bins = _bins(p, correct)
-    clipped = np.clip(p, 1e-12, 1 - 1e-12)
     return Quality(
         samples=len(p),
         prompts=len(by_prompt),
         base_rate=float(correct.mean()),
         auc=auc(p, correct),
         auc_within=float(np.mean(within)) if within else None,
-        accuracy=float(np.mean((p >= 0.5) == correct)),
-        brier=float(np.mean((p - correct) ** 2)),
-        log_loss=float(-np.mean(np.where(correct, np.log(clipped), np.log1p(-clipped)))),
+        accuracy=float(accuracy_score(correct, p >= 0.5)),
+        brier=float(brier_score_loss(correct, p)),
+        log_loss=float(log_loss(correct, p, labels=[False, True])),
         ece=sum(count * abs(mean - share) for mean, share, count in bins) / len(p),
         bins=bins,
     )

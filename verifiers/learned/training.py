@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from verifiers.learned.calibration import Platt, Quality, fit_platt, quality
 from verifiers.learned.classifier import CARD, FORMAT, TransformersLogits, batches, pad
 from verifiers.learned.samples import Parts, Sample
 from verifiers.learned.sequences import encode
+from verifiers.settings import Section
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Section):
     """Hyperparameters of the training of a verifier."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(
         4, ge=1, description="Passes over the training answers; the best on the calibration part is kept."
