@@ -1,4 +1,4 @@
-"""The command line: `bonrl train | eval | sft | train-verifier | grade | submit | export | config-reference`.
+"""The command line, `bonrl COMMAND`.
 
 Every command has its own file in cluster/commands; this one registers them. Every command reads a YAML file, applies
 `section.key=value` overrides and refuses what cannot work before anything starts: one message, exit status 2. The
@@ -14,10 +14,12 @@ from typing import Annotated
 import typer
 
 from cluster.checks.preflight import check_packages
+from cluster.commands.compare import compare
 from cluster.commands.evaluate import evaluate
 from cluster.commands.export import export
 from cluster.commands.grade import grade
 from cluster.commands.printing import version_text
+from cluster.commands.samples import samples
 from cluster.commands.sft import sft
 from cluster.commands.submit import submit
 from cluster.commands.train import train
@@ -61,6 +63,8 @@ def bonrl(
       bonrl train                                       train the shipped model on two CPU cores
       bonrl train --config FILE --dry-run               check a configuration; start nothing
       bonrl eval --checkpoint runs/NAME                 pass@k and other curves of what was trained
+      bonrl samples runs/NAME                           what the model answered
+      bonrl compare runs/NAME runs/OTHER                paired differences with intervals
 
     \b
     Exit status of every command
@@ -80,6 +84,8 @@ def config_reference() -> None:
 
 app.command(short_help="Train a model for Best-of-N.")(train)
 app.command("eval", short_help="Measure a model on held-out prompts.")(evaluate)
+app.command(short_help="Compare runs, with intervals.")(compare)
+app.command(short_help="Show what the model answered.")(samples)
 app.command(short_help="Imitate expert solutions of the task.")(sft)
 app.command("train-verifier", short_help="Train a verifier that scores answers.")(train_verifier)
 app.command(short_help="Grade a file of answers.")(grade)

@@ -47,7 +47,8 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Also write evaluation.json (with standard errors) and the graded groups (Parquet) there.",
+            help="Also write evaluation.json (with standard errors) and the graded groups (Parquet) there, for "
+            "`bonrl compare`.",
         ),
     ] = None,
     baseline: Annotated[
@@ -93,7 +94,8 @@ def evaluate(
     print_comparisons(resolved, earlier, evaluations)
     if output is not None and evaluations:
         rows = [{"temperature": e.temperature, **e.row(), **e.standard_errors()} for e in evaluations]
-        (output / "evaluation.json").write_text(json.dumps({"model": str(model), "evaluations": rows}, indent=1))
+        found = {"model": str(model), "config": resolved.to_mapping(), "evaluations": rows}
+        (output / "evaluation.json").write_text(json.dumps(found, indent=1))
         typer.echo(f"wrote {output}")
     if outcome.status:
         typer.echo(outcome.message, err=True)

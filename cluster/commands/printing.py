@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
+from cluster.errors import UsageError
 from cluster.telemetry.tables import print_table
 
 if TYPE_CHECKING:
@@ -37,6 +40,23 @@ def print_dry_run(
         typer.echo(f"{name:<{width}}  {value}")
     for warning in found.warnings:
         typer.echo(f"\nWARNING: {warning}", err=True)
+
+
+def write_json(content: dict[str, Any], option: str) -> None:
+    """Write what a script reads to the file that `--json` names, or print it for `-`.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    if option == "-":
+        typer.echo(text)
+        return
+    try:
+        Path(option).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {option}: cannot be written: {error.strerror}") from error
+    typer.echo(f"wrote {option}")
 
 
 def print_curves(evaluations: list[Evaluation]) -> None:

@@ -102,20 +102,27 @@ def advantages(config: RunConfig, groups: Sequence[Group], step: int) -> list[np
     """The advantages [N] of each group of an optimizer step, counted from 1.
 
     They are not recorded but computed again, by the code that the learner uses. None for groups that were not trained
-    on, and for all groups where the learner also needed log-probabilities that are not recorded: with a KL term in the
-    reward, and with objective.off_policy = exact on stale groups.
+    on, for groups that the objective refuses (a run with --rollout-only may record them), and for all groups where the
+    learner also needed log-probabilities that are not recorded: with a KL term in the reward, and with
+    objective.off_policy = exact on stale groups.
     """
     usable = [group for group in groups if group.usable]
     if not usable or _needs_the_model(config, usable, step - 1):
         return [None] * len(groups)
-    objective, graded = Objective(config.objective, config.schedule.k), graded_groups(usable)
-    if config.objective.imitation == "none":
-        found_GN = objective.advantages(graded, step - 1)
-    else:
-        experts = np.array([group.demonstration_score for group in usable], dtype=np.float64)
-        found_GN = objective.imitation_advantages(graded, experts, step - 1)
+    try:
+        found_GN = _advantages(config, usable, step - 1)
+    except ValueError:  # the learner refuses such groups with the same error
+        return [None] * len(groups)
     rows = iter(found_GN)
     return [next(rows) if group.usable else None for group in groups]
+
+
+def _advantages(config: RunConfig, groups: Sequence[Group], version: int) -> np.ndarray:
+    objective, graded = Objective(config.objective, config.schedule.k), graded_groups(groups)
+    if config.objective.imitation == "none":
+        return objective.advantages(graded, version)
+    experts = np.array([group.demonstration_score for group in groups], dtype=np.float64)
+    return objective.imitation_advantages(graded, experts, version)
 
 
 def _needs_the_model(config: RunConfig, groups: Sequence[Group], version: int) -> bool:

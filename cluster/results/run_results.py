@@ -151,7 +151,8 @@ class RunResults:
         Raises:
             ResultsError: the step is not recorded, or its file cannot be read.
         """
-        groups = self._read(groups_file(step), "optimizer step", step, self.group_steps)
+        self._require("optimizer step", step, self.group_steps)
+        groups = self._read(groups_file(step))
         yield from group_records(groups, step, advantages(self.run_config, groups, step))
 
     def evaluation_groups(self, step: int) -> Iterator[GroupRecord]:
@@ -160,7 +161,8 @@ class RunResults:
         Raises:
             ResultsError: the evaluation is not recorded, or its file cannot be read.
         """
-        groups = self._read(evaluation_file(step), "evaluation after step", step, self.evaluation_steps)
+        self._require("evaluation after step", step, self.evaluation_steps)
+        groups = self._read(evaluation_file(step))
         yield from group_records(groups, step, [None] * len(groups))
 
     def evaluation(self, step: int) -> Evaluation:
@@ -170,15 +172,24 @@ class RunResults:
             ResultsError: the evaluation is not recorded, cannot be read, or the verifier failed on every prompt.
         """
         if step not in self._evaluations:
-            file = self.path / "groups" / evaluation_file(step)
+            file = self.evaluation_path(step)
             try:
-                found = read_evaluation(self.run_config, file, step) if step in self.evaluation_steps else None
+                found = read_evaluation(self.run_config, file, step)
             except (OSError, ValueError) as error:
                 raise ResultsError(f"{file} cannot be read: {error}") from error
             if found is None:
-                raise self._absent("evaluation after step", step, self.evaluation_steps)
+                raise ResultsError(f"{file} holds no groups")
             self._evaluations[step] = found
         return self._evaluations[step]
+
+    def evaluation_path(self, step: int) -> Path:
+        """The Parquet file with the groups of an evaluation.
+
+        Raises:
+            ResultsError: the evaluation is not recorded.
+        """
+        self._require("evaluation after step", step, self.evaluation_steps)
+        return self.path / "groups" / evaluation_file(step)
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -202,17 +213,16 @@ class RunResults:
         found = (match for name in names if (match := _STEP_FILE.fullmatch(name)) and match[1] == kind)
         return tuple(sorted(int(match[2]) for match in found))
 
-    def _read(self, name: str, what: str, step: int, recorded: tuple[int, ...]) -> list[Group]:
+    def _require(self, what: str, step: int, recorded: tuple[int, ...]) -> None:
         if step not in recorded:
-            raise self._absent(what, step, recorded)
+            there = f"recorded: {_ranges(recorded)}" if recorded else "nothing of this kind is recorded"
+            raise ResultsError(f"{self.path} has no groups of {what} {step}; {there}")
+
+    def _read(self, name: str) -> list[Group]:
         try:
             return [Group.from_record_batch(batch) for batch in read_groups(self.path / "groups" / name)]
         except (OSError, ValueError) as error:
             raise ResultsError(f"{self.path / 'groups' / name} cannot be read: {error}") from error
-
-    def _absent(self, what: str, step: int, recorded: tuple[int, ...]) -> ResultsError:
-        there = f"recorded: {_ranges(recorded)}" if recorded else "nothing of this kind is recorded"
-        return ResultsError(f"{self.path} has no groups of {what} {step}; {there}")
 
 
 def load_run(path: str | Path) -> RunResults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -62,7 +63,11 @@ def make_run(
     for section, keys in (changes or {}).items():
         tree[section] = tree.get(section, {}) | keys
     config: RunConfig = build_config(tree)
-    with RunDirectory.create(base, name, config.to_mapping()) as directory:
+    described = {"versions": lambda: {"python": "3.11"}, "git_state": lambda: {"commit": "c0ffee"}}  # both are slow
+    with (
+        mock.patch.multiple("cluster.records.run_directory", **described),
+        RunDirectory.create(base, name, config.to_mapping()) as directory,
+    ):
         for step in (1, 2):
             rows = [group(f"t{step}", [1, 0, 0, 0], version=step - 1), group("u", [1, 1, 0, 0], version=step - 1)]
             write(directory.groups / groups_file(step), rows)

@@ -34,7 +34,7 @@ def test_a_run_is_read_and_left_as_it_is(tmp_path: Path) -> None:
     run = load_run(path)
     assert (run.name, run.finished, run.last_step) == ("a", True, 2)
     assert run.run_config.objective.k == 2 and run.config["rollout"]["n"] == 4
-    assert run.git is not None and "commit" in run.git and run.versions is not None
+    assert run.git == {"commit": "c0ffee"} and run.versions == {"python": "3.11"}
     assert run.summary == {"steps": 2, "weights_sha256": "00"}
     assert [row["text"] for row in run.incidents] == ["no signal"]
     assert run.columns() == {
@@ -137,6 +137,12 @@ def test_advantages_that_need_the_model_are_not_made_up(changes: dict, version: 
     assert advantages(config, groups, version + 1) == [None]
     [found] = advantages(build_config({"objective": {"k": 2}, "rollout": {"n": 4}}), groups, version + 1)
     assert found is not None
+
+
+def test_groups_that_the_objective_refuses_have_no_advantages() -> None:
+    """A run with --rollout-only records them all the same."""
+    config = build_config({"objective": {"k": 2}, "rollout": {"n": 4}})
+    assert advantages(config, [graded([1, 0])], 1) == [None]
 
 
 def test_paths_without_a_run_are_refused_by_what_they_hold(tmp_path: Path) -> None:
