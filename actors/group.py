@@ -7,7 +7,7 @@ that a known older version lacks are null.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -56,11 +56,13 @@ GROUP_SCHEMA = pa.schema(
         pa.field("prompt_text", pa.string()),  # the problem
         pa.field("reference", pa.string()),  # the verifier's data for the problem as JSON; null if long
         pa.field("response_text", pa.list_(pa.string())),  # as decoded for grading
+        pa.field("part_names", pa.list_(pa.string())),  # of the reward's named parts; null if it has none
+        pa.field("parts", pa.list_(pa.list_(pa.float64()))),  # per sample: their values, before weights; NaN: none
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
 
-_GRADES = ("reward", "score", "verdict", "answer", "detail", "verify_seconds", "response_text")
+_GRADES = ("reward", "score", "verdict", "answer", "detail", "verify_seconds", "response_text", "parts")
 
 
 class GroupError(ValueError):
@@ -113,6 +115,8 @@ class Group:
     answer: Sequence[str | None] | None = None
     detail: Sequence[str] | None = field(default=None, repr=False)
     verify_seconds: np.ndarray | None = field(default=None, repr=False)  # float32 [N]
+    part_names: Sequence[str] | None = None  # K names
+    parts: Sequence[np.ndarray] | None = field(default=None, repr=False)  # N x float64 [K]
     demonstration_tokens: np.ndarray | None = None  # int32 [D]
     demonstration_score: float | None = None
     prompt_text: str | None = field(default=None, repr=False)
@@ -195,14 +199,16 @@ class Group:
         verify_seconds: np.ndarray,
         detail: Sequence[str] | None = None,
         demonstration_score: float | None = None,
+        parts: Sequence[Mapping[str, float]] = (),
         **texts: Any,
     ) -> Group:
         """The same group with the verifier's results per sample, and the score of its demonstration if it has one.
 
-        `texts` are the fields prompt_text, reference and response_text.
+        `parts`: the named parts of each reward. `texts`: the fields prompt_text, reference and response_text.
 
         If the verifier itself failed, the verdict is ``verifier_error`` and reward and score are NaN.
         """
+        names = list(dict.fromkeys(name for one in parts for name in one)) or None
         return replace(
             self,
             reward=np.asarray(reward, np.float64),
@@ -212,6 +218,8 @@ class Group:
             detail=[""] * len(verdict) if detail is None else list(detail),
             verify_seconds=np.asarray(verify_seconds, np.float32),
             demonstration_score=demonstration_score,
+            part_names=names,
+            parts=[np.array([one.get(name, np.nan) for name in names]) for one in parts] if names else None,
             **texts,
         )
 

@@ -48,6 +48,7 @@ def group_metrics(
     }
     for k in default_ks(n):
         row[f"pass_at_k/{k}"] = np.mean([pass_at_k(n, int(c), k) for c in hits_G])
+    row |= _part_means(groups)
     verdicts = Counter(v for g in (*groups, *skipped) for v in g.verdicts)
     row |= {f"verifier/{status}_share": verdicts[status] / verdicts.total() for status in Status}
     row["groups/set_aside"] = len(skipped)
@@ -58,3 +59,13 @@ def _sampled_entropy(groups: Sequence[Group]) -> float:
     """Entropy of the behavior policy in nat/token: the mean of -log π over all sampled tokens, which is unbiased."""
     logprobs = np.concatenate([lp for g in groups for lp in g.behaviour_logprobs])
     return float(-logprobs.mean()) if len(logprobs) else 0.0
+
+
+def _part_means(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean of each named part of the reward, over the samples that have it."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for j, name in enumerate(group.part_names or ()):
+            values.setdefault(name, []).extend(float(parts[j]) for parts in group.parts or ())
+    return {f"reward_part/{name}": float(np.nanmean(found)) for name, found in values.items()
+            if not np.isnan(found).all()}  # fmt: skip

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LearnedScorer, LoadLogits
-from verifiers.settings import ScorerSettings, TaskSettings
+from verifiers.settings import ScorerSettings, TaskSettings, is_code
 from verifiers.task import Prompt
 from verifiers.tasks.countdown import ExpressionError, evaluate
 from verifiers.verdict import Status, Verdict
+
+USER_SCORERS: dict[str, Callable[..., Any]] = {}
+"""Functions that plugins register; they are called like ``task.reward``."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def register_scorer(name: str) -> Callable[[F], F]:
+    """Register a function, written like that of ``task.reward``, as the scorer `name`."""
+
+    def register(function: F) -> F:
+        USER_SCORERS[name] = function
+        return function
+
+    return register
 
 
 class Scorer(Protocol):
@@ -124,6 +139,10 @@ def make_scorer(task: TaskSettings, load_logits: LoadLogits = TransformersLogits
             return LearnedScorer(Path(settings.path), settings.batch_tokens, load_logits)
         except ValueError as error:
             raise ValueError(f"task.scorer.path: {error}") from error
+    if is_code(settings.kind) or settings.kind in USER_SCORERS:
+        from verifiers.rewards.task import UserScorer, grades_of
+
+        return UserScorer(grades_of("scorer", task))
     if settings.kind == "majority":
         return MajorityScorer()
     if settings.kind == "synthetic":

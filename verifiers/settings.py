@@ -46,16 +46,31 @@ class DifficultyMix(Section):
         return self
 
 
+TASKS = ("countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp")
+SCORERS = ("verdict", "majority", "learned", "synthetic", "lenient")
+
+
+def is_code(text: str) -> bool:
+    """Whether a key's value is a reference to user code, ``file.py:name`` or ``package.module:name``."""
+    return ":" in text and not is_address(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is the address of an HTTP service."""
+    return text.startswith(("http://", "https://"))
+
+
 class ScorerSettings(Section):
     """The score by which the deployed verifier ranks; the reward is always that of the task."""
 
-    kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] = Field(
+    kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] | str = Field(
         "verdict",
         description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, "
         "a score of the whole group, so an objective cannot select by it (use majority_at_k); an evaluation of "
         "best_of_k with it selects among k by the vote of all n, which only k = n can deploy. "
         "`learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for experiments. "
-        "`lenient`: countdown with the tolerance below, an imperfect verifier with a systematic flaw.",
+        "`lenient`: countdown with the tolerance below, an imperfect verifier with a systematic flaw. A function of "
+        "your own: `path/to/file.py:name` or `package.module:name`, written like that of task.reward.",
     )
     path: str | None = Field(
         None, description="Directory that `bonrl train-verifier` wrote; every node must see it (`learned` only)."
@@ -70,6 +85,15 @@ class ScorerSettings(Section):
     false_negative: float = Field(0.0, ge=0, le=1, description="Share of right answers that `synthetic` rejects.")
     tolerance: int = Field(1, ge=0, description="Largest distance from the target that `lenient` accepts.")
     seed: int = Field(0, ge=0, description="Seed of the errors of `synthetic`.")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        from verifiers.scorers import USER_SCORERS
+
+        if kind not in (*SCORERS, *USER_SCORERS) and not is_code(kind):
+            raise ValueError(f"choose one of {', '.join([*SCORERS, *USER_SCORERS])}, or give path/to/file.py:name")
+        return kind
 
 
 class MathSettings(Section):
@@ -130,7 +154,7 @@ class JsonlSettings(Section):
         "answer",
         min_length=1,
         description="Field with the right answer, such as `answer` or `reward_model.ground_truth`; several answers to "
-        "a problem are an error.",
+        "a problem are an error. With task.reward rows need none.",
     )
     level: str | None = Field(None, min_length=1, description="Field by which evaluations are broken down; null: none.")
     verifier: Literal["math", "exact"] = Field(
@@ -143,10 +167,44 @@ class JsonlSettings(Section):
 class TaskSettings(Section):
     """The problems for training and evaluation. Fields that only one task reads say so."""
 
-    name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] = Field(
+    name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] | str = Field(
         "countdown",
         description="The task: countdown (generated here), gsm8k, math, math500, humaneval or mbpp (files read from "
-        "task.path), or jsonl (the files that task.jsonl names).",
+        "task.path), jsonl (the files that task.jsonl names), or a class of your own (`path/to/file.py:MyTask`, "
+        "`package.module:MyTask`, or the name under which a plugin registers it).",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments by name for the constructor of a task of your own, or for parameters of task.reward.",
+    )
+    reward: str | None = Field(
+        None,
+        min_length=1,
+        description="Replaces the task's own verifier: a function `path/to/file.py:name` or `package.module:name`, or "
+        "the address of an HTTP service (`https://...`). Null: the task's verifier. See docs/bring-your-own.md.",
+    )
+    reward_weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="Weight of every named part that task.reward returns; their weighted sum is the reward. A weight "
+        "of 0 only records a part.",
+    )
+    reward_correct_at: float = Field(
+        1.0,
+        description="Reward from which an answer counts as correct in pass@k and other shares (a part named `correct` "
+        "decides if there is one). It does not change the reward.",
+    )
+    reward_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Deadline in seconds of one call of task.reward, of a scorer of your own, or of the verifier of a "
+        "task of your own. A call that takes longer is a verifier error, not a wrong answer.",
+    )
+    reward_load_s: float = Field(
+        300.0,
+        gt=0,
+        le=3600,
+        description="Deadline in seconds for loading such code, with the models that it loads.",
     )
     template: Literal["plain", "chat"] = Field(
         "plain",
@@ -236,7 +294,8 @@ class TaskSettings(Section):
     instruction: str = Field(
         INSTRUCTIONS["gsm8k"],
         description="Text appended to each problem, so that the model marks its final answer (not for countdown). If "
-        "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}.",
+        "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}, and jsonl with "
+        "task.reward appends nothing.",
     )
     shown_tests: int = Field(
         1,
@@ -247,6 +306,15 @@ class TaskSettings(Section):
         default_factory=lambda: SandboxSettings(),
         description="The sandbox in which the model's programs run (humaneval and mbpp only).",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from verifiers.tasks.registry import TASKS as registered
+
+        if name not in registered and not is_code(name):
+            raise ValueError(f"choose one of {', '.join(sorted(registered))}, or give path/to/file.py:MyTask")
+        return name
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -265,9 +333,30 @@ class TaskSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _keys_of_user_code(self) -> Self:
+        if self.reward is None and (self.reward_weights or self.reward_correct_at != 1.0) and self.name in TASKS:
+            raise ValueError("task.reward_weights and task.reward_correct_at go with task.reward; set it, or omit them")
+        if self.options and self.name in TASKS and (self.reward is None or is_address(self.reward)):
+            raise ValueError(
+                "task.options are for user code, and none is named; set task.reward or task.name, or omit task.options"
+            )
+        if self.reward is not None and not is_address(self.reward) and not is_code(self.reward):
+            raise ValueError(
+                f"task.reward = {self.reward}: name a function, path/to/file.py:name or package.module:name, or give "
+                "an address, https://..."
+            )
+        if self.reward is not None and self.format_bonus:
+            raise ValueError(
+                f"task.format_bonus = {self.format_bonus:g} is of the task's own verifier, which task.reward replaces; "
+                "return it as a part of the reward"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _instruction_of_the_task(cls, data: Any) -> Any:
         if isinstance(data, dict) and "instruction" not in data and data.get("name") in ("math", "math500", "jsonl"):
-            return {**data, "instruction": INSTRUCTIONS["math"]}
+            plain = data["name"] == "jsonl" and data.get("reward") is not None
+            return {**data, "instruction": "" if plain else INSTRUCTIONS["math"]}
         return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from verifiers.verdict import Verdict
@@ -21,13 +21,20 @@ class Prompt:
         reference: Data for the verifier; plain JSON types only, because it is logged.
         level: Difficulty or subject; evaluations can be broken down by it.
         demonstration: An expert's response for imitation; None outside the train split or if there is none.
+        row: All columns of the problem's row in its file, as they were read; kept only for ``task.reward``.
     """
 
     id: str
     text: str
-    reference: dict[str, Any]
-    level: str
+    reference: dict[str, Any] = field(default_factory=dict)
+    level: str = "all"
     demonstration: str | None = None
+    row: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a user's reward can read by name: the row, or the reference if the task has no rows."""
+        return self.reference if self.row is None else self.row
 
 
 class Task(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -33,6 +34,7 @@ class Verdict:
         seconds: Wall time of the verification.
         detail: The reason, for people; never parsed.
         weak: The answer's own program could have forged this verdict (see docs/sandbox.md).
+        parts: The named parts that the reward consists of, before they are weighted; empty if it has none.
     """
 
     status: Status
@@ -42,6 +44,7 @@ class Verdict:
     seconds: float = 0.0
     detail: str = ""
     weak: bool = False
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if (self.reward is None) != (self.status is Status.VERIFIER_ERROR):

@@ -22,6 +22,7 @@ import pyarrow as pa
 from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.logs import set_step, start_actor_log
+from actors.plugins import load_plugins
 from actors.process_stats import Heartbeat, beat
 from actors.settings import BroadcastSettings
 from actors.weights import Published, make_transfer
@@ -57,6 +58,7 @@ class LearnerRank:
         broadcast: how the weights reach samplers.
         run_id: part of the names of published weights.
         prompts: how prompts are rendered; written into exported models.
+        plugins: of the configuration; they may register the strategy or the estimator.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class LearnerRank:
         broadcast: BroadcastSettings,
         run_id: str,
         prompts: PromptSettings,
+        plugins: Sequence[str] = (),
     ) -> None:
         start_actor_log()
+        load_plugins(plugins)
         self._prompts = prompts
         self._arguments: dict[str, Any] = dict(
             dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -16,11 +17,13 @@ import pyarrow as pa
 
 from actors.group import Group
 from actors.logs import set_step, start_actor_log
+from actors.plugins import load_plugins
 from actors.process_stats import Heartbeat, beat
 from actors.vllm_backend.pooling import VllmLogits
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LoadLogits
 from verifiers.reasoning import as_written, opened_reasoning
+from verifiers.rewards.task import RewardedTask, ScorerError
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt
@@ -57,12 +60,16 @@ class VerifierWorker:
         task: the task's settings; the worker creates its verifier from them.
         tokenizer_path: directory of the samplers' model.
         gpus: the worker's share of a GPU, for a learned verifier.
+        plugins: of the configuration; they may register the task or the scorer.
     """
 
-    def __init__(self, name: str, task: TaskSettings, tokenizer_path: str, gpus: float = 0.0) -> None:
+    def __init__(
+        self, name: str, task: TaskSettings, tokenizer_path: str, gpus: float = 0.0, plugins: Sequence[str] = ()
+    ) -> None:
         from transformers import AutoTokenizer
 
         start_actor_log()
+        load_plugins(plugins)
         self.name = name
         self._task = make_task(task)
         self._scorer = make_scorer(task, _loader(task, gpus))
@@ -108,20 +115,20 @@ class VerifierWorker:
     def _grade(self, group: Group, prompt: Prompt) -> pa.RecordBatch:
         responses = self._decode(group.response_tokens)
         opened = opened_reasoning(str(self._tokenizer.decode(group.prompt_tokens[-_TAIL_TOKENS:].tolist())))
-        known: dict[str, tuple[Verdict, float]] = {}
-        for response in responses:
-            if response not in known:
-                started = time.perf_counter()
-                known[response] = (self._verdict(prompt, as_written(opened, response)), time.perf_counter() - started)
+        known = self._verdicts(prompt, opened, list(dict.fromkeys(responses)))
         graded = [known[response] for response in responses]
         verdicts = [verdict for verdict, _ in graded]
         demonstration = None
         if group.demonstration_tokens is not None and prompt.demonstration is not None:
             shown = self._verdict(prompt, prompt.demonstration)
             # Scored together with the samples: a vote cannot score a single answer.
-            demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
+            with contextlib.suppress(ScorerError):  # then it fails on the samples too, with the reason
+                demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
             demonstration = None if _invalid(demonstration) else demonstration
-        scores = self._scorer.scores(prompt, responses, verdicts)
+        try:
+            scores = self._scorer.scores(prompt, responses, verdicts)
+        except ScorerError as error:
+            scores, verdicts = [None] * len(responses), [Verdict.failed(str(error))] * len(responses)
         verdicts = [
             Verdict.failed(f"the scorer gave {score}") if _invalid(score) else verdict
             for verdict, score in zip(verdicts, scores, strict=True)
@@ -134,10 +141,23 @@ class VerifierWorker:
             verify_seconds=np.array([seconds for _, seconds in graded]),
             detail=[verdict.detail for verdict in verdicts],
             demonstration_score=demonstration,
+            parts=[verdict.parts for verdict in verdicts],
             prompt_text=_utf8(prompt.text),
             reference=_reference(prompt),
             response_text=[_utf8(response) for response in responses],
         ).to_record_batch()
+
+    def _verdicts(self, prompt: Prompt, opened: str, responses: Sequence[str]) -> dict[str, tuple[Verdict, float]]:
+        """By response: its verdict, and the seconds that it took."""
+        written = [as_written(opened, response) for response in responses]
+        if isinstance(self._task, RewardedTask):
+            verdicts = self._task.verify_all(prompt, written)
+            return {response: (v, v.seconds) for response, v in zip(responses, verdicts, strict=True)}
+        known = {}
+        for response, text in zip(responses, written, strict=True):
+            started = time.perf_counter()
+            known[response] = (self._verdict(prompt, text), time.perf_counter() - started)
+        return known
 
     def _reward(self, verdict: Verdict) -> float:
         if verdict.reward is None:

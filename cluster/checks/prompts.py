@@ -14,8 +14,10 @@ import numpy as np
 from cluster.checks.model_facts import read_config
 from cluster.checks.model_support import text_settings
 from cluster.checks.problems import Problems
+from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from verifiers.rewards.task import RewardedTask
 from verifiers.task import Prompt
 from verifiers.tasks.references import check_references
 from verifiers.tasks.registry import make_task
@@ -113,18 +115,23 @@ def read_problems(config: RunConfig, purpose: Purpose) -> SplitProblems:
 
 
 def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
-    """A warning about references that no answer can match; empty where there are none.
+    """A warning about references that no answer can match, or about the user's code; empty where there are none.
 
     Raises:
-        UsageError: none of the references can be matched, so no answer would ever earn a reward.
+        UsageError: none of the references can be matched, so no answer would ever earn a reward; or the user's code
+            does not work.
     """
-    report = check_references(make_task(config.task), prompts)
+    task = make_task(config.task)
+    warnings = check_user_code(config, task, prompts)
+    if isinstance(task, RewardedTask):
+        return "; ".join(warnings)
+    report = check_references(task, prompts)
     if report.none_passes:
         raise UsageError(
             f"{report.message()}: set task.name, or task.jsonl.answer and task.jsonl.verifier, to what these "
             "references are"
         )
-    return report.message()
+    return "; ".join(filter(None, [report.message(), *warnings]))
 
 
 def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> list[EvaluationPrompt]:

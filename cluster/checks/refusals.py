@@ -92,7 +92,7 @@ def runs_here(config: RunConfig) -> bool:
 
 def sandbox_problem(config: RunConfig) -> list[str]:
     """Why programs cannot be run on this machine as ``task.sandbox`` asks; empty where they can, or there are none."""
-    if config.task.name not in _PROGRAM_TASKS:
+    if config.task.name not in _PROGRAM_TASKS or config.task.reward is not None:
         return []
     with Executor(config.task.sandbox.model_copy(update={"servers": 1})) as executor:
         try:

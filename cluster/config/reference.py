@@ -32,9 +32,21 @@ def render_reference() -> str:
     parts = [_INTRODUCTION]
     for name, info in RunConfig.model_fields.items():
         section = section_of(info)
-        assert section is not None, f"{name}: the top level of the configuration holds sections only"
-        parts.append(_render_section(name, info, section))
+        parts.append(_render_key(name, info) if section is None else _render_section(name, info, section))
     return "\n".join(parts)
+
+
+_COLUMNS = ["| key | type | default | what it does |", "| --- | --- | --- | --- |"]
+
+
+def _render_key(name: str, info: FieldInfo) -> str:
+    """A key that is in no section."""
+    return "\n".join([f"## `{name}`", "", *_COLUMNS, _row(name, info), ""])
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    description = (field.description or "").replace("|", "\\|")
+    return f"| `{key}` | {_type_text(field)} | {_default(field)} | {description} |"
 
 
 def _render_section(path: str, info: FieldInfo, section: type[BaseModel]) -> str:
@@ -43,8 +55,7 @@ def _render_section(path: str, info: FieldInfo, section: type[BaseModel]) -> str
         "",
         info.description or "",
         "",
-        "| key | type | default | what it does |",
-        "| --- | --- | --- | --- |",
+        *_COLUMNS,
     ]
     nested: list[str] = []
     shapes: dict[type[BaseModel], list[str]] = {}  # models that are values, and the keys that take them
@@ -55,8 +66,7 @@ def _render_section(path: str, info: FieldInfo, section: type[BaseModel]) -> str
             continue
         for shape in models_in(field.annotation):
             shapes.setdefault(shape, []).append(name)
-        description = (field.description or "").replace("|", "\\|")
-        lines.append(f"| `{path}.{name}` | {_type_text(field)} | {_default(field)} | {description} |")
+        lines.append(_row(f"{path}.{name}", field))
     for shape, names in shapes.items():
         value = FieldInfo(description=f"Keys of the value of {', '.join(f'`{path}.{name}`' for name in names)}.")
         nested.append(_render_section(f"{path}.{names[0] if len(names) == 1 else '<key>'}", value, shape))

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from actors.plugins import load_plugins
 from actors.settings import (
     ActorsSettings,
     BroadcastSettings,
@@ -68,6 +69,12 @@ class ConfigError(UsageError):
 class RunConfig(Section):
     """The whole configuration of a run."""
 
+    # First, because the fields are validated in order, and later sections name what plugins register.
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="Python files or modules of your own that register strategies, estimators, tasks or scorers, such "
+        "as `[my_strategy.py]`. The driver and the actors load them. See docs/bring-your-own.md.",
+    )
     run: RunSettings = Field(default_factory=RunSettings, description="Name, place and length of the run.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model that is trained.")
     task: TaskSettings = Field(default_factory=TaskSettings, description="Problems and their grader.")
@@ -105,6 +112,12 @@ class RunConfig(Section):
         default_factory=AgreementSettings, description="How closely sampler and learner must agree."
     )
     cluster: ClusterSettings = Field(default_factory=ClusterSettings, description="Where the actors run.")
+
+    @field_validator("plugins")
+    @classmethod
+    def _loaded(cls, plugins: tuple[str, ...]) -> tuple[str, ...]:
+        load_plugins(plugins)
+        return plugins
 
     @model_validator(mode="after")
     def _sections_fit(self) -> RunConfig:

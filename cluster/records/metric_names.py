@@ -27,12 +27,6 @@ TIME = "time/s"
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # thirty times as fast, where PyYAML was built with it
 _TABLE = yaml.load((Path(__file__).parent / "metrics.yaml").read_text(encoding="utf-8"), _LOADER)
-_OWN_STRATEGY = {
-    "unit": "reward",
-    "meaning": "unbiased value of a strategy of your own",
-    "watch": "as eval/pass@<k>",
-    "interval": True,
-}
 
 AXES: dict[str, str] = {axis: section["about"] for axis, section in _TABLE.items()}
 
@@ -43,7 +37,8 @@ class MetricError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One line of the table. `key` may hold a placeholder: `<k>` (an integer) or `<status>` (a word)."""
+    """One line of the table. `key` may hold a placeholder: `<k>` (an integer), `<status>` or `<part>` (a word), or
+    `<strategy>` (of a plugin, which is loaded after this table)."""
 
     key: str
     unit: str
@@ -58,17 +53,16 @@ class Metric:
     @property
     def regex(self) -> re.Pattern[str]:
         escaped = re.escape(self.key)
-        return re.compile(escaped.replace("<k>", "[1-9][0-9]*").replace("<status>", "[a-z][a-z_]*"))
+        words = {"<k>": "[1-9][0-9]*", "<status>": "[a-z][a-z_]*", "<part>": "[A-Za-z_][A-Za-z0-9_]*"}
+        words["<strategy>"] = "|".join(re.escape(strategy.metric) for strategy in STRATEGIES.values())
+        for placeholder, expression in words.items():
+            escaped = escaped.replace(placeholder, f"(?:{expression})")
+        return re.compile(escaped)
 
 
 def _metrics() -> Iterator[Metric]:
-    """The table's rows and those of registered strategies that it does not name."""
-    curves = {f"eval/{strategy.metric}@<k>" for strategy in STRATEGIES.values() if strategy.only_k is None}
     for axis, section in _TABLE.items():
-        rows = section["metrics"]
-        if axis == EVALUATION_STEP:
-            rows = rows | dict.fromkeys(sorted(curves - rows.keys()), _OWN_STRATEGY)
-        for key, row in rows.items():
+        for key, row in section["metrics"].items():
             yield Metric(key, row["unit"], axis, row["meaning"], row["watch"])
             if row.get("interval"):
                 for end, side in (("low", "lower"), ("high", "upper")):
@@ -79,15 +73,15 @@ def _metrics() -> Iterator[Metric]:
 METRICS: tuple[Metric, ...] = tuple(_metrics())
 
 _EXACT = {metric.key: metric for metric in METRICS if not metric.is_pattern}
-_PATTERNS = [(metric.regex, metric) for metric in METRICS if metric.is_pattern]
+_PATTERNS = [metric for metric in METRICS if metric.is_pattern]
 
 
 def find_metric(name: str) -> Metric:
     """The table's line for a logged name (`eval/pass@8` finds `eval/pass@<k>`), or raises MetricError."""
     if name in _EXACT:
         return _EXACT[name]
-    for regex, metric in _PATTERNS:
-        if regex.fullmatch(name):
+    for metric in _PATTERNS:
+        if metric.regex.fullmatch(name):
             return metric
     known = [*AXES, *(metric.key for metric in METRICS)]
     near = difflib.get_close_matches(re.sub(r"\d+", "<k>", name), known, n=1, cutoff=0.4)

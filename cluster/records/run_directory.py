@@ -9,6 +9,7 @@
     checkpoints/    see cluster/records/checkpoints.py
     queue.arrow     the replay queue's own accounting, from which a new queue actor goes on
     incidents.jsonl actors that were lost and replaced; quarantine/ prompts that were given up (telemetry/incidents.py)
+    user_code.json  the user's rewards, tasks and plugins: SHA-256; user_code/ copies (cluster/records/user_code.py)
     verifiers.json  isolation of the programs that the verifier workers run: cluster/run/startup.py
     wandb/          wandb's own files, when it is on
     summary.json    what the run ended with
@@ -146,9 +147,13 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Replaces one file of the directory atomically; its folder is made if need be."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """As `write_text`, for any content."""
         with clear_errors(self.path):
             (self.path / name).parent.mkdir(exist_ok=True)
-            write_atomically(self.path / name, text.encode())
+            write_atomically(self.path / name, data)
 
     def write_json(self, name: str, value: Any) -> None:
         """Replaces one JSON file of the directory atomically (non-finite numbers as strings)."""

@@ -32,6 +32,7 @@ from cluster.evaluation.summary import Evaluation, recorded_evaluation
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory
+from cluster.records.user_code import changed_user_code, keep_user_code
 from cluster.run.conclusion import advice, conclude
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
@@ -72,8 +73,10 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     doubtful = [*filter(None, [check_answers(config, problems)]), *tokenizer_warnings(config, problems, tokenizer)]
     if resume is not None:
         check_recorded(resume, training)
+        doubtful += changed_user_code(resume, config)
     with _open_directory(config, resume) as directory, driver_log(directory.logs, config.run.log_level):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
+        keep_user_code(directory, config)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
                 dashboards.message(contamination_line(config, training, held_out))
@@ -96,6 +99,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with _open_directory(config, None) as directory, driver_log(directory.logs, config.run.log_level):
         with Dashboards(config, directory, first_step=0) as dashboards:
+            keep_user_code(directory, config)
             dashboards.message(f"replaying {steps} steps of {source}")
             return _run(RunContext(config, directory, dashboards, replay=source))
 

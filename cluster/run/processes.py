@@ -218,7 +218,7 @@ class Processes:
 
         def spawn(incarnation: int) -> ActorHandle:
             actor = self._actor(VerifierWorker, name, num_gpus=gpus)
-            return actor.remote(name, self._config.task, self._config.model.path, gpus)
+            return actor.remote(name, self._config.task, self._config.model.path, gpus, self._config.plugins)
 
         member = Member(name, spawn)
 
@@ -256,6 +256,7 @@ class Processes:
             broadcast=config.broadcast,
             run_id=self._run_id,
             prompts=config.task,
+            plugins=config.plugins,
         )
 
     def _actor(

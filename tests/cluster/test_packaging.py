@@ -18,7 +18,7 @@ from cluster.checks.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
 from cluster.commands import packaging
 from cluster.commands.packaging import CONFIG_NAME, stage
 from cluster.config import build_config, key_paths
-from cluster.config.input_paths import INPUT_KEYS
+from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS
 from cluster.errors import UsageError
 
 
@@ -149,6 +149,7 @@ def test_what_compresses_below_the_limit_travels(tmp_path: Path, monkeypatch: py
 def test_every_key_that_names_a_path_is_known() -> None:
     """A new key whose description speaks of files must be listed, or be named here as no input."""
     no_input = {"run.name", "run.directory", "checkpoint.keep", "task.instruction", "cluster.address"}
+    no_input |= {*CODE_KEYS, "plugins"}  # user code, packed by user_code()
     texts = {key: info for key, info in key_paths().items() if "str" in str(info.annotation)}
     named = {
         key

@@ -26,10 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object of a file. ``place`` is its file and line, for messages."""
+    """One object of a file. ``place`` is its file and line, for messages; ``columns`` are the fields as they were read,
+    which a user's reward gets."""
 
     place: str
     fields: dict[str, Any]
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 def _sequence(names: Sequence[str]) -> str:
@@ -124,7 +126,8 @@ def read_rows(
     check = _Check(fields, identity, numbers, may_be_empty, may_lack_identity, notes or {})
     faults = _Faults()
     empty = True
-    for row in _objects(path, faults):
+    for found in _objects(path, faults):
+        row = Row(found.place, found.fields, dict(found.fields))
         empty = False
         try:
             check(row)
@@ -297,6 +300,10 @@ class FileTask:
         if split not in self._cache:
             self._cache[split] = self._make(split)
         return self._cache[split]
+
+    def columns(self, row: Row) -> dict[str, Any] | None:
+        """The columns of a row for ``Prompt.row``; None if no reward of the user reads them."""
+        return None if self.settings.reward is None else row.columns
 
     def _make(self, split: str) -> list[Prompt]:
         size = getattr(self.settings, f"{split}_size")

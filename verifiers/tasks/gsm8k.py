@@ -119,7 +119,7 @@ class Gsm8k(FileTask):
             )
         text = fields["problem"].strip() + self.settings.instruction
         level = fields.get("level") or fields.get("subject") or "all"
-        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level))
+        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level), row=self.columns(row))
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Grade one response by its final number, compared exactly."""

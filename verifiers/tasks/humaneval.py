@@ -54,7 +54,8 @@ class HumanEval(CodeVerifier):
         text = prompt
         if self.settings.template == "chat":
             text = f"Complete this Python function. {CHAT_INSTRUCTION}\n\n```python\n{prompt.strip()}\n```"
-        return Prompt(name, text, reference, str(row.get("subject") or "python"))
+        columns = None if self.settings.reward is None else dict(row)
+        return Prompt(name, text, reference, str(row.get("subject") or "python"), row=columns)
 
 
 def _source(path: str | None) -> Path:

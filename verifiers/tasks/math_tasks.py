@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from verifiers.mathematics.answers.extraction import extract
 from verifiers.mathematics.grader import grade_math, prepare
 from verifiers.settings import JsonlSettings, TaskSettings
 from verifiers.task import Prompt
 from verifiers.tasks.datasets import HUB, Directory, FileTask, Row, local_file, read_rows
+from verifiers.tasks.fields import as_text, lookup
 from verifiers.verdict import Status, Verdict
 
 TRAIN_FILE = "math_train.jsonl"
@@ -29,13 +31,14 @@ IDS_FILE = "math_prm800k_train12k_ids.txt"
 class MathTask(FileTask):
     """Base of the tasks with mathematical answers: the prompt's text and the grader."""
 
-    def prompt(self, row: Row, identity: str, problem: str, answer: str, level: str) -> Prompt:
+    def prompt(self, row: Row, identity: str, problem: str, answer: Any, level: str) -> Prompt:
         """One problem. ``reference`` has the answer and, if the file has one, the subject."""
-        reference = {"answer": answer.strip()}
+        reference = {"answer": answer.strip() if isinstance(answer, str) else answer}
         subject = row.fields.get("subject")
         if isinstance(subject, str) and subject:
             reference["subject"] = subject
-        return Prompt(identity, problem.strip() + self.settings.instruction, reference, level)
+        text = problem.strip() + self.settings.instruction
+        return Prompt(identity, text, reference, level, row=self.columns(row))
 
     def prepare(self) -> str:
         """Start the grader's processes before the first answer; returns one line for the log.
@@ -147,7 +150,8 @@ class Jsonl(MathTask):
         if name is None:
             raise ValueError(f"task.jsonl.{split} is not set; set it to the file of the {split} split")
         names = self.settings.jsonl
-        fields = [names.problem, names.answer] + ([names.level] if names.level is not None else [])
+        graded = self.settings.reward is None  # else a reward of the user reads the rows, with or without an answer
+        fields = [names.problem, *([names.answer] if graded else []), *([names.level] if names.level else [])]
         notes = {getattr(names, key): f"task.jsonl.{key} names the field" for key in ("level", "answer", "problem")}
         rows = read_rows(
             local_file(name, f"task.jsonl.{split}"),
@@ -161,8 +165,9 @@ class Jsonl(MathTask):
         for number, row in enumerate(rows, start=1):
             given = None if names.id is None else row.fields.get(names.id)
             identity = f"{split}/{number}" if given is None else given
-            problem, answer, *level = (row.fields[field] for field in fields)
-            prompts.append(self.prompt(row, identity, problem, answer, level[0] if level else "all"))
+            level = row.fields[names.level] if names.level is not None else "all"
+            answer = row.fields[names.answer] if graded else plain_value(lookup(row.columns, names.answer))
+            prompts.append(self.prompt(row, identity, row.fields[names.problem], answer, level))
         return prompts
 
     def validation(self) -> list[Prompt] | None:
@@ -186,6 +191,14 @@ def exact(response: str, reference: str, *, prose: bool = True) -> Verdict:
     right = answers == {" ".join(reference.split())}
     status = Status.CORRECT if right else Status.WRONG
     return Verdict.binary(status, answer=" ".join(found.candidates[-1].split()), seconds=time.perf_counter() - started)
+
+
+def plain_value(value: Any) -> Any:
+    """A row's answer for a reward of the user: as text if it is a number or a list with one element, else unchanged."""
+    try:
+        return as_text(value, numbers=True, may_be_empty=True)
+    except ValueError:
+        return value
 
 
 def read_ids(path: Path) -> set[str]:

@@ -72,7 +72,8 @@ class Mbpp(CodeVerifier):
         except TestsError as error:
             raise ValueError(f"{place}: {error}; fix the line") from error
         reference = reference_of(tests, tests.names[-1])
-        return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"))
+        columns = None if self.settings.reward is None else dict(row)
+        return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"), row=columns)
 
     def _text(self, problem: str, asserts: list[str]) -> str:
         shown = "\n".join(line.strip() for line in asserts[: self.settings.shown_tests])

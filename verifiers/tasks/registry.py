@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
-from verifiers.settings import TaskSettings
+from verifiers.settings import TaskSettings, is_code
 from verifiers.task import Task
+
+T = TypeVar("T")
 
 
 def _countdown(settings: TaskSettings) -> Task:
@@ -60,14 +63,46 @@ TASKS: dict[str, Callable[[TaskSettings], Task]] = {
     "math500": _math500,
     "mbpp": _mbpp,
 }
+USER_TASKS: dict[str, type[Any]] = {}
+"""Classes that plugins register."""
+
+
+def register_task(name: str) -> Callable[[type[T]], type[T]]:
+    """Register a class as the task `name`: ``prompts(split)`` and ``verify(prompt, response)``; see ``Task``."""
+
+    def register(cls: type[T]) -> type[T]:
+        TASKS[name] = lambda settings: user_task(settings, cls)
+        USER_TASKS[name] = cls
+        return cls
+
+    return register
 
 
 def make_task(settings: TaskSettings) -> Task:
-    """The task with the name ``settings.name``.
+    """The task with the name ``settings.name``, graded by ``settings.reward`` if that is set.
 
     Raises:
         ValueError: Unknown task or unusable settings (the message names the key and the remedy).
     """
-    if settings.name not in TASKS:
+    if settings.name in TASKS:
+        task = TASKS[settings.name](settings)
+    elif is_code(settings.name):
+        task = user_task(settings)
+    else:
         raise ValueError(f"task.name is {settings.name!r}; choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[settings.name](settings)
+    return task if settings.reward is None else rewarded(task, settings)
+
+
+def user_task(settings: TaskSettings, cls: type[Any] | None = None) -> Task:
+    """A task of the user; `cls` is the registered class."""
+    from verifiers.rewards.task import RewardedTask, grades_of
+    from verifiers.tasks.user_task import UserTask
+
+    return RewardedTask(UserTask(settings, cls), grades_of("task", settings))
+
+
+def rewarded(task: Task, settings: TaskSettings) -> Task:
+    """The task with the reward of the user instead of its own verifier."""
+    from verifiers.rewards.task import RewardedTask, grades_of
+
+    return RewardedTask(task, grades_of("reward", settings))

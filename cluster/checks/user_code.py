@@ -1,0 +1,91 @@
+"""Tries the user's code before the start: it loads, its parameters fit, and it grades a real row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.config import RunConfig
+from cluster.config.rules import binary_terms
+from cluster.errors import UsageError
+from verifiers.rewards.task import Grades, RewardedTask, UserScorer
+from verifiers.scorers import make_scorer
+from verifiers.task import Prompt, Task
+from verifiers.verdict import Status, Verdict
+
+NO_ANSWER = ""  # every model gives it at some time
+_BINARY = (0.0, 1.0)
+
+
+def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt]) -> list[str]:
+    """Grade an answer like a demonstration, and an empty one, with the user's code; the warnings.
+
+    Args:
+        task: That of the configuration.
+        prompts: Those of the run; the first one is used.
+
+    Raises:
+        UsageError: The code cannot be loaded, fails, or returns rewards that do not fit the objective.
+    """
+    scorer = make_scorer(config.task)
+    graders: list[tuple[Grades, bool]] = [(task.grades, True)] if isinstance(task, RewardedTask) else []
+    graders += [(scorer.grades, False)] if isinstance(scorer, UserScorer) else []
+    warnings: list[str] = []
+    for grades, rewards in graders:
+        try:
+            warnings += _tried(config, grades, prompts[0], rewards=rewards)
+        finally:
+            grades.close()
+    return warnings
+
+
+def _tried(config: RunConfig, grades: Grades, prompt: Prompt, *, rewards: bool) -> list[str]:
+    try:
+        grades.start()
+    except RuntimeError as error:
+        raise UsageError(str(error)) from error
+    verdict = _one(grades, prompt, sample_answer(prompt))
+    if verdict.status is Status.VERIFIER_ERROR:
+        raise UsageError(f"tried on prompt {prompt.id!r}: {verdict.detail}")
+    empty = _one(grades, prompt, NO_ANSWER)
+    warnings = _slow(config, verdict.seconds) if rewards else []
+    if empty.status is Status.VERIFIER_ERROR:
+        warnings.append(
+            f"tried on an empty response, which models sometimes give: {empty.detail}. Groups with such a response "
+            "would not be trained on"
+        )
+    binary = binary_terms(config.objective) if config.objective.imitation == "none" else []
+    odd = [v.reward for v in (verdict, empty) if v.reward is not None and v.reward not in _BINARY]
+    if rewards and binary and odd:
+        raise UsageError(
+            f"task.reward = {config.task.reward or config.task.name} gave a reward of {odd[0]:g}, but {binary[0]} "
+            "takes rewards of 0 and 1 only; set objective.strategy to max_at_k, best_of_k or mean (with "
+            "objective.estimator = loo), or return True or False"
+        )
+    return warnings
+
+
+def _one(grades: Grades, prompt: Prompt, response: str) -> Verdict:
+    return grades.grade(prompt, [response])[0]
+
+
+def sample_answer(prompt: Prompt) -> str:
+    """A response as a model might give it: the demonstration, or the reference answer in a box."""
+    answer: Any = prompt.reference.get("answer")
+    if prompt.demonstration is not None:
+        return prompt.demonstration
+    return f"The answer is \\boxed{{{answer}}}." if isinstance(answer, str) else "The answer is 42."
+
+
+def _slow(config: RunConfig, seconds: float) -> list[str]:
+    """A warning where the answers of a step would take the verifiers longer than a group may take."""
+    samples = config.rollout.n * config.rollout.prompts_per_step
+    wait = seconds * samples / config.actors.verifier_range.min
+    if wait <= config.deadlines.verify_s:
+        return []
+    return [
+        f"one call of task.reward took {seconds:.1f} s, so that a step of {samples} answers takes the "
+        f"{config.actors.verifier_range.min} verifier worker(s) about {wait:.0f} s, more than deadlines.verify_s = "
+        f"{config.deadlines.verify_s:g}; raise both actors.verifiers and deadlines.verify_s, or write it for a batch "
+        "(responses) or as `async def`, whose calls for a group run at the same time"
+    ]

@@ -1,0 +1,111 @@
+"""Plugins: what they register is known by name, and what is wrong with them is refused with the remedy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors import plugins
+from actors.plugins import load_plugins
+from cluster.config import ConfigError, build_config
+from learner.strategies import STRATEGIES
+from verifiers import user_code
+from verifiers.user_code import UserCodeError
+
+STRATEGY = """
+import numpy as np
+from learner.strategies import subset_strategy
+
+@subset_strategy("{name}")
+def {name}(groups):
+    return groups.rewards_GN.min(axis=1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    modules = set(sys.modules)
+    before = {kind: dict(registry) for kind, registry in plugins._REGISTRIES.items()}
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "_refused", {})
+    monkeypatch.setattr(plugins, "_owners", {})
+    loaded = list(user_code.loaded_plugins)
+    user_code.loaded_plugins.clear()
+    monkeypatch.setattr(user_code, "_loaded", {})
+    monkeypatch.chdir(tmp_path)
+    yield
+    plugins._restore(before)
+    user_code.loaded_plugins[:] = loaded
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def plugin(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_a_plugin_is_loaded_before_the_configuration_is_checked() -> None:
+    tree = {"plugins": [plugin("worst_plugin.py", STRATEGY.format(name="worst"))], "objective": {"strategy": "worst"}}
+    assert build_config(tree).objective.strategy == "worst"
+    assert build_config(tree).plugins == ("worst_plugin.py",), "a second time too"
+    assert build_config(build_config(tree).to_mapping()).objective.strategy == "worst"
+
+
+def test_without_the_plugin_the_name_is_unknown() -> None:
+    with pytest.raises(ConfigError, match="worst"):
+        build_config({"objective": {"strategy": "worst"}})
+
+
+def test_names_that_exist_are_refused() -> None:
+    before = STRATEGIES["pass_at_k"]
+    name = plugin("clash.py", STRATEGY.format(name="pass_at_k"))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="plugins.*'pass_at_k', which bonrl itself registers"):
+            build_config({"plugins": [name]})
+    assert STRATEGIES["pass_at_k"] is before
+    load_plugins([plugin("first.py", STRATEGY.format(name="worst"))])
+    with pytest.raises(UserCodeError, match=r"'worst', which first\.py registers"):
+        load_plugins([plugin("second.py", STRATEGY.format(name="worst"))])
+
+
+def test_a_plugin_that_registers_nothing_is_refused() -> None:
+    with pytest.raises(UserCodeError, match="registers nothing; decorate"):
+        load_plugins([plugin("empty_plugin.py", "x = 1\n")])
+
+
+def test_a_plugin_that_another_one_imports_is_accepted() -> None:
+    plugin("inner_plugin.py", STRATEGY.format(name="worst"))
+    load_plugins([plugin("outer_plugin.py", "import inner_plugin\n"), "inner_plugin.py"])
+
+
+def test_tasks_and_scorers_are_known_by_name() -> None:
+    text = """
+from verifiers import Prompt
+from verifiers.scorers import register_scorer
+from verifiers.tasks.registry import register_task
+
+@register_task("echo")
+class Echo:
+    name = "echo"
+    def prompts(self, split):
+        return [Prompt("1", "say a", {"answer": "a"})]
+    def verify(self, prompt, response):
+        return response == "a"
+
+@register_scorer("length")
+def length(response):
+    return len(response)
+"""
+    tree = {"plugins": [plugin("echo_plugin.py", text)], "task": {"name": "echo", "scorer": {"kind": "length"}}}
+    config = build_config(tree)
+    from verifiers.tasks.registry import make_task
+
+    task = make_task(config.task)
+    assert [p.text for p in task.prompts("train")] == ["say a"]
+    assert task.verify(task.prompts("train")[0], "a").reward == 1.0
+    task.grades.close()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="choose one of countdown, echo"):
+        build_config({"task": {"name": "eco"}})

@@ -1,0 +1,113 @@
+"""User code is tried before the start, and a run's record holds its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.checks.user_code import check_user_code
+from cluster.config import ConfigError, RunConfig, build_config
+from cluster.errors import UsageError
+from cluster.records.run_directory import RunDirectory
+from cluster.records.user_code import changed_user_code, keep_user_code
+from verifiers.tasks.registry import make_task
+
+SOURCE = """
+def right(response, answer):
+    return answer in response
+
+def half(response):
+    return 0.5
+
+def parts(response):
+    return {"correct": True, "format": 0.5}
+
+def column(response, colour):
+    return True
+
+def fragile(response):
+    return bool(response[0])
+"""
+
+
+@pytest.fixture()
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tried_rewards.py").write_text(SOURCE)
+    rows = [{"problem": f"say {i}", "answer": str(i), "note": [i]} for i in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def config_of(function: str, **sections: Any) -> RunConfig:
+    task = {"name": "jsonl", "jsonl": {"train": "train.jsonl", "id": None}, "reward": f"tried_rewards.py:{function}"}
+    return build_config({"task": task | sections.pop("task", {}), **sections})
+
+
+def check(config: RunConfig) -> list[str]:
+    task = make_task(config.task)
+    return check_user_code(config, task, task.prompts("train"))
+
+
+def test_a_good_reward_passes_and_sees_the_row(here: Path) -> None:
+    config = config_of("right")
+    assert check(config) == []
+    prompt = make_task(config.task).prompts("train")[0]
+    number = int(prompt.reference["answer"])
+    assert prompt.text == f"say {number}", "no instruction is appended for a reward of the user"
+    assert prompt.row == {"problem": f"say {number}", "answer": str(number), "note": [number]}
+
+
+def test_rewards_that_do_not_fit_the_objective_are_refused(here: Path) -> None:
+    with pytest.raises(UsageError, match="a reward of 0.5, but pass_at_k takes rewards of 0 and 1 only; set objective"):
+        check(config_of("half"))
+    assert check(config_of("half", objective={"strategy": "max_at_k"})) == []
+
+
+def test_parts_need_weights(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"task\.reward_weights is not set; set it, for example {correct: 1\.0"):
+        check(config_of("parts"))
+    weights = {"reward_weights": {"correct": 1.0, "format": 0.1}}
+    assert check(config_of("parts", task=weights, objective={"strategy": "max_at_k"})) == []
+
+
+def test_what_does_not_work_is_named_with_file_and_line(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"tried on prompt .*tried_rewards\.py, line 11.*'colour'"):
+        check(config_of("column"))
+    with pytest.raises(UsageError, match="no 'rigth'; it defines .*did you mean right"):
+        check(config_of("rigth"))
+    (warning,) = check(config_of("fragile"))
+    assert "empty response" in warning and "tried_rewards.py, line 15: IndexError" in warning
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"reward": "score"}, "path/to/file.py:name"),
+        ({"reward": "a.py:b", "format_bonus": 0.1}, "task.format_bonus"),
+        ({"reward_weights": {"a": 1.0}}, "go with task.reward"),
+        ({"options": {"a": 1}}, "task.options"),
+        ({"name": "contdown"}, "choose one of countdown"),
+        ({"scorer": {"kind": "verdikt"}}, "choose one of verdict"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(task: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build_config({"task": task})
+    assert words in str(error.value)
+
+
+def test_the_record_holds_the_files_and_notices_changes(here: Path) -> None:
+    config = config_of("right")
+    with RunDirectory.create(here / "runs", "one", config.to_mapping()) as directory:
+        keep_user_code(directory, config)
+    run = here / "runs" / "one"
+    entry = json.loads((run / "user_code.json").read_text())["task.reward"]
+    assert (run / entry["copy"]).read_text() == SOURCE and len(entry["sha256"]) == 64
+    assert changed_user_code(run, config) == []
+    (here / "tried_rewards.py").write_text(SOURCE + "\n")
+    (line,) = changed_user_code(run, config)
+    assert "task.reward = tried_rewards.py:right has changed" in line and entry["copy"] in line

@@ -1,0 +1,261 @@
+"""Bad user code costs its own call: a verifier error with file and line, never a reward, and the next call works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from verifiers.rewards import process
+from verifiers.rewards.task import RewardedTask
+from verifiers.scorers import make_scorer
+from verifiers.settings import ScorerSettings, TaskSettings
+from verifiers.task import Prompt
+from verifiers.tasks.registry import make_task
+from verifiers.verdict import Status, Verdict
+
+SOURCE = """
+import asyncio, os, sys, time
+
+def right(prompt, response, reference, **row):
+    return response == reference
+
+def seventh(response):
+    if response == "7":
+        raise ValueError("seven is bad")     # line 9
+    return 1.0
+
+def hang(response):
+    while response == "hang":
+        pass                                  # line 14
+    return 1.0
+
+def leave(response):
+    sys.exit(3)                               # line 18
+
+def die(response):
+    if response == "die":
+        os._exit(4)
+    return 1.0
+
+def flood(response):
+    for _ in range(20000):
+        print("x" * 100)
+    return 1.0
+
+def nan(response):
+    return float("nan")
+
+def text(response):
+    return "good"
+
+def short(responses):
+    return [1.0]
+
+def raising_batch(responses):
+    raise KeyError("batch")                   # line 40
+
+async def concurrent(response):
+    await asyncio.sleep(0.3)
+    return response == "4"
+
+async def stuck(response):
+    await asyncio.sleep(60)                   # line 47
+
+def parts(response):
+    return {"correct": response == "4", "format": 0.5}
+
+class Judge:
+    def __init__(self):
+        self.calls = 0
+    def __call__(self, response):
+        self.calls += 1
+        return self.calls
+
+def orphan(response):
+    import subprocess
+    subprocess.Popen(["sleep", "300"])
+    while True:
+        time.sleep(0.1)
+
+class Mine:
+    name = "mine"
+    def __init__(self, words=1):
+        self.words = words
+    def prompts(self, split):
+        from verifiers import Prompt
+        return [Prompt(f"{split}-{i}", "say " * self.words, {"answer": "4"}) for i in range(3)]
+    def verify(self, prompt, response):
+        return response == prompt.reference["answer"]
+"""
+PROMPT = Prompt("p1", "2 + 2 = ", {"answer": "4"}, row={"answer": "4"})
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("code") / "bad_rewards.py"
+    file.write_text(SOURCE)
+    return file
+
+
+class Graded:
+    """Grades with one function of the file, and closes its process."""
+
+    def __init__(self, code: Path) -> None:
+        self._code = code
+        self._tasks: list[RewardedTask] = []
+
+    def __call__(self, name: str, *responses: str, timeout_s: float = 20.0, **keys: object) -> list[Verdict]:
+        self.task(name, timeout_s=timeout_s, **keys)
+        return self._tasks[-1].verify_all(PROMPT, list(responses))
+
+    def task(self, name: str, **keys: object) -> RewardedTask:
+        keys = {"reward_timeout_s": keys.pop("timeout_s", 20.0), **keys}
+        settings = TaskSettings.model_validate({"reward": f"{self._code}:{name}", **keys})
+        task = make_task(settings)
+        assert isinstance(task, RewardedTask)
+        self._tasks.append(task)
+        return task
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.grades.close()
+
+
+@pytest.fixture()
+def graded(code: Path):
+    tool = Graded(code)
+    yield tool
+    tool.close()
+
+
+def test_good_code(graded: Graded) -> None:
+    assert [v.reward for v in graded("right", "4", "5")] == [1.0, 0.0]
+    assert [v.reward for v in graded("Judge", "a", "b", "c")] == [1.0, 2.0, 3.0], "its state is made once"
+    found = graded("parts", "4", "5", reward_weights={"correct": 1.0, "format": 0.1})
+    assert [v.reward for v in found] == pytest.approx([1.05, 0.05])
+    assert [v.status for v in found] == [Status.CORRECT, Status.WRONG] and found[0].parts["format"] == 0.5
+
+
+def test_the_calls_of_an_asynchronous_reward_overlap(graded: Graded) -> None:
+    task = graded.task("concurrent")
+    task.prepare()
+    started = time.monotonic()
+    assert [v.reward for v in task.verify_all(PROMPT, ["4", *map(str, range(10, 25))])] == [1.0] + [0.0] * 15
+    assert time.monotonic() - started < 3.0, "one after the other they take 4.8 s"
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "words"),
+    [
+        ("leave", 18, "sys.exit(3)"),
+        ("nan", 30, "nan"),
+        ("text", 33, "str 'good'"),
+        ("short", 36, "a list of 1 for 2 responses"),
+        ("raising_batch", 40, "KeyError: 'batch'"),
+    ],
+)
+def test_bad_results_name_file_and_line(graded: Graded, name: str, line: int, words: str) -> None:
+    for verdict in graded(name, "4", "5"):
+        assert verdict.status is Status.VERIFIER_ERROR and verdict.reward is None
+        assert f"bad_rewards.py, line {line}" in verdict.detail and words in verdict.detail
+
+
+def test_an_exception_at_one_sample_costs_that_sample(graded: Graded) -> None:
+    verdicts = graded("seventh", *map(str, range(1, 10)))
+    assert [v.reward for v in verdicts] == [1.0] * 6 + [None] + [1.0] * 2
+    assert "bad_rewards.py, line 9: ValueError: seven is bad" in verdicts[6].detail
+
+
+def test_a_call_that_hangs_is_killed_where_it_hangs(graded: Graded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+    task = graded.task("hang", timeout_s=0.5)
+    task.prepare()
+    before = task.grades.process.pid  # type: ignore[attr-defined]
+    (verdict,) = task.verify_all(PROMPT, ["hang"])
+    assert verdict.status is Status.VERIFIER_ERROR and "task.reward_timeout_s" in verdict.detail
+    assert "bad_rewards.py" in verdict.detail and "in hang" in verdict.detail
+    assert not Path(f"/proc/{before}").exists()
+    assert task.verify_all(PROMPT, ["fine"])[0].reward == 1.0, "the next call has a new process"
+
+
+def test_an_asynchronous_call_that_hangs_is_cancelled(graded: Graded) -> None:
+    (verdict,) = graded("stuck", "4", timeout_s=0.4)
+    assert verdict.status is Status.VERIFIER_ERROR
+    assert "bad_rewards.py, line 47" in verdict.detail and "task.reward_timeout_s" in verdict.detail
+
+
+def test_os_exit_ends_the_call_and_not_the_worker(graded: Graded) -> None:
+    task = graded.task("die")
+    verdicts = task.verify_all(PROMPT, ["die", "4"])
+    assert all("exit status 4" in v.detail and "bad_rewards.py, line 20" in v.detail for v in verdicts)
+    assert task.verify_all(PROMPT, ["4"])[0].reward == 1.0
+
+
+def test_a_flood_of_prints_is_cut(graded: Graded, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    task = graded.task("flood")
+    task.grades.process._log = lines.append  # type: ignore[attr-defined]
+    assert [v.reward for v in task.verify_all(PROMPT, ["4"])] == [1.0]
+    task.grades.close()
+    text = "".join(lines)
+    assert len(text) < 2 * process.LOG_BYTES and "bytes of output of the user's code were dropped" in text
+
+
+def test_repeated_losses_fail_at_once_for_a_while(graded: Graded) -> None:
+    task = graded.task("die")
+    for _ in range(2):  # each tries twice
+        task.verify_all(PROMPT, ["die"])
+    started = time.monotonic()
+    (verdict,) = task.verify_all(PROMPT, ["die"])
+    assert "not called, because the last" in verdict.detail and "exit status 4" in verdict.detail
+    assert time.monotonic() - started < 0.5
+
+
+def test_what_the_code_started_ends_with_it(graded: Graded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
+    task = graded.task("orphan", timeout_s=0.5)
+    task.prepare()
+    group = task.grades.process.pid  # type: ignore[attr-defined]
+    task.verify_all(PROMPT, ["4"])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        left = [p for p in psutil.process_iter() if _group_of(p) == group and p.status() != psutil.STATUS_ZOMBIE]
+        assert not left
+
+
+def _group_of(one: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(one.pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_code_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken_reward.py").write_text("def score(response):\n    return (\n")
+    task = make_task(TaskSettings(reward=f"{tmp_path}/broken_reward.py:score"))
+    assert isinstance(task, RewardedTask)
+    with pytest.raises(RuntimeError, match=r"broken_reward\.py, line 2: SyntaxError"):
+        task.prepare()
+    assert "SyntaxError" in task.verify(PROMPT, "4").detail
+
+
+def test_a_task_of_the_user(code: Path) -> None:
+    task = make_task(TaskSettings(name=f"{code}:Mine", options={"words": 2}, train_size=2))
+    assert isinstance(task, RewardedTask)
+    assert [p.id for p in task.prompts("train")] == ["train-0", "train-1"] and task.prompts("test")[
+        0
+    ].text == "say say "
+    assert [v.reward for v in task.verify_all(PROMPT, ["4", "5"])] == [1.0, 0.0]
+    task.grades.close()
+    with pytest.raises(ValueError, match="task.options names 'wrods'"):
+        make_task(TaskSettings(name=f"{code}:Mine", options={"wrods": 2}))
+
+
+def test_a_scorer_of_the_user(code: Path) -> None:
+    scorer = make_scorer(TaskSettings(scorer=ScorerSettings(kind=f"{code}:Judge")))
+    assert scorer.scores(PROMPT, ["a", "b", "a"], []) == [1.0, 2.0, 1.0]
+    scorer.grades.close()  # type: ignore[attr-defined]

@@ -1,0 +1,269 @@
+"""What the process of a user's code does: load it once, and grade answers until the connection closes.
+
+The parent sends pickles, which come from bonrl itself; the replies are JSON. The parent copies prints into its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import inspect
+import json
+import os
+import pickle
+import queue
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from verifiers.rewards.results import Grading, ResultError, listed, to_json
+from verifiers.rewards.signature import Signature
+from verifiers.settings import TaskSettings
+from verifiers.task import Prompt
+from verifiers.user_code import UserCodeError, load, load_module, parse, traceback_of
+from verifiers.verdict import Verdict
+
+HEADER = struct.Struct("!Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the process serves.
+
+    Attributes:
+        kind: ``reward`` (``task.reward``), ``scorer`` (``task.scorer.kind``) or ``task`` (``task.name``).
+        settings: The section ``task``.
+        plugins: Loaded first; they may register the task.
+        timeout_s: Deadline of one call.
+    """
+
+    kind: str
+    settings: TaskSettings
+    plugins: tuple[str, ...]
+    timeout_s: float
+
+
+class LateError(UserCodeError):
+    """An asynchronous call missed its deadline."""
+
+
+class Grader:
+    """The user's code, loaded. Calls it and turns what it returns or raises into JSON."""
+
+    def __init__(self, job: Job) -> None:
+        for plugin in job.plugins:
+            load_module(parse(plugin, needs_name=False))
+        settings = job.settings
+        self._timeout_s = job.timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._grading = Grading(settings.reward_weights if job.kind != "scorer" else {}, settings.reward_correct_at)
+        self._signature: Signature | None = None
+        if job.kind == "task":
+            from verifiers.tasks.user_task import make_user_object
+
+            self._function: Callable[..., Any] = make_user_object(settings).verify
+            self.where = f"verify of task.name = {settings.name}"
+            self.batch = False
+        else:
+            reference = settings.reward if job.kind == "reward" else settings.scorer.kind
+            assert reference is not None
+            self._function = _function(reference)
+            name = getattr(self._function, "__name__", type(self._function).__name__)
+            self._signature = Signature(self._function, name, settings.options if job.kind == "reward" else {})
+            self.where, self.batch = self._signature.where, self._signature.batch
+
+    def grade(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """One result for each response, in order: a verdict, or ``error`` with the reason."""
+        if self.batch:
+            yield from self._batch(prompt, responses)
+        elif inspect.iscoroutinefunction(self._function) or inspect.iscoroutinefunction(
+            getattr(self._function, "__call__", None)  # noqa: B004  # an object with an asynchronous __call__
+        ):
+            yield from self._concurrently(prompt, responses)
+        else:
+            for response in responses:
+                started = time.perf_counter()
+                yield self._result(partial(self._call, prompt, [response]), started)
+
+    def _call(self, prompt: Prompt, responses: Sequence[str]) -> Any:
+        if self._signature is None:
+            result = self._function(prompt, responses[0])
+        else:
+            positional, named = self._signature.arguments(prompt, responses)
+            result = self._function(*positional, **named)
+        return self._run(_limited(result, self._timeout_s)) if inspect.isawaitable(result) else result
+
+    def _batch(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
+        started = time.perf_counter()
+        results: list[Any] = []
+
+        def call() -> Any:
+            results.extend(listed(self._call(prompt, responses), len(responses)))
+
+        failure = self._failure(call)
+        if failure is not None:
+            yield from [failure] * len(responses)
+        else:
+            seconds = (time.perf_counter() - started) / len(responses)
+            for result in results:
+                yield self._result(partial(_same, result), None, seconds)
+
+    def _concurrently(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All answers of the group at once, each with the deadline."""
+
+        async def one(response: str) -> dict[str, Any]:
+            started, results = time.perf_counter(), []
+            try:
+                positional, named = self._signature.arguments(prompt, [response]) if self._signature else (
+                    [prompt, response], {})  # fmt: skip
+                results.append(await _limited(self._function(*positional, **named), self._timeout_s))
+            except BaseException as error:  # noqa: BLE001  # also sys.exit
+                return _error(error, self.where)
+            return self._result(lambda: results[0], started)
+
+        async def every() -> list[dict[str, Any]]:
+            # deadline: each has its own
+            return await asyncio.gather(*map(one, responses))
+
+        yield from self._run(every())
+
+    def _result(self, call: Callable[[], Any], started: float | None, seconds: float | None = None) -> dict[str, Any]:
+        """The verdict of what `call` returns, as JSON types."""
+        verdicts: list[Verdict] = []
+        failure = self._failure(lambda: verdicts.append(self._grading.verdict(call())))
+        if failure is not None:
+            return failure
+        result = to_json(verdicts[0])
+        result["seconds"] = seconds if started is None else time.perf_counter() - started
+        return result
+
+    def _failure(self, work: Callable[[], Any]) -> dict[str, Any] | None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # also sys.exit
+            return _error(error, self.where)
+        return None
+
+    def _run(self, work: Awaitable[Any]) -> Any:
+        """Await on one event loop for the life of the process, so that sessions can be kept."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop.run_until_complete(work)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+async def _limited(work: Awaitable[Any], timeout_s: float) -> Any:
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise  # of the user's own code
+        raise LateError(f"no result within {timeout_s:g} s (task.reward_timeout_s)") from error.__cause__
+
+
+def _function(reference: str) -> Callable[..., Any]:
+    """The function; an instance of a class, made once, whose ``__call__`` is the function."""
+    from verifiers.scorers import USER_SCORERS
+
+    found = USER_SCORERS.get(reference) or load(reference)
+    if inspect.isclass(found):
+        try:
+            found = found()
+        except BaseException as error:  # also sys.exit
+            raise UserCodeError(f"{reference}: the class cannot be instantiated: {traceback_of(error)}") from error
+    if not callable(found):
+        raise UserCodeError(f"{reference} is a {type(found).__name__}, not a function; name a function")
+    return found
+
+
+def _error(error: BaseException, where: str) -> dict[str, Any]:
+    if isinstance(error, ResultError):
+        return {"error": f"{where} {error}"}
+    if isinstance(error, LateError) and error.__cause__ is not None:
+        return {"error": f"{where}: {error}; it was here: {traceback_of(error.__cause__)}", "late": True}
+    if isinstance(error, UserCodeError):
+        return {"error": str(error)}
+    return {"error": f"{where} raised: {traceback_of(error)}"}
+
+
+def send(connection: socket.socket, payload: bytes) -> None:
+    """One frame: its length, then its bytes."""
+    connection.sendall(HEADER.pack(len(payload)) + payload)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """The next frame. Raises EOFError if the connection is closed."""
+    (length,) = HEADER.unpack(_exactly(connection, HEADER.size))
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        more = connection.recv(min(count - len(data), 1 << 20))  # deadline: the parent's; it kills this process
+        if not more:
+            raise EOFError
+        data += more
+    return bytes(data)
+
+
+def main(descriptor: int, stacks: int) -> None:
+    """Serve the connection `descriptor`. The stack of a call that hangs or crashes is written to `stacks`."""
+    with contextlib.suppress(OSError):  # the kernel should kill this process first when memory runs out
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    connection = socket.socket(fileno=descriptor)
+    requests: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    faulthandler.enable(stacks)
+    job: Job = requests.get()  # deadline: the parent's; it kills this process
+    try:
+        grader = Grader(job)
+    except BaseException as error:  # noqa: BLE001  # also sys.exit
+        known = isinstance(error, UserCodeError)
+        _reply(connection, {"error": str(error) if known else traceback_of(error)})
+        return
+    _reply(connection, {"ready": grader.where, "batch": grader.batch})
+    while True:
+        prompt, responses = requests.get()  # deadline: the parent's; it kills this process
+        os.ftruncate(stacks, 0)
+        os.lseek(stacks, 0, os.SEEK_SET)
+        results = grader.grade(prompt, responses)
+        for _ in responses:
+            faulthandler.dump_traceback_later(job.timeout_s, file=stacks)
+            result = next(results)
+            faulthandler.cancel_dump_traceback_later()
+            _flush()
+            _reply(connection, result)
+
+
+def _reply(connection: socket.socket, message: dict[str, Any]) -> None:
+    send(connection, json.dumps(message, allow_nan=False).encode())
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the user may have closed or replaced it
+            stream.flush()
+
+
+def _read(connection: socket.socket, requests: queue.Queue[Any]) -> None:
+    """The thread that reads requests; when the parent is gone, it ends this process with all its children."""
+    try:
+        while True:
+            requests.put(pickle.loads(receive(connection)))
+    finally:
+        os.killpg(os.getpid(), signal.SIGKILL)
