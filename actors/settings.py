@@ -37,8 +37,10 @@ class RolloutSettings(Section):
             "distribution, and the learner applies the same temperature."
         ),
     )
-    top_p: Literal[1.0] = Field(  # type: ignore[valid-type]  # pydantic takes a float literal
+    top_p: float = Field(
         1.0,
+        ge=1.0,
+        le=1.0,
         description=(
             "Fixed at 1: truncation gives sampler and learner different supports, so that the importance ratio "
             "and the gradient would no longer be exact."

@@ -266,8 +266,10 @@ class LearnerSettings(Section):
     """DeepSpeed ranks, AdamW, and the size of a micro-batch."""
 
     ranks: int = Field(1, ge=1, description="DeepSpeed data-parallel ranks, one Ray actor each.")
-    zero_stage: Literal[0, 1, 2, 3] = Field(
+    zero_stage: int = Field(
         0,
+        ge=0,
+        le=3,
         description="DeepSpeed ZeRO stage: 0 replicates everything, 1 partitions the optimizer state over "
         "the ranks, 2 also the gradients, 3 also the weights. With one rank, 0 is the fastest.",
     )

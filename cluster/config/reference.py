@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cluster.config import RunConfig, section_of
+from cluster.config import RunConfig, models_in, section_of
 
 _INTRODUCTION = """\
 # Configuration
@@ -85,13 +85,6 @@ def _type_text(field: FieldInfo) -> str:
     if high is not None:
         limits.append(f"{'<=' if hasattr(high, 'le') else '<'} {getattr(high, 'le', getattr(high, 'lt', None)):.10g}")
     return ", ".join([text, *limits])
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Models inside a union or a list: values that have keys of their own."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in typing.get_args(annotation) for model in models_in(part)]
 
 
 def _annotation_text(annotation: Any) -> str:

@@ -8,9 +8,9 @@ neither torch nor Ray nor vLLM, so a wrong key costs a fraction of a second.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import sys
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -159,17 +159,28 @@ def build_config(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: as `load_config`.
     """
     tree = {name: value for name, value in tree.items() if value is not None}  # `run:` with nothing below it
-    problems = list(_structure_problems(RunConfig, tree, ""))
-    named = tuple(re.split(r"[: ]", problem)[0] for problem in problems)
+    config: RunConfig | None = None
+    items: list[Any] = _flags_for_numbers(tree)
     try:
         config = RunConfig.model_validate(tree)
-        if not problems:
-            return config
     except ValidationError as error:
-        items = [item for item in error.errors() if not _other_form(item) and item["type"] != "extra_forbidden"]
-        lines = dict.fromkeys(line for item in items for line in _explain(item))
-        problems += [line for line in lines if not line.startswith(named)] if named else lines
-    raise ConfigError("\n".join(shortened(problems)))
+        items += error.errors()
+    if config is not None and not items:
+        return config
+    raise ConfigError("\n".join(shortened(_lines(items))))
+
+
+def _flags_for_numbers(tree: Mapping[str, Any]) -> list[Any]:
+    """Errors for true and false where a number or text is wanted, which only strict validation refuses.
+
+    The values themselves are validated less strictly, because YAML 1.1 reads 1e-4 as text. JSON is the mode in which
+    strict validation takes a list for a tuple.
+    """
+    try:
+        RunConfig.model_validate_json(json.dumps(tree, default=str, skipkeys=True), strict=True)
+    except ValidationError as error:
+        return [item for item in error.errors() if isinstance(item["input"], bool)]
+    return []
 
 
 def shortened(problems: Sequence[str]) -> list[str]:
@@ -291,87 +302,78 @@ def nearest_key(key: str) -> str | None:
     return close[0] if close else None
 
 
-def _structure_problems(model: type[BaseModel], tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Unknown keys, sections that are no sections, and true/false where a number is wanted."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        info = model.model_fields.get(str(name))
-        if info is None:
-            yield _unknown_key(key, nearest_key(key))
-            continue
-        section = section_of(info)
-        if section is None:
-            yield from _value_problems(info, value, key)
-        elif isinstance(value, Mapping):
-            yield from _structure_problems(section, value, f"{key}.")
-        else:
-            example = next(iter(section.model_fields))
-            yield f"{key} = {_brief(value)}: is a section; give its keys, for example {key}.{example}"
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Models that are the annotation, or inside its union, list or mapping."""
+    if _is_model(annotation):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]
 
 
-def _unknown_key(key: str, near: str | None) -> str:
-    hint = f"did you mean {near}?" if near else "docs/configuration.md lists every key"
-    return f"{key}: unknown key; {hint}"
+def _lines(items: Sequence[Any]) -> list[str]:
+    """A line for each problem. Of the forms that a value may have, the one that fits best is reported."""
+    by_key: dict[str, Any] = {}
+    for item in items:
+        by_key.setdefault(_key(item), item)
+    kept = {
+        key: item for key, item in by_key.items() if not any(other.startswith(f"{key}.") for other in by_key if key)
+    }
+    lines = [line for key, item in kept.items() if key for line in _explain(key, item)]
+    rules = [
+        line
+        for line in (_explain("", kept[""]) if "" in kept else [])
+        if not line.startswith(tuple(filter(None, kept)))
+    ]
+    return [*lines, *rules]
 
 
-def _value_problems(info: FieldInfo, value: Any, key: str) -> Iterator[str]:
-    """True or false given for a number (pydantic reads true as 1), and unknown keys inside the value."""
-    for choices, inner, path in _within(info.annotation, value, key):
-        if isinstance(inner, bool) and not {bool, Any} & set(choices):
-            yield f"{path} = {inner}: not {_type_name(info) if path == key else 'a number'}. {info.description}"
-        for model in filter(_is_model, choices if isinstance(inner, Mapping) else ()):
-            for name in (str(name) for name in inner if name not in model.model_fields):
-                near = difflib.get_close_matches(name, model.model_fields, n=1)
-                yield _unknown_key(f"{path}.{name}", f"{path}.{near[0]}" if near else None)
-
-
-def _within(annotation: Any, value: Any, key: str) -> Iterator[tuple[tuple[Any, ...], Any, str]]:
-    """The value and all that its lists and mappings hold: the types that it may have, itself, and its key."""
-    choices = _choices(annotation)
-    yield choices, value, key
-    for name, inner in value.items() if isinstance(value, Mapping) else ():
-        yield from _within(_of_item(choices, name), inner, f"{key}.{name}")
-    for i, inner in enumerate(value) if isinstance(value, list) else ():
-        yield from _within(_of_item(choices, i), inner, f"{key}.{i}")
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)
-
-
-def _of_item(choices: tuple[Any, ...], name: Any) -> Any:
-    """The type of a container's item: of a model's field, a mapping's value or a tuple's member; Any if unknown."""
-    for choice in choices:
-        if _is_model(choice) and name in choice.model_fields:
-            return choice.model_fields[name].annotation
-        if typing.get_origin(choice) in (dict, tuple, list):
-            return typing.get_args(choice)[1 if typing.get_origin(choice) is dict else 0]
-    return Any
-
-
-def _type_name(info: FieldInfo) -> str:
-    return {int: "an integer", float: "a number", str: "text"}.get(typing.cast(Any, info.annotation), "of its type")
-
-
-def _other_form(item: Any) -> bool:
-    """Whether pydantic only says that a mapping is no number, or text no mapping, where the key may be either."""
-    mapping = isinstance(item["input"], Mapping)
-    inside = len(item["loc"]) > 1 and str(item["loc"][-1]) not in item["loc"][-2:-1]
-    return inside and ((mapping and item["type"] in ("int_type", "float_type")) or item["type"] == "model_type")
-
-
-def _explain(item: Any) -> list[str]:
-    """Lines for one pydantic error: key, value, what is wrong, and the key's description as the remedy."""
-    paths = key_paths()
-    # Pydantic puts the tried type's own name into the place of an error inside a union: no user's key.
-    parts = [str(part) for part in item["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z][a-z0-9_]*", str(part))]
-    while len(parts) > 1 and parts[-1] in _TYPE_NAMES and ".".join(parts) not in paths:
+def _key(item: Any) -> str:
+    """The dotted key of a pydantic error, without the names of the types that pydantic tried in a union."""
+    *above, last = (str(part) for part in item["loc"] or ("",))
+    parts = [part for part in above if re.fullmatch(r"[a-z0-9_]+", part)]
+    if item["type"] in _UNKNOWN:
+        return ".".join([*parts, last])
+    parts += [last] if re.fullmatch(r"[a-z0-9_]+", last) else []
+    while len(parts) > 1 and parts[-1] in _TYPE_NAMES and ".".join(parts) not in key_paths():
         parts.pop()
-    key = ".".join(parts)
-    message = str(item["msg"]).removeprefix("Value error, ")
+    return ".".join(parts)
+
+
+def _unknown_key(key: str) -> str:
+    above, _, name = key.rpartition(".")
+    paths = key_paths()
+    if all(part not in paths or section_of(paths[part]) for part in _prefixes(above)):
+        near = nearest_key(key)
+    else:  # inside a value
+        close = difflib.get_close_matches(name, _names_in(above), n=1)
+        near = f"{above}.{close[0]}" if close else None
+    return f"{key}: unknown key; " + (f"did you mean {near}?" if near else "docs/configuration.md lists every key")
+
+
+def _prefixes(key: str) -> list[str]:
+    """`a.b.c`, `a.b` and `a`."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def _names_in(key: str) -> list[str]:
+    """Keys of the models that a value may have; positions in lists and keys of mappings are passed over."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in key.split("."):
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [model for info in fields for model in models_in(info.annotation)] or models
+    return [name for model in models for name in model.model_fields]
+
+
+def _explain(key: str, item: Any) -> list[str]:
+    """Lines for one pydantic error: key, value, what is wrong, and the key's description as the remedy."""
+    if item["type"] in _UNKNOWN:
+        return [_unknown_key(key)]
+    paths = key_paths()
     info = paths.get(key)
+    if info is not None and (section := section_of(info)) and item["type"] == "model_type":
+        example = next(iter(section.model_fields))
+        return [f"{key} = {_brief(item['input'])}: is a section; give its keys, for example {key}.{example}"]
+    message = str(item["msg"]).removeprefix("Value error, ")
     named = message.split(" ", 1)[0]
     if isinstance(item["input"], Mapping) and named in item["input"]:
         key = f"{key}.{named}"
@@ -380,10 +382,12 @@ def _explain(item: Any) -> list[str]:
         lines = message.split("\n")  # a rule over several keys names them itself
         return [line if not key or "." in line.split(":")[0].split(" ")[0] else f"{key}: {line}" for line in lines]
     message = message[0].lower() + message[1:]
-    return [f"{key} = {_brief(item['input'])}: {message}." + (f" {info.description}" if info else "")]
+    described = next((paths[part].description for part in _prefixes(key) if part in paths), None)
+    return [f"{key} = {_brief(item['input'])}: {message}." + (f" {described}" if described else "")]
 
 
 _TYPE_NAMES = ("int", "float", "str", "bool", "constrained")
+_UNKNOWN = ("extra_forbidden", "invalid_key")
 
 
 def _brief(value: Any) -> str:
