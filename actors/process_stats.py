@@ -16,7 +16,7 @@ from actors.logs import own_output
 from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
-LOOK_SECONDS = 5.0  # for one look at the processes of a node, or for their end
+INSPECT_SECONDS = 5.0  # to inspect or kill the processes of a node
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes
@@ -86,7 +86,7 @@ class ProcessStats:
     cpu_seconds: float
 
 
-def beat(*others: int, working: bool = False) -> Heartbeat:
+def own_heartbeat(*others: int, working: bool = False) -> Heartbeat:
     """The answer of the actor that runs in this process; `others` are the PIDs of processes that it needs."""
     import ray
 
@@ -109,7 +109,7 @@ def last_lines(path: str) -> list[str]:
 class NodeMonitor:
     """Inspects and kills processes of its node (async methods; an actor on every node that holds actors)."""
 
-    async def look(self, processes: Sequence[Process], family: bool = False) -> dict[int, ProcessStats]:
+    async def inspect(self, processes: Sequence[Process], family: bool = False) -> dict[int, ProcessStats]:
         """The stats of those that exist, by PID; with `family` those of their descendants too."""
         found: dict[int, ProcessStats] = {}
         for process in _existing(processes, family):
@@ -125,7 +125,7 @@ class NodeMonitor:
         """
         family = (*processes, Process.of(os.getpid()))
         work = partial(_memory_gib, family)
-        return await in_daemon_thread(work, owner="the kernel", to="measure memory", deadline_s=LOOK_SECONDS)
+        return await in_daemon_thread(work, owner="the kernel", to="measure memory", deadline_s=INSPECT_SECONDS)
 
     async def tail(self, logs: Sequence[str]) -> dict[str, list[str]]:
         """The last lines of log files of this node."""

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from actors.fleet.hang_detection import HangDetector
 from actors.fleet.node_monitors import NodeMonitors
-from actors.process_stats import LOOK_SECONDS, Heartbeat
+from actors.process_stats import INSPECT_SECONDS, Heartbeat
 from actors.remote_calls import ActorFailure, ActorLost, call, within
 from actors.settings import SupervisionSettings
 from actors.threads import in_daemon_thread
@@ -277,7 +277,7 @@ class Supervisor:
 
     async def _request_heartbeat(self, member: Member, deadline_s: float) -> Heartbeat:
         return await call(
-            member.actor().beat.remote(),
+            member.actor().heartbeat.remote(),
             owner=member.name,
             to="answer a heartbeat",
             deadline_s=deadline_s,
@@ -305,9 +305,9 @@ class Supervisor:
 
     async def _observe(self, detector: HangDetector, member: Member, *, family: bool = False) -> None:
         began = time.monotonic()
-        stats = await self._monitors.look(member.heartbeat, family=family) if member.heartbeat is not None else {}
+        stats = await self._monitors.inspect(member.heartbeat, family=family) if member.heartbeat is not None else {}
         now = time.monotonic()
-        detector.observe(now, stats, waited_s=min(now - began, LOOK_SECONDS))
+        detector.observe(now, stats, waited_s=min(now - began, INSPECT_SECONDS))
 
     async def _replace(self, unit: Unit, reason: str | None) -> None:
         """Bring `unit` (back) into service. `reason` is None if it joins for the first time."""
@@ -348,7 +348,7 @@ class Supervisor:
 
     async def _has_room(self, unit: Unit) -> bool:
         try:
-            return await in_daemon_thread(unit.room, owner="Ray", to="name free resources", deadline_s=LOOK_SECONDS)
+            return await in_daemon_thread(unit.room, owner="Ray", to="name free resources", deadline_s=INSPECT_SECONDS)
         except (TimeoutError, RayError):
             return False  # ask again later
 

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.logs import set_step, start_actor_log
 from actors.plugins import load_plugins
-from actors.process_stats import Heartbeat, beat
+from actors.process_stats import Heartbeat, own_heartbeat
 from actors.settings import BroadcastSettings
 from actors.weights import Published, make_transfer
 from actors.workers.learning_step import LearningStep
@@ -34,6 +34,10 @@ from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
 from verifiers.text.exported_prompts import finish_export
 from verifiers.text.rendering import PromptSettings
 
+if TYPE_CHECKING:
+    from learner.engine import Engine
+
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -83,18 +87,14 @@ class LearnerRank:
         start_actor_log()
         load_plugins(plugins)
         self._prompts = prompts
-        self._arguments: dict[str, Any] = dict(
-            dtype=dtype, learner=learner, loss=loss, rank=rank, world_size=world_size, temperature=temperature,
-            seed=seed, device="cuda" if learner.gpus_per_rank else "cpu",
-            reference=bool(loss.kl_coefficient or schedule.kl),
-        )  # fmt: skip
-        self._model_path = model_path
+        self._model_path, self._dtype, self._seed = model_path, dtype, seed
+        self._learner = learner
         self._loss = loss
         self._objective = Objective(objective, schedule.k)
         self._schedule = schedule
         self._n, self._temperature = n, temperature
         self._transfer = make_transfer(broadcast, run_id)
-        self._rank = rank
+        self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._version = 0  # of the weights: finished steps
         self._accumulated: _Accumulated | None = None
@@ -111,12 +111,9 @@ class LearnerRank:
         """Load the model and join the other ranks."""
         self._transfer.remove_leftovers(restarted=True)  # of a predecessor that died while it published
 
-        def load() -> Any:
-            from learner.engine import Engine
-
-            return Engine(self._model_path, master_address=master_address, master_port=master_port, **self._arguments)
-
-        self._engine = await self._run(load, f"load {self._model_path}")
+        self._engine = await self._run(
+            lambda: self._load_engine(master_address, master_port), f"load {self._model_path}"
+        )
         self._learning_step = LearningStep(
             self._engine,
             self._objective,
@@ -124,6 +121,24 @@ class LearnerRank:
             n=self._n,
             temperature=self._temperature,
             schedule=self._schedule,
+        )
+
+    def _load_engine(self, master_address: str, master_port: int) -> Engine:
+        from learner.engine import Engine  # late: it imports DeepSpeed
+
+        return Engine(
+            self._model_path,
+            dtype=self._dtype,
+            learner=self._learner,
+            loss=self._loss,
+            rank=self._rank,
+            world_size=self._world_size,
+            master_address=master_address,
+            master_port=master_port,
+            device="cuda" if self._learner.gpus_per_rank else "cpu",
+            seed=self._seed,
+            temperature=self._temperature,
+            reference=bool(self._loss.kl_coefficient or self._schedule.kl),
         )
 
     async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
@@ -177,9 +192,9 @@ class LearnerRank:
         self._version = step
         set_step(step)
 
-    async def beat(self) -> Heartbeat:
+    async def heartbeat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""
-        return beat()
+        return own_heartbeat()
 
     def _accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
         if self._accumulated is not None:
@@ -211,7 +226,7 @@ class LearnerRank:
         payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers)
         return self._version, payload
 
-    async def _run(self, work: Callable[[], Any], name: str) -> Any:
+    async def _run(self, work: Callable[[], T], name: str) -> T:
         """Do `work` on the learner's thread and log it."""
         begin = time.perf_counter()
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -27,7 +27,14 @@ class LearningEngine(Protocol):
     """The part of ``learner.engine.Engine`` that a step uses."""
 
     def accumulate(
-        self, sequences: list[TrainingSequence], normaliser: float, step: int, **options: Any
+        self,
+        sequences: list[TrainingSequence],
+        normaliser: float,
+        step: int,
+        *,
+        temperature: float,
+        kl_coefficient: float,
+        exact_ratios: bool,
     ) -> dict[str, float]:
         """The gradient of the whole batch; returns its metrics."""
         ...

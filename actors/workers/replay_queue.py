@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from actors.logs import set_step, start_actor_log
-from actors.process_stats import Heartbeat, beat
+from actors.process_stats import Heartbeat, own_heartbeat
 from actors.queue.group_log import groups_file, write_groups
 from actors.queue.snapshot import read_snapshot, write_snapshot
 from actors.queue.state import QueueState, State, Ticket
@@ -133,9 +133,9 @@ class ReplayQueue:
         write_snapshot(Path(path), self._state.snapshot(), await self.held())
         logger.info("saved to %s", path)
 
-    async def beat(self) -> Heartbeat:
+    async def heartbeat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""
-        return beat()
+        return own_heartbeat()
 
     def _write_journal(self) -> None:
         if self._journal is not None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import ray
 
 from actors.group import Group, SampleRequest
-from actors.process_stats import Heartbeat, beat
+from actors.process_stats import Heartbeat, own_heartbeat
 from actors.workers.sampler import Sampler
 
 
@@ -27,7 +27,7 @@ class SamplerActor(Sampler):
         """Ray's id of the node this sampler runs on."""
         return ray.get_runtime_context().get_node_id()
 
-    async def beat(self) -> Heartbeat:
+    async def heartbeat(self) -> Heartbeat:
         """A heartbeat of the sampler and, once started, of its engine.
 
         Raises:
@@ -35,7 +35,7 @@ class SamplerActor(Sampler):
         """
         if self._started:
             await self.check()
-        return beat(*self._engine.pids(), working=self._in_flight > 0 and not self._engine.updating)
+        return own_heartbeat(*self._engine.pids(), working=self._in_flight > 0 and not self._engine.updating)
 
     async def sample_group(self, request: SampleRequest) -> tuple[int, pa.RecordBatch]:
         """Sample one group.

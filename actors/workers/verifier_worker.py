@@ -18,7 +18,7 @@ import pyarrow as pa
 from actors.group import Group
 from actors.logs import set_step, start_actor_log
 from actors.plugins import load_plugins
-from actors.process_stats import Heartbeat, beat
+from actors.process_stats import Heartbeat, own_heartbeat
 from actors.vllm_backend.pooling import VllmLogits
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LoadLogits
@@ -108,9 +108,9 @@ class VerifierWorker:
         logger.debug("graded %r (position %d) in %.2f s", group.prompt_id, group.sequence, seconds)
         return group.n, graded
 
-    async def beat(self) -> Heartbeat:
+    async def heartbeat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""
-        return beat()
+        return own_heartbeat()
 
     def _grade(self, group: Group, prompt: Prompt) -> pa.RecordBatch:
         responses = self._decode(group.response_tokens)

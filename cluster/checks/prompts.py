@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,11 +21,8 @@ from verifiers.rewards.task import RewardedTask
 from verifiers.task import Prompt
 from verifiers.tasks.references import check_references
 from verifiers.tasks.registry import make_task
-from verifiers.text.rendering import PromptRenderer, rendering_warnings, token_problem
+from verifiers.text.rendering import PromptRenderer, TokenizedPrompt, rendering_warnings, token_problem
 from verifiers.text.stop_tokens import end_token_id
-
-if TYPE_CHECKING:
-    from cluster.evaluation.evaluate import EvaluationPrompt
 
 Purpose = Literal["train", "evaluation"]
 T = TypeVar("T")
@@ -134,7 +131,7 @@ def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
     return "; ".join(filter(None, [report.message(), *warnings]))
 
 
-def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> list[EvaluationPrompt]:
+def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> list[TokenizedPrompt]:
     """The prompts of a purpose as token ids; prints how many there are, and how many were held out or dropped.
 
     Args:
@@ -145,14 +142,12 @@ def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> 
         UsageError: a prompt is longer than ``rollout.max_prompt_tokens`` and ``task.drop_overlong`` is off, all are,
             or the task cannot be made.
     """
-    from cluster.evaluation.evaluate import EvaluationPrompt
-
     tokenizer = tokenizer or load_tokenizer(config.model.path)
     problems = read_problems(config, purpose)
     fitting = _fitting(config, problems, tokenizer)
     print(f"prompts: {problems.counts(config, len(fitting))}", flush=True)
     return [
-        EvaluationPrompt(
+        TokenizedPrompt(
             prompt,
             np.array(tokens, np.int32),
             _demonstration(config, prompt, tokenizer) if purpose == "train" else None,
@@ -291,7 +286,7 @@ def dated(config: RunConfig, *, resumed: bool = False) -> RunConfig:
     return config.model_copy(update={"task": config.task.model_copy(update={"date": dt.date.today()})})
 
 
-def check_recorded(run: Path, prompts: Sequence[EvaluationPrompt]) -> None:
+def check_recorded(run: Path, prompts: Sequence[TokenizedPrompt]) -> None:
     """Refuse to go on with a run whose prompts have become other token ids.
 
     Raises:
@@ -315,10 +310,8 @@ def check_recorded(run: Path, prompts: Sequence[EvaluationPrompt]) -> None:
 
 def check_recorded_prompts(config: RunConfig, run: Path) -> None:
     """As `check_recorded`, with the prompts read here."""
-    from cluster.evaluation.evaluate import EvaluationPrompt
-
     fitting = _fitting(config, read_problems(config, "train"), load_tokenizer(config.model.path))
-    check_recorded(run, [EvaluationPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting])
+    check_recorded(run, [TokenizedPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting])
 
 
 def _ids(tokens: list[int]) -> str:

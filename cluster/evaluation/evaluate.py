@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from ray import ObjectRef
 
@@ -24,19 +22,10 @@ from actors.remote_calls import ActorFailure, call
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, NothingJudged, summarise
 from learner.settings import TermSettings
-from verifiers.task import Prompt
+from verifiers.text.rendering import TokenizedPrompt
 
 EVALUATION_STREAM = 1  # see actors.queue.prompt_stream.sampling_seed
 SUMMARY_S, SUMMARY_S_PER_PROMPT = 600.0, 10.0  # a majority curve over a large pool takes up to a second of a prompt
-
-
-@dataclass(frozen=True)
-class EvaluationPrompt:
-    """A held-out prompt with its token ids."""
-
-    prompt: Prompt
-    tokens: np.ndarray  # int32 [P]
-    demonstration: np.ndarray | None = None  # int32 [D], only in runs that imitate
 
 
 def prompts_in_flight(config: RunConfig, n: int) -> int:
@@ -46,7 +35,7 @@ def prompts_in_flight(config: RunConfig, n: int) -> int:
 
 async def evaluate(
     pool: RolloutPool,
-    prompts: Sequence[EvaluationPrompt],
+    prompts: Sequence[TokenizedPrompt],
     *,
     n: int,
     temperature: float,

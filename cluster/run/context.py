@@ -9,12 +9,12 @@ from pathlib import Path
 
 from actors.fleet.learner_group import Origin
 from cluster.config import RunConfig
-from cluster.evaluation.evaluate import EvaluationPrompt
 from cluster.records.checkpoints import Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.health import Health
 from cluster.telemetry.incidents import Incidents
+from verifiers.text.rendering import TokenizedPrompt
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class RunContext:
     config: RunConfig
     directory: RunDirectory
     dashboards: Dashboards
-    training: Sequence[EvaluationPrompt] = ()
-    held_out: Sequence[EvaluationPrompt] = ()
+    training: Sequence[TokenizedPrompt] = ()
+    held_out: Sequence[TokenizedPrompt] = ()
     start: Checkpoint | None = None
     rollout_only: bool = False
     replay: Path | None = None

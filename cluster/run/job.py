@@ -27,7 +27,6 @@ from cluster.checks.prompts import (
 )
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.evaluation.evaluate import EvaluationPrompt
 from cluster.evaluation.summary import Evaluation, recorded_evaluation
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
@@ -48,6 +47,7 @@ from cluster.run.startup import Startup, announced_start
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
 from verifiers.tasks.contamination import SHINGLE, contamination
+from verifiers.text.rendering import TokenizedPrompt
 
 
 def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> JobResult:
@@ -232,7 +232,7 @@ def evaluation_output(temperature: float) -> str:
 
 
 def contamination_line(
-    config: RunConfig, training: Sequence[EvaluationPrompt], held_out: Sequence[EvaluationPrompt]
+    config: RunConfig, training: Sequence[TokenizedPrompt], held_out: Sequence[TokenizedPrompt]
 ) -> str:
     """How many evaluation prompts are also training prompts, with examples."""
     found = contamination(

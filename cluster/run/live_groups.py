@@ -16,10 +16,10 @@ from actors.group import SampleRequest
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 from actors.queue.state import Ticket
 from cluster.config import RunConfig
-from cluster.evaluation.evaluate import EvaluationPrompt
 from cluster.records.checkpoints import QUEUE_FILE
 from learner.schedule import scheduled, scheduled_integer
 from verifiers.task import Prompt
+from verifiers.text.rendering import TokenizedPrompt
 
 PROBE_SAMPLES, PROBE_TOKENS, PROBE_STREAM = 2, 8, 2
 
@@ -36,7 +36,7 @@ class LiveGroups:
     checkpoint_files = (QUEUE_FILE,)
 
     def __init__(
-        self, config: RunConfig, prompts: Sequence[EvaluationPrompt], pool: RolloutPool, queue: QueueClient
+        self, config: RunConfig, prompts: Sequence[TokenizedPrompt], pool: RolloutPool, queue: QueueClient
     ) -> None:
         self._config = config
         self._prompts = prompts

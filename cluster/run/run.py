@@ -17,13 +17,14 @@ from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
 from actors.logs import set_step
 from cluster.config import RunConfig
-from cluster.evaluation.evaluate import EvaluationPrompt, evaluate, prompts_in_flight
+from cluster.evaluation.evaluate import evaluate, prompts_in_flight
 from cluster.evaluation.summary import Evaluation, evaluation_file, objective_terms, strategies_of, trained_ks_of
 from cluster.run.clock import StepClock
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
+from verifiers.text.rendering import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Run:
 async def evaluate_prompts(
     config: RunConfig,
     pool: RolloutPool,
-    prompts: Sequence[EvaluationPrompt],
+    prompts: Sequence[TokenizedPrompt],
     *,
     n: int,
     temperature: float,

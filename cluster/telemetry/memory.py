@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from actors.fleet.supervision import Supervisor
-from actors.process_stats import beat
+from actors.process_stats import own_heartbeat
 
 INTERVAL_SECONDS = 5.0  # between two readings
 
@@ -33,7 +33,7 @@ class JobMemory:
             task.cancel()
 
     async def _measure(self) -> None:
-        driver = beat()
+        driver = own_heartbeat()
         while True:
             self._latest_gib = sum((await self._supervisor.memory_gib(driver)).values())
             await asyncio.sleep(INTERVAL_SECONDS)

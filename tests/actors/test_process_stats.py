@@ -37,13 +37,13 @@ def parent() -> Iterator[subprocess.Popen]:
 
 def test_a_stopped_process_is_seen_and_so_is_its_child(parent):
     monitor, process = NodeMonitor(), Process.of(parent.pid)
-    assert [stats.stopped for stats in asyncio.run(monitor.look([process])).values()] == [False]
+    assert [stats.stopped for stats in asyncio.run(monitor.inspect([process])).values()] == [False]
     (child,) = psutil.Process(parent.pid).children()
     os.kill(child.pid, signal.SIGSTOP)
     deadline = time.monotonic() + 10
     while child.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
         time.sleep(0.01)  # a signal takes effect when its process is scheduled
-    family = asyncio.run(monitor.look([process], family=True))
+    family = asyncio.run(monitor.inspect([process], family=True))
     assert {pid: stats.stopped for pid, stats in family.items()} == {parent.pid: False, child.pid: True}
 
 
@@ -66,7 +66,7 @@ def test_memory_counts_descendants_and_the_monitor_itself_and_every_process_once
 def test_a_process_that_only_has_the_number_of_a_dead_one_is_left_alone(parent):
     stranger = dataclasses.replace(Process.of(parent.pid), born=1)
     assert not stranger.alive
-    assert asyncio.run(NodeMonitor().look([stranger], family=True)) == {}
+    assert asyncio.run(NodeMonitor().inspect([stranger], family=True)) == {}
     asyncio.run(NodeMonitor().kill([stranger]))
     assert parent.poll() is None
 

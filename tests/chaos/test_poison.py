@@ -23,7 +23,7 @@ POISON, GROUPS = "p5", 8
 
 def sampler_that_needs_no_engine():
     from actors.group import Group
-    from actors.process_stats import beat
+    from actors.process_stats import own_heartbeat
 
     class Sampler:
         def __init__(self, *_) -> None:
@@ -32,8 +32,8 @@ def sampler_that_needs_no_engine():
         async def start(self) -> None:
             pass
 
-        async def beat(self):
-            return beat()
+        async def heartbeat(self):
+            return own_heartbeat()
 
         async def sample_group(self, wanted):
             tokens = [np.array([5, 6], np.int32)] * wanted.n
@@ -50,7 +50,7 @@ def sampler_that_needs_no_engine():
 
 def verifier_that_dies():
     """Without a tokenizer and a task, whose imports take most of a restart."""
-    from actors.process_stats import beat
+    from actors.process_stats import own_heartbeat
 
     class Verifier:
         def __init__(self, *_) -> None:
@@ -59,8 +59,8 @@ def verifier_that_dies():
         async def ready(self) -> None:
             pass
 
-        async def beat(self):
-            return beat()
+        async def heartbeat(self):
+            return own_heartbeat()
 
         async def grade(self, batch, prompt):
             await asyncio.sleep(0.3)  # so that other prompts are in flight

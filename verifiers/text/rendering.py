@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from verifiers.task import Prompt
 
 _PARTS_OF_TURNS = ((), ("user",), ("system", "user"), ("system",))  # roles whose content is sent as a list of parts
@@ -40,6 +42,15 @@ class PromptFormat:
     system_prompt: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     date: dt.date | None = None
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A problem with the token ids that the model gets."""
+
+    prompt: Prompt
+    tokens: np.ndarray  # int32 [P]
+    demonstration: np.ndarray | None = None  # int32 [D], only in runs that imitate
 
 
 class Tokenizer(Protocol):

@@ -181,7 +181,7 @@ class Actor:
     async def _node(self) -> str:
         return self.place.name
 
-    async def _beat(self) -> Any:
+    async def _heartbeat(self) -> Any:
         from actors.process_stats import Heartbeat, Process
 
         return Heartbeat(self.place.name, (Process(self.pid, 1),))
@@ -190,7 +190,7 @@ class Actor:
 class Monitor(Actor):
     """The node monitor: reports no process stats, and kills processes."""
 
-    async def _look(self, processes: Any, family: bool = False) -> dict:
+    async def _inspect(self, processes: Any, family: bool = False) -> dict:
         return {}
 
     async def _tail(self, logs: Any) -> dict:

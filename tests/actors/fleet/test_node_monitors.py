@@ -15,7 +15,7 @@ class Monitor:
         self.answers = answers
         self.looks = 0
         self.ended: list = []
-        self.look = SimpleNamespace(remote=self._look)
+        self.inspect = SimpleNamespace(remote=self._look)
         self.kill = SimpleNamespace(remote=self._kill)
 
     async def _look(self, processes, family):
@@ -36,7 +36,7 @@ def nodes(monkeypatch, *answers: bool, start_s: float = 0.0):
     from actors.fleet import node_monitors
     from actors.process_stats import Heartbeat
 
-    monkeypatch.setattr(node_monitors, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(node_monitors, "INSPECT_SECONDS", 0.02)
     monkeypatch.setattr(node_monitors, "_START_SECONDS", start_s)
     made, killed, coming = [], [], iter(answers)
 
@@ -50,15 +50,15 @@ def nodes(monkeypatch, *answers: bool, start_s: float = 0.0):
 def test_two_looks_in_a_row_that_fail_replace_the_watch(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, True, True)
-        assert await monitors.look(beat) == {1: "vitals"}
+        assert await monitors.inspect(beat) == {1: "vitals"}
         made[0].answers = False  # stopped
-        assert await monitors.look(beat) == {} and killed == []
+        assert await monitors.inspect(beat) == {} and killed == []
         made[0].answers = True
-        assert await monitors.look(beat) == {1: "vitals"}
+        assert await monitors.inspect(beat) == {1: "vitals"}
         made[0].answers = False
-        assert await monitors.look(beat) == {} and killed == [], "the failures before do not count any more"
-        assert await monitors.look(beat) == {} and killed == made[:1]
-        assert await monitors.look(beat) == {1: "vitals"} and len(made) == 2
+        assert await monitors.inspect(beat) == {} and killed == [], "the failures before do not count any more"
+        assert await monitors.inspect(beat) == {} and killed == made[:1]
+        assert await monitors.inspect(beat) == {1: "vitals"} and len(made) == 2
 
     asyncio.run(scenario())
 
@@ -66,9 +66,9 @@ def test_two_looks_in_a_row_that_fail_replace_the_watch(monkeypatch):
 def test_looks_at_the_same_time_fail_together_and_count_once(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, True)
-        await monitors.look(beat)
+        await monitors.inspect(beat)
         made[0].answers = False
-        assert await asyncio.gather(*(monitors.look(beat) for _ in range(5))) == [{}] * 5
+        assert await asyncio.gather(*(monitors.inspect(beat) for _ in range(5))) == [{}] * 5
         assert killed == []
 
     asyncio.run(scenario())
@@ -81,9 +81,9 @@ def test_a_new_watch_has_time_to_start(monkeypatch):
         monitors, made, killed, beat = nodes(monkeypatch, False, True, start_s=0.1)
         began = asyncio.get_running_loop().time()
         while not killed:
-            assert await monitors.look(beat) == {}
+            assert await monitors.inspect(beat) == {}
         assert asyncio.get_running_loop().time() - began >= 0.1
-        assert await monitors.look(beat) == {1: "vitals"} and len(made) == 2
+        assert await monitors.inspect(beat) == {1: "vitals"} and len(made) == 2
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
 
@@ -112,7 +112,7 @@ def test_the_end_of_an_actors_log_is_quoted_and_a_lost_node_is_not_waited_for(mo
     async def scenario():
         monitors, made, _, beat = nodes(monkeypatch, True)
         beat = replace(beat, logs=("/ray/worker-1.err", "/ray/worker-1.out"), host="node-7")
-        await monitors.look(beat)
+        await monitors.inspect(beat)
 
         async def tail(logs):
             return await made[0]._answer({logs[0]: ["Traceback", "KeyError: 1"], logs[1]: []})

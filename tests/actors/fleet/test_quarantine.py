@@ -26,7 +26,7 @@ class Sampler:
         self._in_flight: set[int] = set()
         self._died = asyncio.Event()
         self.sample_group = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._sample))
-        self.beat = SimpleNamespace(remote=self._beat)
+        self.heartbeat = SimpleNamespace(remote=self._beat)
 
     def _sample(self, wanted):
         return self._work(wanted.sequence), f"group {wanted.sequence}"
@@ -59,7 +59,7 @@ class Sampler:
 class Verifier:
     def __init__(self) -> None:
         self.grade = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda group, _: (self._work(), group)))
-        self.beat = SimpleNamespace(remote=self._work)
+        self.heartbeat = SimpleNamespace(remote=self._work)
 
     async def _work(self):
         from actors.process_stats import Heartbeat
@@ -80,7 +80,7 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
 
     monkeypatch.setattr("ray.put", lambda batch: "quarantined")
     record = SimpleNamespace(in_flight=[], deaths=0, quarantine=Quarantine(), results=[])
-    monitor = SimpleNamespace(look=SimpleNamespace(remote=_nothing), kill=SimpleNamespace(remote=_nothing))
+    monitor = SimpleNamespace(inspect=SimpleNamespace(remote=_nothing), kill=SimpleNamespace(remote=_nothing))
 
     async def nothing():
         pass

@@ -31,7 +31,7 @@ class Worker:
         self.fails = fails
         self.sample_group = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._sample))
         self.grade = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._grade))
-        self.beat = SimpleNamespace(remote=self._beat)
+        self.heartbeat = SimpleNamespace(remote=self._beat)
 
     def _sample(self, wanted):
         return self._work(), f"group {wanted.sequence}"

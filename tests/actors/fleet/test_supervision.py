@@ -23,7 +23,7 @@ class FakeActor:
 
     def __init__(self) -> None:
         self.dead = False
-        self.beat = remote(self._beat)
+        self.heartbeat = remote(self._beat)
         self.work = remote(self._work)
 
     async def _beat(self):
@@ -51,7 +51,7 @@ class EmptyMonitor:
         return {}
 
     def __init__(self) -> None:
-        self.look = self.kill = remote(self._nothing)
+        self.inspect = self.kill = remote(self._nothing)
 
 
 def make(**settings):
@@ -280,7 +280,7 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
 def test_a_cluster_that_does_not_answer_about_room_blocks_nothing(monkeypatch):
     import actors.fleet.supervision
 
-    monkeypatch.setattr(actors.fleet.supervision, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(actors.fleet.supervision, "INSPECT_SECONDS", 0.05)
     asked = []
 
     def room():
@@ -303,7 +303,7 @@ class StopMonitor:
     """A node monitor that reports whether the actor's process is stopped."""
 
     def __init__(self, stopped) -> None:
-        self.look, self.kill = remote(self._look), remote(self._kill)
+        self.inspect, self.kill = remote(self._look), remote(self._kill)
         self.stopped, self.killed = stopped, []
 
     async def _look(self, processes, family=False):

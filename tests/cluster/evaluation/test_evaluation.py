@@ -20,13 +20,14 @@ from actors.group_metrics import group_metrics
 from cluster import cli
 from cluster.config import build_config
 from cluster.evaluation import evaluate as evaluation
-from cluster.evaluation.evaluate import EvaluationPrompt, evaluate
+from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.summary import NothingJudged, strategies_of, summarise, trained_ks_of
 from cluster.records.metric_names import check_row
 from cluster.run import job
 from learner.strategies import STRATEGIES
 from tests.actors.workers.test_learning_step import graded
 from verifiers.task import Prompt
+from verifiers.text.rendering import TokenizedPrompt
 
 GROUPS = [
     graded([1, 0, 0, 0], scores=[0.1, 0.9, 0.2, 0.3], answers=["a", "b", "b", "c"]),
@@ -109,8 +110,8 @@ class Pool:
         return await take(returned)
 
 
-def prompts_like(count: int) -> list[EvaluationPrompt]:
-    return [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(count)]
+def prompts_like(count: int) -> list[TokenizedPrompt]:
+    return [TokenizedPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(count)]
 
 
 def evaluated(pool: Pool, **changes: Any) -> Any:

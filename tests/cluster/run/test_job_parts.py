@@ -210,12 +210,12 @@ def test_a_queue_that_is_replaced_while_the_run_stops_starts_no_rollout(monkeypa
 def test_evaluation_prompts_among_the_training_prompts_are_reported() -> None:
     import numpy as np
 
-    from cluster.evaluation.evaluate import EvaluationPrompt
     from cluster.run.job import contamination_line
     from verifiers.task import Prompt
+    from verifiers.text.rendering import TokenizedPrompt
 
-    def prompts(*texts: str) -> list[EvaluationPrompt]:
-        return [EvaluationPrompt(Prompt(f"{t}-id", t, {}, "all"), np.zeros(1, np.int32)) for t in texts]
+    def prompts(*texts: str) -> list[TokenizedPrompt]:
+        return [TokenizedPrompt(Prompt(f"{t}-id", t, {}, "all"), np.zeros(1, np.int32)) for t in texts]
 
     line = contamination_line(build_config({}), prompts("2 + 2?", "3 + 3?"), prompts("3 + 3?", "5 + 5?"))
     assert line.startswith("contamination: 1 of 2 evaluation prompts are also training prompts")

@@ -10,10 +10,10 @@ import pytest
 
 from actors.queue.state import Ticket
 from cluster.config import build_config
-from cluster.evaluation.evaluate import EvaluationPrompt
 from cluster.run.live_groups import LiveGroups
 from cluster.run.run import AgreementError, Run
 from verifiers.task import Prompt
+from verifiers.text.rendering import TokenizedPrompt
 
 
 def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_prompt() -> None:
@@ -28,7 +28,7 @@ def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_promp
             },
         }
     )
-    prompts = [EvaluationPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(5)]
+    prompts = [TokenizedPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(5)]
     nothing = cast(Any, None)
     source = LiveGroups(config, prompts, pool=nothing, queue=nothing)
     asked = [source.request(Ticket(sequence=i, admitted_version=0))[0] for i in range(15)]

@@ -33,9 +33,9 @@ async def _unused() -> None: ...
 
 def job(monkeypatch: pytest.MonkeyPatch) -> tuple[JobMemory, dict[str, Monitor]]:
     """A driver (1 GiB) and a verifier (2) on one node, two samplers (4 + 8 with its engine, 16) on two others."""
-    monkeypatch.setattr("actors.fleet.node_monitors.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("actors.fleet.node_monitors.INSPECT_SECONDS", 0.05)
     monkeypatch.setattr(memory, "INTERVAL_SECONDS", 0.01)
-    monkeypatch.setattr(memory, "beat", lambda: Heartbeat("head", (Process(1, 0),)))
+    monkeypatch.setattr(memory, "own_heartbeat", lambda: Heartbeat("head", (Process(1, 0),)))
     monitors: dict[str, Monitor] = {}
 
     def monitor(node: str) -> Any:
