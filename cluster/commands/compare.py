@@ -56,12 +56,15 @@ def compare(
       bonrl compare runs/mean runs/pass8 --best --json -
       bonrl compare base-on-test pass8-on-test      (directories of `bonrl eval --output`)
     """
+    from rich.console import Console
+
     from cluster.results.comparison import compare as compare_runs
     from cluster.results.figure import check_figure, write_figure
 
     if figure is not None:
         check_figure(figure)
-    found = compare_runs(runs, best=best, temperature=temperature)
+    with Console(stderr=True).status("reading") as status:  # shown on a terminal only
+        found = compare_runs(runs, best=best, temperature=temperature, progress=status.update)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if json_file != "-":
@@ -96,6 +99,7 @@ def _print(comparison: Comparison) -> None:
 def _table(comparison: Comparison, moment: Moment, other: int) -> Table:
     """Every metric of the baseline and of another group, with the difference."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     from cluster.results.change import METHODS
@@ -111,9 +115,10 @@ def _table(comparison: Comparison, moment: Moment, other: int) -> Table:
             values = [moment.values[metric, group.label] for group in (first, second)]
             cells = [_interval(value.value, value.low, value.high) for value in values]
             table.add_row(_name(comparison, metric), *cells, _signed(change))
+    found = next(change for (_, label), change in moment.changes.items() if label == second.label)
     over = [f"{letter} over {'seeds' if len(g.runs) > 1 else 'prompts'}" for letter, g in ((a, first), (b, second))]
-    method = METHODS[next(change.method for (_, label), change in moment.changes.items() if label == second.label)]
-    table.caption = f"intervals: {', '.join(over)}; {b} - {a}: {method}\n"
+    count = f" [n = {' and '.join(map(str, found.runs))}]" if found.method != "prompts" else ""
+    table.caption = escape(f"{', '.join(over)}; {b} - {a}: {METHODS[found.method]}{count}\n")
     return table
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from learner.metrics import paired_difference
 
 METHODS = {
-    "prompts": "paired bootstrap over prompts; one run of each, so repeated training is not covered",
-    "seeds": "t interval over pairs of runs with the same seed; each difference is paired by prompt",
-    "seeds of one": "t interval over the seeds of one group; the single run of the other counts as fixed",
-    "unpaired seeds": "Welch's t interval over runs, because the groups have different seeds",
+    "prompts": "bootstrap over prompts, paired; it does not cover repeated training",
+    "seeds": "t interval over seeds, paired by seed and prompt",
+    "seeds of one": "t interval over the seeds of one group; the other's single run counts as fixed",
+    "unpaired seeds": "Welch's t interval over runs, because the seeds of the groups differ",
 }
 
 

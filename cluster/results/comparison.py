@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,9 @@ def compare(
         warnings.append(f"the last evaluations are of different steps: {named}")
     moments = [_moment("last", None, groups, {run.name: measured.at(run, run.last) for run in subjects}, last)]
     for step in common:
+        if set(map(tuple, last.values())) == {(step,)}:
+            moments.append(replace(moments[0], at="step", step=step))
+            continue
         points = {run.name: measured.at(run, step) for run in subjects}
         moments.append(_moment("step", step, groups, points, {run.name: [step] for run in subjects}))
     objectives = measured.objectives(groups, moments[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ _NO_RESULT = (
     *("run.name", "run.directory", "run.log_level", "wandb.", "tracking", "deadlines.", "checkpoint."),
     "cluster.address",
 )
-_CHECKPOINT = re.compile(r".*/checkpoints/(step-\d+)/huggingface/?")
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,16 @@ def _grouped(runs: Sequence[Subject], flat: Mapping[str, Mapping[str, Any]], wit
     groups: dict[str, list[Subject]] = {}
     for run in runs:
         keys = {key: value for key, value in flat[run.name].items() if key != without}
-        identity = json.dumps([run.is_run, keys or run.name], sort_keys=True, default=str)
+        identity = json.dumps([run.is_run, keys if run.trained else run.name], sort_keys=True, default=str)
         groups.setdefault(identity, []).append(run)
     return list(groups.values())
 
 
 def _labelled(group: Sequence[Subject], groups: Sequence[Sequence[Subject]], flat: Mapping[str, Any]) -> RunGroup:
     """Named among the groups of the same kind: the configuration of `bonrl eval` differs from that of a run anyway."""
-    alike = [other for other in groups if other[0].is_run == group[0].is_run and other[0].config is not None]
+    alike = [other for other in groups if other[0].is_run == group[0].is_run and other[0].trained]
     names = ", ".join(run.name for run in group)
-    if group[0].config is None or len(alike) < 2:
+    if not group[0].trained or len(alike) < 2:
         return RunGroup(names, {}, tuple(group))
     settings = [flat[other[0].name] for other in alike]
     seeds = all(len(other) == 1 for other in alike)
@@ -105,9 +103,8 @@ def settings_of(run: Subject) -> dict[str, Any]:
     if run.settings is None:
         return {}
     flat = dict(_flatten(run.settings.to_mapping(), ""))
-    found = _CHECKPOINT.fullmatch(str(flat.get("model.path", "")))
-    if found and not run.is_run:  # the checkpoints of two seeds are in different directories
-        flat["model.path"] = found[1]
+    if run.checkpoint is not None:  # the checkpoints of two seeds are in different directories
+        flat["model.path"] = run.checkpoint
     return {key: value for key, value in flat.items() if not key.startswith(_NO_RESULT)}
 
 

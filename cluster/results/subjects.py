@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose
@@ -21,6 +22,7 @@ from cluster.results.run_results import EVALUATION_FILE, ResultsError, load_run
 from learner.settings import TermSettings
 
 LAST = -1  # stands for the step of an evaluation without steps
+_CHECKPOINT = re.compile(r".*/checkpoints/(step-\d+)/huggingface/?")
 _COLUMNS = ("prompt_id", "prompt_tokens", "prompt_text", "temperature", "finish_reason", "verdict")
 
 
@@ -48,14 +50,25 @@ class Subject:
         return self.model is None
 
     @property
+    def checkpoint(self) -> str | None:
+        """The step of the evaluated checkpoint of a run, such as `step-000160`; None of other models and of runs."""
+        found = _CHECKPOINT.fullmatch(self.model or "")
+        return None if found is None else found[1]
+
+    @property
+    def trained(self) -> bool:
+        """Whether `config` is that of the training, and not only of the evaluation of some model."""
+        return self.config is not None and (self.is_run or self.checkpoint is not None)
+
+    @property
     def seed(self) -> int | None:
         """`run.seed`."""
         return None if self.settings is None else self.settings.run.seed
 
     @property
     def terms(self) -> Sequence[TermSettings]:
-        """The terms of the objective that is deployed; none where the configuration is unknown."""
-        return [] if self.settings is None else objective_terms(self.settings)
+        """The terms of the objective that was trained for; none where that is unknown."""
+        return objective_terms(self.settings) if self.settings is not None and self.trained else []
 
     @property
     def last(self) -> int:
@@ -107,10 +120,12 @@ def _evaluation_output(path: Path, temperature: float | None) -> Subject:
         at = [float(row["temperature"]) for row in content["evaluations"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path / EVALUATION_FILE} cannot be read: {error!r}") from error
-    chosen = [t for t in at if temperature is None or isclose(t, temperature, rel_tol=1e-6)]
+    chosen = (
+        at if len(at) == 1 else [t for t in at if temperature is not None and isclose(t, temperature, rel_tol=1e-6)]
+    )
     if len(chosen) != 1:
         there = ", ".join(f"{t:g}" for t in at)
-        raise ResultsError(f"{path} holds evaluations at temperature {there}; choose one with --temperature")
+        raise ResultsError(f"{path} holds evaluations at temperature {there}; choose one of them with --temperature")
     file = path / f"groups-temperature-{chosen[0]:g}.parquet"
     if not file.is_file():
         raise ResultsError(f"{path} has no {file.name}, to which {EVALUATION_FILE} belongs; run `bonrl eval` again")

@@ -25,7 +25,7 @@ def test_compare_prints_tables(run, two: tuple[Path, Path]) -> None:  # type: ig
     assert (status, err) == (0, "")
     assert "A  objective.strategy=pass_at_k, objective.k=2 (baseline): runs a" in out
     assert "last evaluation (step 2): 12 prompts" in out and "pass@2 (objective of A)" in out
-    assert "paired bootstrap over prompts" in out and "best evaluation, chosen on the other half" in out
+    assert "bootstrap over prompts, paired" in out and "best evaluation, chosen on the other half" in out
     assert "pass@2, B - A" in out and "+0.000, no difference" in out
 
 

@@ -138,11 +138,15 @@ def test_mixtures_have_a_metric_of_their_own(tmp_path: Path) -> None:
     assert found.moments[0].values["eval/objective", found.groups[1].label].value == pytest.approx(logged)
 
 
-def output(directory: Path, rate: float, seed: int, config: dict[str, Any] | None, temperature: float = 1.0) -> Path:
+def output(
+    directory: Path, rate: float, seed: int, config: dict[str, Any] | None, temperatures: Sequence[float] = (1.0,)
+) -> Path:
     """What `bonrl eval --output` writes."""
     directory.mkdir()
-    write(directory / f"groups-temperature-{temperature:g}.parquet", evaluation_groups(rate, seed))
-    content = {"model": f"runs/x{seed}/checkpoints/step-000002/huggingface", "evaluations": [{"temperature": 1.0}]}
+    for temperature in temperatures:
+        write(directory / f"groups-temperature-{temperature:g}.parquet", evaluation_groups(rate, seed))
+    model = config["model"]["path"] if config else "models/base"
+    content = {"model": model, "evaluations": [{"temperature": t} for t in temperatures]}
     (directory / "evaluation.json").write_text(json.dumps(content | ({"config": config} if config else {})))
     return directory
 
@@ -159,8 +163,14 @@ def test_outputs_of_eval_are_compared_with_each_other_and_with_runs(tmp_path: Pa
     assert [moment.at for moment in found.moments] == ["last"] and found.moments[0].steps == {}
     assert found.moments[0].changes["eval/pass@1", "trained1, trained2"].method == "seeds of one"
     assert [group.label for group in compare([base, tmp_path / "pass-0"]).groups] == ["base", "pass-0"]
-    with pytest.raises(UsageError, match=r"holds evaluations at temperature 1; choose one with --temperature"):
-        compare([base, *trained], temperature=0.7)
+    two = output(tmp_path / "two", 0.2, 0, config | {"model": {"path": "models/base"}}, temperatures=(0.7, 1.0))
+    with pytest.raises(UsageError, match=r"holds evaluations at temperature 0.7, 1; choose one of them with --temp"):
+        compare([two, *trained])
+    found = compare([two, *trained], temperature=0.7)
+    assert [group.label for group in found.groups] == ["two", "trained1, trained2"], (
+        "a base model is named, not its keys"
+    )
+    assert found.objectives == {"trained1, trained2": "eval/pass@2"}
 
 
 def test_what_cannot_be_compared_is_refused_and_the_rest_is_named(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
+from cluster.results import load_run
 from tests.cluster.running import bonrl, run_directory
 from tests.verifiers.learned.untrained import write_untrained_verifier
 
@@ -73,6 +76,15 @@ def test_the_run_describes_itself(golden):
     assert len(trained_prompts(directory)) == STEPS * PROMPTS
     for name in ("config.yaml", "versions.json", "git.json", "summary.json"):
         assert (directory / name).is_file()
+    run = load_run(directory)
+    tokenizer = AutoTokenizer.from_pretrained(run.run_config.model.path)
+    shares = run.series("groups/no_signal_share")[1]
+    for step, share in zip(run.group_steps, shares, strict=True):
+        groups = list(run.groups(step))
+        texts = [(sample.response, sample.token_ids) for group in groups for sample in group.samples]
+        assert all(text == tokenizer.decode(tokens, skip_special_tokens=True) for text, tokens in texts)
+        assert share == np.mean([not any(sample.advantage for sample in group.samples) for group in groups])
+        assert all(group.prompt and group.reference for group in groups)
     for actor in ("driver", "sampler-0", "verifier-0", "learner-rank-0", "replay-queue"):
         log = (directory / "logs" / f"{actor}.log").read_text()
         assert re.search(rf" INFO {actor} step \d+ \S+: started: process \d+ on .*Python 3", log), log
