@@ -164,6 +164,9 @@ def _facts(sample: SampleRecord) -> Iterator[str]:
     for name in ("reward", "score"):
         value = getattr(sample, name)
         yield f"{name} {value:g}" if value is not None else f"no {name}"
+    if sample.parts:
+        parts = (f"{name} {'none' if value is None else format(value, 'g')}" for name, value in sample.parts.items())
+        yield f"({', '.join(map(_printable, parts))})"
     if sample.advantage is not None:
         yield f"advantage {sample.advantage:+.3f}"
     yield f"{sample.tokens} tokens" + (", truncated" if sample.truncated else "")

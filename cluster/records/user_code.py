@@ -6,7 +6,9 @@ user_code/       the copies
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,18 @@ def changed_user_code(run: Path, config: RunConfig) -> list[str]:
         for key, now in describe(config).items()
         if key in before and before[key]["sha256"] and now["sha256"] and before[key]["sha256"] != now["sha256"]
     ]
+
+
+def plugins_as_used(run: Path, plugins: Sequence[str]) -> list[str]:
+    """The plugins of a run, with the run's copy in place of a file that is gone or has changed since."""
+    file = run / FILE
+    recorded = json.loads(file.read_text(encoding="utf-8")) if plugins and file.is_file() else {}
+    return [_as_used(run, plugin, recorded.get(f"plugins.{i}", {})) for i, plugin in enumerate(plugins)]
+
+
+def _as_used(run: Path, plugin: str, entry: dict[str, Any]) -> str:
+    if not entry.get("copy"):
+        return plugin
+    source = Path(entry["file"])
+    same = source.is_file() and hashlib.sha256(source.read_bytes()).hexdigest() == entry["sha256"]
+    return plugin if same else str(run / entry["copy"])

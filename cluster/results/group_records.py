@@ -29,6 +29,7 @@ class SampleRecord:
         advantage: see `advantages`; None in evaluations, and where the record does not determine it.
         weight_version, last_weight_version: of the weights that sampled the first and the last token; None without
             tokens.
+        parts: the named parts of the reward before their weights; empty if it has none.
         token_ids: of the response.
         logprob_mean: mean log-probability of a token when it was sampled, in nats; None without tokens.
     """
@@ -44,6 +45,7 @@ class SampleRecord:
     finish_reason: str
     weight_version: int | None
     last_weight_version: int | None
+    parts: dict[str, float | None]
     token_ids: tuple[int, ...]
     logprob_mean: float | None
 
@@ -161,9 +163,14 @@ def _sample(group: Group, i: int, advantage: float | None) -> SampleRecord:
         finish_reason=group.finish_reason[i],
         weight_version=int(versions[0]) if len(versions) else None,
         last_weight_version=int(versions[-1]) if len(versions) else None,
+        parts={name: _number(value) for name, value in zip(group.part_names or (), _parts(group, i), strict=True)},
         token_ids=tuple(map(int, group.response_tokens[i])),
         logprob_mean=float(np.mean(logprobs, dtype=np.float64)) if len(logprobs) else None,
     )
+
+
+def _parts(group: Group, i: int) -> Sequence[float]:
+    return () if group.parts is None else list(group.parts[i])
 
 
 def _number(value: float) -> float | None:

@@ -19,6 +19,7 @@ from cluster.errors import UsageError
 from cluster.evaluation.summary import Evaluation, NothingJudged, evaluation_file, read_evaluation
 from cluster.records.metric_names import TRAIN_STEP, find_metric
 from cluster.records.run_directory import GIT_FILE, INCIDENTS_FILE, read_metrics
+from cluster.records.user_code import plugins_as_used
 from cluster.results.group_records import GroupRecord, advantages, group_records
 
 CONFIG_FILE, EVALUATION_FILE = "config.yaml", "evaluation.json"
@@ -53,17 +54,16 @@ class RunResults:
 
     @cached_property
     def run_config(self) -> RunConfig:
-        """The configuration as settings.
+        """The configuration as settings. Plugins are loaded; a file that has changed since, from the run's copy.
 
         Raises:
-            ResultsError: this release does not know the configuration's keys.
+            ResultsError: this release does not know the configuration's keys, or a plugin cannot be loaded.
         """
+        plugins = plugins_as_used(self.path, self.config.get("plugins") or ())
         try:
-            return build_config(self.config)
-        except UsageError as error:
-            raise ResultsError(
-                f"{self.path / CONFIG_FILE}: another release of bonrl wrote this configuration: {error}"
-            ) from error
+            return build_config(self.config | ({"plugins": plugins} if plugins else {}))
+        except (UsageError, ValueError) as error:
+            raise ResultsError(f"{self.path / CONFIG_FILE} cannot be used by this release: {error}") from error
 
     @property
     def finished(self) -> bool:

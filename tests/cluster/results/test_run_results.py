@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 from actors.group import GROUP_SCHEMA
 from cluster.config import build_config
 from cluster.records.metric_names import MetricError
+from cluster.records.user_code import plugins_as_used
 from cluster.results import ResultsError, load_run
 from cluster.results.group_records import advantages
 from learner.estimators import group_advantages
@@ -145,6 +149,36 @@ def test_groups_that_the_objective_refuses_have_no_advantages() -> None:
     assert advantages(config, [graded([1, 0])], 1) == [None]
 
 
+def test_parts_of_a_reward_are_named(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "a")
+    parts = replace(
+        group("t", [1, 0]), part_names=["right", "short"], parts=[np.array([1, 0.5]), np.array([0, np.nan])]
+    )
+    write(path / "groups" / "step-000003.parquet", [parts])
+    [found] = load_run(path).groups(3)
+    assert [sample.parts for sample in found.samples] == [{"right": 1.0, "short": 0.5}, {"right": 0.0, "short": None}]
+    assert next(load_run(path).groups(1)).samples[0].parts == {}
+
+
+def test_a_plugin_that_has_changed_is_loaded_from_the_runs_copy(tmp_path: Path) -> None:
+    path, plugin = make_run(tmp_path, "a"), tmp_path / "mine.py"
+    plugin.write_text("as used")
+    copy = path / "user_code" / "mine-1.py"
+    copy.parent.mkdir()
+    copy.write_bytes(plugin.read_bytes())
+    entry = {
+        "file": str(plugin),
+        "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
+        "copy": "user_code/mine-1.py",
+    }
+    (path / "user_code.json").write_text(json.dumps({"plugins.0": entry}))
+    assert plugins_as_used(path, [str(plugin)]) == [str(plugin)]
+    plugin.write_text("changed")
+    assert plugins_as_used(path, [str(plugin)]) == [str(copy)]
+    plugin.unlink()
+    assert plugins_as_used(path, [str(plugin), "package.module"]) == [str(copy), "package.module"]
+
+
 def test_paths_without_a_run_are_refused_by_what_they_hold(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", "a")
     make_run(tmp_path / "runs", "b")
@@ -164,7 +198,7 @@ def test_paths_without_a_run_are_refused_by_what_they_hold(tmp_path: Path) -> No
         with pytest.raises(ResultsError, match=message):
             load_run(path)
     (run / "config.yaml").write_text("run: {seed: 0}\nnew_section: {key: 1}\n")
-    with pytest.raises(ResultsError, match="another release of bonrl wrote this configuration"):
+    with pytest.raises(ResultsError, match="cannot be used by this release"):
         _ = load_run(run).run_config
 
 
