@@ -127,7 +127,8 @@ class MathSettings(Section):
 
 class JsonlSettings(Section):
     """A user's own problems: JSON Lines (one object per line) or Parquet, with the fields named here. A dot reads a
-    nested object (`reward_model.ground_truth`); numbers and lists with one element are read as text."""
+    nested object (`reward_model.ground_truth`), JSON in a text, or an element of a list (`generations.0`); numbers and
+    lists with one element are read as text. See docs/data.md."""
 
     train: str | None = Field(
         None,
@@ -138,23 +139,61 @@ class JsonlSettings(Section):
         None, description="File of the validation problems; null: held out of the training file by a hash of the id."
     )
     test: str | None = Field(None, description="File of the test problems.")
+    validation_share: float | None = Field(
+        None,
+        gt=0.0,
+        le=0.5,
+        description="Share of the rows of the training file that is held out for validation, by a hash of the id. "
+        "Null: task.validation_size says how many.",
+    )
+    test_share: float | None = Field(
+        None,
+        gt=0.0,
+        le=0.5,
+        description="Share of the rows of the training file that is held out for the test split, by a hash of the id, "
+        "if there is no test file. Both shares together are at most 0.5.",
+    )
+    skip_bad: bool = Field(
+        False,
+        description="Whether lines that cannot be read are left out; their number and the first of them are printed. "
+        "false: they are an error that lists them.",
+    )
+    drop_duplicates: bool = Field(
+        False,
+        description="Whether only the first of several problems with the same text is kept; the number of the others "
+        "is printed. false: they are kept, with a warning.",
+    )
     id: str | None = Field(
         "id",
         min_length=1,
         description="Field with the problem's unique id; null, or if no row has the default field: split and row "
         "number are the id.",
     )
-    problem: str = Field(
+    problem: str | list[str] = Field(
         "problem",
         min_length=1,
-        description="Field with the problem's text, or with a list of messages (`role`, `content`): one user message; "
-        "the text of system messages is put before it.",
+        description="Field with the problem's text, or with a list of messages: one user message; the text of system "
+        "messages is put before it, and a last assistant message is left out. A list of fields, such as "
+        "[instruction, input], is joined with blank lines; all but the first may be missing in a row.",
     )
-    answer: str = Field(
+    answer: str | None = Field(
         "answer",
         min_length=1,
-        description="Field with the right answer, such as `answer` or `reward_model.ground_truth`; several answers to "
-        "a problem are an error. With task.reward rows need none.",
+        description="Field with the right answer, such as `answer` or `reward_model.ground_truth`; also a worked "
+        "solution that ends with the answer in \\boxed{} or after ####. Null: rows have none, which is "
+        "enough for `bonrl sft`. With task.reward rows need none.",
+    )
+    answers: Literal["single", "any"] = Field(
+        "single",
+        description="single: several answers to a problem are an error. any: the field may hold a list, also as JSON "
+        "text, and a response is right if it matches one of its elements.",
+    )
+    solution: str | None = Field(
+        None,
+        min_length=1,
+        description="Field with a worked solution, or with a list of messages whose last one is the assistant's: the "
+        "demonstration for `bonrl sft` and objective.imitation. Null: none. Rows without one are left out of "
+        "imitation, and counted.",
     )
     level: str | None = Field(None, min_length=1, description="Field by which evaluations are broken down; null: none.")
     verifier: Literal["math", "exact"] = Field(
@@ -162,6 +201,20 @@ class JsonlSettings(Section):
         description="math: the math grader, under task.math. exact: the final answer must equal the reference "
         "character by character.",
     )
+
+    @model_validator(mode="after")
+    def _one_source_per_split(self) -> Self:
+        for split in ("validation", "test"):
+            share = getattr(self, f"{split}_share")
+            if share is not None and getattr(self, split) is not None:
+                raise ValueError(
+                    f"task.jsonl.{split}_share = {share:g}, but task.jsonl.{split} names a file; leave one of them out"
+                )
+            if share is not None and self.train is None:
+                raise ValueError(f"task.jsonl.{split}_share = {share:g} needs task.jsonl.train; set it to a file")
+        if (self.validation_share or 0) + (self.test_share or 0) > 0.5:
+            raise ValueError("task.jsonl.validation_share and task.jsonl.test_share are together above 0.5; lower them")
+        return self
 
 
 class TaskSettings(Section):
@@ -260,8 +313,14 @@ class TaskSettings(Section):
     )
     drop_overlong: bool = Field(
         False,
-        description="Whether prompts longer than rollout.max_prompt_tokens are left out of every split; their number "
-        "is printed. false: a prompt that is too long is an error before the start.",
+        description="Whether prompts longer than rollout.max_prompt_tokens are left out of every split, and "
+        "demonstrations longer than rollout.max_response_tokens out of imitation; their numbers are printed. false: "
+        "one that is too long is an error before the start.",
+    )
+    drop_wrong_solutions: bool = Field(
+        False,
+        description="Whether demonstrations that the task's verifier does not judge right are left out of imitation; "
+        "their number is printed. false: they are kept, and the share of them in a sample is printed.",
     )
     difficulty: DifficultyMix = Field(
         default_factory=lambda: DifficultyMix(),
@@ -294,8 +353,8 @@ class TaskSettings(Section):
     instruction: str = Field(
         INSTRUCTIONS["gsm8k"],
         description="Text appended to each problem, so that the model marks its final answer (not for countdown). If "
-        "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}, and jsonl with "
-        "task.reward appends nothing.",
+        "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}; jsonl with task.reward, or with "
+        "task.jsonl.answer=null, appends nothing.",
     )
     shown_tests: int = Field(
         1,
@@ -353,10 +412,26 @@ class TaskSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.validation_size is not None and self.jsonl.validation_share is not None:
+            raise ValueError(
+                f"task.validation_size = {self.validation_size} and task.jsonl.validation_share = "
+                f"{self.jsonl.validation_share:g} both say how many problems are held out; leave one of them out"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _instruction_of_the_task(cls, data: Any) -> Any:
         if isinstance(data, dict) and "instruction" not in data and data.get("name") in ("math", "math500", "jsonl"):
-            plain = data["name"] == "jsonl" and data.get("reward") is not None
+            plain = data["name"] == "jsonl" and (data.get("reward") is not None or _without_answers(data))
             return {**data, "instruction": "" if plain else INSTRUCTIONS["math"]}
         return data
+
+
+def _without_answers(task: dict[str, Any]) -> bool:
+    """Whether the rows of the task jsonl have no answer that the model could mark."""
+    jsonl = task.get("jsonl")
+    answer = jsonl.get("answer", "") if isinstance(jsonl, dict) else getattr(jsonl, "answer", "")
+    return answer is None

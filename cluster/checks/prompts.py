@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from cluster.checks.demonstrations import examples_of
 from cluster.checks.model_facts import read_config
 from cluster.checks.model_support import text_settings
 from cluster.checks.problems import Problems
@@ -18,7 +19,7 @@ from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.rewards.task import RewardedTask
-from verifiers.task import Prompt
+from verifiers.task import Prompt, Task
 from verifiers.tasks.references import check_references
 from verifiers.tasks.registry import make_task
 from verifiers.text.rendering import PromptRenderer, TokenizedPrompt, rendering_warnings, token_problem
@@ -53,19 +54,21 @@ class SplitProblems:
 
     Attributes:
         purpose: what they are for, ``train`` or ``evaluation``.
-        held_out: how many more the training file has, which were kept for validation.
+        notes: where they come from, and which were left out.
+        warnings: what is doubtful about them.
     """
 
     split: str
     purpose: Purpose
     prompts: list[Prompt]
-    held_out: int = 0
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     def counts(self, config: RunConfig, kept: int) -> str:
         """How many prompts are used, and where others are; `kept` of them are short enough."""
         dropped, limit = len(self.prompts) - kept, config.rollout.max_prompt_tokens
         notes = [
-            *([f"{self.held_out:,} held out for validation"] if self.held_out else []),
+            *self.notes,
             *([f"{dropped:,} dropped: longer than rollout.max_prompt_tokens = {limit}"] if dropped else []),
         ]
         name = "train, for evaluation" if (self.split, self.purpose) == ("train", "evaluation") else self.split
@@ -85,7 +88,8 @@ def without_idle_validation(config: RunConfig) -> RunConfig:
     trained on for held-out ones.
     """
     task, evaluation = config.task, config.evaluation
-    if task.name != "jsonl" or task.jsonl.validation is not None or task.validation_size is not None:
+    own = task.jsonl.validation is not None or task.jsonl.validation_share is not None
+    if task.name != "jsonl" or own or task.validation_size is not None:
         return config
     if evaluates(config) and evaluation.split == "validation":
         return config
@@ -106,9 +110,25 @@ def read_problems(config: RunConfig, purpose: Purpose) -> SplitProblems:
         raise UsageError(str(error)) from error
     if not prompts:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
+    if unanswered := _nothing_to_grade_by(config):
+        raise UsageError(unanswered)
     used = prompts[: config.evaluation.prompts] if purpose == "evaluation" else prompts
-    held_out = getattr(task, "held_out", 0) if purpose == "train" else 0
-    return SplitProblems(split, purpose, used, held_out)
+    return SplitProblems(split, purpose, used, *described(task, split))
+
+
+def described(task: Task, split: str) -> tuple[list[str], list[str]]:
+    """Of a split that was read: where its problems come from and which were left out, and what is doubtful."""
+    notes, warnings = getattr(task, "notes", None), getattr(task, "warnings", None)
+    return (notes(split) if notes else [], warnings(split) if warnings else [])
+
+
+def _nothing_to_grade_by(config: RunConfig) -> str:
+    if config.task.name != "jsonl" or config.task.jsonl.answer is not None or config.task.reward is not None:
+        return ""
+    return (
+        "task.jsonl.answer = null: rows without answers can be imitated (`bonrl sft`), but not graded; name the field "
+        "with the right answer, or set task.reward"
+    )
 
 
 def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
@@ -144,15 +164,18 @@ def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> 
     """
     tokenizer = tokenizer or load_tokenizer(config.model.path)
     problems = read_problems(config, purpose)
-    fitting = _fitting(config, problems, tokenizer)
+    fitting = fitting_prompts(config, problems, tokenizer)
     print(f"prompts: {problems.counts(config, len(fitting))}", flush=True)
+    for warning in problems.warnings:
+        print(f"warning: {warning}", flush=True)
+    if purpose != "train" or config.objective.imitation == "none":
+        return [TokenizedPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting]
+    end = end_token_of(config, tokenizer)
+    examples, line = examples_of(config, make_task(config.task), fitting, tokenizer, end)
+    print(f"demonstrations: {line}", flush=True)
     return [
-        TokenizedPrompt(
-            prompt,
-            np.array(tokens, np.int32),
-            _demonstration(config, prompt, tokenizer) if purpose == "train" else None,
-        )
-        for prompt, tokens in fitting
+        TokenizedPrompt(one.prompt, np.array(one.tokens, np.int32), np.array(one.response, np.int32))
+        for one in examples
     ]
 
 
@@ -179,15 +202,19 @@ def check_prompts(
             raise
         return [], [f"{error}: a run here would be refused, and the problems were not checked"]
     kept = [len(problems.prompts) for problems in found]
-    training = found[0].prompts
-    doubtful += _few_problems(config, found)
+    training, imitated = found[0].prompts, list[str]()
+    doubtful += [*_few_problems(config, found), *(warning for problems in found for warning in problems.warnings)]
     if here and render:
         tokenizer = load_tokenizer(config.model.path)
-        kept = _of_all(found, lambda problems: len(_fitting(config, problems, tokenizer)))
+        fitting = _of_all(found, lambda problems: fitting_prompts(config, problems, tokenizer))
+        kept = [len(prompts) for prompts in fitting]
+        if config.objective.imitation != "none":
+            end = end_token_of(config, tokenizer)
+            imitated = [f"demonstrations: {examples_of(config, make_task(config.task), fitting[0], tokenizer, end)[1]}"]
         doubtful += tokenizer_warnings(config, training, tokenizer)
     if problem := check_answers(config, training):
         doubtful.append(problem)
-    return [problems.counts(config, count) for problems, count in zip(found, kept, strict=True)], doubtful
+    return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *imitated], doubtful
 
 
 def _of_all(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
@@ -218,7 +245,7 @@ def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: 
     return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
 
 
-def _fitting(config: RunConfig, problems: SplitProblems, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
+def fitting_prompts(config: RunConfig, problems: SplitProblems, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
     """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
     prompts, split, limit = problems.prompts, problems.split, config.rollout.max_prompt_tokens
     vocabulary = _vocabulary(config.model.path)
@@ -310,7 +337,7 @@ def check_recorded(run: Path, prompts: Sequence[TokenizedPrompt]) -> None:
 
 def check_recorded_prompts(config: RunConfig, run: Path) -> None:
     """As `check_recorded`, with the prompts read here."""
-    fitting = _fitting(config, read_problems(config, "train"), load_tokenizer(config.model.path))
+    fitting = fitting_prompts(config, read_problems(config, "train"), load_tokenizer(config.model.path))
     check_recorded(run, [TokenizedPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting])
 
 
@@ -336,22 +363,3 @@ def _rendered(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: A
             yield renderer(prompt.text)
         except ValueError as error:
             raise UsageError(f"prompt {prompt.id!r} of the split {split!r}: {error}") from error
-
-
-def _demonstration(config: RunConfig, prompt: Prompt, tokenizer: Any) -> np.ndarray | None:
-    """The expert's response as token ids with the end token, in a run that imitates; None otherwise."""
-    if config.objective.imitation == "none":
-        return None
-    if prompt.demonstration is None:
-        raise UsageError(
-            f"objective.imitation = {config.objective.imitation}: task {config.task.name!r} has no demonstration for "
-            f"prompt {prompt.id!r}; use objective.imitation=none, or a task with solutions"
-        )
-    end = end_token_of(config, tokenizer)
-    tokens = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end]
-    if len(tokens) > config.rollout.max_response_tokens:
-        raise UsageError(
-            f"the demonstration of prompt {prompt.id!r} has {len(tokens)} tokens; rollout.max_response_tokens is "
-            f"{config.rollout.max_response_tokens}: raise it"
-        )
-    return np.array(tokens, np.int32)

@@ -16,6 +16,7 @@ from cluster.commands.options import DEFAULT_CONFIG, Config, Overrides, Rate, ch
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
+    from cluster.checks.demonstrations import Example
     from cluster.config import RunConfig
     from learner.batching import TrainingSequence
 
@@ -146,7 +147,7 @@ def imitate(
     """Fine-tune `model.path` (or a fresh small Llama) on expert solutions and write a Hugging Face directory.
 
     Raises:
-        UsageError: the task has no expert solutions, `output` exists, or the model does not fit the task.
+        UsageError: the task has no demonstrations, `output` exists, or the model does not fit the task.
     """
     from verifiers.tasks.registry import make_task
 
@@ -155,10 +156,6 @@ def imitate(
         task = make_task(config.task)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if not hasattr(task, "expert_solutions"):
-        raise UsageError(
-            f"task.name = {config.task.name} has no expert solutions to imitate; use task.name = countdown"
-        )
 
     from learner.engine import Engine
     from learner.imitation import ImitationSettings, Progress, run_sft
@@ -174,6 +171,7 @@ def imitate(
 
     with tempfile.TemporaryDirectory() as scratch:
         model = _fresh_model(config, Path(scratch) / "model") if new else Path(config.model.path)
+        examples = _examples(config, task, model, report)
         engine = Engine(
             model,
             dtype=config.model.dtype,
@@ -184,7 +182,7 @@ def imitate(
             seed=config.run.seed,
         )
         try:
-            run_sft(engine, _examples(config, task, model), settings, output=output, report=show)
+            run_sft(engine, examples, settings, output=output, report=show)
         finally:
             engine.close()
     finish_export(output, config.task)
@@ -198,17 +196,51 @@ def _fresh_model(config: RunConfig, directory: Path) -> Path:
     return save_tiny_model(directory, TinyModelSettings(context=context), seed=config.run.seed)
 
 
-def _examples(config: RunConfig, task: Any, model: Path) -> Iterator[TrainingSequence]:
+def _examples(config: RunConfig, task: Any, model: Path, report: Callable[[str], None]) -> Iterator[TrainingSequence]:
+    """Examples without end: generated ones, or those of the train split in epochs.
+
+    Raises:
+        UsageError: there are none, or one is too long.
+    """
     from cluster.checks.prompts import end_token_of, load_tokenizer
     from learner.imitation import as_sequence
-    from verifiers.text.rendering import PromptRenderer
+    from verifiers.tasks.demonstrations import in_epochs
 
     tokenizer = load_tokenizer(str(model))
     end = end_token_of(config, tokenizer, model)
+    if hasattr(task, "expert_solutions"):
+        return _generated(config, task, tokenizer, end)
+    examples = _recorded(config, task, tokenizer, end, report)
+    return (as_sequence(one.tokens, one.response) for one in in_epochs(examples, config.run.seed))
+
+
+def _generated(config: RunConfig, task: Any, tokenizer: Any, end: int) -> Iterator[TrainingSequence]:
+    from learner.imitation import as_sequence
+    from verifiers.text.rendering import PromptRenderer
+
     renderer = PromptRenderer(tokenizer, config.task)
     for prompt, solution in task.expert_solutions(config.run.seed):
         response = tokenizer.encode(solution, add_special_tokens=False)
         yield as_sequence(renderer(prompt.text), [*response, end])
+
+
+def _recorded(config: RunConfig, task: Any, tokenizer: Any, end: int, report: Callable[[str], None]) -> list[Example]:
+    """The problems of the train split with their solutions; says how many there are and which were left out."""
+    from cluster.checks.demonstrations import examples_of
+    from cluster.checks.prompts import SplitProblems, described, fitting_prompts
+
+    try:
+        prompts = list(task.prompts("train"))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    problems = SplitProblems("train", "train", prompts, *described(task, "train"))
+    rendered = fitting_prompts(config, problems, tokenizer)
+    report(f"prompts: {problems.counts(config, len(rendered))}")
+    for warning in problems.warnings:
+        report(f"warning: {warning}")
+    examples, line = examples_of(config, task, rendered, tokenizer, end)
+    report(f"demonstrations: {line}")
+    return examples
 
 
 def _free_port() -> int:

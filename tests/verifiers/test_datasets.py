@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import json
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +15,13 @@ import pytest
 
 from verifiers import Prompt, Status, TaskSettings, make_task
 from verifiers.tasks.contamination import contamination
-from verifiers.tasks.datasets import hold_out, local_file, read_objects, read_rows
+from verifiers.tasks.datasets import local_file, read_objects, read_rows
+from verifiers.tasks.demonstrations import check_demonstrations
+from verifiers.tasks.fields import json_value
+from verifiers.tasks.file_task import hold_out
 from verifiers.tasks.gsm8k import FILES as GSM8K_FILES
 from verifiers.tasks.math_tasks import IDS_FILE, MATH500_FILE, TEST_FILE, TRAIN_FILE
+from verifiers.tasks.references import check_references
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
@@ -344,7 +350,11 @@ def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        ({"answer": ["1", "2"]}, {}, r"'answer' is a list of 2 elements; .*\(task\.jsonl\.answer names the field\)"),
+        (
+            {"answer": ["1", "2"]},
+            {},
+            r"'answer' holds 2 different answers; .*answers=any.*\(task\.jsonl\.answer names the field\)",
+        ),
         ({"answer": []}, {}, r"'answer' is a list of 0 elements"),
         ({"answer": [[1]]}, {}, r"'answer' is missing or not text"),
         ({"answer": True}, {}, r"'answer' is missing or not text"),
@@ -375,3 +385,212 @@ def test_ids_are_in_all_rows_or_in_none(tmp_path: Path) -> None:
         jsonl_task(tmp_path, [row, row | {"id": "a"}])
     with pytest.raises(ValueError, match=r"line 2: the field 'id' is missing .*task\.jsonl\.id=null numbers the rows"):
         jsonl_task(tmp_path, [row | {"id": "a"}, row])
+
+
+def own(path: Path, rows: list, split: str = "test", **options: object) -> list[Prompt]:
+    jsonl = {"test" if split == "test" else "train": str(write(path / "own.jsonl", rows)), **options}
+    return list(make_task(TaskSettings(name="jsonl", instruction="", jsonl=jsonl)).prompts(split))
+
+
+PUBLIC_ROWS = {
+    "gsm8k": (
+        {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"},
+        {"problem": "question", "solution": "answer"},
+    ),
+    "numina": (
+        {"problem": "1+1?", "solution": "It is $\\boxed{2}$.", "messages": [{"role": "user", "content": "1+1?"}]},
+        {"answer": "solution", "solution": "solution"},
+    ),
+    "dapo": (
+        {
+            "prompt": [{"role": "user", "content": "1+1?"}],
+            "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"},
+            "extra_info": {"index": "9a9b6eb4"},
+        },
+        {"problem": "prompt", "answer": "reward_model.ground_truth", "id": "extra_info.index"},
+    ),
+    "skywork": (
+        {
+            "prompt": [{"role": "user", "content": "1+1?"}],
+            "reward_model": {"ground_truth": '["2"]', "style": "rule"},
+            "extra_info": json.dumps({"index": 4}),
+        },
+        {"problem": "prompt", "answer": "reward_model.ground_truth", "id": "extra_info.index"},
+    ),
+    "openr1": (
+        {
+            "problem": "1+1?",
+            "answer": "2",
+            "generations": ["It is \\boxed{2}", "It is 3"],
+            "messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "It is \\boxed{2}"}],
+        },
+        {"problem": "messages", "solution": "generations.0"},
+    ),
+    "bigmath": ({"problem": "1+1?", "answer": "2", "llama8b_solve_rate": 0.5}, {"level": "llama8b_solve_rate"}),
+    "deepscaler": ({"problem": "1+1?", "answer": 2.0, "solution": "\\boxed{2}"}, {"solution": "solution"}),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "\\boxed{2}"}]},
+        {"problem": "conversations", "answer": "conversations.1.value", "solution": "conversations"},
+    ),
+    "messages in text": (
+        {"prompt": json.dumps([{"role": "user", "content": "1+1?"}]), "answer": "2"},
+        {"problem": "prompt"},
+    ),
+    "alpaca": (
+        {"instruction": "1+1?", "input": "", "output": "2"},
+        {"problem": ["instruction", "input"], "answer": "output"},
+    ),
+    "aliases": (
+        {"problem": "1+1?", "answer": {"aliases": ["two", "2"]}},
+        {"answer": "answer.aliases", "answers": "any"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC_ROWS)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_of_public_sets(tmp_path: Path, name: str, suffix: str) -> None:
+    row, names = PUBLIC_ROWS[name]
+    file = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), file)
+    else:
+        write(file, [row])
+    jsonl = {"train": str(file), **names}
+    task = make_task(TaskSettings(name="jsonl", instruction="", validation_size=0, jsonl=jsonl))
+    (one,) = task.prompts("train")
+    assert one.text == "1+1?"
+    assert task.verify(one, "So it is \\boxed{2}").status is Status.CORRECT
+    assert task.verify(one, "So it is \\boxed{3}").status is Status.WRONG
+    if "solution" in names:
+        assert one.demonstration and task.verify(one, one.demonstration).status is Status.CORRECT
+
+
+def test_a_row_with_context_and_one_in_another_script(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Wie viele?", "context": "Drei \u00c4pfel.", "response": "3"},
+        {"instruction": "\u4e8c\u52a0\u4e00\u662f\u591a\u5c11\uff1f", "response": "3"},
+    ]
+    prompts = own(tmp_path, rows, problem=["instruction", "context"], answer="response")
+    assert [p.text for p in prompts] == ["Wie viele?\n\nDrei \u00c4pfel.", rows[1]["instruction"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        (["2", "two", "2"], ["2", "two"]),
+        ('["2", "two"]', ["2", "two"]),
+        ("[2, 3]", ["2", "3"]),
+        ([2, 3.0, 0.0000001], ["2", "3", "0.0000001"]),
+        ("2", "2"),
+        (["2"], "2"),
+        ("(2, 3]", "(2, 3]"),
+    ],
+)
+def test_several_acceptable_answers(tmp_path: Path, value: object, answers: object) -> None:
+    (one,) = own(tmp_path, [{"problem": "?", "answer": value}], answers="any")
+    assert one.reference["answer"] == answers
+
+
+def test_one_of_several_answers_is_enough(tmp_path: Path) -> None:
+    for verifier in ("math", "exact"):
+        file = str(write(tmp_path / "own.jsonl", [{"problem": "?", "answer": ["7", "seven"]}]))
+        task = make_task(TaskSettings(name="jsonl", jsonl={"test": file, "answers": "any", "verifier": verifier}))
+        (one,) = task.prompts("test")
+        assert [task.verify(one, f"\\boxed{{{answer}}}").reward for answer in ("7", "seven", "8")] == [1, 1, 0]
+        assert check_references(task, [one]).failures == ()
+
+
+def test_one_answer_may_look_like_a_list(tmp_path: Path) -> None:
+    values = ["[2, 3]", ["[2, 3]"], '["x"]', 42.0, 2.5, True]
+    rows = [{"problem": f"{n}?", "answer": value} for n, value in enumerate(values)]
+    assert [p.reference["answer"] for p in own(tmp_path, rows[:-1])] == ["[2, 3]", "[2, 3]", "x", "42", "2.5"]
+    with pytest.raises(ValueError, match=r"line 1: the field 'answer' is missing or not text \(it is true\)"):
+        own(tmp_path, rows[-1:])
+    with pytest.raises(ValueError, match=r"is an object with the fields a, b; name one of them"):
+        own(tmp_path, [{"problem": "?", "answer": {"a": 1, "b": 2}}])
+
+
+def test_bad_lines_are_skipped_and_counted(tmp_path: Path) -> None:
+    good = [{"id": str(n), "problem": f"{n}?", "answer": "1"} for n in range(3)]
+    bad = ["{", "[]", {"id": "4", "problem": "?"}, {"id": "0", "problem": "again?", "answer": "1"}]
+    file = str(write(tmp_path / "own.jsonl", [good[0], *bad, *good[1:]]))
+    task = make_task(TaskSettings(name="jsonl", jsonl={"test": file, "skip_bad": True}))
+    assert [p.id for p in task.prompts("test")] == ["0", "1", "2"]
+    assert task.notes("test") == [f"from {file}", "4 bad lines skipped"]
+    (warning,) = task.warnings("test")
+    for part in ("4 bad lines skipped", "line 2: not valid JSON", "line 5: the id '0' was seen before (line 1)"):
+        assert part in warning
+    with pytest.raises(ValueError, match="every line is bad"):
+        own(tmp_path, bad[:3], skip_bad=True)
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(good[0]).encode() + b"\n" * 999)[:-9])
+    cut = {"test": str(tmp_path / "cut.jsonl.gz"), "skip_bad": True}
+    with pytest.raises(ValueError, match="cut off or damaged"):
+        make_task(TaskSettings(name="jsonl", jsonl=cut)).prompts("test")
+
+
+def test_duplicates_are_dropped_before_problems_are_held_out(tmp_path: Path) -> None:
+    rows = [{"problem": f"{n % 10}  + 1?", "answer": str(n % 10 + n // 25)} for n in range(30)]
+    file = str(write(tmp_path / "own.jsonl", rows))
+    task = make_task(TaskSettings(name="jsonl", jsonl={"train": file, "validation_share": 0.3}))
+    assert len(task.prompts("train")) == 21
+    assert "problems repeat the text of an earlier one" in task.warnings("train")[0]
+    task = make_task(
+        TaskSettings(name="jsonl", jsonl={"train": file, "validation_share": 0.3, "drop_duplicates": True})
+    )
+    texts = [{p.text for p in task.prompts(split)} for split in ("train", "validation")]
+    assert [len(found) for found in texts] == [7, 3] and not texts[0] & texts[1]
+    assert "20 duplicates dropped" in task.notes("train") and task.warnings("train") == []
+
+
+def test_splits_by_share(tmp_path: Path) -> None:
+    file = str(
+        write(tmp_path / "own.jsonl", [{"problem": f"{n}?", "answer": "1", "solution": "1"} for n in range(100)])
+    )
+    jsonl = {"train": file, "validation_share": 0.1, "test_share": 0.2, "solution": "solution"}
+    task = make_task(TaskSettings(name="jsonl", jsonl=jsonl))
+    splits = {split: [p.id for p in task.prompts(split)] for split in ("train", "validation", "test")}
+    assert [len(ids) for ids in splits.values()] == [70, 10, 20] and len(set().union(*splits.values())) == 100
+    other = make_task(TaskSettings(name="jsonl", seed=5, jsonl=jsonl))
+    assert [p.id for p in other.prompts("test")] == splits["test"]
+    assert {p.id for p in other.prompts("train")} == set(splits["train"])
+    assert [p.id for p in other.prompts("train")] != splits["train"]
+    assert {p.demonstration for p in task.prompts("train")} == {"1"}
+    assert {p.demonstration for p in task.prompts("validation")} == {None}
+    assert task.notes("train") == [
+        f"from {file}",
+        "10 held out for validation",
+        "20 held out for the test split",
+        "order by task.seed = 0",
+    ]
+    assert task.notes("test") == [f"held out of {file} by a hash of the id"]
+    for wrong, message in (
+        ({"test": file, "test_share": 0.1}, r"task\.jsonl\.test_share = 0\.1, but task\.jsonl\.test names a file"),
+        ({"test_share": 0.1}, r"task\.jsonl\.test_share = 0\.1 needs task\.jsonl\.train"),
+        ({"train": file, "test_share": 0.3, "validation_share": 0.3}, r"together above 0\.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TaskSettings(name="jsonl", jsonl=wrong)
+    with pytest.raises(ValueError, match=r"task\.validation_size = 5 and task\.jsonl\.validation_share = 0\.1 both"):
+        TaskSettings(name="jsonl", validation_size=5, jsonl={"train": file, "validation_share": 0.1})
+
+
+def test_values_of_parquet_become_json(tmp_path: Path) -> None:
+    row = {"day": dt.date(2026, 1, 2), "price": Decimal("2.50"), "raw": b"ab", "gap": float("nan"), "in": [{"n": (1,)}]}
+    assert json_value(row) == {"day": "2026-01-02", "price": 2.5, "raw": "YWI=", "gap": None, "in": [{"n": [1]}]}
+    pq.write_table(pa.Table.from_pylist([row | {"problem": "?"}]), tmp_path / "own.parquet")
+    task = make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "own.parquet"), "answer": "price"}))
+    assert [p.reference for p in task.prompts("test")] == [{"answer": "2.5"}]
+
+
+def test_worked_solutions_of_files_are_demonstrations(directory: Path) -> None:
+    rows = [row | {"solution": f"Add <<1+1=2>>one.\n#### {row['answer']}"} for row in problems("train", 10)]
+    for name, file in (("math", TRAIN_FILE), ("gsm8k", GSM8K_FILES["train"])):
+        write(directory / file, rows)
+        write(directory / GSM8K_FILES["test"], rows)
+        task = make_task(settings(directory, name))
+        first = task.prompts("train")[0]
+        assert first.demonstration is not None and first.demonstration.endswith(f"\n#### {first.reference['answer']}")
+        assert ("<<" in first.demonstration) == (name == "math")
+        assert {p.demonstration for p in task.prompts("test")} == {None}
+        assert check_demonstrations(task, task.prompts("train"), every=True).wrong == {}

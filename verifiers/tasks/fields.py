@@ -1,20 +1,31 @@
-"""Reads a field of a row as text: nested names, lists of messages, lists with one element, as in public data sets."""
+"""Reads fields of a row: nested names, JSON in text, conversations, lists of answers, as public data sets have them."""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import math
+from base64 import b64encode
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
+
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+_LARGEST_PLAIN = 1e21  # larger floats are written with an exponent
 
 
 def lookup(fields: Mapping[str, Any], name: str) -> Any:
-    """The value of a field; a dot in the name reads a nested object. None if missing."""
+    """The value of a field. None if missing.
+
+    A dot in the name reads an object, an object that is written as JSON text, or an element of a list
+    (``generations.0``).
+    """
     if name in fields:
         return fields[name]
     head, dot, rest = name.partition(".")
     while dot:
-        inner = fields.get(head)
-        if isinstance(inner, Mapping):
+        inner = _parts(fields.get(head))
+        if inner is not None:
             found = lookup(inner, rest)
             if found is not None:
                 return found
@@ -23,32 +34,68 @@ def lookup(fields: Mapping[str, Any], name: str) -> Any:
     return None
 
 
+def _parts(value: Any) -> Mapping[str, Any] | None:
+    """What a dot after the field's name reads."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = _json(value)
+    if isinstance(value, list):
+        return {str(index): item for index, item in enumerate(value)}
+    return value if isinstance(value, Mapping) else None
+
+
+def _json(text: str) -> Any:
+    """The value of JSON text; None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def single(value: Any) -> Any:
-    """The value, the text of a list of messages, or the element of a list with one element.
+    """The value, the user's text of a conversation, or the element of a list with one element.
 
     Raises:
-        ValueError: The list has several elements or none, or messages other than optional system messages and one user
-            message. The error message continues a sentence that begins with the field's name.
+        ValueError: The list has several elements or none, or the conversation has more than one user message. The error
+            message continues a sentence that begins with the field's name.
     """
+    messages = conversation(value)
+    if messages:
+        return _question(messages)
     if not isinstance(value, list):
         return value
-    if value and all(isinstance(item, Mapping) and "role" in item and "content" in item for item in value):
-        return _conversation(value)
     if len(value) != 1:
         raise ValueError(f"is a list of {len(value)} elements; one value is needed; name a field with one value")
     return value[0]
 
 
-def _conversation(messages: list[Mapping[str, Any]]) -> str:
-    """The text of the system messages and of the user message, separated by blank lines."""
-    roles = [message["role"] for message in messages]
-    if roles[-1] != "user" or any(role not in ("system", "developer") for role in roles[:-1]):
-        shown = ", ".join(map(str, roles[:6])) + (", ..." if len(roles) > 6 else "")
+def conversation(value: Any) -> list[tuple[str, Any]]:
+    """The messages of a conversation as (role, content); empty if the value is none.
+
+    A message is ``{role, content}`` or ``{from, value}``; the list of them may be written as JSON text.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("[") and ('"content"' in value or '"value"' in value):
+        value = _json(value)
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        return []
+    for role, content in (("role", "content"), ("from", "value")):
+        if all(role in item and content in item for item in value):
+            return [(_ROLES.get(str(item[role]), str(item[role])), item[content]) for item in value]
+    return []
+
+
+def _question(messages: list[tuple[str, Any]]) -> str:
+    """The text of the system messages and of the user message, separated by blank lines. A last message of the
+    assistant is the solution, which is not part of it."""
+    roles = [role for role, _ in messages]
+    asked = messages[:-1] if len(messages) > 1 and roles[-1] == "assistant" else messages
+    if asked[-1][0] != "user" or any(role not in ("system", "developer") for role, _ in asked[:-1]):
+        shown = ", ".join(roles[:6]) + (", ..." if len(roles) > 6 else "")
         raise ValueError(
             f"is a conversation of {len(roles)} messages ({shown}); only one user message, perhaps after a system "
-            "message, can be read: write the conversation into its text, or leave the row out"
+            "message and before the assistant's solution, can be read: write the conversation into its text, or leave "
+            "the row out"
         )
-    texts = [_content(message["content"]) for message in messages]
+    texts = [_content(content) for _, content in asked]
     return "\n\n".join(text for text in texts if text)
 
 
@@ -70,12 +117,108 @@ def as_text(value: Any, *, numbers: bool, may_be_empty: bool) -> str:
         ValueError: It is not text. The error message continues a sentence that begins with the field's name.
     """
     value = single(value)
-    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"is {value}; give a finite number or text")
-        value = str(value)
+    if numbers and isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        value = _number(value)
+    if isinstance(value, Mapping) and value:
+        raise ValueError(f"is an object with the fields {', '.join(list(value)[:6])}; name one of them with a dot")
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
-        raise ValueError("is missing or not text; add it to the line")
+        kind = "" if value is None or isinstance(value, str) else f" (it is {json.dumps(value, default=str)[:40]})"
+        raise ValueError(f"is missing or not text{kind}; add it to the line")
     if any("\ud800" <= sign <= "\udfff" for sign in value):
         raise ValueError("contains half of a surrogate pair; write the whole character")
+    return value
+
+
+def _number(value: int | float | Decimal) -> str:
+    """A number as people write it: 42 for 42.0 (a column with gaps makes its integers floats), 0.0000001 for 1e-07."""
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        raise ValueError(f"is {value}; give a finite number or text")
+    if abs(float(value)) >= _LARGEST_PLAIN:
+        return str(value)
+    if value == int(value):
+        return str(int(value))
+    return format(Decimal(str(value)).normalize(), "f")
+
+
+def one_answer(value: Any) -> str:
+    """The right answer.
+
+    Raises:
+        ValueError: There are several, or none. See ``as_text``.
+    """
+    answers = any_answer(value) if isinstance(value, list) or _listed(value) is not None else [_answer(value)]
+    if len(answers) > 1:
+        raise ValueError(
+            f"holds {len(answers)} different answers; set task.jsonl.answers=any if each of them is right, or name a "
+            "field with one value"
+        )
+    return answers[0]
+
+
+def any_answer(value: Any) -> list[str]:
+    """The acceptable answers, each once: the elements of a list, of a list in JSON text, or the only value.
+
+    Raises:
+        ValueError: There are none, or one is not text. See ``as_text``.
+    """
+    items = _listed(value, numbers=True)
+    items = value if items is None and isinstance(value, list) and not conversation(value) else items
+    if items is None:
+        return [_answer(value)]
+    if not items:
+        raise ValueError("is a list of 0 elements; give at least one answer")
+    if any(isinstance(item, list) for item in items):
+        raise ValueError("is missing or not text: it is a list of lists; name the field of the inner list")
+    return list(dict.fromkeys(_answer(item) for item in items))
+
+
+def _answer(value: Any) -> str:
+    return as_text(value, numbers=True, may_be_empty=False).strip()
+
+
+def _listed(value: Any, *, numbers: bool = False) -> list[Any] | None:
+    """The elements of a list that is written as JSON text; None if it is none.
+
+    Without `numbers`, only a list of quoted texts is one: ``[1, 2]`` can be an interval.
+    """
+    found = _json(value) if isinstance(value, str) and value.lstrip().startswith("[") else None
+    kinds = (str, int, float) if numbers else str
+    if not isinstance(found, list) or not found or not all(isinstance(item, kinds) for item in found):
+        return None
+    return found
+
+
+def solution(value: Any) -> str | None:
+    """A worked solution: a text, or the last message of a conversation. None if there is none.
+
+    Raises:
+        ValueError: It is not text. See ``as_text``.
+    """
+    messages = conversation(value)
+    if messages:
+        role, content = messages[-1]
+        if role != "assistant":
+            raise ValueError(f"is a conversation whose last message is of the role {role!r}, not assistant")
+        value = _content(content)
+    return None if value in (None, "", []) else as_text(value, numbers=True, may_be_empty=True).strip() or None
+
+
+def json_value(value: Any) -> Any:
+    """A value of a Parquet file as JSON types: dates as ISO text, decimals as numbers, bytes as base64, NaN as null."""
+    if isinstance(value, dict):
+        return {str(name): json_value(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
     return value

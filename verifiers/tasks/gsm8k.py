@@ -1,7 +1,8 @@
 """GSM8K: grade-school word problems with one exact number as answer (Cobbe et al. 2021, arXiv 2110.14168).
 
 Read from ``gsm8k_train.jsonl`` and ``gsm8k_test.jsonl`` in ``task.path``: JSON Lines with the fields ``id``,
-``problem`` and ``answer`` (a number). The validation split is held out of the training file by a
+``problem`` and ``answer`` (a number). The field ``solution``, if it is there, is the demonstration for imitation, after
+the calculator's annotations (``<<48/2=24>>``) are removed. The validation split is held out of the training file by a
 hash of the id, so it does not depend on the seed.
 """
 
@@ -18,7 +19,8 @@ from verifiers.mathematics.parsing.normalization import normalize
 from verifiers.mathematics.parsing.units import without_currency
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
-from verifiers.tasks.datasets import Directory, FileTask, Row, read_rows
+from verifiers.tasks.datasets import Row, read_rows
+from verifiers.tasks.file_task import Directory, FileTask
 from verifiers.verdict import Status, Verdict
 
 FILES = {"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}
@@ -30,6 +32,7 @@ MAX_LINE_CHARS = 400
 
 # Thousands in groups of three, or plain digits; then decimals. No sign after a digit: "5-3" ends in 3.
 _NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+")
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 _RATIO = re.compile(r"\d\s*:\s*\d")
 
 
@@ -119,7 +122,13 @@ class Gsm8k(FileTask):
             )
         text = fields["problem"].strip() + self.settings.instruction
         level = fields.get("level") or fields.get("subject") or "all"
-        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level), row=self.columns(row))
+        solution = fields.get("solution")
+        shown = _ANNOTATION.sub("", solution).strip() if isinstance(solution, str) else None
+        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level), shown or None, self.columns(row))
+
+    def notes(self, split: str) -> list[str]:
+        """See ``FileTask``."""
+        return [f"from {FILES['test' if split == 'test' else 'train']}", *super().notes(split)]
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Grade one response by its final number, compared exactly."""

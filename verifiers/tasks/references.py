@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from verifiers.task import Prompt, Task
 
@@ -54,7 +55,8 @@ def check_references(task: Task, prompts: Sequence[Prompt]) -> ReferenceReport:
 
     Args:
         task: The task with the verifier.
-        prompts: Its problems. References without a text field ``answer`` are skipped.
+        prompts: Its problems. References without a text field ``answer`` are skipped. Of several acceptable answers one
+            must be judged right.
     """
     judged: dict[str, str] = {}  # by reference: the reason of the failure, or empty
     failures: list[tuple[int, ReferenceFailure]] = []
@@ -63,15 +65,17 @@ def check_references(task: Task, prompts: Sequence[Prompt]) -> ReferenceReport:
     for position in order:
         prompt = prompts[position]
         answer = prompt.reference.get("answer")
-        if not isinstance(answer, str):
+        answers: list[Any] = answer if isinstance(answer, list) else [answer]
+        if not answers or not all(isinstance(one, str) for one in answers):
             continue
         if time.monotonic() - started > MAX_SECONDS:
             break
         checked += 1
-        if answer not in judged:
-            judged[answer] = _problem(task, prompt, answer)
-        if judged[answer]:
-            failures.append((position, ReferenceFailure(prompt.id, answer, judged[answer])))
+        for one in answers:
+            if one not in judged:
+                judged[one] = _problem(task, prompt, one)
+        if all(judged[one] for one in answers):
+            failures.append((position, ReferenceFailure(prompt.id, answers[0], judged[answers[0]])))
     failures.sort(key=lambda failure: failure[0])
     return ReferenceReport(checked, tuple(failure for _, failure in failures))
 

@@ -48,7 +48,7 @@ def _math500(settings: TaskSettings) -> Task:
 
 
 def _jsonl(settings: TaskSettings) -> Task:
-    from verifiers.tasks.math_tasks import Jsonl
+    from verifiers.tasks.jsonl import Jsonl
 
     return Jsonl(settings)
 

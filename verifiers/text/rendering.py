@@ -199,6 +199,11 @@ def rendering_warnings(
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocabulary}: a prompt with one "
             "of the others is an error; use the model's own tokenizer"
         )
+    if unknown_token(tokenizer) in tokens:
+        warnings.append(
+            f"the tokenizer does not know some characters of the first prompt and writes {tokenizer.unk_token!r} for "
+            "them; use a model whose tokenizer knows the language and the signs of the problems"
+        )
     bos = getattr(tokenizer, "bos_token_id", None)
     unused = bos is not None and bos != getattr(tokenizer, "eos_token_id", None) and bos not in tokens
     if settings.template == "plain" and unused and not tokenizer.chat_template:
@@ -207,6 +212,12 @@ def rendering_warnings(
             "begin without it; if the model was trained with it, save its tokenizer with add_bos_token"
         )
     return warnings
+
+
+def unknown_token(tokenizer: Any) -> int | None:
+    """The token that a tokenizer writes for what it does not know; None if it has none, or uses it as an end token."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return None if unknown == getattr(tokenizer, "eos_token_id", None) else unknown
 
 
 def token_problem(prompt_id: str, tokens: Sequence[int], vocabulary: int | None) -> str | None:

@@ -79,8 +79,8 @@ def own(directory: Path, lines: int, evaluation: dict[str, Any], **task: Any) ->
     [
         (NO_EVALUATION, ""),
         (NO_EVALUATION | {"split": "test"}, ""),
-        ({"split": "test"}, "3 (test)"),
-        ({"split": "train"}, "{} (train, for evaluation)"),
+        ({"split": "test"}, "3 (test"),
+        ({"split": "train"}, "{} (train, for evaluation"),
     ],
 )
 def test_a_split_that_no_evaluation_reads_holds_nothing_out(
@@ -88,8 +88,11 @@ def test_a_split_that_no_evaluation_reads_holds_nothing_out(
 ) -> None:
     settings = without_idle_validation(own(tmp_path, lines, evaluation))
     assert len(load_prompts(settings, "train")) == lines
-    assert capsys.readouterr().out == f"prompts: {lines} (train)\n"
-    assert check_prompts(settings)[0] == [f"{lines} (train)", *([used.format(min(lines, 256))] if used else [])]
+    order = f"from {tmp_path / 'train.jsonl'}; order by task.seed = 0)"
+    assert capsys.readouterr().out == f"prompts: {lines} (train; {order}\n"
+    counts, *evaluated = check_prompts(settings)[0]
+    assert counts == f"{lines} (train; {order}"
+    assert [line.partition(";")[0] for line in evaluated] == ([used.format(min(lines, 256))] if used else [])
     again = RunConfig.model_validate(settings.to_mapping())  # as config.yaml holds it, so that a resume reads the same
     assert len(load_prompts(again, "train")) == lines
     measured = again.model_copy(update={"evaluation": again.evaluation.model_copy(update={"split": "validation"})})
@@ -103,7 +106,11 @@ def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_
     assert without_idle_validation(settings) is settings
     counts, _ = check_prompts(settings)
     used = min(held_out, 50)
-    assert counts == [f"{lines - held_out} (train; {held_out} held out for validation)", f"{used} (validation)"]
+    file = tmp_path / "train.jsonl"
+    assert counts == [
+        f"{lines - held_out} (train; from {file}; {held_out} held out for validation; order by task.seed = 0)",
+        f"{used} (validation; held out of {file} by a hash of the id)",
+    ]
 
 
 def test_what_is_asked_to_be_held_out_stays_so(tmp_path: Path) -> None:
@@ -122,18 +129,101 @@ def test_a_dry_run_counts_as_the_run_does(tmp_path: Path, capsys: pytest.Capture
     settings = own(tmp_path, 60, NO_EVALUATION)
     print_dry_run(settings)
     out = capsys.readouterr().out
-    assert "prompts" in out and "60 (train)" in out and "validation_size: 0" in out
+    assert "prompts" in out and "60 (train; from" in out and "validation_size: 0" in out
     print_dry_run(settings, list)  # a run that goes on and recorded nothing else: as it began
-    assert "54 (train; 6 held out for validation)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "54 (train; from" in out and "6 held out for validation" in out
 
 
 def test_imitation_puts_bos_before_the_prompt_alone() -> None:
     settings = config(SHIPPED)
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
-    for example in islice(_examples(settings, make_task(settings.task), SHIPPED), 4):
+    for example in islice(_examples(settings, make_task(settings.task), SHIPPED, print), 4):
         ids = [*example.prompt_tokens, *example.response_tokens]
         assert ids[0] == BOS and ids.count(BOS) == 1 and ids[-1] == EOS and ids.count(EOS) == 1
         assert tokenizer.decode(example.response_tokens[:-1]) and tokenizer.decode(example.prompt_tokens).endswith(":")
+
+
+def imitating(directory: Path, rows: list[dict[str, Any]], **task: Any) -> RunConfig:
+    """A run on rows with the field `solution`."""
+    file = directory / "train.jsonl"
+    file.write_text("\n".join(json.dumps({"problem": f"{n}+1", "answer": str(n + 1), **r}) for n, r in enumerate(rows)))
+    files = {"train": str(file), "solution": "solution"} | task.pop("jsonl", {})
+    return RunConfig.model_validate(
+        {
+            "model": {"path": str(SHIPPED)},
+            "task": {"name": "jsonl", "instruction": "", "validation_size": 0, "jsonl": files, **task},
+            "evaluation": NO_EVALUATION,
+            "objective": {"imitation": "sft"},
+            "rollout": {"max_prompt_tokens": 24, "max_response_tokens": 12},
+        }
+    )
+
+
+RIGHT = [{"solution": f"({n}+1)={n + 1}"} for n in range(8)]  # the signs that the shipped tokenizer knows
+
+
+def test_demonstrations_of_own_rows_are_imitated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = imitating(tmp_path, [*RIGHT, {"solution": None}, {"solution": "(1+1)=0"}])
+    sources = load_prompts(settings, "train")
+    out = capsys.readouterr().out
+    assert "prompts: 10 (train" in out and "demonstrations: 9 (1 problems have none; the verifier judges 1 of 9" in out
+    assert len(sources) == 9
+    assert check_prompts(settings)[0][1].startswith(
+        "demonstrations: 9 (1 problems have none; the verifier judges 1 of 9"
+    )
+    tokenizer = load_tokenizer(str(SHIPPED))
+    for source in sources:
+        assert source.demonstration is not None and source.demonstration[-1] == EOS
+        assert tokenizer.decode(source.demonstration[:-1]) == source.prompt.demonstration
+    lines: list[str] = []
+    stream = _examples(settings, make_task(settings.task), SHIPPED, lines.append)
+    epochs = [[tuple(one.prompt_tokens) for one in islice(stream, 9)] for _ in range(3)]
+    assert [len(set(epoch)) for epoch in epochs] == [9] * 3 and epochs[0] != epochs[1]
+    assert lines[1].startswith("demonstrations: 9 (")
+
+
+def test_wrong_and_long_demonstrations_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*RIGHT, {"solution": "(1+1)=0"}, {"solution": "2 " * 20}]
+    with pytest.raises(UsageError, match=r"demonstration of prompt 'train/10' .*task\.drop_overlong=true"):
+        load_prompts(imitating(tmp_path, rows), "train")
+    settings = imitating(tmp_path, rows, drop_overlong=True, drop_wrong_solutions=True)
+    assert len(load_prompts(settings, "train")) == 8
+    out = capsys.readouterr().out
+    assert "demonstrations: 8 (1 dropped: longer than rollout.max_response_tokens = 12; 1 dropped: the verifier" in out
+    assert "the first is train/9" in out
+    with pytest.raises(UsageError, match=r"task\.drop_wrong_solutions = true leaves no demonstration"):
+        load_prompts(imitating(tmp_path, [{"solution": "(1+1)=0"}], drop_wrong_solutions=True), "train")
+    with pytest.raises(UsageError, match=r"no demonstrations to imitate: set task\.jsonl\.solution"):
+        load_prompts(imitating(tmp_path, RIGHT, jsonl={"solution": None}), "train")
+
+
+def test_rows_without_answers_can_be_imitated_only(tmp_path: Path) -> None:
+    settings = imitating(tmp_path, RIGHT, jsonl={"answer": None})
+    with pytest.raises(UsageError, match=r"task\.jsonl\.answer = null: .*`bonrl sft`"):
+        load_prompts(settings, "train")
+    lines: list[str] = []
+    assert next(_examples(settings, make_task(settings.task), SHIPPED, lines.append)).response_tokens[-1] == EOS
+    assert lines[1] == "demonstrations: 8"
+    odd = imitating(tmp_path, [*RIGHT, {"solution": "#### 9"}])
+    _examples(odd, make_task(odd.task), SHIPPED, lines.append)
+    assert "1 with characters that the tokenizer does not know (<unk>)" in lines[-1]
+
+
+def test_skipped_lines_and_duplicates_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = own(tmp_path, 6, {"split": "test"}, validation_size=0)
+    file = tmp_path / "train.jsonl"
+    file.write_text(file.read_text() + '\n{\n{"problem": "0 +  6", "answer": "2"}\n')
+    with pytest.raises(UsageError, match="line 7: not valid JSON"):
+        load_prompts(settings, "train")
+    skipping = settings.task.jsonl.model_copy(update={"skip_bad": True})
+    settings = settings.model_copy(update={"task": settings.task.model_copy(update={"jsonl": skipping})})
+    assert len(load_prompts(settings, "train")) == 7
+    out = capsys.readouterr().out
+    assert "7 (train; from" in out and "1 bad lines skipped" in out and "line 7: not valid JSON" in out
+    assert "1 of 7 problems repeat the text of an earlier one, 1 of them with another answer" in out
+    _, doubtful = check_prompts(settings)
+    assert len([line for line in doubtful if "skipped" in line or "repeat" in line]) == 2
 
 
 def test_a_model_without_an_end_token_or_with_an_unused_chat_template_is_warned_about(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""The demonstrations of a run that imitates, as token ids: those that are missing, too long or wrong are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+from verifiers.rewards.task import RewardedTask
+from verifiers.task import Prompt, Task
+from verifiers.tasks.demonstrations import check_demonstrations
+from verifiers.text.rendering import unknown_token
+
+Rendered = tuple[Prompt, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A problem with the token ids of its prompt, and of its demonstration with the end token."""
+
+    prompt: Prompt
+    tokens: list[int]
+    response: list[int]
+
+
+def examples_of(
+    config: RunConfig, task: Task, rendered: Sequence[Rendered], tokenizer: Any, end: int
+) -> tuple[list[Example], str]:
+    """Problems of the train split that have a demonstration, and a line that says which were left out.
+
+    Args:
+        task: Gives the verifier.
+        rendered: Problems with the token ids of their prompts.
+        end: Token after each demonstration.
+
+    Raises:
+        UsageError: None has one, or one is longer than ``rollout.max_response_tokens`` and ``task.drop_overlong`` is
+            off.
+    """
+    shown = [(prompt, tokens) for prompt, tokens in rendered if prompt.demonstration is not None]
+    if not shown:
+        raise UsageError(f"task.name = {config.task.name} has no demonstrations to imitate: {_remedy(config)}")
+    notes = [f"{len(rendered) - len(shown):,} problems have none"] if len(shown) < len(rendered) else []
+    examples, dropped, limit = [], 0, config.rollout.max_response_tokens
+    for prompt, tokens in shown:
+        response = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end]
+        if len(response) <= limit:
+            examples.append(Example(prompt, tokens, response))
+        elif config.task.drop_overlong:
+            dropped += 1
+        else:
+            raise UsageError(
+                f"the demonstration of prompt {prompt.id!r} has {len(response)} tokens; rollout.max_response_tokens is "
+                f"{limit}: raise it, or set task.drop_overlong=true to leave such demonstrations out"
+            )
+    if dropped:
+        notes.append(f"{dropped:,} dropped: longer than rollout.max_response_tokens = {limit}")
+    if not examples:
+        raise UsageError(
+            f"all {len(shown):,} demonstrations are longer than rollout.max_response_tokens = {limit}: raise it"
+        )
+    unknown = unknown_token(tokenizer)
+    if strange := sum(unknown in example.response for example in examples):
+        notes.append(f"{strange:,} with characters that the tokenizer does not know ({tokenizer.unk_token})")
+    if _gradable(config):
+        examples, checked = _checked(config, task, examples)
+        notes.append(checked)
+    return examples, f"{len(examples):,} ({'; '.join(notes)})" if notes else f"{len(examples):,}"
+
+
+def _checked(config: RunConfig, task: Task, examples: list[Example]) -> tuple[list[Example], str]:
+    """The examples that are kept, and what the verifier says about them."""
+    drop = config.task.drop_wrong_solutions
+    try:
+        report = check_demonstrations(task, [example.prompt for example in examples], every=drop)
+    finally:
+        if isinstance(task, RewardedTask):
+            task.grades.close()
+    if not drop or not report.wrong:
+        return examples, report.message()
+    kept = [example for example in examples if example.prompt.id not in report.wrong]
+    if not kept:
+        raise UsageError(f"task.drop_wrong_solutions = true leaves no demonstration: {report.message()}")
+    return kept, f"{len(report.wrong):,} dropped: {report.message()}"
+
+
+def _gradable(config: RunConfig) -> bool:
+    task = config.task
+    return task.name != "jsonl" or task.jsonl.answer is not None or task.reward is not None
+
+
+def _remedy(config: RunConfig) -> str:
+    if config.task.name == "jsonl":
+        return "set task.jsonl.solution to the field with the worked solutions"
+    if config.task.name in ("gsm8k", "math", "math500"):
+        return "its files have no field 'solution'; add it"
+    return "use countdown, gsm8k or math, or task.name=jsonl with task.jsonl.solution"

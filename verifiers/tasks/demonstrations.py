@@ -1,0 +1,69 @@
+"""The demonstrations of a task: whether its verifier judges them right, and their order for imitation."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from verifiers.task import Prompt, Task
+from verifiers.tasks.references import SPREAD
+from verifiers.verdict import Status
+
+MAX_SECONDS = 5.0
+"""A sample is checked for this long; it covers the whole set, as in ``check_references``."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DemonstrationReport:
+    """Demonstrations that the verifier was asked about, and those that it does not judge right, with the reason."""
+
+    checked: int
+    wrong: dict[str, str]
+
+    def message(self) -> str:
+        """One sentence for the user."""
+        share = f"{len(self.wrong) / max(self.checked, 1):.1%}"
+        text = f"the verifier judges {len(self.wrong):,} of {self.checked:,} checked demonstrations wrong ({share})"
+        if not self.wrong:
+            return text
+        identity, reason = next(iter(self.wrong.items()))
+        return f"{text}; the first is {identity} ({reason[:200]})"
+
+
+def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) -> DemonstrationReport:
+    """Grade demonstrations as answers to their problems.
+
+    Args:
+        task: The task with the verifier.
+        prompts: Problems with demonstrations.
+        every: Whether all of them are graded, however long that takes; else a sample, for a few seconds.
+    """
+    wrong: dict[str, str] = {}
+    started, checked = time.monotonic(), 0
+    order = range(len(prompts)) if every else [p for start in range(SPREAD) for p in range(start, len(prompts), SPREAD)]
+    for position in order:
+        prompt = prompts[position]
+        if not every and time.monotonic() - started > MAX_SECONDS:
+            break
+        if prompt.demonstration is None:
+            continue
+        checked += 1
+        verdict = task.verify(prompt, prompt.demonstration)
+        if verdict.status is not Status.CORRECT:
+            wrong[prompt.id] = " ".join((verdict.detail or verdict.status.value).split())
+    return DemonstrationReport(checked, wrong)
+
+
+def in_epochs(examples: Sequence[T], seed: int) -> Iterator[T]:
+    """The examples again and again, each time in another order."""
+    rng = random.Random(f"demonstrations/{seed}")
+    order = list(range(len(examples)))
+    while order:
+        rng.shuffle(order)
+        for position in order:
+            yield examples[position]
