@@ -291,8 +291,7 @@ class SupervisionSettings(Section):
         ge=1,
         le=100,
         description="Failures of samplers or verifiers while they process the same prompt, after which the prompt is "
-        "quarantined (quarantine/ in the run directory). The prompt is first retried with fewer and fewer others in "
-        "flight, and finally alone; if many were in flight, that takes a few more failures.",
+        "retried alone; if that fails too, it is quarantined (quarantine/ in the run directory).",
     )
     max_quarantined: int = Field(
         16,

@@ -1,20 +1,17 @@
 """Finding prompts that crash actors.
 
-A crash implicates every group in flight on that actor. A group that was present at `supervision.poison_deaths` - 1
-failures is retried at a quarter of the previous concurrency, then a sixteenth, and finally alone. Only a failure while
-alone quarantines the prompt, and then the groups that were in flight with it earlier are cleared of those failures.
-Isolating one bad prompt among n takes about log4(n) extra crashes, and the other groups need not run one by one.
+A crash implicates every group in flight on that actor. A group that was present at `supervision.poison_deaths` failures
+is retried alone. If that fails too, its prompt is quarantined, and the groups that were in flight with it earlier are
+cleared of those failures.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.fleet.worker_pool import UNLIMITED
 from actors.group import SampleRequest
 
 TRAINING = "training"
-_REDUCTION = 4  # the concurrency limit is divided by this after each further failure
 
 Loss = tuple[str, int]  # name and incarnation of an actor that was lost
 
@@ -24,12 +21,10 @@ class Failure:
     """One failure while a group was in flight.
 
     loss: the actor that was lost; None if the call failed and the actor lives.
-    peak_in_flight: most groups in flight on the actor while it worked on this one, including this one.
     """
 
     reason: str
     loss: Loss | None
-    peak_in_flight: int
 
 
 @dataclass(eq=False)
@@ -46,16 +41,14 @@ class FailureHistory:
     poison_deaths: int
     failures: list[Failure] = field(default_factory=list)
 
-    def concurrency_limit(self) -> int:
-        """Most groups that may be in flight on an actor during the next attempt, including this one."""
-        if not self.failures or len(self.failures) < self.poison_deaths - 1:
-            return UNLIMITED
-        return max(1, -(-min(failure.peak_in_flight for failure in self.failures) // _REDUCTION))
+    def alone(self) -> bool:
+        """Whether no other group may be in flight on the actor of the next attempt."""
+        return len(self.failures) >= self.poison_deaths
 
     @property
     def confirmed(self) -> bool:
-        """Whether the prompt is the cause: it failed often enough, and the last time alone."""
-        return len(self.failures) >= self.poison_deaths and self.failures[-1].peak_in_flight == 1
+        """Whether the prompt is the cause: the last attempt, made alone, failed too."""
+        return len(self.failures) > self.poison_deaths
 
     @property
     def losses(self) -> set[Loss]:

@@ -105,8 +105,8 @@ class QueueClient:
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
         """A reference to the step's groups (they never pass through the driver) and the queue's metrics."""
-        # Worst case for one group: it fails `poison_deaths` times, and each failure includes restarting an actor.
-        tries, limits = self._supervisor.settings.poison_deaths, self._deadlines
+        # Worst case for one group: it fails `poison_deaths` times and then alone; each failure restarts an actor.
+        tries, limits = self._supervisor.settings.poison_deaths + 1, self._deadlines
         wait_s = tries * (limits.sample_s + limits.verify_s + limits.start_s)
         groups: list[ObjectRef] = []
 

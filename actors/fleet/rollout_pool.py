@@ -155,7 +155,7 @@ class RolloutPool:
         return self._sampling.seconds()
 
     async def _sample(self, request: SampleRequest, history: FailureHistory) -> ObjectRef:
-        async with self.samplers.borrow(request.max_generated_tokens, history.concurrency_limit) as (sampler, peak):
+        async with self.samplers.borrow(request.max_generated_tokens, history.alone) as sampler:
             with self._sampling:
                 tokens: ObjectRef
                 group: ObjectRef
@@ -163,7 +163,6 @@ class RolloutPool:
                 generated = await self._call(
                     tokens,
                     sampler,
-                    peak,
                     to=f"sample prompt {request.prompt_id!r} (position {request.sequence})",
                     **self._deadlines.of("sample_s"),
                 )
@@ -173,29 +172,19 @@ class RolloutPool:
     async def _grade(
         self, request: SampleRequest, prompt: Prompt, group: ObjectRef, history: FailureHistory
     ) -> ObjectRef:
-        async with self.verifiers.borrow(request.n, history.concurrency_limit) as (verifier, peak):
+        async with self.verifiers.borrow(request.n, history.alone) as verifier:
             done: ObjectRef
             graded: ObjectRef
             done, graded = verifier.actor().grade.options(num_returns=2).remote(group, prompt)
             await self._call(
                 done,
                 verifier,
-                peak,
                 to=f"grade prompt {request.prompt_id!r} (position {request.sequence})",
                 **self._deadlines.of("verify_s"),
             )
             return graded
 
-    async def _call(
-        self,
-        ref: ObjectRef,
-        member: Member,
-        peak: Callable[[], int] = lambda: 1,
-        *,
-        to: str,
-        deadline_s: float,
-        key: str,
-    ) -> Any:
+    async def _call(self, ref: ObjectRef, member: Member, *, to: str, deadline_s: float, key: str) -> Any:
         incarnation = member.incarnation
         try:
             return await call(ref, owner=member.name, to=to, deadline_s=deadline_s, key=key)
@@ -203,9 +192,8 @@ class RolloutPool:
             raise
         except ActorFailure as failure:
             await self._supervisor.check(member, incarnation, failure)
-            if member.incarnation == incarnation and member.present:  # the call failed, the actor did not
-                raise _AttemptFailed(Failure(str(failure), None, peak_in_flight=1)) from failure
-            raise _AttemptFailed(Failure(str(failure), (member.name, incarnation), peak())) from failure
+            lives = member.incarnation == incarnation and member.present  # the call failed, the actor did not
+            raise _AttemptFailed(Failure(str(failure), None if lives else (member.name, incarnation))) from failure
 
     def _quarantine_prompt(self, history: FailureHistory) -> ObjectRef:
         self._quarantine.add(history)

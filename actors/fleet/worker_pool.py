@@ -1,10 +1,9 @@
-"""Least-loaded scheduling over the actors of one kind, with an optional concurrency limit per request."""
+"""Least-loaded scheduling over the actors of one kind, where a request may ask to be alone."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,22 +12,18 @@ from dataclasses import dataclass
 from actors.fleet.supervision import Changes, Member
 from actors.remote_calls import ActorFailure, within
 
-UNLIMITED = sys.maxsize  # a concurrency limit that never applies
-
 
 @dataclass(eq=False)
 class _Request:
     """One request for a worker.
 
-    limit: most requests that may be in flight on the worker with this one, including it; read at every change.
+    alone: whether no other request may be in flight on its worker; called at every change.
     worker: runs it, or must drain before it can run (None: not chosen yet).
-    peak: most requests in flight on the worker so far while this one ran, including it.
     """
 
     weight: int
-    limit: Callable[[], int]
+    alone: Callable[[], bool]
     worker: Member | None = None
-    peak: int = 0
 
 
 class WorkerPool:
@@ -61,21 +56,16 @@ class WorkerPool:
         return sum(member.serving for member in self.members)
 
     @contextlib.asynccontextmanager
-    async def borrow(
-        self, weight: int, limit: Callable[[], int] = lambda: UNLIMITED
-    ) -> AsyncIterator[tuple[Member, Callable[[], int]]]:
-        """A worker for a request of size `weight`, with at most `limit` requests in flight on it, including this one.
-
-        Yields:
-            the worker, and a function that returns the peak number of requests in flight on it with this one.
+    async def borrow(self, weight: int, alone: Callable[[], bool] = lambda: False) -> AsyncIterator[Member]:
+        """A worker for a request of size `weight`, without other requests in flight on it while `alone()` is true.
 
         Raises:
             ActorFailure: if no worker was free, and no request ended, within the timeout.
         """
-        request = _Request(weight, limit)
+        request = _Request(weight, alone)
         worker = await self._acquire(request)
         try:
-            yield worker, lambda: request.peak
+            yield worker
         finally:
             self._in_flight[worker].remove(request)
             self._last_end = time.monotonic()
@@ -104,12 +94,9 @@ class WorkerPool:
         if free:
             self._stop_draining(request)
             request.worker = min(free, key=self._load)
-            running = self._in_flight[request.worker]
-            running.append(request)
-            for other in running:
-                other.peak = max(other.peak, len(running))
+            self._in_flight[request.worker].append(request)
             return request.worker
-        if request.limit() == UNLIMITED:
+        if not request.alone():
             self._stop_draining(request)
         elif request.worker not in serving:
             self._stop_draining(request)
@@ -121,7 +108,7 @@ class WorkerPool:
     def _accepts(self, member: Member, request: _Request) -> bool:
         running, draining = self._in_flight[member], self._draining[member]
         turn = not draining or draining[0] is request
-        return turn and len(running) < min(one.limit() for one in [request, *running])
+        return turn and not (running and any(one.alone() for one in [request, *running]))
 
     def _load(self, member: Member) -> int:
         return sum(request.weight for request in self._in_flight[member])

@@ -93,10 +93,7 @@ class QuarantineFiles(Quarantine):
                 "level": request.level,
                 "prompt_tokens": request.prompt_tokens.tolist(),
                 "seed": request.seed,
-                "failures": [
-                    {"reason": failure.reason, "loss": failure.loss, "company": failure.peak_in_flight}
-                    for failure in history.failures
-                ],
+                "failures": [{"reason": failure.reason, "loss": failure.loss} for failure in history.failures],
             },
         )
         self._dashboards.message(

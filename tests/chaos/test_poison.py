@@ -102,12 +102,10 @@ def test_a_prompt_that_kills_its_verifier_is_set_aside(tmp_path, monkeypatch):
             processes.disconnect()
         evidence = json.loads((directory.path / "quarantine" / "training-5.json").read_text())
     assert [group.prompt_id for group in groups if group.n == 0] == [POISON] and len(groups) == GROUPS
-    # The crowd of the first deaths is whatever had been sampled by then: eight, so that a pair is next, or up to four.
-    companies = [failure["company"] for failure in evidence["failures"]]
-    assert companies[-1] == 1 and len(companies) == (3 if min(companies[:2]) <= 4 else 4), companies
-    assert all(later <= -(-min(companies[:2]) // 4) for later in companies[2:]), companies
+    failures = len(evidence["failures"])
+    assert failures == config.supervision.poison_deaths + 1, "the last time alone"
     assert "verifier-0 died before it could grade prompt 'p5'" in evidence["failures"][-1]["reason"]
     assert {incident.unit for incident in incidents} == {"verifier-0"}
     # The last death ends the test, noticed by the supervisor or not.
-    assert len(companies) - 1 <= supervisor.restarts <= len(companies)
+    assert failures - 1 <= supervisor.restarts <= failures
     assert "p5" in said[0]

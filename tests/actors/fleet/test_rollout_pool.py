@@ -113,10 +113,10 @@ def test_a_poison_prompt_is_quarantined_with_evidence_and_never_tried_again(monk
         assert group.sequence == 7 and group.n == 0 and not group.usable
         (history,) = kept.added
         assert history.request.sequence == 7
-        assert len(history.failures) == 3 and "went wrong" in history.failures[0].reason
-        assert sampler.calls == 3 and pool.quarantined == 1
+        assert len(history.failures) == 4 and "went wrong" in history.failures[0].reason
+        assert sampler.calls == 4 and pool.quarantined == 1
         assert Group.from_record_batch(await pool.graded_group(request(7), None)).n == 0
-        assert sampler.calls == 3 and kept.skipped == [("training", "p7")] and pool.quarantined == 1
+        assert sampler.calls == 4 and kept.skipped == [("training", "p7")] and pool.quarantined == 1
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 

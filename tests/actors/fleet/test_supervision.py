@@ -384,7 +384,7 @@ def test_further_failures_of_a_lost_actor_print_no_traceback():
 
 
 def test_a_request_that_must_run_alone_waits_and_blocks_others():
-    from actors.fleet.worker_pool import UNLIMITED, WorkerPool
+    from actors.fleet.worker_pool import WorkerPool
 
     async def scenario():
         supervisor = make()
@@ -394,7 +394,7 @@ def test_a_request_that_must_run_alone_waits_and_blocks_others():
         log = []
 
         async def work(name, alone, seconds):
-            async with pool.borrow(1, lambda: 1 if alone else UNLIMITED):
+            async with pool.borrow(1, lambda: alone):
                 log.append(f"{name} begins")
                 await asyncio.sleep(seconds)
                 log.append(f"{name} ends")

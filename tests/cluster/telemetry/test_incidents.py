@@ -30,7 +30,7 @@ def files_of(directory):
 def quarantine_prompt(quarantine, purpose, sequence):
     from actors.fleet.quarantine import Failure, FailureHistory
 
-    failures = [Failure("verifier-0 died", ("verifier-0", i), 3 - i) for i in range(3)]
+    failures = [Failure("verifier-0 died", ("verifier-0", i)) for i in range(3)]
     quarantine.add(FailureHistory(request(sequence), purpose, 3, failures))
 
 
@@ -41,7 +41,6 @@ def test_training_and_evaluation_do_not_overwrite_each_other(directory):
     assert (quarantine.count("training"), quarantine.count("evaluation")) == (1, 1)
     evidence = json.loads((directory.path / "quarantine" / "training-4.json").read_text())
     assert evidence["prompt_id"] == "p4" and evidence["failures"][1]["loss"] == ["verifier-0", 1]
-    assert evidence["failures"][1]["company"] == 2
     assert (directory.path / "quarantine" / "evaluation-4.json").is_file()
     assert "'p4' (training, position 4) is quarantined: actors failed 3 times" in said[0]
 
