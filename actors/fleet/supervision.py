@@ -29,8 +29,6 @@ from actors.threads import in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ActorFailure", "ActorLost", "Changes", "Incident", "Member", "Supervisor", "Unit", "call"]
-
 CANCEL_SECONDS = 10.0  # for cancelled tasks to end; the run does not wait longer for them
 _STEADY_SECONDS = 60.0  # after serving this long, the backoff of a unit starts over
 

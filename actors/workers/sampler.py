@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,9 +51,7 @@ class Sampler:
         self.name = name
         self._transfer = make_transfer(broadcast or BroadcastSettings(), name)
         self._engine = VllmEngine(model_path, dtype, settings, rollout, seed, self._transfer.engine_backend)
-        self._tokens = self._samples = self._in_flight = 0
-        self._busy_seconds = 0.0
-        self._busy_since: float | None = None
+        self._in_flight = 0  # requests
 
     async def start(self, version: int = 0) -> float:
         """Build the engine and label its weights `version`; returns the seconds it took.
@@ -88,7 +86,7 @@ class Sampler:
         Raises:
             SamplerError: the engine died, or the prompt does not fit into the context.
         """
-        self._enter()
+        self._in_flight += 1
         try:
             with self._naming(f"cannot sample {request_id}"):
                 completions = await self._engine.generate(
@@ -100,11 +98,8 @@ class Sampler:
                     request_id=request_id,
                 )
         finally:
-            self._leave()
-        tokens = sum(completion.tokens.size for completion in completions)
-        self._samples += len(completions)
-        self._tokens += tokens
-        logger.debug("sampled %s: n %d, %d tokens", request_id, n, tokens)
+            self._in_flight -= 1
+        logger.debug("sampled %s: %d tokens", request_id, sum(completion.tokens.size for completion in completions))
         return completions
 
     async def load_weights(self, version: int, *addressed: Any) -> dict[str, Any]:
@@ -154,48 +149,16 @@ class Sampler:
         with self._naming("died"):
             self._engine.check_health()
 
-    async def stats(self) -> dict[str, float]:
-        """Counters since the start: tokens, samples, requests in flight now, seconds with any in flight."""
-        busy = self._busy_seconds
-        if self._busy_since is not None:
-            busy += time.perf_counter() - self._busy_since
-        return {
-            "tokens": self._tokens,
-            "samples": self._samples,
-            "in_flight": self._in_flight,
-            "busy_seconds": busy,
-        }
-
     async def shutdown(self) -> None:
         """Stop the engine; may be called twice."""
         logger.info("shutdown")
         self._engine.shutdown()
 
-    def _enter(self) -> None:
-        if self._in_flight == 0:
-            self._busy_since = time.perf_counter()
-        self._in_flight += 1
-
-    def _leave(self) -> None:
-        self._in_flight -= 1
-        if self._in_flight == 0 and self._busy_since is not None:
-            self._busy_seconds += time.perf_counter() - self._busy_since
-            self._busy_since = None
-
-    def _naming(self, what: str) -> _Naming:
-        return _Naming(f"{self.name} {what}")
-
-
-class _Naming:
-    """Prefixes errors of the engine and the weight transfer with the sampler's name."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, EngineError | TransferError):
-            logger.error("%s", self._prefix, exc_info=error)
-            raise SamplerError(f"{self._prefix}: {error}") from None
+    @contextlib.contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """Names the sampler in errors of the engine and the weight transfer."""
+        try:
+            yield
+        except (EngineError, TransferError) as error:
+            logger.exception("%s", what)
+            raise SamplerError(f"{self.name} {what}: {error}") from None

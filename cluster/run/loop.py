@@ -22,7 +22,7 @@ async def train(run: Run) -> None:
     The supervisor replaces lost actors (``actors/fleet/supervision.py``); here such a step only takes longer.
 
     Raises:
-        ExceptionGroup: of :class:`actors.fleet.supervision.ActorFailure` when the run cannot continue, of
+        ExceptionGroup: of :class:`actors.remote_calls.ActorFailure` when the run cannot continue, of
             :class:`cluster.run.run.AgreementError` when sampler and learner disagree, or of
             :class:`cluster.run.shutdown.ShutdownRequested` when a signal asked the run to stop.
     """

@@ -9,9 +9,9 @@ import numpy as np
 from ray import ObjectRef
 
 from actors.fleet.learner_group import Probes
-from actors.fleet.supervision import ActorFailure, call
 from actors.group import Group
 from actors.group_metrics import group_metrics
+from actors.remote_calls import ActorFailure, call
 from cluster.config import RunConfig
 
 FETCH_SECONDS = 300.0

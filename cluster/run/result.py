@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from actors.fleet.supervision import ActorFailure
+from actors.remote_calls import ActorFailure
 from actors.threads import bounded
 from cluster.config import RunConfig
 from cluster.exit_status import FAILED, INTERRUPTED

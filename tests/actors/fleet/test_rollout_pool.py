@@ -40,7 +40,7 @@ class Worker:
         return self._work(), f"graded {group}"
 
     async def _work(self):
-        from actors.fleet.supervision import ActorFailure
+        from actors.remote_calls import ActorFailure
 
         self.calls += 1
         self._at_once += 1
@@ -193,7 +193,7 @@ def test_a_probe_leaves_out_a_sampler_that_was_lost():
 
 
 def test_too_many_quarantined_prompts_end_the_run(monkeypatch):
-    from actors.fleet.supervision import ActorFailure
+    from actors.remote_calls import ActorFailure
 
     monkeypatch.setattr("ray.put", lambda batch: batch)
 

@@ -119,7 +119,7 @@ def test_a_dead_actor_is_replaced_and_its_callers_continue():
 
 
 def test_a_run_out_of_restarts_ends_with_a_report():
-    from actors.fleet.supervision import ActorFailure
+    from actors.remote_calls import ActorFailure
 
     async def scenario():
         supervisor = make(max_restarts=2)
@@ -141,7 +141,7 @@ def test_a_run_out_of_restarts_ends_with_a_report():
 
 
 def test_an_actor_marked_as_failed_by_several_callers_is_replaced_once():
-    from actors.fleet.supervision import ActorLost
+    from actors.remote_calls import ActorLost
 
     async def scenario():
         supervisor = make()
@@ -211,7 +211,7 @@ def test_two_spares_do_not_both_take_the_same_room():
 
 
 def test_a_spare_on_a_broken_node_does_not_end_the_run():
-    from actors.fleet.supervision import ActorFailure
+    from actors.remote_calls import ActorFailure
 
     tries = 0
 
@@ -359,7 +359,7 @@ def test_a_long_silent_start_is_not_a_hang():
 
 def test_further_failures_of_a_lost_actor_print_no_traceback():
     """The supervision task fails first, then the cancelled work for the same reason: one message, not two."""
-    from actors.fleet.supervision import ActorFailure
+    from actors.remote_calls import ActorFailure
 
     complaints = []
 
@@ -412,8 +412,8 @@ def test_a_request_that_must_run_alone_waits_and_blocks_others():
 
 
 def test_no_free_worker_is_an_error_that_names_the_kind():
-    from actors.fleet.supervision import ActorFailure
     from actors.fleet.worker_pool import WorkerPool
+    from actors.remote_calls import ActorFailure
 
     async def scenario():
         pool = WorkerPool("sampler", [], make().changes, timeout_s=0.05)
@@ -425,8 +425,8 @@ def test_no_free_worker_is_an_error_that_names_the_kind():
 
 
 def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
-    from actors.fleet.supervision import ActorFailure
     from actors.process_stats import Heartbeat, Process
+    from actors.remote_calls import ActorFailure
 
     class Logged(FakeActor):
         async def _beat(self):

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from actors.fleet.supervision import ActorFailure
 from actors.group_metrics import group_metrics
+from actors.remote_calls import ActorFailure
 from cluster import cli
 from cluster.config import build_config
 from cluster.evaluation import evaluate as evaluation

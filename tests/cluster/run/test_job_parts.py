@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 
 from actors.fleet.queue_client import QueueClient
-from actors.fleet.supervision import ActorFailure, ActorLost
 from actors.queue.state import Ticket
+from actors.remote_calls import ActorFailure, ActorLost
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
