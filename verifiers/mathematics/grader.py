@@ -215,11 +215,11 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
 
 
 def _counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
-    """The reason why counts cannot be equal: other things, or a percentage; empty if they can."""
+    """Why two counts cannot be equal: they count different things, or one is a percentage; empty if they can."""
     if ours.unit and theirs.unit and not set(_words(ours.unit)) & set(_words(theirs.unit)):
         return f"counts {ours.unit!r} and not {theirs.unit!r}"
     nodes = (ours.node, theirs.node)
-    return "a percentage is no number of things" if any(node and node.kind == "percent" for node in nodes) else ""
+    return "a percentage is not a count" if any(node and node.kind == "percent" for node in nodes) else ""
 
 
 def _words(text: str) -> list[str]:

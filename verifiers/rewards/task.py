@@ -32,7 +32,7 @@ class Grades(Protocol):
 
 
 class UserGrades:
-    """Grades with a user's code in a process of its own. What raised or lost its process is tried once more."""
+    """Grades with a user's code in a separate process. A call that raised or lost its process is retried once."""
 
     def __init__(self, job: Job, key: str, load_s: float) -> None:
         self.process = UserProcess(job, key, load_s)

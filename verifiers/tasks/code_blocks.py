@@ -182,10 +182,10 @@ def _begins_as_code(lines: list[str]) -> bool:
 
 
 def _dedented(lines: list[str], indent: int) -> str:
-    """The content without the indentation of its fence, and without what all lines have in common."""
+    """The content without the indentation of its fence and without the indentation that all lines share."""
     if indent:
         lines = [re.sub(f"^[ \t]{{0,{indent}}}", "", line) for line in lines]
     text = "".join(f"{line}\n" for line in lines)
-    # Not at all where nothing is indented: it would also take the spaces of blank lines, which a string may hold.
+    # Unindented code stays as it is: dedent would also strip blank lines, which may be inside a string.
     first = next((line for line in lines if line.strip()), "")
     return textwrap.dedent(text) if first[:1].isspace() else text

@@ -1,6 +1,6 @@
 """A task of the user: a class with ``prompts(split)`` and ``verify(prompt, response)``.
 
-Its prompts are read here. Its verifier runs in a process of its own (``verifiers/rewards/``).
+Its prompts are read here. Its verifier runs in a separate process (``verifiers/rewards/``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UserTask:
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Not here: the class may hang or end its process."""
-        raise NotImplementedError("RewardedTask grades in a process of its own")
+        raise NotImplementedError("RewardedTask grades in a separate process")
 
     def _read(self, split: str) -> list[Prompt]:
         where = f"task.name = {self.name}: prompts({split!r})"

@@ -121,7 +121,7 @@ def _bounded(value: Value) -> Value:
             return as_real(value)
         return value
     if context().isnan(value):
-        raise Undefined("no number")
+        raise Undefined("not a number")
     return value
 
 
