@@ -271,11 +271,6 @@ def upgraded(groups: Rows) -> Rows:
     return type(groups).from_arrays(columns, schema=GROUP_SCHEMA)
 
 
-def groups_from_table(table: pa.Table) -> list[Group]:
-    """All groups of a Parquet file that a run wrote, in the file's order."""
-    return [Group.from_record_batch(batch) for batch in upgraded(table).to_batches(max_chunksize=1)]
-
-
 def _column(value: Any, kind: pa.DataType) -> pa.Array:
     """One Arrow array of length 1; nested lists are built from flat buffers, not from Python objects."""
     if value is None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.group import GROUP_SCHEMA, Group, GroupError, groups_from_table
-from actors.queue.group_log import read_groups
+from actors.group import GROUP_SCHEMA, Group, GroupError
+from actors.queue.group_log import read_groups, write_groups
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 
 
@@ -64,9 +64,8 @@ def test_round_trip_through_arrow_and_pickle(lengths, graded):
 
 def test_round_trip_through_parquet(tmp_path):
     groups = [make_group((2, 4), sequence=i) for i in range(3)]
-    table = pa.Table.from_batches([g.to_record_batch() for g in groups], GROUP_SCHEMA)
-    pq.write_table(table, tmp_path / "g.parquet")
-    read = groups_from_table(pq.read_table(tmp_path / "g.parquet"))
+    write_groups(tmp_path / "g.parquet", [g.to_record_batch() for g in groups])
+    read = [Group.from_record_batch(batch) for batch in read_groups(tmp_path / "g.parquet")]
     assert [g.sequence for g in read] == [0, 1, 2]
     assert_same(groups[1], read[1])
 
