@@ -259,6 +259,15 @@ class TaskSettings(Section):
         le=3600,
         description="Deadline in seconds for loading such code, with the models that it loads.",
     )
+    reward_batch: int = Field(
+        64, ge=1, le=4096, description="Most answers in one request to an HTTP service (task.reward: https://...)."
+    )
+    reward_token_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the environment variable that holds the bearer token of the HTTP service; null: no token. "
+        "The token itself is neither logged nor recorded.",
+    )
     template: Literal["plain", "chat"] = Field(
         "plain",
         description="How a prompt becomes tokens: plain gives the ids of tokenizer(text), with the special "
@@ -405,6 +414,8 @@ class TaskSettings(Section):
                 f"task.reward = {self.reward}: name a function, path/to/file.py:name or package.module:name, or give "
                 "an address, https://..."
             )
+        if self.reward_token_variable is not None and not (self.reward and is_address(self.reward)):
+            raise ValueError("task.reward_token_variable goes with an HTTP service (task.reward: https://...)")
         if self.reward is not None and self.format_bonus:
             raise ValueError(
                 f"task.format_bonus = {self.format_bonus:g} is of the task's own verifier, which task.reward replaces; "

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from verifiers.rewards.process import CallLost, LoadError, UserProcess
 from verifiers.rewards.program import Job
 from verifiers.rewards.results import from_json
-from verifiers.settings import TaskSettings
+from verifiers.settings import TaskSettings, is_address
 from verifiers.task import Prompt, Task
 from verifiers.user_code import loaded_plugins, shortened
 from verifiers.verdict import Status, Verdict
@@ -144,5 +144,9 @@ KEYS = {"reward": "task.reward", "task": "task.name", "scorer": "task.scorer.kin
 
 def grades_of(kind: str, settings: TaskSettings) -> Grades:
     """The grader of a reward, a task or a scorer of the user; nothing is started yet."""
+    if kind == "reward" and settings.reward is not None and is_address(settings.reward):
+        from verifiers.rewards.http import HttpGrades
+
+        return HttpGrades(settings)
     job = Job(kind, settings, tuple(loaded_plugins), settings.reward_timeout_s)
     return UserGrades(job, KEYS[kind], settings.reward_load_s)
