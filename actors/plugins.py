@@ -60,8 +60,8 @@ def _problem(plugin: str, before: Mapping[str, Mapping[str, Any]], imported: boo
     if added or imported:
         return ""
     return (
-        f"{plugin} registers nothing; decorate what it adds with @subset_strategy, @estimator, @register_task or "
-        "@register_scorer, or leave it out of plugins (docs/bring-your-own.md)"
+        f"{plugin} registers nothing; decorate what it adds with @bonrl.strategy, @bonrl.estimator, @bonrl.task or "
+        "@bonrl.scorer, or leave it out of plugins (docs/bring-your-own.md)"
     )
 
 

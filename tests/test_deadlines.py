@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("actors", "cluster", "learner", "verifiers")
+PACKAGES = ("actors", "bonrl", "cluster", "learner", "verifiers")
 MARK = "# deadline:"
 
 WHOLE = {"ray.get", "ray.wait", "asyncio.wait"}  # functions that take a timeout by keyword

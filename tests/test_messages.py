@@ -14,7 +14,7 @@ from cluster.config import RunConfig, section_of
 from cluster.config.reference import models_in
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("actors", "cluster", "learner", "verifiers")
+PACKAGES = ("actors", "bonrl", "cluster", "learner", "verifiers")
 SECTIONS = tuple(RunConfig.model_fields)
 # A dot and a lower-case word after a section's name; not part of a path, a longer word or an address.
 KEY = re.compile(rf"(?<![\w./@-])({'|'.join(SECTIONS)})((?:\.[a-z][a-z0-9_]*)+)(?![\w(/])")

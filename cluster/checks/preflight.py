@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cluster.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-OUR_PACKAGES = ("actors", "cluster", "learner", "verifiers")
+OUR_PACKAGES = ("actors", "bonrl", "cluster", "learner", "verifiers")
 # Their registry wheels are CUDA builds; next to a CPU torch, importing transformers dies in torchvision::nms.
 CUDA_ONLY_WHEELS = ("torchvision", "torchaudio", "torchcodec")
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)  # as in setup.cfg and requirements/install.sh

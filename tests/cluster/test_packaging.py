@@ -173,6 +173,7 @@ def test_import_direction(repository: Path) -> None:
         "verifiers": {"ray", "actors", "cluster", "learner", "vllm"},
         "actors": {"cluster", "typer", "wandb"},
     }
+    forbidden = {package: names | {"bonrl"} for package, names in forbidden.items()} | {"cluster": {"bonrl"}}
     for package, names in forbidden.items():
         pattern = re.compile(rf"^\s*(?:from|import) ({'|'.join(names)})\b", re.MULTILINE)
         for file in (repository / package).rglob("*.py"):

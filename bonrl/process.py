@@ -1,0 +1,27 @@
+"""The process in which `bonrl.train` and `bonrl.evaluate` run a command. It stops when its parent is gone.
+
+The command has a process of its own, so that it works beside a running event loop (a notebook), receives signals, and
+leaves nothing behind in the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+
+def _stop_with_parent() -> None:
+    """When the parent's end of standard input is closed, ask the run to stop: it saves a checkpoint."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
+    from cluster.cli import main
+
+    sys.argv[0] = "bonrl"
+    main()

@@ -1,0 +1,80 @@
+"""The public API: cheap to import, the same functions as the command line, and errors that can be caught."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bonrl
+from bonrl import runs
+from cluster.config import load_config
+from verifiers.user_code import load
+
+
+def test_every_public_name_is_there_and_typed(repository: Path) -> None:
+    assert set(bonrl.__all__) == {*bonrl._HOMES, "__version__"}
+    for name in bonrl.__all__:
+        assert getattr(bonrl, name) is not None
+    tree = ast.parse((repository / "bonrl" / "__init__.py").read_text(encoding="utf-8"))
+    typed = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+             not in ("__future__", "typing") for alias in node.names}  # fmt: skip
+    assert set(bonrl._HOMES) <= typed, "type checkers see each name"
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        bonrl.trian  # noqa: B018
+
+
+def test_importing_it_is_cheap(repository: Path) -> None:
+    heavy = "{'torch', 'ray', 'vllm', 'numpy', 'pydantic', 'transformers', 'pandas'}"
+    code = f"import sys, bonrl; assert not {heavy} & set(sys.modules); bonrl.Prompt; bonrl.advantages; bonrl.train; " \
+        "assert not {'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, timeout=120)
+
+
+def test_objectives_in_a_line() -> None:
+    assert bonrl.strategy_value([1, 0, 0, 0], strategy="pass_at_k", k=2) == pytest.approx(0.5)
+    advantages = bonrl.advantages([1.0, 0.0, 0.0, 0.0], strategy="pass_at_k", k=2, estimator="loo")
+    assert advantages[0] > 0 > advantages[1]
+
+
+def test_overrides_are_those_of_the_command_line(tmp_path: Path) -> None:
+    keys = runs._flat({"objective": {"k": 3, "strategy": "max_at_k"}, "rollout.n": 6, "task.reward_weights": {}})
+    assert list(keys) == ["objective.k", "objective.strategy", "rollout.n", "task.reward_weights"]
+    with runs._config_file({"run": {"directory": tmp_path}, "rollout": {"n": 4}}) as (_, file):
+        config = load_config(file, runs._overrides(keys))
+    assert (config.objective.k, config.rollout.n, config.run.directory) == (3, 6, str(tmp_path))
+
+
+def test_a_function_of_a_module_travels_by_reference(tmp_path: Path) -> None:
+    (tmp_path / "shipped_rewards.py").write_text("def score(response):\n    return 1.0\n")
+    score = load(f"{tmp_path}/shipped_rewards.py:score")
+    assert runs._reference(score, tmp_path) == f"{tmp_path}/shipped_rewards.py:score"
+
+
+def test_other_functions_travel_by_value(tmp_path: Path) -> None:
+    bonus = 2.0
+    reference = runs._reference(lambda response: len(response) + bonus, tmp_path)
+    assert reference.startswith(str(tmp_path / "rewards")) and reference.endswith(".pkl:reward")
+    assert load(reference)("abc") == 5.0
+    with pytest.raises(bonrl.UsageError, match="cannot be pickled"):
+        runs._reference(lambda response, lock=sys.stdout: lock, tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_refused_raises_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(bonrl.UsageError, match=r"objective\.k = 99 is above rollout\.n = 4.*lower objective\.k"):
+        bonrl.train({"rollout": {"n": 4}, "run": {"directory": str(tmp_path)}}, **{"objective.k": 99})
+    assert "objective.k = 99" in capsys.readouterr().out
+    with pytest.raises(bonrl.UsageError, match="cannot read the configuration"):
+        bonrl.train(tmp_path / "missing.yaml", quiet=True)
+
+
+def test_a_run_is_not_started_while_user_code_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "script_without_guard.py").write_text(
+        "import bonrl\nbonrl.train(quiet=True)\ndef score(response): ...\n"
+    )
+    with pytest.raises(ValueError, match="if __name__ == '__main__'"):
+        load(f"{tmp_path}/script_without_guard.py:score")
