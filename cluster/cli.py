@@ -19,6 +19,7 @@ from cluster.commands.evaluate import evaluate
 from cluster.commands.export import export
 from cluster.commands.grade import grade
 from cluster.commands.printing import version_text
+from cluster.commands.report import report
 from cluster.commands.samples import samples
 from cluster.commands.sft import sft
 from cluster.commands.submit import submit
@@ -63,6 +64,7 @@ def bonrl(
       bonrl train                                       train the shipped model on two CPU cores
       bonrl train --config FILE --dry-run               check a configuration; start nothing
       bonrl eval --checkpoint runs/NAME                 pass@k and other curves of what was trained
+      bonrl report runs/NAME --open                     one page: result, curves, answers, time
       bonrl samples runs/NAME                           what the model answered
       bonrl compare runs/NAME runs/OTHER                paired differences with intervals
 
@@ -85,6 +87,7 @@ def config_reference() -> None:
 app.command(short_help="Train a model for Best-of-N.")(train)
 app.command("eval", short_help="Measure a model on held-out prompts.")(evaluate)
 app.command(short_help="Compare runs, with intervals.")(compare)
+app.command(short_help="Write a page about a run: result, curves, answers.")(report)
 app.command(short_help="Show what the model answered.")(samples)
 app.command(short_help="Imitate expert solutions of the task.")(sft)
 app.command("train-verifier", short_help="Train a verifier that scores answers.")(train_verifier)

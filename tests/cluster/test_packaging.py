@@ -206,6 +206,7 @@ LAYERS = (
     "checks",
     "evaluation",
     "results",
+    "report",
     "telemetry",
     "run",
     "commands",
