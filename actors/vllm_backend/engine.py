@@ -262,7 +262,9 @@ def _spread(seed: int) -> int:
 def _model_directory(model_path: str) -> Path:
     directory = Path(model_path)
     if not directory.is_dir():
-        raise EngineError(f"the model directory {model_path} does not exist: set model.path to a local directory")
+        raise EngineError(
+            f"the model directory {model_path} does not exist on this node: every node must see model.path"
+        )
     if not (directory / "config.json").is_file():
         raise EngineError(f"{model_path} has no config.json: set model.path to a Hugging Face model directory")
     return directory

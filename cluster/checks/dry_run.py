@@ -26,6 +26,7 @@ from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.preflight import local_gpus
 from cluster.config import RunConfig
+from cluster.config.hub_ids import hub_id
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
 
@@ -265,7 +266,7 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
     Raises:
         UsageError: the directory is there but is no model; or is missing and `must_exist`.
     """
-    if must_exist or os.path.exists(config.model.path):
+    if (must_exist and not hub_id(config.model.path)) or os.path.exists(config.model.path):
         return read_model(config.model.path), None
     hint = config.model.parameters_billions
     estimate = (
@@ -273,6 +274,11 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
         if hint
         else ("no memory estimate: set model.parameters_billions for one")
     )
+    if hub_id(config.model.path):
+        return None, (
+            f"model.path = {config.model.path} is not in the Hugging Face cache of this machine: a start fetches it "
+            f"from the hub; {estimate}, and lengths, architecture and prompts' tokens were not checked"
+        )
     return None, (
         f"model.path = {config.model.path} is not on this machine: a run here would be refused; {estimate}, "
         "and lengths and architecture were not checked"

@@ -16,7 +16,7 @@ from cluster.checks.model_support import text_settings
 from cluster.checks.weight_files import ADAPTER, first_not_finite, read_tensors, weight_problems
 from cluster.errors import UsageError
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SNAPSHOT = re.compile(r"/models--(.+?)--(.+)/snapshots/(\w+)$")
 _QUANTISED = ("quantization_config", "compression_config")
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
@@ -81,13 +81,14 @@ def read_model(path: str | Path) -> ModelFacts:
 
 
 def _no_directory(path: Path) -> str:
-    remedy = "set it to a local Hugging Face model directory (nothing is downloaded)"
+    remedy = "set it to a local Hugging Face model directory, or to OWNER/NAME on the Hugging Face Hub"
     if path.exists():
         return f"that is a file; {remedy}"
-    if _HUB_ID.fullmatch(str(path)):
+    if cached := _SNAPSHOT.search(str(path)):
+        owner, name, revision = cached.groups()
         return (
-            "there is no such directory; if that is a model's name on the Hugging Face Hub, download it (`hf download "
-            f"{path} --local-dir models/{path.name}`) and set model.path to that directory"
+            "the model is no longer in the Hugging Face cache; fetch it again (`hf download "
+            f"{owner}/{name} --revision {revision}`)"
         )
     return f"there is no such directory; {remedy}"
 

@@ -24,7 +24,7 @@ def evaluate(
             "--checkpoint",
             metavar="DIR",
             help="A run directory (its newest checkpoint), one of its "
-            "checkpoints, or any Hugging Face model directory.",
+            "checkpoints, any Hugging Face model directory, or OWNER/NAME on the hub.",
         ),
     ],
     overrides: Overrides = None,

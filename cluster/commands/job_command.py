@@ -89,7 +89,7 @@ def _earlier(option: str, run: Path, overrides: Sequence[str], *, dry_run: bool)
         _absolute(option, str(run))
     else:
         files = {f"{option} {run}": str(run / "config.yaml"), f"groups of {run}": str(run / "groups")}
-        earlier = _on_cluster(load_earlier(option, run, overrides))
+        earlier = _on_cluster(load_earlier(option, run, overrides, fetch=False))
         _absolute("run.directory", earlier.run.directory)
     words = ["train", option, str(run), *overrides, _ON_CLUSTER, *(["--dry-run"] if dry_run else [])]
     return Job(_python(*words), None, files)

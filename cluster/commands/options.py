@@ -41,22 +41,30 @@ DryRun = Annotated[
 ]
 
 
-def load(path: Path, overrides: Sequence[str] | None) -> RunConfig:
-    """The configuration in `path` with overrides.
+def load(path: Path, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
+    """The configuration in `path` with overrides, and the local directory of a model that is named by its hub id.
+
+    Args:
+        path: of the YAML file.
+        overrides: `SECTION.KEY=VALUE`.
+        fetch: whether the model is downloaded if it is not in the cache.
 
     Raises:
-        UsageError: it is not valid (one line for each problem).
+        UsageError: it is not valid (one line for each problem), or the model cannot be fetched.
     """
     from cluster.config import load_config
+    from cluster.records.hub_models import with_local_model
 
-    return load_config(path, overrides or [])
+    return with_local_model(
+        load_config(path, overrides or []), fetch=fetch, say=lambda line: typer.echo(line, err=True)
+    )
 
 
-def load_earlier(option: str, run: Path, overrides: Sequence[str] | None) -> RunConfig:
+def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
     """The configuration of an earlier run, which `option` names, with overrides."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
-    return load(run / "config.yaml", overrides)
+    return load(run / "config.yaml", overrides, fetch=fetch)
 
 
 def check_start(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True) -> None:

@@ -69,7 +69,7 @@ def sft(
     _refuse_idle_overrides(overrides, objective)
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
-    resolved = load(config, overrides)
+    resolved = load(config, overrides, fetch=not new)
     if not new:
         check_start(resolved, new_run=False)
     imitate(

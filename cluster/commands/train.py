@@ -79,11 +79,11 @@ def train(
         option = "--resume" if resume else "--replay"
         raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")
     if resume:
-        resolved = load_earlier("--resume", resume, overrides)
+        resolved = load_earlier("--resume", resume, overrides, fetch=not dry_run)
     elif replay:
-        resolved = load_earlier("--replay", replay, ["run.name=null", *(overrides or [])])
+        resolved = load_earlier("--replay", replay, ["run.name=null", *(overrides or [])], fetch=not dry_run)
     else:
-        resolved = load(config or DEFAULT_CONFIG, overrides)
+        resolved = load(config or DEFAULT_CONFIG, overrides, fetch=not dry_run)
     from cluster.checks.earlier import earlier_problems
 
     checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only, dry_run=dry_run)

@@ -10,6 +10,8 @@ import typer
 
 from cluster.commands.options import DEFAULT_CONFIG, Config, Overrides, Rate, load
 from cluster.commands.printing import print_verifier
+from cluster.config.hub_ids import hub_id
+from cluster.records.hub_models import local_directory
 
 
 def train_verifier(
@@ -49,7 +51,7 @@ def train_verifier(
     The report is on prompts held out by a hash of their ids. For Best-of-N only the AUC within prompts matters: the
     overall AUC also rewards telling easy prompts from hard ones, which does not help to select an answer.
     """
-    resolved = load(config, overrides)
+    resolved = load(config, overrides, fetch=backbone is None)
     from cluster.commands.verifier_training import train as train_classifier
     from verifiers.learned.training import TrainingSettings
 
@@ -65,6 +67,8 @@ def train_verifier(
         seed=resolved.run.seed,
     )
     source = backbone or Path(resolved.model.path)
+    if model := hub_id(str(source)):
+        source = local_directory(model, "--backbone")
     trained, selection = train_classifier(resolved, samples, source, settings, output, report=typer.echo)
     print_verifier(trained, selection)
     typer.echo(f"wrote {output}")

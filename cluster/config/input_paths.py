@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 
 from cluster.config import RunConfig
+from cluster.config.hub_ids import hub_id
 from verifiers.settings import is_code
 from verifiers.user_code import Reference, parse
 
@@ -23,6 +24,8 @@ HUB = "hf://"  # fetched where it is read, so that it need not travel
 def input_paths(config: RunConfig) -> dict[str, str]:
     """Key -> path of everything that the configuration reads from a file system."""
     values = {key: attrgetter(key)(config) for key in INPUT_KEYS}
+    if hub_id(config.model.path):
+        del values["model.path"]
     return {key: value for key, value in values.items() if isinstance(value, str) and not value.startswith(HUB)}
 
 

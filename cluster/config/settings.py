@@ -40,7 +40,8 @@ class ModelSettings(Section):
     path: str = Field(
         "models/countdown-base",
         min_length=1,
-        description="Directory of a Hugging Face causal language model: config.json, safetensors, tokenizer.",
+        description="Hugging Face causal language model: a directory with config.json, safetensors and tokenizer, or "
+        "OWNER/NAME[@REVISION] on the hub, which is fetched into the local cache when the run starts.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import typer
 
+from cluster.config.hub_ids import hub_id
 from cluster.errors import UsageError
+from cluster.records.hub_models import local_directory
 
 
 def resolve_model(path: Path) -> Path:
-    """The Hugging Face directory behind a run directory, a checkpoint directory or a model directory.
+    """The Hugging Face directory behind a run directory, a checkpoint directory, a model directory or a hub id.
 
     Raises:
         UsageError: there is none.
     """
     if (path / "config.json").is_file():
         return path
+    if model := hub_id(str(path)):
+        return local_directory(model, "--checkpoint")
     if (path / "huggingface" / "config.json").is_file():
         return path / "huggingface"
     if (path / "checkpoints").is_dir():

@@ -1,0 +1,115 @@
+"""Models of the Hugging Face Hub: their directory in the local cache, fetched when a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.config import RunConfig
+from cluster.config.hub_ids import HubId, hub_id
+from cluster.errors import UsageError
+
+# Weights in other formats than the safetensors that are read, often as large again.
+_OTHER_FORMATS = (
+    "*.bin",
+    "*.pth",
+    "*.pt",
+    "*.gguf",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "onnx/*",
+    "original/*",
+    "consolidated*",
+)
+
+
+def with_local_model(config: RunConfig, *, fetch: bool = True, say: Callable[[str], None] = print) -> RunConfig:
+    """The configuration with the local directory of the model where ``model.path`` names one of the hub.
+
+    Args:
+        config: resolved.
+        fetch: whether it is downloaded if it is not in the cache; else the configuration then stays as it is.
+        say: gets a line that says which directory it is, and what other nodes need.
+
+    Raises:
+        UsageError: it cannot be fetched (the message says how to download it elsewhere).
+    """
+    model = hub_id(config.model.path)
+    if model is None:
+        return config
+    cached = None if fetch else _cached(model)
+    if not fetch and cached is None:
+        return config
+    directory = cached or local_directory(model, "model.path")
+    say(f"model.path = {config.model.path}: {directory}")
+    if config.cluster.address not in (None, "local"):
+        say(
+            f"every node of the cluster must have {directory}: let HF_HOME be on storage that all nodes see, or run "
+            f"`hf download {model.name} --revision {directory.name}` on every node with the same HF_HOME"
+        )
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(directory)})})
+
+
+def local_directory(model: HubId, key: str) -> Path:
+    """The model's directory in the Hugging Face cache; fetched if it is not there.
+
+    Args:
+        model: of the hub.
+        key: the option or key that names it, for messages.
+
+    Raises:
+        UsageError: it cannot be fetched (the message says how to download it elsewhere).
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    place = f"{key} = {model.name}" + (f"@{model.revision}" if model.revision else "")
+    elsewhere = (
+        f"where there is a network, run `{model.download}`, copy that directory to a place that every node sees, and "
+        f"set {key} to it"
+    )
+    try:
+        return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=list(_OTHER_FORMATS)))
+    except GatedRepoError as error:
+        raise UsageError(
+            f"{place}: the hub gives this model only to users who accepted its terms; accept them at "
+            f"{constants.ENDPOINT}/{model.name} and set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UsageError(
+            f"{place}: the hub has no such revision of the model; name a branch, a tag or a commit"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"{place}: there is no such directory here, and no such model on the hub that you may read; correct the "
+            "path or the name, or set HF_TOKEN for a private model"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise UsageError(
+                f"{place}: there is no such directory here, it is not in the Hugging Face cache "
+                f"({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set, so it is not downloaded; {elsewhere}, or "
+                "unset HF_HUB_OFFLINE"
+            ) from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(
+            f"{place}: there is no such directory here, and the model cannot be fetched from the hub at "
+            f"{constants.ENDPOINT} ({reason}); {elsewhere}"
+        ) from error
+
+
+def _cached(model: HubId) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.name, revision=model.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
