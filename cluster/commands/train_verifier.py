@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, Config, Overrides, Rate, load
+from cluster.commands.options import DEFAULT_CONFIG, Overrides, Rate, load
 from cluster.commands.printing import print_verifier
 from cluster.config.hub_ids import hub_id
+from cluster.errors import UsageError
 from cluster.records.hub_models import local_directory
 
 
@@ -20,7 +21,8 @@ def train_verifier(
         typer.Option(
             "--samples",
             metavar="PATH",
-            help="Labelled answers: a JSON Lines file, or groups as Parquet (file or directory); may be repeated.",
+            help="Labelled answers: a run directory, what `bonrl eval --output` wrote, a Parquet file of groups, or a "
+            "JSON Lines file; may be repeated.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Verifier directory to write.")],
@@ -28,7 +30,23 @@ def train_verifier(
     backbone: Annotated[
         Path | None, typer.Option("--backbone", metavar="DIR", help="Hugging Face model to start from [model.path].")
     ] = None,
-    config: Config = DEFAULT_CONFIG,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="train|validation|test",
+            help="Only answers to prompts of this split of the task, so that the others stay unseen [all].",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="YAML",
+            help=f"Configuration [that of the run or evaluation which wrote the samples, or {DEFAULT_CONFIG}].",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples; the best one is kept.")] = 4,
     learning_rate: Rate = 3e-4,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens per optimiser step.")] = 8192,
@@ -46,13 +64,19 @@ def train_verifier(
     Examples
       bonrl eval --checkpoint models/countdown-base -o samples evaluation.split=train evaluation.prompts=2048 --n 16
       bonrl train-verifier --samples samples --output my-verifier
+      bonrl train-verifier --samples runs/NAME --split train --output my-verifier
       bonrl train task.scorer.kind=learned task.scorer.path=my-verifier objective.strategy=best_of_k
 
     The report is on prompts held out by a hash of their ids. For Best-of-N only the AUC within prompts matters: the
     overall AUC also rewards telling easy prompts from hard ones, which does not help to select an answer.
     """
-    resolved = load(config, overrides, fetch=backbone is None)
+    from cluster.commands.verifier_samples import recorded_config
     from cluster.commands.verifier_training import train as train_classifier
+
+    if split not in (None, "train", "validation", "test"):
+        raise UsageError(f"--split {split}: choose train, validation or test")
+    recorded = recorded_config(samples, overrides or []) if config is None else None
+    resolved = recorded or load(config or DEFAULT_CONFIG, overrides, fetch=backbone is None)
     from verifiers.learned.training import TrainingSettings
 
     settings = TrainingSettings(
@@ -69,6 +93,6 @@ def train_verifier(
     source = backbone or Path(resolved.model.path)
     if model := hub_id(str(source)):
         source = local_directory(model, "--backbone")
-    trained, selection = train_classifier(resolved, samples, source, settings, output, report=typer.echo)
+    trained, selection = train_classifier(resolved, samples, source, settings, output, split=split, report=typer.echo)
     print_verifier(trained, selection)
     typer.echo(f"wrote {output}")

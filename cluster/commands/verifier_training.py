@@ -1,13 +1,13 @@
 """Train a classifier on labelled answers and measure what it is worth for selection.
 
-The answers come from JSON Lines, or from the groups that `bonrl eval --output` and every run write as Parquet. What is
-reported is measured on prompts that neither training nor calibration has seen, Best-of-k with this verifier included.
+What is reported is measured on prompts that neither training nor calibration has seen, Best-of-k with this verifier
+included.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,11 @@ import numpy as np
 
 from cluster.checks.preflight import check_output
 from cluster.checks.weight_files import read_tensors
+from cluster.commands.verifier_samples import read_all
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from verifiers.learned.samples import Sample, read_jsonl, split_by_prompt
+from verifiers.learned.samples import Sample, split_by_prompt
 from verifiers.learned.training import Trained, TrainingSettings
-
-COLUMNS = ("prompt_id", "response_tokens", "verdict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +39,19 @@ def train(
     settings: TrainingSettings,
     output: Path,
     *,
+    split: str | None = None,
     report: Callable[[str], None],
 ) -> tuple[Trained, list[Selection]]:
     """Read samples, train on them, write the verifier to `output`, and measure it.
+
+    Args:
+        config: of the runs that wrote the samples.
+        sources: files or directories; see `read_samples`.
+        backbone: model directory to start from.
+        settings: of the training.
+        output: directory to write.
+        split: only prompts of this split of the configured task count; None: all.
+        report: gets lines for the user.
 
     Raises:
         UsageError: sources, backbone or output cannot be used (message names which, and the remedy).
@@ -50,7 +59,7 @@ def train(
     check_output("--output", output)
     _check_backbone(backbone)
     try:
-        samples = [sample for source in sources for sample in read_samples(source, config)]
+        samples = read_all(sources, config, split, report)
         parts = split_by_prompt(samples)
         counts = f"{len(parts.train):,} to learn from, {len(parts.calibration):,} to calibrate by, {len(parts.test):,}"
         report(f"{len(samples):,} labelled answers; different ones: {counts} to report on")
@@ -69,68 +78,6 @@ def _check_backbone(backbone: Path) -> None:
             read_tensors(backbone)
         except UsageError as error:
             raise UsageError(str(error).replace("model.path", "--backbone (or model.path)")) from error
-
-
-def read_samples(source: Path, config: RunConfig) -> list[Sample]:
-    """Labelled answers of a JSON Lines file, a Parquet file of groups, or a directory that holds such files.
-
-    Raises:
-        ValueError: There are none, or they do not belong to the configured task and model.
-    """
-    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    if not files:
-        raise ValueError(f"--samples {source}: no Parquet files there; give what `bonrl eval --output` wrote")
-    if files[0].suffix != ".parquet":
-        try:
-            return read_jsonl(source)
-        except ValueError as error:
-            raise ValueError(f"--samples {error}") from error
-    texts = _prompt_texts(config)
-    samples = [sample for file in files for sample in _group_samples(file, texts, config.model.path)]
-    if not samples:
-        raise ValueError(f"--samples {source}: no graded answers there; give what `bonrl eval --output` wrote")
-    return samples
-
-
-def _prompt_texts(config: RunConfig) -> dict[str, str]:
-    """Prompts of every split of the task by id."""
-    from verifiers.task import SPLITS
-    from verifiers.tasks.registry import make_task
-
-    task = make_task(config.task)
-    texts: dict[str, str] = {}
-    for split in SPLITS:
-        try:
-            texts |= {prompt.id: prompt.text for prompt in task.prompts(split)}
-        except ValueError:
-            if split == "test":  # some tasks have no other split; every one has this
-                raise
-    return texts
-
-
-def _group_samples(file: Path, texts: dict[str, str], model: str) -> Iterator[Sample]:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    from cluster.checks.prompts import load_tokenizer
-    from verifiers.text.stop_tokens import decode_responses, frame_tokens
-
-    tokenizer = load_tokenizer(str(model))
-    frame = frame_tokens(tokenizer, model)
-    try:
-        rows = parquet.read_table(file, columns=list(COLUMNS)).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"--samples {file}: cannot be read as groups: {error}") from error
-    for row in rows:
-        if row["prompt_id"] not in texts:
-            raise ValueError(
-                f"--samples {file}: the prompt {row['prompt_id']!r} is none of task.name = the configured task; give "
-                "the configuration of the run that wrote the file (--config RUN_DIR/config.yaml)"
-            )
-        responses = decode_responses(tokenizer, row["response_tokens"], frame)
-        for response, verdict in zip(responses, row["verdict"] or [], strict=bool(row["verdict"])):
-            if verdict != "verifier_error":
-                yield Sample(row["prompt_id"], texts[row["prompt_id"]], response, verdict == "correct")
 
 
 def selection(trained: Trained, samples: Sequence[Sample]) -> list[Selection]:

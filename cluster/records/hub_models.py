@@ -29,7 +29,8 @@ def with_local_model(config: RunConfig, *, fetch: bool = True, say: Callable[[st
 
     Args:
         config: resolved.
-        fetch: whether it is downloaded if it is not in the cache; else the configuration then stays as it is.
+        fetch: whether it is downloaded if it is not in the cache; else the configuration then stays as it is, unless
+            downloads are switched off here (HF_HUB_OFFLINE).
         say: gets a line that says which directory it is, and what other nodes need.
 
     Raises:
@@ -39,7 +40,7 @@ def with_local_model(config: RunConfig, *, fetch: bool = True, say: Callable[[st
     if model is None:
         return config
     cached = None if fetch else _cached(model)
-    if not fetch and cached is None:
+    if not fetch and cached is None and not _refused_here(config):
         return config
     directory = cached or local_directory(model, "model.path")
     say(f"model.path = {config.model.path}: {directory}")
@@ -103,6 +104,14 @@ def local_directory(model: HubId, key: str) -> Path:
             f"{place}: there is no such directory here, and the model cannot be fetched from the hub at "
             f"{constants.ENDPOINT} ({reason}); {elsewhere}"
         ) from error
+
+
+def _refused_here(config: RunConfig) -> bool:
+    """Whether a start on this machine could not fetch a model, and this is the machine that would."""
+    from huggingface_hub import constants
+
+    here = config.cluster.address in (None, "local") and config.model.parameters_billions is None
+    return here and bool(constants.HF_HUB_OFFLINE)
 
 
 def _cached(model: HubId) -> Path | None:

@@ -76,6 +76,10 @@ def test_an_id_is_no_file_that_travels_with_a_job() -> None:
 
 def test_a_dry_run_fetches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE is set"):  # as a start
+        with_local_model(config("owner/name"), fetch=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     found = with_local_model(config("owner/name"), fetch=False)
     assert found.model.path == "owner/name"
     facts, warning = load_model_facts(found, must_exist=True)
