@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -60,17 +60,28 @@ def objective_change(source: Source) -> dict[str, Any] | None:
 def curves(source: Source) -> list[dict[str, Any]]:
     """Curves over k of the chosen evaluations: those that the run logged, and others that its groups allow."""
     rows, found = chosen(source), []
-    for strategy, title in CURVES.items():
+    for metric, strategy in _curve_names(rows.values()).items():
         lines: list[dict[str, Any]] = []
         for name, row in rows.items():
-            points = _logged(row, STRATEGIES[strategy].metric) or _computed(source, row, strategy)
+            points = _logged(row, metric) or _computed(source, row, strategy)
             if points:
                 columns = {key: [p[key] for p in points] for key in ("k", "value", "low", "high")}
                 lines.append({"which": name, "step": int(row[EVALUATION_STEP])} | columns)
         if lines:
-            changes = {k: _change(source, value_name(strategy, k), _at(strategy, k)) for k in lines[-1]["k"]}
-            found.append({"title": title, "strategy": strategy, "lines": lines, "changes": changes})
+            changes: dict[int, Any] = {}
+            if strategy in STRATEGIES:
+                changes = {k: _change(source, value_name(strategy, k), _at(strategy, k)) for k in lines[-1]["k"]}
+            title = CURVES.get(strategy, f"{metric}@k")
+            found.append({"title": title, "strategy": metric, "lines": lines, "changes": changes})
     return found
+
+
+def _curve_names(rows: Iterable[Row]) -> dict[str, str]:
+    """Strategies by the name of their metric: the usual ones first, then what else was logged (a user's own)."""
+    names = {STRATEGIES[strategy].metric: strategy for strategy in CURVES}
+    known = {found.metric: name for name, found in STRATEGIES.items()}
+    logged = sorted({m[1] for row in rows for key in row if (m := re.fullmatch(r"eval/(\w+)@\d+", key))})
+    return names | {metric: known.get(metric, metric) for metric in logged if metric not in names}
 
 
 def _ks(row: Row, metric: str) -> list[int]:

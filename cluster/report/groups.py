@@ -102,6 +102,7 @@ def _sample(sample: SampleRecord) -> dict[str, Any]:
         "text": _cut(sample.response, MOST_RESPONSE),
         "verdict": sample.verdict,
         "reward": number(sample.reward),
+        "parts": {name: number(value) for name, value in sample.parts.items()},
         "score": number(sample.score),
         "answer": _cut(sample.answer, MOST_DETAIL),
         "detail": _cut(sample.detail, MOST_DETAIL),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cluster.report.evaluations import chosen, deployed_metric, objective_change, point
-from cluster.report.series import column
+from cluster.report.series import column, duration
 from cluster.report.source import Source
 
 _TASKS = {
@@ -61,15 +61,6 @@ def status(source: Source) -> dict[str, str]:
     return {"name": "stopped", "kind": "stopped", "text": f"{done:,} of {planned:,} steps; it can be resumed"}
 
 
-def duration(seconds: float) -> str:
-    """`9 min 53 s`."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours:,} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
-
-
 def _task(source: Source) -> str:
     name = str(source.value("task.name", "the task"))
     if name == "jsonl":
@@ -90,7 +81,10 @@ def _scale(points: list[dict[str, Any]]) -> dict[str, float] | None:
     low, high = min(ends), max(ends)
     margin = max((high - low) * 0.15, 1e-3)
     step = 10 ** np.floor(np.log10(high - low + 2 * margin)) / 2
-    return {"low": float(np.floor((low - margin) / step) * step), "high": float(np.ceil((high + margin) / step) * step)}
+    first, last = float(np.floor((low - margin) / step) * step), float(np.ceil((high + margin) / step) * step)
+    if 0.0 <= low and high <= 1.0:  # shares
+        first, last = max(first, 0.0), min(last, 1.0)
+    return {"low": first, "high": last}
 
 
 def _training(source: Source) -> dict[str, Any] | None:

@@ -76,11 +76,24 @@ def number(value: float | None) -> float | int | None:
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
 
 
+def duration(seconds: float | np.floating) -> str:
+    """`9 min 53 s`, `0.29 s`, `4.8 ms`."""
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours:,} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.2g} s" if seconds < 10 else f"{rest} s"
+
+
 def smoothed(values: np.ndarray, window: int) -> dict[str, Any]:
     """A noisy line as the page draws it: its points, the running mean and the mean's interval."""
     line: dict[str, Any] = {"y": plain(thin(values))}
     if window > 1:
         mean, low, high = running_mean(values, window)
+        if np.nanmin(values, initial=0.0) >= 0.0:
+            low = np.maximum(low, 0.0)  # seconds, tokens and shares are never below 0
         line |= {"mean": plain(thin(mean)), "low": plain(thin(low)), "high": plain(thin(high))}
     return line
 

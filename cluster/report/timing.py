@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cluster.report.series import column, number, spread
+from cluster.report.series import column, duration, number, spread
 from cluster.report.source import Source
 
 PARTS = ("waiting", "learning", "sync", "other", "evaluation", "around")
@@ -84,7 +84,7 @@ def group_time(source: Source) -> dict[str, Any] | None:
         grading += [sum(seconds) for seconds in table["verify_seconds"].to_pylist() if seconds]
     if not sampling or not grading:
         return None
-    return {"sampling": float(np.mean(sampling)), "grading": float(np.mean(grading)), "groups": len(sampling)}
+    return {"sampling": duration(np.mean(sampling)), "grading": duration(np.mean(grading)), "groups": len(sampling)}
 
 
 def _verdict(sampling: float, learning: float, staleness: int) -> str:

@@ -47,6 +47,7 @@ const groups = (() => {
     add("", verdictName(sample));
     if (sample.answer && sample.answer.trim() !== (sample.text || "").trim()) add("answer", sample.answer);
     if (sample.reward !== null) add("reward", String(sample.reward));
+    for (const [name, value] of Object.entries(sample.parts)) add(name, value === null ? "–" : String(value));
     if (sample.score !== null && sample.score !== sample.reward) add("score", String(sample.score));
     if (sample.advantage === 0) add("advantage", "0"); else if (sample.advantage !== null) add("advantage", signed(sample.advantage), advantage(sample.advantage, largest));
     add("", `${sample.tokens} tokens`);

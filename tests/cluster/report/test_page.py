@@ -8,17 +8,21 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actors.queue.group_log import groups_file
 from cluster.cli import main
 from cluster.report import groups as browser_of_groups
 from cluster.report.page import build, render
+from cluster.report.series import duration, running_mean
 from cluster.results import ResultsError
 from tests.cluster.report.recorded_runs import FORMULA, HOSTILE, make_run
+from tests.cluster.results.recorded import N, group, write
 
 MIXTURE = {"weight": 0.7, "mixture": [{"strategy": "mean", "k": 1, "weight": 0.3}]}
 
@@ -105,10 +109,10 @@ def test_groups_have_samples_with_advantages(run: Path) -> None:
 
 
 def test_evaluations_show_the_same_prompts(run: Path) -> None:
-    held_out = [group for group in build(run, groups=18).data["groups"] if group["kind"] == "evaluation"]
+    held_out = [one for one in build(run, groups=18).data["groups"] if one["kind"] == "evaluation"]
     steps: dict[str, list[int]] = {}
-    for group in held_out:
-        steps.setdefault(group["prompt_id"], []).append(group["step"])
+    for one in held_out:
+        steps.setdefault(one["prompt_id"], []).append(one["step"])
     assert len(steps) == 3 and all(found == [0, 6, 12] for found in steps.values())
 
 
@@ -175,6 +179,25 @@ def test_the_configuration_of_another_release_is_shown(tmp_path: Path) -> None:
     assert "future.key" in text and "no such key in this release" in text
 
 
+def test_curves_of_all_strategies_are_shown(tmp_path: Path) -> None:
+    """Also those of a plugin that this process did not load."""
+    path = make_run(tmp_path, changes={"evaluation": {"strategies": ["pass_at_k", "weighted_vote"]}})
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"eval/own@2": 0.5} if "evaluation/step" in row else row for row in rows]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = build(path, groups=0)
+    assert [chart["title"] for chart in report.data["curves"]] == ["pass@k", "majority@k", "own@k", "vote@k"]
+    assert "what training changed" in render(report)
+
+
+def test_parts_of_a_reward_are_shown(tmp_path: Path) -> None:
+    path = make_run(tmp_path, steps=1, rates={})
+    file = path / "groups" / groups_file(1)
+    one = replace(group("p", [1, 0, 0, 0]), part_names=["correct", "short"], parts=np.array([[1, 0.5]] * N))
+    write(file, [one])
+    assert build(path, groups=2).data["groups"][0]["samples"][0]["parts"] == {"correct": 1, "short": 0.5}
+
+
 def test_changed_keys_are_marked(run: Path) -> None:
     rows = {row["key"]: row for row in build(run, groups=0).view["settings"]}
     assert (
@@ -182,6 +205,36 @@ def test_changed_keys_are_marked(run: Path) -> None:
     )
     assert not rows["objective.strategy"]["changed"]
     assert "U_k of the group" in rows["objective.estimator"]["about"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.00048, "0.48 ms"),
+        (0.29, "0.29 s"),
+        (4.2, "4.2 s"),
+        (59.4, "59 s"),
+        (593.4, "9 min 53 s"),
+        (7260, "2 h 01 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_running_means_have_intervals() -> None:
+    """Against a direct computation at every step; a step without a value stays a gap."""
+    values = np.random.default_rng(1).normal(100.0, 1.0, 40)
+    values[7] = np.nan
+    mean, low, high = running_mean(values, 5)
+    for i in (0, 3, 20, 39):
+        near = values[max(0, i - 2) : i + 3]
+        near = near[np.isfinite(near)]
+        half = 1.96 * near.std(ddof=1) / np.sqrt(len(near))
+        assert (mean[i], low[i], high[i]) == pytest.approx(
+            (near.mean(), near.mean() - half, near.mean() + half), rel=1e-4
+        )
+    assert np.isnan(mean[7]) and np.isnan(low[7])
 
 
 def test_time_shares_add_up_to_the_wall_time(run: Path) -> None:
