@@ -271,7 +271,7 @@ def _moment(
             values[metric, group.label] = _value({run.name: points[run.name][metric] for run in group.runs})
         for group in groups[1:]:
             changes[metric, group.label] = change(seeded[groups[0].label], seeded[group.label])
-    steps = {name: found for name, found in steps.items() if LAST not in found}
+    steps = {name: found for name, found in steps.items() if found and LAST not in found}
     count = len(_values(next(iter(points.values()))[metrics[0]]))
     return Moment(at, step, steps, count, values, changes)
 
