@@ -136,6 +136,32 @@ def sha256(reference: Reference) -> tuple[Path, str] | None:
         raise UserCodeError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def files_of(reference: Reference, *, packages: bool = False) -> tuple[Path, dict[Path, Path]] | None:
+    """The files that a reference needs, so that they can be copied elsewhere.
+
+    They are the file and the Python files beside it, or the whole package that it belongs to.
+
+    Args:
+        packages: Whether the packages beside it are included too.
+
+    Returns:
+        (the file, {path in the copy: source}); the first path is in the copy too. None for an installed module.
+    """
+    path = reference.path.resolve() if reference.is_file else _source_of_module(reference.source)
+    if path is None or (not reference.is_file and str(path).startswith(_INSTALLED)):
+        return None
+    if path.suffix != ".py":
+        return Path(path.name), {Path(path.name): path}
+    root, name = _package_of(path.parent if path.name == "__init__.py" else path)
+    if "." in name or path.name == "__init__.py":
+        found = (root / name.partition(".")[0]).rglob("*.py")
+    else:
+        found = path.parent.glob("*.py")
+        inner = [file.parent for file in path.parent.glob("*/__init__.py")] if packages else []
+        found = (file for source in (found, *(folder.rglob("*.py") for folder in inner)) for file in source)
+    return path.relative_to(root), {file.relative_to(root): file for file in sorted(found)}
+
+
 def place_of(thing: Any) -> str:
     """``my_rewards.py, line 12``: where a function or class is defined; empty if unknown."""
     thing = inspect.unwrap(getattr(thing, "func", thing))

@@ -19,6 +19,7 @@ from cluster.config.rules import binary_terms
 from cluster.errors import UsageError
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints, Latest
 from cluster.records.run_directory import check_unused
+from cluster.records.user_code import kept_overrides
 from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem
 from learner.schedule import sampling_mismatch
 
@@ -45,7 +46,7 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
         UsageError: it is in use, has no usable checkpoint, or its prompts have changed.
     """
     check_unused(run)
-    before = load_config(run / "config.yaml").rollout.prompts_per_step
+    before = load_config(run / "config.yaml", kept_overrides(run)).rollout.prompts_per_step
     if config.rollout.prompts_per_step != before:
         yield (
             f"rollout.prompts_per_step = {config.rollout.prompts_per_step}, but --resume {run} has {before}, by which "

@@ -71,10 +71,14 @@ def evaluate(
       bonrl eval --checkpoint runs/20261123-101500 --n 64 -t 0.7 -t 1.0
       bonrl eval --checkpoint models/countdown-base 'evaluation.strategies=[majority_at_k]' --output curves
     """
+    from cluster.records.user_code import kept_overrides
+
     extra = [] if n is None else [f"evaluation.n={n}"]
     model = resolve_model(checkpoint)
-    source = config or config_of_run(checkpoint) or DEFAULT_CONFIG
-    resolved = load(source, [f"model.path={model}", *(overrides or []), *extra, *NO_TRAINING])
+    own = None if config is not None else config_of_run(checkpoint)
+    kept = kept_overrides(own.parent) if own is not None else []
+    source = config or own or DEFAULT_CONFIG
+    resolved = load(source, [f"model.path={model}", *kept, *(overrides or []), *extra, *NO_TRAINING])
     temperatures = temperature or [resolved.evaluation.temperature]
     if any(not 0 < t <= 10 for t in temperatures):
         raise UsageError(f"--temperature {min(temperatures):g}: must be above 0 and at most 10")

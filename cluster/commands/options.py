@@ -64,7 +64,9 @@ def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fet
     """The configuration of an earlier run, which `option` names, with overrides."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
-    return load(run / "config.yaml", overrides, fetch=fetch)
+    from cluster.records.user_code import kept_overrides
+
+    return load(run / "config.yaml", [*kept_overrides(run), *(overrides or [])], fetch=fetch)
 
 
 def check_start(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True) -> None:

@@ -13,14 +13,16 @@ import zlib
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cluster.checks.preflight import OUR_PACKAGES, ROOT
 from cluster.config import RunConfig
-from cluster.config.input_paths import input_paths
+from cluster.config.input_paths import input_paths, user_code
 from cluster.errors import UsageError
 from cluster.records.run_directory import GIT_FILE, git_state
+from verifiers.user_code import files_of
 
 CONFIG_NAME = "job.yaml"
 _SHOWN = 5  # of the largest files, in the message about a package that is too large
@@ -32,7 +34,8 @@ _LEFT_OUT = (".git", ".gitignore", ".rayignore", "__pycache__")
 def stage(config: RunConfig | None, directory: Path, extra: Mapping[str, str] | None = None) -> int:
     """Fill `directory` with what the job needs; the size in bytes.
 
-    Relative paths of the configuration are copied; absolute ones must exist on the cluster.
+    Relative paths of the configuration are copied; absolute ones must exist on the cluster. User code is copied from
+    any place, with the Python files and packages beside it; data files that it reads are not.
 
     Args:
         config: of the job, written to CONFIG_NAME; None: the job reads one that is on the cluster.
@@ -46,12 +49,15 @@ def stage(config: RunConfig | None, directory: Path, extra: Mapping[str, str] | 
         files |= _below(ROOT / name, Path(name))
     for key, path in {**(input_paths(config) if config else {}), **(extra or {})}.items():
         files |= _relative(key, path)
+    code, moved = _user_code(config) if config is not None else ({}, {})
+    files |= code
     _check_size(files, upload_limit())
     for target, source in files.items():
         (directory / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, directory / target)
     if config is not None:
-        (directory / CONFIG_NAME).write_text(yaml.safe_dump(config.to_mapping(), sort_keys=False), encoding="utf-8")
+        tree = _with_references(config, moved)
+        (directory / CONFIG_NAME).write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     (directory / GIT_FILE).write_text(json.dumps(git_state()), encoding="utf-8")
     _write_entry_points(directory)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
@@ -73,6 +79,45 @@ def _below(source: Path, target: Path) -> dict[Path, Path]:
         for file in sorted(source.rglob("*"))
         if file.is_file() and file.suffix != ".pyc" and not set(_LEFT_OUT) & set(file.relative_to(source).parts)
     }
+
+
+def _user_code(config: RunConfig) -> tuple[dict[Path, Path], dict[str, str]]:
+    """Target -> source of all user code, and by key the reference that is right in the package where it changes.
+
+    Files in the working directory keep their place, so that code which names its neighbors by path still finds them.
+    """
+    files: dict[Path, Path] = {}
+    moved: dict[str, str] = {}
+    for number, (key, reference) in enumerate(user_code(config).items()):
+        found = files_of(reference, packages=True) if not reference.is_file or reference.path.is_file() else None
+        if found is None:
+            continue  # an installed module, or a file that is only on the cluster
+        file, sources = found
+        beginning = next(source for target, source in sources.items() if target == file).parents[len(file.parts) - 1]
+        here = Path.cwd().resolve()
+        if not reference.is_file:
+            folder = Path()
+        elif beginning.is_relative_to(here):
+            folder = beginning.relative_to(here)
+        else:
+            folder = Path("user_code") / str(number)
+        # The packages of bonrl itself travel already; a checkout may be the working directory.
+        files |= {folder / target: source for target, source in sources.items() if target.parts[0] not in OUR_PACKAGES}
+        if reference.is_file:
+            moved[key] = f"{folder / file}:{reference.name}" if reference.name else str(folder / file)
+    return files, moved
+
+
+def _with_references(config: RunConfig, moved: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration with other references to user code, by key."""
+    tree = config.to_mapping()
+    for key, reference in moved.items():
+        *sections, name = key.split(".")
+        place: Any = tree
+        for section in sections:
+            place = place[section]
+        place[int(name) if isinstance(place, list) else name] = reference
+    return tree
 
 
 def _relative(key: str, path: str) -> dict[Path, Path]:

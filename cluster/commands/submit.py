@@ -65,7 +65,8 @@ def submit(
 ) -> None:
     """Package what the job reads, run it on a Ray cluster, follow its log, return its exit status.
 
-    Relative paths of the configuration travel with the job; absolute ones must exist on the cluster.
+    Relative paths of the configuration travel with the job; absolute ones must exist on the cluster. User code
+    (task.reward, plugins, ...) travels from any place, with the Python files and packages beside it.
 
     \b
     Examples
@@ -89,5 +90,6 @@ def submit(
         resume=resume,
         replay=replay,
     )
-    variables = environment(env or [])
+    token = job.config.task.reward_token_variable if job.config is not None else None
+    variables = environment([*([token] if token else []), *(env or [])])
     raise typer.Exit(submit_job(job, address=address, variables=variables, echo=typer.echo))

@@ -152,7 +152,7 @@ class RunDirectory:
     def write_bytes(self, name: str, data: bytes) -> None:
         """As `write_text`, for any content."""
         with clear_errors(self.path):
-            (self.path / name).parent.mkdir(exist_ok=True)
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / name, data)
 
     def write_json(self, name: str, value: Any) -> None:

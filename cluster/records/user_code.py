@@ -15,9 +15,9 @@ from typing import Any
 from cluster.config import RunConfig
 from cluster.config.input_paths import user_code
 from cluster.records.run_directory import RunDirectory
-from verifiers.user_code import Reference, sha256
+from verifiers.user_code import Reference, files_of, parse, sha256
 
-FILE, FOLDER = "user_code.json", "user_code"
+FILE, FOLDER, PLUGINS = "user_code.json", "user_code", "plugins."
 
 
 def describe(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -35,13 +35,39 @@ def _entry(reference: Reference) -> dict[str, Any]:
 def keep_user_code(directory: RunDirectory, config: RunConfig) -> None:
     """Write the record. Copies of another content, from before a resume, stay."""
     entries = describe(config)
-    for entry in entries.values():
-        if entry["file"] is not None:
-            source = Path(entry["file"])
-            entry["copy"] = f"{FOLDER}/{source.stem}-{entry['sha256'][:12]}{source.suffix}"
-            directory.write_bytes(entry["copy"], source.read_bytes())
+    for key, reference in user_code(config).items():
+        found = files_of(reference)
+        if found is not None and entries[key]["file"] is not None:
+            file, sources = found
+            contents = {target: source.read_bytes() for target, source in sources.items()}
+            digest = hashlib.sha256(b"".join(contents[target] for target in sorted(contents))).hexdigest()
+            folder = f"{FOLDER}/{digest[:12]}"
+            for target, content in contents.items():
+                directory.write_bytes(f"{folder}/{target}", content)
+            entries[key]["copy"] = f"{folder}/{file}"
     if entries:
         directory.write_json(FILE, entries)
+
+
+def kept_overrides(run: Path) -> list[str]:
+    """Overrides that put the run's copies in place of files that are not here, as on another machine."""
+    file = run / FILE
+    recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    values = {key: _where_it_is(run, entry) for key, entry in recorded.items()}
+    moved = {key: value for key, value in values.items() if value != recorded[key]["reference"]}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in moved.items() if not key.startswith(PLUGINS)]
+    if any(key.startswith(PLUGINS) for key in moved):
+        plugins = [value for key, value in values.items() if key.startswith(PLUGINS)]
+        overrides.append(f"plugins={json.dumps(plugins)}")
+    return overrides
+
+
+def _where_it_is(run: Path, entry: dict[str, Any]) -> str:
+    reference = parse(entry["reference"], needs_name=":" in entry["reference"])
+    if not reference.is_file or reference.path.is_file() or not entry.get("copy"):
+        return str(entry["reference"])
+    copy = (run / entry["copy"]).resolve()
+    return f"{copy}:{reference.name}" if reference.name else str(copy)
 
 
 def changed_user_code(run: Path, config: RunConfig) -> list[str]:
@@ -52,7 +78,7 @@ def changed_user_code(run: Path, config: RunConfig) -> list[str]:
     before = json.loads(file.read_text(encoding="utf-8"))
     return [
         f"{key} = {now['reference']} has changed since the run used it: SHA-256 {before[key]['sha256'][:12]} then, "
-        f"{now['sha256'][:12]} now; the run's copy is {run / before[key]['copy']}"
+        f"{now['sha256'][:12]} now; the run's copy is {run / before[key].get('copy', FOLDER)}"
         for key, now in describe(config).items()
         if key in before and before[key]["sha256"] and now["sha256"] and before[key]["sha256"] != now["sha256"]
     ]

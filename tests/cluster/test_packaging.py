@@ -228,3 +228,53 @@ def test_no_folder_is_a_corridor(repository: Path) -> None:
                 entry for entry in folder.iterdir() if entry.name not in ("__pycache__", "__init__.py", "py.typed")
             ]
             assert len(entries) <= 22, f"{folder.relative_to(repository)} has {len(entries)} entries"
+
+
+def _write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+REWARD = "import my_helper\ndef score(response):\n    return my_helper.VALUE\n"
+
+
+def test_user_code_travels_with_the_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the working directory and from elsewhere; the staged references load in the staged directory alone."""
+    monkeypatch.chdir(_write(tmp_path / "here" / "model" / "config.json").parents[1])
+    _write(tmp_path / "here" / "sub" / "packed_reward.py", REWARD)
+    _write(tmp_path / "here" / "sub" / "my_helper.py", "VALUE = 1.0\n")
+    _write(tmp_path / "here" / "sub" / "data.bin", "x")
+    _write(tmp_path / "away" / "packed_task.py", "from inner.part import prompts\nclass MyTask:\n"
+           "    prompts = prompts\n    def verify(self, prompt, response):\n        return True\n")  # fmt: skip
+    _write(tmp_path / "away" / "inner" / "__init__.py")
+    _write(tmp_path / "away" / "inner" / "part.py", "def prompts(self, split):\n    return []\n")
+    task = {"reward": "sub/packed_reward.py:score", "name": str(tmp_path / "away" / "packed_task.py") + ":MyTask"}
+    stage(build_config({"model": {"path": "model"}, "task": task}), tmp_path / "job")
+    staged = yaml.safe_load((tmp_path / "job" / CONFIG_NAME).read_text())["task"]
+    assert staged["reward"] == "sub/packed_reward.py:score" and staged["name"] == "user_code/1/packed_task.py:MyTask"
+    assert not (tmp_path / "job" / "sub" / "data.bin").exists()
+    code = "import sys; from verifiers.user_code import load; print(load(sys.argv[1])('x'), load(sys.argv[2]).prompts)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, staged["reward"], staged["name"]],
+        cwd=tmp_path / "job", capture_output=True, text=True, timeout=60, check=True,
+        env={"PATH": "/usr/bin", "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.stdout.startswith("1.0 <function prompts"), done.stderr
+
+
+def test_plugins_and_modules_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster.commands.packaging import _user_code, _with_references
+    from cluster.config import RunConfig
+
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "here_package" / "__init__.py")
+    _write(tmp_path / "here_package" / "deep" / "__init__.py")
+    _write(tmp_path / "here_package" / "deep" / "reward.py", "def score(response): ...\n")
+    plugin = _write(tmp_path.parent / f"{tmp_path.name}-away" / "my_plugin.py")
+    config = build_config({"task": {"reward": "here_package.deep.reward:score"}})
+    config = RunConfig.model_construct(**{**dict(config), "plugins": (str(plugin), "yaml")})  # yaml is installed
+    files, moved = _user_code(config)
+    assert {str(target) for target in files} >= {"here_package/__init__.py", "here_package/deep/reward.py"}
+    assert Path("user_code/1/my_plugin.py") in files and moved == {"plugins.0": "user_code/1/my_plugin.py"}
+    assert _with_references(config, moved)["plugins"] == ["user_code/1/my_plugin.py", "yaml"]

@@ -12,7 +12,7 @@ from cluster.checks.user_code import check_user_code
 from cluster.config import ConfigError, RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.records.run_directory import RunDirectory
-from cluster.records.user_code import changed_user_code, keep_user_code
+from cluster.records.user_code import changed_user_code, keep_user_code, kept_overrides
 from verifiers.tasks.registry import make_task
 
 SOURCE = """
@@ -111,3 +111,7 @@ def test_the_record_holds_the_files_and_notices_changes(here: Path) -> None:
     (here / "tried_rewards.py").write_text(SOURCE + "\n")
     (line,) = changed_user_code(run, config)
     assert "task.reward = tried_rewards.py:right has changed" in line and entry["copy"] in line
+    assert kept_overrides(run) == []
+    (here / "tried_rewards.py").unlink()
+    (override,) = kept_overrides(run)  # on another machine the run's copy is used
+    assert override == f'task.reward="{run / entry["copy"]}:right"'
