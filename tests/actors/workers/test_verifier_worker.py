@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from actors.group import Group
+from actors.group_metrics import group_metrics
 from actors.workers.verifier_worker import Ready, VerifierWorker
 from learner.tiny_model import character_tokenizer
 from tests.actors.test_group import make_group
+from verifiers.rewards.task import RewardedTask
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -32,6 +34,7 @@ class Scripted:
     """A task with verdicts set by the test."""
 
     def __init__(self, verdicts: dict[str, Verdict]) -> None:
+        self.name = "scripted"
         self.verdicts = verdicts
         self.seen: list[str] = []
 
@@ -135,3 +138,49 @@ def test_a_format_bonus_goes_to_answers_that_can_be_read(tmp_path):
     group = Group.from_record_batch(graded)
     assert group.reward.tolist() == [1.1, 0.1, 0.0, 0.1]
     assert group.score.tolist() == [0.25, 0.5, 0.0, 0.5], "the vote is over the group"
+
+
+class Grades:
+    """Grades by a table: the parts of each answer; None is a failure."""
+
+    def __init__(self, parts: dict[str, dict[str, float] | None]) -> None:
+        self.parts = parts
+        self.calls: list[list[str]] = []
+
+    def start(self) -> str:
+        return "ready"
+
+    def close(self) -> None:
+        pass
+
+    def grade(self, prompt: Prompt, responses: list[str]) -> list[Verdict]:
+        self.calls.append(responses)
+        found = [self.parts[response] for response in responses]
+        return [
+            Verdict.failed("my_rewards.py, line 3: broken")
+            if parts is None
+            else Verdict(Status.WRONG, reward=sum(parts.values()), score=0.0, parts=parts)
+            for parts in found
+        ]
+
+
+def test_a_reward_of_the_user_gets_the_group_at_once_and_its_parts_are_recorded(worker):
+    grades = Grades({"1+2": {"correct": 1.0, "format": 0.5}, "9": {"correct": 0.0}})
+    worker._task = RewardedTask(Scripted({}), grades)
+    _, graded = asyncio.run(worker.grade(group_of(worker, ["9", "1+2", "9"]).to_record_batch(), PROMPT))
+    group = Group.from_record_batch(graded)
+    assert grades.calls == [["9", "1+2"]], "equal answers are graded once"
+    assert group.rewards.tolist() == [0.0, 1.5, 0.0] and group.part_names == ["correct", "format"]
+    assert np.array_equal(group.parts, [[0.0, np.nan], [1.0, 0.5], [0.0, np.nan]], equal_nan=True)
+    row = group_metrics([group], np.zeros((1, 3)), version=group.newest_version)
+    assert row["reward_part/correct"] == pytest.approx(1 / 3) and row["reward_part/format"] == 0.5
+    assert "reward_part/correct" not in group_metrics(
+        [replace(group, part_names=None, parts=None)], np.zeros((1, 3)), version=group.newest_version
+    )
+
+
+def test_a_reward_of_the_user_that_fails_is_no_wrong_answer(worker):
+    worker._task = RewardedTask(Scripted({}), Grades({"9": None, "1+2": {"correct": 1.0}}))
+    _, graded = asyncio.run(worker.grade(group_of(worker, ["9", "1+2"]).to_record_batch(), PROMPT))
+    group = Group.from_record_batch(graded)
+    assert not group.usable and np.isnan(group.rewards[0]) and "my_rewards.py, line 3: broken" in group.fault
