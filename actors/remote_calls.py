@@ -58,7 +58,7 @@ async def call(
             return await ref
     except RayTaskError as error:  # first: Ray's copy of a remote TimeoutError is a TimeoutError too
         cause = _root(error)
-        logger.warning("%s failed to %s:\n%s", owner, to, error.traceback_str)
+        logger.warning("%s failed to %s:\n%s", owner, to, error)
         kind = ObjectLost if isinstance(cause, ObjectLostError | InputLost) else ActorFailure
         raise kind(f"{owner} failed to {to}: {_message(cause)}") from error
     except (TimeoutError, GetTimeoutError):

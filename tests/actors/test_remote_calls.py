@@ -130,3 +130,21 @@ def test_a_lost_argument_is_not_a_lost_actor():
     for error in (ObjectLostError("ab", None, "here"), owner, task_error(given), task_error(not_begun)):
         with pytest.raises(ObjectLost, match="replay queue .* take a group"):
             asyncio.run(asked(error))
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_an_error_that_an_actor_raised_is_named_and_logged(derived: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray raises it as a class derived from the cause, which hides attributes of RayTaskError."""
+    from ray.exceptions import RayTaskError
+
+    from actors.remote_calls import ActorFailure, call
+
+    printed = 'Traceback (most recent call last):\n  File "rank.py", line 3, in learn\nRuntimeError: no'
+    raised = RayTaskError("LearnerRank.accumulate", printed, RuntimeError("the verifier failed"))
+
+    async def failing() -> None:
+        raise raised.as_instanceof_cause() if derived else raised
+
+    with caplog.at_level("WARNING"), pytest.raises(ActorFailure, match="rank 0 failed to learn: RuntimeError: the ver"):
+        asyncio.run(call(failing(), owner="rank 0", to="learn", deadline_s=5))
+    assert "rank 0 failed to learn" in caplog.text and 'rank.py", line 3' in caplog.text
