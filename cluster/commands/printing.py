@@ -33,13 +33,18 @@ def print_dry_run(
     config = without_idle_validation(config) if earlier is None else config
     found = check_start(config, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    rows = [*report(config, found.derived), *(("prompts", line) for line in found.prompts)]
+    rows = [*report(config, found.derived), *map(_row, found.prompts)]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
     for warning in found.warnings:
         typer.echo(f"\nWARNING: {warning}", err=True)
+
+
+def _row(line: str) -> tuple[str, str]:
+    name, _, rest = line.partition("demonstrations: ")
+    return ("prompts", line) if name or not rest else ("demonstrations", rest)
 
 
 def write_json(content: dict[str, Any], option: str) -> None:

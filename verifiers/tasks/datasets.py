@@ -57,10 +57,12 @@ class Faults:
 
     Args:
         skip: Whether bad lines are left out instead of refused together. A damaged file is always refused.
+        key: The configuration's key that skips them, for messages; empty: there is none.
     """
 
-    def __init__(self, *, skip: bool = False) -> None:
+    def __init__(self, *, skip: bool = False, key: str = "") -> None:
         self.skip = skip
+        self.key = key
         self.first: list[str] = []
         self.count = 0
 
@@ -73,7 +75,8 @@ class Faults:
     def refuse(self) -> None:
         """Raises ValueError if there is a bad line, unless bad lines are skipped."""
         if self.first and not self.skip:
-            raise ValueError(self.listed())
+            remedy = f"\n{self.key}=true leaves out the lines that cannot be read, and counts them" if self.key else ""
+            raise ValueError(self.listed() + remedy)
 
     def listed(self, most: int = MOST_FAULTS) -> str:
         """The first bad lines, one per line, and the number of the others."""
@@ -228,7 +231,7 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
                     if row is not None:
                         yield Row(place, row)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        faults.skip = False  # unknown rows are missing
+        faults.skip, faults.key = False, ""  # unknown rows are missing
         faults.add(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error

@@ -50,7 +50,7 @@ class Jsonl(MathTask):
                 + (f", or set task.jsonl.{split}_share" if split != "train" else "")
             )
         names = self.settings.jsonl
-        faults = self.faults[split] = Faults(skip=names.skip_bad)
+        faults = self.faults[split] = Faults(skip=names.skip_bad, key="task.jsonl.skip_bad")
         rows = read_rows(
             local_file(name, f"task.jsonl.{split}"),
             (),

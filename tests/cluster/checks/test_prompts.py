@@ -214,7 +214,7 @@ def test_skipped_lines_and_duplicates_are_printed(tmp_path: Path, capsys: pytest
     settings = own(tmp_path, 6, {"split": "test"}, validation_size=0)
     file = tmp_path / "train.jsonl"
     file.write_text(file.read_text() + '\n{\n{"problem": "0 +  6", "answer": "2"}\n')
-    with pytest.raises(UsageError, match="line 7: not valid JSON"):
+    with pytest.raises(UsageError, match=r"line 7: not valid JSON[^\n]*\ntask\.jsonl\.skip_bad=true leaves out"):
         load_prompts(settings, "train")
     skipping = settings.task.jsonl.model_copy(update={"skip_bad": True})
     settings = settings.model_copy(update={"task": settings.task.model_copy(update={"jsonl": skipping})})

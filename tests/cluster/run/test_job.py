@@ -246,6 +246,25 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     assert trained_prompts(cut) == trained_prompts(tmp_path / "whole")
 
 
+def own_rows(directory: Path) -> list[str]:
+    """Overrides for a file of problems with solutions in the signs that the shipped model knows."""
+    rows = [{"problem": f"{n}+1=", "answer": str(n + 1), "solution": f"{n + 1}"} for n in range(40)]
+    (directory / "own.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    files = f"{{train: {directory}/own.jsonl, solution: solution}}"
+    return ["task.name=jsonl", "task.instruction=''", "task.validation_size=0", f"task.jsonl={files}",
+            "evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false"]  # fmt: skip
+
+
+def test_sft_imitates_the_solutions_of_own_rows(tmp_path: Path):
+    arguments = ["--steps", "20", "--batch-size", "8", "--learning-rate", "1e-2", "--output", str(tmp_path / "model")]
+    result = bonrl("sft", *arguments, *own_rows(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "demonstrations: 40 (the verifier judges 0 of 40 checked demonstrations wrong" in result.stdout
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    loss = re.findall(r"step 20/20  loss ([\d.]+)", result.stdout)
+    assert loss and float(loss[0]) < 3.0, "less than a guess among 23 tokens, over all steps"
+
+
 def test_bon_sft_imitates_on_the_main_jobs_actors(tmp_path: Path):
     arguments = ["--steps", "2", "--batch-size", "4", "--learning-rate", "1e-4", "--output", str(tmp_path / "model")]
     small = ["rollout.n=8", "objective.k=4", "evaluation.at_start=false", "evaluation.at_end=false"]
