@@ -30,7 +30,7 @@ from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, LossSettings
 
 CHECKPOINT_VERSION = 1
-MicroLoss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], losses.PolicyLoss]  # of log-probs and entropies [B, R]
+MicroLoss = Callable[[MicroBatch, torch.Tensor, torch.Tensor | None], losses.PolicyLoss]  # of log-probs, entropies
 
 
 class Engine:
@@ -113,7 +113,9 @@ class Engine:
             return {"optimizer/skipped": 1.0, "batch/sequences": 0.0, "batch/tokens": 0.0}
         temperature = self.temperature if temperature is None else temperature
 
-        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, entropy_BR: torch.Tensor) -> losses.PolicyLoss:
+        def micro_loss(
+            batch: MicroBatch, logprobs_BR: torch.Tensor, entropy_BR: torch.Tensor | None
+        ) -> losses.PolicyLoss:
             return policy(
                 PolicyBatch(
                     logprobs_BR,
@@ -150,7 +152,7 @@ class Engine:
         """
         normaliser = float(sum(len(s.response_tokens) for s in sequences))
 
-        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, _: torch.Tensor) -> losses.PolicyLoss:
+        def micro_loss(batch: MicroBatch, logprobs_BR: torch.Tensor, _: torch.Tensor | None) -> losses.PolicyLoss:
             mask_BR = self._tensor(batch.response_mask_BR)
             loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
             return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
@@ -228,10 +230,10 @@ class Engine:
         )
 
     def _logprobs(
-        self, batch: MicroBatch, temperature: float, entropy_gradient: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies float32[B, R] of a micro-batch."""
-        return self._forward(self._backend.model, batch, temperature, entropy_gradient)
+        self, batch: MicroBatch, temperature: float, with_entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities and, with `with_entropy`, entropies float32[B, R] of a micro-batch."""
+        return self._forward(self._backend.model, batch, temperature, with_entropy)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch, temperature: float) -> torch.Tensor:
@@ -239,8 +241,8 @@ class Engine:
         return self._forward(self._reference.model, batch, temperature, False)[0]
 
     def _forward(
-        self, model: Any, batch: MicroBatch, temperature: float, entropy_gradient: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, model: Any, batch: MicroBatch, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One forward pass; logits are computed for R + 1 positions only."""
         tokens_BT = self._tensor(batch.tokens_BT)
         output = model(
@@ -251,9 +253,7 @@ class Engine:
             use_cache=False,
         )
         responses_BR = tokens_BT[:, -batch.response_width :]
-        return losses.token_logprobs(
-            output.logits[:, :-1], responses_BR, temperature, entropy_gradient=entropy_gradient
-        )
+        return losses.token_logprobs(output.logits[:, :-1], responses_BR, temperature, with_entropy=with_entropy)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -21,24 +21,23 @@ class PolicyLoss:
 
 
 def token_logprobs(
-    logits_BRV: torch.Tensor, tokens_BR: torch.Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities float32[B, R] of `tokens_BR`, and the entropy float32[B, R] of the distribution, in nats.
+    logits_BRV: torch.Tensor, tokens_BR: torch.Tensor, temperature: float = 1.0, *, with_entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities float32[B, R] of `tokens_BR`, and with `with_entropy` the entropy float32[B, R], in nats.
 
     The distribution is softmax(logits / temperature) in float32, which the sampler reports as processed log-probs. The
-    entropy is detached unless `entropy_gradient`, which costs the memory of the probabilities.
+    entropy costs the memory of the probabilities.
     """
     logits_BRV = logits_BRV.float()
     if temperature != 1.0:
         logits_BRV = logits_BRV / temperature
     logsumexp_BR = torch.logsumexp(logits_BRV, dim=-1)
     chosen_BR = logits_BRV.gather(-1, tokens_BR.unsqueeze(-1)).squeeze(-1)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+    entropy_BR = None
+    if with_entropy:
         # A few rows at a time, to bound the memory of the probabilities of a large vocabulary.
         rows = max(1, ENTROPY_CHUNK // max(1, logits_BRV[0].numel()))
-        source_BRV = logits_BRV if entropy_gradient else logits_BRV.detach()
-        expected_BR = torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in source_BRV.split(rows)])
-        entropy_BR = (logsumexp_BR if entropy_gradient else logsumexp_BR.detach()) - expected_BR
+        entropy_BR = logsumexp_BR - torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in logits_BRV.split(rows)])
     return chosen_BR - logsumexp_BR, entropy_BR
 
 

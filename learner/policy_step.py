@@ -23,11 +23,12 @@ from learner.settings import LossSettings
 @dataclass(frozen=True)
 class PolicyBatch:
     """Tensors of one micro-batch. *_BR are [rows, response width]; `sampled` is False for demonstrations;
-    `reference` is None if there is no KL term.
+    `entropy` and `reference` are
+    None without an entropy or a KL term.
     """
 
     logprobs_BR: torch.Tensor
-    entropy_BR: torch.Tensor
+    entropy_BR: torch.Tensor | None
     behaviour_BR: torch.Tensor
     mask_BR: torch.Tensor
     advantage_B: torch.Tensor
@@ -107,6 +108,6 @@ class PolicyStep:
                 sums["kl_reference"] = losses.kl_to_reference(
                     batch.logprobs_BR, batch.reference_BR, sampled_BR, "k3"
                 ).double()
-        if loss.entropy_coefficient:
+        if batch.entropy_BR is not None:
             total = total - self._entropy_scale * (batch.entropy_BR * sampled_BR).sum()
         return losses.PolicyLoss(total, sums | {"loss": total.detach().double()}, result.maxima)
