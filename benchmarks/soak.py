@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cluster.telemetry.metrics_tail import MetricsTail
+from cluster.telemetry.metrics_tail import last_step
 
 MIB_AIM = 1.0  # MB per 100 steps
 COUNT_AIM = 0.5  # descriptors, threads, processes per 100 steps
@@ -183,12 +183,11 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
 def watch(command: Sequence[str], run: Path, log: Path, every_s: float) -> tuple[int, list[Sample]]:
     """Start the run and look at its processes until it ends: exit status, what was seen."""
     samples: list[Sample] = []
-    tail = MetricsTail(run)
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
         root = psutil.Process(process.pid)
         while process.poll() is None:
-            if step := tail.step():
+            if step := last_step(run):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     samples.append(look(root, step))
             time.sleep(every_s)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.checks.model_support import text_settings
+from cluster.checks.model_support import SIZES, text_settings
 from cluster.checks.weight_files import ADAPTER, first_not_finite, read_tensors, weight_problems
 from cluster.errors import UsageError
 
 _SNAPSHOT = re.compile(r"/models--(.+?)--(.+)/snapshots/(\w+)$")
 _QUANTISED = ("quantization_config", "compression_config")
-_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,9 @@ def _no_config(directory: Path) -> str:
 
 
 def _check_sizes(path: str | Path, text: dict[str, Any]) -> None:
-    for key in (*_SIZES, "head_dim", "num_key_value_heads", "max_position_embeddings"):
+    for key in (*SIZES, "head_dim", "num_key_value_heads", "max_position_embeddings"):
         value, least = text.get(key), 0 if key == "num_attention_heads" else 1
-        if value is None and key in text and key not in _SIZES:
+        if value is None and key in text and key not in SIZES:
             continue
         if key in text and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise UsageError(

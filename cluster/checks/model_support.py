@@ -19,7 +19,7 @@ _VLLM_TABLES = {
     "_TRANSFORMERS_SUPPORTED_MODELS",
     "_TRANSFORMERS_BACKEND_MODELS",
 }
-_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 _CPU_ROTARY_STEP = 16  # 8 of a GPT-NeoX head gave noise (vLLM 0.32), 16 the right log-probabilities
 _REMEDY = "set model.path to a causal language model that both support (docs/models.md lists those that were tried)"
 
@@ -31,7 +31,7 @@ def text_settings(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
     attention has 0 heads. Where transformers does not know the model, the result is what the file says.
     """
     text: dict[str, Any] = config.get("text_config") or config
-    if all(key in text for key in _SIZES):
+    if all(key in text for key in SIZES):
         return text
     try:
         from transformers import AutoConfig
@@ -39,7 +39,7 @@ def text_settings(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
         known = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
     except Exception:  # noqa: BLE001 - whatever the settings raise; cluster.checks.model_loading refuses them
         return text
-    resolved = {key: getattr(known, key, None) for key in (*_SIZES, "head_dim", "num_key_value_heads")}
+    resolved = {key: getattr(known, key, None) for key in (*SIZES, "head_dim", "num_key_value_heads")}
     if resolved["num_attention_heads"] is None and "ForCausalLM" in "".join(config.get("architectures") or []):
         resolved["num_attention_heads"] = 0
     resolved["max_position_embeddings"] = getattr(known, "max_position_embeddings", None)

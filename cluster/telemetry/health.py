@@ -21,10 +21,6 @@ REPEAT_STEPS = 100
 NO_SIGNAL_SHARE = 0.95  # of groups
 EQUAL = 1e-12  # standard deviation of rewards that are all the same
 TRUNCATED_SHARE = 0.5  # of samples
-UNPARSABLE_SHARE = 0.5
-VERIFIER_ERROR_SHARE = 0.05
-TIMEOUT_SHARE = 0.25
-SET_ASIDE_SHARE = 0.25  # of groups
 FINITE = ("optimizer/gradient_norm", "policy/kl_behaviour", "policy/kl_reference", "policy/ratio_max", "reward/mean")
 
 HARDNESS = "task.name, task.path, task.difficulty.*, task.math.levels"  # the keys that choose the prompts
@@ -63,7 +59,7 @@ class Rule:
 
 
 class Health:
-    """NodeMonitors the metrics of one run.
+    """Watches the metrics of one run.
 
     Args:
         report: gets every warning when it is due.
@@ -139,14 +135,33 @@ class Health:
 
     def _look(self, rule: Rule, rows: Sequence[Row]) -> str | None:
         names = {name for row in rows for name in row}
-        means = {}
-        for name in names:
-            values = [row[name] for row in rows if name in row]
-            means[name] = sum(values) / len(values)
-        text = rule.look(means, self._config)
+        values = {name: [row[name] for row in rows if name in row] for name in names}
+        text = rule.look({name: sum(found) / len(found) for name, found in values.items()}, self._config)
         if text is None:
             return None
         return f"step {self._step}: {text}" if len(rows) == 1 else f"the last {len(rows)} steps: {text}"
+
+
+def _share_rule(
+    name: str,
+    metric: str,
+    threshold: float,
+    text: str,
+    *,
+    share_of: Callable[[RunConfig], int] = lambda config: 1,
+    unit: str = "",
+) -> Rule:
+    """Warn with `text` while a metric, divided by `share_of` (called `unit`), is at `threshold` or above.
+
+    `text` may hold {share}, {length} (mean of the responses, in tokens) and {config}.
+    """
+
+    def look(mean: Row, config: RunConfig) -> str | None:
+        share = mean.get(metric, 0.0) / share_of(config)
+        length = mean.get("response/length_mean", math.nan)
+        return text.format(share=share, length=length, config=config) if share >= threshold else None
+
+    return Rule(name, f"{metric}{unit} >= {threshold:g}", look)
 
 
 def _no_signal(mean: Row, config: RunConfig) -> str | None:
@@ -199,61 +214,6 @@ def _too_easy(mean: Row, config: RunConfig) -> str | None:
     )
 
 
-def _truncated(mean: Row, config: RunConfig) -> str | None:
-    share = mean.get("response/truncated_share", 0.0)
-    if share < TRUNCATED_SHARE:
-        return None
-    return (
-        f"{share:.0%} of the samples were cut at rollout.max_response_tokens = {config.rollout.max_response_tokens}, "
-        "before the model ended its answer. Raise rollout.max_response_tokens; if the model does not stop by itself, "
-        "check its end-of-sequence token and task.template (a chat model needs task.template=chat)."
-    )
-
-
-def _unparsable(mean: Row, config: RunConfig) -> str | None:
-    share = mean.get("verifier/unparsable_share", 0.0)
-    if share < UNPARSABLE_SHARE:
-        return None
-    length = mean.get("response/length_mean", math.nan)
-    return (
-        f"the verifier found no answer in {share:.0%} of the samples (mean length {length:.0f} tokens). Ask for the "
-        "form that the verifier reads in task.instruction, set task.template to what the model was trained with, and "
-        "raise rollout.max_response_tokens if answers are cut; the samples are in groups/ of the run directory."
-    )
-
-
-def _verifier_errors(mean: Row, config: RunConfig) -> str | None:
-    share = mean.get("verifier/verifier_error_share", 0.0)
-    if share < VERIFIER_ERROR_SHARE:
-        return None
-    return (
-        f"the verifier itself failed on {share:.0%} of the samples, so that their groups are not trained on. The "
-        "column `detail` of the files in groups/ says why; for programs check task.sandbox.*, for other answers the "
-        "references of the task's files."
-    )
-
-
-def _timeouts(mean: Row, config: RunConfig) -> str | None:
-    share = mean.get("verifier/timeout_share", 0.0)
-    if share < TIMEOUT_SHARE:
-        return None
-    return (
-        f"{share:.0%} of the samples ran into the verifier's time limit and earn nothing. Raise "
-        "task.sandbox.wall_seconds (programs) or task.math.timeout_s, or lower actors.verifiers if the machine is "
-        "overloaded."
-    )
-
-
-def _set_aside(mean: Row, config: RunConfig) -> str | None:
-    share = mean.get("groups/set_aside", 0.0) / config.rollout.prompts_per_step
-    if share < SET_ASIDE_SHARE:
-        return None
-    return (
-        f"{share:.0%} of the groups were left out of training, because the verifier failed on them or their prompt is "
-        "quarantined. Look at `detail` in the files of groups/ and at quarantine/ in the run directory."
-    )
-
-
 def _not_finite(mean: Row, config: RunConfig) -> str | None:
     wrong = [f"{name} is {mean[name]}" for name in FINITE if name in mean and not math.isfinite(mean[name])]
     if not wrong:
@@ -282,17 +242,53 @@ def _no_update(mean: Row, config: RunConfig) -> str | None:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("truncated", f"response/truncated_share >= {TRUNCATED_SHARE:g}", _truncated),
+    _share_rule(
+        "truncated",
+        "response/truncated_share",
+        TRUNCATED_SHARE,
+        "{share:.0%} of the samples were cut at rollout.max_response_tokens = {config.rollout.max_response_tokens}, "
+        "before the model ended its answer. Raise rollout.max_response_tokens; if the model does not stop by itself, "
+        "check its end-of-sequence token and task.template (a chat model needs task.template=chat).",
+    ),
     Rule(
         "no_signal",
         f"groups/no_signal_share >= {NO_SIGNAL_SHARE:g}, or reward/std = 0 (not in runs that imitate)",
         _no_signal,
     ),
     Rule("too_easy", f"groups/all_pass_share >= {NO_SIGNAL_SHARE:g}", _too_easy),
-    Rule("unparsable", f"verifier/unparsable_share >= {UNPARSABLE_SHARE:g}", _unparsable),
-    Rule("verifier_errors", f"verifier/verifier_error_share >= {VERIFIER_ERROR_SHARE:g}", _verifier_errors),
-    Rule("timeouts", f"verifier/timeout_share >= {TIMEOUT_SHARE:g}", _timeouts),
-    Rule("set_aside", f"groups/set_aside / rollout.prompts_per_step >= {SET_ASIDE_SHARE:g}", _set_aside),
+    _share_rule(
+        "unparsable",
+        "verifier/unparsable_share",
+        0.5,
+        "the verifier found no answer in {share:.0%} of the samples (mean length {length:.0f} tokens). Ask for the "
+        "form that the verifier reads in task.instruction, set task.template to what the model was trained with, and "
+        "raise rollout.max_response_tokens if answers are cut; the samples are in groups/ of the run directory.",
+    ),
+    _share_rule(
+        "verifier_errors",
+        "verifier/verifier_error_share",
+        0.05,
+        "the verifier itself failed on {share:.0%} of the samples, so that their groups are not trained on. The "
+        "column `detail` of the files in groups/ says why; for programs check task.sandbox.*, for other answers the "
+        "references of the task's files.",
+    ),
+    _share_rule(
+        "timeouts",
+        "verifier/timeout_share",
+        0.25,
+        "{share:.0%} of the samples ran into the verifier's time limit and earn nothing. Raise "
+        "task.sandbox.wall_seconds (programs) or task.math.timeout_s, or lower actors.verifiers if the machine is "
+        "overloaded.",
+    ),
+    _share_rule(
+        "set_aside",
+        "groups/set_aside",
+        0.25,
+        "{share:.0%} of the groups were left out of training, because the verifier failed on them or their prompt is "
+        "quarantined. Look at `detail` in the files of groups/ and at quarantine/ in the run directory.",
+        share_of=lambda config: config.rollout.prompts_per_step,
+        unit=" / rollout.prompts_per_step",
+    ),
     Rule("not_finite", f"NaN or infinity in {', '.join(FINITE)}", _not_finite, window=1),
     Rule(
         "no_update",

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import read_metrics
 from cluster.records.weight_fingerprint import weights_sha256
-from cluster.telemetry.metrics_tail import MetricsTail
+from cluster.telemetry.metrics_tail import last_step
 from learner.checkpoint_identity import HUGGINGFACE
 from tests.chaos import coder, faults
 from tests.chaos.disks import SmallDisk
@@ -98,7 +98,6 @@ class Campaign:
         self._random = random.Random(seed)
         self._log = directory / "output.log"
         self._process: subprocess.Popen | None = None
-        self._tail = MetricsTail(self.run)
         self._injected = 0  # faults so far
 
     def execute(self, schedule: Sequence[Fault]) -> Report:
@@ -328,7 +327,7 @@ class Campaign:
         return next(int(o.partition("=")[2]) for o in self._overrides if o.startswith(f"{key}="))
 
     def _steps(self) -> int:
-        return self._tail.step()
+        return last_step(self.run)
 
     def _incidents(self) -> list[dict[str, Any]]:
         file = self.run / "incidents.jsonl"
