@@ -2,7 +2,7 @@
 
 It travels as an Arrow record batch with one row, so that Ray's object store transfers buffers without pickling Python
 lists, and the Parquet log of a run holds exactly what the learner saw. Readers reject unknown schema versions. Columns
-that a known older version lacks are null.
+that a known older version lacks are null, or say that sampling was not restricted.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from actors.sampling import Sampling
+
 SCHEMA_VERSION = 4
-READABLE_VERSIONS = (3, SCHEMA_VERSION)  # version 3 has no texts
+READABLE_VERSIONS = (3, SCHEMA_VERSION)  # version 3 has no texts, and was never restricted
+_UNRESTRICTED = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
 _VERSION_KEY = b"bonrl.group.version"
 
 VERIFIER_ERROR = "verifier_error"  # verifiers.verdict.Status.VERIFIER_ERROR, as the column holds it
@@ -38,6 +41,9 @@ GROUP_SCHEMA = pa.schema(
         pa.field("sampler", pa.string()),
         pa.field("seed", pa.int64()),
         pa.field("temperature", pa.float32()),
+        pa.field("top_p", pa.float32()),  # these restrict the distribution, in evaluations only; since version 4
+        pa.field("top_k", pa.int32()),
+        pa.field("min_p", pa.float32()),
         pa.field("sample_seconds", pa.float32()),
         # one element per sample
         pa.field("response_tokens", pa.list_(_TOKENS)),
@@ -84,6 +90,9 @@ class SampleRequest:
     max_tokens: int
     seed: int
     demonstration_tokens: np.ndarray | None = None  # int32 [D]
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
 
     @property
     def max_generated_tokens(self) -> int:
@@ -109,6 +118,9 @@ class Group:
     behaviour_logprobs: Sequence[np.ndarray]  # N x float32 [R_i]
     token_versions: Sequence[np.ndarray]  # N x int32 [R_i]
     finish_reason: Sequence[str]
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
     reward: np.ndarray | None = None  # float64 [N]
     score: np.ndarray | None = None  # float64 [N]
     verdict: Sequence[str] | None = None
@@ -147,6 +159,11 @@ class Group:
     def n(self) -> int:
         """Number of samples in the group."""
         return len(self.response_tokens)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the tokens were drawn."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
 
     @property
     def oldest_version(self) -> int:
@@ -255,7 +272,7 @@ def check_schema(schema: pa.Schema) -> None:
 
 
 def upgraded(groups: Rows) -> Rows:
-    """A record batch or table of groups in :data:`GROUP_SCHEMA`; columns that an older version lacks are null.
+    """A record batch or table of groups in :data:`GROUP_SCHEMA`; an older version gets the columns that it lacks.
 
     Raises:
         GroupError: the schema version is unknown.
@@ -265,10 +282,14 @@ def upgraded(groups: Rows) -> Rows:
     check_schema(groups.schema)
     known = set(groups.schema.names)
     columns = [
-        groups.column(f.name).cast(f.type) if f.name in known else pa.nulls(groups.num_rows, f.type)
-        for f in GROUP_SCHEMA
+        groups.column(f.name).cast(f.type) if f.name in known else _absent(f, groups.num_rows) for f in GROUP_SCHEMA
     ]
     return type(groups).from_arrays(columns, schema=GROUP_SCHEMA)
+
+
+def _absent(column: pa.Field, rows: int) -> pa.Array:
+    """A column that an older version lacks."""
+    return pa.repeat(pa.scalar(_UNRESTRICTED.get(column.name), column.type), rows)
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:

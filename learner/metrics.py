@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, nan, sqrt
 from typing import Any
 
@@ -97,6 +97,16 @@ def strategy_curve(
         values_P = strategy_value(rewards_PN, scores=scores, answers=answers, correct=correct, strategy=strategy, k=k)
         points.append(_point(k, values_P, least, greatest, probability))
     return points
+
+
+def mean_probability(values_P: np.ndarray, k: int = 1) -> CurvePoint:
+    """The mean of P probabilities, one per prompt, with the interval of a curve."""
+    return _point(k, np.asarray(values_P, np.float64), 0.0, 1.0, probability=True)
+
+
+def of_prompts(point: CurvePoint, prompts: np.ndarray) -> CurvePoint:
+    """The point over some of its prompts (indices int[m])."""
+    return weighted_sum([(1.0, replace(point, values_P=_values(point)[prompts]))])
 
 
 def weighted_sum(points: Iterable[tuple[float, CurvePoint]]) -> CurvePoint:

@@ -37,7 +37,7 @@ class Completion:
     """One sample of a prompt.
 
     tokens: int32 [R], including the end-of-sequence token if the model emitted one.
-    logprobs: float32 [R], log-probability of each token under the tempered distribution.
+    logprobs: float32 [R], log-probability of each token under the distribution that it was drawn from.
     finish_reason: "stop" (end of sequence) or "length" (cut at max_tokens).
     versions: int32 [R], of the weights that sampled each token.
     """
@@ -129,8 +129,14 @@ class VllmEngine:
         max_tokens: int,
         seed: int,
         request_id: str,
+        top_p: float = 1.0,
+        top_k: int = -1,
+        min_p: float = 0.0,
     ) -> list[Completion]:
         """Draw `n` samples for one prompt. The same arguments give the same samples on a CPU.
+
+        Log-probabilities are those of the tempered and restricted distribution; at temperature 0, which vLLM takes for
+        n = 1 only, those of the model.
 
         Raises:
             EngineError: the engine died, or refused the request (a prompt too long for the context).
@@ -143,6 +149,9 @@ class VllmEngine:
         parameters = SamplingParams(
             n=n,
             temperature=temperature,
+            top_p=top_p,
+            top_k=max(top_k, 0),  # 0: off
+            min_p=min_p,
             max_tokens=max_tokens,
             seed=_spread(seed),
             logprobs=0,  # of the sampled token only

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from actors.group import Group
+from actors.sampling import restricted_problem
 from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
 from learner.schedule import ScheduleSettings, sampling_mismatch, scheduled
@@ -99,6 +100,8 @@ class LearningStep:
             self._engine.refresh_reference()
         self._check_sampling("n", self._n, groups, step)
         self._check_sampling("temperature", self._temperature, groups, step)
+        if problem := restricted_problem(group.sampling for group in groups):
+            raise ValueError(problem)
         temperature = groups[0].temperature
         graded = graded_groups(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]

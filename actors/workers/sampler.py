@@ -76,12 +76,16 @@ class Sampler:
         max_tokens: int,
         seed: int,
         request_id: str,
+        top_p: float = 1.0,
+        top_k: int = -1,
+        min_p: float = 0.0,
     ) -> list[Completion]:
         """Draw `n` samples for one prompt; equal arguments give equal samples on a CPU.
 
         Args:
             max_tokens: longest response in tokens.
             request_id: unique among the requests in flight.
+            top_p, top_k, min_p: as in :class:`actors.sampling.Sampling`.
 
         Raises:
             SamplerError: the engine died, or the prompt does not fit into the context.
@@ -96,6 +100,9 @@ class Sampler:
                     max_tokens=max_tokens,
                     seed=seed,
                     request_id=request_id,
+                    top_p=top_p,
+                    top_k=top_k,
+                    min_p=min_p,
                 )
         finally:
             self._in_flight -= 1

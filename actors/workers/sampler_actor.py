@@ -51,6 +51,9 @@ class SamplerActor(Sampler):
             max_tokens=request.max_tokens,
             seed=request.seed,
             request_id=f"{request.admitted_version}-{request.prompt_id}-{request.sequence}",
+            top_p=request.top_p,
+            top_k=request.top_k,
+            min_p=request.min_p,
         )
         group = Group.sampled(
             request,

@@ -25,6 +25,7 @@ from cluster.checks.estimates import (
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.preflight import local_gpus
+from cluster.checks.prompts import evaluates
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
@@ -238,6 +239,11 @@ def warnings_of(config: RunConfig) -> list[str]:
         found.append(
             "broadcast.transport = shared_memory on a cluster: every sampler must run on the learner's node; "
             "auto chooses for each sampler"
+        )
+    if evaluates(config) and config.evaluation.sampling.greedy:
+        found.append(
+            "evaluation.temperature = 0 is greedy: one sample of each prompt is drawn, whatever evaluation.n is, and "
+            "only pass@1 is reported"
         )
     return [*found, *_model_warnings(config)]
 

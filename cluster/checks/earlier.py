@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from actors.group import check_schema
 from actors.queue.group_log import groups_file
 from actors.queue.snapshot import SnapshotError, read_snapshot
+from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
 from cluster.checks.prompts import check_recorded_prompts, dated
 from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig, load_config
@@ -108,7 +109,7 @@ def _waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> I
         yield f"--resume {run}: {error}"
         return
     for sequence, batch in groups.items():
-        row = batch.select(["finish_reason", "temperature", "reward"]).to_pylist()[0]
+        row = batch.select(["finish_reason", *SAMPLING_COLUMNS, "reward"]).to_pylist()[0]
         step = sequence // config.rollout.prompts_per_step
         if problem := group_problem(config, step, [row]):
             yield f"--resume {run}: {problem}"
@@ -140,7 +141,8 @@ def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
         file = source / "groups" / groups_file(step + 1)
         try:
             check_schema(pq.read_schema(file))
-            table = pq.read_table(file, columns=["finish_reason", "temperature", "reward", "demonstration_tokens"])
+            columns = ["finish_reason", *SAMPLING_COLUMNS, "reward", "demonstration_tokens"]
+            table = pq.read_table(file, columns=columns)  # leaves out what an older version lacks
         except (OSError, ValueError) as error:
             raise UsageError(f"--replay {source}: {file.name} cannot be read: {error}") from error
         if problem := group_problem(config, step, table.to_pylist()):
@@ -159,6 +161,9 @@ def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) 
     problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
     problem = problem or sampling_mismatch(
         "temperature", config.schedule, step, config.rollout.temperature, temperatures
+    )
+    problem = problem or restricted_problem(
+        Sampling(**{column: row[column] for column in SAMPLING_COLUMNS if column in row}) for row in rows
     )
     if problem or config.objective.imitation != "none":
         return problem

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cluster.commands.verifier_training import Selection
     from cluster.config import RunConfig
     from cluster.evaluation.summary import Evaluation
+    from learner.metrics import CurvePoint
     from verifiers.learned.training import Trained
 
 
@@ -70,15 +71,17 @@ def print_curves(evaluations: list[Evaluation]) -> None:
 
     if not evaluations:
         return
-    for strategy in (name for name in evaluations[0].curves if name != "mean"):  # one number, below
-        name = strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
-        table = Table(title=f"{name}, held-out prompts", title_justify="left")
+    for strategy in dict.fromkeys(name for e in evaluations for name in e.curves if name != "mean"):  # mean: below
+        table = Table(title=f"{_title(strategy)}, held-out prompts", title_justify="left")
         table.add_column("k", justify="right")
         for evaluation in evaluations:
-            table.add_column(f"temperature {evaluation.temperature:g} \\[95 % interval]", justify="right")
-        for points in zip(*(evaluation.curves[strategy] for evaluation in evaluations), strict=True):
-            table.add_row(str(points[0].k), *(f"{p.value:.4f} \\[{p.low:.4f}, {p.high:.4f}]" for p in points))
+            table.add_column(f"{evaluation.sampling} \\[95 % interval]", justify="right")
+        columns = [{point.k: point for point in e.curves.get(strategy, ())} for e in evaluations]
+        for k in sorted({k for column in columns for k in column}):
+            table.add_row(str(k), *(_cell(column.get(k)) for column in columns))
         print_table(table)
+    for evaluation in evaluations:
+        _print_levels(evaluation)
     for evaluation in evaluations:
         facts = [
             f"{len(evaluation.prompt_ids):,} prompts x {evaluation.n} samples",
@@ -86,7 +89,42 @@ def print_curves(evaluations: list[Evaluation]) -> None:
             f"mean response length {evaluation.length_mean:.1f} tokens",
             *caveats(evaluation),
         ]
-        typer.echo(f"temperature {evaluation.temperature:g}: {', '.join(facts)}")
+        typer.echo(f"{evaluation.sampling}: {', '.join(facts)}")
+        if auc := evaluation.scorer_auc:
+            typer.echo(
+                f"{evaluation.sampling}: task.scorer ranks a right answer above a wrong one of the same prompt in "
+                f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] of pairs (AUC within prompts)"
+            )
+
+
+def _title(strategy: str) -> str:
+    return strategy.replace("_at_", "@").replace("best_of_k", "Best-of-k").replace("_", " ")
+
+
+def _cell(point: CurvePoint | None) -> str:
+    return f"{point.value:.4f} \\[{point.low:.4f}, {point.high:.4f}]" if point else "-"
+
+
+def _print_levels(evaluation: Evaluation) -> None:
+    """The first and the last point of every curve for each level of the task; nothing if there is one level."""
+    from cluster.evaluation.curves import value_name
+
+    levels = evaluation.by_level()
+    if not levels:
+        return
+    ends = [
+        (strategy, index)
+        for strategy, curve in evaluation.curves.items()
+        if strategy != "mean"
+        for index in ((0, -1) if strategy == "pass_at_k" and len(curve) > 1 else (-1,))
+    ]
+    table = Table(title=f"by level, {evaluation.sampling}", title_justify="left")
+    for heading in ("level", "prompts", *(value_name(s, evaluation.curves[s][index].k) for s, index in ends)):
+        table.add_column(heading, justify="left" if heading == "level" else "right")
+    for level, curves in levels.items():
+        cells = (_cell(curves[strategy][index]) for strategy, index in ends)
+        table.add_row(level or "-", str(evaluation.levels.count(level)), *cells)
+    print_table(table)
 
 
 def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> None:
@@ -97,7 +135,7 @@ def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations:
     for before, after in zip(earlier, evaluations, strict=False):  # an evaluation that failed is missing
         terms = objective_terms(config)
         table = comparison_table(before, after, terms, headings=("baseline", "this model"))
-        table.title = f"temperature {after.temperature:g}: {table.title}"
+        table.title = f"{after.sampling}: {table.title}"
         print_table(table)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
+from actors.sampling import Sampling
 from learner.estimators import ESTIMATORS
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
@@ -223,8 +224,9 @@ def _queue(config: RunConfig) -> Iterator[str]:
 def _evaluation(config: RunConfig) -> Iterator[str]:
     evaluation = config.evaluation
     runs = evaluation.every or evaluation.at_start or evaluation.at_end
-    if runs:
+    if runs and not evaluation.sampling.greedy:  # else pass@1 alone is asked for
         yield from _curves_reach_k(config)
+    yield from _restrictions(config)
     key = f"{evaluation.split}_size"
     size = getattr(config.task, key) or (DEFAULT_SIZES[evaluation.split] if config.task.name == "countdown" else None)
     if config.task.validation_size == 0 and evaluation.split == "validation" and runs:
@@ -236,6 +238,17 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
         yield (
             f"evaluation.prompts = {evaluation.prompts} is above task.{key} = {size}; lower the one or raise the other"
         )
+
+
+def _restrictions(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    off = Sampling()
+    for key in ("top_p", "top_k", "min_p"):
+        if evaluation.sampling.greedy and (value := getattr(evaluation, key)) != getattr(off, key):
+            yield (
+                f"evaluation.{key} = {value:g} has no effect with evaluation.temperature = 0, which is greedy; leave "
+                "it out, or set a temperature"
+            )
 
 
 def _curves_reach_k(config: RunConfig) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from actors.sampling import LEAST_TEMPERATURE, Sampling
 from learner.section import Section
 from learner.strategies import STRATEGIES, look_up
 
@@ -79,13 +80,56 @@ class EvaluationSettings(Section):
         le=65536,
         description="Samples per prompt, one pool for every k of the curves: 1, 2, 4 ... n and what is trained for.",
     )
-    temperature: float = Field(1.0, gt=0.0, le=10.0, description="Softmax temperature of evaluation samples.")
+    temperature: float = Field(
+        1.0,
+        ge=0.0,
+        le=10.0,
+        description="Softmax temperature of evaluation samples. 0 is greedy: the most likely token each time; then one "
+        "sample of a prompt is drawn whatever n is, and only pass@1 is reported. Otherwise at least 0.01.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Evaluation samples only the most likely tokens that together have this probability; 1: all. "
+        "Set it as the model is deployed; training always samples from the whole distribution.",
+    )
+    top_k: int = Field(-1, ge=-1, description="Evaluation samples only so many of the most likely tokens; -1: all.")
+    min_p: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Evaluation samples only tokens with at least this share of the most likely token's probability; "
+        "0: all.",
+    )
     strategies: tuple[str, ...] = Field(
         ("pass_at_k",),
         description="Inference strategies whose curves are reported, of pass_at_k, best_of_k, max_at_k, majority_at_k, "
         "weighted_vote and your own; pass_at_k and those of the objective always are. majority_at_k takes about a "
         "millisecond for each prompt and k.",
     )
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.sampling_at(self.temperature)
+
+    def sampling_at(self, temperature: float) -> Sampling:
+        """How evaluation samples are drawn at another temperature."""
+        return Sampling(1.0, self.top_p, self.top_k, self.min_p).at(temperature)
+
+    @field_validator("temperature")
+    @classmethod
+    def _sampled(cls, temperature: float) -> float:
+        if 0 < temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"vLLM samples at {LEAST_TEMPERATURE:g} or above; use 0 for greedy decoding")
+        return temperature
+
+    @field_validator("top_k")
+    @classmethod
+    def _keeps_tokens(cls, top_k: int) -> int:
+        if top_k == 0:
+            raise ValueError("0 keeps no token; use -1 for all tokens, or 1 and above")
+        return top_k
 
     @field_validator("strategies")
     @classmethod

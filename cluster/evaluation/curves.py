@@ -8,14 +8,14 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cluster.evaluation.summary import Evaluation
+from cluster.evaluation.summary import BEST_ACCURACY, Evaluation, curve_metric
 from learner.metrics import CurvePoint, Difference, paired_difference
 from learner.settings import TermSettings
-from learner.strategies import STRATEGIES
 
 _NAMES = {
     "pass_at_k": "pass@{k}",
     "best_of_k": "Best-of-{k}",
+    BEST_ACCURACY: "Best-of-{k} accuracy",
     "max_at_k": "max@{k}",
     "majority_at_k": "majority@{k}",
     "weighted_vote": "weighted vote@{k}",
@@ -27,7 +27,7 @@ CUT_SHARE = 0.1  # of samples; below, cut ones are not worth a word
 
 def value_name(strategy: str, k: int) -> str:
     """What a strategy's value at k is called: `pass@8`, `Best-of-8`, `mean reward`."""
-    return _NAMES.get(strategy, f"{STRATEGIES[strategy].metric}@{{k}}").format(k=k)
+    return _NAMES.get(strategy, f"{curve_metric(strategy)}@{{k}}").format(k=k)
 
 
 def objective_name(terms: Sequence[TermSettings]) -> str:

@@ -19,6 +19,7 @@ from actors.group import Group, SampleRequest
 from actors.queue.group_log import write_groups
 from actors.queue.prompt_stream import sampling_seed
 from actors.remote_calls import ActorFailure, call
+from actors.sampling import Sampling
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, NothingJudged, summarise
 from learner.settings import TermSettings
@@ -38,7 +39,7 @@ async def evaluate(
     prompts: Sequence[TokenizedPrompt],
     *,
     n: int,
-    temperature: float,
+    sampling: Sampling,
     max_tokens: int,
     seed: int,
     step: int,
@@ -53,6 +54,7 @@ async def evaluate(
     Args:
         pool: samplers and verifiers, holding the weights to evaluate.
         prompts: held-out prompts.
+        n: samples of each prompt; greedy sampling draws one.
         seed: the run's seed; the same seed gives the same random numbers at every evaluation (paired comparison).
         max_in_flight: prompts under way at once.
         strategies: whose curves are wanted.
@@ -79,8 +81,11 @@ async def evaluate(
             level=held_out.prompt.level,
             prompt_tokens=held_out.tokens,
             admitted_version=step,
-            n=n,
-            temperature=temperature,
+            n=sampling.samples(n),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             max_tokens=max_tokens,
             seed=sampling_seed(seed, index, stream=EVALUATION_STREAM),
         )
@@ -97,7 +102,7 @@ async def evaluate(
             write_groups(log, batches)
         groups = [Group.from_record_batch(batch) for batch in batches]
         try:
-            return summarise(groups, step, temperature, time.monotonic() - started, strategies, trained_ks, terms)
+            return summarise(groups, step, sampling, time.monotonic() - started, strategies, trained_ks, terms)
         except NothingJudged as error:
             raise ActorFailure(str(error)) from error
 

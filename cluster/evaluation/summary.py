@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose, isnan
+from math import isnan
 from pathlib import Path
 
 import numpy as np
 
 from actors.group import Group
 from actors.queue.group_log import read_groups
+from actors.sampling import Sampling
 from actors.workers.learning_step import graded_groups
 from cluster.config import RunConfig
-from learner.metrics import CurvePoint, default_ks, strategy_curve, weighted_sum
+from learner.metrics import CurvePoint, default_ks, mean_probability, of_prompts, strategy_curve, weighted_sum
 from learner.schedule import scheduled_integer
 from learner.settings import TermSettings
 from learner.strategies import STRATEGIES
 from verifiers.verdict import Status
+
+BEST_ACCURACY = "best_of_k_accuracy"  # curve: best_of_k with the verdict in place of the reward
 
 
 class NothingJudged(ValueError):
@@ -32,7 +35,7 @@ class Evaluation:
     """What an evaluation found."""
 
     step: int
-    temperature: float
+    sampling: Sampling
     curves: dict[str, list[CurvePoint]]  # by strategy; pass_at_k and mean (at k = 1) are always there
     length_mean: float
     truncated_share: float
@@ -41,6 +44,12 @@ class Evaluation:
     prompt_ids: tuple[str, ...]  # in the order of the points' values_P
     set_aside: int = 0  # prompts on which the verifier failed
     objective: CurvePoint | None = None  # what the run trains for; None where its k is above n
+    levels: tuple[str, ...] = ()  # of each prompt
+    scorer_auc: CurvePoint | None = None  # see `scorer_agreement`
+
+    @property
+    def temperature(self) -> float:
+        return self.sampling.temperature
 
     @property
     def curve(self) -> list[CurvePoint]:
@@ -59,6 +68,8 @@ class Evaluation:
             named["eval/objective"] = self.objective
         for name, point in named.items():
             row |= {name: point.value, f"{name}_low": point.low, f"{name}_high": point.high}
+        if self.scorer_auc is not None:
+            row["eval/scorer_auc"] = self.scorer_auc.value
         return row | {
             "eval/reward_mean": self.reward_mean,
             "eval/response_length_mean": self.length_mean,
@@ -77,14 +88,30 @@ class Evaluation:
             for name, point in self._named_points().items()
         }
 
+    def by_level(self) -> dict[str, dict[str, list[CurvePoint]]]:
+        """The curves over the prompts of each level; empty if all prompts have the same."""
+        levels = sorted(set(self.levels))
+        if len(levels) < 2:
+            return {}
+        prompts = {level: np.flatnonzero(np.array(self.levels) == level) for level in levels}
+        return {
+            level: {name: [of_prompts(p, chosen) for p in curve] for name, curve in self.curves.items()}
+            for level, chosen in prompts.items()
+        }
+
     def _named_points(self) -> dict[str, CurvePoint]:
         """Every point of the curves under the name of its metric; the mean is logged as eval/reward_mean."""
         return {
-            f"eval/{STRATEGIES[strategy].metric}@{point.k}": point
+            f"eval/{curve_metric(strategy)}@{point.k}": point
             for strategy, curve in self.curves.items()
-            if STRATEGIES[strategy].only_k is None
+            if strategy == BEST_ACCURACY or STRATEGIES[strategy].only_k is None
             for point in curve
         }
+
+
+def curve_metric(curve: str) -> str:
+    """Name of a curve's metric: `pass` in `eval/pass@8`."""
+    return "bo_accuracy" if curve == BEST_ACCURACY else STRATEGIES[curve].metric
 
 
 def evaluation_file(step: int) -> str:
@@ -95,7 +122,7 @@ def evaluation_file(step: int) -> str:
 def summarise(
     groups: Sequence[Group],
     step: int,
-    temperature: float,
+    sampling: Sampling,
     seconds: float,
     strategies: Sequence[str] = ("pass_at_k",),
     trained_ks: Sequence[int] = (),
@@ -111,10 +138,14 @@ def summarise(
     if not groups:
         raise NothingJudged(f"the verifier failed on every prompt of the evaluation: {fault}")
     wanted = dict.fromkeys(("pass_at_k", *strategies, "mean", *(term.strategy for term in terms)))
+    if sampling.greedy:  # one answer, from which nothing is selected
+        wanted = dict.fromkeys(("pass_at_k", "mean"))
+    if "best_of_k" in wanted and not np.array_equal(graded_groups(groups).rewards, _correct(groups)):
+        wanted[BEST_ACCURACY] = None
     curves = {strategy: curve_of(groups, strategy, trained_ks) for strategy in wanted}
     return Evaluation(
         step=step,
-        temperature=temperature,
+        sampling=sampling,
         curves=curves,
         length_mean=float(np.mean([len(tokens) for g in groups for tokens in g.response_tokens])),
         truncated_share=float(np.mean([r == "length" for g in groups for r in g.finish_reason])),
@@ -123,11 +154,13 @@ def summarise(
         prompt_ids=tuple(group.prompt_id for group in groups),
         set_aside=asked - len(groups),
         objective=_objective_point(curves, terms),
+        levels=tuple(group.level for group in groups),
+        scorer_auc=scorer_agreement(groups),
     )
 
 
 def recorded_evaluation(config: RunConfig, path: Path, step: int) -> Evaluation | None:
-    """The evaluation whose graded groups lie in `path`; None where there are none at the configured temperature.
+    """The evaluation whose graded groups lie in `path`; None where none were sampled as configured.
 
     Raises:
         OSError, GroupError: the file cannot be read.
@@ -136,12 +169,11 @@ def recorded_evaluation(config: RunConfig, path: Path, step: int) -> Evaluation 
     if not path.is_file():
         return None
     found = read_evaluation(config, path, step)
-    same = found is not None and isclose(found.temperature, config.evaluation.temperature, rel_tol=1e-6)
-    return found if same else None
+    return found if found is not None and found.sampling.matches(config.evaluation.sampling) else None
 
 
 def read_evaluation(config: RunConfig, path: Path, step: int) -> Evaluation | None:
-    """The evaluation whose graded groups lie in `path`, at their own temperature; None where there are none.
+    """The evaluation whose graded groups lie in `path`, as they were sampled; None where there are none.
 
     Raises:
         OSError, GroupError: the file cannot be read.
@@ -151,7 +183,7 @@ def read_evaluation(config: RunConfig, path: Path, step: int) -> Evaluation | No
     if not groups:
         return None
     measured = strategies_of(config), trained_ks_of(config), objective_terms(config)
-    return summarise(groups, step, groups[0].temperature, 0.0, *measured)
+    return summarise(groups, step, groups[0].sampling, 0.0, *measured)
 
 
 def _objective_point(curves: Mapping[str, Sequence[CurvePoint]], terms: Sequence[TermSettings]) -> CurvePoint | None:
@@ -164,12 +196,44 @@ def _objective_point(curves: Mapping[str, Sequence[CurvePoint]], terms: Sequence
     return weighted_sum((term.weight, points[term.strategy, term.k]) for term in terms)
 
 
+def scorer_agreement(groups: Sequence[Group]) -> CurvePoint | None:
+    """How well scores rank right answers above wrong ones of the same prompt: the AUC, averaged over prompts with both.
+
+    None if the score is the reward or the verdict itself, or no prompt has both kinds of answers.
+    """
+    graded = graded_groups(groups)
+    correct_GN = _correct(groups)
+    scores_GN = np.asarray(graded.scores, np.float64)
+    if np.array_equal(scores_GN, graded.rewards) or np.array_equal(scores_GN, correct_GN):
+        return None
+    found = [
+        _auc(scores[correct == 1], scores[correct == 0])
+        for scores, correct in zip(scores_GN, correct_GN, strict=True)
+        if 0 < correct.sum() < len(correct)
+    ]
+    return mean_probability(np.array(found)) if found else None
+
+
+def _auc(right: np.ndarray, wrong: np.ndarray) -> float:
+    """The share of pairs in which the right answer has the higher score; ties count as half."""
+    wrong = np.sort(wrong)
+    below = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
+    return float(below.mean() / 2 / len(wrong))
+
+
+def _correct(groups: Sequence[Group]) -> np.ndarray:
+    """1 where the verdict is correct, float64[G, n]."""
+    return np.array([[verdict == Status.CORRECT for verdict in group.verdicts] for group in groups], np.float64)
+
+
 def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] = ()) -> list[CurvePoint]:
-    """The curve of one strategy over graded groups of equal size; pass@k counts verdicts, the others rewards."""
+    """The curve of one strategy over graded groups of equal size; pass@k and BEST_ACCURACY count verdicts, the others
+    rewards."""
     graded = graded_groups(groups)
     rewards_PN, n = graded.rewards, groups[0].n
-    if strategy == "pass_at_k":
-        rewards_PN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups], dtype=np.float64)
+    if strategy in ("pass_at_k", BEST_ACCURACY):
+        rewards_PN = _correct(groups)
+    strategy = "best_of_k" if strategy == BEST_ACCURACY else strategy
     only_k = STRATEGIES[strategy].only_k
     return strategy_curve(
         rewards_PN,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
+from actors.sampling import Sampling
 from cluster.checks.earlier import check_recorded_groups, recorded_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
@@ -27,7 +28,7 @@ from cluster.checks.prompts import (
 )
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.evaluation.summary import Evaluation, recorded_evaluation
+from cluster.evaluation.summary import Evaluation, read_evaluation
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory
@@ -164,7 +165,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
 def evaluate_checkpoint(
     config: RunConfig, model_path: str, *, n: int, temperatures: Sequence[float], output: Path | None = None
 ) -> tuple[JobResult, list[Evaluation]]:
-    """pass@k curves of one model on the evaluation split, at several temperatures.
+    """Curves of one model on the evaluation split, at several temperatures.
 
     Args:
         model_path: Hugging Face directory (a checkpoint holds one under ``huggingface``).
@@ -188,11 +189,11 @@ def evaluate_checkpoint(
                     pool,
                     held_out,
                     n=n,
-                    temperature=temperature,
+                    sampling=sampling,
                     step=0,
-                    log=output / evaluation_output(temperature) if output else None,
+                    log=output / evaluation_output(sampling) if output else None,
                 )
-                for temperature in temperatures
+                for sampling in map(config.evaluation.sampling_at, temperatures)
             ]
 
         return await processes.supervisor.run(shutdown.unless_asked(curves()))
@@ -210,25 +211,29 @@ def earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequen
         UsageError: it holds no groups at one of the temperatures, or they cannot be read.
     """
     found = []
-    for temperature in temperatures:
-        path = directory / evaluation_output(temperature)
-        at = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"temperature": temperature})})
+    for sampling in map(config.evaluation.sampling_at, temperatures):
+        path = directory / evaluation_output(sampling)
         try:
-            evaluation = recorded_evaluation(at, path, 0)
+            evaluation = read_evaluation(config, path, 0) if path.is_file() else None
         except (OSError, ValueError) as error:
             raise UsageError(f"--baseline {directory}: {path.name} cannot be read: {error}") from error
         if evaluation is None:
             raise UsageError(
                 f"--baseline {directory}: no {path.name} there; give the --output directory of a `bonrl eval` with "
-                f"-t {temperature:g}"
+                f"-t {sampling.temperature:g}"
+            )
+        if not evaluation.sampling.matches(sampling):
+            raise UsageError(
+                f"--baseline {directory}: {path.name} was sampled with {evaluation.sampling}, this evaluation with "
+                f"{sampling}; evaluate both with the same --top-p, --top-k and --min-p"
             )
         found.append(evaluation)
     return found
 
 
-def evaluation_output(temperature: float) -> str:
+def evaluation_output(sampling: Sampling) -> str:
     """Name of the file with the graded groups that `bonrl eval --output` writes."""
-    return f"groups-temperature-{temperature:g}.parquet"
+    return f"groups-temperature-{sampling.temperature:g}.parquet"
 
 
 def contamination_line(

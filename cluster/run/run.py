@@ -16,6 +16,7 @@ from pathlib import Path
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
 from actors.logs import set_step
+from actors.sampling import Sampling
 from cluster.config import RunConfig
 from cluster.evaluation.evaluate import evaluate, prompts_in_flight
 from cluster.evaluation.summary import Evaluation, evaluation_file, objective_terms, strategies_of, trained_ks_of
@@ -121,7 +122,7 @@ class Run:
                 self.pool,
                 context.held_out,
                 n=settings.n,
-                temperature=settings.temperature,
+                sampling=settings.sampling,
                 step=step,
                 log=context.directory.groups / evaluation_file(step),
             )
@@ -163,7 +164,7 @@ async def evaluate_prompts(
     prompts: Sequence[TokenizedPrompt],
     *,
     n: int,
-    temperature: float,
+    sampling: Sampling,
     step: int,
     log: Path | None,
 ) -> Evaluation:
@@ -172,11 +173,11 @@ async def evaluate_prompts(
         pool,
         prompts,
         n=n,
-        temperature=temperature,
+        sampling=sampling,
         max_tokens=config.rollout.max_response_tokens,
         seed=config.run.seed,
         step=step,
-        max_in_flight=prompts_in_flight(config, n),
+        max_in_flight=prompts_in_flight(config, sampling.samples(n)),
         strategies=strategies_of(config),
         trained_ks=trained_ks_of(config),
         terms=objective_terms(config),

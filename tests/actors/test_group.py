@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from actors.group import GROUP_SCHEMA, Group, GroupError
 from actors.queue.group_log import read_groups, write_groups
 from actors.queue.prompt_stream import PromptStream, sampling_seed
+from actors.sampling import Sampling
 
 
 def make_group(lengths=(3, 0, 5), graded=True, sequence=7) -> Group:
@@ -72,7 +73,7 @@ def test_round_trip_through_parquet(tmp_path):
 
 def version_3(batch: pa.RecordBatch) -> pa.RecordBatch:
     """What the release before texts were recorded wrote."""
-    old = batch.drop_columns(["prompt_text", "reference", "response_text"])
+    old = batch.drop_columns(["prompt_text", "reference", "response_text", "top_p", "top_k", "min_p"])
     return old.replace_schema_metadata({b"bonrl.group.version": b"3"})
 
 
@@ -85,7 +86,17 @@ def test_files_without_texts_are_read(tmp_path):
     old = Group.from_record_batch(read)
     assert_same(group, old)
     assert (old.prompt_text, old.reference, old.response_text) == (None, None, None)
+    assert not old.sampling.restricted
     assert Group.from_record_batch(group.to_record_batch()).response_text == ["2", "3"]
+
+
+def test_groups_keep_the_parameters_that_they_were_sampled_with():
+    group = replace(make_group(), temperature=0.7, top_p=0.9, top_k=40, min_p=0.05)
+    read = Group.from_record_batch(pickle.loads(pickle.dumps(group.to_record_batch())))
+    assert read.sampling.matches(Sampling(0.7, 0.9, 40, 0.05)) and read.sampling.restricted
+    assert str(read.sampling) == "temperature 0.7, top_p 0.9, top_k 40, min_p 0.05"
+    assert not read.sampling.matches(Sampling(0.7, 0.9, 41, 0.05))
+    assert Sampling(0.7, 0.9).at(0) == Sampling(0.0) and Sampling(0.0).samples(32) == 1
 
 
 def test_ragged_groups_and_foreign_schemas_are_refused():

@@ -76,6 +76,22 @@ def test_logprobs_are_those_of_the_tempered_distribution(served, run_async, refe
         np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
 
 
+def test_greedy_and_restricted_samples(served, run_async, reference_logprobs):
+    """Greedy takes the most likely token; top_k and min_p keep one token here, top_p some, renormalized."""
+    sampler, model = served
+    [greedy] = run_async(sampler.sample(PROMPTS[0], 1, 0.0, 16, 5, "greedy"))
+    expected = reference_logprobs(model, PROMPTS[0], greedy.tokens, temperature=1.0)
+    np.testing.assert_allclose(greedy.logprobs, expected, atol=1e-5)
+    for name, options in (("top-k", {"top_k": 1}), ("min-p", {"min_p": 1.0})):
+        for completion in run_async(sampler.sample(PROMPTS[0], 4, 1.0, 16, 5, name, **options)):
+            assert np.array_equal(completion.tokens, greedy.tokens)
+            np.testing.assert_allclose(completion.logprobs, 0.0, atol=1e-6)
+    for completion in run_async(sampler.sample(PROMPTS[0], 4, 1.0, 16, 5, "top-p", top_p=0.5)):
+        whole = reference_logprobs(model, PROMPTS[0], completion.tokens, temperature=1.0)
+        gain = completion.logprobs - whole
+        assert (gain >= -1e-5).all() and gain.max() <= np.log(2) + 1e-4 and gain.max() > 0.1
+
+
 def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, run_async):
     with pytest.raises(SamplerError, match="sampler 0 cannot sample long: vLLM refused the request"):
         run_async(sampler.sample([3] * 300, 2, 1.0, 8, 0, "long"))

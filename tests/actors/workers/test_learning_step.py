@@ -282,3 +282,9 @@ def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
         step.agreement([replace(probe, temperature=0.5)], 3)
     crossed = replace(probe, token_versions=[np.append(v[:-1], np.int32(4)) for v in probe.token_versions])
     assert step.agreement([crossed], 3) == step.agreement([crossed], 4) == {}
+
+
+@pytest.mark.parametrize("changes", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
+def test_groups_of_a_restricted_distribution_are_refused(changes):
+    with pytest.raises(ValueError, match="log-probabilities of a restricted distribution"):
+        run(ObjectiveSettings(k=2), [replace(GROUPS[0], **changes), GROUPS[1]])

@@ -119,6 +119,7 @@ def test_recorded_rewards_that_the_objective_cannot_take() -> None:
     assert group_problem(config, 0, [rows[0] | {"reward": [0.0, 1.0]}]) is None
     other = build_config({"rollout": {"n": 2}, "objective": {"strategy": "max_at_k", "k": 1}})
     assert group_problem(other, 0, rows) is None
+    assert "sampled with temperature 1, top_p 0.9" in str(group_problem(other, 0, [rows[0] | {"top_p": 0.9}]))
 
 
 def test_the_first_differences_of_weights_are_named() -> None:

@@ -142,6 +142,12 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"learner": {"gpus_per_rank": 0.5}}, ("learner.gpus_per_rank = 0.5", "learner.ranks")),
         ({"learner": {"gpus_per_rank": 1, "ranks": 3}, "cluster": {"num_gpus": 2}}, ("3 GPUs", "cluster.num_gpus = 2")),
         ({"queue": {"overtake": 1}}, ("queue.overtake = 1", "queue.staleness")),
+        ({"evaluation": {"temperature": 0.001}}, ("evaluation.temperature = 0.001", "use 0 for greedy")),
+        ({"evaluation": {"top_k": 0}}, ("evaluation.top_k = 0", "use -1")),
+        (
+            {"evaluation": {"temperature": 0, "top_p": 0.9}},
+            ("evaluation.top_p = 0.9", "no effect with evaluation.temperature = 0"),
+        ),
         ({"evaluation": {"n": 4}}, ("evaluation.n = 4", "objective.k = 8")),
         (
             {"evaluation": {"split": "test", "prompts": 300}, "task": {"test_size": 200}},

@@ -17,6 +17,7 @@ import pytest
 
 from actors.group_metrics import group_metrics
 from actors.remote_calls import ActorFailure
+from actors.sampling import SAMPLING_COLUMNS, Sampling
 from cluster import cli
 from cluster.config import build_config
 from cluster.evaluation import evaluate as evaluation
@@ -42,7 +43,7 @@ FAILED = replace(
 
 
 def test_every_strategy_from_one_pool() -> None:
-    found = summarise(GROUPS, 7, 1.0, 2.0, ["best_of_k", "majority_at_k", "max_at_k"])
+    found = summarise(GROUPS, 7, Sampling(), 2.0, ["best_of_k", "majority_at_k", "max_at_k"])
     row = found.row()
     assert [row[f"eval/pass@{k}"] for k in (1, 2, 4)] == pytest.approx([0.5, 0.75, 1.0])
     assert row["eval/bo@4"] == 0.5, "the verifier ranks a wrong answer first in one of two groups"
@@ -57,16 +58,16 @@ CURVES = [name for name, strategy in STRATEGIES.items() if strategy.only_k is No
 @pytest.mark.parametrize("strategy", CURVES)
 def test_every_strategy_can_be_logged(strategy: str) -> None:
     """A name that the table of metrics lacks would end a run at its first evaluation."""
-    row = summarise(GROUPS, 7, 1.0, 2.0, [strategy]).row()
+    row = summarise(GROUPS, 7, Sampling(), 2.0, [strategy]).row()
     assert f"eval/{STRATEGIES[strategy].metric}@2_low" in row
     check_row(row)
 
 
 def test_prompts_without_a_verdict_are_left_out_and_counted() -> None:
-    found = summarise([*GROUPS, FAILED], 0, 1.0, 2.0)
-    assert found.set_aside == 1 and found.curve == summarise(GROUPS, 0, 1.0, 2.0).curve
+    found = summarise([*GROUPS, FAILED], 0, Sampling(), 2.0)
+    assert found.set_aside == 1 and found.curve == summarise(GROUPS, 0, Sampling(), 2.0).curve
     with pytest.raises(NothingJudged, match="failed on every prompt of the evaluation: prompt .*: out of memory"):
-        summarise([FAILED], 0, 1.0, 2.0)
+        summarise([FAILED], 0, Sampling(), 2.0)
 
 
 def test_a_steps_metrics_count_what_was_set_aside() -> None:
@@ -90,21 +91,25 @@ def test_the_curves_hold_every_k_that_is_trained_for() -> None:
     objective = {"k": 3, "mixture": [{"strategy": "mean", "k": 1}, {"k": 11}]}
     config = build_config({"objective": objective, "schedule": {"k": {"end": 5}}})
     assert trained_ks_of(config) == [1, 3, 5, 11]
-    found = summarise(GROUPS, 7, 1.0, 2.0, ["best_of_k"], trained_ks_of(config))
+    found = summarise(GROUPS, 7, Sampling(), 2.0, ["best_of_k"], trained_ks_of(config))
     assert [point.k for point in found.curve] == [1, 2, 3, 4], "11 answers are more than were drawn"
     assert {"eval/pass@3", "eval/bo@3"} <= found.row().keys()
 
 
 class Pool:
-    """Samplers and a verifier of which every sample is right below a temperature of 0.8, and every other one above."""
+    """Samplers and a verifier of which every sample is right below a temperature of 0.8, and every other one above.
+
+    Prompts alternate between two levels. Scores fall with the number of the sample.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
 
     async def deliver(self, request: Any, prompt: Prompt, take: Any, purpose: str) -> Any:
         self.requests.append(request)
-        group = graded([i % 2 == 0 or request.temperature < 0.8 for i in range(request.n)])
-        batch = replace(group, sequence=request.sequence, temperature=request.temperature).to_record_batch()
+        group = graded([i % 2 == 0 or request.temperature < 0.8 for i in range(request.n)], scores=range(-request.n, 0))
+        asked = {name: getattr(request, name) for name in ("sequence", *SAMPLING_COLUMNS)}
+        batch = replace(group, level=f"level {request.sequence % 2}", **asked).to_record_batch()
         returned = asyncio.get_running_loop().create_future()
         returned.set_result(batch)
         return await take(returned)
@@ -115,7 +120,7 @@ def prompts_like(count: int) -> list[TokenizedPrompt]:
 
 
 def evaluated(pool: Pool, **changes: Any) -> Any:
-    arguments = dict(n=4, temperature=1.0, max_tokens=8, seed=0, step=0, max_in_flight=2) | changes
+    arguments = dict(n=4, sampling=Sampling(), max_tokens=8, seed=0, step=0, max_in_flight=2) | changes
     return asyncio.run(evaluate(pool, prompts_like(3), **arguments))
 
 
@@ -138,10 +143,8 @@ def test_curves_are_computed_beside_the_event_loop_and_not_for_ever(monkeypatch:
         evaluated(Pool())
 
 
-def test_several_temperatures_in_one_call(
-    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`bonrl eval -t 0.7 -t 1.2` with the actors replaced: each curve of its own samples, all of it written down."""
+def replace_actors(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Pool:
+    """Evaluations run in `repository` without Ray, on a simulated pool."""
     pool = Pool()
 
     async def unchanged(work: Any) -> Any:
@@ -156,6 +159,21 @@ def test_several_temperatures_in_one_call(
     monkeypatch.setattr(job, "run_to_result", lambda _, work, conclude: conclude(asyncio.run(work(asks))))
     monkeypatch.setattr(job, "load_prompts", lambda config, _: prompts_like(config.evaluation.prompts))
     monkeypatch.chdir(repository)
+    return pool
+
+
+def run_eval(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["bonrl", "eval", "--checkpoint", "models/countdown-base", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_several_temperatures_in_one_call(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bonrl eval -t 0.7 -t 1.2` with the actors replaced: each curve of its own samples, all of it written down."""
+    pool = replace_actors(monkeypatch, repository)
     arguments = [
         "--checkpoint",
         "models/countdown-base",
@@ -202,6 +220,66 @@ def test_several_temperatures_in_one_call(
 
 
 def test_one_prompt_has_no_standard_error_and_the_file_stays_json() -> None:
-    found = summarise(GROUPS[:1], 0, 1.0, 2.0)
+    found = summarise(GROUPS[:1], 0, Sampling(), 2.0)
     assert set(found.standard_errors().values()) == {None}
     assert not set(found.standard_errors()) & set(found.row())
+
+
+def test_greedy_draws_one_sample_and_reports_pass_at_1_only(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = replace_actors(monkeypatch, repository)
+    options = ["-t", "0", "-t", "1.2", "--top-p", "0.9", "--n", "8", "--strategy", "best_of_k"]
+    assert not run_eval(monkeypatch, *options, "evaluation.prompts=5")
+    out = capsys.readouterr().out
+    assert "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported" in out
+    assert "temperature 0 (greedy): 5 prompts x 1 samples" in out
+    assert [(r.n, r.temperature, r.top_p) for r in pool.requests[:5]] == [(1, 0.0, 1.0)] * 5
+    assert [(r.n, r.temperature, r.top_p) for r in pool.requests[5:]] == [(8, 1.2, 0.9)] * 5
+    assert run_eval(monkeypatch, "-t", "0", "--top-p", "0.9") == 2
+    assert "--top-p has no effect with -t 0" in capsys.readouterr().err
+    assert run_eval(monkeypatch, "-t", "0.001") == 2
+    assert "must be 0 (greedy), or 0.01 to 10" in capsys.readouterr().err
+
+
+def test_json_holds_every_strategy_also_by_level(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    replace_actors(monkeypatch, repository)
+    options = ["--json", "--n", "4", "--strategy", "best_of_k", "--strategy", "majority_at_k"]
+    assert not run_eval(monkeypatch, *options, "-o", str(tmp_path / "x"), "evaluation.prompts=6")
+    captured = capsys.readouterr()
+    [found] = json.loads(captured.out)["evaluations"]
+    assert found["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+    assert (found["n"], found["prompts"], found["eval/bo@4"]) == (4, 6, 0.0), "the last answer has the best score"
+    assert [point["k"] for point in found["curves"]["majority_at_k"]] == [1, 2, 4]
+    assert {level: part["prompts"] for level, part in found["levels"].items()} == {"level 0": 3, "level 1": 3}
+    level = found["levels"]["level 1"]["curves"]["best_of_k"][-1]
+    assert level["value"] == 0.0 and level["low"] == 0.0 < level["high"] < 1.0
+    assert found["scorer_auc"]["value"] == 0.25 and found["eval/scorer_auc"] == 0.25
+    assert "by level" in captured.err and "0.250 [" in captured.err and "AUC within prompts" in captured.err
+    assert json.loads((tmp_path / "x" / "evaluation.json").read_text())["evaluations"] == [found]
+
+    compared = ["--json", "--n", "4", "--top-k", "5", "--baseline", str(tmp_path / "x"), "evaluation.prompts=6"]
+    assert run_eval(monkeypatch, *compared) == 2
+    assert "sampled with temperature 1, this evaluation with temperature 1, top_k 5" in capsys.readouterr().err
+
+
+def test_the_scorer_agrees_with_the_verdict_within_prompts() -> None:
+    found = summarise(GROUPS, 0, Sampling(), 2.0)
+    assert found.scorer_auc is not None
+    assert found.scorer_auc.value == pytest.approx((0 + 1 / 3) / 2), "pairs of the same prompt only"
+    assert summarise([graded([1, 0]), graded([0, 0])], 0, Sampling(), 2.0).scorer_auc is None, "the score is the reward"
+    tied = summarise([graded([1, 0], scores=[3, 3])], 0, Sampling(), 2.0).scorer_auc
+    assert tied is not None and tied.value == 0.5
+
+
+def test_best_of_k_also_counts_correct_answers_where_rewards_hold_more() -> None:
+    groups = [replace(group, reward=group.rewards + 0.1) for group in GROUPS]
+    found = summarise(groups, 0, Sampling(), 2.0, ["best_of_k"])
+    plain = summarise(GROUPS, 0, Sampling(), 2.0, ["best_of_k"])
+    row = found.row()
+    check_row(row)
+    assert row["eval/bo_accuracy@2"] == pytest.approx(plain.row()["eval/bo@2"])
+    assert row["eval/bo@2"] == pytest.approx(row["eval/bo_accuracy@2"] + 0.1)
+    assert "eval/bo_accuracy@2" not in plain.row()
