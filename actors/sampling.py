@@ -61,7 +61,9 @@ class Sampling:
 def restricted_problem(found: Iterable[Sampling]) -> str | None:
     """Why groups that were sampled like this cannot be trained on; None if they can."""
     restricted = next((sampling for sampling in found if sampling.restricted), None)
-    return restricted and (
+    if restricted is None:
+        return None
+    return (
         f"groups were sampled with {restricted}: the log-probabilities of a restricted distribution are not those of "
         "the model, so that the gradient would be wrong; train on groups that `bonrl train` sampled"
     )

@@ -240,6 +240,11 @@ def warnings_of(config: RunConfig) -> list[str]:
             "broadcast.transport = shared_memory on a cluster: every sampler must run on the learner's node; "
             "auto chooses for each sampler"
         )
+    if config.evaluation.keep_best and config.evaluation.split == "test":
+        found.append(
+            f"evaluation.keep_best = {config.evaluation.keep_best} chooses on evaluation.split = test: the value of "
+            "the step that it chooses is then too good; choose on validation, and evaluate that checkpoint on test"
+        )
     if evaluates(config) and config.evaluation.sampling.greedy:
         found.append(
             "evaluation.temperature = 0 is greedy: one sample of each prompt is drawn, whatever evaluation.n is, and "

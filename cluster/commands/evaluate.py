@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from actors.sampling import LEAST_TEMPERATURE
-from cluster.commands.options import DEFAULT_CONFIG, Overrides, check_start, load
+from cluster.commands.options import DEFAULT_CONFIG, Overrides, UseBest, check_start, load
 from cluster.commands.printing import print_comparisons, print_curves
 from cluster.errors import UsageError
 from cluster.records.model_source import config_of_run, resolve_model
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 GREEDY = "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported"
 # `bonrl eval` trains nothing, so nothing is evaluated during training, and its curves may end below objective.k.
-NO_TRAINING = ("evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false")
+NO_TRAINING = (
+    *("evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false"),
+    *("evaluation.keep_best=null", "evaluation.patience=0", "evaluation.min_gain=0"),
+)
 
 
 def evaluate(
@@ -36,6 +39,7 @@ def evaluate(
         ),
     ],
     overrides: Overrides = None,
+    best: UseBest = False,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [the run's own, or {DEFAULT_CONFIG}]."),
@@ -100,14 +104,14 @@ def evaluate(
       bonrl eval --checkpoint models/countdown-base evaluation.split=test --output base
       bonrl eval --checkpoint runs/20261123-101500 evaluation.split=test --baseline base
       bonrl eval --checkpoint runs/20261123-101500 --n 64 -t 0.7 -t 1.0
-      bonrl eval --checkpoint runs/20261123-101500 -t 0
+      bonrl eval --checkpoint runs/20261123-101500 --best -t 0
       bonrl eval --checkpoint runs/20261123-101500 --strategy best_of_k --strategy majority_at_k --json
     """
     from cluster.records.user_code import kept_overrides
 
     options = {"n": n, "top_p": top_p, "top_k": top_k, "min_p": min_p, "strategies": strategy}
     extra = [f"evaluation.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    model = resolve_model(checkpoint)
+    model = resolve_model(checkpoint, best=best)
     own = None if config is not None else config_of_run(checkpoint)
     kept = kept_overrides(own.parent) if own is not None else []
     source = config or own or DEFAULT_CONFIG

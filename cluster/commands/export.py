@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.commands.options import UseBest
 from cluster.errors import UsageError
 from cluster.records.model_source import config_of_run, resolve_model
 
@@ -24,14 +25,16 @@ def export(
         ),
     ],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make.")],
+    best: UseBest = False,
 ) -> None:
     """Copy the model of a checkpoint into a plain Hugging Face directory, which any tool can load.
 
     \b
-    Example
+    Examples
       bonrl export --checkpoint runs/20261123-101500 --to my-model
+      bonrl export --checkpoint runs/20261123-101500 --best --to my-best-model
     """
-    source = resolve_model(checkpoint)
+    source = resolve_model(checkpoint, best=best)
     export_model(checkpoint, source, to)
     typer.echo(f"{source} -> {to}")
 

@@ -31,6 +31,10 @@ def _rate(value: float) -> float:
 
 
 Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
+UseBest = Annotated[
+    bool,
+    typer.Option("--best", help="Of a run: the best evaluated checkpoint (evaluation.keep_best), not the newest."),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

@@ -7,6 +7,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from actors.sampling import Sampling
+from cluster.config.keep_best import parse_metric
 from learner.estimators import ESTIMATORS
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
@@ -227,6 +228,7 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
     if runs and not evaluation.sampling.greedy:  # else pass@1 alone is asked for
         yield from _curves_reach_k(config)
     yield from _restrictions(config)
+    yield from _selection(config)
     key = f"{evaluation.split}_size"
     size = getattr(config.task, key) or (DEFAULT_SIZES[evaluation.split] if config.task.name == "countdown" else None)
     if config.task.validation_size == 0 and evaluation.split == "validation" and runs:
@@ -249,6 +251,40 @@ def _restrictions(config: RunConfig) -> Iterator[str]:
                 f"evaluation.{key} = {value:g} has no effect with evaluation.temperature = 0, which is greedy; leave "
                 "it out, or set a temperature"
             )
+
+
+def _selection(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    if evaluation.keep_best is None:
+        if evaluation.patience:
+            yield (
+                f"evaluation.patience = {evaluation.patience} needs the metric that must improve; set "
+                "evaluation.keep_best, for example objective"
+            )
+        return
+    if not evaluation.every:
+        yield (
+            f"evaluation.keep_best = {evaluation.keep_best} chooses among evaluated steps, and evaluation.every = 0 "
+            "evaluates none on the way; set evaluation.every"
+        )
+    if evaluation.min_gain and not evaluation.patience:
+        yield f"evaluation.min_gain = {evaluation.min_gain:g} has no effect without evaluation.patience; set that too"
+    strategy, k = parse_metric(evaluation.keep_best) or ("", 1)
+    if k > evaluation.n:
+        yield (
+            f"evaluation.keep_best = {evaluation.keep_best} needs at least {k} samples of a prompt, but evaluation.n = "
+            f"{evaluation.n}; raise evaluation.n"
+        )
+    elif evaluation.sampling.greedy and evaluation.keep_best not in ("pass_at_k@1", "reward_mean"):
+        yield (
+            f"evaluation.keep_best = {evaluation.keep_best} is not measured with evaluation.temperature = 0, which "
+            "draws one sample; use pass_at_k@1 or reward_mean, or set a temperature"
+        )
+    if strategy in ("best_of_k", "weighted_vote") and config.task.scorer.kind == "majority":
+        yield (
+            f"evaluation.keep_best = {evaluation.keep_best} with task.scorer.kind = majority selects by the vote of "
+            f"all n samples, not of {k}; use majority_at_k@{k}"
+        )
 
 
 def _curves_reach_k(config: RunConfig) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from actors.sampling import LEAST_TEMPERATURE, Sampling
+from cluster.config.keep_best import parse_metric
 from learner.section import Section
 from learner.strategies import STRATEGIES, look_up
 
@@ -109,6 +110,23 @@ class EvaluationSettings(Section):
         "millisecond for each prompt and k.",
     )
 
+    keep_best: str | None = Field(
+        None,
+        description="Metric of the deployed model by which the best evaluated step is chosen: STRATEGY@K (pass_at_k@8, "
+        "best_of_k@16, majority_at_k@4 ...), objective or reward_mean. Its checkpoint is saved and never deleted by "
+        "checkpoint.keep, and `--best` of bonrl eval and bonrl export uses it; null: off.",
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="End the run after so many evaluations in a row in which keep_best did not improve; 0: never.",
+    )
+    min_gain: float = Field(
+        0.0,
+        ge=0.0,
+        description="Smallest rise of keep_best above its best value so far that patience counts as an improvement.",
+    )
+
     @property
     def sampling(self) -> Sampling:
         return self.sampling_at(self.temperature)
@@ -123,6 +141,13 @@ class EvaluationSettings(Section):
         if 0 < temperature < LEAST_TEMPERATURE:
             raise ValueError(f"vLLM samples at {LEAST_TEMPERATURE:g} or above; use 0 for greedy decoding")
         return temperature
+
+    @field_validator("keep_best")
+    @classmethod
+    def _measurable(cls, metric: str | None) -> str | None:
+        if metric is not None:
+            parse_metric(metric)
+        return metric
 
     @field_validator("top_k")
     @classmethod

@@ -17,6 +17,7 @@ from actors.queue.group_log import read_groups
 from actors.sampling import Sampling
 from actors.workers.learning_step import graded_groups
 from cluster.config import RunConfig
+from cluster.config.keep_best import parse_metric
 from learner.metrics import CurvePoint, default_ks, mean_probability, of_prompts, strategy_curve, weighted_sum
 from learner.schedule import scheduled_integer
 from learner.settings import TermSettings
@@ -246,16 +247,23 @@ def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] =
 
 
 def strategies_of(config: RunConfig) -> list[str]:
-    """pass@k, what the configuration asks for, and what the run optimises; the mean always is (eval/reward_mean)."""
+    """pass@k, what the configuration asks for or selects by, and the objective's; the mean is eval/reward_mean."""
     wanted = ["pass_at_k", *config.evaluation.strategies, *(term.strategy for term in config.objective.terms())]
+    wanted += [strategy for strategy, _ in _selected(config)]
     return [strategy for strategy in dict.fromkeys(wanted) if STRATEGIES[strategy].only_k is None]
 
 
 def trained_ks_of(config: RunConfig) -> list[int]:
-    """Every k that the run trains for: of its terms, and those that its schedule names or ends with."""
+    """Every k that the run trains for or selects by: of its terms, and those that its schedule names or ends with."""
     named = config.schedule.k.explicit_values() if config.schedule.k else []
     terms = *config.objective.terms(), *objective_terms(config)
-    return sorted({*(term.k for term in terms), *map(round, named)})
+    return sorted({*(term.k for term in terms), *map(round, named), *(k for _, k in _selected(config))})
+
+
+def _selected(config: RunConfig) -> list[tuple[str, int]]:
+    """Strategy and k of ``evaluation.keep_best``, if it is a point of a curve."""
+    found = parse_metric(config.evaluation.keep_best) if config.evaluation.keep_best else None
+    return [found] if found else []
 
 
 def objective_terms(config: RunConfig) -> list[TermSettings]:

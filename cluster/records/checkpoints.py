@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,14 @@ class Checkpoints:
 
     @contextlib.asynccontextmanager
     async def writing(
-        self, step: int, *, keep: int, deadline_s: float, expected: Iterable[str] = ()
+        self,
+        step: int,
+        *,
+        keep: int,
+        deadline_s: float,
+        expected: Iterable[str] = (),
+        protected: Collection[int] = (),
+        when_complete: Callable[[], object] = lambda: None,
     ) -> AsyncIterator[Path]:
         """`async with checkpoints.writing(50, ...) as path:` yields the temporary directory; the block's end finalises.
 
@@ -80,6 +87,8 @@ class Checkpoints:
             keep: complete checkpoints that may stay, this one included.
             deadline_s: seconds for each of the three parts: to begin, to finalise and to prune.
             expected: as in `finalise`.
+            protected: as in `prune`.
+            when_complete: called when the checkpoint is complete, before others are removed.
 
         Raises:
             RunDirectoryError: the disk is full, here or in another process.
@@ -103,7 +112,8 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
-        await aside(lambda: self.prune(keep), "remove old checkpoints")
+        await aside(when_complete, f"record the checkpoint of step {step}")
+        await aside(lambda: self.prune(keep, protected), "remove old checkpoints")
 
     def begin(self, step: int) -> Path:
         """Makes the empty temporary directory of a step; any number of processes may write files into it."""
@@ -128,7 +138,7 @@ class Checkpoints:
             CheckpointError: a file is missing, or there are no files.
             RunDirectoryError: the disk is full or not writable.
         """
-        temporary, final = self._temporary(step), self._final(step)
+        temporary, final = self._temporary(step), self.path_of(step)
         with clear_errors(temporary):
             files = _describe(temporary)
             missing = sorted(set(expected) - set(files))
@@ -167,13 +177,15 @@ class Checkpoints:
         warnings: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return Latest(verify(self._final(step), contents=contents), tuple(warnings))
+                return Latest(verify(self.path_of(step), contents=contents), tuple(warnings))
             except CheckpointError as error:
                 warnings.append(f"skipped a checkpoint that cannot be trusted: {error}")
         return Latest(None, tuple(warnings))
 
-    def prune(self, keep: int) -> list[int]:
+    def prune(self, keep: int, protected: Collection[int] = ()) -> list[int]:
         """Removes all but the newest `keep` (>= 1) complete checkpoints, and leftovers; returns the removed.
+
+        The checkpoints of `protected` steps stay, besides those.
 
         A directory whose files are missing or of the wrong size does not count as kept, so a torn newest
         checkpoint never costs the last good one. (Contents are not hashed here: that would read every file.)
@@ -183,24 +195,30 @@ class Checkpoints:
         with clear_errors(self.directory):
             for leftover in (*self.directory.glob(f"{_TEMPORARY}*"), *self.directory.glob(f"{_REPLACED}*")):
                 shutil.rmtree(leftover)
-            good = [step for step in self.steps() if self._looks_complete(step)]
+            good = self.complete()
             # Torn ones newer than the oldest kept stay: `latest` warns of them, a person may look at them.
-            removed = [step for step in self.steps() if len(good) > keep and step < good[-keep]]
+            oldest = good[-keep] if len(good) > keep else 0
+            removed = [step for step in self.steps() if step < oldest and step not in protected]
             for step in removed:
                 # Renamed first: a crash in the middle of a removal must not leave what looks torn.
-                doomed = self.directory / f"{_REPLACED}{self._final(step).name}"
-                os.rename(self._final(step), doomed)
+                doomed = self.directory / f"{_REPLACED}{self.path_of(step).name}"
+                os.rename(self.path_of(step), doomed)
                 shutil.rmtree(doomed)
         return removed
 
+    def complete(self) -> list[int]:
+        """Steps whose checkpoints have all their files, ascending; contents are not hashed."""
+        return [step for step in self.steps() if self._looks_complete(step)]
+
     def _looks_complete(self, step: int) -> bool:
         try:
-            verify(self._final(step), contents=False)
+            verify(self.path_of(step), contents=False)
         except CheckpointError:
             return False
         return True
 
-    def _final(self, step: int) -> Path:
+    def path_of(self, step: int) -> Path:
+        """The directory of a step's checkpoint."""
         return self.directory / f"step-{step:06d}"
 
     def _temporary(self, step: int) -> Path:

@@ -11,12 +11,17 @@ from cluster.errors import UsageError
 from cluster.records.hub_models import local_directory
 
 
-def resolve_model(path: Path) -> Path:
+def resolve_model(path: Path, *, best: bool = False) -> Path:
     """The Hugging Face directory behind a run directory, a checkpoint directory, a model directory or a hub id.
+
+    Args:
+        best: of a run directory, that of its best evaluated step instead of the newest.
 
     Raises:
         UsageError: there is none.
     """
+    if best:
+        return resolve_model(_best_checkpoint(path))
     if (path / "config.json").is_file():
         return path
     if model := hub_id(str(path)):
@@ -36,6 +41,24 @@ def resolve_model(path: Path) -> Path:
     raise UsageError(
         f"--checkpoint {path} {reason}; give runs/NAME, runs/NAME/checkpoints/step-..., or a directory with config.json"
     )
+
+
+def _best_checkpoint(run: Path) -> Path:
+    from cluster.records.best import read_best
+    from cluster.records.checkpoints import CheckpointError, verify
+
+    found = read_best(run)
+    if found is None:
+        raise UsageError(
+            f"--best: {run} holds no best.json; give the directory of a run that was trained with evaluation.keep_best "
+            "and has been evaluated, or leave --best out for the newest checkpoint"
+        )
+    try:
+        verify(run / found.checkpoint)
+    except CheckpointError as error:
+        raise UsageError(f"--best: {error}; leave --best out for the newest checkpoint") from error
+    typer.echo(f"best checkpoint of {run}: {found}", err=True)
+    return run / found.checkpoint
 
 
 def config_of_run(checkpoint: Path) -> Path | None:

@@ -12,6 +12,7 @@
     user_code.json  the user's rewards, tasks and plugins: SHA-256; user_code/ copies (cluster/records/user_code.py)
     verifiers.json  isolation of the programs that the verifier workers run: cluster/run/startup.py
     wandb/          wandb's own files, when it is on
+    best.json       the best evaluated step: cluster/records/best.py
     summary.json    what the run ended with
     lock            held (flock) by the process that runs here
 
@@ -158,6 +159,11 @@ class RunDirectory:
     def write_json(self, name: str, value: Any) -> None:
         """Replaces one JSON file of the directory atomically (non-finite numbers as strings)."""
         self.write_text(name, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
+
+    def remove(self, name: str) -> None:
+        """Removes one file of the directory if it is there."""
+        with clear_errors(self.path):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json: what the run ended with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cluster.evaluation.summary import evaluation_file, recorded_evaluation
+from cluster.evaluation.summary import Evaluation, evaluation_file, recorded_evaluation
 from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
 from cluster.records.run_directory import RunDirectoryError
@@ -73,6 +73,9 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
         base = recorded_evaluation(context.config, directory.groups / evaluation_file(0), 0)
         evaluations = [*([base] if base else []), *evaluations]
     differences = context.dashboards.curves(evaluations)
+    best = run.selection.best
+    if best is not None and evaluations and best.step != evaluations[-1].step:
+        context.dashboards.best(evaluations, _evaluation_of(context, evaluations, best.step))
     final = context.checkpoints.latest().checkpoint
     if final is None:
         return JobResult(FAILED, "the last checkpoint cannot be read back: see the run directory")
@@ -80,7 +83,9 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
     digest = weights_sha256(model)
     directory.write_summary(
         {
-            "steps": run.steps,
+            "steps": final.step,
+            "stopped_early": run.stopped,
+            "best": best.to_json() if best else None,
             "weights_sha256": digest,
             "model": str(model),
             "evaluations": [evaluation.row() for evaluation in run.evaluations],
@@ -88,5 +93,26 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
             "warnings": [warning.text for warning in warnings],
         }
     )
-    lines = f"done: {run.steps} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"
+    lines = [run.stopped] if run.stopped else []
+    lines += [f"done: {final.step} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"]
+    lines += [f"best    {line}" for line in _best_lines(run)]
     return JobResult(COMPLETED, "\n".join(lines), model)
+
+
+def _best_lines(run: Run) -> list[str]:
+    """The best evaluated step, and why its value may mislead."""
+    best = run.selection.best
+    if best is None:
+        return []
+    lines = [f"{best}: {run.context.directory.path / best.checkpoint}"]
+    if best.selected_on_test:
+        lines.append("was chosen on the test split, so this value is too good; evaluate it on other problems")
+    if run.selection.base_is_better:
+        lines.append("is below the base model: no evaluated step improved on it")
+    return lines
+
+
+def _evaluation_of(context: RunContext, evaluations: Sequence[Evaluation], step: int) -> Evaluation | None:
+    """The evaluation after `step` steps, which an earlier process may have made."""
+    found = next((evaluation for evaluation in evaluations if evaluation.step == step), None)
+    return found or recorded_evaluation(context.config, context.directory.groups / evaluation_file(step), step)

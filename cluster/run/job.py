@@ -43,6 +43,7 @@ from cluster.run.recorder import GroupRecorder, NoWeightSync, recording
 from cluster.run.replay import RecordedGroups
 from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import Run, evaluate_prompts
+from cluster.run.selection import NoFurtherGain
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 from cluster.run.startup import Startup, announced_start
 from cluster.telemetry.dashboards import Dashboards
@@ -121,9 +122,11 @@ def _run(context: RunContext) -> JobResult:
 
 
 async def _train_until_asked(run: Run) -> None:
-    """The training loop; a run that a signal stops saves its finished steps."""
+    """The training loop; a run that a signal stops saves its finished steps, one that stops early has saved them."""
     try:
         await training_loop(run)
+    except* NoFurtherGain as stop:
+        run.stopped = str(stop.exceptions[0])
     except* ShutdownRequested:
         await run.checkpoint_if_new()
 

@@ -24,12 +24,14 @@ async def train(run: Run) -> None:
     Raises:
         ExceptionGroup: of :class:`actors.remote_calls.ActorFailure` when the run cannot continue, of
             :class:`cluster.run.run.AgreementError` when sampler and learner disagree, or of
-            :class:`cluster.run.shutdown.ShutdownRequested` when a signal asked the run to stop.
+            :class:`cluster.run.shutdown.ShutdownRequested` when a signal asked the run to stop, or of
+            :class:`cluster.run.selection.NoFurtherGain` when the evaluations no longer improve.
     """
     if run.first_step == 0 and run.evaluates_at(0):
         await run.evaluate(0)
     async with asyncio.TaskGroup() as tasks, run.source.rollouts_in(tasks):
         for step in range(run.first_step, run.steps):
+            run.selection.check(step)
             clock = StepClock(run.pool)
 
             probes = tasks.create_task(run.source.probe(step))  # first, because the update waits for it

@@ -15,6 +15,7 @@ from actors.remote_calls import ActorFailure, call
 from cluster.config import RunConfig
 
 FETCH_SECONDS = 300.0
+NO_SELECTION = {"keep_best": None, "patience": 0, "min_gain": 0.0}
 
 
 class GroupRecorder:
@@ -55,5 +56,5 @@ class NoWeightSync:
 
 def recording(config: RunConfig) -> RunConfig:
     """`config` without evaluations: the model is the same before and after."""
-    quiet = config.evaluation.model_copy(update={"at_start": False, "at_end": False, "every": 0})
+    quiet = config.evaluation.model_copy(update={"at_start": False, "at_end": False, "every": 0} | NO_SELECTION)
     return config.model_copy(update={"evaluation": quiet})

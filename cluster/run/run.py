@@ -23,6 +23,7 @@ from cluster.evaluation.summary import Evaluation, evaluation_file, objective_te
 from cluster.run.clock import StepClock
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
+from cluster.run.selection import Selection
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
 from verifiers.text.rendering import TokenizedPrompt
@@ -39,6 +40,7 @@ class Run:
     """Everything the control loop needs.
 
     pool: samplers and verifiers; None: nothing is sampled. saved: step of the last checkpoint that this process wrote.
+    stopped: why the run ended before its last step; None if it did not.
     """
 
     context: RunContext
@@ -51,10 +53,15 @@ class Run:
     shutdown: Shutdown
     evaluations: list[Evaluation] = field(default_factory=list)
     saved: int | None = None
+    stopped: str | None = None
 
     def __post_init__(self) -> None:
         # `time/s` counts from the start of the first process of a resumed run
         self._started = time.monotonic() - self.context.directory.elapsed_s()
+        context = self.context
+        self.selection = Selection(
+            context.config.evaluation, context.directory, context.checkpoints, context.first_step
+        )
 
     @property
     def first_step(self) -> int:
@@ -130,11 +137,14 @@ class Run:
         self.evaluations.append(evaluation)
         context.directory.append_metrics(evaluation.row())
         context.dashboards.evaluation(evaluation)
+        if self.selection.add(evaluation):
+            context.dashboards.message(f"best so far: {self.selection.best}")
 
     def checkpoints_at(self, step: int) -> bool:
-        """Whether to save after `step` steps; the last step is always saved."""
+        """Whether to save after `step` steps: the last step is always saved, and the best one if it is kept."""
         every = self.context.config.checkpoint.every
-        return step == self.steps or bool(every and step % every == 0)
+        last = step == self.steps or self.selection.exhausted
+        return last or self.selection.is_best(step) or bool(every and step % every == 0)
 
     async def checkpoint(self, step: int) -> None:
         """Save learner, queue and data cursor together; the checkpoint is complete or absent, never half written."""
@@ -145,6 +155,8 @@ class Run:
             keep=config.checkpoint.keep,
             deadline_s=config.deadlines.checkpoint_s,
             expected=self.source.checkpoint_files,
+            protected=self.selection.protected,
+            when_complete=self.selection.write,
         ) as path:
             await self.source.save(path)
             await self.learner.save(str(path))

@@ -124,6 +124,15 @@ class Dashboards:
         print_table(comparison_table(base, final, self._terms, headings=headings, changes=changes))
         return changes
 
+    def best(self, evaluations: Sequence[Evaluation], best: Evaluation | None) -> None:
+        """Shows the best evaluated step beside the first evaluation."""
+        if best is None:
+            return
+        base = evaluations[0] if evaluations[0].step < best.step else None
+        first = f"step {base.step}" if base and base.step else "base model"
+        headings = first, f"step {best.step}, the best"
+        print_table(comparison_table(base, best, self._terms, headings=headings))
+
     def _objective(self, step: int) -> str:
         """What the objective is called at an optimiser step, counted from 1; a mixture's name is too long."""
         if len(self._terms) > 1:

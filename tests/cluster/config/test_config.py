@@ -148,6 +148,27 @@ def test_every_problem_is_reported_at_once() -> None:
             {"evaluation": {"temperature": 0, "top_p": 0.9}},
             ("evaluation.top_p = 0.9", "no effect with evaluation.temperature = 0"),
         ),
+        ({"evaluation": {"patience": 2}}, ("evaluation.patience = 2", "set evaluation.keep_best")),
+        (
+            {"evaluation": {"keep_best": "objective", "min_gain": 0.1}},
+            ("evaluation.min_gain = 0.1", "evaluation.patience"),
+        ),
+        (
+            {"evaluation": {"keep_best": "objective", "every": 0}},
+            ("evaluation.keep_best = objective", "set evaluation.every"),
+        ),
+        ({"evaluation": {"keep_best": "pass_at_k@64"}}, ("at least 64 samples", "evaluation.n = 32")),
+        ({"evaluation": {"keep_best": "pass_at_j@8"}}, ("evaluation.keep_best", "did you mean 'pass_at_k'?")),
+        ({"evaluation": {"keep_best": "pass_at_k"}}, ("evaluation.keep_best", "STRATEGY@K")),
+        ({"evaluation": {"keep_best": "mean@1"}}, ("evaluation.keep_best", "reward_mean")),
+        (
+            {"evaluation": {"keep_best": "pass_at_k@8", "temperature": 0}},
+            ("evaluation.keep_best = pass_at_k@8", "pass_at_k@1"),
+        ),
+        (
+            {"evaluation": {"keep_best": "best_of_k@8"}, "task": {"scorer": {"kind": "majority"}}},
+            ("evaluation.keep_best = best_of_k@8", "use majority_at_k@8"),
+        ),
         ({"evaluation": {"n": 4}}, ("evaluation.n = 4", "objective.k = 8")),
         (
             {"evaluation": {"split": "test", "prompts": 300}, "task": {"test_size": 200}},

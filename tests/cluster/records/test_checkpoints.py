@@ -209,6 +209,21 @@ def test_prune_keeps_the_newest_and_counts_no_torn_one(checkpoints: Checkpoints)
         checkpoints.prune(0)
 
 
+def test_prune_keeps_what_is_protected_besides_the_newest(checkpoints: Checkpoints) -> None:
+    for step in (10, 20, 30):
+        write(checkpoints, step)
+    complete: list[list[int]] = []
+    write_as_a_run_does(
+        checkpoints,
+        40,
+        lambda path: (path / "weights.bin").write_bytes(b"x"),
+        protected=(10,),
+        when_complete=lambda: complete.append(checkpoints.steps()),
+    )
+    assert complete == [[10, 20, 30, 40]], "complete, and nothing deleted yet"
+    assert checkpoints.steps() == [10, 30, 40]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL at one system call: nothing after it runs, not even clean-up."""
 

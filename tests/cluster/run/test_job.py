@@ -59,7 +59,8 @@ def trained_prompts(directory: Path) -> Counter:
 def golden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A synchronous run of a few steps: its directory and its output."""
     base = tmp_path_factory.mktemp("golden")
-    result = bonrl("train", *SMALL, f"run.directory={base}", "run.name=golden")
+    best = ["evaluation.every=2", "evaluation.keep_best=pass_at_k@4"]
+    result = bonrl("train", *SMALL, *best, f"run.directory={base}", "run.name=golden")
     assert result.returncode == 0, result.stdout + result.stderr
     return run_directory(base), result.stdout
 
@@ -173,12 +174,16 @@ def test_recorded_groups_are_those_of_a_run_and_can_be_trained_from(golden, tmp_
 
 def test_a_checkpoint_evaluates_like_the_run_that_wrote_it(golden):
     directory, output = golden
+    best = json.loads((directory / "best.json").read_text())
     summary = json.loads((directory / "summary.json").read_text())
-    checkpoint = directory / "checkpoints" / f"step-{STEPS:06d}"
-    result = bonrl("eval", "--checkpoint", str(checkpoint), config=None)
+    assert best == summary["best"] and f"best    step {best['step']}, pass_at_k@4 {best['value']:.3f}" in output
+    result = bonrl("eval", "--checkpoint", str(directory), "--best", "--json", "-t", "1", "-t", "0", config=None)
     assert result.returncode == 0, result.stdout + result.stderr
-    final = summary["evaluations"][-1]
-    assert f"{final['eval/pass@4']:.3f}" in result.stdout
+    sampled, greedy = json.loads(result.stdout)["evaluations"]
+    [then] = [row for row in summary["evaluations"] if row["evaluation/step"] == best["step"]]
+    assert sampled["eval/pass@4"] == pytest.approx(then["eval/pass@4"]) == pytest.approx(best["value"])
+    assert then["eval/pass@4"] == max(r["eval/pass@4"] for r in summary["evaluations"] if r["evaluation/step"])
+    assert greedy["n"] == 1 and greedy["curves"].keys() == {"pass_at_k", "mean"}
 
 
 def test_an_export_answers_text_as_it_was_trained(golden, tmp_path):

@@ -43,7 +43,7 @@ def test_a_gap_between_sampler_and_learner_stops_a_run_that_samples(gap: float, 
     """Recorded groups may come from another policy, so a replay goes on."""
     nothing = cast(Any, None)
     directory = SimpleNamespace(elapsed_s=lambda: 0.0)
-    context = cast(Any, SimpleNamespace(config=build_config({}), directory=directory))
+    context = cast(Any, SimpleNamespace(config=build_config({}), directory=directory, checkpoints=None, first_step=0))
 
     def run(pool: Any) -> Run:
         return Run(context, nothing, nothing, nothing, pool, nothing, nothing, nothing)
