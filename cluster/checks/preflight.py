@@ -208,9 +208,18 @@ def machine_problems(config: RunConfig, *, new_run: bool = True) -> Iterator[str
         yield str(error)
 
 
-def wandb_problems(config: RunConfig) -> Iterator[str]:
-    """Whether there is a key for the wandb server of a run that must be online."""
-    if config.wandb.mode == "online" and api_key_source() is None:
+TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
+
+
+def tracker_problems(config: RunConfig) -> Iterator[str]:
+    """Whether each tracker's package is installed, and whether there is a key for a wandb that must be online."""
+    for name, package in TRACKER_PACKAGES.items():
+        if name in config.tracking and importlib.util.find_spec(package) is None:
+            yield (
+                f"tracking = {name} needs the package {package}, which is not installed; run pip install "
+                f"'bonrl[{name}]', or leave {name} out of tracking"
+            )
+    if "wandb" in config.tracking and config.wandb.mode == "online" and api_key_source() is None:
         yield (
             "wandb.mode = online, but no API key is set; set WANDB_API_KEY or run `wandb login`, or set wandb.mode = "
             "auto or offline"

@@ -60,7 +60,7 @@ def train(
       actors, sampler        number of samplers and verifiers; settings of the vLLM engines
       queue, broadcast       how far sampling may run ahead of training; how weights reach the samplers
       supervision            replacing actors that die or hang
-      evaluation, checkpoint, wandb, deadlines, agreement, cluster, plugins
+      evaluation, checkpoint, tracking, wandb, mlflow, deadlines, agreement, cluster, plugins
     All keys with type, range, default and reason: docs/configuration.md, or `bonrl config-reference`.
 
     \b

@@ -197,6 +197,17 @@ class WandbSettings(Section):
     )
 
 
+class MlflowSettings(Section):
+    """MLflow, where `tracking` names it (section `mlflow`)."""
+
+    tracking_uri: str | None = Field(
+        None,
+        min_length=1,
+        description="Tracking server or store, such as http://HOST:5000; null: a store in `mlflow/` of the run.",
+    )
+    experiment: str = Field("bonrl", min_length=1, max_length=250, description="Experiment that receives the run.")
+
+
 class AgreementSettings(Section):
     """The bar for sampler and learner to agree (section `agreement`)."""
 

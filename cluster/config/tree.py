@@ -14,7 +14,7 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -36,6 +36,7 @@ from cluster.config.settings import (
     CheckpointSettings,
     ClusterSettings,
     EvaluationSettings,
+    MlflowSettings,
     ModelSettings,
     RunSettings,
     WandbSettings,
@@ -101,7 +102,13 @@ class RunConfig(Section):
     checkpoint: CheckpointSettings = Field(
         default_factory=CheckpointSettings, description="When to save, how much to keep."
     )
+    tracking: tuple[Literal["wandb", "tensorboard", "mlflow"], ...] = Field(
+        ("wandb",),
+        description="Where metrics are shown, besides the terminal and metrics.jsonl: wandb (see wandb.mode), "
+        "tensorboard (files in `tensorboard/` of the run), mlflow (see mlflow.tracking_uri); [] for none.",
+    )
     wandb: WandbSettings = Field(default_factory=WandbSettings, description="Weights & Biases.")
+    mlflow: MlflowSettings = Field(default_factory=MlflowSettings, description="MLflow: where runs are logged.")
     deadlines: DeadlineSettings = Field(
         default_factory=DeadlineSettings, description="Seconds after which a wait ends with a message."
     )

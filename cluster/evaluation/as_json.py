@@ -43,6 +43,6 @@ def _point(point: CurvePoint) -> dict[str, float | None]:
     return {name: _number(getattr(point, name)) for name in names}
 
 
-def _number(value: float) -> float | None:
+def _number(value: float | None) -> float | None:
     """JSON has no NaN and no infinity: the interval or the error of a single prompt is null."""
-    return value if isfinite(value) else None
+    return value if value is not None and isfinite(value) else None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from learner.strategies import STRATEGIES
 from verifiers.verdict import Status
 
 BEST_ACCURACY = "best_of_k_accuracy"  # curve: best_of_k with the verdict in place of the reward
+
+
+SHOWN_PROMPTS, SHOWN_SAMPLES, SHOWN_CHARACTERS = 16, 2, 4_000  # in the table of an evaluation
 
 
 class NothingJudged(ValueError):
@@ -47,6 +51,7 @@ class Evaluation:
     objective: CurvePoint | None = None  # what the run trains for; None where its k is above n
     levels: tuple[str, ...] = ()  # of each prompt
     scorer_auc: CurvePoint | None = None  # see `scorer_agreement`
+    samples: tuple[dict[str, Any], ...] = ()  # a few, for people
 
     @property
     def temperature(self) -> float:
@@ -157,6 +162,7 @@ def summarise(
         objective=_objective_point(curves, terms),
         levels=tuple(group.level for group in groups),
         scorer_auc=scorer_agreement(groups),
+        samples=shown_samples(groups),
     )
 
 
@@ -195,6 +201,22 @@ def _objective_point(curves: Mapping[str, Sequence[CurvePoint]], terms: Sequence
     if len(terms) == 1 and terms[0].weight == 1.0:
         return points[terms[0].strategy, terms[0].k]
     return weighted_sum((term.weight, points[term.strategy, term.k]) for term in terms)
+
+
+def shown_samples(groups: Sequence[Group]) -> tuple[dict[str, Any], ...]:
+    """The first samples of the first prompts, as rows of a table; texts are cut at a length that a table can show."""
+    return tuple(
+        {
+            "prompt": (group.prompt_text or group.prompt_id)[:SHOWN_CHARACTERS],
+            "answer": group.response_text[i][:SHOWN_CHARACTERS] if group.response_text else "",
+            "reward": float(group.rewards[i]),
+            "score": float(group.score[i]) if group.score is not None else None,
+            "verdict": group.verdicts[i],
+            "truncated": group.finish_reason[i] == "length",
+        }
+        for group in groups[:SHOWN_PROMPTS]
+        for i in range(min(group.n, SHOWN_SAMPLES))
+    )
 
 
 def scorer_agreement(groups: Sequence[Group]) -> CurvePoint | None:

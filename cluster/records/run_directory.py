@@ -11,7 +11,7 @@
     incidents.jsonl actors that were lost and replaced; quarantine/ prompts that were given up (telemetry/incidents.py)
     user_code.json  the user's rewards, tasks and plugins: SHA-256; user_code/ copies (cluster/records/user_code.py)
     verifiers.json  isolation of the programs that the verifier workers run: cluster/run/startup.py
-    wandb/          wandb's own files, when it is on
+    wandb/          wandb's own files, when it is on; also tensorboard/ and mlflow/
     best.json       the best evaluated step: cluster/records/best.py
     summary.json    what the run ended with
     lock            held (flock) by the process that runs here

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: the terminal and wandb. One place, one writer, so that every number is logged once."""
+"""Where a run's metrics go: the terminal and the trackers. One place, so that every number is logged once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from cluster.exit_status import INTERRUPTED
 from cluster.records.run_directory import RunDirectory, RunDirectoryError
 from cluster.telemetry.progress import Progress
 from cluster.telemetry.tables import print_table
-from cluster.telemetry.wandb_writer import Loss, WandbWriter
+from cluster.telemetry.tracker import Loss
+from cluster.telemetry.trackers import make_trackers
 from learner.metrics import Difference
 from learner.schedule import scheduled_integer
 
 logger = logging.getLogger(__name__)
 
-HURRY_SECONDS = 5.0  # for wandb to send the rest of a run that was asked to leave
+HURRY_SECONDS = 5.0  # for all trackers together to send the rest of a run that was asked to leave
 
 
 class Dashboards:
-    """Terminal and wandb of one run (a context manager).
+    """Terminal and trackers of one run (a context manager).
 
     Args:
         config: the run's configuration.
-        directory: where wandb keeps its files and metrics.jsonl lies.
+        directory: where trackers keep their files and metrics.jsonl lies.
         first_step: optimiser steps that a resumed run has behind it.
     """
 
@@ -43,15 +44,11 @@ class Dashboards:
         self._status: int | None = None  # how the run ended, once it is known
 
     def __enter__(self) -> Dashboards:
-        self._wandb = WandbWriter(
-            self._config.wandb,
-            self._directory.path,
-            config=self._config.model_dump(mode="json"),
-            name=self._directory.path.name,
-        )
+        self._trackers = make_trackers(self._config, self._directory, self._first_step)
         self._progress.start(total=self._config.run.steps, first_step=self._first_step)
         self.message(f"run directory {self._directory.path} (log files in {self._directory.logs.name}/)")
-        self.message(self._wandb.describe())
+        for tracker in self._trackers:
+            self.message(tracker.describe())
         return self
 
     def __exit__(
@@ -59,13 +56,15 @@ class Dashboards:
     ) -> None:
         self._progress.stop()
         status = self._status if self._status is not None else int(kind is not None)
-        late = self._wandb.finish(status, deadline_s=HURRY_SECONDS if status == INTERRUPTED else None)
-        for loss in self._wandb.losses():
-            print(loss.message, flush=True)
-            with contextlib.suppress(RunDirectoryError):  # a full disk: how the run ended is said already
-                self._note(loss)
-        if late:
-            print(late, flush=True)
+        hurry_s = HURRY_SECONDS / max(len(self._trackers), 1) if status == INTERRUPTED else None
+        for tracker in self._trackers:
+            late = tracker.finish(status, deadline_s=hurry_s)
+            for loss in tracker.losses():
+                print(loss.message, flush=True)
+                with contextlib.suppress(RunDirectoryError):  # a full disk: how the run ended is said already
+                    self._note(loss)
+            if late:
+                print(late, flush=True)
 
     def last_words(self, text: str, status: int) -> None:
         """How the run ended, with its exit status; nothing that is closed afterwards can hold the message up."""
@@ -101,15 +100,19 @@ class Dashboards:
         text = f"{name} {found.value:.3f}" if found is not None else ""
         self._progress.evaluated(evaluation.step, text)
         self._log(evaluation.row())
+        for tracker in self._trackers:
+            tracker.log_samples(evaluation.step, evaluation.samples)
 
     def _log(self, row: Mapping[str, float]) -> None:
-        self._wandb.log(row)
-        for loss in self._wandb.losses():
-            self.message(loss.message)
-            self._note(loss)
+        for tracker in self._trackers:
+            tracker.log(row)
+            for loss in tracker.losses():
+                self.message(loss.message)
+                self._note(loss)
 
     def _note(self, loss: Loss) -> None:
-        incident = {"kind": "wandb", "unit": "wandb", "reason": loss.message, "recovered_s": loss.recovered_s}
+        unit = loss.tracker.lower()
+        incident = {"kind": unit, "unit": unit, "reason": loss.message, "recovered_s": loss.recovered_s}
         self._directory.append_json("incidents.jsonl", {"time": time.time()} | incident)
 
     def curves(self, evaluations: Sequence[Evaluation]) -> dict[str, Difference]:

@@ -11,7 +11,7 @@ def reference_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Every number that a run logs, to `metrics.jsonl` in the run directory and to wandb.",
+        "Every number that a run logs, to `metrics.jsonl` in the run directory and to its [trackers](trackers.md).",
         "This page is generated: edit `cluster/records/metrics.yaml`, then run",
         "`python -m cluster.telemetry.metrics_page > docs/metrics.md`.",
         "",

@@ -187,6 +187,8 @@ def test_import_direction(repository: Path) -> None:
         ("vllm", "actors/vllm_backend/"),
         ("deepspeed", "learner/backends/deepspeed_backend.py"),
         ("wandb", "cluster/telemetry/wandb_writer.py"),
+        ("tensorboardX", "cluster/telemetry/tensorboard_writer.py"),
+        ("mlflow", "cluster/telemetry/mlflow_writer.py"),
     ],
 )
 def test_moving_apis_have_one_home(repository: Path, library: str, home: str) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.telemetry import wandb_writer
-from cluster.telemetry.wandb_writer import Loss, WandbError, WandbWriter
+from cluster.telemetry import tracker
+from cluster.telemetry.tracker import Loss
+from cluster.telemetry.wandb_writer import WandbError, WandbWriter
 from tests.chaos.disks import small_disk
 from tests.cluster.telemetry.wandb_reader import read_history
 
@@ -108,8 +109,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("FAKE_WANDB", str(tmp_path))
-    monkeypatch.setattr(wandb_writer, "LOG_DEADLINE_S", 1.0)
-    monkeypatch.setattr(wandb_writer, "FINISH_GRACE_S", 0.5)
+    monkeypatch.setattr(tracker, "LOG_DEADLINE_S", 1.0)
+    monkeypatch.setattr(tracker, "FINISH_GRACE_S", 0.5)
     yield Fake(tmp_path)
     left = [p for p in psutil.Process().children() if "cluster.telemetry.wandb_writer" in " ".join(p.cmdline())]
     assert not left, f"left behind: {left}"
@@ -149,7 +150,7 @@ def test_a_helper_that_is_lost_again_and_again_is_left_off_with_one_warning(fake
         assert time.monotonic() < deadline
         losses += writer.losses()
         time.sleep(0.05)
-    assert len(losses) <= 1 + wandb_writer.MAX_RESTARTS
+    assert len(losses) <= 1 + tracker.MAX_RESTARTS
     assert "off for the rest of this run" in losses[-1].message and "wandb sync" in losses[-1].message
     writer.log(row(21))
     assert finish(writer) == (None, [])
@@ -169,7 +170,7 @@ def test_online_that_cannot_start_names_the_remedy(fake: Fake) -> None:
 
 
 def test_a_full_queue_is_told_and_holds_nothing_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_writer, "MAX_WAITING", 3)
+    monkeypatch.setattr(tracker, "MAX_WAITING", 3)
     writer = fake.write(log=("hang", 1000))
     for step in range(20):
         writer.log(row(step))

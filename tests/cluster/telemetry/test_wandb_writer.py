@@ -112,7 +112,7 @@ def test_offline_file_read_back_holds_every_metric_over_its_axis_and_nothing_was
     assert failure is None and noise == ""
     assert described == (
         "wandb: offline (no API key is set: `wandb login` sets one). "
-        f"Upload later with: wandb sync {shlex.quote(directory)}"
+        f"Look at it with: wandb leet {shlex.quote(directory)}. Upload later with: wandb sync {shlex.quote(directory)}"
     )
     run = read_run_file(Path(directory) / f"run-{run_id}.wandb")
     assert (run.name, run.config["objective"], run.exit_code) == ("first", {"k": 8}, 0)
