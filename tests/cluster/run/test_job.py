@@ -273,6 +273,7 @@ def test_sft_imitates_the_solutions_of_own_rows(tmp_path: Path):
 def test_bon_sft_imitates_on_the_main_jobs_actors(tmp_path: Path):
     arguments = ["--steps", "2", "--batch-size", "4", "--learning-rate", "1e-4", "--output", str(tmp_path / "model")]
     small = ["rollout.n=8", "objective.k=4", "evaluation.at_start=false", "evaluation.at_end=false"]
+    small += own_rows(tmp_path)
     result = bonrl("sft", "--objective", "bon_sft", *arguments, *small, f"run.directory={tmp_path / 'runs'}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "model" / "model.safetensors").is_file()
