@@ -62,6 +62,15 @@ def _best_checkpoint(run: Path) -> Path:
 
 
 def config_of_run(checkpoint: Path) -> Path | None:
-    """config.yaml of the run that `checkpoint` is or belongs to, so that it is evaluated as it was trained."""
-    candidates = [directory / "config.yaml" for directory in (checkpoint, *checkpoint.resolve().parents[:3])]
-    return next((path for path in candidates if path.is_file()), None)
+    """config.yaml of the run that `checkpoint` is or belongs to, so that it is evaluated as it was trained.
+
+    A config.yaml of the user's own, in a directory that is no run, does not count.
+    """
+    runs = [directory for directory in (checkpoint, *checkpoint.resolve().parents[:3]) if _is_run(directory)]
+    return runs[0] / "config.yaml" if runs else None
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / "config.yaml").is_file() and any(
+        (directory / name).is_dir() for name in ("checkpoints", "groups")
+    )

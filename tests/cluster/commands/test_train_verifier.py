@@ -86,6 +86,7 @@ def test_own_rows_without_a_test_file(tmp_path) -> None:
 def test_the_configuration_is_that_of_the_run_or_the_evaluation(tmp_path) -> None:
     assert recorded_config([tmp_path / "none"], []) is None and recorded_config([tmp_path], []) is None
     (tmp_path / "evaluation.json").write_text(json.dumps({"config": CONFIG.to_mapping()}))
+    (tmp_path / "config.yaml").write_text("run: {steps: 7}")  # the user's own, of no run
     found = recorded_config([tmp_path], ["task.template=chat"])
     assert found is not None and (found.task.train_size, found.task.template) == (4, "chat")
     run = tmp_path / "run"
