@@ -1,1 +1,1 @@
-"""The commands of `bonrl`, a file for each; cluster/cli.py registers them."""
+"""The commands of `bonrl`, a file for each; app.py registers them."""

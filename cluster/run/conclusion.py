@@ -96,6 +96,7 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
     lines = [run.stopped] if run.stopped else []
     lines += [f"done: {final.step} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"]
     lines += [f"best    {line}" for line in _best_lines(run)]
+    lines.append(f"see     bonrl report {directory.path} --open")
     return JobResult(COMPLETED, "\n".join(lines), model)
 
 
