@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -33,11 +33,7 @@ class Grading:
         """
         value = _plain(value)
         if isinstance(value, Verdict):
-            for name in ("reward", "score"):
-                number = getattr(value, name)
-                if number is not None:
-                    _number(_plain(number), f" as the {name} of a Verdict", "a number")
-            return value
+            return _plain_verdict(value)
         if isinstance(value, bool):
             return Verdict.binary(Status.CORRECT if value else Status.WRONG)
         if isinstance(value, Mapping):
@@ -60,8 +56,7 @@ class Grading:
         whole = not self.weights and "score" in values
         if whole:  # of the rest, texts and lists are notes
             values = {name: value for name, value in values.items() if name == "score" or _is_number(value)}
-        parts = {name: _number(value, f" for the part {name!r}", "a number, True or False") for name, value in
-                 values.items()}  # fmt: skip
+        parts = {name: _part(name, value) for name, value in values.items()}
         reward = parts.pop("score") if whole else self._weighted(parts)
         correct = bool(parts["correct"]) if "correct" in parts else None
         answer = answer if answer is None else answer[:_MOST_ANSWER]
@@ -87,7 +82,8 @@ class Grading:
             raise ResultError(
                 f"returned no part {missing[0]!r}, which task.reward_weights names; it returned {', '.join(parts)}"
             )
-        return sum(self.weights[name] * value for name, value in parts.items())
+        reward = sum(self.weights[name] * value for name, value in parts.items())
+        return _number(reward, " as the weighted sum of the parts", "smaller parts")
 
 
 def listed(result: Any, n: int) -> list[Any]:
@@ -125,16 +121,50 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _plain_verdict(verdict: Verdict) -> Verdict:
+    """The verdict of a user, which nothing has checked, with fields of the declared types."""
+    if verdict.status not in list(Status):
+        raise ResultError(f"gave a Verdict of status {verdict.status!r}; choose one of {', '.join(Status)}")
+    for name in ("answer", "detail"):
+        if not isinstance(getattr(verdict, name), str | None):
+            raise ResultError(f"gave a Verdict whose {name} is {_shown(getattr(verdict, name))}; it must be text")
+    return replace(
+        verdict,
+        status=Status(verdict.status),
+        reward=_number_of(verdict, "reward"),
+        score=_number_of(verdict, "score"),
+        weak=bool(verdict.weak),
+        detail=verdict.detail or "",
+        parts={str(name): _part(name, value) for name, value in verdict.parts.items()},
+    )
+
+
+def _number_of(verdict: Verdict, field: str) -> float | None:
+    value = getattr(verdict, field)
+    return None if value is None else _number(_plain(value), f" as the {field} of a Verdict", "a number")
+
+
+def _part(name: Any, value: Any) -> float:
+    return _number(_plain(value), f" for the part {name!r}", "a number, True or False")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float) and isfinite(value)
+    return isinstance(value, bool | int | float) and _is_finite(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _number(value: Any, what: str, forms: str) -> float:
     if not isinstance(value, bool | int | float):
         hint = "; is a return statement missing?" if value is None else ""
         raise ResultError(f"returned {_shown(value)}{what}; return {forms}{hint}")
-    if not isfinite(value):
-        raise ResultError(f"returned {value}{what}, which is no finite number")
+    if not _is_finite(value):
+        raise ResultError(f"returned {_shown(value)}{what}, which is no finite number")
     return float(value)
 
 

@@ -184,3 +184,11 @@ def test_a_reward_of_the_user_that_fails_is_no_wrong_answer(worker):
     _, graded = asyncio.run(worker.grade(group_of(worker, ["9", "1+2"]).to_record_batch(), PROMPT))
     group = Group.from_record_batch(graded)
     assert not group.usable and np.isnan(group.rewards[0]) and "my_rewards.py, line 3: broken" in group.fault
+
+
+def test_text_that_arrow_cannot_hold_is_recorded_without_it(worker):
+    odd = Verdict(Status.CORRECT, reward=1.0, score=1.0, answer="\ud800x", detail="half \ud800")
+    worker._task = Scripted({"9": odd})
+    _, graded = asyncio.run(worker.grade(group_of(worker, ["9"]).to_record_batch(), PROMPT))
+    group = Group.from_record_batch(graded)
+    assert group.usable and group.answer == ["?x"] and list(group.detail) == ["half ?"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +33,17 @@ PROMPT = Prompt("p1", "2 + 2 = ", {"answer": "4"}, row=ROW)
         (np.array([0.25]), 0.25, Status.WRONG),
         ({"score": 0.5, "acc": True, "pred": "7"}, 0.5, Status.WRONG),
         (Verdict(Status.CORRECT, reward=0.3, score=0.9), 0.3, Status.CORRECT),
+        (
+            Verdict("wrong", np.float32(0.25), np.float32(1), weak=np.False_, parts={"a": np.float32(1)}),
+            0.25,
+            Status.WRONG,
+        ),  # type: ignore[arg-type]  # as people write it
     ],
 )
 def test_a_result_becomes_a_verdict(value: Any, reward: float, status: Status) -> None:
     verdict = PLAIN.verdict(value)
     assert (verdict.reward, verdict.status) == (pytest.approx(reward), status)
-    assert from_json(to_json(verdict)) == verdict
+    assert from_json(json.loads(json.dumps(to_json(verdict)))) == verdict
 
 
 def test_parts_are_weighted_and_recorded() -> None:
@@ -65,6 +71,10 @@ def test_parts_are_weighted_and_recorded() -> None:
         ({"a": 1.0}, {"a": float("nan")}, "part 'a'"),
         ({"a": 1.0}, {"a b": 1.0}, "like names of variables"),
         ({}, Verdict(Status.CORRECT, reward=float("nan"), score=1.0), "nan"),
+        ({}, Verdict("right", reward=1.0, score=1.0), "status 'right'; choose one of correct, wrong"),
+        ({}, Verdict(Status.CORRECT, reward=1.0, score=1.0, answer=5), "answer is int 5"),
+        ({}, 10**400, "no finite number"),
+        ({"a": 1.0, "b": 1.0}, {"a": 1e308, "b": 1e308}, "weighted sum of the parts"),
     ],
 )
 def test_what_is_no_reward_is_refused(weights: dict[str, float], value: Any, words: str) -> None:
