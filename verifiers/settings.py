@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -57,7 +58,24 @@ def is_code(text: str) -> bool:
 
 def is_address(text: str) -> bool:
     """Whether it is the address of an HTTP service."""
-    return text.startswith(("http://", "https://"))
+    return text.lower().startswith(("http://", "https://"))
+
+
+def address_problem(address: str) -> str:
+    """What is wrong with the address of an HTTP service; empty if nothing is. The message names no password."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname if parts.port != 0 else None  # reading the port checks it
+    except ValueError as error:
+        return f"task.reward is no valid address ({error}); write https://HOST:PORT/PATH"
+    if "@" in parts.netloc:
+        return (
+            "task.reward holds a user's name or password, which every record of the run would hold too; put a token "
+            "into an environment variable, and name it in task.reward_token_variable"
+        )
+    if not host or any(sign.isspace() for sign in address):
+        return f"task.reward = {address} is no valid address; write https://HOST:PORT/PATH"
+    return ""
 
 
 class ScorerSettings(Section):
@@ -414,6 +432,8 @@ class TaskSettings(Section):
                 f"task.reward = {self.reward}: name a function, path/to/file.py:name or package.module:name, or give "
                 "an address, https://..."
             )
+        if self.reward is not None and is_address(self.reward) and (problem := address_problem(self.reward)):
+            raise ValueError(problem)
         if self.reward_token_variable is not None and not (self.reward and is_address(self.reward)):
             raise ValueError("task.reward_token_variable goes with an HTTP service (task.reward: https://...)")
         if self.reward is not None and self.format_bonus:

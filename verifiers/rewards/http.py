@@ -40,7 +40,7 @@ class _Response(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    rewards: list[bool | int | float | dict[str, Any]]
+    rewards: list[Any]  # each is checked as what a function returns
 
 
 class HttpGrades:
@@ -128,11 +128,14 @@ class HttpGrades:
                 while len(data) <= MAX_BYTES and (more := await response.content.read(MAX_BYTES)):
                     data += more
                 status = response.status
-        except aiohttp.ClientError as error:
-            raise ServiceError(f"cannot be asked ({type(error).__name__}: {error})", again=True) from error
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a name that cannot be looked up
+            again = not isinstance(error, ValueError)
+            raise ServiceError(f"cannot be asked ({type(error).__name__}: {error})", again=again) from error
         if len(data) > MAX_BYTES:
             raise ServiceError(f"answered with more than {MAX_BYTES >> 20} MiB")
         text = data.decode(errors="replace")
+        if token := self._token():  # a service may repeat the request in its response
+            text = text.replace(token, "***")
         if status != 200:
             hint = f"; check the token in {self._variable}" if status in (401, 403) and self._variable else ""
             hint = hint or ("; set task.reward_token_variable" if status in (401, 403) else "")
@@ -153,14 +156,23 @@ class HttpGrades:
         """Raises RuntimeError where the variable with the token is not set. The token is in no message."""
         headers = {"Content-Type": "application/json"}
         if self._variable is not None:
-            token = os.environ.get(self._variable)
+            token = self._token()
             if not token:
                 raise RuntimeError(
                     f"task.reward_token_variable = {self._variable}: this environment variable is not set; set it "
                     "where the run starts (`bonrl submit --env NAME` takes it along)"
                 )
+            if not (token.isascii() and token.isprintable()):
+                raise RuntimeError(
+                    f"task.reward_token_variable = {self._variable}: the token holds characters that a header cannot; "
+                    "set the variable to the token alone, in one line"
+                )
             headers["Authorization"] = f"Bearer {token}"
         return headers
+
+    def _token(self) -> str:
+        """Without the line end that a file with a token has."""
+        return os.environ.get(self._variable, "").strip() if self._variable is not None else ""
 
 
 def _short(text: str) -> str:

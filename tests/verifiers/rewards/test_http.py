@@ -103,7 +103,9 @@ def test_a_service_that_is_busy_is_asked_again(service: tuple[Service, str]) -> 
         (web.Response(status=302, headers={"Location": "http://elsewhere"}), "HTTP 302"),
         (web.Response(text="<html>"), 'must answer {"rewards": [...]}'),
         (web.json_response({"scores": [1.0]}), "rewards: Field required"),
-        (web.json_response({"rewards": ["good"]}), "rewards.0"),
+        (web.json_response({"rewards": ["good"]}), "str 'good'; return a number"),
+            (web.json_response({"rewards": [None]}), "returned None"),
+            (web.json_response({"rewards": [10**400]}), "no finite number"),
         (web.json_response({"rewards": [1.0, 0.0]}), "2 rewards for 1 responses"),
         (web.Response(text='{"rewards": [NaN]}', content_type="application/json"), "nan"),
         (web.json_response({"rewards": [{"correct": 1, "format": 0}]}), "task.reward_weights is not set"),
@@ -135,6 +137,8 @@ def test_a_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(http, "FIRST_PAUSE_S", 0.01)
     (verdict,) = grade("http://127.0.0.1:9/score", "4", reward_timeout_s=5.0)
     assert verdict.status is Status.VERIFIER_ERROR and "http://127.0.0.1:9/score" in verdict.detail
+    (verdict,) = grade(f"http://{'a' * 80}.com/", "4")
+    assert verdict.status is Status.VERIFIER_ERROR and "label empty or too long" in verdict.detail
 
 
 def test_the_token_comes_from_a_variable_and_is_never_shown(
@@ -147,6 +151,13 @@ def test_the_token_comes_from_a_variable_and_is_never_shown(
     server.answers = [web.Response(status=401, text="who are you")]
     (verdict,) = grade(url, "4", reward_token_variable="MY_TOKEN")
     assert "MY_TOKEN" in verdict.detail and "s3cret" not in verdict.detail
+    server.answers = [web.Response(status=404, text="you sent Bearer s3cret")]
+    monkeypatch.setenv("MY_TOKEN", "s3cret\n")  # as read from a file
+    (verdict,) = grade(url, "4", reward_token_variable="MY_TOKEN")
+    assert verdict.detail.endswith("HTTP 404 (you sent Bearer ***)")
+    monkeypatch.setenv("MY_TOKEN", "s3\ncret")
+    with pytest.raises(RuntimeError, match="MY_TOKEN: the token holds characters that a header cannot"):
+        grade(url, "4", reward_token_variable="MY_TOKEN")
     monkeypatch.delenv("MY_TOKEN")
     task = make_task(TaskSettings(reward=url, reward_token_variable="MY_TOKEN"))
     with pytest.raises(RuntimeError, match="MY_TOKEN: this environment variable is not set"):
