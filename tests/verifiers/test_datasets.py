@@ -8,6 +8,7 @@ import json
 import os
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -259,6 +260,26 @@ def test_parquet_and_rows_without_an_id(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_text("no such thing")
     with pytest.raises(ValueError, match=r"p\.parquet cannot be read as Parquet"):
         make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "p.parquet"), **fields})).prompts("test")
+
+
+def test_parquet_columns_that_python_cannot_hold(tmp_path: Path) -> None:
+    path, texts = tmp_path / "p.parquet", {"problem": ["a", "b"], "answer": ["1", "2"]}
+
+    def rows() -> list[Any]:
+        task = make_task(TaskSettings(name="jsonl", reward="r.py:f", jsonl={"test": str(path)}))
+        return [prompt.row for prompt in task.prompts("test")]
+
+    pq.write_table(pa.table({**texts, "ns": pa.array([1, None], pa.timestamp("ns")),
+                             "old": pa.array([-(10**18), 0], pa.timestamp("us"))}), path)  # fmt: skip
+    assert [row["ns"] for row in rows()] == ["1970-01-01 00:00:00.000000001", None]
+    assert rows()[0]["old"].startswith("-29719-04-05")
+    pq.write_table(pa.table({**texts, "t": pa.array([b"\xff", b"a"]).view(pa.utf8())}), path)
+    with pytest.raises(ValueError, match=r"p\.parquet cannot be read as Parquet .*'utf-8'"):
+        rows()
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["1"]), pa.array(["2"])], ["problem", "answer", "answer"])
+    pq.write_table(twice, path)
+    with pytest.raises(ValueError, match=r"p\.parquet has several columns 'answer'; rename"):
+        rows()
 
 
 def test_a_file_of_the_hub_is_fetched_once_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

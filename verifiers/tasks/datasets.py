@@ -257,11 +257,29 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(PARQUET_ROWS) for row in batch.to_pylist())
+            names = file.schema_arrow.names
+            if repeated := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"{path} has several columns {repeated!r}; rename all but one of them")
+            rows = (row for batch in file.iter_batches(PARQUET_ROWS) for row in _rows_of(batch))
             for number, row in enumerate(rows, start=1):
-                yield Row(f"{path}, row {number}", json_value(row))
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error}); give a file that exists") from error
+                yield Row(f"{path}, row {number}", row)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give a file that exists") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({error}); write the file again") from error
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any]]:
+    """Rows as JSON types; a value that Python's types cannot hold, such as a nanosecond, becomes text."""
+    import pyarrow as pa
+
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = [json_value(value) for value in column.to_pylist()]
+        except (ValueError, OverflowError, pa.ArrowException):
+            columns[name] = column.cast(pa.string()).to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def local_file(name: str, key: str) -> Path:
