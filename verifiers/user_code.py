@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 PICKLE = ".pkl"  # a function of a notebook, pickled by value (bonrl.train)
@@ -117,7 +117,9 @@ def load_module(reference: Reference) -> ModuleType:
         if key not in _loaded:
             root, name = _package_of(path)
             free = "." in name or _is_free(name, path)
-            _loaded[key] = _import(name, root, key) if free else _execute(_private_name(path), path)
+            module = _import(name, root, key) if free else _execute(_private_name(path), path)
+            _check_neighbors(module, path)
+            _loaded[key] = module
         return _loaded[key]
 
 
@@ -159,7 +161,9 @@ def files_of(reference: Reference, *, packages: bool = False) -> tuple[Path, dic
         found = path.parent.glob("*.py")
         inner = [file.parent for file in path.parent.glob("*/__init__.py")] if packages else []
         found = (file for source in (found, *(folder.rglob("*.py") for folder in inner)) for file in source)
-    return path.relative_to(root), {file.relative_to(root): file for file in sorted(found)}
+    # Editors leave hidden files and broken links beside the file.
+    sources = (file for file in sorted(found) if file.is_file() and not file.name.startswith("."))
+    return path.relative_to(root), {file.relative_to(root): file for file in sources}
 
 
 def place_of(thing: Any) -> str:
@@ -181,7 +185,11 @@ def describe_error(error: BaseException) -> str:
         source = f": {error.text.strip()}" if error.text else ""
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}{source}"
     frames = _user_frames(error)
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001  # the user's own class
+        text = f"its text cannot be made, {type(failure).__name__}"
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SystemExit):
         what = f"it called sys.exit({error.code!r})"
     own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)] or frames
@@ -198,7 +206,8 @@ def traceback_of(error: BaseException) -> str:
 
 
 def shortened(text: str, most: int = _MOST_TEXT) -> str:
-    """The text, without its middle if it is long."""
+    """The text, without its middle if it is long, and without halves of surrogate pairs, which cannot be printed."""
+    text = text.encode(errors="replace").decode()
     return text if len(text) <= most else f"{text[: most // 2]}\n[...]\n{text[-most // 2 :]}"
 
 
@@ -233,6 +242,16 @@ def _is_free(name: str, path: Path) -> bool:
     others = importlib.util.find_spec(name)
     mine = {str(path)}
     return found is not None and found.origin in mine and (others is None or others.origin in mine)
+
+
+def _check_neighbors(module: ModuleType, path: Path) -> None:
+    """Refuse a file that got an earlier loaded module of another directory in place of the one beside it."""
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else ""
+        name = value.__module__ if isinstance(value, type | FunctionType) else name
+        own, found = path.parent / f"{name}.py", getattr(sys.modules.get(name), "__file__", None)
+        if found and own.is_file() and Path(found).resolve() != own.resolve() and not found.startswith(_INSTALLED):
+            raise UserCodeError(f"{path} imports {name}, which is {found} and not {own}; rename one of the two files")
 
 
 def _private_name(path: Path) -> str:

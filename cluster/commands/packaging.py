@@ -88,7 +88,8 @@ def _user_code(config: RunConfig) -> tuple[dict[Path, Path], dict[str, str]]:
     """
     files: dict[Path, Path] = {}
     moved: dict[str, str] = {}
-    for number, (key, reference) in enumerate(user_code(config).items()):
+    folders: dict[Path, Path] = {}  # of code outside; one copy of each, so that nothing is loaded twice
+    for key, reference in user_code(config).items():
         found = files_of(reference, packages=True) if not reference.is_file or reference.path.is_file() else None
         if found is None:
             continue  # an installed module, or a file that is only on the cluster
@@ -100,7 +101,7 @@ def _user_code(config: RunConfig) -> tuple[dict[Path, Path], dict[str, str]]:
         elif beginning.is_relative_to(here):
             folder = beginning.relative_to(here)
         else:
-            folder = Path("user_code") / str(number)
+            folder = folders.setdefault(beginning, Path("user_code") / str(len(folders)))
         # The packages of bonrl itself travel already; a checkout may be the working directory.
         files |= {folder / target: source for target, source in sources.items() if target.parts[0] not in OUR_PACKAGES}
         if reference.is_file:

@@ -254,7 +254,7 @@ def test_user_code_travels_with_the_files_beside_it(tmp_path: Path, monkeypatch:
     task = {"reward": "sub/packed_reward.py:score", "name": str(tmp_path / "away" / "packed_task.py") + ":MyTask"}
     stage(build_config({"model": {"path": "model"}, "task": task}), tmp_path / "job")
     staged = yaml.safe_load((tmp_path / "job" / CONFIG_NAME).read_text())["task"]
-    assert staged["reward"] == "sub/packed_reward.py:score" and staged["name"] == "user_code/1/packed_task.py:MyTask"
+    assert staged["reward"] == "sub/packed_reward.py:score" and staged["name"] == "user_code/0/packed_task.py:MyTask"
     assert not (tmp_path / "job" / "sub" / "data.bin").exists()
     code = "import sys; from verifiers.user_code import load; print(load(sys.argv[1])('x'), load(sys.argv[2]).prompts)"
     done = subprocess.run(
@@ -274,9 +274,13 @@ def test_plugins_and_modules_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     _write(tmp_path / "here_package" / "deep" / "__init__.py")
     _write(tmp_path / "here_package" / "deep" / "reward.py", "def score(response): ...\n")
     plugin = _write(tmp_path.parent / f"{tmp_path.name}-away" / "my_plugin.py")
+    other = _write(plugin.parent / "my_other.py")
     config = build_config({"task": {"reward": "here_package.deep.reward:score"}})
-    config = RunConfig.model_construct(**{**dict(config), "plugins": (str(plugin), "yaml")})  # yaml is installed
+    config = RunConfig.model_construct(
+        **{**dict(config), "plugins": (str(plugin), "yaml", str(other))}
+    )  # yaml is installed
     files, moved = _user_code(config)
     assert {str(target) for target in files} >= {"here_package/__init__.py", "here_package/deep/reward.py"}
-    assert Path("user_code/1/my_plugin.py") in files and moved == {"plugins.0": "user_code/1/my_plugin.py"}
-    assert _with_references(config, moved)["plugins"] == ["user_code/1/my_plugin.py", "yaml"]
+    assert Path("user_code/0/my_plugin.py") in files and moved["plugins.0"] == "user_code/0/my_plugin.py"
+    assert _with_references(config, moved)["plugins"] == ["user_code/0/my_plugin.py", "yaml", moved["plugins.2"]]
+    assert moved["plugins.2"] == "user_code/0/my_other.py", "one copy of a folder, so that nothing is loaded twice"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from verifiers import user_code
-from verifiers.user_code import UserCodeError, load, parse, place_of, sha256
+from verifiers.user_code import UserCodeError, describe_error, files_of, load, parse, place_of, sha256
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,33 @@ def test_names_of_other_modules_do_not_clash(tmp_path: Path) -> None:
     import json
 
     assert json.loads("[1]") == [1]
+
+
+def test_a_neighbor_of_another_file_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "shared.py", f"def value():\n    return {folder!r}\n")
+        write(tmp_path / folder / "reward.py", "from shared import value\ndef score(x):\n    return value()\n")
+    assert load("a/reward.py:score")(0) == "a"
+    with pytest.raises(UserCodeError, match=r"b/reward\.py imports shared, which is .*a/shared\.py .* rename one"):
+        load("b/reward.py:score")
+
+
+def test_only_readable_python_files_beside_the_file_are_copied(tmp_path: Path) -> None:
+    for name in ("reward.py", "helper.py", ".hidden.py"):
+        write(tmp_path / name, "x = 1\n")
+    (tmp_path / ".#reward.py").symlink_to("nobody@nowhere")  # an editor's lock
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    (tmp_path / "folder.py").mkdir()
+    found = files_of(parse("reward.py:x"))
+    assert found is not None and set(map(str, found[1])) == {"reward.py", "helper.py"}
+
+
+def test_an_error_without_text_is_described() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert describe_error(Odd()) == "Odd: its text cannot be made, RuntimeError"
 
 
 def test_a_file_of_a_package_is_imported_as_its_module(tmp_path: Path) -> None:
