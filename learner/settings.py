@@ -138,6 +138,12 @@ class ObjectiveSettings(TermSettings):
             own["k"] = k
         return [TermSettings.model_construct(**own), *self.mixture]
 
+    def binary_terms(self) -> list[str]:
+        """The strategies and estimators that take rewards of 0 and 1 only."""
+        terms = self.terms() if self.imitation == "none" else []
+        strategies = [term.strategy for term in terms if STRATEGIES[term.strategy].count_value is not None]
+        return [*strategies, *(term.estimator for term in terms if ESTIMATORS[term.estimator].binary_rewards)]
+
     def check_group_size(self, n: int, k: int | None = None) -> None:
         """Raise ValueError, naming key and remedy, if groups of `n` samples are too small for this objective.
 

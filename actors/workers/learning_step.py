@@ -104,6 +104,7 @@ class LearningStep:
             raise ValueError(problem)
         temperature = groups[0].temperature
         graded = graded_groups(groups)
+        self._check_rewards(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
         experts = self._experts(groups, temperature)
         kl_coefficient = scheduled(self._schedule.kl, step, self._loss.kl_coefficient)
@@ -163,6 +164,16 @@ class LearningStep:
     ) -> None:
         if problem := sampling_mismatch(key, self._schedule, step, base, [getattr(group, key) for group in groups]):
             raise ValueError(problem)
+
+    def _check_rewards(self, groups: Sequence[Group]) -> None:
+        binary = self._objective.settings.binary_terms()
+        odd = ((group.prompt_id, reward) for group in groups for reward in group.rewards if reward not in (0.0, 1.0))
+        if binary and (found := next(odd, None)):
+            raise ValueError(
+                f"an answer to prompt {found[0]!r} has a reward of {found[1]:g}, but {binary[0]} takes rewards of 0 "
+                "and 1 only: let task.reward return only these (True or False), or set objective.strategy to max_at_k, "
+                "best_of_k or mean, with objective.estimator = loo"
+            )
 
     def _experts(self, groups: Sequence[Group], temperature: float) -> list[TrainingSequence]:
         """The demonstrations to imitate, one for each group, with an advantage of 1; none in other runs.

@@ -16,7 +16,6 @@ from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
 from cluster.checks.prompts import check_recorded_prompts, dated
 from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig, load_config
-from cluster.config.rules import binary_terms
 from cluster.errors import UsageError
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints, Latest
 from cluster.records.run_directory import check_unused
@@ -165,10 +164,10 @@ def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) 
     problem = problem or restricted_problem(
         Sampling(**{column: row[column] for column in SAMPLING_COLUMNS if column in row}) for row in rows
     )
-    if problem or config.objective.imitation != "none":
+    if problem:
         return problem
     odd = {reward for row in rows for reward in row["reward"] or () if reward not in (None, 0.0, 1.0)}
-    binary = binary_terms(config.objective)
+    binary = config.objective.binary_terms()
     if not odd or not binary:
         return None
     return (

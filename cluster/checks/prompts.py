@@ -131,15 +131,19 @@ def _nothing_to_grade_by(config: RunConfig) -> str:
     )
 
 
-def check_answers(config: RunConfig, prompts: Sequence[Prompt]) -> str:
+def check_answers(config: RunConfig, prompts: Sequence[Prompt], evaluated: Sequence[Prompt] = ()) -> str:
     """A warning about references that no answer can match, or about the user's code; empty where there are none.
+
+    Args:
+        prompts: those to train on.
+        evaluated: those of the evaluations, on which the user's code is tried too.
 
     Raises:
         UsageError: none of the references can be matched, so no answer would ever earn a reward; or the user's code
             does not work.
     """
     task = make_task(config.task)
-    warnings = check_user_code(config, task, prompts)
+    warnings = check_user_code(config, task, [prompts[0], *evaluated[:1]])
     if isinstance(task, RewardedTask):
         return "; ".join(warnings)
     report = check_references(task, prompts)
@@ -212,7 +216,7 @@ def check_prompts(
             end = end_token_of(config, tokenizer)
             imitated = [f"demonstrations: {examples_of(config, make_task(config.task), fitting[0], tokenizer, end)[1]}"]
         doubtful += tokenizer_warnings(config, training, tokenizer)
-    if problem := check_answers(config, training):
+    if problem := check_answers(config, training, [prompt for problems in found[1:] for prompt in problems.prompts]):
         doubtful.append(problem)
     return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *imitated], doubtful
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.config import RunConfig
-from cluster.config.rules import binary_terms
 from cluster.errors import UsageError
 from verifiers.rewards.task import Grades, RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
@@ -17,12 +16,13 @@ NO_ANSWER = ""  # every model gives it at some time
 _BINARY = (0.0, 1.0)
 
 
-def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt]) -> list[str]:
+def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt], *, trains: bool = True) -> list[str]:
     """Grade an answer like a demonstration, and an empty one, with the user's code; the warnings.
 
     Args:
         task: That of the configuration.
-        prompts: Those of the run; the first one is used.
+        prompts: One of each split that is used.
+        trains: Whether the objective must be able to take the rewards; an evaluation only needs what is correct.
 
     Raises:
         UsageError: The code cannot be loaded, fails, or returns rewards that do not fit the objective.
@@ -33,29 +33,30 @@ def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt]) ->
     warnings: list[str] = []
     for grades, rewards in graders:
         try:
-            warnings += _tried(config, grades, prompts[0], rewards=rewards)
+            warnings += _tried(config, grades, prompts, rewards=rewards, trains=trains)
         finally:
             grades.close()
     return warnings
 
 
-def _tried(config: RunConfig, grades: Grades, prompt: Prompt, *, rewards: bool) -> list[str]:
+def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewards: bool, trains: bool) -> list[str]:
     try:
         grades.start()
     except RuntimeError as error:
         raise UsageError(str(error)) from error
-    verdict = _one(grades, prompt, sample_answer(prompt))
-    if verdict.status is Status.VERIFIER_ERROR:
-        raise UsageError(f"tried on prompt {prompt.id!r}: {verdict.detail}")
-    empty = _one(grades, prompt, NO_ANSWER)
-    warnings = _slow(config, verdict.seconds) if rewards else []
+    verdicts = [_one(grades, prompt, sample_answer(prompt)) for prompt in prompts]
+    for prompt, verdict in zip(prompts, verdicts, strict=True):
+        if verdict.status is Status.VERIFIER_ERROR:
+            raise UsageError(f"tried on prompt {prompt.id!r}: {verdict.detail}")
+    empty = _one(grades, prompts[0], NO_ANSWER)
+    warnings = _slow(config, verdicts[0].seconds) if rewards and trains else []
     if empty.status is Status.VERIFIER_ERROR:
         warnings.append(
             f"tried on an empty response, which models sometimes give: {empty.detail}. Groups with such a response "
             "would not be trained on"
         )
-    binary = binary_terms(config.objective) if config.objective.imitation == "none" else []
-    odd = [v.reward for v in (verdict, empty) if v.reward is not None and v.reward not in _BINARY]
+    binary = config.objective.binary_terms() if trains else []
+    odd = [v.reward for v in (*verdicts, empty) if v.reward is not None and v.reward not in _BINARY]
     if rewards and binary and odd:
         raise UsageError(
             f"task.reward = {config.task.reward or config.task.name} gave a reward of {odd[0]:g}, but {binary[0]} "

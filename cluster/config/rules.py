@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from actors.sampling import Sampling
 from cluster.config.keep_best import parse_metric
-from learner.estimators import ESTIMATORS
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
 from verifiers.scorers import make_scorer
@@ -16,7 +15,6 @@ from verifiers.tasks.countdown import DEFAULT_SIZES
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
-    from learner.settings import ObjectiveSettings
 
 
 def cross_section_problems(config: RunConfig) -> list[str]:
@@ -46,16 +44,9 @@ def _objective(config: RunConfig) -> Iterator[str]:
         yield str(error)
 
 
-def binary_terms(objective: ObjectiveSettings) -> list[str]:
-    """The strategies and estimators of an objective that take rewards of 0 and 1 only."""
-    terms = objective.terms()
-    strategies = [term.strategy for term in terms if STRATEGIES[term.strategy].count_value is not None]
-    return [*strategies, *(term.estimator for term in terms if ESTIMATORS[term.estimator].binary_rewards)]
-
-
 def _rewards(config: RunConfig) -> Iterator[str]:
     task, objective = config.task, config.objective
-    terms, binary = objective.terms(), binary_terms(objective)
+    terms, binary = objective.terms(), objective.binary_terms()
     if task.format_bonus and binary:
         yield (
             f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "

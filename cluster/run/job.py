@@ -26,6 +26,7 @@ from cluster.checks.prompts import (
     tokenizer_warnings,
     without_idle_validation,
 )
+from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.evaluation.summary import Evaluation, read_evaluation
@@ -49,6 +50,7 @@ from cluster.run.startup import Startup, announced_start
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
 from verifiers.tasks.contamination import SHINGLE, contamination
+from verifiers.tasks.registry import make_task
 from verifiers.text.rendering import TokenizedPrompt
 
 
@@ -72,7 +74,10 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     training = load_prompts(config, "train", tokenizer)
     held_out = load_prompts(config, "evaluation", tokenizer) if evaluates(config) else []
     problems = [source.prompt for source in training]
-    doubtful = [*filter(None, [check_answers(config, problems)]), *tokenizer_warnings(config, problems, tokenizer)]
+    doubtful = [
+        *filter(None, [check_answers(config, problems, [source.prompt for source in held_out])]),
+        *tokenizer_warnings(config, problems, tokenizer),
+    ]
     if resume is not None:
         check_recorded(resume, training)
         doubtful += changed_user_code(resume, config)
@@ -179,6 +184,8 @@ def evaluate_checkpoint(
     """
     config = dated(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}))
     held_out = load_prompts(config, "evaluation")
+    for warning in check_user_code(config, make_task(config.task), [held_out[0].prompt], trains=False):
+        print(f"warning: {warning}", flush=True)
 
     async def work(shutdown: Shutdown) -> list[Evaluation]:
         processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True), Startup(print))

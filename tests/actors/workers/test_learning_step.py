@@ -71,6 +71,14 @@ def test_advantages_of_the_objective_reach_the_engine() -> None:
     assert figures["objective/value"] == pytest.approx((0.5 + 5 / 6) / 2)
 
 
+def test_rewards_that_the_objective_cannot_take_name_the_key() -> None:
+    groups = [GROUPS[0], graded([1, 0.5, 0, 0])]
+    words = f"prompt {groups[1].prompt_id!r} has a reward of 0.5, but pass_at_k takes .* let task.reward return"
+    with pytest.raises(ValueError, match=words):
+        run(ObjectiveSettings(k=2), groups)
+    run(ObjectiveSettings(strategy="max_at_k", k=2), groups)
+
+
 def test_a_mixture_is_the_weighted_sum() -> None:
     mixture = [{"weight": 0.3, "strategy": "mean", "k": 1}]
     _, figures, advantages = run(ObjectiveSettings(weight=0.7, k=2, mixture=mixture))

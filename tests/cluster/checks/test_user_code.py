@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster.config import ConfigError, RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code, kept_overrides
+from verifiers.task import Prompt
 from verifiers.tasks.registry import make_task
 
 SOURCE = """
@@ -49,7 +51,7 @@ def config_of(function: str, **sections: Any) -> RunConfig:
 
 def check(config: RunConfig) -> list[str]:
     task = make_task(config.task)
-    return check_user_code(config, task, task.prompts("train"))
+    return check_user_code(config, task, task.prompts("train")[:1])
 
 
 def test_a_good_reward_passes_and_sees_the_row(here: Path) -> None:
@@ -90,6 +92,10 @@ def test_what_does_not_work_is_named_with_file_and_line(here: Path) -> None:
         ({"reward": "a.py:b", "format_bonus": 0.1}, "task.format_bonus"),
         ({"reward_weights": {"a": 1.0}}, "go with task.reward"),
         ({"options": {"a": 1}}, "task.options"),
+        ({"reward": "http:///score"}, "no valid address"),
+        ({"reward": "HTTPS://a b/"}, "no valid address"),
+        ({"reward": "http://host:99999/"}, "no valid address"),
+        ({"reward": "https://me:s3cret@host/"}, "task.reward_token_variable"),
         ({"name": "contdown"}, "choose one of countdown"),
         ({"scorer": {"kind": "verdikt"}}, "choose one of verdict"),
     ],
@@ -97,7 +103,22 @@ def test_what_does_not_work_is_named_with_file_and_line(here: Path) -> None:
 def test_keys_that_do_not_fit_are_refused(task: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_config({"task": task})
-    assert words in str(error.value)
+    assert words in str(error.value) and "s3cret" not in str(error.value)
+
+
+def test_code_is_tried_on_a_row_of_each_split(here: Path) -> None:
+    config = config_of("column")
+    task, plain = make_task(config.task), Prompt("v1", "2 + 2 = ", {"answer": "4"}, row={"answer": "4"})
+    coloured = replace(plain, id="t1", row={"answer": "4", "colour": "red"})
+    assert check_user_code(config, task, [coloured]) == []
+    with pytest.raises(UsageError, match="tried on prompt 'v1'.*'colour'"):
+        check_user_code(config, task, [coloured, plain])
+
+
+def test_an_evaluation_takes_rewards_that_the_objective_cannot(here: Path) -> None:
+    config = config_of("half")
+    prompt = Prompt("p", "2 + 2 = ", {"answer": "4"}, row={"answer": "4", "colour": "red"})
+    assert check_user_code(config, make_task(config.task), [prompt], trains=False) == []
 
 
 def test_the_record_holds_the_files_and_notices_changes(here: Path) -> None:
