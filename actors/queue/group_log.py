@@ -16,6 +16,10 @@ def groups_file(version: int) -> str:
     return f"step-{version:06d}.parquet"
 
 
+LEASED_FILE = "leased.parquet"
+"""The groups of the step that the learner works on. If the run ends there, they stay under this name."""
+
+
 def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
     """Write one step's groups; a crash or power loss leaves the old file or the new one, never a partial one."""
     temporary = path.with_suffix(".tmp")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from actors.logs import set_step, start_actor_log
 from actors.process_stats import Heartbeat, own_heartbeat
-from actors.queue.group_log import groups_file, write_groups
+from actors.queue.group_log import LEASED_FILE, groups_file, write_groups
 from actors.queue.snapshot import read_snapshot, write_snapshot
 from actors.queue.state import QueueState, State, Ticket
 
@@ -92,6 +92,8 @@ class ReplayQueue:
     ) -> tuple[list[pa.RecordBatch], tuple[list[int], dict[str, float]]]:
         """The P groups of the next optimizer step in stream order; their positions, and the queue's metrics.
 
+        They are written to disk first, so that a step that fails does not lose them.
+
         Args:
             positions: lease exactly these again (see :meth:`QueueState.lease`).
 
@@ -111,13 +113,16 @@ class ReplayQueue:
                     f"{len(missing)} of {self._state.prompts_per_step} groups (positions {missing[:8]}...): "
                     "raise deadlines.sample_s or deadlines.verify_s if sampling or grading takes that long"
                 ) from None
-        return [self._groups[q] for q in chosen], (chosen, self._metrics())
+        groups = [self._groups[q] for q in chosen]
+        if self._directory is not None:
+            write_groups(self._directory / LEASED_FILE, groups)
+        return groups, (chosen, self._metrics())
 
     async def ack(self, version: int) -> None:
-        """The samplers hold `version`: log the leased groups and free their slots."""
+        """The samplers hold `version`: the leased groups are those of a finished step; free their slots."""
         leased = self._state.leased()
         if self._directory is not None and leased:
-            write_groups(self._directory / groups_file(version), [self._groups[q] for q in leased])
+            (self._directory / LEASED_FILE).replace(self._directory / groups_file(version))
         for sequence in self._state.ack(version):
             del self._groups[sequence]
         self._write_journal()

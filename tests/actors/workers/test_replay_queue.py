@@ -9,7 +9,7 @@ import pytest
 
 from actors.group import SampleRequest, quarantined_group
 from actors.queue import snapshot
-from actors.queue.group_log import groups_file, read_groups
+from actors.queue.group_log import LEASED_FILE, groups_file, read_groups
 from actors.queue.snapshot import SnapshotError, read_snapshot, write_snapshot
 from actors.workers.replay_queue import ReplayQueue
 from tests.actors.test_group import version_3
@@ -84,6 +84,19 @@ def test_a_checkpoint_keeps_waiting_groups_and_issues_the_others_again(tmp_path)
         await resumed.commit(2, batch(2))
         batches, (positions, _) = await resumed.lease(1.0)
         assert positions == [2, 3] and batches[1].equals(batch(3))
+
+    asyncio.run(scenario())
+
+
+def test_groups_of_a_step_that_fails_are_kept(tmp_path):
+    async def scenario():
+        queue, leased = make(tmp_path), tmp_path / "groups" / LEASED_FILE
+        for ticket in await queue.reserve():
+            await queue.commit(ticket.sequence, batch(ticket.sequence))
+        await queue.lease(1.0)
+        assert [one.equals(batch(i)) for i, one in enumerate(read_groups(leased))] == [True, True]
+        await queue.ack(1)
+        assert not leased.exists() and len(read_groups(tmp_path / "groups" / groups_file(1))) == PROMPTS
 
     asyncio.run(scenario())
 
