@@ -74,16 +74,28 @@ def _checked(config: RunConfig, task: Task, examples: list[Example]) -> tuple[li
     """The examples that are kept, and what the verifier says about them."""
     drop = config.task.drop_wrong_solutions
     try:
+        if isinstance(task, RewardedTask):
+            _start(task)
         report = check_demonstrations(task, [example.prompt for example in examples], every=drop)
     finally:
         if isinstance(task, RewardedTask):
             task.grades.close()
+    if report.failed and len(report.failed) == report.checked:
+        identity, reason = next(iter(report.failed.items()))
+        raise UsageError(f"the verifier fails on every demonstration, first on that of prompt {identity!r}: {reason}")
     if not drop or not report.wrong:
         return examples, report.message()
     kept = [example for example in examples if example.prompt.id not in report.wrong]
     if not kept:
         raise UsageError(f"task.drop_wrong_solutions = true leaves no demonstration: {report.message()}")
     return kept, f"{len(report.wrong):,} dropped: {report.message()}"
+
+
+def _start(task: RewardedTask) -> None:
+    try:
+        task.prepare()
+    except RuntimeError as error:
+        raise UsageError(str(error)) from error
 
 
 def _gradable(config: RunConfig) -> bool:

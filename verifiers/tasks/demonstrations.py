@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from verifiers.task import Prompt, Task
@@ -20,19 +20,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class DemonstrationReport:
-    """Demonstrations that the verifier was asked about, and those that it does not judge right, with the reason."""
+    """Demonstrations that the verifier was asked about, those that it does not judge right, and those on which it
+    failed, with the reasons."""
 
     checked: int
     wrong: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
 
     def message(self) -> str:
         """One sentence for the user."""
         share = f"{len(self.wrong) / max(self.checked, 1):.1%}"
         text = f"the verifier judges {len(self.wrong):,} of {self.checked:,} checked demonstrations wrong ({share})"
-        if not self.wrong:
-            return text
-        identity, reason = next(iter(self.wrong.items()))
-        return f"{text}; the first is {identity} ({reason[:200]})"
+        if self.wrong:
+            text += f"; the first is {_first(self.wrong)}"
+        if self.failed:
+            text += f"; it failed on {len(self.failed):,}, which are kept; the first is {_first(self.failed)}"
+        return text
+
+
+def _first(reasons: dict[str, str]) -> str:
+    identity, reason = next(iter(reasons.items()))
+    return f"{identity} ({reason[:200]})"
 
 
 def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) -> DemonstrationReport:
@@ -44,6 +52,7 @@ def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) 
         every: Whether all of them are graded, however long that takes; else a sample, for a few seconds.
     """
     wrong: dict[str, str] = {}
+    failed: dict[str, str] = {}
     started, checked = time.monotonic(), 0
     order = range(len(prompts)) if every else [p for start in range(SPREAD) for p in range(start, len(prompts), SPREAD)]
     for position in order:
@@ -55,8 +64,9 @@ def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) 
         checked += 1
         verdict = task.verify(prompt, prompt.demonstration)
         if verdict.status is not Status.CORRECT:
-            wrong[prompt.id] = " ".join((verdict.detail or verdict.status.value).split())
-    return DemonstrationReport(checked, wrong)
+            reasons = failed if verdict.status is Status.VERIFIER_ERROR else wrong
+            reasons[prompt.id] = " ".join((verdict.detail or verdict.status.value).split())
+    return DemonstrationReport(checked, wrong, failed)
 
 
 def in_epochs(examples: Sequence[T], seed: int) -> Iterator[T]:

@@ -198,6 +198,22 @@ def test_wrong_and_long_demonstrations_are_dropped(tmp_path: Path, capsys: pytes
         load_prompts(imitating(tmp_path, RIGHT, jsonl={"solution": None}), "train")
 
 
+def test_demonstrations_on_which_a_reward_fails_are_not_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = tmp_path / "judge.py"
+    code.write_text("def score(response, answer):\n    assert answer != '3'\n    return True\n")
+    settings = imitating(tmp_path, RIGHT, reward=f"{code}:score", drop_wrong_solutions=True)
+    assert len(load_prompts(settings, "train")) == 8
+    out = capsys.readouterr().out
+    assert "judges 0 of 8" in out and "failed on 1, which are kept; the first is train/3" in out and "line 2" in out
+    code.write_text("def score(response):\n    raise OSError('no model')\n")
+    with pytest.raises(UsageError, match=r"fails on every demonstration.*judge\.py, line 2: OSError: no model"):
+        load_prompts(settings, "train")
+    with pytest.raises(UsageError, match="there is no 'nothing'"):
+        load_prompts(imitating(tmp_path, RIGHT, reward=f"{code}:nothing"), "train")
+
+
 def test_rows_without_answers_can_be_imitated_only(tmp_path: Path) -> None:
     settings = imitating(tmp_path, RIGHT, jsonl={"answer": None})
     with pytest.raises(UsageError, match=r"task\.jsonl\.answer = null: .*`bonrl sft`"):
