@@ -69,9 +69,8 @@ class Evaluation:
     def row(self) -> dict[str, float]:
         """Metrics under the names of ``cluster/records/metrics.yaml``."""
         row: dict[str, float] = {"evaluation/step": self.step}
-        named = self._named_points()
-        if self.objective is not None:
-            named["eval/objective"] = self.objective
+        named = self.points()
+        del named["eval/reward_mean"]
         for name, point in named.items():
             row |= {name: point.value, f"{name}_low": point.low, f"{name}_high": point.high}
         if self.scorer_auc is not None:
@@ -83,6 +82,11 @@ class Evaluation:
             "eval/set_aside": self.set_aside,
             "eval/seconds": self.seconds,
         }
+
+    def points(self) -> dict[str, CurvePoint]:
+        """The objective, the mean reward and every point of the curves, by the name of the metric."""
+        objective = {} if self.objective is None else {"eval/objective": self.objective}
+        return self._named_points() | objective | {"eval/reward_mean": self.curves["mean"][0]}
 
     def standard_errors(self) -> dict[str, float | None]:
         """Of every point of every curve, over prompts; None for a single prompt.

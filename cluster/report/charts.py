@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP
-from cluster.report.evaluations import deployed_metric
+from cluster.report.evaluations import OBJECTIVE, deployed_metric, trained_for
 from cluster.report.series import column, number, plain, smoothed, thin, window_of
 from cluster.report.source import Row, Source
 from learner.schedule import ScheduleSettings, scheduled_integer
@@ -152,20 +152,24 @@ def _samples_per_step(source: Source, steps: np.ndarray) -> np.ndarray:
 
 
 def learning_charts(source: Source) -> list[Chart]:
-    """The objective first, then what explains it."""
+    """The objective and the deployed metric first, then what explains them."""
     key, name = deployed_metric(source)
-    objective = _chart(
-        source,
-        ("objective", f"The objective: {name}", "value", (("objective/value", "training groups"),), ""),
-    )
-    held_out = _evaluated(source.evaluations, key, "held-out prompts")
-    if held_out is not None:
-        objective = objective or {"id": "objective", "title": f"The objective: {name}", "unit": "value", "lines": []}
-        objective["lines"].append(held_out)
-    charts = [objective] if objective is not None else []
-    if objective is not None:
-        objective["wide"] = True
-    return charts + _explaining(source, _LEARNING)
+    training = (("objective/value", "training groups"),)
+    charts = [_led(source, "objective", f"The objective: {trained_for(source) or 'value'}", training, OBJECTIVE)]
+    if key != OBJECTIVE:
+        charts.append(_led(source, "deployed", f"Evaluations are ranked by {name}", (), key))
+    return [chart for chart in charts if chart is not None] + _explaining(source, _LEARNING)
+
+
+def _led(source: Source, key: str, title: str, metrics: Metrics, held_out: str) -> Chart | None:
+    """A wide chart of training metrics and of one of the evaluations; None where there is neither."""
+    spec = key, title, "value", metrics, ""
+    chart = _chart(source, spec)
+    line = _evaluated(source.evaluations, held_out, "held-out prompts")
+    if line is not None:
+        chart = chart or _framed(spec)
+        chart["lines"].append(line)
+    return None if chart is None else chart | {"wide": True}
 
 
 def running_charts(source: Source) -> list[Chart]:
@@ -201,7 +205,7 @@ def _is_flat(source: Source, metrics: Metrics) -> bool:
 
 def _chart(source: Source, spec: Spec) -> Chart | None:
     """None where no step has one of its metrics; lines that are 0 throughout are left out beside others."""
-    key, title, unit, metrics, hint = spec
+    key, _, _, metrics, _ = spec
     columns = {name: column(source.rows, metric) for metric, name in metrics}
     known = {name: values for name, values in columns.items() if np.isfinite(values).any()}
     moving = {name: values for name, values in known.items() if np.nanmax(np.abs(values)) > 0}
@@ -209,15 +213,22 @@ def _chart(source: Source, spec: Spec) -> Chart | None:
         return None
     window = window_of(len(source.rows))
     drawn = moving or dict(list(known.items())[:1])
+    lines = [{"name": name, "axis": "train"} | smoothed(values, window) for name, values in drawn.items()]
+    return _framed(spec) | {"logarithmic": key in _LOGARITHMIC and bool(moving), "lines": lines}
+
+
+def _framed(spec: Spec) -> Chart:
+    """A chart without lines."""
+    key, title, unit, _, hint = spec
     return {
         "id": key,
         "title": title,
         "unit": unit,
         "hint": hint,
-        "logarithmic": key in _LOGARITHMIC and bool(moving),
+        "logarithmic": False,
         "from_zero": key in _FROM_ZERO,
         "share": key in _SHARES,
-        "lines": [{"name": name, "axis": "train"} | smoothed(values, window) for name, values in drawn.items()],
+        "lines": [],
         "limits": [],
     }
 

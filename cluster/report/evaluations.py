@@ -5,32 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from math import inf, isfinite
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from actors.group import Group
 from actors.queue.group_log import read_groups
+from cluster.config.keep_best import metric_key, parse_metric
+from cluster.errors import UsageError
 from cluster.evaluation.curves import difference, objective_name, value_name
 from cluster.evaluation.summary import Evaluation, curve_of, objective_terms
+from cluster.records.best import read_best
 from cluster.records.metric_names import EVALUATION_STEP
 from cluster.report.series import number
 from cluster.report.source import Row, Source
 from learner.metrics import CurvePoint
 from learner.strategies import STRATEGIES
 
-DEPLOYED = "eval/objective"
+OBJECTIVE = "eval/objective"
 CURVES = {"pass_at_k": "pass@k", "best_of_k": "Best-of-k", "majority_at_k": "majority@k", "max_at_k": "max@k"}
 MOST_VOTED = 8192  # samples of an evaluation whose majority curve is computed for the page: about a second
 
 
 def deployed_metric(source: Source) -> tuple[str, str]:
-    """Key and name of the value by which evaluations are ranked: the objective, else the largest pass@k."""
+    """Key and name of the value by which evaluations are ranked.
+
+    It is evaluation.keep_best where that is set, else the objective, else the largest pass@k.
+    """
     rows = source.evaluations
-    if source.config is not None and any(DEPLOYED in row for row in rows) or not rows:
-        return DEPLOYED, objective_name(objective_terms(source.config)) if source.config is not None else "objective"
+    kept = source.config.evaluation.keep_best if source.config is not None else None
+    if kept is not None and kept != "objective" and any(metric_key(kept) in row for row in rows):
+        return metric_key(kept), value_name(*(parse_metric(kept) or ("mean", 1)))
+    if source.config is not None and any(OBJECTIVE in row for row in rows) or not rows:
+        return OBJECTIVE, trained_for(source) or "objective"
     ks = sorted({k for row in rows for k in _ks(row, "pass")})
-    return (f"eval/pass@{ks[-1]}", f"pass@{ks[-1]}") if ks else (DEPLOYED, "objective")
+    return (f"eval/pass@{ks[-1]}", f"pass@{ks[-1]}") if ks else (OBJECTIVE, "objective")
+
+
+def trained_for(source: Source) -> str | None:
+    """What the objective is called; None where another release wrote the configuration."""
+    return None if source.config is None else objective_name(objective_terms(source.config))
 
 
 def chosen(source: Source) -> dict[str, Row]:
@@ -39,11 +54,25 @@ def chosen(source: Source) -> dict[str, Row]:
     trained = [row for row in rows if row[EVALUATION_STEP] > 0]
     found = {"base": rows[0]} if rows and rows[0][EVALUATION_STEP] == 0 else {}
     if trained:
-        best = max(trained, key=lambda row: row.get(key, float("-inf")))
+        best = _kept(source, trained) or max(trained, key=lambda row: _rank(row, key))
         if best is not trained[-1]:
             found["best"] = best
         found["last"] = trained[-1]
     return found
+
+
+def _kept(source: Source, rows: Iterable[Row]) -> Row | None:
+    """The evaluation that best.json names."""
+    try:
+        best = read_best(source.path)
+    except UsageError:
+        return None
+    return next((row for row in rows if best is not None and row[EVALUATION_STEP] == best.step), None)
+
+
+def _rank(row: Row, key: str) -> float:
+    value = row.get(key, -inf)
+    return value if isfinite(value) else -inf
 
 
 def point(row: Row, key: str) -> dict[str, Any]:
@@ -52,9 +81,10 @@ def point(row: Row, key: str) -> dict[str, Any]:
     return {"step": int(row[EVALUATION_STEP]), "value": number(row.get(key))} | ends
 
 
-def objective_change(source: Source) -> dict[str, Any] | None:
-    """The paired difference of the objective, last evaluation minus base model; None without both."""
-    return _change(source, deployed_metric(source)[1], lambda evaluation: evaluation.objective)
+def deployed_change(source: Source) -> dict[str, Any] | None:
+    """The paired difference of the deployed metric, last evaluation minus base model; None without both."""
+    key, name = deployed_metric(source)
+    return _change(source, name, lambda evaluation: evaluation.points().get(key))
 
 
 def curves(source: Source) -> list[dict[str, Any]]:
@@ -120,9 +150,12 @@ def _change(source: Source, name: str, of: Callable[[Evaluation], CurvePoint | N
     rows = chosen(source)
     if not {"base", "last"} <= rows.keys():
         return None
-    recorded = source.summary.get("differences", {}).get(name)
+    steps = [int(rows[which][EVALUATION_STEP]) for which in ("base", "last")]
+    summarized = [row.get(EVALUATION_STEP) for row in source.summary.get("evaluations", [])]
+    # Of a resumed run the summary may compare other steps.
+    recorded = source.summary.get("differences", {}).get(name) if summarized[:1] + summarized[-1:] == steps else None
     if recorded is None:
-        before, after = (source.evaluation(int(rows[which][EVALUATION_STEP])) for which in ("base", "last"))
+        before, after = map(source.evaluation, steps)
         old, new = (None if evaluation is None else of(evaluation) for evaluation in (before, after))
         if before is None or after is None or old is None or new is None:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.report.evaluations import chosen, deployed_metric, objective_change, point
+from cluster.report.evaluations import chosen, deployed_change, deployed_metric, point, trained_for
 from cluster.report.series import column, duration
 from cluster.report.source import Source
 
@@ -34,13 +34,13 @@ def headline(source: Source) -> dict[str, Any]:
     return {
         "model": PurePath(str(source.value("model.path", "model"))).name,
         "task": _task(source),
-        "objective": name if source.config is not None else "its objective",
+        "objective": trained_for(source) or "its objective",
         "deployed": name,
         "status": status(source),
         "duration": duration(source.seconds),
         "points": points,
         "scale": _scale(points),
-        "difference": objective_change(source),
+        "difference": deployed_change(source),
         "training": _training(source),
         "facts": _facts(source),
         "warnings": _warnings(source),
@@ -56,6 +56,8 @@ def status(source: Source) -> dict[str, str]:
         return {"name": "recorded", "kind": "done", "text": f"{done:,} steps of groups recorded; nothing was trained"}
     if source.running:
         return {"name": "running", "kind": "running", "text": f"step {done:,} of {planned:,}"}
+    if stopped := source.summary.get("stopped_early"):
+        return {"name": "finished", "kind": "done", "text": f"{done:,} of {planned:,} steps; {stopped}"}
     if source.summary or (planned and done >= planned):
         return {"name": "finished", "kind": "done", "text": f"{done:,} of {planned:,} steps"}
     return {"name": "stopped", "kind": "stopped", "text": f"{done:,} of {planned:,} steps; it can be resumed"}

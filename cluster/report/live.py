@@ -9,6 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.errors import UsageError
 from cluster.report.page import Report, build, render, render_sections
@@ -78,7 +79,7 @@ def make_server(live: LiveReport, host: str, port: int) -> ThreadingHTTPServer:
         server_version, sys_version = "bonrl", ""
 
         def do_GET(self) -> None:
-            if host in _LOOPBACK and self.headers.get("Host", "").rpartition(":")[0] not in (*_LOOPBACK, "[::1]"):
+            if host in _LOOPBACK and _host_of(self.headers.get("Host", "")) not in _LOOPBACK:
                 # A page of another site can point its own name at this machine; it must not read the run.
                 self._answer(403, "text/plain", b"bonrl report answers to localhost only")
                 return
@@ -137,6 +138,14 @@ def _sign(file: Path) -> str:
     except OSError:
         return "0"
     return f"{state.st_mtime_ns:x}.{state.st_size:x}"
+
+
+def _host_of(header: str) -> str | None:
+    """The host of a request's header, with a port or without."""
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
 
 
 def _named(host: str) -> str:

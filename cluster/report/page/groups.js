@@ -2,7 +2,7 @@
 "use strict";
 const groups = (() => {
   const PAGE = 12; // groups shown at first, and with each "Show more"
-  const FAILED = new Set(["verifier_error", "timeout", "crash"]);
+  const FAILED = "verifier_error"; // a time-out or a crash of the answer's program is a wrong answer
   let all = [], limit = PAGE;
   const open = new Set();
 
@@ -12,7 +12,7 @@ const groups = (() => {
     made.append(...children.filter((child) => child !== null));
     return made;
   }
-  const kindOf = (s) => FAILED.has(s.verdict) ? "failed" : s.verdict === "correct" ? "right" : s.truncated ? "truncated" : "wrong";
+  const kindOf = (s) => s.verdict === FAILED ? "failed" : s.verdict === "correct" ? "right" : s.truncated ? "truncated" : "wrong";
   const NAMES = { correct: "right", verifier_error: "verifier failed" };
   const verdictName = (s) => (NAMES[s.verdict] || s.verdict) + (s.truncated ? ", truncated" : "");
 
@@ -20,8 +20,8 @@ const groups = (() => {
     if (!wanted) return true;
     if (wanted === "right") return sample.verdict === "correct";
     if (wanted === "truncated") return sample.truncated;
-    if (wanted === "failed") return FAILED.has(sample.verdict);
-    return sample.verdict !== "correct" && !FAILED.has(sample.verdict);
+    if (wanted === "failed") return sample.verdict === FAILED;
+    return sample.verdict !== "correct" && sample.verdict !== FAILED;
   }
 
   const hasGradient = (group) => group.samples.some((s) => s.advantage);

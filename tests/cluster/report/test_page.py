@@ -18,6 +18,7 @@ import pytest
 from actors.queue.group_log import groups_file
 from cluster.cli import main
 from cluster.report import groups as browser_of_groups
+from cluster.report.live import _host_of
 from cluster.report.page import build, render
 from cluster.report.series import duration, running_mean
 from cluster.results import ResultsError
@@ -292,3 +293,52 @@ def bonrl(*arguments: str) -> int:
         with pytest.raises(SystemExit) as end:
             main()
     return int(end.value.code or 0)
+
+
+def test_the_best_evaluation_is_that_of_the_deployed_metric(tmp_path: Path) -> None:
+    run = make_run(tmp_path, changes={"evaluation": {"n": N, "prompts": 12, "keep_best": "reward_mean"}})
+    report = build(run, groups=0)
+    top = report.view["headline"]
+    assert (top["objective"], top["deployed"]) == ("pass@2", "mean reward")
+    assert top["difference"]["low"] < top["difference"]["value"] < top["difference"]["high"]
+    assert [chart["id"] for chart in report.data["learning"][:2]] == ["objective", "deployed"]
+    best = {"metric": "reward_mean", "key": "eval/reward_mean", "step": 12, "value": 0.5, "low": None, "high": None}
+    best |= {"split": "test", "checkpoint": "checkpoints/step-000012", "evaluations": 2, "selected_on_test": True}
+    (run / "best.json").write_text(json.dumps(best))
+    assert [p["which"] for p in build(run, groups=0).view["headline"]["points"]] == ["base", "last"]
+
+
+def test_a_summary_of_other_steps_is_not_taken_for_the_change(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    wrong = {"pass@2": {"value": 9.0, "low": 9.0, "high": 9.0}}
+    rows = [{"evaluation/step": 6}, {"evaluation/step": 12}]
+    (run / "summary.json").write_text(json.dumps({"differences": wrong, "evaluations": rows}))
+    assert build(run, groups=0).view["headline"]["difference"]["value"] < 1
+    rows[0] = {"evaluation/step": 0}
+    (run / "summary.json").write_text(json.dumps({"differences": wrong, "evaluations": rows}))
+    assert build(run, groups=0).view["headline"]["difference"]["value"] == 9
+
+
+def test_no_difference_at_all_has_no_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rates={0: 0.0, 12: 0.0})
+    text = text_of(render(build(run, groups=0)))
+    assert "+0.000 , no prompt differs" in text and "[+0.000, +0.000]" not in text
+
+
+def test_a_run_with_nothing_but_an_evaluation_has_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=0, planned=5, rates={0: 0.2}, finished=False)
+    assert "for the base model" in text_of(render(build(run, groups=4)))
+
+
+def test_passwords_of_addresses_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path, changes={"mlflow": {"tracking_uri": "http://me:s3cret@host:5000"}})
+    page = render(build(run, groups=0))
+    assert "s3cret" not in page and "http://me:***@host:5000" in page
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [("localhost", "localhost"), ("127.0.0.1:8421", "127.0.0.1"), ("[::1]:8421", "::1"), ("[", None), ("", None)],
+)
+def test_the_host_of_a_request(header: str, host: str | None) -> None:
+    assert _host_of(header) == host
