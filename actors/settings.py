@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from actors.sampling import LEAST_TEMPERATURE
 from learner.section import Section
 
 
@@ -30,11 +31,11 @@ class RolloutSettings(Section):
     )
     temperature: float = Field(
         1.0,
-        gt=0.0,
+        ge=LEAST_TEMPERATURE,
         le=10.0,
         description=(
-            "Softmax temperature of sampling. Sampling log-probabilities are those of the tempered "
-            "distribution, and the learner applies the same temperature."
+            "Softmax temperature of sampling; vLLM would raise a lower one to 0.01. Sampling log-probabilities are "
+            "those of the tempered distribution, and the learner applies the same temperature."
         ),
     )
     top_p: float = Field(

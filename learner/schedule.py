@@ -67,7 +67,7 @@ class ScheduleSettings(Section):
 
     k: Schedule | None = Field(None, description="Changes objective.k, rounded to the nearest integer.")
     n: Schedule | None = Field(None, description="Changes rollout.n, rounded; rollout.n must be the largest value.")
-    temperature: Schedule | None = Field(None, description="Changes rollout.temperature; above 0 and up to 10.")
+    temperature: Schedule | None = Field(None, description="Changes rollout.temperature; 0.01 to 10.")
     kl: Schedule | None = Field(None, description="Changes loss.kl_coefficient; 0 or more.")
 
 

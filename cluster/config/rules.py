@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from actors.sampling import Sampling
+from actors.sampling import LEAST_TEMPERATURE, Sampling
 from cluster.config.keep_best import parse_metric
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
@@ -104,17 +104,17 @@ def _schedules(config: RunConfig) -> Iterator[str]:
     if moves.k and objective.imitation == "sft":
         yield "schedule.k has no effect with objective.imitation = sft; leave it out, or use bon_sft"
     ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
-    ranges += _range("temperature", moves.temperature, 0, 10)
+    ranges += _range("temperature", moves.temperature, LEAST_TEMPERATURE, 10)
     yield from ranges
     if not ranges:
         yield from _scheduled_groups(config)
 
 
 def _range(name: str, schedule: Schedule | None, low: float, high: float = inf) -> Iterator[str]:
-    """What a schedule names outside of `low` to `high`; only the temperature has a `high`, and must not be `low`."""
+    """What a schedule names outside of `low` to `high`."""
     for value in schedule.explicit_values() if schedule else []:
-        if not low <= value <= high or (value == low and high < inf):
-            wanted = f"{low:g} or more" if high == inf else f"above {low:g} and at most {high:g}"
+        if not low <= value <= high:
+            wanted = f"{low:g} or more" if high == inf else f"{low:g} to {high:g}"
             yield f"schedule.{name} goes to {value:g}; it must be {wanted}: change its start, end or at"
 
 

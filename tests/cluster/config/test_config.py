@@ -143,6 +143,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"learner": {"gpus_per_rank": 1, "ranks": 3}, "cluster": {"num_gpus": 2}}, ("3 GPUs", "cluster.num_gpus = 2")),
         ({"queue": {"overtake": 1}}, ("queue.overtake = 1", "queue.staleness")),
         ({"evaluation": {"temperature": 0.001}}, ("evaluation.temperature = 0.001", "use 0 for greedy")),
+        ({"rollout": {"temperature": 0.005}}, ("rollout.temperature", "0.01")),
         ({"evaluation": {"top_k": 0}}, ("evaluation.top_k = 0", "use -1")),
         (
             {"evaluation": {"temperature": 0, "top_p": 0.9}},
@@ -274,8 +275,8 @@ MEAN = {"strategy": "mean", "k": 1}
         ({"schedule": {"k": {"end": 0}}}, ("schedule.k goes to 0", "1 or more")),
         ({"schedule": {"n": {"end": 0}}}, ("schedule.n goes to 0", "1 or more")),
         ({"schedule": {"kl": {"end": -0.1}}}, ("schedule.kl goes to -0.1", "0 or more")),
-        ({"schedule": {"temperature": {"end": 0}}}, ("schedule.temperature goes to 0", "above 0")),
-        ({"schedule": {"temperature": {"start": 11, "end": 1}}}, ("schedule.temperature goes to 11", "at most 10")),
+        ({"schedule": {"temperature": {"end": 0}}}, ("schedule.temperature goes to 0", "0.01 to 10")),
+        ({"schedule": {"temperature": {"start": 11, "end": 1}}}, ("schedule.temperature goes to 11", "0.01 to 10")),
         ({"schedule": {"k": {"end": 4, "over": 3}}, "objective": MEAN}, ("schedule.k: at step 1", "k = 2", "'mean'")),
         ({"schedule": {"n": {"end": 4, "over": 4}}}, ("schedule.n: at step 3", "above rollout.n = 7")),
         ({"schedule": {"n": {"end": 32}}}, ("schedule.n reaches 32", "rollout.n = 16")),
