@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cluster.results.change import Change
-    from cluster.results.comparison import Comparison, Moment
+    from cluster.results.comparison import Comparison, Moment, Value
 
 
 def compare(
@@ -113,7 +113,7 @@ def _table(comparison: Comparison, moment: Moment, other: int) -> Table:
     for (metric, label), change in moment.changes.items():
         if label == second.label:
             values = [moment.values[metric, group.label] for group in (first, second)]
-            cells = [_interval(value.value, value.low, value.high) for value in values]
+            cells = [_valued(value) for value in values]
             table.add_row(_name(comparison, metric), *cells, _signed(change))
     found = next(change for (_, label), change in moment.changes.items() if label == second.label)
     over = [f"{letter} over {'seeds' if len(g.runs) > 1 else 'prompts'}" for letter, g in ((a, first), (b, second))]
@@ -162,6 +162,12 @@ def _name(comparison: Comparison, metric: str) -> str:
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:
     return f"{value:{sign}.3f} \\[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _valued(value: Value) -> str:
+    if value.low == value.value == value.high:  # a t interval without width says nothing
+        return f"{value.value:.3f}, all seeds"
+    return _interval(value.value, value.low, value.high)
 
 
 def _signed(change: Change) -> str:

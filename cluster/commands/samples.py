@@ -34,13 +34,23 @@ class Only(StrEnum):
 
 
 def samples(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory; the run may be under way.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run directory; the run may be under way. Or a directory that `bonrl eval --output` wrote.",
+        ),
+    ],
     step: Annotated[
         int | None, typer.Option("--step", min=0, help="Optimizer step (the first is 1) [the last recorded one].")
     ] = None,
     evaluation: Annotated[
         bool, typer.Option("--evaluation", help="Of the evaluation after that step (0: the base model).")
     ] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", "-t", help="Which evaluation is meant, where `bonrl eval` made several."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="ID", help="Only this prompt.")] = None,
     only: Annotated[
         Only | None,
@@ -68,21 +78,41 @@ def samples(
       bonrl samples runs/NAME --step 10 --only wrong --n 5
       bonrl samples runs/NAME --step 0 --evaluation --full     the base model on held-out prompts
       bonrl samples runs/NAME --evaluation --n 1000 --json samples.json
+      bonrl samples base-on-test --only wrong                  (a directory of `bonrl eval --output`)
     """
     from cluster.results import load_run
+    from cluster.results.run_results import EVALUATION_FILE
 
-    found = load_run(run)
-    step = _step(found, step, evaluation)
-    groups = list(found.evaluation_groups(step) if evaluation else found.groups(step))
+    if (run / EVALUATION_FILE).is_file():
+        if step is not None:
+            raise UsageError(f"--step {step}: {run} is what `bonrl eval --output` wrote, which has no steps")
+        path, evaluation, of = run.absolute(), True, "the evaluation"
+        groups = _evaluated(run, temperature)
+    else:
+        if temperature is not None:
+            raise UsageError("--temperature chooses among the evaluations of `bonrl eval --output`; a run has --step")
+        found = load_run(run)
+        step = _step(found, step, evaluation)
+        path, of = found.path, f"the evaluation after step {step}" if evaluation else f"step {step}"
+        groups = list(found.evaluation_groups(step) if evaluation else found.groups(step))
     chosen = _chosen(groups, prompt, only)
     if json_file is not None:
-        content = {"run": str(found.path), "step": step, "evaluation": evaluation, "matching_prompts": len(chosen)}
+        content = {"run": str(path), "step": step, "evaluation": evaluation, "matching_prompts": len(chosen)}
         write_json(content | {"groups": [group.as_dict() for group in chosen[:n]]}, json_file)
         return
-    of = f"the evaluation after step {step}" if evaluation else f"step {step}"
     _print(chosen[:n], None if full else answers, full)
     kind = f" with {only} answers" if only else ""
-    typer.echo(f"{min(n, len(chosen))} of {len(chosen)} prompts{kind} of {of} of {found.path}")
+    typer.echo(f"{min(n, len(chosen))} of {len(chosen)} prompts{kind} of {of} of {path}")
+
+
+def _evaluated(path: Path, temperature: float | None) -> list[GroupRecord]:
+    """The groups of an output of `bonrl eval`, in the order of their prompts."""
+    from cluster.results.group_records import group_records
+    from cluster.results.subjects import load_subject, read_all
+
+    subject = load_subject(path, temperature)
+    groups = read_all(subject.files[subject.last])
+    return group_records(groups, 0, [None] * len(groups))
 
 
 def _step(run: RunResults, step: int | None, evaluation: bool) -> int:

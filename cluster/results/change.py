@@ -12,9 +12,9 @@ from learner.metrics import paired_difference
 
 METHODS = {
     "prompts": "bootstrap over prompts, paired; it does not cover repeated training",
-    "seeds": "t interval over seeds, paired by seed and prompt",
+    "seeds": "t interval over seeds, paired by seed and prompt; it does not cover other prompts",
     "seeds of one": "t interval over the seeds of one group; the other's single run counts as fixed",
-    "unpaired seeds": "Welch's t interval over runs, because the seeds of the groups differ",
+    "unpaired seeds": "Welch's t interval over runs (the groups have different seeds); it does not cover other prompts",
 }
 
 

@@ -263,7 +263,7 @@ def _other_content(path: Path) -> str:
     if above is not None:
         return f"is a part of the run {above}; give that"
     if (path / EVALUATION_FILE).is_file():
-        return "is what `bonrl eval --output` wrote, not a run; `bonrl compare` reads it"
+        return "is what `bonrl eval --output` wrote, not a run; `bonrl compare` and `bonrl samples` read it"
     if (path / "config.json").is_file():
         return "is a model directory; give the directory of a run, such as runs/NAME"
     return f"is no run: it holds no {CONFIG_FILE}; give a directory that `bonrl train` wrote, such as runs/NAME"

@@ -164,13 +164,20 @@ def read_judged(file: Path, prompts: Collection[str]) -> list[Group]:
     Raises:
         ResultsError: the file cannot be read.
     """
-    wanted = set(prompts)
+    return sorted(read_all(file, set(prompts)), key=lambda group: group.prompt_id)
+
+
+def read_all(file: Path, prompts: Collection[str] | None = None) -> list[Group]:
+    """The groups of a file, or those of some prompts, in their order.
+
+    Raises:
+        ResultsError: the file cannot be read.
+    """
     try:
-        groups = [
+        return [
             Group.from_record_batch(batch)
             for batch in read_groups(file)
-            if batch.column("prompt_id")[0].as_py() in wanted
+            if prompts is None or batch.column("prompt_id")[0].as_py() in prompts
         ]
     except (OSError, ValueError) as error:
         raise ResultsError(f"{file} cannot be read: {error}") from error
-    return sorted(groups, key=lambda group: group.prompt_id)

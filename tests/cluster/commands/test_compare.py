@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.commands.compare import _valued
+from cluster.results.comparison import Value
 from tests.cluster.results.recorded import group, make_run, write
 from tests.cluster.run.test_replay import QUARANTINED
 from tests.cluster.test_cli import run  # noqa: F401
@@ -27,6 +29,11 @@ def test_compare_prints_tables(run, two: tuple[Path, Path]) -> None:  # type: ig
     assert "last evaluation (step 2): 12 prompts" in out and "pass@2 (objective of A)" in out
     assert "bootstrap over prompts, paired" in out and "best evaluation, chosen on the other half" in out
     assert "pass@2, B - A" in out and "+0.000, no difference" in out
+
+
+def test_a_t_interval_without_width_is_not_shown() -> None:
+    assert _valued(Value(1.0, 1.0, 1.0, {"a": 1.0, "b": 1.0})) == "1.000, all seeds"
+    assert _valued(Value(0.5, 0.4, 0.6, {"a": 0.5})) == "0.500 \\[0.400, 0.600]"
 
 
 def test_compare_gives_scripts_json_alone(run, two: tuple[Path, Path]) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
@@ -80,6 +87,19 @@ def test_samples_are_filtered(run, two: tuple[Path, Path]) -> None:  # type: ign
     assert answers("--only", "wrong", "--prompt", "t2") == [("t2", 1), ("t2", 2), ("t2", 3)]
     assert answers("--only", "truncated", "--n", "1") == [("t2", 3)]
     assert answers("--only", "failed") == []
+
+
+def test_samples_of_an_evaluation_alone(run, two: tuple[Path, Path], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    output = tmp_path / "base-on-test"
+    output.mkdir()
+    (output / "evaluation.json").write_text(json.dumps({"model": "m", "evaluations": [{"temperature": 1.0}]}))
+    write(output / "groups-temperature-1.parquet", [group("t2", [1, 0]), group("t1", [0, 0])])
+    status, out, _ = run("samples", output, "--only", "right")
+    assert status == 0 and out.startswith("t2")
+    assert f"1 of 1 prompts with right answers of the evaluation of {output}" in out
+    for arguments, part in (((output, "--step", "1"), "has no steps"), ((two[0], "-t", "1"), "a run has --step")):
+        status, _, err = run("samples", *arguments)
+        assert status == 2 and part in err
 
 
 def test_texts_of_a_model_do_not_drive_the_terminal(run, two: tuple[Path, Path]) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
