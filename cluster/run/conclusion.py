@@ -70,7 +70,7 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
     """Show the curves, and name the weights and where everything is."""
     directory, evaluations = context.directory, list(run.evaluations)
     if evaluations and run.first_step:  # an earlier process evaluated the base model
-        base = recorded_evaluation(context.config, directory.groups / evaluation_file(0), 0)
+        base = _earlier(context, 0)
         evaluations = [*([base] if base else []), *evaluations]
     differences = context.dashboards.curves(evaluations)
     best = run.selection.best
@@ -116,4 +116,14 @@ def _best_lines(run: Run) -> list[str]:
 def _evaluation_of(context: RunContext, evaluations: Sequence[Evaluation], step: int) -> Evaluation | None:
     """The evaluation after `step` steps, which an earlier process may have made."""
     found = next((evaluation for evaluation in evaluations if evaluation.step == step), None)
-    return found or recorded_evaluation(context.config, context.directory.groups / evaluation_file(step), step)
+    return found or _earlier(context, step)
+
+
+def _earlier(context: RunContext, step: int) -> Evaluation | None:
+    """An evaluation of an earlier process; a damaged file only costs its column in a table."""
+    file = context.directory.groups / evaluation_file(step)
+    try:
+        return recorded_evaluation(context.config, file, step)
+    except (OSError, ValueError) as error:
+        context.dashboards.message(f"warning: {file} cannot be read, so it is not compared: {error}")
+        return None

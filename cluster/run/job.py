@@ -273,4 +273,5 @@ def _resume_point(directory: RunDirectory, checkpoints: Checkpoints, rollout_onl
         print(warning, flush=True)
     checkpoint = usable_checkpoint(directory.path, latest, rollout_only)
     directory.rewind(checkpoint.step)
+    directory.remove("summary.json")  # the run is no longer at its end
     return checkpoint

@@ -58,6 +58,8 @@ class Selection:
         self._rows[step] = evaluation.row()
         value = self._values().get(step)
         if not step or value is None or (self.best is not None and value <= self.best.value):
+            if self.best is not None:
+                self.best = self._describe(self.best.step)  # it is now the best of one more evaluation
             return False
         self.best = self._describe(step)
         return True

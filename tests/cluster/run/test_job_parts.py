@@ -22,7 +22,7 @@ from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
-from cluster.run import job
+from cluster.run import conclusion, job
 from cluster.run import result as result_module
 from cluster.run.conclusion import advice, conclude
 from cluster.run.live_groups import LiveGroups
@@ -185,7 +185,18 @@ def test_a_replay_cannot_be_resumed(directory: RunDirectory):
     with pytest.raises(UsageError, match=r"made with --replay.*model\.path="):
         job._resume_point(directory, checkpoints, False)
     write_checkpoint(directory, 6, "huggingface/config.json", "queue.arrow")
+    directory.write_summary({"steps": 6})
     assert job._resume_point(directory, checkpoints, False).step == 6
+    assert not (directory.path / "summary.json").exists(), "a resumed run is not finished"
+
+
+def test_a_damaged_evaluation_does_not_cost_the_summary(directory: RunDirectory):
+    said: list[str] = []
+    context = context_of(directory, config=build_config({}))
+    context.dashboards.message = said.append
+    assert conclusion._earlier(context, 0) is None and not said
+    (directory.groups / "evaluation-000000.parquet").write_bytes(b"torn")
+    assert conclusion._earlier(context, 0) is None and "evaluation-000000.parquet cannot be read" in said[0]
 
 
 def test_a_queue_that_is_replaced_while_the_run_stops_starts_no_rollout(monkeypatch: pytest.MonkeyPatch):

@@ -62,7 +62,7 @@ def test_the_largest_value_is_the_best_and_the_base_model_is_no_candidate(direct
     ]  # fmt: skip
     assert not found.add(evaluation(5, float("nan")))
     assert found.best is not None and (found.best.step, found.best.value, found.protected) == (2, 0.5, (2,))
-    assert found.base_is_better and found.best.evaluations == 2, "of those seen when it was found"
+    assert found.base_is_better and found.best.evaluations == 4, "as a resumed run counts them"
     assert str(found.best) == "step 2, pass_at_k@2 0.500 [0.400, 0.600]"
     assert not selection(directory, keep_best=None, patience=0).add(evaluation(1, 1.0))
 
