@@ -41,10 +41,20 @@ class HelperProcess:
         module: serves the requests that come over the file descriptor FD (see :class:`Channel`).
         name: for messages.
         environment: variables of the helper, besides those of this process.
+
+    Raises:
+        HelperError: no process could be started: memory, the temporary directory or file descriptors are used up.
     """
 
     def __init__(self, module: str, name: str, environment: Mapping[str, str]) -> None:
         self._name = name
+        self._family: dict[int, psutil.Process] = {}
+        try:
+            self._start(module, environment)
+        except OSError as error:
+            raise HelperError(f"its process could not be started: {error}") from error
+
+    def _start(self, module: str, environment: Mapping[str, str]) -> None:
         self._output = tempfile.TemporaryFile()
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
@@ -60,7 +70,6 @@ class HelperProcess:
                 start_new_session=True,  # Ctrl-C is the run's to handle
             )
         self._channel = Channel(ours)
-        self._family: dict[int, psutil.Process] = {}
 
     def ask(self, request: Mapping[str, Any], deadline_s: float) -> Any:
         """The answer to `request`.
@@ -92,7 +101,7 @@ class HelperProcess:
     def kill(self) -> None:
         """SIGKILL to the helper and to every process that it has started; stopped ones too. May be called twice."""
         self._remember_family()
-        for process in self._family.values():
+        for process in list(self._family.values()):  # `ask` in another thread may add to it
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):

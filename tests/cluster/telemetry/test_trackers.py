@@ -176,6 +176,16 @@ def test_a_tracker_that_cannot_start_is_off_and_says_why() -> None:
     assert tracker.finish() is None
 
 
+def test_a_helper_without_room_for_its_process_is_a_tracker_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cluster.telemetry.helper_process.tempfile.TemporaryFile", full)
+    tracker = Unstartable()
+    assert "its process could not be started" in tracker.describe() and "No space left" in tracker.describe()
+    assert tracker.finish() is None
+
+
 def test_a_missing_package_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     config = build_config({"tracking": ["tensorboard", "mlflow"]})
     assert list(preflight.tracker_problems(config)) == []
