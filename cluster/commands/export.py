@@ -56,6 +56,7 @@ def export_model(checkpoint: Path, source: Path, to: Path) -> None:
             _finish_earlier(run, to)
         make_readable(to)
     except OSError as error:
+        shutil.rmtree(to, ignore_errors=True)  # half a copy would refuse the next attempt
         raise UsageError(f"--to {to}: cannot be written: {error}") from error
 
 
