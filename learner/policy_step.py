@@ -23,8 +23,7 @@ from learner.settings import LossSettings
 @dataclass(frozen=True)
 class PolicyBatch:
     """Tensors of one micro-batch. *_BR are [rows, response width]; `sampled` is False for demonstrations;
-    `entropy` and `reference` are
-    None without an entropy or a KL term.
+    `entropy` and `reference` are None without an entropy or a KL term.
     """
 
     logprobs_BR: torch.Tensor
