@@ -68,7 +68,7 @@ def test_every_interval_that_is_quoted_stands_on_a_page(repository: Path, eviden
     pages = [page.read_text() for page in evidence.glob("*/README.md")]
     known = {size for page in pages for size in _intervals(page)}
     readme = (repository / "README.md").read_text()
-    section = readme[readme.index("## What the objective buys") : readme.index("## When something dies")]
+    section = readme[readme.index("## What each objective gains and costs") : readme.index("## Common commands")]
     quoted = [*_intervals(section), *_intervals((evidence / "README.md").read_text())]
     assert len(quoted) > 50
     assert not [interval for interval in quoted if interval not in known]
