@@ -1,4 +1,4 @@
-"""Awaits one remote call with a deadline, and turns Ray's errors into one-sentence messages (DESIGN.md, promise 5)."""
+"""Awaits one remote call with a deadline, and turns Ray's errors into one-sentence messages (docs/promises.md, 5)."""
 
 from __future__ import annotations
 

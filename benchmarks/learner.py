@@ -44,7 +44,7 @@ def make_sequences(count: int, prompt: int, response: int, vocabulary: int, seed
 
 
 def plain_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict]) -> None:
-    """One optimiser step as a reader of the PyTorch tutorial would write it."""
+    """One optimizer step as a reader of the PyTorch tutorial would write it."""
     for b in batches:
         output = model(
             input_ids=b["tokens"],
@@ -84,7 +84,7 @@ def free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/countdown-base", help="local Hugging Face model directory")
-    parser.add_argument("--sequences", type=int, default=256, help="sequences per optimiser step")
+    parser.add_argument("--sequences", type=int, default=256, help="sequences per optimizer step")
     parser.add_argument("--prompt", type=int, default=24, help="prompt tokens")
     parser.add_argument("--response", type=int, default=24, help="longest response, tokens")
     parser.add_argument("--budget", type=int, default=4096, help="learner.tokens_per_micro_batch")

@@ -47,7 +47,7 @@ class Support:
         perturbed: sampler against learner after a broadcast for each kind of weight that was perturbed.
         stale: the least difference that a missed kind would have shown (0: a kind has no influence here).
         restored: the checkpoint's weights broadcast again, against the fresh load.
-        trained: sampler against learner after an optimiser step and its broadcast.
+        trained: sampler against learner after an optimizer step and its broadcast.
         exported: a fresh learner on the export against the learner.
     """
 
@@ -167,7 +167,7 @@ async def _train(trial: Trial, samples: list[Any], support: Support) -> None:
     before = trial.scores(samples)
     figures = trial.learner.train_step(_sequences(samples), 2.0, 1)
     if not np.isfinite(figures["optimizer/gradient_norm"]) or np.array_equal(before, trial.scores(samples)):
-        raise RuntimeError(f"the optimiser step changed nothing (gradient norm {figures['optimizer/gradient_norm']})")
+        raise RuntimeError(f"the optimizer step changed nothing (gradient norm {figures['optimizer/gradient_norm']})")
     await trial.broadcast()
     support.trained = trial.gap(await trial.sample())
     export = trial.directory.with_name("export")

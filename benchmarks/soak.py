@@ -173,7 +173,7 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
     for who in sorted({who for sample in samples for who in sample.readings if who != "job"}):
         points = [(s.step, s.readings[who]["private_mb"]) for s in samples if who in s.readings]
         axes.plot(*zip(*points, strict=True), label=who.rpartition(" (")[0])
-    axes.set_xlabel("optimiser steps")
+    axes.set_xlabel("optimizer steps")
     axes.set_ylabel("private memory (MB)")
     axes.legend(fontsize=7, ncol=2)
     figure.tight_layout()

@@ -1,4 +1,4 @@
-"""Where the wall time of an optimiser step goes, and what staleness buys: python -m benchmarks.step
+"""Where the wall time of an optimizer step goes, and what staleness buys: python -m benchmarks.step
 
 Runs the main job with `queue.staleness` 0 and 1 in turn, the rest of the configuration equal, and prints medians over
 all steps but the first ten of each run: step time, shares, and the ratio of the two step times.
@@ -35,7 +35,7 @@ def run(staleness: int, steps: int, overrides: list[str], directory: str) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of each run")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each run")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each staleness, in turn")
     parser.add_argument("overrides", nargs="*", help="section.key=value, for both")
     options = parser.parse_args()

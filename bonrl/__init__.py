@@ -85,7 +85,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the home of a name when it is first used."""
+    """Import a name when it is first used."""
     if name == "__version__":
         from importlib import metadata
 

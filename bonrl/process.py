@@ -1,7 +1,7 @@
 """The process in which `bonrl.train` and `bonrl.evaluate` run a command. It stops when its parent is gone.
 
-The command has a process of its own, so that it works beside a running event loop (a notebook), receives signals, and
-leaves nothing behind in the caller.
+The command runs in a separate process, so that it works in a notebook (which has an event loop), receives signals, and
+leaves no state in the caller.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class RunFailed(RuntimeError):
     """A run failed after it had started. The message is what it printed last.
 
     Attributes:
-        directory: Of the run, with everything recorded so far; None for an evaluation.
+        directory: The run directory, with everything recorded so far; None for an evaluation.
     """
 
     def __init__(self, message: str, directory: Path | None = None) -> None:
@@ -48,7 +48,7 @@ class TrainedRun:
     """A run that reached its last step.
 
     Attributes:
-        directory: Of the run.
+        directory: The run directory.
         model: The trained model, a Hugging Face directory.
         metrics: The last value of every metric (docs/metrics.md).
         summary: The run's summary.json: evaluations, differences from the base model, warnings.

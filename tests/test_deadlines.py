@@ -1,4 +1,4 @@
-"""Nothing waits for ever (DESIGN.md, promise 5): every wait in the source has a time limit, or says who bounds it.
+"""Nothing waits forever (docs/promises.md, 5): every wait in the source has a time limit, or says what limits it.
 
 A wait without one needs a comment ``# deadline: REASON`` on its line or on the line above.
 """

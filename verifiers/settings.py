@@ -241,12 +241,12 @@ class TaskSettings(Section):
     name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] | str = Field(
         "countdown",
         description="The task: countdown (generated here), gsm8k, math, math500, humaneval or mbpp (files read from "
-        "task.path), jsonl (the files that task.jsonl names), or a class of your own (`path/to/file.py:MyTask`, "
+        "task.path), jsonl (the files that task.jsonl names), or your own class (`path/to/file.py:MyTask`, "
         "`package.module:MyTask`, or the name under which a plugin registers it).",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments by name for the constructor of a task of your own, or for parameters of task.reward.",
+        description="Arguments by name for the constructor of your own task, or for parameters of task.reward.",
     )
     reward: str | None = Field(
         None,
@@ -268,8 +268,8 @@ class TaskSettings(Section):
         60.0,
         gt=0,
         le=3600,
-        description="Deadline in seconds of one call of task.reward, of a scorer of your own, or of the verifier of a "
-        "task of your own. A call that takes longer is a verifier error, not a wrong answer.",
+        description="Deadline in seconds of one call of task.reward, of your own scorer, or of the verifier of "
+        "your own task. A call that takes longer is a verifier error, not a wrong answer.",
     )
     reward_load_s: float = Field(
         300.0,

@@ -141,10 +141,10 @@ def sha256(reference: Reference) -> tuple[Path, str] | None:
 def files_of(reference: Reference, *, packages: bool = False) -> tuple[Path, dict[Path, Path]] | None:
     """The files that a reference needs, so that they can be copied elsewhere.
 
-    They are the file and the Python files beside it, or the whole package that it belongs to.
+    They are the Python files in the file's directory, or the whole package that it belongs to.
 
     Args:
-        packages: Whether the packages beside it are included too.
+        packages: Whether the packages in this directory are included too.
 
     Returns:
         (the file, {path in the copy: source}); the first path is in the copy too. None for an installed module.

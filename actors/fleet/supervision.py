@@ -1,4 +1,4 @@
-"""Replacing actors that die or hang (DESIGN.md, promises 3 and 5).
+"""Replacing actors that die or hang (docs/promises.md, 3 and 5).
 
 A :class:`Unit` is replaced as a whole: one sampler, one verifier worker, the queue, or all learner ranks. The
 :class:`Supervisor` checks every actor once per heartbeat. It kills a lost actor with its processes and, after a

@@ -1,7 +1,7 @@
 """The order in which prompts are trained: a pure function from a position to (epoch, prompt).
 
 The order is a function and not an iterator, so the data cursor of a run is one integer, and a test can verify after any
-crash that every prompt of an epoch is trained exactly once (DESIGN.md, promise 3).
+crash that every prompt of an epoch is trained exactly once (docs/promises.md, 3).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class LearningStep:
 
     Args:
         engine: one rank's engine; all ranks make the same calls.
-        objective: what to maximise.
+        objective: what to maximize.
         loss: the section `loss`.
         n, temperature: of a group, as in ``rollout.n`` and ``rollout.temperature``.
         schedule: moves ``loss.kl_coefficient``, n and temperature.

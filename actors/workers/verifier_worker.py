@@ -97,7 +97,7 @@ class VerifierWorker:
             (number of samples, the graded group): two objects, so that the caller may await the small one.
 
         If the verifier itself fails twice on a sample, the verdict is ``verifier_error``, the reward NaN, and `detail`
-        has the reason; the group is then not usable (DESIGN.md, promise 6: never a silent 0).
+        has the reason; the group is then not usable (docs/promises.md, 6: never a silent 0).
         """
         group = Group.from_record_batch(batch)
         set_step(group.admitted_version)

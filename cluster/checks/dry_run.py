@@ -300,7 +300,7 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
     """Rows (figure, value) for the terminal."""
     rows = [
         ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
-        ("staleness bound", f"{derived.staleness_bound} optimiser steps"),
+        ("staleness bound", f"{derived.staleness_bound} optimizer steps"),
         ("samples per step", f"{derived.samples_per_step}"),
         ("tokens per step, at most", f"{derived.max_tokens_per_step:,}"),
         ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),

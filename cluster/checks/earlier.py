@@ -116,7 +116,7 @@ def _waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> I
 
 
 def recorded_steps(source: Path) -> int:
-    """Optimiser steps whose groups `source` holds without a gap.
+    """Optimizer steps whose groups `source` holds without a gap.
 
     Raises:
         UsageError: it holds none.
@@ -154,7 +154,7 @@ def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
 
 
 def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) -> str | None:
-    """Why groups that were sampled for an optimiser step cannot be trained on in it."""
+    """Why groups that were sampled for an optimizer step cannot be trained on in it."""
     rows = [row for row in rows if row["finish_reason"]]  # a quarantined prompt has no samples
     sizes, temperatures = {len(row["finish_reason"]) for row in rows}, {row["temperature"] for row in rows}
     problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)

@@ -82,8 +82,8 @@ class Derived:
 
     Attributes:
         slots: B = (S + 1) x P groups that can be in flight.
-        staleness_bound: optimiser steps by which a trained group can be behind, at most.
-        samples_per_step, max_tokens_per_step: of one optimiser step; tokens with prompts counted per sample.
+        staleness_bound: optimizer steps by which a trained group can be behind, at most.
+        samples_per_step, max_tokens_per_step: of one optimizer step; tokens with prompts counted per sample.
         micro_batches_per_rank: at most, when every sequence has full length.
         shape: of the model, read or assumed.
         sampler_memory, learner_memory: of one sampler and one rank, on its device (all its GPUs, or the host).
@@ -195,12 +195,12 @@ def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
 def _learner_memory(config: RunConfig, shape: Shape) -> float:
     """One rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by ZeRO stage."""
     learner = config.learner
-    weights, gradients, optimiser = weight_bytes(config), 4, (12 if config.model.dtype == "bfloat16" else 8)
+    weights, gradients, optimizer = weight_bytes(config), 4, (12 if config.model.dtype == "bfloat16" else 8)
     shard, stage = learner.ranks, learner.zero_stage
     per_parameter = (
         weights / (shard if stage >= 3 else 1)
         + gradients / (shard if stage >= 2 else 1)
-        + optimiser / (shard if stage >= 1 else 1)
+        + optimizer / (shard if stage >= 1 else 1)
     )
     runtime = _GPU_RUNTIME if learner.gpus_per_rank else _LEARNER_RUNTIME
     return (

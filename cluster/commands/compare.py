@@ -33,7 +33,7 @@ def compare(
     ] = False,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", "-t", help="Which evaluation is meant, where `bonrl eval` made several."),
+        typer.Option("--temperature", "-t", help="Which evaluation to use, if `bonrl eval` made several."),
     ] = None,
     figure: Annotated[
         Path | None,
@@ -41,7 +41,7 @@ def compare(
     ] = None,
     json_file: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Also write everything as JSON; `-` prints that alone."),
+        typer.Option("--json", metavar="FILE", help="Also write everything as JSON; `-` prints only JSON."),
     ] = None,
 ) -> None:
     """Compare runs on the same held-out prompts: paired differences with 95 % intervals.

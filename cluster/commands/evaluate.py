@@ -55,14 +55,14 @@ def evaluate(
         ),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option("--top-p", help="Probability that the sampled tokens hold [evaluation.top_p].")
+        float | None, typer.Option("--top-p", help="Total probability of the tokens to sample from [evaluation.top_p].")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", help="Most likely tokens to sample from [evaluation.top_k].")
+        int | None, typer.Option("--top-k", help="Sample from this many most likely tokens [evaluation.top_k].")
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option("--min-p", help="Least probability, as a share of the most likely token's [evaluation.min_p]."),
+        typer.Option("--min-p", help="Smallest probability, as a share of the most likely token's [evaluation.min_p]."),
     ] = None,
     strategy: Annotated[
         list[str] | None,
@@ -88,14 +88,14 @@ def evaluate(
         typer.Option(
             "--baseline",
             metavar="DIR",
-            help="What an earlier `bonrl eval --output DIR` wrote: print the differences from it, prompt by prompt.",
+            help="Output of an earlier `bonrl eval --output DIR`: print the paired differences from it.",
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object to standard output, and everything else to the error.")
+        bool, typer.Option("--json", help="Print one JSON object to standard output, all else to standard error.")
     ] = False,
 ) -> None:
-    """Measure a model on held-out prompts: pass@k and other strategies' curves, with 95 % intervals over prompts.
+    """Evaluate a model on held-out prompts: curves of pass@k and other strategies, with 95 % intervals over prompts.
 
     With --baseline, also the differences from an earlier evaluation on the same prompts, with paired 95 % intervals.
 

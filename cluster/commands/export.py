@@ -61,9 +61,9 @@ def export_model(checkpoint: Path, source: Path, to: Path) -> None:
 
 
 def _finish_earlier(run: Path, to: Path) -> None:
-    """What today's checkpoints already hold, for one that an earlier release wrote; `run` is the run's config.yaml.
+    """Complete a checkpoint of version 0.1.0; `run` is the run's config.yaml.
 
-    That release put BOS before every plain prompt, and its chat templates read the clock of the day.
+    That version put BOS before every plain prompt, and its chat templates read the current date.
     """
     from cluster.config import load_config
     from verifiers.text.exported_prompts import finish_export, put_begin_token

@@ -24,7 +24,9 @@ def grade(
             help="Seconds for one answer; of a program on stdin and stdout, for each test case.",
         ),
     ] = 5.0,
-    parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Answers at once [one per core].")] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, help="Answers graded in parallel [one per core].")
+    ] = None,
     total_timeout: Annotated[
         float | None,
         typer.Option(
@@ -58,9 +60,9 @@ def grade(
       gsm8k      prediction, reference (a number)
       code       completion, task: {prompt, test, entry_point}; test defines check(candidate). Without entry_point
                  test holds asserts, or a list of {input, output} for a program that reads stdin. task may also
-                 have time_limit, total_time_limit, threads and tolerance, which come before the options
+                 have time_limit, total_time_limit, threads and tolerance, which override the options
       countdown  prediction, numbers, target
-    Fields of the output: id, status, reward, seconds, answer, detail. It is called OUTPUT.partial until it is whole.
+    Fields of the output: id, status, reward, seconds, answer, detail. It is called OUTPUT.partial until it is complete.
 
     \b
     Examples

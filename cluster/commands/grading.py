@@ -1,8 +1,8 @@
 """Judge the answers of a file with one of the project's verifiers, in parallel.
 
 A broken row ends the command before anything is graded. Results stay in the order of the rows and are written one by
-one; they get their final name when all are there, so an interruption loses no verdict. It is the code that grades in
-training, so anyone can check a grader from outside.
+one; they get their final name when all are there, so an interruption loses no verdict. Training uses the
+same code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Kind:
     Attributes:
         check: What is graded, from a row's fields. Raises ValueError, naming the field and the remedy.
         start: The grader, and a line to show (empty: none), from the seconds for one answer and how many are graded at
-            once. Raises RuntimeError or ValueError where it cannot be.
+            once. Raises RuntimeError or ValueError if it cannot start.
         in_python: Whether grading computes in Python, so that only processes can share it.
     """
 
@@ -128,7 +128,7 @@ def _start_countdown(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 
 @dataclass(frozen=True)
 class CodeOptions:
-    """How programs are judged; a row's task may say otherwise.
+    """How programs are judged; a row's task may override it.
 
     Attributes:
         total_s: seconds for all cases on stdin and stdout together; None: those of each case, at most 300.
@@ -143,7 +143,7 @@ class CodeOptions:
 
 @dataclass(frozen=True)
 class CodeRow:
-    """A completion with its tests. Without an entry point the prompt is text and no source."""
+    """A completion with its tests. Without an entry point the prompt is text, not source code."""
 
     completion: str
     prompt: str

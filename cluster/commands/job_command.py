@@ -33,7 +33,7 @@ class Job:
     Attributes:
         command: shell command. `python` is the cluster's: start Ray from the environment that has the packages.
         config: travels resolved, so that the job cannot resolve it differently; None: the job reads one there.
-        files: relative paths that travel, by what names them in messages.
+        files: relative paths to pack, by their names in messages.
         start_s: seconds for the job to start.
     """
 
@@ -136,7 +136,7 @@ def _words(command: str) -> list[str]:
 
 
 def _named_files(option: str, words: Sequence[str]) -> dict[str, str]:
-    """The words of a command that are relative paths here: they travel. What looks like a file must be one."""
+    """The words of a command that are existing relative paths, to be packed. What looks like a file must exist."""
     files = {}
     for word in words:
         path = Path(word)

@@ -33,14 +33,14 @@ def _rate(value: float) -> float:
 Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
 UseBest = Annotated[
     bool,
-    typer.Option("--best", help="Of a run: the best evaluated checkpoint (evaluation.keep_best), not the newest."),
+    typer.Option("--best", help="Use the run's best evaluated checkpoint (evaluation.keep_best), not the newest."),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Check everything, print the resolved configuration and the figures that follow "
-        "from it (batch sizes, memory), and start nothing.",
+        help="Check everything, print the resolved configuration and estimates "
+        "(batch sizes, memory), and start nothing.",
     ),
 ]
 

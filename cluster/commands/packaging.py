@@ -34,12 +34,12 @@ _LEFT_OUT = (".git", ".gitignore", ".rayignore", "__pycache__")
 def stage(config: RunConfig | None, directory: Path, extra: Mapping[str, str] | None = None) -> int:
     """Fill `directory` with what the job needs; the size in bytes.
 
-    Relative paths of the configuration are copied; absolute ones must exist on the cluster. User code is copied from
-    any place, with the Python files and packages beside it; data files that it reads are not.
+    Relative paths of the configuration are copied; absolute ones must exist on the cluster. User code is copied
+    with the other Python files and packages in its directory; data files that it reads are not.
 
     Args:
         config: of the job, written to CONFIG_NAME; None: the job reads one that is on the cluster.
-        extra: further relative paths that travel, by what names them in messages.
+        extra: further relative paths to pack, by their names in messages.
 
     Raises:
         UsageError: a relative path that is not here or leads out of the working directory, or too much data.

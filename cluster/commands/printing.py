@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def print_dry_run(
     config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True
 ) -> None:
-    """The resolved configuration, what follows from it, and what is doubtful; refuses what a start would refuse."""
+    """Print the resolved configuration, estimates and warnings; refuse what a start would refuse."""
     import yaml
 
     from cluster.checks.dry_run import report

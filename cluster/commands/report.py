@@ -18,13 +18,13 @@ def report(
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in the default browser.")] = False,
     groups: Annotated[int, typer.Option("--groups", min=0, max=10_000, help="Groups with their samples to show.")] = 60,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of groups.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of groups.")] = 0,
     live: Annotated[
         bool, typer.Option("--live", help="Serve the page, which refreshes itself, until Ctrl-C; writes no file.")
     ] = False,
-    host: Annotated[str, typer.Option("--host", help="Address to serve on; others than the default are public.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option("--host", help="Address to serve on; by default only this machine can reach it.")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port to serve on; 0: a free one.")] = 8421,
 ) -> None:
     """Write one HTML page about a run: result, curves, time, what the model answered, configuration.

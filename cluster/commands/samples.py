@@ -45,7 +45,7 @@ def samples(
         int | None, typer.Option("--step", min=0, help="Optimizer step (the first is 1) [the last recorded one].")
     ] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation", help="Of the evaluation after that step (0: the base model).")
+        bool, typer.Option("--evaluation", help="Show the evaluation after that step (0: the base model).")
     ] = False,
     temperature: Annotated[
         float | None,
@@ -141,7 +141,7 @@ def _chosen(groups: Sequence[GroupRecord], prompt: str | None, only: Only | None
     if only is None:
         return list(groups)
     kept = [replace(group, samples=tuple(s for s in group.samples if _is(s, only))) for group in groups]
-    return [group for group, before in zip(kept, groups, strict=True) if group.samples or _gave_up(before, only)]
+    return [group for group, before in zip(kept, groups, strict=True) if group.samples or _is_quarantined(before, only)]
 
 
 def _is(sample: SampleRecord, only: Only) -> bool:
@@ -154,8 +154,8 @@ def _is(sample: SampleRecord, only: Only) -> bool:
     }[only]
 
 
-def _gave_up(group: GroupRecord, only: Only) -> bool:
-    """Whether a quarantined prompt, which has no answers, is asked for."""
+def _is_quarantined(group: GroupRecord, only: Only) -> bool:
+    """Whether the group is a quarantined prompt (without answers) that `only` includes."""
     return only is Only.FAILED and not group.samples
 
 

@@ -47,10 +47,10 @@ def sft(
         bool,
         typer.Option(
             "--new",
-            help="Start from a freshly initialised small Llama with a character tokenizer instead of model.path.",
+            help="Start from a freshly initialized small Llama with a character tokenizer instead of model.path.",
         ),
     ] = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 900,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 900,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")] = 256,
     learning_rate: Rate = 1e-3,
 ) -> None:
@@ -84,7 +84,7 @@ def sft(
 
 
 def _refuse_idle_overrides(overrides: list[str] | None, objective: str) -> None:
-    """Overrides that would be ignored in silence: what an option says, and the objective of plain imitation."""
+    """Refuse overrides that would be ignored: keys that options set, and the objective of plain imitation."""
     from cluster.config import apply_override
 
     given: dict[str, Any] = {}
@@ -197,7 +197,7 @@ def _fresh_model(config: RunConfig, directory: Path) -> Path:
 
 
 def _examples(config: RunConfig, task: Any, model: Path, report: Callable[[str], None]) -> Iterator[TrainingSequence]:
-    """Examples without end: generated ones, or those of the train split in epochs.
+    """An endless stream of examples: generated ones, or those of the train split in epochs.
 
     Raises:
         UsageError: there are none, or one is too long.

@@ -55,7 +55,7 @@ def submit(
             "--env",
             metavar="NAME[=VALUE]",
             help="Environment variable of the job; without VALUE the one that is set here. May be repeated. "
-            "WANDB_API_KEY and HF_TOKEN go along by themselves.",
+            "WANDB_API_KEY and HF_TOKEN are sent automatically.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -66,7 +66,7 @@ def submit(
     """Package what the job reads, run it on a Ray cluster, follow its log, return its exit status.
 
     Relative paths of the configuration travel with the job; absolute ones must exist on the cluster. User code
-    (task.reward, plugins, ...) travels from any place, with the Python files and packages beside it.
+    (task.reward, plugins, ...) is packed with the other Python files and packages in its directory.
 
     \b
     Examples

@@ -54,7 +54,7 @@ def train(
     \b
     Configuration sections
       run, model, task       name, length and seed of the run; the model; the prompts and the verifier
-      rollout, objective     samples per prompt (n); the inference strategy and k that training optimises
+      rollout, objective     samples per prompt (n); the inference strategy and k that training optimizes
       schedule               changes of k, n, temperature and KL during the run
       loss, learner          clipping and KL; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
       actors, sampler        number of samplers and verifiers; settings of the vLLM engines

@@ -21,7 +21,7 @@ def train_verifier(
         typer.Option(
             "--samples",
             metavar="PATH",
-            help="Labelled answers: a run directory, what `bonrl eval --output` wrote, a Parquet file of groups, or a "
+            help="Labeled answers: a run directory, what `bonrl eval --output` wrote, a Parquet file of groups, or a "
             "JSON Lines file; may be repeated.",
         ),
     ],
@@ -49,13 +49,15 @@ def train_verifier(
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples; the best one is kept.")] = 4,
     learning_rate: Rate = 3e-4,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens per optimiser step.")] = 8192,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens per optimizer step.")] = 8192,
     max_tokens: Annotated[
         int,
-        typer.Option("--max-tokens", min=8, help="Of prompt and answer together; of longer ones the end is kept."),
+        typer.Option(
+            "--max-tokens", min=8, help="Most tokens of prompt and answer together; of longer ones the end is kept."
+        ),
     ] = 1024,
 ) -> None:
-    """Train a verifier: a classifier that scores answers, to select among N answers where the truth is not known.
+    """Train a verifier: a classifier that scores answers, to pick one of N answers at deployment.
 
     \b
     Fields of a row of JSON Lines: prompt, response, correct (true or false), and id where prompts may repeat.
@@ -68,7 +70,7 @@ def train_verifier(
       bonrl train task.scorer.kind=learned task.scorer.path=my-verifier objective.strategy=best_of_k
 
     The report is on prompts held out by a hash of their ids. For Best-of-N only the AUC within prompts matters: the
-    overall AUC also rewards telling easy prompts from hard ones, which does not help to select an answer.
+    overall AUC also rewards separating easy prompts from hard ones, which does not help selection.
     """
     from cluster.commands.verifier_samples import recorded_config
     from cluster.commands.verifier_training import train as train_classifier

@@ -1,4 +1,4 @@
-"""Labelled answers for `bonrl train-verifier`: from JSON Lines, or from recorded groups of any task."""
+"""Labeled answers for `bonrl train-verifier`: from JSON Lines, or from recorded groups of any task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = ("prompt_text", "response_text")  # absent or null in groups of release 
 def read_all(
     sources: Sequence[Path], config: RunConfig, split: str | None, report: Callable[[str], None]
 ) -> list[Sample]:
-    """Labelled answers of all sources, only those to prompts of a split if one is named.
+    """Labeled answers of all sources, only those to prompts of a split if one is named.
 
     Raises:
         ValueError: as `read_samples`; or no answer is to a prompt of the split.
@@ -44,7 +44,7 @@ def read_all(
 
 
 def read_samples(source: Path, config: RunConfig) -> list[Sample]:
-    """Labelled answers of a JSON Lines file, a Parquet file of groups, or a directory that holds such files.
+    """Labeled answers of a JSON Lines file, a Parquet file of groups, or a directory that holds such files.
 
     Raises:
         ValueError: There are none, or they do not belong to the configured task and model.

@@ -1,7 +1,6 @@
-"""Train a classifier on labelled answers and measure what it is worth for selection.
+"""Train a classifier on labeled answers and measure what it is worth for selection.
 
-What is reported is measured on prompts that neither training nor calibration has seen, Best-of-k with this verifier
-included.
+All reported figures, Best-of-k with this verifier included, are for prompts outside training and calibration.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def train(
         samples = read_all(sources, config, split, report)
         parts = split_by_prompt(samples)
         counts = f"{len(parts.train):,} to learn from, {len(parts.calibration):,} to calibrate by, {len(parts.test):,}"
-        report(f"{len(samples):,} labelled answers; different ones: {counts} to report on")
+        report(f"{len(samples):,} labeled answers; different ones: {counts} to report on")
         from verifiers.learned.training import train_verifier
 
         trained = train_verifier(backbone, parts, settings, output, report=report)
@@ -72,7 +71,7 @@ def train(
 
 
 def _check_backbone(backbone: Path) -> None:
-    """Refuse a directory whose weights are missing or damaged; of another fault training says so itself."""
+    """Refuse a directory whose weights are missing or damaged; training reports other errors itself."""
     if (backbone / "config.json").is_file():
         try:
             read_tensors(backbone)

@@ -21,9 +21,9 @@ _INTRODUCTION = """\
 # Configuration
 
 Generated from the schema by `make reference`; do not edit. Any key can be overridden on the command line
-(`bonrl train objective.k=4`). An unknown key, a wrong type, a value out of range and
-sections that do not fit together are refused before anything starts, with the key and what to change; `--dry-run`
-prints the resolved configuration and the figures that follow from it.
+(`bonrl train objective.k=4`). Unknown keys, wrong types, values out of range and combinations that cannot work are
+refused before anything starts, with the key and what to change. `--dry-run` prints the resolved configuration and
+estimates of batch sizes and memory.
 """
 
 
@@ -94,6 +94,8 @@ def _annotation_text(annotation: Any) -> str:
         return " or ".join(f"`{_yaml(value)}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_annotation_text(part) for part in arguments)
+    if origin is typing.Annotated:
+        return _annotation_text(arguments[0])
     if origin in (tuple, list):
         return f"list of {_annotation_text(arguments[0])}"
     if origin is dict:

@@ -28,7 +28,7 @@ class RunSettings(Section):
         description="Seed of prompt order, sampling and training. With queue.staleness 0 on CPUs "
         "the same seed gives the same weights, bit by bit.",
     )
-    steps: int = Field(160, ge=1, le=10_000_000, description="Optimiser steps of the run.")
+    steps: int = Field(160, ge=1, le=10_000_000, description="Optimizer steps of the run.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
         description="Lowest level of the messages in the log files (logs/ in the run's directory). DEBUG adds a line "
@@ -62,7 +62,7 @@ class ModelSettings(Section):
 class EvaluationSettings(Section):
     """pass@k on held-out prompts (section `evaluation`)."""
 
-    every: int = Field(50, ge=0, description="Evaluate every so many optimiser steps; 0: never during training.")
+    every: int = Field(50, ge=0, description="Optimizer steps between evaluations; 0: none during training.")
     at_start: bool = Field(True, description="Evaluate the model before the first step, for the base curve.")
     at_end: bool = Field(True, description="Evaluate after the last step.")
     split: Literal["train", "validation", "test"] = Field(
@@ -73,7 +73,7 @@ class EvaluationSettings(Section):
         256,
         ge=2,
         le=1_000_000,
-        description="Held-out prompts. Standard errors are over prompts and shrink with its square root.",
+        description="Number of held-out prompts. Standard errors shrink with its square root.",
     )
     n: int = Field(
         32,
@@ -86,7 +86,7 @@ class EvaluationSettings(Section):
         ge=0.0,
         le=10.0,
         description="Softmax temperature of evaluation samples. 0 is greedy: the most likely token each time; then one "
-        "sample of a prompt is drawn whatever n is, and only pass@1 is reported. Otherwise at least 0.01.",
+        "sample per prompt is drawn for any n, and only pass@1 is reported. Otherwise at least 0.01.",
     )
     top_p: float = Field(
         1.0,
@@ -95,7 +95,7 @@ class EvaluationSettings(Section):
         description="Evaluation samples only the most likely tokens that together have this probability; 1: all. "
         "Set it as the model is deployed; training always samples from the whole distribution.",
     )
-    top_k: int = Field(-1, ge=-1, description="Evaluation samples only so many of the most likely tokens; -1: all.")
+    top_k: int = Field(-1, ge=-1, description="Evaluation samples only this many of the most likely tokens; -1: all.")
     min_p: float = Field(
         0.0,
         ge=0.0,
@@ -119,7 +119,7 @@ class EvaluationSettings(Section):
     patience: int = Field(
         0,
         ge=0,
-        description="End the run after so many evaluations in a row in which keep_best did not improve; 0: never.",
+        description="End the run after this many consecutive evaluations without a gain of keep_best; 0: never.",
     )
     min_gain: float = Field(
         0.0,
@@ -170,7 +170,7 @@ class EvaluationSettings(Section):
 class CheckpointSettings(Section):
     """Checkpoints of learner, queue and data cursor together (section `checkpoint`)."""
 
-    every: int = Field(50, ge=0, description="Save every so many optimiser steps; 0: only after the last.")
+    every: int = Field(50, ge=0, description="Optimizer steps between checkpoints; 0: only one after the last.")
     keep: int = Field(2, ge=1, le=10_000, description="Newest checkpoints kept on disk; older ones are deleted.")
 
 
@@ -215,7 +215,7 @@ class AgreementSettings(Section):
         1e-3,
         gt=0,
         le=10.0,
-        description="Largest mean absolute difference, in nats per token, between the behaviour log-probabilities "
+        description="Largest mean absolute difference, in nats per token, between the behavior log-probabilities "
         "and the learner's at equal weights; beyond it the run stops. float32 on CPUs stays near 1e-6, bfloat16 "
         "on GPUs near 1e-2.",
     )

@@ -73,7 +73,7 @@ class RunConfig(Section):
     # First, because the fields are validated in order, and later sections name what plugins register.
     plugins: tuple[str, ...] = Field(
         (),
-        description="Python files or modules of your own that register strategies, estimators, tasks or scorers, such "
+        description="Your own Python files or modules that register strategies, estimators, tasks or scorers, such "
         "as `[my_strategy.py]`. The driver and the actors load them. See docs/bring-your-own.md.",
     )
     run: RunSettings = Field(default_factory=RunSettings, description="Name, place and length of the run.")
@@ -81,10 +81,10 @@ class RunConfig(Section):
     task: TaskSettings = Field(default_factory=TaskSettings, description="Problems and their grader.")
     rollout: RolloutSettings = Field(default_factory=RolloutSettings, description="What one step samples.")
     objective: ObjectiveSettings = Field(
-        default_factory=ObjectiveSettings, description="The inference strategy that training optimises."
+        default_factory=ObjectiveSettings, description="The inference strategy that training optimizes."
     )
     schedule: ScheduleSettings = Field(
-        default_factory=ScheduleSettings, description="Numbers that move during the run: k, n, temperature, KL."
+        default_factory=ScheduleSettings, description="Values that change during the run: k, n, temperature, KL."
     )
     loss: LossSettings = Field(default_factory=LossSettings, description="The per-token policy loss.")
     learner: LearnerSettings = Field(
@@ -94,7 +94,7 @@ class RunConfig(Section):
     sampler: SamplerSettings = Field(default_factory=SamplerSettings, description="One sampler's vLLM engine.")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="How far sampling may run ahead.")
     broadcast: BroadcastSettings = Field(
-        default_factory=BroadcastSettings, description="The way of weights from learner to samplers."
+        default_factory=BroadcastSettings, description="How weights get from the learner to the samplers."
     )
     evaluation: EvaluationSettings = Field(
         default_factory=EvaluationSettings, description="pass@k on held-out prompts."
@@ -104,7 +104,7 @@ class RunConfig(Section):
     )
     tracking: tuple[Literal["wandb", "tensorboard", "mlflow"], ...] = Field(
         ("wandb",),
-        description="Where metrics are shown, besides the terminal and metrics.jsonl: wandb (see wandb.mode), "
+        description="Where metrics are sent, in addition to the terminal and metrics.jsonl: wandb (see wandb.mode), "
         "tensorboard (files in `tensorboard/` of the run), mlflow (see mlflow.tracking_uri); [] for none.",
     )
     wandb: WandbSettings = Field(default_factory=WandbSettings, description="Weights & Biases.")
@@ -113,7 +113,7 @@ class RunConfig(Section):
         default_factory=DeadlineSettings, description="Seconds after which a wait ends with a message."
     )
     supervision: SupervisionSettings = Field(
-        default_factory=SupervisionSettings, description="What is done about actors that die or hang."
+        default_factory=SupervisionSettings, description="Replacing actors that die or hang."
     )
     agreement: AgreementSettings = Field(
         default_factory=AgreementSettings, description="How closely sampler and learner must agree."

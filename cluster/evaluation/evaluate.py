@@ -21,7 +21,7 @@ from actors.queue.prompt_stream import sampling_seed
 from actors.remote_calls import ActorFailure, call
 from actors.sampling import Sampling
 from cluster.config import RunConfig
-from cluster.evaluation.summary import Evaluation, NothingJudged, summarise
+from cluster.evaluation.summary import Evaluation, NothingJudged, summarize
 from learner.settings import TermSettings
 from verifiers.text.rendering import TokenizedPrompt
 
@@ -102,7 +102,7 @@ async def evaluate(
             write_groups(log, batches)
         groups = [Group.from_record_batch(batch) for batch in batches]
         try:
-            return summarise(groups, step, sampling, time.monotonic() - started, strategies, trained_ks, terms)
+            return summarize(groups, step, sampling, time.monotonic() - started, strategies, trained_ks, terms)
         except NothingJudged as error:
             raise ActorFailure(str(error)) from error
 
@@ -111,6 +111,6 @@ async def evaluate(
         # deadline: of the call around it
         asyncio.to_thread(finish),
         owner="evaluation",
-        to=f"summarise {len(batches)} groups",
+        to=f"summarize {len(batches)} groups",
         deadline_s=SUMMARY_S + SUMMARY_S_PER_PROMPT * len(batches),
     )

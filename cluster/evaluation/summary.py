@@ -129,7 +129,7 @@ def evaluation_file(step: int) -> str:
     return f"evaluation-{step:06d}.parquet"
 
 
-def summarise(
+def summarize(
     groups: Sequence[Group],
     step: int,
     sampling: Sampling,
@@ -194,7 +194,7 @@ def read_evaluation(config: RunConfig, path: Path, step: int) -> Evaluation | No
     if not groups:
         return None
     measured = strategies_of(config), trained_ks_of(config), objective_terms(config)
-    return summarise(groups, step, groups[0].sampling, 0.0, *measured)
+    return summarize(groups, step, groups[0].sampling, 0.0, *measured)
 
 
 def _objective_point(curves: Mapping[str, Sequence[CurvePoint]], terms: Sequence[TermSettings]) -> CurvePoint | None:

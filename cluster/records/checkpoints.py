@@ -46,7 +46,7 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint: its optimiser step, its directory and what the driver noted in the manifest."""
+    """A complete checkpoint: its optimizer step, its directory and what the driver noted in the manifest."""
 
     step: int
     path: Path

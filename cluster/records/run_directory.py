@@ -133,7 +133,7 @@ class RunDirectory:
         return self.path / "logs"
 
     def group_file(self, step: int) -> Path:
-        """Where the groups of an optimiser step (the first is 1) are written."""
+        """Where the groups of an optimizer step (the first is 1) are written."""
         return self.groups / f"step-{step:06d}.parquet"
 
     def read_config(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class RunDirectory:
         return max((row[TIME] for row in self.read_metrics() if TIME in row), default=0.0)
 
     def rewind(self, step: int) -> int:
-        """Drops metrics rows and group files of optimiser steps after `step`; returns the rows dropped.
+        """Drops metrics rows and group files of optimizer steps after `step`; returns the rows dropped.
 
         A row belongs to its `train/step` or `evaluation/step`; a row with neither to the row before it.
         """

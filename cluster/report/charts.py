@@ -204,7 +204,7 @@ def _is_flat(source: Source, metrics: Metrics) -> bool:
 
 
 def _chart(source: Source, spec: Spec) -> Chart | None:
-    """None where no step has one of its metrics; lines that are 0 throughout are left out beside others."""
+    """None if no step has one of its metrics. Lines that are always 0 are left out if another is not."""
     key, _, _, metrics, _ = spec
     columns = {name: column(source.rows, metric) for metric, name in metrics}
     known = {name: values for name, values in columns.items() if np.isfinite(values).any()}

@@ -1,4 +1,4 @@
-"""The top of a page: what was trained, how far it came, and what it reached."""
+"""The top of a page: what was trained, the progress, and the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TITLES = {"base": "base model", "best": "best", "last": "last"}
 
 
 def headline(source: Source) -> dict[str, Any]:
-    """Title, status, the compared evaluations of the deployed metric, and the facts that a reader asks for first."""
+    """Title, status, the compared evaluations of the deployed metric, and the key facts."""
     key, name = deployed_metric(source)
     points = [
         {"which": which, "title": _title(which, int(row["evaluation/step"]))} | point(row, key)
@@ -90,7 +90,7 @@ def _scale(points: list[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def _training(source: Source) -> dict[str, Any] | None:
-    """Mean of the objective over the first and the last tenth of the steps: what there is without an evaluation."""
+    """Mean of the objective over the first and the last tenth of the steps; shown if there is no evaluation."""
     values = column(source.rows, "objective/value")
     values = values[np.isfinite(values)]
     if not len(values):
@@ -123,7 +123,7 @@ def _facts(source: Source) -> list[tuple[str, str]]:
 
 
 def _warnings(source: Source) -> list[str]:
-    """Those of the run's end; of a run without one the latest of each rule."""
+    """The warnings at the run's end; before it, the latest of each rule."""
     if source.summary:
         return [str(text) for text in source.summary.get("warnings", [])]
     latest = {str(item.get("name")): item for item in source.run.incidents if item.get("kind") == "warning"}

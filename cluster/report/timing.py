@@ -1,4 +1,4 @@
-"""Where the wall time of a run went, and which side held it up."""
+"""Where the wall time of a run went, and whether sampling or learning is the bottleneck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether evaluations measure the same thing: what makes a comparison meaningless is refused, the rest is named."""
+"""Checks that evaluations can be compared: refuses meaningless comparisons, warns about other differences."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _check_problems(evaluations: Sequence[tuple[Subject, Prompts]], common: set[
 
 
 def _sampling(evaluations: Sequence[tuple[Subject, Prompts]]) -> Iterator[str]:
-    """What the groups themselves show."""
+    """Differences in sampling, as recorded in the groups."""
     sizes = {run.name: prompts.n for run, prompts in evaluations}
     if len(set(sizes.values())) > 1:
         yield f"{_by_value('evaluation.n', sizes)}: values stay unbiased, but only k up to the smallest n is compared"

@@ -60,7 +60,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `bonrl compare` found.
+    """The result of `bonrl compare`.
 
     Attributes:
         groups: the first is the baseline of every difference.
@@ -226,7 +226,7 @@ def metric_name(strategy: str, k: int) -> str:
 
 
 def metric_of(terms: Sequence[TermSettings]) -> str | None:
-    """The metric of an objective; None of a mixture, which no curve holds."""
+    """The metric of an objective; None for a mixture, which has no curve."""
     single = len(terms) == 1 and terms[0].weight == 1.0
     return metric_name(terms[0].strategy, terms[0].k) if single else None
 
@@ -236,7 +236,7 @@ def _common_steps(runs: Sequence[Subject]) -> list[int]:
 
 
 def _cross_fitted(measured: _Measured, run: Subject, metric: str) -> tuple[Points, list[int]]:
-    """Every metric with each half of the prompts at the step that is best, by `metric`, on the other half."""
+    """Every metric; each half of the prompts is taken at the step that is best, by `metric`, on the other half."""
     steps = sorted(run.files)
     halves_P = _halves(measured.prompts)
     objective_SP = np.stack([_values(measured.at(run, step)[metric]) for step in steps])
@@ -290,5 +290,5 @@ def _values(point: CurvePoint) -> np.ndarray:
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without the infinities of an interval that does not exist."""
+    """None in place of the infinite ends of an interval that does not exist."""
     return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in fields.items()}

@@ -34,7 +34,7 @@ class ResultsError(UsageError):
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a run recorded. Nothing is written, and nothing keeps a run that is under way from going on.
+    """What a run recorded. Reading writes nothing and does not disturb a run that goes on.
 
     Metrics and lists of files are read once, when they are first asked for: load the run again to see what it has
     written since.
@@ -49,7 +49,7 @@ class RunResults:
 
     @property
     def name(self) -> str:
-        """Of the directory; that is `run.name`, or the time at which the run began."""
+        """Name of the directory: `run.name`, or the time at which the run began."""
         return self.path.name
 
     @cached_property
@@ -72,7 +72,7 @@ class RunResults:
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:
-        """What the run ended with (summary.json); None before."""
+        """The run's result (summary.json); None before its end."""
         return self.read_json("summary.json")
 
     @cached_property
@@ -193,7 +193,7 @@ class RunResults:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """Every recorded evaluation, by step, except those on whose prompts the verifier failed throughout."""
+        """Every recorded evaluation, by step, except those in which the verifier failed on every prompt."""
         found = []
         for step in self.evaluation_steps:
             try:

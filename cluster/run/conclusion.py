@@ -33,7 +33,7 @@ def conclude(context: RunContext, outcome: Run | JobResult) -> JobResult:
         result = _finish(context, outcome, warnings)
     if result.status != COMPLETED:
         result = JobResult(result.status, f"{result.message}\n{advice(context)}")
-    context.dashboards.last_words("\n".join([result.message, *map(str, warnings)]), result.status)
+    context.dashboards.final_message("\n".join([result.message, *map(str, warnings)]), result.status)
     return result
 
 

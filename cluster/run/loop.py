@@ -1,4 +1,4 @@
-"""The control loop: the picture of DESIGN.md, section 1, in code.
+"""The control loop (docs/architecture.md).
 
     prompts -> sampler -> verifier -> replay queue -> learner -> broadcast -> samplers
 

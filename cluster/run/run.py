@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class AgreementError(RuntimeError):
-    """The sampler and the learner assign different log-probabilities to the same tokens (DESIGN.md, promise 8)."""
+    """The sampler and the learner assign different log-probabilities to the same tokens (docs/promises.md, 8)."""
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Dashboards:
     Args:
         config: the run's configuration.
         directory: where trackers keep their files and metrics.jsonl lies.
-        first_step: optimiser steps that a resumed run has behind it.
+        first_step: optimizer steps that a resumed run has behind it.
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory, first_step: int) -> None:
@@ -66,8 +66,8 @@ class Dashboards:
             if late:
                 print(late, flush=True)
 
-    def last_words(self, text: str, status: int) -> None:
-        """How the run ended, with its exit status; nothing that is closed afterwards can hold the message up."""
+    def final_message(self, text: str, status: int) -> None:
+        """Print how the run ended; called before the shutdown, which may hang."""
         self._status = status
         logger.log(logging.ERROR if status else logging.INFO, "ended with status %d: %s", status, text)
         self._progress.stop()
@@ -88,7 +88,7 @@ class Dashboards:
         self._progress.phase(name)
 
     def step(self, row: Mapping[str, float]) -> None:
-        """One finished optimiser step."""
+        """One finished optimizer step."""
         self._progress.step(dict(row))
         self._log(row)
 
@@ -128,7 +128,7 @@ class Dashboards:
         return changes
 
     def best(self, evaluations: Sequence[Evaluation], best: Evaluation | None) -> None:
-        """Shows the best evaluated step beside the first evaluation."""
+        """Show the best evaluated step and the first evaluation side by side."""
         if best is None:
             return
         base = evaluations[0] if evaluations[0].step < best.step else None
@@ -137,7 +137,7 @@ class Dashboards:
         print_table(comparison_table(base, best, self._terms, headings=headings))
 
     def _objective(self, step: int) -> str:
-        """What the objective is called at an optimiser step, counted from 1; a mixture's name is too long."""
+        """What the objective is called at an optimizer step, counted from 1; a mixture's name is too long."""
         if len(self._terms) > 1:
             return "objective"
         k = scheduled_integer(self._config.schedule.k, step - 1, self._config.objective.k)

@@ -1,6 +1,6 @@
 """Warnings about a run that works but does not learn: no training signal, cut answers, a failing verifier, NaN.
 
-Every optimiser step's metrics are read. A rule that holds on average over the last `WINDOW` steps is reported once, and
+Every optimizer step's metrics are read. A rule that holds on average over the last `WINDOW` steps is reported once, and
 again after `REPEAT_STEPS` steps if it still holds; what holds at the end is part of the run's last message. Each
 warning says which keys to change. docs/metrics.md lists the rules with their thresholds.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster.config import RunConfig
 
-WINDOW = 5  # optimiser steps
+WINDOW = 5  # optimizer steps
 REPEAT_STEPS = 100
 
 NO_SIGNAL_SHARE = 0.95  # of groups
@@ -32,7 +32,7 @@ Row = Mapping[str, float]
 class Warning:
     """One thing that is wrong with how the run trains.
 
-    name: the rule's. step: optimiser steps done. text: what was seen and what to change.
+    name: name of the rule. step: optimizer steps done. text: the observation and what to change.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Rule:
     """When to warn.
 
     when: the condition, for the documentation.
-    look: what to say about the metrics' means over a window of steps, or None where all is well.
+    look: the text for the metrics' means over a window of steps, or None if nothing is wrong.
     window: steps that `look` needs.
     """
 
@@ -95,7 +95,7 @@ class Health:
             )
 
     def step(self, row: Row) -> None:
-        """The metrics of one finished optimiser step."""
+        """The metrics of one finished optimizer step."""
         self._rows.append(row)
         self._steps += 1
         self._step = int(row.get("train/step", self._steps))
@@ -112,7 +112,7 @@ class Health:
                     self._report(self._warning(rule.name, text))
 
     def at_end(self) -> list[Warning]:
-        """What holds over the last steps of the run, or over all of them."""
+        """The warnings that hold over the last steps of the run, or over all of them."""
         found = list(self._lasting)
         for rule in RULES if self._steps else ():
             over_all = {name: total / self._counts[name] for name, total in self._sums.items()}
@@ -305,10 +305,10 @@ def reference_section() -> str:
     lines = [
         "## Warnings",
         "",
-        f"A run warns when the mean of a metric over its last {WINDOW} optimiser steps crosses a threshold: once,",
-        f"again after {REPEAT_STEPS} steps if it still does, and at the end of the run (over all steps, or the last",
-        "ones). Each warning names the keys to change. It is printed, and kept in `incidents.jsonl` (`kind: warning`)",
-        "and in `summary.json`; the exit status does not change.",
+        f"A run warns when the mean of a metric over its last {WINDOW} optimizer steps crosses a threshold. It repeats",
+        f"the warning after {REPEAT_STEPS} steps if the condition still holds, and at the end of the run. Each warning",
+        "names the keys to change. It is printed, and recorded in `incidents.jsonl` (`kind: warning`) and in",
+        "`summary.json`; the exit status does not change.",
         "",
         "| warning | condition |",
         "| --- | --- |",

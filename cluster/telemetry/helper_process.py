@@ -1,4 +1,4 @@
-"""A helper process that answers requests, each within a deadline, and that can be killed whatever it does.
+"""A helper process that answers requests, each within a deadline, and can be killed at any time.
 
 A library that can hang, raise, or call ``sys.exit`` runs in a separate process, so that nothing it does reaches the
 run. Requests and replies are lines of JSON over a socket pair. The helper sees the end of the stream when the run's
@@ -40,7 +40,7 @@ class HelperProcess:
     Args:
         module: serves the requests that come over the file descriptor FD (see :class:`Channel`).
         name: for messages.
-        environment: variables of the helper, besides those of this process.
+        environment: variables of the helper, in addition to those of this process.
 
     Raises:
         HelperError: no process could be started: memory, the temporary directory or file descriptors are used up.
@@ -87,28 +87,28 @@ class HelperProcess:
             reply = None
         if reply is None:
             raise HelperLost(f"{self._name} {self._how_it_ended()}")
-        self._remember_family()
+        self._remember_children()
         if "error" in reply:
             raise HelperError(reply["error"])
         return reply["value"]
 
     def wait(self, deadline_s: float) -> None:
-        """Let a helper that is done end; kill it at the deadline."""
+        """Wait for a finished helper to exit; kill it at the deadline."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=deadline_s)
         self.kill()
 
     def kill(self) -> None:
         """SIGKILL to the helper and to every process that it has started; stopped ones too. May be called twice."""
-        self._remember_family()
+        self._remember_children()
         for process in list(self._family.values()):  # `ask` in another thread may add to it
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_EXIT_SECONDS)
 
-    def _remember_family(self) -> None:
-        """The helper's processes: once it is dead, nothing tells which they were."""
+    def _remember_children(self) -> None:
+        """Record the helper's child processes; after its death they can no longer be found."""
         with contextlib.suppress(psutil.NoSuchProcess):
             helper = self._family.get(self._process.pid) or psutil.Process(self._process.pid)
             for process in (helper, *helper.children(recursive=True)):

@@ -36,7 +36,7 @@ class Incidents:
         self.quarantine = QuarantineFiles(directory, dashboards)
 
     def report(self, incident: Incident) -> None:
-        """An actor was lost, or its successor serves."""
+        """An actor was lost, or its replacement is ready."""
         self._dashboards.message(str(incident))
         self._directory.append_json(
             INCIDENTS_FILE,

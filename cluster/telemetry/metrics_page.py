@@ -15,11 +15,11 @@ def reference_page() -> str:
         "This page is generated: edit `cluster/records/metrics.yaml`, then run",
         "`python -m cluster.telemetry.metrics_page > docs/metrics.md`.",
         "",
-        "A metric is drawn over one axis, its clock. In wandb each is registered with `define_metric`, so",
-        "charts pick the right axis by themselves; wandb's own implicit step means nothing here.",
+        "Each metric belongs to one axis. In wandb it is registered with `define_metric`, so that charts use this",
+        "axis; wandb's implicit step is not used.",
         "",
-        "`bonrl eval --output DIR` writes the same names to DIR/evaluation.json, and with each point of a curve",
-        "its standard error over prompts, as `eval/pass@8_standard_error`.",
+        "`bonrl eval --output DIR` writes the same names to DIR/evaluation.json, and the standard error of each",
+        "point of a curve over prompts, as `eval/pass@8_standard_error`.",
     ]
     for axis, about in AXES.items():
         lines += ["", f"## Over `{axis}`", "", f"`{axis}`: {about}.", ""]

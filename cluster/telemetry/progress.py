@@ -22,7 +22,7 @@ class Progress:
     """Progress of one run. `start`, `begin`, then `step` / `phase` / `message` in any order, then `stop`.
 
     Args:
-        objective: what the objective is called at an optimiser step (the first is 1), as in `pass@8`.
+        objective: what the objective is called at an optimizer step (the first is 1), as in `pass@8`.
         console: where to write; stdout by default. Live display only if it is an interactive terminal.
         plain_every_s: without a TTY at most one line in this many seconds; first and last step always show.
         clock: seconds, monotonic (tests put their own).
@@ -54,7 +54,7 @@ class Progress:
         return self._console.is_interactive
 
     def start(self, total: int, first_step: int = 0) -> None:
-        """The run has `total` optimiser steps in all, of which `first_step` were done before (resume)."""
+        """The run has `total` optimizer steps in all, of which `first_step` were done before (resume)."""
         self._total, self._first, self._done = total, first_step, first_step
         self._first_news = None
         self.phase("starting")
@@ -83,7 +83,7 @@ class Progress:
         self.phase(f"training step {self._done + 1}")
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """One optimiser step is done: its row of metrics."""
+        """One optimizer step is done: its row of metrics."""
         self._row = dict(row)
         self._done = int(row["train/step"])
         self.phase(f"training step {self._done + 1}")

@@ -38,7 +38,7 @@ MAX_WAITING = 10_000  # parts of rows in the queue
 
 @dataclass(frozen=True)
 class Loss:
-    """A tracker was lost; how it went on (`recovered_s`: seconds until it took rows again; None: it is off)."""
+    """A tracker was lost. `recovered_s`: seconds until it took rows again; None: it is switched off."""
 
     tracker: str
     message: str
@@ -82,12 +82,12 @@ class Tracker(ABC):
         """After a loss: what the tracker holds, and how to see it."""
 
     def _place(self) -> str:
-        """Where a restarted helper goes on."""
+        """Where a restarted helper continues."""
         return ""
 
     @abstractmethod
     def _start_arguments(self) -> dict[str, Any]:
-        """Of the session's `start`."""
+        """Arguments of the session's `start`."""
 
     def _started(self, answer: Mapping[str, str]) -> None:
         """The session's answer to `start`."""
@@ -110,10 +110,10 @@ class Tracker(ABC):
             self._thread.start()
 
     def _start(self) -> HelperProcess:
-        """Start a helper that goes on with the run.
+        """Start a helper that continues the run.
 
         Raises:
-            HelperError: it could not; nothing of it is left.
+            HelperError: it could not start; its processes are gone.
         """
         helper = HelperProcess(self.module, self.name, self.environment)
         request = {"call": "start", **self._start_arguments()}
@@ -250,5 +250,5 @@ class Tracker(ABC):
 
 
 def _is_full(reason: str) -> bool:
-    """Whether a disk is full, so that a new helper could do no better."""
+    """Whether the disk is full; then a new helper does not help."""
     return is_full(OSError(reason))

@@ -1,7 +1,7 @@
 """wandb as a tracker: the only file that knows wandb. See ``tracker.py`` for what happens when it fails.
 
 wandb's implicit step, which drops rows when several clocks share it, is never used: each row is logged with the value
-of its axis. A helper that is started again goes on under the same run id. Offline nothing is sent: no metrics, no crash
+of its axis. A restarted helper continues under the same run id. Offline nothing is sent: no metrics, no crash
 reports, no probes for cloud machines.
 """
 
@@ -42,7 +42,7 @@ class WandbSettings(Protocol):
 
 
 class WandbError(UsageError):
-    """wandb was demanded (`wandb.mode: online`) and cannot start; the message names the remedy."""
+    """wandb is required (`wandb.mode: online`) and cannot start; the message names the remedy."""
 
 
 class WandbWriter(Tracker):
@@ -212,7 +212,7 @@ class _Session:
         self.check()
 
     def check(self) -> None:
-        """Raise when wandb's own processes cannot do their work: wandb may not notice, or not say so."""
+        """Raise if wandb's own processes cannot work; wandb may not report this."""
         for process in self._processes:
             _require_running(process)
         self._probe.check()

@@ -3,7 +3,7 @@
     python -m tests.chaos.campaign --faults 50 --seed 0 --staleness 1 --directory DIRECTORY
 
 The same seed injects the same faults in the same order. After each fault the campaign waits until the run has
-recovered and finished two more optimiser steps, and records how long detection and recovery took. Some faults are
+recovered and finished two more optimizer steps, and records how long detection and recovery took. Some faults are
 followed by a second one before that; one kills the replay queue right after the driver was resumed. The audit at the
 end: the run trained every position of the prompt stream exactly once, within the staleness bound, its last checkpoint
 can be read, and an undisturbed learner that trains on the recorded groups ends with the same weights, bit by bit.
@@ -52,7 +52,7 @@ GONE_S = 60.0  # for all processes of a killed driver to be gone
 
 @dataclass(frozen=True)
 class _Injected:
-    """A fault that was injected, and what is needed to recognise the recovery from it."""
+    """A fault that was injected, and what is needed to recognize the recovery from it."""
 
     kind: str
     way: str

@@ -30,7 +30,7 @@ class Report:
     recoveries: list[Recovery] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     steps: int = 0
-    with_gradient: int = 0  # steps at which the optimiser moved
+    with_gradient: int = 0  # steps at which the optimizer moved
     reward: tuple[float, float] = (0.0, 0.0)  # mean of the first and of the last fifth of the steps
     weights: str = ""  # SHA-256 of the run's last checkpoint
     replayed: str = ""  # that of an undisturbed learner, trained on the recorded groups; "" if not compared

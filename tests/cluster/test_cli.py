@@ -65,7 +65,7 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         "evaluation.prompts=8",
     )
     assert "48 = (staleness + 1) x prompts_per_step" in out
-    assert "3 optimiser steps" in out
+    assert "3 optimizer steps" in out
 
 
 @pytest.mark.parametrize(

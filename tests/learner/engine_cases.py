@@ -180,7 +180,7 @@ def gradients_and_weights(rank: int, world_size: int, port: int, directory: Path
 def check_gradient(
     engine, sequences: list[TrainingSequence], normaliser: float, expected: dict[str, torch.Tensor]
 ) -> None:
-    """The gradient that the optimiser is about to apply, against the reference."""
+    """The gradient that the optimizer is about to apply, against the reference."""
     figures, norm = step_with_gradient(engine, sequences, normaliser, expected)
     assert abs(figures["optimizer/gradient_norm"] - norm) < 1e-4 * norm
     assert abs(figures["optimizer/learning_rate"] - 1e-3 / 3) < 1e-12

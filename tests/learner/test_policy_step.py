@@ -1,4 +1,4 @@
-"""The loss of one optimiser step: through a real model to the logits, and demonstrations kept out of KL and entropy."""
+"""The loss of one optimizer step: through a real model to the logits, and demonstrations kept out of KL and entropy."""
 
 from __future__ import annotations
 

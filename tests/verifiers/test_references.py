@@ -34,7 +34,7 @@ def test_unreadable_references_are_counted_and_the_first_is_named(tmp_path: Path
     assert "1 of 3" in report.message() and "p1" in report.message()
 
 
-def test_a_set_without_any_readable_reference_is_recognised(tmp_path: Path) -> None:
+def test_a_set_without_any_readable_reference_is_recognized(tmp_path: Path) -> None:
     task = _task(tmp_path, "<think>", "$$")
     assert check_references(task, task.prompts("test")).none_passes
 

@@ -89,7 +89,7 @@ class HttpGrades:
             return await asyncio.gather(*(self._one(session, prompt, part) for part in parts))
 
     async def _one(self, session: Any, prompt: Prompt, responses: Sequence[str]) -> list[Any]:
-        """The results of one batch, or the reason why there are none in place of each."""
+        """The results of one batch; if it failed, the reason in place of each."""
         n, row = len(responses), json_row(prompt.columns)
         body = {
             "prompts": [prompt.text] * n,

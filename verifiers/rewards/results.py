@@ -15,7 +15,7 @@ _MOST_ANSWER = 2000  # characters of an extracted answer that are kept
 
 
 class ResultError(ValueError):
-    """A reward returned something that is no reward. The message continues the reward's name."""
+    """A reward returned an unsupported value. The message follows the reward's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Grading:
         """The verdict of one result.
 
         Raises:
-            ResultError: It is none.
+            ResultError: It is not a reward.
         """
         value = _plain(value)
         if isinstance(value, Verdict):
@@ -90,7 +90,7 @@ def listed(result: Any, n: int) -> list[Any]:
     """The results of a batch of n answers: a list, an array, a dict of lists, or a dict with a list ``rewards``.
 
     Raises:
-        ResultError: It is none, or of another length.
+        ResultError: It is no such result, or has another length.
     """
     if isinstance(result, Mapping):
         if "rewards" in result:  # as in OpenRLHF

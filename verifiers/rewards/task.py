@@ -27,7 +27,7 @@ class Grades(Protocol):
         ...
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         ...
 
 

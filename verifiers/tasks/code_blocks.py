@@ -96,7 +96,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """The code blocks of a Markdown text as (label in lower case, content); one left open goes to the end.
 
     A fence in a triple-quoted string of Python is content. A fence with a label inside a block begins a new one: the
-    block before was not closed, or only wrapped it. Blocks labelled ``markdown`` are looked into.
+    block before was not closed, or only wrapped it. Blocks labeled ``markdown`` are looked into.
     """
     lines = text.split("\n")
     found: list[tuple[_Block, list[str]]] = []

@@ -290,7 +290,7 @@ def local_file(name: str, key: str) -> Path:
         key: The configuration's key, for messages.
 
     Raises:
-        ValueError: The name is malformed, or the file is neither in the cache nor to be had.
+        ValueError: The name is malformed, or the file is neither in the cache nor can be fetched.
     """
     if not name.startswith(HUB):
         return Path(name)

@@ -69,7 +69,7 @@ class MathTask(FileTask):
 
 
 def any_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """The first verdict that is correct, else one of a verifier's failure, else the first. Seconds are added up."""
+    """The first correct verdict, else the first verifier failure, else the first verdict. Seconds are added up."""
     seconds, chosen = 0.0, None
     for verdict in verdicts:
         seconds += verdict.seconds

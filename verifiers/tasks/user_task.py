@@ -37,7 +37,7 @@ class UserTask:
         return self._cache[split]
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Not here: the class may hang or end its process."""
+        """Not called in this process, which the class could block or end."""
         raise NotImplementedError("RewardedTask grades in a separate process")
 
     def _read(self, split: str) -> list[Prompt]:

@@ -1,4 +1,4 @@
-"""Labelled answers out of a run's groups, and what selecting by a verifier is worth."""
+"""Labeled answers out of a run's groups, and what selecting by a verifier is worth."""
 
 from __future__ import annotations
 

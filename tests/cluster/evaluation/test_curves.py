@@ -20,7 +20,7 @@ from cluster.evaluation.curves import (
     objective_name,
     signed,
 )
-from cluster.evaluation.summary import objective_terms, strategies_of, summarise, trained_ks_of
+from cluster.evaluation.summary import objective_terms, strategies_of, summarize, trained_ks_of
 from cluster.records.metric_names import check_row
 from learner.metrics import paired_difference
 from tests.actors.workers.test_learning_step import graded
@@ -41,7 +41,7 @@ def groups_of(seed: int, prompts: int = 12) -> list[Any]:
 def evaluated(objective: dict[str, Any], seed: int, step: int, groups: list[Any] | None = None) -> tuple[Any, Any]:
     config = build_config({"objective": {"k": 2} | objective, "rollout": {"n": 16}})
     measured = strategies_of(config), trained_ks_of(config), objective_terms(config)
-    return summarise(groups or groups_of(seed), step, Sampling(), 2.0, *measured), objective_terms(config)
+    return summarize(groups or groups_of(seed), step, Sampling(), 2.0, *measured), objective_terms(config)
 
 
 def shown(table: Any) -> str:
@@ -123,7 +123,7 @@ def test_one_evaluation_alone_has_no_differences() -> None:
 
 def test_an_objective_beyond_the_samples_of_a_prompt_is_not_shown() -> None:
     config = build_config({"objective": {"k": 8}})
-    found = summarise(groups_of(1), 0, Sampling(), 2.0, terms=objective_terms(config))
+    found = summarize(groups_of(1), 0, Sampling(), 2.0, terms=objective_terms(config))
     assert found.objective is None and "eval/objective" not in found.row()
     assert "objective" not in evaluation_line(found, objective_terms(config))
 

@@ -22,7 +22,7 @@ from cluster import cli
 from cluster.config import build_config
 from cluster.evaluation import evaluate as evaluation
 from cluster.evaluation.evaluate import evaluate
-from cluster.evaluation.summary import NothingJudged, strategies_of, summarise, trained_ks_of
+from cluster.evaluation.summary import NothingJudged, strategies_of, summarize, trained_ks_of
 from cluster.records.metric_names import check_row
 from cluster.run import job
 from learner.strategies import STRATEGIES
@@ -43,7 +43,7 @@ FAILED = replace(
 
 
 def test_every_strategy_from_one_pool() -> None:
-    found = summarise(GROUPS, 7, Sampling(), 2.0, ["best_of_k", "majority_at_k", "max_at_k"])
+    found = summarize(GROUPS, 7, Sampling(), 2.0, ["best_of_k", "majority_at_k", "max_at_k"])
     row = found.row()
     assert [row[f"eval/pass@{k}"] for k in (1, 2, 4)] == pytest.approx([0.5, 0.75, 1.0])
     assert row["eval/bo@4"] == 0.5, "the verifier ranks a wrong answer first in one of two groups"
@@ -58,16 +58,16 @@ CURVES = [name for name, strategy in STRATEGIES.items() if strategy.only_k is No
 @pytest.mark.parametrize("strategy", CURVES)
 def test_every_strategy_can_be_logged(strategy: str) -> None:
     """A name that the table of metrics lacks would end a run at its first evaluation."""
-    row = summarise(GROUPS, 7, Sampling(), 2.0, [strategy]).row()
+    row = summarize(GROUPS, 7, Sampling(), 2.0, [strategy]).row()
     assert f"eval/{STRATEGIES[strategy].metric}@2_low" in row
     check_row(row)
 
 
 def test_prompts_without_a_verdict_are_left_out_and_counted() -> None:
-    found = summarise([*GROUPS, FAILED], 0, Sampling(), 2.0)
-    assert found.set_aside == 1 and found.curve == summarise(GROUPS, 0, Sampling(), 2.0).curve
+    found = summarize([*GROUPS, FAILED], 0, Sampling(), 2.0)
+    assert found.set_aside == 1 and found.curve == summarize(GROUPS, 0, Sampling(), 2.0).curve
     with pytest.raises(NothingJudged, match="failed on every prompt of the evaluation: prompt .*: out of memory"):
-        summarise([FAILED], 0, Sampling(), 2.0)
+        summarize([FAILED], 0, Sampling(), 2.0)
 
 
 def test_a_steps_metrics_count_what_was_set_aside() -> None:
@@ -91,7 +91,7 @@ def test_the_curves_hold_every_k_that_is_trained_for() -> None:
     objective = {"k": 3, "mixture": [{"strategy": "mean", "k": 1}, {"k": 11}]}
     config = build_config({"objective": objective, "schedule": {"k": {"end": 5}}})
     assert trained_ks_of(config) == [1, 3, 5, 11]
-    found = summarise(GROUPS, 7, Sampling(), 2.0, ["best_of_k"], trained_ks_of(config))
+    found = summarize(GROUPS, 7, Sampling(), 2.0, ["best_of_k"], trained_ks_of(config))
     assert [point.k for point in found.curve] == [1, 2, 3, 4], "11 answers are more than were drawn"
     assert {"eval/pass@3", "eval/bo@3"} <= found.row().keys()
 
@@ -129,17 +129,17 @@ def test_curves_are_computed_beside_the_event_loop_and_not_for_ever(monkeypatch:
 
     def watched(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
-        return summarise(*arguments)
+        return summarize(*arguments)
 
-    monkeypatch.setattr(evaluation, "summarise", watched)
+    monkeypatch.setattr(evaluation, "summarize", watched)
     assert evaluated(Pool()).curve[-1].value == 1.0
     assert threads != [threading.main_thread()]
 
     hangs = threading.Event()
-    monkeypatch.setattr(evaluation, "summarise", lambda *_: hangs.wait(0.5))
+    monkeypatch.setattr(evaluation, "summarize", lambda *_: hangs.wait(0.5))
     monkeypatch.setattr(evaluation, "SUMMARY_S", 0.01)
     monkeypatch.setattr(evaluation, "SUMMARY_S_PER_PROMPT", 0.0)
-    with pytest.raises(ActorFailure, match="evaluation did not summarise 3 groups"):
+    with pytest.raises(ActorFailure, match="evaluation did not summarize 3 groups"):
         evaluated(Pool())
 
 
@@ -220,7 +220,7 @@ def test_several_temperatures_in_one_call(
 
 
 def test_one_prompt_has_no_standard_error_and_the_file_stays_json() -> None:
-    found = summarise(GROUPS[:1], 0, Sampling(), 2.0)
+    found = summarize(GROUPS[:1], 0, Sampling(), 2.0)
     assert set(found.standard_errors().values()) == {None}
     assert not set(found.standard_errors()) & set(found.row())
 
@@ -266,18 +266,18 @@ def test_json_holds_every_strategy_also_by_level(
 
 
 def test_the_scorer_agrees_with_the_verdict_within_prompts() -> None:
-    found = summarise(GROUPS, 0, Sampling(), 2.0)
+    found = summarize(GROUPS, 0, Sampling(), 2.0)
     assert found.scorer_auc is not None
     assert found.scorer_auc.value == pytest.approx((0 + 1 / 3) / 2), "pairs of the same prompt only"
-    assert summarise([graded([1, 0]), graded([0, 0])], 0, Sampling(), 2.0).scorer_auc is None, "the score is the reward"
-    tied = summarise([graded([1, 0], scores=[3, 3])], 0, Sampling(), 2.0).scorer_auc
+    assert summarize([graded([1, 0]), graded([0, 0])], 0, Sampling(), 2.0).scorer_auc is None, "the score is the reward"
+    tied = summarize([graded([1, 0], scores=[3, 3])], 0, Sampling(), 2.0).scorer_auc
     assert tied is not None and tied.value == 0.5
 
 
 def test_best_of_k_also_counts_correct_answers_where_rewards_hold_more() -> None:
     groups = [replace(group, reward=group.rewards + 0.1) for group in GROUPS]
-    found = summarise(groups, 0, Sampling(), 2.0, ["best_of_k"])
-    plain = summarise(GROUPS, 0, Sampling(), 2.0, ["best_of_k"])
+    found = summarize(groups, 0, Sampling(), 2.0, ["best_of_k"])
+    plain = summarize(GROUPS, 0, Sampling(), 2.0, ["best_of_k"])
     row = found.row()
     check_row(row)
     assert row["eval/bo_accuracy@2"] == pytest.approx(plain.row()["eval/bo@2"])

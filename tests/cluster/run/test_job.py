@@ -1,6 +1,6 @@
-"""The main job as a user runs it: the real stack on this machine, a few optimiser steps at a time.
+"""The main job as a user runs it: the real stack on this machine, a few optimizer steps at a time.
 
-Silent bugs these pin: a run that is not reproducible, a resume that repeats or skips prompts or loses optimiser
+Silent bugs these pin: a run that is not reproducible, a resume that repeats or skips prompts or loses optimizer
 state, samplers that keep old weights, metrics that never reach a dashboard.
 """
 

@@ -149,7 +149,7 @@ def context_of(directory: RunDirectory, **kind: Any) -> Any:
         directory=directory,
         checkpoints=Checkpoints(directory.checkpoints),
         health=SimpleNamespace(at_end=list),
-        dashboards=SimpleNamespace(last_words=lambda text, status: None),
+        dashboards=SimpleNamespace(final_message=lambda text, status: None),
     )
     return SimpleNamespace(**vars(found), **{"rollout_only": False, "replay": None} | kind)
 

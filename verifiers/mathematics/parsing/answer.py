@@ -19,7 +19,7 @@ class ParsedAnswer:
     """A parsed answer.
 
     Attributes:
-        text: The normalised answer without its unit.
+        text: The normalized answer without its unit.
         node: Its tree; None if the parser cannot read it.
         words: Its words, lower case and without punctuation; None if it is not text.
         is_text: Whether it is words rather than mathematics, so that only the words are compared.

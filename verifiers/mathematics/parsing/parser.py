@@ -1,4 +1,4 @@
-"""Recursive descent from a normalised answer to an expression tree. No text is ever evaluated as code."""
+"""Recursive descent from a normalized answer to an expression tree. No text is ever evaluated as code."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def _is_proper(node: Node) -> bool:
 
 
 def parse(text: str) -> Node:
-    """The expression tree of a normalised answer.
+    """The expression tree of a normalized answer.
 
     Raises:
         NotMath: It is not a formula.

@@ -69,7 +69,7 @@ _TOKEN = re.compile(
 
 
 def tokenize(text: str) -> list[Token]:
-    """Tokens of a normalised answer.
+    """Tokens of a normalized answer.
 
     Raises:
         NotMath: Too long, too deep, or an unexpected character.
