@@ -303,11 +303,13 @@ def _command(words: Sequence[str], directory: Path | None, *, quiet: bool) -> No
 
 def _own_paths() -> list[str]:
     """Import paths of this process that are not of the Python installation: the script's directory, the checkout."""
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    installed |= {site.getusersitepackages(), str(Path(sysconfig.get_path("stdlib")) / "lib-dynload")}
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed.append(site.getusersitepackages())
     here = [str(Path(__file__).resolve().parents[1])]  # a checkout, or a directory of installed packages
     paths = [os.path.abspath(path) for path in sys.path if not path.endswith(".zip")]
-    return list(dict.fromkeys([*(path for path in paths if path not in installed), *here]))
+    # Folders inside the installation too: setuptools adds one with its own old copies of packages.
+    own = [path for path in paths if not any(Path(path).is_relative_to(place) for place in installed)]
+    return list(dict.fromkeys([*own, *here]))
 
 
 def _last_metrics(directory: Path) -> dict[str, float]:

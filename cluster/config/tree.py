@@ -320,7 +320,10 @@ def _lines(items: Sequence[Any]) -> list[str]:
     """A line for each problem. Of the forms that a value may have, the one that fits best is reported."""
     by_key: dict[str, Any] = {}
     for item in items:
-        by_key.setdefault(_key(item), item)
+        key = _key(item)
+        # A rule of the form that was meant says more than "no integer" for the other form.
+        if key not in by_key or (item["type"] == "value_error" and by_key[key]["type"].endswith("_type")):
+            by_key[key] = item
     kept = {
         key: item for key, item in by_key.items() if not any(other.startswith(f"{key}.") for other in by_key if key)
     }

@@ -18,6 +18,9 @@ MAX_SECONDS = 5.0
 T = TypeVar("T")
 
 
+_MOST_TEXT = 600  # characters of a reason; it may name long paths
+
+
 @dataclass(frozen=True, slots=True)
 class DemonstrationReport:
     """Demonstrations that the verifier was asked about, those that it does not judge right, and those on which it
@@ -40,7 +43,8 @@ class DemonstrationReport:
 
 def _first(reasons: dict[str, str]) -> str:
     identity, reason = next(iter(reasons.items()))
-    return f"{identity} ({reason[:200]})"
+    line = reason.partition("\n")[0]  # user code adds its traceback below
+    return f"{identity} ({line[:_MOST_TEXT]})"
 
 
 def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) -> DemonstrationReport:
