@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.cluster.running import environment
 from tests.conftest import ROOT
@@ -37,12 +36,6 @@ def test_every_example_is_listed_and_tested() -> None:
     page = (ROOT / "examples" / "README.md").read_text("utf-8")
     assert set(EXAMPLES) == set(SHORT)
     assert not [name for name in EXAMPLES if f"({name}/)" not in page]
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_a_configuration_is_small_enough_to_read(name: str) -> None:
-    text = (ROOT / "examples" / name / "config.yaml").read_text("utf-8")
-    assert yaml.safe_load(text) and len(text.splitlines()) < 30
 
 
 @pytest.mark.slow
