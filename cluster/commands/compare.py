@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.commands.options import WhichTemperature
 from cluster.commands.printing import write_json
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def compare(
             "half is compared, so the choice does not flatter the result.",
         ),
     ] = False,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", "-t", help="Which evaluation to use, if `bonrl eval` made several."),
-    ] = None,
+    temperature: WhichTemperature = None,
     figure: Annotated[
         Path | None,
         typer.Option("--figure", metavar="FILE", help="Also draw curves and differences: .png, .svg, .pdf or .html."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +16,38 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("cluster/presets/local.yaml")
 
-Config = Annotated[Path, typer.Option("--config", "-c", metavar="YAML", help="Configuration of the run.")]
+
+def config_option(default: str) -> Any:
+    """The option --config of a command that reads `default` without it."""
+    return typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{default}].")
+
+
+Config = Annotated[Path | None, config_option(str(DEFAULT_CONFIG))]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that override the YAML file, e.g. objective.k=8."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN_DIR",
+        help="Continue that run from its newest usable checkpoint, with its own configuration; overrides are "
+        "allowed, e.g. run.steps=400.",
+    ),
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        metavar="RUN_DIR",
+        help="Train a new run on the groups that RUN_DIR recorded, without sampling; its configuration is used, "
+        "overrides are allowed.",
+    ),
+]
+WhichTemperature = Annotated[
+    float | None,
+    typer.Option("--temperature", "-t", help="Which evaluation to use, if `bonrl eval` made several."),
 ]
 
 
@@ -45,11 +73,11 @@ DryRun = Annotated[
 ]
 
 
-def load(path: Path, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
+def load(path: Path | None, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
     """The configuration in `path` with overrides, and the local directory of a model that is named by its hub id.
 
     Args:
-        path: of the YAML file.
+        path: of the YAML file; None: DEFAULT_CONFIG.
         overrides: `SECTION.KEY=VALUE`.
         fetch: whether the model is downloaded if it is not in the cache.
 
@@ -60,7 +88,7 @@ def load(path: Path, overrides: Sequence[str] | None, *, fetch: bool = True) -> 
     from cluster.records.hub_models import with_local_model
 
     return with_local_model(
-        load_config(path, overrides or []), fetch=fetch, say=lambda line: typer.echo(line, err=True)
+        load_config(path or DEFAULT_CONFIG, overrides or []), fetch=fetch, say=lambda line: typer.echo(line, err=True)
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.commands.options import WhichTemperature
 from cluster.commands.printing import write_json
 from cluster.errors import UsageError
 
@@ -47,10 +48,7 @@ def samples(
     evaluation: Annotated[
         bool, typer.Option("--evaluation", help="Show the evaluation after that step (0: the base model).")
     ] = False,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", "-t", help="Which evaluation is meant, where `bonrl eval` made several."),
-    ] = None,
+    temperature: WhichTemperature = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="ID", help="Only this prompt.")] = None,
     only: Annotated[
         Only | None,
@@ -80,21 +78,8 @@ def samples(
       bonrl samples runs/NAME --evaluation --n 1000 --json samples.json
       bonrl samples base-on-test --only wrong                  (a directory of `bonrl eval --output`)
     """
-    from cluster.results import load_run
-    from cluster.results.run_results import EVALUATION_FILE
-
-    if (run / EVALUATION_FILE).is_file():
-        if step is not None:
-            raise UsageError(f"--step {step}: {run} is what `bonrl eval --output` wrote, which has no steps")
-        path, evaluation, of = run.absolute(), True, "the evaluation"
-        groups = _evaluated(run, temperature)
-    else:
-        if temperature is not None:
-            raise UsageError("--temperature chooses among the evaluations of `bonrl eval --output`; a run has --step")
-        found = load_run(run)
-        step = _step(found, step, evaluation)
-        path, of = found.path, f"the evaluation after step {step}" if evaluation else f"step {step}"
-        groups = list(found.evaluation_groups(step) if evaluation else found.groups(step))
+    step, evaluation, groups = _recorded(run, step, evaluation, temperature)
+    path = run.expanduser().absolute()
     chosen = _chosen(groups, prompt, only)
     if json_file is not None:
         content = {"run": str(path), "step": step, "evaluation": evaluation, "matching_prompts": len(chosen)}
@@ -102,7 +87,27 @@ def samples(
         return
     _print(chosen[:n], None if full else answers, full)
     kind = f" with {only} answers" if only else ""
+    at = "" if step is None else f" after step {step}"
+    of = f"the evaluation{at}" if evaluation else f"step {step}"
     typer.echo(f"{min(n, len(chosen))} of {len(chosen)} prompts{kind} of {of} of {path}")
+
+
+def _recorded(
+    run: Path, step: int | None, evaluation: bool, temperature: float | None
+) -> tuple[int | None, bool, list[GroupRecord]]:
+    """The step (None for an output of `bonrl eval`), whether it is an evaluation, and its groups."""
+    from cluster.results import load_run
+    from cluster.results.run_results import EVALUATION_FILE
+
+    if (run / EVALUATION_FILE).is_file():
+        if step is not None:
+            raise UsageError(f"--step {step}: {run} is what `bonrl eval --output` wrote, which has no steps")
+        return None, True, _evaluated(run, temperature)
+    if temperature is not None:
+        raise UsageError("--temperature chooses among the evaluations of `bonrl eval --output`; a run has --step")
+    found = load_run(run)
+    step = _step(found, step, evaluation)
+    return step, evaluation, list(found.evaluation_groups(step) if evaluation else found.groups(step))
 
 
 def _evaluated(path: Path, temperature: float | None) -> list[GroupRecord]:

@@ -7,12 +7,12 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from cluster.checks.preflight import check_output
-from cluster.commands.options import DEFAULT_CONFIG, Config, Overrides, Rate, check_start, load
+from cluster.commands.options import Config, Overrides, Rate, check_start, load
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SFT_OPTIONS = {
 def sft(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model directory to write.")],
     overrides: Overrides = None,
-    config: Config = DEFAULT_CONFIG,
+    config: Config = None,
     objective: Annotated[
         str,
         typer.Option(
@@ -111,12 +111,12 @@ def _refuse_idle_overrides(overrides: list[str] | None, objective: str) -> None:
 def _bon_sft(
     output: Path,
     overrides: list[str] | None,
-    config: Path,
+    config: Path | None,
     new: bool,
     steps: int,
     batch_size: int,
     learning_rate: float,
-) -> None:
+) -> NoReturn:
     """BoN-SFT needs samples and verdicts, so it is a run of the main job, whose last model becomes the output."""
     if new:
         raise UsageError("--new goes with --objective sft: Best-of-N of a fresh model has nothing to select from")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, Overrides
+from cluster.commands.options import DEFAULT_CONFIG, Config, Overrides, Replay, Resume
 
 
 def submit(
@@ -21,17 +20,9 @@ def submit(
         ),
     ],
     overrides: Overrides = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{DEFAULT_CONFIG}].")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option("--resume", metavar="RUN_DIR", help="Continue that run; a directory that every node sees."),
-    ] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option("--replay", metavar="RUN_DIR", help="Train on the groups that RUN_DIR recorded."),
-    ] = None,
+    config: Config = None,
+    resume: Resume = None,
+    replay: Replay = None,
     command: Annotated[
         str | None,
         typer.Option(
@@ -65,8 +56,9 @@ def submit(
 ) -> None:
     """Package what the job reads, run it on a Ray cluster, follow its log, return its exit status.
 
-    Relative paths of the configuration travel with the job; absolute ones must exist on the cluster. User code
-    (task.reward, plugins, ...) is packed with the other Python files and packages in its directory.
+    Relative paths of the configuration travel with the job; absolute ones must exist on the cluster. The run
+    of --resume must be in a directory that every node sees. User code (task.reward, plugins, ...) is packed with the
+    other Python files and packages in its directory.
 
     \b
     Examples

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, DryRun, Overrides, check_start, load, load_earlier
+from cluster.commands.options import Config, DryRun, Overrides, Replay, Resume, check_start, load, load_earlier
 from cluster.commands.printing import print_dry_run
 from cluster.errors import UsageError
 
 
 def train(
     overrides: Overrides = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{DEFAULT_CONFIG}].")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume",
-            metavar="RUN_DIR",
-            help="Continue that run from its newest usable checkpoint, with its own configuration; overrides are "
-            "allowed, e.g. run.steps=400.",
-        ),
-    ] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            "--replay",
-            metavar="RUN_DIR",
-            help="Train a new run on the groups that RUN_DIR recorded, without sampling; its configuration is used, "
-            "overrides are allowed.",
-        ),
-    ] = None,
+    config: Config = None,
+    resume: Resume = None,
+    replay: Replay = None,
     rollout_only: Annotated[
         bool,
         typer.Option("--rollout-only", help="Record graded groups without training; --replay trains on them."),
@@ -83,7 +64,7 @@ def train(
     elif replay:
         resolved = load_earlier("--replay", replay, ["run.name=null", *(overrides or [])], fetch=not dry_run)
     else:
-        resolved = load(config or DEFAULT_CONFIG, overrides, fetch=not dry_run)
+        resolved = load(config, overrides, fetch=not dry_run)
     from cluster.checks.earlier import earlier_problems
 
     checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only, dry_run=dry_run)
