@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from actors.group import VERIFIER_ERROR
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.learned.samples import Sample, read_jsonl
@@ -126,7 +127,7 @@ def _group_samples(file: Path, problems: Problems) -> Iterator[Sample]:
         if responses is None or None in responses:
             responses = problems.decode(row["response_tokens"])
         for response, verdict in zip(responses, row["verdict"], strict=True):
-            if verdict != "verifier_error":
+            if verdict != VERIFIER_ERROR:
                 yield Sample(row["prompt_id"], prompt, response, verdict == "correct")
 
 
@@ -161,13 +162,15 @@ def recorded_config(sources: Sequence[Path], overrides: Sequence[str]) -> RunCon
         return None
     if (path := config_of_run(sources[0])) is not None:
         return load_config(path, overrides)
+    from cluster.results.run_results import EVALUATION_FILE
+
     directory = sources[0] if sources[0].is_dir() else sources[0].parent
     try:
-        tree = json.loads((directory / "evaluation.json").read_text())["config"]
+        tree = json.loads((directory / EVALUATION_FILE).read_text())["config"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--samples {directory}: evaluation.json cannot be read ({error}); give --config") from error
+        raise UsageError(f"--samples {directory}: {EVALUATION_FILE} cannot be read ({error}); give --config") from error
     for override in overrides:
         apply_override(tree, override)
     return build_config(tree)

@@ -129,6 +129,11 @@ def evaluation_file(step: int) -> str:
     return f"evaluation-{step:06d}.parquet"
 
 
+def evaluation_output(temperature: float) -> str:
+    """Name of the file with the graded groups that `bonrl eval --output` writes."""
+    return f"groups-temperature-{temperature:g}.parquet"
+
+
 def summarize(
     groups: Sequence[Group],
     step: int,

@@ -17,7 +17,7 @@ from actors.group import VERIFIER_ERROR, Group
 from actors.queue.group_log import read_groups
 from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
-from cluster.evaluation.summary import objective_terms
+from cluster.evaluation.summary import evaluation_output, objective_terms
 from cluster.results.run_results import EVALUATION_FILE, ResultsError, load_run
 from learner.settings import TermSettings
 
@@ -126,7 +126,7 @@ def _evaluation_output(path: Path, temperature: float | None) -> Subject:
     if len(chosen) != 1:
         there = ", ".join(f"{t:g}" for t in at)
         raise ResultsError(f"{path} holds evaluations at temperature {there}; choose one of them with --temperature")
-    file = path / f"groups-temperature-{chosen[0]:g}.parquet"
+    file = path / evaluation_output(chosen[0])
     if not file.is_file():
         raise ResultsError(f"{path} has no {file.name}, to which {EVALUATION_FILE} belongs; run `bonrl eval` again")
     try:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
-from actors.sampling import Sampling
 from cluster.checks.earlier import check_recorded_groups, recorded_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
@@ -29,7 +28,7 @@ from cluster.checks.prompts import (
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from cluster.evaluation.summary import Evaluation, read_evaluation
+from cluster.evaluation.summary import Evaluation, evaluation_output, read_evaluation
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.run_directory import RunDirectory
@@ -201,7 +200,7 @@ def evaluate_checkpoint(
                     n=n,
                     sampling=sampling,
                     step=0,
-                    log=output / evaluation_output(sampling) if output else None,
+                    log=output / evaluation_output(sampling.temperature) if output else None,
                 )
                 for sampling in map(config.evaluation.sampling_at, temperatures)
             ]
@@ -222,7 +221,7 @@ def earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequen
     """
     found = []
     for sampling in map(config.evaluation.sampling_at, temperatures):
-        path = directory / evaluation_output(sampling)
+        path = directory / evaluation_output(sampling.temperature)
         try:
             evaluation = read_evaluation(config, path, 0) if path.is_file() else None
         except (OSError, ValueError) as error:
@@ -239,11 +238,6 @@ def earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequen
             )
         found.append(evaluation)
     return found
-
-
-def evaluation_output(sampling: Sampling) -> str:
-    """Name of the file with the graded groups that `bonrl eval --output` writes."""
-    return f"groups-temperature-{sampling.temperature:g}.parquet"
 
 
 def contamination_line(
