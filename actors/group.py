@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -318,7 +319,8 @@ def _value(column: pa.Array, kind: pa.DataType) -> Any:
         return scalar.as_py()
     items = scalar.values
     if pa.types.is_list(kind.value_type):
-        return [inner.values.to_numpy(zero_copy_only=False) for inner in items]
+        flat, offsets = items.flatten().to_numpy(zero_copy_only=False), items.offsets.to_numpy()
+        return [flat[begin:end] for begin, end in pairwise((offsets - offsets[0]).tolist())]
     if pa.types.is_string(kind.value_type):
         return items.to_pylist()
     return items.to_numpy(zero_copy_only=False)

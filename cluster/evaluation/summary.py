@@ -263,17 +263,16 @@ def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] =
     rewards."""
     graded = graded_groups(groups)
     rewards_PN, n = graded.rewards, groups[0].n
+    inputs = {"scores": graded.scores, "answers": graded.answers, "correct": graded.correct}
     if strategy in ("pass_at_k", BEST_ACCURACY):
         rewards_PN = _correct(groups)
     strategy = "best_of_k" if strategy == BEST_ACCURACY else strategy
-    only_k = STRATEGIES[strategy].only_k
+    found = STRATEGIES[strategy]
     return strategy_curve(
         rewards_PN,
-        [only_k] if only_k is not None else sorted({*default_ks(n), *(k for k in trained_ks if k <= n)}),
+        [found.only_k] if found.only_k is not None else sorted({*default_ks(n), *(k for k in trained_ks if k <= n)}),
         strategy=strategy,
-        scores=graded.scores,
-        answers=graded.answers,
-        correct=graded.correct,
+        **{name: inputs[name] for name in found.required_inputs},  # others would be checked again for each k
     )
 
 
