@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actors.sampling import LEAST_TEMPERATURE
-from cluster.commands.options import DEFAULT_CONFIG, Overrides, UseBest, check_start, load
+from cluster.commands.options import DEFAULT_CONFIG, Overrides, UseBest, check_start, config_option, load
 from cluster.commands.printing import print_comparisons, print_curves
 from cluster.errors import UsageError
-from cluster.records.model_source import config_of_run, resolve_model
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
-    from cluster.evaluation.summary import Evaluation
+    from cluster.run.job import JobResult
 
 GREEDY = "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported"
 # `bonrl eval` trains nothing, so nothing is evaluated during training, and its curves may end below objective.k.
@@ -40,10 +41,7 @@ def evaluate(
     ],
     overrides: Overrides = None,
     best: UseBest = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [the run's own, or {DEFAULT_CONFIG}]."),
-    ] = None,
+    config: Annotated[Path | None, config_option(f"the run's own, or {DEFAULT_CONFIG}")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Samples per prompt [evaluation.n].")] = None,
     temperature: Annotated[
         list[float] | None,
@@ -107,62 +105,74 @@ def evaluate(
       bonrl eval --checkpoint runs/20261123-101500 --best -t 0
       bonrl eval --checkpoint runs/20261123-101500 --strategy best_of_k --strategy majority_at_k --json
     """
-    from cluster.records.user_code import kept_overrides
-
     options = {"n": n, "top_p": top_p, "top_k": top_k, "min_p": min_p, "strategies": strategy}
-    extra = [f"evaluation.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    model = resolve_model(checkpoint, best=best)
-    own = None if config is not None else config_of_run(checkpoint)
-    kept = kept_overrides(own.parent) if own is not None else []
-    source = config or own or DEFAULT_CONFIG
-    resolved = load(source, [f"model.path={model}", *kept, *(overrides or []), *extra, *NO_TRAINING])
+    given = {key: value for key, value in options.items() if value is not None}
+    model, resolved = _resolve(checkpoint, best, config, overrides or [], given)
     temperatures = temperature or [resolved.evaluation.temperature]
-    _check_temperatures(temperatures)
-    if temperatures == [0] and (unused := [key for key in ("top_p", "top_k", "min_p") if options[key] is not None]):
-        raise UsageError(f"--{unused[0].replace('_', '-')} has no effect with -t 0, which is greedy; leave it out")
+    _check_temperatures(temperatures, given)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         check_start(resolved, new_run=False)
-        from cluster.run.job import earlier_evaluations, evaluate_checkpoint
-
-        earlier = earlier_evaluations(resolved, baseline, temperatures) if baseline is not None else []
-        if output is not None:
-            _new_directory(output)
-        if 0 in temperatures:
-            typer.echo(GREEDY)
-        outcome, evaluations = evaluate_checkpoint(
-            resolved, str(model), n=resolved.evaluation.n, temperatures=temperatures, output=output
-        )
-        print_curves(evaluations)
-        print_comparisons(resolved, earlier, evaluations)
-    rows = _rows(resolved, earlier, evaluations)
+        outcome, rows = _measure(resolved, str(model), temperatures, baseline=baseline, output=output)
     found = json.dumps({"model": str(model), "config": resolved.to_mapping(), "evaluations": rows}, indent=1)
-    if output is not None and evaluations:
-        (output / "evaluation.json").write_text(found)
+    if output is not None and rows:
+        from cluster.results.run_results import EVALUATION_FILE
+
+        (output / EVALUATION_FILE).write_text(found)
         typer.echo(f"wrote {output}", err=as_json)
-    if as_json and evaluations:
+    if as_json and rows:
         typer.echo(found)
     if outcome.status:
         typer.echo(outcome.message, err=True)
     raise typer.Exit(outcome.status)
 
 
-def _check_temperatures(temperatures: list[float]) -> None:
+def _resolve(
+    checkpoint: Path, best: bool, config: Path | None, overrides: Sequence[str], given: Mapping[str, Any]
+) -> tuple[Path, RunConfig]:
+    """The model's directory and the configuration; `given` are keys of the section evaluation that options set."""
+    from cluster.records.model_source import config_of_run, resolve_model
+    from cluster.records.user_code import kept_overrides
+
+    model = resolve_model(checkpoint, best=best)
+    own = None if config is not None else config_of_run(checkpoint)
+    kept = kept_overrides(own.parent) if own is not None else []
+    extra = [f"evaluation.{key}={json.dumps(value)}" for key, value in given.items()]
+    return model, load(config or own, [f"model.path={model}", *kept, *overrides, *extra, *NO_TRAINING])
+
+
+def _check_temperatures(temperatures: Sequence[float], given: Mapping[str, Any]) -> None:
     for value in temperatures:
         if value != 0 and not LEAST_TEMPERATURE <= value <= 10:
             raise UsageError(f"--temperature {value:g}: must be 0 (greedy), or {LEAST_TEMPERATURE:g} to 10")
     if len(set(temperatures)) < len(temperatures):
         raise UsageError("--temperature: the same one is given twice; give each once")
+    if temperatures == [0] and (unused := [key for key in ("top_p", "top_k", "min_p") if key in given]):
+        raise UsageError(f"--{unused[0].replace('_', '-')} has no effect with -t 0, which is greedy; leave it out")
 
 
-def _rows(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> list[dict[str, Any]]:
-    """Each evaluation as plain types, with the differences from the baseline where there is one."""
+def _measure(
+    config: RunConfig, model: str, temperatures: Sequence[float], *, baseline: Path | None, output: Path | None
+) -> tuple[JobResult, list[dict[str, Any]]]:
+    """Evaluate at each temperature and print what was found; the outcome, and each evaluation as plain types."""
     from cluster.evaluation.as_json import evaluation_json
     from cluster.evaluation.curves import differences
     from cluster.evaluation.summary import objective_terms
+    from cluster.run.job import earlier_evaluations, evaluate_checkpoint
 
+    earlier = earlier_evaluations(config, baseline, temperatures) if baseline is not None else []
+    if output is not None:
+        _new_directory(output)
+    if 0 in temperatures:
+        typer.echo(GREEDY)
+    outcome, evaluations = evaluate_checkpoint(
+        config, model, n=config.evaluation.n, temperatures=temperatures, output=output
+    )
     terms = objective_terms(config)
+    # An evaluation that failed is missing.
     changes = [differences(before, after, terms) for before, after in zip(earlier, evaluations, strict=False)]
-    return [evaluation_json(e, changes[i] if i < len(changes) else None) for i, e in enumerate(evaluations)]
+    print_curves(evaluations)
+    print_comparisons(terms, earlier, evaluations, changes)
+    return outcome, [evaluation_json(found, change) for found, change in zip_longest(evaluations, changes)]
 
 
 def _new_directory(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cluster.commands.verifier_training import Selection
     from cluster.config import RunConfig
     from cluster.evaluation.summary import Evaluation
-    from learner.metrics import CurvePoint
+    from learner.metrics import CurvePoint, Difference
+    from learner.settings import TermSettings
     from verifiers.learned.training import Trained
 
 
@@ -127,14 +128,17 @@ def _print_levels(evaluation: Evaluation) -> None:
     print_table(table)
 
 
-def print_comparisons(config: RunConfig, earlier: list[Evaluation], evaluations: list[Evaluation]) -> None:
-    """For each temperature the differences of what was evaluated from what was evaluated earlier."""
+def print_comparisons(
+    terms: Sequence[TermSettings],
+    earlier: Sequence[Evaluation],
+    evaluations: Sequence[Evaluation],
+    changes: Sequence[dict[str, Difference]],
+) -> None:
+    """For each temperature the differences (`changes`) of what was evaluated from what was evaluated earlier."""
     from cluster.evaluation.curves import comparison_table
-    from cluster.evaluation.summary import objective_terms
 
-    for before, after in zip(earlier, evaluations, strict=False):  # an evaluation that failed is missing
-        terms = objective_terms(config)
-        table = comparison_table(before, after, terms, headings=("baseline", "this model"))
+    for before, after, change in zip(earlier, evaluations, changes, strict=False):
+        table = comparison_table(before, after, terms, headings=("baseline", "this model"), changes=change)
         table.title = f"{after.sampling}: {table.title}"
         print_table(table)
 
