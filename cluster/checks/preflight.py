@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from cluster.checks.model_facts import read_config, read_json, weights_problems
 from cluster.checks.model_support import support_problems, text_settings
-from cluster.checks.wandb_mode import api_key_source
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -213,6 +212,8 @@ TRACKER_PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
 
 def tracker_problems(config: RunConfig) -> Iterator[str]:
     """Whether each tracker's package is installed, and whether there is a key for a wandb that must be online."""
+    from cluster.checks.wandb_mode import api_key_source
+
     for name, package in TRACKER_PACKAGES.items():
         if name in config.tracking and importlib.util.find_spec(package) is None:
             yield (

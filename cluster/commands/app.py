@@ -1,6 +1,7 @@
 """The command line's tree: every command has its own file in this folder; this one registers them.
 
-Import it after the installation was checked (``cluster/cli.py``): it imports the settings of every package.
+Import it after the installation was checked (``cluster/cli.py``): it imports typer and rich. Commands import the rest
+when they run.
 """
 
 from __future__ import annotations

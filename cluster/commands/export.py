@@ -12,7 +12,6 @@ import typer
 
 from cluster.commands.options import UseBest
 from cluster.errors import UsageError
-from cluster.records.model_source import config_of_run, resolve_model
 
 
 def export(
@@ -34,6 +33,8 @@ def export(
       bonrl export --checkpoint runs/20261123-101500 --to my-model
       bonrl export --checkpoint runs/20261123-101500 --best --to my-best-model
     """
+    from cluster.records.model_source import resolve_model
+
     source = resolve_model(checkpoint, best=best)
     export_model(checkpoint, source, to)
     typer.echo(f"{source} -> {to}")
@@ -45,6 +46,7 @@ def export_model(checkpoint: Path, source: Path, to: Path) -> None:
     Raises:
         UsageError: `to` exists or cannot be written.
     """
+    from cluster.records.model_source import config_of_run
     from verifiers.text.exported_prompts import RECORD, make_readable
 
     if to.exists():

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, Overrides, Rate, load
+from cluster.commands.options import DEFAULT_CONFIG, Overrides, Rate, config_option, load
 from cluster.commands.printing import print_verifier
-from cluster.config.hub_ids import hub_id
 from cluster.errors import UsageError
-from cluster.records.hub_models import local_directory
 
 
 def train_verifier(
@@ -40,12 +38,7 @@ def train_verifier(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            metavar="YAML",
-            help=f"Configuration [that of the run or evaluation which wrote the samples, or {DEFAULT_CONFIG}].",
-        ),
+        config_option(f"that of the run or evaluation which wrote the samples, or {DEFAULT_CONFIG}"),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples; the best one is kept.")] = 4,
     learning_rate: Rate = 3e-4,
@@ -78,7 +71,9 @@ def train_verifier(
     if split not in (None, "train", "validation", "test"):
         raise UsageError(f"--split {split}: choose train, validation or test")
     recorded = recorded_config(samples, overrides or []) if config is None else None
-    resolved = recorded or load(config or DEFAULT_CONFIG, overrides, fetch=backbone is None)
+    resolved = recorded or load(config, overrides, fetch=backbone is None)
+    from cluster.config.hub_ids import hub_id
+    from cluster.records.hub_models import local_directory
     from verifiers.learned.training import TrainingSettings
 
     settings = TrainingSettings(

@@ -221,6 +221,15 @@ def test_refusing_is_fast_and_imports_nothing_heavy(repository: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_help_reads_no_settings(repository: Path) -> None:
+    code = (
+        "import sys, cluster.commands.app\n"
+        "assert not (found := {'cluster.config', 'pydantic', 'numpy', 'pyarrow'} & sys.modules.keys()), found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_defaults_of_command_line_and_schema_agree() -> None:
     assert DEFAULT_CONFIG == Path("cluster/presets/local.yaml")
     assert ModelSettings().path == "models/countdown-base"
