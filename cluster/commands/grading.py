@@ -241,11 +241,7 @@ def grade_file(
     """
     if kind not in KINDS:
         raise UsageError(f"--verifier {kind}: choose one of {', '.join(KINDS)}")
-    chosen = KINDS[kind]
-    if code is not None and code != CodeOptions():
-        if kind != "code":
-            raise UsageError(f"--total-timeout, --threads and --tolerance are for --verifier code, not for {kind}")
-        chosen = replace(chosen, start=partial(_start_code, options=code))
+    chosen = _with_options(kind, code)
     partial_output = output.with_name(output.name + ".partial")
     check_output("--output", output)
     if partial_output.exists():
@@ -254,14 +250,7 @@ def grade_file(
         )
     names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
-    try:
-        grade, line = chosen.start(timeout_s, parallel)
-    except (ImportError, RuntimeError) as error:
-        raise UsageError(f"--verifier {kind}: {error}") from error
-    except ValueError as error:
-        raise UsageError(f"--timeout {timeout_s:g}: {error}") from error
-    if line:
-        say(line)
+    grade = _started(kind, chosen, timeout_s, parallel, say)
     counts: Counter[str] = Counter()
     try:
         with partial_output.open("w", encoding="utf-8", buffering=1) as sink:
@@ -279,6 +268,28 @@ def grade_file(
         if not counts:
             partial_output.unlink(missing_ok=True)
     return counts
+
+
+def _with_options(kind: str, code: CodeOptions | None) -> Kind:
+    """How rows of a kind are graded with these options."""
+    if code is None or code == CodeOptions():
+        return KINDS[kind]
+    if kind != "code":
+        raise UsageError(f"--total-timeout, --threads and --tolerance are for --verifier code, not for {kind}")
+    return replace(KINDS[kind], start=partial(_start_code, options=code))
+
+
+def _started(name: str, kind: Kind, timeout_s: float, parallel: int, say: Callable[[str], None]) -> Grader:
+    """The grader; says what it has to show."""
+    try:
+        grade, line = kind.start(timeout_s, parallel)
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(f"--verifier {name}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"--timeout {timeout_s:g}: {error}") from error
+    if line:
+        say(line)
+    return grade
 
 
 def _verdicts(kind: Kind, grade: Grader, rows: list[Any], parallel: int) -> Iterator[Verdict]:
