@@ -270,6 +270,15 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     tree[path[-1]] = value
 
 
+def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a nested mapping with their values; an empty mapping is a value."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted_keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def key_paths() -> dict[str, FieldInfo]:
     """Every dotted key of the schema, sections included, in the order of the schema."""
     return dict(_walk(RunConfig, ""))

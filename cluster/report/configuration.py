@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.config import RunConfig, key_paths
+from cluster.config import RunConfig, dotted_keys, key_paths
 from cluster.report.source import Source
 
 
 def settings(source: Source) -> list[dict[str, Any]]:
     """Every key that is no section, in the order of the run's file; `changed` where it differs from the default."""
-    defaults = dict(_flat(RunConfig().model_dump(mode="json"), ""))
+    defaults = dict(dotted_keys(RunConfig().model_dump(mode="json")))
     described = {key: info.description or "" for key, info in key_paths().items()}
     rows = []
-    for key, value in _flat(source.run.config, ""):
+    for key, value in dotted_keys(source.run.config):
         changed = key not in defaults or _text(defaults[key]) != _text(value)
         rows.append(
             {
@@ -28,15 +27,6 @@ def settings(source: Source) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a nested mapping; an empty mapping is a value."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _text(value: Any) -> str:

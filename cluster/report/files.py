@@ -20,7 +20,7 @@ _MEANING = {
 
 
 def files(source: Source) -> list[dict[str, str]]:
-    """The parts of the run directory that exist, with their size."""
+    """The parts of the run directory that exist."""
     found = []
     for name, meaning in _MEANING.items():
         path = source.path / name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.config import dotted_keys
 from cluster.errors import UsageError
 from cluster.results.subjects import Subject
 
@@ -30,10 +31,6 @@ class RunGroup:
     label: str
     keys: Mapping[str, Any]
     runs: tuple[Subject, ...]
-
-    @property
-    def seeds(self) -> list[int | None]:
-        return [run.seed for run in self.runs]
 
 
 def group_runs(runs: Sequence[Subject]) -> list[RunGroup]:
@@ -63,12 +60,7 @@ def _check(runs: Sequence[Subject]) -> None:
 def _with_unique_names(runs: Sequence[Subject]) -> list[Subject]:
     """Runs whose directories have the same name are called by their paths."""
     names = [run.name for run in runs]
-    return [
-        run
-        if names.count(run.name) == 1
-        else Subject(str(run.path), run.path, run.files, run.config, run.settings, run.model)
-        for run in runs
-    ]
+    return [run if names.count(run.name) == 1 else replace(run, name=str(run.path)) for run in runs]
 
 
 def _grouped(runs: Sequence[Subject], flat: Mapping[str, Mapping[str, Any]], without: str) -> list[list[Subject]]:
@@ -102,20 +94,10 @@ def settings_of(run: Subject) -> dict[str, Any]:
     """The keys that may change a result, by dotted name."""
     if run.settings is None:
         return {}
-    flat = dict(_flatten(run.settings.to_mapping(), ""))
+    flat = dict(dotted_keys(run.settings.to_mapping()))
     if run.checkpoint is not None:  # the checkpoints of two seeds are in different directories
         flat["model.path"] = run.checkpoint
     return {key: value for key, value in flat.items() if not key.startswith(_NO_RESULT)}
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            pairs += _flatten(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, value))
-    return pairs
 
 
 def _brief(value: Any) -> str:
