@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,30 @@ from learner.schedule import ScheduleSettings, scheduled_integer
 
 Chart = dict[str, Any]
 Metrics = Sequence[tuple[str, str]]  # (metric, name of its line)
-Spec = tuple[str, str, str, Metrics, str]  # id, title, unit, metrics, what to look for
+
+
+class Spec(NamedTuple):
+    """What a chart shows.
+
+    Attributes:
+        hint: what to look for.
+        logarithmic, from_zero: how its values are drawn.
+        share: whether they are shares, from 0 to 1.
+    """
+
+    id: str
+    title: str
+    unit: str
+    metrics: Metrics
+    hint: str
+    logarithmic: bool = False
+    from_zero: bool = False
+    share: bool = False
+
 
 _LEARNING: tuple[Spec, ...] = (
-    ("reward", "Training reward", "reward", (("reward/mean", "mean reward"),), "Mean over the samples of a step."),
-    (
+    Spec("reward", "Training reward", "reward", (("reward/mean", "mean reward"),), "Mean over the samples of a step."),
+    Spec(
         "groups",
         "What groups hold",
         "share of groups",
@@ -29,104 +48,115 @@ _LEARNING: tuple[Spec, ...] = (
             ("groups/all_pass_share", "only right"),
         ),
         "Only groups with right and wrong samples can teach.",
+        from_zero=True,
+        share=True,
     ),
-    (
+    Spec(
         "entropy",
         "Entropy",
         "nat/token",
         (("policy/entropy", "entropy"),),
         "A fast fall to 0 means that all samples of a group become equal.",
     ),
-    (
+    Spec(
         "kl",
         "KL divergence",
         "nat/token",
         (("policy/kl_behaviour", "from the behavior policy"), ("policy/kl_reference", "from the reference")),
         "From the behavior policy: 0 where the data are fresh.",
     ),
-    (
+    Spec(
         "gradient",
         "Gradient norm",
         "norm",
         (("optimizer/gradient_norm", "before clipping"),),
         "Always above the clip: the clip sets the step size.",
     ),
-    (
+    Spec(
         "gap",
         "Log-probability gap",
         "nat/token",
         (("logprob_gap/mean", "mean"), ("logprob_gap/max", "largest")),
         "Sampler against learner at equal weights.",
+        logarithmic=True,
     ),
-    (
+    Spec(
         "length",
         "Response length",
         "tokens",
         (("response/length_mean", "mean length"),),
         "A drift to 0 or to the limit is the classic length bias.",
+        from_zero=True,
     ),
-    (
+    Spec(
         "truncated",
         "Truncated responses",
         "share of responses",
         (("response/truncated_share", "truncated"),),
         "Above 0.1: raise rollout.max_response_tokens.",
+        from_zero=True,
+        share=True,
     ),
-    (
+    Spec(
         "answers",
         "Different answers",
         "share of samples",
         (("groups/unique_answer_share", "different answers"),),
         "A fall towards 1 / n means that a group repeats itself.",
+        share=True,
     ),
 )
 _RUNNING: tuple[Spec, ...] = (
-    (
+    Spec(
         "busy",
         "Who is busy",
         "share of the step",
         (("time/sampling_share", "samplers and verifiers"), ("time/learning_share", "learner")),
         "Where steps overlap, both can be near 1. The rest is idle time.",
+        from_zero=True,
+        share=True,
     ),
-    (
+    Spec(
         "staleness",
         "Staleness",
         "optimizer steps",
         (("policy/lag_mean", "mean age of the weights"), ("policy/lag_max", "largest")),
         "Age of the weights that sampled what a step trains on.",
+        from_zero=True,
     ),
-    (
+    Spec(
         "throughput",
         "Throughput",
         "tokens/s",
         (("throughput/sampled_tokens_per_s", "sampled"), ("throughput/trained_tokens_per_s", "trained")),
         "Per second of sampling, and per second of learning.",
+        from_zero=True,
     ),
-    (
+    Spec(
         "memory",
         "Memory of all processes",
         "GiB",
         (("memory/pss_gib", "memory"),),
         "Shared pages count once. A steady rise is a leak.",
+        from_zero=True,
     ),
-    (
+    Spec(
         "sync",
         "Weight sync",
         "s",
         (("sync/seconds", "whole sync"), ("sync/pause_seconds", "longest pause of a sampler")),
         "From the optimizer step until all samplers hold the new weights.",
+        from_zero=True,
     ),
-    (
+    Spec(
         "depth",
         "Replay queue",
         "groups",
         (("queue/depth", "waiting for the learner"), ("queue/slots_in_use", "slots in use")),
         "Nothing waiting: sampling is the bottleneck.",
+        from_zero=True,
     ),
 )
-_LOGARITHMIC = {"gap"}
-_FROM_ZERO = {"groups", "truncated", "busy", "staleness", "memory", "depth", "throughput", "length", "sync"}
-_SHARES = {"groups", "busy", "answers", "truncated"}
 
 
 def axes(source: Source) -> dict[str, dict[str, list[Any]]]:
@@ -163,7 +193,7 @@ def learning_charts(source: Source) -> list[Chart]:
 
 def _led(source: Source, key: str, title: str, metrics: Metrics, held_out: str) -> Chart | None:
     """A wide chart of training metrics and of one of the evaluations; None where there is neither."""
-    spec = key, title, "value", metrics, ""
+    spec = Spec(key, title, "value", metrics, "")
     chart = _chart(source, spec)
     line = _evaluated(source.evaluations, held_out, "held-out prompts")
     if line is not None:
@@ -180,7 +210,7 @@ def running_charts(source: Source) -> list[Chart]:
 def flat(source: Source) -> dict[str, list[str]]:
     """Titles of the charts of each section that are not drawn, because they are 0 at every step."""
     return {
-        section: [_inside(title) for _, title, _, metrics, _ in specs if _is_flat(source, metrics)]
+        section: [_inside(spec.title) for spec in specs if _is_flat(source, spec.metrics)]
         for section, specs in (("learning", _LEARNING), ("running", _RUNNING))
     }
 
@@ -191,7 +221,7 @@ def _inside(title: str) -> str:
 
 
 def _explaining(source: Source, specs: Sequence[Spec]) -> list[Chart]:
-    charts = [_chart(source, spec) for spec in specs if not _is_flat(source, spec[3])]
+    charts = [_chart(source, spec) for spec in specs if not _is_flat(source, spec.metrics)]
     found = [chart for chart in charts if chart is not None]
     for chart in found:
         _add_limits(source, chart)
@@ -205,8 +235,7 @@ def _is_flat(source: Source, metrics: Metrics) -> bool:
 
 def _chart(source: Source, spec: Spec) -> Chart | None:
     """None if no step has one of its metrics. Lines that are always 0 are left out if another is not."""
-    key, _, _, metrics, _ = spec
-    columns = {name: column(source.rows, metric) for metric, name in metrics}
+    columns = {name: column(source.rows, metric) for metric, name in spec.metrics}
     known = {name: values for name, values in columns.items() if np.isfinite(values).any()}
     moving = {name: values for name, values in known.items() if np.nanmax(np.abs(values)) > 0}
     if not known:
@@ -214,20 +243,19 @@ def _chart(source: Source, spec: Spec) -> Chart | None:
     window = window_of(len(source.rows))
     drawn = moving or dict(list(known.items())[:1])
     lines = [{"name": name, "axis": "train"} | smoothed(values, window) for name, values in drawn.items()]
-    return _framed(spec) | {"logarithmic": key in _LOGARITHMIC and bool(moving), "lines": lines}
+    return _framed(spec) | {"logarithmic": spec.logarithmic and bool(moving), "lines": lines}
 
 
 def _framed(spec: Spec) -> Chart:
     """A chart without lines."""
-    key, title, unit, _, hint = spec
     return {
-        "id": key,
-        "title": title,
-        "unit": unit,
-        "hint": hint,
+        "id": spec.id,
+        "title": spec.title,
+        "unit": spec.unit,
+        "hint": spec.hint,
         "logarithmic": False,
-        "from_zero": key in _FROM_ZERO,
-        "share": key in _SHARES,
+        "from_zero": spec.from_zero,
+        "share": spec.share,
         "lines": [],
         "limits": [],
     }
