@@ -8,7 +8,7 @@ that a known older version lacks are null, or say that sampling was not restrict
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -87,13 +87,10 @@ class SampleRequest:
     prompt_tokens: np.ndarray  # int32 [P]
     admitted_version: int
     n: int
-    temperature: float
+    sampling: Sampling
     max_tokens: int
     seed: int
     demonstration_tokens: np.ndarray | None = None  # int32 [D]
-    top_p: float = 1.0
-    top_k: int = -1
-    min_p: float = 0.0
 
     @property
     def max_generated_tokens(self) -> int:
@@ -154,7 +151,7 @@ class Group:
     def sampled(cls, request: SampleRequest, **samples: Any) -> Group:
         """The ungraded group of `request`; `samples` are the fields that sampling adds."""
         names = {f.name for f in fields(cls)} & {f.name for f in fields(request)}
-        return cls(**{name: getattr(request, name) for name in names}, **samples)
+        return cls(**{name: getattr(request, name) for name in names}, **asdict(request.sampling), **samples)
 
     @property
     def n(self) -> int:

@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.sampling import Sampling
+
 EXACT = 1e-5
 """Bar in nats for the same weights in the same engine."""
 AGREEMENT = {"float32": 1e-4, "bfloat16": 0.2}
@@ -126,7 +128,7 @@ class Trial:
             (prompt, completion)
             for i, prompt in enumerate(PROMPTS)
             for completion in await self.sampler.sample(
-                prompt, 2, 1.0, 20, number if seed is None else seed, f"request-{number}-{i}"
+                prompt, 2, Sampling(), 20, number if seed is None else seed, f"request-{number}-{i}"
             )
         ]
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend.environment import EngineError, environment, summary
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
@@ -115,7 +116,7 @@ class VllmEngine:
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             await self._llm.update_weight_version(str(version))
             # Some models load but fail at their first token, for example because of their head size.
-            await self.generate([0], n=1, temperature=1.0, max_tokens=1, seed=0, request_id="warm-up")
+            await self.generate([0], n=1, sampling=Sampling(), max_tokens=1, seed=0, request_id="warm-up")
         except Exception as error:
             self.shutdown()
             raise EngineError(f"vLLM cannot serve the model {self.model_path}: {summary(error)}") from error
@@ -125,13 +126,10 @@ class VllmEngine:
         prompt_tokens: Sequence[int],
         *,
         n: int,
-        temperature: float,
+        sampling: Sampling,
         max_tokens: int,
         seed: int,
         request_id: str,
-        top_p: float = 1.0,
-        top_k: int = -1,
-        min_p: float = 0.0,
     ) -> list[Completion]:
         """Draw `n` samples for one prompt. The same arguments give the same samples on a CPU.
 
@@ -148,10 +146,10 @@ class VllmEngine:
 
         parameters = SamplingParams(
             n=n,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=max(top_k, 0),  # 0: off
-            min_p=min_p,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=max(sampling.top_k, 0),  # 0: off
+            min_p=sampling.min_p,
             max_tokens=max_tokens,
             seed=_spread(seed),
             logprobs=0,  # of the sampled token only

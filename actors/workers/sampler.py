@@ -15,6 +15,7 @@ from typing import Any
 
 from actors.errors import InputLost
 from actors.logs import set_step, start_actor_log
+from actors.sampling import Sampling
 from actors.settings import BroadcastSettings, RolloutSettings, SamplerSettings
 from actors.vllm_backend import Completion, EngineError, VllmEngine
 from actors.weights import TransferError, make_transfer
@@ -72,20 +73,16 @@ class Sampler:
         self,
         prompt_tokens: Sequence[int],
         n: int,
-        temperature: float,
+        sampling: Sampling,
         max_tokens: int,
         seed: int,
         request_id: str,
-        top_p: float = 1.0,
-        top_k: int = -1,
-        min_p: float = 0.0,
     ) -> list[Completion]:
         """Draw `n` samples for one prompt; equal arguments give equal samples on a CPU.
 
         Args:
             max_tokens: longest response in tokens.
             request_id: unique among the requests in flight.
-            top_p, top_k, min_p: as in :class:`actors.sampling.Sampling`.
 
         Raises:
             SamplerError: the engine died, or the prompt does not fit into the context.
@@ -96,13 +93,10 @@ class Sampler:
                 completions = await self._engine.generate(
                     prompt_tokens,
                     n=n,
-                    temperature=temperature,
+                    sampling=sampling,
                     max_tokens=max_tokens,
                     seed=seed,
                     request_id=request_id,
-                    top_p=top_p,
-                    top_k=top_k,
-                    min_p=min_p,
                 )
         finally:
             self._in_flight -= 1

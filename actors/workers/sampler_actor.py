@@ -47,13 +47,10 @@ class SamplerActor(Sampler):
         completions = await self.sample(
             request.prompt_tokens.tolist(),
             n=request.n,
-            temperature=request.temperature,
+            sampling=request.sampling,
             max_tokens=request.max_tokens,
             seed=request.seed,
             request_id=f"{request.admitted_version}-{request.prompt_id}-{request.sequence}",
-            top_p=request.top_p,
-            top_k=request.top_k,
-            min_p=request.min_p,
         )
         group = Group.sampled(
             request,

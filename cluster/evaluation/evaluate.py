@@ -82,10 +82,7 @@ async def evaluate(
             prompt_tokens=held_out.tokens,
             admitted_version=step,
             n=sampling.samples(n),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
+            sampling=sampling,
             max_tokens=max_tokens,
             seed=sampling_seed(seed, index, stream=EVALUATION_STREAM),
         )

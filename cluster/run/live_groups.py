@@ -15,6 +15,7 @@ from actors.fleet.rollout_pool import RolloutPool
 from actors.group import SampleRequest
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 from actors.queue.state import Ticket
+from actors.sampling import Sampling
 from cluster.config import RunConfig
 from cluster.records.checkpoints import QUEUE_FILE
 from learner.schedule import scheduled, scheduled_integer
@@ -77,7 +78,7 @@ class LiveGroups:
             prompt_tokens=source.tokens,
             admitted_version=ticket.admitted_version,
             n=scheduled_integer(moves.n, step, rollout.n),
-            temperature=scheduled(moves.temperature, step, rollout.temperature),
+            sampling=Sampling(scheduled(moves.temperature, step, rollout.temperature)),
             max_tokens=rollout.max_response_tokens,
             seed=sampling_seed(self._config.run.seed, ticket.sequence),
             demonstration_tokens=source.demonstration,
@@ -89,6 +90,7 @@ class LiveGroups:
         if not self._config.queue.staleness:
             return []
         source = self._prompts[version % len(self._prompts)]
+        rollout, moves = self._config.rollout, self._config.schedule
         return await self._pool.probe(
             SampleRequest(
                 sequence=-1 - version,  # not a position of the prompt stream
@@ -98,8 +100,8 @@ class LiveGroups:
                 prompt_tokens=source.tokens,
                 admitted_version=version,
                 n=PROBE_SAMPLES,
-                temperature=scheduled(self._config.schedule.temperature, version, self._config.rollout.temperature),
-                max_tokens=min(PROBE_TOKENS, self._config.rollout.max_response_tokens),
+                sampling=Sampling(scheduled(moves.temperature, version, rollout.temperature)),
+                max_tokens=min(PROBE_TOKENS, rollout.max_response_tokens),
                 seed=sampling_seed(self._config.run.seed, version, stream=PROBE_STREAM),
             )
         )

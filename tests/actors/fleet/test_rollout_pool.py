@@ -15,10 +15,11 @@ LIMIT_S = 10
 
 def request(sequence: int = 0, n: int = 2):
     from actors.group import SampleRequest
+    from actors.sampling import Sampling
 
     return SampleRequest(
         sequence=sequence, epoch=0, prompt_id=f"p{sequence}", level="", prompt_tokens=np.array([1], np.int32),
-        admitted_version=0, n=n, temperature=1.0, max_tokens=4, seed=0,
+        admitted_version=0, n=n, sampling=Sampling(), max_tokens=4, seed=0,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.weights import buckets
 from actors.workers.sampler import Sampler, SamplerError
@@ -35,7 +36,7 @@ def sampler(served):
 async def sample_all(sampler: Sampler, tag: str, order: list[int], max_tokens: int = 32):
     """All prompts at once, submitted in `order`; returns the groups in the prompts' own order."""
     groups = await asyncio.gather(
-        *(sampler.sample(PROMPTS[i], 16, 1.0, max_tokens, 1000 + i, f"{tag}-{i}") for i in order)
+        *(sampler.sample(PROMPTS[i], 16, Sampling(), max_tokens, 1000 + i, f"{tag}-{i}") for i in order)
     )
     return [groups[order.index(i)] for i in range(len(PROMPTS))]
 
@@ -44,7 +45,7 @@ def test_the_same_seed_gives_the_same_bits(sampler, run_async):
     """Also when the requests arrive in another order, and when the prompt's prefill is cached already."""
     first = run_async(sample_all(sampler, "a", [0, 1, 2]))
     second = run_async(sample_all(sampler, "b", [2, 0, 1]))
-    alone = [run_async(sampler.sample(p, 16, 1.0, 32, 1000 + i, f"c-{i}")) for i, p in enumerate(PROMPTS)]
+    alone = [run_async(sampler.sample(p, 16, Sampling(), 32, 1000 + i, f"c-{i}")) for i, p in enumerate(PROMPTS)]
     for again in (second, alone):
         for group, repeated in zip(first, again, strict=True):
             for a, b in zip(group, repeated, strict=True):
@@ -71,7 +72,7 @@ def test_samples_of_a_group_differ_and_have_finish_reasons(sampler, run_async):
 
 def test_logprobs_are_those_of_the_tempered_distribution(served, run_async, reference_logprobs):
     sampler, model = served
-    for completion in run_async(sampler.sample(PROMPTS[0], 8, 0.7, 16, 5, "tempered")):
+    for completion in run_async(sampler.sample(PROMPTS[0], 8, Sampling(0.7), 16, 5, "tempered")):
         expected = reference_logprobs(model, PROMPTS[0], completion.tokens, temperature=0.7)
         np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
 
@@ -79,14 +80,14 @@ def test_logprobs_are_those_of_the_tempered_distribution(served, run_async, refe
 def test_greedy_and_restricted_samples(served, run_async, reference_logprobs):
     """Greedy takes the most likely token; top_k and min_p keep one token here, top_p some, renormalized."""
     sampler, model = served
-    [greedy] = run_async(sampler.sample(PROMPTS[0], 1, 0.0, 16, 5, "greedy"))
+    [greedy] = run_async(sampler.sample(PROMPTS[0], 1, Sampling(0.0), 16, 5, "greedy"))
     expected = reference_logprobs(model, PROMPTS[0], greedy.tokens, temperature=1.0)
     np.testing.assert_allclose(greedy.logprobs, expected, atol=1e-5)
     for name, options in (("top-k", {"top_k": 1}), ("min-p", {"min_p": 1.0})):
-        for completion in run_async(sampler.sample(PROMPTS[0], 4, 1.0, 16, 5, name, **options)):
+        for completion in run_async(sampler.sample(PROMPTS[0], 4, Sampling(**options), 16, 5, name)):
             assert np.array_equal(completion.tokens, greedy.tokens)
             np.testing.assert_allclose(completion.logprobs, 0.0, atol=1e-6)
-    for completion in run_async(sampler.sample(PROMPTS[0], 4, 1.0, 16, 5, "top-p", top_p=0.5)):
+    for completion in run_async(sampler.sample(PROMPTS[0], 4, Sampling(top_p=0.5), 16, 5, "top-p")):
         whole = reference_logprobs(model, PROMPTS[0], completion.tokens, temperature=1.0)
         gain = completion.logprobs - whole
         assert (gain >= -1e-5).all() and gain.max() <= np.log(2) + 1e-4 and gain.max() > 0.1
@@ -94,7 +95,7 @@ def test_greedy_and_restricted_samples(served, run_async, reference_logprobs):
 
 def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, run_async):
     with pytest.raises(SamplerError, match="sampler 0 cannot sample long: vLLM refused the request"):
-        run_async(sampler.sample([3] * 300, 2, 1.0, 8, 0, "long"))
+        run_async(sampler.sample([3] * 300, 2, Sampling(), 8, 0, "long"))
     run_async(sampler.check())
 
 
@@ -104,7 +105,7 @@ def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, r
     manifest = buckets.write_bucket(buckets.new_path("test"), tensors)
 
     async def update():
-        running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, 1.0, 160, 0, "running"))
+        running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, Sampling(), 160, 0, "running"))
         await asyncio.sleep(0.05)
         with pytest.raises(SamplerError, match=r"lacks tensors for 1 layers: model\.layers\.1\.self_attn\.qkv_proj"):
             await sampler.load_weights(1, [manifest])
@@ -131,7 +132,7 @@ def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
             await asyncio.sleep(0.1)
 
     async def kill():
-        running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, 1.0, 160, 0, "running"))
+        running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, Sampling(), 160, 0, "running"))
         checks = asyncio.create_task(check_again_and_again())
         await asyncio.sleep(0.05)
         os.kill(core.pid, signal.SIGKILL)
@@ -143,7 +144,7 @@ def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
 
     run_async(kill())
     with pytest.raises(SamplerError, match="engine core died"):
-        run_async(sampler.sample(PROMPTS[0], 1, 1.0, 4, 0, "late"))
+        run_async(sampler.sample(PROMPTS[0], 1, Sampling(), 4, 0, "late"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.sampling import Sampling
 from actors.weights import buckets
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ async def update(sampler, model: torch.nn.Module, count: int = 3) -> dict:
 
 
 async def sample(sampler, seed: int, max_tokens: int = 24):
-    return await sampler.sample(PROMPT, 8, 1.0, max_tokens, seed, f"request-{seed}")
+    return await sampler.sample(PROMPT, 8, Sampling(), max_tokens, seed, f"request-{seed}")
 
 
 def assert_agrees(completions, model, reference_logprobs, version: int) -> None:

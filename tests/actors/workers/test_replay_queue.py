@@ -11,6 +11,7 @@ from actors.group import SampleRequest, quarantined_group
 from actors.queue import snapshot
 from actors.queue.group_log import LEASED_FILE, groups_file, read_groups
 from actors.queue.snapshot import SnapshotError, read_snapshot, write_snapshot
+from actors.sampling import Sampling
 from actors.workers.replay_queue import ReplayQueue
 from tests.actors.test_group import version_3
 
@@ -21,8 +22,8 @@ def batch(sequence: int):
     return quarantined_group(
         SampleRequest(
             sequence=sequence, epoch=0, prompt_id=f"p{sequence}", level="easy",
-            prompt_tokens=np.array([sequence, 7], np.int32), admitted_version=0, n=2, temperature=0.7, max_tokens=4,
-            seed=sequence,
+            prompt_tokens=np.array([sequence, 7], np.int32), admitted_version=0, n=2, sampling=Sampling(0.7),
+            max_tokens=4, seed=sequence,
         )
     ).to_record_batch()  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 
 from actors.group_metrics import group_metrics
 from actors.remote_calls import ActorFailure
-from actors.sampling import SAMPLING_COLUMNS, Sampling
+from actors.sampling import Sampling
 from cluster import cli
 from cluster.config import build_config
 from cluster.evaluation import evaluate as evaluation
@@ -107,8 +107,10 @@ class Pool:
 
     async def deliver(self, request: Any, prompt: Prompt, take: Any, purpose: str) -> Any:
         self.requests.append(request)
-        group = graded([i % 2 == 0 or request.temperature < 0.8 for i in range(request.n)], scores=range(-request.n, 0))
-        asked = {name: getattr(request, name) for name in ("sequence", *SAMPLING_COLUMNS)}
+        group = graded(
+            [i % 2 == 0 or request.sampling.temperature < 0.8 for i in range(request.n)], scores=range(-request.n, 0)
+        )
+        asked = asdict(request.sampling) | {"sequence": request.sequence}
         batch = replace(group, level=f"level {request.sequence % 2}", **asked).to_record_batch()
         returned = asyncio.get_running_loop().create_future()
         returned.set_result(batch)
@@ -197,7 +199,9 @@ def test_several_temperatures_in_one_call(
     assert (cold["temperature"], hot["temperature"]) == (0.7, 1.2)
     assert (cold["eval/pass@1"], hot["eval/pass@1"], hot["eval/pass@8"]) == (1.0, 0.5, 1.0)
     assert cold["eval/pass@1_standard_error"] == 0 and cold["eval/pass@1_low"] < 1, "five prompts are no proof"
-    assert [r.temperature for r in pool.requests] == [0.7] * 5 + [1.2] * 5 and {r.n for r in pool.requests} == {8}
+    assert [r.sampling.temperature for r in pool.requests] == [0.7] * 5 + [1.2] * 5 and {
+        r.n for r in pool.requests
+    } == {8}
     assert [r.seed for r in pool.requests[:5]] == [r.seed for r in pool.requests[5:]], "a paired comparison"
     for temperature in ("0.7", "1.2"):
         table = pq.read_table(tmp_path / "x" / f"groups-temperature-{temperature}.parquet")
@@ -234,8 +238,8 @@ def test_greedy_draws_one_sample_and_reports_pass_at_1_only(
     out = capsys.readouterr().out
     assert "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported" in out
     assert "temperature 0 (greedy): 5 prompts x 1 samples" in out
-    assert [(r.n, r.temperature, r.top_p) for r in pool.requests[:5]] == [(1, 0.0, 1.0)] * 5
-    assert [(r.n, r.temperature, r.top_p) for r in pool.requests[5:]] == [(8, 1.2, 0.9)] * 5
+    assert [(r.n, r.sampling.temperature, r.sampling.top_p) for r in pool.requests[:5]] == [(1, 0.0, 1.0)] * 5
+    assert [(r.n, r.sampling.temperature, r.sampling.top_p) for r in pool.requests[5:]] == [(8, 1.2, 0.9)] * 5
     assert run_eval(monkeypatch, "-t", "0", "--top-p", "0.9") == 2
     assert "--top-p has no effect with -t 0" in capsys.readouterr().err
     assert run_eval(monkeypatch, "-t", "0.001") == 2

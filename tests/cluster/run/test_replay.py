@@ -13,6 +13,7 @@ import pytest
 
 from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
+from actors.sampling import Sampling
 from cluster.checks.earlier import recorded_steps
 from cluster.config import build_config
 from cluster.errors import UsageError
@@ -36,7 +37,7 @@ QUARANTINED = quarantined_group(
         prompt_tokens=np.array([1], np.int32),
         admitted_version=0,
         n=4,
-        temperature=1.0,
+        sampling=Sampling(),
         max_tokens=8,
         seed=0,
     )

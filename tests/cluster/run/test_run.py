@@ -33,9 +33,9 @@ def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_promp
     source = LiveGroups(config, prompts, pool=nothing, queue=nothing)
     asked = [source.request(Ticket(sequence=i, admitted_version=0))[0] for i in range(15)]
     assert [r.n for r in asked] == [16] * 6 + [12] * 9
-    assert [r.temperature for r in asked[::3]] == pytest.approx([1.2, 1.2, 1.0, 0.8, 0.8])
+    assert [r.sampling.temperature for r in asked[::3]] == pytest.approx([1.2, 1.2, 1.0, 0.8, 0.8])
     for step in range(5):
-        assert len({(r.n, r.temperature) for r in asked[3 * step : 3 * step + 3]}) == 1
+        assert len({(r.n, r.sampling.temperature) for r in asked[3 * step : 3 * step + 3]}) == 1
 
 
 @pytest.mark.parametrize(("gap", "part"), [(0.2, "differ from the learner's by 2.00e-01"), (float("nan"), "are NaN")])
