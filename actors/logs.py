@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
@@ -105,7 +106,12 @@ class _LogFile(RotatingFileHandler):
         return super().format(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Drop a record that cannot be written: the run itself reports a full disk when it writes its results."""
+        """Drop a record that cannot be written: the run itself reports a full disk when it writes its results.
+
+        Other errors, such as arguments that do not fit the message, are bugs and are printed.
+        """
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 def _open(actor: str, directory: Path) -> logging.Handler:

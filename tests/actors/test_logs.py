@@ -47,6 +47,12 @@ def test_a_log_that_cannot_be_written_does_not_disturb_the_run(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_message_that_cannot_be_formatted_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with driver_log(tmp_path, "INFO"):
+        logging.getLogger("cluster").info("%d steps", "three")
+    assert "test_logs.py" in capfd.readouterr().err
+
+
 def log_in_actor(variables: dict[str, str], output: Path) -> None:
     """Start the log of an actor in a process whose standard error is in `output`, as that of Ray's workers is."""
     code = (
