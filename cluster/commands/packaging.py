@@ -21,7 +21,7 @@ from cluster.checks.preflight import OUR_PACKAGES, ROOT
 from cluster.config import RunConfig
 from cluster.config.input_paths import input_paths, user_code
 from cluster.errors import UsageError
-from cluster.records.run_directory import GIT_FILE, git_state
+from cluster.records.software import GIT_FILE, git_state
 from verifiers.user_code import files_of
 
 CONFIG_NAME = "job.yaml"

@@ -145,7 +145,7 @@ def print_comparisons(
 
 def version_text() -> str:
     """The versions of bonrl and of what it runs on, a line for each."""
-    from cluster.records.run_directory import git_state, versions
+    from cluster.records.software import git_state, versions
 
     found, git = versions(), git_state()
     packages = found["packages"]

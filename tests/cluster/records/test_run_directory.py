@@ -6,7 +6,6 @@ import errno
 import json
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.queue.group_log import groups_file
 from cluster.records import run_directory
 from cluster.records.metric_names import MetricError
-from cluster.records.run_directory import RunDirectory, RunDirectoryError, git_state, read_metrics, write_atomically
+from cluster.records.run_directory import RunDirectory, RunDirectoryError, read_metrics, write_atomically
 
 CONFIG = {"run": {"name": None, "steps": 3}, "model": {"path": "models/größe"}}
 
@@ -47,7 +47,6 @@ def test_it_describes_itself(tmp_path: Path) -> None:
     assert json.loads((path / "summary.json").read_text())["gap"] == "NaN"
     with RunDirectory.open(path) as again:
         assert again.read_config() == CONFIG
-        assert again.group_file(7) == path / "groups" / "step-000007.parquet"
 
 
 def test_names(tmp_path: Path) -> None:
@@ -83,7 +82,7 @@ def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:
         for step in (1, 2, 3):
             directory.append_metrics(row(step))
             directory.append_metrics({"time/s": float(step), "queue/depth": 1})
-            directory.group_file(step).write_bytes(b"PAR1")
+            (directory.groups / groups_file(step)).write_bytes(b"PAR1")
         directory.append_metrics({"evaluation/step": 3, "eval/pass@1": 0.3})
         file = directory.path / "metrics.jsonl"
         file.write_text(file.read_text() + '{"train/step": 4, "rew')  # killed while it wrote
@@ -93,7 +92,7 @@ def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:
         rows = directory.read_metrics()
         steps = [r.get("train/step", r.get("evaluation/step", "time")) for r in rows]
         assert steps == [0, 1, "time", 2, "time", 3]
-        assert sorted(directory.groups.iterdir()) == [directory.group_file(1), directory.group_file(2)]
+        assert sorted(path.name for path in directory.groups.iterdir()) == [groups_file(1), groups_file(2)]
         assert directory.elapsed_s() == 2.0, "the clock of a resumed run goes on after the steps that stay"
         assert directory.rewind(3) == 0
 
@@ -200,21 +199,6 @@ def test_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_git_state_with_and_without_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert git_state(tmp_path)["commit"] is None
-    assert git_state(tmp_path)["reason"]
-    if shutil.which("git"):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "x"]):
-            subprocess.run(["git", "-C", str(tmp_path), *command], check=True, timeout=20)
-        state = git_state(tmp_path)
-        assert len(state["commit"]) == 40 and state["dirty"] is False
-        (tmp_path / "new").write_text("")
-        assert git_state(tmp_path)["dirty"] is True
-    monkeypatch.setenv("PATH", "")
-    assert "git could not run" in git_state(tmp_path)["reason"]
-
-
 def _crash_between_writes(path: str) -> None:
     for size in range(1, 10_000):
         write_atomically(Path(path), bytes([size % 256]) * 200_000)
@@ -231,11 +215,3 @@ def test_kill_while_replacing_leaves_old_or_new(tmp_path: Path) -> None:
         process.join(timeout=10)
         content = file.read_bytes()
         assert len(content) == 200_000 and len(set(content)) == 1
-
-
-def test_git_state_of_a_submitted_job(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy of the code has no repository, and the file at its top says what it was made from."""
-    module = Path(run_directory.__file__).relative_to(repository)
-    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / module))
-    (tmp_path / run_directory.GIT_FILE).write_text('{"commit": "abc"}')
-    assert git_state() == {"commit": "abc"}
