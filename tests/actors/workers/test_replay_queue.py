@@ -102,6 +102,31 @@ def test_groups_of_a_step_that_fails_are_kept(tmp_path):
     asyncio.run(scenario())
 
 
+def test_groups_are_logged_once_though_the_queue_dies_before_its_journal_is_written(tmp_path):
+    async def scenario():
+        queue, journal = make(tmp_path), tmp_path / "queue.arrow"
+        for ticket in await queue.reserve():
+            await queue.commit(ticket.sequence, batch(ticket.sequence))
+        await queue.lease(1.0)
+        before = journal.read_bytes()
+        await queue.ack(1)
+        journal.write_bytes(before)
+
+        successor = make(tmp_path, recover=True)  # QueueClient commits, leases and acknowledges again
+        assert await successor.version() == 0
+        for sequence in range(4):
+            assert await successor.commit(sequence, batch(sequence))
+        await successor.lease(1.0, [0, 1])
+        await successor.ack(1)
+        await successor.ack(1)
+        assert [path.name for path in (tmp_path / "groups").iterdir()] == [groups_file(1)]
+        logged = read_groups(tmp_path / "groups" / groups_file(1))
+        assert [one.equals(batch(i)) for i, one in enumerate(logged)] == [True, True]
+        assert [ticket.sequence for ticket in await successor.reserve()] == [4, 5]
+
+    asyncio.run(scenario())
+
+
 def test_a_wait_for_groups_ends_and_names_what_is_missing(tmp_path):
     async def scenario():
         queue = make(tmp_path)
