@@ -170,6 +170,10 @@ class RunDirectory:
         with clear_errors(self.path), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(_strict(value), allow_nan=False) + "\n")
 
+    def append_incident(self, kind: str, unit: str, **what: Any) -> None:
+        """Appends to incidents.jsonl what went wrong with a unit, and when (kinds: cluster/telemetry/incidents.py)."""
+        self.append_json(INCIDENTS_FILE, {"time": time.time(), "kind": kind, "unit": unit, **what})
+
     def read_metrics(self) -> list[dict[str, int | float]]:
         """All rows of metrics.jsonl; a torn last line (a killed run) is left out."""
         return read_metrics(self.path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -112,8 +111,7 @@ class Dashboards:
 
     def _note(self, loss: Loss) -> None:
         unit = loss.tracker.lower()
-        incident = {"kind": unit, "unit": unit, "reason": loss.message, "recovered_s": loss.recovered_s}
-        self._directory.append_json("incidents.jsonl", {"time": time.time()} | incident)
+        self._directory.append_incident(unit, unit, reason=loss.message, recovered_s=loss.recovered_s)
 
     def curves(self, evaluations: Sequence[Evaluation]) -> dict[str, Difference]:
         """Shows the first and the last evaluation of the run side by side; returns the paired differences."""

@@ -1,8 +1,8 @@
 """What went wrong during a run: printed on the terminal, and kept in the run directory.
 
-incidents.jsonl            every loss of an actor: when, which, why, how its log ended, and after how many seconds it
-                           served again; and every warning of health.py (`kind: warning`): when, at which
-                           step, and what to change; and every loss of wandb (`kind: wandb`)
+incidents.jsonl            every loss of an actor (`kind: actor`): when, which, why, how its log ended, and after how
+                           many seconds it served again; every warning of health.py (`kind: warning`): when, at which
+                           step, and what to change; every loss of a tracker (`kind: wandb`, `tensorboard`, `mlflow`)
 quarantine/PURPOSE-N.json  every quarantined prompt: what it was, and each failure while it was being processed
                            (PURPOSE is training, with the position N of its group, or evaluation, with the number N of
                            the prompt)
@@ -11,7 +11,6 @@ quarantine/PURPOSE-N.json  every quarantined prompt: what it was, and each failu
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from actors.fleet.quarantine import TRAINING, FailureHistory, Quarantine
 from actors.fleet.supervision import Incident
 from actors.group import SampleRequest
 from cluster.errors import UsageError
-from cluster.records.run_directory import INCIDENTS_FILE, RunDirectory
+from cluster.records.run_directory import RunDirectory
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.health import Warning
 
@@ -38,16 +37,12 @@ class Incidents:
     def report(self, incident: Incident) -> None:
         """An actor was lost, or its replacement is ready."""
         self._dashboards.message(str(incident))
-        self._directory.append_json(
-            INCIDENTS_FILE,
-            {
-                "time": time.time(),
-                "kind": "actor",
-                "unit": incident.unit,
-                "reason": incident.reason,
-                "recovered_s": incident.recovered_s,
-                "log": incident.log.splitlines(),
-            },
+        self._directory.append_incident(
+            "actor",
+            incident.unit,
+            reason=incident.reason,
+            recovered_s=incident.recovered_s,
+            log=incident.log.splitlines(),
         )
 
     def warn(self, warning: Warning) -> None:
@@ -59,9 +54,7 @@ class Incidents:
 def keep_warnings(directory: RunDirectory, warnings: Sequence[Warning]) -> None:
     """Append warnings to the incidents of a run."""
     for warning in warnings:
-        directory.append_json(
-            INCIDENTS_FILE, {"time": time.time(), "kind": "warning", "unit": "run", **asdict(warning)}
-        )
+        directory.append_incident("warning", "run", **asdict(warning))
 
 
 class QuarantineFiles(Quarantine):
