@@ -67,5 +67,5 @@ def _part_means(groups: Sequence[Group]) -> dict[str, float]:
     for group in groups:
         for j, name in enumerate(group.part_names or ()):
             values.setdefault(name, []).extend(float(parts[j]) for parts in group.parts or ())
-    return {f"reward_part/{name}": float(np.nanmean(found)) for name, found in values.items()
-            if not np.isnan(found).all()}  # fmt: skip
+    known = {name: found for name, found in values.items() if not np.isnan(found).all()}
+    return {f"reward_part/{name}": float(np.nanmean(found)) for name, found in known.items()}

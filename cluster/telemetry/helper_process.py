@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-_LAST_WORDS = 300  # characters of what a helper wrote before it died
+_OUTPUT_CHARACTERS = 300  # of a dead helper's output, quoted in the message
 _EXIT_SECONDS = 5.0  # for a killed process to be gone
 
 
@@ -122,8 +122,8 @@ class HelperProcess:
         if status < 0:
             return f"was killed by {signal.Signals(-status).name}"
         self._output.seek(0)
-        words = " ".join(self._output.read().decode(errors="replace").split())
-        return f"ended with status {status}: {words[-_LAST_WORDS:]}"
+        text = " ".join(self._output.read().decode(errors="replace").split())
+        return f"ended with status {status}: {text[-_OUTPUT_CHARACTERS:]}"
 
 
 class Channel:

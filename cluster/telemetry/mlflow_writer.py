@@ -84,8 +84,9 @@ class MlflowWriter(Tracker):
         return f"MLflow: {self.uri}. Look at it with: {self._look()}"
 
     def _look(self) -> str:
-        files = "MLFLOW_ALLOW_FILE_STORE=true " if self.uri.startswith("file:") else ""
-        return f"{files}mlflow ui --backend-store-uri {shlex.quote(self.uri)}" if files else self.uri
+        if not self.uri.startswith("file:"):
+            return self.uri
+        return f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
 
     def _start_arguments(self) -> dict[str, Any]:
         return self._start_with | {"first_step": None if self._restarted else self._first_step}
