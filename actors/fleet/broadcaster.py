@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from actors.fleet.learner_group import LearnerGroup
-from actors.fleet.supervision import Member, Supervisor
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Member
 from actors.remote_calls import ActorFailure, ObjectLost, call
 from actors.settings import DeadlineSettings
 from actors.weights import Published, TransferError, WeightTransfer

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from ray import ObjectRef
 
-from actors.fleet.supervision import Supervisor, Unit
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Unit
 from actors.remote_calls import ActorFailure, ActorLost, call
 from actors.settings import DeadlineSettings
 from actors.threads import in_daemon_thread

@@ -14,7 +14,8 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
-from actors.fleet.supervision import Member, Supervisor, Unit
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Member, Unit
 from actors.queue.state import Ticket
 from actors.remote_calls import ActorLost, ObjectLost, call
 from actors.settings import DeadlineSettings

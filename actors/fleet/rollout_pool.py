@@ -18,7 +18,8 @@ import ray
 from ray import ObjectRef
 
 from actors.fleet.quarantine import TRAINING, Failure, FailureHistory, Quarantine
-from actors.fleet.supervision import Member, Supervisor
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Member
 from actors.fleet.worker_pool import WorkerPool
 from actors.group import SampleRequest, quarantined_group
 from actors.remote_calls import ActorFailure, ObjectLost, call

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from actors.fleet.supervision import Changes, Member
+from actors.fleet.units import Changes, Member
 from actors.remote_calls import ActorFailure, within
 
 

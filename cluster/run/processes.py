@@ -19,7 +19,8 @@ from actors.fleet.learner_group import LearnerGroup, Origin
 from actors.fleet.quarantine import Quarantine
 from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
-from actors.fleet.supervision import Incident, Member, Supervisor, Unit
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Incident, Member, Unit
 from actors.fleet.worker_pool import WorkerPool
 from actors.logs import environment
 from actors.process_stats import NodeMonitor

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from actors.fleet.supervision import Supervisor, Unit
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Unit
 from actors.workers.verifier_worker import Ready
 from cluster.records.run_directory import RunDirectory
 

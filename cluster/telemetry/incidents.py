@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from actors.fleet.quarantine import TRAINING, FailureHistory, Quarantine
-from actors.fleet.supervision import Incident
+from actors.fleet.units import Incident
 from actors.group import SampleRequest
 from cluster.errors import UsageError
 from cluster.records.run_directory import RunDirectory

@@ -321,7 +321,8 @@ class Job:
     def __init__(self, world: World, samplers: int, transport: str = "auto") -> None:
         from actors.fleet.broadcaster import Broadcaster
         from actors.fleet.learner_group import LearnerGroup
-        from actors.fleet.supervision import Incident, Member, Supervisor, Unit
+        from actors.fleet.supervision import Supervisor
+        from actors.fleet.units import Incident, Member, Unit
         from actors.settings import BroadcastSettings, DeadlineSettings, SupervisionSettings
         from actors.weights import make_transfer
 

@@ -33,7 +33,8 @@ class Rank:
 def group_of(rank: Rank, successor: Rank | None = None):
     """A learner of one rank, which `successor` replaces as soon as it is marked as failed."""
     from actors.fleet.learner_group import LearnerGroup
-    from actors.fleet.supervision import Member, Supervisor, Unit
+    from actors.fleet.supervision import Supervisor
+    from actors.fleet.units import Member, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
 
     member = Member("learner-0", lambda incarnation: None)

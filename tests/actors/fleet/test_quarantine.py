@@ -74,7 +74,8 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
     """`GROUPS` groups at once; the first `doomed` incarnations die without a culprit."""
     from actors.fleet.quarantine import Quarantine
     from actors.fleet.rollout_pool import RolloutPool
-    from actors.fleet.supervision import Member, Supervisor, Unit
+    from actors.fleet.supervision import Supervisor
+    from actors.fleet.units import Member, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
 
     monkeypatch.setattr("ray.put", lambda batch: "quarantined")

@@ -48,7 +48,8 @@ class Method:
 
 def connect(monkeypatch, queue):
     from actors.fleet.queue_client import QueueClient
-    from actors.fleet.supervision import Member, Supervisor, Unit
+    from actors.fleet.supervision import Supervisor
+    from actors.fleet.units import Member, Unit
     from actors.settings import DeadlineSettings, SupervisionSettings
 
     class Losses(Supervisor):

@@ -61,7 +61,8 @@ class Worker:
 
 def pool_of(samplers, verifiers, quarantine=None, max_samples=None, **settings):
     from actors.fleet.rollout_pool import RolloutPool
-    from actors.fleet.supervision import Member, Supervisor
+    from actors.fleet.supervision import Supervisor
+    from actors.fleet.units import Member
     from actors.settings import DeadlineSettings, SupervisionSettings
 
     def members(kind, workers):

@@ -68,7 +68,7 @@ def make(**settings):
 
 
 def employ(supervisor, name="sampler-0", prepare=None, spawn=None):
-    from actors.fleet.supervision import Member, Unit
+    from actors.fleet.units import Member, Unit
 
     async def nothing():
         pass

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.fleet.supervision import Member, Supervisor, Unit
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Member, Unit
 from actors.process_stats import Heartbeat
 from actors.workers.verifier_worker import Ready
 from cluster.config import load_config

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors.fleet.supervision import Member, Supervisor, Unit
+from actors.fleet.supervision import Supervisor
+from actors.fleet.units import Member, Unit
 from actors.process_stats import Heartbeat, Process
 from actors.settings import SupervisionSettings
 from cluster.telemetry import memory

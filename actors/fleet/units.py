@@ -1,0 +1,96 @@
+"""What the supervisor keeps in service: named actors (members) in units that are started and replaced together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from actors.process_stats import Heartbeat
+from actors.remote_calls import ActorLost
+
+
+@dataclass(eq=False)
+class Member:
+    """A named actor of the run; `handle` changes when it is replaced."""
+
+    name: str
+    spawn: Callable[[int], ActorHandle]  # creates the actor of the given incarnation
+    handle: Any = None
+    incarnation: int = -1  # 0 for the first actor
+    serving: bool = False
+    heartbeat: Heartbeat | None = None  # the last one
+    failure: str | None = None  # why a caller marked it as failed
+
+    def actor(self, incarnation: int | None = None) -> Any:
+        """The actor's handle. Get it again after every `await`, because the actor may have been replaced.
+
+        Args:
+            incarnation: the required one; None: any.
+
+        Raises:
+            ActorLost: that incarnation is gone.
+        """
+        if self.handle is None or incarnation not in (None, self.incarnation):
+            raise ActorLost(f"{self.name} was lost and is being replaced")
+        return self.handle
+
+    @property
+    def present(self) -> bool:
+        """Whether the actor exists and is not marked as failed; it may still be starting."""
+        return self.handle is not None and self.failure is None
+
+
+@dataclass(eq=False)
+class Unit:
+    """Members that are started, lost and replaced together.
+
+    Args:
+        prepare: brings new members into service (loads a model, the current weights, ...).
+        spare: true while the unit is optional: it waits for `room`, and its losses do not count.
+        room: true if the cluster has the resources for it; may block, so it is called in a thread.
+    """
+
+    name: str
+    members: Sequence[Member]
+    prepare: Callable[[], Awaitable[None]]
+    spare: Callable[[], bool] = lambda: False
+    room: Callable[[], bool] = lambda: True
+    failures: int = 0  # consecutive
+    served_since: float = 0.0
+
+    @property
+    def serving(self) -> bool:
+        return all(member.serving for member in self.members)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """The loss of a unit; `recovered_s`: seconds until it served again (None: not yet); `log`: the end of its log."""
+
+    unit: str
+    reason: str
+    recovered_s: float | None = None
+    log: str = ""
+
+    def __str__(self) -> str:
+        recovery = "" if self.recovered_s is None else f"; it serves again after {self.recovered_s:.1f} s"
+        where = self.log.strip().partition("\n")[0].partition(", which ends")[0] if not recovery else ""
+        return f"{self.unit} was lost: {self.reason}{recovery}" + (f" ({where})" if where else "")
+
+
+class Changes:
+    """Wakes all waiters when a unit starts or stops serving; each waiter checks its condition again."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()  # deadline: every caller waits inside asyncio.timeout
