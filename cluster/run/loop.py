@@ -23,7 +23,7 @@ async def train(run: Run) -> None:
 
     Raises:
         ExceptionGroup: of :class:`actors.remote_calls.ActorFailure` when the run cannot continue, of
-            :class:`cluster.run.run.AgreementError` when sampler and learner disagree, or of
+            :class:`cluster.run.run.AgreementError` when sampler and learner disagree, of
             :class:`cluster.run.shutdown.ShutdownRequested` when a signal asked the run to stop, or of
             :class:`cluster.run.selection.NoFurtherGain` when the evaluations no longer improve.
     """
