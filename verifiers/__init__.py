@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from verifiers.sandbox.grading import run_python
 from verifiers.sandbox.limits import Limits
-from verifiers.settings import DifficultyMix, TaskSettings
+from verifiers.settings import TaskSettings
 from verifiers.task import SPLITS, Prompt, Task
 from verifiers.tasks.registry import make_task
+from verifiers.tasks.settings import DifficultyMix
 from verifiers.text.rendering import PromptFormat, PromptRenderer, render
 from verifiers.verdict import Status, Verdict
 

@@ -18,7 +18,7 @@ from verifiers.learned.calibration import Platt, Quality, fit_platt, quality
 from verifiers.learned.classifier import CARD, FORMAT, TransformersLogits, batches, pad
 from verifiers.learned.samples import Parts, Sample
 from verifiers.learned.sequences import encode
-from verifiers.settings import Section
+from verifiers.section import Section
 
 
 class TrainingSettings(Section):

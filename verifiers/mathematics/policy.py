@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from verifiers.section import Section
 
 
-class MathPolicy(BaseModel):
+class MathPolicy(Section):
     """How strictly an answer is graded. The defaults fit the MATH benchmark: exact values, lenient spelling."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     boxes: Literal["merge", "last"] = Field(
         "merge",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from verifiers.sandbox.levels import Level
 from verifiers.sandbox.limits import MAX_THREADS, Limits
+from verifiers.section import Section
 
 
-class SandboxSettings(BaseModel):
+class SandboxSettings(Section):
     """How programs written by a model are run. Used only by the tasks that run code."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     level: Level = Field(
         Level.LANDLOCK,
