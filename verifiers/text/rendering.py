@@ -96,17 +96,27 @@ class PromptRenderer:
 
     def chat_text(self, text: str) -> str:
         """The output of the chat template for a problem, with special tokens as text."""
+        parts, rendered = self._rendered(text, self.settings.system_prompt)
+        if parts is None:
+            raise ValueError(self._error_message(text, rendered))
+        self.parts = parts
+        return rendered
+
+    def _rendered(self, text: str, system: str | None) -> tuple[tuple[str, ...], str] | tuple[None, Exception | None]:
+        """The first form of the turns that the template renders completely, as its parts and the output.
+
+        None if there is no such form, with what the template raised first.
+        """
         failure: Exception | None = None
         for parts in dict.fromkeys((self.parts, *_PARTS_OF_TURNS)):
             try:
-                rendered = self._apply(text, parts, self.settings.system_prompt)
+                rendered = self._apply(text, parts, system)
             except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
                 failure = failure or error
                 continue
-            if _contains_turns(rendered, text, self.settings.system_prompt):
-                self.parts = parts
-                return rendered
-        raise ValueError(self._error_message(text, failure))
+            if _contains_turns(rendered, text, system):
+                return parts, rendered
+        return None, failure
 
     def _apply(self, text: str, parts: tuple[str, ...], system: str | None) -> str:
         turns = ([] if system is None else [("system", system)]) + [("user", text)]
@@ -131,9 +141,9 @@ class PromptRenderer:
 
     def _error_message(self, text: str, failure: Exception | None) -> str:
         system = self.settings.system_prompt
-        if system is None and self._renders(text, "You are a helpful assistant."):
+        if system is None and self._rendered(text, "You are a helpful assistant.")[0] is not None:
             remedy = "it requires a system turn: set task.system_prompt"
-        elif system is not None and self._renders(text, None):
+        elif system is not None and self._rendered(text, None)[0] is not None:
             remedy = (
                 "it does not accept a system turn: remove task.system_prompt and put its text into task.instruction"
             )
@@ -144,16 +154,6 @@ class PromptRenderer:
             f"task.template is 'chat' but the model's chat template cannot render the turns of a prompt: {reason}; "
             f"{remedy}"
         )
-
-    def _renders(self, text: str, system: str | None) -> bool:
-        for parts in _PARTS_OF_TURNS:
-            try:
-                rendered = self._apply(text, parts, system)
-            except Exception:  # noqa: BLE001, S112 - only tests whether it works
-                continue
-            if _contains_turns(rendered, text, system):
-                return True
-        return False
 
 
 def render(prompt: Prompt, tokenizer: Tokenizer, settings: PromptSettings) -> list[int]:
