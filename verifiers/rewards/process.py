@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
+from verifiers.process_group import end_group
 from verifiers.rewards.program import HEADER, Job, send
 from verifiers.task import Prompt
 from verifiers.user_code import shortened
 
 GRACE_SECONDS = 2.0  # after the deadline, until the stack of the hanging call is written
-REAP_SECONDS = 30.0
 MAX_REPLY = 1 << 26
 LOG_BYTES = 8192
 """Output of one call that reaches the log; the rest is counted and dropped."""
@@ -243,10 +243,7 @@ class _Process:
 
     def end(self) -> None:
         """Kill the process with everything that it started, and reap it."""
-        with contextlib.suppress(ProcessLookupError):  # it had already ended
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel hangs; nothing more can be done
-            self.popen.wait(timeout=REAP_SECONDS)
+        end_group(self.popen)  # false: the kernel hangs; nothing more can be done
         self._connection.close()
         self._output.close()
         self._stacks.close()

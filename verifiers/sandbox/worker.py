@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verifiers.process_group import end_group
 from verifiers.sandbox.inside import frames
 from verifiers.sandbox.levels import Layers
 from verifiers.sandbox.limits import Limits
@@ -178,10 +178,7 @@ class Worker:
     def close(self) -> None:
         """Kill the server with its children, and reap it."""
         self._control.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait(timeout=30)
+        end_group(self._process)  # false: the kernel hangs; nothing more can be done
         self._errors.close()
 
     @contextlib.contextmanager

@@ -10,7 +10,6 @@ import atexit
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import threading
@@ -18,13 +17,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from verifiers.process_group import REAP_SECONDS, end_group
+
 START_SECONDS = 60.0
 """A host that is not ready after this (it usually takes half a second) has failed."""
 
 QUEUE_SECONDS = 120.0
 """Longest wait for a free host. It does not count towards the answer's deadline."""
 
-REAP_SECONDS = 30.0  # a killed process ends at once, unless the kernel hangs
 GRACE_SECONDS = 1.0
 """How long after the deadline the host may answer before it is killed. It usually answers within milliseconds; on a
 busy machine a short wait is cheaper than a new host."""
@@ -108,14 +108,8 @@ class Host:
 
     def kill(self) -> None:
         """End the process with all its children, and reap it."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it had already ended
-        try:
-            self.process.wait(timeout=REAP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise HostError(f"a host of the math grader has survived SIGKILL for {REAP_SECONDS:.0f} s") from None
+        if not end_group(self.process):
+            raise HostError(f"a host of the math grader has survived SIGKILL for {REAP_SECONDS:.0f} s")
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
