@@ -96,15 +96,26 @@ def without_idle_validation(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"task": task.model_copy(update={"validation_size": 0})})
 
 
-def read_problems(config: RunConfig, purpose: Purpose) -> SplitProblems:
+def task_of(config: RunConfig) -> Task:
+    """The task of a configuration. It keeps what it has read, so a start makes it once for all purposes.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        return make_task(config.task)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def read_problems(config: RunConfig, task: Task, purpose: Purpose) -> SplitProblems:
     """The problems to train on (``train``), or those of ``evaluation``: the first of ``evaluation.split``.
 
     Raises:
-        UsageError: the task cannot be made, or its files are missing or broken.
+        UsageError: the files of the task are missing or broken.
     """
     split = config.evaluation.split if purpose == "evaluation" else "train"
     try:
-        task = make_task(config.task)
         prompts = list(task.prompts(split))
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -131,10 +142,11 @@ def _nothing_to_grade_by(config: RunConfig) -> str:
     )
 
 
-def check_answers(config: RunConfig, prompts: Sequence[Prompt], evaluated: Sequence[Prompt] = ()) -> str:
+def check_answers(config: RunConfig, task: Task, prompts: Sequence[Prompt], evaluated: Sequence[Prompt] = ()) -> str:
     """A warning about references that no answer can match, or about the user's code; empty where there are none.
 
     Args:
+        task: that of the configuration.
         prompts: those to train on.
         evaluated: those of the evaluations, on which the user's code is tried too.
 
@@ -142,7 +154,6 @@ def check_answers(config: RunConfig, prompts: Sequence[Prompt], evaluated: Seque
         UsageError: none of the references can be matched, so no answer would ever earn a reward; or the user's code
             does not work.
     """
-    task = make_task(config.task)
     warnings = check_user_code(config, task, [prompts[0], *evaluated[:1]])
     if isinstance(task, RewardedTask):
         return "; ".join(warnings)
@@ -155,19 +166,23 @@ def check_answers(config: RunConfig, prompts: Sequence[Prompt], evaluated: Seque
     return "; ".join(filter(None, [report.message(), *warnings]))
 
 
-def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> list[TokenizedPrompt]:
+def load_prompts(
+    config: RunConfig, purpose: Purpose, tokenizer: Any = None, task: Task | None = None
+) -> list[TokenizedPrompt]:
     """The prompts of a purpose as token ids; prints how many there are, and how many were held out or dropped.
 
     Args:
         purpose: ``train`` or ``evaluation``; see `read_problems`.
         tokenizer: that of ``model.path``; None loads it.
+        task: that of the configuration; None makes it.
 
     Raises:
         UsageError: a prompt is longer than ``rollout.max_prompt_tokens`` and ``task.drop_overlong`` is off, all are,
             or the task cannot be made.
     """
     tokenizer = tokenizer or load_tokenizer(config.model.path)
-    problems = read_problems(config, purpose)
+    task = task_of(config) if task is None else task
+    problems = read_problems(config, task, purpose)
     fitting = fitting_prompts(config, problems, tokenizer)
     print(f"prompts: {problems.counts(config, len(fitting))}", flush=True)
     for warning in problems.warnings:
@@ -175,7 +190,7 @@ def load_prompts(config: RunConfig, purpose: Purpose, tokenizer: Any = None) -> 
     if purpose != "train" or config.objective.imitation == "none":
         return [TokenizedPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting]
     end = end_token_of(config, tokenizer)
-    examples, line = examples_of(config, make_task(config.task), fitting, tokenizer, end)
+    examples, line = examples_of(config, task, fitting, tokenizer, end)
     print(f"demonstrations: {line}", flush=True)
     return [
         TokenizedPrompt(one.prompt, np.array(one.tokens, np.int32), np.array(one.response, np.int32))
@@ -200,7 +215,8 @@ def check_prompts(
     doubtful: list[str] = []
     purposes: list[Purpose] = ["train", "evaluation"] if evaluates(config) else ["train"]
     try:
-        found = _of_all(purposes, lambda purpose: read_problems(config, purpose))
+        task = task_of(config)
+        found = _of_all(purposes, lambda purpose: read_problems(config, task, purpose))
     except UsageError as error:
         if here or not model_elsewhere or not _is_elsewhere(config):
             raise
@@ -214,9 +230,10 @@ def check_prompts(
         kept = [len(prompts) for prompts in fitting]
         if config.objective.imitation != "none":
             end = end_token_of(config, tokenizer)
-            imitated = [f"demonstrations: {examples_of(config, make_task(config.task), fitting[0], tokenizer, end)[1]}"]
+            imitated = [f"demonstrations: {examples_of(config, task, fitting[0], tokenizer, end)[1]}"]
         doubtful += tokenizer_warnings(config, training, tokenizer)
-    if problem := check_answers(config, training, [prompt for problems in found[1:] for prompt in problems.prompts]):
+    evaluated = [prompt for problems in found[1:] for prompt in problems.prompts]
+    if problem := check_answers(config, task, training, evaluated):
         doubtful.append(problem)
     return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *imitated], doubtful
 
@@ -341,7 +358,8 @@ def check_recorded(run: Path, prompts: Sequence[TokenizedPrompt]) -> None:
 
 def check_recorded_prompts(config: RunConfig, run: Path) -> None:
     """As `check_recorded`, with the prompts read here."""
-    fitting = fitting_prompts(config, read_problems(config, "train"), load_tokenizer(config.model.path))
+    problems = read_problems(config, task_of(config), "train")
+    fitting = fitting_prompts(config, problems, load_tokenizer(config.model.path))
     check_recorded(run, [TokenizedPrompt(prompt, np.array(tokens, np.int32), None) for prompt, tokens in fitting])
 
 

@@ -22,6 +22,7 @@ from cluster.checks.prompts import (
     evaluates,
     load_prompts,
     load_tokenizer,
+    task_of,
     tokenizer_warnings,
     without_idle_validation,
 )
@@ -49,7 +50,6 @@ from cluster.run.startup import Startup, announced_start
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
 from verifiers.tasks.contamination import SHINGLE, contamination
-from verifiers.tasks.registry import make_task
 from verifiers.text.rendering import TokenizedPrompt
 
 
@@ -69,14 +69,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if rollout_only:
         config = recording(config)
     config = dated(config, resumed=resume is not None)
-    tokenizer = load_tokenizer(config.model.path)
-    training = load_prompts(config, "train", tokenizer)
-    held_out = load_prompts(config, "evaluation", tokenizer) if evaluates(config) else []
-    problems = [source.prompt for source in training]
-    doubtful = [
-        *filter(None, [check_answers(config, problems, [source.prompt for source in held_out])]),
-        *tokenizer_warnings(config, problems, tokenizer),
-    ]
+    training, held_out, doubtful = _checked_prompts(config)
     if resume is not None:
         check_recorded(resume, training)
         doubtful += changed_user_code(resume, config)
@@ -91,6 +84,16 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
             context = RunContext(config, directory, dashboards, training, held_out, start, rollout_only)
             context.health.start(len(training))
             return _run(context)
+
+
+def _checked_prompts(config: RunConfig) -> tuple[list[TokenizedPrompt], list[TokenizedPrompt], list[str]]:
+    """The prompts to train on, those to evaluate on, and what is doubtful about them."""
+    tokenizer, task = load_tokenizer(config.model.path), task_of(config)
+    training = load_prompts(config, "train", tokenizer, task)
+    held_out = load_prompts(config, "evaluation", tokenizer, task) if evaluates(config) else []
+    problems = [source.prompt for source in training]
+    answers = check_answers(config, task, problems, [source.prompt for source in held_out])
+    return training, held_out, [*filter(None, [answers]), *tokenizer_warnings(config, problems, tokenizer)]
 
 
 def replay(config: RunConfig, source: Path) -> JobResult:
@@ -182,8 +185,9 @@ def evaluate_checkpoint(
         UsageError: something cannot work, and nothing was started.
     """
     config = dated(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}))
-    held_out = load_prompts(config, "evaluation")
-    for warning in check_user_code(config, make_task(config.task), [held_out[0].prompt], trains=False):
+    task = task_of(config)
+    held_out = load_prompts(config, "evaluation", task=task)
+    for warning in check_user_code(config, task, [held_out[0].prompt], trains=False):
         print(f"warning: {warning}", flush=True)
 
     async def work(shutdown: Shutdown) -> list[Evaluation]:

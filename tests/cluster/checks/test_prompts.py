@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from cluster.commands.printing import print_dry_run
 from cluster.commands.sft import _examples
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from cluster.run.job import _checked_prompts
 from learner.backends.model_directory import copy_companions
 from tests.tokenizers_of_models import TURNS, byte_tokenizer
+from verifiers.tasks.datasets import read_rows
 from verifiers.tasks.registry import make_task
 
 SHIPPED = Path(__file__).parents[3] / "models" / "countdown-base"
@@ -111,6 +114,21 @@ def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_
         f"{lines - held_out} (train; from {file}; {held_out} held out for validation; order by task.seed = 0)",
         f"{used} (validation; held out of {file} by a hash of the id)",
     ]
+
+
+@pytest.mark.parametrize("read", [check_prompts, _checked_prompts])
+def test_a_start_reads_the_file_of_the_problems_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[RunConfig], object]
+) -> None:
+    files = []
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
+        files.append(path.name)
+        return read_rows(path, *arguments, **options)
+
+    monkeypatch.setattr("verifiers.tasks.jsonl.read_rows", counted)
+    read(own(tmp_path, 40, {"split": "validation", "prompts": 4}))
+    assert files == ["train.jsonl"], "training and validation problems are both in it"
 
 
 def test_what_is_asked_to_be_held_out_stays_so(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def replace_actors(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Pool:
     processes = SimpleNamespace(start_rollouts=start_rollouts, supervisor=SimpleNamespace(run=unchanged))
     monkeypatch.setattr(job, "Processes", lambda *_: processes)
     monkeypatch.setattr(job, "run_to_result", lambda _, work, conclude: conclude(asyncio.run(work(asks))))
-    monkeypatch.setattr(job, "load_prompts", lambda config, _: prompts_like(config.evaluation.prompts))
+    monkeypatch.setattr(job, "load_prompts", lambda config, _, task: prompts_like(config.evaluation.prompts))
     monkeypatch.chdir(repository)
     return pool
 
