@@ -15,15 +15,8 @@ if TYPE_CHECKING:
     from cluster.results import compare, load_run
     from learner.estimators import estimator, group_estimator
     from learner.estimators import group_advantages as advantages
-    from learner.strategies import (
-        AnswerGroups,
-        array_strategy,
-        count_strategy,
-        strategy_value,
-    )
-    from learner.strategies import (
-        subset_strategy as strategy,
-    )
+    from learner.strategies import AnswerGroups, array_strategy, count_strategy, strategy_value
+    from learner.strategies import subset_strategy as strategy
     from verifiers.sandbox.grading import run_python
     from verifiers.scorers import register_scorer as scorer
     from verifiers.task import Prompt, Task
