@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -26,8 +26,10 @@ RESERVED_BY_TEMPLATES = frozenset(
 """Names that the renderer sets itself, or that change what it returns."""
 
 
-TASKS = ("countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp")
-SCORERS = ("verdict", "majority", "learned", "synthetic", "lenient")
+TaskName = Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"]
+ScorerKind = Literal["verdict", "majority", "learned", "synthetic", "lenient"]
+TASKS: tuple[str, ...] = get_args(TaskName)
+SCORERS: tuple[str, ...] = get_args(ScorerKind)
 
 
 def is_code(text: str) -> bool:
@@ -60,7 +62,7 @@ def address_problem(address: str) -> str:
 class ScorerSettings(Section):
     """The score by which the deployed verifier ranks; the reward is always that of the task."""
 
-    kind: Literal["verdict", "majority", "learned", "synthetic", "lenient"] | str = Field(
+    kind: ScorerKind | str = Field(
         "verdict",
         description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, "
         "a score of the whole group, so an objective cannot select by it (use majority_at_k); an evaluation of "
@@ -96,7 +98,7 @@ class ScorerSettings(Section):
 class TaskSettings(Section):
     """The problems for training and evaluation. Fields that only one task reads say so."""
 
-    name: Literal["countdown", "gsm8k", "humaneval", "jsonl", "math", "math500", "mbpp"] | str = Field(
+    name: TaskName | str = Field(
         "countdown",
         description="The task: countdown (generated here), gsm8k, math, math500, humaneval or mbpp (files read from "
         "task.path), jsonl (the files that task.jsonl names), or your own class (`path/to/file.py:MyTask`, "
