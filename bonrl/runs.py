@@ -167,7 +167,7 @@ def evaluate(
 
 def _tree(config: Config) -> dict[str, Any]:
     if isinstance(config, str | Path):
-        from cluster.config.tree import read_yaml
+        from cluster.config.yaml_reader import read_yaml
 
         return read_yaml(Path(config))
     return dict(config or {})

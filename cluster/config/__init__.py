@@ -1,10 +1,7 @@
 """The configuration of a run: settings, rules over several sections, and the loader of YAML files and overrides."""
 
 from cluster.config.tree import (
-    ConfigError,
     RunConfig,
-    UsageError,
-    apply_override,
     build_config,
     dotted_keys,
     key_paths,
@@ -14,6 +11,8 @@ from cluster.config.tree import (
     section_of,
     shortened,
 )
+from cluster.config.yaml_reader import ConfigError, apply_override
+from cluster.errors import UsageError
 
 __all__ = [
     "ConfigError",

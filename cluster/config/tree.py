@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
@@ -41,30 +40,13 @@ from cluster.config.settings import (
     RunSettings,
     WandbSettings,
 )
-from cluster.errors import UsageError
+from cluster.config.yaml_reader import ConfigError, apply_override, brief, read_yaml
 from learner.schedule import ScheduleSettings
 from learner.section import Section
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
 from verifiers.settings import TaskSettings
 
-__all__ = [
-    "ConfigError",
-    "RunConfig",
-    "UsageError",
-    "build_config",
-    "key_paths",
-    "load_config",
-    "nearest_key",
-]
-
-
 _MOST_PROBLEMS = 20
-_MOST_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
-_MOST_VALUE = 120  # characters of a wrong value that a message repeats
-
-
-class ConfigError(UsageError):
-    """The configuration cannot be run; the message holds one line per problem."""
 
 
 class RunConfig(Section):
@@ -196,80 +178,6 @@ def shortened(problems: Sequence[str]) -> list[str]:
     return [*problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; a key given twice is an error (the plain loader would keep the last in silence)."""
-    try:
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(
-                f"{path} has {path.stat().st_size:,} bytes: that is no configuration; give --config another"
-            )
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason, remedy = str(error), "save it as UTF-8"
-        if isinstance(error, OSError):
-            reason, remedy = error.strerror or reason, "give --config an existing YAML file"
-        raise ConfigError(f"cannot read the configuration {path}: {reason}; {remedy}") from error
-    try:
-        tree = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_yaml_reason(error)}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold sections (`run:`, `model:` ...), not a {type(tree).__name__}")
-    return tree
-
-
-def _yaml_reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply; write sections and keys only"
-    hint = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
-    return f"{error}{hint}"
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses aliases, duplicate keys, and keys that are neither text nor whole numbers (`on:`)."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand to gigabytes
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                None, None, f"alias *{event.anchor} is not read here; write the value out", event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str) and type(key) is not int:  # whole numbers name steps, as in a schedule's `at`
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one `section.key=value` in `tree`, in place; the value is read as YAML (`null`, `true`, `[a, b]`)."""
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value, for example objective.k=8")
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"override {_brief(override)}: the value is not valid YAML: {_yaml_reason(error)}") from error
-    for part in path[:-1]:
-        inner = tree.get(part)
-        if inner is None:
-            inner = tree[part] = {}
-        elif not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {part} is a value, not a section")
-        tree = inner
-    tree[path[-1]] = value
-
-
 def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted keys of a nested mapping with their values; an empty mapping is a value."""
     for name, value in tree.items():
@@ -391,24 +299,19 @@ def _explain(key: str, item: Any) -> list[str]:
     info = paths.get(key)
     if info is not None and (section := section_of(info)) and item["type"] == "model_type":
         example = next(iter(section.model_fields))
-        return [f"{key} = {_brief(item['input'])}: is a section; give its keys, for example {key}.{example}"]
+        return [f"{key} = {brief(item['input'])}: is a section; give its keys, for example {key}.{example}"]
     message = str(item["msg"]).removeprefix("Value error, ")
     named = message.split(" ", 1)[0]
     if isinstance(item["input"], Mapping) and named in item["input"]:
         key = f"{key}.{named}"
-        return [f"{key} = {_brief(item['input'][named])}: {message}"]
+        return [f"{key} = {brief(item['input'][named])}: {message}"]
     if item["type"] == "value_error" and (info is None or section_of(info)):
         lines = message.split("\n")  # a rule over several keys names them itself
         return [line if not key or "." in line.split(":")[0].split(" ")[0] else f"{key}: {line}" for line in lines]
     message = message[0].lower() + message[1:]
     described = next((paths[part].description for part in _prefixes(key) if part in paths), None)
-    return [f"{key} = {_brief(item['input'])}: {message}." + (f" {described}" if described else "")]
+    return [f"{key} = {brief(item['input'])}: {message}." + (f" {described}" if described else "")]
 
 
 _TYPE_NAMES = ("int", "float", "str", "bool", "constrained")
 _UNKNOWN = ("extra_forbidden", "invalid_key")
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MOST_VALUE else f"{text[:_MOST_VALUE]}... ({len(text)} characters)"

@@ -96,16 +96,16 @@ class PromptRenderer:
 
     def chat_text(self, text: str) -> str:
         """The output of the chat template for a problem, with special tokens as text."""
-        parts, rendered = self._rendered(text, self.settings.system_prompt)
-        if parts is None:
-            raise ValueError(self._error_message(text, rendered))
+        parts, rendered, failure = self._rendered(text, self.settings.system_prompt)
+        if rendered is None:
+            raise ValueError(self._error_message(text, failure))
         self.parts = parts
         return rendered
 
-    def _rendered(self, text: str, system: str | None) -> tuple[tuple[str, ...], str] | tuple[None, Exception | None]:
-        """The first form of the turns that the template renders completely, as its parts and the output.
+    def _rendered(self, text: str, system: str | None) -> tuple[tuple[str, ...], str | None, Exception | None]:
+        """The first form of the turns that the template renders completely: its parts and the output.
 
-        None if there is no such form, with what the template raised first.
+        The output is None if there is no such form; the last value is what the template raised first.
         """
         failure: Exception | None = None
         for parts in dict.fromkeys((self.parts, *_PARTS_OF_TURNS)):
@@ -115,8 +115,8 @@ class PromptRenderer:
                 failure = failure or error
                 continue
             if _contains_turns(rendered, text, system):
-                return parts, rendered
-        return None, failure
+                return parts, rendered, failure
+        return (), None, failure
 
     def _apply(self, text: str, parts: tuple[str, ...], system: str | None) -> str:
         turns = ([] if system is None else [("system", system)]) + [("user", text)]
@@ -141,9 +141,9 @@ class PromptRenderer:
 
     def _error_message(self, text: str, failure: Exception | None) -> str:
         system = self.settings.system_prompt
-        if system is None and self._rendered(text, "You are a helpful assistant.")[0] is not None:
+        if system is None and self._rendered(text, "You are a helpful assistant.")[1] is not None:
             remedy = "it requires a system turn: set task.system_prompt"
-        elif system is not None and self._rendered(text, None)[0] is not None:
+        elif system is not None and self._rendered(text, None)[1] is not None:
             remedy = (
                 "it does not accept a system turn: remove task.system_prompt and put its text into task.instruction"
             )

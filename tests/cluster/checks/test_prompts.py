@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from itertools import islice
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 

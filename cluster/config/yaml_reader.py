@@ -1,0 +1,97 @@
+"""Reads the YAML of a configuration: a file, or the value of an override. It knows no keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.errors import UsageError
+
+_MOST_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
+_MOST_VALUE = 120  # characters of a wrong value that a message repeats
+
+
+class ConfigError(UsageError):
+    """The configuration cannot be run; the message holds one line per problem."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; a key given twice is an error (the plain loader would keep the last in silence)."""
+    try:
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(
+                f"{path} has {path.stat().st_size:,} bytes: that is no configuration; give --config another"
+            )
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason, remedy = str(error), "save it as UTF-8"
+        if isinstance(error, OSError):
+            reason, remedy = error.strerror or reason, "give --config an existing YAML file"
+        raise ConfigError(f"cannot read the configuration {path}: {reason}; {remedy}") from error
+    try:
+        tree = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_reason(error)}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold sections (`run:`, `model:` ...), not a {type(tree).__name__}")
+    return tree
+
+
+def _yaml_reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply; write sections and keys only"
+    hint = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
+    return f"{error}{hint}"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses aliases, duplicate keys, and keys that are neither text nor whole numbers (`on:`)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand to gigabytes
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"alias *{event.anchor} is not read here; write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str) and type(key) is not int:  # whole numbers name steps, as in a schedule's `at`
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in `tree`, in place; the value is read as YAML (`null`, `true`, `[a, b]`)."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"override {override!r} is not of the form section.key=value, for example objective.k=8")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"override {brief(override)}: the value is not valid YAML: {_yaml_reason(error)}") from error
+    for part in path[:-1]:
+        inner = tree.get(part)
+        if inner is None:
+            inner = tree[part] = {}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {part} is a value, not a section")
+        tree = inner
+    tree[path[-1]] = value
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= _MOST_VALUE else f"{text[:_MOST_VALUE]}... ({len(text)} characters)"
