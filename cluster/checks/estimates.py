@@ -16,13 +16,13 @@ from cluster.config.rules import gpus_wanted
 
 GIB = 2**30
 MIB = 2**20
-GPUS_PER_NODE = 8  # assumed on a cluster, whose nodes are not known here
+_GPUS_PER_NODE = 8  # assumed on a cluster whose nodes are not described (cluster.node_types)
 
 # Resident memory of a process before its weights: interpreter, torch, Ray worker; vLLM adds a second process.
 _SAMPLER_RUNTIME = 1.6 * GIB
 _LEARNER_RUNTIME = 0.9 * GIB
 _OTHER_RUNTIME = 1.5 * GIB  # driver, Ray's own processes, verifier workers and the queue
-_VERIFIER_RUNTIME = 0.33 * GIB
+VERIFIER_RUNTIME = 0.33 * GIB
 _GPU_RUNTIME = GIB  # CUDA context, communication buffers
 _VLLM_WORKSPACE = 2 * GIB  # on each GPU: activations of a full batch, CUDA graphs
 # Arrow bytes of one response token: token id int32 and log-probability float32; doubled for the copy in flight.
@@ -142,7 +142,7 @@ def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
         activation_memory=_activation_memory(config, shape) if shape else None,
         reference_memory=_reference_memory(config, shape) if shape else None,
         ranks_per_node=ranks,
-        loading_memory=ranks * _loading_memory(config, shape) if shape else None,
+        loading_memory=ranks * loading_memory(config, shape) if shape else None,
         host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
         group_memory=groups,
         transit=_transit(config, shape) if shape else None,
@@ -241,28 +241,38 @@ def _activation_memory(config: RunConfig, shape: Shape) -> float:
     )
 
 
+def _gpus_per_node(config: RunConfig) -> int:
+    return max((kind.gpus for kind in config.cluster.node_types.values()), default=0) or _GPUS_PER_NODE
+
+
 def _ranks_per_node(config: RunConfig) -> int:
-    """Learner ranks on one node: all of a local run or on CPUs, else at most GPUS_PER_NODE of them."""
+    """Learner ranks on one node: all of a local run or on CPUs, else at most as many as the node has GPUs."""
     local = config.cluster.address is None or not config.learner.gpus_per_rank
-    return config.learner.ranks if local else min(config.learner.ranks, GPUS_PER_NODE)
+    return config.learner.ranks if local else min(config.learner.ranks, _gpus_per_node(config))
 
 
-def _loading_memory(config: RunConfig, shape: Shape) -> float:
+def loading_memory(config: RunConfig, shape: Shape) -> float:
     """Host memory of one rank while it loads: the whole model, and the whole reference, before DeepSpeed has either."""
     weights = shape.parameters * weight_bytes(config)
     return float(weights * (2 if keeps_reference(config) else 1)) + _LEARNER_RUNTIME
+
+
+def sampler_host_memory(config: RunConfig, shape: Shape) -> float:
+    """Host memory of one sampler, also of one on GPUs, where vLLM has a process for each."""
+    gpus = config.sampler.gpus
+    return (1 + gpus) * _SAMPLER_RUNTIME if gpus else _sampler_memory(config, shape) or 0.0
 
 
 def _host_memory(config: RunConfig, shape: Shape) -> float:
     """Everything on one machine without GPUs, except for the groups in flight."""
     actors, learner = config.actors, config.learner
     sampler = _sampler_memory(config, shape) or 0.0
-    rank = max(_learner_memory(config, shape), _loading_memory(config, shape))
+    rank = max(_learner_memory(config, shape), loading_memory(config, shape))
     transit = _transit(config, shape)
     return (
         actors.sampler_range.max * sampler
         + learner.ranks * rank
-        + actors.verifier_range.max * _VERIFIER_RUNTIME
+        + actors.verifier_range.max * VERIFIER_RUNTIME
         + _OTHER_RUNTIME
         + transit.shared_memory
         + transit.object_store
@@ -277,8 +287,8 @@ def _transit(config: RunConfig, shape: Shape) -> Transit:
     """
     weights = float(shape.parameters * weight_bytes(config))
     samplers, gpus = config.actors.sampler_range.max, config.sampler.gpus
-    one_node = config.cluster.address is None or 0 < gpus_wanted(config) <= GPUS_PER_NODE
-    per_node = samplers if one_node else max(1, min(samplers, GPUS_PER_NODE // gpus if gpus else 1))
+    one_node = config.cluster.address is None or 0 < gpus_wanted(config) <= _gpus_per_node(config)
+    per_node = samplers if one_node else max(1, min(samplers, _gpus_per_node(config) // gpus if gpus else 1))
     nodes = math.ceil(samplers / per_node)
     learner_speed = DEVICE_SPEED if config.learner.gpus_per_rank else COPY_SPEED
     engine_seconds = weights / DEVICE_SPEED if gpus else 2 * weights / COPY_SPEED  # a CPU engine packs what it loads

@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, warnings_of
 from cluster.checks.estimates import Derived, derive
 from cluster.checks.model_loading import loading_problems
+from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import gpu_problems, local_gpus, machine_problems, model_problems, tracker_problems
 from cluster.checks.problems import Problems
 from cluster.checks.prompts import check_prompts
@@ -26,9 +27,10 @@ _PROGRAM_TASKS = ("humaneval", "mbpp")
 
 @dataclass(frozen=True)
 class Findings:
-    """Of a run that can start: its derived figures, the prompts of its splits (dry runs only), and what is doubtful."""
+    """Of a run that can start: its derived figures, its nodes, its prompts (dry runs only), and what is doubtful."""
 
     derived: Derived
+    placement: list[tuple[str, str]]
     prompts: list[str]
     warnings: list[str]
 
@@ -63,7 +65,7 @@ def check_start(
         stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
         (doubtful if stated else problems.lines).extend(gpu_problems(config))
     facts = problems.of(lambda: load_model_facts(config, must_exist=not model_elsewhere))
-    derived, loads = None, True
+    derived, placement, loads = None, None, True
     if facts is not None:
         model, missing = facts
         doubtful += [missing] if missing else []
@@ -71,6 +73,8 @@ def check_start(
             loads = problems.add(lambda: loading_problems(Path(config.model.path)))
         derived = derive(config, model)
         problems.lines += memory_problems(config, derived, model)
+        placement = problems.of(lambda: placement_report(config, model))
+        doubtful += placement_warnings(config, model) if placement is not None else []
     sandbox = sandbox_problem(config)
     (doubtful if elsewhere else problems.lines).extend(sandbox)
     if earlier is not None:
@@ -81,8 +85,8 @@ def check_start(
         prompts = found[0] if found else []
         doubtful += found[1] if found else []
     problems.refuse()
-    assert derived is not None  # else there was a problem
-    return Findings(derived, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
+    assert derived is not None and placement is not None  # else there was a problem
+    return Findings(derived, placement, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
 
 
 def runs_here(config: RunConfig) -> bool:

@@ -35,7 +35,7 @@ def print_dry_run(
     config = without_idle_validation(config) if earlier is None else config
     found = check_start(config, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    rows = [*report(config, found.derived), *map(_row, found.prompts)]
+    rows = [*report(config, found.derived), *found.placement, *map(_row, found.prompts)]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:

@@ -98,6 +98,8 @@ def _annotation_text(annotation: Any) -> str:
         return _annotation_text(arguments[0])
     if origin in (tuple, list):
         return f"list of {_annotation_text(arguments[0])}"
+    if origin is dict and models_in(arguments[1]):
+        return "its own keys, below, for each name"
     if origin is dict:
         return f"{_annotation_text(arguments[1])} by {_annotation_text(arguments[0])}"
     if isinstance(annotation, type) and issubclass(annotation, Enum):

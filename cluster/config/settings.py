@@ -1,4 +1,4 @@
-"""Settings of a run as a whole: name and length, model, evaluation, checkpoints, wandb, agreement, cluster."""
+"""Settings of a run as a whole: name and length, model, evaluation, checkpoints, wandb, agreement."""
 
 from __future__ import annotations
 
@@ -218,31 +218,4 @@ class AgreementSettings(Section):
         description="Largest mean absolute difference, in nats per token, between the behavior log-probabilities "
         "and the learner's at equal weights; beyond it the run stops. float32 on CPUs stays near 1e-6, bfloat16 "
         "on GPUs near 1e-2.",
-    )
-
-
-class ClusterSettings(Section):
-    """Where the actors run (section `cluster`)."""
-
-    address: str | None = Field(
-        None,
-        description="null: start a local Ray for this run; auto: the Ray this process belongs to (what "
-        "submitted jobs use); or HOST:PORT of a running cluster.",
-    )
-    num_cpus: int | None = Field(
-        None,
-        ge=1,
-        description="CPUs of the local Ray, or that the cluster is known to have; null: as found.",
-    )
-    num_gpus: int | None = Field(
-        None,
-        ge=0,
-        description="GPUs that the cluster is known to have, against which the layout is checked before "
-        "anything starts; null: as found.",
-    )
-    gpu_memory_gib: float = Field(80.0, gt=0, description="Memory of one GPU in GiB, for the memory estimate.")
-    object_store_mib: int = Field(
-        512,
-        ge=76,
-        description="MiB of Ray's object store on a local Ray. It must hold the groups in flight.",
     )

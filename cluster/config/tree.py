@@ -29,11 +29,11 @@ from actors.settings import (
     SamplerSettings,
     SupervisionSettings,
 )
+from cluster.config.cluster_settings import ClusterSettings
 from cluster.config.rules import cross_section_problems
 from cluster.config.settings import (
     AgreementSettings,
     CheckpointSettings,
-    ClusterSettings,
     EvaluationSettings,
     MlflowSettings,
     ModelSettings,
@@ -271,7 +271,7 @@ def _unknown_key(key: str) -> str:
     if all(part not in paths or section_of(paths[part]) for part in _prefixes(above)):
         near = nearest_key(key)
     else:  # inside a value
-        close = difflib.get_close_matches(name, _names_in(above), n=1)
+        close = difflib.get_close_matches(name, list(_fields_in(above)), n=1)
         near = f"{above}.{close[0]}" if close else None
     return f"{key}: unknown key; " + (f"did you mean {near}?" if near else "docs/configuration.md lists every key")
 
@@ -282,13 +282,22 @@ def _prefixes(key: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
-def _names_in(key: str) -> list[str]:
-    """Keys of the models that a value may have; positions in lists and keys of mappings are passed over."""
+def _fields_in(key: str) -> dict[str, FieldInfo]:
+    """Fields of the models that a value may have; positions in lists and keys of mappings are passed over."""
     models: list[type[BaseModel]] = [RunConfig]
     for part in key.split("."):
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [model for info in fields for model in models_in(info.annotation)] or models
-    return [name for model in models for name in model.model_fields]
+    return {name: info for model in models for name, info in model.model_fields.items()}
+
+
+def _description(key: str) -> str | None:
+    """The description of a key; that of the nearest key above it where it has none, as positions in lists."""
+    for part in _prefixes(key):
+        above, _, name = part.rpartition(".")
+        if (info := _fields_in(above).get(name)) is not None:
+            return info.description
+    return None
 
 
 def _explain(key: str, item: Any) -> list[str]:
@@ -308,9 +317,10 @@ def _explain(key: str, item: Any) -> list[str]:
     if item["type"] == "value_error" and (info is None or section_of(info)):
         lines = message.split("\n")  # a rule over several keys names them itself
         return [line if not key or "." in line.split(":")[0].split(" ")[0] else f"{key}: {line}" for line in lines]
-    message = message[0].lower() + message[1:]
-    described = next((paths[part].description for part in _prefixes(key) if part in paths), None)
-    return [f"{key} = {brief(item['input'])}: {message}." + (f" {described}" if described else "")]
+    described = f" {text}" if (text := _description(key)) else ""
+    if item["type"] == "missing":
+        return [f"{key}: is required.{described}"]
+    return [f"{key} = {brief(item['input'])}: {message[0].lower() + message[1:]}.{described}"]
 
 
 _TYPE_NAMES = ("int", "float", "str", "bool", "constrained")

@@ -161,8 +161,9 @@ def test_what_compresses_below_the_limit_travels(tmp_path: Path, monkeypatch: py
 
 def test_every_key_that_names_a_path_is_known() -> None:
     """A new key whose description speaks of files must be listed, or be named here as no input."""
-    no_input = {"run.name", "run.directory", "checkpoint.keep", "task.instruction", "cluster.address"}
+    no_input = {"run.name", "run.directory", "checkpoint.keep", "task.instruction"}
     no_input |= {*CODE_KEYS, "plugins"}  # user code, packed by user_code()
+    no_input |= {key for key in key_paths() if key.startswith("cluster.")}  # of the nodes
     texts = {key: info for key, info in key_paths().items() if "str" in str(info.annotation)}
     named = {
         key
@@ -218,6 +219,7 @@ def test_moving_apis_have_one_home(repository: Path, library: str, home: str) ->
 LAYERS = (
     "config",
     "records",
+    "launch",
     "checks",
     "evaluation",
     "results",

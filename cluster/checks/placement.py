@@ -1,0 +1,70 @@
+"""The plan of nodes with the memory that the estimates give each actor."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from cluster.checks.estimates import GIB, VERIFIER_RUNTIME, derive, loading_memory, sampler_host_memory
+from cluster.checks.model_facts import ModelFacts
+from cluster.config import RunConfig
+from cluster.launch.demand import Sizes, plan_run
+from cluster.launch.report import placement_rows
+
+
+def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
+    """Host memory of each actor on a cluster of several nodes."""
+    found = derive(_on_cluster(config), model)
+    groups = found.group_memory / GIB
+    shape, transit = found.shape, found.transit
+    if shape is None or transit is None:
+        return Sizes(groups=groups)
+    rank_on_host = 0.0 if config.learner.gpus_per_rank else found.learner_memory or 0.0
+    return Sizes(
+        sampler=sampler_host_memory(config, shape) / GIB,
+        learner=max(loading_memory(config, shape), rank_on_host) / GIB,
+        verifier=VERIFIER_RUNTIME / GIB,
+        groups=groups,
+        stored_weights=transit.object_store / GIB,
+        shared_weights=transit.shared_memory / GIB,
+    )
+
+
+def _on_cluster(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
+
+
+def placement_report(config: RunConfig, model: ModelFacts | None) -> list[tuple[str, str]]:
+    """Rows of `--dry-run` about the nodes; empty where cluster.node_types is.
+
+    Raises:
+        UsageError: the node types cannot hold the run.
+    """
+    return list(placement_rows(config, partial(sizes_of, model=model)))
+
+
+def placement_warnings(config: RunConfig, model: ModelFacts | None) -> list[str]:
+    """Nodes and paths that will probably fail the run; call it where :func:`placement_report` refuses nothing."""
+    cluster = config.cluster
+    if not cluster.node_types:
+        return []
+    found = []
+    nodes = plan_run(config, sizes_of(config, model)).nodes
+    if nodes[0].type.spot:
+        found.append(
+            f"cluster.node_types.{nodes[0].type_name}.spot = true for the head node: when it is taken away, the run "
+            "ends and must be resumed; name another node type in cluster.head"
+        )
+    if len(nodes) == 1:
+        return found
+    path, bucket = cluster.storage.path, cluster.storage.bucket and cluster.storage.bucket_path
+    seen = {"run.directory": [path], "model.path": [path, bucket]}
+    for key, value in (("run.directory", config.run.directory), ("model.path", config.model.path)):
+        if key == "model.path" and not Path(value).is_absolute():  # `bonrl submit` packs it
+            continue
+        if not any(place and Path(value).is_relative_to(place) for place in seen[key]):
+            found.append(
+                f"{key} = {value} is not below cluster.storage.path = {path or 'null'}, and {len(nodes)} nodes must "
+                "see it; put it on storage that they share"
+            )
+    return found
