@@ -1,13 +1,13 @@
-"""pass@N over the number of answers and the sampling temperature: what to deploy with, and how regular it is.
+"""Measures pass@N over the number of answers and the sampling temperature.
 
     python -m benchmarks.coscaling run base=models/countdown-base mean=runs/MEAN pass8=runs/PASS8,runs/PASS8-AGAIN
     python -m benchmarks.coscaling report
 
-`run` samples 128 answers to each of 256 test prompts at every temperature and keeps the number of right ones by prompt
-in docs/evidence/coscaling/counts.parquet; what is there is not sampled again. Several directories of a model, as of
-runs with different seeds, are averaged, and intervals are over seeds too: give as many of each trained model, in the
-same order of seeds. `report` writes the page: the surface pass@N(T), the best temperature for each
-N, and the fit pass@N(T) = exp(a(T) N^b(T)) of arXiv 2412.15287 with its residuals (a < 0, b < 0; least squares of
+`run` samples 128 answers to each of 256 test prompts at every temperature and stores the number of right ones by prompt
+in docs/evidence/coscaling/counts.parquet; it does not repeat what is there. Several directories of a model, for example
+of runs with different seeds, are averaged, and intervals cover seeds too: give equally many for each trained model, in
+the same order of seeds. `report` writes the page: the surface pass@N(T), the best temperature for each N, and the
+fit pass@N(T) = exp(a(T) N^b(T)) of arXiv 2412.15287 with its residuals (a < 0, b < 0; least squares of
 log(-log pass@N) over log N).
 """
 
@@ -83,7 +83,7 @@ Row = tuple[str, int, float]  # model, seed, temperature
 
 
 def load(path: Path) -> dict[Row, np.ndarray]:
-    """What was sampled so far: right answers by prompt, int [P]."""
+    """The stored counts: right answers by prompt, int [P]."""
     rows = parquet.read_table(path, schema=_SCHEMA).to_pylist() if path.exists() else []
     return {(row["model"], row["seed"], row["temperature"]): np.array(row["right"]) for row in rows}
 
@@ -100,7 +100,7 @@ def save(path: Path, counts: dict[Row, np.ndarray]) -> None:
 
 
 def by_cell(counts: dict[Row, np.ndarray]) -> dict[tuple[str, float], Cell]:
-    """Seeds of a model side by side, those that all models with several seeds have; in the order of sampling."""
+    """The counts of each model and temperature, for the seeds that all models with several seeds have."""
     seeds: dict[tuple[str, float], list[int]] = {}
     for model, seed, t in counts:
         seeds.setdefault((model, t), []).append(seed)
@@ -160,14 +160,17 @@ def write_page(folder: Path, cells: dict[tuple[str, float], Cell]) -> None:
     parts = [
         "# Co-scaling: answers and temperature",
         f"Countdown, {PROMPTS} test prompts, {SAMPLES} answers each at every temperature; pass@N is the unbiased "
-        f"estimate from that pool. Seeds averaged: {seeds}. Made by `python -m benchmarks.coscaling run`, then "
-        "`report`.",
+        f"estimate from that pool. Seeds averaged: {seeds}. The temperature of training is 1. The trained models were "
+        "not stopped early.",
+        "`python -m benchmarks.coscaling report` recomputes every number of this page from `counts.parquet`, which "
+        "holds the number of right answers of each prompt. `python -m benchmarks.coscaling run` samples again; it "
+        "needs the run directories, which are not in the repository.",
     ]
     for model in models:
         grid = {t: cell for (name, t), cell in cells.items() if name == model}
         parts += [f"## {model}", _surface(grid), _fits(grid)]
     parts += ["## Best temperature for each N", _best(cells, models)]
-    parts += ["## Each model at the temperature that suits it and N", _tuned(cells, models)]
+    parts += ["## Each model at its best temperature for each N", _tuned(cells, models)]
     parts += ["![pass@N over N and temperature](surface.png)"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
@@ -203,14 +206,15 @@ def _best(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
             row.append(f"{best:g} ({interval(paired_difference_of_runs(values[1.0], values[best]))})")
         rows.append(row)
     explanation = (
-        "In brackets: the difference to temperature 1 with its 95 % interval. Chosen and measured on the same prompts, "
-        f"so the differences lean upwards; {min(TEMPERATURES):g} and {max(TEMPERATURES):g} are the ends of the grid."
+        "In brackets: the difference to temperature 1 with its 95 % interval. The temperature is chosen and measured "
+        f"on the same prompts, so the differences are biased upward. {min(TEMPERATURES):g} and {max(TEMPERATURES):g} "
+        "are the ends of the grid."
     )
     return f"{markdown(rows)}\n\n{explanation}"
 
 
 def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
-    """Values and paired differences of all models, each half of the prompts at the other half's best temperature."""
+    """Values and paired differences of all models at cross-fitted temperatures."""
     values = {
         model: [at_the_others_best([c.pass_at(n) for (name, _), c in cells.items() if name == model]) for n in NS]
         for model in models
@@ -221,14 +225,15 @@ def _tuned(cells: dict[tuple[str, float], Cell], models: list[str]) -> str:
         differences = [paired_difference_of_runs(a, b) for a, b in zip(values[one], values[other], strict=True)]
         rows.append([f"{other} - {one}", *map(interval, differences)])
     explanation = (
-        "Each half of the prompts is answered at the temperature that is best for the other. 95 % intervals by a "
-        "bootstrap that resamples prompts and, where a model has several, seeds; bold: the interval does not hold 0."
+        "Each half of the prompts is answered at the temperature that is best for the other half. 95 % t intervals "
+        "over seeds and prompts, which treat the chosen temperatures as fixed. Bold: the interval excludes 0. No "
+        "contrast was named before the test split was used, so all of them are descriptive."
     )
     return f"{markdown(rows)}\n\n{explanation}"
 
 
 def at_the_others_best(values: list[np.ndarray]) -> np.ndarray:
-    """Values by seed and prompt, float64 [S, P], from those at each temperature: never where they were chosen."""
+    """Values by seed and prompt, float64 [S, P]; the temperature is never chosen on the prompts that it is used for."""
     of_TSP = np.stack(values)
     result, odd = np.empty(of_TSP.shape[1:]), np.arange(of_TSP.shape[2]) % 2 == 1
     for half in (odd, ~odd):
@@ -260,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("models", nargs="*", help="run: NAME=DIRECTORY[,DIRECTORY ..] of a model, checkpoint or run")
-    parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="where counts and page lie")
+    parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="folder of counts and page")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: of the configuration")
     options = parser.parse_args()
     counts = options.evidence / "counts.parquet"
@@ -275,7 +280,7 @@ def main() -> None:
     elif found := load(counts):
         write_page(options.evidence, by_cell(found))
     else:
-        parser.error(f"{counts} holds nothing yet: run first")
+        parser.error(f"{counts} has no counts: run first")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean difference of two policies (or of several runs of each) on the same prompts, with a 95 % interval by paired
-    bootstrap."""
+    """Mean difference of two policies, or of several runs of each, on the same prompts, with a 95 % interval."""
 
     value: float
     low: float
@@ -191,20 +190,21 @@ def paired_difference(before_P: Any, after_P: Any, *, resamples: int = 10_000, s
     before_P, after_P = _one_per_prompt("before_P", before_P), _one_per_prompt("after_P", after_P)
     if len(before_P) != len(after_P):
         raise ValueError(f"after_P has {len(after_P)} prompts, before_P {len(before_P)}: pairs need the same prompts")
-    return _bootstrap((after_P - before_P)[None], resamples, seed)
+    return _bootstrap(after_P - before_P, resamples, seed)
 
 
-def paired_difference_of_runs(before_SP: Any, after_SP: Any, *, resamples: int = 10_000, seed: int = 0) -> Difference:
-    """after - before of S training runs over the same P prompts; the interval covers repeated training.
+def paired_difference_of_runs(before_SP: Any, after_SP: Any) -> Difference:
+    """after - before of S training runs over the same P prompts: mean and t interval over runs and prompts.
+
+    The S x P differences are a crossed design with random effects of run and prompt. The variance of the mean is
+    (MS_runs + MS_prompts - MS_rest) / (S P), at least MS_prompts / (S P), with the degrees of freedom of F. E.
+    Satterthwaite (Biometrics Bulletin 2, 1946). In simulated experiments with 3 runs the interval covers the truth in
+    0.93 to 0.96 of experiments for every ratio of run to prompt variance, with 6 runs in 0.94 to 0.955.
 
     Args:
         before_SP, after_SP: the value of each prompt in each run, [S, P]. Runs at the same index (the same seed) are
-            pairs; a single run (S = 1, as for the base model) is compared with all runs of the other.
-
-    As `paired_difference`, but runs are resampled as well as prompts (A. B. Owen, arXiv 0712.1111). A bootstrap of S
-    runs has (S - 1) / S of their variance, so the deviations of the runs are scaled by the square root of S / (S - 1)
-    first. If three runs differ much more than the prompts' standard error, the interval is still too narrow: at five
-    times as much it covers the truth in 0.86 of experiments (0.47 if only prompts are resampled).
+            pairs; a single run (S = 1, as for the base model) is compared with all runs of the other. With a single
+            run of both, the interval covers other prompts only, not repeated training.
 
     Raises:
         ValueError: naming the argument that is not [S, P] finite values, has other prompts or another number of runs.
@@ -215,24 +215,42 @@ def paired_difference_of_runs(before_SP: Any, after_SP: Any, *, resamples: int =
         raise ValueError(f"after_SP has {prompts} prompts, before_SP {P}: pairs need the same prompts")
     if S != other and 1 not in (S, other):
         raise ValueError(f"after_SP has {other} runs, before_SP {S}: pass the same number of both, or a single one")
-    return _bootstrap(after_SP - before_SP, resamples, seed)
+    difference_SP = after_SP - before_SP
+    return Difference(*student_t_interval(float(difference_SP.mean()), *_crossed_error(difference_SP)))
 
 
-def _bootstrap(difference_SP: np.ndarray, resamples: int, seed: int) -> Difference:
+def student_t_interval(value: float, error: float, freedom: float) -> tuple[float, float, float]:
+    """The value and its 95 % interval by Student's t with this standard error and degrees of freedom."""
+    from scipy.special import stdtrit  # here, because it takes longer to import than all else
+
+    half = float(stdtrit(freedom, 0.975)) * error
+    return value, value - half, value + half
+
+
+def _crossed_error(values_SP: np.ndarray) -> tuple[float, float]:
+    """Standard error of the mean of [runs, prompts] and its degrees of freedom."""
+    S, P = values_SP.shape
+    prompts_P = values_SP.mean(axis=0)
+    by_prompt = S * float(prompts_P.var(ddof=1))
+    if S == 1:
+        return sqrt(by_prompt / P), P - 1
+    runs_S1 = values_SP.mean(axis=1, keepdims=True)
+    by_run = P * float(runs_S1.var(ddof=1))
+    rest_SP = values_SP - prompts_P - runs_S1 + values_SP.mean()
+    rest = float((rest_SP**2).sum()) / ((S - 1) * (P - 1))
+    total = max(by_run + by_prompt - rest, by_prompt)
+    squares = by_run**2 / (S - 1) + by_prompt**2 / (P - 1) + rest**2 / ((S - 1) * (P - 1))
+    return sqrt(total / (S * P)), total**2 / squares if squares > 0 else float(P - 1)
+
+
+def _bootstrap(difference_P: np.ndarray, resamples: int, seed: int) -> Difference:
     if _whole("resamples", resamples) < 1:
         raise ValueError(f"resamples must be >= 1, got {resamples}")
-    (S, P), value = difference_SP.shape, float(difference_SP.mean())
-    if S > 1:
-        difference_SP = difference_SP + (sqrt(S / (S - 1)) - 1) * (difference_SP.mean(axis=1, keepdims=True) - value)
-    rng, means = np.random.default_rng(seed), []
+    P, rng, means = len(difference_P), np.random.default_rng(seed), []
     for done in range(0, resamples, 500):  # in parts, to bound memory
-        B = min(500, resamples - done)
-        prompts_BP = rng.integers(0, P, (B, P))
-        runs_BS = rng.integers(0, S, (B, S))
-        weight_BS = (runs_BS[:, :, None] == np.arange(S)).mean(axis=1)
-        means.append(np.take_along_axis(weight_BS @ difference_SP, prompts_BP, axis=1).mean(axis=1))
+        means.append(difference_P[rng.integers(0, P, (min(500, resamples - done), P))].mean(axis=1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Difference(value, float(low), float(high))
+    return Difference(float(difference_P.mean()), float(low), float(high))
 
 
 def default_ks(n: int) -> list[int]:

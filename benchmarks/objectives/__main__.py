@@ -20,10 +20,10 @@ def main() -> None:
     )
     parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
-    parser.add_argument("--evidence", type=Path, default=Path("docs/evidence"), help="where pages and figures lie")
+    parser.add_argument("--evidence", type=Path, default=Path("docs/evidence"), help="folder of pages and figures")
     parser.add_argument("--scratch", type=Path, default=Path("runs/objectives"), help="run: for run directories")
     parser.add_argument("--keep", action="store_true", help="run: keep the run directories (gigabytes)")
-    parser.add_argument("--jobs", type=int, default=2, help="run: runs beside each other, one core each")
+    parser.add_argument("--jobs", type=int, default=2, help="run: simultaneous runs, one core each")
     parser.add_argument("--only", nargs="*", help="these contenders")
     options = parser.parse_args()
     experiment = EXPERIMENTS[options.experiment]

@@ -1,4 +1,4 @@
-"""What is compared: contenders, the grids that train them, and the pages that show them."""
+"""The contenders, the grids that train them, and the pages that show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMON = (
     "run.steps=100",
     "rollout.prompts_per_step=16",
     "rollout.n=16",
-    # One core a run: two runs beside each other use two cores better than one run on both.
+    # One core for each run: two runs at a time use two cores better than one run on both.
     "sampler.threads=1",
     "learner.threads=1",
     "evaluation.every=0",
@@ -30,11 +30,11 @@ class Contender:
     """One side of a comparison.
 
     Args:
-        title: as the page calls it.
+        title: its name on the page.
         overrides: its configuration.
-        tuned_for: weight of the value at each k by which its learning rate is chosen.
-        strategy: the value by which it is chosen; None: that of the experiment.
-        rate: the learning rate, where it is not tuned.
+        tuned_for: weights of the values at each k by which its learning rate is chosen.
+        strategy: whose values these are; None: the strategy of the experiment.
+        rate: the learning rate, if it is not tuned.
     """
 
     title: str
@@ -46,12 +46,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Grid:
-    """Contenders that are trained and evaluated under the same conditions; their results lie in one file."""
+    """Contenders that are trained and evaluated under the same conditions; their results are in one file."""
 
     contenders: dict[str, Contender]
     overrides: tuple[str, ...] = ()
-    strategies: tuple[str, ...] = ("pass_at_k",)  # whose values are kept
-    learned: bool = False  # whether a learned verifier scores
+    strategies: tuple[str, ...] = ("pass_at_k",)  # whose values are stored
+    learned: bool = False  # a learned verifier gives the scores
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Experiment:
 
     grid: str
     strategy: str  # `pass_at_k`, or `best_of_k` by the verifier's score
-    references: tuple[str, ...]  # the contenders that the others are compared with, beside the base
+    references: tuple[str, ...]  # contenders that the others are compared with, besides the base model
     names: tuple[str, ...]
-    about: str  # what the page compares, in a sentence or two
+    about: str  # what the page compares
 
 
 def _pass_at_k(k: int, estimator: str, rate: float | None = None) -> Contender:
@@ -90,12 +90,12 @@ OBJECTIVES = {
     "annealed": Contender("k from 8 to 1", ("objective.k=8", "schedule.k={shape: linear, end: 1, over: 80}")),
     "pass8-loo1": _pass_at_k(8, "loo1"),
     "pass4-loo1": _pass_at_k(4, "loo1"),
-    # Is it the objective, or the larger learning rate that suits the mean?
+    # Control: the mean at the learning rate of pass@8.
     "mean-slow": replace(MEAN, title="mean reward, pass@8's rate", rate=3e-5),
 }
 SYNTHETIC = ("task.scorer.kind=synthetic", "task.scorer.false_positive=0.1", "task.scorer.false_negative=0.05")
 VERIFIER = {"best8": BEST_OF_8, "pass8": _pass_at_k(8, "loo"), "mean": MEAN}
-# Tuning chose 7e-05 for it and 3e-05 for pass@8: is it the objective, or the rate?
+# Control: tuning chose 7e-05 for it and 3e-05 for pass@8.
 SLOW_BEST_OF_8 = replace(BEST_OF_8, title="Best-of-8 with that verifier, pass@8's rate", rate=3e-5)
 IMITATION = {
     "sft": Contender("SFT", ("objective.imitation=sft",), {8: 1.0}),
@@ -111,8 +111,8 @@ STALENESS = {
 }
 BOTH = ("pass_at_k", "best_of_k")
 
-# The verifier of the experiment `synthetic` scores in the runs of `objectives` too: scores do not touch the training of
-# who does not use them, and so one run serves both pages.
+# The runs of `objectives` also record the scores of the synthetic verifier. Objectives that do not use scores are not
+# affected by them, so the same runs serve the page `synthetic`.
 GRIDS = {
     "objectives": Grid({**OBJECTIVES, "best8": BEST_OF_8}, SYNTHETIC, BOTH),
     "learned": Grid(VERIFIER, ("task.scorer.kind=learned",), BOTH, learned=True),
@@ -126,48 +126,50 @@ EXPERIMENTS = {
         "pass_at_k",
         ("mean", "mean-slow", "pass8-loo"),
         tuple(OBJECTIVES),
-        "What each objective buys at k answers, and what it costs. The synthetic verifier among the settings touches "
-        "none of these trainings: its scores are kept for the page `synthetic`, which shares the runs. `mean reward, "
-        "pass@8's rate` is a control, added after tuning had chosen the larger rate for the mean.",
+        "What each objective gains and costs at k answers. The synthetic verifier in the settings affects none of "
+        "these runs: its scores are recorded for the page `synthetic`, which uses the same runs. `mean reward, "
+        "pass@8's rate` is a control that was added after the test results of the others were known. No run was "
+        "stopped early ([measurements](../README.md)).",
     ),
     "synthetic": Experiment(
         "objectives",
         "best_of_k",
         ("pass8-loo",),
         ("best8", "pass8-loo", "mean"),
-        "The verifier errs at random: it accepts 10 % of the wrong answers and refuses 5 % of the right ones, drawn "
-        "once for each different answer. Training knows the truth (the reward); deployment selects by the verifier.",
+        "The verifier errs at random: it accepts 10 % of the wrong answers and rejects 5 % of the right ones, drawn "
+        "once for each different answer. Training uses the true reward; deployment selects by the verifier.",
     ),
     "learned": Experiment(
         "learned",
         "best_of_k",
         ("pass8",),
         tuple(VERIFIER),
-        "The verifier is a classifier that `bonrl train-verifier` learned from 32,768 labelled answers of the base "
-        "model to training prompts. Training knows the truth (the reward); deployment selects by the verifier.",
+        "The verifier is a classifier that `bonrl train-verifier` trained on 32,768 labeled answers of the base model "
+        "to training prompts. Training uses the true reward; deployment selects by the verifier.",
     ),
     "lenient": Experiment(
         "lenient",
         "best_of_k",
         ("pass8",),
         (*VERIFIER, "best8-slow"),
-        "The verifier is taken in by a kind of wrong answer: it accepts every value within 1 of the target. Training "
-        "knows the truth (the reward); deployment selects by the verifier. `Best-of-8 with that verifier, pass@8's "
-        "rate` is a control that was added after tuning had chosen the larger rate for Best-of-8.",
+        "The verifier has a systematic error: it accepts every value within 1 of the target. Training uses the true "
+        "reward; deployment selects by the verifier. `Best-of-8 with that verifier, pass@8's rate` is a control that "
+        "was added after the test results of the others were known.",
     ),
     "imitation": Experiment(
         "imitation",
         "pass_at_k",
         ("sft",),
         tuple(IMITATION),
-        "Imitation of the same expert solutions, plain and through the Best-of-8 policy.",
+        "Imitation of the same expert solutions by SFT and by BoN-SFT. BoN-SFT is the closed form for scores of 0 and "
+        "1 here, not the variational form of arXiv 2412.15287 with a verifier of continuous scores.",
     ),
     "staleness": Experiment(
         "staleness",
         "pass_at_k",
         ("synchronous",),
         tuple(STALENESS),
-        "Sampling in step with learning, and one step ahead of it; with weights that arrive in the middle of a sample "
+        "Sampling in step with learning, and one step ahead of it, with weight updates in the middle of a sample "
         "(`keep`) or after it (`finish`).",
     ),
 }

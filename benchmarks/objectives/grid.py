@@ -1,4 +1,4 @@
-"""Runs what a grid still lacks: the base model's evaluation, each contender's tuning, then its seeds."""
+"""Runs the missing parts of a grid: the base model's evaluation, the tuning, then every seed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Runner:
     """Runs of one grid.
 
     Args:
-        strategy: by whose value a contender is tuned that names none.
-        results: where figures are kept; what is there is not run again.
-        scratch: for run directories; each is removed when its figures are kept.
+        strategy: by whose value a contender is tuned if it names none.
+        results: where figures are stored; runs that are there are not repeated.
+        scratch: for run directories; each is removed when its figures are stored.
     """
 
     grid: Grid
@@ -36,7 +36,7 @@ class Runner:
     keep: bool = False  # the run directories, for benchmarks.coscaling
 
     def run(self, names: Sequence[str], jobs: int) -> None:
-        """Everything that is not there yet, `jobs` runs at a time. One that fails does not stop the others.
+        """Do all missing runs, `jobs` at a time. A run that fails does not stop the others.
 
         Raises:
             ExceptionGroup: of the failures, after everything else.
@@ -49,7 +49,7 @@ class Runner:
         with ThreadPoolExecutor(jobs) as pool:
             failures = _all(pool, [partial(self._evaluate_base, scorer), *tuning]) + _all(pool, final)
         if failures:
-            raise ExceptionGroup("some runs failed; begun again, the grid does what is missing", failures)
+            raise ExceptionGroup("some runs failed; run the same command again to do the missing ones", failures)
 
     def _tune(self, name: str, rate: float, scorer: tuple[str, ...]) -> None:
         self._train(name, Key(name, rate, TUNING_SEED, "validation"), (*scorer, *TUNING))
@@ -61,11 +61,11 @@ class Runner:
         print(f"{name}, learning rate {rate:g}, seed {seed}: {self.strategy}, k = {KS}: {curve}", flush=True)
 
     def _train(self, name: str, key: Key, extra: tuple[str, ...]) -> Result:
-        """One run's result, from where it is kept or from training."""
+        """One run's result, stored or from training."""
         if (known := self.results.get(key)) is not None:
             return known
         directory = self.scratch / f"{name}-{key.split}-{key.rate:g}-seed{key.seed}"
-        shutil.rmtree(directory, ignore_errors=True)  # what is there was cut off
+        shutil.rmtree(directory, ignore_errors=True)  # a run that was interrupted
         _bonrl(
             "train",
             *(*COMMON, *self.grid.overrides, *self.grid.contenders[name].overrides, *extra, self._evaluated()),
@@ -96,7 +96,7 @@ class Runner:
 
 
 def chosen_rate(results: Results, name: str, contender: Contender, strategy: str) -> float:
-    """The learning rate with the best validation value of what the contender is for."""
+    """The learning rate with the best validation value of the metric that the contender is trained for."""
     if contender.rate is not None:
         return contender.rate
     scores = {}
@@ -110,7 +110,7 @@ def chosen_rate(results: Results, name: str, contender: Contender, strategy: str
 
 
 def _make_verifier(directory: Path) -> tuple[str, ...]:
-    """The overrides for a verifier from samples of the base model on training prompts, made unless it is there."""
+    """The overrides for a verifier that is trained on samples of the base model, unless it exists."""
     if not directory.is_dir():
         samples = directory.with_name("samples")
         shutil.rmtree(samples, ignore_errors=True)
@@ -122,7 +122,7 @@ def _make_verifier(directory: Path) -> tuple[str, ...]:
 
 
 def _bonrl(verb: str, *arguments: str) -> None:
-    """Run the command line to its end; its output is shown if it fails."""
+    """Run a command of bonrl; RuntimeError with its output if it fails."""
     command = [sys.executable, "-m", "cluster.cli", verb, "--config", "cluster/presets/local.yaml", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S)
     if run.returncode:
@@ -130,7 +130,7 @@ def _bonrl(verb: str, *arguments: str) -> None:
 
 
 def _all(pool: ThreadPoolExecutor, work: Sequence[Callable[[], None]]) -> list[Exception]:
-    """Do everything; the errors. After Ctrl-C, which reaches the runs too, nothing new is begun."""
+    """Do everything and return the errors. After Ctrl-C, which also reaches the runs, nothing new is started."""
     tasks = [pool.submit(one) for one in work]
     try:
         errors = [task.exception() for task in tasks]

@@ -1,4 +1,4 @@
-"""The page of an experiment: values, paired differences, tuning, and plots, from the results that are kept."""
+"""Writes the page of an experiment from the stored results: values, paired differences, tuning and plots."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
     if experiment.strategy == "best_of_k":
         parts += ["## Answers that fool the verifier", page.fooled_table()]
     parts += [
-        "Bold: the interval does not hold 0. Intervals are over prompts and seeds; "
-        f"{sum(part.count(' [') for part in parts)} of them stand on this page, not corrected for their number."
+        "Bold: the interval excludes 0. "
+        f"This page has {sum(part.count(' [') for part in parts)} intervals, not corrected for their number. No "
+        "contrast was named before the test split was used, so all of them are descriptive."
     ]
     parts += ["## Diversity", page.diversity_table()]
     if tuning := page.tuning_table():
@@ -72,7 +73,7 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
     parts += ["![curves](curves.png)", "![entropy and unique answers](diagnostics.png)"]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
     left_out = [name for name in names if name not in page.finished]
-    without = f"; left out, as not all of their seeds have run: {', '.join(left_out)}" if left_out else ""
+    without = f"; left out because not all of their seeds have run: {', '.join(left_out)}" if left_out else ""
     print(f"wrote {folder / 'README.md'}: {len(page.finished)} contenders{without}")
 
 
@@ -89,7 +90,7 @@ def _runs(results: Results, experiment: Experiment, name: str) -> list[Result]:
 
 @dataclass(frozen=True)
 class _Page:
-    """The finished runs of an experiment, and what the page says of them."""
+    """The finished runs of an experiment, and the parts of its page."""
 
     experiment: Experiment
     grid: Grid
@@ -102,21 +103,23 @@ class _Page:
         settings = " ".join(f"`{o}`" for o in (*COMMON[:5], *self.grid.overrides))
         tuned = [name for name in self.finished if self.grid.contenders[name].rate is None]
         fixed = [self.title(name) for name in self.finished if name not in tuned]
-        given = f"; given for {', '.join(fixed)}" if fixed else ""
+        given = f"; it was given for {', '.join(fixed)}" if fixed else ""
         rates = ", ".join(f"{rate:g}" for rate in RATES)
         how = (
-            f"Learning rate of each contender chosen on the validation split from {rates}, one run each, by what the "
-            f"table of the tuning names{given}."
+            f"The learning rate of each contender was chosen from {rates} on the validation split, with one run each, "
+            f"by the value that the table of the tuning names{given}. The number of steps was not tuned."
             if tuned
-            else "The learning rate is the same for all."
+            else "The learning rate is the same for all; neither it nor the number of steps was tuned."
         )
         return (
-            f"{self.experiment.about}\n\nCountdown, the shipped base model. {settings}; test split, {prompts} prompts, "
-            f"{self.base.samples} samples each. "
-            f"{how} Values: mean over seeds of the mean over prompts; differences: 95 % interval by a "
-            "bootstrap that resamples prompts and seeds, in pairs.\n\n"
-            f"Made by `python -m benchmarks.objectives run {title}`, then `report {title}`, from the figures of every "
-            f"run in `{self.experiment.grid}/runs.parquet`."
+            f"{self.experiment.about}\n\nCountdown, the shipped base model. {settings}. Test split, {prompts} prompts, "
+            f"{self.base.samples} samples each at temperature 1, the training temperature. {how} Values are means over "
+            "prompts and seeds. Intervals of differences are 95 % t intervals over seeds and prompts, paired by both "
+            "(`learner.paired_difference_of_runs`).\n\n"
+            f"`python -m benchmarks.objectives report {title}` recomputes every number of this page from "
+            f"`{self.experiment.grid}/runs.parquet`, which holds the values of each prompt. `python -m "
+            f"benchmarks.objectives run {title} --evidence again` repeats the training. The "
+            "samples themselves are not in the repository."
         )
 
     def title(self, name: str) -> str:
@@ -146,7 +149,7 @@ class _Page:
                 bold = "**" if name == best[k] else ""
                 cells.append(f"{bold}{means[k][name]:.3f}{bold}{spread}")
             rows.append([self.title(name), f"{self.rate(name):g}", str(len(runs)), *cells])
-        return markdown(rows) + "\n\n± is the standard deviation over seeds; bold, the best trained model of a column."
+        return markdown(rows) + "\n\n± is the standard deviation over seeds. Bold: the best trained model of a column."
 
     def difference_table(self, reference: Callable[[int], np.ndarray], exclude: str | None) -> str:
         rows = [["contender", *(f"k = {k}" for k in TABLE_KS)]]
@@ -160,7 +163,7 @@ class _Page:
         return markdown(rows)
 
     def fooled_table(self) -> str:
-        """How often the verifier takes a wrong answer for a right one, and what that costs when it selects."""
+        """How often the verifier accepts a wrong answer, and how often it then selects one."""
         ks = (4, 16, 64)
         rows = [["contender", "wrong answers it accepts", *(f"misled, k = {k}" for k in ks)]]
         for name, runs in {"base": [self.base], **self.finished}.items():
@@ -180,7 +183,7 @@ class _Page:
                 )
         explanation = (
             "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
-            "Misled: where a right answer is among k, how often the verifier picks a wrong one, "
+            "Misled: how often the verifier picks a wrong answer if a right one is among the k, "
             "1 - Best-of-k / pass@k."
         )
         return f"{markdown(rows)}\n\n{explanation}"
@@ -194,7 +197,7 @@ class _Page:
         return markdown(rows)
 
     def tuning_table(self) -> str:
-        """Every run of the tuning: what another learning rate, or an equal one, would have given."""
+        """Every run of the tuning."""
         rows = [["contender", "chosen by", "learning rate", *(f"k = {k}" for k in TABLE_KS)]]
         for name in self.finished:
             for rate in RATES:
@@ -212,7 +215,7 @@ class _Page:
         return " + ".join(f"{what}{k}" if weight == 1 else f"{weight:g} {what}{k}" for k, weight in weights)
 
     def plot_curves(self, path: Path) -> None:
-        """Values, and differences to the base with bands: the curves themselves lie too close to tell apart."""
+        """Values, and differences to the base with bands."""
         from matplotlib.figure import Figure
 
         value = {"pass_at_k": "pass@k", "best_of_k": "Best-of-k with the verifier"}[self.experiment.strategy]
@@ -246,13 +249,13 @@ class _Page:
                 mean = np.mean([run.series[metric][:shortest] for run in runs], axis=0)
                 shown = self.title(name) if axes is figure.axes[0] else None
                 axes.plot(np.convolve(mean, np.ones(SMOOTH) / SMOOTH, mode="valid"), label=shown, **style)
-            axes.set_xlabel(f"optimiser step (mean of {SMOOTH})")
+            axes.set_xlabel(f"optimizer step (mean of {SMOOTH})")
             axes.set_ylabel(label)
         figure.legend(loc="outside lower center", ncols=4, fontsize=8)
         figure.savefig(path, dpi=110)
 
     def styles(self) -> dict[str, dict[str, Any]]:
-        """Colour and line of each contender; no two are alike."""
+        """A different color and line for each contender."""
         lines = ("-", "--", ":")
         return {
             name: {"color": f"C{i % 10}", "linestyle": lines[i // 10 % len(lines)]}
@@ -268,8 +271,8 @@ def _mean(runs: list[Result], metric: str, steps: slice) -> float:
 def _misled(runs: list[Result], k: int) -> np.ndarray:
     """Share of the groups of k with a right answer in which the verifier picks a wrong one, by seed and prompt, [S, P].
 
-    It is a ratio of means, 1 - b / a: here linearised, so that the mean is the ratio and the spread is its (delta
-    method).
+    It is a ratio of means, 1 - b / a, linearized by the delta method: the mean is the ratio, and the spread is its
+    spread.
     """
     reached_SP, picked_SP = (np.stack([run.value(s, k) for run in runs]) for s in ("pass_at_k", "best_of_k"))
     reached, ratio = reached_SP.mean(), picked_SP.mean() / reached_SP.mean()
@@ -277,7 +280,7 @@ def _misled(runs: list[Result], k: int) -> np.ndarray:
 
 
 def interval(found: Difference, scale: float = 1.0, digits: int = 3) -> str:
-    """A difference with its interval; bold where that does not hold 0."""
+    """A difference with its interval; bold if the interval excludes 0."""
     apart = "**" if found.low > 0 or found.high < 0 else ""
     value, low, high = (f"{scale * x:+.{digits}f}" for x in (found.value, found.low, found.high))
     return f"{apart}{value}{apart} [{low}, {high}]"

@@ -1,4 +1,4 @@
-"""What is kept of every run: values by prompt and k, and a few curves of its training. One Parquet file a grid."""
+"""The stored figures of every run: values by prompt and k, and a few training curves. One Parquet file per grid."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SCHEMA = pa.schema(
         pa.field("rate", pa.float64()),  # learning rate; 0: the base model
         pa.field("seed", pa.int32()),
         pa.field("split", pa.string()),
-        pa.field("samples", pa.int32()),  # of each prompt
+        pa.field("samples", pa.int32()),  # per prompt
         pa.field("values", pa.map_(pa.string(), pa.list_(pa.float32()))),  # by strategy, [prompts, KS] row by row
         pa.field("fooled", pa.list_(pa.float32())),  # by prompt: share of the wrong answers that score above 1/2
-        pa.field("series", pa.map_(pa.string(), pa.list_(pa.float32()))),  # by metric, one value an optimiser step
+        pa.field("series", pa.map_(pa.string(), pa.list_(pa.float32()))),  # by metric, one value per optimizer step
     ]
 )
 
@@ -41,10 +41,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The figures of a run.
 
     values: by strategy, float64 [P, len(KS)], each prompt's unbiased value from `samples` samples.
-    fooled: float64 [P], NaN where a prompt has no wrong answer.
+    fooled: float64 [P], NaN if a prompt has no wrong answer.
     series: by metric of SERIES, float64 [steps].
     """
 
@@ -98,7 +98,7 @@ class Results:
             return sorted(self._found.items(), key=lambda kv: (kv[0].contender, kv[0].split, kv[0].rate, kv[0].seed))
 
     def add(self, key: Key, result: Result) -> None:
-        """Keep a run's result; on the disk when this returns."""
+        """Store a run's result; it is on disk when this returns."""
         with self._lock:
             self._found[key] = result
             rows = [_row(k, r) for k, r in self._found.items()]

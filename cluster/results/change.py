@@ -8,7 +8,7 @@ from math import sqrt
 
 import numpy as np
 
-from learner.metrics import paired_difference
+from learner.metrics import paired_difference, student_t_interval
 
 METHODS = {
     "prompts": "bootstrap over prompts, paired; it does not cover repeated training",
@@ -61,7 +61,7 @@ def change(before: Sequence[Seeded], after: Sequence[Seeded]) -> Change:
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean and 95 % interval of S >= 2 values by Student's t with S - 1 degrees of freedom."""
     array = np.asarray(values, dtype=np.float64)
-    return _around(float(array.mean()), float(array.std(ddof=1)) / sqrt(len(array)), len(array) - 1)
+    return student_t_interval(float(array.mean()), float(array.std(ddof=1)) / sqrt(len(array)), len(array) - 1)
 
 
 def _welch(before_S: np.ndarray, after_S: np.ndarray) -> tuple[float, float, float]:
@@ -73,11 +73,4 @@ def _welch(before_S: np.ndarray, after_S: np.ndarray) -> tuple[float, float, flo
         freedom = spread**2 / sum(
             part**2 / (len(side) - 1) for part, side in zip(parts, (before_S, after_S), strict=True)
         )
-    return _around(float(after_S.mean() - before_S.mean()), sqrt(spread), freedom)
-
-
-def _around(value: float, error: float, freedom: float) -> tuple[float, float, float]:
-    from scipy.special import stdtrit  # here, because it takes longer to import than all else
-
-    half = float(stdtrit(freedom, 0.975)) * error
-    return value, value - half, value + half
+    return student_t_interval(float(after_S.mean() - before_S.mean()), sqrt(spread), freedom)

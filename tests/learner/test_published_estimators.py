@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations, permutations
 from math import comb
 from pathlib import Path
 
@@ -96,6 +97,49 @@ def test_the_two_signs_of_g_minus(k: int, p: float) -> None:
     for estimator, sign in (("bon_rlb", 1), ("bon_rlb_minus", -1)):
         found = group_advantages(group, strategy="pass_at_k", k=k, estimator=estimator, options=Options(0.0))
         assert found[-1] * 10 == pytest.approx(right) and found[0] * 10 == pytest.approx(sign * wrong)
+
+
+@pytest.mark.parametrize("k", [2, 4, 8])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_an_exact_form_with_negative_weights(k: int, p: float) -> None:
+    """N p^N (1-p) / (1-p^N) on right, -N (1-p) on wrong samples of Best-of-N: the gradient, and the limit of `loo`."""
+    q = 1 - p
+    right = k * p**k * q / (1 - p**k) * (1 - p**k) / q  # weight times the sample's ratio to the Best-of-N policy
+    wrong = -k * q * p ** (k - 1)
+    assert right - wrong == pytest.approx(k * p ** (k - 1)) and q * right + p * wrong == pytest.approx(0)
+    n = 20_000
+    group = [1] * round(n * q) + [0] * round(n * p)
+    found = n * group_advantages(group, strategy="pass_at_k", k=k)
+    assert (found[0], found[-1]) == (pytest.approx(right, rel=0.02), pytest.approx(wrong, rel=0.02))
+    positive = k * p ** (k - 1) * q / (1 - p**k) * (1 - p**k) / q
+    assert positive == pytest.approx(k * p ** (k - 1)), "BoN-RLB(P) with the true failure rate is exact"
+
+
+def test_pass_at_k_weighs_prompts_by_their_success_rate() -> None:
+    """k (1-p)^(k-1) times the gradient of the success rate p: the numbers of docs/objectives.md."""
+    assert 8 * (1 - 0.257) ** 7 == pytest.approx(1, abs=0.005) and 8 * (1 - 0.6) ** 7 == pytest.approx(0.013, abs=5e-4)
+    for q in (0.257, 0.6):
+        found = gain(q, 16, 1, strategy="pass_at_k", k=8)  # expected update / gradient of the success rate
+        assert found == pytest.approx(8 * (1 - q) ** 7, rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_leave_two_out_is_loo_times_n_over_k(k: int) -> None:
+    """MaxPO (arXiv 2606.06080): i and each other j are added in turn to the (k-1)-subsets of the remaining samples."""
+    n, rng = 6, np.random.default_rng(k)
+    for rewards, scores in (
+        (rng.normal(size=n), rng.normal(size=n)),
+        (rng.integers(0, 2, n).astype(float), rng.integers(0, 3, n).astype(float)),  # ties, verifier not the reward
+    ):
+        earned = tabular.best(rewards, scores)
+        expected = np.zeros(n)
+        for i, j in permutations(range(n), 2):
+            rest = [m for m in range(n) if m not in (i, j)]
+            subsets = list(combinations(rest, k - 1))
+            expected[i] += np.mean([earned((*s, i)) - earned((*s, j)) for s in subsets]) / (n - 1)
+        found = n / k * group_advantages(rewards, scores=scores, strategy="best_of_k", k=k)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+        assert abs(expected.sum()) < 1e-14
 
 
 def test_p_fail_is_clipped() -> None:
