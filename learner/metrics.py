@@ -209,14 +209,29 @@ def paired_difference_of_runs(before_SP: Any, after_SP: Any) -> Difference:
     Raises:
         ValueError: naming the argument that is not [S, P] finite values, has other prompts or another number of runs.
     """
+    difference_SP = _difference_of_runs(before_SP, after_SP)
+    return Difference(*student_t_interval(float(difference_SP.mean()), *_crossed_error(difference_SP)))
+
+
+def paired_p_value(before_SP: Any, after_SP: Any) -> float:
+    """Two-sided p value of no difference, by the t statistic of `paired_difference_of_runs`; 1 if nothing differs."""
+    from scipy.special import stdtr  # here, because it takes longer to import than all else
+
+    difference_SP = _difference_of_runs(before_SP, after_SP)
+    value, (error, freedom) = abs(float(difference_SP.mean())), _crossed_error(difference_SP)
+    if error == 0.0:
+        return float(value == 0.0)
+    return 2.0 * float(stdtr(freedom, -value / error))
+
+
+def _difference_of_runs(before_SP: Any, after_SP: Any) -> np.ndarray:
     before_SP, after_SP = _runs_by_prompt("before_SP", before_SP), _runs_by_prompt("after_SP", after_SP)
     (S, P), (other, prompts) = before_SP.shape, after_SP.shape
     if P != prompts:
         raise ValueError(f"after_SP has {prompts} prompts, before_SP {P}: pairs need the same prompts")
     if S != other and 1 not in (S, other):
         raise ValueError(f"after_SP has {other} runs, before_SP {S}: pass the same number of both, or a single one")
-    difference_SP = after_SP - before_SP
-    return Difference(*student_t_interval(float(difference_SP.mean()), *_crossed_error(difference_SP)))
+    return after_SP - before_SP
 
 
 def student_t_interval(value: float, error: float, freedom: float) -> tuple[float, float, float]:

@@ -1,0 +1,50 @@
+"""The command line; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import benchmarks.frontier
+from benchmarks.frontier.counts import Store
+from benchmarks.frontier.page import hours_left, write_page
+from benchmarks.frontier.plan import load, require_committed
+from benchmarks.frontier.stages import Stages
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.frontier",
+        description=benchmarks.frontier.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=["hours", "run", "report"])
+    parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("countdown.yaml"))
+    parser.add_argument("--evidence", type=Path, default=Path("docs/evidence/frontier"), help="page and counts")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/frontier"), help="run: for runs and models")
+    parser.add_argument("--validation-only", action="store_true", help="run: stop before the test split is used")
+    parser.add_argument("--only", nargs="*", metavar="CONTENDER:RATE:SEED", help="run: only these training runs")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: overrides of every run")
+    options = parser.parse_args()
+    plan = load(options.plan)
+    store = Store(options.evidence / "counts.parquet", plan.digest)
+    if options.command == "hours":
+        print(hours_left(store, plan))
+    elif options.command == "report":
+        write_page(options.evidence, store, plan, options.plan)
+    else:
+        stages = Stages(plan, store, options.scratch.resolve(), extra=tuple(options.set))
+        if options.only:
+            parts = [one.split(":") for one in options.only]
+            stages.train([(name, float(rate), int(seed)) for name, rate, seed in parts])
+            return
+        stages.train()
+        stages.tune()
+        if not options.validation_only:
+            require_committed(options.plan.resolve())
+            stages.test()
+        write_page(options.evidence, store, plan, options.plan)
+
+
+if __name__ == "__main__":
+    main()

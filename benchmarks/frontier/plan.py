@@ -1,0 +1,137 @@
+"""The plan of a comparison: what is trained, how it is tuned, and which contrasts are primary."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Part(BaseModel):
+    """A section of the plan; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Contender(Part):
+    """One side of a comparison: its title on the page and its overrides of the configuration."""
+
+    title: str
+    overrides: tuple[str, ...]
+
+
+class Pool(Part):
+    """An evaluation: number of prompts, samples per prompt."""
+
+    prompts: Positive
+    n: Positive
+
+    @property
+    def samples(self) -> int:
+        return self.prompts * self.n
+
+
+class Contrast(Part):
+    """pass@k of one contender minus that of another, both tuned for pass@k."""
+
+    contender: str
+    against: str
+    k: Positive
+
+
+class Costs(Part):
+    """Measured seconds of one run on one core, with as many runs at a time as `jobs`."""
+
+    start: float
+    step: float
+    thousand_samples: float
+    jobs: Positive
+
+
+class Plan(Part):
+    """A comparison along training.
+
+    Attributes:
+        config: the YAML file that the overrides change. model: the base model.
+        common: overrides of every run. every: optimizer steps between evaluations.
+        ks: the metrics pass@k; each contender is tuned for each.
+        validation, test: the pools of the choices and of the results.
+        primary: contrasts that are tested, with Holm's correction; everything else is descriptive.
+    """
+
+    title: str
+    config: str
+    model: str
+    common: tuple[str, ...]
+    contenders: dict[str, Contender]
+    rates: tuple[Annotated[float, Field(gt=0)], ...]
+    seeds: tuple[int, ...]
+    steps: Positive
+    every: Positive
+    ks: tuple[Positive, ...]
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...]
+    validation: Pool
+    test: Pool
+    primary: tuple[Contrast, ...]
+    costs: Costs
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for contrast in self.primary:
+            for name in (contrast.contender, contrast.against):
+                if name not in self.contenders:
+                    raise ValueError(f"primary names the contender {name!r}, which is not in contenders")
+            if contrast.k not in self.ks:
+                raise ValueError(f"primary names k = {contrast.k}, which is not in ks")
+        for name, pool in (("validation", self.validation), ("test", self.test)):
+            if max(self.ks) > pool.n:
+                raise ValueError(f"{name}.n = {pool.n} is less than the largest k, {max(self.ks)}; raise {name}.n")
+        if self.steps % self.every:
+            raise ValueError(f"steps = {self.steps} is not a multiple of every = {self.every}")
+        if len(self.seeds) < 2:
+            raise ValueError("seeds: give two or more; the intervals cover repeated training")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Identifies everything that decides a result."""
+        return hashlib.sha256(self.model_dump_json(exclude={"costs"}).encode()).hexdigest()[:16]
+
+    @property
+    def runs(self) -> list[tuple[str, float, int]]:
+        """Contender, rate and seed of every training run; whole seeds first, so that a part is a smaller experiment."""
+        return [(name, rate, seed) for seed, name, rate in product(self.seeds, self.contenders, self.rates)]
+
+    def training_seconds(self) -> float:
+        """One training run, with its evaluations."""
+        evaluations = self.steps // self.every * self.validation.samples
+        return self.costs.start + self.steps * self.costs.step + evaluations / 1000 * self.costs.thousand_samples
+
+    def evaluation_seconds(self, samples: int) -> float:
+        """One evaluation of a model."""
+        return self.costs.start + samples / 1000 * self.costs.thousand_samples
+
+
+def load(path: Path) -> Plan:
+    """The plan in a YAML file.
+
+    Raises:
+        ValueError: it does not describe a plan.
+    """
+    return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def require_committed(path: Path) -> None:
+    """RuntimeError unless git holds this version of the plan: the test split comes after the plan."""
+    found = subprocess.run(
+        ["git", "status", "--porcelain", "--", path.name], cwd=path.parent, capture_output=True, text=True, timeout=60
+    )
+    if found.returncode or found.stdout:
+        raise RuntimeError(f"{path} is not committed: commit the plan before the test split is used")

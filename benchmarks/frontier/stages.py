@@ -1,0 +1,206 @@
+"""Does the missing training runs and evaluations of a plan."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, best_step, chosen, chosen_base
+from benchmarks.frontier.counts import BASE, Counts, Key, Store
+from benchmarks.frontier.plan import Plan, Pool
+
+LIMIT_S = 6 * 3600
+FRESH_SEEDS = 1000  # added to a run's seed for evaluations after training: new samples
+
+
+def bonrl(verb: str, *arguments: str) -> None:
+    """Run a command of bonrl; RuntimeError with its output if it fails."""
+    command = [sys.executable, "-m", "cluster.cli", verb, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one split at some temperatures. rate, seed and step are 0 for the base model."""
+
+    contender: str
+    rate: float
+    seed: int
+    step: int
+    split: str
+    temperatures: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs a plan.
+
+    Args:
+        scratch: for run directories, which are removed when they are measured, and for the chosen models.
+        command: runs `bonrl`; a parameter for tests.
+        extra: overrides of every run, such as the path of a model on this machine.
+    """
+
+    plan: Plan
+    store: Store
+    scratch: Path
+    command: Callable[..., None] = bonrl
+    extra: tuple[str, ...] = ()
+
+    def train(self, runs: Iterable[tuple[str, float, int]] | None = None) -> None:
+        """Stage 1: every training run that is not measured yet, and the base model on validation.
+
+        Raises:
+            ExceptionGroup: of the failures, after all other runs.
+        """
+        base = Evaluation(BASE, 0.0, 0, 0, "validation", self.plan.temperatures)
+        jobs = [partial(self._train, *run) for run in (self.plan.runs if runs is None else runs)]
+        self._all([*(partial(self._evaluate, one) for one in self._missing([base])), *jobs])
+
+    def tune(self) -> None:
+        """Stage 2: the chosen models on the validation split at every temperature."""
+        models = {
+            Evaluation(name, choice.rate, seed, step, "validation", self.plan.temperatures)
+            for name, choice, _ in self._choices()
+            for seed, step in zip(self.plan.seeds, choice.steps, strict=True)
+        }
+        self._all([partial(self._evaluate, one) for one in self._missing(models)])
+
+    def test(self) -> None:
+        """Stage 3: the tuned models, and the base model, on the test split."""
+        wanted: dict[tuple[str, float, int, int], set[float]] = {}
+        tuned = [(BASE, chosen_base(self.store, self.plan, k), (0,)) for k in self.plan.ks]
+        for name, choice, seeds in [*tuned, *self._choices()]:
+            assert choice.temperature is not None, "stage 2 has measured every temperature"
+            for seed, step in zip(seeds, choice.steps, strict=True):
+                wanted.setdefault((name, choice.rate, seed, step), set()).add(choice.temperature)
+        models = [Evaluation(*model, "test", tuple(sorted(temps))) for model, temps in wanted.items()]
+        self._all([partial(self._evaluate, one) for one in self._missing(models)])
+
+    def _choices(self) -> list[tuple[str, Choice, tuple[int, ...]]]:
+        plan = self.plan
+        return [(name, chosen(self.store, plan, name, k), plan.seeds) for name in plan.contenders for k in plan.ks]
+
+    def _missing(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+        """The evaluations with the temperatures that are not measured yet."""
+        found = []
+        for one in evaluations:
+            model = (one.contender, one.rate, one.seed, one.step)
+            left = tuple(t for t in one.temperatures if self.store.get(Key(*model, one.split, t)) is None)
+            if left:
+                found.append(Evaluation(*model, one.split, left))
+        return found
+
+    def _train(self, name: str, rate: float, seed: int) -> None:
+        plan, last = self.plan, self.plan.steps
+        if self.store.get(Key(name, rate, seed, last, "curve", TRAINING_TEMPERATURE)) is None:
+            self._train_again(name, rate, seed)
+            print(f"{name}, rate {rate:g}, seed {seed}: trained {plan.steps} steps", flush=True)
+
+    def _train_again(self, name: str, rate: float, seed: int) -> None:
+        """One training run; keep the model of the best step for each k, and the counts of every evaluation."""
+        plan = self.plan
+        directory = self.scratch / "runs" / f"{name}-{rate:g}-seed{seed}"
+        shutil.rmtree(directory, ignore_errors=True)  # a run that was interrupted
+        keep_best = plan.ks[len(plan.ks) // 2]
+        self.command(
+            "train",
+            *("--config", plan.config, f"model.path={plan.model}", *plan.common, *plan.contenders[name].overrides),
+            *(f"run.directory={directory.parent}", f"run.name={directory.name}", f"run.seed={seed}"),
+            *(f"run.steps={plan.steps}", f"learner.learning_rate={rate}", "wandb.mode=disabled"),
+            *(f"checkpoint.every={plan.every}", f"checkpoint.keep={plan.steps // plan.every}"),
+            *(f"evaluation.every={plan.every}", "evaluation.at_start=false", "evaluation.split=validation"),
+            *(f"evaluation.prompts={plan.validation.prompts}", f"evaluation.n={plan.validation.n}"),
+            *(f"evaluation.keep_best=pass_at_k@{keep_best}", *self.extra),
+        )
+        found = _measured_run(directory, plan)
+        best = json.loads((directory / "best.json").read_text(encoding="utf-8"))["step"]
+        values = {step: counts.pass_at(keep_best).mean() for step, counts in found.items()}
+        if values[best] < max(values.values()) - 1e-9:
+            raise RuntimeError(
+                f"{directory}: evaluation.keep_best chose step {best}, the counts say otherwise: {values}"
+            )
+        for step in {best_step(found, k) for k in plan.ks}:
+            model = self._model(name, rate, seed, step)
+            shutil.rmtree(model, ignore_errors=True)
+            shutil.copytree(directory / "checkpoints" / f"step-{step:06d}" / "huggingface", model)
+        keys = {step: Key(name, rate, seed, step, "curve", TRAINING_TEMPERATURE) for step in found}
+        self.store.add({keys[step]: counts for step, counts in found.items()})
+        shutil.rmtree(directory)
+
+    def _model(self, name: str, rate: float, seed: int, step: int) -> Path:
+        if name == BASE:
+            return Path(self.plan.model)
+        return self.scratch / "models" / f"{name}-{rate:g}-seed{seed}" / f"step-{step:06d}"
+
+    def _evaluate(self, one: Evaluation) -> None:
+        model = self._model(one.contender, one.rate, one.seed, one.step)
+        if one.contender != BASE and not model.is_dir():  # measured on another machine: runs are reproducible
+            self._train_again(one.contender, one.rate, one.seed)
+        pool: Pool = self.plan.test if one.split == "test" else self.plan.validation
+        output = self.scratch / "evaluations" / f"{one.contender}-{one.rate:g}-{one.seed}-{one.step}-{one.split}"
+        shutil.rmtree(output, ignore_errors=True)
+        self.command(
+            "eval",
+            *("--config", self.plan.config, "--checkpoint", str(model), "--output", str(output), "--n", str(pool.n)),
+            *(flag for t in one.temperatures for flag in ("-t", f"{t:g}")),
+            *(*self.plan.common, f"evaluation.split={one.split}", f"evaluation.prompts={pool.prompts}"),
+            *(f"run.seed={FRESH_SEEDS + one.seed}", *self.extra),
+        )
+        found = dict(_read_counts(file) for file in output.glob("groups-temperature-*.parquet"))
+        if sorted(found) != sorted(one.temperatures):
+            raise RuntimeError(f"{output} has the temperatures {sorted(found)}, wanted {sorted(one.temperatures)}")
+        model_key = (one.contender, one.rate, one.seed, one.step)
+        self.store.add({Key(*model_key, one.split, t): counts for t, counts in found.items()})
+        shutil.rmtree(output)
+
+    def _all(self, jobs: list[Callable[[], None]]) -> None:
+        """Do everything, `costs.jobs` at a time. After Ctrl-C, which also reaches the runs, nothing new starts."""
+        with ThreadPoolExecutor(self.plan.costs.jobs) as pool:
+            tasks = [pool.submit(job) for job in jobs]
+            try:
+                errors = [task.exception() for task in tasks]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        failures = [error for error in errors if isinstance(error, Exception)]
+        if failures:
+            raise ExceptionGroup("some runs failed; the same command does the missing ones", failures)
+
+
+def _measured_run(directory: Path, plan: Plan) -> dict[int, Counts]:
+    """The evaluations of a finished training run by step, with the tokens and seconds of training up to there."""
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    config = dict(part.split("=", 1) for part in plan.common)
+    samples = int(config["rollout.prompts_per_step"]) * int(config["rollout.n"])
+    lengths, seconds = (np.array([r[m] for r in rows if m in r]) for m in ("response/length_mean", "time/step_s"))
+    found = {}
+    for step in range(plan.every, plan.steps + 1, plan.every):
+        temperature, counts = _read_counts(directory / "groups" / f"evaluation-{step:06d}.parquet")
+        assert temperature == TRAINING_TEMPERATURE, "the curve is measured at the training temperature"
+        tokens = samples * float(lengths[:step].sum())
+        found[step] = Counts(counts.samples, counts.right_P, tokens, float(seconds[:step].sum()))
+    return found
+
+
+def _read_counts(file: Path) -> tuple[float, Counts]:
+    """Temperature and right answers of graded groups, in the order of the prompts."""
+    table = parquet.read_table(file, columns=["sequence", "temperature", "verdict"]).sort_by("sequence")
+    verdicts = table["verdict"].to_pylist()
+    sizes = {len(row) for row in verdicts}
+    if len(sizes) != 1:
+        raise RuntimeError(f"{file}: groups of {sorted(sizes)} samples; all must have the same number")
+    right_P = np.array([row.count("correct") for row in verdicts])
+    return round(float(table["temperature"][0].as_py()), 3), Counts(sizes.pop(), right_P)

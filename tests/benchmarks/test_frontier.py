@@ -1,0 +1,205 @@
+"""The comparison along training: choices, stages and page, with a command that writes what `bonrl` would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from benchmarks.frontier.choice import best_step, chosen
+from benchmarks.frontier.counts import Counts, Key, Store
+from benchmarks.frontier.page import holm, hours_left, write_page
+from benchmarks.frontier.plan import Plan, load
+from benchmarks.frontier.stages import Stages
+
+PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "frontier").glob("*.yaml"))
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan.model_validate(
+        {
+            "title": "A small plan",
+            "config": "config.yaml",
+            "model": "base-model",
+            "common": ["rollout.prompts_per_step=2", "rollout.n=4"],
+            "contenders": {
+                "mean": {"title": "the mean", "overrides": ["objective.strategy=mean"]},
+                "pass4": {"title": "pass@4", "overrides": ["objective.strategy=pass_at_k"]},
+            },
+            "rates": [1e-5, 3e-5],
+            "seeds": [0, 1, 2],
+            "steps": 6,
+            "every": 2,
+            "ks": [1, 4],
+            "temperatures": [0.6, 1.0],
+            "validation": {"prompts": 24, "n": 8},
+            "test": {"prompts": 40, "n": 8},
+            "primary": [
+                {"contender": "pass4", "against": "mean", "k": 4},
+                {"contender": "pass4", "against": "mean", "k": 1},
+            ],
+            "costs": {"start": 1, "step": 1, "thousand_samples": 1, "jobs": 2},
+        }
+    )
+
+
+class FakeBonrl:
+    """Writes run directories and evaluations; the mean is best at step 2, pass@4 at step 6, both at the larger rate."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def __call__(self, verb: str, *arguments: str) -> None:
+        self.calls.append([verb, *arguments])
+        keys = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+        if verb == "train":
+            self._train(keys)
+        else:
+            self._evaluate(keys, dict(zip(arguments, arguments[1:], strict=False)), arguments)
+
+    def _train(self, keys: dict[str, str]) -> None:
+        directory = Path(keys["run.directory"]) / keys["run.name"]
+        rate, mean = float(keys["learner.learning_rate"]), keys["objective.strategy"] == "mean"
+        steps, rows = (2, 4, 6), []
+        chances = {step: (0.3 if mean else 0.4) + 3e3 * rate - 0.02 * abs(step - (2 if mean else 6)) for step in steps}
+        for step in steps:
+            groups = directory / "groups" / f"evaluation-{step:06d}.parquet"
+            write_groups(groups, chances[step], 24, 1.0, seed=int(keys["run.seed"]) + step)
+            model = directory / "checkpoints" / f"step-{step:06d}" / "huggingface"
+            model.mkdir(parents=True)
+            (model / "chance").write_text(str(chances[step]))
+        rows = [{"response/length_mean": 5.0, "time/step_s": 0.5}] * 6
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        best = best_step({s: counts_of(directory / "groups" / f"evaluation-{s:06d}.parquet") for s in steps}, 4)
+        (directory / "best.json").write_text(json.dumps({"step": best}))
+
+    def _evaluate(self, keys: dict[str, str], options: dict[str, str], arguments: tuple[str, ...]) -> None:
+        model = Path(options["--checkpoint"])
+        chance = 0.2 if model.name == "base-model" else float((model / "chance").read_text())
+        for i, flag in enumerate(arguments):
+            if flag == "-t":
+                t = float(arguments[i + 1])
+                path = Path(options["--output"]) / f"groups-temperature-{t:g}.parquet"
+                write_groups(path, chance + 0.2 * (t == 0.6), int(keys["evaluation.prompts"]), t, int(keys["run.seed"]))
+
+
+def write_groups(path: Path, chance: float, prompts: int, temperature: float, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    right = np.random.default_rng(seed).random((prompts, 8)) < chance
+    columns = {
+        "sequence": np.arange(prompts)[::-1],
+        "temperature": np.full(prompts, temperature, np.float32),
+        "verdict": [["correct" if one else "wrong" for one in row] for row in right],
+    }
+    parquet.write_table(pa.table(columns), path)
+
+
+def counts_of(path: Path) -> Counts:
+    verdicts = parquet.read_table(path)["verdict"].to_pylist()
+    return Counts(8, np.array([row.count("correct") for row in verdicts]))
+
+
+def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake, counts, scratch = FakeBonrl(), tmp_path / "page" / "counts.parquet", tmp_path / "scratch"
+    stages = Stages(plan, Store(counts, plan.digest), scratch, fake)
+    stages.train(plan.runs[:3])
+    assert [call[0] for call in fake.calls].count("train") == 3
+    again = Stages(plan, Store(counts, plan.digest), scratch, fake)
+    assert "9 of 12 training runs are missing" in hours_left(again.store, plan)
+    write_page(tmp_path / "page", again.store, plan, Path("frontier/plan.yaml"))
+    assert "Test split" not in (tmp_path / "page" / "README.md").read_text()
+    again.train()
+    assert [call[0] for call in fake.calls].count("train") == 12, "no run is repeated"
+    assert not list((scratch / "runs").iterdir()), "run directories are removed"
+    again.tune()
+    again.test()
+    assert not any("evaluation.split=test" in call for call in fake.calls if call[0] == "train")
+    done = len(fake.calls)
+    for stage in (again.train, again.tune, again.test):
+        stage()
+    assert len(fake.calls) == done, "everything is measured"
+    assert {key.temperature for key, _ in again.store.items() if key.split == "test"} == {0.6}
+    choice = chosen(again.store, plan, "pass4", 4)
+    assert (choice.rate, choice.temperature) == (3e-5, 0.6) and len(choice.steps) == 3
+    write_page(tmp_path / "page", Store(counts, plan.digest), plan, Path("frontier/plan.yaml"))
+    page = (tmp_path / "page" / "README.md").read_text()
+    for heading in ("Along training", "Test split", "Primary contrasts", "Answers needed"):
+        assert f"## {heading}" in page
+    assert "pass@4 minus the mean, pass@4" in page and (tmp_path / "page" / "frontier.png").stat().st_size > 1000
+    (curve,) = [c for key, c in again.store.items() if key[:5] == ("mean", 3e-5, 1, 4, "curve")]
+    assert (curve.tokens, curve.seconds) == (2 * 4 * 5.0 * 4, 2.0)
+    assert "2 contenders trained, 2 tested" in capsys.readouterr().out
+
+
+def test_a_lost_model_is_trained_again(plan: Plan, tmp_path: Path) -> None:
+    fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
+    Stages(plan, store, tmp_path / "one", fake).train()
+    Stages(plan, store, tmp_path / "two", fake).tune()
+    chosen_runs = {(n, chosen(store, plan, n, k).rate, s) for n in plan.contenders for k in plan.ks for s in plan.seeds}
+    assert len(chosen_runs) <= sum(call[0] == "train" for call in fake.calls) - 12 <= 2 * len(chosen_runs)
+
+
+def test_failed_runs_are_reported_after_the_others(plan: Plan, tmp_path: Path) -> None:
+    fake = FakeBonrl()
+
+    def command(verb: str, *arguments: str) -> None:
+        if "run.seed=1" in arguments:
+            raise RuntimeError("out of memory")
+        fake(verb, *arguments)
+
+    stages = Stages(plan, Store(tmp_path / "counts.parquet", plan.digest), tmp_path, command)
+    with pytest.raises(ExceptionGroup, match="the same command does the missing ones"):
+        stages.train()
+    assert "4 of 12 training runs are missing" in hours_left(stages.store, plan)
+
+
+def test_the_earliest_of_equal_steps_is_best() -> None:
+    same = Counts(4, np.array([1, 2]))
+    assert best_step({4: same, 2: same, 6: Counts(4, np.array([1, 1]))}, 2) == 2
+
+
+def test_measurements_of_another_plan_are_refused(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path / "counts.parquet", plan.digest)
+    store.add({Key("mean", 1e-5, 0, 2, "curve", 1.0): Counts(8, np.array([1, 2]), 10.0, 1.5)})
+    again = dict(Store(tmp_path / "counts.parquet", plan.digest).items())
+    assert [(c.samples, c.right_P.tolist(), c.tokens, c.seconds) for c in again.values()] == [(8, [1, 2], 10.0, 1.5)]
+    with pytest.raises(RuntimeError, match="measured with another plan"):
+        Store(tmp_path / "counts.parquet", plan.model_copy(update={"steps": 8}).digest)
+    cheaper = plan.model_copy(update={"costs": plan.costs.model_copy(update={"step": 9.0})})
+    assert cheaper.digest == plan.digest, "costs decide no result"
+
+
+def test_holm_adjusts_by_rank() -> None:
+    assert holm([0.01, 0.04, 0.03], tests=3) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.01], tests=5) == pytest.approx([0.05]), "contrasts without a result count"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"primary": [{"contender": "best", "against": "mean", "k": 1}]}, "contender 'best'"),
+        ({"primary": [{"contender": "pass4", "against": "mean", "k": 2}]}, "k = 2"),
+        ({"ks": [1, 4, 16]}, "validation.n = 8 is less than the largest k, 16"),
+        ({"steps": 7}, "not a multiple of every"),
+        ({"seeds": [0]}, "two or more"),
+        ({"epochs": 1}, "epochs"),
+    ],
+)
+def test_bad_plans_are_refused(plan: Plan, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan.model_validate(plan.model_dump() | change)
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_the_committed_plans_are_valid_configurations(path: Path, repository: Path) -> None:
+    from cluster.config import load_config
+
+    plan = load(path)
+    for contender in plan.contenders.values():
+        load_config(repository / plan.config, [*plan.common, *contender.overrides])
+    assert 3 <= len(plan.primary) <= 5 and len(plan.seeds) >= 6 and 1.0 in plan.temperatures
