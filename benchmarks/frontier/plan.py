@@ -109,6 +109,22 @@ class Plan(Part):
         """Contender, rate and seed of every training run; whole seeds first, so that a part is a smaller experiment."""
         return [(name, rate, seed) for seed, name, rate in product(self.seeds, self.contenders, self.rates)]
 
+    @property
+    def selected_k(self) -> int:
+        """k of `evaluation.keep_best`; the best steps for the other ks are found by the same rule."""
+        return self.ks[len(self.ks) // 2]
+
+    def training_keys(self, contender: str, rate: float, seed: int) -> tuple[str, ...]:
+        """Overrides of a training run, all but its directory."""
+        return (
+            *(f"model.path={self.model}", *self.common, *self.contenders[contender].overrides),
+            *(f"run.seed={seed}", f"run.steps={self.steps}", f"learner.learning_rate={rate}", "wandb.mode=disabled"),
+            *(f"checkpoint.every={self.every}", f"checkpoint.keep={self.steps // self.every}"),
+            *(f"evaluation.every={self.every}", "evaluation.at_start=false", "evaluation.split=validation"),
+            *(f"evaluation.prompts={self.validation.prompts}", f"evaluation.n={self.validation.n}"),
+            f"evaluation.keep_best=pass_at_k@{self.selected_k}",
+        )
+
     def training_seconds(self) -> float:
         """One training run, with its evaluations."""
         evaluations = self.steps // self.every * self.validation.samples

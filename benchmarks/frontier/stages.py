@@ -114,20 +114,11 @@ class Stages:
         plan = self.plan
         directory = self.scratch / "runs" / f"{name}-{rate:g}-seed{seed}"
         shutil.rmtree(directory, ignore_errors=True)  # a run that was interrupted
-        keep_best = plan.ks[len(plan.ks) // 2]
-        self.command(
-            "train",
-            *("--config", plan.config, f"model.path={plan.model}", *plan.common, *plan.contenders[name].overrides),
-            *(f"run.directory={directory.parent}", f"run.name={directory.name}", f"run.seed={seed}"),
-            *(f"run.steps={plan.steps}", f"learner.learning_rate={rate}", "wandb.mode=disabled"),
-            *(f"checkpoint.every={plan.every}", f"checkpoint.keep={plan.steps // plan.every}"),
-            *(f"evaluation.every={plan.every}", "evaluation.at_start=false", "evaluation.split=validation"),
-            *(f"evaluation.prompts={plan.validation.prompts}", f"evaluation.n={plan.validation.n}"),
-            *(f"evaluation.keep_best=pass_at_k@{keep_best}", *self.extra),
-        )
+        place = (f"run.directory={directory.parent}", f"run.name={directory.name}")
+        self.command("train", "--config", plan.config, *plan.training_keys(name, rate, seed), *place, *self.extra)
         found = _measured_run(directory, plan)
         best = json.loads((directory / "best.json").read_text(encoding="utf-8"))["step"]
-        values = {step: counts.pass_at(keep_best).mean() for step, counts in found.items()}
+        values = {step: counts.pass_at(plan.selected_k).mean() for step, counts in found.items()}
         if values[best] < max(values.values()) - 1e-9:
             raise RuntimeError(
                 f"{directory}: evaluation.keep_best chose step {best}, the counts say otherwise: {values}"

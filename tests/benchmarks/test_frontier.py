@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.frontier.choice import best_step, chosen
 from benchmarks.frontier.counts import Counts, Key, Store
+from benchmarks.frontier.gsm8k_split import split
 from benchmarks.frontier.page import holm, hours_left, write_page
 from benchmarks.frontier.plan import Plan, load
 from benchmarks.frontier.stages import Stages
@@ -200,6 +201,22 @@ def test_the_committed_plans_are_valid_configurations(path: Path, repository: Pa
     from cluster.config import load_config
 
     plan = load(path)
-    for contender in plan.contenders.values():
-        load_config(repository / plan.config, [*plan.common, *contender.overrides])
-    assert 3 <= len(plan.primary) <= 5 and len(plan.seeds) >= 6 and 1.0 in plan.temperatures
+    for run in plan.runs:
+        load_config(repository / plan.config, plan.training_keys(*run))
+    assert 1 <= len(plan.primary) <= 5 and len(plan.seeds) >= 3 and 1.0 in plan.temperatures
+    page = (repository / "docs" / "evidence" / "plan.md").read_text()
+    assert f"| `{path.name}` | {plan.digest} |" in page, "the page describes this version of the plan"
+
+
+def test_the_problems_of_gsm8k_are_split_once(tmp_path: Path) -> None:
+    for name, size in (("train", 30), ("test", 12)):
+        rows = [json.dumps({"problem": f"{name} {i}\u2028", "answer": str(i)}, ensure_ascii=False) for i in range(size)]
+        (tmp_path / f"gsm8k_{name}.jsonl").write_text("\n".join(rows) + "\n")
+    split(tmp_path, tmp_path / "out", sft_problems=18, test_problems=5)
+    sft, rl, test = (
+        {json.loads(line)["problem"] for line in (tmp_path / "out" / path).read_text().split("\n") if line}
+        for path in ("sft/gsm8k_train.jsonl", "rl/gsm8k_train.jsonl", "rl/gsm8k_test.jsonl")
+    )
+    assert (len(sft), len(rl), len(test)) == (18, 12, 5) and not sft & rl
+    with pytest.raises(ValueError, match="too few for the plan"):
+        split(tmp_path, tmp_path / "out", sft_problems=30, test_problems=5)
