@@ -3,6 +3,8 @@ VENV := .venv
 GPU_VENV := .venv-gpu
 CONFIG ?= cluster/presets/local.yaml
 ARGS ?=
+# Test files that start Ray, vLLM or DeepSpeed run in this many processes at once; each takes up to 6 GiB.
+SLOW_WORKERS ?= 2
 
 INSTALL_INPUTS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/install.sh setup.cfg pyproject.toml
 # The stamp carries a hash of the inputs' contents: `git checkout` and `touch` change times, not contents.
@@ -16,7 +18,7 @@ GPU_STAMP := $(GPU_VENV)/.bonrl-$(shell cat $(GPU_INPUTS) | sha256sum | cut -c1-
 help:
 	@echo "make install    set up .venv (PYTHON=python3.12 to choose one; VENV=DIRECTORY for another place)"
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
-	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 50 minutes on 2 cores)"
+	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; about 35 minutes on 2 cores)"
 	@echo "make test-fast  the tests that start none of those (about two minutes on 2 cores)"
 	@echo "make install-gpu  set up $(GPU_VENV) for NVIDIA GPUs (PYTHON=python3.12 to choose one; GPU_VENV=DIRECTORY)"
 	@echo "make test-gpu   set up $(GPU_VENV) and run the tests that need an NVIDIA GPU"
@@ -42,12 +44,12 @@ $(GPU_STAMP):
 train: $(STAMP)
 	$(VENV)/bin/bonrl train --config $(CONFIG) $(ARGS)
 
-# Tests that start a cluster run one after the other; before them the others run on every core. Status 5 of pytest: ARGS
-# selected none of them.
+# The fast tests run first, on every core. The slow ones spend much of their time waiting for processes to start, so two
+# files run side by side; the tests of one file share fixtures and stay together. Status 5 of pytest: ARGS selected none.
 test: $(STAMP)
 	@fast=0; slow=0; \
 	$(VENV)/bin/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS) || fast=$$?; \
-	$(VENV)/bin/python -m pytest -m slow $(ARGS) || slow=$$?; \
+	$(VENV)/bin/python -m pytest -m slow -n $(SLOW_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || slow=$$?; \
 	case "$$fast $$slow" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
 
 test-fast: $(STAMP)

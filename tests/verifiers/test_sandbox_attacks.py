@@ -36,15 +36,18 @@ QUICK = [attack.name for attack in OWN if attack.name not in SLOW]
 
 
 def check(found: dict, least: int) -> None:
-    """Every attack contained; and the program after it right, within a second on a server that was not renewed."""
+    """Every attack is contained and ended at the wall limit, and the next program passes soon after it.
+
+    The bounds leave room for a busy machine: what is not ended runs for minutes.
+    """
     escaped = {name: attack for name, attack in found["attacks"].items() if not attack["contained"]}
     assert not escaped
     assert len(found["attacks"]) >= least
     slow = {
-        name: attack["healthy_seconds"] for name, attack in found["attacks"].items() if attack["healthy_seconds"] > 1
+        name: attack["healthy_seconds"] for name, attack in found["attacks"].items() if attack["healthy_seconds"] > 3
     }
     assert not slow
-    late = {name: attack["seconds"] for name, attack in found["attacks"].items() if attack["seconds"] > 0.7 + 0.5}
+    late = {name: attack["seconds"] for name, attack in found["attacks"].items() if attack["seconds"] > 0.7 + 2}
     assert not late
 
 

@@ -26,6 +26,7 @@ from verifiers.sandbox import Executor, Layers, Limits, SandboxSettings, run_pyt
 
 LIMITS = Limits(wall_seconds=0.7, memory_bytes=1 << 30, output_bytes=4 << 20)
 HEALTHY = "def add(a, b): return a + b\n"
+HEALTHY_LIMITS = Limits(wall_seconds=10)  # shows that the executor still works, on a busy machine too
 # What the attacks use, so that they fail at the layers and not at an import.
 PRELOAD = (
     "numpy",
@@ -112,7 +113,7 @@ def _attack(attack: Attack, executor: Executor, home: str, servers: list[socket.
     verdict = run_python(code, tests=attack.tests, entry_point="add", limits=LIMITS, executor=executor)
     seconds = time.monotonic() - started
     started = time.monotonic()
-    healthy = run_python(HEALTHY, tests=TESTS, entry_point="add", limits=LIMITS, executor=executor)
+    healthy = run_python(HEALTHY, tests=TESTS, entry_point="add", limits=HEALTHY_LIMITS, executor=executor)
     healthy_seconds = time.monotonic() - started
     effects = _effects(attack, before, home, servers, tag)
     passed = verdict.status == "correct" and not attack.benign
