@@ -11,11 +11,12 @@ from learner.metrics import (
     pass_at_k_curve,
     strategy_curve,
 )
-from learner.strategies import strategy_value
+from learner.strategies import corrected_rewards, strategy_value
 
 __all__ = [
     "CurvePoint",
     "Difference",
+    "corrected_rewards",
     "default_ks",
     "group_advantages",
     "paired_difference",

@@ -19,8 +19,9 @@ class TermSettings(Section):
     strategy: str = Field(
         "pass_at_k",
         description="Inference strategy to optimize: `mean` (ordinary RL, k must be 1), `pass_at_k` (one correct "
-        "answer among k is enough; rewards 0 or 1), `max_at_k` (the largest reward among k), `best_of_k` (the answer "
-        "that the verifier scores highest), `majority_at_k`, `weighted_vote`.",
+        "answer among k is enough; rewards 0 or 1), `soft_pass_at_k` (the same for rewards that are probabilities), "
+        "`weighted_pass_at_k` (pass@1 .. pass@k with weights 1/j; rewards 0 or 1), `max_at_k` (the largest reward "
+        "among k), `best_of_k` (the answer that the verifier scores highest), `majority_at_k`, `weighted_vote`.",
     )
     k: int = Field(
         8,

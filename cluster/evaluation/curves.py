@@ -16,6 +16,8 @@ _NAMES = {
     "pass_at_k": "pass@{k}",
     "best_of_k": "Best-of-{k}",
     BEST_ACCURACY: "Best-of-{k} accuracy",
+    "weighted_pass_at_k": "weighted pass@{k}",
+    "soft_pass_at_k": "soft pass@{k}",
     "max_at_k": "max@{k}",
     "majority_at_k": "majority@{k}",
     "weighted_vote": "weighted vote@{k}",

@@ -5,7 +5,7 @@ What an inference strategy earns with k answers is written here once more, from 
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 
@@ -56,6 +56,17 @@ def best(rewards: np.ndarray, scores: np.ndarray):
     return earned
 
 
+def any_right(rewards: np.ndarray):
+    return lambda ys: float(1 - np.prod([1 - rewards[y] for y in ys]))
+
+
+def weighted_pass(ys: tuple[int, ...]) -> float:
+    """Sum of pass@j / j of these answers over the sum of 1 / j."""
+    passes = [np.mean([BINARY[list(part)].any() for part in combinations(ys, j + 1)]) for j in range(len(ys))]
+    weights = [1 / (j + 1) for j in range(len(ys))]
+    return float(np.dot(weights, passes) / sum(weights))
+
+
 def elected(weights: np.ndarray, right: str = "A"):
     def earned(ys: tuple[int, ...]) -> float:
         votes: dict[str, float] = {}
@@ -72,6 +83,9 @@ def elected(weights: np.ndarray, right: str = "A"):
 CASES = {
     "mean, continuous": (dict(strategy="mean"), CONTINUOUS, None, best(CONTINUOUS, np.zeros(4))),
     "pass@k": (dict(strategy="pass_at_k"), BINARY, None, best(BINARY, BINARY)),
+    "weighted pass@k": (dict(strategy="weighted_pass_at_k"), BINARY, None, weighted_pass),
+    "soft pass@k": (dict(strategy="soft_pass_at_k"), CONTINUOUS, None, any_right(CONTINUOUS)),
+    "soft pass@k, binary": (dict(strategy="soft_pass_at_k"), BINARY, None, best(BINARY, BINARY)),
     "max@k, binary": (dict(strategy="max_at_k"), BINARY, None, best(BINARY, BINARY)),
     "max@k, continuous": (dict(strategy="max_at_k"), CONTINUOUS, None, best(CONTINUOUS, CONTINUOUS)),
     "best-of-k": (dict(strategy="best_of_k"), CONTINUOUS, SCORES, best(CONTINUOUS, SCORES)),
