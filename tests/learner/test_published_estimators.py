@@ -142,6 +142,19 @@ def test_leave_two_out_is_loo_times_n_over_k(k: int) -> None:
         assert abs(expected.sum()) < 1e-14
 
 
+def test_the_plug_in_for_k_above_n_is_far_from_the_gradient() -> None:
+    """k p^(k-1) with p from the other n - 1 samples, at n = 16 and k = 32: why k > n is refused."""
+    n, k = 16, 32
+
+    def factor(q: float) -> float:
+        chances = [comb(n - 1, c) * q**c * (1 - q) ** (n - 1 - c) for c in range(n)]
+        return sum(p * (1 - c / (n - 1)) ** (k - 1) for c, p in enumerate(chances)) / (1 - q) ** (k - 1)
+
+    assert [factor(q) for q in (0.02, 0.1, 0.3)] == pytest.approx([1.43, 6.54, 609], rel=2e-3)
+    with pytest.raises(ValueError, match="no unbiased estimate exists"):
+        group_advantages([0, 1], strategy="pass_at_k", k=3)
+
+
 def test_p_fail_is_clipped() -> None:
     all_wrong = group_advantages([0] * 8, strategy="pass_at_k", k=4, estimator="bon_rlb", options=Options(0.1))
     assert all_wrong == pytest.approx(np.full(8, 4 * 0.9**4 / 0.1 / 8))
