@@ -1,4 +1,4 @@
-"""Micro-batches: sorted by length, padded on the left, limited by a token budget, equally many per rank.
+"""Micro-batches: padded on the left or packed into one row, limited by a token budget, equally many per rank.
 
 Everything here is a pure function of its arguments, so every rank derives the same plan from the same sequences and
 takes its own part without communication.
@@ -6,6 +6,7 @@ takes its own part without communication.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,15 +39,22 @@ class TrainingSequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """One forward pass. The sequences are right-aligned; R is the longest response.
+    """One forward pass over B sequences; R is the longest response.
 
-    tokens_BT, attention_mask_BT and positions_BT are int64. The response arrays are right-aligned as well:
-    column j of *_BR belongs to token T - R + j, which the logits at position T - R + j - 1 predict.
-    `index_B` is each row's place in the list that was batched; -1 marks a filler row (weight 0, no gradient).
+    Padded: tokens_BT and positions_BT (int64) have one right-aligned row per sequence, and attention_mask_BT (int64) is
+    0 on padding. Packed: they have one row with all sequences, positions start at 0 in each, and there is no mask.
+
+    The response arrays have one right-aligned row per sequence in both forms. `index_B` is each sequence's place in the
+    list that was batched; -1 marks a filler (weight 0, no gradient). `lengths_B` counts prompt and response.
+
+    logit_index_N (int64) lists the places in the flattened tokens whose logits predict a response token, sequence by
+    sequence, and cell_index_N (int64) the places of these tokens in the flattened [B, R].
+    most_logits and most_cells are the largest N and B (R + 1) of all ranks in this round of micro-batches: ranks that
+    divide their logits by these numbers call the head equally often.
     """
 
     tokens_BT: np.ndarray
-    attention_mask_BT: np.ndarray
+    attention_mask_BT: np.ndarray | None
     positions_BT: np.ndarray
     response_mask_BR: np.ndarray
     behaviour_logprobs_BR: np.ndarray
@@ -54,6 +62,11 @@ class MicroBatch:
     fresh_B: np.ndarray
     sampled_B: np.ndarray
     index_B: np.ndarray
+    lengths_B: np.ndarray
+    logit_index_N: np.ndarray
+    cell_index_N: np.ndarray
+    most_logits: int
+    most_cells: int
 
     @property
     def response_width(self) -> int:
@@ -62,7 +75,7 @@ class MicroBatch:
     @property
     def tokens(self) -> int:
         """Tokens without padding and filler."""
-        return int(self.attention_mask_BT[self.index_B >= 0].sum())
+        return int(self.lengths_B[self.index_B >= 0].sum())
 
     @property
     def padded_tokens(self) -> int:
@@ -70,7 +83,13 @@ class MicroBatch:
 
 
 def make_micro_batches(
-    sequences: Sequence[TrainingSequence], tokens_per_micro_batch: int, rank: int, world_size: int, pad_token: int
+    sequences: Sequence[TrainingSequence],
+    tokens_per_micro_batch: int,
+    rank: int,
+    world_size: int,
+    pad_token: int,
+    *,
+    packed: bool = False,
 ) -> list[MicroBatch]:
     """The micro-batches of one rank. Every rank gets the same number, so that ZeRO's collectives stay aligned.
 
@@ -82,18 +101,42 @@ def make_micro_batches(
     if not sequences:
         return []
     _check(sequences, tokens_per_micro_batch)
-    plan = plan_rows(
-        [len(s) for s in sequences],
-        [len(s.response_tokens) for s in sequences],
-        tokens_per_micro_batch,
-        world_size,
-    )
-    shortest = min(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
+    lengths, responses = [len(s) for s in sequences], [len(s.response_tokens) for s in sequences]
+    if packed:
+        plan = plan_packed(lengths, tokens_per_micro_batch, world_size)
+    else:
+        plan = plan_rows(lengths, responses, tokens_per_micro_batch, world_size)
+    shortest = min(range(len(sequences)), key=lambda i: (lengths[i], i))
     batches = []
-    for rows in plan[rank::world_size]:
-        filler = not rows
-        batches.append(_pad([sequences[i] for i in (rows or [shortest])], rows or [-1], pad_token, filler))
+    for start in range(0, len(plan), world_size):
+        on_ranks = [rows or [shortest] for rows in plan[start : start + world_size]]
+        most_logits = max(sum(responses[i] for i in rows) for rows in on_ranks)
+        most_cells = max(len(rows) * (max(responses[i] for i in rows) + 1) for rows in on_ranks)
+        index = plan[start + rank] or [-1]
+        mine = [sequences[i] for i in on_ranks[rank]]
+        batches.append(_micro_batch(mine, index, None if packed else pad_token, most_logits, most_cells))
     return batches
+
+
+def plan_packed(lengths: Sequence[int], budget: int, world_size: int) -> list[list[int]]:
+    """Sequences of each packed micro-batch, as `plan_rows`. Sizes are nearly equal, so round-robin balances the ranks.
+
+    The longest sequence goes into the emptiest micro-batch, and so on; as few micro-batches as hold all of them.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    count = -(-sum(lengths) // (budget * world_size)) * world_size
+    while True:
+        plan: list[list[int]] = [[] for _ in range(count)]
+        emptiest = [(0, j) for j in range(count)]  # a heap of (tokens, micro-batch)
+        for i in order:
+            used, j = emptiest[0]
+            if used + lengths[i] > budget:
+                break
+            plan[j].append(i)
+            heapq.heapreplace(emptiest, (used + lengths[i], j))
+        else:
+            return plan
+        count += world_size
 
 
 def plan_rows(lengths: Sequence[int], response_lengths: Sequence[int], budget: int, world_size: int) -> list[list[int]]:
@@ -156,28 +199,42 @@ def _check(sequences: Sequence[TrainingSequence], budget: int) -> None:
             )
 
 
-def _pad(sequences: list[TrainingSequence], rows: list[int], pad_token: int, filler: bool) -> MicroBatch:
-    B, T = len(sequences), max(len(s) for s in sequences)
-    R = max(len(s.response_tokens) for s in sequences)
-    tokens_BT = np.full((B, T), pad_token, dtype=np.int64)
-    attention_mask_BT = np.zeros((B, T), dtype=np.int64)
-    response_mask_BR = np.zeros((B, R), dtype=bool)
+def _micro_batch(
+    sequences: list[TrainingSequence], index: list[int], pad_token: int | None, most_logits: int, most_cells: int
+) -> MicroBatch:
+    """One micro-batch, packed if there is no `pad_token`."""
+    filler = index[0] < 0
+    lengths_B = np.array([len(s) for s in sequences], dtype=np.int64)
+    responses_B = np.array([len(s.response_tokens) for s in sequences], dtype=np.int64)
+    B, R = len(sequences), int(responses_B.max())
+    cell_BR = np.arange(R) >= R - responses_B[:, None]
     behaviour_BR = np.zeros((B, R), dtype=np.float32)
-    for b, s in enumerate(sequences):
-        r = len(s.response_tokens)
-        tokens_BT[b, T - len(s) : T - r] = s.prompt_tokens
-        tokens_BT[b, T - r :] = s.response_tokens
-        attention_mask_BT[b, T - len(s) :] = 1
-        response_mask_BR[b, R - r :] = not filler
-        behaviour_BR[b, R - r :] = s.behaviour_logprobs
+    behaviour_BR[cell_BR] = np.concatenate([s.behaviour_logprobs for s in sequences])
+    tokens = np.concatenate([part for s in sequences for part in (s.prompt_tokens, s.response_tokens)])
+    positions = np.concatenate([np.arange(length) for length in lengths_B])
+    if pad_token is None:
+        mask_BT = None
+        tokens_BT, positions_BT = tokens[None].astype(np.int64), positions[None]
+        ends_B = lengths_B.cumsum()
+    else:
+        T = int(lengths_B.max())
+        mask_BT = (np.arange(T) >= T - lengths_B[:, None]).astype(np.int64)
+        tokens_BT, positions_BT = np.full((B, T), pad_token, dtype=np.int64), np.zeros((B, T), dtype=np.int64)
+        tokens_BT[mask_BT == 1], positions_BT[mask_BT == 1] = tokens, positions
+        ends_B = np.arange(1, B + 1) * T
     return MicroBatch(
         tokens_BT=tokens_BT,
-        attention_mask_BT=attention_mask_BT,
-        positions_BT=np.maximum(attention_mask_BT.cumsum(axis=1) - 1, 0),
-        response_mask_BR=response_mask_BR,
+        attention_mask_BT=mask_BT,
+        positions_BT=positions_BT,
+        response_mask_BR=cell_BR & (not filler),
         behaviour_logprobs_BR=behaviour_BR,
         advantage_B=np.array([0.0 if filler else s.advantage for s in sequences], dtype=np.float32),
         fresh_B=np.array([s.fresh and not filler for s in sequences], dtype=bool),
         sampled_B=np.array([s.sampled for s in sequences], dtype=bool),
-        index_B=np.array(rows, dtype=np.int64),
+        index_B=np.array(index, dtype=np.int64),
+        lengths_B=lengths_B,
+        logit_index_N=(ends_B[:, None] - 1 - R + np.arange(R))[cell_BR],
+        cell_index_N=np.flatnonzero(cell_BR),
+        most_logits=most_logits,
+        most_cells=most_cells,
     )

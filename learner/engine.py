@@ -7,6 +7,7 @@ rank runs the same number of forward passes, because sharded weights are gathere
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from learner.backends.reproducibility import random_state, restore_random_state,
 from learner.backends.step_metrics import StepMetrics, StepTotals
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.checkpoint_identity import WEIGHTS, identity_problem
+from learner.packing_check import mixes_packed_sequences
 from learner.policy_step import PolicyBatch, PolicyStep
+from learner.response_logprobs import ResponseTokens
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, LossSettings
 
@@ -81,7 +84,23 @@ class Engine:
         self._layout = self._backend.layout
         self.config = self._backend.config
         self.pad_token = pad_token_of(self.config)
-        self._reference = ReferencePolicy(model_path, dtype, self.device) if reference else None
+        self._packed = self._backend.packed and self._keeps_packed_sequences_apart()
+        self._reference = None
+        if reference:
+            attention = self._backend.config._attn_implementation
+            self._reference = ReferencePolicy(model_path, dtype, self.device, learner.logits_chunk_bytes, attention)
+
+    def _keeps_packed_sequences_apart(self) -> bool:
+        """Measured once, with the attention and the sharding of the run. ValueError if `learner.packing` is true."""
+        self._backend.eval()
+        vocabulary = self.config.get_text_config().vocab_size
+        if not mixes_packed_sequences(lambda batch: self._logprobs(batch, 1.0)[0], vocabulary, self.pad_token):
+            return True
+        reason = f"attention of {self.config.model_type} does not keep packed sequences apart"
+        if self.learner.packing is True:
+            raise ValueError(f"learner.packing = true: {reason}; set learner.packing to false")
+        logging.getLogger(__name__).warning("learner.packing = auto: sequences are padded, because %s", reason)
+        return False
 
     # ---------------------------------------------------------------- training
 
@@ -227,6 +246,7 @@ class Engine:
             self.rank if rank is None else rank,
             self.world_size,
             self.pad_token,
+            packed=self._packed,
         )
 
     def _logprobs(
@@ -243,17 +263,24 @@ class Engine:
     def _forward(
         self, model: Any, batch: MicroBatch, temperature: float, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One forward pass; logits are computed for R + 1 positions only."""
-        tokens_BT = self._tensor(batch.tokens_BT)
-        output = model(
-            input_ids=tokens_BT,
-            attention_mask=self._tensor(batch.attention_mask_BT),
-            position_ids=self._tensor(batch.positions_BT),
-            logits_to_keep=batch.response_width + 1,
-            use_cache=False,
+        """One forward pass. Logits are computed for response tokens only, in chunks of `learner.logits_chunk_mib`."""
+        mask_BT = batch.attention_mask_BT
+        responses = ResponseTokens(
+            self._tensor(batch.logit_index_N),
+            self._tensor(batch.cell_index_N),
+            batch.response_mask_BR.shape,
+            packed=mask_BT is None,
+            most_logits=batch.most_logits,
+            most_cells=batch.most_cells,
         )
-        responses_BR = tokens_BT[:, -batch.response_width :]
-        return losses.token_logprobs(output.logits[:, :-1], responses_BR, temperature, with_entropy=with_entropy)
+        return model(
+            input_ids=self._tensor(batch.tokens_BT),
+            attention_mask=None if mask_BT is None else self._tensor(mask_BT),
+            position_ids=self._tensor(batch.positions_BT),
+            responses=responses,
+            temperature=temperature,
+            with_entropy=with_entropy,
+        )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

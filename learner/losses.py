@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,17 +29,53 @@ def token_logprobs(
     The distribution is softmax(logits / temperature) in float32, which the sampler reports as processed log-probs. The
     entropy costs the memory of the probabilities.
     """
-    logits_BRV = logits_BRV.float()
-    if temperature != 1.0:
-        logits_BRV = logits_BRV / temperature
+    logits_BRV = _scaled(logits_BRV, temperature)
     logsumexp_BR = torch.logsumexp(logits_BRV, dim=-1)
     chosen_BR = logits_BRV.gather(-1, tokens_BR.unsqueeze(-1)).squeeze(-1)
     entropy_BR = None
     if with_entropy:
         # A few rows at a time, to bound the memory of the probabilities of a large vocabulary.
-        rows = max(1, ENTROPY_CHUNK // max(1, logits_BRV[0].numel()))
+        rows = max(1, ENTROPY_CHUNK // max(1, logits_BRV.shape[1:].numel()))
         entropy_BR = logsumexp_BR - torch.cat([(torch.softmax(x, dim=-1) * x).sum(-1) for x in logits_BRV.split(rows)])
     return chosen_BR - logsumexp_BR, entropy_BR
+
+
+class ChunkLogprobs(torch.autograd.Function):
+    """`token_logprobs` of logits [C, vocabulary] with half its memory: two copies of the logits in the backward pass,
+    three with the entropy. Call as ``ChunkLogprobs.apply(logits_CV, tokens_C, temperature, with_entropy)``.
+
+    With p = softmax(z), z = logits / temperature: d log p_t / dz = [t] - p and dH / dz = -p (log p + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_CV: torch.Tensor, tokens_C: torch.Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        scaled_CV = _scaled(logits_CV, temperature)
+        logsumexp_C = torch.logsumexp(scaled_CV, dim=-1)
+        chosen_C = scaled_CV.gather(-1, tokens_C.unsqueeze(-1)).squeeze(-1)
+        entropy_C = None
+        if with_entropy:
+            entropy_C = logsumexp_C - (scaled_CV - logsumexp_C.unsqueeze(-1)).exp_().mul_(scaled_CV).sum(-1)
+        ctx.temperature = temperature
+        ctx.save_for_backward(logits_CV, tokens_C, logsumexp_C, entropy_C)
+        return chosen_C - logsumexp_C, entropy_C
+
+    @staticmethod
+    def backward(ctx: Any, grad_C: torch.Tensor, grad_entropy_C: Any) -> tuple[torch.Tensor, None, None, None]:
+        logits_CV, tokens_C, logsumexp_C, entropy_C = ctx.saved_tensors
+        logp_CV = _scaled(logits_CV, ctx.temperature) - logsumexp_C.unsqueeze(-1)
+        if entropy_C is None:
+            gradient_CV = logp_CV.exp_().mul_(-grad_C.unsqueeze(-1))
+        else:
+            gradient_CV = (logp_CV + entropy_C.unsqueeze(-1)).mul_(-grad_entropy_C.unsqueeze(-1))
+            gradient_CV.sub_(grad_C.unsqueeze(-1)).mul_(logp_CV.exp_())
+        gradient_CV[torch.arange(len(tokens_C), device=tokens_C.device), tokens_C] += grad_C
+        return gradient_CV.div_(ctx.temperature).to(logits_CV.dtype), None, None, None
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
 def policy_loss(

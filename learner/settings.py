@@ -328,3 +328,25 @@ class LearnerSettings(Section):
         False,
         description="Recompute activations in the backward pass: about a third more time for far less memory.",
     )
+    logits_chunk_mib: int | None = Field(
+        256,
+        ge=1,
+        description="Size of the float32 logits that are computed at once, MiB; about three times as much is in use. "
+        "The logits of more response tokens are computed in chunks of this size, once more in the backward pass. "
+        "Larger chunks add up the gradient of the head fewer times. Null: all logits at once.",
+    )
+    packing: bool | Literal["auto"] = Field(
+        "auto",
+        description="Put the sequences of a micro-batch into one row without padding; no sequence attends to another. "
+        "`auto`: if the rank has a GPU, flash-attn is installed, model.dtype is bfloat16 and the architecture allows "
+        "it. `true` without flash-attn masks the attention of the whole row, which is slow for many short sequences.",
+    )
+    torch_compile: bool = Field(
+        False,
+        description="Compile the decoder layers with torch.compile: faster steps for minutes of compilation at the "
+        "start. The results differ in the last bits.",
+    )
+
+    @property
+    def logits_chunk_bytes(self) -> int | None:
+        return None if self.logits_chunk_mib is None else self.logits_chunk_mib << 20

@@ -37,7 +37,7 @@ _ASSUMED_KV_PER_LAYER = 2 * 8 * 128
 # Values that one layer keeps for the backward pass, in units of tokens x hidden (attention without its matrix).
 _KEPT_PER_LAYER = 16
 # float32 logits, their gradient, and one temporary of the softmax.
-_LOGIT_BYTES = 3 * 4
+_LOGIT_COPIES = 3
 _ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 
 # Bytes per second of the steps of a weight update. Assumptions, printed with the figure.
@@ -231,14 +231,19 @@ def _reference_memory(config: RunConfig, shape: Shape) -> float:
 def _activation_memory(config: RunConfig, shape: Shape) -> float:
     """Of one micro-batch: what each layer keeps for the backward pass, and the float32 logits with their gradient.
 
-    The logits are those of response tokens. Where prompts are short nearly every token is one, so all are counted.
+    The logits are those of response tokens, at most a chunk. Where prompts are short nearly every token is one, so all
+    are counted.
     """
     learner = config.learner
     # With checkpointing: the input of every layer, and one layer recomputed with its gradients.
     kept = shape.layers + 2 * _KEPT_PER_LAYER if learner.activation_checkpointing else shape.layers * _KEPT_PER_LAYER
-    return learner.tokens_per_micro_batch * float(
-        kept * shape.hidden * weight_bytes(config) + _LOGIT_BYTES * shape.vocabulary
-    )
+    layers = learner.tokens_per_micro_batch * kept * shape.hidden * weight_bytes(config)
+    logits, chunk = 4 * learner.tokens_per_micro_batch * shape.vocabulary, learner.logits_chunk_bytes
+    if chunk is None or logits <= chunk:
+        return float(layers + _LOGIT_COPIES * logits)
+    # The chunks' gradients of the head are added up: the sum, and that of one chunk.
+    head = 2 * shape.vocabulary * shape.hidden * weight_bytes(config)
+    return float(layers + _LOGIT_COPIES * chunk + head)
 
 
 def _gpus_per_node(config: RunConfig) -> int:

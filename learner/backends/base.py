@@ -24,7 +24,8 @@ class LearnerBackend(ABC):
         layout: names, shapes and order of the weights in the checkpoint.
         dropped_weights: weights of the checkpoint that the model does not use.
         parameters: named parameters, sharded between calls if the framework does so.
-        model: the module to call for a forward pass.
+        model: the module to call for a forward pass, as in `learner.response_logprobs`.
+        packed: whether micro-batches are to be packed into one row.
     """
 
     config: Any
@@ -32,6 +33,7 @@ class LearnerBackend(ABC):
     dropped_weights: Any
     parameters: list[tuple[str, torch.nn.Parameter]]
     model: Any
+    packed: bool
 
     @abstractmethod
     def train(self) -> None:

@@ -26,6 +26,8 @@ from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import CheckpointLayout
 from learner.backends.deepspeed_config import adamw, deepspeed_config
 from learner.backends.model_directory import load_causal_lm
+from learner.backends.packing import prepare_packing
+from learner.response_logprobs import return_logprobs
 from learner.settings import LearnerSettings
 
 _TAG = "deepspeed"
@@ -63,6 +65,10 @@ class DeepSpeedBackend(LearnerBackend):
         size = sum(p.numel() for _, p in self.parameters)
         if settings.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.packed = prepare_packing(model, settings.packing, device)
+        return_logprobs(model, settings.logits_chunk_bytes)
+        if settings.torch_compile:
+            _compile_layers(model)
         self._gathered = deepspeed.zero.GatheredParameters
         self.model, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -123,6 +129,17 @@ class DeepSpeedBackend(LearnerBackend):
         self.model.destroy()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _compile_layers(model: Any) -> None:
+    """Compile each decoder layer for any number and length of sequences. The whole model has too many branches."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(f"learner.torch_compile: {type(model).__name__} has no layers to compile; set it to false")
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 def _start_deepspeed(

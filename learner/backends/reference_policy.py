@@ -8,15 +8,26 @@ from pathlib import Path
 import torch
 
 from learner.backends.model_directory import load_causal_lm
+from learner.response_logprobs import return_logprobs
 
 FILE = "reference.pt"
 
 
 class ReferencePolicy:
-    """A causal LM without gradients. Every rank has a whole copy, outside DeepSpeed."""
+    """A causal LM without gradients. Every rank has a whole copy, outside DeepSpeed.
 
-    def __init__(self, model_path: str | Path, dtype: str, device: torch.device) -> None:
+    Args:
+        chunk_bytes: as in `learner.response_logprobs.return_logprobs`.
+        attention: attention implementation of the policy.
+    """
+
+    def __init__(
+        self, model_path: str | Path, dtype: str, device: torch.device, chunk_bytes: int | None, attention: str
+    ) -> None:
         self.model = load_causal_lm(model_path, dtype).to(device).eval().requires_grad_(False)
+        if self.model.config._attn_implementation != attention:
+            self.model.set_attn_implementation(attention)
+        return_logprobs(self.model, chunk_bytes)
 
     @torch.no_grad()
     def refresh(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -27,6 +27,17 @@ def settings(**changes: object) -> LearnerSettings:
     return LearnerSettings(**(base | changes))
 
 
+def in_chunks(learner: LearnerSettings, positions: int) -> LearnerSettings:
+    """The same settings with the logits of few positions at a time; less than the configuration allows."""
+
+    class InChunks(LearnerSettings):
+        @property
+        def logits_chunk_bytes(self) -> int:
+            return positions * 4 * VOCABULARY
+
+    return InChunks(**learner.model_dump())
+
+
 def make_model(directory: Path, *, tied: bool, dtype: torch.dtype = torch.float32, bias: bool = False) -> Path:
     """A random Llama with weights both above and below DeepSpeed's persistence threshold of 100,000
     elements.
@@ -167,7 +178,8 @@ def gradients_and_weights(rank: int, world_size: int, port: int, directory: Path
     sequences = make_sequences()
     expected = reference_gradient(path, sequences, normaliser, temperature)
     for stage in (0, 1, 2, 3):
-        learner = settings(zero_stage=stage, activation_checkpointing=stage in (1, 3))
+        learner = settings(zero_stage=stage, activation_checkpointing=stage in (1, 3), packing=stage in (2, 3))
+        learner = in_chunks(learner, 5) if stage else learner
         engine = make_engine(path, rank, world_size, port, learner, temperature=temperature)
         check_scores(engine, path, sequences, temperature)
         assert len(engine._batches(sequences)) > 2, "the case must span several micro-batches"
@@ -233,7 +245,8 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
     path, sequences, temperature = directory / "untied", make_sequences(), 0.8
     for stage in stages:
         arguments = dict(loss=TERMS, reference=True, temperature=temperature)
-        engine = make_engine(path, rank, world_size, port, settings(zero_stage=stage), **arguments)
+        learner = in_chunks(settings(zero_stage=stage, packing=stage == 3), 7) if stage else settings()
+        engine = make_engine(path, rank, world_size, port, learner, **arguments)
         first = engine.train_step(sequences, 7.0, step=0)
         assert abs(first["policy/kl_reference"]) < 1e-6, "the run starts from the reference"
         assert first["batch/sequences"] == len(sequences), "KL and entropy want samples of zero advantage too"
@@ -245,7 +258,7 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
         for now, reference in zip(engine.score(sequences), engine.score_reference(sequences), strict=True):
             np.testing.assert_allclose(now, reference, atol=3e-5)
         engine.save(moved / "checkpoint", {})
-        again = make_engine(path, rank, world_size, port, settings(zero_stage=stage), **arguments)
+        again = make_engine(path, rank, world_size, port, learner, **arguments)
         again.load(moved / "checkpoint")
         for kept, loaded in zip(engine.score_reference(sequences), again.score_reference(sequences), strict=True):
             np.testing.assert_array_equal(kept, loaded)

@@ -40,6 +40,7 @@ def test_every_sequence_once_and_ranks_aligned(lengths: list[tuple[int, int]], w
             assert batch.advantage_B[row] == s.advantage
             np.testing.assert_array_equal(batch.behaviour_logprobs_BR[row][mask_R], s.behaviour_logprobs)
             np.testing.assert_array_equal(batch.tokens_BT[row, -batch.response_width :][mask_R], s.response_tokens)
+            assert batch.attention_mask_BT is not None
             valid_T = batch.attention_mask_BT[row].astype(bool)
             np.testing.assert_array_equal(
                 batch.tokens_BT[row][valid_T], np.concatenate([s.prompt_tokens, s.response_tokens])
@@ -48,6 +49,60 @@ def test_every_sequence_once_and_ranks_aligned(lengths: list[tuple[int, int]], w
             seen.append(int(index))
     assert sorted(seen) == list(range(len(sequences)))
     assert sum(b.tokens for batches in ranks for b in batches) == sum(len(s) for s in sequences)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=lengths, world_size=st.integers(1, 5), budget=st.integers(24, 90))
+def test_packed_sequences_once_and_in_one_row(lengths: list[tuple[int, int]], world_size: int, budget: int) -> None:
+    sequences = [sequence(p, r, advantage=i + 1.0) for i, (p, r) in enumerate(lengths)]
+    ranks = [make_micro_batches(sequences, budget, r, world_size, 0, packed=True) for r in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    seen: list[int] = []
+    for batch in (b for batches in ranks for b in batches):
+        assert batch.attention_mask_BT is None and batch.tokens_BT.shape[0] == 1 and batch.padded_tokens <= budget
+        ends = batch.lengths_B.cumsum()
+        for row, (index, end) in enumerate(zip(batch.index_B, ends, strict=True)):
+            if index < 0:
+                assert not batch.response_mask_BR.any() and not batch.tokens
+                continue
+            s, place = sequences[index], slice(end - batch.lengths_B[row], end)
+            np.testing.assert_array_equal(
+                batch.tokens_BT[0, place], np.concatenate([s.prompt_tokens, s.response_tokens])
+            )
+            np.testing.assert_array_equal(batch.positions_BT[0, place], np.arange(len(s)))
+            mask_R = batch.response_mask_BR[row]
+            np.testing.assert_array_equal(batch.behaviour_logprobs_BR[row][mask_R], s.behaviour_logprobs)
+            seen.append(int(index))
+    assert sorted(seen) == list(range(len(sequences)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_logits_predict_the_response_tokens(packed: bool) -> None:
+    sequences = [sequence(p, r) for p, r in [(3, 5), (1, 1), (6, 2), (2, 9)]]
+    for world_size in (1, 3):
+        rounds = zip(
+            *(make_micro_batches(sequences, 24, r, world_size, 0, packed=packed) for r in range(world_size)),
+            strict=True,
+        )
+        for batches in rounds:
+            assert {b.most_logits for b in batches} == {max(len(b.logit_index_N) for b in batches)}
+            assert {b.most_cells for b in batches} == {max(len(b.index_B) * (b.response_width + 1) for b in batches)}
+            for b in batches:
+                cells = np.zeros(b.response_mask_BR.shape, np.int64)
+                cells.flat[b.cell_index_N] = b.tokens_BT.ravel()[b.logit_index_N + 1]
+                for row, index in enumerate(b.index_B):
+                    if index >= 0:
+                        expected = sequences[index].response_tokens
+                        np.testing.assert_array_equal(cells[row, b.response_mask_BR[row]], expected)
+
+
+def test_packed_micro_batches_are_few_and_balanced() -> None:
+    sequences = [sequence(p, r) for p, r in zip(range(1, 41), range(80, 0, -2), strict=True)]
+    total = sum(map(len, sequences))
+    ranks = [make_micro_batches(sequences, total // 3, r, 2, 0, packed=True) for r in range(2)]
+    sizes = [b.tokens for batches in ranks for b in batches]
+    assert len(sizes) == 4 and max(sizes) - min(sizes) <= 10
+    assert padding_share([b for batches in ranks for b in batches]) == 0.0
 
 
 def test_fillers_only_when_work_cannot_be_split() -> None:

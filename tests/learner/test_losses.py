@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from learner import group_advantages
-from learner.losses import kl_to_reference, logprob_gap, negative_log_likelihood, policy_loss, token_logprobs
+from learner.losses import (
+    ChunkLogprobs,
+    kl_to_reference,
+    logprob_gap,
+    negative_log_likelihood,
+    policy_loss,
+    token_logprobs,
+)
 from learner.schedule import Schedule, learning_rate
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
@@ -188,6 +195,28 @@ def test_masked_positions_cannot_poison() -> None:
 def test_extreme_ratio_stays_finite() -> None:
     loss, gradient, _ = loss_of(math.exp(80), -1.0)
     assert math.isfinite(loss) and math.isfinite(gradient)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_logprobs_of_a_chunk_equal_the_plain_form(temperature: float, with_entropy: bool) -> None:
+    torch.manual_seed(0)
+    tokens, weights = torch.randint(0, 50, (7,)), torch.randn(2, 7)
+    found = []
+    for function in (ChunkLogprobs.apply, _plain_logprobs):
+        logits = (3 * torch.randn(7, 50, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        logprobs, entropy = function(logits, tokens, temperature, with_entropy)
+        assert (entropy is not None) == with_entropy
+        (weights[0] @ logprobs + (weights[1] @ entropy if with_entropy else 0)).backward()
+        found.append([logprobs, logits.grad, *([entropy] if with_entropy else [])])
+    for chunk, plain in zip(*found, strict=True):
+        torch.testing.assert_close(chunk, plain, atol=1e-5, rtol=0)
+
+
+def _plain_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float, with_entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return token_logprobs(logits, tokens, temperature, with_entropy=with_entropy)
 
 
 def test_token_logprobs_are_those_of_the_tempered_law() -> None:

@@ -1,0 +1,37 @@
+"""Whether a rank packs sequences, and the attention for it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+
+def prepare_packing(model: Any, wanted: bool | Literal["auto"], device: torch.device) -> bool:
+    """Whether to pack; sets varlen attention where that is available.
+
+    Raises:
+        ValueError: packing is wanted, but the architecture has recurrent states.
+    """
+    flash = _flash_attention(model) if device.type == "cuda" else None
+    if wanted is False or (wanted == "auto" and (flash is None or model._is_stateful)):
+        return False
+    if model._is_stateful:
+        raise ValueError(
+            f"learner.packing = true: recurrent states of {type(model).__name__} would continue from one packed "
+            "sequence into the next; set learner.packing to false"
+        )
+    if flash:
+        model.set_attn_implementation(flash)
+    return True
+
+
+def _flash_attention(model: Any) -> str | None:
+    """The installed FlashAttention that fits the model. Models that need eager attention keep it."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    if not model._supports_flash_attn or model.dtype != torch.bfloat16 or model.config._attn_implementation == "eager":
+        return None
+    if is_flash_attn_3_available():
+        return "flash_attention_3"
+    return "flash_attention_2" if is_flash_attn_2_available() else None
