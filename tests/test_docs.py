@@ -11,7 +11,9 @@ import pytest
 from cluster.config import key_paths
 from tests.conftest import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])  # docs/evidence is checked by its own test
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/clusters").glob("*.md")]
+)  # docs/evidence is checked by its own test
 FOLDERS = "actors|benchmarks|cluster|docs|learner|models|requirements|tests|verifiers"
 GENERATED = ("configuration.md", "metrics.md")  # from the code, by tests of their own
 # Files and functions.
@@ -20,7 +22,7 @@ NOT_KEYS = {"queue.arrow", "evaluation.json", "cluster.results.load_run", "clust
 TO_BE_WRITTEN = {"learner/strategies/second_best.py", "models/SmolLM2-135M-Instruct"}
 
 
-@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def page(request: pytest.FixtureRequest) -> Path:
     return request.param
 
@@ -72,7 +74,7 @@ def test_every_configuration_key_exists(page: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     site = (ROOT / "mkdocs.yml").read_text("utf-8")
-    pages = [page.name for page in (ROOT / "docs").glob("*.md")]
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT]
     assert not [name for name in pages if name != "README.md" and f"]({name})" not in index]
     assert not [name for name in pages if f" {name}\n" not in site]
 

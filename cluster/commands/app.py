@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.commands.cluster import app as cluster_commands
 from cluster.commands.compare import compare
 from cluster.commands.evaluate import evaluate
 from cluster.commands.export import export
@@ -86,5 +87,6 @@ app.command(short_help="Imitate expert solutions of the task.")(sft)
 app.command("train-verifier", short_help="Train a verifier that scores answers.")(train_verifier)
 app.command(short_help="Grade a file of answers.")(grade)
 app.command(short_help="Run a job on a Ray cluster.")(submit)
+app.add_typer(cluster_commands, name="cluster", short_help="Describe, start and end the machines of a run.")
 app.command(short_help="Write the trained model as a Hugging Face directory.")(export)
 app.command("config-reference", short_help="Print every configuration key.")(config_reference)

@@ -16,6 +16,7 @@ ROLES: tuple[Role, ...] = ("learner", "sampler", "verifier")
 NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n]+$")]
+Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$")]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\s'\"]+$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -51,7 +52,7 @@ class NodeType(Section):
     image: Text | None = Field(None, description="Container image of these nodes; null: cluster.image.")
     instance: InstanceTypes = Field(default_factory=InstanceTypes, description="Instance type for each cloud.")
     disk_gib: int = Field(200, ge=10, le=65536, description="GiB of the boot disk (clouds).")
-    hosts: tuple[Text, ...] = Field((), description="Addresses of the machines of this type (on premises).")
+    hosts: tuple[Host, ...] = Field((), description="Addresses of the machines of this type (on premises).")
     partition: Text | None = Field(None, description="SLURM partition; null: the default partition.")
     node_selector: dict[str, str] = Field(
         default_factory=dict,

@@ -107,6 +107,12 @@ def shm_of(kind: NodeType, sizes: Sizes) -> float:
     return kind.shm_gib if kind.shm_gib is not None else float(sizes.shared_memory(kind))
 
 
+def object_store_of(kind: NodeType, sizes: Sizes) -> float:
+    """GiB of Ray's object store on a node: what the run needs, and the rest of /dev/shm where its size is given."""
+    rest = 0.0 if kind.shm_gib is None else kind.shm_gib - sizes.shared_memory(kind)
+    return sizes.object_store(kind) + rest
+
+
 def restricted(config: RunConfig) -> set[Role]:
     """Roles that some node type with actors does not take; Ray needs a resource to keep them off its nodes."""
     kinds = [kind for kind in config.cluster.node_types.values() if kind.roles]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cluster.launch.demand import Sizes, plan_run, shm_of
+from cluster.launch.demand import Sizes, object_store_of, plan_run, shm_of
 from cluster.launch.plan import PlacementError, Plan, describe, groups_of_nodes
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _taken(plan: Plan) -> str:
 
 def _shared_memory(config: RunConfig, sizes: Sizes) -> str:
     texts = {
-        name: f"{shm_of(kind, sizes):g} GiB, of which {sizes.object_store(kind):.3g} for Ray's object store"
+        name: f"{shm_of(kind, sizes):g} GiB, of which {object_store_of(kind, sizes):.3g} for Ray's object store"
         for name, kind in config.cluster.node_types.items()
     }
     if len(set(texts.values())) == 1:
