@@ -328,6 +328,8 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     if keeps_reference(config):
         yield "  reference model of the KL", f"{size_text(derived.reference_memory)}, whole on every rank"
     loading = f" = {derived.ranks_per_node} x {_loaded(config)}, one for each learner rank there"
+    if shape and shape.mapped and config.learner.gpus_per_rank:
+        loading = ", weights mapped from the files once for all learner ranks there"
     yield "host memory of one node while loading", size_text(derived.loading_memory) + (loading if shape else "")
     yield "groups in flight, memory", size_text(derived.group_memory)
     if transit is None:

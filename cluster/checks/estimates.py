@@ -49,13 +49,16 @@ _SYNC_FIXED_SECONDS = 0.06  # measured with the shipped model
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory depends on. `assumed`: guessed from the number of parameters, because the model is not here."""
+    """What memory depends on. `mapped`: weights whose files have `model.dtype`, so that ranks on GPUs do not copy them
+    into host memory. `assumed`: guessed from the number of parameters, because the model is not here.
+    """
 
     parameters: int
     layers: int
     hidden: int
     vocabulary: int
     kv_values_per_token: int
+    mapped: int
     assumed: bool
 
 
@@ -142,7 +145,7 @@ def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
         activation_memory=_activation_memory(config, shape) if shape else None,
         reference_memory=_reference_memory(config, shape) if shape else None,
         ranks_per_node=ranks,
-        loading_memory=ranks * loading_memory(config, shape) if shape else None,
+        loading_memory=ranks * loading_memory(config, shape) + _mapped_memory(config, shape) if shape else None,
         host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
         group_memory=groups,
         transit=_transit(config, shape) if shape else None,
@@ -154,7 +157,13 @@ def shape_of(config: RunConfig, model: ModelFacts | None) -> Shape | None:
     """The model's own shape, or one assumed from `model.parameters_billions`, or None."""
     if model is not None:
         return Shape(
-            model.parameters, model.layers, model.hidden, model.vocabulary, model.kv_values_per_token, assumed=False
+            model.parameters,
+            model.layers,
+            model.hidden,
+            model.vocabulary,
+            model.kv_values_per_token,
+            mapped=model.mapped.get(config.model.dtype, 0),
+            assumed=False,
         )
     hint = config.model.parameters_billions
     if hint is None:
@@ -167,6 +176,7 @@ def shape_of(config: RunConfig, model: ModelFacts | None) -> Shape | None:
         _HIDDEN_PER_LAYER * layers,
         _ASSUMED_VOCABULARY,
         _ASSUMED_KV_PER_LAYER * layers,
+        mapped=0,
         assumed=True,
     )
 
@@ -257,9 +267,16 @@ def _ranks_per_node(config: RunConfig) -> int:
 
 
 def loading_memory(config: RunConfig, shape: Shape) -> float:
-    """Host memory of one rank while it loads: the whole model, and the whole reference, before DeepSpeed has either."""
-    weights = shape.parameters * weight_bytes(config)
-    return float(weights * (2 if keeps_reference(config) else 1)) + _LEARNER_RUNTIME
+    """Host memory of one rank while it loads the model, and the reference, before DeepSpeed has either. What a rank on
+    a GPU maps from the files is left out.
+    """
+    copied = shape.parameters - (shape.mapped if config.learner.gpus_per_rank else 0)
+    return float(copied * weight_bytes(config) * (2 if keeps_reference(config) else 1)) + _LEARNER_RUNTIME
+
+
+def _mapped_memory(config: RunConfig, shape: Shape) -> float:
+    """The mapped weights, once for all ranks of a node on GPUs."""
+    return float(shape.mapped * weight_bytes(config)) if config.learner.gpus_per_rank else 0.0
 
 
 def sampler_host_memory(config: RunConfig, shape: Shape) -> float:

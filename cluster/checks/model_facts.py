@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.checks.model_support import SIZES, text_settings
-from cluster.checks.weight_files import ADAPTER, first_not_finite, read_tensors, weight_problems
+from cluster.checks.weight_files import ADAPTER, Tensor, first_not_finite, read_tensors, weight_problems
 from cluster.errors import UsageError
 
 _SNAPSHOT = re.compile(r"/models--(.+?)--(.+)/snapshots/(\w+)$")
+_DTYPES = {"BF16": "bfloat16", "F32": "float32"}
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _QUANTISED = ("quantization_config", "compression_config")
 
 
@@ -30,6 +33,8 @@ class ModelFacts:
         layers, hidden, vocabulary: of the decoder.
         kv_values_per_token: numbers that one token leaves in the key-value cache (2 x layers x KV heads x head size).
         context: longest sequence that the position encoding allows, None where config.json does not say.
+        mapped: by data type, the weights that transformers maps from the files if it does not convert them. It merges
+            the experts of a layer, so those are copied.
     """
 
     parameters: int
@@ -39,6 +44,7 @@ class ModelFacts:
     vocabulary: int
     kv_values_per_token: int
     context: int | None
+    mapped: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_model(path: str | Path) -> ModelFacts:
@@ -71,12 +77,21 @@ def read_model(path: str | Path) -> ModelFacts:
             vocabulary=text["vocab_size"],
             kv_values_per_token=2 * layers * (text.get("num_key_value_heads") or heads) * head_size,
             context=text.get("max_position_embeddings"),
+            mapped=_mapped(tensors),
         )
     except KeyError as error:
         raise UsageError(
             f"model.path = {path}: config.json has no {error.args[0]!r}, so it is no decoder-only language model that "
             "bonrl can train; set model.path to a causal language model"
         ) from error
+
+
+def _mapped(tensors: Sequence[Tensor]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for tensor in {t.name: t for t in tensors if not _EXPERT.search(t.name)}.values():
+        if dtype := _DTYPES.get(tensor.dtype):
+            found[dtype] = found.get(dtype, 0) + math.prod(tensor.shape)
+    return found
 
 
 def _no_directory(path: Path) -> str:

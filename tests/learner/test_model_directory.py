@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from benchmarks.tiny_architectures import tiny_model
+from cluster.checks.model_facts import read_model
 from learner.backends.model_directory import check_model_directory, copy_companions, load_causal_lm, pad_token_of
 
 
@@ -19,6 +23,22 @@ def test_missing_directory_and_config_name_the_key(tmp_path) -> None:
 def test_unknown_dtype_names_the_key(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"model\.dtype"):
         load_causal_lm(tmp_path, "float8")
+
+
+@pytest.mark.parametrize("architecture", ["Llama, tied", "Mixtral", "gpt-oss"])
+def test_weights_in_the_models_dtype_are_mapped_from_the_files(architecture: str, tmp_path: Path) -> None:
+    """So the ranks of a node share them until they are on the GPUs."""
+    tiny_model(architecture).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="200KB")
+    mapped = read_model(tmp_path).mapped
+    for dtype in ("bfloat16", "float32"):
+        model = load_causal_lm(tmp_path, dtype)
+        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+        ranges = [range(*(int(end, 16) for end in fields[0].split("-"))) for fields in lines]
+        in_files = [p.numel() for p in model.parameters() if any(p.data_ptr() in place for place in ranges)]
+        assert sum(in_files) == mapped.get(dtype, 0)
+    assert mapped["bfloat16"] > 0 and (architecture == "Mixtral") == (
+        mapped["bfloat16"] < sum(p.numel() for p in model.parameters())
+    )
 
 
 def test_companions_are_copied_and_weights_are_not(tmp_path) -> None:

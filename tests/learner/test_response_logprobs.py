@@ -51,19 +51,23 @@ def batch_of(sequences: list[TrainingSequence], packed: bool) -> MicroBatch:
 
 def rows(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and entropies [B, R]."""
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(model.device)
+
     mask_BT = batch.attention_mask_BT
     responses = ResponseTokens(
-        torch.from_numpy(batch.logit_index_N),
-        torch.from_numpy(batch.cell_index_N),
+        tensor(batch.logit_index_N),
+        tensor(batch.cell_index_N),
         batch.response_mask_BR.shape,
         packed=mask_BT is None,
         most_logits=batch.most_logits,
         most_cells=batch.most_cells,
     )
     return model(
-        input_ids=torch.from_numpy(batch.tokens_BT),
-        attention_mask=None if mask_BT is None else torch.from_numpy(mask_BT),
-        position_ids=torch.from_numpy(batch.positions_BT),
+        input_ids=tensor(batch.tokens_BT),
+        attention_mask=None if mask_BT is None else tensor(mask_BT),
+        position_ids=tensor(batch.positions_BT),
         responses=responses,
         temperature=TEMPERATURE,
         with_entropy=True,
@@ -177,3 +181,13 @@ def test_what_is_packed() -> None:
     with pytest.raises(ValueError, match=r"learner\.packing = true: recurrent states of Mamba2ForCausalLM"):
         prepare_packing(mamba, True, CPU)
     assert mixes("gpt-oss", torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen3", "Gemma 3 text", "GPT-NeoX"])
+def test_flash_attention_keeps_packed_sequences_apart(architecture: str) -> None:
+    model = tiny_model(architecture).to("cuda", torch.bfloat16)
+    if not prepare_packing(model, "auto", model.device):
+        pytest.skip("flash-attn is not installed")
+    return_logprobs(model, None)
+    assert not mixes_packed_sequences(lambda batch: rows(model, batch)[0], 96, 2)

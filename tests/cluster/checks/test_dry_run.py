@@ -150,7 +150,7 @@ def test_odd_combinations_are_warned_about() -> None:
 
 def test_model_directory_is_read_without_loading_weights(tmp_path: Path) -> None:
     facts = read_model(write_model(tmp_path / "m"))
-    assert facts == ModelFacts(17, "LlamaForCausalLM", 2, 128, 100, 2 * 2 * 2 * 32, 64)
+    assert facts == ModelFacts(17, "LlamaForCausalLM", 2, 128, 100, 2 * 2 * 2 * 32, 64, mapped={"float32": 17})
 
 
 def test_multimodal_configuration_holds_its_text_model(tmp_path: Path) -> None:

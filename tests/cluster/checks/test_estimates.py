@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ from tests.cluster.checks.test_dry_run import write_model
 QWEN3_4B = ModelFacts(4_022_468_096, "Qwen3ForCausalLM", 36, 2560, 151_936, 2 * 36 * 8 * 128, 40_960)
 GEMMA3_27B = ModelFacts(27_009_002_240, "Gemma3ForConditionalGeneration", 62, 5376, 262_208, 2 * 62 * 16 * 128, 131_072)
 EIGHT, THIRTY_TWO = "cluster/presets/8xh100.yaml", "cluster/presets/multinode.yaml"
+
+
+def test_weights_in_the_models_dtype_are_in_host_memory_once(repository: Path) -> None:
+    stored = replace(QWEN3_4B, mapped={"bfloat16": QWEN3_4B.parameters})
+    _, found = figures(repository, EIGHT, stored)
+    assert found.loading_memory == near(8.04e9 + 4 * 0.97e9)
+    _, with_reference = figures(repository, EIGHT, stored, "loss.kl_coefficient=0.01")
+    assert with_reference.loading_memory == found.loading_memory
+    _, converted = figures(repository, EIGHT, stored, "model.dtype=float32")
+    assert converted.loading_memory == near(4 * (16.1e9 + 0.97e9))
 
 
 def figures(repository: Path, file: str, model: ModelFacts | None, *overrides: str) -> tuple[RunConfig, Derived]:
