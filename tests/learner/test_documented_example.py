@@ -16,7 +16,7 @@ from tests.learner import tabular, test_unbiased
 def test_the_documented_strategy_is_unbiased(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (repository / "docs" / "objectives.md").read_text()
     (code,) = re.findall(r"```python\n(# learner/strategies/second_best.py\n.*?)```", page, re.DOTALL)
-    (case,) = re.findall(r"`\"second best\": (\(dict.*\))`\)", page)
+    (case,) = re.findall(r"`\"second best\":\s+(\(dict.*\))`\)", page)
     assert len(code.splitlines()) < 30
     try:
         exec(compile(code, "second_best.py", "exec"), {})
