@@ -11,6 +11,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+FRESH_SEEDS = 1000  # added to the seed of a run for evaluations after training, so that the samples are new
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -123,6 +124,14 @@ class Plan(Part):
             *(f"evaluation.every={self.every}", "evaluation.at_start=false", "evaluation.split=validation"),
             *(f"evaluation.prompts={self.validation.prompts}", f"evaluation.n={self.validation.n}"),
             f"evaluation.keep_best=pass_at_k@{self.selected_k}",
+        )
+
+    def evaluation_keys(self, split: str, seed: int) -> tuple[str, ...]:
+        """Overrides of an evaluation after training of the run with this seed. The objective is not used."""
+        pool = self.test if split == "test" else self.validation
+        return (
+            *(*self.common, "objective.strategy=mean", "objective.k=1", f"run.seed={FRESH_SEEDS + seed}"),
+            *(f"evaluation.split={split}", f"evaluation.prompts={pool.prompts}", f"evaluation.n={pool.n}"),
         )
 
     def training_seconds(self) -> float:

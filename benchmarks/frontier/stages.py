@@ -17,10 +17,9 @@ import pyarrow.parquet as parquet
 
 from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, best_step, chosen, chosen_base
 from benchmarks.frontier.counts import BASE, Counts, Key, Store
-from benchmarks.frontier.plan import Plan, Pool
+from benchmarks.frontier.plan import Plan
 
 LIMIT_S = 6 * 3600
-FRESH_SEEDS = 1000  # added to a run's seed for evaluations after training: new samples
 
 
 def bonrl(verb: str, *arguments: str) -> None:
@@ -76,7 +75,7 @@ class Stages:
             for name, choice, _ in self._choices()
             for seed, step in zip(self.plan.seeds, choice.steps, strict=True)
         }
-        self._all([partial(self._evaluate, one) for one in self._missing(models)])
+        self._evaluate_all(self._missing(models))
 
     def test(self) -> None:
         """Stage 3: the tuned models, and the base model, on the test split."""
@@ -87,11 +86,22 @@ class Stages:
             for seed, step in zip(seeds, choice.steps, strict=True):
                 wanted.setdefault((name, choice.rate, seed, step), set()).add(choice.temperature)
         models = [Evaluation(*model, "test", tuple(sorted(temps))) for model, temps in wanted.items()]
-        self._all([partial(self._evaluate, one) for one in self._missing(models)])
+        self._evaluate_all(self._missing(models))
 
     def _choices(self) -> list[tuple[str, Choice, tuple[int, ...]]]:
         plan = self.plan
         return [(name, chosen(self.store, plan, name, k), plan.seeds) for name in plan.contenders for k in plan.ks]
+
+    def _evaluate_all(self, evaluations: list[Evaluation]) -> None:
+        """Evaluate models; first train the runs again whose models are not in `scratch`, such as on another machine."""
+        trained = [one for one in evaluations if one.contender != BASE]
+        lost = {
+            (one.contender, one.rate, one.seed)
+            for one in trained
+            if not self._model(one.contender, one.rate, one.seed, one.step).is_dir()
+        }
+        self._all([partial(self._train_again, *run) for run in sorted(lost)])
+        self._all([partial(self._evaluate, one) for one in evaluations])
 
     def _missing(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
         """The evaluations with the temperatures that are not measured yet."""
@@ -138,17 +148,19 @@ class Stages:
 
     def _evaluate(self, one: Evaluation) -> None:
         model = self._model(one.contender, one.rate, one.seed, one.step)
-        if one.contender != BASE and not model.is_dir():  # measured on another machine: runs are reproducible
-            self._train_again(one.contender, one.rate, one.seed)
-        pool: Pool = self.plan.test if one.split == "test" else self.plan.validation
+        if one.contender != BASE and not model.is_dir():
+            raise RuntimeError(
+                f"{model} is missing, although its run was trained again: the new run chose another step. Run the same "
+                "command again; it chooses from the new measurements"
+            )
         output = self.scratch / "evaluations" / f"{one.contender}-{one.rate:g}-{one.seed}-{one.step}-{one.split}"
         shutil.rmtree(output, ignore_errors=True)
         self.command(
             "eval",
-            *("--config", self.plan.config, "--checkpoint", str(model), "--output", str(output), "--n", str(pool.n)),
+            *("--config", self.plan.config, "--checkpoint", str(model), "--output", str(output)),
             *(flag for t in one.temperatures for flag in ("-t", f"{t:g}")),
-            *(*self.plan.common, f"evaluation.split={one.split}", f"evaluation.prompts={pool.prompts}"),
-            *(f"run.seed={FRESH_SEEDS + one.seed}", *self.extra),
+            *self.plan.evaluation_keys(one.split, one.seed),
+            *self.extra,
         )
         found = dict(_read_counts(file) for file in output.glob("groups-temperature-*.parquet"))
         if sorted(found) != sorted(one.temperatures):
