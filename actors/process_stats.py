@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ LOG_LINES = 12  # of each log that a message about a lost actor quotes
 _MARKERS = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own, in every log
 _LOG_BYTES = 16_384  # read from the end of a log
 _LONGEST_LINE = 300  # characters
+_GPU_FIELDS = "index,uuid,memory.used,utilization.gpu"  # the last two in MiB and percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Heartbeat:
     working: the processes after the first have work, so they must use processor time.
     logs: the files that receive its standard error and standard output; Ray keeps them on the actor's node.
     host: the name of that node.
+    gpus: those that Ray assigned to the actor, by index or UUID.
     """
 
     node: str
@@ -71,11 +74,20 @@ class Heartbeat:
     working: bool = False
     logs: tuple[str, ...] = ()
     host: str = ""
+    gpus: tuple[str, ...] = ()
 
     def where(self) -> str:
         """Its processes and their node, for messages."""
         pids = ", ".join(str(process.pid) for process in self.processes)
         return f"processes {pids} on {self.host}, node {self.node[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUse:
+    """One GPU: memory in use in GiB, and the share of the last second or less in which a kernel ran."""
+
+    memory_gib: float
+    busy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,9 @@ def own_heartbeat(*others: int, working: bool = False) -> Heartbeat:
     import ray
 
     needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
-    return Heartbeat(ray.get_runtime_context().get_node_id(), needed, working, own_output(), socket.gethostname())
+    context = ray.get_runtime_context()
+    gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
+    return Heartbeat(context.get_node_id(), needed, working, own_output(), socket.gethostname(), gpus)
 
 
 def last_lines(path: str) -> list[str]:
@@ -127,6 +141,11 @@ class NodeMonitor:
         work = partial(_memory_gib, family)
         return await in_daemon_thread(work, owner="the kernel", to="measure memory", deadline_s=INSPECT_SECONDS)
 
+    async def gpu_use(self, gpus: Sequence[str]) -> list[GpuUse]:
+        """What these GPUs of the node are used for, by all processes; empty where the driver cannot tell."""
+        work = partial(_gpu_use, frozenset(gpus))
+        return await in_daemon_thread(work, owner="nvidia-smi", to="answer", deadline_s=INSPECT_SECONDS)
+
     async def tail(self, logs: Sequence[str]) -> dict[str, list[str]]:
         """The last lines of log files of this node."""
         return {path: last_lines(path) for path in logs}
@@ -160,3 +179,18 @@ def _pss_kib(pid: int) -> int:
     except OSError:  # it ended after it was listed, or it belongs to another user
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def _gpu_use(wanted: frozenset[str]) -> list[GpuUse]:
+    """From nvidia-smi, which comes with the driver and sees all GPUs, also those that this process may not use."""
+    command = ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=INSPECT_SECONDS)
+    except (OSError, subprocess.SubprocessError):  # no NVIDIA GPUs, or a driver that does not answer
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+    return [
+        GpuUse(float(row[2]) / 1024, float(row[3]) / 100)
+        for row in rows
+        if len(row) == 4 and wanted & set(row[:2]) and all(cell.replace(".", "", 1).isdigit() for cell in row[2:])
+    ]

@@ -8,13 +8,14 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.actor import ActorHandle
 
-from actors.process_stats import INSPECT_SECONDS, Heartbeat, ProcessStats
+from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat, ProcessStats
 from actors.remote_calls import ActorFailure, call
 
+T = TypeVar("T")
 _TAIL_SECONDS = 2.0  # to read the end of a log: a lost node must not delay the replacement of its actors
 _START_SECONDS = 60.0  # for a new monitor to start; on an overloaded machine another one would not start sooner
 
@@ -61,16 +62,33 @@ class NodeMonitors:
 
     async def memory_gib(self, heartbeats: Iterable[Heartbeat]) -> dict[str, float]:
         """Memory of the processes of `heartbeats` and their descendants, by node; without nodes that do not answer."""
+
+        def request(monitor: Any, heartbeats: list[Heartbeat]) -> Awaitable[float]:
+            return monitor.memory_gib.remote([process for heartbeat in heartbeats for process in heartbeat.processes])
+
+        return await self._on_each_node(heartbeats, request, to="measure memory")
+
+    async def gpu_use(self, heartbeats: Iterable[Heartbeat]) -> list[GpuUse]:
+        """The GPUs that Ray assigned to the actors of `heartbeats`; without nodes that do not answer."""
+
+        def request(monitor: Any, heartbeats: list[Heartbeat]) -> Awaitable[list[GpuUse]]:
+            return monitor.gpu_use.remote(sorted({gpu for heartbeat in heartbeats for gpu in heartbeat.gpus}))
+
+        with_gpus = (heartbeat for heartbeat in heartbeats if heartbeat.gpus)
+        by_node = await self._on_each_node(with_gpus, request, to="read its GPUs")
+        return [use for uses in by_node.values() for use in uses]
+
+    async def _on_each_node(
+        self, heartbeats: Iterable[Heartbeat], request: Callable[[Any, list[Heartbeat]], Awaitable[T]], *, to: str
+    ) -> dict[str, T]:
         by_node: defaultdict[str, list[Heartbeat]] = defaultdict(list)
         for heartbeat in heartbeats:
             by_node[heartbeat.node].append(heartbeat)
-        readings: dict[str, float] = {}
+        readings: dict[str, T] = {}
 
         async def read(node: str, heartbeats: list[Heartbeat]) -> None:
-            processes = [process for heartbeat in heartbeats for process in heartbeat.processes]
             with contextlib.suppress(ActorFailure):  # the supervisor's readings find out what is wrong with the node
-                request = self._monitor(node).handle.memory_gib.remote(processes)
-                readings[node] = await _answer(request, node, to="measure memory")
+                readings[node] = await _answer(request(self._monitor(node).handle, heartbeats), node, to=to)
 
         # deadline: every question has one
         await asyncio.gather(*(read(*item) for item in by_node.items()))

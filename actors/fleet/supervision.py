@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from actors.fleet.hang_detection import HangDetector
 from actors.fleet.node_monitors import NodeMonitors
 from actors.fleet.units import Changes, Incident, Member, Unit
-from actors.process_stats import INSPECT_SECONDS, Heartbeat
+from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat
 from actors.remote_calls import ActorFailure, ActorLost, call, within
 from actors.settings import SupervisionSettings
 from actors.threads import in_daemon_thread
@@ -54,12 +54,17 @@ class Supervisor:
     changes: Changes = field(default_factory=Changes)
     units: list[Unit] = field(default_factory=list)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the latest, for the report
-    restarts: int = 0
+    restarts_of: Counter[str] = field(default_factory=Counter)  # by unit
 
     def __post_init__(self) -> None:
         self._monitors = NodeMonitors(self.spawn_monitor, self.kill)
         self._joining = asyncio.Lock()  # two units must not claim the same free resources
         self._counted: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
+
+    @property
+    def restarts(self) -> int:
+        """How many units were replaced so far."""
+        return self.restarts_of.total()
 
     def add(self, unit: Unit) -> Unit:
         """Register `unit`; :meth:`start` brings it into service."""
@@ -112,9 +117,15 @@ class Supervisor:
 
     async def memory_gib(self, *others: Heartbeat) -> dict[str, float]:
         """Memory of all actors and of the processes of `others`, by node; without nodes that do not answer."""
-        members = [member for unit in self.units for member in unit.members]
-        heartbeats = [member.heartbeat for member in members if member.heartbeat is not None]
-        return await self._monitors.memory_gib([*heartbeats, *others])
+        return await self._monitors.memory_gib([*self._heartbeats(), *others])
+
+    async def gpu_use(self) -> list[GpuUse]:
+        """The GPUs of all actors; without nodes that do not answer."""
+        return await self._monitors.gpu_use(self._heartbeats())
+
+    def _heartbeats(self) -> list[Heartbeat]:
+        members = (member for unit in self.units for member in unit.members)
+        return [member.heartbeat for member in members if member.heartbeat is not None]
 
     def forgive(self, losses: Collection[tuple[str, int]]) -> None:
         """Do not count these losses (actor, incarnation): a quarantined prompt caused them."""
@@ -279,7 +290,7 @@ class Supervisor:
             failure = ActorFailure(self._exit_message(unit, reason))
             failure.log = log
             raise failure
-        self.restarts += 1
+        self.restarts_of[unit.name] += 1
         if counts:
             self._counted.add((unit.name, unit.members[0].incarnation))
 

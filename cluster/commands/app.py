@@ -15,6 +15,7 @@ from cluster.commands.compare import compare
 from cluster.commands.evaluate import evaluate
 from cluster.commands.export import export
 from cluster.commands.grade import grade
+from cluster.commands.logs import logs
 from cluster.commands.printing import version_text
 from cluster.commands.report import report
 from cluster.commands.samples import samples
@@ -83,6 +84,7 @@ app.command("eval", short_help="Measure a model on held-out prompts.")(evaluate)
 app.command(short_help="Compare runs, with intervals.")(compare)
 app.command(short_help="Write a page about a run: result, curves, answers.")(report)
 app.command(short_help="Show what the model answered.")(samples)
+app.command(short_help="Show what the actors of a run have logged.")(logs)
 app.command(short_help="Imitate expert solutions of the task.")(sft)
 app.command("train-verifier", short_help="Train a verifier that scores answers.")(train_verifier)
 app.command(short_help="Grade a file of answers.")(grade)

@@ -37,8 +37,9 @@ class MetricError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One line of the table. `key` may hold a placeholder: `<k>` (an integer), `<status>` or `<part>` (a word), or
-    `<strategy>` (of a plugin, which is loaded after this table)."""
+    """One line of the table. `key` may hold a placeholder: `<k>` (an integer), `<status>` or `<part>` (a word),
+    `<actor>` (`sampler-0`), or `<strategy>` (of a plugin, which is loaded after this table). Each is a named group of
+    `regex`."""
 
     key: str
     unit: str
@@ -53,10 +54,15 @@ class Metric:
     @property
     def regex(self) -> re.Pattern[str]:
         escaped = re.escape(self.key)
-        words = {"<k>": "[1-9][0-9]*", "<status>": "[a-z][a-z_]*", "<part>": "[A-Za-z_][A-Za-z0-9_]*"}
-        words["<strategy>"] = "|".join(re.escape(strategy.metric) for strategy in STRATEGIES.values())
+        words = {
+            "k": "[1-9][0-9]*",
+            "status": "[a-z][a-z_]*",
+            "part": "[A-Za-z_][A-Za-z0-9_]*",
+            "actor": "[a-z][a-z0-9-]*",
+            "strategy": "|".join(re.escape(strategy.metric) for strategy in STRATEGIES.values()),
+        }
         for placeholder, expression in words.items():
-            escaped = escaped.replace(placeholder, f"(?:{expression})")
+            escaped = escaped.replace(f"<{placeholder}>", f"(?P<{placeholder}>{expression})")
         return re.compile(escaped)
 
 

@@ -168,7 +168,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             )
             pool, learner, broadcaster = live, ranks, await processes.connect_broadcaster(ranks, live)
             source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
-    memory = JobMemory(processes.supervisor)
+    memory = JobMemory(processes.supervisor, context.dashboards.export)
     return Run(context, source, learner, broadcaster, pool, processes.supervisor, memory, shutdown)
 
 

@@ -82,6 +82,8 @@ class Run:
         learning_s = row["time/learning_share"] * row["time/step_s"]
         row["throughput/trained_tokens_per_s"] = row.get("batch/tokens", 0.0) / max(learning_s, 1e-9)
         row["supervision/restarts"] = self.supervisor.restarts
+        for name, restarts in self.supervisor.restarts_of.items():
+            row[f"supervision/restarts_of/{name.replace(' ', '-')}"] = restarts
         if self.pool is not None:
             row["supervision/quarantined"] = self.pool.quarantined
             row["supervision/samplers"] = self.pool.samplers.serving

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: the terminal and the trackers. One place, so that every number is logged once."""
+"""Where a run's metrics go: terminal, trackers and Ray's gauges. One place, so that every number is logged once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cluster.evaluation.summary import Evaluation, objective_terms
 from cluster.exit_status import INTERRUPTED
 from cluster.records.run_directory import RunDirectory, RunDirectoryError
 from cluster.telemetry.progress import Progress
+from cluster.telemetry.ray_gauges import RayGauges
 from cluster.telemetry.tables import print_table
 from cluster.telemetry.tracker import Loss
 from cluster.telemetry.trackers import make_trackers
@@ -26,7 +27,7 @@ HURRY_SECONDS = 5.0  # for all trackers together to send the rest of a run that 
 
 
 class Dashboards:
-    """Terminal and trackers of one run (a context manager).
+    """Terminal, trackers and gauges of one run (a context manager).
 
     Args:
         config: the run's configuration.
@@ -40,6 +41,7 @@ class Dashboards:
         self._first_step = first_step
         self._terms = objective_terms(config)
         self._progress = Progress(objective=self._objective)
+        self._gauges = RayGauges(directory.path.name)
         self._status: int | None = None  # how the run ended, once it is known
 
     def __enter__(self) -> Dashboards:
@@ -102,7 +104,12 @@ class Dashboards:
         for tracker in self._trackers:
             tracker.log_samples(evaluation.step, evaluation.samples)
 
+    def export(self, row: Mapping[str, float]) -> None:
+        """Export values to Prometheus, also between two steps."""
+        self._gauges.set(row)
+
     def _log(self, row: Mapping[str, float]) -> None:
+        self.export(row)
         for tracker in self._trackers:
             tracker.log(row)
             for loss in tracker.losses():

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from actors.process_stats import LOG_LINES, NodeMonitor, Process
+from actors.process_stats import LOG_LINES, GpuUse, NodeMonitor, Process
 
 
 @pytest.fixture
@@ -80,3 +81,18 @@ def test_the_end_of_a_log_is_read_and_a_missing_one_is_no_error(tmp_path):
     assert tails[str(tmp_path / "gone")] == []
     assert tails[str(log)][:2] == [f"line {i}" for i in range(5001 - LOG_LINES, 5003 - LOG_LINES)]
     assert len(tails[str(log)]) == LOG_LINES and len(tails[str(log)][-1]) < 400, "a long line is cut"
+
+
+def test_gpus_are_read_by_index_or_uuid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another program leaves a GPU out of CUDA_VISIBLE_DEVICES; a field that the driver does not know."""
+    program = tmp_path / "nvidia-smi"
+    rows = ["0, GPU-a, 1024, 50", "1, GPU-b, 2048, 100", "2, GPU-c, 512, [N/A]", "3, GPU-d, 512, 7"]
+    program.write_text("#!/bin/sh\nprintf '%s\\n' " + " ".join(f"'{row}'" for row in rows) + "\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = asyncio.run(NodeMonitor().gpu_use(["0", "GPU-b", "2"]))
+    assert found == [GpuUse(1.0, 0.5), GpuUse(2.0, 1.0)]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert asyncio.run(NodeMonitor().gpu_use(["0"])) == []
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert asyncio.run(NodeMonitor().gpu_use(["0"])) == []

@@ -128,7 +128,7 @@ def replayed(
     dashboards: Any = SimpleNamespace(step=lambda row: None, phase=lambda name: None, message=lambda text: None)
     context = RunContext(config, directory, dashboards, replay=recorded)
     source = RecordedGroups(recorded / "groups", deadline_s=60.0)
-    supervisor: Any = SimpleNamespace(restarts=0)
+    supervisor: Any = SimpleNamespace(restarts=0, restarts_of={})
     run = Run(context, source, learner, NoWeightSync(), None, supervisor, JobMemory(supervisor), shutdown)
     asyncio.run(_train_until_asked(run))
     return run

@@ -167,7 +167,7 @@ def trained(directory: RunDirectory, values: dict[int, float], monkeypatch: pyte
     if start:
         directory.rewind(start.step)
     context = RunContext(config, directory, dashboards, start=start)
-    supervisor: Any = SimpleNamespace(restarts=0)
+    supervisor: Any = SimpleNamespace(restarts=0, restarts_of={})
     learner, memory = Learner(context.first_step), JobMemory(supervisor)
     run = Run(context, cast(Any, Source()), learner, NoWeightSync(), None, supervisor, memory, Shutdown())
     asyncio.run(_train_until_asked(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
-from actors.process_stats import Heartbeat, Process
+from actors.process_stats import GpuUse, Heartbeat, Process
 from actors.settings import SupervisionSettings
 from cluster.telemetry import memory
 from cluster.telemetry.memory import JobMemory
@@ -22,11 +23,15 @@ class Monitor:
     def __init__(self) -> None:
         self.hangs = False
         self.memory_gib = SimpleNamespace(remote=self._memory_gib)
+        self.gpu_use = SimpleNamespace(remote=self._gpu_use)
 
     async def _memory_gib(self, processes: list[Process]) -> float:
         if self.hangs:
             await asyncio.sleep(60)
         return float(sum({process.pid for process in processes}))
+
+    async def _gpu_use(self, gpus: list[str]) -> list[GpuUse]:
+        return [GpuUse(10.0 * int(gpu), 0.25 * int(gpu)) for gpu in gpus]
 
 
 async def _unused() -> None: ...
@@ -65,6 +70,23 @@ def test_the_reading_sums_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
         async with job_memory.measuring():
             await _until(job_memory, 1 + 2 + 4 + 8 + 16)
         assert set(monitors) == {"head", "a", "b"}
+
+    asyncio.run(scenario())
+
+
+def test_gpus_of_all_nodes_are_read_and_every_reading_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        job_memory, _ = job(monkeypatch)
+        supervisor, exported = job_memory._supervisor, []
+        for unit, gpus in zip(supervisor.units[1:3], [("1", "2"), ("3",)], strict=True):
+            member = unit.members[0]
+            assert member.heartbeat is not None
+            member.heartbeat = replace(member.heartbeat, gpus=gpus)
+        async with JobMemory(supervisor, exported.append).measuring():
+            async with asyncio.timeout(5):
+                while not exported:
+                    await asyncio.sleep(0.005)
+        assert exported[0] == {"memory/pss_gib": 31.0, "memory/gpu_gib": 60.0, "time/gpu_busy_share": 0.5}
 
     asyncio.run(scenario())
 

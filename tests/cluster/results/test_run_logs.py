@@ -1,0 +1,86 @@
+"""`bonrl logs`, on files that the loggers of actors write."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from actors import logs
+from cluster.commands.app import app
+from cluster.errors import UsageError
+from cluster.results.run_logs import Follower, log_files, merged
+
+
+def line(second: int, level: str, actor: str, message: str) -> str:
+    return f"2026-11-23 10:17:{second:02d},391 {level} {actor} step 12 actors.workers: {message}\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "driver.log").write_text(
+        line(3, "ERROR", "driver", "fails") + "Traceback\n  x\n" + line(5, "INFO", "driver", "e")
+    )
+    (folder / "sampler-0.log").write_text(line(4, "WARNING", "sampler-0", "d"))
+    (folder / "sampler-0.log.1").write_text(line(2, "INFO", "sampler-0", "b"))
+    (folder / "sampler-0.log.2").write_text(line(1, "DEBUG", "sampler-0", "a"))
+    (folder / "sampler-10.log").write_text(line(6, "INFO", "sampler-10", "f"))
+    return tmp_path
+
+
+def printed(run: Path, *arguments: str) -> list[str]:
+    result = CliRunner().invoke(app, ["logs", str(run), *arguments])
+    if result.exception is not None:
+        raise result.exception
+    return [text.partition("workers: ")[2] or text for text in result.output.splitlines()]
+
+
+def test_all_actors_are_merged_by_time_with_their_older_files(run: Path) -> None:
+    assert printed(run) == ["a", "b", "fails", "Traceback", "  x", "d", "e", "f"]
+
+
+def test_one_actor_or_one_kind_of_actor(run: Path) -> None:
+    assert printed(run, "sampler-0") == ["a", "b", "d"]
+    assert printed(run, "sampler 0") == ["a", "b", "d"]
+    assert printed(run, "sampler") == ["a", "b", "d", "f"]
+    with pytest.raises(UsageError, match=r"no log of 'sampler-1'; there are driver, sampler-0, sampler-10"):
+        printed(run, "sampler-1")
+    with pytest.raises(UsageError, match="give a run directory"):
+        printed(run / "none")
+
+
+def test_levels(run: Path) -> None:
+    assert printed(run, "--level", "warning") == ["fails", "Traceback", "  x", "d"]
+    assert printed(run, "--level", "ERROR") == ["fails", "Traceback", "  x"]
+    with pytest.raises(UsageError, match="choose one of DEBUG, INFO"):
+        printed(run, "--level", "loud")
+
+
+def test_following_sees_new_lines_rotated_files_and_new_actors(run: Path) -> None:
+    follower = Follower(run, None)
+    texts = [record.text.partition("workers: ")[2] for record in follower.new()]
+    assert texts == ["a", "b", "fails\nTraceback\n  x", "d", "e", "f"] and follower.new() == []
+    file = run / "logs" / "sampler-0.log"
+    with file.open("a") as log:
+        log.write(line(7, "INFO", "sampler-0", "g"))
+        log.write("2026-11-23 10:17:08,391 INFO samp")  # half written
+    assert [record.text.partition("workers: ")[2] for record in follower.new()] == ["g"]
+    with file.open("a") as log:
+        log.write("ler-0 step 12 actors.workers: h\n")
+    file.rename(file.with_name("sampler-0.log.1"))
+    file.write_text(line(9, "INFO", "sampler-0", "i"))
+    (run / "logs" / "verifier-0.log").write_text(line(10, "INFO", "verifier-0", "j"))
+    assert [record.text.partition("workers: ")[2] for record in follower.new()] == ["h", "i", "j"]
+    assert follower.new() == []
+
+
+def test_the_format_is_that_of_the_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with logs.driver_log(tmp_path / "logs", "INFO"):
+        logging.getLogger("cluster").warning("what happened\nand more")
+    found = [record for record in merged(log_files(tmp_path).values()) if record.level == "WARNING"]
+    assert [record.text.partition(": ")[2] for record in found] == ["what happened\nand more"]
+    assert found[0].actor == "driver" and len(found[0].time) == 23
