@@ -15,6 +15,7 @@ from cluster.commands.compare import compare
 from cluster.commands.evaluate import evaluate
 from cluster.commands.export import export
 from cluster.commands.grade import grade
+from cluster.commands.jobs import jobs
 from cluster.commands.logs import logs
 from cluster.commands.printing import version_text
 from cluster.commands.report import report
@@ -90,5 +91,6 @@ app.command("train-verifier", short_help="Train a verifier that scores answers."
 app.command(short_help="Grade a file of answers.")(grade)
 app.command(short_help="Run a job on a Ray cluster.")(submit)
 app.add_typer(cluster_commands, name="cluster", short_help="Describe, start and end the machines of a run.")
+app.add_typer(jobs, name="jobs", short_help="List, follow and stop jobs of a Ray cluster.")
 app.command(short_help="Write the trained model as a Hugging Face directory.")(export)
 app.command("config-reference", short_help="Print every configuration key.")(config_reference)

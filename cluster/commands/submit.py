@@ -6,19 +6,11 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, Config, Overrides, Replay, Resume
+from cluster.commands.options import DEFAULT_CONFIG, Address, Config, Overrides, Replay, Resume
 
 
 def submit(
-    address: Annotated[
-        str,
-        typer.Option(
-            "--address",
-            "-a",
-            metavar="URL",
-            help="Dashboard of the cluster's head node, e.g. http://head:8265.",
-        ),
-    ],
+    address: Address,
     overrides: Overrides = None,
     config: Config = None,
     resume: Resume = None,
@@ -69,8 +61,10 @@ def submit(
 
     Ctrl-C stops following, not the job; the message then says how to follow or stop it.
     """
-    from cluster.commands.job_command import environment, make_job
-    from cluster.commands.submission import submit_job
+    from cluster.config import RunConfig
+    from cluster.config.input_paths import value_at
+    from cluster.jobs.command import environment, make_job
+    from cluster.jobs.submission import submit_job
 
     job = make_job(
         config,
@@ -82,6 +76,7 @@ def submit(
         resume=resume,
         replay=replay,
     )
-    token = job.config.task.reward_token_variable if job.config is not None else None
+    tree = job.config.to_mapping() if isinstance(job.config, RunConfig) else job.config
+    token = value_at(tree, "task.reward_token_variable")
     variables = environment([*([token] if token else []), *(env or [])])
     raise typer.Exit(submit_job(job, address=address, variables=variables, echo=typer.echo))

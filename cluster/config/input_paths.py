@@ -1,8 +1,14 @@
-"""The keys of the configuration that name files or directories to read. The one list of them."""
+"""The keys of the configuration that name files or directories. The one list of them.
+
+A new key that takes text goes into one of these lists, or into the test's list of texts that are no paths
+(tests/cluster/commands/test_input_paths.py).
+"""
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
@@ -17,20 +23,67 @@ INPUT_KEYS = (
     "task.jsonl.validation",
     "task.jsonl.test",
 )
-CODE_KEYS = ("task.reward", "task.name", "task.scorer.kind")  # may name user code; and each of `plugins`
+CODE_KEYS = ("task.reward", "task.name", "task.scorer.kind")  # may name user code; and each of PLUGINS
+PLUGINS = "plugins"
+OPTIONS = "task.options"  # arguments of user code: a text that is an existing relative path counts as one
+OUTPUT_KEYS = ("run.directory", "mlflow.tracking_uri")
 HUB = "hf://"  # fetched where it is read, so that it need not travel
 
 
-def input_paths(config: RunConfig) -> dict[str, str]:
-    """Key -> path of everything that the configuration reads from a file system."""
-    values = {key: attrgetter(key)(config) for key in INPUT_KEYS}
-    if hub_id(config.model.path):
-        del values["model.path"]
-    return {key: value for key, value in values.items() if isinstance(value, str) and not value.startswith(HUB)}
+def input_paths(config: RunConfig | Mapping[str, Any]) -> dict[str, str]:
+    """Key -> path of everything that the configuration reads from a file system.
+
+    Args:
+        config: a configuration, or the nested mapping of a part of one, as from overrides.
+    """
+    tree = config.to_mapping() if isinstance(config, RunConfig) else config
+    values = {key: value_at(tree, key) for key in INPUT_KEYS}
+    found = {key: value for key, value in values.items() if isinstance(value, str) and not value.startswith(HUB)}
+    if hub_id(found.get("model.path", "")):
+        del found["model.path"]
+    return found | {key: text for key, text in _texts(OPTIONS, value_at(tree, OPTIONS)) if _is_here(text)}
 
 
-def user_code(config: RunConfig) -> dict[str, Reference]:
+def user_code(config: RunConfig | Mapping[str, Any]) -> dict[str, Reference]:
     """Key -> reference of all user code that the configuration names; the plugins are `plugins.0`, `plugins.1`, ..."""
-    named = {key: attrgetter(key)(config) for key in CODE_KEYS}
-    found = {key: parse(value) for key, value in named.items() if value is not None and is_code(value)}
-    return found | {f"plugins.{i}": parse(plugin, needs_name=False) for i, plugin in enumerate(config.plugins)}
+    tree = config.to_mapping() if isinstance(config, RunConfig) else config
+    named = {key: value_at(tree, key) for key in CODE_KEYS}
+    found = {key: parse(value) for key, value in named.items() if isinstance(value, str) and is_code(value)}
+    plugins = value_at(tree, PLUGINS)
+    if not isinstance(plugins, list | tuple):  # an override that is refused where it is read
+        plugins = ()
+    return found | {f"{PLUGINS}.{i}": parse(plugin, needs_name=False) for i, plugin in enumerate(plugins)}
+
+
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where the mapping does not have it."""
+    value: Any = tree
+    for name in key.split("."):
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value)).get(int(name))
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every text in nested values, by dotted key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(f"{key}.{name}", inner)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _texts(f"{key}.{i}", inner)
+
+
+def _is_here(text: str) -> bool:
+    """Whether a text is a relative path that exists; a name of a parent (`.`, `..`) is no file to send along."""
+    path = Path(text)
+    if path.is_absolute() or not path.name or path.name == "..":
+        return False
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name
+        return False

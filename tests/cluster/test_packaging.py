@@ -7,19 +7,21 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from cluster.checks import preflight
 from cluster.checks.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
-from cluster.commands import packaging
-from cluster.commands.packaging import CONFIG_NAME, stage
-from cluster.config import build_config, key_paths
-from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS
+from cluster.config import RunConfig, build_config, models_in
+from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, OPTIONS, OUTPUT_KEYS, PLUGINS
 from cluster.errors import UsageError
+from cluster.jobs import packaging
+from cluster.jobs.packaging import CONFIG_NAME, stage
 
 
 def pins(file: Path) -> dict[str, str]:
@@ -159,20 +161,32 @@ def test_what_compresses_below_the_limit_travels(tmp_path: Path, monkeypatch: py
     assert stage(build_config({"model": {"path": "model"}}), tmp_path / "job") > 3 << 20
 
 
-def test_every_key_that_names_a_path_is_known() -> None:
-    """A new key whose description speaks of files must be listed, or be named here as no input."""
-    no_input = {"run.name", "run.directory", "checkpoint.keep", "task.instruction"}
-    no_input |= {*CODE_KEYS, "plugins"}  # user code, packed by user_code()
-    no_input |= {key for key in key_paths() if key.startswith("cluster.")}  # of the nodes
-    texts = {key: info for key, info in key_paths().items() if "str" in str(info.annotation)}
-    named = {
-        key
-        for key, info in texts.items()
-        if re.search(r"\b(path|files?|director(y|ies))\b", (info.description or "").lower())
-        and "Literal" not in str(info.annotation)
-    }
-    leaves = {key for key in texts if key.rsplit(".", 1)[-1] in ("path", "file", "directory")}
-    assert (named | leaves) - no_input == set(INPUT_KEYS)
+TEXTS = {  # keys that take free text and name no file of the submitter's
+    *("run.name", "task.system_prompt", "task.instruction", "task.chat_template_kwargs", "task.math.subjects"),
+    *("task.jsonl.id", "task.jsonl.problem", "task.jsonl.answer", "task.jsonl.solution", "task.jsonl.level"),
+    *("task.reward_weights", "task.reward_token_variable", "task.sandbox.preload"),
+    *("objective.strategy", "objective.estimator", "objective.mixture.strategy", "objective.mixture.estimator"),
+    *("evaluation.strategies", "evaluation.keep_best"),
+    *("wandb.project", "wandb.entity", "wandb.tags", "mlflow.experiment"),
+}
+
+
+def _free_texts(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Keys that take any text: also those of models inside unions, lists and mappings."""
+    for name, info in model.model_fields.items():
+        inner = models_in(info.annotation)
+        for section in inner:
+            yield from _free_texts(section, f"{prefix}{name}.")
+        if not inner and re.search(r"\b(str|Any|Path)\b", re.sub(r"Literal\[.*?\]", "", str(info.annotation))):
+            yield f"{prefix}{name}"
+
+
+def test_every_key_that_may_name_a_path_is_packed_or_known_to_name_none() -> None:
+    """A new key that takes text goes into cluster/config/input_paths.py, or into TEXTS if it names no file."""
+    treated = {*INPUT_KEYS, *CODE_KEYS, PLUGINS, OPTIONS, *OUTPUT_KEYS}
+    found = {key for key in _free_texts(RunConfig) if not key.startswith("cluster.")}  # those are of the nodes
+    assert found == treated | TEXTS
+    assert not treated & TEXTS
 
 
 def test_absolute_paths_do_not_travel(tmp_path: Path) -> None:
@@ -226,6 +240,7 @@ LAYERS = (
     "report",
     "telemetry",
     "run",
+    "jobs",
     "commands",
 )  # each imports only earlier ones
 
@@ -281,8 +296,7 @@ def test_user_code_travels_with_the_files_beside_it(tmp_path: Path, monkeypatch:
 
 
 def test_plugins_and_modules_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.commands.packaging import _user_code, _with_references
-    from cluster.config import RunConfig
+    from cluster.jobs.packaging import _user_code, _with_references
 
     monkeypatch.chdir(tmp_path)
     _write(tmp_path / "here_package" / "__init__.py")

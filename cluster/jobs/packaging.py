@@ -19,26 +19,29 @@ import yaml
 
 from cluster.checks.preflight import OUR_PACKAGES, ROOT
 from cluster.config import RunConfig
-from cluster.config.input_paths import input_paths, user_code
+from cluster.config.input_paths import input_paths, user_code, value_at
 from cluster.errors import UsageError
 from cluster.records.software import GIT_FILE, git_state
 from verifiers.user_code import files_of
 
 CONFIG_NAME = "job.yaml"
+_MOVED = "user_code"  # folder of the package for user code from outside of the working directory
 _SHOWN = 5  # of the largest files, in the message about a package that is too large
 _COMPRESSIBLE = 10  # a package this many times the limit is refused without a try at compressing it
 # Ray leaves out what an ignore file in any directory of the package names, without a word.
 _LEFT_OUT = (".git", ".gitignore", ".rayignore", "__pycache__")
 
 
-def stage(config: RunConfig | None, directory: Path, extra: Mapping[str, str] | None = None) -> int:
+def stage(config: RunConfig | Mapping[str, Any], directory: Path, extra: Mapping[str, str] | None = None) -> int:
     """Fill `directory` with what the job needs; the size in bytes.
 
     Relative paths of the configuration are copied; absolute ones must exist on the cluster. User code is copied
-    with the other Python files and packages in its directory; data files that it reads are not.
+    with the other Python files and packages in its directory. Data files that it reads are copied if task.options
+    names them.
 
     Args:
-        config: of the job, written to CONFIG_NAME; None: the job reads one that is on the cluster.
+        config: of the job, written to CONFIG_NAME. A nested mapping holds what is known of a configuration that the
+            job reads on the cluster: what it names is copied to the same relative path.
         extra: further relative paths to pack, by their names in messages.
 
     Raises:
@@ -47,15 +50,17 @@ def stage(config: RunConfig | None, directory: Path, extra: Mapping[str, str] | 
     files: dict[Path, Path] = {}  # where each goes, below `directory`
     for name in OUR_PACKAGES:
         files |= _below(ROOT / name, Path(name))
-    for key, path in {**(input_paths(config) if config else {}), **(extra or {})}.items():
+    for key, path in {**input_paths(config), **(extra or {})}.items():
         files |= _relative(key, path)
-    code, moved = _user_code(config) if config is not None else ({}, {})
+    code, moved = _user_code(config)
+    if not isinstance(config, RunConfig):
+        code = _in_place(config, code, moved)
     files |= code
     _check_size(files, upload_limit())
     for target, source in files.items():
         (directory / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, directory / target)
-    if config is not None:
+    if isinstance(config, RunConfig):
         tree = _with_references(config, moved)
         (directory / CONFIG_NAME).write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     (directory / GIT_FILE).write_text(json.dumps(git_state()), encoding="utf-8")
@@ -81,7 +86,7 @@ def _below(source: Path, target: Path) -> dict[Path, Path]:
     }
 
 
-def _user_code(config: RunConfig) -> tuple[dict[Path, Path], dict[str, str]]:
+def _user_code(config: RunConfig | Mapping[str, Any]) -> tuple[dict[Path, Path], dict[str, str]]:
     """Target -> source of all user code, and by key the reference that is right in the package where it changes.
 
     Files in the working directory keep their place, so that code which names its neighbors by path still finds them.
@@ -90,9 +95,13 @@ def _user_code(config: RunConfig) -> tuple[dict[Path, Path], dict[str, str]]:
     moved: dict[str, str] = {}
     folders: dict[Path, Path] = {}  # of code outside; one copy of each, so that nothing is loaded twice
     for key, reference in user_code(config).items():
-        found = files_of(reference, packages=True) if not reference.is_file or reference.path.is_file() else None
+        if reference.is_file and not reference.path.is_file():
+            if reference.path.is_absolute():
+                continue  # it is only on the cluster
+            raise UsageError(_not_here(key, reference.source))
+        found = files_of(reference, packages=True)
         if found is None:
-            continue  # an installed module, or a file that is only on the cluster
+            continue  # an installed module
         file, sources = found
         beginning = next(source for target, source in sources.items() if target == file).parents[len(file.parts) - 1]
         here = Path.cwd().resolve()
@@ -101,12 +110,25 @@ def _user_code(config: RunConfig) -> tuple[dict[Path, Path], dict[str, str]]:
         elif beginning.is_relative_to(here):
             folder = beginning.relative_to(here)
         else:
-            folder = folders.setdefault(beginning, Path("user_code") / str(len(folders)))
+            folder = folders.setdefault(beginning, Path(_MOVED) / str(len(folders)))
         # The packages of bonrl itself travel already; a checkout may be the working directory.
         files |= {folder / target: source for target, source in sources.items() if target.parts[0] not in OUR_PACKAGES}
         if reference.is_file:
             moved[key] = f"{folder / file}:{reference.name}" if reference.name else str(folder / file)
     return files, moved
+
+
+def _in_place(tree: Mapping[str, Any], code: dict[Path, Path], moved: Mapping[str, str]) -> dict[Path, Path]:
+    """The user code in the working directory: a reference that the job reads on the cluster cannot be changed."""
+    outside = {target for target in code if target.parts[0] == _MOVED and target.parts[1].isdigit()}
+    for key, reference in moved.items():
+        given = value_at(tree, key)
+        if Path(reference.rpartition(":")[0] or reference) in outside and not Path(given).expanduser().is_absolute():
+            raise UsageError(
+                f"{key} = {given} is outside of the working directory, so it cannot travel as an override of a run; "
+                "copy it into the working directory, or give an absolute path that exists on the cluster"
+            )
+    return {target: source for target, source in code.items() if target not in outside}
 
 
 def _with_references(config: RunConfig, moved: Mapping[str, str]) -> dict[str, Any]:
@@ -132,11 +154,15 @@ def _relative(key: str, path: str) -> dict[Path, Path]:
             "an absolute path that exists there"
         )
     if not source.exists():
-        raise UsageError(
-            f"{key} = {path}: there is no such file or directory to send along; give one, or an absolute path that "
-            "exists on the cluster"
-        )
+        raise UsageError(_not_here(key, path))
     return _below(source, source)
+
+
+def _not_here(key: str, path: str) -> str:
+    return (
+        f"{key} = {path}: there is no such file or directory to send along; give one, or an absolute path that "
+        "exists on the cluster"
+    )
 
 
 def _check_size(files: Mapping[Path, Path], limit: int) -> None:

@@ -8,16 +8,25 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.checks.preflight import ROOT
-from cluster.commands.options import load_earlier
-from cluster.commands.packaging import CONFIG_NAME
-from cluster.config import RunConfig, build_config, load_config
+from cluster.config import RunConfig, apply_override, build_config, load_config
+from cluster.config.input_paths import CODE_KEYS, PLUGINS, value_at
+from cluster.config.settings import RunSettings
+from cluster.config.yaml_reader import read_yaml
 from cluster.errors import UsageError
+from cluster.jobs.packaging import CONFIG_NAME
+from cluster.records import user_code
+from cluster.records.model_source import config_of_run
 
+USER_CODE = (user_code.FILE, user_code.FOLDER)  # of a run directory
 COMMANDS = ("eval", "sft", "train-verifier")  # of bonrl, besides train
 _ON_CLUSTER = "cluster.address=auto"  # the driver runs inside the cluster
 _OUTPUTS = ("--output", "-o")
+_OF_SUBMIT = ("--config", "-c", "--address", "-a", "--env")
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*", re.DOTALL)
 _OPTION = re.compile(r"(--[a-z-]+)=(.*)", re.DOTALL)
 _FILE = re.compile(r"[\w./-]+\.(py|sh|ya?ml|jsonl?|toml|txt|parquet)")
 
@@ -32,13 +41,14 @@ class Job:
 
     Attributes:
         command: shell command. `python` is the cluster's: start Ray from the environment that has the packages.
-        config: travels resolved, so that the job cannot resolve it differently; None: the job reads one there.
+        config: travels resolved, so that the job cannot resolve it differently. A nested mapping: what is known here
+            of the configuration that the job reads there.
         files: relative paths to pack, by their names in messages.
         start_s: seconds for the job to start.
     """
 
     command: str
-    config: RunConfig | None
+    config: RunConfig | Mapping[str, Any]
     files: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 300.0
 
@@ -67,12 +77,12 @@ def make_job(
         if config is not None:
             raise UsageError(f"{given[0]} takes the run's own configuration: leave --config out")
         return _earlier(given[0], resume or replay or Path(), overrides, dry_run=dry_run)
+    if command is not None:
+        return _bonrl_command(command, config, default, overrides)
     resolved = _on_cluster(load_config(config or default, overrides))
     start_s = resolved.deadlines.start_s
     if entrypoint is not None:
         return Job(entrypoint, resolved, _named_files("--entrypoint", _words(entrypoint)), start_s)
-    if command is not None:
-        return _bonrl_command(command, config, overrides, resolved)
     if not dry_run:
         _absolute("run.directory", resolved.run.directory)
     return Job(_python("train", "--config", CONFIG_NAME, *(["--dry-run"] if dry_run else [])), resolved, {}, start_s)
@@ -85,27 +95,62 @@ def _python(*words: str) -> str:
 def _earlier(option: str, run: Path, overrides: Sequence[str], *, dry_run: bool) -> Job:
     """Go on with a run, or train on its groups; the configuration is read where the run is."""
     files = {}
+    known = _known(run, overrides)
     if option == "--resume" or run.is_absolute():
         _absolute(option, str(run))
     else:
+        if not (run / "config.yaml").is_file():
+            raise UsageError(
+                f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME"
+            )
         files = {f"{option} {run}": str(run / "config.yaml"), f"groups of {run}": str(run / "groups")}
-        earlier = _on_cluster(load_earlier(option, run, overrides, fetch=False))
-        _absolute("run.directory", earlier.run.directory)
+        files |= {f"{name} of {run}": str(run / name) for name in USER_CODE if (run / name).exists()}
+        _absolute("run.directory", str(value_at(known, "run.directory") or RunSettings().directory))
     words = ["train", option, str(run), *overrides, _ON_CLUSTER, *(["--dry-run"] if dry_run else [])]
-    return Job(_python(*words), None, files)
+    return Job(_python(*words), known, files)
 
 
-def _bonrl_command(command: str, config: Path | None, overrides: Sequence[str], resolved: RunConfig) -> Job:
+def _known(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Of the configuration of a run: what its record says, where the run can be read from here, and the overrides.
+
+    Its user code stays out, because the run has a copy of it.
+    """
+    file = run / "config.yaml"
+    tree = read_yaml(file) if file.is_file() else {}
+    for key in (PLUGINS, *CODE_KEYS):
+        _remove(tree, key)
+    for override in overrides:
+        apply_override(tree, override)
+    return tree
+
+
+def _remove(tree: dict[str, Any], key: str) -> None:
+    """Remove a dotted key, if the mapping has it."""
+    above, _, name = key.rpartition(".")
+    section = value_at(tree, above) if above else tree
+    if isinstance(section, dict):
+        section.pop(name, None)
+
+
+def _bonrl_command(command: str, config: Path | None, default: Path, overrides: Sequence[str]) -> Job:
     words = _words(command)
     if not words or words[0] not in COMMANDS:
         raise UsageError(f"--command {command!r}: begin with {', '.join(COMMANDS)}; train is what runs without it")
-    separate = [part for word in words for part in _option_and_value(word)]
-    for option, value in zip(separate, separate[1:], strict=False):
+    name, separate = words[0], [part for word in words for part in _option_and_value(word)]
+    pairs = list(zip(separate, separate[1:], strict=False))
+    for option, value in pairs:
         if option in _OUTPUTS:
-            _absolute(f"--command {words[0]}: {option}", value)
+            _absolute(f"--command {name}: {option}", value)
+    for word in separate[1:]:
+        if word in _OF_SUBMIT or _OVERRIDE.fullmatch(word):
+            raise UsageError(f"--command {name}: {word} is an option of submit itself; give it outside of --command")
     files = _named_files("--command", separate)
-    if words[0] == "eval" and config is None:  # the configuration of the run that is evaluated
-        return Job(_python(*words, *overrides, _ON_CLUSTER), None, files, resolved.deadlines.start_s)
+    if name == "eval" and config is None:  # the configuration of the run that is evaluated
+        run = config_of_run(Path(next((value for option, value in pairs if option == "--checkpoint"), "")))
+        known = _known(run.parent if run else Path(), overrides)
+        _remove(known, "model.path")  # --checkpoint is the model
+        return Job(_python(*words, *overrides, _ON_CLUSTER), known, files)
+    resolved = _on_cluster(load_config(config or default, overrides))
     return Job(_python(*words, "--config", CONFIG_NAME), resolved, files, resolved.deadlines.start_s)
 
 
@@ -115,9 +160,22 @@ def _option_and_value(word: str) -> list[str]:
 
 
 def _on_cluster(config: RunConfig) -> RunConfig:
+    store = _local_store(config.mlflow.tracking_uri or "") if "mlflow" in config.tracking else None
+    if store is not None:
+        _absolute("mlflow.tracking_uri", store)
     tree = config.to_mapping()
     tree["cluster"]["address"] = "auto"
     return build_config(tree)
+
+
+def _local_store(uri: str) -> str | None:
+    """The path of an MLflow store that is a directory or a SQLite file; None for a server and for no store."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon:
+        return uri or None
+    if scheme == "file":
+        return urlsplit(uri).path if rest.startswith("//") else rest
+    return rest.removeprefix("///") if scheme == "sqlite" else None
 
 
 def _absolute(what: str, path: str) -> None:

@@ -1,0 +1,152 @@
+"""Package the job, hand it to Ray's job server, follow its log, return its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.exit_status import INTERRUPTED
+from cluster.jobs.command import Job
+from cluster.jobs.environment import runtime_environment
+from cluster.jobs.packaging import stage
+from cluster.jobs.server import check_address, explained, make_client
+
+STATUS_SECONDS = 60.0  # after the log ended, until the job server knows how the job ended
+LOST_SECONDS = 120.0  # without an answer of the job server
+ASK_SECONDS = 60.0  # between two questions whether the job server is there, while the log is shown
+POLL_SECONDS = 0.5
+_LOGS = "/tmp/ray/session_latest/logs"  # unless `ray start --temp-dir` names another directory
+FAILED = 1
+
+Echo = Callable[..., Any]
+
+
+def submit_job(job: Job, *, address: str, variables: Mapping[str, str], echo: Echo) -> int:
+    """Submit, follow, and return the exit status of the job's command (130 when following was interrupted).
+
+    Args:
+        address: of the job server, http://HOST:PORT (the dashboard of the head node).
+        variables: of the job's environment; only their names are printed, and no file of the run holds them.
+        echo: prints a line; `echo(text, nl=False)` prints text as it is.
+
+    Raises:
+        UsageError: nothing was submitted: no cluster there, no valid token, a path that cannot travel.
+    """
+    url = check_address(address)
+    with tempfile.TemporaryDirectory(prefix="bonrl-submit-") as scratch:
+        size = stage(job.config, Path(scratch), job.files)
+        with explained(url):
+            client = make_client(url)
+            echo(f"packaged {size / 2**20:.1f} MiB, submitting to {url}")
+            if variables:
+                echo(f"variables that go along (their values are not printed): {', '.join(sorted(variables))}")
+            submitted = client.submit_job(
+                entrypoint=job.command,
+                submission_id=f"bonrl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+                runtime_env=runtime_environment(Path(scratch), variables),
+            )
+    echo(f"job {submitted}")
+    return follow(client, url, submitted, job.start_s, echo)
+
+
+def follow(client: Any, url: str, job: str, start_s: float | None, echo: Echo) -> int:
+    """Print the job's log from its beginning until the job ends; its exit status, or 130 after Ctrl-C.
+
+    Args:
+        start_s: seconds after which a job that has not started is stopped; None: wait for it until Ctrl-C.
+    """
+    try:
+        return asyncio.run(_follow(client, url, job, start_s, echo))
+    except KeyboardInterrupt:
+        echo(f"\nno longer following; the job {job} goes on.\n{_commands(url, job)}")
+        return INTERRUPTED
+
+
+async def _follow(client: Any, url: str, job: str, start_s: float | None, echo: Echo) -> int:
+    """Print the job's log until the job ends; its exit status."""
+    if not await _started(client, job, start_s, echo):
+        return FAILED
+    try:
+        await _show_log(client, job, echo)
+    except (RuntimeError, OSError) as error:
+        echo(f"\nthe log stream broke ({error}); waiting for the job's end without it.\n{_commands(url, job)}")
+        return await _ended(client, url, job, None, echo)
+    return await _ended(client, url, job, STATUS_SECONDS, echo)
+
+
+async def _show_log(client: Any, job: str, echo: Echo) -> None:
+    """Print the log until it ends. A connection that is lost in silence shows when the job server is asked."""
+    printing = asyncio.create_task(_print_log(client, job, echo))
+    try:
+        while not (await asyncio.wait({printing}, timeout=ASK_SECONDS))[0]:
+            client.get_job_info(job)
+        printing.result()
+    finally:
+        printing.cancel()
+
+
+async def _print_log(client: Any, job: str, echo: Echo) -> None:
+    # deadline: the job's end, or the caller's question to the job server
+    async for text in client.tail_job_logs(job):
+        echo(text, nl=False)
+
+
+async def _started(client: Any, job: str, start_s: float | None, echo: Echo) -> bool:
+    began = time.monotonic()
+    while str(client.get_job_info(job).status) == "PENDING":
+        if start_s is not None and time.monotonic() > began + start_s:
+            client.stop_job(job)
+            echo(
+                f"the job {job} did not start within {start_s:g} s (deadlines.start_s) and was stopped: has "
+                "the cluster a free CPU on its head node, and could it unpack the job's directory?"
+            )
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
+async def _ended(client: Any, url: str, job: str, limit_s: float | None, echo: Echo) -> int:
+    """Wait for a terminal status: `limit_s` after the log ended, or (None) as long as the job server answers."""
+    deadline = time.monotonic() + (limit_s if limit_s is not None else LOST_SECONDS)
+    while True:
+        try:
+            info = client.get_job_info(job)
+            if limit_s is None:
+                deadline = time.monotonic() + LOST_SECONDS
+        except (ConnectionError, RuntimeError, OSError) as error:
+            info, reason = None, f"the job server does not answer ({error})"
+        else:
+            if info.status.is_terminal():
+                return _exit_status(info, url, job, echo)
+            reason = f"the job server still calls it {info.status}"
+        if time.monotonic() > deadline:
+            echo(f"gave up waiting for the end of job {job}: {reason}.\n{_commands(url, job)}")
+            return FAILED
+        await asyncio.sleep(POLL_SECONDS if limit_s is not None else 5.0)
+
+
+def _exit_status(info: Any, url: str, job: str, echo: Echo) -> int:
+    status = str(info.status)
+    if status == "SUCCEEDED":
+        echo(f"job {job} succeeded")
+        return 0
+    code = info.driver_exit_code
+    echo(f"job {job} {status.lower()}" + (f" with exit status {code}" if code else f": {info.message}"))
+    echo(
+        f"log of the job: bonrl jobs logs {job} --address {url}\n"
+        f"   the same on the head node: {_LOGS}/job-driver-{job}.log\n"
+        f"logs of its actors, on the node of each: {_LOGS}/worker-*.err and worker-*.out"
+    )
+    return code if isinstance(code, int) and 0 < code < 256 else FAILED
+
+
+def _commands(url: str, job: str) -> str:
+    return (
+        f"follow: bonrl jobs logs {job} --follow --address {url}\nlist:   bonrl jobs --address {url}\n"
+        f"stop:   bonrl jobs stop {job} --address {url}"
+    )

@@ -1,0 +1,259 @@
+"""What travels with a submitted job, at the edge of the process: Ray's job client is replaced."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.errors import UsageError
+from cluster.jobs import submission
+from cluster.jobs.command import Job, environment, make_job
+from cluster.jobs.submission import submit_job
+from cluster.records.software import git_state
+
+LOCAL = Path("cluster/presets/local.yaml")
+
+
+@pytest.fixture
+def checkout(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(repository)
+    return repository
+
+
+def test_relative_run_directory_would_be_lost(checkout: Path) -> None:
+    with pytest.raises(UsageError, match=r"run\.directory"):
+        make_job(None, LOCAL, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "python -m cluster.cli train --config job.yaml"),
+        ({"dry_run": True}, "python -m cluster.cli train --config job.yaml --dry-run"),
+        (
+            {"resume": Path("/shared/runs/a")},
+            "python -m cluster.cli train --resume /shared/runs/a run.directory=/r cluster.address=auto",
+        ),
+        (
+            {"replay": Path("/shared/runs/a")},
+            "python -m cluster.cli train --replay /shared/runs/a run.directory=/r cluster.address=auto",
+        ),
+        (
+            {"command": "eval --checkpoint /shared/runs/a --n 64"},
+            "python -m cluster.cli eval --checkpoint /shared/runs/a --n 64 run.directory=/r cluster.address=auto",
+        ),
+        (
+            {"command": "sft --output /shared/m --objective bon_sft"},
+            "python -m cluster.cli sft --output /shared/m --objective bon_sft --config job.yaml",
+        ),
+        ({"entrypoint": "echo started; exit 3"}, "echo started; exit 3"),
+    ],
+)
+def test_command_of_the_job(checkout: Path, options: dict[str, Any], expected: str) -> None:
+    assert make_job(None, LOCAL, ["run.directory=/r"], **options).command == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": Path("runs/a")}, "--resume = runs/a"),
+        ({"replay": Path("runs/none-such")}, "--replay runs/none-such"),
+        ({"command": "sft --output mine"}, "sft: --output = mine"),
+        ({"command": "eval --checkpoint /r --output=mine"}, "eval: --output = mine"),
+        ({"command": "grade --input x"}, "begin with eval, sft"),
+        ({"command": "eval 'x"}, "close its quotes"),
+        ({"command": "sft --output /m --config mine.yaml"}, "--config is an option of submit itself"),
+        ({"command": "sft --output /m task.path=data"}, "task.path=data is an option of submit itself"),
+        ({"resume": Path("/r"), "replay": Path("/r")}, "--resume and --replay"),
+    ],
+)
+def test_results_that_would_be_lost_are_refused(checkout: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_job(None, LOCAL, ["run.directory=/r"], **options)
+    with pytest.raises(UsageError, match="leave --config out"):
+        make_job(LOCAL, LOCAL, [], resume=Path("/r"))
+
+
+def test_variables_of_the_job() -> None:
+    here = {"WANDB_API_KEY": "secret", "HF_TOKEN": "", "HOME": "/home/x", "OTHER": "1"}
+    assert environment([], here) == {"WANDB_API_KEY": "secret"}
+    found = environment(["OTHER", "NEW=a=b", "WANDB_API_KEY=mine"], here)
+    assert found == {"WANDB_API_KEY": "mine", "OTHER": "1", "NEW": "a=b"}
+    with pytest.raises(UsageError, match="--env MISSING: it is not set here"):
+        environment(["MISSING"], here)
+    with pytest.raises(UsageError) as error:
+        environment(["-bad=secret"], here)
+    assert "secret" not in str(error.value)
+
+
+class FakeClient:
+    """Ray's job client at the edge of the process: notes what is submitted, with the files of its package."""
+
+    def __init__(self, status: str = "SUCCEEDED", failure: Exception | None = None) -> None:
+        self.status, self.failure = status, failure
+        self.files: dict[str, str] = {}
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any]) -> str:
+        self.entrypoint, self.runtime_env = entrypoint, runtime_env
+        if self.failure:
+            raise self.failure
+        root = Path(runtime_env["working_dir"])
+        self.files = {str(f.relative_to(root)): str(f.stat().st_size) for f in root.rglob("*") if f.is_file()}
+        self.git = json.loads((root / "git.json").read_text())
+        self.variables = runtime_env["env_vars"]
+        self.text = b"".join(f.read_bytes() for f in root.rglob("*") if f.is_file())
+        return submission_id
+
+    def get_job_info(self, job: str) -> Any:
+        from ray.job_submission import JobStatus
+
+        return SimpleNamespace(status=JobStatus(self.status), driver_exit_code=3, message="failed")
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "log of the job\n"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    client = FakeClient()
+    monkeypatch.setattr(submission, "make_client", lambda url: client)
+    monkeypatch.setattr(submission, "check_address", lambda address: address)
+    return client
+
+
+def send(job: Job, variables: dict[str, str] | None = None) -> tuple[int, str]:
+    lines: list[str] = []
+    status = submit_job(
+        job, address="http://head:8265", variables=variables or {}, echo=lambda text, **_: lines.append(text)
+    )
+    return status, "\n".join(lines)
+
+
+def test_everything_that_the_job_reads_travels(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "data/.gitignore").write_text("*")  # Ray would leave out what it names
+    monkeypatch.chdir(tmp_path)
+    keys = ["task.jsonl.train=data/train.jsonl", "task.jsonl.test=data/test.jsonl", "task.name=jsonl"]
+    keys += ["task.scorer.path=scorer", "task.jsonl.validation=hf://datasets/a/b/c.jsonl", "model.path=model"]
+    job = make_job(None, checkout / LOCAL, ["run.directory=/r", *keys], entrypoint="python my.py --n 3")
+    status, output = send(job, {"WANDB_API_KEY": "the-secret"})
+    assert status == 0 and "log of the job" in output
+    wanted = {"data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py", "job.yaml"}
+    assert wanted <= set(client.files) and "data/.gitignore" not in client.files
+    assert client.entrypoint == "python my.py --n 3"
+    assert client.variables == {"WANDB_API_KEY": "the-secret", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
+    assert "WANDB_API_KEY" in output and "the-secret" not in output and b"the-secret" not in client.text
+    assert client.git["commit"] == git_state()["commit"]
+
+
+@pytest.mark.parametrize("key", ["task.path", "task.scorer.path", "task.jsonl.train", "task.jsonl.test", "model.path"])
+def test_paths_that_cannot_travel_are_refused(checkout: Path, client: FakeClient, key: str) -> None:
+    job = make_job(None, LOCAL, ["run.directory=/r", f"{key}=none-such"])
+    with pytest.raises(UsageError, match=re.escape(f"{key} = none-such")):
+        send(job)
+
+
+def test_a_script_that_is_not_here_is_refused(checkout: Path, client: FakeClient) -> None:
+    with pytest.raises(UsageError, match=r"--entrypoint: my\.py"):
+        send(make_job(None, LOCAL, ["run.directory=/r"], entrypoint="python my.py"))
+    assert send(make_job(None, LOCAL, [], entrypoint="python -c 'import cluster.cli; print(1)'"))[0] == 0
+    assert send(make_job(None, LOCAL, [], entrypoint="cat job.yaml cluster/presets/local.yaml; ls /tmp"))[0] == 0
+
+
+def test_groups_of_a_replayed_run_travel(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "a"
+    (run / "groups").mkdir(parents=True)
+    (run / "checkpoints").mkdir()
+    for name in ("config.yaml", "groups/step-000001.parquet", "checkpoints/large"):
+        (run / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert send(make_job(None, LOCAL, ["run.directory=/r", "model.path=/m"], replay=Path("runs/a")))[0] == 0
+    assert {"runs/a/config.yaml", "runs/a/groups/step-000001.parquet"} <= set(client.files)
+    assert "runs/a/checkpoints/large" not in client.files
+    with pytest.raises(UsageError, match=r"run\.directory"):
+        make_job(None, LOCAL, [], replay=Path("runs/a"))
+
+
+@pytest.mark.parametrize("option", ["resume", "replay", "eval"])
+def test_inputs_of_an_earlier_run_travel(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """What its record names, where it can be read from here, and what overrides name; its user code has a copy."""
+    record = "model: {path: model}\ntask: {path: data, reward: 'gone.py:f'}\nplugins: [gone.py]\n"
+    run = write(tmp_path / "shared" / "run" / "config.yaml", record).parent
+    (run / "checkpoints").mkdir()
+    for name in ("model/config.json", "data/train.jsonl", "new.jsonl", "mine/reward.py", "mine/helper.py"):
+        write(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    overrides = ["run.directory=/r", "task.jsonl.train=new.jsonl", "task.reward=mine/reward.py:f"]
+    options: dict[str, Any] = {option: run} if option != "eval" else {"command": f"eval --checkpoint {run}"}
+    assert send(make_job(None, checkout / LOCAL, overrides, **options))[0] == 0
+    wanted = {"data/train.jsonl", "new.jsonl", "mine/reward.py", "mine/helper.py"}
+    assert wanted <= set(client.files) and ("model/config.json" in client.files) == (option != "eval")
+    with pytest.raises(UsageError, match=r"task\.jsonl\.test = none\.jsonl: there is no such file"):
+        send(make_job(None, checkout / LOCAL, [*overrides, "task.jsonl.test=none.jsonl"], **options))
+    write(tmp_path.parent / "away.py")
+    with pytest.raises(UsageError, match=r"task\.reward = \.\./away\.py:f is outside of the working directory"):
+        send(make_job(None, checkout / LOCAL, [*overrides, "task.reward=../away.py:f"], **options))
+
+
+def test_files_that_task_options_name_travel(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "reward.py", "def score(response, *, words, level): return 1.0\n")
+    for name in ("words/en.txt", "model/config.json"):
+        write(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    given = ["run.directory=/r", "model.path=model", "task.reward=reward.py:score"]
+    given += ["task.options={words: [words/en.txt], level: hard}"]
+    assert send(make_job(None, checkout / LOCAL, given))[0] == 0
+    assert "words/en.txt" in client.files
+    write(tmp_path.parent / "outside.txt")
+    with pytest.raises(UsageError, match=r"task\.options\.words = \.\./outside\.txt leads out"):
+        send(make_job(None, checkout / LOCAL, [*given, "task.options={words: ../outside.txt, level: x}"]))
+
+
+def test_user_code_that_is_not_here_is_refused(checkout: Path, client: FakeClient) -> None:
+    with pytest.raises(UsageError, match=r"task\.reward = gone\.py: there is no such file"):
+        send(make_job(None, LOCAL, ["run.directory=/r", "task.reward=gone.py:f"]))
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:mlruns", "file:./mlruns", "sqlite:///mlflow.db", "./x"])
+def test_mlflow_files_in_the_package_would_be_lost(checkout: Path, uri: str) -> None:
+    options = ["run.directory=/r", "tracking=[mlflow]", f"mlflow.tracking_uri={uri}"]
+    with pytest.raises(UsageError, match=r"mlflow\.tracking_uri"):
+        make_job(None, LOCAL, options)
+    for kept in ("http://host:5000", "/shared/mlruns", "file:///shared/mlruns", "sqlite:////shared/mlflow.db", "null"):
+        make_job(None, LOCAL, ["run.directory=/r", "tracking=[mlflow]", f"mlflow.tracking_uri={kept}"])
+
+
+def write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_refused_upload_names_the_limit(checkout: Path, client: FakeClient) -> None:
+    client.failure = RuntimeError("Request failed with status code 413: Maximum request body size exceeded")
+    with pytest.raises(UsageError, match="at most 100 MiB"):
+        send(make_job(None, LOCAL, ["run.directory=/r"]))
+
+
+def test_a_failed_job_says_where_its_logs_are(checkout: Path, client: FakeClient) -> None:
+    client.status = "FAILED"
+    status, output = send(make_job(None, LOCAL, ["run.directory=/r"]))
+    assert status == 3
+    assert re.search(r"bonrl jobs logs bonrl-\S+ --address http://head:8265", output)
+    assert "/tmp/ray/session_latest/logs/job-driver-bonrl-" in output and "worker-*.err" in output
