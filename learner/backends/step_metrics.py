@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from learner import losses
 from learner.batching import MicroBatch
+from learner.gap_bins import bin_names, gap_means, gap_sums
 
 SUMS = (
     "loss",
@@ -32,6 +33,7 @@ class StepMetrics:
     def __init__(self, device: torch.device) -> None:
         self._sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in SUMS}
         self._maxima = {name: torch.zeros((), dtype=torch.float64, device=device) for name in MAXIMA}
+        self._bins = torch.zeros((2, len(bin_names())), dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(
@@ -46,6 +48,7 @@ class StepMetrics:
         """Add one micro-batch: its loss and the statistics of its tokens."""
         fresh_BR = mask_BR & fresh_B.unsqueeze(1)
         gap, fresh_tokens, gap_max = losses.logprob_gap(logprobs_BR, behaviour_BR, fresh_BR)
+        self._bins += gap_sums((logprobs_BR - behaviour_BR).abs(), logprobs_BR, fresh_BR)
         self._sums["all"] += batch.tokens
         self._sums["padded"] += batch.padded_tokens
         for name, value in (result.sums | {"gap": gap, "fresh_tokens": fresh_tokens}).items():
@@ -60,17 +63,21 @@ class StepMetrics:
         if world_size > 1:
             dist.all_reduce(sum_vector, op=dist.ReduceOp.SUM)
             dist.all_reduce(max_vector, op=dist.ReduceOp.MAX)
+            dist.all_reduce(self._bins, op=dist.ReduceOp.SUM)
         return StepTotals(
-            dict(zip(SUMS, sum_vector.tolist(), strict=True)), dict(zip(MAXIMA, max_vector.tolist(), strict=True))
+            dict(zip(SUMS, sum_vector.tolist(), strict=True)),
+            dict(zip(MAXIMA, max_vector.tolist(), strict=True)),
+            dict(gap_means(self._bins)),
         )
 
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Sums and maxima over the tokens of a step's global batch."""
+    """Sums, maxima and mean gaps (``learner.gap_bins``) over the tokens of a step's global batch."""
 
     sums: dict[str, float]
     maxima: dict[str, float]
+    gap_by_bin: dict[str, float]
 
     @property
     def loss(self) -> float:
@@ -91,4 +98,4 @@ class StepTotals:
         if total["fresh_tokens"]:
             metrics["logprob_gap/mean"] = total["gap"] / total["fresh_tokens"]
             metrics["logprob_gap/max"] = largest["gap"]
-        return metrics
+        return metrics | self.gap_by_bin

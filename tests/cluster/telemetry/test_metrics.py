@@ -18,6 +18,7 @@ from cluster.records.metric_names import (
 )
 from cluster.telemetry.metrics_page import reference_page
 from learner.backends.step_metrics import MAXIMA, SUMS, StepTotals
+from learner.gap_bins import bin_names
 
 
 def test_page_is_up_to_date() -> None:
@@ -108,7 +109,9 @@ def test_issue_names_are_there() -> None:
 
 
 def test_the_learner_names_its_metrics_as_the_table_does() -> None:
-    totals = StepTotals(dict.fromkeys(SUMS, 2.0), dict.fromkeys(MAXIMA, 1.0))
+    totals = StepTotals(dict.fromkeys(SUMS, 2.0), dict.fromkeys(MAXIMA, 1.0), dict.fromkeys(bin_names(), 0.1))
+    assert set(bin_names()) <= totals.policy_metrics().keys()
     assert {find_metric(name).axis for name in totals.policy_metrics()} == {"train/step"}
-    quiet = StepTotals(dict.fromkeys(SUMS, 2.0) | {"fresh_tokens": 0.0}, dict.fromkeys(MAXIMA, 1.0))
-    assert totals.policy_metrics().keys() - quiet.policy_metrics().keys() == {"logprob_gap/mean", "logprob_gap/max"}
+    quiet = StepTotals(dict.fromkeys(SUMS, 2.0) | {"fresh_tokens": 0.0}, dict.fromkeys(MAXIMA, 1.0), {})
+    gaps = {"logprob_gap/mean", "logprob_gap/max", *bin_names()}
+    assert totals.policy_metrics().keys() - quiet.policy_metrics().keys() == gaps
