@@ -154,13 +154,18 @@ class SamplerSettings(Section):
         le=4096.0,
         description="CPU only: GiB of memory for keys and values. When it is full, requests wait.",
     )
-    gpu_memory_utilization: float = Field(
-        0.85,
+    gpu_memory_utilization: float | None = Field(
+        None,
         gt=0.0,
         le=1.0,
-        description=(
-            "GPU only: share of each GPU's memory that the engine may take for weights, activations and cache."
-        ),
+        description="GPU only: share of each GPU's memory that the engine may take for weights, activations and cache. "
+        "null: 0.85; with cluster.placement: colocated, what the learner rank leaves of the card.",
+    )
+    sleep: Literal["none", "cache", "weights"] = Field(
+        "none",
+        description="GPU only, with cluster.placement: colocated and queue.staleness: 0: what the engine frees while "
+        "the learner works. cache: keys and values. weights: the weights too; the update that ends each step brings "
+        "them back. Larger micro-batches and caches fit, for the time of freeing and allocating.",
     )
     enforce_eager: bool = Field(
         True,
@@ -216,10 +221,26 @@ class QueueSettings(Section):
 class BroadcastSettings(Section):
     """How new weights get from the learner to the samplers (section `broadcast`)."""
 
-    backend: Literal["host"] = Field(
-        "host",
-        description="Weight-transfer back-end; `host` goes through host memory: CPUs, GPUs and any mix.",
+    backend: Literal["auto", "host", "nccl", "ipc"] = Field(
+        "auto",
+        description="Weight-transfer back-end; the run's log says which one auto chose. host: through host memory, "
+        "for CPUs, GPUs and any mix. ipc: within the card that one sampler and one learner rank share "
+        "(cluster.placement: colocated), with the memory of the weights once more; it has not run on a GPU yet, so "
+        "that auto chooses host. nccl is not built yet and is refused.",
     )
+
+    @field_validator("backend")
+    @classmethod
+    def _built(cls, backend: str) -> str:
+        if backend == "nccl":
+            raise ValueError("nccl is not built yet; use host, which serves every placement")
+        return backend
+
+    @property
+    def chosen_backend(self) -> str:
+        """The back-end that `backend` means."""
+        return "host" if self.backend == "auto" else self.backend
+
     transport: Literal["auto", "shared_memory", "object_store"] = Field(
         "auto",
         description=(

@@ -291,9 +291,10 @@ class Engine:
         """(name, dtype, shape) of every weight as in the checkpoint. A head tied to the embedding is omitted."""
         return self._layout.metadata
 
-    def weight_buckets(self, bucket_bytes: int) -> Iterator[list[NamedTensor]]:
-        """CPU copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (or one larger
-        weight). Rank 0 gets the tensors, the others empty lists; all must iterate to the end.
+    def weight_buckets(self, bucket_bytes: int, device: str | None = "cpu") -> Iterator[list[NamedTensor]]:
+        """Copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (or one larger
+        weight). Rank 0 gets the tensors, the others empty lists; all must iterate to the end. `device`: of the copies;
+        None for the engine's own.
 
         Under ZeRO-3 one bucket at a time is gathered, copied and released, so rank 0 has at most one bucket in addition
         to its partition. A tensor that the checkpoint splits, such as the experts of a layer, is gathered whole and
@@ -302,15 +303,15 @@ class Engine:
         for units in into_buckets(self._layout.units, bucket_bytes):
             parameters = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
             with self._backend.gathered(parameters):
-                copies = [self._copies(unit) for unit in units] if self.rank == 0 else []
+                copies = [self._copies(unit, device) for unit in units] if self.rank == 0 else []
             if self.rank != 0:
                 yield []
             converted = ([weight] for unit in copies for weight in self._layout.convert(unit))
             yield from ([weight for [weight] in bucket] for bucket in into_buckets(converted, bucket_bytes))
 
     @staticmethod
-    def _copies(unit: list[NamedTensor]) -> list[NamedTensor]:
-        return [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in unit]
+    def _copies(unit: list[NamedTensor], device: str | None) -> list[NamedTensor]:
+        return [(name, tensor.detach().to(device or tensor.device, copy=True)) for name, tensor in unit]
 
     def export_huggingface(self, directory: str | Path) -> None:
         """Write a plain Hugging Face directory like `model_path`: config, safetensors under the same names, and the

@@ -278,7 +278,8 @@ class LearnerSettings(Section):
         ge=0,
         le=3,
         description="DeepSpeed ZeRO stage: 0 replicates everything, 1 partitions the optimizer state over "
-        "the ranks, 2 also the gradients, 3 also the weights. With one rank, 0 is the fastest.",
+        "the ranks, 2 also the gradients, 3 also the weights. With one rank, 0 is the fastest. In bfloat16, 0 runs as "
+        "1, because DeepSpeed's stage 0 would sum the gradients of the micro-batches in bfloat16.",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW learning rate after warm-up.")
     warmup_steps: int = Field(
@@ -323,6 +324,17 @@ class LearnerSettings(Section):
         ge=1,
         description="CPU threads of each rank's tensor operations (torch.set_num_threads). Part of what "
         "makes a CPU run reproducible: another number may change the last bits.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        description="adamw_8bit: AdamW whose two moments take one byte each instead of four (the package bitsandbytes, "
+        "GPU only). The update is rounded, so that runs differ from those of adamw.",
+    )
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none",
+        description="GPU only: what lies in host memory. optimizer: Adam's moments and the float32 weights, updated "
+        "by the CPU (zero_stage 1 or more). all: the weights too, fetched for each pass (zero_stage 3). For models "
+        "that do not fit; each step waits for the copies.",
     )
     activation_checkpointing: bool = Field(
         False,

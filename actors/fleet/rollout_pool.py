@@ -151,6 +151,23 @@ class RolloutPool:
         except (_AttemptFailed, ObjectLost):
             return None
 
+    async def sleep(self) -> None:
+        """Every serving sampler frees GPU memory until its next weight update; one that cannot is replaced."""
+        # deadline: each call has its own
+        await asyncio.gather(*(self._sleep(member) for member in self.samplers.members if member.serving))
+
+    async def _sleep(self, sampler: Member) -> None:
+        incarnation = sampler.incarnation
+        try:
+            await call(
+                sampler.actor(incarnation).sleep.remote(),
+                owner=sampler.name,
+                to="free its memory for the learner",
+                **self._deadlines.of("broadcast_s"),
+            )
+        except ActorFailure as failure:
+            self._supervisor.mark_failed(sampler, incarnation, failure)
+
     def sampling_seconds(self) -> float:
         """Wall time so far in which at least one sampler had work."""
         return self._sampling.seconds()

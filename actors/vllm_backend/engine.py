@@ -24,7 +24,9 @@ import numpy as np
 
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend.card_memory import utilization
 from actors.vllm_backend.environment import EngineError, environment, summary
+from actors.vllm_backend.sleep import Sleep
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 from actors.weights import Update
 from verifiers.text.stop_tokens import stop_token_ids
@@ -60,7 +62,12 @@ class UpdateReport:
 
 
 class VllmEngine:
-    """An `AsyncLLM` with token ids in and out. Use it from one event loop; call :meth:`start` first."""
+    """An `AsyncLLM` with token ids in and out. Use it from one event loop; call :meth:`start` first.
+
+    Args:
+        reserved: bytes of the card that a learner rank needs while this engine samples; 0: none shares it.
+        card_gib: GiB of the card's memory to use; None: all of it, as the card reports.
+    """
 
     def __init__(
         self,
@@ -70,6 +77,9 @@ class VllmEngine:
         rollout: RolloutSettings,
         seed: int = 0,
         weight_backend: str = BACKEND,
+        *,
+        reserved: float = 0.0,
+        card_gib: float | None = None,
     ) -> None:
         self.model_path = model_path
         self.dtype = dtype
@@ -77,6 +87,8 @@ class VllmEngine:
         self.rollout = rollout
         self.seed = seed
         self._weight_backend = weight_backend
+        self._reserved, self._card_gib = reserved, card_gib
+        self._sleep = Sleep(sampler.sleep)
         self._llm: Any = None
         self._failure: str | None = None
         self._stop_token_ids: list[int] = []
@@ -108,6 +120,7 @@ class VllmEngine:
         try:
             arguments = AsyncEngineArgs(
                 **_engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
+                **self._memory_arguments(),
                 weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
             )
             if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
@@ -120,6 +133,22 @@ class VllmEngine:
         except Exception as error:
             self.shutdown()
             raise EngineError(f"vLLM cannot serve the model {self.model_path}: {summary(error)}") from error
+
+    def _memory_arguments(self) -> dict[str, Any]:
+        """vLLM's arguments for its share of a GPU; none on the CPU."""
+        if not self.settings.gpus:
+            return {}
+        from vllm.platforms import current_platform
+
+        total = float(current_platform.get_device_total_memory())
+        usable = total if self._card_gib is None else min(total, self._card_gib * _GIB)
+        share = utilization(self.settings, usable, self._reserved) * usable / total
+        if share <= 0:
+            raise EngineError(
+                f"the learner rank needs {self._reserved / _GIB:.1f} GiB of the {usable / _GIB:.1f} GiB of the shared "
+                "card; set learner.offload = optimizer, or take a smaller model.path"
+            )
+        return {"gpu_memory_utilization": share, "enable_sleep_mode": self.settings.sleep != "none"}
 
     async def generate(
         self,
@@ -187,6 +216,7 @@ class VllmEngine:
                 mode = "keep" if self.settings.in_flight == "keep" else "wait"
                 await llm.pause_generation(mode=mode, clear_cache=True)
                 paused = time.perf_counter()
+                await self._sleep.allocate_weights(llm)
                 await llm.start_weight_update()
                 for update in updates:
                     await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
@@ -195,12 +225,26 @@ class VllmEngine:
                 if echoed != str(version):
                     raise EngineError(f"vLLM echoes weight version {echoed} after the update to {version}")
                 loaded = time.perf_counter()
+                await self._sleep.end(llm)
                 await llm.resume_generation()
             except Exception as error:
                 self._fail(f"the update to weight version {version} failed: {summary(error)}")
                 raise EngineError(self._failure) from error
             nbytes = sum(update.nbytes for update in updates)
             return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
+
+    async def sleep(self) -> None:
+        """Free what ``sampler.sleep`` names, until the next :meth:`update_weights`.
+
+        Raises:
+            EngineError: the memory could not be freed; the engine stops.
+        """
+        async with self._update_lock:  # deadline: the caller's broadcast_s
+            try:
+                await self._sleep.begin(self._running())
+            except Exception as error:
+                self._fail(f"it could not free its memory: {summary(error)}")
+                raise EngineError(self._failure) from error
 
     async def version(self) -> int:
         """The version of the weights that the engine holds, as the engine core reports it."""
@@ -213,7 +257,7 @@ class VllmEngine:
 
     @property
     def updating(self) -> bool:
-        """Whether generation is paused for a weight update."""
+        """Whether generation is paused for a weight update, or stops for :meth:`sleep`."""
         return self._update_lock.locked()
 
     def check_health(self) -> None:
@@ -302,7 +346,6 @@ def _engine_arguments(
         arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
     if sampler.gpus:
         arguments["tensor_parallel_size"] = sampler.tensor_parallel
-        arguments["gpu_memory_utilization"] = sampler.gpu_memory_utilization
     else:
         arguments["kv_cache_memory_bytes"] = int(sampler.kv_cache_gib * _GIB)
         # Chunked prefill rewinds the request's random generator, which CPU generators cannot do.

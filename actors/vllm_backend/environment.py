@@ -34,6 +34,10 @@ def environment(*, gpus: float, threads: int, engine_process: bool = True) -> It
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_gib
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    else:
+        # FlashInfer compiles its sampling kernels at the first start, over 100 s with 16 cores; they serve top-k and
+        # top-p only, which training does not use.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The `host` back-end of vLLM's weight transfer: loads buckets in shared memory into models on any device."""
+"""The `host` back-end of vLLM's weight transfer: loads buckets in shared memory, or in that of a card, into models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from actors.vllm_backend.text_models import allow_text_models
-from actors.weights import buckets
+from actors.weights import buckets, ipc
 
 BACKEND = "host"
 
@@ -94,7 +94,8 @@ def host_weight_transfer_engine() -> type:
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
             # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
-            self.model.load_weights(buckets.open_bucket(update_info.manifest))  # type: ignore[operator]
+            opened = ipc.open_bucket if ipc.HANDLE in update_info.manifest else buckets.open_bucket
+            self.model.load_weights(opened(update_info.manifest))  # type: ignore[operator]
 
         def finish_weight_update(self) -> None:
             for layer in _written_directly(self.model):

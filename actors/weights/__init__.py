@@ -1,4 +1,4 @@
-"""Weight transfer from the learner to samplers: the interface is in `base`, its implementation in `host`."""
+"""Weight transfer from the learner to samplers: the interface is in `base`, its implementations in `host` and `ipc`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ __all__ = ["Published", "TransferError", "Update", "WeightTransfer", "make_trans
 
 
 def make_transfer(settings: BroadcastSettings, owner: str) -> WeightTransfer:
-    """The way of moving weights that ``broadcast.backend`` names."""
-    from actors.weights.host import HostTransfer  # late: it imports torch
+    """The way of moving weights that ``broadcast.backend`` names or lets us choose."""
+    from actors.weights.host import HostTransfer  # late: they import torch
+    from actors.weights.ipc import IpcTransfer
 
-    return {"host": HostTransfer}[settings.backend](settings, owner)
+    return {"host": HostTransfer, "ipc": IpcTransfer}[settings.chosen_backend](settings, owner)

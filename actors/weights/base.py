@@ -57,6 +57,8 @@ class WeightTransfer(ABC):
 
     engine_backend: ClassVar[str]
     """Name of vLLM's weight-transfer back-end that loads the updates."""
+    bucket_device: ClassVar[str | None] = "cpu"
+    """Where the buckets for :meth:`publish` are copied to; None: they stay on the learner's device."""
 
     def __init__(self, settings: BroadcastSettings, owner: str) -> None:
         self.settings = settings

@@ -63,6 +63,7 @@ class LearnerRank:
         run_id: part of the names of published weights.
         prompts: how prompts are rendered; written into exported models.
         plugins: of the configuration; they may register the strategy or the estimator.
+        shares_card: whether a sampler uses the same GPU between the learner's steps.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LearnerRank:
         run_id: str,
         prompts: PromptSettings,
         plugins: Sequence[str] = (),
+        shares_card: bool = False,
     ) -> None:
         start_actor_log()
         load_plugins(plugins)
@@ -93,6 +95,7 @@ class LearnerRank:
         self._objective = Objective(objective, schedule.k)
         self._schedule = schedule
         self._n, self._temperature = n, temperature
+        self._shares_card = shares_card
         self._transfer = make_transfer(broadcast, run_id)
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -219,10 +222,13 @@ class LearnerRank:
             figures[name] = float(np.maximum(value, figures.get(name, 0.0)))  # NaN stays NaN
         learned = self._learning_step.update(figures)
         self._version = step + 1
+        if self._shares_card:
+            _free_cached_memory()
         return learned | row
 
     def _publish(self, here: str, receivers: Sequence[str]) -> tuple[int, Any]:
-        buckets = self._engine.weight_buckets(self._transfer.settings.bucket_mib * 2**20)
+        nbytes = self._transfer.settings.bucket_mib * 2**20
+        buckets = self._engine.weight_buckets(nbytes, device=self._transfer.bucket_device)
         payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers)
         return self._version, payload
 
@@ -237,3 +243,10 @@ class LearnerRank:
             raise
         logger.info("%s: %.2f s", name, time.perf_counter() - begin)
         return result
+
+
+def _free_cached_memory() -> None:
+    """Give the memory that torch keeps for later tensors back to the GPU."""
+    import torch
+
+    torch.cuda.empty_cache()

@@ -36,6 +36,7 @@ class Sampler:
         dtype: "float32" or "bfloat16"; the same as the learner's, so that log-probabilities agree.
         seed: of the engine; each request has its own seed.
         broadcast: how new weights arrive.
+        reserved, card_gib: see :class:`actors.vllm_backend.VllmEngine`.
     """
 
     def __init__(
@@ -47,11 +48,16 @@ class Sampler:
         rollout: RolloutSettings,
         seed: int = 0,
         broadcast: BroadcastSettings | None = None,
+        reserved: float = 0.0,
+        card_gib: float | None = None,
     ) -> None:
         start_actor_log()
         self.name = name
         self._transfer = make_transfer(broadcast or BroadcastSettings(), name)
-        self._engine = VllmEngine(model_path, dtype, settings, rollout, seed, self._transfer.engine_backend)
+        backend = self._transfer.engine_backend
+        self._engine = VllmEngine(
+            model_path, dtype, settings, rollout, seed, backend, reserved=reserved, card_gib=card_gib
+        )
         self._in_flight = 0  # requests
 
     async def start(self, version: int = 0) -> float:
@@ -135,6 +141,19 @@ class Sampler:
             report["pause_seconds"],
         )
         return report
+
+    async def sleep(self) -> float:
+        """Free what ``sampler.sleep`` names until the next :meth:`load_weights`; returns the seconds it took.
+
+        Raises:
+            SamplerError: the engine could not free it.
+        """
+        begin = time.perf_counter()
+        with self._naming("cannot free its memory (sampler.sleep)"):
+            await self._engine.sleep()
+        seconds = time.perf_counter() - begin
+        logger.info("asleep after %.2f s", seconds)
+        return seconds
 
     async def version(self) -> int:
         """The version of the weights, as the engine reports it."""

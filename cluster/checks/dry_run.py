@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from actors.weights.bucket_files import SHARED_MEMORY
+from cluster.checks.card import card_bytes
 from cluster.checks.estimates import (
     COPY_SPEED,
     DEVICE_SPEED,
@@ -19,6 +20,7 @@ from cluster.checks.estimates import (
     Shape,
     keeps_reference,
     sequence_tokens,
+    shared_card_need,
     size_text,
     weight_bytes,
 )
@@ -129,8 +131,17 @@ def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
     elif sampler.gpus and derived.kv_cache and not derived.kv_cache.sequences and not shape.assumed:
         yield _no_room_for_a_sequence(config, derived)
     certain = derived.learner_memory - _assumed(config, derived) / config.learner.ranks
-    if config.learner.gpus_per_rank and certain > config.cluster.gpu_memory_gib * GIB:
+    if config.learner.gpus_per_rank and certain > card_bytes(config):
         yield _rank_too_large(config, derived)
+    elif config.cluster.placement == "colocated":
+        need = shared_card_need(config, shape)
+        if need - _assumed(config, derived) / config.learner.ranks > card_bytes(config):
+            yield (
+                f"cluster.placement = colocated: a learner rank needs {size_text(derived.learner_memory)} at its peak, "
+                f"with what the sampler keeps (sampler.sleep = {sampler.sleep}) {size_text(need)}, but one GPU has "
+                f"{size_text(card_bytes(config))}; set sampler.sleep = weights or "
+                "learner.offload = optimizer, or lower learner.tokens_per_micro_batch"
+            )
 
 
 def _no_room_for_a_sequence(config: RunConfig, derived: Derived) -> str:
@@ -144,6 +155,8 @@ def _no_room_for_a_sequence(config: RunConfig, derived: Derived) -> str:
 def _rank_too_large(config: RunConfig, derived: Derived) -> str:
     parts = [f"activations and logits {size_text(derived.activation_memory)}"]
     remedies = ["raise learner.zero_stage or learner.ranks", "lower learner.tokens_per_micro_batch"]
+    if config.learner.offload == "none":
+        remedies.append("set learner.offload = optimizer")
     if not config.learner.activation_checkpointing:
         remedies.append("set learner.activation_checkpointing")
     if derived.reference_memory:
@@ -151,7 +164,7 @@ def _rank_too_large(config: RunConfig, derived: Derived) -> str:
         remedies.append("set loss.kl_coefficient = 0 (and no schedule.kl)")
     return (
         f"one learner rank needs about {size_text(derived.learner_memory)} (of it {'; '.join(parts)}) but "
-        f"cluster.gpu_memory_gib = {config.cluster.gpu_memory_gib:g}; {', or '.join(remedies)}"
+        f"one GPU has {size_text(card_bytes(config))} (cluster.gpu_memory_gib); {', or '.join(remedies)}"
     )
 
 
@@ -161,7 +174,7 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
     found: list[str] = []
     if shape is None or derived.transit is None or cache is None or derived.learner_memory is None:
         return found
-    gpu = config.cluster.gpu_memory_gib * GIB
+    gpu = card_bytes(config)
     assumed = f"with an assumed shape of the model ({_shape_text(shape)}) "
     certain = derived.learner_memory - (derived.activation_memory or 0.0)
     if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < derived.learner_memory:
@@ -225,6 +238,7 @@ def warnings_of(config: RunConfig) -> list[str]:
             f"model.dtype = bfloat16 with agreement.max_gap = {config.agreement.max_gap:g}: the rounding of "
             "bfloat16 alone makes gaps near 1e-2 nats per token, at which the run would stop"
         )
+    found += _idle_gpus(config)
     if config.cluster.address is None and not config.sampler.gpus and config.sampler.threads > (os.cpu_count() or 1):
         found.append(
             f"sampler.threads = {config.sampler.threads} is above the {os.cpu_count()} cores of this machine: more "
@@ -251,6 +265,26 @@ def warnings_of(config: RunConfig) -> list[str]:
             "only pass@1 is reported"
         )
     return [*found, *_model_warnings(config)]
+
+
+def _idle_gpus(config: RunConfig) -> Iterator[str]:
+    """Layouts that compute on the CPU next to a GPU."""
+    sampler, learner = config.sampler.gpus, config.learner.gpus_per_rank
+    if sampler and not learner:
+        yield (
+            "learner.gpus_per_rank = 0: the learner trains on the CPU while the samplers have GPUs, which is slower by "
+            "orders of magnitude; set learner.gpus_per_rank = 1, on one card with cluster.placement = colocated"
+        )
+    elif learner and not sampler:
+        yield (
+            "sampler.gpus = 0: the samplers work on the CPU while the learner has GPUs; set sampler.gpus = 1, on one "
+            "card with cluster.placement = colocated"
+        )
+    elif config.cluster.address is None and not sampler and (idle := local_gpus()):
+        yield (
+            f"this machine has {idle} GPUs, and the layout uses none; set sampler.gpus = 1 and "
+            "learner.gpus_per_rank = 1, on one card with cluster.placement = colocated"
+        )
 
 
 def _model_warnings(config: RunConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sizes and times that follow from a configuration by arithmetic. Nothing is read or started here.
+"""Sizes and times that follow from a configuration by arithmetic. Only the memory of a GPU is read (card.py).
 
 The figures are meant to catch a factor of two, not ten per cent. docs/memory.md has each formula, a measured run, and
 two large layouts computed by hand.
@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 
 from actors.queue.state import staleness_bound
+from actors.vllm_backend.card_memory import utilization
+from cluster.checks.card import card_bytes
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
@@ -195,18 +197,49 @@ def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
     """One sampler: the share of its GPUs that vLLM may take, or weights, cache and runtime on the host."""
     sampler = config.sampler
     if sampler.gpus:
-        return sampler.gpus * sampler.gpu_memory_utilization * config.cluster.gpu_memory_gib * GIB
+        card = card_bytes(config)
+        return sampler.gpus * card * utilization(sampler, card, reserved_memory(config, shape))
     if shape is None:
         return None
     # vLLM packs CPU weights for its kernels next to the loaded ones.
     return 2 * shape.parameters * weight_bytes(config) + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
 
 
+def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
+    """What a learner rank keeps on the card of a sampler while that samples; 0 where they share none.
+
+    If the sampler sleeps while the learner works, activations come and go with the learner's turn.
+    """
+    if config.cluster.placement != "colocated" or shape is None:
+        return 0.0
+    turn = 0.0 if config.sampler.sleep == "none" else _activation_memory(config, shape)
+    return _learner_memory(config, shape) - turn + published_on_card(config, shape)
+
+
+def published_on_card(config: RunConfig, shape: Shape) -> float:
+    """Bytes of the copies on a shared card while a weight update travels by ``ipc``."""
+    return float(shape.parameters * weight_bytes(config)) if config.broadcast.chosen_backend == "ipc" else 0.0
+
+
+def shared_card_need(config: RunConfig, shape: Shape) -> float:
+    """Bytes of a shared card while the learner works: its peak, and what the sleeping sampler keeps."""
+    asleep = _GPU_RUNTIME + (0.0 if config.sampler.sleep == "weights" else shape.parameters * weight_bytes(config))
+    return _learner_memory(config, shape) + asleep
+
+
 def _learner_memory(config: RunConfig, shape: Shape) -> float:
-    """One rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by ZeRO stage."""
+    """One rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by ZeRO stage.
+
+    With `learner.offload`, only what stays on the GPU.
+    """
     learner = config.learner
-    weights, gradients, optimizer = weight_bytes(config), 4, (12 if config.model.dtype == "bfloat16" else 8)
+    moments = 2 if learner.optimizer == "adamw_8bit" else 8
+    weights, gradients, optimizer = weight_bytes(config), 4, moments + (4 if config.model.dtype == "bfloat16" else 0)
     shard, stage = learner.ranks, learner.zero_stage
+    if learner.offload != "none":
+        gradients, optimizer = 0, 0
+    if learner.offload == "all":
+        weights = 0
     per_parameter = (
         weights / (shard if stage >= 3 else 1)
         + gradients / (shard if stage >= 2 else 1)
@@ -225,9 +258,9 @@ def _learner_memory(config: RunConfig, shape: Shape) -> float:
 def _gathered_memory(config: RunConfig, shape: Shape) -> float:
     """Under ZeRO-3: whole weights that a rank holds for a while, in a forward pass or for one bucket of an update."""
     learner = config.learner
-    if learner.zero_stage < 3 or learner.ranks == 1:
+    if learner.zero_stage < 3:
         return 0.0
-    others = 1 - 1 / learner.ranks  # its own part is counted already
+    others = 1.0 if learner.offload == "all" else 1 - 1 / learner.ranks  # its own part is counted already
     live = min(shape.parameters, _ZERO3_LIVE_PARAMETERS) * weight_bytes(config)
     largest = shape.vocabulary * shape.hidden * weight_bytes(config)  # the embedding is a bucket alone
     return others * max(live, config.broadcast.bucket_mib * MIB, largest)
@@ -309,6 +342,8 @@ def _transit(config: RunConfig, shape: Shape) -> Transit:
     """
     weights = float(shape.parameters * weight_bytes(config))
     samplers, gpus = config.actors.sampler_range.max, config.sampler.gpus
+    if config.broadcast.chosen_backend == "ipc":
+        return Transit(0.0, 0.0, _SYNC_FIXED_SECONDS)  # copies within the card
     one_node = config.cluster.address is None or 0 < gpus_wanted(config) <= _gpus_per_node(config)
     per_node = samplers if one_node else max(1, min(samplers, _gpus_per_node(config) // gpus if gpus else 1))
     nodes = math.ceil(samplers / per_node)

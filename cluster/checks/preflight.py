@@ -227,6 +227,15 @@ def tracker_problems(config: RunConfig) -> Iterator[str]:
         )
 
 
+def optimizer_problems(config: RunConfig) -> Iterator[str]:
+    """Whether the package of ``learner.optimizer`` is installed."""
+    if config.learner.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            "learner.optimizer = adamw_8bit needs the package bitsandbytes, which is not installed; run pip install "
+            "bitsandbytes, or set learner.optimizer = adamw"
+        )
+
+
 def gpu_problems(config: RunConfig) -> Iterator[str]:
     """Whether this machine has the GPUs of the layout."""
     from cluster.config.rules import gpus_wanted

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,11 +50,11 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
     Args:
         nodes: resources of each node that is alive, such as {"CPU": 8, "GPU": 1}.
     """
+    from cluster.config.rules import gpus_wanted
+
     actors, learner, sampler = config.actors, config.learner, config.sampler
     samplers, verifiers = actors.sampler_range.min, actors.verifier_range.min
-    gpus = (
-        samplers * sampler.gpus + ceil(learner.ranks * learner.gpus_per_rank) + ceil(verifiers * actors.verifier_gpus)
-    )
+    gpus = gpus_wanted(config)
     layout = {
         "CPU": (samplers + verifiers + learner.ranks, "actors.samplers + actors.verifiers + learner.ranks", 1),
         "GPU": (

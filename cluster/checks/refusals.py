@@ -14,7 +14,14 @@ from cluster.checks.dry_run import load_model_facts, memory_problems, memory_war
 from cluster.checks.estimates import Derived, derive
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
-from cluster.checks.preflight import gpu_problems, local_gpus, machine_problems, model_problems, tracker_problems
+from cluster.checks.preflight import (
+    gpu_problems,
+    local_gpus,
+    machine_problems,
+    model_problems,
+    optimizer_problems,
+    tracker_problems,
+)
 from cluster.checks.problems import Problems
 from cluster.checks.prompts import check_prompts
 from cluster.checks.ray_cluster import address_of
@@ -61,6 +68,7 @@ def check_start(
     problems.add(lambda: machine_problems(config, new_run=new_run))
     if trains:
         problems.add(lambda: tracker_problems(config))
+        problems.add(lambda: optimizer_problems(config))
     if address_of(config)[0] == "local":
         stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
         (doubtful if stated else problems.lines).extend(gpu_problems(config))

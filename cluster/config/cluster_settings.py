@@ -185,7 +185,17 @@ class ClusterSettings(Section):
         description="GPUs that the cluster is known to have, against which the layout is checked before "
         "anything starts; null: as found.",
     )
-    gpu_memory_gib: float = Field(80.0, gt=0, description="Memory of one GPU in GiB, for the memory estimate.")
+    placement: Literal["separate", "colocated"] = Field(
+        "separate",
+        description="separate: each sampler and each learner rank has its own GPUs. colocated: sampler i and learner "
+        "rank i share one GPU, in one bundle of a Ray placement group; for one card, or as many pairs as cards.",
+    )
+    gpu_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Memory of one GPU in GiB, for the memory estimate and the split of a shared card. null: asked of "
+        "the card where it is in this machine; for a cluster the estimate assumes 80.",
+    )
     object_store_mib: int = Field(
         512,
         ge=76,

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the remedy. Empty when the sections fit together."""
-    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _sandbox, _queue, _evaluation)
-    return [problem for rule in rules for problem in rule(config)]
+    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _shared_cards)
+    return [problem for rule in (*rules, _sandbox, _queue, _evaluation) for problem in rule(config)]
 
 
 def gpus_wanted(config: RunConfig) -> int:
     """GPUs that samplers, learner ranks and verifier workers take together."""
     actors, learner = config.actors, config.learner
     verifiers = ceil(actors.verifier_range.min * actors.verifier_gpus)
+    if config.cluster.placement == "colocated":
+        return learner.ranks + verifiers
     return actors.sampler_range.min * config.sampler.gpus + int(learner.ranks * learner.gpus_per_rank) + verifiers
 
 
@@ -192,6 +194,60 @@ def _devices(config: RunConfig) -> Iterator[str]:
         yield (
             f"the layout takes {actors} CPUs (actors.samplers + actors.verifiers + learner.ranks) but "
             f"cluster.num_cpus = {cluster.num_cpus}; lower one of them, or raise cluster.num_cpus"
+        )
+
+
+def _shared_cards(config: RunConfig) -> Iterator[str]:
+    """Samplers and learner ranks on the same GPUs, and what saves memory there."""
+    sampler, learner, samplers = config.sampler, config.learner, config.actors.sampler_range
+    colocated = config.cluster.placement == "colocated"
+    if colocated and not (sampler.gpus == 1 and learner.gpus_per_rank == 1):
+        yield (
+            f"cluster.placement = colocated puts one sampler and one learner rank on each GPU, but sampler.gpus = "
+            f"{sampler.gpus} and learner.gpus_per_rank = {learner.gpus_per_rank:g}; set both to 1, or use "
+            "cluster.placement = separate"
+        )
+    if colocated and not samplers.min == samplers.max == learner.ranks:
+        yield (
+            f"cluster.placement = colocated needs as many samplers as learner ranks: actors.samplers is {samplers.min} "
+            f"to {samplers.max} and learner.ranks = {learner.ranks}; make them equal"
+        )
+    if config.broadcast.backend == "ipc" and not (colocated and learner.ranks == 1):
+        yield (
+            "broadcast.backend = ipc needs cluster.placement = colocated and learner.ranks = 1: weights stay on the "
+            "one card that both roles share; use host"
+        )
+    yield from _sleep(config)
+    if learner.offload != "none" and not learner.gpus_per_rank:
+        yield f"learner.offload = {learner.offload} moves memory off a GPU; set learner.gpus_per_rank = 1, or none"
+    least = {"none": 0, "optimizer": 1, "all": 3}[learner.offload]
+    if learner.zero_stage < least:
+        yield (
+            f"learner.offload = {learner.offload} needs learner.zero_stage = {least}{' or more' if least < 3 else ''} "
+            f"(is {learner.zero_stage}), also with one rank; raise it"
+        )
+    if learner.optimizer == "adamw_8bit" and not (learner.gpus_per_rank and learner.offload == "none"):
+        yield (
+            "learner.optimizer = adamw_8bit runs on a GPU, with its state there; set learner.gpus_per_rank = 1 and "
+            "learner.offload = none, or learner.optimizer = adamw"
+        )
+
+
+def _sleep(config: RunConfig) -> Iterator[str]:
+    sleep, staleness = config.sampler.sleep, config.queue.staleness
+    if sleep == "none":
+        return
+    if not config.sampler.gpus:
+        yield f"sampler.sleep = {sleep}: vLLM frees no memory on the CPU (sampler.gpus = 0); set sampler.sleep = none"
+    elif config.cluster.placement != "colocated":
+        yield (
+            f"sampler.sleep = {sleep} frees memory for a learner on the same GPU, which cluster.placement = separate "
+            "does not have; set sampler.sleep = none, or cluster.placement = colocated"
+        )
+    if staleness:
+        yield (
+            f"sampler.sleep = {sleep} needs queue.staleness = 0 (is {staleness}), because samplers work while the "
+            "learner does otherwise; set one of them to none or 0"
         )
 
 

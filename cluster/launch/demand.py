@@ -62,8 +62,9 @@ def bundles(config: RunConfig, sizes: Sizes, *, most: bool = False) -> list[Bund
     """
     actors = config.actors
     samplers, verifiers = (count.max if most else count.min for count in (actors.sampler_range, actors.verifier_range))
-    rank = Bundle("learner", gpus=config.learner.gpus_per_rank, memory_gib=sizes.learner)
-    sampler = Bundle("sampler", gpus=config.sampler.gpus, memory_gib=sizes.sampler)
+    part = 0.5 if config.cluster.placement == "colocated" else 1.0  # of a GPU, the other half is the other role's
+    rank = Bundle("learner", gpus=part * config.learner.gpus_per_rank, memory_gib=sizes.learner)
+    sampler = Bundle("sampler", gpus=part * config.sampler.gpus, memory_gib=sizes.sampler)
     verifier = Bundle("verifier", gpus=actors.verifier_gpus, memory_gib=sizes.verifier)
     return [rank] * config.learner.ranks + [sampler] * samplers + [verifier] * verifiers
 

@@ -40,7 +40,7 @@ from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.live_groups import LiveGroups
 from cluster.run.loop import train as training_loop
 from cluster.run.processes import Processes
-from cluster.run.recorder import GroupRecorder, NoWeightSync, recording
+from cluster.run.recorder import GroupRecorder, NoWeightSync, recording, unshared
 from cluster.run.replay import RecordedGroups
 from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import Run, evaluate_prompts
@@ -104,7 +104,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     """
     steps = min(config.run.steps, recorded_steps(source))
     check_recorded_groups(config, source, steps)
-    config = dated(config, resumed=True)  # the export renders prompts as the recorded run did
+    config = unshared(dated(config, resumed=True))  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with _open_directory(config, None) as directory, driver_log(directory.logs, config.run.log_level):
         with Dashboards(config, directory, first_step=0) as dashboards:
@@ -161,11 +161,13 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
         else:
             message("starting samplers, verifiers and learner")
-            # deadline: start_s of every actor
-            live, ranks = await asyncio.gather(
+            one_by_one = await processes.reserve_cards()  # an engine that starts measures the free memory of its card
+            starts = (
                 processes.start_rollouts(context.incidents.quarantine),
                 processes.start_learner(context.origin, directory.groups),
             )
+            # deadline: start_s of every actor
+            live, ranks = (await starts[0], await starts[1]) if one_by_one else await asyncio.gather(*starts)
             pool, learner, broadcaster = live, ranks, await processes.connect_broadcaster(ranks, live)
             source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
     memory = JobMemory(processes.supervisor, context.dashboards.export)
@@ -184,7 +186,8 @@ def evaluate_checkpoint(
     Raises:
         UsageError: something cannot work, and nothing was started.
     """
-    config = dated(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}))
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
+    config = unshared(dated(config))
     task = task_of(config)
     held_out = load_prompts(config, "evaluation", task=task)
     for warning in check_user_code(config, task, [held_out[0].prompt], trains=False):

@@ -107,8 +107,14 @@ class LiveGroups:
         )
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
-        """The groups of `step` and the queue's metrics; waits until all of them are graded."""
-        return await self._queue.lease(step)
+        """The groups of `step` and the queue's metrics; waits until all of them are graded.
+
+        With ``sampler.sleep`` the samplers then free memory for the learner, until the weight update of the step.
+        """
+        leased = await self._queue.lease(step)
+        if self._config.sampler.sleep != "none":
+            await self._pool.sleep()
+        return leased
 
     async def ack(self, version: int) -> None:
         """Free the slots of the leased groups."""

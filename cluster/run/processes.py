@@ -31,9 +31,14 @@ from actors.workers.learner_rank import LearnerRank
 from actors.workers.replay_queue import ReplayQueue
 from actors.workers.sampler_actor import SamplerActor
 from actors.workers.verifier_worker import Ready, VerifierWorker
+from cluster.checks.estimates import reserved_memory, shape_of
+from cluster.checks.model_facts import read_model
 from cluster.checks.ray_cluster import address_of, check_address, layout_problems
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from cluster.run.placement import Placement
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "queue.arrow"  # in the run directory: the replay queue's own accounting
 # Heartbeats and weight updates are served alongside the requests in flight.
@@ -112,15 +117,22 @@ class Processes:
         self._run_id = run_id
         self._ready = ready
         self._logs = logs
+        self._placement = Placement(config)
         self._broadcaster: Broadcaster | None = None  # until it is connected, samplers keep the weights of model.path
         self.supervisor = Supervisor(
             config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report
         )
 
+    async def reserve_cards(self) -> bool:
+        """Reserve GPUs that samplers share with learner ranks; returns whether there are any."""
+        # deadline: start_s
+        await self._placement.reserve()
+        return self._placement.shares_cards
+
     async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
         """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
         config, actors = self._config, self._config.actors
-        samplers = [self._sampler(f"sampler-{i}") for i in range(actors.sampler_range.max)]
+        samplers = [self._sampler(i) for i in range(actors.sampler_range.max)]
         verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
         pool = RolloutPool(
             [member for unit in samplers for member in unit.members],
@@ -185,17 +197,22 @@ class Processes:
 
     async def connect_broadcaster(self, learner: LearnerGroup, pool: RolloutPool) -> Broadcaster:
         """Give the learner's weights to the samplers of `pool` and, from now on, to each one that starts later."""
-        transfer = make_transfer(self._config.broadcast, self._run_id)
+        settings = self._config.broadcast
+        logger.info("broadcast.backend = %s: weights travel by %s", settings.backend, settings.chosen_backend)
+        transfer = make_transfer(settings, self._run_id)
         broadcaster = Broadcaster(learner, transfer, self._config.deadlines, self.supervisor)
         await broadcaster.join(*(member for member in pool.samplers.members if member.present))
         self._broadcaster = broadcaster
         return broadcaster
 
-    def _sampler(self, name: str) -> Unit:
-        config = self._config
+    def _sampler(self, index: int) -> Unit:
+        config, name = self._config, f"sampler-{index}"
+        reserved = 0.0
+        if self._placement.shares_cards:
+            reserved = reserved_memory(config, shape_of(config, read_model(config.model.path)))
 
         def spawn(incarnation: int) -> ActorHandle:
-            return self._actor(SamplerActor, name, num_gpus=config.sampler.gpus).remote(
+            return self._actor(SamplerActor, name, **self._placement.sampler(index)).remote(
                 name,
                 config.model.path,
                 config.model.dtype,
@@ -203,6 +220,8 @@ class Processes:
                 config.rollout,
                 config.run.seed,
                 config.broadcast,
+                reserved=reserved,
+                card_gib=config.cluster.gpu_memory_gib if reserved else None,
             )
 
         member = Member(name, spawn)
@@ -239,8 +258,8 @@ class Processes:
         actor = self._actor(
             LearnerRank,
             f"learner rank {rank}",
-            num_gpus=config.learner.gpus_per_rank,
             env={"OMP_NUM_THREADS": str(config.learner.threads)},
+            **self._placement.learner(rank),
         )
         return actor.remote(
             rank=rank,
@@ -258,6 +277,7 @@ class Processes:
             run_id=self._run_id,
             prompts=config.task,
             plugins=config.plugins,
+            shares_card=self._placement.shares_cards,
         )
 
     def _actor(
@@ -269,6 +289,7 @@ class Processes:
         num_gpus: float = 0,
         env: dict[str, str] | None = None,
         near_driver: bool = False,
+        scheduling_strategy: Any = None,
     ) -> Any:
         log = environment(name, self._logs, self._config.run.log_level)
         variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **log, **(env or {})}
@@ -279,7 +300,9 @@ class Processes:
             "runtime_env": {"env_vars": variables},
         }
         if near_driver:
-            options["scheduling_strategy"] = _on(ray.get_runtime_context().get_node_id())
+            scheduling_strategy = _on(ray.get_runtime_context().get_node_id())
+        if scheduling_strategy is not None:
+            options["scheduling_strategy"] = scheduling_strategy
         return ray.remote(cls).options(**options)
 
 

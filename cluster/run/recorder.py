@@ -55,6 +55,13 @@ class NoWeightSync:
 
 
 def recording(config: RunConfig) -> RunConfig:
-    """`config` without evaluations: the model is the same before and after."""
+    """`config` without evaluations, because the model is the same before and after, and with GPUs for the samplers."""
     quiet = config.evaluation.model_copy(update={"at_start": False, "at_end": False, "every": 0} | NO_SELECTION)
-    return config.model_copy(update={"evaluation": quiet})
+    return unshared(config.model_copy(update={"evaluation": quiet}))
+
+
+def unshared(config: RunConfig) -> RunConfig:
+    """`config` for a job with samplers or a learner only, which need not share their GPUs."""
+    sampler = config.sampler.model_copy(update={"sleep": "none"})
+    cluster = config.cluster.model_copy(update={"placement": "separate"})
+    return config.model_copy(update={"sampler": sampler, "cluster": cluster})

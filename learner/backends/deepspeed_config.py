@@ -9,34 +9,65 @@ import torch
 from learner.settings import LearnerSettings
 
 
-def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSettings) -> torch.optim.AdamW:
-    """AdamW over the named parameters; weight decay on matrices only."""
+def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSettings) -> torch.optim.Optimizer:
+    """AdamW over the named parameters; weight decay on matrices only.
+
+    Raises:
+        ValueError: ``learner.optimizer`` needs a package that is not installed.
+    """
     matrices = [p for _, p in parameters if p.ndim >= 2]
     vectors = [p for _, p in parameters if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.adam_epsilon,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.adam_epsilon,
+    }
+    if settings.optimizer == "adamw_8bit":
+        return _adamw_8bit()(groups, **options)
+    return torch.optim.AdamW(groups, fused=True, **options)
+
+
+def _adamw_8bit() -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(
+            f"learner.optimizer = adamw_8bit needs the package bitsandbytes ({error}); run pip install bitsandbytes, "
+            "or use adamw"
+        ) from error
+    return AdamW8bit
+
+
+def zero_stage(settings: LearnerSettings, dtype: str) -> int:
+    """The ZeRO stage that DeepSpeed runs.
+
+    DeepSpeed's stage 0 sums the gradients of the micro-batches in the weights' type; in bfloat16 a sum of more than 256
+    equal gradients would stop growing. Stage 1 sums in float32.
+    """
+    return max(1, settings.zero_stage) if dtype == "bfloat16" else settings.zero_stage
 
 
 def deepspeed_config(
     settings: LearnerSettings, dtype: str, device: torch.device, parameters: int, clip_here: bool
 ) -> dict[str, Any]:
     """The configuration of one engine with `parameters` weights. `clip_here`: the engine clips instead of DeepSpeed."""
-    bucket = max(1 << 20, min(parameters, 1 << 26))
+    bucket, stage = max(1 << 20, min(parameters, 1 << 26)), zero_stage(settings, dtype)
     zero: dict[str, Any] = {
-        "stage": settings.zero_stage,
+        "stage": stage,
         "overlap_comm": device.type == "cuda",
         "reduce_bucket_size": bucket,
     }
-    if settings.zero_stage == 3:
+    host = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    if settings.offload != "none":
+        zero["offload_optimizer"] = dict(host)
+    if settings.offload == "all":
+        zero["offload_param"] = dict(host)
+    if stage == 3:
         zero["stage3_prefetch_bucket_size"] = bucket
     else:
         zero["allgather_bucket_size"] = bucket
@@ -47,7 +78,10 @@ def deepspeed_config(
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == "bfloat16"},
     }
-    if dtype == "bfloat16" and settings.zero_stage > 0:
-        # Sums of many micro-batches in bfloat16 lose small gradients. Stage 0 does not support this.
+    if dtype == "bfloat16":
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if settings.offload != "none":
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW: DeepSpeed's would compile an extension at start
+    if settings.optimizer != "adamw":
+        config["zero_allow_untested_optimizer"] = True  # it is one of float32 vectors to ZeRO, like any other
     return config

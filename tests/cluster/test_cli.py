@@ -39,7 +39,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, repo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local", "8xh100", "multinode", "smollm2-math"])
+@pytest.mark.parametrize("name", ["local", "8xh100", "multinode", "one-gpu", "smollm2-math"])
 def test_shipped_configurations_pass_a_dry_run(run, name: str) -> None:  # type: ignore[no-untyped-def]
     status, out, err = run("train", "--config", f"cluster/presets/{name}.yaml", "--dry-run")
     assert status == 0, err

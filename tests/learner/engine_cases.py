@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -360,6 +361,37 @@ def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: lis
         changed = [not torch.equal(p.detach(), w) for p, w in zip(fresh_weights(path), results[0], strict=False)]
         assert rank or all(changed), "training must have moved every weight"
         check_refusals(engine, checkpoint, directory)
+    engine.close()
+
+
+def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:
+    """16 gradients, 1000 times as much, and 16 again: a bfloat16 sum would lose the last 16, whose step is 4 there."""
+    tokens = np.arange(3, 15, dtype=np.int32)
+    one = TrainingSequence(tokens[:5], tokens[5:], np.full(7, -6.0, np.float32), 1.0, fresh=True)
+    for stage in stages:
+        learner = settings(zero_stage=stage, tokens_per_micro_batch=16, learning_rate=1e-12, gradient_clip=0.0)
+        engine = make_engine(directory / "bfloat16", rank, world_size, port, learner, dtype="bfloat16")
+        norms = []
+        for weights in ([1.0], [*[1.0] * 16, 1000.0, *[1.0] * 16]):
+            figures = engine.accumulate([replace(one, advantage=weight) for weight in weights], 1.0, 0)
+            assert figures["batch/micro_batches"] == len(weights)
+            norms.append(engine.update(figures)["optimizer/gradient_norm"])
+        np.testing.assert_allclose(norms[1], 1032 * norms[0], rtol=3e-3, err_msg=f"stage {stage}")
+    engine.close()
+
+
+def offloaded(rank: int, world_size: int, port: int, directory: Path, *, cases: list[list]) -> None:
+    """Memory on the host changes where the update is computed, not what it is."""
+    for stage, offload in cases:
+        weights = []
+        for where in ("none", offload):
+            learner = settings(zero_stage=stage, offload=where)
+            engine = make_engine(directory / "tied", rank, world_size, port, learner)
+            for step in range(2):
+                engine.train_step(make_sequences(seed=step), 7.0, step)
+            weights.append([tensor for bucket in engine.weight_buckets(1 << 20) for _, tensor in bucket])
+        for plain, moved in zip(*weights, strict=True):
+            torch.testing.assert_close(moved, plain, atol=1e-6, rtol=1e-5)
     engine.close()
 
 

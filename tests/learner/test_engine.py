@@ -57,3 +57,15 @@ def test_kl_entropy_and_decoupled_ratio_equal_plain_torch(models: Path, world_si
     from engine_cases import run_ranks
 
     run_ranks("policy_terms", world_size, models, stages=stages)
+
+
+def test_gradients_of_bfloat16_weights_are_summed_in_float32(models: Path) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("float32_sums", 1, models, stages=[0, 2, 3])
+
+
+def test_offloading_does_not_change_the_update(models: Path) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("offloaded", 1, models, cases=[[1, "optimizer"], [3, "all"]])

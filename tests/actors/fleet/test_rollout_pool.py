@@ -217,3 +217,29 @@ def test_slow_verifiers_slow_sampling_down():
         await pool.graded_group(request(9, n=64), None)  # larger than the budget: alone, but it is admitted
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_every_serving_sampler_frees_its_memory_and_one_that_cannot_is_replaced():
+    from actors.remote_calls import ActorFailure
+
+    asked = []
+
+    def sleeper(name, error=None):
+        async def sleep():
+            asked.append(name)
+            if error:
+                raise error
+
+        worker = Worker()
+        worker.sleep = SimpleNamespace(remote=sleep)
+        return worker
+
+    async def scenario():
+        pool = pool_of([sleeper("a"), sleeper("b", ActorFailure("out of memory")), sleeper("lost")], [Worker()])
+        first, second, lost = pool.samplers.members
+        lost.serving = False
+        await pool.sleep()
+        assert asked == ["a", "b"]
+        assert first.serving and not second.serving and "out of memory" in second.failure
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))

@@ -17,7 +17,9 @@ import pytest
 import torch
 
 from actors.sampling import Sampling
+from actors.settings import BroadcastSettings
 from actors.weights import buckets
+from actors.weights.ipc import IpcTransfer
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +106,21 @@ def test_each_kind_of_weight_arrives(served, kind, run_async, reference_logprobs
     # the perturbation was large enough to tell the models apart
     stale = [abs(c.logprobs.sum() - reference_logprobs(model, PROMPT, c.tokens).sum()) for c in before]
     assert max(stale) > 100 * TOLERANCE
+
+
+def test_weights_on_a_shared_card_arrive(served, run_async, reference_logprobs, monkeypatch):
+    """As `broadcast.backend: ipc` sends them; here the buckets are in shared host memory instead of a card's."""
+    sampler, model = served
+    monkeypatch.setattr(sampler, "_transfer", IpcTransfer(BroadcastSettings(backend="ipc"), "test"))
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    perturb(model, KINDS["all"])
+    tensors = list(model.named_parameters())
+    payload = sampler._transfer.publish([tensors[0::2], tensors[1::2]], rank=0, here="node", receivers=["node"])
+    report = run_async(sampler.load_weights(next(versions), payload.manifests))
+    sampler._transfer.release(payload)
+    torch.multiprocessing.set_sharing_strategy(before)
+    assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
 
 
 def test_running_requests_go_on_with_the_new_weights(served, run_async, reference_logprobs):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster.config import ConfigError, RunConfig, build_config, key_paths, load_config, nearest_key
 from cluster.config.reference import models_in, render_reference
 
-YAML_FILES = ("local", "8xh100", "multinode", "smollm2-math")
+YAML_FILES = ("local", "8xh100", "multinode", "one-gpu", "smollm2-math")
 
 
 def refusal(tree: dict[str, Any]) -> str:

@@ -1,0 +1,165 @@
+"""The order of calls by which an engine frees memory for the learner and gets it back; vLLM is a fake here."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend import EngineError, VllmEngine
+from actors.vllm_backend.sleep import Sleep
+from actors.weights import Update
+
+
+class FakeEngine:
+    """As vLLM's `AsyncLLM`, it keeps what is allocated and refuses what the real one refuses."""
+
+    errored = False
+
+    def __init__(self, *, wakes: bool = True) -> None:
+        self.calls: list[str] = []
+        self.freed: set[str] = set()
+        self.paused = False
+        self.version = "0"
+        self.wakes = wakes
+        self.output_processor = SimpleNamespace(propagate_error=lambda error: None)
+
+    def shutdown(self, timeout: float) -> None:
+        self.calls.append("shutdown")
+
+    async def sleep(self, level: int, mode: str) -> None:
+        self.calls.append(f"sleep {level} {mode}")
+        self.paused, self.freed = True, {"weights", "kv_cache"}
+
+    async def pause_generation(self, mode: str, clear_cache: bool) -> None:
+        self.calls.append(f"pause {mode}")
+        self.paused = True
+
+    async def release_kv_cache_memory(self) -> None:
+        assert self.paused and not self.freed
+        self.calls.append("release cache")
+        self.freed = {"kv_cache"}
+
+    async def wake_up(self, tags: list[str]) -> bool:
+        self.calls.append(f"wake {' '.join(tags)}")
+        if self.wakes:
+            self.freed -= set(tags)
+        self.paused = bool(self.freed)
+        return not self.freed
+
+    async def start_weight_update(self) -> None:
+        assert "weights" not in self.freed
+        self.calls.append("start")
+
+    async def update_weights(self, request: Any) -> None:
+        self.calls.append("update")
+
+    async def finish_weight_update(self, version: str) -> None:
+        self.version = version
+
+    async def get_weight_version(self) -> str:
+        return self.version
+
+    async def resume_generation(self) -> None:
+        assert not self.freed
+        self.calls.append("resume")
+        self.paused = False
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    base = ModuleType("vllm.distributed.weight_transfer.base")
+    base.WeightTransferUpdateRequest = lambda update_info: update_info  # type: ignore[attr-defined]
+    for name in ("vllm", "vllm.distributed", "vllm.distributed.weight_transfer"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "vllm.distributed.weight_transfer.base", base)
+
+    def make(sleep: str, **options: Any) -> tuple[VllmEngine, FakeEngine]:
+        settings = SamplerSettings(gpus=1, sleep=sleep)  # type: ignore[arg-type]
+        made, fake = VllmEngine("model", "bfloat16", settings, RolloutSettings()), FakeEngine(**options)
+        made._llm = fake
+        return made, fake
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "freed", "down", "up"),
+    [
+        ("none", set(), [], ["pause keep", "start", "update", "resume"]),
+        (
+            "cache",
+            {"kv_cache"},
+            ["pause wait", "release cache"],
+            ["pause keep", "start", "update", "wake kv_cache", "resume"],
+        ),
+        (
+            "weights",
+            {"weights", "kv_cache"},
+            ["sleep 2 wait"],
+            ["pause keep", "wake weights", "start", "update", "wake kv_cache", "resume"],
+        ),
+    ],
+)
+def test_an_update_wakes_what_was_freed(engine, kind: str, freed: set[str], down: list[str], up: list[str]) -> None:  # type: ignore[no-untyped-def]
+    made, fake = engine(kind)
+
+    async def turns() -> None:
+        for version in (1, 2):
+            await made.sleep()
+            assert fake.freed == freed and fake.calls == down
+            fake.calls.clear()
+            report = await made.update_weights(version, [Update({}, 8)])
+            assert (report.version, report.nbytes) == (version, 8)
+            assert fake.calls == up and not fake.paused
+            fake.calls.clear()
+
+    asyncio.run(turns())
+
+
+def test_an_update_without_sleep_before_it_wakes_nothing(engine) -> None:  # type: ignore[no-untyped-def]
+    made, fake = engine("weights")
+    asyncio.run(made.update_weights(1, [Update({}, 8)]))
+    assert fake.calls == ["pause keep", "start", "update", "resume"]
+
+
+def test_sleeping_twice_frees_once() -> None:
+    fake, sleep = FakeEngine(), Sleep("weights")
+
+    async def twice() -> None:
+        await sleep.begin(fake)
+        await sleep.begin(fake)
+
+    asyncio.run(twice())
+    assert fake.calls == ["sleep 2 wait"]
+
+
+def test_an_engine_that_stays_asleep_is_stopped(engine) -> None:  # type: ignore[no-untyped-def]
+    made, fake = engine("cache", wakes=False)
+
+    async def turn() -> None:
+        await made.sleep()
+        with pytest.raises(EngineError, match="not fully awake"):
+            await made.update_weights(1, [Update({}, 8)])
+        with pytest.raises(EngineError, match="not fully awake"):
+            await made.version()
+
+    asyncio.run(turn())
+    assert fake.calls[-1] == "shutdown"
+
+
+def test_memory_that_cannot_be_freed_stops_the_engine(engine) -> None:  # type: ignore[no-untyped-def]
+    made, fake = engine("weights")
+
+    async def refuse(level: int, mode: str) -> None:
+        raise RuntimeError("Memory usage increased after sleeping.")
+
+    fake.sleep = refuse
+    with pytest.raises(EngineError, match="could not free its memory: Memory usage increased"):
+        asyncio.run(made.sleep())
+    with pytest.raises(EngineError, match="could not free"):
+        asyncio.run(made.version())

@@ -1,0 +1,40 @@
+"""The keys of DeepSpeed that follow from the settings; tests/learner/test_engine.py runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from learner.backends.deepspeed_config import adamw, deepspeed_config
+from learner.settings import LearnerSettings
+
+
+def config(dtype: str = "float32", device: str = "cpu", **settings: object) -> dict:
+    return deepspeed_config(LearnerSettings(**settings), dtype, torch.device(device), 1000, clip_here=False)
+
+
+@pytest.mark.parametrize(("dtype", "stage", "runs"), [("bfloat16", 0, 1), ("bfloat16", 3, 3), ("float32", 0, 0)])
+def test_bfloat16_gradients_are_summed_in_float32(dtype: str, stage: int, runs: int) -> None:
+    made = config(dtype, zero_stage=stage)
+    assert made["zero_optimization"]["stage"] == runs
+    assert made.get("data_types") == ({"grad_accum_dtype": "fp32"} if dtype == "bfloat16" else None)
+
+
+def test_offload_moves_the_optimizer_or_everything() -> None:
+    plain = config(zero_stage=3)["zero_optimization"]
+    assert "offload_optimizer" not in plain and "offload_param" not in plain
+    optimizer = config(device="cuda", zero_stage=1, offload="optimizer")
+    assert optimizer["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    assert "offload_param" not in optimizer["zero_optimization"]
+    assert optimizer["zero_force_ds_cpu_optimizer"] is False
+    everything = config(zero_stage=3, offload="all")["zero_optimization"]
+    assert everything["offload_param"] == everything["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_the_missing_package_of_an_optimizer_is_named() -> None:
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        adamw([("w", torch.nn.Parameter(torch.zeros(2, 2)))], LearnerSettings(optimizer="adamw_8bit"))
+    assert config(optimizer="adamw_8bit")["zero_allow_untested_optimizer"] is True
