@@ -1,0 +1,81 @@
+"""What only a card can show, at sizes that take seconds; benchmarks/gpu.py measures the rest. Not run on a GPU yet."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu_stages.setting import Setting
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return Setting("cuda", True, tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_unchanged_updates_change_no_log_probability(setting: Setting, graphs: bool) -> None:
+    from benchmarks.gpu_stages.sampling import unchanged_updates
+
+    assert unchanged_updates(setting, graphs=graphs)["passed"]
+
+
+@pytest.mark.parametrize("kind", ["cache", "weights"])
+def test_a_sleeping_engine_frees_memory_and_answers_as_before(setting: Setting, kind: str) -> None:
+    from actors.workers.sampler import Sampler
+    from benchmarks.gpu_stages.sampling import Work, sample, update
+
+    work = Work(setting, "tiny", graphs=True)
+    work.sampler = work.sampler.model_copy(update={"sleep": kind, "gpu_memory_utilization": 0.5})
+
+    async def turns() -> None:
+        sampler: Sampler = work.make()
+        await sampler.start()
+        before, awake = await sample(sampler, work, 0), used_mib()
+        for version in (1, 2):
+            await sampler.sleep()
+            assert used_mib() < 0.7 * awake
+            await update(sampler, work, version)
+            after = await sample(sampler, work, 0)
+            for one, other in zip((c for g in before for c in g), (c for g in after for c in g), strict=True):
+                np.testing.assert_array_equal(one.tokens, other.tokens)
+                np.testing.assert_array_equal(one.logprobs, other.logprobs)
+        await sampler.shutdown()
+
+    asyncio.run(turns())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"offload": "optimizer", "zero_stage": 1}, {"offload": "all", "zero_stage": 3}, {"optimizer": "adamw_8bit"}],
+)
+def test_the_learner_scores_as_on_the_processor(setting: Setting, tmp_path: Path, changes: dict[str, Any]) -> None:
+    if changes.get("optimizer") == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    from benchmarks.learner import free_port, make_sequences
+    from learner.engine import Engine
+    from learner.settings import LearnerSettings, LossSettings
+
+    model, sequences = Setting("cpu", True, tmp_path).random_model("tiny"), make_sequences(8, 12, 12, 500)
+    scores = []
+    for device, options in (("cuda", changes), ("cpu", {})):
+        learner = LearnerSettings(learning_rate=1e-4, warmup_steps=0, tokens_per_micro_batch=64, **options)
+        engine = Engine(model, learner=learner, loss=LossSettings(), master_port=free_port(), device=device)
+        engine.train_step(sequences, 8.0, 0)
+        scores.append(engine.score(sequences))
+        engine.close()
+    tolerance = 2e-2 if changes.get("optimizer") else 2e-3
+    for on_card, on_processor in zip(*scores, strict=True):
+        np.testing.assert_allclose(on_card, on_processor, atol=tolerance)
+
+
+def used_mib() -> float:
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return float(subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0])
