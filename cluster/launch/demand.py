@@ -66,6 +66,10 @@ def bundles(config: RunConfig, sizes: Sizes, *, most: bool = False) -> list[Bund
     rank = Bundle("learner", gpus=part * config.learner.gpus_per_rank, memory_gib=sizes.learner)
     sampler = Bundle("sampler", gpus=part * config.sampler.gpus, memory_gib=sizes.sampler)
     verifier = Bundle("verifier", gpus=actors.verifier_gpus, memory_gib=sizes.verifier)
+    if config.cluster.placement == "colocated":  # as many samplers as ranks
+        memory = sizes.learner + sizes.sampler
+        pair = Bundle("learner", cpus=2, gpus=1, memory_gib=memory, shared_with="sampler")
+        return [pair] * config.learner.ranks + [verifier] * verifiers
     return [rank] * config.learner.ranks + [sampler] * samplers + [verifier] * verifiers
 
 

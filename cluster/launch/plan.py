@@ -27,12 +27,22 @@ class Bundle:
 
     Args:
         memory_gib: estimate; 0 where the size of the model is not known.
+        shared_with: role of a second actor in the same bundle (`cluster.placement: colocated`).
     """
 
     role: Role
     cpus: float = 1.0
     gpus: float = 0.0
     memory_gib: float = 0.0
+    shared_with: Role | None = None
+
+    @property
+    def roles(self) -> set[Role]:
+        return {self.role} | ({self.shared_with} if self.shared_with else set())
+
+    @property
+    def name(self) -> str:
+        return " and ".join(_NAMES[role] for role in (self.role, self.shared_with) if role)
 
 
 class Node:
@@ -59,7 +69,7 @@ class Node:
         return [name for name, lacking in found.items() if lacking]
 
     def takes(self, bundle: Bundle) -> bool:
-        return bundle.role in self.type.roles and not self.lacks(bundle)
+        return bundle.roles <= set(self.type.roles) and not self.lacks(bundle)
 
     def add(self, bundle: Bundle) -> None:
         self.bundles.append(bundle)
@@ -202,9 +212,10 @@ _NAMES = {"learner": "learner rank", "sampler": "sampler", "verifier": "verifier
 def _misfit(types: NodeTypes, bundle: Bundle) -> str:
     """Why no node type takes the bundle, by the type that comes nearest."""
     role = bundle.role
-    candidates = [name for name, kind in types.types.items() if role in kind.roles]
+    candidates = [name for name, kind in types.types.items() if bundle.roles <= set(kind.roles)]
     if not candidates:
-        return f"no node type takes a {_NAMES[role]}; add {role} to the roles of one of cluster.node_types"
+        names = ", ".join(sorted(bundle.roles))
+        return f"no node type takes a {bundle.name}; add {names} to the roles of one of cluster.node_types"
     nearest = max(map(types.node, candidates), key=lambda node: (-len(node.lacks(bundle)), node.free_gpus))
     name, kind, lacking = nearest.type_name, nearest.type, nearest.lacks(bundle)
     if "GPUs" in lacking and kind.gpus and role == "sampler":
@@ -217,7 +228,7 @@ def _misfit(types: NodeTypes, bundle: Bundle) -> str:
     if name in types.reserved_gib:
         has += f" of which {types.reserved_gib[name]:.3g} for Ray and /dev/shm"
     return (
-        f"no node type has room for one {_NAMES[role]} ({_needs(bundle)}): cluster.node_types.{name} ({has}) lacks "
+        f"no node type has room for one {bundle.name} ({_needs(bundle)}): cluster.node_types.{name} ({has}) lacks "
         f"{', '.join(lacking)}; {_remedy(role, lacking, name)}"
     )
 
@@ -243,7 +254,8 @@ def describe(bundles: Sequence[Bundle]) -> str:
     texts = []
     for bundle, count in Counter(replace(bundle, memory_gib=0.0) for bundle in bundles).items():
         each = f" ({bundle.gpus:g} GPUs each)" if bundle.gpus not in (0, 1) else ""
-        texts.append(f"{count} {_NAMES[bundle.role]}{'s' * (count > 1)}{each}")
+        name = bundle.name if count == 1 else bundle.name.replace(" and ", "s and ") + "s"
+        texts.append(f"{count} {name}{each}")
     return ", ".join(texts) or "no actor"
 
 

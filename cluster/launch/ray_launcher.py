@@ -196,7 +196,7 @@ def _mounts(layout: Layout) -> list[str]:
     storage, commands = layout.config.cluster.storage, []
     if storage.path:
         path = shlex.quote(storage.path)
-        commands.append(f"sudo mkdir -p {path}")
+        commands.append(f"test -d {path} || sudo mkdir -p {path}")
         if storage.nfs:
             commands.append(f"mountpoint -q {path} || sudo mount -t nfs {shlex.quote(storage.nfs)} {path}")
     if storage.bucket:
@@ -208,6 +208,6 @@ def _mounts(layout: Layout) -> list[str]:
         }[kind]
         missing = f"bonrl: {tool} is not installed here (cluster.storage.bucket)"
         commands.append(f"command -v {tool} >/dev/null || {{ echo {shlex.quote(missing)} >&2; exit 1; }}")
-        commands.append(f"sudo mkdir -p {path}")
+        commands.append(f"test -d {path} || sudo mkdir -p {path}")
         commands.append(f"mountpoint -q {path} || {mount}")
     return commands

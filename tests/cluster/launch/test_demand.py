@@ -36,6 +36,14 @@ def test_elastic_actors_are_planned_for_their_least_and_most() -> None:
     assert len(bundles(config, SIZES)) == 8 + 1 + 1 and len(bundles(config, SIZES, most=True)) == 8 + 3 + 40
 
 
+def test_pairs_on_one_card_are_planned_together() -> None:
+    config = configuration(
+        "cluster.placement=colocated", "sampler={gpus: 1}", "actors={samplers: 8, verifiers: 40}", "learner.ranks=8"
+    )
+    assert plan_run(config, SIZES).counts == {"head": 1, "gpu": 1, "cpu": 2}
+    assert bundles(config, SIZES)[0].memory_gib == SIZES.learner + SIZES.sampler
+
+
 def test_shared_memory_follows_from_groups_and_weights() -> None:
     types = configuration().cluster.node_types
     assert SIZES.object_store(types["gpu"]) == 76.0  # 1.5 x (0.33 + 50.3), in steps of 0.5

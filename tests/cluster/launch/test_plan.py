@@ -66,6 +66,16 @@ def test_a_second_node_type_is_used_when_the_first_is_exhausted() -> None:
     assert make_plan(types, "spot", actors(samplers=5)).counts == {"spot": 1, "gpu": 2}
 
 
+def test_a_pair_on_one_card_needs_a_node_that_takes_both() -> None:
+    pair = Bundle("learner", cpus=2, gpus=1, shared_with="sampler")
+    kinds = {"learn": GPU.model_copy(update={"roles": ("learner",)}), "gpu": GPU}
+    plan = make_plan(NodeTypes(kinds), "learn", [pair] * 9)
+    assert plan.counts == {"learn": 1, "gpu": 2} and not plan.nodes[0].bundles
+    assert describe(plan.nodes[1].bundles) == "8 learner ranks and samplers"
+    with pytest.raises(PlacementError, match="takes a learner rank and sampler; add learner, sampler to the roles"):
+        make_plan(NodeTypes({"learn": kinds["learn"]}), "learn", [pair])
+
+
 @pytest.mark.parametrize(
     ("bundles", "types", "words"),
     [
