@@ -15,6 +15,7 @@ from actors.errors import InputLost
 logger = logging.getLogger(__name__)
 
 _LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # of Ray's death report
+_NODE_DIED = "because its node has died"  # in Ray's death report; its exception has no field for it
 _MAX_CHARACTERS = 700  # of a quoted cause
 
 
@@ -29,6 +30,10 @@ class ActorFailure(RuntimeError):
 
 class ActorLost(ActorFailure):
     """An actor died, hung or missed a deadline; retry with its replacement."""
+
+
+class NodeLost(ActorLost):
+    """An actor was lost with its node."""
 
 
 class ObjectLost(ActorFailure):
@@ -49,6 +54,7 @@ async def call(
 
     Raises:
         ObjectLost: an argument was lost, and the actor did not begin.
+        NodeLost: the actor died because its node did, as Ray reports.
         ActorLost: the actor died or did not answer in time.
         ActorFailure: the actor raised.
     """
@@ -64,7 +70,8 @@ async def call(
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None
     except RayActorError as error:
-        raise ActorLost(f"{owner} died before it could {to}: {cause_of_death(error)}") from error
+        lost = NodeLost if error.preempted or _NODE_DIED in str(error) else ActorLost
+        raise lost(f"{owner} died before it could {to}: {cause_of_death(error)}") from error
     except ObjectLostError as error:
         raise ObjectLost(f"{owner} could not {to}: {_short(str(error))}") from error
     except RayError as error:

@@ -313,7 +313,8 @@ class SupervisionSettings(Section):
         ge=1,
         le=100,
         description="Failures of samplers or verifiers while they process the same prompt, after which the prompt is "
-        "retried alone; if that fails too, it is quarantined (quarantine/ in the run directory).",
+        "retried alone; if that fails too, it is quarantined (quarantine/ in the run directory). The first so many "
+        "losses of a whole node do not count.",
     )
     max_quarantined: int = Field(
         16,

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from verifiers.credentials import has_credentials
 from verifiers.sandbox.settings import SandboxSettings
 from verifiers.section import Section
 from verifiers.tasks.settings import DifficultyMix, JsonlSettings, MathSettings
@@ -49,10 +50,10 @@ def address_problem(address: str) -> str:
         host = parts.hostname if parts.port != 0 else None  # reading the port checks it
     except ValueError as error:
         return f"task.reward is no valid address ({error}); write https://HOST:PORT/PATH"
-    if "@" in parts.netloc:
+    if "@" in parts.netloc or has_credentials(address):
         return (
-            "task.reward holds a user's name or password, which every record of the run would hold too; put a token "
-            "into an environment variable, and name it in task.reward_token_variable"
+            "task.reward holds a user's name, a password or a token, which every record of the run would hold too; put "
+            "a token into an environment variable, and name it in task.reward_token_variable"
         )
     if not host or any(sign.isspace() for sign in address):
         return f"task.reward = {address} is no valid address; write https://HOST:PORT/PATH"
@@ -106,7 +107,8 @@ class TaskSettings(Section):
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments by name for the constructor of your own task, or for parameters of task.reward.",
+        description="Arguments by name for the constructor of your own task, or for parameters of task.reward. They "
+        "are recorded with the run: read keys and passwords from environment variables instead.",
     )
     reward: str | None = Field(
         None,

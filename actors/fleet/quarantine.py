@@ -2,7 +2,7 @@
 
 A crash implicates every group in flight on that actor. A group that was present at `supervision.poison_deaths` failures
 is retried alone. If that fails too, its prompt is quarantined, and the groups that were in flight with it earlier are
-cleared of those failures.
+cleared of those failures. The loss of a node counts for nothing, unless it happens to the same group again and again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ class Failure:
     """One failure while a group was in flight.
 
     loss: the actor that was lost; None if the call failed and the actor lives.
+    with_node: the actor was lost with its node.
     """
 
     reason: str
     loss: Loss | None
+    with_node: bool = False
 
 
 @dataclass(eq=False)
@@ -40,6 +42,14 @@ class FailureHistory:
     purpose: str
     poison_deaths: int
     failures: list[Failure] = field(default_factory=list)
+    node_losses: int = 0  # that did not count as failures
+
+    def add(self, failure: Failure) -> None:
+        """Count a failure. Losses of nodes count after `poison_deaths` of them: a prompt may crash its whole node."""
+        if failure.with_node and self.node_losses < self.poison_deaths:
+            self.node_losses += 1
+        else:
+            self.failures.append(failure)
 
     def alone(self) -> bool:
         """Whether no other group may be in flight on the actor of the next attempt."""

@@ -22,7 +22,7 @@ from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member
 from actors.fleet.worker_pool import WorkerPool
 from actors.group import SampleRequest, quarantined_group
-from actors.remote_calls import ActorFailure, ObjectLost, call
+from actors.remote_calls import ActorFailure, NodeLost, ObjectLost, call
 from actors.settings import DeadlineSettings, SupervisionSettings
 from verifiers.task import Prompt
 
@@ -129,7 +129,7 @@ class RolloutPool:
                 if losses == _MAX_LOSSES:
                     raise _lost_too_often(lost) from lost
             except _AttemptFailed as error:
-                history.failures.append(error.failure)
+                history.add(error.failure)
         return None
 
     async def probe(self, request: SampleRequest) -> list[pa.RecordBatch]:
@@ -211,7 +211,8 @@ class RolloutPool:
         except ActorFailure as failure:
             await self._supervisor.check(member, incarnation, failure)
             lives = member.incarnation == incarnation and member.present  # the call failed, the actor did not
-            raise _AttemptFailed(Failure(str(failure), None if lives else (member.name, incarnation))) from failure
+            loss = None if lives else (member.name, incarnation)
+            raise _AttemptFailed(Failure(str(failure), loss, isinstance(failure, NodeLost))) from failure
 
     def _quarantine_prompt(self, history: FailureHistory) -> ObjectRef:
         self._quarantine.add(history)

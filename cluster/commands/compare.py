@@ -54,14 +54,13 @@ def compare(
       bonrl compare runs/mean runs/pass8 --best --json -
       bonrl compare base-on-test pass8-on-test      (directories of `bonrl eval --output`)
     """
-    from rich.console import Console
-
     from cluster.results.comparison import compare as compare_runs
     from cluster.results.figure import check_figure, write_figure
+    from cluster.telemetry.console import make_console
 
     if figure is not None:
         check_figure(figure)
-    with Console(stderr=True).status("reading") as status:  # shown on a terminal only
+    with make_console(stderr=True).status("reading") as status:  # shown on a terminal only
         found = compare_runs(runs, best=best, temperature=temperature, progress=status.update)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)

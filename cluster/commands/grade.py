@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 def grade(
@@ -72,6 +71,7 @@ def grade(
     from rich.progress import track
 
     from cluster.commands.grading import CodeOptions, grade_file
+    from cluster.telemetry.console import make_console
 
     counts = grade_file(
         source,
@@ -80,7 +80,7 @@ def grade(
         timeout_s=timeout,
         parallel=parallel,
         code=CodeOptions(total_timeout, threads, tolerance),
-        progress=lambda rows, total: track(rows, "grading", total, console=Console(stderr=True)),
+        progress=lambda rows, total: track(rows, "grading", total, console=make_console(stderr=True)),
         say=lambda line: typer.echo(line, err=True),
     )
     total = counts.total()

@@ -165,19 +165,19 @@ def _is_quarantined(group: GroupRecord, only: Only) -> bool:
 
 
 def _print(groups: Sequence[GroupRecord], most: int | None, full: bool) -> None:
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
+    from cluster.telemetry.console import make_console
     from cluster.telemetry.tables import WIDE
 
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     if not console.is_terminal:
         console.width = WIDE
     for group in groups:
         console.print(Text(f"{group.prompt_id}  ({group.level})", style="bold"))
         console.print(Padding(Text(_shown(group.prompt, full)), (0, 0, 0, 2), expand=False))
-        if group.reference is not None:
+        if group.reference not in (None, {}):  # a row without an answer has an empty one
             reference = json.dumps(group.reference, ensure_ascii=False)
             console.print(
                 Padding(Text(f"reference {_shown(reference, full)}", style="dim"), (0, 0, 0, 2), expand=False)

@@ -163,10 +163,11 @@ def recorded_config(sources: Sequence[Path], overrides: Sequence[str]) -> RunCon
     if (path := config_of_run(sources[0])) is not None:
         return load_config(path, overrides)
     from cluster.results.run_results import EVALUATION_FILE
+    from verifiers.credentials import masked_tree
 
     directory = sources[0] if sources[0].is_dir() else sources[0].parent
     try:
-        tree = json.loads((directory / EVALUATION_FILE).read_text())["config"]
+        tree = masked_tree(json.loads((directory / EVALUATION_FILE).read_text())["config"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -203,7 +203,8 @@ class MlflowSettings(Section):
     tracking_uri: str | None = Field(
         None,
         min_length=1,
-        description="Tracking server or store, such as http://HOST:5000; null: a store in `mlflow/` of the run.",
+        description="Tracking server or store, such as http://HOST:5000; null: a store in `mlflow/` of the run. A "
+        "password or token belongs into MLflow's environment variables, not here.",
     )
     experiment: str = Field("bonrl", min_length=1, max_length=250, description="Experiment that receives the run.")
 

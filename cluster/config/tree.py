@@ -44,6 +44,7 @@ from cluster.config.yaml_reader import ConfigError, apply_override, brief, read_
 from learner.schedule import ScheduleSettings
 from learner.section import Section
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from verifiers.credentials import masked_tree
 from verifiers.settings import TaskSettings
 
 _MOST_PROBLEMS = 20
@@ -148,6 +149,8 @@ def build_config(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: as `load_config`.
     """
     tree = {name: value for name, value in tree.items() if value is not None}  # `run:` with nothing below it
+    if problems := _credentials(tree):  # first, so that no other message repeats them
+        raise ConfigError("\n".join(shortened(problems)))
     config: RunConfig | None = None
     items: list[Any] = _flags_for_numbers(tree)
     try:
@@ -170,6 +173,22 @@ def _flags_for_numbers(tree: Mapping[str, Any]) -> list[Any]:
     except ValidationError as error:
         return [item for item in error.errors() if isinstance(item["input"], bool)]
     return []
+
+
+def _credentials(tree: Mapping[str, Any]) -> list[str]:
+    """A line for each key whose value has an address with credentials: every record of the run would hold them."""
+    return [
+        f"{key}: holds an address with a user's name, a password or a token, which every record of the run would hold "
+        f"too; leave it out, and {_WHERE_CREDENTIALS_GO.get(key, 'put it into an environment variable')}"
+        for key, value in dotted_keys(tree)
+        if masked_tree(value) != value
+    ]
+
+
+_WHERE_CREDENTIALS_GO = {
+    "mlflow.tracking_uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    "task.reward": "put a token into an environment variable, which task.reward_token_variable names",
+}
 
 
 def shortened(problems: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import UsageError
+from verifiers.credentials import masked
 
 _MOST_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
 _MOST_VALUE = 120  # characters of a wrong value that a message repeats
@@ -45,7 +46,7 @@ def _yaml_reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply; write sections and keys only"
     hint = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
-    return f"{error}{hint}"
+    return f"{masked(str(error))}{hint}"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -76,7 +77,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value, for example objective.k=8")
+        raise ConfigError(f"override {brief(override)} is not of the form section.key=value, for example objective.k=8")
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -86,12 +87,12 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = tree[part] = {}
         elif not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {part} is a value, not a section")
+            raise ConfigError(f"override {brief(override)}: {part} is a value, not a section")
         tree = inner
     tree[path[-1]] = value
 
 
 def brief(value: Any) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
+    """A value as a message shows it, without the credentials of its addresses."""
+    text = masked(repr(value))
     return text if len(text) <= _MOST_VALUE else f"{text[:_MOST_VALUE]}... ({len(text)} characters)"

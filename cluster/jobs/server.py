@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cluster.errors import UsageError
 from cluster.jobs.packaging import upload_limit
+from verifiers.credentials import has_credentials, masked
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0  # of one request, an upload's included between two packets
@@ -29,6 +30,11 @@ def check_address(address: str) -> str:
         UsageError: not an http(s) URL, or nothing answers within CONNECT_SECONDS.
     """
     url = address if "://" in address else f"http://{address}"
+    if has_credentials(url):
+        raise UsageError(
+            f"--address {masked(url)}: Ray's job server takes no user name or password; leave it out. If the cluster "
+            "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        )
     parts = urlsplit(url)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 8265)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from cluster.config import RunConfig, dotted_keys, key_paths
 from cluster.report.source import Source
+from verifiers.credentials import masked
 
 
 def settings(source: Source) -> list[dict[str, Any]]:
@@ -32,4 +32,4 @@ def settings(source: Source) -> list[dict[str, Any]]:
 def _text(value: Any) -> str:
     """A value on one line, as the command line takes it; text without quotes, addresses without passwords."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return re.sub(r"(://[^/@:\s\"]*):[^/@\s\"]+@", r"\1:***@", text)
+    return masked(text)

@@ -22,6 +22,7 @@ from cluster.records.run_directory import INCIDENTS_FILE, read_metrics
 from cluster.records.software import GIT_FILE
 from cluster.records.user_code import plugins_as_used
 from cluster.results.group_records import GroupRecord, advantages, group_records
+from verifiers.credentials import masked_tree
 
 CONFIG_FILE, EVALUATION_FILE = "config.yaml", "evaluation.json"
 _STEP_FILE = re.compile(r"(step|evaluation)-(\d+)\.parquet")
@@ -237,7 +238,7 @@ def load_run(path: str | Path) -> RunResults:
     if not file.is_file():
         raise ResultsError(f"{path} {_other_content(path)}")
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = masked_tree(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ResultsError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):

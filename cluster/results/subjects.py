@@ -20,6 +20,7 @@ from cluster.errors import UsageError
 from cluster.evaluation.summary import evaluation_output, objective_terms
 from cluster.results.run_results import EVALUATION_FILE, ResultsError, load_run
 from learner.settings import TermSettings
+from verifiers.credentials import masked_tree
 
 LAST = -1  # stands for the step of an evaluation without steps
 _CHECKPOINT = re.compile(r".*/checkpoints/(step-\d+)/huggingface/?")
@@ -116,7 +117,7 @@ def load_subject(path: str | Path, temperature: float | None = None) -> Subject:
 def _evaluation_output(path: Path, temperature: float | None) -> Subject:
     try:
         content = json.loads((path / EVALUATION_FILE).read_text(encoding="utf-8"))
-        model, config = str(content["model"]), content.get("config")
+        model, config = str(content["model"]), masked_tree(content.get("config"))
         at = [float(row["temperature"]) for row in content["evaluations"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path / EVALUATION_FILE} cannot be read: {error!r}") from error

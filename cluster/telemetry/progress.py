@@ -17,6 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.telemetry.console import make_console
+
 
 class Progress:
     """Progress of one run. `start`, `begin`, then `step` / `phase` / `message` in any order, then `stop`.
@@ -36,7 +38,7 @@ class Progress:
         plain_every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console()
+        self._console = console or make_console()
         self._objective = objective
         self._plain_every_s = plain_every_s
         self._clock = clock
@@ -63,7 +65,7 @@ class Progress:
 
     def begin(self) -> None:
         """The actors are up: on a terminal the live display appears."""
-        self.phase(f"training step {self._done + 1}")
+        self._training()
         if self.is_live and self._live is None:
             self._live = Live(console=self._console, get_renderable=self.render, transient=True)
             self._live.start()
@@ -76,17 +78,20 @@ class Progress:
         """What the run waits for now (shown on a TTY with the seconds since)."""
         self._phase, self._phase_since = name, self._clock()
 
+    def _training(self) -> None:
+        self.phase(f"training step {self._done + 1}" if self._done < self._total else "finishing")
+
     def evaluated(self, step: int, text: str) -> None:
         """What the weights of `step` reach on held-out prompts, as in `pass@8 0.578`; empty: nothing to show."""
         if text:
             self._evaluation = f"{text} (step {step})"
-        self.phase(f"training step {self._done + 1}")
+        self._training()
 
     def step(self, row: Mapping[str, Any]) -> None:
         """One optimizer step is done: its row of metrics."""
         self._row = dict(row)
         self._done = int(row["train/step"])
-        self.phase(f"training step {self._done + 1}")
+        self._training()
         if self._first_news is None:
             self._first_news = self._clock(), self._done
         if self._live is not None:

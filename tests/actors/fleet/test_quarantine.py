@@ -15,11 +15,22 @@ LIMIT_S = 60
 GROUPS = 48
 
 
-class Sampler:
-    """An actor that dies with everything in flight when it gets a poison prompt (or `doomed`)."""
+NODE_DIED = "The actor died because its node has died. Node Id: 0c62"  # as Ray writes it
 
-    def __init__(self, record, poison, doomed: bool) -> None:
+
+def death(reason: str):
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+    from ray.exceptions import ActorDiedError
+
+    return ActorDiedError(ActorDiedErrorContext(error_message=reason, actor_id=bytes(16)))
+
+
+class Sampler:
+    """An actor that dies with everything in flight when it gets a poison prompt (or `doomed`, with its node)."""
+
+    def __init__(self, record, poison, doomed: bool, with_node: bool) -> None:
         self._record = record
+        self._with_node = with_node
         self._poison = poison
         self._doomed = doomed
         self._in_flight: set[int] = set()
@@ -45,9 +56,7 @@ class Sampler:
         except TimeoutError:
             self._in_flight.discard(sequence)
             return 8
-        from ray.exceptions import ActorDiedError
-
-        raise ActorDiedError()
+        raise death(NODE_DIED if self._with_node else "The worker process died.")
 
     async def _beat(self):
         from actors.process_stats import Heartbeat
@@ -70,8 +79,12 @@ async def _nothing(*_, **__):
     return {}
 
 
-def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
-    """`GROUPS` groups at once; the first `doomed` incarnations die without a culprit."""
+def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20, with_node=lambda incarnation: False):
+    """`GROUPS` groups at once; the first `doomed` incarnations die without a culprit.
+
+    Args:
+        with_node: which incarnations die with their node.
+    """
     from actors.fleet.quarantine import Quarantine
     from actors.fleet.rollout_pool import RolloutPool
     from actors.fleet.supervision import Supervisor
@@ -93,8 +106,7 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20):
             kill=lambda handle: None,
         )
         made = [
-            Member(f"sampler-{i}", lambda incarnation: Sampler(record, poison, incarnation < doomed))
-            for i in range(samplers)
+            Member(f"sampler-{i}", lambda n: Sampler(record, poison, n < doomed, with_node(n))) for i in range(samplers)
         ]
         verifier = Member("verifier-0", lambda incarnation: Verifier())
         units = [supervisor.add(Unit(m.name, [m], nothing)) for m in (*made, verifier)]
@@ -142,3 +154,19 @@ def test_several_poison_prompts_are_isolated_and_no_other(monkeypatch):
 def test_restarts_caused_by_a_poison_prompt_do_not_count(monkeypatch):
     record = play(monkeypatch, poison={1, 9, 25, 40}, max_restarts=8)
     assert record.quarantined == {1, 9, 25, 40} and record.restarts > 8
+
+
+def test_a_prompt_alone_on_a_node_that_is_lost_is_not_quarantined(monkeypatch):
+    record = play(monkeypatch, doomed=4, with_node=lambda incarnation: incarnation == 3)
+    assert record.quarantined == set() and record.deaths == 4
+
+
+def test_losses_of_nodes_do_not_serialize_the_groups(monkeypatch):
+    record = play(monkeypatch, doomed=3, with_node=lambda incarnation: True)
+    assert record.quarantined == set() and record.deaths == 3
+    assert max(record.in_flight[-GROUPS:]) == GROUPS
+
+
+def test_a_prompt_that_crashes_its_node_every_time_is_quarantined(monkeypatch):
+    record = play(monkeypatch, poison={17}, with_node=lambda incarnation: True)
+    assert record.quarantined == {17} and record.deaths == 3 + 4

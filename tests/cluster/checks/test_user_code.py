@@ -96,6 +96,8 @@ def test_what_does_not_work_is_named_with_file_and_line(here: Path) -> None:
         ({"reward": "HTTPS://a b/"}, "no valid address"),
         ({"reward": "http://host:99999/"}, "no valid address"),
         ({"reward": "https://me:s3cret@host/"}, "task.reward_token_variable"),
+        ({"reward": "https://host/score?token=s3cret"}, "task.reward_token_variable"),
+        ({"name": "t.py:T", "options": {"judges": ["https://s3cret@host"]}}, "task.options.judges: holds an address"),
         ({"name": "contdown"}, "choose one of countdown"),
         ({"scorer": {"kind": "verdikt"}}, "choose one of verdict"),
     ],

@@ -29,6 +29,9 @@ def test_nothing_listening_is_refused_quickly() -> None:
     started = time.monotonic()
     with pytest.raises(UsageError, match="no cluster answers"):
         check_address("http://127.0.0.1:1")
+    with pytest.raises(UsageError, match="no user name or password") as error:
+        check_address("http://me:s3cret@127.0.0.1:99999")
+    assert "s3cret" not in str(error.value)
     with pytest.raises(UsageError, match="no cluster answers"):
         check_address("no-such-host.invalid:8265")
     assert time.monotonic() - started < 15

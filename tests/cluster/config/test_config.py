@@ -435,3 +435,23 @@ def test_any_tree_is_accepted_or_refused_with_words(tree: dict[str, Any]) -> Non
         build_config(tree)
     except ConfigError as error:
         assert str(error).strip()
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("mlflow.tracking_uri=https://me:s3cret@host:5000", "MLFLOW_TRACKING_PASSWORD"),
+        ("mlflow.tracking_uri=postgresql://me:s3/cret@host/db", "MLFLOW_TRACKING_PASSWORD"),
+        ("task.reward=https://s3cret@host/score", "task.reward_token_variable"),
+        ("task.reward=https://host/score?api_key=s3cret", "task.reward_token_variable"),
+        ("task.options={judges: [{url: 'http://a:s3cret@b'}]}", "environment variable"),
+        ("mlflow.traking_uri=https://me:s3cret@host", "environment variable"),
+        ("model.path=https://me:s3cret@host/model", "environment variable"),
+        ("https://me:s3cret@host", "not of the form"),
+        ("mlflow.tracking_uri={https://me:s3cret@host", "not valid YAML"),
+    ],
+)
+def test_credentials_in_addresses_are_refused_and_not_repeated(repository: Path, override: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(repository / "cluster" / "presets" / "local.yaml", [override])
+    assert remedy in str(error.value) and "s3cret" not in str(error.value)

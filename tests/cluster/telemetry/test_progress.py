@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from cluster.telemetry.console import make_console
 from cluster.telemetry.progress import Progress, duration
 
 
@@ -168,3 +169,17 @@ def test_an_empty_run_shows_nothing_wrong() -> None:
 
 def test_duration() -> None:
     assert [duration(s) for s in (-1, 45.9, 200, 7500)] == ["0s", "45s", "3m20s", "2h05m"]
+
+
+def test_a_pipe_is_no_terminal_where_colors_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks and CI services do
+    assert not Progress().is_live and not make_console(stderr=True).is_terminal
+
+
+def test_after_the_last_step_no_further_step_is_named() -> None:
+    progress = Progress(Console(file=io.StringIO(), width=100))
+    progress.start(2)
+    progress.begin()
+    assert "training step 1 (0s)" in screen_of(progress)
+    progress.step({"train/step": 2})
+    assert "finishing (0s)" in screen_of(progress)
