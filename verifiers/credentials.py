@@ -13,9 +13,13 @@ _PASSWORD = re.compile(r"(://[^\s/?#@:\"']*:)(?!\d*[/?#]|\*\*\*@)[^\s@\"']+(?=@)
 _QUERY = re.compile(rf"(://[^\s\"']*[?&;](?:[\w.-]*[-_.])?(?:{_SECRETS})=)(?!\*\*\*)[^\s&;#\"']+", re.IGNORECASE)
 
 
-def has_credentials(text: str) -> bool:
-    """Whether an address in the text holds a user's name, a password, or a secret in its query."""
-    return masked(text) != text
+def has_credentials(value: Any) -> bool:
+    """Whether an address in a text, or in texts of nested dicts and lists, has a user name, a password or a secret."""
+    if isinstance(value, dict):
+        return any(map(has_credentials, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(has_credentials, value))
+    return isinstance(value, str) and masked(value) != value
 
 
 def masked(text: str) -> str:

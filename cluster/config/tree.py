@@ -44,7 +44,7 @@ from cluster.config.yaml_reader import ConfigError, apply_override, brief, read_
 from learner.schedule import ScheduleSettings
 from learner.section import Section
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
-from verifiers.credentials import masked_tree
+from verifiers.credentials import has_credentials
 from verifiers.settings import TaskSettings
 
 _MOST_PROBLEMS = 20
@@ -181,7 +181,7 @@ def _credentials(tree: Mapping[str, Any]) -> list[str]:
         f"{key}: holds an address with a user's name, a password or a token, which every record of the run would hold "
         f"too; leave it out, and {_WHERE_CREDENTIALS_GO.get(key, 'put it into an environment variable')}"
         for key, value in dotted_keys(tree)
-        if masked_tree(value) != value
+        if has_credentials(value)
     ]
 
 

@@ -20,6 +20,7 @@ from cluster.errors import UsageError
 from cluster.jobs.packaging import CONFIG_NAME
 from cluster.records import user_code
 from cluster.records.model_source import config_of_run
+from verifiers.user_code import files_of, parse
 
 USER_CODE = (user_code.FILE, user_code.FOLDER)  # of a run directory
 COMMANDS = ("eval", "sft", "train-verifier")  # of bonrl, besides train
@@ -82,7 +83,10 @@ def make_job(
     resolved = _on_cluster(load_config(config or default, overrides))
     start_s = resolved.deadlines.start_s
     if entrypoint is not None:
-        return Job(entrypoint, resolved, _named_files("--entrypoint", _words(entrypoint)), start_s)
+        files = _with_neighbors("--entrypoint", _named_files("--entrypoint", _words(entrypoint)))
+        if config is not None and not config.is_absolute():
+            files["--config"] = str(config)  # the script may read it by this name
+        return Job(entrypoint, resolved, files, start_s)
     if not dry_run:
         _absolute("run.directory", resolved.run.directory)
     return Job(_python("train", "--config", CONFIG_NAME, *(["--dry-run"] if dry_run else [])), resolved, {}, start_s)
@@ -203,6 +207,16 @@ def _named_files(option: str, words: Sequence[str]) -> dict[str, str]:
         if _exists(path) or (_FILE.fullmatch(word) and not _exists(ROOT / path) and word != CONFIG_NAME):
             files[f"{option}: {word}"] = word
     return files
+
+
+def _with_neighbors(option: str, files: Mapping[str, str]) -> dict[str, str]:
+    """The same, and the Python files and packages that the scripts among them can import from here."""
+    found, here = dict(files), Path.cwd().resolve()
+    for path in files.values():
+        if path.endswith(".py") and (code := files_of(parse(path, needs_name=False), packages=True)):
+            sources = (source for source in code[1].values() if source.is_relative_to(here))
+            found |= {f"{option}: {path}: {source}": str(source.relative_to(here)) for source in sources}
+    return found
 
 
 def _exists(path: Path) -> bool:

@@ -138,7 +138,8 @@ def send(job: Job, variables: dict[str, str] | None = None) -> tuple[int, str]:
 def test_everything_that_the_job_reads_travels(
     checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py"):
+    data = ("data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json")
+    for name in (*data, "my.py", "neighbor.py", "parts/__init__.py", "parts/inner.py", "README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     (tmp_path / "data/.gitignore").write_text("*")  # Ray would leave out what it names
@@ -149,7 +150,8 @@ def test_everything_that_the_job_reads_travels(
     status, output = send(job, {"WANDB_API_KEY": "the-secret"})
     assert status == 0 and "log of the job" in output
     wanted = {"data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py", "job.yaml"}
-    assert wanted <= set(client.files) and "data/.gitignore" not in client.files
+    wanted |= {"neighbor.py", "parts/__init__.py", "parts/inner.py"}
+    assert wanted <= set(client.files) and not {"data/.gitignore", "README.md"} & set(client.files)
     assert client.entrypoint == "python my.py --n 3"
     assert client.variables == {"WANDB_API_KEY": "the-secret", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
     assert "WANDB_API_KEY" in output and "the-secret" not in output and b"the-secret" not in client.text
@@ -161,6 +163,16 @@ def test_paths_that_cannot_travel_are_refused(checkout: Path, client: FakeClient
     job = make_job(None, LOCAL, ["run.directory=/r", f"{key}=none-such"])
     with pytest.raises(UsageError, match=re.escape(f"{key} = none-such")):
         send(job)
+
+
+def test_a_script_can_read_the_configuration_by_its_name(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.yaml").write_text("run: {name: mine}")
+    monkeypatch.chdir(tmp_path)
+    keys = ["run.directory=/r", f"model.path={checkout / 'models' / 'countdown-base'}"]
+    assert send(make_job(Path("my.yaml"), Path("none"), keys, entrypoint="python -c 'print(1)'"))[0] == 0
+    assert {"my.yaml", "job.yaml"} <= set(client.files)
 
 
 def test_a_script_that_is_not_here_is_refused(checkout: Path, client: FakeClient) -> None:
