@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ENGINE, HUGGINGFACE = "engine", "huggingface"  # directories of a checkpoint: the engine's files; the plain model
+from learner.settings import LearnerSettings
+
+# Directories of a checkpoint: the engine's files; the plain model, merged; the adapters alone in peft's format.
+ENGINE, HUGGINGFACE, ADAPTER = "engine", "huggingface", "adapter"
 WEIGHTS = "weights"  # [name, type, shape] of each
 _SHOWN = 3
+
+
+def lora_identity(learner: LearnerSettings) -> dict[str, Any] | None:
+    """What a checkpoint's adapters depend on."""
+    return learner.lora.model_dump(mode="json", exclude={"dropout"}) if learner.lora else None
 
 
 def identity_problem(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ from learner.backends.reference_policy import ReferencePolicy
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
 from learner.backends.step_metrics import StepMetrics, StepTotals
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
-from learner.checkpoint_identity import WEIGHTS, identity_problem
+from learner.checkpoint_identity import WEIGHTS, identity_problem, lora_identity
 from learner.packing_check import mixes_packed_sequences
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.response_logprobs import ResponseTokens
@@ -41,9 +41,9 @@ class Engine:
 
     All methods are collective: every rank calls them in the same order with the same arguments. `device`
     is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature of the
-    log-probabilities in `train_step` and `score`, unless the call passes another. `reference` keeps a frozen copy of
-    the initial model for the KL term. `timeout_s` bounds every collective. Raises ValueError naming the key for a bad
-    model directory, dtype or device.
+    log-probabilities in `train_step` and `score`, unless the call passes another. `reference` keeps the initial model
+    for the KL term: a frozen copy or, with `learner.lora`, the model without its adapters. `timeout_s` bounds every
+    collective. Raises ValueError naming the key for a bad model directory, dtype, device or adapter.
     """
 
     def __init__(
@@ -85,8 +85,9 @@ class Engine:
         self.config = self._backend.config
         self.pad_token = pad_token_of(self.config)
         self._packed = self._backend.packed and self._keeps_packed_sequences_apart()
+        self.adapters = self._backend.adapters
         self._reference = None
-        if reference:
+        if reference and self.adapters is None:  # under adapters the frozen model is the reference
             attention = self._backend.config._attn_implementation
             self._reference = ReferencePolicy(model_path, dtype, self.device, learner.logits_chunk_bytes, attention)
 
@@ -257,6 +258,9 @@ class Engine:
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch, temperature: float) -> torch.Tensor:
+        if self.adapters is not None:
+            with self.adapters.disabled():
+                return self._logprobs(batch, temperature)[0]
         assert self._reference is not None
         return self._forward(self._reference.model, batch, temperature, False)[0]
 
@@ -291,17 +295,23 @@ class Engine:
         """(name, dtype, shape) of every weight as in the checkpoint. A head tied to the embedding is omitted."""
         return self._layout.metadata
 
-    def weight_buckets(self, bucket_bytes: int, device: str | None = "cpu") -> Iterator[list[NamedTensor]]:
+    def weight_buckets(
+        self, bucket_bytes: int, device: str | None = "cpu", *, partial: bool = False
+    ) -> Iterator[list[NamedTensor]]:
         """Copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (or one larger
         weight). Rank 0 gets the tensors, the others empty lists; all must iterate to the end. `device`: of the copies;
-        None for the engine's own.
+        None for the engine's own. `partial`, under adapters: only what an engine with the initial model needs.
 
         Under ZeRO-3 one bucket at a time is gathered, copied and released, so rank 0 has at most one bucket in addition
         to its partition. A tensor that the checkpoint splits, such as the experts of a layer, is gathered whole and
         then divided into several buckets.
         """
-        for units in into_buckets(self._layout.units, bucket_bytes):
-            parameters = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
+        wanted = self._layout.units
+        if partial and self.adapters is not None:
+            wanted = self.adapters.units(wanted)
+        for units in into_buckets(wanted, bucket_bytes):
+            weights = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
+            parameters = weights if self.adapters is None else self.adapters.with_factors(weights)
             with self._backend.gathered(parameters):
                 copies = [self._copies(unit, device) for unit in units] if self.rank == 0 else []
             if self.rank != 0:
@@ -309,9 +319,9 @@ class Engine:
             converted = ([weight] for unit in copies for weight in self._layout.convert(unit))
             yield from ([weight for [weight] in bucket] for bucket in into_buckets(converted, bucket_bytes))
 
-    @staticmethod
-    def _copies(unit: list[NamedTensor], device: str | None) -> list[NamedTensor]:
-        return [(name, tensor.detach().to(device or tensor.device, copy=True)) for name, tensor in unit]
+    def _copies(self, unit: list[NamedTensor], device: str | None) -> list[NamedTensor]:
+        merged = unit if self.adapters is None else [(name, self.adapters.merged(tensor)) for name, tensor in unit]
+        return [(name, tensor.detach().to(device or tensor.device, copy=True)) for name, tensor in merged]
 
     def export_huggingface(self, directory: str | Path) -> None:
         """Write a plain Hugging Face directory like `model_path`: config, safetensors under the same names, and the
@@ -323,10 +333,19 @@ class Engine:
             write_model_directory(self.model_path, directory, weights, self._backend.dropped_weights)
         self._barrier()
 
+    def export_adapters(self, directory: str | Path) -> None:
+        """Write the adapters as peft does: `adapter_config.json` and `adapter_model.safetensors`."""
+        assert self.adapters is not None
+        with self._backend.gathered([p for _, p in self.adapters.parameters]):
+            if self.rank == 0:
+                self.adapters.save(directory, self.model_path)
+        self._barrier()
+
     # ---------------------------------------------------------------- checkpoints
 
     def save(self, directory: str | Path, extra: dict[str, Any]) -> None:
         """Write all that a bit-exact continuation needs: weights, master weights, AdamW state, RNG states, `extra`.
+        Of frozen weights nothing is written.
 
         `extra` is pickled. The caller must pass a temporary directory and rename it.
         """
@@ -365,6 +384,7 @@ class Engine:
             "version": CHECKPOINT_VERSION,
             "learner.ranks": self.world_size,
             "learner.zero_stage": self.learner.zero_stage,
+            "learner.lora": lora_identity(self.learner),
             WEIGHTS: [[name, str(dtype), list(shape)] for name, dtype, shape in self.weight_metadata()],
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from learner.estimators import ESTIMATORS, check_estimator
 from learner.section import Section
@@ -217,7 +217,8 @@ class LossSettings(Section):
         0.0,
         ge=0,
         description="Weight of KL(policy || reference) per response, which is subtracted from the objective. The "
-        "reference is the model that the run starts from; the learner keeps a second copy of the model for it.",
+        "reference is the model that the run starts from; the learner keeps a second copy of it, or none with "
+        "learner.lora.",
     )
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
         None,
@@ -267,6 +268,40 @@ class LossSettings(Section):
         """The keys of the clip that differ from their defaults."""
         clips = ("clip_low", "clip_high", "dual_clip")
         return [key for key in clips if getattr(self, key) != type(self).model_fields[key].default]
+
+
+ALL_LINEAR = "all-linear"
+
+
+class LoraSettings(Section):
+    """Adapters of low rank in a frozen model (arXiv 2106.09685)."""
+
+    rank: int = Field(16, ge=1, le=4096, description="Rank of every adapter, peft's `r`.")
+    alpha: float = Field(
+        32.0,
+        gt=0,
+        description="An adapter is multiplied by alpha / rank. Twice the rank is usual; peft's `lora_alpha`.",
+    )
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        description="Layers that get an adapter: all-linear (every linear layer except the output head), or a list of "
+        "names or ends of names, such as `[q_proj, v_proj]`; peft's `target_modules`. Embeddings and the head stay "
+        "frozen and cannot be named.",
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout on the inputs of the adapters, for `bonrl sft` only: samplers have none, so in "
+        "reinforcement learning no importance ratio would be 1.",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _some(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not targets or not all(targets):
+            raise ValueError("learner.lora.targets is empty; name linear layers, or use all-linear")
+        return targets
 
 
 class LearnerSettings(Section):
@@ -357,6 +392,10 @@ class LearnerSettings(Section):
         False,
         description="Compile the decoder layers with torch.compile: faster steps for minutes of compilation at the "
         "start. The results differ in the last bits.",
+    )
+    lora: LoraSettings | None = Field(
+        None,
+        description="Train adapters of low rank and keep the model frozen. Null: train all weights. See docs/lora.md.",
     )
 
     @property

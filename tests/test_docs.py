@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import key_paths
+from cluster.config import key_paths, models_in
 from tests.conftest import ROOT
 
 PAGES = sorted(
@@ -66,6 +66,9 @@ def test_every_configuration_key_exists(page: Path) -> None:
     if page.name in GENERATED:
         return
     text, known = page.read_text("utf-8"), set(key_paths())
+    known |= {
+        f"{k}.{name}" for k, info in key_paths().items() for m in models_in(info.annotation) for name in m.model_fields
+    }
     key = rf"(?:{'|'.join(sorted({name.partition('.')[0] for name in known}))})(?:\.[a-z_]+)+"
     named = [*re.findall(rf"`({key})[`=: ]", text), *re.findall(rf"(?<![\w./])({key})=", text)]
     assert not sorted(set(named) - known - NOT_KEYS)

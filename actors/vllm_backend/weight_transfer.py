@@ -80,8 +80,8 @@ def host_weight_transfer_engine() -> type:
             logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
         def start_weight_update(self) -> None:
-            if self.device.type == "cpu":
-                _rebuild_expert_kernels(self.model)
+            self._partial = False
+            self._expert_kernels = _remove_expert_kernels(self.model) if self.device.type == "cpu" else {}
             initialize_layerwise_reload(self.model)
             for layer in _written_directly(self.model):
                 _allocate(layer)
@@ -93,6 +93,7 @@ def host_weight_transfer_engine() -> type:
                 torch.accelerator.synchronize()
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
+            self._partial |= update_info.manifest.get("partial", False)
             # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
             opened = ipc.open_bucket if ipc.HANDLE in update_info.manifest else buckets.open_bucket
             self.model.load_weights(opened(update_info.manifest))  # type: ignore[operator]
@@ -100,7 +101,8 @@ def host_weight_transfer_engine() -> type:
         def finish_weight_update(self) -> None:
             for layer in _written_directly(self.model):
                 _process(layer)
-            _check_complete(self.model)
+            _check_complete(self.model, partial=self._partial)
+            _keep_expert_kernels(self._expert_kernels)
             finalize_layerwise_reload(self.model, self.model_config)
             if self.device.type == "cpu":
                 _repack_tied_layers(self.model)
@@ -111,16 +113,33 @@ def host_weight_transfer_engine() -> type:
     return HostWeightTransferEngine
 
 
-def _rebuild_expert_kernels(model: torch.nn.Module) -> None:
-    """Make the update rebuild the kernels of mixture-of-experts layers.
+def _remove_expert_kernels(model: torch.nn.Module) -> dict[torch.nn.Module, Any]:
+    """Make the update rebuild the kernels of mixture-of-experts layers; returns them.
 
     On CPUs vLLM packs expert weights only when it builds the kernel. An update that finds a kernel would copy
     unpacked weights into packed memory: same size, another order, wrong by several nats.
     """
+    kernels: dict[torch.nn.Module, Any] = {}
     for layer in model.modules():
         method = getattr(layer, "quant_method", None)
         if method is not None and getattr(method, "moe_kernel", None) is not None:
-            method.moe_kernel = None
+            kernels[layer], method.moe_kernel = method.moe_kernel, None
+    return kernels
+
+
+def _keep_expert_kernels(kernels: dict[torch.nn.Module, Any]) -> None:
+    """Give layers that a partial update left out their kernels back: they keep their packed weights."""
+    for layer, kernel in kernels.items():
+        if _untouched(layer):
+            layer.quant_method.moe_kernel = kernel  # type: ignore[union-attr]
+
+
+def _untouched(layer: torch.nn.Module) -> bool:
+    """Whether the update has no tensor for the layer."""
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    info = get_layerwise_info(layer)
+    return info.can_load() and info.load_numel == 0
 
 
 def _written_directly(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -152,8 +171,10 @@ def _process(layer: torch.nn.Module) -> None:
         _layerwise_process(layer, get_layerwise_info(layer))
 
 
-def _check_complete(model: torch.nn.Module) -> None:
+def _check_complete(model: torch.nn.Module, *, partial: bool) -> None:
     """Reject an update that left a parameter without a value; vLLM would continue with uninitialized memory.
+
+    In a partial update whole layers may be absent, but not a part of one.
 
     Raises:
         ValueError: naming the layers.
@@ -171,7 +192,7 @@ def _check_complete(model: torch.nn.Module) -> None:
         kernel_parameters = info.kernel_tensors[0].values() if info.kernel_tensors else ()
         needed = sum(p.numel() for p in layer.parameters(recurse=False))
         padded = isinstance(layer, VocabParallelEmbedding) and info.load_numel > 0  # the vocabulary's padding rows
-        if info.load_numel >= needed or padded:
+        if info.load_numel >= needed or padded or (partial and info.load_numel == 0):
             loaded.update(map(id, kernel_parameters))
         else:
             waiting.append((name, set(map(id, kernel_parameters))))

@@ -66,15 +66,23 @@ class WeightTransfer(ABC):
 
     @abstractmethod
     def publish(
-        self, buckets: Iterable[Sequence[NamedTensor]], *, rank: int, here: str, receivers: Sequence[str]
+        self,
+        buckets: Iterable[Sequence[NamedTensor]],
+        *,
+        rank: int,
+        here: str,
+        receivers: Sequence[str],
+        partial: bool = False,
     ) -> Any:
         """Make the weights available; returns the payload. Runs on every learner rank.
 
         Args:
-            buckets: all weights in parts of ``broadcast.bucket_mib``. Every rank must exhaust it, because ZeRO-3
+            buckets: the weights in parts of ``broadcast.bucket_mib``. Every rank must exhaust it, because ZeRO-3
                 gathers each bucket collectively; only rank 0 gets tensors.
             here: Ray's id of this rank's node.
             receivers: the nodes of the samplers.
+            partial: layers without a weight in `buckets` keep theirs (``learner.lora``). Otherwise all are there, and
+                an engine rejects an update that lacks one.
 
         Raises:
             TransferError: not enough memory.

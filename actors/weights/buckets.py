@@ -7,6 +7,8 @@ handles it:
     {"path": "/dev/shm/bonrl-<run>-<pid>-...", "nbytes": 1024,
      "entries": [(name, "float32", [2, 3], offset, nbytes), ...]}
 
+A publisher adds `"partial": True` where the update leaves out layers, which then keep their weights.
+
 One manifest describes all tensors of a bucket, because one call per tensor would cost a round trip each. A reader maps
 the file; unlinking it afterwards is safe, because the mapping persists. Buckets are immutable, because readers may hold
 views until the update ends.

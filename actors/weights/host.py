@@ -32,7 +32,13 @@ class HostTransfer(WeightTransfer):
     engine_backend = "host"
 
     def publish(
-        self, buckets: Iterable[Sequence[NamedTensor]], *, rank: int, here: str, receivers: Sequence[str]
+        self,
+        buckets: Iterable[Sequence[NamedTensor]],
+        *,
+        rank: int,
+        here: str,
+        receivers: Sequence[str],
+        partial: bool = False,
     ) -> HostPayload:
         """As the base class says."""
         import ray
@@ -45,10 +51,10 @@ class HostTransfer(WeightTransfer):
                 continue
             if near:
                 path = packed_buckets.new_path(self.owner)
-                payload.manifests.append(packed_buckets.write_bucket(path, tensors))
+                payload.manifests.append(packed_buckets.write_bucket(path, tensors) | {"partial": partial})
             if far:
                 manifest, data = packed_buckets.pack(tensors)
-                payload.packed.append((manifest, ray.put(data)))
+                payload.packed.append((manifest | {"partial": partial}, ray.put(data)))
         return payload
 
     def release(self, payload: HostPayload) -> None:

@@ -45,11 +45,17 @@ class IpcTransfer(WeightTransfer):
         self._held: list[torch.Tensor] = []  # of the version that is published
 
     def publish(
-        self, buckets: Iterable[Sequence[NamedTensor]], *, rank: int, here: str, receivers: Sequence[str]
+        self,
+        buckets: Iterable[Sequence[NamedTensor]],
+        *,
+        rank: int,
+        here: str,
+        receivers: Sequence[str],
+        partial: bool = False,
     ) -> IpcPayload:
         """As the base class says."""
         self._held.clear()
-        manifests = [self._flattened(tensors) for tensors in buckets if rank == 0]
+        manifests = [self._flattened(tensors) | {"partial": partial} for tensors in buckets if rank == 0]
         if self._held and self._held[0].is_cuda:
             torch.cuda.synchronize()  # the copies are done before another process reads them
         return IpcPayload(manifests)

@@ -27,7 +27,7 @@ from actors.process_stats import Heartbeat, own_heartbeat
 from actors.settings import BroadcastSettings
 from actors.weights import Published, make_transfer
 from actors.workers.learning_step import LearningStep
-from learner.checkpoint_identity import ENGINE, HUGGINGFACE
+from learner.checkpoint_identity import ADAPTER, ENGINE, HUGGINGFACE
 from learner.objective import Objective
 from learner.schedule import ScheduleSettings
 from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
@@ -62,6 +62,7 @@ class LearnerRank:
         broadcast: how the weights reach samplers.
         run_id: part of the names of published weights.
         prompts: how prompts are rendered; written into exported models.
+        partial_updates: with adapters, publish only the weights that changed; samplers still hold the others.
         plugins: of the configuration; they may register the strategy or the estimator.
         shares_card: whether a sampler uses the same GPU between the learner's steps.
     """
@@ -83,12 +84,14 @@ class LearnerRank:
         broadcast: BroadcastSettings,
         run_id: str,
         prompts: PromptSettings,
+        partial_updates: bool = True,
         plugins: Sequence[str] = (),
         shares_card: bool = False,
     ) -> None:
         start_actor_log()
         load_plugins(plugins)
         self._prompts = prompts
+        self._partial_updates = partial_updates
         self._model_path, self._dtype, self._seed = model_path, dtype, seed
         self._learner = learner
         self._loss = loss
@@ -179,11 +182,13 @@ class LearnerRank:
         self._transfer.release(payload)
 
     async def save(self, directory: str) -> None:
-        """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory."""
+        """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory, and adapters."""
 
         def work() -> None:
             self._engine.save(os.path.join(directory, ENGINE), {})
             self._engine.export_huggingface(os.path.join(directory, HUGGINGFACE))
+            if self._engine.adapters is not None:
+                self._engine.export_adapters(os.path.join(directory, ADAPTER))
             if self._rank == 0:
                 finish_export(os.path.join(directory, HUGGINGFACE), self._prompts)
 
@@ -227,9 +232,10 @@ class LearnerRank:
         return learned | row
 
     def _publish(self, here: str, receivers: Sequence[str]) -> tuple[int, Any]:
-        nbytes = self._transfer.settings.bucket_mib * 2**20
-        buckets = self._engine.weight_buckets(nbytes, device=self._transfer.bucket_device)
-        payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers)
+        nbytes, device = self._transfer.settings.bucket_mib * 2**20, self._transfer.bucket_device
+        partial = self._engine.adapters is not None and self._partial_updates
+        buckets = self._engine.weight_buckets(nbytes, device=device, partial=partial)
+        payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers, partial=partial)
         return self._version, payload
 
     async def _run(self, work: Callable[[], T], name: str) -> T:

@@ -355,6 +355,12 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     shape, transit, cache = derived.shape, derived.transit, derived.kv_cache
     yield "model parameters", _parameters_text(config, derived)
     yield "model shape", "unknown" if shape is None else _shape_text(shape)
+    if config.learner.lora and shape is not None:
+        yield (
+            "  adapters of learner.lora",
+            f"{shape.trained:,} weights are trained, {shape.trained / shape.parameters:.2%}",
+        )
+        yield "  weights of one update", f"{shape.sent:,}, {shape.sent / shape.parameters:.0%} of the model"
     yield f"memory of one sampler ({device})", size_text(derived.sampler_memory)
     yield "  sequences in its KV cache", "unknown" if cache is None else _cache_text(config, derived)
     yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from actors.queue.state import staleness_bound
 from actors.vllm_backend.card_memory import utilization
+from cluster.checks.adapters import AdapterSizes
 from cluster.checks.card import card_bytes
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
@@ -35,6 +36,8 @@ _BYTES_PER_RESPONSE_TOKEN = 16
 _HIDDEN_PER_LAYER = 80
 _ASSUMED_VOCABULARY = 262_144
 _ASSUMED_KV_PER_LAYER = 2 * 8 * 128
+# Widths in and out of a layer's linear layers, in units of hidden: q, k, v, o and two of the 4 x hidden wide ones.
+_ADAPTED_PER_LAYER = 18
 
 # Values that one layer keeps for the backward pass, in units of tokens x hidden (attention without its matrix).
 _KEPT_PER_LAYER = 16
@@ -53,6 +56,7 @@ _SYNC_FIXED_SECONDS = 0.06  # measured with the shipped model
 class Shape:
     """What memory depends on. `mapped`: weights whose files have `model.dtype`, so that ranks on GPUs do not copy them
     into host memory. `assumed`: guessed from the number of parameters, because the model is not here.
+    `trained`, `sent`: weights that have a gradient, and those of one update; all without `learner.lora`.
     """
 
     parameters: int
@@ -62,6 +66,8 @@ class Shape:
     kv_values_per_token: int
     mapped: int
     assumed: bool
+    trained: int
+    sent: int
 
 
 @dataclass(frozen=True)
@@ -124,13 +130,16 @@ class Derived:
         return None if self.shape is None else self.shape.parameters
 
 
-def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
-    """Compute every derived figure; `model` is None where the directory is not on this machine."""
+def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes | None = None) -> Derived:
+    """Compute every derived figure; `model` is None where the directory is not on this machine.
+
+    `adapters`: those of `learner.lora`; None to assume them from the model's shape.
+    """
     rollout, learner, actors = config.rollout, config.learner, config.actors
     samples = rollout.prompts_per_step * rollout.n
     slots = (config.queue.staleness + 1) * rollout.prompts_per_step
     per_micro_batch = max(1, learner.tokens_per_micro_batch // rollout.max_sequence_tokens)
-    shape = shape_of(config, model)
+    shape = shape_of(config, model, adapters)
     groups = float(slots * rollout.n * rollout.max_response_tokens * _BYTES_PER_RESPONSE_TOKEN)
     ranks = _ranks_per_node(config)
     return Derived(
@@ -155,32 +164,25 @@ def derive(config: RunConfig, model: ModelFacts | None) -> Derived:
     )
 
 
-def shape_of(config: RunConfig, model: ModelFacts | None) -> Shape | None:
+def shape_of(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes | None = None) -> Shape | None:
     """The model's own shape, or one assumed from `model.parameters_billions`, or None."""
     if model is not None:
-        return Shape(
-            model.parameters,
-            model.layers,
-            model.hidden,
-            model.vocabulary,
-            model.kv_values_per_token,
-            mapped=model.mapped.get(config.model.dtype, 0),
-            assumed=False,
-        )
-    hint = config.model.parameters_billions
-    if hint is None:
+        parameters, layers, hidden, vocabulary = model.parameters, model.layers, model.hidden, model.vocabulary
+        kv_values, mapped = model.kv_values_per_token, model.mapped.get(config.model.dtype, 0)
+    elif config.model.parameters_billions is not None:
+        parameters, mapped = round(config.model.parameters_billions * 1e9), 0
+        layers = max(1, round((parameters / (12 * _HIDDEN_PER_LAYER**2)) ** (1 / 3)))
+        hidden, vocabulary, kv_values = _HIDDEN_PER_LAYER * layers, _ASSUMED_VOCABULARY, _ASSUMED_KV_PER_LAYER * layers
+    else:
         return None
-    parameters = round(hint * 1e9)
-    layers = max(1, round((parameters / (12 * _HIDDEN_PER_LAYER**2)) ** (1 / 3)))
-    return Shape(
-        parameters,
-        layers,
-        _HIDDEN_PER_LAYER * layers,
-        _ASSUMED_VOCABULARY,
-        _ASSUMED_KV_PER_LAYER * layers,
-        mapped=0,
-        assumed=True,
-    )
+    trained = sent = parameters
+    if config.learner.lora:
+        trained, sent = adapters or (
+            _ADAPTED_PER_LAYER * hidden * layers * config.learner.lora.rank,
+            max(parameters - vocabulary * hidden, parameters // 2),
+        )
+        sent = parameters if config.sampler.sleep == "weights" else sent  # the sampler has discarded its weights
+    return Shape(parameters, layers, hidden, vocabulary, kv_values, mapped, model is None, trained, sent)
 
 
 def weight_bytes(config: RunConfig) -> int:
@@ -189,8 +191,11 @@ def weight_bytes(config: RunConfig) -> int:
 
 
 def keeps_reference(config: RunConfig) -> bool:
-    """Whether every learner rank keeps a frozen copy of the model for the KL term, in the loss or in the reward."""
-    return bool(config.loss.kl_coefficient or config.schedule.kl)
+    """Whether every learner rank keeps a frozen copy of the model for the KL term, in the loss or in the reward.
+
+    With `learner.lora` the frozen model itself is the reference.
+    """
+    return bool(config.loss.kl_coefficient or config.schedule.kl) and config.learner.lora is None
 
 
 def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
@@ -218,7 +223,7 @@ def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
 
 def published_on_card(config: RunConfig, shape: Shape) -> float:
     """Bytes of the copies on a shared card while a weight update travels by ``ipc``."""
-    return float(shape.parameters * weight_bytes(config)) if config.broadcast.chosen_backend == "ipc" else 0.0
+    return float(shape.sent * weight_bytes(config)) if config.broadcast.chosen_backend == "ipc" else 0.0
 
 
 def shared_card_need(config: RunConfig, shape: Shape) -> float:
@@ -240,14 +245,13 @@ def _learner_memory(config: RunConfig, shape: Shape) -> float:
         gradients, optimizer = 0, 0
     if learner.offload == "all":
         weights = 0
-    per_parameter = (
-        weights / (shard if stage >= 3 else 1)
-        + gradients / (shard if stage >= 2 else 1)
-        + optimizer / (shard if stage >= 1 else 1)
+    held = shape.parameters + (shape.trained if learner.lora else 0)
+    states = held * weights / (shard if stage >= 3 else 1) + shape.trained * (
+        gradients / (shard if stage >= 2 else 1) + optimizer / (shard if stage >= 1 else 1)
     )
     runtime = _GPU_RUNTIME if learner.gpus_per_rank else _LEARNER_RUNTIME
     return (
-        shape.parameters * per_parameter
+        states
         + _gathered_memory(config, shape)
         + _reference_memory(config, shape)
         + _activation_memory(config, shape)
@@ -284,8 +288,8 @@ def _activation_memory(config: RunConfig, shape: Shape) -> float:
     logits, chunk = 4 * learner.tokens_per_micro_batch * shape.vocabulary, learner.logits_chunk_bytes
     if chunk is None or logits <= chunk:
         return float(layers + _LOGIT_COPIES * logits)
-    # The chunks' gradients of the head are added up: the sum, and that of one chunk.
-    head = 2 * shape.vocabulary * shape.hidden * weight_bytes(config)
+    # The chunks' gradients of the head are added up: the sum, and that of one chunk. Under LoRA the head has none.
+    head = 0 if learner.lora else 2 * shape.vocabulary * shape.hidden * weight_bytes(config)
     return float(layers + _LOGIT_COPIES * chunk + head)
 
 
@@ -335,12 +339,12 @@ def _host_memory(config: RunConfig, shape: Shape) -> float:
 
 
 def _transit(config: RunConfig, shape: Shape) -> Transit:
-    """Every bucket is published before the first is loaded, so the whole model is in memory once for each way.
+    """Every bucket is published before the first is loaded, so all that is sent is in memory once for each way.
 
     Samplers on the learner's node map the learner's files. For the others the object store holds the weights on the
     learner's node and on theirs, and each sampler writes them to its own files.
     """
-    weights = float(shape.parameters * weight_bytes(config))
+    weights = float(shape.sent * weight_bytes(config))
     samplers, gpus = config.actors.sampler_range.max, config.sampler.gpus
     if config.broadcast.chosen_backend == "ipc":
         return Transit(0.0, 0.0, _SYNC_FIXED_SECONDS)  # copies within the card

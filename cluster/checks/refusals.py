@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.checks.adapters import adapter_sizes, dropout_problems
 from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, warnings_of
 from cluster.checks.estimates import Derived, derive
 from cluster.checks.model_loading import loading_problems
@@ -69,17 +70,19 @@ def check_start(
     if trains:
         problems.add(lambda: tracker_problems(config))
         problems.add(lambda: optimizer_problems(config))
+        problems.add(lambda: dropout_problems(config))
     if address_of(config)[0] == "local":
         stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
         (doubtful if stated else problems.lines).extend(gpu_problems(config))
     facts = problems.of(lambda: load_model_facts(config, must_exist=not model_elsewhere))
-    derived, placement, loads = None, None, True
+    derived, placement, adapters, loads = None, None, None, True
     if facts is not None:
         model, missing = facts
         doubtful += [missing] if missing else []
         if model is not None and problems.add(lambda: model_problems(config)):
             loads = problems.add(lambda: loading_problems(Path(config.model.path)))
-        derived = derive(config, model)
+            adapters = problems.of(lambda: adapter_sizes(config)) if loads else None
+        derived = derive(config, model, adapters)
         problems.lines += memory_problems(config, derived, model)
         placement = problems.of(lambda: placement_report(config, model))
         doubtful += placement_warnings(config, model) if placement is not None else []

@@ -12,6 +12,7 @@ import typer
 
 from cluster.commands.options import UseBest
 from cluster.errors import UsageError
+from learner.checkpoint_identity import ADAPTER
 
 
 def export(
@@ -25,6 +26,10 @@ def export(
     ],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make.")],
     best: UseBest = False,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Copy the adapter that learner.lora trained, in peft's format, not the model."),
+    ] = False,
 ) -> None:
     """Copy the model of a checkpoint into a plain Hugging Face directory, which any tool can load.
 
@@ -32,12 +37,44 @@ def export(
     Examples
       bonrl export --checkpoint runs/20261123-101500 --to my-model
       bonrl export --checkpoint runs/20261123-101500 --best --to my-best-model
+      bonrl export --checkpoint runs/20261123-101500 --adapter --to my-adapter
     """
     from cluster.records.model_source import resolve_model
 
     source = resolve_model(checkpoint, best=best)
-    export_model(checkpoint, source, to)
+    if adapter:
+        source = _adapter_of(source)
+        export_adapter(source, to)
+    else:
+        export_model(checkpoint, source, to)
     typer.echo(f"{source} -> {to}")
+
+
+def _adapter_of(model: Path) -> Path:
+    """The adapter next to, or below, the merged model of a checkpoint or of `bonrl sft`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for directory in (model.parent / ADAPTER, model / ADAPTER):
+        if (directory / "adapter_config.json").is_file():
+            return directory
+    raise UsageError(f"--adapter: {model} has none; only training with learner.lora makes one. Leave --adapter out")
+
+
+def export_adapter(source: Path, to: Path) -> None:
+    """Copy an adapter's directory.
+
+    Raises:
+        UsageError: `to` exists or cannot be written.
+    """
+    if to.exists():
+        raise UsageError(f"--to {to}: it exists already; name a directory that does not")
+    try:
+        shutil.copytree(source, to)
+    except OSError as error:
+        shutil.rmtree(to, ignore_errors=True)
+        raise UsageError(f"--to {to}: cannot be written: {error}") from error
 
 
 def export_model(checkpoint: Path, source: Path, to: Path) -> None:

@@ -14,6 +14,7 @@ import typer
 from cluster.checks.preflight import check_output
 from cluster.commands.options import Config, Overrides, Rate, check_start, load
 from cluster.errors import UsageError
+from learner.checkpoint_identity import ADAPTER
 
 if TYPE_CHECKING:
     from cluster.checks.demonstrations import Example
@@ -70,6 +71,8 @@ def sft(
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
     resolved = load(config, overrides, fetch=not new)
+    if new and resolved.learner.lora:
+        raise UsageError("--new with learner.lora: adapters of a random model learn little; leave one of them out")
     if not new:
         check_start(resolved, new_run=False)
     imitate(
@@ -130,6 +133,8 @@ def _bon_sft(
     outcome = train_job(resolved)
     if outcome.model is not None:
         shutil.copytree(outcome.model, output)
+        if (adapters := outcome.model.parent / ADAPTER).is_dir():
+            shutil.copytree(adapters, output / ADAPTER)
         typer.echo(f"wrote {output}")
     raise typer.Exit(outcome.status)
 
@@ -183,6 +188,8 @@ def imitate(
         )
         try:
             run_sft(engine, examples, settings, output=output, report=show)
+            if engine.adapters is not None:
+                engine.export_adapters(output / ADAPTER)
         finally:
             engine.close()
     finish_export(output, config.task)

@@ -87,6 +87,11 @@ def _loss(config: RunConfig) -> Iterator[str]:
             f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference of a KL term, and there is none; "
             "set loss.kl_coefficient or schedule.kl, or loss.kl_refresh_every = 0"
         )
+    if loss.kl_refresh_every and config.learner.lora:
+        yield (
+            f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference, but with learner.lora the "
+            "reference is the frozen model; set loss.kl_refresh_every = 0"
+        )
     if config.objective.off_policy == "exact":
         idle = [*loss.changed_clips(), *(["ratio"] if loss.ratio == "decoupled" else [])]
         for key in idle[:1]:

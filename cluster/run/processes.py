@@ -274,6 +274,7 @@ class Processes:
             temperature=config.rollout.temperature,
             seed=config.run.seed,
             broadcast=config.broadcast,
+            partial_updates=config.sampler.sleep != "weights",
             run_id=self._run_id,
             prompts=config.task,
             plugins=config.plugins,

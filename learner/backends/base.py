@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from learner.backends.checkpoint_layout import CheckpointLayout
+from learner.backends.lora import Adapters
 
 
 class LearnerBackend(ABC):
@@ -23,7 +24,8 @@ class LearnerBackend(ABC):
         config: the model's Hugging Face configuration.
         layout: names, shapes and order of the weights in the checkpoint.
         dropped_weights: weights of the checkpoint that the model does not use.
-        parameters: named parameters, sharded between calls if the framework does so.
+        parameters: the named parameters that are trained, sharded between calls if the framework does so.
+        adapters: the adapters of low rank among them; None if all weights are trained.
         model: the module to call for a forward pass, as in `learner.response_logprobs`.
         packed: whether micro-batches are to be packed into one row.
     """
@@ -32,6 +34,7 @@ class LearnerBackend(ABC):
     layout: CheckpointLayout
     dropped_weights: Any
     parameters: list[tuple[str, torch.nn.Parameter]]
+    adapters: Adapters | None
     model: Any
     packed: bool
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import CheckpointLayout
 from learner.backends.deepspeed_config import adamw, deepspeed_config
+from learner.backends.lora import Adapters
 from learner.backends.model_directory import load_causal_lm
 from learner.backends.packing import prepare_packing
 from learner.response_logprobs import return_logprobs
@@ -61,8 +62,9 @@ class DeepSpeedBackend(LearnerBackend):
         model = load_causal_lm(model_path, dtype)
         self.config, self.dropped_weights = model.config, model.dropped_weights
         self.layout = CheckpointLayout(model)
-        self.parameters = list(model.named_parameters())
-        size = sum(p.numel() for _, p in self.parameters)
+        size = sum(p.numel() for p in model.parameters())
+        self.adapters = Adapters(model, settings.lora) if settings.lora else None
+        self.parameters = self.adapters.parameters if self.adapters else list(model.named_parameters())
         if settings.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.packed = prepare_packing(model, settings.packing, device)
@@ -115,11 +117,17 @@ class DeepSpeedBackend(LearnerBackend):
 
     def save(self, directory: Path, extra: dict[str, Any]) -> None:
         """See the base class."""
-        self.model.save_checkpoint(str(directory), tag=_TAG, client_state={"extra": extra}, save_latest=False)
+        self.model.save_checkpoint(
+            str(directory),
+            tag=_TAG,
+            client_state={"extra": extra},
+            save_latest=False,
+            exclude_frozen_parameters=self.adapters is not None,
+        )
 
     def load(self, directory: Path) -> dict[str, Any]:
         """See the base class."""
-        path, state = self.model.load_checkpoint(str(directory), tag=_TAG)
+        path, state = self.model.load_checkpoint(str(directory), tag=_TAG, load_module_strict=self.adapters is None)
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'")
         return state["extra"]

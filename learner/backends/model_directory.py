@@ -80,6 +80,19 @@ def load_causal_lm(path: str | Path, dtype: str) -> Any:
     return model
 
 
+def empty_causal_lm(path: str | Path) -> Any:
+    """The model of `load_causal_lm` without its weights, on the meta device."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    multimodal = config.get_text_config() is not config
+    with torch.device("meta"):
+        model = _auto_class(multimodal).from_config(config)
+    if multimodal:
+        _drop_other_modalities(model)
+    return model
+
+
 @dataclass(frozen=True, slots=True)
 class WeightsComparison:
     """How the weights of a directory differ from those of the model that its config.json describes."""

@@ -166,7 +166,7 @@ TEXTS = {  # keys that take free text and name no file of the submitter's
     *("task.jsonl.id", "task.jsonl.problem", "task.jsonl.answer", "task.jsonl.solution", "task.jsonl.level"),
     *("task.reward_weights", "task.reward_token_variable", "task.sandbox.preload"),
     *("objective.strategy", "objective.estimator", "objective.mixture.strategy", "objective.mixture.estimator"),
-    *("evaluation.strategies", "evaluation.keep_best"),
+    *("evaluation.strategies", "evaluation.keep_best", "learner.lora.targets"),
     *("wandb.project", "wandb.entity", "wandb.tags", "mlflow.experiment"),
 }
 

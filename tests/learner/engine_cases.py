@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from learner.batching import TrainingSequence
-from learner.settings import LearnerSettings, LossSettings
+from learner.settings import LearnerSettings, LoraSettings, LossSettings
 
 VOCABULARY = 420
 LOSS = LossSettings()
@@ -84,7 +84,7 @@ def make_sequences(count: int = 13, seed: int = 0) -> list[TrainingSequence]:
     return out
 
 
-def reference_logprobs(model: torch.nn.Module, sequence: TrainingSequence, temperature: float = 1.0) -> torch.Tensor:
+def reference_logprobs(model, sequence: TrainingSequence, temperature: float = 1.0) -> torch.Tensor:
     """Log-probabilities [R] of one unpadded sequence, the textbook way."""
     tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
     logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
@@ -266,6 +266,78 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
     again.close()
 
 
+LORA = LoraSettings(rank=4, alpha=12, targets=("q_proj", "v_proj", "mlp.down_proj"))
+
+
+def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:
+    """LoRA: the gradient, the merged weights, the update and the reference equal plain torch without peft."""
+    path, sequences, temperature = directory / "untied", make_sequences(), 0.8
+    loss = TERMS.model_copy(update={"kl_refresh_every": 0})
+    for stage in stages:
+        learner = settings(zero_stage=stage, lora=LORA, activation_checkpointing=stage in (1, 3))
+        engine = make_engine(path, rank, world_size, port, learner, loss=loss, reference=True, temperature=temperature)
+        base = engine.score(sequences)
+        first = engine.train_step(sequences, 7.0, step=0)
+        assert abs(first["policy/kl_reference"]) < 1e-6, "B is 0 at first, so that the policy is the model"
+        engine.train_step(sequences, 7.0, step=1)
+        moved = directory / f"adapters-{stage}-{world_size}"
+        engine.export_adapters(moved / "adapter")
+        update = {name: tensor for bucket in engine.weight_buckets(300_000, partial=True) for name, tensor in bucket}
+        check_stream(engine, moved, sequences, temperature)
+        figures, _ = step_with_gradient(engine, sequences, 7.0, adapter_gradient(path, moved, sequences, temperature))
+        assert figures["policy/kl_reference"] > 1e-6
+        for before, reference in zip(base, engine.score_reference(sequences), strict=True):
+            np.testing.assert_allclose(before, reference, atol=1e-6)
+        if rank == 0:
+            check_adapter_files(path, moved, update, sequences)
+    engine.close()
+
+
+def adapter_gradient(path: Path, moved: Path, sequences: list[TrainingSequence], temperature: float):
+    """Gradient by A and B of the loss of the model with the weights W + (alpha / rank) B A."""
+    from safetensors.torch import load_file
+    from torch.func import functional_call
+    from transformers import AutoModelForCausalLM
+
+    factors = {n: t.requires_grad_() for n, t in load_file(moved / "adapter" / "adapter_model.safetensors").items()}
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+    model.requires_grad_(False)
+
+    def adapted(tokens: torch.Tensor):
+        weights = dict(model.named_parameters())
+        for name in [n for n in factors if ".lora_A." in n]:
+            weight = name.removeprefix("base_model.model.").replace(".lora_A", "")
+            change = factors[name.replace("lora_A", "lora_B")] @ factors[name]
+            weights[weight] = weights[weight] + LORA.alpha / LORA.rank * change
+        return functional_call(model, weights, (tokens,))
+
+    terms_loss(adapted, model, sequences, temperature)
+    rename = lambda n: n.removeprefix("base_model.model.").replace(".weight", ".default.weight")  # noqa: E731
+    return {rename(name): factor.grad for name, factor in factors.items()}
+
+
+def check_adapter_files(
+    path: Path, moved: Path, update: dict[str, torch.Tensor], sequences: list[TrainingSequence]
+) -> None:
+    """The update holds what adapters change and what is fused with it; peft reads the adapters as the same policy."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    initial, merged = load_file(path / "model.safetensors"), load_file(moved / "model.safetensors")
+    changed = {name for name in initial if not torch.equal(initial[name], merged[name])}
+    assert changed == {n for n in initial if n.endswith(tuple(f"{t}.weight" for t in LORA.targets))}
+    assert changed <= update.keys() and all(torch.equal(update[name], merged[name]) for name in update)
+    rest = {n for n in initial if n.split(".")[0] == "lm_head" or "norm" in n or "embed" in n}
+    assert update.keys() == initial.keys() - rest, "attention and feed-forward layers, whose parts engines fuse"
+    model = AutoModelForCausalLM.from_pretrained(moved, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, moved / "adapter").eval()
+    with torch.no_grad():
+        for s in sequences:
+            torch.testing.assert_close(reference_logprobs(adapted, s), reference_logprobs(model, s), atol=3e-5, rtol=0)
+
+
 def terms_gradient(path: Path, reference_path: Path, sequences: list[TrainingSequence], temperature: float):
     """Gradient of the step's whole loss by name, from a loop over single sequences."""
     from transformers import AutoModelForCausalLM
@@ -273,7 +345,13 @@ def terms_gradient(path: Path, reference_path: Path, sequences: list[TrainingSeq
     def load(directory: Path) -> torch.nn.Module:
         return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32).eval()
 
-    model, reference = load(path), load(reference_path)
+    model = load(path)
+    terms_loss(model, load(reference_path), sequences, temperature)
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def terms_loss(model, reference: torch.nn.Module, sequences: list[TrainingSequence], temperature: float) -> None:
+    """Backward of the step's whole loss, one sequence after the other."""
     tokens = sum(len(s.response_tokens) for s in sequences)
     for s in sequences:
         logprobs, law = reference_logprobs(model, s, temperature), response_law(model, s, temperature)
@@ -284,10 +362,9 @@ def terms_gradient(path: Path, reference_path: Path, sequences: list[TrainingSeq
         loss = loss + 0.05 / len(sequences) * ((logprobs - before) ** 2).sum() / 2
         loss = loss + 0.02 / tokens * (law.exp() * law).sum()
         loss.backward()
-    return {name: p.grad for name, p in model.named_parameters()}
 
 
-def response_law(model: torch.nn.Module, sequence: TrainingSequence, temperature: float) -> torch.Tensor:
+def response_law(model, sequence: TrainingSequence, temperature: float) -> torch.Tensor:
     """Log-probabilities [R, vocabulary] of the law of each response token."""
     tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
     logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
@@ -340,12 +417,14 @@ def check_stream(engine, export: Path, sequences: list[TrainingSequence], temper
 
 def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: list[list]) -> None:
     """Four steps with a checkpoint in the middle, and a fresh engine that resumes from it: equal to the bit."""
-    for stage, dtype in cases:
+    for stage, dtype, what in cases:
         path = directory / ("tied" if dtype == "float32" else "bfloat16")
-        checkpoint = directory / f"checkpoint-{stage}-{world_size}-{dtype}"
+        checkpoint = directory / f"checkpoint-{stage}-{world_size}-{dtype}-{what}"
         results = []
+        lora = LORA.model_copy(update={"targets": "all-linear"}) if what == "adapters" else None
+        learner = settings(zero_stage=stage, lora=lora)
         for resumed in (False, True):
-            engine = make_engine(path, rank, world_size, port, settings(zero_stage=stage), dtype=dtype)
+            engine = make_engine(path, rank, world_size, port, learner, dtype=dtype)
             if resumed:
                 assert engine.load(checkpoint) == {"cursor": 17, "note": "kept"}
             for step in range(2 if resumed else 0, 4):
@@ -358,8 +437,14 @@ def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: lis
         assert len(results[0]) == len(results[1])
         equal = [torch.equal(a, b) for a, b in zip(*results, strict=True)]
         assert all(equal), (stage, dtype, equal)
-        changed = [not torch.equal(p.detach(), w) for p, w in zip(fresh_weights(path), results[0], strict=False)]
-        assert rank or all(changed), "training must have moved every weight"
+        if rank == 0:
+            trained = {n for n, p in fresh_weights(path) if lora is None or n.endswith("_proj.weight")}
+            moved = {n for (n, p), w in zip(fresh_weights(path), results[0], strict=False) if not torch.equal(p, w)}
+            assert moved == trained, "training must have moved every weight that it trains"
+            size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+            assert lora is None or size < (path / "model.safetensors").stat().st_size / 2, (
+                "the frozen weights are saved"
+            )
         check_refusals(engine, checkpoint, directory)
     engine.close()
 
@@ -395,14 +480,14 @@ def offloaded(rank: int, world_size: int, port: int, directory: Path, *, cases: 
     engine.close()
 
 
-def fresh_weights(path: Path) -> list[torch.Tensor]:
+def fresh_weights(path: Path) -> list[tuple[str, torch.Tensor]]:
     from transformers import AutoModelForCausalLM
 
-    return list(AutoModelForCausalLM.from_pretrained(path, dtype="auto").parameters())
+    return list(AutoModelForCausalLM.from_pretrained(path, dtype="auto").named_parameters())
 
 
 def check_refusals(engine, checkpoint: Path, directory: Path) -> None:
-    """A torn checkpoint and one of another ZeRO stage are refused with the reason."""
+    """A torn checkpoint, one of another ZeRO stage and one of other adapters are refused with the reason."""
     import pytest
 
     with pytest.raises(ValueError, match="no complete engine checkpoint"):
@@ -411,7 +496,9 @@ def check_refusals(engine, checkpoint: Path, directory: Path) -> None:
     engine.learner = engine.learner.model_copy(update={"zero_stage": 3 - stage})
     with pytest.raises(ValueError, match="learner.zero_stage"):
         engine.load(checkpoint)
-    engine.learner = engine.learner.model_copy(update={"zero_stage": stage})
+    engine.learner = engine.learner.model_copy(update={"zero_stage": stage, "lora": LORA})
+    with pytest.raises(ValueError, match="learner.lora"):
+        engine.load(checkpoint)
 
 
 def supervised(rank: int, world_size: int, port: int, directory: Path) -> None:

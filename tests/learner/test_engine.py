@@ -36,8 +36,27 @@ def test_every_zero_stage_equals_plain_torch(models: Path, world_size: int, tied
 @pytest.mark.parametrize(
     ("world_size", "cases"),
     [
-        (1, [[0, "float32"], [2, "float32"], [0, "bfloat16"], [3, "bfloat16"]]),
-        (2, [[0, "float32"], [1, "float32"], [2, "bfloat16"], [3, "float32"]]),
+        (
+            1,
+            [
+                [0, "float32", "all"],
+                [2, "float32", "all"],
+                [0, "bfloat16", "all"],
+                [3, "bfloat16", "all"],
+                [0, "bfloat16", "adapters"],
+            ],
+        ),
+        (
+            2,
+            [
+                [0, "float32", "all"],
+                [1, "float32", "all"],
+                [2, "bfloat16", "all"],
+                [3, "float32", "all"],
+                [2, "float32", "adapters"],
+                [3, "float32", "adapters"],
+            ],
+        ),
     ],
 )
 def test_resuming_is_bit_equal(models: Path, world_size: int, cases: list[list]) -> None:
@@ -69,3 +88,9 @@ def test_offloading_does_not_change_the_update(models: Path) -> None:
     from engine_cases import run_ranks
 
     run_ranks("offloaded", 1, models, cases=[[1, "optimizer"], [3, "all"]])
+
+
+def test_adapters_equal_plain_torch(models: Path) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("adapters", 2, models, stages=[0, 1, 3])

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from cluster.checks.adapters import AdapterSizes
 from cluster.checks.dry_run import memory_problems, memory_warnings, report
 from cluster.checks.estimates import GIB, Derived, derive
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.config import RunConfig, load_config
+from cluster.config.settings import ModelSettings
 from tests.cluster.checks.test_dry_run import write_model
 
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size.
@@ -68,6 +70,22 @@ def test_twenty_seven_billion_on_thirty_two_gpus(repository: Path) -> None:
     assert found.transit.object_store == near(54e9)
     assert found.transit.seconds == near(9 + 27 + 36 + 13.5 + 9)
     assert not memory_problems(config, found, None)
+
+
+def test_adapters_take_optimizer_state_and_the_frozen_model_does_not(repository: Path) -> None:
+    config = load_config(
+        repository / EIGHT, ["learner.lora.rank=16", "learner.zero_stage=0", "loss.kl_coefficient=0.1"]
+    )
+    # Per layer: q, k, v, o and the three of the feed-forward part have 57,344 inputs and outputs together.
+    adapters = AdapterSizes(trained=36 * 16 * 57_344, sent=36 * 100_925_440)
+    found = derive(config, QWEN3_4B, adapters)
+    # weights 2 bytes of 4.022e9 + 0.033e9; gradients and optimizer 16 bytes of 0.033e9; activations 2.9e9,
+    # a chunk of logits 0.8e9, no gradient of the head, CUDA 1.07e9
+    assert found.learner_memory == near(8.11e9 + 0.53e9 + 2.9e9 + 0.8e9 + 1.07e9)
+    assert found.reference_memory == 0, "the frozen model is the reference"
+    assert found.transit and found.transit.shared_memory == near(2 * 36 * 100_925_440)
+    assumed = derive(config.model_copy(update={"model": ModelSettings(parameters_billions=4)}), None).shape
+    assert assumed and assumed.trained < assumed.parameters / 50 and assumed.sent < assumed.parameters
 
 
 def test_reference_model_is_whole_on_every_rank(repository: Path) -> None:

@@ -154,6 +154,8 @@ def test_weights_that_transformers_does_not_load_are_not_counted(run, repository
         ("task={name: jsonl, jsonl: {test: nowhere.jsonl}}", ("task.jsonl.test", "nowhere.jsonl")),
         ("task={name: jsonl}", ("task.jsonl",)),
         ("rollout.max_prompt_tokens=3", ("rollout.max_prompt_tokens",)),
+        ("learner.lora.targets=[q_prj]", ("learner.lora.targets: 'q_prj'", "did you mean q_proj?")),
+        ("learner.lora.dropout=0.1", ("learner.lora.dropout = 0.1", "bonrl sft")),
     ],
 )
 def test_overrides_that_cannot_work(run, override: str, parts: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]

@@ -285,6 +285,12 @@ MEAN = {"strategy": "mean", "k": 1}
         ({"schedule": {"k": {"end": 2, "at": {5: 2}}}}, ("schedule.k", "no `at`")),
         # the KL term and the clip
         ({"loss": {"kl_refresh_every": 5}}, ("loss.kl_refresh_every = 5", "set loss.kl_coefficient or schedule.kl")),
+        (
+            {"loss": {"kl_refresh_every": 5, "kl_coefficient": 0.1}, "learner": {"lora": {}}},
+            ("loss.kl_refresh_every = 5", "the reference is the frozen model"),
+        ),
+        ({"learner": {"lora": {"targets": []}}}, ("learner.lora.targets", "all-linear")),
+        ({"learner": {"lora": {"r": 8}}}, ("learner.lora.r", "unknown")),
         ({"loss": {"kl_estimator": "k1"}, "schedule": {"kl": {"end": 1}}}, ("loss.kl_estimator = k1", "no gradient")),
         (
             {"loss": {"kl_estimator": "k3", "kl_placement": "reward", "kl_coefficient": 0.1}},

@@ -270,12 +270,21 @@ def test_sft_imitates_the_solutions_of_own_rows(tmp_path: Path):
     assert loss and float(loss[0]) < 3.0, "less than a guess among 23 tokens, over all steps"
 
 
-def test_bon_sft_imitates_on_the_main_jobs_actors(tmp_path: Path):
+def test_bon_sft_imitates_on_the_main_jobs_actors_with_adapters(tmp_path: Path):
     arguments = ["--steps", "2", "--batch-size", "4", "--learning-rate", "1e-4", "--output", str(tmp_path / "model")]
     small = ["rollout.n=8", "objective.k=4", "evaluation.at_start=false", "evaluation.at_end=false"]
-    small += own_rows(tmp_path)
+    small += [*own_rows(tmp_path), "learner.lora={rank: 4, targets: [q_proj, v_proj]}"]
     result = bonrl("sft", "--objective", "bon_sft", *arguments, *small, f"run.directory={tmp_path / 'runs'}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "model" / "model.safetensors").is_file()
-    (row, *_) = metrics(run_directory(tmp_path / "runs"))
-    assert row["optimizer/gradient_norm"] > 0 and row["batch/sequences"] >= 4, "a demonstration of each group at least"
+    assert (tmp_path / "model" / "adapter" / "adapter_model.safetensors").is_file()
+    rows = metrics(run_directory(tmp_path / "runs"))
+    assert rows[0]["optimizer/gradient_norm"] > 0
+    assert rows[0]["batch/sequences"] >= 4, "a demonstration of each group at least"
+    assert rows[1]["logprob_gap/max"] < 1e-4, "samplers have the merged weights"
+    assert rows[0]["sync/bytes"] < 2.5e6, "the attention of a model of 7e6 bytes"
+
+    again = bonrl("train", "--replay", str(run_directory(tmp_path / "runs")), f"run.directory={tmp_path / 'again'}",
+                  config=None)  # fmt: skip
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert weights(again.stdout) == weights(result.stdout), "adapters too are trained the same, bit by bit"

@@ -1,0 +1,41 @@
+"""LoRA before a start: whether the model has the layers that `learner.lora` names, and how large their adapters are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cluster.config import RunConfig
+from cluster.errors import UsageError
+
+
+class AdapterSizes(NamedTuple):
+    """trained: weights of the adapters. sent: weights of the model that a weight update holds."""
+
+    trained: int
+    sent: int
+
+
+def adapter_sizes(config: RunConfig) -> AdapterSizes | None:
+    """The sizes for the model in `model.path`, whose weights are not read; None without `learner.lora`.
+
+    Raises:
+        UsageError: a target names no layer that can have an adapter.
+    """
+    if config.learner.lora is None:
+        return None
+    from learner.backends import lora  # late: it imports torch
+
+    try:
+        return AdapterSizes(*lora.adapter_sizes(config.model.path, config.learner.lora))
+    except ValueError as error:
+        raise UsageError(f"model.path = {config.model.path}: {error}") from error
+
+
+def dropout_problems(config: RunConfig) -> Iterator[str]:
+    """Dropout where samples are drawn without it."""
+    if config.learner.lora and config.learner.lora.dropout:
+        yield (
+            f"learner.lora.dropout = {config.learner.lora.dropout:g}: samplers have no dropout, so no importance ratio "
+            "would be 1; set it to 0 (`bonrl sft` may use it)"
+        )
