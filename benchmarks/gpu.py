@@ -1,13 +1,13 @@
 """Everything that only a GPU can show, in stages of less than nine minutes each.
 
     python -m benchmarks.gpu --list
-    python -m benchmarks.gpu --output results [--model DIR --data DIR]   # all stages that have no result yet
+    python -m benchmarks.gpu --output results [--model DIR --data DIR]   # all stages that have no figures yet
     python -m benchmarks.gpu --output results --stage learner-0.6b-16k   # one stage, again
     python -m benchmarks.gpu --output /tmp/try --device cpu --tiny       # does the code run? no figure means anything
 
 Each stage runs in a process of its own, is killed at its limit, and leaves OUTPUT/STAGE.json: status (ok, skipped,
-failed), figures, card and packages. A second call continues with the stages that have no result. It has not been run on
-a GPU yet.
+failed), figures, card and packages. A second call continues with the stages that have no figures. The script has not
+been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def main() -> int:
 
 
 def _done(file: Path) -> bool:
-    return file.is_file() and json.loads(file.read_text())["status"] != "failed"
+    return file.is_file() and json.loads(file.read_text())["status"] == "ok"
 
 
 def _in_process(options: argparse.Namespace, name: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.workers.sampler import Sampler
 from verifiers.settings import TaskSettings
@@ -61,7 +62,9 @@ class Actor:
         options = self.options
         groups = ray.get(
             [
-                self.actor.sample.remote(p, options.n, 1.0, options.max_tokens, repeat * 1000 + i, f"{repeat}-{i}")
+                self.actor.sample.remote(
+                    p, options.n, Sampling(), options.max_tokens, repeat * 1000 + i, f"{repeat}-{i}"
+                )
                 for i, p in enumerate(self.prompts)
             ],
             timeout=600,

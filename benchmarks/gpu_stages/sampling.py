@@ -101,6 +101,7 @@ def _plain(work: Work) -> float:
     from actors.vllm_backend.environment import environment
 
     arguments = _engine_arguments(str(work.model), work.setting.dtype, work.sampler, work.rollout, 0)
+    del arguments["enable_log_requests"]  # of AsyncLLM only
     if work.sampler.gpus:
         arguments["gpu_memory_utilization"] = 0.85
     with environment(gpus=work.sampler.gpus, threads=1, engine_process=True):
