@@ -120,10 +120,12 @@ def table(found: Sequence[Any], now: float) -> list[str]:
 
 
 def _row(job: Any, now: float) -> tuple[str, ...]:
+    from cluster.jobs.environment import plain
+
     started, ended = ((ms / 1000 if ms else None) for ms in (job.start_time, job.end_time))
     when = dt.datetime.fromtimestamp(started).strftime("%Y-%m-%d %H:%M:%S") if started else "-"
     lasted = str(dt.timedelta(seconds=round((ended or now) - started))) if started else "-"
-    command = " ".join(job.entrypoint.split())
+    command = " ".join(plain(job.entrypoint).split())
     short = command if len(command) <= _LONGEST_COMMAND else f"{command[: _LONGEST_COMMAND - 1]}…"
     return job.submission_id, str(job.status), when, lasted, short
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.exit_status import INTERRUPTED
 from cluster.jobs.command import Job
-from cluster.jobs.environment import runtime_environment
+from cluster.jobs.environment import with_variables
 from cluster.jobs.packaging import stage
 from cluster.jobs.server import check_address, explained, make_client
 
@@ -45,10 +45,11 @@ def submit_job(job: Job, *, address: str, variables: Mapping[str, str], echo: Ec
             echo(f"packaged {size / 2**20:.1f} MiB, submitting to {url}")
             if variables:
                 echo(f"variables that go along (their values are not printed): {', '.join(sorted(variables))}")
+            command, runtime_env = with_variables(job.command, Path(scratch), variables)
             submitted = client.submit_job(
-                entrypoint=job.command,
+                entrypoint=command,
                 submission_id=f"bonrl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
-                runtime_env=runtime_environment(Path(scratch), variables),
+                runtime_env=runtime_env,
             )
     echo(f"job {submitted}")
     return follow(client, url, submitted, job.start_s, echo)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from cluster.commands.jobs import table
+from cluster.jobs.environment import with_variables
 
 
 def job(name: str, status: str, start: float | None, end: float | None = None, command: str = "x") -> SimpleNamespace:
@@ -17,8 +19,9 @@ def job(name: str, status: str, start: float | None, end: float | None = None, c
     )
 
 
-def test_jobs_are_listed_newest_first() -> None:
-    command = "python -m cluster.cli train\n--config job.yaml"
+def test_jobs_are_listed_newest_first_without_their_variables(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    command, _ = with_variables("python -m cluster.cli train\n--config job.yaml", tmp_path / "a", {"SECRET": "s"})
     lines = table(
         [
             job("old", "SUCCEEDED", 100, 165),

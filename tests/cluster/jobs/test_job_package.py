@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import pytest
 from cluster.errors import UsageError
 from cluster.jobs import submission
 from cluster.jobs.command import Job, environment, make_job
+from cluster.jobs.environment import NAME, STOP_SECONDS, plain, with_variables
 from cluster.jobs.submission import submit_job
 from cluster.records.software import git_state
 
@@ -92,6 +95,48 @@ def test_variables_of_the_job() -> None:
     assert "secret" not in str(error.value)
 
 
+def test_processes_of_the_job_get_the_variables(repository: Path, tmp_path: Path) -> None:
+    """A value of the job replaces the node's, but not one that the actor itself sets."""
+    for name in ("cluster/__init__.py", "cluster/jobs/__init__.py", "cluster/jobs/environment.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((repository / name).read_text())
+    variables = {"SECRET": "s", "NODE": "job", "ACTOR": "job", "LD_PRELOAD": "x.so"}
+    command, found = with_variables('echo "it\'s $SECRET"; exit 3', tmp_path, variables)
+    assert found["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "LD_PRELOAD": "x.so"}
+    assert "worker_process_setup_hook" not in found, "it would run in Ray's supervisor of the job"
+    worker = "import os, cluster.jobs.environment as h; h.load(); "
+    worker += "print([os.environ[name] for name in ('SECRET', 'NODE', 'ACTOR')])"
+    raylet = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}], env={{**os.environ, "
+    raylet += "'ACTOR': 'own'}, check=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", raylet],
+        env={"NODE": "node", "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "['s', 'job', 'own']", done.stderr
+    job = json.dumps({"metadata": {}, "runtime_env": {"env_vars": {"A": "1"}}})
+    printing, _ = with_variables("printenv RAY_JOB_CONFIG_JSON_ENV_VAR", write(tmp_path / "b" / "x").parent, variables)
+    environment = {
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": job,
+        "PYTHONPATH": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    }
+    started = subprocess.run(
+        command, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (started.stdout, started.returncode) == ("it's s\n", 3), started.stderr
+    described = subprocess.run(
+        printing, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    hook = {"worker_process_setup_hook": "cluster.jobs.environment.load"}
+    assert json.loads(described.stdout) == {"metadata": {}, "runtime_env": {"env_vars": {"A": "1"}, **hook}}
+    assert plain(command) == 'echo "it\'s $SECRET"; exit 3' and plain("echo a") == "echo a"
+    assert with_variables("echo a", tmp_path, {})[0] == "echo a"
+
+
 class FakeClient:
     """Ray's job client at the edge of the process: notes what is submitted, with the files of its package."""
 
@@ -106,8 +151,9 @@ class FakeClient:
         root = Path(runtime_env["working_dir"])
         self.files = {str(f.relative_to(root)): str(f.stat().st_size) for f in root.rglob("*") if f.is_file()}
         self.git = json.loads((root / "git.json").read_text())
-        self.variables = runtime_env["env_vars"]
-        self.text = b"".join(f.read_bytes() for f in root.rglob("*") if f.is_file())
+        if (root / NAME).exists():
+            self.variables, self.mode = json.loads((root / NAME).read_text()), (root / NAME).stat().st_mode & 0o777
+        self.text = b"".join(f.read_bytes() for f in root.rglob("*") if f.is_file() and f.name != NAME)
         return submission_id
 
     def get_job_info(self, job: str) -> Any:
@@ -152,8 +198,9 @@ def test_everything_that_the_job_reads_travels(
     wanted = {"data/train.jsonl", "data/test.jsonl", "scorer/config.json", "model/config.json", "my.py", "job.yaml"}
     wanted |= {"neighbor.py", "parts/__init__.py", "parts/inner.py"}
     assert wanted <= set(client.files) and not {"data/.gitignore", "README.md"} & set(client.files)
-    assert client.entrypoint == "python my.py --n 3"
-    assert client.variables == {"WANDB_API_KEY": "the-secret", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
+    assert plain(client.entrypoint) == "python my.py --n 3"
+    assert client.variables == {"WANDB_API_KEY": "the-secret"} and client.mode == 0o600
+    assert "the-secret" not in str(client.runtime_env)
     assert "WANDB_API_KEY" in output and "the-secret" not in output and b"the-secret" not in client.text
     assert client.git["commit"] == git_state()["commit"]
 
