@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -101,4 +100,4 @@ def test_ray_serves_the_gauges_to_prometheus() -> None:
     assert values["ray_bonrl_queue_depth"][1] == 5 and 'run="my-run"' in values["ray_bonrl_queue_depth"][0]
     assert values["ray_bonrl_pass_at_k"][1] == 0.25 and 'k="8"' in values["ray_bonrl_pass_at_k"][0]
     assert values["ray_bonrl_train_step"][1] == 2
-    assert math.isnan(values["ray_bonrl_policy_ratio_max"][1])
+    assert "ray_bonrl_policy_ratio_max" not in values, "Ray leaves out a value that is not a number"
