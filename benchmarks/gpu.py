@@ -110,6 +110,7 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     if options.here:
         return _measure(options, options.stage[0])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running stage is killed too
     names = options.stage or [name for name in STAGES if not _done(options.output / f"{name}.json")]
     failed = [name for name in names if not _in_process(options, name)]
     print(
