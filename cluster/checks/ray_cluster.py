@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from cluster.launch.demand import restricted, role_resource
+
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
@@ -67,7 +69,7 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
     for name, (wanted, keys, one) in layout.items():
         found, known = sum(node.get(name, 0) for node in nodes), getattr(config.cluster, f"num_{name.lower()}s")
         known_key = {"CPU": "cluster.num_cpus", "GPU": "cluster.num_gpus"}[name]
-        if known is not None and known >= wanted:  # the user says that an autoscaler will add them
+        if max(known or 0, _most(config, name)) >= wanted:  # an autoscaler adds them
             continue
         if wanted > found:
             yield (
@@ -78,6 +80,27 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
             yield (
                 f"sampler.gpus = {one:g}: no node of the Ray cluster has so many GPUs, and a sampler lies on one node; "
                 "lower sampler.gpus and sampler.tensor_parallel, or add such a node"
+            )
+
+
+def _most(config: RunConfig, name: str) -> int:
+    """CPUs or GPUs of all nodes that `cluster.node_types` allows."""
+    kinds = [kind for kind in config.cluster.node_types.values() if kind.roles]
+    return sum(kind.max * (kind.cpus if name == "CPU" else kind.gpus) for kind in kinds)
+
+
+def role_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iterator[str]:
+    """Roles of node types that no node of a running cluster has; judged once the cluster is complete."""
+    wanted = config.actors.sampler_range.min + config.actors.verifier_range.min + config.learner.ranks
+    if sum(node.get("CPU", 0) for node in nodes) < wanted:  # more nodes are on their way
+        return
+    for role in sorted(restricted(config)):
+        name = role_resource(role)
+        if not any(node.get(name) for node in nodes):
+            yield (
+                f"roles in cluster.node_types say which nodes take a {role}, but no node of the Ray cluster has the "
+                f"resource {name}; start the nodes with the files of `bonrl cluster render`, or with `ray start "
+                f"--resources='{{\"{name}\": 1}}'`"
             )
 
 

@@ -1,7 +1,11 @@
-"""Which GPU each sampler and learner rank runs on.
+"""Which node and GPU each actor runs on.
 
-With ``cluster.placement: separate`` Ray chooses: each actor asks for its own GPUs. With ``colocated`` sampler i and
-learner rank i run in bundle i of a placement group. A bundle has one GPU, of which each of the two takes a half, so
+An actor, and so a sampler's engine with all its GPUs, is on one node. Learner ranks are packed by a placement group:
+on one node if they fit there, else on few. Verifier workers are spread over the nodes. Where ``cluster.node_types``
+limits which actors a node takes, each actor asks for the resource of its role.
+
+With ``cluster.placement: separate`` each actor asks for its own GPUs. With ``colocated`` sampler i and learner rank i
+run in bundle i of the learner's placement group. Such a bundle has one GPU, of which each of the two takes a half, so
 that Ray gives both the same card, also when one is replaced.
 """
 
@@ -11,6 +15,8 @@ from typing import Any
 
 from actors.remote_calls import call
 from cluster.config import RunConfig
+from cluster.config.cluster_settings import Role
+from cluster.launch.demand import requirement
 
 _HALF = 0.5  # of a GPU: only counted by Ray; the memory is split by sampler.gpu_memory_utilization
 
@@ -20,7 +26,7 @@ class Placement:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._group: Any = None
+        self._group: Any = None  # of the learner's ranks
 
     @property
     def shares_cards(self) -> bool:
@@ -28,37 +34,64 @@ class Placement:
         return self._config.cluster.placement == "colocated"
 
     async def reserve(self) -> None:
-        """Reserve the shared cards; Ray frees them when the driver ends.
+        """Reserve room for the learner's ranks before other actors take it; wait for it if samplers share it.
+
+        Ray frees it when the driver ends.
 
         Raises:
-            ActorFailure: the cluster has no room for them within ``deadlines.start_s``.
+            ActorFailure: the cluster has no room for shared cards within ``deadlines.start_s``.
         """
-        if not self.shares_cards:
-            return
-        from ray.util import placement_group
-
-        self._group = placement_group([{"CPU": 2, "GPU": 1}] * self._config.learner.ranks, strategy="PACK")
-        await call(
-            self._group.ready(),
-            owner="Ray",
-            to=f"reserve {self._config.learner.ranks} GPUs, each with 2 CPUs (cluster.placement = colocated)",
-            **self._config.deadlines.of("start_s"),
-        )
+        self._reserve_ranks()
+        if self.shares_cards:
+            await call(
+                self._group.ready(),
+                owner="Ray",
+                to=f"reserve {self._config.learner.ranks} GPUs, each with 2 CPUs (cluster.placement = colocated)",
+                **self._config.deadlines.of("start_s"),
+            )
 
     def sampler(self, index: int) -> dict[str, Any]:
         """Options of sampler `index`."""
-        return self._options(index, self._config.sampler.gpus)
+        if self.shares_cards:
+            return self._in_bundle(index, "sampler", _HALF)
+        return self._anywhere("sampler", self._config.sampler.gpus)
 
     def learner(self, rank: int) -> dict[str, Any]:
         """Options of a learner rank."""
-        return self._options(rank, self._config.learner.gpus_per_rank)
+        gpus = _HALF if self.shares_cards else self._config.learner.gpus_per_rank
+        if not self.shares_cards and self._config.learner.ranks == 1:
+            return self._anywhere("learner", gpus)
+        self._reserve_ranks()
+        return self._in_bundle(rank, "learner", gpus)
 
-    def _options(self, index: int, gpus: float) -> dict[str, Any]:
-        if not self.shares_cards:
-            return {"num_gpus": gpus}
+    def verifier(self) -> dict[str, Any]:
+        """Options of a verifier worker."""
+        return self._anywhere("verifier", self._config.actors.verifier_gpus) | {"scheduling_strategy": "SPREAD"}
+
+    def needs(self, role: Role, gpus: float) -> dict[str, float]:
+        """What an actor of a role takes of a node."""
+        return {"CPU": 1, "GPU": gpus, **requirement(self._config, role)}
+
+    def _reserve_ranks(self) -> None:
+        learner = self._config.learner
+        if self._group is not None or (learner.ranks == 1 and not self.shares_cards):
+            return
+        from ray.util import placement_group
+
+        bundle = self.needs("learner", learner.gpus_per_rank)
+        if self.shares_cards:
+            bundle |= {"CPU": 2, "GPU": 1, **requirement(self._config, "sampler")}
+        bundle = {name: amount for name, amount in bundle.items() if amount}
+        self._group = placement_group([bundle] * learner.ranks, strategy="PACK")
+
+    def _anywhere(self, role: Role, gpus: float) -> dict[str, Any]:
+        resources = requirement(self._config, role)
+        return {"num_gpus": gpus} | ({"resources": resources} if resources else {})
+
+    def _in_bundle(self, index: int, role: Role, gpus: float) -> dict[str, Any]:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         if self._group is None:
             raise RuntimeError("the GPUs were not reserved before an actor started")
         bundle = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-        return {"num_gpus": _HALF, "scheduling_strategy": bundle}
+        return self._anywhere(role, gpus) | {"scheduling_strategy": bundle}

@@ -33,9 +33,10 @@ from actors.workers.sampler_actor import SamplerActor
 from actors.workers.verifier_worker import Ready, VerifierWorker
 from cluster.checks.estimates import reserved_memory, shape_of
 from cluster.checks.model_facts import read_model
-from cluster.checks.ray_cluster import address_of, check_address, layout_problems
+from cluster.checks.ray_cluster import address_of, check_address, layout_problems, role_problems
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from cluster.launch.demand import restricted, role_resource
 from cluster.run.placement import Placement
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def connect(config: RunConfig) -> None:
             "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, _actor_count(config)),
             "object_store_memory": config.cluster.object_store_mib * 2**20,
             "include_dashboard": False,
+            "resources": {role_resource(role): 1 for role in restricted(config)},
             # Calls that Ray's control store remembers (default 100,000: over 200 MB in a long run).
             "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
         }
@@ -77,7 +79,8 @@ def _check_layout(config: RunConfig) -> None:
         UsageError: they have not.
     """
     # deadline: Ray's own, for its control store
-    problems = list(layout_problems(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    problems = [*layout_problems(config, nodes), *role_problems(config, nodes)]
     if problems:
         raise UsageError("\n".join(problems))
 
@@ -124,14 +127,14 @@ class Processes:
         )
 
     async def reserve_cards(self) -> bool:
-        """Reserve GPUs that samplers share with learner ranks; returns whether there are any."""
+        """Reserve room for the learner; returns whether samplers share its GPUs."""
         # deadline: start_s
         await self._placement.reserve()
         return self._placement.shares_cards
 
     async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
         """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
-        config, actors = self._config, self._config.actors
+        config, actors, place = self._config, self._config.actors, self._placement
         samplers = [self._sampler(i) for i in range(actors.sampler_range.max)]
         verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
         pool = RolloutPool(
@@ -143,8 +146,8 @@ class Processes:
             quarantine,
         )
         for units, workers, minimum, needs in (
-            (samplers, pool.samplers, actors.sampler_range.min, {"CPU": 1, "GPU": config.sampler.gpus}),
-            (verifiers, pool.verifiers, actors.verifier_range.min, {"CPU": 1, "GPU": actors.verifier_gpus}),
+            (samplers, pool.samplers, actors.sampler_range.min, place.needs("sampler", config.sampler.gpus)),
+            (verifiers, pool.verifiers, actors.verifier_range.min, place.needs("verifier", actors.verifier_gpus)),
         ):
             for unit in units:
                 unit.spare = partial(_enough, workers, minimum)
@@ -237,7 +240,7 @@ class Processes:
         gpus = self._config.actors.verifier_gpus
 
         def spawn(incarnation: int) -> ActorHandle:
-            actor = self._actor(VerifierWorker, name, num_gpus=gpus)
+            actor = self._actor(VerifierWorker, name, **self._placement.verifier())
             return actor.remote(name, self._config.task, self._config.model.path, gpus, self._config.plugins)
 
         member = Member(name, spawn)
@@ -290,6 +293,7 @@ class Processes:
         num_gpus: float = 0,
         env: dict[str, str] | None = None,
         near_driver: bool = False,
+        resources: dict[str, float] | None = None,
         scheduling_strategy: Any = None,
     ) -> Any:
         log = environment(name, self._logs, self._config.run.log_level)
@@ -297,6 +301,7 @@ class Processes:
         options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
+            "resources": resources or {},
             "max_concurrency": _CONCURRENT_CALLS,
             "runtime_env": {"env_vars": variables},
         }

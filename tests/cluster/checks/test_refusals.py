@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cluster.checks.prompts import load_prompts
-from cluster.checks.ray_cluster import check_address, layout_problems, socket_problem
+from cluster.checks.ray_cluster import check_address, layout_problems, role_problems, socket_problem
 from cluster.config import build_config
+from tests.cluster.launch.clusters import configuration
 from tests.cluster.test_cli import run
 
 __all__ = ["run"]
@@ -228,6 +229,18 @@ def test_layout_against_the_cluster() -> None:
     assert "no node" in " ".join(layout_problems(config, [{"CPU": 8, "GPU": 1}] * 2))
     assert not list(layout_problems(config, [{"CPU": 8, "GPU": 2}]))
     assert "CPUs" in " ".join(layout_problems(config, [{"CPU": 1, "GPU": 2}]))
+
+
+def test_layout_against_a_cluster_of_node_types() -> None:
+    config = configuration()
+    head, gpu, cpu = {"CPU": 0}, {"CPU": 192, "GPU": 8, "bonrl-learner": 1, "bonrl-sampler": 1}, {"CPU": 32}
+    assert not list(layout_problems(config, [head])), "the launcher adds the other nodes"
+    assert not list(role_problems(config, [head])) and not list(
+        role_problems(config, [head, gpu, {"bonrl-verifier": 1}])
+    )
+    (problem,) = role_problems(config, [head, gpu, cpu])
+    assert "resource bonrl-verifier" in problem and "bonrl cluster render" in problem
+    assert "GPUs" in " ".join(layout_problems(configuration("cluster.node_types.gpu.gpus=0"), [head]))
 
 
 def test_addresses_and_sockets(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sampler i and learner rank i get the same card, whatever the order in which they start or are replaced."""
+"""Actors get the nodes of their roles: ranks packed, verifiers spread, engines whole; pairs share a card."""
 
 from __future__ import annotations
 
@@ -63,3 +63,62 @@ def test_separate_actors_ask_for_their_own_cards() -> None:
     placement = Placement(build_config({"sampler": {"gpus": 2, "tensor_parallel": 2}, "learner": {"gpus_per_rank": 1}}))
     asyncio.run(placement.reserve())
     assert (placement.sampler(0), placement.learner(0)) == ({"num_gpus": 2}, {"num_gpus": 1})
+
+
+def test_ranks_are_packed_verifiers_spread_and_roles_kept_apart() -> None:
+    """Two nodes for learner and samplers, with two GPUs each that are only counted, and two for verifiers."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from cluster.checks.ray_cluster import layout_problems, role_problems
+    from cluster.launch.demand import resources_of
+    from cluster.run.placement import Placement
+
+    work = {"cpus": 4, "gpus": 2, "memory_gib": 64, "roles": ["learner", "sampler"]}
+    config = build_config(
+        {
+            "learner": {"ranks": 3},
+            "sampler": {"gpus": 2, "tensor_parallel": 2},
+            "actors": {"samplers": 2, "verifiers": 4},
+            "cluster": {
+                "node_types": {
+                    "head": {"cpus": 1, "memory_gib": 16, "roles": []},
+                    "work": work,
+                    "grade": {"cpus": 4, "memory_gib": 16, "roles": ["verifier"]},
+                }
+            },
+        }
+    )
+
+    @ray.remote
+    class Where:
+        def node(self) -> str:
+            return ray.get_runtime_context().get_node_id()
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+    try:
+        for name in ("work", "work", "grade", "grade"):
+            kind = config.cluster.node_types[name]
+            cluster.add_node(
+                num_cpus=kind.cpus, num_gpus=kind.gpus, resources=resources_of(config, kind),
+                object_store_memory=100 * 2**20,
+            )  # fmt: skip
+        ray.init(address=cluster.address, log_to_driver=False)
+        nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
+        assert not [*layout_problems(config, list(nodes.values())), *role_problems(config, list(nodes.values()))]
+        placement = Placement(config)
+        asyncio.run(placement.reserve())
+        options = {
+            "verifier": [placement.verifier() for _ in range(4)],
+            "sampler": [placement.sampler(i) for i in range(2)],
+            "learner": [placement.learner(rank) for rank in range(3)],
+        }
+        actors = {role: [Where.options(num_cpus=1, **one).remote() for one in them] for role, them in options.items()}
+        found = {role: ray.get([one.node.remote() for one in them], timeout=120) for role, them in actors.items()}
+        for role, places in found.items():
+            assert all(f"bonrl-{role}" in nodes[place] for place in places), (role, found)
+        assert len(set(found["learner"])) == 1 and len(set(found["verifier"])) == 2
+        assert len(set(found["sampler"])) == 2, "an engine has both GPUs of a node"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
