@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import PurePosixPath
 from typing import Any
@@ -165,7 +166,9 @@ def _commands(layout: Layout, by_host: dict[str, Machines]) -> dict[str, Any]:
     settings = layout.config.cluster.onprem
     enter = f"{settings.activate}; " if by_host and settings.activate else ""
     begin = f"ulimit -n {_FILES} || true; {layout.exports()}; {enter}"
-    options = "".join(f" {option}" for option in layout.head.start_options()) if by_host else ""
+    options = ""
+    if by_host:
+        options = "".join(f" {option}" for option in _host_options(next(iter(by_host)), layout.head))
     head = (
         f"{begin}ray start --head --port={GCS_PORT} --dashboard-host=0.0.0.0 --dashboard-port={DASHBOARD_PORT} "
         f"--autoscaling-config={_BOOTSTRAP} --disable-usage-stats{options}"
@@ -180,12 +183,18 @@ def _commands(layout: Layout, by_host: dict[str, Machines]) -> dict[str, Any]:
     }
 
 
+def _host_options(host: str, machines: Machines) -> list[str]:
+    """Options of `ray start` on a host. Without internet access Ray would take 127.0.0.1 for the host's address."""
+    address = [f"--node-ip-address={host}"] if re.fullmatch(r"[0-9.]+|[0-9a-fA-F:]+:[0-9a-fA-F:]*", host) else []
+    return [*address, *machines.start_options()]
+
+
 def _options_by_host(by_host: dict[str, Machines]) -> str:
     """Shell text that sets `options` for the host that runs it; Ray's local provider knows one node type only."""
     if not by_host:
         return ""
     arms = " ".join(
-        f'*" {host} "*) options=({" ".join(machines.start_options())});;'
+        f'*" {host} "*) options=({" ".join(_host_options(host, machines))});;'
         for host, machines in list(by_host.items())[1:]
     )
     return f'options=(); case " $(hostname -I) $(hostname) $(hostname -f) " in {arms} esac; '

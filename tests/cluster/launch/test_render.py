@@ -271,6 +271,7 @@ def test_hosts_start_ray_with_what_their_node_type_has() -> None:
             ["bash", "-c", fakes + command], env={"HOST": host, "RAY_HEAD_IP": "10.0.0.1", "PATH": "/usr/bin:/bin"},
             capture_output=True, text=True, timeout=20, check=True,
         )  # fmt: skip
+        assert f"--node-ip-address={host}" in done.stdout.splitlines(), "Ray may not find it without internet access"
         assert expected in done.stdout.splitlines() and "--address=10.0.0.1:6379" in done.stdout, done
 
 
