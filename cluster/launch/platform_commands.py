@@ -55,7 +55,8 @@ def status(layout: Layout, platform: Platform, files: Sequence[Path]) -> list[st
     if platform == Platform.KUBERAY:
         namespace = layout.config.cluster.kubernetes.namespace
         return ["kubectl", "get", "rayclusters,rayjobs,pods", "-n", namespace, "-l", "app.kubernetes.io/name=bonrl"]
-    return ["ray", "exec", str(files[0]), "ray status"]
+    enter = layout.config.cluster.onprem.activate if platform == Platform.RAY_ONPREM else None
+    return ["ray", "exec", str(files[0]), "; ".join([*([enter] if enter else []), layout.exports(), "ray status"])]
 
 
 def run(command: Sequence[str]) -> int:

@@ -66,7 +66,9 @@ def test_refusals_are_one_message(bonrl: Any) -> None:
 CALLS = [
     (("up", "ray-aws"), "ray up --yes runs/clusters/tuner/ray-aws.yaml"),
     (("down", "ray-gcp"), "ray down --yes runs/clusters/tuner/ray-gcp.yaml"),
-    (("status", "ray-onprem"), "ray exec runs/clusters/tuner/ray-onprem.yaml ray status"),
+    (("status", "ray-onprem", "cluster.onprem.activate=source x"),
+     "ray exec runs/clusters/tuner/ray-onprem.yaml source x; export RAY_AUTH_MODE=token NCCL_SOCKET_IFNAME=eth0; "
+     "ray status"),
     (("up", "kuberay"), "kubectl apply -f runs/clusters/tuner/raycluster.yaml"),
     (("up", "kuberay", "--job"), "kubectl apply -f runs/clusters/tuner/rayjob.yaml"),
     (("down", "kuberay"), "kubectl delete --ignore-not-found -f runs/clusters/tuner/raycluster.yaml -f "
