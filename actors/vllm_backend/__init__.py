@@ -6,7 +6,6 @@ vLLM is imported inside functions: importing this package is cheap, and the envi
     engine            samples token ids and loads new weights
     weight_transfer   our back-end for loading weights
     sleep             frees GPU memory for a learner on the same card
-    card_memory       the engine's share of a GPU
     pooling           runs the classifier of a learned verifier
     environment       errors and environment variables of both
 """

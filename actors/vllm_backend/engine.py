@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from actors.card_memory import utilization
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend.card_memory import utilization
 from actors.vllm_backend.environment import EngineError, environment, summary
 from actors.vllm_backend.sleep import Sleep
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend

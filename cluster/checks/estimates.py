@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from actors.card_memory import utilization
 from actors.queue.state import staleness_bound
-from actors.vllm_backend.card_memory import utilization
 from cluster.checks.adapters import AdapterSizes
 from cluster.checks.card import card_bytes
 from cluster.checks.model_facts import ModelFacts

@@ -12,7 +12,6 @@ import typer
 
 from cluster.commands.options import UseBest
 from cluster.errors import UsageError
-from learner.checkpoint_identity import ADAPTER
 
 
 def export(
@@ -56,6 +55,8 @@ def _adapter_of(model: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
+    from learner.checkpoint_identity import ADAPTER
+
     for directory in (model.parent / ADAPTER, model / ADAPTER):
         if (directory / "adapter_config.json").is_file():
             return directory

@@ -14,7 +14,6 @@ import typer
 from cluster.checks.preflight import check_output
 from cluster.commands.options import Config, Overrides, Rate, check_start, load
 from cluster.errors import UsageError
-from learner.checkpoint_identity import ADAPTER
 
 if TYPE_CHECKING:
     from cluster.checks.demonstrations import Example
@@ -129,6 +128,7 @@ def _bon_sft(
     resolved = load(config, [*(overrides or []), *chosen, f"learner.learning_rate={learning_rate}"])
     check_start(resolved)
     from cluster.run.job import train as train_job
+    from learner.checkpoint_identity import ADAPTER
 
     outcome = train_job(resolved)
     if outcome.model is not None:
@@ -162,6 +162,7 @@ def imitate(
     except ValueError as error:
         raise UsageError(str(error)) from error
 
+    from learner.checkpoint_identity import ADAPTER
     from learner.engine import Engine
     from learner.imitation import ImitationSettings, Progress, run_sft
     from verifiers.text.exported_prompts import finish_export

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from actors.card_memory import OWN_CARD, utilization
 from actors.settings import SamplerSettings
-from actors.vllm_backend.card_memory import OWN_CARD, utilization
 from cluster.checks import card, dry_run, preflight
 from cluster.checks.dry_run import memory_problems, warnings_of
 from cluster.checks.estimates import GIB, derive, reserved_memory, shape_of, shared_card_need
