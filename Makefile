@@ -45,11 +45,11 @@ train: $(STAMP)
 	$(VENV)/bin/bonrl train --config $(CONFIG) $(ARGS)
 
 # The fast tests run first, on every core. The slow ones spend much of their time waiting for processes to start, so two
-# files run side by side; the tests of one file share fixtures and stay together. Status 5 of pytest: ARGS selected none.
+# files run side by side (tests/conftest.py says what stays together). Status 5 of pytest: ARGS selected none.
 test: $(STAMP)
 	@fast=0; slow=0; \
 	$(VENV)/bin/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS) || fast=$$?; \
-	$(VENV)/bin/python -m pytest -m slow -n $(SLOW_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || slow=$$?; \
+	$(VENV)/bin/python -m pytest -m slow -n $(SLOW_WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) || slow=$$?; \
 	case "$$fast $$slow" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
 
 test-fast: $(STAMP)
