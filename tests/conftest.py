@@ -27,12 +27,9 @@ def repository() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file, and all tests of faults, in one process (`--dist loadgroup`); skip `gpu` tests without a GPU."""
+    """Skip the tests marked `gpu` where there is no NVIDIA GPU."""
     from cluster.checks.preflight import local_gpus
 
-    for item in items:
-        # Two tests of faults at once would overload a small machine, and run into each other's deadlines.
-        item.add_marker(pytest.mark.xdist_group("chaos" if item.path.parent.name == "chaos" else str(item.path)))
     if local_gpus() == 0:
         reason = "needs an NVIDIA GPU, and none is visible (nvidia-smi, CUDA_VISIBLE_DEVICES)"
         for item in items:

@@ -18,7 +18,7 @@ from tests.chaos.faults import without_ray_agents
 from tests.chaos.schedule import Fault
 from tests.cluster.running import REPOSITORY, bonrl, command, environment, run_directory
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STEPS = 40
 FAULTS = [

@@ -15,7 +15,7 @@ from cluster.records.run_directory import read_metrics
 from tests.chaos.campaign import SMALL
 from tests.cluster.running import REPOSITORY, command, environment, run_directory
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):

@@ -12,7 +12,7 @@ from tests.chaos.campaign import SMALL, offline
 from tests.chaos.nodes import LAYOUT, NodeCampaign, NodeLoss
 from tests.chaos.schedule import Fault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_the_learners_node_is_lost_while_weights_are_on_their_way_and_wandb_is_killed(tmp_path: Path):

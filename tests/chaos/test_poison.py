@@ -16,7 +16,7 @@ from cluster.records.run_directory import RunDirectory
 from tests.actors.fleet.test_rollout_pool import request
 from tests.cluster.running import LOCAL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 POISON, GROUPS = "p5", 8
 
