@@ -26,7 +26,7 @@ def sampler_that_needs_no_engine():
     from actors.process_stats import own_heartbeat
 
     class Sampler:
-        def __init__(self, *_) -> None:
+        def __init__(self, *_, **__) -> None:
             pass
 
         async def start(self) -> None:
@@ -53,7 +53,7 @@ def verifier_that_dies():
     from actors.process_stats import own_heartbeat
 
     class Verifier:
-        def __init__(self, *_) -> None:
+        def __init__(self, *_, **__) -> None:
             pass
 
         async def ready(self) -> None:
