@@ -6,11 +6,16 @@ import re
 from typing import Any
 
 MASK = "***"
-_SECRETS = r"api[-_]?key|key|password|passwd|pwd|secret|sig|signature|auth|credential|token"
-_TOKEN = re.compile(r"(?<=://)(?!\*\*\*@)[^\s/?#@:\"']+(?=@)")
+# Regular expressions and placeholders begin with one of these; names and secrets do not.
+_REAL = r"(?![\[(\\.<{])"
+_USER = re.compile(rf"(?<=://){_REAL}[^\s/?#\"']+(?=@)")  # to the last @ before the path
 # A password may hold / ? #, but HOST:PORT/path@x is none.
-_PASSWORD = re.compile(r"(://[^\s/?#@:\"']*:)(?!\d*[/?#]|\*\*\*@)[^\s@\"']+(?=@)")
-_QUERY = re.compile(rf"(://[^\s\"']*[?&;](?:[\w.-]*[-_.])?(?:{_SECRETS})=)(?!\*\*\*)[^\s&;#\"']+", re.IGNORECASE)
+_PASSWORD = re.compile(rf"(://{_REAL}[^\s/?#@:\"']*:)(?!\d*[/?#]|\*\*\*@)[^\s@\"']+(?=@)")
+_ADDRESS = re.compile(r"://[^\s\"']+")
+_WORDS = r"api[-_]?key|password|passwd|pwd|secret|signature|credential|token"  # also at the end of a name
+_SECRET = re.compile(
+    rf"([?&;](?:[\w.-]*(?:{_WORDS})|(?:[\w.-]*[-_.])?(?:key|sig|auth))=){_REAL}[^\s&;#\"']+", re.IGNORECASE
+)
 
 
 def has_credentials(value: Any) -> bool:
@@ -24,10 +29,14 @@ def has_credentials(value: Any) -> bool:
 
 def masked(text: str) -> str:
     """The text with `***` instead of the credentials of its addresses."""
-    text, found = _PASSWORD.sub(rf"\1{MASK}", _TOKEN.sub(MASK, text)), 1
-    while found:  # each match reaches to the last secret of an address
-        text, found = _QUERY.subn(rf"\1{MASK}", text)
-    return text
+    text = _PASSWORD.sub(rf"\1{MASK}", _USER.sub(_without_password, text))
+    return _ADDRESS.sub(lambda address: _SECRET.sub(rf"\1{MASK}", address[0]), text)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    """`NAME:***`, or `***` for a name or token alone."""
+    name, colon, _ = found[0].partition(":")
+    return f"{name}:{MASK}" if colon else MASK
 
 
 def masked_tree(value: Any) -> Any:
