@@ -1,7 +1,7 @@
 """The keys of the configuration that name files or directories. The one list of them.
 
 A new key that takes text goes into one of these lists, or into the test's list of texts that are no paths
-(tests/cluster/commands/test_input_paths.py).
+(TEXTS in tests/cluster/test_packaging.py).
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def user_code(config: RunConfig | Mapping[str, Any]) -> dict[str, Reference]:
     named = {key: value_at(tree, key) for key in CODE_KEYS}
     found = {key: parse(value) for key, value in named.items() if isinstance(value, str) and is_code(value)}
     plugins = value_at(tree, PLUGINS)
-    if not isinstance(plugins, list | tuple):  # an override that is refused where it is read
-        plugins = ()
-    return found | {f"{PLUGINS}.{i}": parse(plugin, needs_name=False) for i, plugin in enumerate(plugins)}
+    # What is no text here comes from an override, which is refused where it is read.
+    plugins = enumerate(plugins if isinstance(plugins, list | tuple) else ())
+    return found | {f"{PLUGINS}.{i}": parse(text, needs_name=False) for i, text in plugins if isinstance(text, str)}
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:
@@ -60,7 +60,7 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
     value: Any = tree
     for name in key.split("."):
         if isinstance(value, list | tuple):
-            value = dict(enumerate(value)).get(int(name))
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
         else:
             value = value.get(name) if isinstance(value, Mapping) else None
     return value

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cluster.config.input_paths import input_paths, user_code
 from cluster.errors import UsageError
 from cluster.jobs import submission
 from cluster.jobs.command import Job, environment, make_job
@@ -266,6 +267,14 @@ def test_inputs_of_an_earlier_run_travel(
     write(tmp_path.parent / "away.py")
     with pytest.raises(UsageError, match=r"task\.reward = \.\./away\.py:f is outside of the working directory"):
         send(make_job(None, checkout / LOCAL, [*overrides, "task.reward=../away.py:f"], **options))
+
+
+@pytest.mark.parametrize("override", ["task=[1]", "task.jsonl=[a.jsonl]", "plugins=[1]", "plugins={a: b}"])
+def test_overrides_of_a_wrong_type_are_left_to_the_job(checkout: Path, override: str) -> None:
+    """The rest of the configuration is known on the cluster only, so that the job refuses them."""
+    job = make_job(None, LOCAL, [override], resume=Path("/shared/runs/none"))
+    assert override in job.command
+    assert not input_paths(job.config) and not user_code(job.config)
 
 
 def test_files_that_task_options_name_travel(
