@@ -86,7 +86,7 @@ class Follower:
             content = self._rest.pop(actor, b"") + stream.read()
             complete, newline, self._rest[actor] = content.rpartition(b"\n")
             yield from (complete + newline).decode(errors="replace").splitlines()
-            if file.exists() and file.samefile(f"/proc/self/fd/{stream.fileno()}"):
+            if not file.exists() or file.samefile(f"/proc/self/fd/{stream.fileno()}"):
                 return
             stream.close()
             del self._open[actor]

@@ -78,6 +78,22 @@ def test_following_sees_new_lines_rotated_files_and_new_actors(run: Path) -> Non
     assert follower.new() == []
 
 
+def test_a_file_that_is_missing_while_it_is_rotated_is_read_on_later(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = Follower(run, "driver")
+    follower.new()
+    listed = log_files(run, "driver")
+    monkeypatch.setattr("cluster.results.run_logs.log_files", lambda *_: listed)
+    file = listed["driver"]
+    with file.open("a") as log:
+        log.write(line(7, "INFO", "driver", "g"))
+    file.rename(file.with_name("driver.log.1"))
+    assert [record.text.partition("workers: ")[2] for record in follower.new()] == ["g"]
+    file.write_text(line(8, "INFO", "driver", "h"))
+    assert [record.text.partition("workers: ")[2] for record in follower.new()] == ["h"]
+
+
 def test_the_format_is_that_of_the_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with logs.driver_log(tmp_path / "logs", "INFO"):
         logging.getLogger("cluster").warning("what happened\nand more")
