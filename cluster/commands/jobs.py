@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.commands.options import Address
+from cluster.commands.options import Address, OptionalAddress
+from cluster.exit_status import FAILED
 
 _COLUMNS = ("job", "status", "started", "lasted", "command")
 _LONGEST_COMMAND = 70  # characters
-FAILED = 1
 
 jobs = typer.Typer(rich_markup_mode=None)
 Job = Annotated[str, typer.Argument(metavar="JOB", help="As `bonrl jobs` shows it, e.g. bonrl-20261128-101500-a1b2c3.")]
@@ -22,16 +22,7 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="As `bonrl jobs` shows i
 @jobs.callback(invoke_without_command=True)
 def list_jobs(
     context: typer.Context,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            "-a",
-            metavar="URL",
-            envvar="RAY_API_SERVER_ADDRESS",
-            help="Dashboard of the cluster's head node, e.g. http://head:8265.",
-        ),
-    ] = None,
+    address: OptionalAddress = None,
 ) -> None:
     """List the jobs of a Ray cluster, the newest first. Variables of jobs are not shown.
 

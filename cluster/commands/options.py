@@ -45,16 +45,15 @@ Replay = Annotated[
         "overrides are allowed.",
     ),
 ]
-Address = Annotated[
-    str,
-    typer.Option(
-        "--address",
-        "-a",
-        metavar="URL",
-        envvar="RAY_API_SERVER_ADDRESS",
-        help="Dashboard of the cluster's head node, e.g. http://head:8265.",
-    ),
-]
+_ADDRESS = typer.Option(
+    "--address",
+    "-a",
+    metavar="URL",
+    envvar="RAY_API_SERVER_ADDRESS",
+    help="Dashboard of the cluster's head node, e.g. http://head:8265.",
+)
+Address = Annotated[str, _ADDRESS]
+OptionalAddress = Annotated[str | None, _ADDRESS]
 WhichTemperature = Annotated[
     float | None,
     typer.Option("--temperature", "-t", help="Which evaluation to use, if `bonrl eval` made several."),

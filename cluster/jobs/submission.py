@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.exit_status import INTERRUPTED
+from cluster.exit_status import FAILED, INTERRUPTED
 from cluster.jobs.command import Job
 from cluster.jobs.environment import with_variables
 from cluster.jobs.packaging import stage
@@ -21,7 +21,6 @@ LOST_SECONDS = 120.0  # without an answer of the job server
 ASK_SECONDS = 60.0  # between two questions whether the job server is there, while the log is shown
 POLL_SECONDS = 0.5
 _LOGS = "/tmp/ray/session_latest/logs"  # unless `ray start --temp-dir` names another directory
-FAILED = 1
 
 Echo = Callable[..., Any]
 
