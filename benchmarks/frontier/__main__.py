@@ -8,7 +8,7 @@ from pathlib import Path
 import benchmarks.frontier
 from benchmarks.frontier.counts import Store
 from benchmarks.frontier.page import hours_left, write_page
-from benchmarks.frontier.plan import load, require_committed
+from benchmarks.frontier.plan import Plan, load, require_committed
 from benchmarks.frontier.stages import Stages
 
 
@@ -34,9 +34,13 @@ def main() -> None:
         write_page(options.evidence, store, plan, options.plan)
     else:
         stages = Stages(plan, store, options.scratch.resolve(), extra=tuple(options.set))
-        if options.only:
-            parts = [one.split(":") for one in options.only]
-            stages.train([(name, float(rate), int(seed)) for name, rate, seed in parts])
+        try:
+            only = [_training_run(plan, one) for one in options.only or ()]
+            stages.check()
+        except ValueError as error:
+            parser.error(f"{options.plan}: {error}")
+        if only:
+            stages.train(only)
             return
         stages.train()
         stages.tune()
@@ -44,6 +48,15 @@ def main() -> None:
             require_committed(options.plan.resolve())
             stages.test()
         write_page(options.evidence, store, plan, options.plan)
+
+
+def _training_run(plan: Plan, text: str) -> tuple[str, float, int]:
+    """The training run CONTENDER:RATE:SEED; ValueError if the plan has no such run."""
+    for name, rate, seed in plan.runs:
+        if text in (f"{name}:{rate}:{seed}", f"{name}:{rate:g}:{seed}"):
+            return name, rate, seed
+    names, rates, seeds = (", ".join(map(str, one)) for one in (plan.contenders, plan.rates, plan.seeds))
+    raise ValueError(f"--only {text}: give CONTENDER:RATE:SEED; contenders: {names}; rates: {rates}; seeds: {seeds}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,19 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as parquet
 
+from benchmarks.commands import bonrl, do_all
 from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, best_step, chosen, chosen_base
 from benchmarks.frontier.counts import BASE, Counts, Key, Store
 from benchmarks.frontier.plan import Plan
-
-LIMIT_S = 6 * 3600
-
-
-def bonrl(verb: str, *arguments: str) -> None:
-    """Run a command of bonrl; RuntimeError with its output if it fails."""
-    command = [sys.executable, "-m", "cluster.cli", verb, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
+from cluster.config import ConfigError, load_config
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,7 @@ class Stages:
     Args:
         scratch: for run directories, which are removed when they are measured, and for the chosen models.
         command: runs `bonrl`; a parameter for tests.
-        extra: overrides of every run, such as the path of a model on this machine.
+        extra: overrides of every run for this machine, such as `sampler.gpus`.
     """
 
     plan: Plan
@@ -57,6 +46,24 @@ class Stages:
     scratch: Path
     command: Callable[..., None] = bonrl
     extra: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse what would fail after hours, or would measure another plan.
+
+        Raises:
+            ValueError: the plan has an impossible configuration, or `extra` sets a key of the plan.
+        """
+        plan = self.plan
+        sets = [plan.training_keys(*run) for run in plan.runs if run[2] == plan.seeds[0]]
+        sets += [plan.evaluation_keys(split, 0) for split in ("validation", "test")]
+        planned = {_key(one) for keys in sets for one in keys}
+        if changed := [one for one in self.extra if _key(one) in planned]:
+            raise ValueError(f"--set {' '.join(changed)}: the plan sets this; write another plan to change it")
+        for keys in sets:
+            try:
+                load_config(plan.config, [*keys, *self.extra])
+            except ConfigError as error:
+                raise ValueError(f"{' '.join(keys)}: {error}") from error
 
     def train(self, runs: Iterable[tuple[str, float, int]] | None = None) -> None:
         """Stage 1: every training run that is not measured yet, and the base model on validation.
@@ -170,17 +177,13 @@ class Stages:
         shutil.rmtree(output)
 
     def _all(self, jobs: list[Callable[[], None]]) -> None:
-        """Do everything, `costs.jobs` at a time. After Ctrl-C, which also reaches the runs, nothing new starts."""
-        with ThreadPoolExecutor(self.plan.costs.jobs) as pool:
-            tasks = [pool.submit(job) for job in jobs]
-            try:
-                errors = [task.exception() for task in tasks]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        failures = [error for error in errors if isinstance(error, Exception)]
-        if failures:
+        """Do everything, `costs.jobs` at a time."""
+        if failures := do_all(jobs, self.plan.costs.jobs):
             raise ExceptionGroup("some runs failed; the same command does the missing ones", failures)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0]
 
 
 def _measured_run(directory: Path, plan: Plan) -> dict[int, Counts]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmarks.commands import bonrl, do_all
 from benchmarks.objectives.experiments import COMMON, FINAL, KS, RATES, SEEDS, TUNING, TUNING_SEED, Contender, Grid
 from benchmarks.objectives.results import Key, Result, Results, summarise
 
@@ -46,8 +44,7 @@ class Runner:
         untuned = [name for name in names if self.grid.contenders[name].rate is None]
         tuning = [partial(self._tune, name, rate, scorer) for name in untuned for rate in RATES]
         final = [partial(self._final, name, seed, scorer) for name in names for seed in SEEDS]
-        with ThreadPoolExecutor(jobs) as pool:
-            failures = _all(pool, [partial(self._evaluate_base, scorer), *tuning]) + _all(pool, final)
+        failures = do_all([partial(self._evaluate_base, scorer), *tuning], jobs) + do_all(final, jobs)
         if failures:
             raise ExceptionGroup("some runs failed; run the same command again to do the missing ones", failures)
 
@@ -122,19 +119,4 @@ def _make_verifier(directory: Path) -> tuple[str, ...]:
 
 
 def _bonrl(verb: str, *arguments: str) -> None:
-    """Run a command of bonrl; RuntimeError with its output if it fails."""
-    command = [sys.executable, "-m", "cluster.cli", verb, "--config", "cluster/presets/local.yaml", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with status {run.returncode}:\n{run.stdout}\n{run.stderr}")
-
-
-def _all(pool: ThreadPoolExecutor, work: Sequence[Callable[[], None]]) -> list[Exception]:
-    """Do everything and return the errors. After Ctrl-C, which also reaches the runs, nothing new is started."""
-    tasks = [pool.submit(one) for one in work]
-    try:
-        errors = [task.exception() for task in tasks]
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    return [error for error in errors if isinstance(error, Exception)]
+    bonrl(verb, "--config", "cluster/presets/local.yaml", *arguments, limit_s=RUN_LIMIT_S)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from benchmarks.frontier.__main__ import main
 from benchmarks.frontier.choice import best_step, chosen
 from benchmarks.frontier.counts import Counts, Key, Store
 from benchmarks.frontier.gsm8k_split import split
 from benchmarks.frontier.page import holm, hours_left, write_page
 from benchmarks.frontier.plan import Plan, load
 from benchmarks.frontier.stages import Stages
+from learner.metrics import paired_p_value
 
 PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "frontier").glob("*.yaml"))
 
@@ -197,17 +201,46 @@ def test_bad_plans_are_refused(plan: Plan, change: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
-def test_the_committed_plans_are_valid_configurations(path: Path, repository: Path) -> None:
-    from cluster.config import load_config
-
+def test_the_committed_plans_are_valid_configurations(
+    path: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
     plan = load(path)
-    for run in plan.runs:
-        load_config(repository / plan.config, plan.training_keys(*run))
-    for name in ("validation", "test"):
-        load_config(repository / plan.config, plan.evaluation_keys(name, 0))
+    Stages(plan, Store(tmp_path / "counts.parquet", plan.digest), tmp_path, extra=("sampler.kv_cache_gib=1",)).check()
     assert 1 <= len(plan.primary) <= 5 and len(plan.seeds) >= 3 and 1.0 in plan.temperatures
     page = (repository / "docs" / "evidence" / "plan.md").read_text()
     assert f"| `{path.name}` | {plan.digest} |" in page, "the page describes this version of the plan"
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ("rollout.n=8", [], r"rollout\.n=8 .*needs k < n"),
+        ("rollout.n=16", ["--set", "rollout.n=32"], r"--set rollout\.n=32: the plan sets this"),
+        ("rollout.n=16", ["--only", "mean:1e-5:0"], r"--only mean:1e-5:0: .*rates: 1\.5e-05"),
+        ("rollout.n=16", ["--only", "mean"], r"--only mean: give CONTENDER:RATE:SEED"),
+    ],
+)
+def test_nothing_starts_if_a_later_run_is_impossible(
+    change: str, arguments: list[str], message: str, repository: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(repository)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text((repository / "benchmarks/frontier/countdown.yaml").read_text().replace("rollout.n=16", change))
+    monkeypatch.setattr(sys, "argv", ["frontier", "run", "--plan", str(plan), "--evidence", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_p_value_is_that_of_a_t_test() -> None:
+    from scipy.stats import ttest_rel
+
+    before, after = np.random.default_rng(0).random((2, 1, 60))
+    assert paired_p_value(before, after) == pytest.approx(ttest_rel(after[0], before[0]).pvalue), "one run of each"
+    runs = np.arange(3.0)[:, None] * np.ones(60)  # runs differ, prompts do not: t with 2 degrees of freedom
+    assert paired_p_value(np.zeros((1, 60)), runs) == pytest.approx(ttest_rel([0, 1, 2], [0, 0, 0]).pvalue)
+    assert paired_p_value(before, before) == 1.0
 
 
 def test_the_problems_of_gsm8k_are_split_once(tmp_path: Path) -> None:
