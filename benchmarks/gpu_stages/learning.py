@@ -29,12 +29,7 @@ def utilization(setting: Setting, shape: str, tokens: int, lora_rank: int | None
     FLOPs of a token: 6 x parameters, and 6 x layers x heads x head size x length for causal attention (forward and
     backward, half of the square); recomputation by activation checkpointing is not counted. With adapters (`lora_rank`)
     4 x parameters, because the frozen weights have no gradient.
-
-    Raises:
-        Skip: this learner has no LoRA.
     """
-    if lora_rank and "lora" not in LearnerSettings.model_fields:
-        raise Skip("the learner has no LoRA yet")
     tokens, length = setting.size(tokens, 256), setting.size(2048, 64)
     engine = _engine(setting, shape, tokens, {"lora": {"rank": lora_rank}} if lora_rank else {})
     rng = np.random.default_rng(0)
