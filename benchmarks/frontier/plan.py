@@ -155,8 +155,7 @@ def load(path: Path) -> Plan:
 
 def require_committed(path: Path) -> None:
     """RuntimeError unless git holds this version of the plan: the test split comes after the plan."""
-    found = subprocess.run(
-        ["git", "status", "--porcelain", "--", path.name], cwd=path.parent, capture_output=True, text=True, timeout=60
-    )
+    command = ["git", "status", "--porcelain", "--ignored", "--", path.name]
+    found = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=60)
     if found.returncode or found.stdout:
         raise RuntimeError(f"{path} is not committed: commit the plan before the test split is used")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from benchmarks.frontier.choice import best_step, chosen
 from benchmarks.frontier.counts import Counts, Key, Store
 from benchmarks.frontier.gsm8k_split import split
 from benchmarks.frontier.page import holm, hours_left, write_page
-from benchmarks.frontier.plan import Plan, load
+from benchmarks.frontier.plan import Plan, load, require_committed
 from benchmarks.frontier.stages import Stages
 from learner.metrics import paired_p_value
 
@@ -231,6 +232,28 @@ def test_nothing_starts_if_a_later_run_is_impossible(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_only_a_committed_plan_may_use_the_test_split(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *author, *arguments], cwd=tmp_path, check=True, timeout=60, capture_output=True)
+
+    path = tmp_path / "plan.yaml"
+    path.write_text("steps: 1\n")
+    with pytest.raises(RuntimeError, match="is not committed"):
+        require_committed(path)  # no repository
+    git("init")
+    for ignored in ("", "plan.yaml\n"):
+        (tmp_path / ".gitignore").write_text(ignored)
+        with pytest.raises(RuntimeError, match="is not committed"):
+            require_committed(path)
+    git("add", "--force", "plan.yaml")
+    git("commit", "-m", "plan")
+    require_committed(path)
+    path.write_text("steps: 2\n")
+    with pytest.raises(RuntimeError, match="is not committed"):
+        require_committed(path)
 
 
 def test_the_p_value_is_that_of_a_t_test() -> None:
