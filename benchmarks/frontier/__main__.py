@@ -19,7 +19,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=["hours", "run", "report"])
-    parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("countdown.yaml"))
+    parser.add_argument("--plan", type=Path, default=Path("benchmarks/frontier/countdown.yaml"))
     parser.add_argument("--evidence", type=Path, default=Path("docs/evidence/frontier"), help="page and counts")
     parser.add_argument("--scratch", type=Path, default=Path("runs/frontier"), help="run: for runs and models")
     parser.add_argument("--validation-only", action="store_true", help="run: stop before the test split is used")

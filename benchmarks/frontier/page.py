@@ -28,7 +28,7 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
     """Write `README.md`, and `frontier.png` once a contender has all its training runs."""
     folder.mkdir(parents=True, exist_ok=True)
     finished = [name for name in plan.contenders if _is_trained(store, plan, name)]
-    parts = [f"# {plan.title}", _introduction(store, plan, source, finished)]
+    parts = [f"# {plan.title}", _introduction(folder, store, plan, source, finished)]
     if finished:
         _plot(folder / "frontier.png", store, plan, finished)
         parts += ["## Along training", "![pass@k against pass@1 along training](frontier.png)", _figure_text(plan)]
@@ -95,10 +95,10 @@ def _name(plan: Plan, contrast: Contrast) -> str:
     return f"{titles[0]} minus {titles[1]}, pass@{contrast.k}"
 
 
-def _introduction(store: Store, plan: Plan, source: Path, finished: Sequence[str]) -> str:
+def _introduction(folder: Path, store: Store, plan: Plan, source: Path, finished: Sequence[str]) -> str:
     done = sum(store.get(_last(plan, *run)) is not None for run in plan.runs)
     return (
-        f"The plan is `{source.parent.name}/{source.name}` (digest {plan.digest}): {len(plan.contenders)} contenders, "
+        f"The plan is `{source}` (digest {plan.digest}): {len(plan.contenders)} contenders, "
         f"{len(plan.rates)} learning rates, {len(plan.seeds)} seeds, {plan.steps} steps, an evaluation every "
         f"{plan.every} steps. {done} of {len(plan.runs)} training runs are done; {len(finished)} contenders have all "
         "their runs.\n\n"
@@ -107,9 +107,10 @@ def _introduction(store: Store, plan: Plan, source: Path, finished: Sequence[str
         "split: the step of each run by `evaluation.keep_best`, the learning rate and then the temperature by the mean "
         "over seeds. Differences have 95 % t intervals over seeds and prompts, paired by both; they treat the chosen "
         "rate and temperature as fixed.\n\n"
-        "`python -m benchmarks.frontier report` recomputes every number of this page from `counts.parquet`, which "
-        "holds the number of right answers of each prompt. `python -m benchmarks.frontier run --evidence again` "
-        "repeats everything. The samples and models are not in the repository."
+        f"`python -m benchmarks.frontier report --plan {source} --evidence {folder}` recomputes every number of this "
+        "page from `counts.parquet`, which holds the number of right answers of each prompt. `python -m "
+        f"benchmarks.frontier run --plan {source} --evidence again` repeats everything. The samples and models are not "
+        "in the repository."
     )
 
 
