@@ -41,7 +41,7 @@ class Adapters:
     def __init__(self, model: Any, settings: LoraSettings) -> None:
         self.sent = _with_siblings(model, target_layers(model, settings.targets))
         self._config = _inject(model, settings)
-        self._layers = list(_adapted_layers(model))
+        self._layers = list(_adapted_layers(model).values())
         self._by_weight = {id(layer.get_base_layer().weight): layer for layer in self._layers}
         self.parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
@@ -147,19 +147,17 @@ def _inject(model: Any, settings: LoraSettings) -> Any:
         raise ValueError(
             f"learner.lora.targets: peft cannot adapt these layers of {type(model).__name__} ({error}); list others"
         ) from error
-    adapted = {name for name, module in model.named_modules() if module in set(_adapted_layers(model))}
-    if adapted != set(layers):
-        odd = sorted(adapted ^ set(layers))
+    if odd := sorted(_adapted_layers(model).keys() ^ set(layers)):
         raise ValueError(f"learner.lora.targets: peft does not adapt {', '.join(odd[:3])} as asked; list others")
     config.target_modules = layers  # peft shortens them; whole names fit no other layer of a larger model
     return config
 
 
-def _adapted_layers(model: Any) -> Iterator[Any]:
-    """The layers with an adapter."""
+def _adapted_layers(model: Any) -> dict[str, Any]:
+    """The layers with an adapter by name."""
     from peft.tuners.lora import LoraLayer
 
-    return (module for module in model.modules() if isinstance(module, LoraLayer))
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
