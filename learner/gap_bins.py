@@ -39,7 +39,8 @@ def gap_sums(gaps_BR: torch.Tensor, logprobs_BR: torch.Tensor, mask_BR: torch.Te
             inside_BR = mask_BR & (values_BR < high)
             if low > 0:  # rounding may bring the surprise of a certain token below 0
                 inside_BR = inside_BR & (values_BR >= low)
-            columns.append(torch.stack([gaps_BR[inside_BR].sum(), inside_BR.sum().double()]))
+            # No indexing by a mask, which would make the host wait for the GPU.
+            columns.append(torch.stack([torch.where(inside_BR, gaps_BR, 0.0).sum(), inside_BR.sum().double()]))
     return torch.stack(columns, dim=1)
 
 
