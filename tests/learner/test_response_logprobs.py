@@ -135,6 +135,14 @@ def test_no_sequence_attends_to_another() -> None:
     assert torch.equal(before[first:], after[first:])
 
 
+def test_a_packed_row_without_values_is_not_kept_apart() -> None:
+    def logprobs(batch: MicroBatch) -> torch.Tensor:
+        value = float("nan") if batch.attention_mask_BT is None else -float(batch.lengths_B[-1])
+        return torch.full(batch.response_mask_BR.shape, value)
+
+    assert mixes_packed_sequences(logprobs, 96, 2)
+
+
 def test_logits_of_more_than_a_chunk_never_exist() -> None:
     sizes: list[int] = []
 
