@@ -300,7 +300,7 @@ class LoraSettings(Section):
     @classmethod
     def _some(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not targets or not all(targets):
-            raise ValueError("learner.lora.targets is empty; name linear layers, or use all-linear")
+            raise ValueError("learner.lora.targets is empty or has an empty name; list linear layers or use all-linear")
         return targets
 
 

@@ -48,7 +48,7 @@ class Update(NamedTuple):
 
 
 class WeightTransfer(ABC):
-    """Transfers weight versions. Stateless between calls: every process creates its own instance.
+    """Transfers weight versions. Every process creates its own instance; a publisher may hold memory until `release`.
 
     Args:
         settings: the section `broadcast`.
