@@ -1,5 +1,4 @@
-"""What the engine tests run in processes of their own: random tiny models, sequences, and the plain-torch
-reference.
+"""What the engine tests run in processes of their own, with random tiny models and sequences.
 
 Module-level functions only, because `multiprocessing` spawn imports them by name.
 """
@@ -17,10 +16,18 @@ import numpy as np
 import torch
 
 from learner.batching import TrainingSequence
-from learner.settings import LearnerSettings, LoraSettings, LossSettings
+from learner.settings import LearnerSettings
+from tests.learner.plain_torch import (
+    LORA,
+    LOSS,
+    TERMS,
+    adapter_gradient,
+    reference_gradient,
+    reference_logprobs,
+    terms_gradient,
+)
 
 VOCABULARY = 420
-LOSS = LossSettings()
 
 
 def settings(**changes: object) -> LearnerSettings:
@@ -82,27 +89,6 @@ def make_sequences(count: int = 13, seed: int = 0) -> list[TrainingSequence]:
             )
         )
     return out
-
-
-def reference_logprobs(model, sequence: TrainingSequence, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities [R] of one unpadded sequence, the textbook way."""
-    tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
-    logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
-    logprobs = torch.log_softmax(logits, -1).gather(-1, tokens[1:, None])[:, 0]
-    return logprobs[len(sequence.prompt_tokens) - 1 :]
-
-
-def reference_gradient(path: Path, sequences: list[TrainingSequence], normaliser: float, temperature: float):
-    """Gradient of the policy loss by name, from a loop over single sequences without DeepSpeed or padding."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
-    for s in sequences:
-        logprobs = reference_logprobs(model, s, temperature)
-        ratio = (logprobs - torch.from_numpy(s.behaviour_logprobs)).exp()
-        clipped = ratio.clamp(1 - LOSS.clip_low, 1 + LOSS.clip_high)
-        (-torch.minimum(ratio * s.advantage, clipped * s.advantage).sum() / normaliser).backward()
-    return {name: p.grad for name, p in model.named_parameters()}
 
 
 def make_engine(path: Path, rank: int, world_size: int, port: int, learner: LearnerSettings, **changes: object):
@@ -231,16 +217,6 @@ def step_with_gradient(
     return figures, norm
 
 
-TERMS = LossSettings(
-    ratio="decoupled",
-    behaviour_cap=1.5,
-    normalisation="tokens",
-    kl_coefficient=0.05,
-    kl_refresh_every=9,
-    entropy_coefficient=0.02,
-)
-
-
 def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:
     """KL to the reference, entropy and the decoupled ratio: the gradient of all together equals plain torch."""
     path, sequences, temperature = directory / "untied", make_sequences(), 0.8
@@ -266,15 +242,17 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
     again.close()
 
 
-LORA = LoraSettings(rank=4, alpha=12, targets=("q_proj", "v_proj", "mlp.down_proj"))
-
-
 def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:
-    """LoRA: the gradient, the merged weights, the update and the reference equal plain torch without peft."""
+    """LoRA, also with logits in chunks and packed sequences: the gradient, the merged weights, the update and the
+    reference equal plain torch without peft.
+    """
     path, sequences, temperature = directory / "untied", make_sequences(), 0.8
     loss = TERMS.model_copy(update={"kl_refresh_every": 0})
     for stage in stages:
-        learner = settings(zero_stage=stage, lora=LORA, activation_checkpointing=stage in (1, 3))
+        learner = settings(
+            zero_stage=stage, lora=LORA, activation_checkpointing=stage in (1, 3), packing=stage in (0, 3)
+        )
+        learner = in_chunks(learner, 5) if stage else learner
         engine = make_engine(path, rank, world_size, port, learner, loss=loss, reference=True, temperature=temperature)
         base = engine.score(sequences)
         first = engine.train_step(sequences, 7.0, step=0)
@@ -291,29 +269,6 @@ def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: 
         if rank == 0:
             check_adapter_files(path, moved, update, sequences)
     engine.close()
-
-
-def adapter_gradient(path: Path, moved: Path, sequences: list[TrainingSequence], temperature: float):
-    """Gradient by A and B of the loss of the model with the weights W + (alpha / rank) B A."""
-    from safetensors.torch import load_file
-    from torch.func import functional_call
-    from transformers import AutoModelForCausalLM
-
-    factors = {n: t.requires_grad_() for n, t in load_file(moved / "adapter" / "adapter_model.safetensors").items()}
-    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
-    model.requires_grad_(False)
-
-    def adapted(tokens: torch.Tensor):
-        weights = dict(model.named_parameters())
-        for name in [n for n in factors if ".lora_A." in n]:
-            weight = name.removeprefix("base_model.model.").replace(".lora_A", "")
-            change = factors[name.replace("lora_A", "lora_B")] @ factors[name]
-            weights[weight] = weights[weight] + LORA.alpha / LORA.rank * change
-        return functional_call(model, weights, (tokens,))
-
-    terms_loss(adapted, model, sequences, temperature)
-    rename = lambda n: n.removeprefix("base_model.model.").replace(".weight", ".default.weight")  # noqa: E731
-    return {rename(name): factor.grad for name, factor in factors.items()}
 
 
 def check_adapter_files(
@@ -336,39 +291,6 @@ def check_adapter_files(
     with torch.no_grad():
         for s in sequences:
             torch.testing.assert_close(reference_logprobs(adapted, s), reference_logprobs(model, s), atol=3e-5, rtol=0)
-
-
-def terms_gradient(path: Path, reference_path: Path, sequences: list[TrainingSequence], temperature: float):
-    """Gradient of the step's whole loss by name, from a loop over single sequences."""
-    from transformers import AutoModelForCausalLM
-
-    def load(directory: Path) -> torch.nn.Module:
-        return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32).eval()
-
-    model = load(path)
-    terms_loss(model, load(reference_path), sequences, temperature)
-    return {name: p.grad for name, p in model.named_parameters()}
-
-
-def terms_loss(model, reference: torch.nn.Module, sequences: list[TrainingSequence], temperature: float) -> None:
-    """Backward of the step's whole loss, one sequence after the other."""
-    tokens = sum(len(s.response_tokens) for s in sequences)
-    for s in sequences:
-        logprobs, law = reference_logprobs(model, s, temperature), response_law(model, s, temperature)
-        with torch.no_grad():
-            before = reference_logprobs(reference, s, temperature)
-        weight = (logprobs.detach() - torch.from_numpy(s.behaviour_logprobs)).exp().clamp(max=1.5)
-        loss = -(weight * s.advantage * logprobs).sum() / (7.0 * tokens / len(sequences))
-        loss = loss + 0.05 / len(sequences) * ((logprobs - before) ** 2).sum() / 2
-        loss = loss + 0.02 / tokens * (law.exp() * law).sum()
-        loss.backward()
-
-
-def response_law(model, sequence: TrainingSequence, temperature: float) -> torch.Tensor:
-    """Log-probabilities [R, vocabulary] of the law of each response token."""
-    tokens = torch.from_numpy(np.concatenate([sequence.prompt_tokens, sequence.response_tokens]).astype(np.int64))
-    logits = model(tokens.unsqueeze(0)).logits[0, :-1].float() / temperature
-    return torch.log_softmax(logits, -1)[len(sequence.prompt_tokens) - 1 :]
 
 
 def check_scores(engine, path: Path, sequences: list[TrainingSequence], temperature: float) -> None:
