@@ -62,15 +62,15 @@ def bundles(config: RunConfig, sizes: Sizes, *, most: bool = False) -> list[Bund
     """
     actors = config.actors
     samplers, verifiers = (count.max if most else count.min for count in (actors.sampler_range, actors.verifier_range))
-    part = 0.5 if config.cluster.placement == "colocated" else 1.0  # of a GPU, the other half is the other role's
-    rank = Bundle("learner", gpus=part * config.learner.gpus_per_rank, memory_gib=sizes.learner)
-    sampler = Bundle("sampler", gpus=part * config.sampler.gpus, memory_gib=sizes.sampler)
+    ranks = config.learner.ranks
     verifier = Bundle("verifier", gpus=actors.verifier_gpus, memory_gib=sizes.verifier)
     if config.cluster.placement == "colocated":  # as many samplers as ranks
         memory = sizes.learner + sizes.sampler
         pair = Bundle("learner", cpus=2, gpus=1, memory_gib=memory, shared_with="sampler")
-        return [pair] * config.learner.ranks + [verifier] * verifiers
-    return [rank] * config.learner.ranks + [sampler] * samplers + [verifier] * verifiers
+        return [pair] * ranks + [verifier] * verifiers
+    rank = Bundle("learner", gpus=config.learner.gpus_per_rank, memory_gib=sizes.learner)
+    sampler = Bundle("sampler", gpus=config.sampler.gpus, memory_gib=sizes.sampler)
+    return [rank] * ranks + [sampler] * samplers + [verifier] * verifiers
 
 
 def plan_run(config: RunConfig, sizes: Sizes, *, most: bool = False) -> Plan:

@@ -71,16 +71,9 @@ def _cluster(layout: Layout, *, with_run: bool = False) -> dict[str, Any]:
 
 
 def _start(machines: Machines) -> dict[str, str]:
-    parameters = {
-        "num-cpus": str(machines.cpus),
-        "num-gpus": str(machines.gpus),
-        "object-store-memory": str(machines.store_bytes),
-        "disable-usage-stats": "true",
-    }
-    if machines.resources:
-        parameters["resources"] = json.dumps(
-            json.dumps(machines.resources)
-        )  # the operator puts it into a shell command
+    parameters = machines.start_parameters() | {"disable-usage-stats": "true"}
+    if "resources" in parameters:  # the operator puts the value into a shell command, without quotes of its own
+        parameters["resources"] = json.dumps(parameters["resources"])
     return parameters
 
 
@@ -90,8 +83,7 @@ def _pod(layout: Layout, machines: Machines, container: str, *, with_run: bool =
     amounts |= {"nvidia.com/gpu": str(kind.gpus)} if kind.gpus else {}
     volumes = [_shared_memory(machines), *_storage(layout)]
     if with_run:
-        source = {"configMap": {"name": f"{layout.name}-run"}}
-        volumes.append(({"name": "run"} | source, _CONFIG_DIRECTORY))
+        volumes.append(({"name": "run", "configMap": {"name": f"{layout.name}-run"}}, _CONFIG_DIRECTORY))
     box: dict[str, Any] = {
         "name": container,
         "image": layout.image(machines),

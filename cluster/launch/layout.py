@@ -49,16 +49,18 @@ class Machines:
     def gpus(self) -> int:
         return self.type.gpus if self.type.roles else 0
 
+    def start_parameters(self) -> dict[str, str]:
+        """Parameters of `ray start` on a node of this type, by name."""
+        parameters = {
+            "num-cpus": str(self.cpus),
+            "num-gpus": str(self.gpus),
+            "object-store-memory": str(self.store_bytes),
+        }
+        return parameters | ({"resources": json.dumps(self.resources)} if self.resources else {})
+
     def start_options(self) -> list[str]:
-        """Options of `ray start` on a node of this type, quoted for the shell."""
-        options = [
-            f"--num-cpus={self.cpus}",
-            f"--num-gpus={self.gpus}",
-            f"--object-store-memory={self.store_bytes}",
-        ]
-        if self.resources:
-            options.append(f"--resources={shlex.quote(json.dumps(self.resources))}")
-        return options
+        """The same as options, quoted for the shell."""
+        return [f"--{name}={shlex.quote(value)}" for name, value in self.start_parameters().items()]
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def _counts(plan: Plan) -> str:
 def _totals(plan: Plan) -> str:
     text = f"{plan.gpus} GPUs, {plan.cpus} CPUs, {plan.memory_gib:,.6g} GiB of memory on {len(plan.nodes)} nodes"
     spot = [node for node in plan.nodes if node.type.spot]
-    if spot:
-        text += f"; of them spot: {len(spot)} nodes with {sum(node.type.gpus for node in spot)} GPUs"
-    return text + ("" if spot else "; none of them spot")
+    if not spot:
+        return f"{text}; none of them spot"
+    return f"{text}; of them spot: {len(spot)} nodes with {sum(node.type.gpus for node in spot)} GPUs"
 
 
 def _taken(plan: Plan) -> str:
