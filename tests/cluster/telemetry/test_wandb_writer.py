@@ -96,6 +96,7 @@ def every_metric(step: int) -> dict[str, float]:
     for number, metric in enumerate(METRICS):
         for k in (1, 16):
             key = metric.key.replace("<k>", str(k)).replace("<status>", "wrong").replace("<part>", "format")
+            key = key.replace("<actor>", "sampler-0")
             if "<strategy>" not in key:  # of a plugin; the others have a line of their own
                 row[key] = step + number / 100 + k / 10000
     return row
