@@ -33,7 +33,7 @@ def group_metrics(
     row = {
         "reward/mean": rewards_GN.mean(),
         "reward/std": rewards_GN.std(),
-        "policy/entropy": _sampled_entropy(groups),
+        "policy/entropy": sampled_entropy(groups),
         "policy/lag_mean": ages.mean(),
         "policy/lag_max": ages.max(),
         "policy/version_span_mean": np.mean(spans_G),
@@ -55,7 +55,7 @@ def group_metrics(
     return {name: float(value) for name, value in row.items()}
 
 
-def _sampled_entropy(groups: Sequence[Group]) -> float:
+def sampled_entropy(groups: Sequence[Group]) -> float:
     """Entropy of the behavior policy in nat/token: the mean of -log π over all sampled tokens, which is unbiased."""
     logprobs = np.concatenate([lp for g in groups for lp in g.behaviour_logprobs])
     return float(-logprobs.mean()) if len(logprobs) else 0.0

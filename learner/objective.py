@@ -1,4 +1,4 @@
-"""The objective of a run: strategies with weights and k, and their advantages at a given step."""
+"""The objective of a run: strategies with weights and k, and their advantages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from learner.estimators import Options, group_advantages
 from learner.estimators.bon_sft import bon_sft_advantages
-from learner.schedule import Schedule, scheduled_integer
 from learner.settings import ObjectiveSettings, TermSettings
 from learner.strategies import strategy_value
 
@@ -43,12 +42,12 @@ class Objective:
 
     Args:
         settings: the section `objective` of the configuration.
-        k_schedule: changes the k of the first term.
+
+    The k of the first term is an argument of the methods, because a schedule may change it.
     """
 
-    def __init__(self, settings: ObjectiveSettings, k_schedule: Schedule | None = None) -> None:
+    def __init__(self, settings: ObjectiveSettings) -> None:
         self.settings = settings
-        self._k_schedule = k_schedule
         self._options = Options(p_fail_clip=settings.p_fail_clip)
         self._ratio_cap = settings.ratio_cap or inf
 
@@ -57,32 +56,29 @@ class Objective:
         """Whether advantages need the sequence ratios of groups that another policy sampled."""
         return self.settings.off_policy == "exact"
 
-    def terms(self, step: int) -> list[TermSettings]:
-        """The terms with their k at an optimizer step, counted from 0."""
-        return self.settings.terms(scheduled_integer(self._k_schedule, step, self.settings.k))
-
-    def value(self, groups: GradedGroups, step: int) -> np.ndarray:
+    def value(self, groups: GradedGroups, k: int) -> np.ndarray:
         """The objective's unbiased estimate for each group, float64[G]."""
         return sum(
             (
                 term.weight
                 * strategy_value(**groups.arguments(), strategy=term.strategy, k=term.k, subsets=self.settings.subsets)
-                for term in self.terms(step)
+                for term in self.settings.terms(k)
             ),
             start=np.zeros(len(groups.rewards)),
         )
 
-    def advantages(self, groups: GradedGroups, step: int, ratios: np.ndarray | None = None) -> np.ndarray:
+    def advantages(self, groups: GradedGroups, k: int, ratios: np.ndarray | None = None) -> np.ndarray:
         """Advantages float64[G, n] in the sum convention.
 
         Args:
+            k: of the first term.
             ratios: current / behavior probability of each sequence [G, n], for the exact off-policy form.
 
         Raises:
             ValueError: naming what does not fit: k > n, continuous rewards under pass_at_k, a NaN score.
         """
         return sum(
-            (term.weight * self._of_term(term, groups, ratios) for term in self.terms(step)),
+            (term.weight * self._of_term(term, groups, ratios) for term in self.settings.terms(k)),
             start=np.zeros_like(groups.rewards),
         )
 
@@ -100,9 +96,10 @@ class Objective:
         """Keyword arguments of the off-policy form, if there are ratios."""
         return {} if ratios is None else {"ratios": ratios, "ratio_cap": self._ratio_cap}
 
-    def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, step: int) -> np.ndarray:
+    def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, k: int) -> np.ndarray:
         """Advantages float64[G, n] of the samples, where the expert's response in each group has an advantage of 1."""
-        k = self.terms(step)[0].k if self.settings.imitation == "bon_sft" else 1
+        if self.settings.imitation != "bon_sft":
+            k = 1
         return bon_sft_advantages(groups.scores, expert_scores, k, self.settings.p_fail_clip)
 
     def _of_term(self, term: TermSettings, groups: GradedGroups, ratios: np.ndarray | None) -> np.ndarray:

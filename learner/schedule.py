@@ -1,14 +1,21 @@
-"""Schedules as pure functions of the optimizer step, so a resumed run needs no schedule state."""
+"""Schedules: pure functions of the optimizer step and, for `schedule.k_by_entropy`, of entropies of earlier steps.
+
+Only the entropies are state; a checkpoint of the learner holds them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal, Self
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from learner.section import Section
+
+KEPT_ENTROPIES = 100  # steps whose entropy the learner keeps
 
 
 class Schedule(Section):
@@ -62,13 +69,81 @@ class Schedule(Section):
         return [value for value in (self.start, self.end, *self.at.values()) if value is not None]
 
 
+class EntropySchedule(Section):
+    """k as a function of the entropy of the sampling policy, measured in earlier optimizer steps.
+
+    The samples of a step do not influence its k. Given all earlier steps, k is a constant, and the expectation of an
+    unbiased estimator is the gradient of the objective at that k.
+    """
+
+    points: tuple[tuple[Annotated[float, Field(ge=0)], Annotated[int, Field(ge=1)]], ...] = Field(
+        ((0.2, 8), (0.5, 1)),
+        description="Pairs of an entropy (`policy/entropy`, nat/token) and the k for it, with rising entropies. "
+        "Between two points k is interpolated and rounded; beyond the ends it is constant. `[[0.2, 8], [0.5, 1]]` "
+        "raises k as the samples become alike.",
+    )
+    window: int = Field(
+        5,
+        ge=1,
+        le=KEPT_ENTROPIES,
+        description="Number of earlier optimizer steps whose mean entropy counts. At the first step none is known, and "
+        "objective.k applies.",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        entropies = [entropy for entropy, _ in self.points]
+        if len(entropies) < 2 or any(a >= b for a, b in pairwise(entropies)):
+            raise ValueError(
+                f"points have the entropies {entropies}: give at least two, each above the one before, as in "
+                "[[0.2, 8], [0.5, 1]]"
+            )
+        return self
+
+    def k(self, step: int, base: int, entropies: Mapping[int, float]) -> int:
+        """k at an optimizer step (from 0) from the entropies of earlier steps; `base` if none of them is known."""
+        known = [entropies[earlier] for earlier in range(step - self.window, step) if earlier in entropies]
+        if not known:
+            return base
+        at, ks = zip(*self.points, strict=True)
+        return round(float(np.interp(sum(known) / len(known), at, ks)))
+
+    def possible(self, base: int) -> list[int]:
+        """Every k that a run may train for."""
+        ks = [k for _, k in self.points]
+        return sorted({base, *range(min(ks), max(ks) + 1)})
+
+
 class ScheduleSettings(Section):
     """Numbers that change during the run (section `schedule`); a null key stays constant."""
 
     k: Schedule | None = Field(None, description="Changes objective.k, rounded to the nearest integer.")
+    k_by_entropy: EntropySchedule | None = Field(
+        None,
+        description="Changes objective.k with the entropy of the samples of earlier steps; not together with "
+        "schedule.k. Evaluations report the value at objective.k. `{}`: the default points.",
+    )
     n: Schedule | None = Field(None, description="Changes rollout.n, rounded; rollout.n must be the largest value.")
     temperature: Schedule | None = Field(None, description="Changes rollout.temperature; 0.01 to 10.")
     kl: Schedule | None = Field(None, description="Changes loss.kl_coefficient; 0 or more.")
+
+    @model_validator(mode="after")
+    def _one_k(self) -> Self:
+        if self.k and self.k_by_entropy:
+            raise ValueError("schedule.k and schedule.k_by_entropy both change objective.k; set one of them to null")
+        return self
+
+    def k_at(self, step: int, base: int, entropies: Mapping[int, float]) -> int:
+        """objective.k at an optimizer step.
+
+        Args:
+            step: counted from 0.
+            base: ``objective.k``.
+            entropies: of the sampling policy at earlier steps, nat/token; only ``k_by_entropy`` reads them.
+        """
+        if self.k_by_entropy:
+            return self.k_by_entropy.k(step, base, entropies)
+        return scheduled_integer(self.k, step, base)
 
 
 def scheduled(schedule: Schedule | None, step: int, base: float) -> float:

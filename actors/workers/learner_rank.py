@@ -95,7 +95,7 @@ class LearnerRank:
         self._model_path, self._dtype, self._seed = model_path, dtype, seed
         self._learner = learner
         self._loss = loss
-        self._objective = Objective(objective, schedule.k)
+        self._objective = Objective(objective)
         self._schedule = schedule
         self._n, self._temperature = n, temperature
         self._shares_card = shares_card
@@ -185,7 +185,7 @@ class LearnerRank:
         """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory, and adapters."""
 
         def work() -> None:
-            self._engine.save(os.path.join(directory, ENGINE), {})
+            self._engine.save(os.path.join(directory, ENGINE), self._learning_step.state())
             self._engine.export_huggingface(os.path.join(directory, HUGGINGFACE))
             if self._engine.adapters is not None:
                 self._engine.export_adapters(os.path.join(directory, ADAPTER))
@@ -196,7 +196,8 @@ class LearnerRank:
 
     async def load(self, directory: str, step: int) -> None:
         """Continue from a checkpoint that :meth:`save` wrote after `step` steps."""
-        await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)), f"load {directory}")
+        state = await self._run(lambda: self._engine.load(os.path.join(directory, ENGINE)), f"load {directory}")
+        self._learning_step.restore(state)
         self._version = step
         set_step(step)
 

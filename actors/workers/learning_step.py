@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from actors.group import Group
+from actors.group_metrics import sampled_entropy
 from actors.sampling import restricted_problem
 from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
-from learner.schedule import ScheduleSettings, sampling_mismatch, scheduled
+from learner.schedule import KEPT_ENTROPIES, ScheduleSettings, sampling_mismatch, scheduled
 from learner.settings import LossSettings
 from verifiers.verdict import Status
 
@@ -67,7 +68,7 @@ class LearningStep:
         objective: what to maximize.
         loss: the section `loss`.
         n, temperature: of a group, as in ``rollout.n`` and ``rollout.temperature``.
-        schedule: moves ``loss.kl_coefficient``, n and temperature.
+        schedule: moves k, n, temperature and ``loss.kl_coefficient``.
     """
 
     def __init__(
@@ -86,12 +87,21 @@ class LearningStep:
         self._n = n
         self._temperature = temperature
         self._schedule = schedule
+        self._entropies: dict[int, float] = {}  # by step; of the sampling policy, nat/token
+
+    def state(self) -> dict[str, Any]:
+        """State that later steps need besides the engine's, for a checkpoint."""
+        return {"entropies": dict(self._entropies)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`; an earlier release saved none."""
+        self._entropies = dict(state.get("entropies", {}))
 
     def accumulate(self, groups: Sequence[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
         """The gradient at weight version `step`.
 
         Returns:
-            (figures of the engine and, where k <= n, `objective/value`; advantages float64 [G, n]).
+            (figures of the engine, `objective/k`, and `objective/value` if k <= n; advantages float64 [G, n]).
 
         Raises:
             ValueError: groups of another size or temperature than the step's, or grades that the objective refuses.
@@ -107,6 +117,7 @@ class LearningStep:
         self._check_rewards(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
         experts = self._experts(groups, temperature)
+        k = self._schedule.k_at(step, self._objective.settings.k, self._entropies)
         kl_coefficient = scheduled(self._schedule.kl, step, self._loss.kl_coefficient)
         kl_in_reward = kl_coefficient > 0 and self._loss.kl_placement == "reward"
         exact = self._objective.off_policy and not all(s.fresh for s in sequences)
@@ -119,9 +130,9 @@ class LearningStep:
             ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO)).reshape(shape)
         if experts:
             expert_scores = np.array([group.demonstration_score for group in groups], dtype=np.float64)
-            advantages_GN = self._objective.imitation_advantages(graded, expert_scores, step)
+            advantages_GN = self._objective.imitation_advantages(graded, expert_scores, k)
         else:
-            advantages_GN = self._objective.advantages(graded, step, ratios)
+            advantages_GN = self._objective.advantages(graded, k, ratios)
         if kl_in_reward:
             reference = self._engine.score_reference(sequences, temperature)
             kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
@@ -135,8 +146,10 @@ class LearningStep:
             kl_coefficient=kl_coefficient,
             exact_ratios=exact,
         )
-        if max(term.k for term in self._objective.terms(step)) <= shape[1]:  # an imitated k may lie above n
-            figures["objective/value"] = float(self._objective.value(graded, step).mean())
+        figures["objective/k"] = float(k)
+        if max(term.k for term in self._objective.settings.terms(k)) <= shape[1]:  # an imitated k may lie above n
+            figures["objective/value"] = float(self._objective.value(graded, k).mean())
+        self._remember_entropy(step, groups)
         return figures, advantages_GN
 
     def update(self, figures: dict[str, float]) -> dict[str, float]:
@@ -158,6 +171,11 @@ class LearningStep:
         scores = self._engine.score(fresh, probes[0].temperature)
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
         return {"logprob_gap/mean": float(gaps.mean()), "logprob_gap/max": float(gaps.max())}
+
+    def _remember_entropy(self, step: int, groups: Sequence[Group]) -> None:
+        """Keep it for the k of later steps; never for this step's own, whose estimator would be biased."""
+        self._entropies[step] = sampled_entropy(groups)
+        self._entropies = {at: value for at, value in self._entropies.items() if at > step - KEPT_ENTROPIES}
 
     def _check_sampling(
         self, key: Literal["n", "temperature"], base: float, groups: Sequence[Group], step: int

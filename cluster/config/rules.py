@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
@@ -108,8 +109,9 @@ def _schedules(config: RunConfig) -> Iterator[str]:
             f"schedule.n and schedule.temperature need queue.overtake = 0 (is {config.queue.overtake}): groups of one "
             "step must be sampled alike"
         )
-    if moves.k and objective.imitation == "sft":
-        yield "schedule.k has no effect with objective.imitation = sft; leave it out, or use bon_sft"
+    for key in ("k", "k_by_entropy"):
+        if getattr(moves, key) and objective.imitation == "sft":
+            yield f"schedule.{key} has no effect with objective.imitation = sft; leave it out, or use bon_sft"
     ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
     ranges += _range("temperature", moves.temperature, LEAST_TEMPERATURE, 10)
     yield from ranges
@@ -128,12 +130,13 @@ def _range(name: str, schedule: Schedule | None, low: float, high: float = inf) 
 def _scheduled_groups(config: RunConfig) -> Iterator[str]:
     """The first step at which the objective cannot be estimated with the k and n that are scheduled for it."""
     moves, objective, n = config.schedule, config.objective, config.rollout.n
-    keys = " and ".join(f"schedule.{name}" for name in ("k", "n") if getattr(moves, name))
+    keys = " and ".join(f"schedule.{name}" for name in ("k", "k_by_entropy", "n") if getattr(moves, name))
     if not keys:
         return
     first: dict[tuple[int, int], int] = {}
-    for step, pair in enumerate(zip(_scheduled_ks(config), _scheduled_ns(config), strict=True)):
-        first.setdefault(pair, step)
+    for step, (ks, samples) in enumerate(zip(_scheduled_ks(config), _scheduled_ns(config), strict=True)):
+        for k in ks:
+            first.setdefault((k, samples), step)
     largest = max(samples for _, samples in first)
     if largest != n:
         yield f"schedule.n reaches {largest} but rollout.n = {n}; rollout.n must be its largest value"
@@ -146,9 +149,12 @@ def _scheduled_groups(config: RunConfig) -> Iterator[str]:
             return
 
 
-def _scheduled_ks(config: RunConfig) -> Iterator[int]:
-    """The objective's own k at every step of the run."""
-    return (scheduled_integer(config.schedule.k, step, config.objective.k) for step in range(config.run.steps))
+def _scheduled_ks(config: RunConfig) -> Iterator[list[int]]:
+    """What the objective's own k may be at every step of the run."""
+    by_entropy, moves, k = config.schedule.k_by_entropy, config.schedule.k, config.objective.k
+    if by_entropy:
+        return repeat(by_entropy.possible(k), config.run.steps)
+    return ([scheduled_integer(moves, step, k)] for step in range(config.run.steps))
 
 
 def _scheduled_ns(config: RunConfig) -> Iterator[int]:
@@ -342,8 +348,9 @@ def _selection(config: RunConfig) -> Iterator[str]:
 def _curves_reach_k(config: RunConfig) -> Iterator[str]:
     ks = {"objective.k": config.objective.k}
     ks |= {f"objective.mixture.{i}.k": term.k for i, term in enumerate(config.objective.mixture)}
-    if config.schedule.k:
-        ks["the largest k of schedule.k"] = max(_scheduled_ks(config))
+    for name in ("k", "k_by_entropy"):
+        if getattr(config.schedule, name):
+            ks[f"the largest k of schedule.{name}"] = max(map(max, _scheduled_ks(config)))
     key = max(ks, key=ks.__getitem__)
     if config.evaluation.n < ks[key]:
         yield (

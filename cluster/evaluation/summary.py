@@ -286,6 +286,7 @@ def strategies_of(config: RunConfig) -> list[str]:
 def trained_ks_of(config: RunConfig) -> list[int]:
     """Every k that the run trains for or selects by: of its terms, and those that its schedule names or ends with."""
     named = config.schedule.k.explicit_values() if config.schedule.k else []
+    named += [k for _, k in config.schedule.k_by_entropy.points] if config.schedule.k_by_entropy else []
     terms = *config.objective.terms(), *objective_terms(config)
     return sorted({*(term.k for term in terms), *map(round, named), *(k for _, k in _selected(config))})
 

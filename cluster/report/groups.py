@@ -62,7 +62,7 @@ def _advantages(source: Source, kind: str, groups: Sequence[Group], step: int) -
     """None for each group of an evaluation, and where this release cannot compute the run's objective."""
     if kind == "evaluation" or source.config is None:
         return [None] * len(groups)
-    return advantages(source.config, groups, step)
+    return advantages(source.config, groups, step, source.run.trained_k(step))
 
 
 def _parts(total: int, files: int) -> list[int]:

@@ -100,31 +100,37 @@ def group_records(groups: Sequence[Group], step: int, advantages: Sequence[np.nd
     return [_record(group, step, of_group) for group, of_group in zip(groups, advantages, strict=True)]
 
 
-def advantages(config: RunConfig, groups: Sequence[Group], step: int) -> list[np.ndarray | None]:
+def advantages(
+    config: RunConfig, groups: Sequence[Group], step: int, trained_k: int | None = None
+) -> list[np.ndarray | None]:
     """The advantages [N] of each group of an optimizer step, counted from 1.
+
+    `trained_k` is the step's metric `objective/k`, if it is recorded; else the configuration has to determine k.
 
     They are not recorded but computed again, by the code that the learner uses. None for groups that were not trained
     on, for groups that the objective refuses (a run with --rollout-only may record them), and for all groups where the
     learner also needed log-probabilities that are not recorded: with a KL term in the reward, and with
-    objective.off_policy = exact on stale groups.
+    objective.off_policy = exact on stale groups. Also None where schedule.k_by_entropy changed k and none is recorded.
     """
     usable = [group for group in groups if group.usable]
-    if not usable or _needs_the_model(config, usable, step - 1):
+    unknown_k = trained_k is None and config.schedule.k_by_entropy is not None
+    if not usable or unknown_k or _needs_the_model(config, usable, step - 1):
         return [None] * len(groups)
+    k = config.schedule.k_at(step - 1, config.objective.k, {}) if trained_k is None else trained_k
     try:
-        found_GN = _advantages(config, usable, step - 1)
+        found_GN = _advantages(config, usable, k)
     except ValueError:  # the learner refuses such groups with the same error
         return [None] * len(groups)
     rows = iter(found_GN)
     return [next(rows) if group.usable else None for group in groups]
 
 
-def _advantages(config: RunConfig, groups: Sequence[Group], version: int) -> np.ndarray:
-    objective, graded = Objective(config.objective, config.schedule.k), graded_groups(groups)
+def _advantages(config: RunConfig, groups: Sequence[Group], k: int) -> np.ndarray:
+    objective, graded = Objective(config.objective), graded_groups(groups)
     if config.objective.imitation == "none":
-        return objective.advantages(graded, version)
+        return objective.advantages(graded, k)
     experts = np.array([group.demonstration_score for group in groups], dtype=np.float64)
-    return objective.imitation_advantages(graded, experts, version)
+    return objective.imitation_advantages(graded, experts, k)
 
 
 def _needs_the_model(config: RunConfig, groups: Sequence[Group], version: int) -> bool:

@@ -130,6 +130,11 @@ class RunResults:
         """Optimizer steps done; 0 before the first."""
         return max((int(row[TRAIN_STEP]) for row in self.metrics if TRAIN_STEP in row), default=0)
 
+    def trained_k(self, step: int) -> int | None:
+        """The k of the objective at an optimizer step, counted from 1; None if it is not recorded."""
+        found = [row["objective/k"] for row in self.metrics if row.get(TRAIN_STEP) == step and "objective/k" in row]
+        return int(found[-1]) if found else None
+
     @cached_property
     def incidents(self) -> list[dict[str, Any]]:
         """Lost actors, warnings and losses of wandb, in order."""
@@ -155,7 +160,7 @@ class RunResults:
         """
         self._require("optimizer step", step, self.group_steps)
         groups = self._read(groups_file(step))
-        yield from group_records(groups, step, advantages(self.run_config, groups, step))
+        yield from group_records(groups, step, advantages(self.run_config, groups, step, self.trained_k(step)))
 
     def evaluation_groups(self, step: int) -> Iterator[GroupRecord]:
         """The groups of the evaluation of the weights after `step` steps, without advantages.

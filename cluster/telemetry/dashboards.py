@@ -142,8 +142,8 @@ class Dashboards:
         print_table(comparison_table(base, best, self._terms, headings=headings))
 
     def _objective(self, step: int) -> str:
-        """What the objective is called at an optimizer step, counted from 1; a mixture's name is too long."""
-        if len(self._terms) > 1:
+        """What the objective is called at an optimizer step, from 1; "objective" for a mixture or an unknown k."""
+        if len(self._terms) > 1 or self._config.schedule.k_by_entropy:
             return "objective"
         k = scheduled_integer(self._config.schedule.k, step - 1, self._config.objective.k)
         return objective_name(self._config.objective.terms(k))

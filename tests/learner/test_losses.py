@@ -17,7 +17,7 @@ from learner.losses import (
     policy_loss,
     token_logprobs,
 )
-from learner.schedule import Schedule, learning_rate
+from learner.schedule import EntropySchedule, Schedule, ScheduleSettings, learning_rate
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
@@ -258,3 +258,18 @@ def test_schedules() -> None:
                 {"shape": "steps", "at": {1: 2}, "over": 9}):  # fmt: skip
         with pytest.raises(ValueError, match="needs|count from 0"):
             Schedule(**bad)
+
+
+def test_k_by_entropy_reads_a_window_of_earlier_steps() -> None:
+    schedule = EntropySchedule(points=((0.2, 8), (0.5, 2)), window=2)
+    assert [schedule.k(1, 4, {0: entropy}) for entropy in (0.1, 0.2, 0.3, 0.5, 0.9)] == [8, 8, 6, 2, 2]
+    found = {0: 0.5, 1: 0.2, 2: 0.3, 3: 0.9}
+    assert [schedule.k(step, 4, found) for step in range(4)] == [4, 2, 5, 7], "never the step's own entropy"
+    assert schedule.possible(1) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert ScheduleSettings(k_by_entropy=schedule).k_at(2, 4, found) == 5
+    assert ScheduleSettings(k=Schedule(end=1)).k_at(2, 4, found) == 1
+    for bad in ([[0.2, 8]], [[0.5, 1], [0.2, 8]], [[0.2, 8], [0.2, 1]]):
+        with pytest.raises(ValueError, match="at least two, each above the one before"):
+            EntropySchedule(points=bad)
+    with pytest.raises(ValueError, match=r"schedule\.k and schedule\.k_by_entropy"):
+        ScheduleSettings(k=Schedule(end=1), k_by_entropy=schedule)

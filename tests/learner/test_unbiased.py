@@ -9,6 +9,7 @@ import pytest
 
 from learner import group_advantages
 from learner.estimators import ESTIMATORS
+from learner.schedule import EntropySchedule
 from learner.strategies import STRATEGIES
 from tests.learner import tabular
 
@@ -133,3 +134,23 @@ def test_capped_ratios_are_truncated() -> None:
 def test_what_off_policy_refuses(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         group_advantages([0.1, 0.7, 0.3, -0.2], **({"strategy": "max_at_k", "k": 2} | arguments))
+
+
+def test_k_by_the_entropy_of_earlier_steps_leaves_no_bias_and_by_the_steps_own_does() -> None:
+    """The earlier group is enumerated too: the update is the gradient at each k, weighted with the chance of that k."""
+    schedule, n = EntropySchedule(points=((1.0, 3), (1.6, 1)), window=1), 4
+    groups, probabilities = tabular.groups_of(n)
+    entropies = -np.log(tabular.policy())[groups].mean(axis=1)
+    ks = np.array([schedule.k(1, 2, {0: entropy}) for entropy in entropies])
+    assert set(ks) == {1, 2, 3}
+    for case in ("pass@k", "weighted pass@k"):
+        gradients = {k: tabular.gradient(tabular.CASES[case][3], k) for k in (1, 2, 3)}
+        expected = sum(probabilities[ks == k].sum() * gradients[k] for k in gradients)
+        advantages = {k: tabular.advantages_of(case, groups, k, "loo") for k in gradients}
+        earlier = sum(
+            chance * tabular.update(advantages[k], groups, probabilities)
+            for k, chance in zip(ks, probabilities, strict=True)
+        )
+        np.testing.assert_allclose(earlier, expected, rtol=0, atol=EXACT)
+        own = np.stack([advantages[k][g] for g, k in enumerate(ks)])
+        assert np.abs(tabular.update(own, groups, probabilities) / expected - 1).max() > 0.04

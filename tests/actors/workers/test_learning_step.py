@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from actors.group import Group
 from actors.workers.learning_step import LearningStep, graded_groups
 from learner.estimators import group_advantages
 from learner.objective import Objective
-from learner.schedule import Schedule, ScheduleSettings
+from learner.schedule import EntropySchedule, Schedule, ScheduleSettings
 from learner.settings import LossSettings, ObjectiveSettings
 from tests.actors.test_group import make_group
 from tests.learner.tabular import BINARY, best, gradient, groups_of, policy, update
@@ -57,7 +58,7 @@ REWARDS = [[1, 0, 0, 0], [1, 1, 0, 0]]
 
 def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: LossSettings | None = None, **more):
     engine = RecordingEngine(**more.pop("engine", {}))
-    objective = Objective(settings, more.pop("k_schedule", None))
+    objective = Objective(settings)
     more = {"n": groups[0].n, "temperature": 1.0} | more
     figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more).accumulate(groups, step)
     assert [s.advantage for s in engine.sequences] == pytest.approx(advantages.ravel().tolist())
@@ -89,10 +90,35 @@ def test_a_mixture_is_the_weighted_sum() -> None:
 
 
 def test_k_follows_its_schedule() -> None:
-    annealed = Schedule(shape="steps", at={10: 1})
+    annealed = ScheduleSettings(k=Schedule(shape="steps", at={10: 1}))
     for step, k in ((9, 2), (10, 1)):
-        _, _, advantages = run(ObjectiveSettings(k=2), step=step, k_schedule=annealed)
+        _, figures, advantages = run(ObjectiveSettings(k=2), step=step, schedule=annealed)
+        assert figures["objective/k"] == k
         np.testing.assert_allclose(advantages, group_advantages(REWARDS, strategy="pass_at_k", k=k))
+
+
+def test_k_follows_the_entropy_of_earlier_steps_also_after_a_restore() -> None:
+    moves = ScheduleSettings(k_by_entropy=EntropySchedule(points=((0.2, 3), (0.8, 1)), window=2))
+
+    def learning_step() -> LearningStep:
+        objective = Objective(ObjectiveSettings(k=2))
+        return LearningStep(RecordingEngine(), objective, LossSettings(), n=4, temperature=1.0, schedule=moves)
+
+    def of_entropy(entropy: float) -> list[Group]:
+        tokens = GROUPS[0].response_tokens
+        return [replace(g, behaviour_logprobs=[np.full(len(t), -entropy, np.float32) for t in tokens]) for g in GROUPS]
+
+    learner = learning_step()
+    for step, (entropy, k) in enumerate([(0.3, 2), (0.1, 3), (0.9, 3), (0.1, 2)]):
+        if step == 2:  # a rank that is replaced loads a checkpoint
+            learner, state = learning_step(), learner.state()
+            learner.restore(state)
+        figures, advantages = learner.accumulate(of_entropy(entropy), step)
+        assert figures["objective/k"] == k, step
+        np.testing.assert_allclose(advantages, group_advantages(REWARDS, strategy="pass_at_k", k=k))
+    older = learning_step()
+    older.restore({})
+    assert older.accumulate(of_entropy(0.9), 2)[0]["objective/k"] == 2, "a checkpoint without entropies"
 
 
 def test_verifier_scores_select_and_correct_answers_vote_as_one() -> None:
@@ -279,7 +305,7 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
 def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
     """Stale groups cannot tell a wrong weight update from an old policy; samples that crossed an update neither."""
     step = LearningStep(
-        RecordingEngine(current=-1.0), Objective(ObjectiveSettings(), None), LossSettings(), n=4, temperature=1.0
+        RecordingEngine(current=-1.0), Objective(ObjectiveSettings()), LossSettings(), n=4, temperature=1.0
     )
     probe = graded([1, 0, 0, 0], version=3)
     off = [np.full(len(tokens), -1.25, np.float32) for tokens in probe.response_tokens]

@@ -283,6 +283,24 @@ MEAN = {"strategy": "mean", "k": 1}
         ({"schedule": {"k": {"shape": "steps", "at": {5: 2}, "after": 3}}}, ("schedule.k", "after = 3", "shape steps")),
         ({"schedule": {"k": {"shape": "steps", "at": {5: 2}, "over": 3}}}, ("schedule.k", "over = 3", "shape steps")),
         ({"schedule": {"k": {"end": 2, "at": {5: 2}}}}, ("schedule.k", "no `at`")),
+        (
+            {"schedule": {"k": {"end": 2}, "k_by_entropy": {}}},
+            ("schedule.k and schedule.k_by_entropy both change objective.k", "null"),
+        ),
+        (
+            {"schedule": {"k_by_entropy": {"points": [[0.2, 16], [0.5, 1]]}}, "rollout": {"n": 16}},
+            ("schedule.k_by_entropy: at step 0", "k = 16", "n = 16"),
+        ),
+        ({"schedule": {"k_by_entropy": {"points": [[0.5, 1], [0.2, 4]]}}}, ("schedule.k_by_entropy", "above the one")),
+        ({"schedule": {"k_by_entropy": {"points": [[0.2, 0], [0.5, 4]]}}}, ("schedule.k_by_entropy.points",)),
+        (
+            {"schedule": {"k_by_entropy": {}}, "objective": {"k": 4}, "evaluation": {"n": 4}},
+            ("largest k of schedule.k_by_entropy = 8",),
+        ),
+        (
+            {"objective": {"imitation": "sft"}, "schedule": {"k_by_entropy": {}}},
+            ("schedule.k_by_entropy has no effect", "use bon_sft"),
+        ),
         # the KL term and the clip
         ({"loss": {"kl_refresh_every": 5}}, ("loss.kl_refresh_every = 5", "set loss.kl_coefficient or schedule.kl")),
         (

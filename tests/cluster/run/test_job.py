@@ -227,7 +227,7 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     """On a mixture with KL, so that what moves with the step and what lies beside the model must survive it too."""
     keys = [
         *SMALL, "objective.weight=0.7", "objective.mixture=[{strategy: mean, k: 1, weight: 0.3}]",
-        "schedule.k={shape: steps, at: {2: 2}}", "schedule.n={shape: steps, at: {3: 6}}",
+        "schedule.k_by_entropy={points: [[0.4, 3], [0.8, 1]], window: 4}", "schedule.n={shape: steps, at: {3: 6}}",
         "schedule.temperature={end: 0.8, over: 4}", "loss.kl_coefficient=0.05", "loss.kl_refresh_every=2",
         "loss.entropy_coefficient=0.01", "evaluation.at_start=false", "evaluation.at_end=false",
         f"run.directory={tmp_path}",
@@ -240,6 +240,7 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     sizes = [len(g["reward"]) for path in sorted((tmp_path / "whole" / "groups").glob("step-*")) for g in
              pq.read_table(path).to_pylist()]  # fmt: skip
     assert sizes == [8] * (3 * PROMPTS) + [6] * PROMPTS
+    assert rows[0]["objective/k"] == 4 > max(row["objective/k"] for row in rows[1:]), "the entropy moves k"
     cut = Path(shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut"))
     shutil.rmtree(cut / "checkpoints" / f"step-{STEPS:06d}")
     resumed = bonrl("train", "--resume", str(cut), config=None)
