@@ -98,9 +98,10 @@ class Objective:
 
     def imitation_advantages(self, groups: GradedGroups, expert_scores: np.ndarray, k: int) -> np.ndarray:
         """Advantages float64[G, n] of the samples, where the expert's response in each group has an advantage of 1."""
-        if self.settings.imitation != "bon_sft":
+        settings = self.settings
+        if settings.imitation != "bon_sft":
             k = 1
-        return bon_sft_advantages(groups.scores, expert_scores, k, self.settings.p_fail_clip)
+        return bon_sft_advantages(groups.scores, expert_scores, k, settings.p_fail_clip, settings.bon_sft_form)
 
     def _of_term(self, term: TermSettings, groups: GradedGroups, ratios: np.ndarray | None) -> np.ndarray:
         return group_advantages(

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from learner.estimators import ESTIMATORS, check_estimator
+from learner.estimators.bon_sft import BonSftForm
 from learner.section import Section
 from learner.strategies import STRATEGIES, check_strategy
 from learner.strategies.registry import DEFAULT_SUBSETS
@@ -65,9 +66,9 @@ class ObjectiveSettings(TermSettings):
         0.01,
         ge=0,
         lt=0.5,
-        description="The failure rate that the bon_rlb estimators and bon_sft estimate from the group is clipped to "
-        "[p_fail_clip, 1 - p_fail_clip]. Their weights, except bon_rlb_p's, are infinite at a failure rate of 1, so "
-        "they reject 0.",
+        description="The failure rate that the bon_rlb estimators estimate from the group is clipped to [p_fail_clip, "
+        "1 - p_fail_clip]. bon_sft (exact) keeps the share of samples that score at most as high as the expert at "
+        "p_fail_clip or above. Their weights, except bon_rlb_p's, are unbounded without it, so they reject 0.",
     )
     imitation: Literal["none", "sft", "bon_sft"] = Field(
         "none",
@@ -75,6 +76,13 @@ class ObjectiveSettings(TermSettings):
         "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` by maximum "
         "likelihood. Weight, estimator, mixture and off_policy have no effect then and must keep their defaults; "
         "strategy and k select the value that is reported if k <= rollout.n.",
+    )
+    bon_sft_form: BonSftForm = Field(
+        "exact",
+        description="The policy through which bon_sft imitates. `exact`: Best-of-k itself, for any scores, ties broken "
+        "uniformly. `variational`: the approximation of arXiv 2412.15287, the policy tilted by the share of "
+        "samples that an answer beats or equals; meant for continuous scores, and far from Best-of-k for scores of 0 "
+        "and 1.",
     )
     off_policy: Literal["none", "exact"] = Field(
         "none",
@@ -111,7 +119,7 @@ class ObjectiveSettings(TermSettings):
     @model_validator(mode="after")
     def _bounded_weights(self) -> Self:
         unbounded = [term.estimator for term in self.terms() if ESTIMATORS[term.estimator].needs_p_fail_clip]
-        unbounded += ["bon_sft"] if self.imitation == "bon_sft" else []
+        unbounded += ["bon_sft"] if self.imitation == "bon_sft" and self.bon_sft_form == "exact" else []
         if not self.p_fail_clip and unbounded:
             raise ValueError(
                 f"objective.p_fail_clip = 0: the weights of {unbounded[0]} are infinite in a group without a success; "
@@ -121,7 +129,12 @@ class ObjectiveSettings(TermSettings):
 
     @model_validator(mode="after")
     def _imitation_alone(self) -> Self:
-        """Reject options that imitation ignores, so that nobody relies on them."""
+        """Reject options that would be ignored with this kind of imitation."""
+        if self.bon_sft_form != "exact" and self.imitation != "bon_sft":
+            raise ValueError(
+                f"objective.bon_sft_form = {self.bon_sft_form} has no effect with objective.imitation = "
+                f"{self.imitation}; leave it out, or set imitation to bon_sft"
+            )
         for key in ("weight", "estimator", "mixture", "off_policy") if self.imitation != "none" else ():
             value, default = getattr(self, key), type(self).model_fields[key].default
             if value != default:

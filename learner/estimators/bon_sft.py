@@ -7,11 +7,15 @@ are all 0.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from learner.estimators.bon_paper import tilt
 from learner.estimators.registry import check_p_fail_clip
 from learner.strategies import as_count
+
+BonSftForm = Literal["exact", "variational"]
 
 
 def bon_sft_advantages(
@@ -19,6 +23,7 @@ def bon_sft_advantages(
     expert_scores_G: np.ndarray,
     k: int,
     p_fail_clip: float,
+    form: BonSftForm = "exact",
 ) -> np.ndarray:
     """Advantages float64 [G, n] of the group's samples, where the expert's response has an advantage of 1.
 
@@ -26,12 +31,17 @@ def bon_sft_advantages(
         scores_GN: of the samples, by which Best-of-N selects.
         expert_scores_G: the verifier's score of each expert response.
         k: the N of Best-of-N.
-        p_fail_clip: where scores are 0 or 1, the group's failure rate is kept within [clip, 1 - clip], 0 <= clip < 0.5.
+        p_fail_clip: lower bound of the estimated C below, 0 <= clip < 0.5; only the exact form reads it.
+        form: which policy is imitated.
 
-    With scores of 0 and 1 the Best-of-N policy has a closed form, pi (1 - p^N) / (1 - p) for right and pi p^(N-1) for
-    wrong answers, and only p, the failure rate, is taken from the group. Otherwise the variational form is used, with
-    the group in place of the policy. Both are exact in the limit of a large group; `docs/objectives.md` gives the bias
-    on small ones.
+    `exact` is Best-of-N itself, ties broken uniformly: pi_bon(y) = pi(y) times the sum over m < N of C^m L^(N-1-m),
+    where C is the probability that a sample of pi scores at most as high as y and L that it scores lower. With scores
+    of 0 and 1 and a failure rate p the sum is (1 - p^N) / (1 - p) for right and p^(N-1) for wrong answers. C and L are
+    the group's shares.
+
+    `variational` is the paper's approximation, pi(y) exp(lambda_N C) normalized, with the group in place of pi.
+
+    Both are exact in the limit of a large group; `docs/objectives.md` gives the bias on small ones.
 
     Raises:
         ValueError: k or p_fail_clip is out of range, or a score is NaN or infinite.
@@ -45,24 +55,26 @@ def bon_sft_advantages(
             )
     if k == 1:
         return np.zeros_like(scores_GN)
-    expert_G1, result_GN = expert_scores_G[:, None], np.empty_like(scores_GN, dtype=np.float64)
-    binary_G = np.isin(np.hstack([scores_GN, expert_G1]), (0.0, 1.0)).all(axis=1)
-    result_GN[binary_G] = _closed_form(scores_GN[binary_G], expert_G1[binary_G], k, p_fail_clip)
-    result_GN[~binary_G] = _variational(scores_GN[~binary_G], expert_G1[~binary_G], k)
-    return result_GN
+    expert_G1 = expert_scores_G[:, None]
+    if form == "variational":
+        return _variational(scores_GN, expert_G1, k)
+    return _exact(scores_GN, expert_G1, k, p_fail_clip)
 
 
-def _closed_form(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_clip: float) -> np.ndarray:
-    """d/dp of the log of the expert's factor, times (1 - R_i - p) / n: an estimate of grad p with a baseline."""
-    p_G1 = (1.0 - scores_GN.mean(axis=1, keepdims=True)).clip(p_fail_clip, 1 - p_fail_clip)
-    # (1 - p^k) / (1 - p) is 1 + p + .. + p^(k-1), whose logarithm has a derivative at every p, 1 included.
-    powers_GK = p_G1 ** np.arange(k)
-    right_G1 = (np.arange(1, k) * powers_GK[:, :-1]).sum(axis=1, keepdims=True) / powers_GK.sum(axis=1, keepdims=True)
-    failed_GN = 1.0 - scores_GN
-    gradient_GN = (failed_GN - failed_GN.mean(axis=1, keepdims=True)) / scores_GN.shape[1]
-    # The weight of a wrong expert is infinite at p = 0, but the gradient of a group that never fails is 0.
-    wrong_GN = np.divide((k - 1) * gradient_GN, p_G1, out=np.zeros_like(gradient_GN), where=p_G1 > 0)
-    return np.where(expert_G1 == 1.0, right_G1 * gradient_GN, wrong_GN)
+def _exact(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_clip: float) -> np.ndarray:
+    """d/dC and d/dL of the log of the expert's factor, times the samples' deviations from C and L, divided by n.
+
+    The factor is C^(k-1) S(t) with t = L / C and S(t) = 1 + t + .. + t^(k-1).
+    """
+    at_most_GN, below_GN = (scores_GN <= expert_G1).astype(float), (scores_GN < expert_G1).astype(float)
+    c_G1, l_G1 = at_most_GN.mean(axis=1, keepdims=True), below_GN.mean(axis=1, keepdims=True)
+    # The weights are infinite at C = 0, but the gradient of a group with only higher scores is 0.
+    clipped_G1 = np.where(c_G1 > 0, np.maximum(c_G1, p_fail_clip), 1.0)
+    t_G1 = l_G1 / clipped_G1
+    powers_GK = t_G1 ** np.arange(k)
+    slope_G1 = (np.arange(1, k) * powers_GK[:, :-1]).sum(axis=1, keepdims=True) / powers_GK.sum(axis=1, keepdims=True)
+    by_c_G1, by_l_G1 = (k - 1 - t_G1 * slope_G1) / clipped_G1, slope_G1 / clipped_G1
+    return (by_c_G1 * (at_most_GN - c_G1) + by_l_G1 * (below_GN - l_G1)) / scores_GN.shape[1]
 
 
 def _variational(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int) -> np.ndarray:

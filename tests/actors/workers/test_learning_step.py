@@ -10,6 +10,7 @@ import pytest
 from actors.group import Group
 from actors.workers.learning_step import LearningStep, graded_groups
 from learner.estimators import group_advantages
+from learner.estimators.bon_sft import bon_sft_advantages
 from learner.objective import Objective
 from learner.schedule import EntropySchedule, Schedule, ScheduleSettings
 from learner.settings import LossSettings, ObjectiveSettings
@@ -293,6 +294,10 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
         assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh | s.sampled for s in demonstrations)
         assert all(s.sampled for s in engine.sequences[:8])
         assert advantages.any() == (imitation == "bon_sft")
+    other = Objective(ObjectiveSettings(k=2, imitation="bon_sft", bon_sft_form="variational"))
+    _, tilted = LearningStep(engine, other, LossSettings(), n=4, temperature=1.0).accumulate(groups, 0)
+    np.testing.assert_array_equal(tilted, bon_sft_advantages(np.array(REWARDS), np.ones(2), 2, 0.01, "variational"))
+    assert np.abs(tilted - advantages).max() > 0.01
     beyond = Objective(ObjectiveSettings(k=32, imitation="bon_sft"))  # Best-of-32 from groups of four
     figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings(), n=4, temperature=1.0).accumulate(
         groups, 0

@@ -194,6 +194,11 @@ MEAN = {"strategy": "mean", "k": 1}
         # imitation, and what has no part in it
         ({"objective": {"imitation": "bon_sft", "off_policy": "exact"}}, ("objective.off_policy is exact", "bon_sft")),
         ({"objective": {"imitation": "sft", "mixture": [MEAN]}}, ("objective.mixture is set", "imitation = sft")),
+        (
+            {"objective": {"bon_sft_form": "variational"}},
+            ("objective.bon_sft_form = variational has no effect", "imitation = none", "set imitation to bon_sft"),
+        ),
+        ({"objective": {"imitation": "sft", "bon_sft_form": "variational"}}, ("bon_sft_form", "imitation = sft")),
         ({"objective": {"imitation": "bon_sft", "weight": 2}}, ("objective.weight is 2", "leave it out")),
         ({"objective": {"imitation": "sft", "estimator": "loo1"}}, ("objective.estimator is loo1", "leave it out")),
         ({"objective": {"imitation": "bon_sft"}, "rollout": {"n": 1}}, ("rollout.n = 1", "bon_sft", "raise rollout.n")),
