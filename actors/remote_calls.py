@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 _LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # of Ray's death report
 _NODE_DIED = "because its node has died"  # in Ray's death report; its exception has no field for it
+_NODE_STOPPED = "node was terminated expectedly"  # the same
 _MAX_CHARACTERS = 700  # of a quoted cause
 
 
@@ -33,7 +34,9 @@ class ActorLost(ActorFailure):
 
 
 class NodeLost(ActorLost):
-    """An actor was lost with its node."""
+    """An actor was lost with its node. in_order: that node ended after a notice, or by SIGTERM to its raylet."""
+
+    in_order: bool = False
 
 
 class ObjectLost(ActorFailure):
@@ -70,8 +73,13 @@ async def call(
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None
     except RayActorError as error:
-        lost = NodeLost if error.preempted or _NODE_DIED in str(error) else ActorLost
-        raise lost(f"{owner} died before it could {to}: {cause_of_death(error)}") from error
+        in_order = error.preempted or _NODE_STOPPED in str(error)
+        message = f"{owner} died before it could {to}: {cause_of_death(error)}"
+        if not in_order and _NODE_DIED not in str(error):
+            raise ActorLost(message) from error
+        lost = NodeLost(message)
+        lost.in_order = in_order
+        raise lost from error
     except ObjectLostError as error:
         raise ObjectLost(f"{owner} could not {to}: {_short(str(error))}") from error
     except RayError as error:

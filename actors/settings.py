@@ -81,7 +81,11 @@ class ElasticCount(Section):
         1, ge=1, le=4096, description="The run starts with this many actors, and fails if it cannot keep them."
     )
     max: int = Field(
-        1, ge=1, le=4096, description="More actors join, up to this number, when the cluster has resources for them."
+        1,
+        ge=1,
+        le=4096,
+        description="More actors join, up to this number, when the cluster has resources for them; an autoscaler "
+        "provides them.",
     )
 
     @model_validator(mode="after")
@@ -301,8 +305,8 @@ class SupervisionSettings(Section):
         ge=0,
         le=1_000_000,
         description="Restarts of actors of all kinds in one run; the next loss ends the run with a report. 0: the "
-        "first loss ends it. Not counted: samplers and verifiers above `min`, and losses caused by prompts that were "
-        "quarantined.",
+        "first loss ends it. Not counted: samplers and verifiers above `min`, losses caused by prompts that were "
+        "quarantined, and losses with a node that ended after a notice.",
     )
     backoff_s: float = Field(
         1.0, ge=0.0, description="Seconds before a restart; doubles with each consecutive failure."

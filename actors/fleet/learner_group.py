@@ -61,6 +61,12 @@ class LearnerGroup:
         # the same order, which collectives require.
         self._lock = asyncio.Lock()
         self.version: int | None = None  # of the ranks' weights; None before the first start
+        self._saved: int | None = None  # version in the newest checkpoint
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether new ranks would have to train steps again."""
+        return self.version != self._saved
 
     async def prepare(self) -> None:
         """Join new ranks in one process group and bring them to the run's current weight version."""
@@ -82,6 +88,7 @@ class LearnerGroup:
             path = str(directory)
             to = f"load {path}"
             await self._all(incarnation, lambda rank: rank.load.remote(path, step), to=to, limit="checkpoint_s")
+        self._saved = step
         if self.version is None:
             self.version = step
         for earlier in range(step, self.version):
@@ -133,6 +140,8 @@ class LearnerGroup:
             ),
             to=to,
         )
+        self._saved = self.version
+        self._supervisor.changes.notify()  # the ranks may move now
 
     def _groups(self, step: int) -> ObjectRef:
         if self._last is not None and self._last[0] == step:

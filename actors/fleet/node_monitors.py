@@ -122,6 +122,12 @@ class NodeMonitors:
             pass  # the node is lost, as Ray reports at once. The caller has Ray kill the actor in any case
         self._kill(monitor.handle)  # not earlier: it may only have been slow
 
+    def leave(self, node: str) -> None:
+        """End the monitor of a node without actors of the run, if there is one."""
+        monitor = self._monitors.pop(node, None)
+        if monitor is not None:
+            self._kill(monitor.handle)
+
     def _monitor(self, node: str) -> _Monitor:
         if node not in self._monitors:
             self._monitors[node] = _Monitor(self._spawn(node), time.monotonic())

@@ -128,6 +128,8 @@ class RolloutPool:
                 losses += 1
                 if losses == _MAX_LOSSES:
                     raise _lost_too_often(lost) from lost
+            except _AttemptMoved:  # the prompt did not cause it
+                continue
             except _AttemptFailed as error:
                 history.add(error.failure)
         return None
@@ -210,6 +212,8 @@ class RolloutPool:
             raise
         except ActorFailure as failure:
             await self._supervisor.check(member, incarnation, failure)
+            if self._supervisor.excused(member.name, incarnation) or getattr(failure, "in_order", False):
+                raise _AttemptMoved(Failure(str(failure), None)) from failure
             lives = member.incarnation == incarnation and member.present  # the call failed, the actor did not
             loss = None if lives else (member.name, incarnation)
             raise _AttemptFailed(Failure(str(failure), loss, isinstance(failure, NodeLost))) from failure
@@ -238,6 +242,10 @@ class _AttemptFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
         self.failure = failure
+
+
+class _AttemptMoved(_AttemptFailed):
+    """Its actor was lost with a node that ended after a notice, or moved off that node."""
 
 
 class _Budget:

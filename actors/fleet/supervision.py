@@ -4,7 +4,8 @@ A unit (``units.py``) is replaced as a whole: one sampler, one verifier worker, 
 :class:`Supervisor` checks every actor once per heartbeat. It kills a lost actor with its processes and, after a
 backoff, starts a new one under the same name. Callers never restart an actor: their call fails, they wait until the
 unit serves again, and retry. After ``supervision.max_restarts`` the run ends with a report. Optional units (samplers
-and verifiers above `min`) join and leave without counting.
+and verifiers above `min`) join and leave without counting, and so do actors whose node ends after a notice
+(``notices.py``).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
 
 from actors.fleet.hang_detection import HangDetector
 from actors.fleet.node_monitors import NodeMonitors
+from actors.fleet.notices import Nodes, Notices
+from actors.fleet.restarts import Restarts
+from actors.fleet.rooms import release, reserved
 from actors.fleet.units import Changes, Incident, Member, Unit
 from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat
 from actors.remote_calls import ActorFailure, ActorLost, call, within
 from actors.settings import SupervisionSettings
-from actors.threads import in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Supervisor:
         spawn_monitor: creates the :class:`actors.process_stats.NodeMonitor` actor of a node, given the node's id.
         kill: kills an actor, as ``ray.kill``.
         report: called with every incident when it is detected, and again on recovery.
+        nodes: tells which nodes will be lost; None: nothing does.
     """
 
     settings: SupervisionSettings
@@ -51,15 +54,21 @@ class Supervisor:
     spawn_monitor: Callable[[str], ActorHandle]
     kill: Callable[[ActorHandle], None]
     report: Callable[[Incident], None] = lambda incident: None
+    nodes: Nodes | None = None
     changes: Changes = field(default_factory=Changes)
     units: list[Unit] = field(default_factory=list)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the latest, for the report
-    restarts_of: Counter[str] = field(default_factory=Counter)  # by unit
 
     def __post_init__(self) -> None:
         self._monitors = NodeMonitors(self.spawn_monitor, self.kill)
-        self._joining = asyncio.Lock()  # two units must not claim the same free resources
-        self._counted: set[tuple[str, int]] = set()  # losses (unit, incarnation) that count against max_restarts
+        self._restarts = Restarts(self.settings.max_restarts)
+        self._excused: set[tuple[str, int]] = set()  # losses (actor, incarnation) with a node that ended after a notice
+        self.notices = Notices(self.nodes, self._record)
+
+    @property
+    def restarts_of(self) -> Counter[str]:
+        """How often each unit was replaced so far."""
+        return self._restarts.of
 
     @property
     def restarts(self) -> int:
@@ -124,12 +133,29 @@ class Supervisor:
         return await self._monitors.gpu_use(self._heartbeats())
 
     def _heartbeats(self) -> list[Heartbeat]:
-        members = (member for unit in self.units for member in unit.members)
-        return [member.heartbeat for member in members if member.heartbeat is not None]
+        return [member.heartbeat for member in self._members if member.heartbeat is not None]
+
+    @property
+    def _members(self) -> list[Member]:
+        return [member for unit in self.units for member in unit.members]
 
     def forgive(self, losses: Collection[tuple[str, int]]) -> None:
         """Do not count these losses (actor, incarnation): a quarantined prompt caused them."""
-        self._counted.difference_update(losses)
+        self._restarts.forgive(losses)
+
+    def excused(self, actor: str, incarnation: int) -> bool:
+        """Whether this actor was lost because its node ended after a notice, or moved off that node."""
+        return (actor, incarnation) in self._excused
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a node will be lost with state that a checkpoint keeps: the learner's, or the driver's."""
+        return self.notices.for_driver or any(unit.stateful and unit.leaving and unit.busy() for unit in self.units)
+
+    async def until_checkpoint_due(self) -> None:
+        """Wait until :attr:`checkpoint_due`."""
+        while not self.checkpoint_due:
+            await self.changes.wait()  # deadline: the caller cancels it
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run `work` to its end and replace lost units meanwhile.
@@ -139,6 +165,7 @@ class Supervisor:
         """
         main = asyncio.create_task(work)
         keepers = [asyncio.create_task(self._supervise(unit)) for unit in self.units]
+        keepers.append(asyncio.create_task(self._read_notices()))
         try:
             # deadline: the work's own waits have theirs; a keeper ends only with an error
             await asyncio.wait([main, *keepers], return_when=asyncio.FIRST_COMPLETED)
@@ -160,16 +187,25 @@ class Supervisor:
         if unit.members[0].handle is None:  # optional, not started yet
             await self._replace(unit, None)
         while True:
-            await self._replace(unit, await self._until_lost(unit))
+            await self._replace(unit, *await self._until_lost(unit))
 
-    async def _until_lost(self, unit: Unit) -> str:
+    async def _read_notices(self) -> None:
+        while True:
+            if await self.notices.read(self._members):
+                self.changes.notify()
+            await asyncio.sleep(self.settings.heartbeat_s)
+
+    async def _until_lost(self, unit: Unit) -> tuple[str, bool]:
+        """Why `unit` must be replaced, and whether it moves because its node will be lost."""
         monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._monitor, self._marked_failed)]
+        move = asyncio.create_task(self.notices.until_move(unit, self.changes, self.settings.heartbeat_s))
         try:
             # deadline: a monitor checks its member once per heartbeat
-            done, _ = await asyncio.wait(monitors, return_when=asyncio.FIRST_COMPLETED)
-            return next(iter(done)).result()
+            done, _ = await asyncio.wait([*monitors, move], return_when=asyncio.FIRST_COMPLETED)
+            lost = next((task for task in done if task is not move), None)
+            return (lost or move).result(), lost is None
         finally:
-            for task in monitors:
+            for task in (*monitors, move):
                 task.cancel()
 
     async def _marked_failed(self, member: Member) -> str:
@@ -236,12 +272,14 @@ class Supervisor:
         now = time.monotonic()
         detector.observe(now, stats, waited_s=min(now - began, INSPECT_SECONDS))
 
-    async def _replace(self, unit: Unit, reason: str | None) -> None:
+    async def _replace(self, unit: Unit, reason: str | None, moves: bool = False) -> None:
         """Bring `unit` (back) into service. `reason` is None if it joins for the first time."""
         lost_at, log = time.monotonic(), ""
+        excused = reason is not None and await self._excuse(unit)
         if reason is not None:
-            log = await self._log_of(unit, reason)
-            self._record(Incident(unit.name, reason, log=log))
+            if not moves:  # the notice is recorded
+                log = await self._log_of(unit, reason)
+                self._record(Incident(unit.name, reason, log=log))
             if lost_at - unit.served_since > _STEADY_SECONDS:
                 unit.failures = 0
         waits = reason is None
@@ -249,62 +287,54 @@ class Supervisor:
             await self._kill(unit)
             waits = waits or unit.spare()
             if reason is not None:
-                self._count_restart(unit, reason, log, counts=not waits)
-                await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
+                self._restarts.add(unit, reason, log, self.incidents, counts=not (waits or excused))
+                if not excused:
+                    await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
             try:
                 await (self._join(unit) if waits else self._bring_up(unit))
                 break
             except ActorFailure as failure:
                 reason, log = str(failure), failure.log
+                moves = excused = False
                 unit.failures += 1
                 self._record(Incident(unit.name, reason, log=log))
         if reason is not None:
-            unit.failures += 1
-            self._record(Incident(unit.name, reason, time.monotonic() - lost_at))
+            unit.failures += not excused
+            took = time.monotonic() - lost_at
+            self._record(Incident(unit.name, reason, took, kind="move" if moves else "actor"))
+
+    async def _excuse(self, unit: Unit) -> bool:
+        """Whether the loss of `unit` does not count, because its node ends after a notice."""
+        if not await self.notices.explains(unit):
+            return False
+        self._excused.update((member.name, member.incarnation) for member in unit.members)
+        return True
 
     async def _join(self, unit: Unit) -> None:
-        """Bring `unit` into service as soon as all required units serve and the cluster has room."""
-        while True:
-            # deadline: the holder asks for room or prepares a unit; both have deadlines
-            async with self._joining:
-                complete = all(other.serving or other.spare() for other in self.units if other is not unit)
-                if complete and await self._has_room(unit):
-                    await self._bring_up(unit)
-                    return
-            await asyncio.sleep(self.settings.heartbeat_s)
+        """Bring `unit` into service as soon as all required units serve and the cluster has reserved room for it.
 
-    async def _has_room(self, unit: Unit) -> bool:
+        A request that waits is demand for an autoscaler. It is withdrawn while a required unit needs the resources.
+        """
         try:
-            return await in_daemon_thread(unit.room, owner="Ray", to="name free resources", deadline_s=INSPECT_SECONDS)
-        except (TimeoutError, RayError):
-            return False  # ask again later
+            while not (
+                self._complete_without(unit) and await reserved(unit.room, unit.name) and self._complete_without(unit)
+            ):
+                if not self._complete_without(unit):
+                    await release(unit.room, unit.name)
+                await asyncio.sleep(self.settings.heartbeat_s)
+            await self._bring_up(unit)
+        finally:
+            if not unit.serving:  # the run ends, or the start failed
+                await release(unit.room, unit.name)
+
+    def _complete_without(self, unit: Unit) -> bool:
+        return all(other.serving or other.spare() for other in self.units if other is not unit)
 
     async def _log_of(self, unit: Unit, reason: str) -> str:
         """The end of the log of the first member that `reason` names; of the first member if it names none."""
         known = [member for member in unit.members if member.heartbeat is not None]
         named = [member for member in known if member.name in reason] or known
         return await self._monitors.log_of(named[0].heartbeat) if named and named[0].heartbeat is not None else ""
-
-    def _count_restart(self, unit: Unit, reason: str, log: str, *, counts: bool) -> None:
-        if counts and len(self._counted) >= self.settings.max_restarts:
-            failure = ActorFailure(self._exit_message(unit, reason))
-            failure.log = log
-            raise failure
-        self.restarts_of[unit.name] += 1
-        if counts:
-            self._counted.add((unit.name, unit.members[0].incarnation))
-
-    def _exit_message(self, unit: Unit, reason: str) -> str:
-        if self.settings.max_restarts == 0:
-            return f"{unit.name} was lost: {reason} (supervision.max_restarts is 0)"
-        lines = [f"  {incident}" for incident in self.incidents]
-        return "\n".join(
-            [
-                f"{unit.name} was lost: {reason}",
-                f"the run has used up its {self.settings.max_restarts} restarts (supervision.max_restarts); the last:",
-                *lines,
-            ]
-        )
 
     def _record(self, incident: Incident) -> None:
         self.incidents.append(incident)
@@ -323,11 +353,15 @@ class Supervisor:
                 await self._monitors.end(member.heartbeat, member.name)
             self.kill(member.handle)
             member.handle = member.heartbeat = None
+        for node in self.notices.left(self._members):
+            self._monitors.leave(node)  # Ray ends an idle node with a notice
+        await release(unit.room, unit.name)
 
     async def _bring_up(self, unit: Unit) -> None:
         for member in unit.members:
             member.incarnation += 1
             member.failure = None
+            member.leaving = False
             member.handle = member.spawn(member.incarnation)
         try:
             await self._prepare(unit)

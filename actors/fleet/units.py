@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ray.actor import ActorHandle
 
+from actors.fleet.rooms import Room
 from actors.process_stats import Heartbeat
 from actors.remote_calls import ActorLost
 
@@ -22,6 +23,7 @@ class Member:
     handle: Any = None
     incarnation: int = -1  # 0 for the first actor
     serving: bool = False
+    leaving: bool = False  # it moves to another node, so it gets no new requests
     heartbeat: Heartbeat | None = None  # the last one
     failure: str | None = None  # why a caller marked it as failed
 
@@ -51,14 +53,18 @@ class Unit:
     Args:
         prepare: brings new members into service (loads a model, the current weights, ...).
         spare: true while the unit is optional: it waits for `room`, and its losses do not count.
-        room: true if the cluster has the resources for it; may block, so it is called in a thread.
+        room: what it needs while it is optional; None: nothing.
+        busy: true while a move to another node would lose work.
+        stateful: a checkpoint ends `busy`, so the run saves one before the unit moves.
     """
 
     name: str
     members: Sequence[Member]
     prepare: Callable[[], Awaitable[None]]
     spare: Callable[[], bool] = lambda: False
-    room: Callable[[], bool] = lambda: True
+    room: Room | None = None
+    busy: Callable[[], bool] = lambda: False
+    stateful: bool = False
     failures: int = 0  # consecutive
     served_since: float = 0.0
 
@@ -66,18 +72,29 @@ class Unit:
     def serving(self) -> bool:
         return all(member.serving for member in self.members)
 
+    @property
+    def leaving(self) -> bool:
+        return any(member.leaving for member in self.members)
+
 
 @dataclass(frozen=True)
 class Incident:
-    """The loss of a unit; `recovered_s`: seconds until it served again (None: not yet); `log`: the end of its log."""
+    """The loss of a unit, its move to another node, or a notice that a node will be lost.
+
+    unit: name of the unit, or of the node. recovered_s: seconds until it served again (None: not yet). log: the end of
+    its log.
+    """
 
     unit: str
     reason: str
     recovered_s: float | None = None
     log: str = ""
+    kind: Literal["actor", "move", "node"] = "actor"
 
     def __str__(self) -> str:
         recovery = "" if self.recovered_s is None else f"; it serves again after {self.recovered_s:.1f} s"
+        if self.kind != "actor":
+            return f"{self.unit} {self.reason}{recovery}"
         where = self.log.strip().partition("\n")[0].partition(", which ends")[0] if not recovery else ""
         return f"{self.unit} was lost: {self.reason}{recovery}" + (f" ({where})" if where else "")
 

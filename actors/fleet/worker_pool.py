@@ -55,6 +55,10 @@ class WorkerPool:
         """Number of workers that serve now."""
         return sum(member.serving for member in self.members)
 
+    def busy(self, member: Member) -> bool:
+        """Whether requests are in flight on a worker."""
+        return bool(self._in_flight[member])
+
     @contextlib.asynccontextmanager
     async def borrow(self, weight: int, alone: Callable[[], bool] = lambda: False) -> AsyncIterator[Member]:
         """A worker for a request of size `weight`, without other requests in flight on it while `alone()` is true.
@@ -89,7 +93,7 @@ class WorkerPool:
 
     def _assign(self, request: _Request) -> Member | None:
         """Start `request` on the least loaded worker that accepts it; if none does, begin to drain one for it."""
-        serving = [member for member in self.members if member.serving]
+        serving = [member for member in self.members if member.serving and not member.leaving]
         free = [member for member in serving if self._accepts(member, request)]
         if free:
             self._stop_draining(request)

@@ -11,6 +11,7 @@ that Ray gives both the same card, also when one is replaced.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from actors.remote_calls import call
@@ -63,6 +64,20 @@ class Placement:
             return self._anywhere("learner", gpus)
         self._reserve_ranks()
         return self._in_bundle(rank, "learner", gpus)
+
+    def renew_ranks(self, draining: Collection[str]) -> None:
+        """Reserve other nodes for the ranks if they lie on a node that will be lost; call it while no rank exists.
+
+        Ray moves bundles only when their node is gone. Shared cards are not moved, because samplers use them too.
+        """
+        if self._group is None or self.shares_cards:
+            return
+        from ray.util import placement_group_table, remove_placement_group
+
+        if set(placement_group_table(self._group)["bundles_to_node_id"].values()) & set(draining):
+            remove_placement_group(self._group)
+            self._group = None
+            self._reserve_ranks()
 
     def verifier(self) -> dict[str, Any]:
         """Options of a verifier worker."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import worker  # no public call names the log directory
-from ray._private.state import available_resources_per_node as free_resources  # no public call tells nodes apart
 from ray.actor import ActorHandle
 
 from actors.fleet.broadcaster import Broadcaster
@@ -37,7 +36,9 @@ from cluster.checks.ray_cluster import address_of, check_address, layout_problem
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.launch.demand import restricted, role_resource
+from cluster.run.nodes import RayNodes
 from cluster.run.placement import Placement
+from cluster.run.room import BundleRoom
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,9 @@ class Processes:
         self._logs = logs
         self._placement = Placement(config)
         self._broadcaster: Broadcaster | None = None  # until it is connected, samplers keep the weights of model.path
+        self._nodes = RayNodes()
         self.supervisor = Supervisor(
-            config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report
+            config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report, nodes=self._nodes
         )
 
     async def reserve_cards(self) -> bool:
@@ -134,7 +136,7 @@ class Processes:
 
     async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
         """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
-        config, actors, place = self._config, self._config.actors, self._placement
+        config, actors = self._config, self._config.actors
         samplers = [self._sampler(i) for i in range(actors.sampler_range.max)]
         verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
         pool = RolloutPool(
@@ -145,13 +147,13 @@ class Processes:
             config.rollout.max_samples_in_flight,
             quarantine,
         )
-        for units, workers, minimum, needs in (
-            (samplers, pool.samplers, actors.sampler_range.min, place.needs("sampler", config.sampler.gpus)),
-            (verifiers, pool.verifiers, actors.verifier_range.min, place.needs("verifier", actors.verifier_gpus)),
+        for units, workers, minimum in (
+            (samplers, pool.samplers, actors.sampler_range.min),
+            (verifiers, pool.verifiers, actors.verifier_range.min),
         ):
             for unit in units:
                 unit.spare = partial(_enough, workers, minimum)
-                unit.room = partial(_room_for, needs)
+                unit.busy = partial(workers.busy, unit.members[0])
         await self.supervisor.start(*samplers[: actors.sampler_range.min], *verifiers[: actors.verifier_range.min])
         return pool
 
@@ -166,7 +168,8 @@ class Processes:
         members = [
             Member(f"learner rank {rank}", partial(self._learner_rank, rank)) for rank in range(config.learner.ranks)
         ]
-        unit = self.supervisor.add(Unit("learner", members, prepare=lambda: learner.prepare()))
+        unit = Unit("learner", members, lambda: learner.prepare(), busy=lambda: learner.unsaved, stateful=True)
+        self.supervisor.add(unit)
         learner = LearnerGroup(
             unit,
             self.supervisor,
@@ -213,9 +216,10 @@ class Processes:
         reserved = 0.0
         if self._placement.shares_cards:
             reserved = reserved_memory(config, shape_of(config, read_model(config.model.path)))
+        room = BundleRoom(self._placement.needs("sampler", config.sampler.gpus))
 
         def spawn(incarnation: int) -> ActorHandle:
-            return self._actor(SamplerActor, name, **self._placement.sampler(index)).remote(
+            return self._actor(SamplerActor, name, **(self._placement.sampler(index) | room.options())).remote(
                 name,
                 config.model.path,
                 config.model.dtype,
@@ -234,13 +238,14 @@ class Processes:
             if self._broadcaster is not None:
                 await self._broadcaster.join(member)
 
-        return self.supervisor.add(Unit(name, [member], prepare))
+        return self.supervisor.add(Unit(name, [member], prepare, room=room))
 
     def _verifier(self, name: str) -> Unit:
         gpus = self._config.actors.verifier_gpus
+        room = BundleRoom(self._placement.needs("verifier", gpus))
 
         def spawn(incarnation: int) -> ActorHandle:
-            actor = self._actor(VerifierWorker, name, **self._placement.verifier())
+            actor = self._actor(VerifierWorker, name, **(self._placement.verifier() | room.options()))
             return actor.remote(name, self._config.task, self._config.model.path, gpus, self._config.plugins)
 
         member = Member(name, spawn)
@@ -248,7 +253,7 @@ class Processes:
         async def prepare() -> None:
             self._ready(name, await self._start(member, lambda verifier: verifier.ready.remote()))
 
-        return self.supervisor.add(Unit(name, [member], prepare))
+        return self.supervisor.add(Unit(name, [member], prepare, room=room))
 
     async def _start(self, member: Member, request: Callable[[Any], Awaitable[Any]]) -> Any:
         """The answer to the first `request` to a new actor."""
@@ -258,6 +263,8 @@ class Processes:
 
     def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
         config = self._config
+        if rank == 0 and incarnation:
+            self._placement.renew_ranks(self._nodes.draining())
         actor = self._actor(
             LearnerRank,
             f"learner rank {rank}",
@@ -327,11 +334,6 @@ def _on(node: str) -> Any:
 
 def _enough(workers: WorkerPool, minimum: int) -> bool:
     return workers.serving >= minimum
-
-
-def _room_for(needs: Mapping[str, float]) -> bool:
-    """Whether one node has all of it free: an actor cannot span two nodes."""
-    return any(all(free.get(name, 0.0) >= n for name, n in needs.items()) for free in free_resources().values())
 
 
 def _actor_count(config: RunConfig) -> int:

@@ -6,12 +6,15 @@ The loop (``cluster/run/loop.py``) is the order of events; this file is what "re
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
+
+from ray import ObjectRef
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
@@ -71,6 +74,20 @@ class Run:
     def steps(self) -> int:
         return self.context.config.run.steps
 
+    async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
+        """The groups of `step`. If a node with state will be lost, a checkpoint is saved while they are awaited."""
+        lease = asyncio.ensure_future(self.source.lease(step))
+        due = asyncio.ensure_future(self.supervisor.until_checkpoint_due())
+        try:
+            # deadline: the lease has its own
+            await asyncio.wait([lease, due], return_when=asyncio.FIRST_COMPLETED)
+            if self.supervisor.checkpoint_due:
+                await self.checkpoint_if_new()
+            return await lease
+        finally:
+            lease.cancel()
+            due.cancel()
+
     def record(self, step: int, metrics: dict[str, float], clock: StepClock) -> dict[str, float]:
         """Log one finished step to the run directory and the dashboards, and warn of what keeps the run from learning.
 
@@ -82,6 +99,7 @@ class Run:
         learning_s = row["time/learning_share"] * row["time/step_s"]
         row["throughput/trained_tokens_per_s"] = row.get("batch/tokens", 0.0) / max(learning_s, 1e-9)
         row["supervision/restarts"] = self.supervisor.restarts
+        row["supervision/preemptions"] = self.supervisor.notices.count
         for name, restarts in self.supervisor.restarts_of.items():
             row[f"supervision/restarts_of/{name.replace(' ', '-')}"] = restarts
         if self.pool is not None:

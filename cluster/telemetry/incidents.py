@@ -2,7 +2,9 @@
 
 incidents.jsonl            every loss of an actor (`kind: actor`): when, which, why, how its log ended, and after how
                            many seconds it served again; every warning of health.py (`kind: warning`): when, at which
-                           step, and what to change; every loss of a tracker (`kind: wandb`, `tensorboard`, `mlflow`)
+                           step, and what to change; every loss of a tracker (`kind: wandb`, `tensorboard`,
+                           `mlflow`); every notice that a node will be lost (`kind: node`), and every actor that then
+                           serves on another node (`kind: move`)
 quarantine/PURPOSE-N.json  every quarantined prompt: what it was, and each failure while it was being processed
                            (PURPOSE is training, with the position N of its group, or evaluation, with the number N of
                            the prompt)
@@ -35,10 +37,10 @@ class Incidents:
         self.quarantine = QuarantineFiles(directory, dashboards)
 
     def report(self, incident: Incident) -> None:
-        """An actor was lost, or its replacement is ready."""
+        """An actor was lost or moves, its replacement is ready, or a node will be lost."""
         self._dashboards.message(str(incident))
         self._directory.append_incident(
-            "actor",
+            incident.kind,
             incident.unit,
             reason=incident.reason,
             recovered_s=incident.recovered_s,

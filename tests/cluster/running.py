@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCAL = REPOSITORY / "cluster" / "presets" / "local.yaml"
@@ -39,3 +42,14 @@ def run_directory(base: Path) -> Path:
     """The one run directory under `base`."""
     (found,) = [path for path in base.iterdir() if path.is_dir()]
     return found
+
+
+def quiet_supervisor() -> Any:
+    """A supervisor of a run in which nothing is lost."""
+    return SimpleNamespace(
+        restarts=0,
+        restarts_of={},
+        notices=SimpleNamespace(count=0),
+        checkpoint_due=False,
+        until_checkpoint_due=asyncio.Event().wait,
+    )

@@ -243,3 +243,37 @@ def test_every_serving_sampler_frees_its_memory_and_one_that_cannot_is_replaced(
         assert first.serving and not second.serving and "out of memory" in second.failure
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_losses_with_a_node_that_ends_after_a_notice_count_against_no_prompt():
+    from ray.exceptions import ActorDiedError
+
+    class Preempted(Worker):
+        async def _work(self):
+            self.calls += 1
+            if self.calls <= 5:
+                error = ActorDiedError()
+                error._preempted = True
+                raise error
+            return 8
+
+    async def scenario():
+        quarantine = None
+        pool = pool_of([Preempted()], [Worker()], quarantine, poison_deaths=1)
+        sampler = pool.samplers.members[0]
+        pool._supervisor.mark_failed = lambda *_: None
+        graded = await asyncio.wait_for(pool.graded_group(request(), None), LIMIT_S)
+        assert graded == "graded group 0" and sampler.handle.calls == 6 and pool.quarantined == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_leaves_gets_no_new_request():
+    async def scenario():
+        workers = [Worker(), Worker()]
+        pool = pool_of(workers, [Worker()])
+        pool.samplers.members[0].leaving = True
+        await asyncio.gather(*(pool.graded_group(request(i), None) for i in range(4)))
+        assert [worker.calls for worker in workers] == [0, 4]
+
+    asyncio.run(scenario())

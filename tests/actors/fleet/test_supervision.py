@@ -160,16 +160,31 @@ def test_an_actor_marked_as_failed_by_several_callers_is_replaced_once():
     asyncio.run(scenario())
 
 
+class Room:
+    """Grants a reservation while `free()`; `asked` and `held` tell what a cluster would see."""
+
+    def __init__(self, free=lambda: True) -> None:
+        self.free, self.held, self.asked = free, False, False
+
+    def reserve(self) -> bool:
+        self.asked = True
+        self.held = self.held or bool(self.free())
+        return self.held
+
+    def release(self) -> None:
+        self.asked = self.held = False
+
+
 def test_an_optional_actor_waits_for_room_and_joins():
     async def scenario():
         supervisor = make()
         unit, member = employ(supervisor)
         room = asyncio.Event()
-        unit.spare, unit.room = lambda: True, room.is_set
+        unit.spare, unit.room = lambda: True, Room(room.is_set)
 
         async def work():
             await asyncio.sleep(0.1)
-            assert member.handle is None
+            assert member.handle is None and unit.room.asked, "an autoscaler sees the request"
             room.set()
             await supervisor.until_serving(unit, to="join", deadline_s=LIMIT_S)
 
@@ -189,25 +204,19 @@ def joining(spare_units: int, room: asyncio.Event | None = None, prepare=None, s
     return supervisor, needed, spares
 
 
-def test_two_spares_do_not_both_take_the_same_room():
-    free, at_once = 1, []
-
-    async def prepare():
-        nonlocal free
-        free -= 1
-        at_once.append(free)
-        await asyncio.sleep(0.05)
-
+def test_a_request_for_room_is_withdrawn_when_the_run_ends():
     async def scenario():
-        supervisor, needed, spares = joining(2, prepare=prepare)
+        supervisor, needed, spares = joining(2)
+        free = iter([True])
         for unit, _ in spares:
-            unit.room = lambda: free > 0
+            unit.room = Room(lambda: next(free, False))
         await supervisor.start(needed)
-        await asyncio.wait_for(supervisor.run(asyncio.sleep(0.4)), LIMIT_S)
+        await asyncio.wait_for(supervisor.run(asyncio.sleep(0.3)), LIMIT_S)
         assert sum(unit.serving for unit, _ in spares) == 1 and supervisor.restarts == 0
+        waiting = next(unit for unit, _ in spares if not unit.serving)
+        assert not waiting.room.asked
 
     asyncio.run(scenario())
-    assert at_once == [0]
 
 
 def test_a_spare_on_a_broken_node_does_not_end_the_run():
@@ -259,7 +268,7 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
                 await returns.wait()
 
         learner.prepare = prepare
-        spare.room = lambda: not learner.serving or returns.is_set()
+        spare.room = Room(lambda: not learner.serving or returns.is_set())
         await supervisor.start(needed, learner)
 
         async def work():
@@ -267,7 +276,7 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
             while member.incarnation == 0:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
-            assert not spare.serving
+            assert not spare.serving and not spare.room.asked, "its request would take what the learner needs"
             returns.set()
             await supervisor.until_serving(spare, to="join", deadline_s=LIMIT_S)
             assert learner.serving
@@ -278,9 +287,9 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
 
 
 def test_a_cluster_that_does_not_answer_about_room_blocks_nothing(monkeypatch):
-    import actors.fleet.supervision
+    import actors.fleet.rooms
 
-    monkeypatch.setattr(actors.fleet.supervision, "INSPECT_SECONDS", 0.05)
+    monkeypatch.setattr(actors.fleet.rooms, "INSPECT_SECONDS", 0.05)
     asked = []
 
     def room():
@@ -290,7 +299,7 @@ def test_a_cluster_that_does_not_answer_about_room_blocks_nothing(monkeypatch):
 
     async def scenario():
         supervisor, needed, [(unit, _)] = joining(1)
-        unit.room = room
+        unit.room = Room(room)
         await supervisor.start(needed)
         began = time.monotonic()
         await supervisor.run(asyncio.sleep(0.2))

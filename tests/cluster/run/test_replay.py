@@ -27,6 +27,7 @@ from cluster.run.run import Run
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
 from tests.actors.workers.test_learning_step import graded
+from tests.cluster.running import quiet_supervisor
 
 QUARANTINED = quarantined_group(
     SampleRequest(
@@ -128,7 +129,7 @@ def replayed(
     dashboards: Any = SimpleNamespace(step=lambda row: None, phase=lambda name: None, message=lambda text: None)
     context = RunContext(config, directory, dashboards, replay=recorded)
     source = RecordedGroups(recorded / "groups", deadline_s=60.0)
-    supervisor: Any = SimpleNamespace(restarts=0, restarts_of={})
+    supervisor = quiet_supervisor()
     run = Run(context, source, learner, NoWeightSync(), None, supervisor, JobMemory(supervisor), shutdown)
     asyncio.run(_train_until_asked(run))
     return run

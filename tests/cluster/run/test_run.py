@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -53,3 +54,35 @@ def test_a_gap_between_sampler_and_learner_stops_a_run_that_samples(gap: float, 
         run(pool=object()).check_agreement(row)
     run(pool=object()).check_agreement({"train/step": 3})
     run(pool=None).check_agreement(row)
+
+
+@pytest.mark.parametrize("due", [True, False])
+def test_a_checkpoint_is_saved_while_groups_are_awaited_if_the_learners_node_will_be_lost(due: bool) -> None:
+    order: list[str] = []
+    arrived = asyncio.Event()
+
+    async def lease(step: int) -> str:
+        await arrived.wait()
+        order.append(f"groups of step {step}")
+        return "groups"
+
+    async def until_due() -> None:
+        await asyncio.sleep(0 if due else 60)
+
+    async def save() -> None:
+        order.append("saved")
+        arrived.set()
+
+    run = SimpleNamespace(
+        source=SimpleNamespace(lease=lease),
+        supervisor=SimpleNamespace(checkpoint_due=due, until_checkpoint_due=until_due),
+        checkpoint_if_new=save,
+    )
+
+    async def scenario() -> None:
+        if not due:
+            arrived.set()
+        assert await asyncio.wait_for(Run.lease(cast(Any, run), 3), 10) == "groups"
+
+    asyncio.run(scenario())
+    assert order == (["saved"] if due else []) + ["groups of step 3"]

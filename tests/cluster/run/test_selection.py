@@ -26,6 +26,7 @@ from cluster.run.run import Run
 from cluster.run.selection import NoFurtherGain, Selection, evaluations_without_gain
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
+from tests.cluster.running import quiet_supervisor
 
 METRIC = "eval/pass@2"
 
@@ -167,7 +168,7 @@ def trained(directory: RunDirectory, values: dict[int, float], monkeypatch: pyte
     if start:
         directory.rewind(start.step)
     context = RunContext(config, directory, dashboards, start=start)
-    supervisor: Any = SimpleNamespace(restarts=0, restarts_of={})
+    supervisor = quiet_supervisor()
     learner, memory = Learner(context.first_step), JobMemory(supervisor)
     run = Run(context, cast(Any, Source()), learner, NoWeightSync(), None, supervisor, memory, Shutdown())
     asyncio.run(_train_until_asked(run))

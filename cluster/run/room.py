@@ -1,0 +1,42 @@
+"""Room for an optional actor: a placement group of one bundle.
+
+A placement group that waits is demand for Ray's autoscaler, as long as the job exists: Ray removes it with the job,
+however that ends. ``ray.autoscaler.sdk.request_resources`` would outlive the job and replace the request of any other
+job, so it is not used. Without an autoscaler the group waits until a node has room.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+
+class BundleRoom:
+    """An :class:`actors.fleet.rooms.Room` on any one node that has `needs`."""
+
+    def __init__(self, needs: Mapping[str, float]) -> None:
+        self._bundle = {name: amount for name, amount in needs.items() if amount}
+        self._group: Any = None
+        self._lock = threading.Lock()  # a call may still run in its thread when the next one begins
+
+    def reserve(self) -> bool:
+        with self._lock:
+            if self._group is None:
+                self._group = placement_group([self._bundle])
+            return bool(placement_group_table(self._group)["state"] == "CREATED")
+
+    def release(self) -> None:
+        with self._lock:
+            if self._group is not None:
+                remove_placement_group(self._group)
+                self._group = None
+
+    def options(self) -> dict[str, Any]:
+        """Ray options of an actor that starts in the room; none if it was not reserved."""
+        if self._group is None:
+            return {}
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)}
