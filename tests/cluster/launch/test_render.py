@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,18 @@ def test_kubernetes_objects_follow_the_crds(overrides: tuple[str, ...]) -> None:
     crd("RayJob").validate(job)
     with pytest.raises(jsonschema.ValidationError):
         crd("RayCluster").validate(cluster | {"spec": cluster["spec"] | {"rayversion": "2"}})
+
+
+def test_a_worker_pod_that_is_deleted_gives_ray_a_notice_within_its_grace_period() -> None:
+    (cluster,) = objects("raycluster.yaml")
+    spec = cluster["spec"]
+    assert "lifecycle" not in spec["headGroupSpec"]["template"]["spec"]["containers"][0]
+    for group in spec["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
+        assert "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in command
+        notice_s = int(re.search(r"--deadline-remaining-seconds (\d+)", command)[1])
+        assert 30 < notice_s < pod["terminationGracePeriodSeconds"]
 
 
 def test_kubernetes_job_carries_the_configuration_and_joins_its_own_cluster() -> None:
