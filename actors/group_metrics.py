@@ -13,26 +13,27 @@ from verifiers.verdict import Status
 
 
 def group_metrics(
-    groups: Sequence[Group], advantages_GN: np.ndarray, version: int, skipped: Sequence[Group] = ()
+    groups: Sequence[Group], advantages: Sequence[np.ndarray] | np.ndarray, version: int, skipped: Sequence[Group] = ()
 ) -> dict[str, float]:
     """Metrics of one step's groups under the names of ``cluster/records/metrics.yaml``.
 
+    Every prompt has the same weight in the means of rewards, whatever the size of its group.
+
     Args:
-        groups: graded groups of equal size, all usable.
-        advantages_GN: their advantages, float64 [G, N].
+        groups: graded groups, all usable.
+        advantages: of each group, float64 [n].
         skipped: groups of the step on which the verifier failed; only the verdict shares count them.
         version: of the learner's weights at the step.
     """
-    rewards_GN = np.stack([g.rewards for g in groups])
-    correct_GN = np.array([[v == Status.CORRECT for v in g.verdicts] for g in groups])
+    hits_G = np.array([sum(v == Status.CORRECT for v in g.verdicts) for g in groups])
     lengths = np.array([len(tokens) for g in groups for tokens in g.response_tokens])
     ages = version - np.concatenate([versions[:1] for g in groups for versions in g.token_versions])
     spans_G = [g.newest_version - g.oldest_version for g in groups]
-    n = rewards_GN.shape[1]
-    hits_G = correct_GN.sum(axis=1)
+    sizes_G = np.array([g.n for g in groups])
+    reward_mean = np.mean([g.rewards.mean() for g in groups])
     row = {
-        "reward/mean": rewards_GN.mean(),
-        "reward/std": rewards_GN.std(),
+        "reward/mean": reward_mean,
+        "reward/std": np.sqrt(np.mean([((g.rewards - reward_mean) ** 2).mean() for g in groups])),
         "policy/entropy": sampled_entropy(groups),
         "policy/lag_mean": ages.mean(),
         "policy/lag_max": ages.max(),
@@ -40,14 +41,16 @@ def group_metrics(
         "policy/version_span_max": np.max(spans_G),
         "response/length_mean": lengths.mean(),
         "response/truncated_share": np.mean([r == "length" for g in groups for r in g.finish_reason]),
+        "groups/samples_min": sizes_G.min(),
+        "groups/samples_max": sizes_G.max(),
         "groups/all_fail_share": np.mean(hits_G == 0),
-        "groups/all_pass_share": np.mean(hits_G == n),
-        "groups/mixed_share": np.mean((hits_G > 0) & (hits_G < n)),
-        "groups/unique_answer_share": np.mean([len(set(g.answer or [None])) / n for g in groups]),
-        "groups/no_signal_share": np.mean(~advantages_GN.any(axis=1)),
+        "groups/all_pass_share": np.mean(hits_G == sizes_G),
+        "groups/mixed_share": np.mean((hits_G > 0) & (hits_G < sizes_G)),
+        "groups/unique_answer_share": np.mean([len(set(g.answer or [None])) / g.n for g in groups]),
+        "groups/no_signal_share": np.mean([not of_group.any() for of_group in advantages]),
     }
-    for k in default_ks(n):
-        row[f"pass_at_k/{k}"] = np.mean([pass_at_k(n, int(c), k) for c in hits_G])
+    for k in default_ks(int(sizes_G.min())):
+        row[f"pass_at_k/{k}"] = np.mean([pass_at_k(g.n, int(c), k) for g, c in zip(groups, hits_G, strict=True)])
     row |= _part_means(groups)
     verdicts = Counter(v for g in (*groups, *skipped) for v in g.verdicts)
     row |= {f"verifier/{status}_share": verdicts[status] / verdicts.total() for status in Status}

@@ -6,12 +6,66 @@ reason, because the reference page and the messages for wrong keys are generated
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from actors.sampling import LEAST_TEMPERATURE
 from learner.section import Section
+from learner.settings import ObjectiveSettings
+
+MOST_ALLOCATED = 256  # samples of one group whose size is chosen; tables of that size take seconds to compute
+
+
+class AllocationSettings(Section):
+    """Group sizes that depend on a prompt's results in earlier epochs; each step has rollout.n samples per prompt on
+    average. See docs/objectives.md.
+    """
+
+    min_n: int | None = Field(
+        None,
+        ge=1,
+        description="Smallest group; null: the smallest that the objective's estimators allow (k + 1 for `loo`).",
+    )
+    max_n: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_ALLOCATED,
+        description=f"Largest group; null: four times rollout.n, at most {MOST_ALLOCATED}. One group is sampled and "
+        "verified within the deadlines of a group, and its samples share a prompt's key-value cache.",
+    )
+    prior: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="Correct and wrong answers that are added to every prompt's counts: a large value keeps groups "
+        "equal, a small one trusts few results.",
+    )
+    discount: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Weight of a prompt's earlier counts when a new group is counted, because the policy has changed. "
+        "0: only the last group counts; 1: all count alike.",
+    )
+
+    def limits(self, objective: ObjectiveSettings, k: int, n: int) -> tuple[int, int]:
+        """The smallest and the largest group at an objective's `k`, with ``rollout.n`` = `n`."""
+        most = self.max_n or max(n, min(4 * n, MOST_ALLOCATED))
+        return self.min_n or objective.smallest_group(k), most
+
+    def size_problem(self, objective: ObjectiveSettings, k: int, n: int, found: Collection[int]) -> str | None:
+        """The problem if a recorded group, of sizes `found`, is outside of the limits; else None."""
+        least, most = self.limits(objective, k, n)
+        odd = [size for size in found if not least <= size <= most]
+        if not odd:
+            return None
+        return (
+            f"rollout.allocation allows groups of {least} to {most} samples, but there is one of {odd[0]}; recorded "
+            "groups, and those in a checkpoint, are trained on unchanged: set rollout.allocation.min_n and max_n as in "
+            "the run that sampled them"
+        )
 
 
 class RolloutSettings(Section):
@@ -59,6 +113,12 @@ class RolloutSettings(Section):
         ge=1,
         le=1_000_000,
         description="Longest response in tokens; longer samples are truncated, with finish reason 'length'.",
+    )
+
+    allocation: AllocationSettings | None = Field(
+        None,
+        description="Choose each prompt's number of samples by its results in earlier epochs, with rollout.n as the "
+        "mean of every step; `{}` for the defaults. Null: rollout.n for all prompts.",
     )
 
     max_samples_in_flight: int | None = Field(

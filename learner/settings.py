@@ -169,6 +169,11 @@ class ObjectiveSettings(TermSettings):
         for i, term in enumerate(self.terms(k) if self.imitation == "none" else []):
             _check_term(term, n, f"objective.mixture.{i - 1}" if i else "objective")
 
+    def smallest_group(self, k: int) -> int:
+        """The smallest group that the estimators allow, at `k`."""
+        found = [(term.k, ESTIMATORS[term.estimator]) for term in self.terms(k)]
+        return max(max(of_term + (not e.allows_k_equal_n), e.min_group_size) for of_term, e in found)
+
 
 def _check_term(term: TermSettings, n: int, key: str) -> None:
     if term.k > n:

@@ -16,6 +16,7 @@ from ray import ObjectRef
 
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
+from actors.queue.group_sizes import Outcome
 from actors.queue.state import Ticket
 from actors.remote_calls import ActorLost, ObjectLost, call
 from actors.settings import DeadlineSettings
@@ -120,6 +121,13 @@ class QueueClient:
             request, to=f"lease the groups of step {step}", deadline_s=wait_s + _QUICK_S
         )
         return groups[0], row
+
+    async def outcomes(self) -> list[Outcome]:
+        """Correct and judged samples of the leased groups."""
+        found: list[Outcome] = await self._call(
+            lambda queue: queue.outcomes.remote(), to="count the correct samples of the leased groups"
+        )
+        return found
 
     async def ack(self, version: int) -> None:
         """The samplers hold `version`: the leased groups are trained, their slots are free."""

@@ -24,7 +24,7 @@ from actors.group_metrics import group_metrics
 from actors.logs import set_step, start_actor_log
 from actors.plugins import load_plugins
 from actors.process_stats import Heartbeat, own_heartbeat
-from actors.settings import BroadcastSettings
+from actors.settings import AllocationSettings, BroadcastSettings
 from actors.weights import Published, make_transfer
 from actors.workers.learning_step import LearningStep
 from learner.checkpoint_identity import ADAPTER, ENGINE, HUGGINGFACE
@@ -58,6 +58,7 @@ class LearnerRank:
         dtype: parameter type, as in ``model.dtype``.
         learner, loss, objective, schedule: the configuration's sections.
         n: samples of a group, as in ``rollout.n``.
+        allocation: the section ``rollout.allocation``.
         temperature: of sampling; the tempered log-probabilities are differentiated.
         broadcast: how the weights reach samplers.
         run_id: part of the names of published weights.
@@ -79,6 +80,7 @@ class LearnerRank:
         objective: ObjectiveSettings,
         schedule: ScheduleSettings,
         n: int,
+        allocation: AllocationSettings | None,
         temperature: float,
         seed: int,
         broadcast: BroadcastSettings,
@@ -97,7 +99,7 @@ class LearnerRank:
         self._loss = loss
         self._objective = Objective(objective)
         self._schedule = schedule
-        self._n, self._temperature = n, temperature
+        self._n, self._allocation, self._temperature = n, allocation, temperature
         self._shares_card = shares_card
         self._transfer = make_transfer(broadcast, run_id)
         self._rank, self._world_size = rank, world_size
@@ -127,6 +129,7 @@ class LearnerRank:
             n=self._n,
             temperature=self._temperature,
             schedule=self._schedule,
+            allocation=self._allocation,
         )
 
     def _load_engine(self, master_address: str, master_port: int) -> Engine:
@@ -212,8 +215,8 @@ class LearnerRank:
         usable = [group for group in groups if group.usable]
         if not usable:
             raise RuntimeError(f"the verifier failed on every group of the step: {groups[0].fault}")
-        figures, advantages_GN = self._learning_step.accumulate(usable, step)
-        row = group_metrics(usable, advantages_GN, step, [group for group in groups if not group.usable])
+        figures, advantages = self._learning_step.accumulate(usable, step)
+        row = group_metrics(usable, advantages, step, [group for group in groups if not group.usable])
         self._accumulated = _Accumulated(figures, usable[0], row)
 
     def _update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:

@@ -6,15 +6,16 @@ where the KL is part of the reward, the responses are first scored with the curr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from actors.group import Group
 from actors.group_metrics import sampled_entropy
 from actors.sampling import restricted_problem
+from actors.settings import AllocationSettings
 from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
 from learner.schedule import KEPT_ENTROPIES, ScheduleSettings, sampling_mismatch, scheduled
@@ -68,6 +69,7 @@ class LearningStep:
         objective: what to maximize.
         loss: the section `loss`.
         n, temperature: of a group, as in ``rollout.n`` and ``rollout.temperature``.
+        allocation: with it groups differ in size, and their mean is n.
         schedule: moves k, n, temperature and ``loss.kl_coefficient``.
     """
 
@@ -80,6 +82,7 @@ class LearningStep:
         n: int,
         temperature: float,
         schedule: ScheduleSettings = ScheduleSettings(),
+        allocation: AllocationSettings | None = None,
     ) -> None:
         self._engine = engine
         self._objective = objective
@@ -87,6 +90,7 @@ class LearningStep:
         self._n = n
         self._temperature = temperature
         self._schedule = schedule
+        self._allocation = allocation
         self._entropies: dict[int, float] = {}  # by step; of the sampling policy, nat/token
 
     def state(self) -> dict[str, Any]:
@@ -97,49 +101,45 @@ class LearningStep:
         """Continue from :meth:`state`; an earlier release saved none."""
         self._entropies = dict(state.get("entropies", {}))
 
-    def accumulate(self, groups: Sequence[Group], step: int) -> tuple[dict[str, float], np.ndarray]:
+    def accumulate(self, groups: Sequence[Group], step: int) -> tuple[dict[str, float], list[np.ndarray]]:
         """The gradient at weight version `step`.
 
         Returns:
-            (figures of the engine, `objective/k`, and `objective/value` if k <= n; advantages float64 [G, n]).
+            (figures of the engine, `objective/k`, and `objective/value` if k <= n; advantages float64 [n] by group).
 
         Raises:
             ValueError: groups of another size or temperature than the step's, or grades that the objective refuses.
         """
         if step and self._loss.kl_refresh_every and step % self._loss.kl_refresh_every == 0:
             self._engine.refresh_reference()
-        self._check_sampling("n", self._n, groups, step)
-        self._check_sampling("temperature", self._temperature, groups, step)
+        k = self._schedule.k_at(step, self._objective.settings.k, self._entropies)
+        self._check_sizes(groups, step, k)
+        self._check_temperature(groups, step)
         if problem := restricted_problem(group.sampling for group in groups):
             raise ValueError(problem)
         temperature = groups[0].temperature
-        graded = graded_groups(groups)
         self._check_rewards(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
         experts = self._experts(groups, temperature)
-        k = self._schedule.k_at(step, self._objective.settings.k, self._entropies)
         kl_coefficient = scheduled(self._schedule.kl, step, self._loss.kl_coefficient)
         kl_in_reward = kl_coefficient > 0 and self._loss.kl_placement == "reward"
         exact = self._objective.off_policy and not all(s.fresh for s in sequences)
         current = self._engine.score(sequences, temperature) if exact or kl_in_reward else []
 
-        shape = graded.rewards.shape
         ratios = None
         if exact:
             log_ratios = [float((c - s.behaviour_logprobs).sum()) for c, s in zip(current, sequences, strict=True)]
-            ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO)).reshape(shape)
-        if experts:
-            expert_scores = np.array([group.demonstration_score for group in groups], dtype=np.float64)
-            advantages_GN = self._objective.imitation_advantages(graded, expert_scores, k)
-        else:
-            advantages_GN = self._objective.advantages(graded, k, ratios)
+            ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        advantages = objective_advantages(self._objective, groups, k, ratios)
         if kl_in_reward:
             reference = self._engine.score_reference(sequences, temperature)
-            kl_GN = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)]).reshape(shape)
-            advantages_GN = advantages_GN + self._objective.reward_advantages(-kl_coefficient * kl_GN, ratios)
+            kl = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)])
+            for _, rows in same_size(groups):
+                of_size = None if ratios is None else ratios[rows]
+                advantages[rows] += self._objective.reward_advantages(-kl_coefficient * kl[rows], of_size)
 
         figures = self._engine.accumulate(
-            [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages_GN.ravel(), strict=True)] + experts,
+            [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages, strict=True)] + experts,
             normaliser=float(len(groups)),
             step=step,
             temperature=temperature,
@@ -147,10 +147,11 @@ class LearningStep:
             exact_ratios=exact,
         )
         figures["objective/k"] = float(k)
-        if max(term.k for term in self._objective.settings.terms(k)) <= shape[1]:  # an imitated k may lie above n
-            figures["objective/value"] = float(self._objective.value(graded, k).mean())
+        sizes = [group.n for group in groups]
+        if max(term.k for term in self._objective.settings.terms(k)) <= min(sizes):  # an imitated k may lie above n
+            figures["objective/value"] = self._value(groups, k)
         self._remember_entropy(step, groups)
-        return figures, advantages_GN
+        return figures, np.split(advantages, np.cumsum(sizes)[:-1])
 
     def update(self, figures: dict[str, float]) -> dict[str, float]:
         """The optimizer step after `accumulate`, which returned `figures`; adds the optimizer's metrics."""
@@ -167,7 +168,7 @@ class LearningStep:
         fresh = [s for group in probes for s in _sequences(group, step) if s.fresh]
         if not fresh:
             return {}
-        self._check_sampling("temperature", self._temperature, probes, step)
+        self._check_temperature(probes, step)
         scores = self._engine.score(fresh, probes[0].temperature)
         gaps = np.concatenate([np.abs(c - s.behaviour_logprobs) for c, s in zip(scores, fresh, strict=True)])
         return {"logprob_gap/mean": float(gaps.mean()), "logprob_gap/max": float(gaps.max())}
@@ -177,10 +178,25 @@ class LearningStep:
         self._entropies[step] = sampled_entropy(groups)
         self._entropies = {at: value for at, value in self._entropies.items() if at > step - KEPT_ENTROPIES}
 
-    def _check_sampling(
-        self, key: Literal["n", "temperature"], base: float, groups: Sequence[Group], step: int
-    ) -> None:
-        if problem := sampling_mismatch(key, self._schedule, step, base, [getattr(group, key) for group in groups]):
+    def _value(self, groups: Sequence[Group], k: int) -> float:
+        """The objective's estimate, as the mean over the groups."""
+        values_G = np.empty(len(groups))
+        for of_size, _ in same_size(groups):
+            values_G[of_size] = self._objective.value(graded_groups([groups[i] for i in of_size]), k)
+        return float(values_G.mean())
+
+    def _check_sizes(self, groups: Sequence[Group], step: int, k: int) -> None:
+        sizes = {group.n for group in groups}
+        if self._allocation is None:
+            problem = sampling_mismatch("n", self._schedule, step, self._n, sizes)
+        else:
+            problem = self._allocation.size_problem(self._objective.settings, k, self._n, sizes)
+        if problem:
+            raise ValueError(problem)
+
+    def _check_temperature(self, groups: Sequence[Group], step: int) -> None:
+        found = [group.temperature for group in groups]
+        if problem := sampling_mismatch("temperature", self._schedule, step, self._temperature, found):
             raise ValueError(problem)
 
     def _check_rewards(self, groups: Sequence[Group]) -> None:
@@ -206,6 +222,36 @@ class LearningStep:
         unscored = [_sequence(group, group.demonstration_tokens, advantage=1.0) for group in groups]
         scores = self._engine.score(unscored, temperature)
         return [replace(s, behaviour_logprobs=logprobs) for s, logprobs in zip(unscored, scores, strict=True)]
+
+
+def same_size(groups: Sequence[Group]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each group size n: indices int [G] of its groups, and int [G, n] of their samples among those of all."""
+    sizes = np.array([group.n for group in groups])
+    starts = np.cumsum(sizes) - sizes
+    for n in np.unique(sizes):
+        (of_size,) = np.nonzero(sizes == n)
+        yield of_size, starts[of_size][:, None] + np.arange(n)
+
+
+def objective_advantages(
+    objective: Objective, groups: Sequence[Group], k: int, ratios: np.ndarray | None = None
+) -> np.ndarray:
+    """Advantages float64 of all samples, group by group.
+
+    Args:
+        k: of the objective's first term.
+        ratios: current / behavior probability of each sample, for the exact off-policy form.
+    """
+    advantages = np.empty(sum(group.n for group in groups))
+    for of_size, rows in same_size(groups):
+        members = [groups[i] for i in of_size]
+        graded = graded_groups(members)
+        if objective.settings.imitation != "none":
+            expert_scores = np.array([group.demonstration_score for group in members], dtype=np.float64)
+            advantages[rows] = objective.imitation_advantages(graded, expert_scores, k)
+        else:
+            advantages[rows] = objective.advantages(graded, k, None if ratios is None else ratios[rows])
+    return advantages
 
 
 def graded_groups(groups: Sequence[Group]) -> GradedGroups:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from actors.logs import set_step, start_actor_log
 from actors.process_stats import Heartbeat, own_heartbeat
 from actors.queue.group_log import LEASED_FILE, groups_file, write_groups
+from actors.queue.group_sizes import Outcome, outcome_of
 from actors.queue.snapshot import read_snapshot, write_snapshot
 from actors.queue.state import QueueState, State, Ticket
 
@@ -128,6 +129,10 @@ class ReplayQueue:
         self._write_journal()
         set_step(version)
         logger.info("%d groups were trained; %d wait", len(leased), self._state.count(State.COMMITTED))
+
+    async def outcomes(self) -> list[Outcome]:
+        """Correct and judged samples of the groups that the learner trains on now."""
+        return [outcome_of(sequence, self._groups[sequence]) for sequence in self._state.leased()]
 
     async def version(self) -> int:
         """Finished and acknowledged steps."""

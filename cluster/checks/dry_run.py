@@ -30,6 +30,7 @@ from cluster.checks.preflight import local_gpus
 from cluster.checks.prompts import evaluates
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
+from learner.schedule import scheduled_integer
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
 
@@ -181,11 +182,12 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
         found.append(assumed + _rank_too_large(config, derived))
     if config.sampler.gpus and not cache.sequences and shape.assumed:
         found.append(assumed + _no_room_for_a_sequence(config, derived))
-    if 0 < cache.sequences < min(cache.wanted, config.rollout.n):
+    largest, key_of_largest = _largest_group(config)
+    if 0 < cache.sequences < min(cache.wanted, largest):
         key = "sampler.gpus" if config.sampler.gpus else "sampler.kv_cache_gib"
         found.append(
             f"the key-value cache of one sampler holds {cache.sequences} sequences of {sequence_tokens(config)} "
-            f"tokens, less than one group of rollout.n = {config.rollout.n}: the rest waits or is computed twice; "
+            f"tokens, less than one group of {key_of_largest} = {largest}: the rest waits or is computed twice; "
             f"raise {key}, or lower sampler.max_num_seqs or rollout.max_response_tokens"
         )
     if derived.transit.seconds > config.deadlines.broadcast_s:
@@ -336,6 +338,7 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
         ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
         ("staleness bound", f"{derived.staleness_bound} optimizer steps"),
         ("samples per step", f"{derived.samples_per_step}"),
+        *_group_sizes(config),
         ("tokens per step, at most", f"{derived.max_tokens_per_step:,}"),
         ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),
         ("micro-batches per rank, at most", f"{derived.micro_batches_per_rank}"),
@@ -397,6 +400,24 @@ def _parameters_text(config: RunConfig, derived: Derived) -> str:
 def _shape_text(shape: Shape) -> str:
     text = f"{shape.layers} layers of width {shape.hidden}, vocabulary {shape.vocabulary:,}"
     return f"assumed: {text}" if shape.assumed else text
+
+
+def _largest_group(config: RunConfig) -> tuple[int, str]:
+    """Its samples, and the key that sets them."""
+    rollout = config.rollout
+    if rollout.allocation is None:
+        return rollout.n, "rollout.n"
+    return rollout.allocation.limits(config.objective, config.objective.k, rollout.n)[1], "rollout.allocation.max_n"
+
+
+def _group_sizes(config: RunConfig) -> list[tuple[str, str]]:
+    """The range of group sizes, where they are chosen."""
+    rollout, objective = config.rollout, config.objective
+    if rollout.allocation is None:
+        return []
+    k = scheduled_integer(config.schedule.k, 0, objective.k)
+    least, most = rollout.allocation.limits(objective, k, rollout.n)
+    return [("samples per prompt", f"{least} to {most}, {rollout.n} on average (rollout.allocation)")]
 
 
 def _cache_text(config: RunConfig, derived: Derived) -> str:

@@ -21,7 +21,7 @@ from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints, Lat
 from cluster.records.run_directory import check_unused
 from cluster.records.user_code import kept_overrides
 from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem, lora_identity
-from learner.schedule import sampling_mismatch
+from learner.schedule import sampling_mismatch, scheduled_integer
 
 
 def earlier_problems(
@@ -157,7 +157,11 @@ def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) 
     """Why groups that were sampled for an optimizer step cannot be trained on in it."""
     rows = [row for row in rows if row["finish_reason"]]  # a quarantined prompt has no samples
     sizes, temperatures = {len(row["finish_reason"]) for row in rows}, {row["temperature"] for row in rows}
-    problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
+    if (allocation := config.rollout.allocation) is None:
+        problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
+    else:
+        k = scheduled_integer(config.schedule.k, step, config.objective.k)
+        problem = allocation.size_problem(config.objective, k, config.rollout.n, sizes)
     problem = problem or sampling_mismatch(
         "temperature", config.schedule, step, config.rollout.temperature, temperatures
     )

@@ -8,6 +8,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from actors.sampling import LEAST_TEMPERATURE, Sampling
+from cluster.config.allocation_rules import allocation_problems
 from cluster.config.keep_best import parse_metric
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the remedy. Empty when the sections fit together."""
     rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, _devices, _shared_cards)
-    return [problem for rule in (*rules, _sandbox, _queue, _evaluation) for problem in rule(config)]
+    return [
+        problem for rule in (*rules, _sandbox, _queue, _evaluation, allocation_problems) for problem in rule(config)
+    ]
 
 
 def gpus_wanted(config: RunConfig) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actors.group import Group
-from actors.workers.learning_step import graded_groups
+from actors.workers.learning_step import objective_advantages
 from cluster.config import RunConfig
 from learner.objective import Objective
 
@@ -118,19 +118,11 @@ def advantages(
         return [None] * len(groups)
     k = config.schedule.k_at(step - 1, config.objective.k, {}) if trained_k is None else trained_k
     try:
-        found_GN = _advantages(config, usable, k)
+        found = objective_advantages(Objective(config.objective), usable, k)
     except ValueError:  # the learner refuses such groups with the same error
         return [None] * len(groups)
-    rows = iter(found_GN)
-    return [next(rows) if group.usable else None for group in groups]
-
-
-def _advantages(config: RunConfig, groups: Sequence[Group], k: int) -> np.ndarray:
-    objective, graded = Objective(config.objective), graded_groups(groups)
-    if config.objective.imitation == "none":
-        return objective.advantages(graded, k)
-    experts = np.array([group.demonstration_score for group in groups], dtype=np.float64)
-    return objective.imitation_advantages(graded, experts, k)
+    of_group = iter(np.split(found, np.cumsum([group.n for group in usable])[:-1]))
+    return [next(of_group) if group.usable else None for group in groups]
 
 
 def _needs_the_model(config: RunConfig, groups: Sequence[Group], version: int) -> bool:

@@ -158,7 +158,8 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             message("starting samplers and verifiers")
             pool = await processes.start_rollouts(context.incidents.quarantine)
             learner = GroupRecorder(context.first_step)
-            source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
+            queue = await processes.start_queue(directory.path, snapshot)
+            source = LiveGroups(config, context.training, pool, queue, context.start)
         else:
             message("starting samplers, verifiers and learner")
             one_by_one = await processes.reserve_cards()  # an engine that starts measures the free memory of its card
@@ -169,7 +170,8 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             # deadline: start_s of every actor
             live, ranks = (await starts[0], await starts[1]) if one_by_one else await asyncio.gather(*starts)
             pool, learner, broadcaster = live, ranks, await processes.connect_broadcaster(ranks, live)
-            source = LiveGroups(config, context.training, pool, await processes.start_queue(directory.path, snapshot))
+            queue = await processes.start_queue(directory.path, snapshot)
+            source = LiveGroups(config, context.training, pool, queue, context.start)
     memory = JobMemory(processes.supervisor, context.dashboards.export)
     return Run(context, source, learner, broadcaster, pool, processes.supervisor, memory, shutdown)
 

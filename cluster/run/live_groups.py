@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ from ray import ObjectRef
 from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
 from actors.group import SampleRequest
+from actors.queue.group_sizes import GroupSizes, Outcome
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 from actors.queue.state import Ticket
 from actors.sampling import Sampling
 from cluster.config import RunConfig
-from cluster.records.checkpoints import QUEUE_FILE
+from cluster.records.checkpoints import ALLOCATION_FILE, QUEUE_FILE, Checkpoint
+from learner.objective import Objective
 from learner.schedule import scheduled, scheduled_integer
 from verifiers.task import Prompt
 from verifiers.text.rendering import TokenizedPrompt
@@ -32,18 +35,29 @@ class LiveGroups:
         prompts: training prompts with their token ids.
         pool: samples and grades.
         queue: admits prompts, and keeps graded groups until the learner takes them.
+        start: the checkpoint to resume from.
     """
 
-    checkpoint_files = (QUEUE_FILE,)
-
     def __init__(
-        self, config: RunConfig, prompts: Sequence[TokenizedPrompt], pool: RolloutPool, queue: QueueClient
+        self,
+        config: RunConfig,
+        prompts: Sequence[TokenizedPrompt],
+        pool: RolloutPool,
+        queue: QueueClient,
+        start: Checkpoint | None = None,
     ) -> None:
         self._config = config
         self._prompts = prompts
         self._stream = PromptStream(len(prompts), config.run.seed)
         self._pool = pool
         self._queue = queue
+        self._sizes = group_sizes_of(config, len(prompts), start)
+        self._outcomes: Sequence[Outcome] = ()  # of the leased groups
+
+    @property
+    def checkpoint_files(self) -> Sequence[str]:
+        """The replay queue, and under ``rollout.allocation`` what decides the sizes of groups."""
+        return (QUEUE_FILE, ALLOCATION_FILE) if self._sizes else (QUEUE_FILE,)
 
     @asynccontextmanager
     async def rollouts_in(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
@@ -77,7 +91,7 @@ class LiveGroups:
             level=source.prompt.level,
             prompt_tokens=source.tokens,
             admitted_version=ticket.admitted_version,
-            n=scheduled_integer(moves.n, step, rollout.n),
+            n=self._sizes.of(ticket.sequence) if self._sizes else scheduled_integer(moves.n, step, rollout.n),
             sampling=Sampling(scheduled(moves.temperature, step, rollout.temperature)),
             max_tokens=rollout.max_response_tokens,
             seed=sampling_seed(self._config.run.seed, ticket.sequence),
@@ -111,15 +125,40 @@ class LiveGroups:
 
         With ``sampler.sleep`` the samplers then free memory for the learner, until the weight update of the step.
         """
-        leased = await self._queue.lease(step)
+        leased, row = await self._queue.lease(step)
+        if self._sizes:
+            self._outcomes = await self._queue.outcomes()
+            row = row | {"groups/expected_noise": self._sizes.noise(step)}
         if self._config.sampler.sleep != "none":
             await self._pool.sleep()
-        return leased
+        return leased, row
 
     async def ack(self, version: int) -> None:
         """Free the slots of the leased groups."""
         await self._queue.ack(version)
+        if self._sizes:
+            self._sizes.add(version - 1, self._outcomes)
 
     async def save(self, directory: Path) -> None:
-        """Write the queue's state and waiting groups."""
+        """Write the queue's state and waiting groups, and the counts that decide the sizes of groups."""
         await self._queue.snapshot(str(directory / QUEUE_FILE))
+        if self._sizes:
+            (directory / ALLOCATION_FILE).write_text(json.dumps(self._sizes.state()))
+
+
+def group_sizes_of(config: RunConfig, prompts: int, start: Checkpoint | None) -> GroupSizes | None:
+    """What decides the sizes of groups, continued from a checkpoint that has its counts; None without allocation."""
+    if config.rollout.allocation is None:
+        return None
+    file = start.path / ALLOCATION_FILE if start else None
+    return GroupSizes(
+        config.rollout.allocation,
+        Objective(config.objective),
+        config.schedule,
+        config.rollout.n,
+        PromptStream(prompts, config.run.seed),
+        prompts_per_step=config.rollout.prompts_per_step,
+        staleness=config.queue.staleness,
+        first_step=start.step if start else 0,
+        state=json.loads(file.read_text()) if file and file.is_file() else None,
+    )

@@ -281,6 +281,7 @@ class Processes:
             objective=config.objective,
             schedule=config.schedule,
             n=config.rollout.n,
+            allocation=config.rollout.allocation,
             temperature=config.rollout.temperature,
             seed=config.run.seed,
             broadcast=config.broadcast,

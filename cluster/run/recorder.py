@@ -38,8 +38,8 @@ class GroupRecorder:
         if not usable:
             raise ActorFailure(f"the verifier failed on every group of step {step + 1}: {parsed[0].fault}")
         self.version = step + 1
-        nothing_GN = np.zeros((len(usable), usable[0].n))
-        row = group_metrics(usable, nothing_GN, 0, [group for group in parsed if not group.usable])
+        none = [np.zeros(group.n) for group in usable]
+        row = group_metrics(usable, none, 0, [group for group in parsed if not group.usable])
         del row["groups/no_signal_share"]  # describes advantages, which are not computed here
         return row
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from actors.group import Group
+from actors.group_metrics import group_metrics
+from actors.settings import AllocationSettings
 from actors.workers.learning_step import LearningStep, graded_groups
 from learner.estimators import group_advantages
 from learner.estimators.bon_sft import bon_sft_advantages
@@ -62,7 +64,7 @@ def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: Loss
     objective = Objective(settings)
     more = {"n": groups[0].n, "temperature": 1.0} | more
     figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more).accumulate(groups, step)
-    assert [s.advantage for s in engine.sequences] == pytest.approx(advantages.ravel().tolist())
+    assert [s.advantage for s in engine.sequences] == pytest.approx(np.concatenate(advantages).tolist())
     return engine, figures, advantages
 
 
@@ -201,7 +203,7 @@ def test_stale_groups_with_kl_in_the_reward_follow_the_exact_gradient(n: int) ->
     assert engine.options["exact_ratios"]
     divergence = gradient(lambda ys: float(np.log(policy() / reference)[ys[0]]), 1)
     expected = gradient(best(BINARY, BINARY), k) - coefficient * divergence
-    found = update(advantages_GN, answers_GN, behaviour[answers_GN].prod(axis=1))
+    found = update(np.stack(advantages_GN), answers_GN, behaviour[answers_GN].prod(axis=1))
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
@@ -281,6 +283,24 @@ def test_losses_that_cannot_work_are_refused(settings: dict, message: str) -> No
         LossSettings(**settings)
 
 
+def test_groups_of_unequal_size_are_trained_as_each_alone() -> None:
+    """Under rollout.allocation the gradient is the mean over groups, each with its own size."""
+    groups = [graded([1, 0, 0, 0]), graded([1, 0, 1]), graded([0, 1, 1, 0]), graded([0, 1, 0, 0, 0])]
+    objective = Objective(ObjectiveSettings(k=2, off_policy="exact"))
+    more = {"loss": LossSettings(kl_coefficient=0.1, kl_placement="reward"), "engine": {"current": -0.5}, "step": 1}
+    engine, figures, advantages = run(objective.settings, groups, allocation=AllocationSettings(max_n=5), **more)
+    alone = [run(objective.settings, [group], **more) for group in groups]
+    for found, (_, _, expected) in zip(advantages, alone, strict=True):
+        np.testing.assert_array_equal(found, expected[0])
+    assert figures["objective/value"] == pytest.approx(np.mean([one["objective/value"] for _, one, _ in alone]))
+    assert engine.normaliser == 4.0
+    row = group_metrics(groups, advantages, 1)
+    assert (row["groups/samples_min"], row["groups/samples_max"], row["pass_at_k/1"]) == (3, 5, row["reward/mean"])
+    assert row["reward/mean"] == pytest.approx((1 / 4 + 2 / 3 + 2 / 4 + 1 / 5) / 4)
+    with pytest.raises(ValueError, match=r"rollout\.allocation allows groups of 3 to 4 samples, but there is one of 5"):
+        run(objective.settings, groups, allocation=AllocationSettings(max_n=4), **more)
+
+
 def test_imitation_adds_the_expert_with_ratio_one() -> None:
     """One demonstration a group, advantage 1; samples of plain imitation carry none, those of BoN-SFT do."""
     expert = np.array([4, 5, 2], np.int32)
@@ -293,16 +313,16 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
         assert [s.advantage for s in demonstrations] == [1.0, 1.0] and engine.normaliser == 2.0
         assert all((s.behaviour_logprobs == -0.25).all() and not s.fresh | s.sampled for s in demonstrations)
         assert all(s.sampled for s in engine.sequences[:8])
-        assert advantages.any() == (imitation == "bon_sft")
+        assert np.any(advantages) == (imitation == "bon_sft")
     other = Objective(ObjectiveSettings(k=2, imitation="bon_sft", bon_sft_form="variational"))
     _, tilted = LearningStep(engine, other, LossSettings(), n=4, temperature=1.0).accumulate(groups, 0)
     np.testing.assert_array_equal(tilted, bon_sft_advantages(np.array(REWARDS), np.ones(2), 2, 0.01, "variational"))
-    assert np.abs(tilted - advantages).max() > 0.01
+    assert np.abs(np.array(tilted) - advantages).max() > 0.01
     beyond = Objective(ObjectiveSettings(k=32, imitation="bon_sft"))  # Best-of-32 from groups of four
     figures, advantages = LearningStep(RecordingEngine(), beyond, LossSettings(), n=4, temperature=1.0).accumulate(
         groups, 0
     )
-    assert advantages.any() and "objective/value" not in figures
+    assert np.any(advantages) and "objective/value" not in figures
     with pytest.raises(ValueError, match="without a demonstration"):
         LearningStep(RecordingEngine(), objective, LossSettings(), n=4, temperature=1.0).accumulate(GROUPS, 0)
 

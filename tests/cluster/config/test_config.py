@@ -306,6 +306,23 @@ MEAN = {"strategy": "mean", "k": 1}
             {"objective": {"imitation": "sft"}, "schedule": {"k_by_entropy": {}}},
             ("schedule.k_by_entropy has no effect", "use bon_sft"),
         ),
+        # group sizes from earlier results
+        *(
+            ({**tree, "rollout": {"allocation": allocation}}, ("rollout.allocation", *parts))
+            for allocation, tree, parts in (
+                ({"min_n": 8}, {}, ("min_n = 8 is below 9", "k = 8")),
+                ({"max_n": 12}, {}, ("at step 0", "rollout.n = 16", "max_n = 12")),
+                ({"max_n": 300}, {}, ("max_n = 300", "256")),
+                ({"min_n": 12}, {"schedule": {"n": {"end": 10}}}, ("at step 1", "rollout.n = 10", "min_n = 12")),
+                ({}, {"queue": {"staleness": 1, "overtake": 1}}, ("queue.overtake = 0",)),
+                ({}, {"loss": {"kl_coefficient": 0.1}}, ("loss.kl_placement = reward",)),
+                ({}, {"loss": {"entropy_coefficient": 0.1}}, ("loss.entropy_coefficient = 0",)),
+                ({}, {"objective": {"imitation": "sft"}}, ("objective.imitation = sft",)),
+                ({}, {"schedule": {"k_by_entropy": {}}}, ("schedule.k_by_entropy", "use schedule.k")),
+                ({}, {"objective": {**MEAN, "estimator": "grpo"}}, ("grpo", "use loo")),
+                ({}, {"objective": {"strategy": "majority_at_k"}}, ("majority_at_k",)),
+            )
+        ),
         # the KL term and the clip
         ({"loss": {"kl_refresh_every": 5}}, ("loss.kl_refresh_every = 5", "set loss.kl_coefficient or schedule.kl")),
         (
@@ -349,6 +366,8 @@ def test_what_would_train_wrongly_or_die_later_is_refused(tree: dict[str, Any], 
         {"task": {"format_bonus": 0.5}, "objective": {"strategy": "majority_at_k", "mixture": [MEAN]}},
         {"schedule": {"k": {"end": 1, "over": 100}, "kl": {"end": 0.1}, "temperature": {"end": 0.5}}},
         {"loss": {"ratio": "decoupled", "behaviour_cap": 2}},
+        {"rollout": {"allocation": {}}, "loss": {"kl_coefficient": 0.1, "kl_placement": "reward"}},
+        {"rollout": {"allocation": {"min_n": 9, "max_n": 64}}, "queue": {"staleness": 2}},
         {"schedule": {"kl": {"shape": "constant", "start": 0.1}}},
     ],
 )

@@ -1,0 +1,84 @@
+"""What `rollout.allocation` does not go with: what would bias the gradient, or make group sizes depend on timing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from learner.estimators import ESTIMATORS
+from learner.schedule import scheduled_integer
+from learner.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+
+def allocation_problems(config: RunConfig) -> Iterator[str]:
+    """One line for each."""
+    if config.rollout.allocation is None:
+        return
+    yield from _objective(config)
+    if config.queue.overtake:
+        yield (
+            f"rollout.allocation needs queue.overtake = 0 (is {config.queue.overtake}): else the order in which groups "
+            "arrive would decide which counts are known"
+        )
+    if config.schedule.k_by_entropy:
+        yield (
+            "schedule.k_by_entropy decides k after rollout.allocation has chosen the groups for it; use schedule.k, or "
+            "no allocation"
+        )
+    loss = config.loss
+    if (loss.kl_coefficient or config.schedule.kl) and loss.kl_placement == "loss":
+        yield (
+            "rollout.allocation gives prompts unequal groups, over whose samples the KL term of loss.kl_placement = "
+            "loss is a mean; use loss.kl_placement = reward, or no KL term"
+        )
+    if loss.entropy_coefficient:
+        yield (
+            f"loss.entropy_coefficient = {loss.entropy_coefficient:g} is for the mean over tokens, in which "
+            "rollout.allocation gives prompts unequal weights; set loss.entropy_coefficient = 0"
+        )
+    yield from _sizes(config)
+
+
+def _objective(config: RunConfig) -> Iterator[str]:
+    objective = config.objective
+    if objective.imitation != "none":
+        yield f"rollout.allocation has no use with objective.imitation = {objective.imitation}; leave it out"
+        return
+    for term in objective.terms():
+        if not ESTIMATORS[term.estimator].unbiased:
+            yield (
+                f"rollout.allocation needs unbiased estimators, and the bias of {term.estimator} depends on the "
+                "group's size; use loo, loo1, subset or pkpo_loo"
+            )
+        if "answers" in STRATEGIES[term.strategy].required_inputs:
+            yield (
+                f"rollout.allocation knows a prompt by its correct answers, and {term.strategy} also depends on which "
+                "wrong ones there are; use another strategy, or no allocation"
+            )
+
+
+def _sizes(config: RunConfig) -> Iterator[str]:
+    """The first step whose budget does not lie between the smallest and the largest groups."""
+    rollout, objective, moves, allocation = config.rollout, config.objective, config.schedule, config.rollout.allocation
+    assert allocation is not None
+    pairs = {
+        (scheduled_integer(moves.k, step, objective.k), scheduled_integer(moves.n, step, rollout.n)): step
+        for step in reversed(range(config.run.steps))
+    }
+    for (k, n), step in sorted(pairs.items(), key=lambda pair: pair[1]):
+        least, most = allocation.limits(objective, k, rollout.n)
+        if least < objective.smallest_group(k):
+            yield (
+                f"rollout.allocation.min_n = {least} is below {objective.smallest_group(k)}, the smallest group that "
+                f"the objective's estimators allow at k = {k}; raise it, or set it to null"
+            )
+            return
+        if not least <= n <= most:
+            yield (
+                f"rollout.allocation: at step {step} rollout.n = {n} is not within min_n = {least} and max_n = {most}, "
+                "of which it must be the mean; change one of them"
+            )
+            return
