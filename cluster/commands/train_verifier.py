@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.options import DEFAULT_CONFIG, Overrides, Rate, config_option, load
-from cluster.commands.printing import print_verifier
+from cluster.commands.printing import print_refresh, print_verifier
 from cluster.errors import UsageError
 
 
@@ -27,6 +27,14 @@ def train_verifier(
     overrides: Overrides = None,
     backbone: Annotated[
         Path | None, typer.Option("--backbone", metavar="DIR", help="Hugging Face model to start from [model.path].")
+    ] = None,
+    refresh: Annotated[
+        Path | None,
+        typer.Option(
+            "--refresh",
+            metavar="DIR",
+            help="Earlier verifier to train further, instead of --backbone; both are measured on the same answers.",
+        ),
     ] = None,
     split: Annotated[
         str | None,
@@ -61,20 +69,26 @@ def train_verifier(
       bonrl train-verifier --samples samples --output my-verifier
       bonrl train-verifier --samples runs/NAME --split train --output my-verifier
       bonrl train task.scorer.kind=learned task.scorer.path=my-verifier objective.strategy=best_of_k
+      bonrl train-verifier --samples runs/NAME --split train --refresh my-verifier --output my-verifier-2
 
     The report is on prompts held out by a hash of their ids. For Best-of-N only the AUC within prompts matters: the
     overall AUC also rewards separating easy prompts from hard ones, which does not help selection.
     """
     from cluster.commands.verifier_samples import recorded_config
+    from cluster.commands.verifier_training import check_earlier
     from cluster.commands.verifier_training import train as train_classifier
 
+    if refresh and backbone:
+        raise UsageError(
+            "--refresh starts from the earlier verifier, so --backbone has no effect: leave one of them out"
+        )
     if split not in (None, "train", "validation", "test"):
         raise UsageError(f"--split {split}: choose train, validation or test")
     recorded = recorded_config(samples, overrides or []) if config is None else None
-    resolved = recorded or load(config, overrides, fetch=backbone is None)
+    resolved = recorded or load(config, overrides, fetch=backbone is None and refresh is None)
     from cluster.config.hub_ids import hub_id
     from cluster.records.hub_models import local_directory
-    from verifiers.learned.training import TrainingSettings
+    from verifiers.learned.training import TrainingSettings, measure
 
     settings = TrainingSettings(
         epochs=epochs,
@@ -87,9 +101,12 @@ def train_verifier(
         date=resolved.task.date or (dt.date.today() if resolved.task.template == "chat" else None),
         seed=resolved.run.seed,
     )
-    source = backbone or Path(resolved.model.path)
-    if model := hub_id(str(source)):
+    source = refresh or backbone or Path(resolved.model.path)
+    if refresh is None and (model := hub_id(str(source))):
         source = local_directory(model, "--backbone")
+    earlier = check_earlier(refresh, settings) if refresh else None
     trained, selection = train_classifier(resolved, samples, source, settings, output, split=split, report=typer.echo)
     print_verifier(trained, selection)
+    if earlier is not None:
+        print_refresh(measure(earlier, trained.test, batch_tokens), trained.quality)
     typer.echo(f"wrote {output}")

@@ -70,6 +70,26 @@ def train(
     return trained, selection(trained, samples)
 
 
+def check_earlier(directory: Path, settings: TrainingSettings) -> Path:
+    """The directory of an earlier verifier, which must read prompts as the new one will.
+
+    Raises:
+        UsageError: it is not a trained verifier, or it renders prompts differently.
+    """
+    from verifiers.learned.classifier import read_card
+
+    try:
+        card = read_card(directory)
+    except ValueError as error:
+        raise UsageError(f"--refresh: {error}") from error
+    if card.prompts.template != settings.template or card.prompts.system_prompt != settings.system_prompt:
+        raise UsageError(
+            f"--refresh {directory}: it reads prompts with task.template = {card.prompts.template} and another "
+            "system prompt than the configuration, or another template; use the configuration that it was trained with"
+        )
+    return directory
+
+
 def _check_backbone(backbone: Path) -> None:
     """Refuse a directory whose weights are missing or damaged; training reports other errors itself."""
     if (backbone / "config.json").is_file():

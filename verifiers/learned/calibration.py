@@ -42,6 +42,7 @@ class Quality:
         brier, log_loss: Mean squared error, and mean negative log-likelihood in nats.
         ece: Expected calibration error over ten bins of equal width.
         bins: Of each bin with answers: mean probability, share right, count.
+        false_accepts: Share of the wrong answers with a probability of 1/2 or more; None if all are right.
     """
 
     samples: int
@@ -54,6 +55,7 @@ class Quality:
     log_loss: float
     ece: float
     bins: list[tuple[float, float, int]]
+    false_accepts: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain types."""
@@ -113,6 +115,7 @@ def quality(logits: np.ndarray, correct: np.ndarray, prompt_ids: list[str], plat
         log_loss=float(log_loss(correct, p, labels=[False, True])),
         ece=sum(count * abs(mean - share) for mean, share, count in bins) / len(p),
         bins=bins,
+        false_accepts=None if correct.all() else float((p[~correct] >= 0.5).mean()),
     )
 
 

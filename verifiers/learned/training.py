@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from verifiers.learned.calibration import Platt, Quality, fit_platt, quality
-from verifiers.learned.classifier import CARD, FORMAT, TransformersLogits, batches, pad
+from verifiers.learned.classifier import CARD, FORMAT, Classifier, TransformersLogits, batches, pad, read_card
 from verifiers.learned.samples import Parts, Sample
 from verifiers.learned.sequences import encode
 from verifiers.section import Section
@@ -102,6 +102,27 @@ def train_verifier(
     }
     _write(output, model, tokenizer, card)
     return Trained(measured, parts.test, best[2].probability(found))
+
+
+def measure(directory: Path, samples: Sequence[Sample], batch_tokens: int) -> Quality:
+    """The quality of a trained verifier on labeled answers.
+
+    Raises:
+        ValueError: The directory is not a trained verifier.
+    """
+    read_card(directory)
+    classifier = Classifier(directory, TransformersLogits.load(directory, batch_tokens))
+    by_prompt: dict[tuple[str, str], list[str]] = {}
+    for sample in samples:
+        by_prompt.setdefault((sample.prompt_id, sample.prompt), []).append(sample.response)
+    known = {
+        (prompt_id, response): p
+        for (prompt_id, prompt), responses in by_prompt.items()
+        for response, p in zip(responses, classifier.probabilities(prompt, responses), strict=True)
+    }
+    p = np.clip([known[s.prompt_id, s.response] for s in samples], 1e-12, 1 - 1e-12)
+    labels, prompt_ids = np.array([s.correct for s in samples]), [s.prompt_id for s in samples]
+    return quality(np.log(p) - np.log1p(-p), labels, prompt_ids, Platt())
 
 
 def _line(loss: float, held: Quality) -> str:

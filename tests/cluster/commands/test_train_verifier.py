@@ -10,10 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from actors.queue.group_log import write_groups
+from cluster.commands.app import app
+from cluster.commands.printing import print_refresh
 from cluster.commands.verifier_samples import read_all, read_samples, recorded_config
-from cluster.commands.verifier_training import selection, train
+from cluster.commands.verifier_training import check_earlier, selection, train
 from cluster.config import build_config
 from cluster.errors import UsageError
 from learner.tiny_model import character_tokenizer
@@ -123,3 +126,24 @@ def test_selection_counts_repeated_answers_as_deployment_does() -> None:
     assert [(row.k, row.prompts) for row in rows] == [(1, 1), (2, 1), (3, 1)]
     assert [row.best_of_k for row in rows] == pytest.approx([2 / 3, 1 / 3, 0.0])
     assert [row.pass_at_k for row in rows] == pytest.approx([2 / 3, 1.0, 1.0])
+
+
+def test_a_refresh_needs_a_verifier_that_reads_prompts_alike(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"--refresh: .* is not a trained verifier"):
+        check_earlier(tmp_path, TrainingSettings())
+    card = {"format": 2, "template": "plain", "max_tokens": 64, "platt": {"slope": 1.0, "intercept": 0.0}}
+    (tmp_path / "verifier.json").write_text(json.dumps(card))
+    assert check_earlier(tmp_path, TrainingSettings()) == tmp_path
+    with pytest.raises(UsageError, match="use the configuration that it was trained with"):
+        check_earlier(tmp_path, TrainingSettings(template="chat"))
+    result = CliRunner().invoke(
+        app, ["train-verifier", "--samples", "s", "--output", "o", "--refresh", "a", "--backbone", "b"]
+    )
+    assert result.exit_code != 0 and "leave one of them out" in str(result.exception)
+
+
+def test_a_refresh_prints_both_verifiers(capsys) -> None:
+    before = Quality(2, 1, 0.5, 1.0, None, 1.0, 0.0, 0.0, 0.0, [], 0.25)
+    print_refresh(before, replace(before, false_accepts=0.125))
+    shown = capsys.readouterr().out
+    assert "0.2500" in shown and "0.1250" in shown and "wrong answers accepted" in shown and "none" in shown

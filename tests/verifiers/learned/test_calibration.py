@@ -56,6 +56,7 @@ def test_quality_by_hand() -> None:
     correct = np.array([True, False, True, False, True])
     found = quality(logits, correct, ["a", "a", "b", "b", "c"], Platt())
     p = sigmoid(logits)
+    assert found.false_accepts is not None and 0 <= found.false_accepts <= 1
     assert found.auc_within == 0.5 and found.auc == pytest.approx(5 / 6)
     assert found.accuracy == 0.6 and found.base_rate == 0.6 and (found.samples, found.prompts) == (5, 3)
     assert found.brier == pytest.approx(np.mean((p - correct) ** 2))

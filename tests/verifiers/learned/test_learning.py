@@ -13,7 +13,7 @@ from learner.tiny_model import TinyModelSettings, character_tokenizer, save_tiny
 from verifiers.learned.classifier import Classifier, TransformersLogits, batches, read_card
 from verifiers.learned.samples import Sample, split_by_prompt
 from verifiers.learned.sequences import encode
-from verifiers.learned.training import TrainingSettings, train_verifier
+from verifiers.learned.training import TrainingSettings, measure, train_verifier
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt
@@ -63,6 +63,19 @@ def test_what_was_written_scores_as_it_was_measured(trained) -> None:
         responses = [sample.response, "1+2+3+4+5", sample.response]  # others in the batch do not matter
         scores = scorer.scores(prompt, responses, [Verdict.failed("")] * 3)
         assert scores[0] == scores[2] == pytest.approx(probability, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_refresh_starts_from_the_earlier_verifier_and_is_compared_on_the_same_answers(trained, tmp_path) -> None:
+    base, result, _ = trained
+    before = measure(base / "verifier", result.test, 256)
+    for name in ("auc", "auc_within", "log_loss", "ece", "false_accepts"):
+        assert getattr(before, name) == pytest.approx(getattr(result.quality, name), abs=1e-5), name
+    lines: list[str] = []
+    samples = [Sample(str(i), "3=", f"{i}+{end}", end == 3) for i in range(200) for end in (3, 7)]
+    settings = TrainingSettings(epochs=1, learning_rate=1e-5, batch_tokens=256)
+    train_verifier(base / "verifier", split_by_prompt(samples), settings, tmp_path / "next", report=lines.append)
+    assert float(lines[0].split("training loss ")[1].split()[0]) < 0.2, "a new head would begin at 0.7"
 
 
 def test_batches_bound_the_padded_size_and_lose_nothing() -> None:
