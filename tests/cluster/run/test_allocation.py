@@ -1,4 +1,4 @@
-"""A run under rollout.allocation: unequal groups within a step's budget, which its checkpoint lets a resume choose again."""
+"""A run under rollout.allocation: unequal groups, which its checkpoint lets a resume choose again."""
 
 from __future__ import annotations
 
