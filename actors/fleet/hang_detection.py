@@ -36,6 +36,8 @@ class HangDetector:
     def _reset(self, now: float) -> None:
         self._last_heartbeat = self._last_observation = now
         self._observable = False  # the last observation returned process stats
+        self._last_stats = now
+        self._reconnects_until = now  # an answer may still be on its way through a network that was down
         self._working_since: float | None = None
         self._stopped_since: dict[int, float] = {}
         self._cpu: dict[int, deque[tuple[float, float]]] = {}
@@ -58,7 +60,13 @@ class HangDetector:
         if now - self._last_observation - waited_s > self._hung_s / 2:
             self._reset(now)  # the observer itself was suspended, so the gap proves nothing about the actor
         self._last_observation = now
+        if stats and not self._observable and self._cpu:
+            # Node and network were out of sight. TCP sends again after twice the time each time, so answers may need as
+            # long again; and processor time that was not seen does not tell an actor that waited from one that hangs.
+            self._reconnects_until = now + (now - self._last_stats)
+            self._cpu.clear()
         self._observable = bool(stats)
+        self._last_stats = now if stats else self._last_stats
         for pid, process in stats.items():
             if process.stopped:
                 self._stopped_since.setdefault(pid, now)
@@ -79,6 +87,8 @@ class HangDetector:
         for pid, since in self._stopped_since.items():
             if max(now - since, silent) >= self._hung_s:
                 return f"its process {pid} has been stopped for {max(now - since, silent):.0f} s"
+        if now < self._reconnects_until:
+            return None
         pids = list(self._cpu)
         if silent >= self._hung_s and all(self._idle(pid) for pid in pids):
             return f"it has not answered for {silent:.0f} s and uses no processor time"

@@ -33,6 +33,7 @@ from actors.settings import SupervisionSettings
 logger = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 10.0  # for cancelled tasks to end; the run does not wait longer for them
+_NO_PROCESS = "\nno process of it has answered yet; `ray status` shows whether a node of the cluster has room for it"
 _STEADY_SECONDS = 60.0  # after serving this long, the backoff of a unit starts over
 
 
@@ -366,7 +367,8 @@ class Supervisor:
         try:
             await self._prepare(unit)
         except ActorFailure as failure:
-            failure.log = await self._log_of(unit, str(failure))
+            waited = failure.__cause__ is None  # no error of the actor, only a deadline
+            failure.log = await self._log_of(unit, str(failure)) or (_NO_PROCESS if waited else "")
             raise
         unit.served_since = time.monotonic()
         for member in unit.members:

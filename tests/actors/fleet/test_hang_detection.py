@@ -104,3 +104,19 @@ def test_an_observer_suspended_during_an_observation_resets_the_detector():
     detector.observe(1, {ACTOR: ProcessStats(True, 0.1)})
     detector.observe(5000, {}, waited_s=5.0)
     assert detector.diagnosis(5000) is None
+
+
+def test_an_actor_behind_a_network_that_was_down_may_take_as_long_again_to_answer():
+    """The node's monitor is heard first; the actor's answer waits for TCP, whose pauses double."""
+    out = range(20, 36)
+
+    def after(silence: int) -> tuple[int, str] | None:
+        return run(
+            200,
+            answers=lambda t: t < 20 or t >= 36 + silence,
+            cpu=lambda t: {} if t in out else {ACTOR: 0.001 * t},
+        )
+
+    assert after(15) is None
+    when, why = after(1000)
+    assert 52 <= when <= 56 and "no processor time" in why, "a hang that began meanwhile is still found"

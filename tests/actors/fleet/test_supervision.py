@@ -353,6 +353,28 @@ def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
     asyncio.run(scenario())
 
 
+def test_an_actor_that_never_gets_a_process_says_where_to_look():
+    """After the loss of a host, Ray keeps its actors waiting for room until another host joins."""
+
+    async def scenario():
+        from actors.remote_calls import ActorFailure, call
+
+        class Pending(FakeActor):
+            async def _beat(self):
+                await asyncio.sleep(LIMIT_S)
+
+        async def prepare():
+            await call(asyncio.sleep(LIMIT_S), owner="sampler-0", to="start", deadline_s=0.05, key="deadlines.start_s")
+
+        supervisor = make()
+        unit, _ = employ(supervisor, prepare=prepare, spawn=lambda incarnation: Pending())
+        with pytest.raises(ActorFailure, match="did not start within 0 s") as caught:
+            await supervisor.start(unit)
+        assert "ray status" in caught.value.log
+
+    asyncio.run(scenario())
+
+
 def test_a_long_silent_start_is_not_a_hang():
     async def scenario():
         supervisor = make(hung_s=0.05, busy_s=0.1)
