@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ STATUS_SECONDS = 60.0  # after the log ended, until the job server knows how the
 LOST_SECONDS = 120.0  # without an answer of the job server
 ASK_SECONDS = 60.0  # between two questions whether the job server is there, while the log is shown
 POLL_SECONDS = 0.5
+AGAIN_SECONDS = 5.0  # between two attempts to reach a job server that was lost
 _LOGS = "/tmp/ray/session_latest/logs"  # unless `ray start --temp-dir` names another directory
 
 Echo = Callable[..., Any]
@@ -71,17 +72,44 @@ async def _follow(client: Any, url: str, job: str, start_s: float | None, echo: 
     """Print the job's log until the job ends; its exit status."""
     if not await _started(client, job, start_s, echo):
         return FAILED
-    try:
-        await _show_log(client, job, echo)
-    except (RuntimeError, OSError) as error:
-        echo(f"\nthe log stream broke ({error}); waiting for the job's end without it.\n{_commands(url, job)}")
-        return await _ended(client, url, job, None, echo)
-    return await _ended(client, url, job, STATUS_SECONDS, echo)
+    from aiohttp import ClientError  # late: Ray's job client imports it too
+
+    log, over = _Log(echo), False
+    while True:
+        try:
+            await _show_log(client, job, log)
+            return await _ended(client, url, job, echo)
+        except (RuntimeError, OSError, ClientError) as error:
+            echo(f"\nthe log stream broke ({error})" + ("" if over else "; trying again"))
+        if over:
+            return await _ended(client, url, job, echo)
+        try:
+            over = (await _asked_again(client, job)).status.is_terminal()
+        except (RuntimeError, OSError) as error:
+            echo(f"gave up: {LOST_SECONDS:g} s without an answer from {url} ({error}).\n{_commands(url, job)}")
+            return FAILED
 
 
-async def _show_log(client: Any, job: str, echo: Echo) -> None:
+class _Log:
+    """Prints the log of a job, which every new stream sends from its beginning."""
+
+    def __init__(self, echo: Echo) -> None:
+        self._echo = echo
+        self._printed = 0  # characters
+
+    async def follow(self, stream: AsyncIterator[str]) -> None:
+        sent = 0
+        # deadline: the job's end, or the caller's question to the job server
+        async for text in stream:
+            sent += len(text)
+            if sent > self._printed:
+                self._echo(text[-(sent - self._printed) :], nl=False)
+                self._printed = sent
+
+
+async def _show_log(client: Any, job: str, log: _Log) -> None:
     """Print the log until it ends. A connection that is lost in silence shows when the job server is asked."""
-    printing = asyncio.create_task(_print_log(client, job, echo))
+    printing = asyncio.create_task(log.follow(client.tail_job_logs(job)))
     try:
         while not (await asyncio.wait({printing}, timeout=ASK_SECONDS))[0]:
             client.get_job_info(job)
@@ -90,10 +118,16 @@ async def _show_log(client: Any, job: str, echo: Echo) -> None:
         printing.cancel()
 
 
-async def _print_log(client: Any, job: str, echo: Echo) -> None:
-    # deadline: the job's end, or the caller's question to the job server
-    async for text in client.tail_job_logs(job):
-        echo(text, nl=False)
+async def _asked_again(client: Any, job: str) -> Any:
+    """The job server's answer about the job; its last error after LOST_SECONDS without one."""
+    deadline = time.monotonic() + LOST_SECONDS
+    while True:
+        await asyncio.sleep(AGAIN_SECONDS)
+        try:
+            return client.get_job_info(job)
+        except (RuntimeError, OSError):
+            if time.monotonic() > deadline:
+                raise
 
 
 async def _started(client: Any, job: str, start_s: float | None, echo: Echo) -> bool:
@@ -110,16 +144,14 @@ async def _started(client: Any, job: str, start_s: float | None, echo: Echo) -> 
     return True
 
 
-async def _ended(client: Any, url: str, job: str, limit_s: float | None, echo: Echo) -> int:
-    """Wait for a terminal status: `limit_s` after the log ended, or (None) as long as the job server answers."""
-    deadline = time.monotonic() + (limit_s if limit_s is not None else LOST_SECONDS)
+async def _ended(client: Any, url: str, job: str, echo: Echo) -> int:
+    """The exit status, once the job server knows it: the log ended, so at most STATUS_SECONDS later."""
+    deadline = time.monotonic() + STATUS_SECONDS
     while True:
         try:
             info = client.get_job_info(job)
-            if limit_s is None:
-                deadline = time.monotonic() + LOST_SECONDS
-        except (ConnectionError, RuntimeError, OSError) as error:
-            info, reason = None, f"the job server does not answer ({error})"
+        except (RuntimeError, OSError) as error:
+            reason = f"the job server does not answer ({error})"
         else:
             if info.status.is_terminal():
                 return _exit_status(info, url, job, echo)
@@ -127,7 +159,7 @@ async def _ended(client: Any, url: str, job: str, limit_s: float | None, echo: E
         if time.monotonic() > deadline:
             echo(f"gave up waiting for the end of job {job}: {reason}.\n{_commands(url, job)}")
             return FAILED
-        await asyncio.sleep(POLL_SECONDS if limit_s is not None else 5.0)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def _exit_status(info: Any, url: str, job: str, echo: Echo) -> int:

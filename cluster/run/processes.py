@@ -67,8 +67,16 @@ def connect(config: RunConfig) -> None:
             # Calls that Ray's control store remembers (default 100,000: over 200 MB in a long run).
             "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
         }
-    # deadline: Ray's own, for its processes to start
-    ray.init(address=address, **options)
+    try:
+        # deadline: Ray's own, for its processes to start
+        ray.init(address=address, **options)
+    except ConnectionError as error:
+        if address != "auto":
+            raise
+        raise ConnectionError(
+            f"{key} = auto: this machine is no node of a Ray cluster that answers ({error}); use a node, submit it "
+            "(`bonrl submit`), or give cluster.address=local for a cluster that ends with the run"
+        ) from error
     if address != "local":
         _check_layout(config)
 

@@ -144,6 +144,7 @@ class FakeClient:
     def __init__(self, status: str = "SUCCEEDED", failure: Exception | None = None) -> None:
         self.status, self.failure = status, failure
         self.files: dict[str, str] = {}
+        self.breaks = 0  # streams of the log that break
 
     def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any]) -> str:
         self.entrypoint, self.runtime_env = entrypoint, runtime_env
@@ -164,6 +165,10 @@ class FakeClient:
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
         yield "log of the job\n"
+        if self.breaks:
+            self.breaks -= 1
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+        yield "its end\n"
 
 
 @pytest.fixture
@@ -325,3 +330,35 @@ def test_a_failed_job_says_where_its_logs_are(checkout: Path, client: FakeClient
     assert status == 3
     assert re.search(r"bonrl jobs logs bonrl-\S+ --address http://head:8265", output)
     assert "/tmp/ray/session_latest/logs/job-driver-bonrl-" in output and "worker-*.err" in output
+
+
+def test_a_log_that_breaks_is_followed_again_and_printed_once(
+    checkout: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network to the head node was down for a while."""
+    monkeypatch.setattr("cluster.jobs.submission.AGAIN_SECONDS", 0.0)
+    client.breaks = 1
+    status, output = send(make_job(None, LOCAL, ["run.directory=/r"]))
+    assert status == 0 and output.count("log of the job") == output.count("its end") == 1
+    assert output.count("trying again") == 1
+    client.breaks = 1_000_000
+    status, output = send(make_job(None, LOCAL, ["run.directory=/r"]))
+    assert status == 0 and output.count("broke") == 2, "the job has ended, and its log cannot be read"
+
+
+def test_a_head_node_that_is_gone_ends_the_following(
+    checkout: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.jobs.submission.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.jobs.submission.LOST_SECONDS", 0.05)
+    client.breaks = 1
+
+    def gone(job: str) -> Any:
+        if not client.breaks:
+            raise ConnectionError("No route to host")
+        return FakeClient.get_job_info(client, job)
+
+    monkeypatch.setattr(client, "get_job_info", gone)
+    status, output = send(make_job(None, LOCAL, ["run.directory=/r"]))
+    assert status == 1 and "from http://head:8265 (No route to host)" in output
+    assert "bonrl jobs logs bonrl-" in output
