@@ -76,6 +76,8 @@ class Campaign:
         wandb_disk: holds wandb's files; a fault of kind "wandb's disk" fills it and does not free it.
     """
 
+    replay_overrides: tuple[str, ...] = ()  # of the undisturbed learner
+
     def __init__(
         self,
         directory: Path,
@@ -314,7 +316,7 @@ class Campaign:
         """An undisturbed learner that trains on the recorded groups must end with the same weights."""
         self._say("replaying the recorded groups")
         where = [f"run.steps={self.report.steps}", f"run.directory={self.directory}", "run.name=replay"]
-        replay = command("train", "--replay", str(self.run), *where, config=None)
+        replay = command("train", "--replay", str(self.run), *where, *self.replay_overrides, config=None)
         run = subprocess.run(
             replay, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=REPLAY_S
         )

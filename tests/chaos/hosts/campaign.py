@@ -40,6 +40,8 @@ class Outcome:
 class HostCampaign(Campaign):
     """A :class:`Campaign` whose run is a job on separate hosts, with :class:`HostFault` among the faults."""
 
+    replay_overrides = ("cluster.address=local",)  # the run's cluster is gone by then
+
     def __init__(self, directory: Path, layout: Layout, seed: int, *, replays: bool = True) -> None:
         super().__init__(directory, [*SMALL, *layout.overrides], seed, stops=True, replays=replays)
         self._layout = layout
