@@ -48,6 +48,8 @@ def impossible() -> str | None:
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"separate hosts need {', '.join(missing)} (iproute2 and util-linux)"
+    if hidden := [path for path in (REPOSITORY, Path(sys.prefix)) if path.is_relative_to("/tmp")]:
+        return f"separate hosts have a /tmp of their own, so {hidden[0]} must not lie in /tmp"
     if not os.access("/dev/net/tun", os.W_OK):
         return "separate hosts need /dev/net/tun, for bad cables"
     probe = "hostname probe && ip link add probe type bridge && mount -t tmpfs tmpfs /mnt"
