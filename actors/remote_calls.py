@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from ray import ObjectRef
 from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.errors import InputLost
+from actors.process_stats import INSPECT_SECONDS
+from actors.threads import in_daemon_thread
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LABELS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")  # of Ray's death report
 _NODE_DIED = "because its node has died"  # in Ray's death report; its exception has no field for it
@@ -42,6 +46,15 @@ class NodeLost(ActorLost):
 class ObjectLost(ActorFailure):
     """An argument or the result was lost with its owner or node. The called actor is not at fault and did not begin;
     the lost object must be made again."""
+
+
+async def ask_ray(question: Callable[[], T], *, to: str) -> T | None:
+    """The answer of Ray's blocking API, asked in a thread. None, with a warning, if Ray does not answer in time."""
+    try:
+        return await in_daemon_thread(question, owner="Ray", to=to, deadline_s=INSPECT_SECONDS)
+    except (TimeoutError, RayError) as error:
+        logger.warning("%s", error)
+        return None
 
 
 async def call(

@@ -13,12 +13,12 @@ import numpy as np
 from actors.queue.group_sizes import GroupSizes, Outcome
 from actors.queue.prompt_stream import PromptStream
 from actors.settings import AllocationSettings
+from learner.metrics import student_t_interval
 from learner.objective import GradedGroups, Objective
 from learner.schedule import ScheduleSettings
 from learner.settings import ObjectiveSettings
 
 SIZE, PROMPTS, N, EPOCHS, SEEDS = 64, 16, 16, 12, 12
-T_975 = 2.201  # quantile of Student's t with SEEDS - 1 degrees of freedom
 
 
 def simulate(seed: int, k: int, rate: float, *, allocated: bool) -> tuple[float, float]:
@@ -54,13 +54,17 @@ def main() -> None:
         for rate in (0.0, 1.0):
             found = np.array([[simulate(s, k, rate, allocated=a) for a in (False, True)] for s in range(SEEDS)])
             noise, gain = np.log(found[:, 1, 0] / found[:, 0, 0]), found[:, 1, 1] - found[:, 0, 1]
-            middle, half = noise.mean(), T_975 * noise.std(ddof=1) / SEEDS**0.5
-            low, high = np.exp([middle - half, middle + half])
-            margin = T_975 * gain.std(ddof=1) / SEEDS**0.5
+            middle, low, high = np.exp(interval(noise))
+            value, least, most = interval(gain)
             print(
-                f"k = {k}, rate {rate:g}: squared error x {np.exp(middle):.3f} [{low:.3f}, {high:.3f}], "
-                f"value {gain.mean():+.4f} +- {margin:.4f}"
+                f"k = {k}, rate {rate:g}: squared error x {middle:.3f} [{low:.3f}, {high:.3f}], "
+                f"value {value:+.4f} [{least:+.4f}, {most:+.4f}]"
             )
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval."""
+    return student_t_interval(float(values.mean()), float(values.std(ddof=1)) / SEEDS**0.5, SEEDS - 1)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
-
-from ray.exceptions import RayError
+from typing import Protocol
 
 from actors.fleet.units import Changes, Incident, Member, Unit
-from actors.process_stats import INSPECT_SECONDS
-from actors.threads import in_daemon_thread
+from actors.remote_calls import ask_ray
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_WORK_SHARE = 0.5  # of the notice, for requests in flight to end; after it there is no use in starting elsewhere later
+_WORK_SHARE = 0.5  # of the notice, for requests in flight to end; the rest is for the replacement to start
 
 
 class Nodes(Protocol):
@@ -79,6 +71,7 @@ class Notices:
         self._nodes = nodes
         self._report = report
         self._seen: dict[str, Notice] = {}
+        self.draining: Collection[str] = ()  # all nodes with a notice, as of the last answer
 
     @property
     def count(self) -> int:
@@ -99,12 +92,10 @@ class Notices:
         """Mark the members that must leave their nodes; whether there are new ones."""
         if self._nodes is None:
             return False
-        try:
-            draining = await self._ask(self._nodes.draining, to="name nodes with a notice")
-        except (TimeoutError, RayError) as error:  # it is asked again after a heartbeat
-            logger.warning("%s", error)
+        draining = await ask_ray(self._nodes.draining, to="name nodes with a notice")
+        if draining is None:  # it is asked again after a heartbeat
             return False
-        changed = False
+        self.draining, changed = set(draining), False
         for node, ends in draining.items():
             here = [m for m in members if m.heartbeat is not None and m.heartbeat.node == node]
             if node not in self._seen and (here or node == self._nodes.driver):
@@ -128,14 +119,12 @@ class Notices:
 
     async def explains(self, unit: Unit) -> bool:
         """Whether a member of `unit` is on a node with a notice, or on one that ended in order."""
-        nodes = {member.heartbeat.node for member in unit.members if member.heartbeat is not None}
-        if self._nodes is None or nodes & self._seen.keys():
-            return self._nodes is not None
-        try:
-            return await self._ask(partial(self._nodes.any_ended_in_order, nodes), to="say how nodes ended")
-        except (TimeoutError, RayError) as error:
-            logger.warning("%s", error)
+        if self._nodes is None:
             return False
+        nodes = {member.heartbeat.node for member in unit.members if member.heartbeat is not None}
+        if nodes & self._seen.keys():
+            return True
+        return bool(await ask_ray(partial(self._nodes.any_ended_in_order, nodes), to="say how nodes ended"))
 
     async def until_move(self, unit: Unit, changes: Changes, heartbeat_s: float) -> str:
         """Return why `unit` moves, when it must leave its node and is no longer busy, or the time is up."""
@@ -146,6 +135,3 @@ class Notices:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(heartbeat_s):
                     await changes.wait()
-
-    async def _ask(self, question: Callable[[], T], *, to: str) -> T:
-        return await in_daemon_thread(question, owner="Ray", to=to, deadline_s=INSPECT_SECONDS)

@@ -212,7 +212,8 @@ class RolloutPool:
             raise
         except ActorFailure as failure:
             await self._supervisor.check(member, incarnation, failure)
-            if self._supervisor.excused(member.name, incarnation) or getattr(failure, "in_order", False):
+            in_order = isinstance(failure, NodeLost) and failure.in_order
+            if in_order or self._supervisor.excused(member.name, incarnation):
                 raise _AttemptMoved(Failure(str(failure), None)) from failure
             lives = member.incarnation == incarnation and member.present  # the call failed, the actor did not
             loss = None if lives else (member.name, incarnation)

@@ -317,11 +317,12 @@ class Supervisor:
         A request that waits is demand for an autoscaler. It is withdrawn while a required unit needs the resources.
         """
         try:
-            while not (
-                self._complete_without(unit) and await reserved(unit.room, unit.name) and self._complete_without(unit)
-            ):
-                if not self._complete_without(unit):
+            while True:
+                has_room = self._complete_without(unit) and await reserved(unit.room, unit.name)
+                if not self._complete_without(unit):  # perhaps only since the request
                     await release(unit.room, unit.name)
+                elif has_room:
+                    break
                 await asyncio.sleep(self.settings.heartbeat_s)
             await self._bring_up(unit)
         finally:

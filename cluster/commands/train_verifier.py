@@ -104,9 +104,10 @@ def train_verifier(
     source = refresh or backbone or Path(resolved.model.path)
     if refresh is None and (model := hub_id(str(source))):
         source = local_directory(model, "--backbone")
-    earlier = check_earlier(refresh, settings) if refresh else None
+    if refresh:
+        check_earlier(refresh, settings)
     trained, selection = train_classifier(resolved, samples, source, settings, output, split=split, report=typer.echo)
     print_verifier(trained, selection)
-    if earlier is not None:
-        print_refresh(measure(earlier, trained.test, batch_tokens), trained.quality)
+    if refresh:
+        print_refresh(measure(refresh, trained.test, batch_tokens), trained.quality)
     typer.echo(f"wrote {output}")

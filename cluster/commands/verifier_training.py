@@ -70,8 +70,8 @@ def train(
     return trained, selection(trained, samples)
 
 
-def check_earlier(directory: Path, settings: TrainingSettings) -> Path:
-    """The directory of an earlier verifier, which must read prompts as the new one will.
+def check_earlier(directory: Path, settings: TrainingSettings) -> None:
+    """Check an earlier verifier, which must render prompts as the new one will.
 
     Raises:
         UsageError: it is not a trained verifier, or it renders prompts differently.
@@ -82,12 +82,13 @@ def check_earlier(directory: Path, settings: TrainingSettings) -> Path:
         card = read_card(directory)
     except ValueError as error:
         raise UsageError(f"--refresh: {error}") from error
-    if card.prompts.template != settings.template or card.prompts.system_prompt != settings.system_prompt:
-        raise UsageError(
-            f"--refresh {directory}: it reads prompts with task.template = {card.prompts.template} and another "
-            "system prompt than the configuration, or another template; use the configuration that it was trained with"
-        )
-    return directory
+    for key in ("template", "system_prompt"):
+        trained_with, configured = getattr(card.prompts, key), getattr(settings, key)
+        if trained_with != configured:
+            raise UsageError(
+                f"--refresh {directory}: it was trained with task.{key} = {trained_with!r}, but the configuration has "
+                f"{configured!r}; use the configuration that it was trained with"
+            )
 
 
 def _check_backbone(backbone: Path) -> None:

@@ -131,9 +131,8 @@ class Processes:
         self._logs = logs
         self._placement = Placement(config)
         self._broadcaster: Broadcaster | None = None  # until it is connected, samplers keep the weights of model.path
-        self._nodes = RayNodes()
         self.supervisor = Supervisor(
-            config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report, nodes=self._nodes
+            config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report, nodes=RayNodes()
         )
 
     async def reserve_cards(self) -> bool:
@@ -272,7 +271,7 @@ class Processes:
     def _learner_rank(self, rank: int, incarnation: int) -> ActorHandle:
         config = self._config
         if rank == 0 and incarnation:
-            self._placement.renew_ranks(self._nodes.draining())
+            self._placement.renew_ranks(self.supervisor.notices.draining)
         actor = self._actor(
             LearnerRank,
             f"learner rank {rank}",

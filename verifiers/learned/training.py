@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from verifiers.learned.calibration import Platt, Quality, fit_platt, quality
-from verifiers.learned.classifier import CARD, FORMAT, Classifier, TransformersLogits, batches, pad, read_card
+from verifiers.learned.classifier import CARD, FORMAT, Classifier, TransformersLogits, batches, pad
 from verifiers.learned.samples import Parts, Sample
 from verifiers.learned.sequences import encode
 from verifiers.section import Section
@@ -110,7 +110,6 @@ def measure(directory: Path, samples: Sequence[Sample], batch_tokens: int) -> Qu
     Raises:
         ValueError: The directory is not a trained verifier.
     """
-    read_card(directory)
     classifier = Classifier(directory, TransformersLogits.load(directory, batch_tokens))
     by_prompt: dict[tuple[str, str], list[str]] = {}
     for sample in samples:

@@ -90,7 +90,7 @@ def test_an_actor_finishes_its_work_and_moves_without_counting():
             await asyncio.sleep(0.1)
 
         await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
-        assert supervisor.restarts == 1 and supervisor.notices.count == 1
+        assert supervisor.restarts == 1 and supervisor.notices.count == 1 and supervisor.notices.draining == {"a"}
         notice, moved = incidents
         assert (notice.kind, notice.unit) == ("node", "node host of a (a)") and "sampler-0" in notice.reason
         assert "will be lost in 36" in notice.reason

@@ -287,9 +287,9 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
 
 
 def test_a_cluster_that_does_not_answer_about_room_blocks_nothing(monkeypatch):
-    import actors.fleet.rooms
+    import actors.remote_calls
 
-    monkeypatch.setattr(actors.fleet.rooms, "INSPECT_SECONDS", 0.05)
+    monkeypatch.setattr(actors.remote_calls, "INSPECT_SECONDS", 0.05)
     asked = []
 
     def room():
