@@ -2,7 +2,7 @@
 
 It travels as an Arrow record batch with one row, so that Ray's object store transfers buffers without pickling Python
 lists, and the Parquet log of a run holds exactly what the learner saw. Readers reject unknown schema versions. Columns
-that a known older version lacks are null, or say that sampling was not restricted.
+that a known older version lacks are null, or say what that version did.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from actors.sampling import Sampling
 
-SCHEMA_VERSION = 4
-READABLE_VERSIONS = (3, SCHEMA_VERSION)  # version 3 has no texts, and was never restricted
-_UNRESTRICTED = {"top_p": 1.0, "top_k": -1, "min_p": 0.0}
+SCHEMA_VERSION = 5
+READABLE_VERSIONS = (3, 4, SCHEMA_VERSION)  # 3 has no texts, and was never restricted; 3 and 4 have no weights
+_FORMER = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "weight": 1.0}  # what an older version did
 _VERSION_KEY = b"bonrl.group.version"
 
 VERIFIER_ERROR = "verifier_error"  # verifiers.verdict.Status.VERIFIER_ERROR, as the column holds it
@@ -38,6 +38,7 @@ GROUP_SCHEMA = pa.schema(
         pa.field("prompt_tokens", _TOKENS),
         pa.field("demonstration_tokens", _TOKENS),  # an expert's response in imitation runs; else null
         pa.field("admitted_version", pa.int32()),  # weights the samplers held at admission
+        pa.field("weight", pa.float64()),  # importance weight of the prompt in the step's gradient; since version 5
         # how it was sampled
         pa.field("sampler", pa.string()),
         pa.field("seed", pa.int64()),
@@ -91,6 +92,7 @@ class SampleRequest:
     max_tokens: int
     seed: int
     demonstration_tokens: np.ndarray | None = None  # int32 [D]
+    weight: float = 1.0
 
     @property
     def max_generated_tokens(self) -> int:
@@ -116,6 +118,7 @@ class Group:
     behaviour_logprobs: Sequence[np.ndarray]  # N x float32 [R_i]
     token_versions: Sequence[np.ndarray]  # N x int32 [R_i]
     finish_reason: Sequence[str]
+    weight: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
     min_p: float = 0.0
@@ -287,7 +290,7 @@ def upgraded(groups: Rows) -> Rows:
 
 def _absent(column: pa.Field, rows: int) -> pa.Array:
     """A column that an older version lacks."""
-    return pa.repeat(pa.scalar(_UNRESTRICTED.get(column.name), column.type), rows)
+    return pa.repeat(pa.scalar(_FORMER.get(column.name), column.type), rows)
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:

@@ -17,7 +17,7 @@ def group_metrics(
 ) -> dict[str, float]:
     """Metrics of one step's groups under the names of ``cluster/records/metrics.yaml``.
 
-    Every prompt has the same weight in the means of rewards, whatever the size of its group.
+    In the means of rewards and of pass@k a prompt has its importance weight, whatever the size of its group.
 
     Args:
         groups: graded groups, all usable.
@@ -30,10 +30,11 @@ def group_metrics(
     ages = version - np.concatenate([versions[:1] for g in groups for versions in g.token_versions])
     spans_G = [g.newest_version - g.oldest_version for g in groups]
     sizes_G = np.array([g.n for g in groups])
-    reward_mean = np.mean([g.rewards.mean() for g in groups])
+    weights_G = np.array([g.weight for g in groups])
+    reward_mean = np.average([g.rewards.mean() for g in groups], weights=weights_G)
     row = {
         "reward/mean": reward_mean,
-        "reward/std": np.sqrt(np.mean([((g.rewards - reward_mean) ** 2).mean() for g in groups])),
+        "reward/std": np.sqrt(np.average([((g.rewards - reward_mean) ** 2).mean() for g in groups], weights=weights_G)),
         "policy/entropy": sampled_entropy(groups),
         "policy/lag_mean": ages.mean(),
         "policy/lag_max": ages.max(),
@@ -43,6 +44,7 @@ def group_metrics(
         "response/truncated_share": np.mean([r == "length" for g in groups for r in g.finish_reason]),
         "groups/samples_min": sizes_G.min(),
         "groups/samples_max": sizes_G.max(),
+        "groups/weight_max": weights_G.max(),
         "groups/all_fail_share": np.mean(hits_G == 0),
         "groups/all_pass_share": np.mean(hits_G == sizes_G),
         "groups/mixed_share": np.mean((hits_G > 0) & (hits_G < sizes_G)),
@@ -50,7 +52,8 @@ def group_metrics(
         "groups/no_signal_share": np.mean([not of_group.any() for of_group in advantages]),
     }
     for k in default_ks(int(sizes_G.min())):
-        row[f"pass_at_k/{k}"] = np.mean([pass_at_k(g.n, int(c), k) for g, c in zip(groups, hits_G, strict=True)])
+        values_G = [pass_at_k(g.n, int(c), k) for g, c in zip(groups, hits_G, strict=True)]
+        row[f"pass_at_k/{k}"] = np.average(values_G, weights=weights_G)
     row |= _part_means(groups)
     verdicts = Counter(v for g in (*groups, *skipped) for v in g.verdicts)
     row |= {f"verifier/{status}_share": verdicts[status] / verdicts.total() for status in Status}

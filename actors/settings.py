@@ -19,9 +19,24 @@ MOST_ALLOCATED = 256  # samples of one group whose size is chosen; tables of tha
 
 
 class AllocationSettings(Section):
-    """Group sizes that depend on a prompt's results in earlier epochs; each step has rollout.n samples per prompt on
-    average. See docs/objectives.md.
+    """Which prompts are trained, and with how many samples, by their results in earlier epochs; each step has rollout.n
+    samples per prompt on average. See docs/objectives.md.
     """
+
+    candidates: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Prompts of the stream for each prompt that is trained: those whose gradient is expected to be "
+        "larger are chosen more often, with importance weights that keep the objective. 1: all prompts are trained.",
+    )
+    max_weight: float = Field(
+        4.0,
+        ge=1,
+        le=1000,
+        description="Largest importance weight with candidates > 1: a prompt's chance to be trained is at least "
+        "1 / (candidates x max_weight). 1: all candidates have the same chance.",
+    )
 
     min_n: int | None = Field(
         None,
@@ -117,8 +132,8 @@ class RolloutSettings(Section):
 
     allocation: AllocationSettings | None = Field(
         None,
-        description="Choose each prompt's number of samples by its results in earlier epochs, with rollout.n as the "
-        "mean of every step; `{}` for the defaults. Null: rollout.n for all prompts.",
+        description="Choose prompts and their numbers of samples by their results in earlier epochs, with rollout.n as "
+        "the mean of every step; `{}` for the defaults. Null: all prompts, rollout.n samples each.",
     )
 
     max_samples_in_flight: int | None = Field(

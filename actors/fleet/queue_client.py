@@ -16,7 +16,7 @@ from ray import ObjectRef
 
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
-from actors.queue.group_sizes import Outcome
+from actors.queue.allocation import Outcome
 from actors.queue.state import Ticket
 from actors.remote_calls import ActorLost, ObjectLost, call
 from actors.settings import DeadlineSettings

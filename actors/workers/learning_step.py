@@ -134,9 +134,11 @@ class LearningStep:
         if kl_in_reward:
             reference = self._engine.score_reference(sequences, temperature)
             kl = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)])
+            weights = sample_weights(groups)
             for _, rows in same_size(groups):
                 of_size = None if ratios is None else ratios[rows]
-                advantages[rows] += self._objective.reward_advantages(-kl_coefficient * kl[rows], of_size)
+                penalty = self._objective.reward_advantages(-kl_coefficient * kl[rows], of_size)
+                advantages[rows] += weights[rows] * penalty
 
         figures = self._engine.accumulate(
             [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages, strict=True)] + experts,
@@ -179,11 +181,11 @@ class LearningStep:
         self._entropies = {at: value for at, value in self._entropies.items() if at > step - KEPT_ENTROPIES}
 
     def _value(self, groups: Sequence[Group], k: int) -> float:
-        """The objective's estimate, as the mean over the groups."""
+        """The objective's estimate, as the weighted mean over the groups."""
         values_G = np.empty(len(groups))
         for of_size, _ in same_size(groups):
             values_G[of_size] = self._objective.value(graded_groups([groups[i] for i in of_size]), k)
-        return float(values_G.mean())
+        return float(np.average(values_G, weights=[group.weight for group in groups]))
 
     def _check_sizes(self, groups: Sequence[Group], step: int, k: int) -> None:
         sizes = {group.n for group in groups}
@@ -236,7 +238,7 @@ def same_size(groups: Sequence[Group]) -> Iterator[tuple[np.ndarray, np.ndarray]
 def objective_advantages(
     objective: Objective, groups: Sequence[Group], k: int, ratios: np.ndarray | None = None
 ) -> np.ndarray:
-    """Advantages float64 of all samples, group by group.
+    """Advantages float64 of all samples, group by group, times the importance weights of the groups.
 
     Args:
         k: of the objective's first term.
@@ -251,7 +253,12 @@ def objective_advantages(
             advantages[rows] = objective.imitation_advantages(graded, expert_scores, k)
         else:
             advantages[rows] = objective.advantages(graded, k, None if ratios is None else ratios[rows])
-    return advantages
+    return advantages * sample_weights(groups)
+
+
+def sample_weights(groups: Sequence[Group]) -> np.ndarray:
+    """The importance weight float64 of each sample, that of its group."""
+    return np.repeat([group.weight for group in groups], [group.n for group in groups])
 
 
 def graded_groups(groups: Sequence[Group]) -> GradedGroups:

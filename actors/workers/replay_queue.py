@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from actors.logs import set_step, start_actor_log
 from actors.process_stats import Heartbeat, own_heartbeat
+from actors.queue.allocation import Outcome, outcome_of
 from actors.queue.group_log import LEASED_FILE, groups_file, write_groups
-from actors.queue.group_sizes import Outcome, outcome_of
 from actors.queue.snapshot import read_snapshot, write_snapshot
 from actors.queue.state import QueueState, State, Ticket
 

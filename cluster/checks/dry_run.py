@@ -338,7 +338,7 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
         ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
         ("staleness bound", f"{derived.staleness_bound} optimizer steps"),
         ("samples per step", f"{derived.samples_per_step}"),
-        *_group_sizes(config),
+        *_allocation_rows(config),
         ("tokens per step, at most", f"{derived.max_tokens_per_step:,}"),
         ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),
         ("micro-batches per rank, at most", f"{derived.micro_batches_per_rank}"),
@@ -410,14 +410,18 @@ def _largest_group(config: RunConfig) -> tuple[int, str]:
     return rollout.allocation.limits(config.objective, config.objective.k, rollout.n)[1], "rollout.allocation.max_n"
 
 
-def _group_sizes(config: RunConfig) -> list[tuple[str, str]]:
-    """The range of group sizes, where they are chosen."""
+def _allocation_rows(config: RunConfig) -> list[tuple[str, str]]:
+    """The range of group sizes and the choice of prompts, under rollout.allocation."""
     rollout, objective = config.rollout, config.objective
     if rollout.allocation is None:
         return []
     k = scheduled_integer(config.schedule.k, 0, objective.k)
     least, most = rollout.allocation.limits(objective, k, rollout.n)
-    return [("samples per prompt", f"{least} to {most}, {rollout.n} on average (rollout.allocation)")]
+    rows = [("samples per prompt", f"{least} to {most}, {rollout.n} on average (rollout.allocation)")]
+    if (candidates := rollout.allocation.candidates) > 1:
+        chosen = f"{rollout.prompts_per_step} of {candidates * rollout.prompts_per_step} candidates"
+        rows.append(("prompts per step", f"{chosen}, with weights up to {rollout.allocation.max_weight:g}"))
+    return rows
 
 
 def _cache_text(config: RunConfig, derived: Derived) -> str:

@@ -17,7 +17,7 @@ from cluster.checks.prompts import check_recorded_prompts, dated
 from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig, load_config
 from cluster.errors import UsageError
-from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints, Latest
+from cluster.records.checkpoints import ALLOCATION_FILE, QUEUE_FILE, Checkpoint, Checkpoints, Latest
 from cluster.records.run_directory import check_unused
 from cluster.records.user_code import kept_overrides
 from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem, lora_identity
@@ -54,7 +54,7 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
         )
         return
     checkpoint = usable_checkpoint(run, Checkpoints(run / "checkpoints").latest(contents=False), rollout_only)
-    yield from _waiting_problems(config, run, checkpoint)
+    yield from waiting_problems(config, run, checkpoint)
     if not rollout_only:
         yield from _engine_problems(config, run, checkpoint)
     dated(config, resumed=True)
@@ -100,13 +100,19 @@ def usable_checkpoint(run: Path, latest: Latest, rollout_only: bool) -> Checkpoi
     return latest.checkpoint
 
 
-def _waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
+def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
     """Groups that wait in the checkpoint's queue are trained on as they were sampled and graded."""
     try:
         _, groups = read_snapshot(checkpoint.path / QUEUE_FILE)
     except SnapshotError as error:
         yield f"--resume {run}: {error}"
         return
+    allocation = config.rollout.allocation
+    if groups and allocation and allocation.candidates > 1 and not (checkpoint.path / ALLOCATION_FILE).is_file():
+        yield (
+            f"--resume {run}: groups wait in the checkpoint whose prompts were not chosen among candidates; set "
+            f"rollout.allocation.candidates = 1 (is {allocation.candidates})"
+        )
     for sequence, batch in groups.items():
         row = batch.select(["finish_reason", *SAMPLING_COLUMNS, "reward"]).to_pylist()[0]
         step = sequence // config.rollout.prompts_per_step

@@ -232,6 +232,7 @@ def check_prompts(
             end = end_token_of(config, tokenizer)
             imitated = [f"demonstrations: {examples_of(config, task, fitting[0], tokenizer, end)[1]}"]
         doubtful += tokenizer_warnings(config, training, tokenizer)
+    doubtful += epoch_warnings(config, kept[0])
     evaluated = [prompt for problems in found[1:] for prompt in problems.prompts]
     if problem := check_answers(config, task, training, evaluated):
         doubtful.append(problem)
@@ -257,6 +258,20 @@ def _few_problems(config: RunConfig, found: Sequence[SplitProblems]) -> list[str
         f"evaluation.prompts = {asked}, but the split {problems.split!r} has only {len(problems.prompts)}: lower it"
         for problems in found
         if problems.purpose == "evaluation" and len(problems.prompts) < asked
+    ]
+
+
+def epoch_warnings(config: RunConfig, prompts: int) -> list[str]:
+    """A warning where ``rollout.allocation`` has no effect, because no prompt of the training split comes twice."""
+    allocation = config.rollout.allocation
+    if allocation is None:
+        return []
+    places = config.run.steps * config.rollout.prompts_per_step * allocation.candidates
+    if places > prompts:
+        return []
+    return [
+        f"rollout.allocation has no effect: {config.run.steps} steps read {places:,} of {prompts:,} training prompts, "
+        "so none has results of an earlier epoch; raise run.steps, or leave rollout.allocation out"
     ]
 
 

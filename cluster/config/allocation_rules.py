@@ -1,10 +1,11 @@
-"""What `rollout.allocation` does not go with: what would bias the gradient, or make group sizes depend on timing."""
+"""What `rollout.allocation` does not go with: what would bias the gradient, or make its choices depend on timing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from actors.settings import AllocationSettings
 from learner.estimators import ESTIMATORS
 from learner.schedule import scheduled_integer
 from learner.strategies import STRATEGIES
@@ -12,12 +13,20 @@ from learner.strategies import STRATEGIES
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
+_DEFAULT_MAX_WEIGHT = AllocationSettings().max_weight
+
 
 def allocation_problems(config: RunConfig) -> Iterator[str]:
     """One line for each."""
     if config.rollout.allocation is None:
         return
     yield from _objective(config)
+    max_weight = config.rollout.allocation.max_weight
+    if config.rollout.allocation.candidates == 1 and max_weight != _DEFAULT_MAX_WEIGHT:
+        yield (
+            f"rollout.allocation.max_weight = {max_weight:g} has an effect only where prompts are chosen: set "
+            "rollout.allocation.candidates to 2 or more, or leave it out"
+        )
     if config.queue.overtake:
         yield (
             f"rollout.allocation needs queue.overtake = 0 (is {config.queue.overtake}): else the order in which groups "

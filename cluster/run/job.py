@@ -19,6 +19,7 @@ from cluster.checks.prompts import (
     check_answers,
     check_recorded,
     dated,
+    epoch_warnings,
     evaluates,
     load_prompts,
     load_tokenizer,
@@ -93,7 +94,8 @@ def _checked_prompts(config: RunConfig) -> tuple[list[TokenizedPrompt], list[Tok
     held_out = load_prompts(config, "evaluation", tokenizer, task) if evaluates(config) else []
     problems = [source.prompt for source in training]
     answers = check_answers(config, task, problems, [source.prompt for source in held_out])
-    return training, held_out, [*filter(None, [answers]), *tokenizer_warnings(config, problems, tokenizer)]
+    doubtful = [*tokenizer_warnings(config, problems, tokenizer), *epoch_warnings(config, len(training))]
+    return training, held_out, [*filter(None, [answers]), *doubtful]
 
 
 def replay(config: RunConfig, source: Path) -> JobResult:

@@ -14,7 +14,7 @@ from ray import ObjectRef
 from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
 from actors.group import SampleRequest
-from actors.queue.group_sizes import GroupSizes, Outcome
+from actors.queue.allocation import Allocation, Outcome, PlannedGroup
 from actors.queue.prompt_stream import PromptStream, sampling_seed
 from actors.queue.state import Ticket
 from actors.sampling import Sampling
@@ -51,13 +51,13 @@ class LiveGroups:
         self._stream = PromptStream(len(prompts), config.run.seed)
         self._pool = pool
         self._queue = queue
-        self._sizes = group_sizes_of(config, len(prompts), start)
+        self._allocation = allocation_of(config, len(prompts), start)
         self._outcomes: Sequence[Outcome] = ()  # of the leased groups
 
     @property
     def checkpoint_files(self) -> Sequence[str]:
-        """The replay queue, and under ``rollout.allocation`` what decides the sizes of groups."""
-        return (QUEUE_FILE, ALLOCATION_FILE) if self._sizes else (QUEUE_FILE,)
+        """The replay queue, and under ``rollout.allocation`` what decides the groups."""
+        return (QUEUE_FILE, ALLOCATION_FILE) if self._allocation else (QUEUE_FILE,)
 
     @asynccontextmanager
     async def rollouts_in(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
@@ -80,10 +80,14 @@ class LiveGroups:
     def request(self, ticket: Ticket) -> tuple[SampleRequest, Prompt]:
         """What to sample for an admitted position of the prompt stream."""
         rollout = self._config.rollout
-        epoch, index = self._stream.locate(ticket.sequence)
-        source = self._prompts[index]
         # The schedules follow the position's own step, so all groups of a step agree at any staleness.
         step, moves = ticket.sequence // rollout.prompts_per_step, self._config.schedule
+        if self._allocation:
+            planned = self._allocation.planned(ticket.sequence)
+        else:
+            planned = PlannedGroup(ticket.sequence, scheduled_integer(moves.n, step, rollout.n), weight=1.0)
+        epoch, index = self._stream.locate(planned.place)
+        source = self._prompts[index]
         request = SampleRequest(
             sequence=ticket.sequence,
             epoch=epoch,
@@ -91,7 +95,8 @@ class LiveGroups:
             level=source.prompt.level,
             prompt_tokens=source.tokens,
             admitted_version=ticket.admitted_version,
-            n=self._sizes.of(ticket.sequence) if self._sizes else scheduled_integer(moves.n, step, rollout.n),
+            n=planned.n,
+            weight=planned.weight,
             sampling=Sampling(scheduled(moves.temperature, step, rollout.temperature)),
             max_tokens=rollout.max_response_tokens,
             seed=sampling_seed(self._config.run.seed, ticket.sequence),
@@ -126,9 +131,9 @@ class LiveGroups:
         With ``sampler.sleep`` the samplers then free memory for the learner, until the weight update of the step.
         """
         leased, row = await self._queue.lease(step)
-        if self._sizes:
+        if self._allocation:
             self._outcomes = await self._queue.outcomes()
-            row = row | {"groups/expected_noise": self._sizes.noise(step)}
+            row = row | {"groups/expected_noise": self._allocation.noise(step)}
         if self._config.sampler.sleep != "none":
             await self._pool.sleep()
         return leased, row
@@ -136,22 +141,22 @@ class LiveGroups:
     async def ack(self, version: int) -> None:
         """Free the slots of the leased groups."""
         await self._queue.ack(version)
-        if self._sizes:
-            self._sizes.add(version - 1, self._outcomes)
+        if self._allocation:
+            self._allocation.add(version - 1, self._outcomes)
 
     async def save(self, directory: Path) -> None:
-        """Write the queue's state and waiting groups, and the counts that decide the sizes of groups."""
+        """Write the queue's state and waiting groups, and the counts that decide the next groups."""
         await self._queue.snapshot(str(directory / QUEUE_FILE))
-        if self._sizes:
-            (directory / ALLOCATION_FILE).write_text(json.dumps(self._sizes.state()))
+        if self._allocation:
+            (directory / ALLOCATION_FILE).write_text(json.dumps(self._allocation.state()))
 
 
-def group_sizes_of(config: RunConfig, prompts: int, start: Checkpoint | None) -> GroupSizes | None:
-    """What decides the sizes of groups, continued from a checkpoint that has its counts; None without allocation."""
+def allocation_of(config: RunConfig, prompts: int, start: Checkpoint | None) -> Allocation | None:
+    """What decides the groups, continued from a checkpoint that has its counts; None without ``rollout.allocation``."""
     if config.rollout.allocation is None:
         return None
     file = start.path / ALLOCATION_FILE if start else None
-    return GroupSizes(
+    return Allocation(
         config.rollout.allocation,
         Objective(config.objective),
         config.schedule,

@@ -71,9 +71,14 @@ def test_round_trip_through_parquet(tmp_path):
     assert_same(groups[1], read[1])
 
 
+def version_4(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """What the release before importance weights wrote."""
+    return batch.drop_columns(["weight"]).replace_schema_metadata({b"bonrl.group.version": b"4"})
+
+
 def version_3(batch: pa.RecordBatch) -> pa.RecordBatch:
     """What the release before texts were recorded wrote."""
-    old = batch.drop_columns(["prompt_text", "reference", "response_text", "top_p", "top_k", "min_p"])
+    old = version_4(batch).drop_columns(["prompt_text", "reference", "response_text", "top_p", "top_k", "min_p"])
     return old.replace_schema_metadata({b"bonrl.group.version": b"3"})
 
 
@@ -86,8 +91,14 @@ def test_files_without_texts_are_read(tmp_path):
     old = Group.from_record_batch(read)
     assert_same(group, old)
     assert (old.prompt_text, old.reference, old.response_text) == (None, None, None)
-    assert not old.sampling.restricted
+    assert not old.sampling.restricted and old.weight == 1.0
     assert Group.from_record_batch(group.to_record_batch()).response_text == ["2", "3"]
+
+
+def test_groups_from_before_the_importance_weights_have_the_weight_one():
+    group = replace(make_group(), weight=0.25)
+    assert Group.from_record_batch(group.to_record_batch()).weight == 0.25
+    assert Group.from_record_batch(version_4(group.to_record_batch())).weight == 1.0
 
 
 def test_groups_keep_the_parameters_that_they_were_sampled_with():

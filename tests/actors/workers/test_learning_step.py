@@ -301,6 +301,24 @@ def test_groups_of_unequal_size_are_trained_as_each_alone() -> None:
         run(objective.settings, groups, allocation=AllocationSettings(max_n=4), **more)
 
 
+def test_an_importance_weight_multiplies_the_gradient_of_its_group() -> None:
+    """Under rollout.allocation.candidates: also the KL part, and the weight in the means of the metrics."""
+    groups = [graded([1, 0, 0, 0]), graded([1, 0, 1, 1])]
+    more = {"loss": LossSettings(kl_coefficient=0.1, kl_placement="reward"), "engine": {"current": -0.5}, "step": 1}
+    settings = ObjectiveSettings(k=2)
+    _, plain, equal = run(settings, groups, **more)
+    weighted = [replace(groups[0], weight=0.5), replace(groups[1], weight=3.0)]
+    engine, figures, advantages = run(settings, weighted, **more)
+    np.testing.assert_array_equal(advantages, [0.5 * equal[0], 3.0 * equal[1]])
+    assert engine.normaliser == 2.0, "the mean of the weights is 1 in expectation only"
+    values = [run(settings, [group], **more)[1]["objective/value"] for group in groups]
+    assert figures["objective/value"] == pytest.approx((0.5 * values[0] + 3 * values[1]) / 3.5)
+    assert plain["objective/value"] == pytest.approx(np.mean(values))
+    row = group_metrics(weighted, advantages, 1)
+    assert row["groups/weight_max"] == 3.0
+    assert row["reward/mean"] == row["pass_at_k/1"] == pytest.approx((0.5 * 0.25 + 3 * 0.75) / 3.5)
+
+
 def test_imitation_adds_the_expert_with_ratio_one() -> None:
     """One demonstration a group, advantage 1; samples of plain imitation carry none, those of BoN-SFT do."""
     expert = np.array([4, 5, 2], np.int32)

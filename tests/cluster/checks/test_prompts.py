@@ -21,6 +21,7 @@ from cluster.checks.prompts import (
     check_recorded,
     dated,
     end_token_of,
+    epoch_warnings,
     load_prompts,
     load_tokenizer,
     without_idle_validation,
@@ -28,7 +29,7 @@ from cluster.checks.prompts import (
 from cluster.commands.export import export_model
 from cluster.commands.printing import print_dry_run
 from cluster.commands.sft import _examples
-from cluster.config import RunConfig
+from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.run.job import _checked_prompts
 from learner.backends.model_directory import copy_companions
@@ -151,6 +152,14 @@ def test_a_dry_run_counts_as_the_run_does(tmp_path: Path, capsys: pytest.Capture
     print_dry_run(settings, list)  # a run that goes on and recorded nothing else: as it began
     out = capsys.readouterr().out
     assert "54 (train; from" in out and "6 held out for validation" in out
+
+
+def test_an_allocation_without_a_second_epoch_is_warned_about() -> None:
+    keys: dict[str, Any] = {"run": {"steps": 4}, "rollout": {"prompts_per_step": 10, "allocation": {"candidates": 2}}}
+    [warning] = epoch_warnings(build_config(keys), 80)
+    assert "4 steps read 80 of 80 training prompts" in warning and "raise run.steps" in warning
+    assert not epoch_warnings(build_config(keys), 79)
+    assert not epoch_warnings(build_config({"run": {"steps": 4}}), 1000)
 
 
 def test_imitation_puts_bos_before_the_prompt_alone() -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from actors.queue.snapshot import write_snapshot
 from cluster.checks import refusals
-from cluster.checks.earlier import group_problem
+from cluster.checks.earlier import group_problem, waiting_problems
 from cluster.checks.preflight import machine_problems
 from cluster.checks.problems import Problems
 from cluster.checks.refusals import sandbox_problem
 from cluster.config import build_config
 from cluster.errors import UsageError
+from cluster.records.checkpoints import ALLOCATION_FILE, QUEUE_FILE, Checkpoint
 from learner.checkpoint_identity import identity_problem
+from tests.actors.test_group import make_group
 from tests.cluster.test_cli import run
 
 __all__ = ["run"]
@@ -120,6 +123,18 @@ def test_recorded_rewards_that_the_objective_cannot_take() -> None:
     other = build_config({"rollout": {"n": 2}, "objective": {"strategy": "max_at_k", "k": 1}})
     assert group_problem(other, 0, rows) is None
     assert "sampled with temperature 1, top_p 0.9" in str(group_problem(other, 0, [rows[0] | {"top_p": 0.9}]))
+
+
+def test_groups_that_wait_without_a_choice_of_prompts_cannot_be_counted_as_chosen(tmp_path: Path) -> None:
+    config = build_config(
+        {"rollout": {"n": 2, "prompts_per_step": 2, "allocation": {"candidates": 2}}, "objective": {"k": 1}}
+    )
+    checkpoint = Checkpoint(1, tmp_path)
+    write_snapshot(tmp_path / QUEUE_FILE, {}, {2: make_group((1, 1)).to_record_batch()})
+    [problem] = waiting_problems(config, tmp_path, checkpoint)
+    assert "set rollout.allocation.candidates = 1 (is 2)" in problem
+    (tmp_path / ALLOCATION_FILE).write_text("{}")
+    assert not list(waiting_problems(config, tmp_path, checkpoint))
 
 
 def test_the_first_differences_of_weights_are_named() -> None:

@@ -9,9 +9,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from actors.queue.prompt_stream import PromptStream
 from actors.queue.state import Ticket
 from cluster.config import build_config
-from cluster.run.live_groups import LiveGroups
+from cluster.run.live_groups import LiveGroups, allocation_of
 from cluster.run.run import AgreementError, Run
 from verifiers.task import Prompt
 from verifiers.text.rendering import TokenizedPrompt
@@ -37,6 +38,24 @@ def test_samples_and_temperature_follow_their_schedules_by_the_step_of_the_promp
     assert [r.sampling.temperature for r in asked[::3]] == pytest.approx([1.2, 1.2, 1.0, 0.8, 0.8])
     for step in range(5):
         assert len({(r.n, r.sampling.temperature) for r in asked[3 * step : 3 * step + 3]}) == 1
+
+
+def test_a_chosen_prompt_is_asked_with_its_weight_and_the_epoch_of_its_place() -> None:
+    config = build_config(
+        {"rollout": {"n": 4, "prompts_per_step": 2, "allocation": {"candidates": 2}}, "objective": {"k": 1}}
+    )
+    prompts = [TokenizedPrompt(Prompt(f"p{i}", "?", {}, "all"), np.array([1], np.int32)) for i in range(3)]
+    nothing = cast(Any, None)
+    source = LiveGroups(config, prompts, pool=nothing, queue=nothing)
+    asked = [source.request(Ticket(sequence=i, admitted_version=0)) for i in range(2)]
+    plan = allocation_of(config, 3, None)
+    assert plan is not None
+    for i, (request, prompt) in enumerate(asked):
+        place = plan.planned(i).place
+        epoch, index = PromptStream(3, config.run.seed).locate(place)
+        assert (request.sequence, request.epoch, request.prompt_id, prompt.id) == (i, epoch, f"p{index}", f"p{index}")
+        assert (request.n, request.weight) == (plan.planned(i).n, plan.planned(i).weight)
+    assert asked[1][0].epoch == 1 or plan.planned(1).place < 3
 
 
 @pytest.mark.parametrize(("gap", "part"), [(0.2, "differ from the learner's by 2.00e-01"), (float("nan"), "are NaN")])
