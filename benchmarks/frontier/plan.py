@@ -134,6 +134,12 @@ class Plan(Part):
             *(f"evaluation.split={split}", f"evaluation.prompts={pool.prompts}", f"evaluation.n={pool.n}"),
         )
 
+    @property
+    def answers_per_step(self) -> tuple[int, int]:
+        """Prompts of an optimizer step, and answers to each."""
+        keys = dict(part.split("=", 1) for part in self.common)
+        return int(keys["rollout.prompts_per_step"]), int(keys["rollout.n"])
+
     def training_seconds(self) -> float:
         """One training run, with its evaluations."""
         evaluations = self.steps // self.every * self.validation.samples

@@ -189,14 +189,13 @@ def _key(override: str) -> str:
 def _measured_run(directory: Path, plan: Plan) -> dict[int, Counts]:
     """The evaluations of a finished training run by step, with the tokens and seconds of training up to there."""
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    config = dict(part.split("=", 1) for part in plan.common)
-    samples = int(config["rollout.prompts_per_step"]) * int(config["rollout.n"])
+    prompts, n = plan.answers_per_step
     lengths, seconds = (np.array([r[m] for r in rows if m in r]) for m in ("response/length_mean", "time/step_s"))
     found = {}
     for step in range(plan.every, plan.steps + 1, plan.every):
         temperature, counts = _read_counts(directory / "groups" / f"evaluation-{step:06d}.parquet")
         assert temperature == TRAINING_TEMPERATURE, "the curve is measured at the training temperature"
-        tokens = samples * float(lengths[:step].sum())
+        tokens = prompts * n * float(lengths[:step].sum())
         found[step] = Counts(counts.samples, counts.right_P, tokens, float(seconds[:step].sum()))
     return found
 

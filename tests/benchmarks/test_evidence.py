@@ -10,6 +10,9 @@ import pytest
 
 from benchmarks.coscaling import by_cell, load
 from benchmarks.coscaling import write_page as write_coscaling
+from benchmarks.frontier.counts import Store
+from benchmarks.frontier.page import write_page as write_frontier
+from benchmarks.frontier.plan import load as load_plan
 from benchmarks.objectives.experiments import EXPERIMENTS
 from benchmarks.objectives.page import write_page
 from benchmarks.objectives.results import Results
@@ -36,6 +39,18 @@ def test_a_page_follows_from_the_committed_figures(name: str, evidence: Path, tm
 def test_the_page_of_coscaling_follows_from_the_committed_counts(evidence: Path, tmp_path: Path) -> None:
     write_coscaling(tmp_path, by_cell(load(evidence / "coscaling" / "counts.parquet")))
     assert (tmp_path / "README.md").read_text() == (evidence / "coscaling" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_frontier_follows_from_the_committed_counts(
+    evidence: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = Path("benchmarks/frontier/countdown-small.yaml"), Path("docs/evidence/frontier")
+    plan = load_plan(repository / source)
+    store = Store(evidence / "frontier" / "counts.parquet", plan.digest)
+    monkeypatch.chdir(tmp_path)  # the page names its folder
+    write_frontier(folder, store, plan, source)
+    assert (folder / "README.md").read_text() == (evidence / "frontier" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ from benchmarks.frontier.__main__ import main
 from benchmarks.frontier.choice import best_step, chosen
 from benchmarks.frontier.counts import Counts, Key, Store
 from benchmarks.frontier.gsm8k_split import split
-from benchmarks.frontier.page import holm, hours_left, write_page
+from benchmarks.frontier.page import hours_left, write_page
 from benchmarks.frontier.plan import Plan, load, require_committed
 from benchmarks.frontier.stages import Stages
+from benchmarks.frontier.tables import holm
 from learner.metrics import paired_p_value
 
 PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "frontier").glob("*.yaml"))
@@ -134,8 +135,18 @@ def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys:
     assert (choice.rate, choice.temperature) == (3e-5, 0.6) and len(choice.steps) == 3
     write_page(tmp_path / "page", Store(counts, plan.digest), plan, Path("frontier/plan.yaml"))
     page = (tmp_path / "page" / "README.md").read_text()
-    for heading in ("Along training", "Test split", "Primary contrasts", "Answers needed"):
+    for heading in (
+        "Along training",
+        "At equal numbers",
+        "Test split",
+        "Primary contrasts",
+        "By difficulty",
+        "Answers needed",
+    ):
         assert f"## {heading}" in page
+    assert "| the mean | pass@4 |" in page and "0.0 thousand answers (step 2)" in page, (
+        "the points that a model reaches"
+    )
     assert "pass@4 minus the mean, pass@4" in page and (tmp_path / "page" / "frontier.png").stat().st_size > 1000
     (curve,) = [c for key, c in again.store.items() if key[:5] == ("mean", 3e-5, 1, 4, "curve")]
     assert (curve.tokens, curve.seconds) == (2 * 4 * 5.0 * 4, 2.0)

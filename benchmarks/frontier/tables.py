@@ -1,0 +1,235 @@
+"""The tables of the page of a comparison along training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.frontier.choice import Choice, Missing, chosen, chosen_base, curve, measured
+from benchmarks.frontier.counts import BASE, Counts, Store
+from benchmarks.frontier.plan import Contrast, Plan
+from benchmarks.objectives.page import interval, markdown
+from learner import paired_difference_of_runs
+from learner.metrics import paired_p_value
+
+LEVEL = 0.05
+EDGES = (0.0, 0.1, 0.3, 1.0)  # upper ends of the classes of prompts by the base model's success rate
+
+
+def equal_answers_tables(store: Store, plan: Plan, finished: Sequence[str]) -> str:
+    """Validation values of every evaluated step, so at equal numbers of sampled answers."""
+    prompts, n = plan.answers_per_step
+    parts = []
+    for k in plan.ks:
+        rows = [[f"pass@{k} after", *(plan.contenders[name].title for name in finished)]]
+        for step in range(plan.every, plan.steps + 1, plan.every):
+            cells = []
+            for name in finished:
+                by_rate = {
+                    rate: [curve(store, plan, name, rate, seed)[step] for seed in plan.seeds] for rate in plan.rates
+                }
+                means = {rate: float(np.mean([c.pass_at(k).mean() for c in found])) for rate, found in by_rate.items()}
+                rate = max(means, key=means.__getitem__)
+                tokens, seconds = (np.mean([getattr(c, what) for c in by_rate[rate]]) for what in ("tokens", "seconds"))
+                cells.append(f"{means[rate]:.3f} ({rate:g}; {tokens / 1e6:.2f} M; {seconds:.0f} s)")
+            rows.append([f"{step * prompts * n / 1000:.1f} thousand answers (step {step})", *cells])
+        parts.append(markdown(rows))
+    note = (
+        f"A step samples {prompts} prompts x {n} answers. Validation split at temperature 1, means over seeds. In "
+        "parentheses: the rate that is best in this cell, tokens sampled, and seconds of training (without start and "
+        f"evaluations; {plan.costs.jobs} at a time)."
+    )
+    return "\n\n".join([*parts, note])
+
+
+def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
+    """Rate, steps and temperature of every contender for every k, and what they cost."""
+    rows = [
+        ["contender", "tuned for", "learning rate", "steps by seed", "temperature", "validation", "tokens", "seconds"]
+    ]
+    for k in plan.ks:
+        choice = chosen_base(store, plan, k)
+        value = ""
+        if choice.temperature is not None:
+            [found] = measured(store, plan, BASE, choice, "validation", choice.temperature)
+            value = f"{found.pass_at(k).mean():.3f}"
+        rows.append(
+            ["the base model", f"pass@{k}", "", "", _marked(choice.temperature, plan.temperatures), value, "", ""]
+        )
+    for name in finished:
+        for k in plan.ks:
+            choice = chosen(store, plan, name, k)
+            steps = zip(plan.seeds, choice.steps, strict=True)
+            points = [curve(store, plan, name, choice.rate, seed)[step] for seed, step in steps]
+            evaluated = range(plan.every, plan.steps + 1, plan.every)
+            rows.append(
+                [
+                    *(plan.contenders[name].title, f"pass@{k}", _marked(choice.rate, plan.rates)),
+                    ", ".join(_marked(step, evaluated) for step in choice.steps),
+                    _marked(choice.temperature, plan.temperatures),
+                    f"{np.mean([p.pass_at(k).mean() for p in points]):.3f}",
+                    f"{np.mean([p.tokens for p in points]) / 1e6:.2f} M",
+                    f"{np.mean([p.seconds for p in points]):.0f}",
+                ]
+            )
+    note = (
+        "Validation: pass@k at the chosen steps at temperature 1 (the base model: at its temperature); it is "
+        "optimistic, because the same samples chose the steps. Tokens sampled and seconds of training up to the chosen "
+        "step are means over seeds. \\*: at the end of the grid, so a value beyond it may be better. The base model "
+        "itself (step 0) is not among the steps."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def _marked(value: float | None, grid: Sequence[float]) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}\\*" if value in (min(grid), max(grid)) else f"{value:g}"
+
+
+def values_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """Test values, each tuned for its own k."""
+    rows = [["contender", *(f"pass@{k}" for k in plan.ks)]]
+    for name in (BASE, *tested):
+        found = {k: values(store, plan, name, k).mean(axis=1) for k in plan.ks}
+        rows.append([title(plan, name), *(_with_spread(by_seed) for by_seed in found.values())])
+    return (
+        f"{markdown(rows)}\n\nEach cell is tuned for its own k, the base model's temperature included. ±: standard "
+        "deviation over seeds."
+    )
+
+
+def joint_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """Test values of each tuned model at every k: the points that it reaches."""
+    rows = [["contender", "tuned for", *(f"pass@{k}" for k in plan.ks)]]
+    for name in (BASE, *tested):
+        for tuned in plan.ks:
+            found = _tested(store, plan, name, tuned)
+            cells = [_with_spread(np.array([c.pass_at(k).mean() for c in found])) for k in plan.ks]
+            rows.append([title(plan, name), f"pass@{tuned}", *cells])
+    return f"{markdown(rows)}\n\nEach row is one model for each seed, at the temperature that was chosen for its k."
+
+
+def _with_spread(by_seed_S: np.ndarray) -> str:
+    spread = f" ± {by_seed_S.std(ddof=1):.3f}" if len(by_seed_S) > 1 else ""
+    return f"{by_seed_S.mean():.3f}{spread}"
+
+
+def primary_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """The contrasts that the plan names, with p values by Holm's method."""
+    named = [c for c in plan.primary if c.contender in tested and c.against in tested]
+    pairs = [(values(store, plan, c.against, c.k), values(store, plan, c.contender, c.k)) for c in named]
+    adjusted = holm([paired_p_value(before, after) for before, after in pairs], tests=len(plan.primary))
+    rows = [["contrast", "difference, 95 % interval", "p, Holm", f"at the level {LEVEL:g}"]]
+    for contrast, (before, after), p in zip(named, pairs, adjusted, strict=True):
+        difference = paired_difference_of_runs(before, after)
+        verdict = "no difference found" if p >= LEVEL else "higher" if difference.value > 0 else "lower"
+        shown = interval(difference).replace("**", "")
+        rows.append([_name(plan, contrast), shown, "< 0.001" if p < 0.001 else f"{p:.3f}", verdict])
+    rows += [[_name(plan, c), "not measured yet", "", ""] for c in plan.primary if c not in named]
+    note = (
+        f"{len(plan.primary)} contrasts, named in the plan before the test split was used. The intervals are not "
+        "adjusted; the p values are."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def holm(p_values: Sequence[float], tests: int) -> list[float]:
+    """P values adjusted for `tests` tests by S. Holm's step-down method (Scand. J. Statistics 6, 1979).
+
+    Tests without a result yet count with the largest p value.
+    """
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(np.argsort(p_values)):
+        largest = max(largest, min(1.0, (tests - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def answers_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """How many answers each model needs to reach the pass@k of the first contender."""
+    rows = [["contender", *(f"pass@{k} of {title(plan, tested[0])}" for k in plan.ks)]]
+    for name in (BASE, *tested):
+        cells = []
+        for k in plan.ks:
+            target, found = values(store, plan, tested[0], k).mean(), _tested(store, plan, name, k)
+            enough = (n for n in range(1, found[0].samples + 1) if np.mean([c.pass_at(n) for c in found]) >= target)
+            needed = next(enough, None)
+            cells.append(f"more than {found[0].samples}" if needed is None else str(needed))
+        rows.append([title(plan, name), *cells])
+    note = (
+        "Each answer costs its tokens and one call of the verifier, which is always right here: pass@k is Best-of-k "
+        "with such a verifier. Every model is the one that is tuned for this k, so other stopping steps or "
+        "temperatures may need fewer answers. The numbers have no intervals."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def regimes_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """The primary pairs, by the base model's success rate on the prompt and by k."""
+    base = _tested(store, plan, BASE, min(plan.ks))[0]
+    rate_P = base.right_P / base.samples
+    class_P = np.searchsorted(EDGES, rate_P)
+    names = ["0", *(f"above {low:g}, at most {high:g}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True))]
+    rows = [["base success rate", "prompts", "difference", *(f"pass@{k}" for k in plan.ks)]]
+    pairs = dict.fromkeys((c.contender, c.against) for c in plan.primary if {c.contender, c.against} <= {*tested})
+    for contender, against in pairs:
+        for i, name in enumerate(names):
+            (of_class,) = np.nonzero(class_P == i)
+            if len(of_class) < 2:
+                continue
+            cells = []
+            for k in plan.ks:
+                before, after = (values(store, plan, one, k)[:, of_class] for one in (against, contender))
+                cells.append(interval(paired_difference_of_runs(before, after)))
+            titles = f"{title(plan, contender)} minus {title(plan, against)}"
+            rows.append([name, str(len(of_class)), titles, *cells])
+    note = (
+        f"Test prompts by the share of right ones among {base.samples} answers of the base model, at its best "
+        f"temperature for pass@{min(plan.ks)}. These answers are used for nothing else in this table. Descriptive."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def difference_tables(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """Every contender minus the base model, and minus the first contender."""
+    parts = []
+    for reference in (BASE, tested[0]):
+        rows = [[f"minus {title(plan, reference)}", *(f"pass@{k}" for k in plan.ks)]]
+        for name in tested:
+            if name != reference:
+                pairs = ((values(store, plan, reference, k), values(store, plan, name, k)) for k in plan.ks)
+                rows.append([title(plan, name), *(interval(paired_difference_of_runs(*pair)) for pair in pairs)])
+        parts.append(markdown(rows))
+    note = (
+        "Bold: the interval excludes 0. The intervals are not adjusted for their number. Descriptive, except for the "
+        "primary contrasts above."
+    )
+    return "\n\n".join([*parts, note])
+
+
+def title(plan: Plan, name: str) -> str:
+    """Of a contender or the base model."""
+    return "the base model" if name == BASE else plan.contenders[name].title
+
+
+def values(store: Store, plan: Plan, name: str, k: int) -> np.ndarray:
+    """pass@k of the models tuned for k on the test split, float64[S, P]; S = 1 for the base model.
+
+    Raises:
+        Missing: a measurement is missing.
+    """
+    return np.stack([found.pass_at(k) for found in _tested(store, plan, name, k)])
+
+
+def _tested(store: Store, plan: Plan, name: str, k: int) -> list[Counts]:
+    choice: Choice = chosen_base(store, plan, k) if name == BASE else chosen(store, plan, name, k)
+    if choice.temperature is None:
+        raise Missing(f"{name}: the temperatures have not been measured")
+    return measured(store, plan, name, choice, "test", choice.temperature)
+
+
+def _name(plan: Plan, contrast: Contrast) -> str:
+    titles = plan.contenders[contrast.contender].title, plan.contenders[contrast.against].title
+    return f"{titles[0]} minus {titles[1]}, pass@{contrast.k}"
