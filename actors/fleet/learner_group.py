@@ -141,7 +141,7 @@ class LearnerGroup:
             to=to,
         )
         self._saved = self.version
-        self._supervisor.changes.notify()  # the ranks may move now
+        self._unit.changes.notify()  # the ranks may move now
 
     def _groups(self, step: int) -> ObjectRef:
         if self._last is not None and self._last[0] == step:

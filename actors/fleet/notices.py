@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from actors.fleet.units import Changes, Incident, Member, Unit
+from actors.fleet.units import Incident, Member, Unit
 from actors.remote_calls import ask_ray
 
 _WORK_SHARE = 0.5  # of the notice, for requests in flight to end; the rest is for the replacement to start
@@ -106,6 +106,7 @@ class Notices:
             for member in here:
                 if not member.leaving and node != self._nodes.driver:
                     member.leaving = changed = True
+                    member.changes.notify()
         return changed
 
     def _consequence(self, members: Sequence[Member]) -> str:
@@ -126,7 +127,7 @@ class Notices:
             return True
         return bool(await ask_ray(partial(self._nodes.any_ended_in_order, nodes), to="say how nodes ended"))
 
-    async def until_move(self, unit: Unit, changes: Changes, heartbeat_s: float) -> str:
+    async def until_move(self, unit: Unit, heartbeat_s: float) -> str:
         """Return why `unit` moves, when it must leave its node and is no longer busy, or the time is up."""
         while True:
             notice = self.of(unit)
@@ -134,4 +135,4 @@ class Notices:
                 return f"moved off {notice.where}, which will be lost"
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(heartbeat_s):
-                    await changes.wait()
+                    await unit.changes.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -250,27 +251,37 @@ class _AttemptMoved(_AttemptFailed):
 
 
 class _Budget:
-    """Limits the samples in flight; one group is always admitted, however large."""
+    """Limits the samples in flight, first come first served; one group is always admitted, however large."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._used = 0
-        self._freed = asyncio.Condition()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @contextlib.asynccontextmanager
     async def reserve(self, n: int) -> AsyncIterator[None]:
-        # deadline: the holder only counts, or waits for samples that have deadlines
-        async with self._freed:
-            # deadline: the samples in flight have theirs (sample_s, verify_s), and each frees its part
-            await self._freed.wait_for(lambda: self._limit is None or not self._used or self._used + n <= self._limit)
-            self._used += n
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((n, turn))
+        self._admit()
         try:
+            await turn  # deadline: the samples in flight have theirs (sample_s, verify_s), and each frees its part
             yield
         finally:
-            # deadline: as above
-            async with self._freed:
+            if turn.done() and not turn.cancelled():
                 self._used -= n
-                self._freed.notify_all()
+            turn.cancel()  # if it still waits
+            self._admit()
+
+    def _admit(self) -> None:
+        """Admit groups in the order of their arrival while there is room."""
+        while self._waiting:
+            n, turn = self._waiting[0]
+            if not turn.cancelled():
+                if self._limit is not None and self._used and self._used + n > self._limit:
+                    return
+                self._used += n
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
 class _BusyClock:

@@ -64,6 +64,8 @@ class Supervisor:
         self._monitors = NodeMonitors(self.spawn_monitor, self.kill)
         self._restarts = Restarts(self.settings.max_restarts)
         self._excused: set[tuple[str, int]] = set()  # losses (actor, incarnation) with a node that ended after a notice
+        self._incomplete: list[Unit] | None = None  # required units that do not serve; None: not known after a change
+        self.changes.listen(self._forget_incomplete)
         self.notices = Notices(self.nodes, self._record)
 
     @property
@@ -79,6 +81,7 @@ class Supervisor:
     def add(self, unit: Unit) -> Unit:
         """Register `unit`; :meth:`start` brings it into service."""
         self.units.append(unit)
+        self._forget_incomplete()
         return unit
 
     async def start(self, *units: Unit) -> None:
@@ -113,6 +116,7 @@ class Supervisor:
         if member.incarnation == incarnation and member.present:
             member.failure = str(failure)
             member.serving = False
+            member.changes.notify()
             self.changes.notify()
 
     async def check(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
@@ -199,7 +203,7 @@ class Supervisor:
     async def _until_lost(self, unit: Unit) -> tuple[str, bool]:
         """Why `unit` must be replaced, and whether it moves because its node will be lost."""
         monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._monitor, self._marked_failed)]
-        move = asyncio.create_task(self.notices.until_move(unit, self.changes, self.settings.heartbeat_s))
+        move = asyncio.create_task(self.notices.until_move(unit, self.settings.heartbeat_s))
         try:
             # deadline: a monitor checks its member once per heartbeat
             done, _ = await asyncio.wait([*monitors, move], return_when=asyncio.FIRST_COMPLETED)
@@ -212,7 +216,7 @@ class Supervisor:
     async def _marked_failed(self, member: Member) -> str:
         """Why a caller marked `member` as failed. Separate from `_monitor`, which waits seconds for a lost node."""
         while member.failure is None:
-            await self.changes.wait()  # deadline: cancelled with its monitor, which checks once per heartbeat
+            await member.changes.wait()  # deadline: cancelled with its monitor, which checks once per heartbeat
         return member.failure
 
     async def _monitor(self, member: Member) -> str:
@@ -330,7 +334,13 @@ class Supervisor:
                 await release(unit.room, unit.name)
 
     def _complete_without(self, unit: Unit) -> bool:
-        return all(other.serving or other.spare() for other in self.units if other is not unit)
+        """Whether all other required units serve. Every waiting unit asks once per heartbeat."""
+        if self._incomplete is None:
+            self._incomplete = [one for one in self.units if not (one.serving or one.spare())]
+        return all(one is unit for one in self._incomplete)
+
+    def _forget_incomplete(self) -> None:
+        self._incomplete = None
 
     async def _log_of(self, unit: Unit, reason: str) -> str:
         """The end of the log of the first member that `reason` names; of the first member if it names none."""

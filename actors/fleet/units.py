@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray.actor import ActorHandle
@@ -12,6 +12,33 @@ from ray.actor import ActorHandle
 from actors.fleet.rooms import Room
 from actors.process_stats import Heartbeat
 from actors.remote_calls import ActorLost
+
+
+class Changes:
+    """Wakes all waiters at a change; each waiter checks its condition again.
+
+    A supervisor has one for the whole fleet: units start and stop serving. Each unit has its own, so that the waiters
+    of all other units sleep on.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` at every change."""
+        self._listeners.append(listener)
+
+    def notify(self) -> None:
+        """Wake the waiters and call the listeners."""
+        self._event.set()
+        self._event = asyncio.Event()
+        for listener in self._listeners:
+            listener()
+
+    async def wait(self) -> None:
+        """Wait for the next change."""
+        await self._event.wait()  # deadline: every caller waits inside asyncio.timeout
 
 
 @dataclass(eq=False)
@@ -26,6 +53,7 @@ class Member:
     leaving: bool = False  # it moves to another node, so it gets no new requests
     heartbeat: Heartbeat | None = None  # the last one
     failure: str | None = None  # why a caller marked it as failed
+    changes: Changes = field(default_factory=Changes)  # those of its unit
 
     def actor(self, incarnation: int | None = None) -> Any:
         """The actor's handle. Get it again after every `await`, because the actor may have been replaced.
@@ -56,6 +84,7 @@ class Unit:
         room: what it needs while it is optional; None: nothing.
         busy: true while a move to another node would lose work.
         stateful: a checkpoint ends `busy`, so the run saves one before the unit moves.
+        changes: a member was marked as failed, must leave its node, or may leave it now.
     """
 
     name: str
@@ -67,6 +96,11 @@ class Unit:
     stateful: bool = False
     failures: int = 0  # consecutive
     served_since: float = 0.0
+    changes: Changes = field(default_factory=Changes)
+
+    def __post_init__(self) -> None:
+        for member in self.members:
+            member.changes = self.changes
 
     @property
     def serving(self) -> bool:
@@ -97,17 +131,3 @@ class Incident:
             return f"{self.unit} {self.reason}{recovery}"
         where = self.log.strip().partition("\n")[0].partition(", which ends")[0] if not recovery else ""
         return f"{self.unit} was lost: {self.reason}{recovery}" + (f" ({where})" if where else "")
-
-
-class Changes:
-    """Wakes all waiters when a unit starts or stops serving; each waiter checks its condition again."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def notify(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()  # deadline: every caller waits inside asyncio.timeout

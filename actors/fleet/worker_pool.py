@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.fleet.units import Changes, Member
 from actors.remote_calls import ActorFailure, within
@@ -17,17 +17,47 @@ from actors.remote_calls import ActorFailure, within
 class _Request:
     """One request for a worker.
 
-    alone: whether no other request may be in flight on its worker; called at every change.
-    worker: runs it, or must drain before it can run (None: not chosen yet).
+    alone: whether no other request may be in flight on its worker; called at every change. While the request is in
+    flight it may become false, but not true.
+    drains: the worker that must drain before the request can run; None: not chosen yet.
     """
 
     weight: int
     alone: Callable[[], bool]
-    worker: Member | None = None
+    drains: _Worker | None = None
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A member of the pool and its requests.
+
+    load, running: weight and number of the requests in flight. alone: the one that started alone, if any.
+    draining: requests that wait for this worker to drain. It accepts nothing else until they run, so they cannot
+    starve.
+    """
+
+    member: Member
+    index: int
+    load: int = 0
+    running: int = 0
+    alone: _Request | None = None
+    draining: list[_Request] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether it gets new requests."""
+        return self.member.serving and not self.member.leaving
+
+    def accepts(self, request: _Request) -> bool:
+        if self.draining and self.draining[0] is not request:
+            return False
+        return not self.running or not (request.alone() or (self.alone is not None and self.alone.alone()))
 
 
 class WorkerPool:
     """Gives each request to the serving worker with the least weight in flight.
+
+    The cost of a request does not grow with the number of requests in flight.
 
     Args:
         kind: for messages, for example "sampler".
@@ -42,22 +72,27 @@ class WorkerPool:
     ) -> None:
         self.members = list(members)
         self._kind = kind
-        self._changes = changes
         self._timeout_s = timeout_s
         self._key = key
-        self._in_flight: defaultdict[Member, list[_Request]] = defaultdict(list)
-        # Requests waiting for this worker to drain. It accepts nothing else until they run, so they cannot starve.
-        self._draining: defaultdict[Member, list[_Request]] = defaultdict(list)
+        self._workers = [_Worker(member, index) for index, member in enumerate(self.members)]
+        self._of = {worker.member: worker for worker in self._workers}
+        self._serving: int | None = None  # not known after a change
+        # A heap of (load, index): the current ones of all open workers, and old ones; None: not known after a change.
+        self._by_load: list[tuple[int, int]] | None = None
+        self._freed = Changes()  # a request that waits may be accepted now
         self._last_end = time.monotonic()
+        changes.listen(self._refresh)
 
     @property
     def serving(self) -> int:
         """Number of workers that serve now."""
-        return sum(member.serving for member in self.members)
+        if self._serving is None:
+            self._serving = sum(member.serving for member in self.members)
+        return self._serving
 
     def busy(self, member: Member) -> bool:
         """Whether requests are in flight on a worker."""
-        return bool(self._in_flight[member])
+        return self._of[member].running > 0
 
     @contextlib.asynccontextmanager
     async def borrow(self, weight: int, alone: Callable[[], bool] = lambda: False) -> AsyncIterator[Member]:
@@ -69,13 +104,11 @@ class WorkerPool:
         request = _Request(weight, alone)
         worker = await self._acquire(request)
         try:
-            yield worker
+            yield worker.member
         finally:
-            self._in_flight[worker].remove(request)
-            self._last_end = time.monotonic()
-            self._changes.notify()
+            self._end(request, worker)
 
-    async def _acquire(self, request: _Request) -> Member:
+    async def _acquire(self, request: _Request) -> _Worker:
         began = time.monotonic()
         try:
             while True:
@@ -87,39 +120,77 @@ class WorkerPool:
                     raise ActorFailure(f"no {self._kind} was free within {within(self._timeout_s, self._key)}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
-                        await self._changes.wait()
+                        await self._freed.wait()
         finally:
             self._stop_draining(request)
 
-    def _assign(self, request: _Request) -> Member | None:
+    def _assign(self, request: _Request) -> _Worker | None:
         """Start `request` on the least loaded worker that accepts it; if none does, begin to drain one for it."""
-        serving = [member for member in self.members if member.serving and not member.leaving]
-        free = [member for member in serving if self._accepts(member, request)]
-        if free:
+        worker = self._least_loaded(request)
+        if worker is not None:
             self._stop_draining(request)
-            request.worker = min(free, key=self._load)
-            self._in_flight[request.worker].append(request)
-            return request.worker
+            self._start(request, worker)
+            return worker
         if not request.alone():
             self._stop_draining(request)
-        elif request.worker not in serving:
+        elif request.drains is None or not request.drains.open:
             self._stop_draining(request)
-            request.worker = min(serving, key=lambda m: (len(self._draining[m]), self._load(m)), default=None)
-            if request.worker is not None:
-                self._draining[request.worker].append(request)
+            workers = (worker for worker in self._workers if worker.open)
+            request.drains = min(workers, key=lambda w: (len(w.draining), w.load), default=None)
+            if request.drains is not None:
+                request.drains.draining.append(request)
         return None
 
-    def _accepts(self, member: Member, request: _Request) -> bool:
-        running, draining = self._in_flight[member], self._draining[member]
-        turn = not draining or draining[0] is request
-        return turn and not (running and any(one.alone() for one in [request, *running]))
+    def _least_loaded(self, request: _Request) -> _Worker | None:
+        """The first of the least loaded open workers that accept `request`."""
+        if self._by_load is None or len(self._by_load) > 2 * len(self._workers) + 16:
+            self._by_load = [(worker.load, worker.index) for worker in self._workers if worker.open]
+            heapq.heapify(self._by_load)
+        refused: list[tuple[int, int]] = []
+        found = None
+        while self._by_load and found is None:
+            load, index = self._by_load[0]
+            worker = self._workers[index]
+            current = load == worker.load and worker.open
+            if current and worker.accepts(request):
+                found = worker
+            else:
+                heapq.heappop(self._by_load)
+                if current:
+                    refused.append((load, index))
+        for entry in refused:
+            heapq.heappush(self._by_load, entry)
+        return found
 
-    def _load(self, member: Member) -> int:
-        return sum(request.weight for request in self._in_flight[member])
+    def _start(self, request: _Request, worker: _Worker) -> None:
+        worker.running += 1
+        if request.alone():
+            worker.alone = request
+        self._add_load(worker, request.weight)
+
+    def _end(self, request: _Request, worker: _Worker) -> None:
+        worker.running -= 1
+        if worker.alone is request:
+            worker.alone = None
+        self._add_load(worker, -request.weight)
+        self._last_end = time.monotonic()
+        if not worker.running:  # otherwise it refuses what it refused before
+            self._freed.notify()
+            if worker.member.leaving:
+                worker.member.changes.notify()  # it may move now
+
+    def _add_load(self, worker: _Worker, weight: int) -> None:
+        worker.load += weight
+        if self._by_load is not None:
+            heapq.heappush(self._by_load, (worker.load, worker.index))
 
     def _stop_draining(self, request: _Request) -> None:
         """Let the worker that drains for `request`, if any, accept other requests."""
-        if request.worker is not None and request in self._draining[request.worker]:
-            self._draining[request.worker].remove(request)
-            request.worker = None
-            self._changes.notify()
+        if request.drains is not None:
+            request.drains.draining.remove(request)
+            request.drains = None
+            self._freed.notify()
+
+    def _refresh(self) -> None:
+        self._serving = self._by_load = None
+        self._freed.notify()

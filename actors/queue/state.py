@@ -15,6 +15,8 @@ up to W steps of younger groups are trained first.
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -65,6 +67,8 @@ class QueueState:
         self.total = total
         self.version = 0  # of the weights that the samplers hold = finished and acknowledged steps
         self._entries: dict[int, Entry] = {}
+        self._counts: Counter[State] = Counter()  # of the entries
+        self._reserved: list[int] = []  # a heap of the reserved positions, and of some that were reserved before
         self._low_water = 0  # every position below is trained
         self._trained: set[int] = set()  # trained positions at or above the low-water mark
         self._cursor = 0  # next position to issue
@@ -86,7 +90,7 @@ class QueueState:
 
     def count(self, state: State) -> int:
         """Number of groups in `state`."""
-        return sum(entry.state is state for entry in self._entries.values())
+        return self._counts[state]
 
     def reserve(self, limit: int | None = None) -> list[Ticket]:
         """Take free slots, at most `limit`, and issue their positions in order."""
@@ -94,7 +98,7 @@ class QueueState:
         self._cursor = max(self._cursor, self._low_water)  # after a resume it may have to catch up
         while self.in_use < self.slots and self._cursor < self.total and (limit is None or len(tickets) < limit):
             if self._cursor not in self._trained and self._cursor not in self._entries:
-                self._entries[self._cursor] = Entry(self._cursor, self.version)
+                self._add(Entry(self._cursor, self.version))
                 tickets.append(Ticket(self._cursor, self.version))
             self._cursor += 1
         return tickets
@@ -108,7 +112,7 @@ class QueueState:
             raise QueueError(f"commit of position {sequence}, which was never reserved")
         if entry.state is not State.RESERVED:
             return False
-        entry.state = State.COMMITTED
+        self._move(entry, State.COMMITTED)
         return True
 
     def missing(self) -> list[int]:
@@ -131,12 +135,10 @@ class QueueState:
             return self._lease_again(positions)
         if self.count(State.LEASED):
             raise QueueError("lease while the groups of the last step are not acknowledged")
-        ready = sorted(e.sequence for e in self._entries.values() if e.state is State.COMMITTED)
-        if len(ready) < self.prompts_per_step:
+        # Asked after every commit: the entries are only scanned when the step is complete.
+        if self.count(State.COMMITTED) < self.prompts_per_step or self._waits_for_due():
             return None
-        if any(self._due(e) and e.state is State.RESERVED for e in self._entries.values()):
-            return None
-        chosen = ready[: self.prompts_per_step]
+        chosen = self.waiting()[: self.prompts_per_step]
         for sequence in chosen:
             self._lease_one(self._entries[sequence])
         return chosen
@@ -155,6 +157,7 @@ class QueueState:
             raise QueueError(f"ack with {len(done)} leased groups; a step trains {self.prompts_per_step}")
         for sequence in done:
             del self._entries[sequence]
+            self._counts[State.LEASED] -= 1
             self._trained.add(sequence)
         while self._low_water in self._trained:
             self._trained.remove(self._low_water)
@@ -195,14 +198,14 @@ class QueueState:
         self._read(snapshot)
         for sequence, admitted_version in snapshot["entries"]:
             if sequence in held:
-                self._entries[sequence] = Entry(sequence, admitted_version, State.COMMITTED)
+                self._add(Entry(sequence, admitted_version, State.COMMITTED))
         self._cursor = self._low_water  # reserve() skips trained and taken positions
 
     def recover(self, snapshot: dict[str, Any]) -> None:
         """Replace a lost queue in a live run: every slot stays taken, and its group is expected (again)."""
         self._read(snapshot)
         for sequence, admitted_version in snapshot["entries"]:
-            self._entries[sequence] = Entry(sequence, admitted_version)
+            self._add(Entry(sequence, admitted_version))
         self._cursor = int(snapshot["cursor"])
 
     def _read(self, snapshot: dict[str, Any]) -> None:
@@ -236,7 +239,27 @@ class QueueState:
         if lag > self.staleness_bound:
             raise QueueError(f"position {entry.sequence} is {lag} versions stale; the bound is {self.staleness_bound}")
         self.observed_staleness = max(self.observed_staleness, lag)
-        entry.state = State.LEASED
+        self._move(entry, State.LEASED)
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.sequence] = entry
+        self._counts[entry.state] += 1
+        if entry.state is State.RESERVED:
+            heapq.heappush(self._reserved, entry.sequence)
+
+    def _move(self, entry: Entry, state: State) -> None:
+        self._counts[entry.state] -= 1
+        self._counts[state] += 1
+        entry.state = state
+
+    def _waits_for_due(self) -> bool:
+        """Whether a due group has not arrived: the oldest reserved one is due if any is."""
+        while self._reserved:
+            entry = self._entries.get(self._reserved[0])
+            if entry is not None and entry.state is State.RESERVED:
+                return self._due(entry)
+            heapq.heappop(self._reserved)
+        return False
 
 
 def staleness_bound(staleness: int, overtake: int) -> int:

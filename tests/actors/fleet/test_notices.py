@@ -146,7 +146,7 @@ def test_the_learner_moves_after_a_checkpoint():
             await asyncio.wait_for(supervisor.until_checkpoint_due(), LIMIT_S)
             assert member.incarnation == 0
             saved = True
-            supervisor.changes.notify()
+            unit.changes.notify()
             await until(lambda: member.incarnation == 1 and member.serving)
             assert not supervisor.checkpoint_due
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
@@ -215,6 +217,46 @@ def test_slow_verifiers_slow_sampling_down():
         await asyncio.gather(*(pool.graded_group(request(i, n=2), None) for i in range(8)))
         assert sampler.calls == 8 and sampler.most_at_once == 2
         await pool.graded_group(request(9, n=64), None)  # larger than the budget: alone, but it is admitted
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.sampled_from(["start", "start", "end", "cancel"]), st.integers(1, 10)), max_size=30),
+)
+def test_the_budget_of_samples_is_first_come_first_served(limit, operations):
+    from actors.fleet.rollout_pool import _Budget
+
+    async def group(budget, n, admitted, ends):
+        async with budget.reserve(n):
+            admitted.set()
+            await ends.wait()
+
+    async def scenario():
+        budget, groups = _Budget(limit), []
+        for operation, number in operations:
+            if operation == "start":
+                admitted, ends = asyncio.Event(), asyncio.Event()
+                task = asyncio.create_task(group(budget, number, admitted, ends))
+                groups.append(SimpleNamespace(n=number, admitted=admitted, ends=ends, task=task))
+            else:
+                possible = [g for g in groups if operation == "cancel" or g.admitted.is_set()]
+                for one in possible[number % 5 : number % 5 + 1]:
+                    one.ends.set() if operation == "end" else one.task.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            groups = [g for g in groups if not g.task.done()]
+            admitted = [g.n for g in groups if g.admitted.is_set()]
+            waiting = [g.n for g in groups if not g.admitted.is_set()]
+            assert [g.n for g in groups] == admitted + waiting, "in the order of arrival"
+            assert budget._used == sum(admitted) and (sum(admitted) <= limit or len(admitted) == 1)
+            assert not waiting or admitted and sum(admitted) + waiting[0] > limit, "the first has no room"
+        for one in groups:
+            one.task.cancel()
+        await asyncio.gather(*(g.task for g in groups), return_exceptions=True)
+        assert budget._used == 0 and not budget._waiting
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 

@@ -1,11 +1,14 @@
 """The replay queue's accounting against its promises: exactly once, bounded staleness, no deadlock."""
 
+import copy
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.queue.state import QueueError, QueueState, State
+from tests.actors.executed_lines import executed_lines
 
 
 def make(prompts=2, staleness=1, overtake=0, steps=8):
@@ -110,6 +113,20 @@ class Fire(RuleBasedStateMachine):
         assert self.queue.observed_staleness <= self.queue.staleness_bound
         assert self.queue.in_use <= self.queue.slots
 
+    @invariant()
+    def indexes_agree(self):
+        """What the queue counts and keeps sorted is what a scan of its slots finds."""
+        if not hasattr(self, "queue"):
+            return
+        entries = list(self.queue._entries.values())
+        for state in State:
+            assert self.queue.count(state) == sum(entry.state is state for entry in entries)
+        late = [e for e in entries if self.queue._due(e) and e.state is State.RESERVED]
+        twin = copy.copy(self.queue)
+        twin._reserved = list(twin._reserved)  # a look removes entries
+        assert twin._waits_for_due() == bool(late)
+        assert {e.sequence for e in entries if e.state is State.RESERVED} <= set(self.queue._reserved)
+
     def teardown(self):
         """From wherever it is, an undisturbed run reaches its end with every position trained once."""
         if not hasattr(self, "queue"):
@@ -191,3 +208,40 @@ def test_a_snapshot_of_another_batch_size_is_refused():
     other = make(prompts=3)
     with pytest.raises(QueueError, match="rollout.prompts_per_step"):
         other.resume(queue.snapshot(), held=())
+
+
+def test_the_form_of_a_snapshot():
+    """Journals and checkpoints of earlier versions hold it."""
+    queue = make(prompts=1, staleness=2, overtake=1, steps=4)
+    queue.reserve()
+    for sequence in (1, 0):
+        queue.commit(sequence)
+    queue.lease()
+    queue.ack(1)
+    queue.reserve()
+    assert queue.snapshot() == {
+        "version": 1,
+        "low_water": 1,
+        "trained": [],
+        "cursor": 4,
+        "observed_staleness": 0,
+        "entries": [[1, 0], [2, 0], [3, 1]],
+    }
+
+
+@pytest.mark.parametrize("overtake", [0, 1])
+def test_a_group_costs_the_same_at_any_number_of_slots(overtake):
+    """Each arrival asks for the next step, also while the oldest group is late and all others have arrived."""
+
+    def cost(slots):
+        queue = make(prompts=slots // 4, staleness=3, overtake=overtake, steps=6)
+        with executed_lines() as count:
+            while queue.version < 6:
+                for ticket in reversed(queue.reserve()):
+                    assert queue.commit(ticket.sequence)
+                    while queue.lease() is not None:
+                        queue.ack(queue.version + 1)
+        return count() / queue.total
+
+    few, many = cost(100), cost(10_000)
+    assert many < 1.2 * few, (few, many)
