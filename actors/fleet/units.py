@@ -38,7 +38,7 @@ class Changes:
 
     async def wait(self) -> None:
         """Wait for the next change."""
-        await self._event.wait()  # deadline: every caller waits inside asyncio.timeout
+        await self._event.wait()  # deadline: every caller has one, or is cancelled with a task that has
 
 
 @dataclass(eq=False)

@@ -95,7 +95,7 @@ class Allocation:
         self._correct = np.zeros(stream.size)
         self._wrong = np.zeros(stream.size)
         self._plans: dict[int, StepPlan] = {}
-        self._noise: dict[int, ExpectedNoise] = {}
+        self._noise: dict[tuple[int, int, int], ExpectedNoise] = {}  # by k, smallest and largest group
         if state is not None:
             self._restore(state)
         self._plan_until(first_step)
@@ -152,35 +152,34 @@ class Allocation:
         n = scheduled_integer(self._schedule.n, step, self._n)
         k = scheduled_integer(self._schedule.k, step, self._objective.settings.k)
         least, most = self._settings.limits(self._objective.settings, k, self._n)
-        candidates = self._settings.candidates * self._prompts
-        noise_CJ = self._expected_noise(range(step * candidates, (step + 1) * candidates), k, least, most)
-        equal_C = noise_CJ[:, n - least]
-        chosen, weights, noise = self._select(equal_C, step)
-        noise_PJ = noise_CJ[chosen]
+        places, weights, noise = self._select(step, k, n)
+        noise_PJ = self._expected_noise(places, k, least, most)
         sizes = allocate(noise_PJ, least, n * self._prompts)
-        if equal := equal_C[chosen].sum():
+        if equal := noise_PJ[:, n - least].sum():
             noise *= float(noise_PJ[np.arange(self._prompts), sizes - least].sum() / equal)
-        places = step * candidates + chosen
         groups = zip(places.tolist(), sizes.tolist(), weights.tolist(), strict=True)
         return StepPlan(tuple(PlannedGroup(*group) for group in groups), noise)
 
-    def _expected_noise(self, places: range, k: int, least: int, most: int) -> np.ndarray:
-        """Of the prompts at these places, with `least` to `most` samples."""
-        expected = self._noise.get(k)
-        if expected is None:
-            expected = self._noise[k] = ExpectedNoise(self._objective, k, least, most)
-        prompts, prior = [self._stream.locate(place)[1] for place in places], self._settings.prior
-        counts = np.stack([self._correct[prompts], self._wrong[prompts]], axis=1)
-        kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
-        return np.stack([expected(correct + prior, wrong + prior) for correct, wrong in kinds])[kind_of.ravel()]
-
-    def _select(self, noise_C: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Indices of the step's prompts among the candidates, their weights, and noise / noise with equal chances."""
+    def _select(self, step: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Places of the step's prompts, their weights, and the noise with n samples each / that with equal chances."""
+        candidates = self._settings.candidates * self._prompts
+        places_C = np.arange(step * candidates, (step + 1) * candidates)
         if self._settings.candidates == 1:
-            return np.arange(self._prompts), np.ones(self._prompts), 1.0
+            return places_C, np.ones(candidates), 1.0
+        noise_C = self._expected_noise(places_C, k, n, n)[:, 0]
         units_C = selection_units(np.sqrt(noise_C), self._prompts, self._settings.max_weight)
         weights_C = selection_weights(units_C)
         random = np.random.default_rng([self._stream.seed, _SELECTION, step])
         chosen = systematic_sample(units_C, int(random.integers(UNITS)))
         total = noise_C.sum()
-        return chosen, weights_C[chosen], float((weights_C * noise_C).sum() / total) if total else 1.0
+        return places_C[chosen], weights_C[chosen], float((weights_C * noise_C).sum() / total) if total else 1.0
+
+    def _expected_noise(self, places: np.ndarray, k: int, least: int, most: int) -> np.ndarray:
+        """Of the prompts at these places, with `least` to `most` samples."""
+        expected = self._noise.get((k, least, most))
+        if expected is None:
+            expected = self._noise[k, least, most] = ExpectedNoise(self._objective, k, least, most)
+        prompts, prior = [self._stream.locate(place)[1] for place in places.tolist()], self._settings.prior
+        counts = np.stack([self._correct[prompts], self._wrong[prompts]], axis=1)
+        kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
+        return np.stack([expected(correct + prior, wrong + prior) for correct, wrong in kinds])[kind_of.ravel()]

@@ -55,7 +55,7 @@ def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
             [found] = measured(store, plan, BASE, choice, "validation", choice.temperature)
             value = f"{found.pass_at(k).mean():.3f}"
         rows.append(
-            ["the base model", f"pass@{k}", "", "", _marked(choice.temperature, plan.temperatures), value, "", ""]
+            [title(plan, BASE), f"pass@{k}", "", "", _marked(choice.temperature, plan.temperatures), value, "", ""]
         )
     for name in finished:
         for k in plan.ks:

@@ -16,6 +16,9 @@ from benchmarks.frontier.plan import load as load_plan
 from benchmarks.objectives.experiments import EXPERIMENTS
 from benchmarks.objectives.page import write_page
 from benchmarks.objectives.results import Results
+from cluster.config import load_config
+from learner.metrics import pass_at_k
+from verifiers.tasks.registry import make_task
 
 INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?:\*\*)?(?: points)? \[([+-]?\d+\.\d+), ([+-]?\d+\.\d+)\]")
 
@@ -63,6 +66,17 @@ def test_a_page_of_an_unfinished_grid_names_what_it_leaves_out(evidence: Path, t
     write_page(tmp_path / "page", "lenient", cut, list(EXPERIMENTS["lenient"].names))
     assert "3 contenders; left out because not all of their seeds have run: pass8" in capsys.readouterr().out
     assert "pass@8 (loo)" not in (tmp_path / "page" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_base_model_on_the_hard_level_is_as_the_plan_says(evidence: Path, repository: Path) -> None:
+    counts = load(evidence / "coscaling" / "counts.parquet")["base", 0, 1.0]
+    task = make_task(load_config(repository / "cluster" / "presets" / "local.yaml").task)
+    right = [int(c) for c, prompt in zip(counts, task.prompts("test"), strict=False) if prompt.level == "hard"]
+    found = [f"{np.mean([pass_at_k(128, c, k) for c in right]):.3f}" for k in (1, 16, 64)]
+    assert (len(right), found) == (57, ["0.047", "0.449", "0.754"])
+    plan = (evidence / "plan.md").read_text()
+    assert "57 test prompts" in plan and all(value in plan for value in found)
 
 
 def test_seeds_that_only_some_models_have_are_left_out() -> None:
