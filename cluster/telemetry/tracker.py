@@ -165,11 +165,12 @@ class Tracker(ABC):
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait({"call": "finish", "exit_code": exit_code})
             self._thread.join(timeout=wait_s)
+        late = self._thread.is_alive()  # asked before the kill, which ends the thread's wait
         self._over.set()
         helper, self._helper = self._helper, None
         if helper is not None:
             helper.kill()
-        if self._thread.is_alive():
+        if late:
             self._late = f"{self.name} could not finish: {self.name} did not finish within {wait_s:g} s"
         return f"{self._late}; {self._kept()}" if self._late else None
 
