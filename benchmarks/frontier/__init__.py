@@ -3,6 +3,7 @@
     python -m benchmarks.frontier hours      # what is left to do, and for how long
     python -m benchmarks.frontier run        # every missing training run and evaluation; continues where it stopped
     python -m benchmarks.frontier report     # docs/evidence/frontier: page and figure, from the committed counts
+    python -m benchmarks.frontier power      # what the tests of the plan can detect, from the spread on validation
 
 The plan (`countdown.yaml`) names contenders, candidates, seeds and primary contrasts. It is committed before the test
 split is used, and `run` refuses to use the test split with a plan that is not committed. `run` has three stages:
@@ -14,5 +15,5 @@ split is used, and `run` refuses to use the test split with a plan that is not c
 3. Choose the temperature by the mean over seeds, and evaluate on the test split once.
 
 `plan.py` reads the plan, `counts.py` stores the number of right answers of each prompt, `choice.py` chooses,
-`stages.py` runs, `page.py` writes the page.
+`stages.py` runs, `page.py` writes the page, `power.py` simulates experiments.
 """

@@ -9,6 +9,7 @@ import benchmarks.frontier
 from benchmarks.frontier.counts import Store
 from benchmarks.frontier.page import hours_left, write_page
 from benchmarks.frontier.plan import Plan, load, require_committed
+from benchmarks.frontier.power import power_table
 from benchmarks.frontier.stages import Stages
 
 
@@ -18,7 +19,7 @@ def main() -> None:
         description=benchmarks.frontier.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["hours", "run", "report"])
+    parser.add_argument("command", choices=["hours", "run", "report", "power"])
     parser.add_argument("--plan", type=Path, default=Path("benchmarks/frontier/countdown.yaml"))
     parser.add_argument("--evidence", type=Path, default=Path("docs/evidence/frontier"), help="page and counts")
     parser.add_argument("--scratch", type=Path, default=Path("runs/frontier"), help="run: for runs and models")
@@ -32,6 +33,8 @@ def main() -> None:
         print(hours_left(store, plan))
     elif options.command == "report":
         write_page(options.evidence, store, plan, options.plan)
+    elif options.command == "power":
+        print(power_table(store, plan))
     else:
         stages = Stages(plan, store, options.scratch.resolve(), extra=tuple(options.set))
         try:

@@ -60,6 +60,7 @@ class FakeBonrl:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.step_seconds = 0.5
 
     def __call__(self, verb: str, *arguments: str) -> None:
         self.calls.append([verb, *arguments])
@@ -80,7 +81,7 @@ class FakeBonrl:
             model = directory / "checkpoints" / f"step-{step:06d}" / "huggingface"
             model.mkdir(parents=True)
             (model / "chance").write_text(str(chances[step]))
-        rows = [{"response/length_mean": 5.0, "time/step_s": 0.5}] * 6
+        rows = [{"response/length_mean": 5.0, "time/step_s": self.step_seconds}] * 6
         (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         best = best_step({s: counts_of(directory / "groups" / f"evaluation-{s:06d}.parquet") for s in steps}, 4)
         (directory / "best.json").write_text(json.dumps({"step": best}))
@@ -156,7 +157,10 @@ def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys:
 def test_a_lost_model_is_trained_again(plan: Plan, tmp_path: Path) -> None:
     fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
     Stages(plan, store, tmp_path / "one", fake).train()
+    curves = {key: counts.seconds for key, counts in store.items() if key.split == "curve"}
+    fake.step_seconds = 9.0  # another machine
     Stages(plan, store, tmp_path / "two", fake).tune()
+    assert {k: c.seconds for k, c in store.items() if k.split == "curve"} == curves, "equal counts keep their seconds"
     chosen_runs = {(n, chosen(store, plan, n, k).rate, s) for n in plan.contenders for k in plan.ks for s in plan.seeds}
     assert sum(call[0] == "train" for call in fake.calls) == 12 + len(chosen_runs), "each run once"
 
