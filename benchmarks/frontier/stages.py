@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -145,13 +145,13 @@ class Stages:
             shutil.rmtree(model, ignore_errors=True)
             shutil.copytree(directory / "checkpoints" / f"step-{step:06d}" / "huggingface", model)
         keys = {step: Key(name, rate, seed, step, "curve", TRAINING_TEMPERATURE) for step in found}
-        self.store.add({keys[step]: self._first_measured(keys[step], counts) for step, counts in found.items()})
+        self.store.add({keys[step]: self._with_first_seconds(keys[step], counts) for step, counts in found.items()})
         shutil.rmtree(directory)
 
-    def _first_measured(self, key: Key, again: Counts) -> Counts:
-        """The earlier measurement if a run that was trained again gave the same: its seconds compare with others."""
+    def _with_first_seconds(self, key: Key, again: Counts) -> Counts:
+        """The counts of a run that was trained again, perhaps on another machine, with comparable seconds."""
         before = self.store.get(key)
-        return before if before is not None and np.array_equal(before.right_P, again.right_P) else again
+        return again if before is None else replace(again, seconds=before.seconds)
 
     def _model(self, name: str, rate: float, seed: int, step: int) -> Path:
         if name == BASE:

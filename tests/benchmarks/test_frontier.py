@@ -160,7 +160,7 @@ def test_a_lost_model_is_trained_again(plan: Plan, tmp_path: Path) -> None:
     curves = {key: counts.seconds for key, counts in store.items() if key.split == "curve"}
     fake.step_seconds = 9.0  # another machine
     Stages(plan, store, tmp_path / "two", fake).tune()
-    assert {k: c.seconds for k, c in store.items() if k.split == "curve"} == curves, "equal counts keep their seconds"
+    assert {k: c.seconds for k, c in store.items() if k.split == "curve"} == curves, "seconds of the first training"
     chosen_runs = {(n, chosen(store, plan, n, k).rate, s) for n in plan.contenders for k in plan.ks for s in plan.seeds}
     assert sum(call[0] == "train" for call in fake.calls) == 12 + len(chosen_runs), "each run once"
 
