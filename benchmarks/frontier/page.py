@@ -17,6 +17,7 @@ from benchmarks.frontier.tables import (
     equal_answers_tables,
     joint_table,
     primary_table,
+    regimes,
     regimes_table,
     values,
     values_table,
@@ -39,7 +40,9 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
     if tested and _is_tested(store, plan, BASE):
         parts += ["## Primary contrasts", primary_table(store, plan, tested)]
         parts += ["## Test split", values_table(store, plan, tested), joint_table(store, plan, tested)]
-        parts += ["## By difficulty", regimes_table(store, plan, tested)]
+        _plot_regimes(folder / "regimes.png", store, plan, tested)
+        parts += ["## By difficulty", "![difference by the base model's success rate](regimes.png)"]
+        parts += [regimes_table(store, plan, tested)]
         parts += ["## Answers needed for the same success", answers_table(store, plan, tested)]
         parts += ["## All differences to the base model and the first contender"]
         parts += [difference_tables(store, plan, tested)]
@@ -130,4 +133,27 @@ def _plot(path: Path, store: Store, plan: Plan, finished: Sequence[str]) -> None
         axes.set_xlabel("pass@1")
         axes.set_ylabel(f"pass@{k}")
     figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _plot_regimes(path: Path, store: Store, plan: Plan, tested: Sequence[str]) -> None:
+    """The differences by the base model's success rate, one panel for each pair, one color for each k."""
+    from matplotlib.figure import Figure
+
+    found = regimes(store, plan, tested)
+    pairs = list(dict.fromkeys(one.pair for one in found))
+    figure = Figure(figsize=(6.4 * len(pairs), 4.2), layout="constrained")
+    for axes, pair in zip(np.atleast_1d(figure.subplots(1, len(pairs), sharey=True)), pairs, strict=True):
+        classes = [one for one in found if one.pair == pair]
+        for i, k in enumerate(plan.ks):
+            differences = [one.by_k[k] for one in classes]
+            x = np.arange(len(classes)) + 0.15 * (i - (len(plan.ks) - 1) / 2)
+            y = np.array([d.value for d in differences])
+            ends = [y - [d.low for d in differences], [d.high for d in differences] - y]
+            axes.errorbar(x, y, ends, fmt="o", markersize=4, capsize=3, label=f"pass@{k}")
+        axes.axhline(0.0, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(classes)), [f"{one.name}\n{one.prompts} prompts" for one in classes], fontsize=8)
+        axes.set_xlabel("success rate of the base model")
+        axes.set_ylabel(f"{pair}, 95 % interval")
+        axes.legend()
     figure.savefig(path, dpi=110)

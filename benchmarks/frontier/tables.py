@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from benchmarks.frontier.counts import BASE, Counts, Store
 from benchmarks.frontier.plan import Contrast, Plan
 from benchmarks.objectives.page import interval, markdown
 from learner import paired_difference_of_runs
-from learner.metrics import paired_p_value
+from learner.metrics import Difference, paired_p_value
 
 LEVEL = 0.05
 EDGES = (0.0, 0.1, 0.3, 1.0)  # upper ends of the classes of prompts by the base model's success rate
@@ -166,25 +167,41 @@ def answers_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
     return f"{markdown(rows)}\n\n{note}"
 
 
-def regimes_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+class Regime(NamedTuple):
+    """The difference of a pair on the test prompts of one class of the base model's success rate, for each k."""
+
+    name: str
+    prompts: int
+    pair: str
+    by_k: dict[int, Difference]
+
+
+def regimes(store: Store, plan: Plan, tested: Sequence[str]) -> list[Regime]:
     """The primary pairs, by the base model's success rate on the prompt and by k."""
     base = _tested(store, plan, BASE, min(plan.ks))[0]
-    rate_P = base.right_P / base.samples
-    class_P = np.searchsorted(EDGES, rate_P)
+    class_P = np.searchsorted(EDGES, base.right_P / base.samples)
     names = ["0", *(f"above {low:g}, at most {high:g}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True))]
-    rows = [["base success rate", "prompts", "difference", *(f"pass@{k}" for k in plan.ks)]]
+    found = []
     pairs = dict.fromkeys((c.contender, c.against) for c in plan.primary if {c.contender, c.against} <= {*tested})
     for contender, against in pairs:
         for i, name in enumerate(names):
             (of_class,) = np.nonzero(class_P == i)
             if len(of_class) < 2:
                 continue
-            cells = []
+            by_k = {}
             for k in plan.ks:
                 before, after = (values(store, plan, one, k)[:, of_class] for one in (against, contender))
-                cells.append(interval(paired_difference_of_runs(before, after)))
-            titles = f"{title(plan, contender)} minus {title(plan, against)}"
-            rows.append([name, str(len(of_class)), titles, *cells])
+                by_k[k] = paired_difference_of_runs(before, after)
+            found.append(Regime(name, len(of_class), f"{title(plan, contender)} minus {title(plan, against)}", by_k))
+    return found
+
+
+def regimes_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """The table of :func:`regimes`."""
+    rows = [["base success rate", "prompts", "difference", *(f"pass@{k}" for k in plan.ks)]]
+    for one in regimes(store, plan, tested):
+        rows.append([one.name, str(one.prompts), one.pair, *(interval(one.by_k[k]) for k in plan.ks)])
+    base = _tested(store, plan, BASE, min(plan.ks))[0]
     note = (
         f"Test prompts by the share of right ones among {base.samples} answers of the base model, at its best "
         f"temperature for pass@{min(plan.ks)}. These answers are used for nothing else in this table. Descriptive."
