@@ -8,7 +8,8 @@ the checkpoint to continue from, and leaves no process behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,7 @@ from cluster.run.shutdown import Shutdown, ShutdownRequested
 from cluster.run.startup import Startup, announced_start
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
+from cluster.telemetry.output import surviving_output
 from verifiers.tasks.contamination import SHINGLE, contamination
 from verifiers.text.rendering import TokenizedPrompt
 
@@ -74,7 +76,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if resume is not None:
         check_recorded(resume, training)
         doubtful += changed_user_code(resume, config)
-    with _open_directory(config, resume) as directory, driver_log(directory.logs, config.run.log_level):
+    with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
         keep_user_code(directory, config)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
@@ -85,6 +87,13 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
             context = RunContext(config, directory, dashboards, training, held_out, start, rollout_only)
             context.health.start(len(training))
             return _run(context)
+
+
+@contextmanager
+def _messages(directory: RunDirectory, config: RunConfig) -> Iterator[None]:
+    """The driver's log file, and a terminal whose failure does not end the run."""
+    with driver_log(directory.logs, config.run.log_level), surviving_output():
+        yield
 
 
 def _checked_prompts(config: RunConfig) -> tuple[list[TokenizedPrompt], list[TokenizedPrompt], list[str]]:
@@ -108,7 +117,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     check_recorded_groups(config, source, steps)
     config = unshared(dated(config, resumed=True))  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
-    with _open_directory(config, None) as directory, driver_log(directory.logs, config.run.log_level):
+    with _open_directory(config, None) as directory, _messages(directory, config):
         with Dashboards(config, directory, first_step=0) as dashboards:
             keep_user_code(directory, config)
             dashboards.message(f"replaying {steps} steps of {source}")
