@@ -154,6 +154,6 @@ def _plot_regimes(path: Path, store: Store, plan: Plan, tested: Sequence[str]) -
         axes.axhline(0.0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(classes)), [f"{one.name}\n{one.prompts} prompts" for one in classes], fontsize=8)
         axes.set_xlabel("success rate of the base model")
-        axes.set_ylabel(f"{pair}, 95 % interval")
+        axes.set_ylabel(f"{pair},\n95 % interval")
         axes.legend()
     figure.savefig(path, dpi=110)
