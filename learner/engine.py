@@ -42,8 +42,9 @@ class Engine:
     All methods are collective: every rank calls them in the same order with the same arguments. `device`
     is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature of the
     log-probabilities in `train_step` and `score`, unless the call passes another. `reference` keeps the initial model
-    for the KL term: a frozen copy or, with `learner.lora`, the model without its adapters. `timeout_s` bounds every
-    collective. Raises ValueError naming the key for a bad model directory, dtype, device or adapter.
+    for the KL term: a frozen copy, sharded like the model, or, with `learner.lora`, the model without its adapters.
+    `timeout_s` bounds every collective. Raises ValueError naming the key for a bad model directory, dtype, device or
+    adapter.
     """
 
     def __init__(
@@ -86,10 +87,8 @@ class Engine:
         self.pad_token = pad_token_of(self.config)
         self._packed = self._backend.packed and self._keeps_packed_sequences_apart()
         self.adapters = self._backend.adapters
-        self._reference = None
-        if reference and self.adapters is None:  # under adapters the frozen model is the reference
-            attention = self._backend.config._attn_implementation
-            self._reference = ReferencePolicy(model_path, dtype, self.device, learner.logits_chunk_bytes, attention)
+        # Under adapters the frozen model is the reference.
+        self._reference = ReferencePolicy(self._backend) if reference and self.adapters is None else None
 
     def _keeps_packed_sequences_apart(self) -> bool:
         """Measured once, with the attention and the sharding of the run. ValueError if `learner.packing` is true."""
@@ -216,9 +215,7 @@ class Engine:
         """The reference becomes the current policy."""
         if self._reference is None:
             raise ValueError("this engine has no reference policy; set loss.kl_coefficient or schedule.kl")
-        parameters = self._backend.parameters
-        with self._backend.gathered([p for _, p in parameters]):
-            self._reference.refresh((name, p.detach()) for name, p in parameters)
+        self._reference.refresh()
 
     @torch.no_grad()
     def _score(
@@ -353,9 +350,9 @@ class Engine:
         directory.mkdir(parents=True, exist_ok=True)
         self._backend.save(directory, extra)
         torch.save(random_state(), directory / f"random_{self.rank}.pt")
+        if self._reference is not None and self.loss.kl_refresh_every:
+            self._reference.save(directory, self.rank)
         if self.rank == 0:
-            if self._reference is not None and self.loss.kl_refresh_every:
-                self._reference.save(directory)
             (directory / "engine.json").write_text(json.dumps(self._identity(), indent=1))
         self._barrier()
 

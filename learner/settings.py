@@ -331,8 +331,9 @@ class LearnerSettings(Section):
         ge=0,
         le=3,
         description="DeepSpeed ZeRO stage: 0 replicates everything, 1 partitions the optimizer state over "
-        "the ranks, 2 also the gradients, 3 also the weights. With one rank, 0 is the fastest. In bfloat16, 0 runs as "
-        "1, because DeepSpeed's stage 0 would sum the gradients of the micro-batches in bfloat16.",
+        "the ranks, 2 also the gradients, 3 also the weights, and those of the KL's reference model. With one rank, 0 "
+        "is the fastest. In bfloat16, 0 runs as 1, because DeepSpeed's stage 0 would sum the gradients of the "
+        "micro-batches in bfloat16.",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW learning rate after warm-up.")
     warmup_steps: int = Field(

@@ -61,11 +61,13 @@ def _host_problems(config: RunConfig, derived: Derived, available: float) -> Ite
             "a smaller model.path"
         )
     if derived.host_memory is None and derived.loading_memory is not None and derived.loading_memory > available:
+        remedies = ["take a smaller model.path, or one whose files have model.dtype"]
+        if keeps_reference(config) and config.learner.zero_stage < 3:
+            remedies.insert(0, "set learner.zero_stage = 3, where one rank reads the KL reference for all")
         yield (
-            f"learner.ranks = {config.learner.ranks}: {derived.ranks_per_node} ranks on this machine load "
-            f"{_loaded(config)} each into host memory before DeepSpeed partitions it, about "
-            f"{size_text(derived.loading_memory)}, but the machine has {size_text(available)}; lower learner.ranks, "
-            "spread them over more nodes (cluster.address), or take a smaller model.path"
+            f"loading the model takes about {size_text(derived.loading_memory)} of host memory on the node of the "
+            f"first learner rank ({_loading_text(config, derived)}), but this machine has {size_text(available)}; "
+            f"{', or '.join(remedies)}"
         )
 
 
@@ -75,8 +77,19 @@ def _assumed(config: RunConfig, derived: Derived) -> float:
     return config.learner.ranks * (derived.activation_memory or 0.0) if guessed else 0.0
 
 
-def _loaded(config: RunConfig) -> str:
-    return "the model and the KL reference" if keeps_reference(config) else "the whole model"
+def _loading_text(config: RunConfig, derived: Derived) -> str:
+    """Who holds what while the model is loaded."""
+    partitioned, on_host = config.learner.zero_stage == 3, not config.learner.gpus_per_rank
+    if on_host and not partitioned:
+        text = f"{derived.ranks_per_node} x the model, which every rank keeps"
+    else:
+        text = "rank 0 reads the model for all" + (", each rank keeps its part" if on_host else "")
+    return text + ("; every rank reads the KL reference" if keeps_reference(config) and not partitioned else "")
+
+
+def _reference_text(config: RunConfig, derived: Derived) -> str:
+    where = "partitioned over the ranks" if config.learner.zero_stage == 3 else "whole on every rank"
+    return f"{size_text(derived.reference_memory)}, {where}"
 
 
 def _store_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
@@ -161,7 +174,7 @@ def _rank_too_large(config: RunConfig, derived: Derived) -> str:
     if not config.learner.activation_checkpointing:
         remedies.append("set learner.activation_checkpointing")
     if derived.reference_memory:
-        parts.append(f"the KL's reference model {size_text(derived.reference_memory)}, whole on every rank")
+        parts.append(f"the KL's reference model {_reference_text(config, derived)}")
         remedies.append("set loss.kl_coefficient = 0 (and no schedule.kl)")
     return (
         f"one learner rank needs about {size_text(derived.learner_memory)} (of it {'; '.join(parts)}) but "
@@ -369,11 +382,9 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
     yield "  activations and logits", size_text(derived.activation_memory)
     if keeps_reference(config):
-        yield "  reference model of the KL", f"{size_text(derived.reference_memory)}, whole on every rank"
-    loading = f" = {derived.ranks_per_node} x {_loaded(config)}, one for each learner rank there"
-    if shape and shape.mapped and config.learner.gpus_per_rank:
-        loading = ", weights mapped from the files once for all learner ranks there"
-    yield "host memory of one node while loading", size_text(derived.loading_memory) + (loading if shape else "")
+        yield "  reference model of the KL", _reference_text(config, derived)
+    loading = f": {_loading_text(config, derived)}" if shape else ""
+    yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
     yield "groups in flight, memory", size_text(derived.group_memory)
     if transit is None:
         yield "weights in transit", "unknown"

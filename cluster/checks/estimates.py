@@ -54,8 +54,8 @@ _SYNC_FIXED_SECONDS = 0.06  # measured with the shipped model
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory depends on. `mapped`: weights whose files have `model.dtype`, so that ranks on GPUs do not copy them
-    into host memory. `assumed`: guessed from the number of parameters, because the model is not here.
+    """What memory depends on. `mapped`: weights whose files have `model.dtype`, which need not be copied to be read.
+    `assumed`: guessed from the number of parameters, because the model is not here.
     `trained`, `sent`: weights that have a gradient, and those of one update; all without `learner.lora`.
     """
 
@@ -100,7 +100,7 @@ class Derived:
         sampler_memory, learner_memory: of one sampler and one rank, on its device (all its GPUs, or the host).
         activation_memory, reference_memory: parts of learner_memory.
         ranks_per_node: learner ranks that load the model on one node.
-        loading_memory: host memory of those ranks while they load, before anything is on a GPU or partitioned.
+        loading_memory: host memory of those ranks while they load, with the pages of the files.
         host_memory: of everything on a machine that runs all of it without GPUs.
         group_memory: groups in flight in the object store.
         transit, kv_cache: see there.
@@ -156,7 +156,7 @@ def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes |
         activation_memory=_activation_memory(config, shape) if shape else None,
         reference_memory=_reference_memory(config, shape) if shape else None,
         ranks_per_node=ranks,
-        loading_memory=ranks * loading_memory(config, shape) + _mapped_memory(config, shape) if shape else None,
+        loading_memory=loading_memory(config, shape) + _mapped_memory(config, shape) if shape else None,
         host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
         group_memory=groups,
         transit=_transit(config, shape) if shape else None,
@@ -271,8 +271,14 @@ def _gathered_memory(config: RunConfig, shape: Shape) -> float:
 
 
 def _reference_memory(config: RunConfig, shape: Shape) -> float:
-    """The KL's reference model: whole on every rank, outside of DeepSpeed, whatever the ZeRO stage."""
-    return float(shape.parameters * weight_bytes(config)) if keeps_reference(config) else 0.0
+    """The KL's reference model: whole on every rank, or at ZeRO-3 a part of it and one gathered weight, the largest."""
+    if not keeps_reference(config):
+        return 0.0
+    learner, weights = config.learner, float(shape.parameters * weight_bytes(config))
+    if learner.zero_stage < 3:
+        return weights
+    part = 0.0 if learner.offload == "all" else weights / learner.ranks
+    return part + (1 - 1 / learner.ranks) * shape.vocabulary * shape.hidden * weight_bytes(config)
 
 
 def _activation_memory(config: RunConfig, shape: Shape) -> float:
@@ -304,16 +310,25 @@ def _ranks_per_node(config: RunConfig) -> int:
 
 
 def loading_memory(config: RunConfig, shape: Shape) -> float:
-    """Host memory of one rank while it loads the model, and the reference, before DeepSpeed has either. What a rank on
-    a GPU maps from the files is left out.
+    """Host memory of the ranks on the node of rank 0 while they load; what is mapped from the files is left out.
+
+    Rank 0 reads the model, and the others receive it in the memory where it stays. Below ZeRO-3 every rank reads the
+    reference.
     """
-    copied = shape.parameters - (shape.mapped if config.learner.gpus_per_rank else 0)
-    return float(copied * weight_bytes(config) * (2 if keeps_reference(config) else 1)) + _LEARNER_RUNTIME
+    ranks, learner = _ranks_per_node(config), config.learner
+    partitioned, on_host = learner.zero_stage == 3, not learner.gpus_per_rank or learner.offload == "all"
+    weights = shape.parameters * weight_bytes(config)
+    kept = ranks * weights / (learner.ranks if partitioned else 1) if on_host else 0.0
+    copied = (shape.parameters - shape.mapped) * weight_bytes(config)
+    read = copied if partitioned or not on_host else 0.0  # else what rank 0 reads is what it keeps
+    if keeps_reference(config):
+        kept, read = (2 * kept, read) if partitioned else (kept, max(read, ranks * copied))
+    return ranks * _LEARNER_RUNTIME + kept + read
 
 
 def _mapped_memory(config: RunConfig, shape: Shape) -> float:
-    """The mapped weights, once for all ranks of a node on GPUs."""
-    return float(shape.mapped * weight_bytes(config)) if config.learner.gpus_per_rank else 0.0
+    """The pages of the files, once for all ranks of a node."""
+    return float(shape.mapped * weight_bytes(config))
 
 
 def sampler_host_memory(config: RunConfig, shape: Shape) -> float:
@@ -326,11 +341,10 @@ def _host_memory(config: RunConfig, shape: Shape) -> float:
     """Everything on one machine without GPUs, except for the groups in flight."""
     actors, learner = config.actors, config.learner
     sampler = _sampler_memory(config, shape) or 0.0
-    rank = max(_learner_memory(config, shape), loading_memory(config, shape))
     transit = _transit(config, shape)
     return (
         actors.sampler_range.max * sampler
-        + learner.ranks * rank
+        + max(learner.ranks * _learner_memory(config, shape), loading_memory(config, shape))
         + actors.verifier_range.max * VERIFIER_RUNTIME
         + _OTHER_RUNTIME
         + transit.shared_memory

@@ -14,7 +14,8 @@ from cluster.launch.report import placement_rows
 
 def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
     """Host memory of each actor on a cluster of several nodes."""
-    found = derive(_on_cluster(config), model)
+    config = _on_cluster(config)
+    found = derive(config, model)
     groups = found.group_memory / GIB
     shape, transit = found.shape, found.transit
     if shape is None or transit is None:
@@ -22,7 +23,7 @@ def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
     rank_on_host = 0.0 if config.learner.gpus_per_rank else found.learner_memory or 0.0
     return Sizes(
         sampler=sampler_host_memory(config, shape) / GIB,
-        learner=max(loading_memory(config, shape), rank_on_host) / GIB,
+        learner=max(loading_memory(config, shape) / found.ranks_per_node, rank_on_host) / GIB,
         verifier=VERIFIER_RUNTIME / GIB,
         groups=groups,
         stored_weights=transit.object_store / GIB,

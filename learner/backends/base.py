@@ -63,8 +63,17 @@ class LearnerBackend(ABC):
         """Clip, take the optimizer step and clear the gradient; returns its global L2 norm before clipping."""
 
     @abstractmethod
-    def gathered(self, parameters: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
-        """Inside the block these parameters are whole on every rank."""
+    def load_frozen(self) -> Any:
+        """Another copy of the initial model, without gradients, sharded like the trained one if its weights are.
+
+        Returns the module to call for a forward pass, with the parameters that `gathered` takes.
+        """
+
+    @abstractmethod
+    def gathered(self, parameters: Sequence[torch.Tensor], *, modify: bool = False) -> AbstractContextManager[Any]:
+        """Inside the block these parameters are whole on every rank. With `modify` every rank then keeps its part of
+        what the block wrote on rank 0.
+        """
 
     @abstractmethod
     def save(self, directory: Path, extra: dict[str, Any]) -> None:

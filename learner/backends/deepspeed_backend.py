@@ -7,6 +7,8 @@
 - On CPU it compiles a shared-memory collective at start (half a minute and a compiler), which only inference uses. It
   is switched off.
 - `reduce_bucket_size` buffers are allocated in full, 2 GB by default; they are sized to the model.
+- `initialize` moves a whole model to the device and broadcasts it from rank 0. Under ZeRO-3 the parameters are
+  partitioned before, one at a time, so that a rank never holds more than its part and one parameter.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import torch.distributed as dist
 
 from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import CheckpointLayout
-from learner.backends.deepspeed_config import adamw, deepspeed_config
+from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
+from learner.backends.loading import give_memory, load_on_rank_0
 from learner.backends.lora import Adapters
-from learner.backends.model_directory import load_causal_lm
+from learner.backends.model_directory import DTYPES, load_causal_lm
 from learner.backends.packing import prepare_packing
 from learner.response_logprobs import return_logprobs
 from learner.settings import LearnerSettings
@@ -55,11 +58,13 @@ class DeepSpeedBackend(LearnerBackend):
         master_port: int,
         timeout_s: float,
     ) -> None:
-        self._settings, self._world_size = settings, world_size
+        self._path, self._dtype, self._settings, self._device = model_path, dtype, settings, device
+        self._rank, self._world_size = rank, world_size
         self._clips_here = settings.zero_stage == 0 and dtype == "float32"
+        self._partitions = settings.zero_stage == 3
         # Before transformers, which imports DeepSpeed and lets it guess the accelerator.
-        deepspeed = _start_deepspeed(device, rank, world_size, master_address, master_port, timeout_s)
-        model = load_causal_lm(model_path, dtype)
+        self._deepspeed = _start_deepspeed(device, rank, world_size, master_address, master_port, timeout_s)
+        model = load_on_rank_0(model_path, dtype, rank, world_size)
         self.config, self.dropped_weights = model.config, model.dropped_weights
         self.layout = CheckpointLayout(model)
         size = sum(p.numel() for p in model.parameters())
@@ -71,13 +76,20 @@ class DeepSpeedBackend(LearnerBackend):
         return_logprobs(model, settings.logits_chunk_bytes)
         if settings.torch_compile:
             _compile_layers(model)
-        self._gathered = deepspeed.zero.GatheredParameters
-        self.model, self._optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=adamw(self.parameters, settings),
-            config=deepspeed_config(settings, dtype, device, size, self._clips_here),
-            dist_init_required=False,
+        optimizer = adamw(self.parameters, settings)  # asks for shapes, which partitioned parameters do not have
+        config = deepspeed_config(settings, dtype, device, size, self._clips_here)
+        self._place(model, config)
+        self.model, self._optimizer, _, _ = self._deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
+        self._frozen: list[Any] = []
+
+    def _place(self, model: Any, config: dict[str, Any]) -> None:
+        """Under ZeRO-3, partition the parameters of a model that `load_on_rank_0` loaded; else make them whole."""
+        if self._partitions:
+            _partition(self._deepspeed, model, config, DTYPES[self._dtype], self._device)
+        else:
+            give_memory(model.parameters(), self._device)
 
     def train(self) -> None:
         """See the base class."""
@@ -111,9 +123,28 @@ class DeepSpeedBackend(LearnerBackend):
             norm = self.model.get_global_grad_norm()
         return float(norm)
 
-    def gathered(self, parameters: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
+    def load_frozen(self) -> Any:
         """See the base class."""
-        return self._gathered(list(parameters), enabled=self._settings.zero_stage == 3)
+        if self._partitions:
+            model = load_on_rank_0(self._path, self._dtype, self._rank, self._world_size)
+        else:  # mapped from the files, which ranks on CPUs share: nothing writes to it
+            model = load_causal_lm(self._path, self._dtype).to(self._device)
+        model.eval().requires_grad_(False)
+        if model.config._attn_implementation != self.config._attn_implementation:
+            model.set_attn_implementation(self.config._attn_implementation)
+        return_logprobs(model, self._settings.logits_chunk_bytes)
+        if self._partitions:
+            size = sum(p.numel() for p in model.parameters())
+            config = frozen_config(self._settings, self._dtype, self._device, size)
+            self._place(model, config)
+            self._frozen.append(self._deepspeed.initialize(model=model, config=config, dist_init_required=False)[0])
+        return model
+
+    def gathered(self, parameters: Sequence[torch.Tensor], *, modify: bool = False) -> AbstractContextManager[Any]:
+        """See the base class."""
+        return self._deepspeed.zero.GatheredParameters(
+            list(parameters), modifier_rank=0 if modify else None, enabled=self._partitions
+        )
 
     def save(self, directory: Path, extra: dict[str, Any]) -> None:
         """See the base class."""
@@ -134,9 +165,27 @@ class DeepSpeedBackend(LearnerBackend):
 
     def close(self) -> None:
         """See the base class."""
-        self.model.destroy()
+        for engine in [self.model, *self._frozen]:
+            engine.destroy()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _partition(
+    deepspeed: Any, model: torch.nn.Module, config: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Leave each rank its part of every parameter of rank 0's model, and the buffers on the device."""
+    first: torch.nn.Parameter | None = None
+    for parameter in model.parameters():
+        give_memory([parameter], device)
+        parameter.data = parameter.data.to(device, dtype)  # a type that transformers kept is one that DeepSpeed casts
+        if first is None:
+            first = parameter
+            deepspeed.zero.Init(module=torch.nn.ParameterList([parameter]), config_dict_or_path=config)
+        else:
+            first.convert_to_zero_parameters([parameter])  # type: ignore[attr-defined]  # DeepSpeed's method
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
 
 
 def _compile_layers(model: Any) -> None:

@@ -56,32 +56,42 @@ def deepspeed_config(
     settings: LearnerSettings, dtype: str, device: torch.device, parameters: int, clip_here: bool
 ) -> dict[str, Any]:
     """The configuration of one engine with `parameters` weights. `clip_here`: the engine clips instead of DeepSpeed."""
+    config = _common(settings, dtype, device, parameters)
+    config |= {"gradient_accumulation_steps": 1, "gradient_clipping": 0.0 if clip_here else settings.gradient_clip}
+    if settings.offload != "none":
+        config["zero_optimization"]["offload_optimizer"] = _host(device)
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW: DeepSpeed's would compile an extension at start
+    if dtype == "bfloat16":
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if settings.optimizer != "adamw":
+        config["zero_allow_untested_optimizer"] = True  # it is one of float32 vectors to ZeRO, like any other
+    return config
+
+
+def frozen_config(settings: LearnerSettings, dtype: str, device: torch.device, parameters: int) -> dict[str, Any]:
+    """The configuration of a model without gradients, partitioned like the trained one at ZeRO stage 3."""
+    return _common(settings, dtype, device, parameters)
+
+
+def _common(settings: LearnerSettings, dtype: str, device: torch.device, parameters: int) -> dict[str, Any]:
     bucket, stage = max(1 << 20, min(parameters, 1 << 26)), zero_stage(settings, dtype)
     zero: dict[str, Any] = {
         "stage": stage,
         "overlap_comm": device.type == "cuda",
         "reduce_bucket_size": bucket,
     }
-    host = {"device": "cpu", "pin_memory": device.type == "cuda"}
-    if settings.offload != "none":
-        zero["offload_optimizer"] = dict(host)
     if settings.offload == "all":
-        zero["offload_param"] = dict(host)
+        zero["offload_param"] = _host(device)
     if stage == 3:
         zero["stage3_prefetch_bucket_size"] = bucket
     else:
         zero["allgather_bucket_size"] = bucket
-    config: dict[str, Any] = {
+    return {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0 if clip_here else settings.gradient_clip,
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == "bfloat16"},
     }
-    if dtype == "bfloat16":
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-    if settings.offload != "none":
-        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW: DeepSpeed's would compile an extension at start
-    if settings.optimizer != "adamw":
-        config["zero_allow_untested_optimizer"] = True  # it is one of float32 vectors to ZeRO, like any other
-    return config
+
+
+def _host(device: torch.device) -> dict[str, Any]:
+    return {"device": "cpu", "pin_memory": device.type == "cuda"}

@@ -41,8 +41,11 @@ def check_model_directory(path: str | Path) -> Path:
     return path
 
 
-def load_causal_lm(path: str | Path, dtype: str) -> Any:
+def load_causal_lm(path: str | Path, dtype: str, *, weights: bool = True) -> Any:
     """The transformers model on the CPU, without dropout. Of a multimodal checkpoint only the language model.
+
+    Weights that the files hold in `dtype` are mapped from them, and take no memory until they are written to. Without
+    `weights`, parameters and buffers are on the meta device; only the headers of the files are read.
 
     Dropout is off because the samples were drawn without it: with it, no importance ratio would be 1. transformers
     chooses the attention: SDPA if the model supports it, else eager. SDPA silently ignores the soft cap of attention
@@ -67,6 +70,7 @@ def load_causal_lm(path: str | Path, dtype: str) -> Any:
         config=config,
         dtype=DTYPES[dtype],
         attn_implementation="eager" if getattr(text, "attn_logit_softcapping", None) else None,
+        device_map=None if weights else "meta",
         local_files_only=True,
         output_loading_info=True,
     )

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from learner.backends.model_directory import load_causal_lm
-from learner.response_logprobs import return_logprobs
+from learner.backends.base import LearnerBackend
 
 FILE = "reference.pt"
 
 
 class ReferencePolicy:
-    """A causal LM without gradients. Every rank has a whole copy, outside DeepSpeed.
+    """A causal LM without gradients, sharded by the back-end as the trained one is. All methods are collective.
 
-    Args:
-        chunk_bytes: as in `learner.response_logprobs.return_logprobs`.
-        attention: attention implementation of the policy.
+    Weights are gathered one at a time, so that no rank holds the whole model.
     """
 
-    def __init__(
-        self, model_path: str | Path, dtype: str, device: torch.device, chunk_bytes: int | None, attention: str
-    ) -> None:
-        self.model = load_causal_lm(model_path, dtype).to(device).eval().requires_grad_(False)
-        if self.model.config._attn_implementation != attention:
-            self.model.set_attn_implementation(attention)
-        return_logprobs(self.model, chunk_bytes)
+    def __init__(self, backend: LearnerBackend) -> None:
+        self._backend = backend
+        self.model = backend.load_frozen()
 
     @torch.no_grad()
-    def refresh(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy these weights in; the others stay. Tied parameters are copied once."""
+    def refresh(self) -> None:
+        """The reference becomes the current policy."""
         mine = dict(self.model.named_parameters())
-        for name, tensor in weights:
-            mine[name].copy_(tensor)
+        for name, source in self._backend.parameters:
+            with self._backend.gathered([source]), self._backend.gathered([mine[name]], modify=True):
+                mine[name].copy_(source)
 
-    def save(self, directory: Path) -> None:
-        """Write the weights. Needed if the reference is refreshed, because no other file has them."""
-        torch.save(self.model.state_dict(), directory / FILE)
+    def save(self, directory: Path, rank: int) -> None:
+        """Rank 0 writes the weights. Needed if the reference is refreshed, because no other file has them."""
+        weights = {}
+        for name, parameter in self.model.named_parameters():
+            with self._backend.gathered([parameter]):
+                if rank == 0:
+                    weights[name] = parameter.detach().to("cpu", copy=True)
+        if rank == 0:
+            torch.save(weights, directory / FILE)
 
+    @torch.no_grad()
     def load(self, directory: Path) -> None:
         """Restore from :meth:`save`; a reference that was never refreshed has no file."""
-        if (directory / FILE).is_file():
-            self.model.load_state_dict(torch.load(directory / FILE, weights_only=True))
+        if not (directory / FILE).is_file():
+            return
+        weights = torch.load(directory / FILE, weights_only=True, mmap=True)
+        for name, parameter in self.model.named_parameters():
+            with self._backend.gathered([parameter], modify=True):
+                parameter.copy_(weights[name])

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from learner.batching import TrainingSequence
 from learner.settings import LearnerSettings
+from tests.learner.partitioning import check_partitioned, partitioned_one_at_a_time
 from tests.learner.plain_torch import (
     LORA,
     LOSS,
@@ -223,7 +225,9 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
     for stage in stages:
         arguments = dict(loss=TERMS, reference=True, temperature=temperature)
         learner = in_chunks(settings(zero_stage=stage, packing=stage == 3), 7) if stage else settings()
-        engine = make_engine(path, rank, world_size, port, learner, **arguments)
+        with partitioned_one_at_a_time(rank) if stage == 3 else nullcontext():
+            engine = make_engine(path, rank, world_size, port, learner, **arguments)
+        check_reference(engine, path, sequences, temperature)
         first = engine.train_step(sequences, 7.0, step=0)
         assert abs(first["policy/kl_reference"]) < 1e-6, "the run starts from the reference"
         assert first["batch/sequences"] == len(sequences), "KL and entropy want samples of zero advantage too"
@@ -240,6 +244,18 @@ def policy_terms(rank: int, world_size: int, port: int, directory: Path, *, stag
         for kept, loaded in zip(engine.score_reference(sequences), again.score_reference(sequences), strict=True):
             np.testing.assert_array_equal(kept, loaded)
     again.close()
+
+
+def check_reference(engine, path: Path, sequences: list[TrainingSequence], temperature: float) -> None:
+    """The reference is the initial model, and partitioned if the weights are."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for s, scored in zip(sequences, engine.score_reference(sequences), strict=True):
+            np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
+    if engine.learner.zero_stage == 3:
+        check_partitioned(engine._reference.model, engine.world_size)
 
 
 def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from learner.backends.deepspeed_config import adamw, deepspeed_config
+from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
 from learner.settings import LearnerSettings
 
 
@@ -31,6 +31,16 @@ def test_offload_moves_the_optimizer_or_everything() -> None:
     assert optimizer["zero_force_ds_cpu_optimizer"] is False
     everything = config(zero_stage=3, offload="all")["zero_optimization"]
     assert everything["offload_param"] == everything["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+
+
+def test_the_frozen_copy_is_partitioned_like_the_model_and_has_no_optimizer() -> None:
+    settings = LearnerSettings(zero_stage=3, offload="all")
+    frozen = frozen_config(settings, "bfloat16", torch.device("cuda"), 1000)
+    trained = deepspeed_config(settings, "bfloat16", torch.device("cuda"), 1000, clip_here=False)
+    assert frozen["bf16"] == {"enabled": True} and "data_types" not in frozen
+    zero = trained["zero_optimization"]
+    assert zero.pop("offload_optimizer") == frozen["zero_optimization"]["offload_param"]
+    assert frozen["zero_optimization"] == zero and zero["stage"] == 3
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

@@ -24,14 +24,35 @@ GEMMA3_27B = ModelFacts(27_009_002_240, "Gemma3ForConditionalGeneration", 62, 53
 EIGHT, THIRTY_TWO = "cluster/presets/8xh100.yaml", "cluster/presets/multinode.yaml"
 
 
-def test_weights_in_the_models_dtype_are_in_host_memory_once(repository: Path) -> None:
+def test_one_rank_holds_the_model_in_host_memory_while_it_is_loaded(repository: Path) -> None:
     stored = replace(QWEN3_4B, mapped={"bfloat16": QWEN3_4B.parameters})
     _, found = figures(repository, EIGHT, stored)
     assert found.loading_memory == near(8.04e9 + 4 * 0.97e9)
     _, with_reference = figures(repository, EIGHT, stored, "loss.kl_coefficient=0.01")
     assert with_reference.loading_memory == found.loading_memory
     _, converted = figures(repository, EIGHT, stored, "model.dtype=float32")
-    assert converted.loading_memory == near(4 * (16.1e9 + 0.97e9))
+    assert converted.loading_memory == near(16.1e9 + 4 * 0.97e9)
+    # Below ZeRO-3 every rank reads the reference: mapped pages are shared, copies are not.
+    whole = "loss.kl_coefficient=0.01", "learner.zero_stage=2"
+    _, shared = figures(repository, EIGHT, stored, *whole)
+    assert shared.loading_memory == found.loading_memory
+    _, copied = figures(repository, EIGHT, QWEN3_4B, *whole)
+    assert copied.loading_memory == near(4 * (8.04e9 + 0.97e9))
+    rows = dict(report(*figures(repository, EIGHT, None, *whole)))
+    assert rows["host memory of one node while loading"].endswith(
+        "rank 0 reads the model for all; every rank reads the KL reference"
+    )
+
+
+def test_ranks_on_cpus_keep_what_they_load(repository: Path) -> None:
+    layout = "cluster/presets/local.yaml", QWEN3_4B, "learner.ranks=2"
+    _, replicated = figures(repository, *layout)
+    assert replicated.loading_memory == near(2 * (16.1e9 + 0.97e9))
+    config, partitioned = figures(repository, *layout, "learner.zero_stage=3")
+    assert partitioned.loading_memory == near(16.1e9 + 16.1e9 + 2 * 0.97e9), "what rank 0 reads, and the two parts"
+    assert dict(report(config, partitioned))["host memory of one node while loading"].endswith(
+        "rank 0 reads the model for all, each rank keeps its part"
+    )
 
 
 def figures(repository: Path, file: str, model: ModelFacts | None, *overrides: str) -> tuple[RunConfig, Derived]:
@@ -51,7 +72,7 @@ def test_four_billion_on_eight_gpus(repository: Path) -> None:
     assert found.activation_memory == near(5.2e9)
     _, plain = figures(repository, EIGHT, QWEN3_4B, "learner.logits_chunk_mib=null")
     assert plain.activation_memory == near(17.8e9)  # all logits: 14.9e9
-    assert found.loading_memory == near(4 * (8.04e9 + 0.97e9))
+    assert found.loading_memory == near(8.04e9 + 4 * 0.97e9)
     # (0.85 x 80 GiB - 8.0e9 - 2 GiB) / (2560 tokens x 73,728 x 2 bytes)
     assert found.kv_cache and found.kv_cache.sequences == near(166) and found.kv_cache.wanted == 512
     assert found.transit and found.transit.shared_memory == near(8.04e9) and found.transit.object_store == 0
@@ -63,7 +84,7 @@ def test_twenty_seven_billion_on_thirty_two_gpus(repository: Path) -> None:
     # 18 bytes a parameter over 16 ranks 30.4e9, gathered embedding 2.6e9, activations 8.3e9, a chunk of logits 0.8e9,
     # its gradients of the head 5.6e9, CUDA 1.1e9
     assert found.learner_memory == near(48.8e9)
-    assert found.ranks_per_node == 8 and found.loading_memory == near(8 * (54.0e9 + 0.97e9))
+    assert found.ranks_per_node == 8 and found.loading_memory == near(54.0e9 + 8 * 0.97e9)
     # (4 x 0.85 x 80 GiB - 54e9 - 4 x 2 GiB) / (4608 tokens x 253,952 x 2 bytes)
     assert found.kv_cache and found.kv_cache.sequences == near(98)
     assert found.transit and found.transit.shared_memory == near(108e9)  # two samplers of four GPUs on a node
@@ -88,16 +109,26 @@ def test_adapters_take_optimizer_state_and_the_frozen_model_does_not(repository:
     assert assumed and assumed.trained < assumed.parameters / 50 and assumed.sent < assumed.parameters
 
 
-def test_reference_model_is_whole_on_every_rank(repository: Path) -> None:
-    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, "loss.kl_coefficient=0.01")
-    assert found.reference_memory == near(54e9) and found.learner_memory == near(48.8e9 + 54e9)
-    assert found.loading_memory == near(8 * (108.0e9 + 0.97e9))
-    (problem,) = memory_problems(config, found, None)
+def test_reference_model_is_partitioned_as_the_weights_are(repository: Path) -> None:
+    kl = "loss.kl_coefficient=0.01"
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, kl)
+    # A sixteenth of 54e9, and the embedding, 2.82e9, gathered from 15 other ranks
+    assert found.reference_memory == near(3.38e9 + 2.64e9) and found.learner_memory == near(48.8e9 + 6.0e9)
+    assert found.loading_memory == near(54.0e9 + 8 * 0.97e9)
+    assert not memory_problems(config, found, None)
+    rows = dict(report(*figures(repository, THIRTY_TWO, None, kl)))
+    assert rows["  reference model of the KL"].endswith("GiB, partitioned over the ranks")
+    config, whole = figures(repository, THIRTY_TWO, GEMMA3_27B, kl, "learner.zero_stage=2")
+    assert whole.reference_memory == near(54e9)
+    (problem,) = memory_problems(config, whole, None)
     assert "50.3 GiB, whole on every rank" in problem and "set loss.kl_coefficient = 0" in problem
-    _, rewarded = figures(repository, THIRTY_TWO, GEMMA3_27B, "loss.kl_coefficient=0.01", "loss.kl_placement=reward")
+    _, rewarded = figures(repository, THIRTY_TWO, GEMMA3_27B, kl, "loss.kl_placement=reward")
     assert rewarded.reference_memory == found.reference_memory
     _, scheduled = figures(repository, THIRTY_TWO, GEMMA3_27B, "schedule.kl={start: 0.1, end: 0.0}")
     assert scheduled.reference_memory == found.reference_memory
+    _, offloaded = figures(repository, THIRTY_TWO, GEMMA3_27B, kl, "learner.offload=all")
+    assert offloaded.reference_memory == near(2.64e9), "its part is in host memory"
+    assert offloaded.loading_memory == near(54.0e9 + 8 * 0.97e9 + 2 * 27.0e9)
 
 
 @pytest.mark.parametrize(("file", "model"), [(EIGHT, QWEN3_4B), (THIRTY_TWO, GEMMA3_27B)])
@@ -162,10 +193,14 @@ def test_ranks_that_load_at_once_must_fit_the_host(repository: Path, monkeypatch
     monkeypatch.setattr(dry_run, "local_gpus", lambda: 8)
     monkeypatch.setattr(dry_run, "_free_shared_memory", lambda: 1e12)
     config, found = figures(repository, EIGHT, QWEN3_4B)
-    (problem,) = memory_problems(config, found, None, available=16 * GIB)
-    assert "4 ranks on this machine" in problem and "learner.ranks" in problem
+    assert not memory_problems(config, found, None, available=12 * GIB)
+    (problem,) = memory_problems(config, found, None, available=8 * GIB)
+    assert "rank 0 reads the model for all" in problem and "whose files have model.dtype" in problem
+    config, found = figures(repository, EIGHT, QWEN3_4B, "loss.kl_coefficient=0.01", "learner.zero_stage=2")
+    (problem,) = memory_problems(config, found, None, available=12 * GIB)
+    assert "every rank reads the KL reference" in problem and "set learner.zero_stage = 3" in problem
     monkeypatch.setattr(dry_run, "local_gpus", lambda: 0)  # a laptop on which the layout is only looked at
-    assert not memory_problems(config, found, None, available=16 * GIB)
+    assert not memory_problems(config, found, None, available=8 * GIB)
 
 
 def test_experts_and_windows_are_named(tmp_path: Path) -> None:
