@@ -26,6 +26,7 @@ from actors.card_memory import utilization
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend.environment import EngineError, environment, summary
+from actors.vllm_backend.liveness import DEAD, died, while_alive
 from actors.vllm_backend.sleep import Sleep
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 from actors.weights import Update
@@ -126,8 +127,9 @@ class VllmEngine:
             if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
                 arguments.enable_prefix_caching = False  # vLLM caches states only with chunked prefill
             self._llm = AsyncLLM.from_engine_args(arguments)
-            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-            await self._llm.update_weight_version(str(version))
+            request = WeightTransferInitRequest(init_info={})
+            await while_alive(self._llm, self._llm.init_weight_transfer_engine(request))
+            await while_alive(self._llm, self._llm.update_weight_version(str(version)))
             # Some models load but fail at their first token, for example because of their head size.
             await self.generate([0], n=1, sampling=Sampling(), max_tokens=1, seed=0, request_id="warm-up")
         except Exception as error:
@@ -205,50 +207,56 @@ class VllmEngine:
         After a failed update the weights are undefined, so the engine stops and every later call raises.
 
         Raises:
-            EngineError: a bucket is unreadable, a parameter is missing, or the reported version differs.
+            EngineError: a bucket is unreadable, a parameter is missing, the reported version differs, or the engine
+                core died.
         """
         async with self._update_lock:  # deadline: the caller's broadcast_s
             llm = self._running()
-            from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-            begin = time.perf_counter()
             try:
-                mode = "keep" if self.settings.in_flight == "keep" else "wait"
-                await llm.pause_generation(mode=mode, clear_cache=True)
-                paused = time.perf_counter()
-                await self._sleep.allocate_weights(llm)
-                await llm.start_weight_update()
-                for update in updates:
-                    await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
-                await llm.finish_weight_update(str(version))
-                echoed = await llm.get_weight_version()
-                if echoed != str(version):
-                    raise EngineError(f"vLLM echoes weight version {echoed} after the update to {version}")
-                loaded = time.perf_counter()
-                await self._sleep.end(llm)
-                await llm.resume_generation()
+                return await while_alive(llm, self._update(llm, version, updates))
             except Exception as error:
                 self._fail(f"the update to weight version {version} failed: {summary(error)}")
                 raise EngineError(self._failure) from error
-            nbytes = sum(update.nbytes for update in updates)
-            return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
+
+    async def _update(self, llm: Any, version: int, updates: Sequence[Update]) -> UpdateReport:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        begin = time.perf_counter()
+        mode = "keep" if self.settings.in_flight == "keep" else "wait"
+        await llm.pause_generation(mode=mode, clear_cache=True)
+        paused = time.perf_counter()
+        await self._sleep.allocate_weights(llm)
+        await llm.start_weight_update()
+        for update in updates:
+            await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
+        await llm.finish_weight_update(str(version))
+        echoed = await llm.get_weight_version()
+        if echoed != str(version):
+            raise EngineError(f"vLLM echoes weight version {echoed} after the update to {version}")
+        loaded = time.perf_counter()
+        await self._sleep.end(llm)
+        await llm.resume_generation()
+        nbytes = sum(update.nbytes for update in updates)
+        return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
 
     async def sleep(self) -> None:
         """Free what ``sampler.sleep`` names, until the next :meth:`update_weights`.
 
         Raises:
-            EngineError: the memory could not be freed; the engine stops.
+            EngineError: the memory could not be freed, or the engine core died; the engine stops.
         """
         async with self._update_lock:  # deadline: the caller's broadcast_s
+            llm = self._running()
             try:
-                await self._sleep.begin(self._running())
+                await while_alive(llm, self._sleep.begin(llm))
             except Exception as error:
                 self._fail(f"it could not free its memory: {summary(error)}")
                 raise EngineError(self._failure) from error
 
     async def version(self) -> int:
         """The version of the weights that the engine holds, as the engine core reports it."""
-        return int(await self._running().get_weight_version())
+        llm = self._running()
+        return int(await while_alive(llm, llm.get_weight_version()))
 
     def pids(self) -> tuple[int, ...]:
         """The engine core's processes."""
@@ -275,13 +283,9 @@ class VllmEngine:
             raise EngineError(self._failure)
         if self._llm is None:
             raise EngineError("the vLLM engine is not running: call start() first")
-        if self._llm.errored:
-            self._failure = (
-                "its vLLM engine core died (killed, out of memory, or a crash that its log shows above); "
-                "if memory ran out, lower sampler.kv_cache_gib (CPU), sampler.gpu_memory_utilization (GPU) or "
-                "sampler.max_num_seqs"
-            )
-            raise EngineError(self._failure)
+        if died(self._llm):
+            self._failure = DEAD
+            raise EngineError(DEAD)
         return self._llm
 
     def _fail(self, reason: str) -> None:

@@ -26,6 +26,9 @@ class FakeEngine:
         self.paused = False
         self.version = "0"
         self.wakes = wakes
+        self.ended: dict[str, int] = {}  # processes of the core
+        manager = SimpleNamespace(processes=[], finished_procs=lambda: self.ended)
+        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
         self.output_processor = SimpleNamespace(propagate_error=lambda error: None)
 
     def shutdown(self, timeout: float) -> None:
@@ -150,6 +153,38 @@ def test_an_engine_that_stays_asleep_is_stopped(engine) -> None:  # type: ignore
 
     asyncio.run(turn())
     assert fake.calls[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("hangs", "call", "message"),
+    [
+        ("pause_generation", "update_weights", "the update to weight version 3 failed: its vLLM engine core died"),
+        ("update_weights", "update_weights", "the update to weight version 3 failed: its vLLM engine core died"),
+        ("wake_up", "update_weights", "the update to weight version 3 failed: its vLLM engine core died"),
+        ("release_kv_cache_memory", "sleep", "it could not free its memory: its vLLM engine core died"),
+        ("get_weight_version", "version", "its vLLM engine core died"),
+    ],
+)
+def test_a_core_that_dies_in_the_middle_of_a_call_ends_it(engine, hangs: str, call: str, message: str) -> None:  # type: ignore[no-untyped-def]
+    """vLLM never answers such a call."""
+    made, fake = engine("cache")
+
+    async def dies(*arguments: Any, **options: Any) -> None:
+        fake.ended["EngineCore"] = -9
+        await asyncio.Event().wait()
+
+    async def turn() -> None:
+        if hangs == "wake_up":
+            await made.sleep()
+        setattr(fake, hangs, dies)
+        arguments = (3, [Update({}, 8)]) if call == "update_weights" else ()
+        async with asyncio.timeout(5):
+            with pytest.raises(EngineError, match=message):
+                await getattr(made, call)(*arguments)
+            with pytest.raises(EngineError, match="its vLLM engine core died"):
+                made.check_health()
+
+    asyncio.run(turn())
 
 
 def test_memory_that_cannot_be_freed_stops_the_engine(engine) -> None:  # type: ignore[no-untyped-def]

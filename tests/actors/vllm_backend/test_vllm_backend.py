@@ -117,9 +117,11 @@ def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, r
         run_async(sampler.check())
 
 
-def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
-    """Last of this module: it ends the shared engine."""
+def test_a_killed_engine_core_is_noticed_within_seconds(served, run_async):
+    """Also by an update that has begun. Last of this module: it ends the shared engine."""
+    sampler, model = served
     (core,) = sampler._engine.pids()  # engines of other tests may not have ended yet
+    manifest = buckets.write_bucket(buckets.new_path("test"), list(model.named_parameters()))
 
     async def check_again_and_again():
         while True:
@@ -130,14 +132,19 @@ def test_a_killed_engine_core_is_noticed_within_seconds(sampler, run_async):
         running = asyncio.create_task(sampler.sample(PROMPTS[0], 64, Sampling(), 160, 0, "running"))
         checks = asyncio.create_task(check_again_and_again())
         await asyncio.sleep(0.05)
+        os.kill(core, signal.SIGSTOP)  # the update cannot end before the kill
+        updating = asyncio.create_task(sampler.load_weights(7, [manifest]))
+        await asyncio.sleep(0.3)
+        assert not updating.done() and sampler._engine.updating
         os.kill(core, signal.SIGKILL)
         begin = time.monotonic()
-        for task in (running, checks):
+        for task in (updating, running, checks):
             with pytest.raises(SamplerError, match="sampler 0 .*its vLLM engine core died"):
                 await asyncio.wait_for(task, 20)
         assert time.monotonic() - begin < 10
 
     run_async(kill())
+    buckets.unlink([manifest])
     with pytest.raises(SamplerError, match="engine core died"):
         run_async(sampler.sample(PROMPTS[0], 1, Sampling(), 4, 0, "late"))
 
