@@ -2,4 +2,4 @@
 
 
 class InputLost(RuntimeError):
-    """An input of the call cannot be read. The actor did not begin the work, so its state is unchanged."""
+    """An input of the call cannot be read. The actor is not at fault; it can do the work with the input sent again."""

@@ -44,8 +44,8 @@ class NodeLost(ActorLost):
 
 
 class ObjectLost(ActorFailure):
-    """An argument or the result was lost with its owner or node. The called actor is not at fault and did not begin;
-    the lost object must be made again."""
+    """An argument or the result was lost with its owner or node. The called actor is not at fault, and it did not begin
+    or can begin again; the lost object must be made again."""
 
 
 async def ask_ray(question: Callable[[], T], *, to: str) -> T | None:
@@ -69,7 +69,7 @@ async def call(
         key: the setting that `deadline_s` comes from, for the message; None: a constant.
 
     Raises:
-        ObjectLost: an argument was lost, and the actor did not begin.
+        ObjectLost: an argument was lost; the actor is not at fault.
         NodeLost: the actor died because its node did, as Ray reports.
         ActorLost: the actor died or did not answer in time.
         ActorFailure: the actor raised.

@@ -303,17 +303,11 @@ class BroadcastSettings(Section):
     backend: Literal["auto", "host", "nccl", "ipc"] = Field(
         "auto",
         description="Weight-transfer back-end; the run's log says which one auto chose. host: through host memory, "
-        "for CPUs, GPUs and any mix. ipc: within the card that one sampler and one learner rank share "
-        "(cluster.placement: colocated), with the memory of the weights once more; it has not run on a GPU yet, so "
-        "that auto chooses host. nccl is not built yet and is refused.",
+        "for CPUs, GPUs and any mix. nccl: broadcasts from learner rank 0 to all samplers, between GPUs of one or "
+        "several nodes (between CPUs with gloo); rank 0 holds the weights once more during an update. ipc: within the "
+        "card that one sampler and one learner rank share (cluster.placement: colocated), with the memory of the "
+        "weights once more. nccl and ipc have not run on a GPU yet, so that auto chooses host.",
     )
-
-    @field_validator("backend")
-    @classmethod
-    def _built(cls, backend: str) -> str:
-        if backend == "nccl":
-            raise ValueError("nccl is not built yet; use host, which serves every placement")
-        return backend
 
     @property
     def chosen_backend(self) -> str:
@@ -325,7 +319,7 @@ class BroadcastSettings(Section):
         description=(
             "shared_memory: files in /dev/shm (learner and samplers on one node); object_store: Ray's store "
             "(across nodes); auto: shared memory for the samplers on the learner's node, the store for "
-            "others."
+            "others. Of broadcast.backend = host only."
         ),
     )
     bucket_mib: int = Field(

@@ -26,7 +26,7 @@ def bounded(work: Callable[[], T], *, owner: str, to: str, deadline_s: float) ->
     Raises:
         TimeoutError: after `deadline_s`, naming `owner` and `to`.
     """
-    future = _begin(work, to)
+    future = begin(work, to)
     try:
         return future.result(timeout=deadline_s)
     except TimeoutError:
@@ -37,7 +37,7 @@ def bounded(work: Callable[[], T], *, owner: str, to: str, deadline_s: float) ->
 
 async def in_daemon_thread(work: Callable[[], T], *, owner: str, to: str, deadline_s: float) -> T:
     """Like :func:`bounded`, without blocking the event loop."""
-    future = asyncio.wrap_future(_begin(work, to))
+    future = asyncio.wrap_future(begin(work, to))
     try:
         done, _ = await asyncio.wait([future], timeout=deadline_s)
         if not done:
@@ -47,7 +47,8 @@ async def in_daemon_thread(work: Callable[[], T], *, owner: str, to: str, deadli
         future.cancel()
 
 
-def _begin(work: Callable[[], T], name: str) -> Future[T]:
+def begin(work: Callable[[], T], name: str) -> Future[T]:
+    """Run `work` on a daemon thread called `name`; the future cannot be cancelled."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # the waiter cannot cancel running work
 

@@ -7,7 +7,8 @@ weights (:meth:`Broadcaster.join`) before it serves.
 
 A sampler whose load *began* and failed has undefined weights and is replaced. If the load could not begin, because the
 published weights were lost with the learner or its node, the sampler still holds its old weights. It is not replaced;
-the weights are sent again, by the learner's successor if needed.
+the weights are sent again, by the learner's successor if needed. The same holds for a sampler to which weights stopped
+arriving (``broadcast.backend: nccl``), because the learner or another sampler failed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member
 from actors.remote_calls import ActorFailure, ObjectLost, call
 from actors.settings import DeadlineSettings
-from actors.weights import Published, TransferError, WeightTransfer
+from actors.weights import Destination, Published, TransferError, WeightTransfer
 
 logger = logging.getLogger(__name__)
 
-_MAX_SENDS = 5  # attempts to send the same weights to a sampler whose load cannot begin
+_MAX_SENDS = 5  # attempts to send the same weights to a sampler that does not get them
 
 
 class Receiver(NamedTuple):
@@ -35,7 +36,7 @@ class Receiver(NamedTuple):
 
     member: Member
     incarnation: int
-    node: str
+    destination: Destination
 
     @property
     def present(self) -> bool:
@@ -52,6 +53,7 @@ class Broadcaster:
         deadlines: ``broadcast_s`` bounds publishing and loading separately; a sampler that first finishes its running
             samples (``sampler.in_flight: finish``) has ``sample_s`` in addition.
         supervisor: replaces samplers that fail to load.
+        workers: processes of a sampler's engine that load weights (``sampler.tensor_parallel``).
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Broadcaster:
         transfer: WeightTransfer,
         deadlines: DeadlineSettings,
         supervisor: Supervisor,
+        workers: int = 1,
     ) -> None:
+        self._workers = workers
         self._learner = learner
         self._transfer = transfer
         self._deadlines = deadlines
@@ -127,30 +131,35 @@ class Broadcaster:
     async def _send_once(
         self, receivers: Sequence[Receiver], version: int | None
     ) -> list[dict[str, Any] | ActorFailure]:
-        incarnation, published = await self._learner.publish(sorted({r.node for r in receivers}))
+        incarnation, published = await self._learner.publish([receiver.destination for receiver in receivers])
         try:
             if version is not None and published.version != version:
                 raise ActorFailure(
                     f"the learner holds weight version {published.version}, but version {version} was to be broadcast"
                 )
             addressed = [self._address(receiver, published) for receiver in receivers]
+
+            async def loaded(receiver: Receiver, arguments: tuple[Any, ...]) -> dict[str, Any] | ActorFailure:
+                result = await self._load(receiver, published.version, arguments)
+                if self._transfer.collective and isinstance(result, ActorFailure):
+                    await self._learner.release(incarnation, published)  # the others wait for this one
+                return result
+
             # deadline: each call has its own
-            return await asyncio.gather(
-                *(self._load(r, published.version, a) for r, a in zip(receivers, addressed, strict=True))
-            )
+            return await asyncio.gather(*map(loaded, receivers, addressed))
         finally:
             await self._learner.release(incarnation, published)
 
     def _address(self, receiver: Receiver, published: Published) -> tuple[Any, ...]:
         try:
-            return self._transfer.address(published, receiver.node)
+            return self._transfer.address(published, receiver.destination)
         except TransferError as error:
             raise ActorFailure(f"{receiver.member.name} {error}") from error
 
     async def _load(
         self, receiver: Receiver, version: int, addressed: tuple[Any, ...]
     ) -> dict[str, Any] | ActorFailure:
-        """The receiver's report, or its failure; :class:`ObjectLost` if it did not begin to load."""
+        """The receiver's report, or its failure; :class:`ObjectLost` if the weights must be sent again."""
         try:
             report = await call(
                 receiver.member.actor(receiver.incarnation).load_weights.remote(version, *addressed),
@@ -170,4 +179,4 @@ class Broadcaster:
         node = await call(
             member.actor().node.remote(), owner=member.name, to="report its node", **self._deadlines.of("broadcast_s")
         )
-        return Receiver(member, incarnation, node)
+        return Receiver(member, incarnation, Destination(node, member.name, incarnation, self._workers))

@@ -21,7 +21,7 @@ from actors.fleet.units import Unit
 from actors.remote_calls import ActorFailure, ActorLost, call
 from actors.settings import DeadlineSettings
 from actors.threads import in_daemon_thread
-from actors.weights import Published
+from actors.weights import Destination, Published
 
 T = TypeVar("T")
 
@@ -107,8 +107,8 @@ class LearnerGroup:
         self.version = step + 1
         return rows[0]
 
-    async def publish(self, receivers: Sequence[str]) -> tuple[int, Published]:
-        """Publish the weights for samplers on the nodes `receivers`; returns the publishing ranks' incarnation too.
+    async def publish(self, receivers: Sequence[Destination]) -> tuple[int, Published]:
+        """Publish the weights for the samplers `receivers`; returns the publishing ranks' incarnation too.
 
         The ranks report their own node, because they may be replaced on another one while this call waits.
         """

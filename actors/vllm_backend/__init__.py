@@ -5,13 +5,14 @@ vLLM is imported inside functions: importing this package is cheap, and the envi
 
     engine            samples token ids and loads new weights
     weight_transfer   our back-end for loading weights
+    liveness          ends waits for an engine that died
     sleep             frees GPU memory for a learner on the same card
     pooling           runs the classifier of a learned verifier
     environment       errors and environment variables of both
 """
 
 from actors.vllm_backend.engine import Completion, VllmEngine
-from actors.vllm_backend.environment import EngineError
+from actors.vllm_backend.environment import EngineError, UpdateInterrupted
 from actors.vllm_backend.weight_transfer import register_host_backend
 
-__all__ = ["Completion", "EngineError", "VllmEngine", "register_host_backend"]
+__all__ = ["Completion", "EngineError", "UpdateInterrupted", "VllmEngine", "register_host_backend"]

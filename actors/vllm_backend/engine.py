@@ -18,21 +18,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from actors.card_memory import utilization
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend.environment import EngineError, environment, summary
+from actors.vllm_backend.environment import EngineError, UpdateInterrupted, environment, summary
 from actors.vllm_backend.liveness import DEAD, died, while_alive
 from actors.vllm_backend.sleep import Sleep
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 from actors.weights import Update
 from verifiers.text.stop_tokens import stop_token_ids
 
-PLUGIN_GROUP, PLUGIN_NAME = "vllm.general_plugins", "bonrl_host"
 _GIB = 2**30
 
 
@@ -94,6 +93,7 @@ class VllmEngine:
         self._failure: str | None = None
         self._stop_token_ids: list[int] = []
         self._update_lock = asyncio.Lock()
+        self._incomplete = False  # an interrupted update left weights of two versions; generation stays paused
 
     async def start(self, version: int = 0) -> None:
         """Build the engine (20-80 s on two cores) and label its weights `version`.
@@ -204,9 +204,11 @@ class VllmEngine:
     async def update_weights(self, version: int, updates: Sequence[Update]) -> UpdateReport:
         """Load all weights, between two tokens of running requests or after they finish (``sampler.in_flight``).
 
-        After a failed update the weights are undefined, so the engine stops and every later call raises.
+        After a failed update the weights are undefined, so the engine stops and every later call raises. After one that
+        was interrupted, it samples with its former weights, or, if some have changed, not until the next update.
 
         Raises:
+            UpdateInterrupted: the weights stopped arriving.
             EngineError: a bucket is unreadable, a parameter is missing, the reported version differs, or the engine
                 core died.
         """
@@ -214,6 +216,8 @@ class VllmEngine:
             llm = self._running()
             try:
                 return await while_alive(llm, self._update(llm, version, updates))
+            except UpdateInterrupted:
+                raise
             except Exception as error:
                 self._fail(f"the update to weight version {version} failed: {summary(error)}")
                 raise EngineError(self._failure) from error
@@ -222,22 +226,34 @@ class VllmEngine:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         begin = time.perf_counter()
-        mode = "keep" if self.settings.in_flight == "keep" else "wait"
-        await llm.pause_generation(mode=mode, clear_cache=True)
+        if not self._incomplete:
+            mode = "keep" if self.settings.in_flight == "keep" else "wait"
+            await llm.pause_generation(mode=mode, clear_cache=True)
         paused = time.perf_counter()
         await self._sleep.allocate_weights(llm)
         await llm.start_weight_update()
         for update in updates:
             await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
+        found = await llm.collective_rpc("interrupted_update")  # of each worker
+        if reasons := [reason for reason, _ in found if reason]:
+            await self._give_up(llm, reasons[0], changed=any(changed for _, changed in found))
         await llm.finish_weight_update(str(version))
         echoed = await llm.get_weight_version()
         if echoed != str(version):
             raise EngineError(f"vLLM echoes weight version {echoed} after the update to {version}")
         loaded = time.perf_counter()
         await self._sleep.end(llm)
+        self._incomplete = False
         await llm.resume_generation()
         nbytes = sum(update.nbytes for update in updates)
         return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
+
+    async def _give_up(self, llm: Any, reason: str, *, changed: bool) -> NoReturn:
+        await llm.finish_weight_update()  # without a version: layers that did not arrive keep their weights
+        self._incomplete |= changed
+        if not self._incomplete:
+            await llm.resume_generation()
+        raise UpdateInterrupted(reason)
 
     async def sleep(self) -> None:
         """Free what ``sampler.sleep`` names, until the next :meth:`update_weights`.
@@ -266,7 +282,7 @@ class VllmEngine:
     @property
     def updating(self) -> bool:
         """Whether generation is paused for a weight update, or stops for :meth:`sleep`."""
-        return self._update_lock.locked()
+        return self._update_lock.locked() or self._incomplete
 
     def check_health(self) -> None:
         """Raise :class:`EngineError` when the engine core has died or an update left it unusable."""
@@ -346,8 +362,7 @@ def _engine_arguments(
         use_tqdm_on_load=False,
         generation_config="vllm",  # sampling defaults of the model directory must not change the distribution
     )
-    if not _plugin_installed():
-        arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
+    arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
     if sampler.gpus:
         arguments["tensor_parallel_size"] = sampler.tensor_parallel
     else:
@@ -363,9 +378,3 @@ def _engine_arguments(
 def _keeps_states(model_config: Any) -> bool:
     """Whether layers keep a recurrent state (Mamba, linear attention), not only keys and values."""
     return bool(model_config.is_hybrid or model_config.is_attention_free)
-
-
-def _plugin_installed() -> bool:
-    from importlib.metadata import entry_points
-
-    return any(point.name == PLUGIN_NAME for point in entry_points(group=PLUGIN_GROUP))

@@ -11,6 +11,10 @@ class EngineError(RuntimeError):
     """The engine cannot start, died, or refused a request; the message names the remedy."""
 
 
+class UpdateInterrupted(EngineError):
+    """The weights of an update stopped arriving. The engine is not at fault, and takes the next update."""
+
+
 @contextlib.contextmanager
 def environment(*, gpus: float, threads: int, engine_process: bool = True) -> Iterator[None]:
     """Set the environment that the engine core inherits while it is started.

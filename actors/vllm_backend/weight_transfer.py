@@ -1,4 +1,7 @@
-"""The `host` back-end of vLLM's weight transfer: loads buckets in shared memory, or in that of a card, into models."""
+"""The `host` back-end of vLLM's weight transfer: loads buckets into models.
+
+They are in shared memory or in that of a card, or learner rank 0 broadcasts them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 
 from actors.vllm_backend.text_models import allow_text_models
-from actors.weights import buckets, ipc
+from actors.weights import TransferError, buckets, ipc, nccl
 
 BACKEND = "host"
 
@@ -68,7 +71,11 @@ def host_weight_transfer_engine() -> type:
         manifest: dict[str, Any]
 
     class HostWeightTransferEngine(WeightTransferEngine[HostInitInfo, HostUpdateInfo]):
-        """Loads checkpoint-format weights from shared-memory buckets into a model on any device."""
+        """Loads checkpoint-format weights into a model on any device.
+
+        interruption: why buckets of the running update stopped arriving; empty: they did not. The rest is then skipped.
+        changed: whether the running update has loaded tensors.
+        """
 
         init_info_cls = HostInitInfo
         update_info_cls = HostUpdateInfo
@@ -78,9 +85,11 @@ def host_weight_transfer_engine() -> type:
             # Each update would warn about layers without own weights (rotary tables, the tied head);
             # _check_complete reports the relevant ones.
             logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+            self._inbox = nccl.Inbox(self.parallel_config.rank, self.device)
 
         def start_weight_update(self) -> None:
             self._partial = False
+            self.interruption, self.changed = "", False
             self._expert_kernels = _remove_expert_kernels(self.model) if self.device.type == "cpu" else {}
             initialize_layerwise_reload(self.model)
             for layer in _written_directly(self.model):
@@ -93,12 +102,28 @@ def host_weight_transfer_engine() -> type:
                 torch.accelerator.synchronize()
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
-            self._partial |= update_info.manifest.get("partial", False)
+            manifest = update_info.manifest
+            self._partial |= manifest.get("partial", False)
+            if self.interruption:
+                return
             # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
-            opened = ipc.open_bucket if ipc.HANDLE in update_info.manifest else buckets.open_bucket
-            self.model.load_weights(opened(update_info.manifest))  # type: ignore[operator]
+            if nccl.GROUP in manifest:
+                try:
+                    tensors = self._inbox.open_bucket(manifest)
+                except TransferError as error:
+                    self.interruption = str(error)
+                    return
+            else:
+                tensors = (ipc if ipc.HANDLE in manifest else buckets).open_bucket(manifest)
+            self.changed = True
+            self.model.load_weights(tensors)  # type: ignore[operator]
 
         def finish_weight_update(self) -> None:
+            if self.interruption:
+                _keep_expert_kernels(self._expert_kernels)
+                _give_up(self.model)
+                finalize_layerwise_reload(self.model, self.model_config)
+                return
             for layer in _written_directly(self.model):
                 _process(layer)
             _check_complete(self.model, partial=self._partial)
@@ -108,7 +133,8 @@ def host_weight_transfer_engine() -> type:
                 _repack_tied_layers(self.model)
 
         def shutdown(self) -> None:
-            """Nothing is held between updates."""
+            """Leave the group of the learner."""
+            self._inbox.close()
 
     return HostWeightTransferEngine
 
@@ -140,6 +166,20 @@ def _untouched(layer: torch.nn.Module) -> bool:
 
     info = get_layerwise_info(layer)
     return info.can_load() and info.load_numel == 0
+
+
+def _give_up(model: torch.nn.Module) -> None:
+    """Let the end of the reload give layers whose tensors did not all arrive their former weights.
+
+    What arrived of a layer must go: vLLM would count it in the next update.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load():
+            info.load_numel = 0
+            info.loaded_weights.clear()
 
 
 def _written_directly(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -1,16 +1,19 @@
-"""Weight transfer from the learner to samplers: the interface is in `base`, its implementations in `host` and `ipc`."""
+"""Weight transfer from the learner to samplers: the interface is in `base`, its implementations in `host`,
+`ipc` and `nccl`."""
 
 from __future__ import annotations
 
-from actors.settings import BroadcastSettings
-from actors.weights.base import Published, TransferError, Update, WeightTransfer
+from actors.settings import BroadcastSettings, DeadlineSettings
+from actors.weights.base import Destination, Published, TransferError, Update, WeightTransfer
 
-__all__ = ["Published", "TransferError", "Update", "WeightTransfer", "make_transfer"]
+__all__ = ["Destination", "Published", "TransferError", "Update", "WeightTransfer", "make_transfer"]
 
 
-def make_transfer(settings: BroadcastSettings, owner: str) -> WeightTransfer:
+def make_transfer(settings: BroadcastSettings, owner: str, deadlines: DeadlineSettings | None = None) -> WeightTransfer:
     """The way of moving weights that ``broadcast.backend`` names or lets us choose."""
     from actors.weights.host import HostTransfer  # late: they import torch
     from actors.weights.ipc import IpcTransfer
+    from actors.weights.nccl import NcclTransfer
 
-    return {"host": HostTransfer, "ipc": IpcTransfer}[settings.chosen_backend](settings, owner)
+    kinds = {"host": HostTransfer, "ipc": IpcTransfer, "nccl": NcclTransfer}
+    return kinds[settings.chosen_backend](settings, owner, deadlines)

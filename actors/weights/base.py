@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from actors.settings import BroadcastSettings
+from actors.settings import BroadcastSettings, DeadlineSettings
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,20 @@ class Published(NamedTuple):
     payload: Any
 
 
+class Destination(NamedTuple):
+    """A sampler to which weights are sent.
+
+    node: Ray's id of its node.
+    name, incarnation: which sampler, and which of the actors that had its name.
+    workers: processes of its engine that load weights, each one a part (``sampler.tensor_parallel``).
+    """
+
+    node: str
+    name: str = ""
+    incarnation: int = 0
+    workers: int = 1
+
+
 class Update(NamedTuple):
     """One part of a version, for vLLM's weight-transfer protocol.
 
@@ -53,6 +67,7 @@ class WeightTransfer(ABC):
     Args:
         settings: the section `broadcast`.
         owner: the run or sampler that creates it; part of the names of its files.
+        deadlines: the section `deadlines`; only a publisher needs it.
     """
 
     engine_backend: ClassVar[str]
@@ -60,9 +75,14 @@ class WeightTransfer(ABC):
     bucket_device: ClassVar[str | None] = "cpu"
     """Where the buckets for :meth:`publish` are copied to; None: they stay on the learner's device."""
 
-    def __init__(self, settings: BroadcastSettings, owner: str) -> None:
+    collective: ClassVar[bool] = False
+    """Whether all samplers receive an update together, so that the failure of one ends it for all. The broadcaster then
+    releases the weights at the first failure."""
+
+    def __init__(self, settings: BroadcastSettings, owner: str, deadlines: DeadlineSettings | None = None) -> None:
         self.settings = settings
         self.owner = owner
+        self.deadlines = deadlines or DeadlineSettings()
 
     @abstractmethod
     def publish(
@@ -71,7 +91,7 @@ class WeightTransfer(ABC):
         *,
         rank: int,
         here: str,
-        receivers: Sequence[str],
+        receivers: Sequence[Destination],
         partial: bool = False,
     ) -> Any:
         """Make the weights available; returns the payload. Runs on every learner rank.
@@ -80,7 +100,7 @@ class WeightTransfer(ABC):
             buckets: the weights in parts of ``broadcast.bucket_mib``. Every rank must exhaust it, because ZeRO-3
                 gathers each bucket collectively; only rank 0 gets tensors.
             here: Ray's id of this rank's node.
-            receivers: the nodes of the samplers.
+            receivers: the samplers.
             partial: layers without a weight in `buckets` keep theirs (``learner.lora``). Otherwise all are there, and
                 an engine rejects an update that lacks one.
 
@@ -90,16 +110,19 @@ class WeightTransfer(ABC):
 
     @abstractmethod
     def release(self, payload: Any) -> None:
-        """Free what :meth:`publish` made, on the same node; the publishing process may have died."""
+        """Free what :meth:`publish` made, on the same node; the publishing process may have died. May be called twice.
+
+        It may block for seconds.
+        """
 
     @abstractmethod
-    def address(self, published: Published, node: str) -> tuple[Any, ...]:
-        """The arguments of :meth:`receive` for a sampler on `node`.
+    def address(self, published: Published, receiver: Destination) -> tuple[Any, ...]:
+        """The arguments of :meth:`receive` for a sampler, one of those that the weights were published for.
 
         Ray resolves object references only at the top level, so each is a separate argument.
 
         Raises:
-            TransferError: the weights cannot reach that node.
+            TransferError: the weights cannot reach it.
         """
 
     @abstractmethod

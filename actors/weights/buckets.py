@@ -132,13 +132,28 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
                 f"weight bucket {path} is gone: unlinked before the update ended, or on another node "
                 "(set broadcast.transport to object_store)"
             ) from None
-    for name, dtype_name, shape, offset, size in manifest["entries"]:
-        dtype = getattr(torch, dtype_name)
-        if size == 0:
-            yield name, torch.empty(shape, dtype=dtype)
-            continue
-        raw = torch.frombuffer(data, dtype=torch.uint8, count=size, offset=offset)
-        yield name, raw.view(dtype).view(shape)
+    yield from views(
+        manifest, torch.frombuffer(data, dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
+    )
+
+
+def flatten(tensors: Sequence[NamedTensor]) -> tuple[Manifest, torch.Tensor]:
+    """Copy `tensors` into one tensor on their device.
+
+    Returns:
+        the manifest, with an empty path, and the bytes (uint8 [nbytes]).
+    """
+    entries, nbytes = layout(tensors)
+    flat = torch.zeros(nbytes, dtype=torch.uint8, device=tensors[0][1].device)
+    for (_, tensor), (*_, offset, size) in zip(tensors, entries, strict=True):
+        flat[offset : offset + size].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
+    return {"path": "", "entries": entries, "nbytes": nbytes}, flat
+
+
+def views(manifest: Manifest, flat: torch.Tensor) -> Iterator[NamedTensor]:
+    """The tensors of a bucket, which share the memory of its bytes `flat` (uint8 [nbytes])."""
+    for name, dtype, shape, offset, size in manifest["entries"]:
+        yield name, flat[offset : offset + size].view(getattr(torch, dtype)).view(shape)
 
 
 def unlink(manifests: Iterable[Manifest]) -> None:

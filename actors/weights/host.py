@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actors.weights import buckets as packed_buckets
-from actors.weights.base import NamedTensor, Published, TransferError, Update, WeightTransfer
+from actors.weights.base import Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
 from actors.weights.buckets import Manifest
 
 
@@ -37,14 +37,14 @@ class HostTransfer(WeightTransfer):
         *,
         rank: int,
         here: str,
-        receivers: Sequence[str],
+        receivers: Sequence[Destination],
         partial: bool = False,
     ) -> HostPayload:
         """As the base class says."""
         import ray
 
-        near = self._shares_memory and here in receivers
-        far = not self._shares_memory or any(node != here for node in receivers)
+        near = self._shares_memory and any(receiver.node == here for receiver in receivers)
+        far = not self._shares_memory or any(receiver.node != here for receiver in receivers)
         payload = HostPayload([], [])
         for tensors in buckets:
             if rank != 0:
@@ -61,10 +61,10 @@ class HostTransfer(WeightTransfer):
         """Remove the files; Ray frees unreferenced objects."""
         packed_buckets.unlink(payload.manifests)
 
-    def address(self, published: Published, node: str) -> tuple[Any, ...]:
+    def address(self, published: Published, receiver: Destination) -> tuple[Any, ...]:
         """As the base class says: manifests of files, or manifests and as many byte arrays."""
         payload: HostPayload = published.payload
-        if self._shares_memory and node == published.node:
+        if self._shares_memory and receiver.node == published.node:
             return (payload.manifests,)
         if self.settings.transport == "shared_memory":
             raise TransferError(

@@ -22,7 +22,7 @@ import torch
 import torch.multiprocessing  # teaches ForkingPickler tensors
 
 from actors.weights import buckets as packed_buckets
-from actors.weights.base import NamedTensor, Published, TransferError, Update, WeightTransfer
+from actors.weights.base import Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
 from actors.weights.buckets import Manifest
 
 HANDLE = "handle"  # key of a manifest: the pickled handle of its bucket
@@ -50,12 +50,12 @@ class IpcTransfer(WeightTransfer):
         *,
         rank: int,
         here: str,
-        receivers: Sequence[str],
+        receivers: Sequence[Destination],
         partial: bool = False,
     ) -> IpcPayload:
         """As the base class says."""
         self._held.clear()
-        manifests = [self._flattened(tensors) | {"partial": partial} for tensors in buckets if rank == 0]
+        manifests = [self._copied(tensors) | {"partial": partial} for tensors in buckets if rank == 0]
         if self._held and self._held[0].is_cuda:
             torch.cuda.synchronize()  # the copies are done before another process reads them
         return IpcPayload(manifests)
@@ -68,9 +68,9 @@ class IpcTransfer(WeightTransfer):
             torch.cuda.ipc_collect()
             torch.cuda.empty_cache()
 
-    def address(self, published: Published, node: str) -> tuple[Any, ...]:
+    def address(self, published: Published, receiver: Destination) -> tuple[Any, ...]:
         """As the base class says: the manifests."""
-        if node != published.node:
+        if receiver.node != published.node:
             raise TransferError(
                 "runs on another node than the learner, which broadcast.backend = ipc cannot reach: use host"
             )
@@ -84,13 +84,10 @@ class IpcTransfer(WeightTransfer):
     def remove_leftovers(self, *, restarted: bool) -> None:
         """Nothing: the driver frees the memory of a process that ends."""
 
-    def _flattened(self, tensors: Sequence[NamedTensor]) -> Manifest:
-        entries, nbytes = packed_buckets.layout(tensors)
-        flat = torch.empty(nbytes, dtype=torch.uint8, device=tensors[0][1].device)
-        for (_, tensor), (*_, offset, size) in zip(tensors, entries, strict=True):
-            flat[offset : offset + size].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
+    def _copied(self, tensors: Sequence[NamedTensor]) -> Manifest:
+        manifest, flat = packed_buckets.flatten(tensors)
         self._held.append(flat)
-        return {"path": "", "entries": entries, "nbytes": nbytes, HANDLE: bytes(ForkingPickler.dumps(flat))}
+        return manifest | {HANDLE: bytes(ForkingPickler.dumps(flat))}
 
 
 def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
@@ -105,5 +102,4 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
         raise TransferError(f"cannot map the weight bucket of the learner: {error}") from error
     if flat.numel() != manifest["nbytes"]:
         raise TransferError(f"weight bucket has {flat.numel()} bytes, its manifest says {manifest['nbytes']}")
-    for name, dtype, shape, offset, size in manifest["entries"]:
-        yield name, flat[offset : offset + size].view(getattr(torch, dtype)).view(shape)
+    yield from packed_buckets.views(manifest, flat)

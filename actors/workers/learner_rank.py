@@ -24,8 +24,8 @@ from actors.group_metrics import group_metrics
 from actors.logs import set_step, start_actor_log
 from actors.plugins import load_plugins
 from actors.process_stats import Heartbeat, own_heartbeat
-from actors.settings import AllocationSettings, BroadcastSettings
-from actors.weights import Published, make_transfer
+from actors.settings import AllocationSettings, BroadcastSettings, DeadlineSettings
+from actors.weights import Destination, Published, make_transfer
 from actors.workers.learning_step import LearningStep
 from learner.checkpoint_identity import ADAPTER, ENGINE, HUGGINGFACE
 from learner.objective import Objective
@@ -66,6 +66,7 @@ class LearnerRank:
         partial_updates: with adapters, publish only the weights that changed; samplers still hold the others.
         plugins: of the configuration; they may register the strategy or the estimator.
         shares_card: whether a sampler uses the same GPU between the learner's steps.
+        deadlines: of sending weights.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class LearnerRank:
         partial_updates: bool = True,
         plugins: Sequence[str] = (),
         shares_card: bool = False,
+        deadlines: DeadlineSettings | None = None,
     ) -> None:
         start_actor_log()
         load_plugins(plugins)
@@ -101,7 +103,7 @@ class LearnerRank:
         self._schedule = schedule
         self._n, self._allocation, self._temperature = n, allocation, temperature
         self._shares_card = shares_card
-        self._transfer = make_transfer(broadcast, run_id)
+        self._transfer = make_transfer(broadcast, run_id, deadlines)
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._version = 0  # of the weights: finished steps
@@ -170,8 +172,8 @@ class LearnerRank:
 
         return ray.get_runtime_context().get_node_id()
 
-    async def publish(self, receivers: Sequence[str]) -> Published:
-        """Make the weights available to samplers on the nodes `receivers` (Ray's ids).
+    async def publish(self, receivers: Sequence[Destination]) -> Published:
+        """Make the weights available to the samplers `receivers`.
 
         Every rank takes part; rank 0's result holds the weights.
         """
@@ -182,7 +184,8 @@ class LearnerRank:
 
     async def release(self, payload: Any) -> None:
         """Free published weights, including those of an earlier incarnation."""
-        self._transfer.release(payload)
+        # deadline: the caller's broadcast_s
+        await asyncio.to_thread(self._transfer.release, payload)
 
     async def save(self, directory: str) -> None:
         """Write this rank's part of a checkpoint; rank 0 also writes a plain Hugging Face directory, and adapters."""
@@ -235,7 +238,7 @@ class LearnerRank:
             _free_cached_memory()
         return learned | row
 
-    def _publish(self, here: str, receivers: Sequence[str]) -> tuple[int, Any]:
+    def _publish(self, here: str, receivers: Sequence[Destination]) -> tuple[int, Any]:
         nbytes, device = self._transfer.settings.bucket_mib * 2**20, self._transfer.bucket_device
         partial = self._engine.adapters is not None and self._partial_updates
         buckets = self._engine.weight_buckets(nbytes, device=device, partial=partial)

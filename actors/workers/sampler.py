@@ -17,7 +17,7 @@ from actors.errors import InputLost
 from actors.logs import set_step, start_actor_log
 from actors.sampling import Sampling
 from actors.settings import BroadcastSettings, RolloutSettings, SamplerSettings
-from actors.vllm_backend import Completion, EngineError, VllmEngine
+from actors.vllm_backend import Completion, EngineError, UpdateInterrupted, VllmEngine
 from actors.weights import TransferError, make_transfer
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Sampler:
             version (as the engine reports it), pause_seconds, load_seconds, nbytes.
 
         Raises:
-            InputLost: the weights cannot be read; the engine is unchanged.
+            InputLost: the weights cannot be read, or stopped arriving; the engine takes them when they are sent again.
             SamplerError: loading began and failed; the weights are undefined and the sampler must be replaced.
         """
         begin = time.perf_counter()
@@ -130,8 +130,12 @@ class Sampler:
                 raise InputLost(
                     f"{self.name} did not begin to load the weights of version {version}: {error}"
                 ) from None
-            with self._naming(f"cannot load the weights of version {version}"):
-                report = asdict(await self._engine.update_weights(version, updates))
+            try:
+                with self._naming(f"cannot load the weights of version {version}"):
+                    report = asdict(await self._engine.update_weights(version, updates))
+            except UpdateInterrupted as error:
+                logger.warning("the weights %d stopped arriving: %s", version, error)
+                raise InputLost(f"{self.name} did not get all weights of version {version}: {error}") from None
         set_step(version)
         logger.info(
             "weights %d received: %.1f MiB in %.2f s, paused for %.2f s",
@@ -179,6 +183,8 @@ class Sampler:
         """Names the sampler in errors of the engine and the weight transfer."""
         try:
             yield
+        except UpdateInterrupted:
+            raise
         except (EngineError, TransferError) as error:
             logger.exception("%s", what)
             raise SamplerError(f"{self.name} {what}: {error}") from None

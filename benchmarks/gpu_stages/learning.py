@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from actors.settings import BroadcastSettings
-from actors.weights import Published, make_transfer
+from actors.weights import Destination, Published, make_transfer
 from actors.weights.base import NamedTensor
 from benchmarks.gpu_stages.sampling import Work
 from benchmarks.gpu_stages.setting import Setting, Skip, synchronize
@@ -77,9 +79,14 @@ def flops_per_token(config: Any, parameters: int, length: int, *, frozen: bool =
 
 
 def weight_sync(setting: Setting, shape: str, backend: str) -> dict[str, Any]:
-    """One update from the learner's weights to a resumed engine on the same card, in GB/s (1e9 bytes)."""
-    if backend == "nccl":
-        raise Skip("broadcast.backend = nccl is not built yet")
+    """One update from the learner's weights to a resumed engine, in GB/s (1e9 bytes).
+
+    Both are on the same card, and with nccl on two.
+    """
+    import torch
+
+    if backend == "nccl" and setting.device == "cuda" and torch.cuda.device_count() < 2:
+        raise Skip(f"broadcast.backend = nccl needs two cards, and {torch.cuda.device_count()} is visible")
     return asyncio.run(_weight_sync(setting, shape, BroadcastSettings(backend=backend)))  # type: ignore[arg-type]
 
 
@@ -93,16 +100,17 @@ async def _weight_sync(setting: Setting, shape: str, broadcast: BroadcastSetting
     share = {"gpu_memory_utilization": 0.5} if setting.device == "cuda" else {}
     work.sampler = work.sampler.model_copy(update=share)
     sampler = work.make(broadcast)
-    await sampler.start()
+    with _on_second_card(setting, broadcast):
+        await sampler.start()
     model = AutoModelForCausalLM.from_pretrained(work.model, dtype=getattr(torch, setting.dtype)).to(setting.device)
-    transfer = make_transfer(broadcast, "benchmark")
+    transfer, here = make_transfer(broadcast, "benchmark"), Destination("node", "sampler 0")
     seconds, pauses, nbytes = [], [], 0
     for version in range(1, 5):
         synchronize(setting.device)
         begin = time.perf_counter()
-        payload = transfer.publish(_copies(model, transfer.bucket_device), rank=0, here="node", receivers=["node"])
+        payload = transfer.publish(_copies(model, transfer.bucket_device), rank=0, here="node", receivers=[here])
         try:
-            addressed = transfer.address(Published("node", version, payload), "node")
+            addressed = transfer.address(Published("node", version, payload), here)
             report = await sampler.load_weights(version, *addressed)
         finally:
             transfer.release(payload)
@@ -118,6 +126,26 @@ async def _weight_sync(setting: Setting, shape: str, broadcast: BroadcastSetting
         "pause_seconds": statistics.median(pauses[1:]),
         "gb_per_second": nbytes / took / 1e9,
     }
+
+
+@contextlib.contextmanager
+def _on_second_card(setting: Setting, broadcast: BroadcastSettings) -> Iterator[None]:
+    """With nccl, an engine that starts inside the block gets the second card; this process keeps the first."""
+    import torch
+
+    if setting.device == "cpu" or broadcast.chosen_backend != "nccl":
+        yield
+        return
+    torch.cuda.init()  # with all cards; later changes of the variable do not reach this process
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[1] if before else "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _copies(model: Any, device: str | None) -> Iterator[list[NamedTensor]]:

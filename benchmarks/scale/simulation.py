@@ -106,7 +106,7 @@ class _Simulation:
         client = QueueClient(queue_unit, supervisor, deadlines)
         pool = RolloutPool(samplers, verifiers, deadlines, supervisor, self._config.rollout.max_samples_in_flight)
         await supervisor.start(*supervisor.units)
-        transfer = cast(Any, SimpleNamespace(address=lambda published, node: ()))
+        transfer = cast(Any, SimpleNamespace(address=lambda published, receiver: (), collective=False))
         self._broadcaster = Broadcaster(learner, transfer, deadlines, supervisor)
         await self._broadcaster.join(*samplers)
         source = LiveGroups(self._config, prompts(), pool, client)

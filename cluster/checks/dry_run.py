@@ -19,6 +19,7 @@ from cluster.checks.estimates import (
     Derived,
     Shape,
     keeps_reference,
+    published_on_device,
     sequence_tokens,
     shared_card_need,
     size_text,
@@ -176,6 +177,10 @@ def _rank_too_large(config: RunConfig, derived: Derived) -> str:
     if derived.reference_memory:
         parts.append(f"the KL's reference model {_reference_text(config, derived)}")
         remedies.append("set loss.kl_coefficient = 0 (and no schedule.kl)")
+    copies = published_on_device(config, derived.shape, "nccl") if derived.shape else 0.0
+    if copies > (derived.activation_memory or 0.0):
+        parts = [f"the weights of an update {size_text(copies)}", *parts[1:]]
+        remedies.append("set broadcast.backend = host")
     return (
         f"one learner rank needs about {size_text(derived.learner_memory)} (of it {'; '.join(parts)}) but "
         f"one GPU has {size_text(card_bytes(config))} (cluster.gpu_memory_gib); {', or '.join(remedies)}"
@@ -390,6 +395,9 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
         yield "weights in transit", "unknown"
         return
     held = [(transit.shared_memory, str(SHARED_MEMORY)), (transit.object_store, "Ray's object store")]
+    if shape is not None:
+        copies = published_on_device(config, shape, "ipc", "nccl")
+        held.append((copies, f"the memory of learner rank 0 ({rank_device})"))
     yield "weights in transit, one node", " and ".join(f"{size_text(n)} in {place}" for n, place in held if n)
     yield (
         "one weight update",

@@ -218,12 +218,12 @@ def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
     if config.cluster.placement != "colocated" or shape is None:
         return 0.0
     turn = 0.0 if config.sampler.sleep == "none" else _activation_memory(config, shape)
-    return _learner_memory(config, shape) - turn + published_on_card(config, shape)
+    return _learner_memory(config, shape) - turn + published_on_device(config, shape, "ipc")
 
 
-def published_on_card(config: RunConfig, shape: Shape) -> float:
-    """Bytes of the copies on a shared card while a weight update travels by ``ipc``."""
-    return float(shape.sent * weight_bytes(config)) if config.broadcast.chosen_backend == "ipc" else 0.0
+def published_on_device(config: RunConfig, shape: Shape, *backends: str) -> float:
+    """Bytes of the copies on learner rank 0's device while a weight update travels by one of `backends`."""
+    return float(shape.sent * weight_bytes(config)) if config.broadcast.chosen_backend in backends else 0.0
 
 
 def shared_card_need(config: RunConfig, shape: Shape) -> float:
@@ -254,7 +254,8 @@ def _learner_memory(config: RunConfig, shape: Shape) -> float:
         states
         + _gathered_memory(config, shape)
         + _reference_memory(config, shape)
-        + _activation_memory(config, shape)
+        # One after the other; what ipc publishes is counted with what the sampler of the card leaves.
+        + max(_activation_memory(config, shape), published_on_device(config, shape, "nccl"))
         + runtime
     )
 
@@ -365,6 +366,11 @@ def _transit(config: RunConfig, shape: Shape) -> Transit:
     one_node = config.cluster.address is None or 0 < gpus_wanted(config) <= _gpus_per_node(config)
     per_node = samplers if one_node else max(1, min(samplers, _gpus_per_node(config) // gpus if gpus else 1))
     nodes = math.ceil(samplers / per_node)
+    if config.broadcast.chosen_backend == "nccl":  # rank 0 sends each bucket once, and the samplers pass it on
+        local = DEVICE_SPEED if gpus else COPY_SPEED
+        travel = weights / (local if one_node else min(local, NETWORK_SPEED))
+        copied = 0.0 if gpus else 3 * weights / COPY_SPEED  # by rank 0, and by a CPU engine, which packs what it loads
+        return Transit(0.0, 0.0, _SYNC_FIXED_SECONDS + copied + travel)
     learner_speed = DEVICE_SPEED if config.learner.gpus_per_rank else COPY_SPEED
     engine_seconds = weights / DEVICE_SPEED if gpus else 2 * weights / COPY_SPEED  # a CPU engine packs what it loads
     fetched = weights / learner_speed

@@ -231,6 +231,16 @@ def _shared_cards(config: RunConfig) -> Iterator[str]:
             "broadcast.backend = ipc needs cluster.placement = colocated and learner.ranks = 1: weights stay on the "
             "one card that both roles share; use host"
         )
+    if config.broadcast.backend == "nccl" and colocated:
+        yield (
+            "broadcast.backend = nccl cannot join two processes on one GPU, where cluster.placement = colocated puts "
+            "them; use broadcast.backend = host, or cluster.placement = separate"
+        )
+    if config.broadcast.backend == "nccl" and bool(sampler.gpus) != bool(learner.gpus_per_rank):
+        yield (
+            f"broadcast.backend = nccl needs samplers and learner on GPUs, or both on CPUs, but sampler.gpus = "
+            f"{sampler.gpus} and learner.gpus_per_rank = {learner.gpus_per_rank:g}; use broadcast.backend = host"
+        )
     yield from _sleep(config)
     if learner.offload != "none" and not learner.gpus_per_rank:
         yield f"learner.offload = {learner.offload} moves memory off a GPU; set learner.gpus_per_rank = 1, or none"

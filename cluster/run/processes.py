@@ -213,7 +213,8 @@ class Processes:
         settings = self._config.broadcast
         logger.info("broadcast.backend = %s: weights travel by %s", settings.backend, settings.chosen_backend)
         transfer = make_transfer(settings, self._run_id)
-        broadcaster = Broadcaster(learner, transfer, self._config.deadlines, self.supervisor)
+        workers = self._config.sampler.tensor_parallel
+        broadcaster = Broadcaster(learner, transfer, self._config.deadlines, self.supervisor, workers)
         await broadcaster.join(*(member for member in pool.samplers.members if member.present))
         self._broadcaster = broadcaster
         return broadcaster
@@ -297,6 +298,7 @@ class Processes:
             prompts=config.task,
             plugins=config.plugins,
             shares_card=self._placement.shares_cards,
+            deadlines=config.deadlines,
         )
 
     def _actor(

@@ -31,8 +31,8 @@ FAULTS = [
 
 
 def test_a_run_with_faults_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path):
-    """The undisturbed run is also evaluated, which must not change the weights either."""
-    evaluated = ["evaluation.at_start=true", "evaluation.prompts=4", "evaluation.n=4"]
+    """The undisturbed run is also evaluated, and its weights travel another way: neither may change them."""
+    evaluated = ["evaluation.at_start=true", "evaluation.prompts=4", "evaluation.n=4", "broadcast.backend=nccl"]
     undisturbed = bonrl("train", *SMALL, f"run.steps={STEPS}", *evaluated, f"run.directory={tmp_path / 'undisturbed'}")
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
     (tmp_path / "faults").mkdir()

@@ -77,7 +77,8 @@ class World:
         self._moments: Counter[str] = Counter()
         self._pids = 100
         self.started = False
-        self.transport = "auto"  # as `broadcast.transport`
+        self.transport = "auto"  # as `broadcast.transport`; "nccl": as that back-end
+        self.groups: dict[str, Group] = {}  # by name
 
     def pid(self) -> int:
         self._pids += 1
@@ -212,6 +213,26 @@ class Reference:
     owner: Actor
 
 
+@dataclass
+class Group:
+    """Samplers that receive one update together; they do not see each other's death."""
+
+    owner: Actor
+    unready: set[int]  # ranks
+    members: list[Actor] = field(default_factory=list)
+    complete: set[str] = field(default_factory=set)
+    stopped: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or self.owner.dead
+
+    @property
+    def can_end(self) -> bool:
+        """Whether no member is missing or died before it had everything."""
+        return not self.unready and all(not one.dead or one.name in self.complete for one in self.members)
+
+
 class Sampler(Actor):
     version: int | None = None
     broken = False
@@ -227,6 +248,8 @@ class Sampler(Actor):
             raise _task_error(RuntimeError("the engine is not running"))
         self.world.moment("load")
         await self._pause(0.02)
+        if manifests and "group" in manifests[0]:
+            return await self._load_together(version, manifests[0]["group"])
         paths = [m["path"] for m in manifests if m["path"]]
         if not all(path in self.place.shared for path in paths):
             from actors.errors import InputLost
@@ -234,6 +257,10 @@ class Sampler(Actor):
             raise _task_error(InputLost("a bucket is gone"))
         if not paths and not data:
             raise _task_error(RuntimeError("the update lacks every tensor"))
+        await self._load(version)
+        return {"version": version, "pause_seconds": 0.1, "nbytes": 100}
+
+    async def _load(self, version: int) -> None:
         if self.bad_loads:
             self.bad_loads -= 1
             self.broken = True
@@ -241,6 +268,24 @@ class Sampler(Actor):
             raise _task_error(RuntimeError("loading began and failed"))
         await self._pause(0.5)
         self.version = version
+
+    async def _load_together(self, version: int, described: dict[str, Any]) -> dict[str, Any]:
+        """As ``NcclTransfer``, without tensors."""
+        from actors.errors import InputLost
+
+        group = self.world.groups[described["name"]]
+        group.members.append(self)
+        group.unready.discard(described["rank"])
+        while not group.can_end and not group.over:
+            await asyncio.sleep(0.05)
+        self.world.moment("receive")
+        await self._pause(0.5)
+        while not group.can_end and not group.over:
+            await asyncio.sleep(0.05)
+        if group.over:
+            raise _task_error(InputLost("the weights stopped arriving"))
+        group.complete.add(self.name)
+        await self._load(version)
         return {"version": version, "pause_seconds": 0.1, "nbytes": 100}
 
     async def _resolve(self, data: tuple[Reference, ...]) -> None:
@@ -284,13 +329,16 @@ class Rank(Actor):
         self.gradient, self.version = None, step + 1
         return {"learned": float(step)}
 
-    async def _publish(self, nodes: list[str]) -> Any:
-        """As ``HostTransfer.publish``, without tensors."""
+    async def _publish(self, receivers: list[Any]) -> Any:
+        """As the back-ends, without tensors."""
         from actors.weights import Published
         from actors.weights.host import HostPayload
 
         self.world.moment("publish")
         await self._pause(0.2)
+        if self.world.transport == "nccl":
+            return Published(self.place.name, self.version, self._grouped(receivers))
+        nodes = [receiver.node for receiver in receivers]
         here, shared, packed = self.place.name, [], []
         shareable = self.world.transport != "object_store"
         if shareable and here in nodes:
@@ -302,9 +350,21 @@ class Rank(Actor):
         await self._pause(0.2)
         return Published(here, self.version, HostPayload(shared, packed))
 
+    def _grouped(self, receivers: list[Any]) -> Any:
+        from actors.weights.collective import Place
+        from actors.weights.nccl import NcclPayload
+
+        place = Place("host", 1, f"group-{self.world.pid()}", 1 + len(receivers), "cpu")
+        ranks = {(r.name, r.incarnation): i for i, r in enumerate(receivers, start=1)}
+        self.world.groups[place.name] = Group(self, set(ranks.values()))
+        return NcclPayload(place, 1, ranks, [{"path": ""}], 1.0)
+
     async def _release(self, payload: Any) -> None:
         self.world.moment("release")
         await self._pause(0.1)
+        if self.world.transport == "nccl":
+            self.world.groups[payload.place.name].stopped = True
+            return
         for manifest in payload.manifests:
             self.place.shared.pop(manifest["path"], None)
 
@@ -367,9 +427,8 @@ class Job:
             unit, self.supervisor, deadlines, origin=lambda: (0, None), history=lambda step: f"groups {step}"
         )
         unit.prepare = self.learner.prepare
-        self.broadcaster = Broadcaster(
-            self.learner, make_transfer(BroadcastSettings(transport=transport), "run"), deadlines, self.supervisor
-        )
+        settings = BroadcastSettings(backend="nccl") if transport == "nccl" else BroadcastSettings(transport=transport)
+        self.broadcaster = Broadcaster(self.learner, make_transfer(settings, "run"), deadlines, self.supervisor)
         self.samplers = [Member(f"sampler-{i}", spawn(Sampler, f"sampler-{i}")) for i in range(samplers)]
         for member in self.samplers:
             self.supervisor.add(Unit(member.name, [member], lambda m=member: self._prepare(m)))

@@ -12,7 +12,7 @@ from tests.actors.fleet.simulated_cluster import Fault, Job, VirtualLoop, World
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
-MOMENTS = ("publish", "load", "release", "ack", "join", "accumulate", "update")
+MOMENTS = ("publish", "load", "receive", "release", "ack", "join", "accumulate", "update")
 STEPS = 4
 SAMPLERS = 3
 
@@ -73,7 +73,7 @@ def test_four_hundred_random_interleavings(part: int, monkeypatch: pytest.Monkey
     for seed in range(40 * part, 40 * (part + 1)):
         world = World(seed, random_faults(seed))
         try:
-            job = run(monkeypatch, world, random.Random(seed).choice(["auto", "auto", "object_store"]))
+            job = run(monkeypatch, world, random.Random(seed).choice(["auto", "object_store", "nccl"]))
         except BaseException as error:
             raise AssertionError(f"seed {seed}, {world.log}: {error!r}") from error
         lost += sum(map(len, job.incidents.values()))
@@ -97,3 +97,17 @@ def test_a_load_that_began_and_failed_replaces_the_sampler(monkeypatch: pytest.M
     job = run(monkeypatch, World(0, [Fault("accumulate", 2, 0.0, "load of sampler-1")]))
     assert ["sampler-1"] == [unit for unit, reasons in job.incidents.items() if reasons]
     assert "loading began and failed" in job.incidents["sampler-1"][0]
+
+
+@pytest.mark.parametrize("moment", ["load", "receive"])
+@pytest.mark.parametrize("victim", ["sampler-1", "load of sampler-1", "learner", "node of learner"])
+def test_the_death_of_a_member_of_a_group_replaces_no_other(
+    moment: str, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others get the weights again, long before a deadline ends their wait."""
+    for seed in range(6):
+        for after in (0.0, 0.3):
+            world = World(seed, [Fault(moment, 4, after, victim)])
+            job = run(monkeypatch, world, "nccl")  # checks that no other unit was replaced
+            assert not any("within" in reason for reasons in job.incidents.values() for reason in reasons)
+            assert job.learner.version == STEPS

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend import EngineError, VllmEngine
+from actors.vllm_backend import EngineError, UpdateInterrupted, VllmEngine
 from actors.vllm_backend.sleep import Sleep
 from actors.weights import Update
 
@@ -26,6 +26,7 @@ class FakeEngine:
         self.paused = False
         self.version = "0"
         self.wakes = wakes
+        self.interruptions: list[list[Any]] = [["", True]]  # of each worker
         self.ended: dict[str, int] = {}  # processes of the core
         manager = SimpleNamespace(processes=[], finished_procs=lambda: self.ended)
         self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
@@ -61,8 +62,12 @@ class FakeEngine:
     async def update_weights(self, request: Any) -> None:
         self.calls.append("update")
 
-    async def finish_weight_update(self, version: str) -> None:
-        self.version = version
+    async def collective_rpc(self, method: str) -> list[list[Any]]:
+        assert method == "interrupted_update"
+        return self.interruptions
+
+    async def finish_weight_update(self, version: str | None = None) -> None:
+        self.version = version or self.version
 
     async def get_weight_version(self) -> str:
         return self.version
@@ -153,6 +158,34 @@ def test_an_engine_that_stays_asleep_is_stopped(engine) -> None:  # type: ignore
 
     asyncio.run(turn())
     assert fake.calls[-1] == "shutdown"
+
+
+def test_an_interrupted_update_goes_on_with_the_former_weights(engine) -> None:  # type: ignore[no-untyped-def]
+    """The weights stopped arriving at one of two workers, before either changed its model."""
+    made, fake = engine("none")
+    fake.interruptions = [["", False], ["the learner ended", False]]
+    with pytest.raises(UpdateInterrupted, match="the learner ended"):
+        asyncio.run(made.update_weights(1, [Update({}, 8)]))
+    assert fake.calls == ["pause keep", "start", "update", "resume"] and fake.version == "0"
+    assert not made.updating
+
+
+def test_an_engine_with_weights_of_two_versions_waits_for_the_next_update(engine) -> None:  # type: ignore[no-untyped-def]
+    made, fake = engine("none")
+
+    async def turn() -> None:
+        for changed in (True, False):  # the second attempt does not get as far
+            fake.interruptions = [["", changed], ["the learner ended", False]]
+            with pytest.raises(UpdateInterrupted, match="the learner ended"):
+                await made.update_weights(1, [Update({}, 8)])
+            assert made.updating and fake.paused and fake.version == "0"
+        made.check_health()
+        fake.interruptions = [["", True], ["", True]]
+        assert (await made.update_weights(1, [Update({}, 8)])).version == 1
+        assert not made.updating and not fake.paused
+
+    asyncio.run(turn())
+    assert fake.calls == ["pause keep", *["start", "update"] * 3, "resume"], "paused once, resumed once"
 
 
 @pytest.mark.parametrize(

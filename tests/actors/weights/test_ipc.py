@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from actors.settings import BroadcastSettings
-from actors.weights import Published, TransferError, make_transfer
+from actors.weights import Destination, Published, TransferError, make_transfer
 from actors.weights.buckets import Manifest
 from actors.weights.ipc import IpcTransfer, open_bucket
+
+HERE = Destination("node")
 
 
 @pytest.fixture
@@ -49,12 +51,12 @@ print([(name, str(t.dtype), t.float().tolist()) for m in manifests for name, t i
 
 
 def published(transfer: IpcTransfer) -> Published:
-    return Published("node", 1, transfer.publish(weights(), rank=0, here="node", receivers=["node"]))
+    return Published("node", 1, transfer.publish(weights(), rank=0, here="node", receivers=[HERE]))
 
 
 @pytest.mark.slow  # a process that imports torch
 def test_another_process_reads_what_was_published(transfer: IpcTransfer) -> None:
-    (manifests,) = transfer.address(published(transfer), "node")
+    (manifests,) = transfer.address(published(transfer), HERE)
     assert len(manifests) == 2, "one handle a bucket"
     found = subprocess.run(
         [sys.executable, "-c", READER], input=pickle.dumps(manifests), capture_output=True, timeout=120, check=True
@@ -64,7 +66,7 @@ def test_another_process_reads_what_was_published(transfer: IpcTransfer) -> None
 
 
 def test_a_sampler_gets_one_update_for_each_bucket(transfer: IpcTransfer) -> None:
-    addressed = transfer.address(published(transfer), "node")
+    addressed = transfer.address(published(transfer), HERE)
 
     async def received() -> list[int]:
         async with transfer.receive(*addressed) as updates:
@@ -89,10 +91,10 @@ def test_a_handle_that_means_nothing_is_refused(transfer: IpcTransfer) -> None:
 
 def test_only_rank_0_publishes_and_only_to_its_node(transfer: IpcTransfer) -> None:
     exhausted = iter([[], []])
-    assert transfer.publish(exhausted, rank=1, here="node", receivers=["node"]).manifests == []
+    assert transfer.publish(exhausted, rank=1, here="node", receivers=[HERE]).manifests == []
     assert next(exhausted, None) is None, "ZeRO-3 gathers on every rank"
     with pytest.raises(TransferError, match=r"another node .* broadcast.backend = ipc .* use host"):
-        transfer.address(published(transfer), "elsewhere")
+        transfer.address(published(transfer), Destination("elsewhere"))
 
 
 def test_a_bucket_of_another_size_is_refused(transfer: IpcTransfer) -> None:

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
+from actors.errors import InputLost
 from actors.sampling import Sampling
 from actors.settings import BroadcastSettings
-from actors.weights import buckets
+from actors.weights import Destination, Published, buckets, nccl
 from actors.weights.ipc import IpcTransfer
+from actors.weights.nccl import NcclPayload, NcclTransfer
 
 pytestmark = pytest.mark.slow
 
@@ -116,11 +118,88 @@ def test_weights_on_a_shared_card_arrive(served, run_async, reference_logprobs, 
     torch.multiprocessing.set_sharing_strategy("file_system")
     perturb(model, KINDS["all"])
     tensors = list(model.named_parameters())
-    payload = sampler._transfer.publish([tensors[0::2], tensors[1::2]], rank=0, here="node", receivers=["node"])
+    payload = sampler._transfer.publish(
+        [tensors[0::2], tensors[1::2]], rank=0, here="node", receivers=[Destination("node")]
+    )
     report = run_async(sampler.load_weights(next(versions), payload.manifests))
     sampler._transfer.release(payload)
     torch.multiprocessing.set_sharing_strategy(before)
     assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
+
+
+@pytest.fixture
+def transfer(served, monkeypatch) -> Iterator[NcclTransfer]:
+    """Of a learner with the same weights; gloo joins its process to the engine's."""
+    monkeypatch.setattr(nccl, "node_address", lambda: "127.0.0.1")
+    made = NcclTransfer(BroadcastSettings(backend="nccl"), "test")
+    monkeypatch.setattr(served[0], "_transfer", made)
+    yield made
+    made._end_thread("the test ends")
+
+
+def broadcast(transfer: NcclTransfer, model: torch.nn.Module, *others: Destination) -> tuple[NcclPayload, list[dict]]:
+    """Publish `model`; returns what is published and the manifests for the sampler."""
+    tensors, sampler = list(model.named_parameters()), Destination("node", "sampler 0")
+    parts = [tensors[0::2], tensors[1::2]]
+    payload = transfer.publish(parts, rank=0, here="node", receivers=[sampler, *others])
+    return payload, transfer.address(Published("node", 1, payload), sampler)[0]
+
+
+def test_broadcast_weights_arrive(served, transfer, run_async, reference_logprobs):
+    sampler, model = served
+    places = set()
+    for _ in range(2):
+        perturb(model, KINDS["all"])
+        payload, manifests = broadcast(transfer, model)
+        report = run_async(sampler.load_weights(next(versions), manifests))
+        transfer.release(payload)
+        places.add(payload.place)
+        assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, report["version"])
+    assert len(places) == 1, "the group is kept"
+
+
+def test_weights_that_stop_arriving_before_the_first_change_nothing(served, transfer, run_async):
+    """Another sampler of the update dies; this one goes on with the weights that it has."""
+    sampler, model = served
+    version, before = run_async(sampler.version()), run_async(sample(sampler, 5))
+    perturb(model, KINDS["all"])
+    payload, manifests = broadcast(transfer, model, Destination("node", "dead"))
+
+    async def update():
+        loading = asyncio.create_task(sampler.load_weights(next(versions), manifests))
+        await asyncio.sleep(0.5)
+        assert sampler._engine.updating
+        await asyncio.to_thread(transfer.release, payload)
+        with pytest.raises(InputLost, match=r"sampler 0 did not get all weights .* learner rank 0 gave the update up"):
+            await asyncio.wait_for(loading, 20)
+
+    run_async(update())
+    assert not sampler._engine.updating and run_async(sampler.version()) == version
+    for old, new in zip(before, run_async(sample(sampler, 5)), strict=True):
+        assert np.array_equal(old.tokens, new.tokens) and np.array_equal(old.logprobs, new.logprobs)
+
+
+def test_weights_that_stop_arriving_in_the_middle_are_sent_again(served, transfer, run_async, reference_logprobs):
+    """No token is sampled from weights of two versions, and nothing of the first attempt is left in the engine."""
+    sampler, model = served
+    perturb(model, KINDS["all"])
+    _, manifests = broadcast(transfer, model)
+    manifests[1] |= {"checksum": 1 + manifests[1]["checksum"]}
+    perturb(model, KINDS["all"])
+    version = next(versions)
+
+    async def update():
+        with pytest.raises(InputLost, match="arrived with other bytes than were sent"):
+            await sampler.load_weights(version, manifests)
+        await sampler.check()
+        assert sampler._engine.updating
+        waiting = asyncio.create_task(sample(sampler, 6))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await sampler.load_weights(version, broadcast(transfer, model)[1])
+        return await waiting
+
+    assert_agrees(run_async(update()), model, reference_logprobs, version)
 
 
 def test_running_requests_go_on_with_the_new_weights(served, run_async, reference_logprobs):

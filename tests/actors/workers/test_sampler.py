@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from actors.errors import InputLost
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend import UpdateInterrupted
 from actors.vllm_backend.engine import _spread
 from actors.workers.sampler import Sampler, SamplerError
 
@@ -51,6 +52,16 @@ def test_a_missing_bucket_is_not_a_sampler_failure(tmp_path):
         InputLost, match=r"sampler 3 did not begin to load the weights of version 1: cannot open .*gone"
     ):
         asyncio.run(make(tmp_path).load_weights(1, [gone]))
+
+
+def test_weights_that_stop_arriving_are_not_a_sampler_failure(tmp_path, monkeypatch):
+    async def interrupted(version, updates):
+        raise UpdateInterrupted("the learner ended")
+
+    sampler = make(tmp_path)
+    monkeypatch.setattr(sampler._engine, "update_weights", interrupted)
+    with pytest.raises(InputLost, match=r"sampler 3 did not get all weights of version 1: the learner ended"):
+        asyncio.run(sampler.load_weights(1, []))
 
 
 def test_neighbouring_seeds_share_no_sample_seeds():

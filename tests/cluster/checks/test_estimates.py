@@ -93,6 +93,21 @@ def test_twenty_seven_billion_on_thirty_two_gpus(repository: Path) -> None:
     assert not memory_problems(config, found, None)
 
 
+def test_broadcasts_pass_the_weights_on_and_rank_0_holds_a_copy(repository: Path) -> None:
+    config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, "broadcast.backend=nccl")
+    # The copy, 54.0e9, is larger than the activations of a step, 14.7e9, and takes their place.
+    assert found.learner_memory == near(48.8e9 - 14.7e9 + 54.0e9)
+    assert found.transit and found.transit.shared_memory == found.transit.object_store == 0
+    assert found.transit.seconds == near(18 + 0.06)  # once through the network, at 3e9
+    assert found.shape
+    rows = dict(report(config, replace(found, shape=replace(found.shape, assumed=True))))  # the model is not here
+    assert rows["weights in transit, one node"] == "50.3 GiB in the memory of learner rank 0 (GPU)"
+    (problem,) = memory_problems(config, found, None)
+    assert "the weights of an update 50.3 GiB" in problem and "set broadcast.backend = host" in problem
+    _, one_node = figures(repository, EIGHT, QWEN3_4B, "broadcast.backend=nccl")
+    assert one_node.transit and one_node.transit.seconds == near(1.34 + 0.06)
+
+
 def test_adapters_take_optimizer_state_and_the_frozen_model_does_not(repository: Path) -> None:
     config = load_config(
         repository / EIGHT, ["learner.lora.rank=16", "learner.zero_stage=0", "loss.kl_coefficient=0.1"]

@@ -71,8 +71,20 @@ def test_a_processor_frees_no_memory() -> None:
 def test_a_back_end_that_cannot_work_is_refused() -> None:
     assert build_config(one_card()).broadcast.chosen_backend == "host"
     assert build_config(one_card(broadcast={"backend": "ipc"})).broadcast.chosen_backend == "ipc"
-    with pytest.raises(ConfigError, match=r"broadcast.backend.*nccl is not built yet; use host"):
-        build_config({"broadcast": {"backend": "nccl"}})
+    assert build_config({"broadcast": {"backend": "nccl"}}).broadcast.chosen_backend == "nccl"
+    with pytest.raises(ConfigError, match=r"nccl cannot join two processes on one GPU.* use broadcast.backend = host"):
+        build_config(one_card(broadcast={"backend": "nccl"}))
+    for gpus, per_rank in ((1, 0), (0, 1)):
+        message = rf"or both on CPUs, but sampler.gpus = {gpus} and learner.gpus_per_rank = {per_rank}; use .* = host"
+        with pytest.raises(ConfigError, match=message):
+            build_config(
+                {
+                    "broadcast": {"backend": "nccl"},
+                    "sampler": {"gpus": gpus},
+                    "learner": {"gpus_per_rank": per_rank},
+                    "model": {"dtype": "bfloat16"},
+                }
+            )
     pairs = one_card(broadcast={"backend": "ipc"}, actors={"samplers": 2}, learner={"ranks": 2})
     for tree in ({"broadcast": {"backend": "ipc"}}, pairs):
         with pytest.raises(ConfigError, match=r"broadcast.backend = ipc needs .* learner.ranks = 1"):
