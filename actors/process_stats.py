@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from actors.engine_load import EngineLoad
 from actors.logs import own_output
 from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
@@ -67,6 +68,7 @@ class Heartbeat:
     logs: the files that receive its standard error and standard output; Ray keeps them on the actor's node.
     host: the name of that node.
     gpus: those that Ray assigned to the actor, by index or UUID.
+    load: of a sampler's engine since the last heartbeat; None: it has none, or has not started.
     """
 
     node: str
@@ -75,6 +77,7 @@ class Heartbeat:
     logs: tuple[str, ...] = ()
     host: str = ""
     gpus: tuple[str, ...] = ()
+    load: EngineLoad | None = None
 
     def where(self) -> str:
         """Its processes and their node, for messages."""
@@ -98,14 +101,14 @@ class ProcessStats:
     cpu_seconds: float
 
 
-def own_heartbeat(*others: int, working: bool = False) -> Heartbeat:
+def own_heartbeat(*others: int, working: bool = False, load: EngineLoad | None = None) -> Heartbeat:
     """The answer of the actor that runs in this process; `others` are the PIDs of processes that it needs."""
     import ray
 
     needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
     context = ray.get_runtime_context()
     gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
-    return Heartbeat(context.get_node_id(), needed, working, own_output(), socket.gethostname(), gpus)
+    return Heartbeat(context.get_node_id(), needed, working, own_output(), socket.gethostname(), gpus, load)
 
 
 def last_lines(path: str) -> list[str]:

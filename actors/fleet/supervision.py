@@ -48,6 +48,7 @@ class Supervisor:
         kill: kills an actor, as ``ray.kill``.
         report: called with every incident when it is detected, and again on recovery.
         nodes: tells which nodes will be lost; None: nothing does.
+        heard: called with an actor's name and each of its heartbeats.
     """
 
     settings: SupervisionSettings
@@ -56,6 +57,7 @@ class Supervisor:
     kill: Callable[[ActorHandle], None]
     report: Callable[[Incident], None] = lambda incident: None
     nodes: Nodes | None = None
+    heard: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None
     changes: Changes = field(default_factory=Changes)
     units: list[Unit] = field(default_factory=list)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the latest, for the report
@@ -244,12 +246,14 @@ class Supervisor:
                 request.cancel()
 
     async def _request_heartbeat(self, member: Member, deadline_s: float) -> Heartbeat:
-        return await call(
+        heartbeat: Heartbeat = await call(
             member.actor().heartbeat.remote(),
             owner=member.name,
             to="answer a heartbeat",
             deadline_s=deadline_s,
         )
+        self.heard(member.name, heartbeat)
+        return heartbeat
 
     async def _monitor_start(self, member: Member) -> str:
         """Why `member`, which is being prepared, will never serve: its processes are stopped.

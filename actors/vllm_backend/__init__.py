@@ -6,6 +6,7 @@ vLLM is imported inside functions: importing this package is cheap, and the envi
     engine            samples token ids and loads new weights
     weight_transfer   our back-end for loading weights
     liveness          ends waits for an engine that died
+    stats             how loaded the engine is
     sleep             frees GPU memory for a learner on the same card
     pooling           runs the classifier of a learned verifier
     environment       errors and environment variables of both

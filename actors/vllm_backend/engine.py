@@ -23,11 +23,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from actors.card_memory import utilization
+from actors.engine_load import EngineLoad
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend.environment import EngineError, UpdateInterrupted, environment, summary
 from actors.vllm_backend.liveness import DEAD, died, while_alive
 from actors.vllm_backend.sleep import Sleep
+from actors.vllm_backend.stats import EngineStats
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 from actors.weights import Update
 from verifiers.text.stop_tokens import stop_token_ids
@@ -89,6 +91,7 @@ class VllmEngine:
         self._weight_backend = weight_backend
         self._reserved, self._card_gib = reserved, card_gib
         self._sleep = Sleep(sampler.sleep)
+        self._stats = EngineStats()
         self._llm: Any = None
         self._failure: str | None = None
         self._stop_token_ids: list[int] = []
@@ -126,7 +129,7 @@ class VllmEngine:
             )
             if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
                 arguments.enable_prefix_caching = False  # vLLM caches states only with chunked prefill
-            self._llm = AsyncLLM.from_engine_args(arguments)
+            self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stats.logger()])
             request = WeightTransferInitRequest(init_info={})
             await while_alive(self._llm, self._llm.init_weight_transfer_engine(request))
             await while_alive(self._llm, self._llm.update_weight_version(str(version)))
@@ -229,6 +232,7 @@ class VllmEngine:
         if not self._incomplete:
             mode = "keep" if self.settings.in_flight == "keep" else "wait"
             await llm.pause_generation(mode=mode, clear_cache=True)
+            self._stats.cache_cleared()
         paused = time.perf_counter()
         await self._sleep.allocate_weights(llm)
         await llm.start_weight_update()
@@ -273,6 +277,10 @@ class VllmEngine:
         """The version of the weights that the engine holds, as the engine core reports it."""
         llm = self._running()
         return int(await while_alive(llm, llm.get_weight_version()))
+
+    def load(self) -> EngineLoad:
+        """How loaded the engine was since the last call."""
+        return self._stats.take()
 
     def pids(self) -> tuple[int, ...]:
         """The engine core's processes."""
@@ -357,7 +365,7 @@ def _engine_arguments(
         language_model_only=True,  # for multimodal checkpoints, as in the learner
         enable_prefix_caching=True,  # the n samples of a prompt share its prefill; every update clears it
         logprobs_mode="processed_logprobs",  # after applying the temperature
-        disable_log_stats=True,
+        disable_log_stats=True,  # of vLLM's own loggers
         enable_log_requests=False,
         use_tqdm_on_load=False,
         generation_config="vllm",  # sampling defaults of the model directory must not change the distribution

@@ -33,9 +33,11 @@ class SamplerActor(Sampler):
         Raises:
             SamplerError: the engine core died.
         """
-        if self._started:
-            await self.check()
-        return own_heartbeat(*self._engine.pids(), working=self._in_flight > 0 and not self._engine.updating)
+        if not self._started:
+            return own_heartbeat(*self._engine.pids())
+        await self.check()
+        working = self._in_flight > 0 and not self._engine.updating
+        return own_heartbeat(*self._engine.pids(), working=working, load=self._engine.load())
 
     async def sample_group(self, request: SampleRequest) -> tuple[int, pa.RecordBatch]:
         """Sample one group.

@@ -141,6 +141,27 @@ _RUNNING: tuple[Spec, ...] = (
         from_zero=True,
     ),
     Spec(
+        "cache",
+        "Samplers' key-value cache",
+        "share",
+        (("sampler/kv_cache_use_max", "largest use"), ("sampler/prefix_cache_hit_rate", "prompt tokens found in it")),
+        "Near 1, requests wait or are preempted.",
+        from_zero=True,
+        share=True,
+    ),
+    Spec(
+        "requests",
+        "Requests in an engine",
+        "requests",
+        (
+            ("sampler/running_max", "decoded together, at most"),
+            ("sampler/waiting_max", "waiting, at most"),
+            ("sampler/preemptions", "preempted in all"),
+        ),
+        "Preemptions: the key-value cache is too small for sampler.max_num_seqs.",
+        from_zero=True,
+    ),
+    Spec(
         "sync",
         "Weight sync",
         "s",

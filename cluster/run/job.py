@@ -52,6 +52,7 @@ from cluster.run.startup import Startup, announced_start
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
 from cluster.telemetry.output import surviving_output
+from cluster.telemetry.samplers import SamplerLoads
 from verifiers.tasks.contamination import SHINGLE, contamination
 from verifiers.text.rendering import TokenizedPrompt
 
@@ -153,7 +154,10 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
     """Start every actor of the run and connect them; on resume all of them hold the checkpoint's weights."""
     config, directory, message = context.config, context.directory, context.dashboards.message
     startup = Startup(message, directory)
-    processes = Processes(config, directory.path.name, context.incidents.report, startup, directory.logs)
+    loads = SamplerLoads(context.dashboards.export)
+    processes = Processes(
+        config, directory.path.name, context.incidents.report, startup, directory.logs, heard=loads.hear
+    )
     snapshot = str(context.start.path / QUEUE_FILE) if context.start else None
     source: GroupSource
     learner: Learner
@@ -184,7 +188,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             queue = await processes.start_queue(directory.path, snapshot)
             source = LiveGroups(config, context.training, pool, queue, context.start)
     memory = JobMemory(processes.supervisor, context.dashboards.export)
-    return Run(context, source, learner, broadcaster, pool, processes.supervisor, memory, shutdown)
+    return Run(context, source, learner, broadcaster, pool, processes.supervisor, memory, shutdown, loads)
 
 
 def evaluate_checkpoint(

@@ -22,7 +22,7 @@ from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Incident, Member, Unit
 from actors.fleet.worker_pool import WorkerPool
 from actors.logs import environment
-from actors.process_stats import NodeMonitor
+from actors.process_stats import Heartbeat, NodeMonitor
 from actors.queue.group_log import groups_file, read_groups
 from actors.remote_calls import call
 from actors.weights import make_transfer
@@ -115,6 +115,7 @@ class Processes:
         report: called for every actor that is lost, and again when it is replaced.
         ready: called with the name and the report of every verifier worker that starts to serve.
         logs: directory of the actors' log files; None: Ray's log directory of each node.
+        heard: called with the name and each heartbeat of an actor.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Processes:
         report: Callable[[Incident], None],
         ready: Callable[[str, Ready], None] = lambda name, ready: None,
         logs: Path | None = None,
+        heard: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None,
     ) -> None:
         self._config = config
         self._run_id = run_id
@@ -132,7 +134,13 @@ class Processes:
         self._placement = Placement(config)
         self._broadcaster: Broadcaster | None = None  # until it is connected, samplers keep the weights of model.path
         self.supervisor = Supervisor(
-            config.supervision, config.deadlines.start_s, _node_monitor, kill=ray.kill, report=report, nodes=RayNodes()
+            config.supervision,
+            config.deadlines.start_s,
+            _node_monitor,
+            kill=ray.kill,
+            report=report,
+            nodes=RayNodes(),
+            heard=heard,
         )
 
     async def reserve_cards(self) -> bool:

@@ -29,6 +29,7 @@ from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.selection import Selection
 from cluster.run.shutdown import Shutdown
 from cluster.telemetry.memory import JobMemory
+from cluster.telemetry.samplers import SamplerLoads
 from verifiers.text.rendering import TokenizedPrompt
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Run:
     supervisor: Supervisor
     memory: JobMemory
     shutdown: Shutdown
+    loads: SamplerLoads = field(default_factory=SamplerLoads)
     evaluations: list[Evaluation] = field(default_factory=list)
     saved: int | None = None
     stopped: str | None = None
@@ -95,7 +97,7 @@ class Run:
             The step's row of metrics.
         """
         context = self.context
-        row = metrics | clock.row() | self.memory.row()
+        row = metrics | clock.row() | self.memory.row() | self.loads.row()
         learning_s = row["time/learning_share"] * row["time/step_s"]
         row["throughput/trained_tokens_per_s"] = row.get("batch/tokens", 0.0) / max(learning_s, 1e-9)
         row["supervision/restarts"] = self.supervisor.restarts

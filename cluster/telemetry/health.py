@@ -289,6 +289,16 @@ RULES: tuple[Rule, ...] = (
         share_of=lambda config: config.rollout.prompts_per_step,
         unit=" / rollout.prompts_per_step",
     ),
+    _share_rule(
+        "preemptions",
+        "sampler/preemptions",
+        0.01,
+        "requests were preempted because the samplers' key-value cache was full, {share:.2g} times per sample; their "
+        "prompts and answers so far are computed again. Raise sampler.kv_cache_gib (CPU) or "
+        "sampler.gpu_memory_utilization (GPU), or lower sampler.max_num_seqs (now {config.sampler.max_num_seqs}).",
+        share_of=lambda config: config.rollout.prompts_per_step * config.rollout.n,
+        unit=" / (rollout.prompts_per_step * rollout.n)",
+    ),
     Rule("not_finite", f"NaN or infinity in {', '.join(FINITE)}", _not_finite, window=1),
     Rule(
         "no_update",

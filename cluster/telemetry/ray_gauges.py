@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from cluster.records.metric_names import AXES, METRICS, find_metric, to_number
@@ -28,6 +29,7 @@ def tags_of(key: str) -> tuple[str, ...]:
     return tuple(re.findall(r"<(\w+)>", key))
 
 
+@cache  # a run has a few names, which hundreds of samplers report every few seconds
 def exported(name: str) -> tuple[str, dict[str, str]]:
     """The gauge of a logged name, and its tags besides `run`.
 

@@ -96,7 +96,7 @@ def start_sampler(make_model, run_async, tmp_path_factory) -> Iterator[Callable[
             "sampler 0",
             str(directory),
             "float32",
-            SamplerSettings(threads=1, kv_cache_gib=0.05, max_num_seqs=64, **settings),
+            SamplerSettings(**{"threads": 1, "kv_cache_gib": 0.05, "max_num_seqs": 64} | settings),
             RolloutSettings(max_prompt_tokens=32, max_response_tokens=192),
         )
         started.append(sampler)

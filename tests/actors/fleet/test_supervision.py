@@ -118,6 +118,20 @@ def test_a_dead_actor_is_replaced_and_its_callers_continue():
     asyncio.run(scenario())
 
 
+def test_every_heartbeat_is_heard():
+    async def scenario():
+        heard: list[str] = []
+        supervisor = make()
+        supervisor.heard = lambda name, heartbeat: heard.append(f"{name} on {heartbeat.node}")
+        unit, _ = employ(supervisor)
+        await supervisor.start(unit)
+        await asyncio.wait_for(supervisor.run(asyncio.sleep(0.3)), LIMIT_S)
+        return heard
+
+    heard = asyncio.run(scenario())
+    assert len(heard) > 3 and set(heard) == {"sampler-0 on node"}
+
+
 def test_a_run_out_of_restarts_ends_with_a_report():
     from actors.remote_calls import ActorFailure
 

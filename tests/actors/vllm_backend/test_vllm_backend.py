@@ -32,6 +32,12 @@ def sampler(served):
     return served[0]
 
 
+@pytest.fixture(scope="module")
+def crowded(start_sampler):
+    """A sampler whose cache holds eight blocks of 128 tokens."""
+    return start_sampler("llama-tied", kv_cache_gib=2**20 / 2**30)
+
+
 async def sample_all(sampler: Sampler, tag: str, order: list[int], max_tokens: int = 32):
     """All prompts at once, submitted in `order`; returns the groups in the prompts' own order."""
     groups = await asyncio.gather(
@@ -98,8 +104,24 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_lives(sampler, r
     run_async(sampler.check())
 
 
-def test_an_incomplete_update_ends_the_sampler_and_its_requests(start_sampler, run_async):
-    sampler, model = start_sampler("llama-tied")
+def test_a_full_cache_preempts_requests_and_changes_no_sample(sampler, crowded, run_async):
+    """The load says so; a preempted request is prefilled again, with the tokens that it had."""
+    for each in (sampler, crowded[0]):
+        each._engine.load()
+    alone = run_async(sampler.sample(PROMPTS[1], 16, Sampling(), 160, 3, "roomy"))
+    preempted = run_async(crowded[0].sample(PROMPTS[1], 16, Sampling(), 160, 3, "crowded"))
+    for a, b in zip(alone, preempted, strict=True):
+        assert np.array_equal(a.tokens, b.tokens)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+    roomy, full = sampler._engine.load(), crowded[0]._engine.load()
+    assert roomy.preemptions == 0 and roomy.running == 16 and roomy.waiting == 0
+    assert 0 < roomy.kv_cache_use < 0.5 and roomy.prompt_tokens == 16 * len(PROMPTS[1])
+    assert full.preemptions > 0 and full.waiting > 0 and full.kv_cache_use > 0.8
+    assert crowded[0]._engine.load().running == 0
+
+
+def test_an_incomplete_update_ends_the_sampler_and_its_requests(crowded, run_async):
+    sampler, model = crowded
     tensors = [(name, p) for name, p in model.named_parameters() if "layers.1.self_attn.k_proj" not in name]
     manifest = buckets.write_bucket(buckets.new_path("test"), tensors)
 

@@ -213,14 +213,16 @@ def test_running_requests_go_on_with_the_new_weights(served, run_async, referenc
         running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=160)) for i in range(4)]
         first_version = await sampler.version()
         await asyncio.sleep(0.1)
+        before = sampler._engine.load()
         perturb(model, KINDS["all"])
         report = await update(sampler, model)
-        return first_version, report, [c for group in await asyncio.gather(*running) for c in group]
+        return first_version, report, [c for group in await asyncio.gather(*running) for c in group], before
 
-    first, report, completions = run_async(update_while_sampling())
+    first, report, completions, before = run_async(update_while_sampling())
     assert report["pause_seconds"] < 10
     crossed = [c for c in completions if list(dict.fromkeys(c.versions.tolist())) == [first, report["version"]]]
     assert crossed, "no request was running during the update: make the responses longer"
+    assert before.running > 0 and sampler._engine.load().preemptions == 0, "those that the update put back are none"
     gaps: list[float] = []
     for completion in crossed:
         by_old, by_new = (

@@ -25,6 +25,7 @@ HEALTHY: dict[str, float] = {
     "verifier/unparsable_share": 0.005,
     "verifier/timeout_share": 0.0,
     "verifier/verifier_error_share": 0.0,
+    "sampler/preemptions": 1.0,
     "optimizer/gradient_norm": 1.6,
     "optimizer/skipped": 0.0,
     "policy/kl_behaviour": 0.0,
@@ -71,6 +72,11 @@ KINDS: list[tuple[str, dict[str, float], tuple[str, ...]]] = [
     ("verifier_errors", {"verifier/verifier_error_share": 0.2}, ("20%", "task.sandbox", "groups/")),
     ("timeouts", {"verifier/timeout_share": 0.4}, ("task.sandbox.wall_seconds", "task.math.timeout_s")),
     ("set_aside", {"groups/set_aside": 20.0}, ("83%", "quarantine/")),
+    (
+        "preemptions",
+        {"sampler/preemptions": 24.0},
+        ("0.062 times per sample", "sampler.kv_cache_gib", "sampler.max_num_seqs (now 256)"),
+    ),
     ("not_finite", {"optimizer/gradient_norm": math.nan}, ("optimizer/gradient_norm is nan", "learner.learning_rate")),
     ("no_update", {"optimizer/gradient_norm": 0.0}, ("gradient is exactly 0", "loss.")),
 ]
