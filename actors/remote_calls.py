@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.errors import InputLost
 from actors.process_stats import INSPECT_SECONDS
@@ -35,6 +43,16 @@ class ActorFailure(RuntimeError):
 
 class ActorLost(ActorFailure):
     """An actor died, hung or missed a deadline; retry with its replacement."""
+
+
+class ActorUnreachable(ActorLost):
+    """The connection to an actor broke, and Ray does not report its death: the actor may live, and may have carried out
+    the call, whose answer is lost.
+
+    Ray repeats no call of ours, because most must not run twice: a gradient, a lease of groups, a weight update. For
+    these it counts as the loss of the actor, whose replacement starts from a known state. A heartbeat, a sampled group
+    and its grades can be asked for again.
+    """
 
 
 class NodeLost(ActorLost):
@@ -71,6 +89,7 @@ async def call(
     Raises:
         ObjectLost: an argument was lost; the actor is not at fault.
         NodeLost: the actor died because its node did, as Ray reports.
+        ActorUnreachable: the connection to it broke; it may have carried out the call.
         ActorLost: the actor died or did not answer in time.
         ActorFailure: the actor raised.
     """
@@ -85,6 +104,11 @@ async def call(
         raise kind(f"{owner} failed to {to}: {_message(cause)}") from error
     except (TimeoutError, GetTimeoutError):
         raise ActorLost(f"{owner} did not {to} within {within(deadline_s, key)}") from None
+    except ActorUnavailableError as error:  # no report of its death came within a second of the broken connection
+        raise ActorUnreachable(
+            f"{owner} could not be reached while it was to {to}: the connection to it broke, and Ray does not report "
+            f"its death, so it may have done so ({_short(str(error))})"
+        ) from error
     except RayActorError as error:
         in_order = error.preempted or _NODE_STOPPED in str(error)
         message = f"{owner} died before it could {to}: {cause_of_death(error)}"

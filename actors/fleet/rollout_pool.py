@@ -23,7 +23,7 @@ from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member
 from actors.fleet.worker_pool import WorkerPool
 from actors.group import SampleRequest, quarantined_group
-from actors.remote_calls import ActorFailure, NodeLost, ObjectLost, call
+from actors.remote_calls import ActorFailure, ActorUnreachable, NodeLost, ObjectLost, call
 from actors.settings import DeadlineSettings, SupervisionSettings
 from verifiers.task import Prompt
 
@@ -213,10 +213,11 @@ class RolloutPool:
             raise
         except ActorFailure as failure:
             await self._supervisor.check(member, incarnation, failure)
-            in_order = isinstance(failure, NodeLost) and failure.in_order
-            if in_order or self._supervisor.excused(member.name, incarnation):
-                raise _AttemptMoved(Failure(str(failure), None)) from failure
             lives = member.incarnation == incarnation and member.present  # the call failed, the actor did not
+            in_order = isinstance(failure, NodeLost) and failure.in_order
+            cut_off = lives and isinstance(failure, ActorUnreachable)  # only the answer is lost
+            if in_order or cut_off or self._supervisor.excused(member.name, incarnation):
+                raise _AttemptMoved(Failure(str(failure), None)) from failure
             loss = None if lives else (member.name, incarnation)
             raise _AttemptFailed(Failure(str(failure), loss, isinstance(failure, NodeLost))) from failure
 
@@ -247,7 +248,7 @@ class _AttemptFailed(Exception):
 
 
 class _AttemptMoved(_AttemptFailed):
-    """Its actor was lost with a node that ended after a notice, or moved off that node."""
+    """Its actor was lost with a node that ended after a notice, or moved off that node; or only the answer was lost."""
 
 
 class _Budget:

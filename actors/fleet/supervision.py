@@ -27,7 +27,7 @@ from actors.fleet.restarts import Restarts
 from actors.fleet.rooms import release, reserved
 from actors.fleet.units import Changes, Incident, Member, Unit
 from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat
-from actors.remote_calls import ActorFailure, ActorLost, call, within
+from actors.remote_calls import ActorFailure, ActorLost, ActorUnreachable, call, within
 from actors.settings import SupervisionSettings
 
 logger = logging.getLogger(__name__)
@@ -122,14 +122,31 @@ class Supervisor:
             self.changes.notify()
 
     async def check(self, member: Member, incarnation: int, failure: ActorFailure) -> None:
-        """After a failed call to `member`, ask for a heartbeat and mark it as failed unless it answers."""
-        if not isinstance(failure, ActorLost) and member.incarnation == incarnation and member.present:
+        """After a failed call to `member`, ask for a heartbeat and mark it as failed unless it answers.
+
+        If its connection broke, wait until it answers again or its monitor finds out that it is lost.
+        """
+        if isinstance(failure, ActorUnreachable):
+            if await self._reachable_again(member, incarnation):
+                return
+        elif not isinstance(failure, ActorLost) and member.incarnation == incarnation and member.present:
             try:
                 await self._request_heartbeat(member, self.settings.hung_s)
                 return
             except ActorFailure as error:
                 failure = error
         self.mark_failed(member, incarnation, failure)
+
+    async def _reachable_again(self, member: Member, incarnation: int) -> bool:
+        """Whether this incarnation of `member`, whose connection broke, answers again before it is lost."""
+        broke = time.monotonic()
+        while time.monotonic() - broke < self.settings.busy_s:
+            if member.incarnation != incarnation or not member.present:
+                return False
+            if member.heard_at > broke:
+                return True
+            await asyncio.sleep(self.settings.heartbeat_s)
+        return False
 
     async def memory_gib(self, *others: Heartbeat) -> dict[str, float]:
         """Memory of all actors and of the processes of `others`, by node; without nodes that do not answer."""
@@ -225,6 +242,7 @@ class Supervisor:
         """Why `member` was lost, from its heartbeats and process stats."""
         detector = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
         request: asyncio.Task[Any] | None = None
+        reachable = True
         try:
             while True:
                 request = request or asyncio.create_task(self._request_heartbeat(member, self.settings.busy_s))
@@ -232,9 +250,14 @@ class Supervisor:
                 if request.done():
                     try:
                         member.heartbeat = request.result()
+                        detector.heartbeat(time.monotonic(), working=member.heartbeat.working)
+                        reachable = True
+                    except ActorUnreachable as failure:  # long silence is judged below; Ray reports a death next time
+                        if reachable:
+                            logger.warning("%s; it is asked again", failure)
+                        reachable = False
                     except ActorFailure as failure:
                         return str(failure)
-                    detector.heartbeat(time.monotonic(), working=member.heartbeat.working)
                     request = None
                 await self._observe(detector, member)
                 reason = detector.diagnosis(time.monotonic())
@@ -252,6 +275,7 @@ class Supervisor:
             to="answer a heartbeat",
             deadline_s=deadline_s,
         )
+        member.heard_at = time.monotonic()
         self.heard(member.name, heartbeat)
         return heartbeat
 

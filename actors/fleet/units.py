@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class Member:
     serving: bool = False
     leaving: bool = False  # it moves to another node, so it gets no new requests
     heartbeat: Heartbeat | None = None  # the last one
+    heard_at: float = -math.inf  # when an actor of this name last answered, by a monotonic clock
     failure: str | None = None  # why a caller marked it as failed
     changes: Changes = field(default_factory=Changes)  # those of its unit
 

@@ -79,6 +79,21 @@ def test_a_killed_process_is_reported_with_rays_reason():
     assert message_of(ActorDiedError()) == "verifier-0 died before it could start: its process ended"
 
 
+def test_a_broken_connection_is_not_reported_as_a_death():
+    """Ray reports it a second after the connection broke, if nothing says that the actor died."""
+    from ray.exceptions import ActorUnavailableError
+
+    from actors.remote_calls import ActorLost, ActorUnreachable
+
+    assert issubclass(ActorUnreachable, ActorLost)  # of which the callers of what must not run twice take it
+    error = ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed", b"\x01" * 16)
+    assert message_of(error) == (
+        "verifier-0 could not be reached while it was to start: the connection to it broke, and Ray does not report "
+        f"its death, so it may have done so (The actor {'01' * 16} is unavailable: The actor is temporarily "
+        "unavailable: RpcError: Socket closed. The task may or may not have been executed on the actor.)"
+    )
+
+
 def test_the_error_of_an_argument_is_reported_without_its_traceback():
     def fails():
         raise ValueError("the group is of another schema")

@@ -93,6 +93,37 @@ def test_a_failed_grading_is_tried_again_without_sampling_again():
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
+@pytest.mark.parametrize("method", ["sample", "grade"])
+def test_only_a_lost_answer_is_asked_for_again_and_implicates_no_prompt(method):
+    """The connection to an actor broke, but it lives: more often than a prompt may fail."""
+    from ray.exceptions import ActorUnavailableError
+
+    class Flaky(Worker):
+        async def _work(self):
+            await super()._work()
+            if self.calls <= 6:
+                raise ActorUnavailableError("the connection was reset", None)
+            return 8
+
+    async def scenario():
+        flaky, steady = Flaky(), Worker()
+        pool = pool_of(*([flaky], [steady]) if method == "sample" else ([steady], [flaky]), heartbeat_s=0.01)
+        (member,) = (pool.samplers if method == "sample" else pool.verifiers).members
+
+        async def heartbeats():  # as of the supervisor's monitor
+            while True:
+                await pool._supervisor._request_heartbeat(member, LIMIT_S)
+                await asyncio.sleep(0.01)
+
+        monitor = asyncio.create_task(heartbeats())
+        assert await pool.graded_group(request(), None) == "graded group 0"
+        monitor.cancel()
+        assert (flaky.calls, steady.calls) == (7, 1)
+        assert member.present and member.serving and pool.quarantined == 0 and pool.sampled_tokens == 8
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
 def test_a_poison_prompt_is_quarantined_with_evidence_and_never_tried_again(monkeypatch):
     monkeypatch.setattr("ray.put", lambda batch: batch)
     from actors.fleet.quarantine import Quarantine

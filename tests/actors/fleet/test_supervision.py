@@ -19,10 +19,10 @@ def remote(function):
 
 
 class FakeActor:
-    """A fake actor handle; when killed or dead, it raises what Ray raises."""
+    """A fake actor handle; when killed, dead or cut off, it raises what Ray raises."""
 
     def __init__(self) -> None:
-        self.dead = False
+        self.dead = self.cut_off = False
         self.heartbeat = remote(self._beat)
         self.work = remote(self._work)
 
@@ -38,10 +38,12 @@ class FakeActor:
         return "done"
 
     def _check(self):
-        if self.dead:
-            from ray.exceptions import ActorDiedError
+        from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+        if self.dead:
             raise ActorDiedError()
+        if self.cut_off:
+            raise ActorUnavailableError("the connection was reset", None)
 
 
 class EmptyMonitor:
@@ -130,6 +132,62 @@ def test_every_heartbeat_is_heard():
 
     heard = asyncio.run(scenario())
     assert len(heard) > 3 and set(heard) == {"sampler-0 on node"}
+
+
+def test_an_actor_whose_connection_broke_is_kept_if_it_answers_again(caplog):
+    from actors.remote_calls import ActorUnreachable
+
+    async def scenario():
+        supervisor = make(hung_s=0.1)
+        unit, member = employ(supervisor)
+        await supervisor.start(unit)
+        first = member.handle
+
+        async def work():
+            first.cut_off = True
+            lost = asyncio.create_task(supervisor.check(member, 0, ActorUnreachable("sampler-0 could not be reached")))
+            await asyncio.sleep(0.3)
+            assert not lost.done() and member.serving, "its call must not be repeated before the actor answers"
+            first.cut_off = False
+            await asyncio.wait_for(lost, LIMIT_S)
+
+        await supervisor.run(work())
+        assert member.handle is first and member.present and not supervisor.incidents
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(scenario())
+    said = [record.message for record in caplog.records if "asked again" in record.message]
+    assert len(said) == 1 and "sampler-0 could not be reached while it was to answer a heartbeat" in said[0]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_an_actor_whose_connection_stays_broken_is_replaced(dies):
+    """Ray reports its death a little later, or nobody knows, and it has not answered for too long."""
+    from actors.remote_calls import ActorUnreachable
+
+    async def scenario():
+        supervisor = make(busy_s=0.3 if not dies else 600.0)
+        unit, member = employ(supervisor)
+        await supervisor.start(unit)
+        first = member.handle
+
+        async def work():
+            first.cut_off = True
+            lost = asyncio.create_task(supervisor.check(member, 0, ActorUnreachable("sampler-0 could not be reached")))
+            await asyncio.sleep(0.1)
+            first.dead = dies
+            await asyncio.wait_for(lost, LIMIT_S)
+            while member.handle is first or not member.serving:
+                await supervisor.changes.wait()
+
+        await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
+        return supervisor.incidents[0].reason
+
+    reason = asyncio.run(scenario())
+    if dies:
+        assert "sampler-0 died before it could answer a heartbeat" in reason
+    else:  # its monitor or its caller notices first
+        assert "(supervision.busy_s)" in reason or "sampler-0 could not be reached" in reason
 
 
 def test_a_run_out_of_restarts_ends_with_a_report():
