@@ -6,7 +6,6 @@ reason, because the reference page and the messages for wrong keys are generated
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -69,18 +68,6 @@ class AllocationSettings(Section):
         """The smallest and the largest group at an objective's `k`, with ``rollout.n`` = `n`."""
         most = self.max_n or max(n, min(4 * n, MOST_ALLOCATED))
         return self.min_n or objective.smallest_group(k), most
-
-    def size_problem(self, objective: ObjectiveSettings, k: int, n: int, found: Collection[int]) -> str | None:
-        """The problem if a recorded group, of sizes `found`, is outside of the limits; else None."""
-        least, most = self.limits(objective, k, n)
-        odd = [size for size in found if not least <= size <= most]
-        if not odd:
-            return None
-        return (
-            f"rollout.allocation allows groups of {least} to {most} samples, but there is one of {odd[0]}; recorded "
-            "groups, and those in a checkpoint, are trained on unchanged: set rollout.allocation.min_n and max_n as in "
-            "the run that sampled them"
-        )
 
 
 class RolloutSettings(Section):

@@ -7,7 +7,7 @@ group's own samples never decide whether it is trained or how large it is, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,43 @@ from actors.queue.prompt_stream import PromptStream
 from actors.settings import AllocationSettings
 from learner.allocation import ExpectedNoise, allocate
 from learner.objective import Objective
-from learner.schedule import ScheduleSettings, scheduled_integer
+from learner.schedule import ScheduleSettings, sampling_mismatch, scheduled_integer
 from learner.selection import UNITS, selection_units, selection_weights, systematic_sample
+from learner.settings import ObjectiveSettings
 from verifiers.verdict import Status
 
 _SELECTION = 3  # distinguishes these random numbers from those of samples (actors.queue.prompt_stream.sampling_seed)
+
+
+def size_problem(
+    allocation: AllocationSettings | None,
+    schedule: ScheduleSettings,
+    objective: ObjectiveSettings,
+    found: Collection[int],
+    *,
+    step: int,
+    k: int,
+    n: int,
+) -> str | None:
+    """The problem if groups of the sizes `found` cannot be trained on in a step; else None.
+
+    Args:
+        allocation: with it each size must be within its limits; without, all sizes are equal.
+        step: finished optimizer steps.
+        k: of the objective in this step.
+        n: ``rollout.n``.
+    """
+    if allocation is None:
+        return sampling_mismatch("n", schedule, step, n, found)
+    least, most = allocation.limits(objective, k, n)
+    odd = [size for size in found if not least <= size <= most]
+    if not odd:
+        return None
+    return (
+        f"rollout.allocation allows groups of {least} to {most} samples, but there is one of {odd[0]}; recorded "
+        "groups, and those in a checkpoint, are trained on unchanged: set rollout.allocation.min_n and max_n as in "
+        "the run that sampled them"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from actors.group import Group
 from actors.group_metrics import sampled_entropy
+from actors.queue.allocation import size_problem
 from actors.sampling import restricted_problem
 from actors.settings import AllocationSettings
 from learner.batching import TrainingSequence
@@ -189,11 +190,8 @@ class LearningStep:
 
     def _check_sizes(self, groups: Sequence[Group], step: int, k: int) -> None:
         sizes = {group.n for group in groups}
-        if self._allocation is None:
-            problem = sampling_mismatch("n", self._schedule, step, self._n, sizes)
-        else:
-            problem = self._allocation.size_problem(self._objective.settings, k, self._n, sizes)
-        if problem:
+        objective = self._objective.settings
+        if problem := size_problem(self._allocation, self._schedule, objective, sizes, step=step, k=k, n=self._n):
             raise ValueError(problem)
 
     def _check_temperature(self, groups: Sequence[Group], step: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from actors.group import check_schema
+from actors.queue.allocation import size_problem
 from actors.queue.group_log import groups_file
 from actors.queue.snapshot import SnapshotError, read_snapshot
 from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
@@ -163,14 +164,10 @@ def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) 
     """Why groups that were sampled for an optimizer step cannot be trained on in it."""
     rows = [row for row in rows if row["finish_reason"]]  # a quarantined prompt has no samples
     sizes, temperatures = {len(row["finish_reason"]) for row in rows}, {row["temperature"] for row in rows}
-    if (allocation := config.rollout.allocation) is None:
-        problem = sampling_mismatch("n", config.schedule, step, config.rollout.n, sizes)
-    else:
-        k = scheduled_integer(config.schedule.k, step, config.objective.k)
-        problem = allocation.size_problem(config.objective, k, config.rollout.n, sizes)
-    problem = problem or sampling_mismatch(
-        "temperature", config.schedule, step, config.rollout.temperature, temperatures
-    )
+    k = scheduled_integer(config.schedule.k, step, config.objective.k)
+    rollout, schedule = config.rollout, config.schedule
+    problem = size_problem(rollout.allocation, schedule, config.objective, sizes, step=step, k=k, n=rollout.n)
+    problem = problem or sampling_mismatch("temperature", schedule, step, rollout.temperature, temperatures)
     problem = problem or restricted_problem(
         Sampling(**{column: row[column] for column in SAMPLING_COLUMNS if column in row}) for row in rows
     )
