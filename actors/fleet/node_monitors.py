@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from ray.actor import ActorHandle
 
 from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat, ProcessStats
 from actors.remote_calls import ActorFailure, call
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _TAIL_SECONDS = 2.0  # to read the end of a log: a lost node must not delay the replacement of its actors
@@ -39,6 +42,7 @@ class NodeMonitors:
         self._spawn = spawn
         self._kill = kill
         self._monitors: dict[str, _Monitor] = {}
+        self._short_of_gpus: set[str] = set()  # nodes whose nvidia-smi failed, which is reported once
 
     async def inspect(self, heartbeat: Heartbeat, *, family: bool = False) -> dict[int, ProcessStats]:
         """The stats of the processes of `heartbeat`; empty if the node's monitor did not answer.
@@ -74,9 +78,25 @@ class NodeMonitors:
         def request(monitor: Any, heartbeats: list[Heartbeat]) -> Awaitable[list[GpuUse]]:
             return monitor.gpu_use.remote(sorted({gpu for heartbeat in heartbeats for gpu in heartbeat.gpus}))
 
-        with_gpus = (heartbeat for heartbeat in heartbeats if heartbeat.gpus)
+        with_gpus = [heartbeat for heartbeat in heartbeats if heartbeat.gpus]
         by_node = await self._on_each_node(with_gpus, request, to="read its GPUs")
+        for node, uses in by_node.items():
+            self._report_missing(node, len(uses), [heartbeat for heartbeat in with_gpus if heartbeat.node == node])
         return [use for uses in by_node.values() for use in uses]
+
+    def _report_missing(self, node: str, found: int, heartbeats: Sequence[Heartbeat]) -> None:
+        """Warn once if nvidia-smi on a node reports fewer GPUs than its actors have."""
+        gpus = {gpu for heartbeat in heartbeats for gpu in heartbeat.gpus}
+        if found < len(gpus) and node not in self._short_of_gpus:
+            self._short_of_gpus.add(node)
+            logger.warning(
+                "nvidia-smi on %s (node %s) reports %d of the GPUs %s that actors have: memory/gpu_gib and "
+                "time/gpu_busy_share leave the others out",
+                heartbeats[0].host,
+                node[:8],
+                found,
+                ", ".join(sorted(gpus)),
+            )
 
     async def _on_each_node(
         self, heartbeats: Iterable[Heartbeat], request: Callable[[Any, list[Heartbeat]], Awaitable[T]], *, to: str

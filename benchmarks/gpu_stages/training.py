@@ -79,22 +79,30 @@ def _layout(setting: Setting) -> tuple[str, list[str]]:
 
 
 class _CardMemory:
-    """The largest memory in use on the first visible card, asked four times a second."""
+    """The largest memory in use on the first visible card, asked four times a second until nvidia-smi fails."""
 
     def __init__(self) -> None:
         self._peak_mib = 0.0
+        self._failure = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
-    def stop(self) -> float:
-        """GiB."""
+    def stop(self) -> float | None:
+        """GiB; None, with a warning, if nvidia-smi failed, because a peak after that would be missed."""
         self._over.set()
         self._thread.join(timeout=10.0)
+        if self._failure:
+            print(f"warning: peak_memory_gib is not measured: {self._failure}", file=sys.stderr, flush=True)
+            return None
         return self._peak_mib / 1024
 
     def _look(self) -> None:
         command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
         while not self._over.wait(0.25):
-            used = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-            self._peak_mib = max(self._peak_mib, float(used.split()[0]))
+            try:
+                used = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+                self._peak_mib = max(self._peak_mib, float(used.split()[0]))
+            except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+                self._failure = f"nvidia-smi failed ({error})"
+                return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import gpu
+from benchmarks.gpu_stages import training
 from benchmarks.gpu_stages.setting import Setting, Skip
 
 
@@ -74,3 +76,24 @@ def test_stages_leave_a_result_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert results[1]["figures"]["gb_per_second"] > 0
     assert call(monkeypatch, "--output", str(tmp_path), "--stage", "bandwidth") == 1, "there is no GPU"
     assert "no NVIDIA GPU is visible" in json.loads((tmp_path / "bandwidth.json").read_text())["error"]
+
+
+def test_a_peak_that_nvidia_smi_did_not_measure_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the peak until it failed, which would be too low."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 2048\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    card = training._CardMemory()
+    while not card._peak_mib:
+        time.sleep(0.01)
+    assert card.stop() == 2.0 and capsys.readouterr().err == ""
+    card = training._CardMemory()
+    while not card._peak_mib:
+        time.sleep(0.01)
+    program.write_text("#!/bin/sh\nexit 9\n")
+    card._thread.join(timeout=30)
+    assert card.stop() is None
+    assert "warning: peak_memory_gib is not measured: nvidia-smi failed (Command" in capsys.readouterr().err

@@ -91,6 +91,34 @@ def test_gpus_of_all_nodes_are_read_and_every_reading_is_exported(monkeypatch: p
     asyncio.run(scenario())
 
 
+def test_gpus_that_nvidia_smi_does_not_report_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        job_memory, monitors = job(monkeypatch)
+        supervisor = job_memory._supervisor
+        for unit, gpus in zip(supervisor.units[1:3], [("1", "2"), ("3",)], strict=True):
+            member = unit.members[0]
+            assert member.heartbeat is not None
+            member.heartbeat = replace(member.heartbeat, gpus=gpus, host=f"host of {unit.name}")
+
+        async def failed(gpus: list[str]) -> list[GpuUse]:
+            return []
+
+        await supervisor.gpu_use()
+        assert not caplog.records
+        monitors["a"].gpu_use.remote = failed
+        assert [use.memory_gib for use in await supervisor.gpu_use()] == [30.0]
+        assert [use.memory_gib for use in await supervisor.gpu_use()] == [30.0]
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(scenario())
+    assert [record.getMessage() for record in caplog.records] == [
+        "nvidia-smi on host of sampler-0 (node a) reports 0 of the GPUs 1, 2 that actors have: memory/gpu_gib and "
+        "time/gpu_busy_share leave the others out"
+    ]
+
+
 def test_a_node_that_does_not_answer_is_left_out_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         job_memory, monitors = job(monkeypatch)
