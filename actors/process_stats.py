@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from actors.engine_load import EngineLoad
-from actors.logs import own_output
+from actors.logs import own_log, own_output
 from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
@@ -69,6 +69,7 @@ class Heartbeat:
     host: the name of that node.
     gpus: those that Ray assigned to the actor, by index or UUID.
     load: of a sampler's engine since the last heartbeat; None: it has none, or has not started.
+    log_file: that of the actor itself (``actors/logs.py``), on its node or in the run directory; empty: it has none.
     """
 
     node: str
@@ -78,6 +79,7 @@ class Heartbeat:
     host: str = ""
     gpus: tuple[str, ...] = ()
     load: EngineLoad | None = None
+    log_file: str = ""
 
     def where(self) -> str:
         """Its processes and their node, for messages."""
@@ -108,7 +110,8 @@ def own_heartbeat(*others: int, working: bool = False, load: EngineLoad | None =
     needed = tuple(Process.of(pid) for pid in (os.getpid(), *others))
     context = ray.get_runtime_context()
     gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
-    return Heartbeat(context.get_node_id(), needed, working, own_output(), socket.gethostname(), gpus, load)
+    host = socket.gethostname()
+    return Heartbeat(context.get_node_id(), needed, working, own_output(), host, gpus, load, own_log())
 
 
 def last_lines(path: str) -> list[str]:

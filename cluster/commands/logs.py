@@ -43,12 +43,15 @@ def logs(
 
     What is logged depends on run.log_level. `bonrl jobs logs JOB` shows what a submitted job prints.
     """
-    from cluster.results.run_logs import LEVELS, Follower, log_files, merged
+    from cluster.results.run_logs import LEVELS, Follower, log_files, logged_elsewhere, merged
 
     if level.upper() not in LEVELS:
         raise UsageError(f"--level {level}: choose one of {', '.join(LEVELS)}")
+    files = log_files(run, actor)
+    for name, place in logged_elsewhere(run, actor).items():
+        typer.echo(f"not shown: {name} logs to {place}", err=True)
     if not follow:
-        _print(merged(log_files(run, actor).values()), level.upper())
+        _print(merged(files.values()), level.upper())
         return
     follower = Follower(run, actor)
     try:

@@ -4,7 +4,7 @@
     versions.json   Python, packages, platform, CPU count
     git.json        commit of the source tree and whether it was changed
     metrics.jsonl   one JSON object a line: a row of cluster/records/metrics.yaml with its axis values
-    logs/           driver.log and one file per actor: actors/logs.py
+    logs/           driver.log and one file per actor: actors/logs.py; elsewhere.json: log_places.py
     groups/         graded groups as Parquet: step-000001.parquet, ... and evaluation-000000.parquet, ...
     checkpoints/    see cluster/records/checkpoints.py
     queue.arrow     the replay queue's own accounting, from which a new queue actor goes on

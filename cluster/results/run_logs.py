@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cluster.errors import UsageError
+from cluster.records.log_places import LogPlace, logs_elsewhere
 
 _HEADER = re.compile(r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (?P<level>[A-Z]+) (?P<actor>\S+) step \d+ ")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -32,23 +33,35 @@ class LogRecord:
 
 
 def log_files(run: Path, actor: str | None = None) -> dict[str, Path]:
-    """Actor -> its newest log file.
+    """Actor -> its newest log file in the run directory.
 
     Args:
         run: run directory.
         actor: `sampler-0`, or `sampler` for all samplers; None: all.
 
     Raises:
-        UsageError: the run has no log files, or none of this actor.
+        UsageError: the run has no log files, or none of this actor; if they are on another host, the message names it.
     """
     found = {file.stem: file for file in sorted((run / "logs").glob("*.log"))}
     if not found:
         raise UsageError(f"{run}: no log files in {run / 'logs'}; give a run directory, such as runs/NAME")
-    wanted = (actor or "").replace(" ", "-")
-    chosen = {name: file for name, file in found.items() if wanted in ("", name) or name.startswith(f"{wanted}-")}
+    chosen = {name: file for name, file in found.items() if _is_meant(name, actor)}
     if not chosen:
+        if places := logged_elsewhere(run, actor):
+            files = "\n".join(f"  {name}: {place}" for name, place in places.items())
+            raise UsageError(f"{run} has no log of {actor!r}; read it on its host:\n{files}")
         raise UsageError(f"{run} has no log of {actor!r}; there are {', '.join(found)}")
     return chosen
+
+
+def logged_elsewhere(run: Path, actor: str | None = None) -> dict[str, LogPlace]:
+    """Those of :func:`cluster.records.log_places.logs_elsewhere` that `actor` means, as in :func:`log_files`."""
+    return {name: place for name, place in logs_elsewhere(run).items() if _is_meant(name, actor)}
+
+
+def _is_meant(name: str, actor: str | None) -> bool:
+    wanted = (actor or "").replace(" ", "-")
+    return wanted in ("", name) or name.startswith(f"{wanted}-")
 
 
 def merged(files: Iterable[Path]) -> Iterator[LogRecord]:

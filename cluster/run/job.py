@@ -15,6 +15,7 @@ from pathlib import Path
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
+from actors.process_stats import Heartbeat
 from cluster.checks.earlier import check_recorded_groups, recorded_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
@@ -34,6 +35,7 @@ from cluster.errors import UsageError
 from cluster.evaluation.summary import Evaluation, evaluation_output, read_evaluation
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
+from cluster.records.log_places import LogPlaces
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code
 from cluster.run.conclusion import advice, conclude
@@ -154,10 +156,13 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
     """Start every actor of the run and connect them; on resume all of them hold the checkpoint's weights."""
     config, directory, message = context.config, context.directory, context.dashboards.message
     startup = Startup(message, directory)
-    loads = SamplerLoads(context.dashboards.export)
-    processes = Processes(
-        config, directory.path.name, context.incidents.report, startup, directory.logs, heard=loads.hear
-    )
+    loads, places = SamplerLoads(context.dashboards.export), LogPlaces(directory)
+
+    def hear(actor: str, heartbeat: Heartbeat) -> None:
+        loads.hear(actor, heartbeat)
+        places.hear(actor, heartbeat)
+
+    processes = Processes(config, directory.path.name, context.incidents.report, startup, directory.logs, hear)
     snapshot = str(context.start.path / QUEUE_FILE) if context.start else None
     source: GroupSource
     learner: Learner

@@ -59,6 +59,7 @@ def log_in_actor(variables: dict[str, str], output: Path) -> None:
         "import logging, warnings; from actors.logs import set_step, start_actor_log; start_actor_log(); set_step(4)\n"
         "logging.getLogger('actors.workers.x').debug('sampled')\n"
         "logging.getLogger('elsewhere').warning('a warning of a library')\n"
+        "from actors.logs import own_log; print('own log', own_log())\n"
     )
     with output.open("w") as file:
         subprocess.run(
@@ -81,6 +82,7 @@ def test_without_a_run_directory_an_actor_logs_where_ray_does(tmp_path: Path, ru
     """The node of the actor does not see the run directory, or there is none."""
     log_in_actor(environment("sampler-0", Path(run) / "logs" if run else None, "INFO"), tmp_path / "worker.err")
     assert "sampler-0 step 0" in (tmp_path / name / "sampler-0.log").read_text()
+    assert f"own log {tmp_path / name / 'sampler-0.log'}\n" in (tmp_path / "worker.err").read_text()
 
 
 def test_outside_of_a_run_nothing_is_logged(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from actors import logs
+from actors.process_stats import Heartbeat
 from cluster.commands.app import app
 from cluster.errors import UsageError
+from cluster.records.log_places import LogPlaces
+from cluster.records.run_directory import RunDirectory
 from cluster.results.run_logs import Follower, log_files, merged
 
 
@@ -51,6 +54,43 @@ def test_one_actor_or_one_kind_of_actor(run: Path) -> None:
         printed(run, "sampler-1")
     with pytest.raises(UsageError, match="give a run directory"):
         printed(run / "none")
+
+
+def test_logs_on_hosts_without_the_run_directory_are_named(tmp_path: Path) -> None:
+    """Not only where Ray logs: a host may have a directory of the same path on its own disk."""
+    with RunDirectory.create(tmp_path, "run", {}) as directory:
+        run, places = directory.path, LogPlaces(directory)
+        for actor in ("driver", "learner-rank-0", "sampler-10"):
+            (directory.logs / f"{actor}.log").write_text(line(1, "INFO", actor, "here"))
+        for actor, host, file in (
+            ("learner rank 0", "a", str(directory.logs / "learner-rank-0.log")),
+            ("sampler-0", "b", "/tmp/ray/s/logs/bonrl-run/sampler-0.log"),
+            ("sampler-1", "c", str(directory.logs / "sampler-1.log")),
+            ("sampler-10", "d", ""),  # it has no log
+        ):
+            for _ in range(2):
+                places.hear(actor, Heartbeat("node", (), host=host, log_file=file))
+    with pytest.raises(UsageError) as missing:
+        printed(run, "sampler-1")
+    assert str(missing.value) == (
+        f"{run} has no log of 'sampler-1'; read it on its host:\n"
+        f"  sampler-1: {run}/logs/sampler-1.log on c, which does not see the run directory"
+    )
+    unseen = "which does not see the run directory"
+    assert printed(run, "sampler") == [
+        f"not shown: sampler-0 logs to /tmp/ray/s/logs/bonrl-run/sampler-0.log on b, {unseen}",
+        f"not shown: sampler-1 logs to {run}/logs/sampler-1.log on c, {unseen}",
+        "here",
+    ]
+    assert printed(run, "learner") == ["here"]
+
+    with RunDirectory.open(run) as directory:  # resumed, with sampler-0 on a host that sees the run directory
+        (directory.logs / "sampler-0.log").write_text(line(2, "INFO", "sampler-0", "back"))
+        file = str(directory.logs / "sampler-0.log")
+        LogPlaces(directory).hear("sampler-0", Heartbeat("node", (), host="a", log_file=file))
+    assert printed(run, "sampler-0") == ["back"]
+    with pytest.raises(UsageError, match="on c, which does not see"):
+        printed(run, "sampler-1")
 
 
 def test_levels(run: Path) -> None:
