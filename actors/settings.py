@@ -306,7 +306,7 @@ class BroadcastSettings(Section):
         description=(
             "shared_memory: files in /dev/shm (learner and samplers on one node); object_store: Ray's store "
             "(across nodes); auto: shared memory for the samplers on the learner's node, the store for "
-            "others. Of broadcast.backend = host only."
+            "others. Only broadcast.backend = host uses it."
         ),
     )
     bucket_mib: int = Field(

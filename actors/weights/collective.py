@@ -128,7 +128,7 @@ class _Member:
             time.sleep(_LONGEST_NAP)
         return reason or f"the broadcast of the weights failed: {_line(error)}"
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Abort what runs and free the group."""
         group, pending, self._group, self._pending = self._group, self._pending, None, None
         if group is None:
@@ -202,10 +202,6 @@ class Sender(_Member):
             self._stop_reason = f"learner rank 0 gave the update up: {reason}"
         self._store.set(STOP, self._stop_reason)
 
-    def leave(self) -> None:
-        """Free the group, after :meth:`send` has returned."""
-        self._leave()
-
     def _forget(self, round_: int) -> None:
         """Remove the keys of a round that is over for all members, so that the store does not grow."""
         for name in (f"go/{round_}", *(_ready(round_, rank) for rank in range(1, self.place.size))):
@@ -272,7 +268,7 @@ class Receiver(_Member):
             self._farewell = f"rank {self.rank} of the samplers gave the update up: {reason}"
         self._closed.set()
         self._attentive.set()
-        self._leave()
+        self.leave()
 
     @contextlib.contextmanager
     def _attention(self) -> Iterator[None]:

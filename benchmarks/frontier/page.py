@@ -11,6 +11,7 @@ from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Missing, curve
 from benchmarks.frontier.counts import BASE, Key, Store
 from benchmarks.frontier.plan import Plan
 from benchmarks.frontier.tables import (
+    Regime,
     answers_table,
     choices_table,
     difference_tables,
@@ -40,9 +41,10 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
     if tested and _is_tested(store, plan, BASE):
         parts += ["## Primary contrasts", primary_table(store, plan, tested)]
         parts += ["## Test split", values_table(store, plan, tested), joint_table(store, plan, tested)]
-        _plot_regimes(folder / "regimes.png", store, plan, tested)
+        classes = regimes(store, plan, tested)
+        _plot_regimes(folder / "regimes.png", plan, classes)
         parts += ["## By difficulty", "![difference by the base model's success rate](regimes.png)"]
-        parts += [regimes_table(store, plan, tested)]
+        parts += [regimes_table(store, plan, classes)]
         parts += ["## Answers needed for the same success", answers_table(store, plan, tested)]
         parts += ["## All differences to the base model and the first contender"]
         parts += [difference_tables(store, plan, tested)]
@@ -136,11 +138,10 @@ def _plot(path: Path, store: Store, plan: Plan, finished: Sequence[str]) -> None
     figure.savefig(path, dpi=110)
 
 
-def _plot_regimes(path: Path, store: Store, plan: Plan, tested: Sequence[str]) -> None:
+def _plot_regimes(path: Path, plan: Plan, found: Sequence[Regime]) -> None:
     """The differences by the base model's success rate, one panel for each pair, one color for each k."""
     from matplotlib.figure import Figure
 
-    found = regimes(store, plan, tested)
     pairs = list(dict.fromkeys(one.pair for one in found))
     figure = Figure(figsize=(6.4 * len(pairs), 4.2), layout="constrained")
     for axes, pair in zip(np.atleast_1d(figure.subplots(1, len(pairs), sharey=True)), pairs, strict=True):

@@ -196,10 +196,10 @@ def regimes(store: Store, plan: Plan, tested: Sequence[str]) -> list[Regime]:
     return found
 
 
-def regimes_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
-    """The table of :func:`regimes`."""
+def regimes_table(store: Store, plan: Plan, found: Sequence[Regime]) -> str:
+    """The table of what :func:`regimes` found."""
     rows = [["base success rate", "prompts", "difference", *(f"pass@{k}" for k in plan.ks)]]
-    for one in regimes(store, plan, tested):
+    for one in found:
         rows.append([one.name, str(one.prompts), one.pair, *(interval(one.by_k[k]) for k in plan.ks)])
     base = _tested(store, plan, BASE, min(plan.ks))[0]
     note = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 from benchmarks.coscaling import by_cell, load
 from benchmarks.coscaling import write_page as write_coscaling
-from benchmarks.frontier.counts import Store
+from benchmarks.frontier.choice import curve
+from benchmarks.frontier.counts import Key, Store
 from benchmarks.frontier.page import write_page as write_frontier
 from benchmarks.frontier.plan import load as load_plan
+from benchmarks.frontier.tables import values
 from benchmarks.objectives.experiments import EXPERIMENTS
 from benchmarks.objectives.page import write_page
 from benchmarks.objectives.results import Results
@@ -90,6 +93,31 @@ def test_seeds_that_only_some_models_have_are_left_out() -> None:
         "a": (2, 1),
         "b": (2, 1),
     }
+
+
+def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path, repository: Path) -> None:
+    """Figures of the section that no table of a page has."""
+    plan = load_plan(repository / "benchmarks/frontier/countdown-small.yaml")
+    store = Store(evidence / "frontier" / "counts.parquet", plan.digest)
+    page = " ".join((evidence / "README.md").read_text().split())
+    points = {}
+    for name, rate in product(plan.contenders, plan.rates):
+        runs = [curve(store, plan, name, rate, seed) for seed in plan.seeds]
+        for step in runs[0]:
+            points[name, rate, step] = [np.mean([run[step].pass_at(k).mean() for run in runs]) for k in (8, 1)]
+    best = {name: max(point for key, point in points.items() if key[0] == name) for name in plan.contenders}
+    assert f"above {best['mean'][0]:.3f} at k = 8" in page
+    assert f"reaches {best['pass8'][0]:.3f}, with a pass@1 of {best['pass8'][1]:.2f}" in page
+    late = points["mean", 3e-5, 100]
+    assert f"has {late[0]:.3f} with a pass@1 of {late[1]:.2f}" in page
+    base = store.get(Key("base", 0.0, 0, 0, "test", 0.8))
+    many = load(evidence / "coscaling" / "counts.parquet")["base", 0, 0.8]
+    lower = {k: base.pass_at(k)[:256].mean() - np.mean([pass_at_k(128, c, k) for c in many]) for k in (8, 16)}
+    assert f"is {lower[16]:.3f} lower at k = 16 and {lower[8]:.3f} at k = 8" in page
+    hard = base.right_P <= 0.1 * base.samples
+    lead_P = (values(store, plan, "pass8", 8) - values(store, plan, "mean", 8)).mean(axis=0)
+    assert f"{100 * hard.mean():.0f} % of the prompts" in page and "five sixths" in page
+    assert lead_P[hard].sum() / lead_P.sum() == pytest.approx(5 / 6, abs=0.03)
 
 
 def test_every_quoted_interval_is_on_a_page(repository: Path, evidence: Path) -> None:
