@@ -127,7 +127,7 @@ class DeepSpeedBackend(LearnerBackend):
         """See the base class."""
         if self._partitions:
             model = load_on_rank_0(self._path, self._dtype, self._rank, self._world_size)
-        else:  # mapped from the files, which ranks on CPUs share: nothing writes to it
+        else:  # mapped from the files, whose pages ranks on CPUs share until a refresh writes to them
             model = load_causal_lm(self._path, self._dtype).to(self._device)
         model.eval().requires_grad_(False)
         if model.config._attn_implementation != self.config._attn_implementation:
