@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -238,9 +238,8 @@ class VllmEngine:
         await llm.start_weight_update()
         for update in updates:
             await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
-        found = await llm.collective_rpc("interrupted_update")  # of each worker
-        if reasons := [reason for reason, _ in found if reason]:
-            await self._give_up(llm, reasons[0], changed=any(changed for _, changed in found))
+        if any(update.in_transit for update in updates):
+            await self._check_arrival(llm)
         await llm.finish_weight_update(str(version))
         echoed = await llm.get_weight_version()
         if echoed != str(version):
@@ -252,12 +251,17 @@ class VllmEngine:
         nbytes = sum(update.nbytes for update in updates)
         return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
 
-    async def _give_up(self, llm: Any, reason: str, *, changed: bool) -> NoReturn:
+    async def _check_arrival(self, llm: Any) -> None:
+        """Give the update up if the weights stopped arriving at one of the workers."""
+        found = await llm.collective_rpc("interrupted_update")
+        reasons = [reason for reason, _ in found if reason]
+        if not reasons:
+            return
         await llm.finish_weight_update()  # without a version: layers that did not arrive keep their weights
-        self._incomplete |= changed
+        self._incomplete |= any(changed for _, changed in found)
         if not self._incomplete:
             await llm.resume_generation()
-        raise UpdateInterrupted(reason)
+        raise UpdateInterrupted(reasons[0])
 
     async def sleep(self) -> None:
         """Free what ``sampler.sleep`` names, until the next :meth:`update_weights`.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 NamedTensor = tuple[str, "torch.Tensor"]
+Buckets = Iterable[Sequence[NamedTensor]]
 
 
 class TransferError(RuntimeError):
@@ -55,10 +56,12 @@ class Update(NamedTuple):
 
     info: the fields of the back-end's update info.
     nbytes: of weights.
+    in_transit: the engine receives them while it loads them, so that they may stop arriving.
     """
 
     info: dict[str, Any]
     nbytes: int
+    in_transit: bool = False
 
 
 class WeightTransfer(ABC):
@@ -84,7 +87,6 @@ class WeightTransfer(ABC):
         self.owner = owner
         self.deadlines = deadlines or DeadlineSettings()
 
-    @abstractmethod
     def publish(
         self,
         buckets: Iterable[Sequence[NamedTensor]],
@@ -94,7 +96,7 @@ class WeightTransfer(ABC):
         receivers: Sequence[Destination],
         partial: bool = False,
     ) -> Any:
-        """Make the weights available; returns the payload. Runs on every learner rank.
+        """Make the weights available; returns the payload, None on ranks other than 0. Runs on every learner rank.
 
         Args:
             buckets: the weights in parts of ``broadcast.bucket_mib``. Every rank must exhaust it, because ZeRO-3
@@ -107,6 +109,15 @@ class WeightTransfer(ABC):
         Raises:
             TransferError: not enough memory.
         """
+        if rank == 0:
+            return self._publish(buckets, here, receivers, partial)
+        for _ in buckets:
+            pass
+        return None
+
+    @abstractmethod
+    def _publish(self, buckets: Buckets, here: str, receivers: Sequence[Destination], partial: bool) -> Any:
+        """:meth:`publish` on rank 0."""
 
     @abstractmethod
     def release(self, payload: Any) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from actors.weights import buckets as packed_buckets
-from actors.weights.base import Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
+from actors.weights.base import Buckets, Destination, Published, TransferError, Update, WeightTransfer
 from actors.weights.buckets import Manifest
 
 
@@ -31,15 +31,7 @@ class HostTransfer(WeightTransfer):
 
     engine_backend = "host"
 
-    def publish(
-        self,
-        buckets: Iterable[Sequence[NamedTensor]],
-        *,
-        rank: int,
-        here: str,
-        receivers: Sequence[Destination],
-        partial: bool = False,
-    ) -> HostPayload:
+    def _publish(self, buckets: Buckets, here: str, receivers: Sequence[Destination], partial: bool) -> HostPayload:
         """As the base class says."""
         import ray
 
@@ -47,8 +39,6 @@ class HostTransfer(WeightTransfer):
         far = not self._shares_memory or any(receiver.node != here for receiver in receivers)
         payload = HostPayload([], [])
         for tensors in buckets:
-            if rank != 0:
-                continue
             if near:
                 path = packed_buckets.new_path(self.owner)
                 payload.manifests.append(packed_buckets.write_bucket(path, tensors) | {"partial": partial})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import torch
 import torch.multiprocessing  # teaches ForkingPickler tensors
 
 from actors.weights import buckets as packed_buckets
-from actors.weights.base import Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
+from actors.weights.base import Buckets, Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
 from actors.weights.buckets import Manifest
 
 HANDLE = "handle"  # key of a manifest: the pickled handle of its bucket
@@ -44,18 +44,10 @@ class IpcTransfer(WeightTransfer):
         super().__init__(*arguments)
         self._held: list[torch.Tensor] = []  # of the version that is published
 
-    def publish(
-        self,
-        buckets: Iterable[Sequence[NamedTensor]],
-        *,
-        rank: int,
-        here: str,
-        receivers: Sequence[Destination],
-        partial: bool = False,
-    ) -> IpcPayload:
+    def _publish(self, buckets: Buckets, here: str, receivers: Sequence[Destination], partial: bool) -> IpcPayload:
         """As the base class says."""
         self._held.clear()
-        manifests = [self._copied(tensors) | {"partial": partial} for tensors in buckets if rank == 0]
+        manifests = [self._copied(tensors) | {"partial": partial} for tensors in buckets]
         if self._held and self._held[0].is_cuda:
             torch.cuda.synchronize()  # the copies are done before another process reads them
         return IpcPayload(manifests)

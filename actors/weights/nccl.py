@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from actors.weights import buckets as packed_buckets
-from actors.weights.base import Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
+from actors.weights.base import Buckets, Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
 from actors.weights.buckets import Manifest
 from actors.weights.collective import Limit, Place, Receiver, Sender
 
@@ -36,10 +36,10 @@ _LAST_SECONDS = 1.0  # for rank 0 to see that the last broadcast ended, after al
 
 
 class NcclPayload(NamedTuple):
-    """place: of the group; None on ranks other than 0. round_: of the update. ranks: the first rank of each sampler
-    (name, incarnation). limit_s: seconds after which a sampler gives up."""
+    """place: of the group. round_: of the update. ranks: the first rank of each sampler (name, incarnation).
+    limit_s: seconds after which a sampler gives up."""
 
-    place: Place | None
+    place: Place
     round_: int
     ranks: dict[tuple[str, int], int]
     manifests: list[Manifest]
@@ -61,27 +61,16 @@ class NcclTransfer(WeightTransfer):
         self._published: tuple[str, int] | None = None  # the group and the round
         self._thread: threading.Thread | None = None  # sends the version that is published
 
-    def publish(
-        self,
-        buckets: Iterable[Sequence[NamedTensor]],
-        *,
-        rank: int,
-        here: str,
-        receivers: Sequence[Destination],
-        partial: bool = False,
-    ) -> NcclPayload:
+    def _publish(self, buckets: Buckets, here: str, receivers: Sequence[Destination], partial: bool) -> NcclPayload:
         """As the base class says."""
         self._end_thread("newer weights are published")
         limit_s = self.deadlines.broadcast_s + self.deadlines.sample_s
         manifests: list[Manifest] = []
         copies: list[torch.Tensor] = []
         for tensors in buckets:
-            if rank == 0:
-                manifest, flat = packed_buckets.flatten(tensors)
-                manifests.append(manifest | {"partial": partial})
-                copies.append(flat)
-        if rank != 0:
-            return NcclPayload(None, 0, {}, [], limit_s)
+            manifest, flat = packed_buckets.flatten(tensors)
+            manifests.append(manifest | {"partial": partial})
+            copies.append(flat)
         for manifest, flat in zip(manifests, copies, strict=True):
             manifest["checksum"] = _checksum(flat)  # waits for the copy
         sender = self._sender_to(tuple(receivers), copies[0].device)
@@ -94,7 +83,7 @@ class NcclTransfer(WeightTransfer):
 
     def release(self, payload: NcclPayload) -> None:
         """End the sending, if it goes on, for all samplers; the copies are free then."""
-        if payload.place is None or (payload.place.name, payload.round_) != self._published:
+        if (payload.place.name, payload.round_) != self._published:
             return  # by a predecessor, or followed by a newer version
         if self._sender is not None and self._thread is not None and self._sender.sent_all:
             self._thread.join(timeout=_LAST_SECONDS)
@@ -104,7 +93,7 @@ class NcclTransfer(WeightTransfer):
         """As the base class says: the manifests."""
         payload: NcclPayload = published.payload
         first = payload.ranks.get((receiver.name, receiver.incarnation))
-        if first is None or payload.place is None:
+        if first is None:
             raise TransferError("is not one of the samplers for which the weights were published")
         group = payload.place._asdict() | {"rank": first, "round": payload.round_, "limit_s": payload.limit_s}
         return ([manifest | {GROUP: group} for manifest in payload.manifests],)
@@ -112,7 +101,7 @@ class NcclTransfer(WeightTransfer):
     @contextlib.asynccontextmanager
     async def receive(self, manifests: list[Manifest]) -> AsyncIterator[list[Update]]:
         """As the base class says; the engine's workers receive the buckets."""
-        yield [Update({"manifest": manifest}, manifest["nbytes"]) for manifest in manifests]
+        yield [Update({"manifest": manifest}, manifest["nbytes"], in_transit=True) for manifest in manifests]
 
     def remove_leftovers(self, *, restarted: bool) -> None:
         """Nothing: the memory and the connections end with their process."""

@@ -14,6 +14,8 @@ from actors.vllm_backend import EngineError, UpdateInterrupted, VllmEngine
 from actors.vllm_backend.sleep import Sleep
 from actors.weights import Update
 
+IN_TRANSIT = Update({}, 8, in_transit=True)
+
 
 class FakeEngine:
     """As vLLM's `AsyncLLM`, it keeps what is allocated and refuses what the real one refuses."""
@@ -64,6 +66,7 @@ class FakeEngine:
 
     async def collective_rpc(self, method: str) -> list[list[Any]]:
         assert method == "interrupted_update"
+        self.calls.append("ask workers")
         return self.interruptions
 
     async def finish_weight_update(self, version: str | None = None) -> None:
@@ -165,8 +168,8 @@ def test_an_interrupted_update_goes_on_with_the_former_weights(engine) -> None: 
     made, fake = engine("none")
     fake.interruptions = [["", False], ["the learner ended", False]]
     with pytest.raises(UpdateInterrupted, match="the learner ended"):
-        asyncio.run(made.update_weights(1, [Update({}, 8)]))
-    assert fake.calls == ["pause keep", "start", "update", "resume"] and fake.version == "0"
+        asyncio.run(made.update_weights(1, [IN_TRANSIT]))
+    assert fake.calls == ["pause keep", "start", "update", "ask workers", "resume"] and fake.version == "0"
     assert not made.updating
 
 
@@ -177,15 +180,15 @@ def test_an_engine_with_weights_of_two_versions_waits_for_the_next_update(engine
         for changed in (True, False):  # the second attempt does not get as far
             fake.interruptions = [["", changed], ["the learner ended", False]]
             with pytest.raises(UpdateInterrupted, match="the learner ended"):
-                await made.update_weights(1, [Update({}, 8)])
+                await made.update_weights(1, [IN_TRANSIT])
             assert made.updating and fake.paused and fake.version == "0"
         made.check_health()
         fake.interruptions = [["", True], ["", True]]
-        assert (await made.update_weights(1, [Update({}, 8)])).version == 1
+        assert (await made.update_weights(1, [IN_TRANSIT])).version == 1
         assert not made.updating and not fake.paused
 
     asyncio.run(turn())
-    assert fake.calls == ["pause keep", *["start", "update"] * 3, "resume"], "paused once, resumed once"
+    assert fake.calls == ["pause keep", *["start", "update", "ask workers"] * 3, "resume"], "paused once, resumed once"
 
 
 @pytest.mark.parametrize(
