@@ -19,7 +19,6 @@ from actors.group import Group
 from actors.logs import set_step, start_actor_log
 from actors.plugins import load_plugins
 from actors.process_stats import Heartbeat, own_heartbeat
-from actors.vllm_backend.pooling import VllmLogits
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LoadLogits
 from verifiers.reasoning import as_written, opened_reasoning
@@ -30,6 +29,7 @@ from verifiers.task import Prepared, Prompt
 from verifiers.tasks.code_task import CodeVerifier
 from verifiers.tasks.registry import make_task
 from verifiers.text.stop_tokens import decode_responses, frame_tokens
+from verifiers.text.tokenizer_class import AUTO, load_tokenizer_as
 from verifiers.verdict import Status, Verdict
 
 logger = logging.getLogger(__name__)
@@ -61,20 +61,25 @@ class VerifierWorker:
         tokenizer_path: directory of the samplers' model.
         gpus: the worker's share of a GPU, for a learned verifier.
         plugins: of the configuration; they may register the task or the scorer.
+        tokenizer: the name of the tokenizer's class in transformers.
     """
 
     def __init__(
-        self, name: str, task: TaskSettings, tokenizer_path: str, gpus: float = 0.0, plugins: Sequence[str] = ()
+        self,
+        name: str,
+        task: TaskSettings,
+        tokenizer_path: str,
+        gpus: float = 0.0,
+        plugins: Sequence[str] = (),
+        tokenizer: str = AUTO,
     ) -> None:
-        from transformers import AutoTokenizer
-
         start_actor_log()
         load_plugins(plugins)
         self.name = name
         self._task = make_task(task)
         self._scorer = make_scorer(task, _loader(task, gpus))
         self._format_bonus = task.format_bonus
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+        self._tokenizer = load_tokenizer_as(tokenizer, tokenizer_path)
         self._frame = frame_tokens(self._tokenizer, tokenizer_path)
 
     async def ready(self) -> Ready:
@@ -196,4 +201,6 @@ def _loader(task: TaskSettings, gpus: float) -> LoadLogits:
     """Loads the network of a learned verifier for ``task.scorer.engine``."""
     if task.scorer.engine == "transformers":
         return TransformersLogits.load
+    from actors.vllm_backend.pooling import VllmLogits  # late: it imports torch
+
     return lambda directory, batch_tokens: VllmLogits(directory, batch_tokens, gpus)

@@ -39,6 +39,7 @@ from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes
 from cluster.run.placement import Placement
 from cluster.run.room import BundleRoom
+from verifiers.text.tokenizer_class import tokenizer_class
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,8 @@ class Processes:
         """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
         config, actors = self._config, self._config.actors
         samplers = [self._sampler(i) for i in range(actors.sampler_range.max)]
-        verifiers = [self._verifier(f"verifier-{i}") for i in range(actors.verifier_range.max)]
+        tokenizer = tokenizer_class(config.model.path)
+        verifiers = [self._verifier(f"verifier-{i}", tokenizer) for i in range(actors.verifier_range.max)]
         pool = RolloutPool(
             [member for unit in samplers for member in unit.members],
             [member for unit in verifiers for member in unit.members],
@@ -256,13 +258,13 @@ class Processes:
 
         return self.supervisor.add(Unit(name, [member], prepare, room=room))
 
-    def _verifier(self, name: str) -> Unit:
-        gpus = self._config.actors.verifier_gpus
+    def _verifier(self, name: str, tokenizer: str) -> Unit:
+        config, gpus = self._config, self._config.actors.verifier_gpus
         room = BundleRoom(self._placement.needs("verifier", gpus))
 
         def spawn(incarnation: int) -> ActorHandle:
             actor = self._actor(VerifierWorker, name, **(self._placement.verifier() | room.options()))
-            return actor.remote(name, self._config.task, self._config.model.path, gpus, self._config.plugins)
+            return actor.remote(name, config.task, config.model.path, gpus, config.plugins, tokenizer)
 
         member = Member(name, spawn)
 

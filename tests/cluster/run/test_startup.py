@@ -42,7 +42,7 @@ def test_processes_pass_on_the_report_of_a_verifier_worker(monkeypatch: pytest.M
         return request(SimpleNamespace(ready=SimpleNamespace(remote=lambda: Ready((LINE,)))))
 
     monkeypatch.setattr(processes, "_start", start)
-    asyncio.run(processes._verifier("verifier-0").prepare())
+    asyncio.run(processes._verifier("verifier-0", "AutoTokenizer").prepare())
     assert shown == [("verifier-0", Ready((LINE,)))]
 
 
