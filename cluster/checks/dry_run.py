@@ -1,4 +1,4 @@
-"""What `--dry-run` prints and what it refuses: the figures of estimates.py against the machine and the model."""
+"""What `--dry-run` prints, and combinations that are seldom meant; memory_limits.py says what does not fit."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from actors.weights.bucket_files import SHARED_MEMORY
-from cluster.checks.card import card_bytes
 from cluster.checks.estimates import (
     COPY_SPEED,
     DEVICE_SPEED,
-    GIB,
-    MIB,
     NETWORK_SPEED,
     Derived,
-    Shape,
     keeps_reference,
     published_on_device,
     sequence_tokens,
-    shared_card_need,
     size_text,
-    weight_bytes,
 )
+from cluster.checks.memory_limits import loading_text, reference_text, shape_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.preflight import local_gpus
@@ -33,216 +26,6 @@ from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
 from learner.schedule import scheduled_integer
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
-
-
-def memory_problems(
-    config: RunConfig, derived: Derived, model: ModelFacts | None, *, available: float | None = None
-) -> list[str]:
-    """Lines for everything that cannot fit; `available` is the host's memory in bytes, None to ask the machine.
-
-    What only an assumed shape makes too large is a warning (:func:`memory_warnings`), not a refusal.
-    """
-    problems: list[str] = []
-    if config.cluster.address is None:
-        problems += _store_problems(config, derived)
-    if config.cluster.address is None and local_gpus() >= derived.gpus:  # else this is not the machine that will run it
-        problems += _host_problems(config, derived, total_memory() if available is None else available)
-        problems += _shared_memory_problems(config, derived)
-    problems += _gpu_problems(config, derived)
-    if model is not None:
-        problems += _context_problems(config, model)
-    return problems
-
-
-def _host_problems(config: RunConfig, derived: Derived, available: float) -> Iterator[str]:
-    if derived.host_memory is not None and derived.host_memory - _assumed(config, derived) > available:
-        yield (
-            f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
-            "lower sampler.kv_cache_gib, learner.tokens_per_micro_batch, actors.samplers or learner.ranks, or take "
-            "a smaller model.path"
-        )
-    if derived.host_memory is None and derived.loading_memory is not None and derived.loading_memory > available:
-        remedies = ["take a smaller model.path, or one whose files have model.dtype"]
-        if keeps_reference(config) and config.learner.zero_stage < 3:
-            remedies.insert(0, "set learner.zero_stage = 3, where one rank reads the KL reference for all")
-        yield (
-            f"loading the model takes about {size_text(derived.loading_memory)} of host memory on the node of the "
-            f"first learner rank ({_loading_text(config, derived)}), but this machine has {size_text(available)}; "
-            f"{', or '.join(remedies)}"
-        )
-
-
-def _assumed(config: RunConfig, derived: Derived) -> float:
-    """Bytes of the ranks' activations, where they follow from a guess at the model's shape; else 0."""
-    guessed = derived.shape is not None and derived.shape.assumed
-    return config.learner.ranks * (derived.activation_memory or 0.0) if guessed else 0.0
-
-
-def _loading_text(config: RunConfig, derived: Derived) -> str:
-    """Who holds what while the model is loaded."""
-    partitioned, on_host = config.learner.zero_stage == 3, not config.learner.gpus_per_rank
-    if on_host and not partitioned:
-        text = f"{derived.ranks_per_node} x the model, which every rank keeps"
-    else:
-        text = "rank 0 reads the model for all" + (", each rank keeps its part" if on_host else "")
-    return text + ("; every rank reads the KL reference" if keeps_reference(config) and not partitioned else "")
-
-
-def _reference_text(config: RunConfig, derived: Derived) -> str:
-    where = "partitioned over the ranks" if config.learner.zero_stage == 3 else "whole on every rank"
-    return f"{size_text(derived.reference_memory)}, {where}"
-
-
-def _store_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
-    """The local Ray's object store against the groups and weights that must be in it."""
-    store, rollout = config.cluster.object_store_mib, config.rollout
-    if store * MIB > total_memory():
-        yield (
-            f"cluster.object_store_mib = {store} is more than the memory of this machine "
-            f"({size_text(total_memory())}); lower it"
-        )
-    if derived.group_memory > store * MIB:
-        yield (
-            f"rollout.n = {rollout.n} x {derived.slots} groups in flight take {size_text(derived.group_memory)} of "
-            f"Ray's object store, but cluster.object_store_mib = {store}; lower rollout.n, "
-            "rollout.prompts_per_step or queue.staleness, or raise cluster.object_store_mib"
-        )
-    transit = derived.transit
-    if transit and transit.object_store and transit.object_store + derived.group_memory > store * MIB:
-        yield (
-            f"broadcast.transport = object_store puts {size_text(transit.object_store)} of weights into Ray's object "
-            f"store at every update, next to {size_text(derived.group_memory)} of groups, but "
-            f"cluster.object_store_mib = {store}; raise it, or set broadcast.transport = auto"
-        )
-
-
-def _shared_memory_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
-    transit, free = derived.transit, _free_shared_memory()
-    if transit is not None and free is not None and transit.shared_memory > free:
-        yield (
-            f"broadcast.transport = {config.broadcast.transport}: every weight update takes "
-            f"{size_text(transit.shared_memory)} of {SHARED_MEMORY}, which has {size_text(free)} left; enlarge it "
-            "(docker: --shm-size), or take a smaller model.path"
-        )
-
-
-def _free_shared_memory() -> float | None:
-    try:
-        return float(psutil.disk_usage(str(SHARED_MEMORY)).free)
-    except OSError:  # no such file system here; the learner's own message will name it
-        return None
-
-
-def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
-    sampler, shape = config.sampler, derived.shape
-    if shape is None or derived.sampler_memory is None or derived.learner_memory is None:
-        return
-    weights = shape.parameters * weight_bytes(config)
-    if sampler.gpus and weights > derived.sampler_memory:
-        yield (
-            f"one sampler's share of its GPUs is {size_text(derived.sampler_memory)} but the weights alone take "
-            f"{size_text(weights)}; raise sampler.gpus and sampler.tensor_parallel"
-        )
-    elif sampler.gpus and derived.kv_cache and not derived.kv_cache.sequences and not shape.assumed:
-        yield _no_room_for_a_sequence(config, derived)
-    certain = derived.learner_memory - _assumed(config, derived) / config.learner.ranks
-    if config.learner.gpus_per_rank and certain > card_bytes(config):
-        yield _rank_too_large(config, derived)
-    elif config.cluster.placement == "colocated":
-        need = shared_card_need(config, shape)
-        if need - _assumed(config, derived) / config.learner.ranks > card_bytes(config):
-            yield (
-                f"cluster.placement = colocated: a learner rank needs {size_text(derived.learner_memory)} at its peak, "
-                f"with what the sampler keeps (sampler.sleep = {sampler.sleep}) {size_text(need)}, but one GPU has "
-                f"{size_text(card_bytes(config))}; set sampler.sleep = weights or "
-                "learner.offload = optimizer, or lower learner.tokens_per_micro_batch"
-            )
-
-
-def _no_room_for_a_sequence(config: RunConfig, derived: Derived) -> str:
-    return (
-        f"next to the weights, one sampler's share of its GPUs ({size_text(derived.sampler_memory)}) has no room for "
-        f"the key-value cache of one sequence of {sequence_tokens(config)} tokens; raise sampler.gpus and "
-        "sampler.tensor_parallel, or sampler.gpu_memory_utilization"
-    )
-
-
-def _rank_too_large(config: RunConfig, derived: Derived) -> str:
-    parts = [f"activations and logits {size_text(derived.activation_memory)}"]
-    remedies = ["raise learner.zero_stage or learner.ranks", "lower learner.tokens_per_micro_batch"]
-    if config.learner.offload == "none":
-        remedies.append("set learner.offload = optimizer")
-    if not config.learner.activation_checkpointing:
-        remedies.append("set learner.activation_checkpointing")
-    if derived.reference_memory:
-        parts.append(f"the KL's reference model {_reference_text(config, derived)}")
-        remedies.append("set loss.kl_coefficient = 0 (and no schedule.kl)")
-    copies = published_on_device(config, derived.shape, "nccl") if derived.shape else 0.0
-    if copies > (derived.activation_memory or 0.0):
-        parts = [f"the weights of an update {size_text(copies)}", *parts[1:]]
-        remedies.append("set broadcast.backend = host")
-    return (
-        f"one learner rank needs about {size_text(derived.learner_memory)} (of it {'; '.join(parts)}) but "
-        f"one GPU has {size_text(card_bytes(config))} (cluster.gpu_memory_gib); {', or '.join(remedies)}"
-    )
-
-
-def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
-    """What may be too slow or too large; what :func:`memory_problems` refuses is left out."""
-    shape, cache = derived.shape, derived.kv_cache
-    found: list[str] = []
-    if shape is None or derived.transit is None or cache is None or derived.learner_memory is None:
-        return found
-    gpu = card_bytes(config)
-    assumed = f"with an assumed shape of the model ({_shape_text(shape)}) "
-    certain = derived.learner_memory - (derived.activation_memory or 0.0)
-    if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < derived.learner_memory:
-        found.append(assumed + _rank_too_large(config, derived))
-    if config.sampler.gpus and not cache.sequences and shape.assumed:
-        found.append(assumed + _no_room_for_a_sequence(config, derived))
-    largest, key_of_largest = _largest_group(config)
-    if 0 < cache.sequences < min(cache.wanted, largest):
-        key = "sampler.gpus" if config.sampler.gpus else "sampler.kv_cache_gib"
-        found.append(
-            f"the key-value cache of one sampler holds {cache.sequences} sequences of {sequence_tokens(config)} "
-            f"tokens, less than one group of {key_of_largest} = {largest}: the rest waits or is computed twice; "
-            f"raise {key}, or lower sampler.max_num_seqs or rollout.max_response_tokens"
-        )
-    if derived.transit.seconds > config.deadlines.broadcast_s:
-        found.append(
-            f"one weight update takes about {derived.transit.seconds:.0f} s, more than deadlines.broadcast_s = "
-            f"{config.deadlines.broadcast_s:g}; raise it"
-        )
-    return found
-
-
-def _context_problems(config: RunConfig, model: ModelFacts) -> list[str]:
-    problems = []
-    length = sequence_tokens(config)
-    if model.context is not None and length > model.context:
-        problems.append(
-            f"sequences of {length} tokens (rollout.max_prompt_tokens + rollout.max_response_tokens, or "
-            f"sampler.max_model_len) exceed the model's context of {model.context}; lower one of them"
-        )
-    needed = length * model.kv_values_per_token * weight_bytes(config)
-    if not config.sampler.gpus and needed > config.sampler.kv_cache_gib * GIB:
-        problems.append(
-            f"one sequence of {length} tokens needs {size_text(needed)} of key-value cache but sampler.kv_cache_gib = "
-            f"{config.sampler.kv_cache_gib:g}; raise it"
-        )
-    return problems
-
-
-def total_memory() -> float:
-    """Bytes of memory that this process may use: the machine's, or its control group's limit if lower."""
-    total = float(psutil.virtual_memory().total)
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        file = Path(limit)
-        if file.is_file():
-            text = file.read_text().strip()
-            if text.isdigit():
-                total = min(total, float(text))
-    return total
 
 
 def warnings_of(config: RunConfig) -> list[str]:
@@ -375,7 +158,7 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     rank_device = "GPU" if config.learner.gpus_per_rank else "host"
     shape, transit, cache = derived.shape, derived.transit, derived.kv_cache
     yield "model parameters", _parameters_text(config, derived)
-    yield "model shape", "unknown" if shape is None else _shape_text(shape)
+    yield "model shape", "unknown" if shape is None else shape_text(shape)
     if config.learner.lora and shape is not None:
         yield (
             "  adapters of learner.lora",
@@ -387,8 +170,8 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
     yield "  activations and logits", size_text(derived.activation_memory)
     if keeps_reference(config):
-        yield "  reference model of the KL", _reference_text(config, derived)
-    loading = f": {_loading_text(config, derived)}" if shape else ""
+        yield "  reference model of the KL", reference_text(config, derived)
+    loading = f": {loading_text(config, derived)}" if shape else ""
     yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
     yield "groups in flight, memory", size_text(derived.group_memory)
     if transit is None:
@@ -414,19 +197,6 @@ def _parameters_text(config: RunConfig, derived: Derived) -> str:
     text = f"{derived.shape.parameters:,}"
     active = None if derived.shape.assumed else active_parameters(config.model.path)
     return text if active is None else f"{text} in memory, {active:,} of them active for one token"
-
-
-def _shape_text(shape: Shape) -> str:
-    text = f"{shape.layers} layers of width {shape.hidden}, vocabulary {shape.vocabulary:,}"
-    return f"assumed: {text}" if shape.assumed else text
-
-
-def _largest_group(config: RunConfig) -> tuple[int, str]:
-    """Its samples, and the key that sets them."""
-    rollout = config.rollout
-    if rollout.allocation is None:
-        return rollout.n, "rollout.n"
-    return rollout.allocation.limits(config.objective, config.objective.k, rollout.n)[1], "rollout.allocation.max_n"
 
 
 def _allocation_rows(config: RunConfig) -> list[tuple[str, str]]:

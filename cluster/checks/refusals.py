@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.checks.adapters import adapter_sizes, dropout_problems
-from cluster.checks.dry_run import load_model_facts, memory_problems, memory_warnings, warnings_of
+from cluster.checks.dry_run import load_model_facts, warnings_of
 from cluster.checks.estimates import Derived, derive
+from cluster.checks.memory_limits import memory_problems, memory_warnings
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import (

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from cluster.checks.dry_run import load_model_facts, memory_problems, report, warnings_of
+from cluster.checks.dry_run import load_model_facts, report, warnings_of
 from cluster.checks.estimates import GIB, derive
+from cluster.checks.memory_limits import memory_problems
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.config import build_config
 from cluster.errors import UsageError
