@@ -8,8 +8,8 @@ import contextlib
 import pytest
 
 from tests.actors.executed_lines import ACTORS, executed_lines
+from tests.actors.fleet.fake_actors import employ, make
 from tests.actors.fleet.test_rollout_pool import Worker, pool_of, request
-from tests.actors.fleet.test_supervision import employ, make
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.actors.fleet.test_supervision import LIMIT_S, EmptyMonitor, FakeActor, employ, remote
+from tests.actors.fleet.fake_actors import LIMIT_S, EmptyMonitor, FakeActor, employ, remote
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.actors.fleet.fake_actors import employ, make
+
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 LIMIT_S = 60
@@ -156,3 +158,44 @@ def test_a_worker_that_leaves_may_move_when_its_last_request_ends():
         await play.step("", 0, False)
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_a_request_that_must_run_alone_waits_and_blocks_others():
+    from actors.fleet.worker_pool import WorkerPool
+
+    async def scenario():
+        supervisor = make()
+        unit, member = employ(supervisor)
+        await supervisor.start(unit)
+        pool = WorkerPool("sampler", [member], supervisor.changes, timeout_s=LIMIT_S)
+        log = []
+
+        async def work(name, alone, seconds):
+            async with pool.borrow(1, lambda: alone):
+                log.append(f"{name} begins")
+                await asyncio.sleep(seconds)
+                log.append(f"{name} ends")
+
+        async with asyncio.TaskGroup() as tasks:
+            for name, alone in (("a", False), ("b", False), ("alone", True), ("c", False)):
+                tasks.create_task(work(name, alone, 0.05))
+                await asyncio.sleep(0.001)
+        return log
+
+    log = asyncio.run(scenario())
+    begins, ends = log.index("alone begins"), log.index("alone ends")
+    assert ends == begins + 1, log
+    assert {"a ends", "b ends"} <= set(log[:begins]) and "c begins" in log[ends:]
+
+
+def test_no_free_worker_is_an_error_that_names_the_kind():
+    from actors.fleet.worker_pool import WorkerPool
+    from actors.remote_calls import ActorFailure
+
+    async def scenario():
+        pool = WorkerPool("sampler", [], make().changes, timeout_s=0.05)
+        async with pool.borrow(1):
+            raise AssertionError("there is no worker to lend")
+
+    with pytest.raises(ActorFailure, match="no sampler was free within"):
+        asyncio.run(scenario())
