@@ -107,7 +107,7 @@ async def call(
     except ActorUnavailableError as error:  # no report of its death came within a second of the broken connection
         raise ActorUnreachable(
             f"{owner} could not be reached while it was to {to}: the connection to it broke, and Ray does not report "
-            f"its death, so it may have done so ({_short(str(error))})"
+            f"its death, so it may still have done it ({_short(str(error))})"
         ) from error
     except RayActorError as error:
         in_order = error.preempted or _NODE_STOPPED in str(error)

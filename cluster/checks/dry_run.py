@@ -50,7 +50,7 @@ def warnings_of(config: RunConfig) -> list[str]:
     if config.supervision.backoff_s > config.supervision.backoff_max_s:
         found.append(
             f"supervision.backoff_s = {config.supervision.backoff_s:g} is above supervision.backoff_max_s = "
-            f"{config.supervision.backoff_max_s:g}, which holds instead; raise the second"
+            f"{config.supervision.backoff_max_s:g}, which is then used instead; raise supervision.backoff_max_s"
         )
     if config.cluster.address and config.broadcast.transport == "shared_memory":
         found.append(
@@ -60,7 +60,7 @@ def warnings_of(config: RunConfig) -> list[str]:
     if config.evaluation.keep_best and config.evaluation.split == "test":
         found.append(
             f"evaluation.keep_best = {config.evaluation.keep_best} chooses on evaluation.split = test: the value of "
-            "the step that it chooses is then too good; choose on validation, and evaluate that checkpoint on test"
+            "the chosen step is then biased upwards; choose on validation, and evaluate that checkpoint on test"
         )
     if evaluates(config) and config.evaluation.sampling.greedy:
         found.append(
@@ -220,5 +220,5 @@ def _cache_text(config: RunConfig, derived: Derived) -> str:
         "decoded at once (sampler.max_num_seqs, samples in flight)"
     )
     if not derived.shape.assumed and cache_is_bounded(config.model.path):
-        text += "; at least, for some layers keep less than every token"
+        text += "; perhaps more, because some layers keep fewer tokens"
     return text

@@ -50,8 +50,8 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
     before = load_config(run / "config.yaml", kept_overrides(run)).rollout.prompts_per_step
     if config.rollout.prompts_per_step != before:
         yield (
-            f"rollout.prompts_per_step = {config.rollout.prompts_per_step}, but --resume {run} has {before}, by which "
-            "its queue counts steps; leave it as it was"
+            f"rollout.prompts_per_step = {config.rollout.prompts_per_step}, but --resume {run} has {before}, and "
+            "its replay queue counts steps by it; leave it unchanged"
         )
         return
     checkpoint = usable_checkpoint(run, Checkpoints(run / "checkpoints").latest(contents=False), rollout_only)
@@ -111,7 +111,7 @@ def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> It
     allocation = config.rollout.allocation
     if groups and allocation and allocation.candidates > 1 and not (checkpoint.path / ALLOCATION_FILE).is_file():
         yield (
-            f"--resume {run}: groups wait in the checkpoint whose prompts were not chosen among candidates; set "
+            f"--resume {run}: the prompts of groups in the checkpoint were not chosen among candidates; set "
             f"rollout.allocation.candidates = 1 (is {allocation.candidates})"
         )
     for sequence, batch in groups.items():

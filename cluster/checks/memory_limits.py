@@ -144,8 +144,8 @@ def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
         if need - _assumed(config, derived) / config.learner.ranks > card_bytes(config):
             yield (
                 f"cluster.placement = colocated: a learner rank needs {size_text(derived.learner_memory)} at its peak, "
-                f"with what the sampler keeps (sampler.sleep = {sampler.sleep}) {size_text(need)}, but one GPU has "
-                f"{size_text(card_bytes(config))}; set sampler.sleep = weights or "
+                f"and {size_text(need)} together with what the sampler keeps (sampler.sleep = {sampler.sleep}), but "
+                f"one GPU has {size_text(card_bytes(config))}; set sampler.sleep = weights or "
                 "learner.offload = optimizer, or lower learner.tokens_per_micro_batch"
             )
 

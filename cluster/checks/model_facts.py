@@ -81,8 +81,8 @@ def read_model(path: str | Path) -> ModelFacts:
         )
     except KeyError as error:
         raise UsageError(
-            f"model.path = {path}: config.json has no {error.args[0]!r}, so it is no decoder-only language model that "
-            "bonrl can train; set model.path to a causal language model"
+            f"model.path = {path}: config.json has no {error.args[0]!r}, so it is not a decoder-only language model "
+            "that bonrl can train; set model.path to a causal language model"
         ) from error
 
 

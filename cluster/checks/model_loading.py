@@ -14,7 +14,7 @@ from cluster.errors import UsageError
 
 _LAYER = re.compile(r"(?:model\.|language_model\.)*layers\.(\d+)\..*\.weight")  # of the language model
 _SHOWN = 3
-_RESTORE = "config.json and weights must be of one model: fetch the model again"
+_RESTORE = "config.json and weights must be from the same model: fetch the model again"
 
 
 def loading_problems(directory: Path) -> Iterator[str]:

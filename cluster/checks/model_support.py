@@ -71,12 +71,12 @@ def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
     if not tables:
         return
     if model_type is None:
-        yield f"{place}: config.json has no model_type, by which the learner chooses its class; {_REMEDY}"
+        yield f"{place}: config.json has no model_type, from which the learner chooses the model's class; {_REMEDY}"
     elif model_type not in tables["CONFIG_MAPPING_NAMES"]:
         code = " (it ships its own code, which bonrl does not run)" if "auto_map" in config else ""
         yield f"{place}: the installed transformers does not know the model_type {model_type!r}{code}; {_REMEDY}"
     elif config.get("is_encoder_decoder"):
-        yield f"{place}: {model_type!r} is an encoder and a decoder, and bonrl trains decoders alone; {_REMEDY}"
+        yield f"{place}: {model_type!r} has an encoder and a decoder, but bonrl trains decoder-only models; {_REMEDY}"
     else:
         multimodal = bool(config.get("text_config"))
         table = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES" if multimodal else "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
@@ -107,14 +107,14 @@ def _attention_problems(place: str, config: dict[str, Any], dtype: str) -> Itera
     rotated = int(size * _rotary_share(text))
     if rotated % _CPU_ROTARY_STEP:
         yield (
-            f"{place}: {rotated} dimensions of its heads are rotated by position, and vLLM's kernel for CPUs is wrong "
-            f"where they are no multiple of {_CPU_ROTARY_STEP}; sample on GPUs (sampler.gpus) or set model.path to "
+            f"{place}: {rotated} dimensions of its heads are rotated by position, and vLLM's CPU kernel is wrong "
+            f"unless that is a multiple of {_CPU_ROTARY_STEP}; sample on GPUs (sampler.gpus) or set model.path to "
             "another model"
         )
     elif known and size not in known:
         yield (
-            f"{place}: its heads have size {size}, and vLLM's attention on CPUs knows {', '.join(map(str, known))}; "
-            "sample on GPUs (sampler.gpus) or set model.path to another model"
+            f"{place}: its heads have size {size}, but vLLM's attention on CPUs supports only "
+            f"{', '.join(map(str, known))}; sample on GPUs (sampler.gpus) or set model.path to another model"
         )
 
 

@@ -53,8 +53,8 @@ def placement_warnings(config: RunConfig, model: ModelFacts | None) -> list[str]
     nodes = plan_run(config, sizes_of(config, model)).nodes
     if nodes[0].type.spot:
         found.append(
-            f"cluster.node_types.{nodes[0].type_name}.spot = true for the head node: when it is taken away, the run "
-            "ends and must be resumed; name another node type in cluster.head"
+            f"cluster.node_types.{nodes[0].type_name}.spot = true for the head node: when the provider takes it away, "
+            "the run ends and must be resumed; name another node type in cluster.head"
         )
     if len(nodes) == 1:
         return found

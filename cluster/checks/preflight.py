@@ -83,9 +83,9 @@ def _wheel_problems() -> Iterator[str]:
     traps = [name for name in CUDA_ONLY_WHEELS if _version(name) is not None]
     if traps and "+cpu" in torch:
         yield (
-            f"{', '.join(traps)} next to the CPU build of torch ({torch}): their registry wheels are CUDA builds and "
-            "importing transformers then fails with `operator torchvision::nms does not exist`. Nothing here needs "
-            f"them: `pip uninstall -y {' '.join(traps)}`"
+            f"{', '.join(traps)} next to the CPU build of torch ({torch}): the registry's wheels are CUDA builds, with "
+            "which importing transformers fails (`operator torchvision::nms does not exist`). bonrl does not need "
+            f"them; run `pip uninstall -y {' '.join(traps)}`"
         )
     if not any(point.name == PLUGIN_NAME for point in metadata.entry_points(group=PLUGIN_GROUP)):
         yield (

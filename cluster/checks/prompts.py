@@ -366,8 +366,8 @@ def check_recorded(run: Path, prompts: Sequence[TokenizedPrompt]) -> None:
         if tokens is not None and tokens != before:
             raise UsageError(
                 f"--resume {run}: prompt {row['prompt_id']!r} was {_ids(before)} in the run and is {_ids(tokens)} now: "
-                "its model.path, tokenizer, task.template or task.instruction has changed, or an earlier release wrote "
-                "the run, which put BOS before every plain prompt; start a new run from its last checkpoint"
+                "model.path, its tokenizer, task.template or task.instruction has changed, or the run is from an "
+                "earlier release, which put BOS before every plain prompt; start a new run from its last checkpoint"
             )
 
 

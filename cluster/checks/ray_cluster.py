@@ -78,8 +78,8 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
             )
         elif one > max((node.get(name, 0) for node in nodes), default=0):
             yield (
-                f"sampler.gpus = {one:g}: no node of the Ray cluster has so many GPUs, and a sampler lies on one node; "
-                "lower sampler.gpus and sampler.tensor_parallel, or add such a node"
+                f"sampler.gpus = {one:g}: no node of the Ray cluster has that many GPUs, and a sampler runs on one "
+                "node; lower sampler.gpus and sampler.tensor_parallel, or add such a node"
             )
 
 

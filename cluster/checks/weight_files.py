@@ -154,13 +154,13 @@ def weight_problems(directory: Path, text: dict[str, Any], tensors: list[Tensor]
         if tensor.name.endswith(("embed_tokens.weight", "wte.weight")) and tensor.shape != wanted:
             yield (
                 f"{place}: config.json says vocab_size x hidden_size = {wanted[0]} x {wanted[1]}, but {tensor.name} is "
-                f"{' x '.join(map(str, tensor.shape))}; config.json and weights must be of one model: {_FETCH}"
+                f"{' x '.join(map(str, tensor.shape))}; config.json and weights must be from the same model: {_FETCH}"
             )
     layers = {int(found.group(1)) for t in tensors if (found := _LAYER.search(t.name)) and "vision" not in t.name}
     if layers and max(layers) + 1 < text["num_hidden_layers"]:
         yield (
             f"{place}: config.json says num_hidden_layers = {text['num_hidden_layers']}, but the weights have "
-            f"{max(layers) + 1}; config.json and weights must be of one model: {_FETCH}"
+            f"{max(layers) + 1}; config.json and weights must be from the same model: {_FETCH}"
         )
 
 

@@ -44,7 +44,7 @@ def compare(
 ) -> None:
     """Compare runs on the same held-out prompts: paired differences with 95 % intervals.
 
-    The first run is the baseline. Runs that differ in the seed alone are one group, and groups are named by the keys in
+    The first run is the baseline. Runs that differ only in the seed are one group, and groups are named by the keys in
     which they differ. With one run of each, intervals are over prompts; with several seeds, over seeds.
 
     \b

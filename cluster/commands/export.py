@@ -23,7 +23,7 @@ def export(
             help="A run directory (its newest checkpoint) or one of its checkpoints.",
         ),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to create.")],
     best: UseBest = False,
     adapter: Annotated[
         bool,

@@ -20,7 +20,7 @@ def grade(
             "--timeout",
             min=0.001,
             max=3600,
-            help="Seconds for one answer; of a program on stdin and stdout, for each test case.",
+            help="Seconds for one answer; for a program on stdin and stdout, seconds for each test case.",
         ),
     ] = 5.0,
     parallel: Annotated[

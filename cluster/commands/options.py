@@ -104,7 +104,7 @@ def load(path: Path | None, overrides: Sequence[str] | None, *, fetch: bool = Tr
 def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
     """The configuration of an earlier run, which `option` names, with overrides."""
     if not (run / "config.yaml").is_file():
-        raise UsageError(f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME")
+        raise UsageError(f"{option} {run}: no config.yaml there, so it is not a run directory; give one like runs/NAME")
     from cluster.records.user_code import kept_overrides
 
     return load(run / "config.yaml", [*kept_overrides(run), *(overrides or [])], fetch=fetch)

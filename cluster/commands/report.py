@@ -18,7 +18,7 @@ def report(
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in the default browser.")] = False,
     groups: Annotated[int, typer.Option("--groups", min=0, max=10_000, help="Groups with their samples to show.")] = 60,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of groups.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed for choosing the groups.")] = 0,
     live: Annotated[
         bool, typer.Option("--live", help="Serve the page, which refreshes itself, until Ctrl-C; writes no file.")
     ] = False,

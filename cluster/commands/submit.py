@@ -37,16 +37,18 @@ def submit(
         typer.Option(
             "--env",
             metavar="NAME[=VALUE]",
-            help="Environment variable of the job; without VALUE the one that is set here. May be repeated. "
+            help="Environment variable of the job; without VALUE, the value that is set here. May be repeated. "
             "WANDB_API_KEY and HF_TOKEN are sent automatically.",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Submit a job that only prints its derived figures on the cluster."),
+        typer.Option(
+            "--dry-run", help="Submit a job that only checks the configuration on the cluster and prints estimates."
+        ),
     ] = False,
 ) -> None:
-    """Package what the job reads, run it on a Ray cluster, follow its log, return its exit status.
+    """Package what the job reads, run it on a Ray cluster, follow its log, and return its exit status.
 
     Relative paths of the configuration travel with the job; absolute ones must exist on the cluster. The run
     of --resume must be in a directory that every node sees. User code (task.reward, plugins, ...) is packed with the

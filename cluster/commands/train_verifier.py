@@ -54,7 +54,9 @@ def train_verifier(
     max_tokens: Annotated[
         int,
         typer.Option(
-            "--max-tokens", min=8, help="Most tokens of prompt and answer together; of longer ones the end is kept."
+            "--max-tokens",
+            min=8,
+            help="Most tokens of prompt and answer together; if there are more, the last ones are kept.",
         ),
     ] = 1024,
 ) -> None:
@@ -71,8 +73,8 @@ def train_verifier(
       bonrl train task.scorer.kind=learned task.scorer.path=my-verifier objective.strategy=best_of_k
       bonrl train-verifier --samples runs/NAME --split train --refresh my-verifier --output my-verifier-2
 
-    The report is on prompts held out by a hash of their ids. For Best-of-N only the AUC within prompts matters: the
-    overall AUC also rewards separating easy prompts from hard ones, which does not help selection.
+    The report is about held-out prompts, chosen by a hash of their ids. For Best-of-N only the AUC within prompts
+    matters: the overall AUC also rewards separating easy prompts from hard ones, which does not help selection.
     """
     from cluster.commands.verifier_samples import recorded_config
     from cluster.commands.verifier_training import check_earlier

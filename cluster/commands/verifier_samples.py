@@ -119,7 +119,7 @@ def _group_samples(file: Path, problems: Problems) -> Iterator[Sample]:
             prompt = problems.texts.get(row["prompt_id"])
         if prompt is None:
             raise ValueError(
-                f"--samples {file}: the prompt {row['prompt_id']!r} is none of task.name = the configured task; give "
+                f"--samples {file}: the prompt {row['prompt_id']!r} is not one of the configured task; give "
                 "the configuration of the run that wrote the file (--config RUN_DIR/config.yaml)"
             )
         if not row["verdict"]:

@@ -29,8 +29,8 @@ def allocation_problems(config: RunConfig) -> Iterator[str]:
         )
     if config.queue.overtake:
         yield (
-            f"rollout.allocation needs queue.overtake = 0 (is {config.queue.overtake}): else the order in which groups "
-            "arrive would decide which counts are known"
+            f"rollout.allocation needs queue.overtake = 0 (is {config.queue.overtake}): otherwise the order in which "
+            "groups arrive would decide which counts are known"
         )
     if config.schedule.k_by_entropy:
         yield (
@@ -40,13 +40,13 @@ def allocation_problems(config: RunConfig) -> Iterator[str]:
     loss = config.loss
     if (loss.kl_coefficient or config.schedule.kl) and loss.kl_placement == "loss":
         yield (
-            "rollout.allocation gives prompts unequal groups, over whose samples the KL term of loss.kl_placement = "
-            "loss is a mean; use loss.kl_placement = reward, or no KL term"
+            "rollout.allocation gives prompts groups of different sizes, but the KL term of loss.kl_placement = loss "
+            "is a mean over all samples; use loss.kl_placement = reward, or no KL term"
         )
     if loss.entropy_coefficient:
         yield (
-            f"loss.entropy_coefficient = {loss.entropy_coefficient:g} is for the mean over tokens, in which "
-            "rollout.allocation gives prompts unequal weights; set loss.entropy_coefficient = 0"
+            f"loss.entropy_coefficient = {loss.entropy_coefficient:g} uses the mean over tokens, in which "
+            "rollout.allocation would give prompts unequal weights; set loss.entropy_coefficient = 0"
         )
     yield from _sizes(config)
 
@@ -64,8 +64,8 @@ def _objective(config: RunConfig) -> Iterator[str]:
             )
         if "answers" in STRATEGIES[term.strategy].required_inputs:
             yield (
-                f"rollout.allocation knows a prompt by its correct answers, and {term.strategy} also depends on which "
-                "wrong ones there are; use another strategy, or no allocation"
+                f"rollout.allocation counts a prompt's correct answers, but {term.strategy} also depends on which "
+                "wrong answers there are; use another strategy, or no allocation"
             )
 
 
@@ -87,7 +87,7 @@ def _sizes(config: RunConfig) -> Iterator[str]:
             return
         if not least <= n <= most:
             yield (
-                f"rollout.allocation: at step {step} rollout.n = {n} is not within min_n = {least} and max_n = {most}, "
-                "of which it must be the mean; change one of them"
+                f"rollout.allocation: at step {step} rollout.n = {n}, the mean size of the groups, is not between "
+                f"min_n = {least} and max_n = {most}; change one of them"
             )
             return

@@ -68,8 +68,8 @@ def _rewards(config: RunConfig) -> Iterator[str]:
     ]  # earn 1 or 0, whatever the reward
     if task.format_bonus and objective.imitation == "none" and len(votes) == len(terms):
         yield (
-            f"task.format_bonus = {task.format_bonus:g} is added to rewards, which {votes[0]} does not read: it would "
-            "train the same without; use objective.strategy = max_at_k (or mean), or task.format_bonus = 0"
+            f"task.format_bonus = {task.format_bonus:g} is added to rewards, which {votes[0]} does not read, so it has "
+            "no effect; use objective.strategy = max_at_k (or mean), or task.format_bonus = 0"
         )
     scored = [t.strategy for t in terms if "scores" in STRATEGIES[t.strategy].required_inputs]
     scored += ["bon_sft"] if objective.imitation == "bon_sft" else []
@@ -88,8 +88,8 @@ def _loss(config: RunConfig) -> Iterator[str]:
     loss = config.loss
     if loss.kl_refresh_every and not (loss.kl_coefficient or config.schedule.kl):
         yield (
-            f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference of a KL term, and there is none; "
-            "set loss.kl_coefficient or schedule.kl, or loss.kl_refresh_every = 0"
+            f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference of the KL term, but there is no "
+            "KL term; set loss.kl_coefficient or schedule.kl, or loss.kl_refresh_every = 0"
         )
     if loss.kl_refresh_every and config.learner.lora:
         yield (
@@ -270,8 +270,8 @@ def _sleep(config: RunConfig) -> Iterator[str]:
         )
     if staleness:
         yield (
-            f"sampler.sleep = {sleep} needs queue.staleness = 0 (is {staleness}), because samplers work while the "
-            "learner does otherwise; set one of them to none or 0"
+            f"sampler.sleep = {sleep} needs queue.staleness = 0 (is {staleness}), because otherwise samplers work "
+            "while the learner does; set sampler.sleep = none or queue.staleness = 0"
         )
 
 
@@ -335,8 +335,8 @@ def _selection(config: RunConfig) -> Iterator[str]:
         return
     if not evaluation.every:
         yield (
-            f"evaluation.keep_best = {evaluation.keep_best} chooses among evaluated steps, and evaluation.every = 0 "
-            "evaluates none on the way; set evaluation.every"
+            f"evaluation.keep_best = {evaluation.keep_best} chooses among evaluated steps, but evaluation.every = 0 "
+            "evaluates none during the run; set evaluation.every"
         )
     if evaluation.min_gain and not evaluation.patience:
         yield f"evaluation.min_gain = {evaluation.min_gain:g} has no effect without evaluation.patience; set that too"

@@ -178,8 +178,8 @@ def _flags_for_numbers(tree: Mapping[str, Any]) -> list[Any]:
 def _credentials(tree: Mapping[str, Any]) -> list[str]:
     """A line for each key whose value has an address with credentials: every record of the run would hold them."""
     return [
-        f"{key}: holds an address with a user's name, a password or a token, which every record of the run would hold "
-        f"too; leave it out, and {_WHERE_CREDENTIALS_GO.get(key, 'put it into an environment variable')}"
+        f"{key}: holds an address with a user's name, a password or a token, which would be copied into every record "
+        f"of the run; leave it out, and {_WHERE_CREDENTIALS_GO.get(key, 'put it into an environment variable')}"
         for key, value in dotted_keys(tree)
         if has_credentials(value)
     ]

@@ -105,7 +105,7 @@ def _earlier(option: str, run: Path, overrides: Sequence[str], *, dry_run: bool)
     else:
         if not (run / "config.yaml").is_file():
             raise UsageError(
-                f"{option} {run}: no config.yaml there, so it is no run directory; give one like runs/NAME"
+                f"{option} {run}: no config.yaml there, so it is not a run directory; give one like runs/NAME"
             )
         files = {f"{option} {run}": str(run / "config.yaml"), f"groups of {run}": str(run / "groups")}
         files |= {f"{name} of {run}": str(run / name) for name in USER_CODE if (run / name).exists()}

@@ -59,7 +59,7 @@ def check_address(address: str) -> str:
         server.getresponse()  # also a refusal for want of a token is an answer
     except (OSError, http.client.HTTPException) as error:
         raise UsageError(
-            f"--address {address}: something listens there, but it is no Ray job server "
+            f"--address {address}: something listens there, but it is not a Ray job server "
             f"({error or type(error).__name__}); give the port of the head node's dashboard (8265)"
         ) from error
     finally:

@@ -136,8 +136,8 @@ async def _started(client: Any, job: str, start_s: float | None, echo: Echo) -> 
         if start_s is not None and time.monotonic() > began + start_s:
             client.stop_job(job)
             echo(
-                f"the job {job} did not start within {start_s:g} s (deadlines.start_s) and was stopped: has "
-                "the cluster a free CPU on its head node, and could it unpack the job's directory?"
+                f"the job {job} did not start within {start_s:g} s (deadlines.start_s) and was stopped; "
+                "check that the head node has a free CPU and could unpack the job's directory"
             )
             return False
         await asyncio.sleep(POLL_SECONDS)

@@ -138,6 +138,6 @@ def _storage(layout: Layout) -> list[tuple[dict[str, Any], str]]:
         server, _, export = storage.nfs.partition(":")
         return [({"name": "shared", "nfs": {"server": server, "path": export}}, storage.path)]
     raise UsageError(
-        f"cluster.storage.path = {storage.path} is mounted from nothing: give cluster.storage.claim (a "
+        f"cluster.storage.path = {storage.path} has no volume to mount: give cluster.storage.claim (a "
         "PersistentVolumeClaim) or cluster.storage.nfs for --to kuberay"
     )

@@ -237,7 +237,7 @@ def verify(path: str | Path, *, contents: bool = True) -> Checkpoint:
         body = {key: manifest[key] for key in ("format", "step", "metadata", "files")}
         checksum = manifest["sha256"]
     except FileNotFoundError:
-        raise CheckpointError(f"{path} has no {MANIFEST}: it is no checkpoint, or was not finished") from None
+        raise CheckpointError(f"{path} has no {MANIFEST}: it is not a checkpoint, or was not finished") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / MANIFEST} cannot be read: {error!r}") from error
     if checksum != _signed(body)["sha256"]:

@@ -54,7 +54,7 @@ def _check_problems(evaluations: Sequence[tuple[Subject, Prompts]], common: set[
             ours, theirs = reference.problems[prompt], prompts.problems[prompt]
             if ours is not None and theirs is not None and ours != theirs:
                 raise ResultsError(
-                    f"prompt {prompt!r} is one problem in {first.name} and another in {run.name}: the task's files or "
+                    f"prompt {prompt!r} is not the same problem in {first.name} and {run.name}: the task's files or "
                     "generator (section task) differ, so the evaluations cannot be compared"
                 )
 

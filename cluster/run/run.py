@@ -225,10 +225,10 @@ def _disagreement(step: int, gap: float, max_gap: float) -> str:
         return (
             f"step {step}: the log-probabilities of the sampler or of the learner are NaN (not a number): an earlier "
             "update broke the weights. Lower learner.learning_rate or learner.gradient_clip, or use "
-            "model.dtype=float32, and start again from a checkpoint from before."
+            "model.dtype=float32, and resume from an earlier checkpoint."
         )
     return (
-        f"step {step}: the sampler's log-probabilities differ from the learner's by {gap:.2e} per token at equal "
+        f"step {step}: the sampler's log-probabilities differ from the learner's by {gap:.2e} per token with the same "
         f"weights (version {step - 1}); agreement.max_gap is {max_gap:.0e}. Either the sampler holds other weights "
         "than the learner, or the two compute with different precision: bfloat16 (model.dtype) stays near 1e-2, so "
         "raise agreement.max_gap to 0.05 there; with float32 report this as a bug."

@@ -200,7 +200,7 @@ def _no_signal(mean: Row, config: RunConfig) -> str | None:
         )
     return (
         f"{seen}, with a mean reward of {mean.get('reward/mean', 0.0):.3f}: at objective.k = {term.k} and rollout.n = "
-        f"{n} no single sample changes the objective's value of its group. Lower objective.k, or raise rollout.n."
+        f"{n} no single sample changes the value of the objective for its group. Lower objective.k, or raise rollout.n."
     )
 
 

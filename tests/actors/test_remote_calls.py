@@ -89,7 +89,7 @@ def test_a_broken_connection_is_not_reported_as_a_death():
     error = ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed", b"\x01" * 16)
     assert message_of(error) == (
         "verifier-0 could not be reached while it was to start: the connection to it broke, and Ray does not report "
-        f"its death, so it may have done so (The actor {'01' * 16} is unavailable: The actor is temporarily "
+        f"its death, so it may still have done it (The actor {'01' * 16} is unavailable: The actor is temporarily "
         "unavailable: RpcError: Socket closed. The task may or may not have been executed on the actor.)"
     )
 

@@ -62,7 +62,7 @@ def test_a_sound_model_is_accepted_on_cpu_and_gpu():
         ),
         ({"model_type": "clip"}, "cannot load the model_type 'clip' as a causal language model"),
         ({"model_type": "llama", "text_config": {"vocab_size": 9}}, "cannot load the model_type 'llama' as an image"),
-        ({"hidden_size": 192}, "its heads have size 48, and vLLM's attention on CPUs knows 32, 64"),
+        ({"hidden_size": 192}, "its heads have size 48, but vLLM's attention on CPUs supports only 32, 64"),
         ({"rotary_pct": 0.25}, "8 dimensions of its heads are rotated"),
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "8 dimensions of its heads are rotated"),
         ({"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox"}, "8 dimensions of its heads are rotated"),

@@ -51,7 +51,7 @@ def test_something_else_at_the_address_is_refused(repository: Path, monkeypatch:
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
-        with pytest.raises(UsageError, match="no Ray job server"):
+        with pytest.raises(UsageError, match="not a Ray job server"):
             check_address(f"http://127.0.0.1:{mute.getsockname()[1]}")
 
 

@@ -103,7 +103,7 @@ def test_the_configuration_is_that_of_the_run_or_the_evaluation(tmp_path) -> Non
 
 
 def test_groups_of_another_task_and_empty_places_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="'elsewhere/1' is none of task.name"):
+    with pytest.raises(ValueError, match="'elsewhere/1' is not one of the configured task"):
         read_samples(groups(tmp_path, "elsewhere/1"), CONFIG)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there is no such file"):

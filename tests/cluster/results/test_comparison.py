@@ -210,7 +210,7 @@ def test_other_problems_under_the_same_id_are_refused(tmp_path: Path) -> None:
     other = make_run(tmp_path, "b", MEAN)
     found = [type(group)(**{**vars(group), "prompt_text": "another"}) for group in evaluation_groups(0.5, 0)]
     write(other / "groups" / "evaluation-000002.parquet", found)
-    with pytest.raises(UsageError, match="is one problem in pass-0 and another in b"):
+    with pytest.raises(UsageError, match="is not the same problem in pass-0 and b"):
         compare([one, other])
 
 
