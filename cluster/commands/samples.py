@@ -55,7 +55,7 @@ def samples(
         typer.Option(
             "--only",
             help="right; wrong (also unparsable answers, crashes and time-outs of their programs); truncated: cut at "
-            "the limit of tokens; failed: the verifier gave no verdict.",
+            "the token limit; failed: the verifier gave no verdict.",
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Prompts to show.")] = 3,
