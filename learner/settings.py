@@ -410,7 +410,9 @@ class LearnerSettings(Section):
     torch_compile: bool = Field(
         False,
         description="Compile the decoder layers with torch.compile: faster steps for minutes of compilation at the "
-        "start. The results differ in the last bits.",
+        "start. Needs a compiler on the learner's node (g++ for a CPU, gcc for a GPU). The results differ in the last "
+        "bits, also between a run and its repetition after a restart. With zero_stage 3 the weights of a whole layer "
+        "are gathered at a time.",
     )
     lora: LoraSettings | None = Field(
         None,

@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import CheckpointLayout
+from learner.backends.compilation import check_compiler, compile_layers, decoder_layers
 from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
 from learner.backends.loading import give_memory, load_on_rank_0
 from learner.backends.lora import Adapters
@@ -75,7 +76,10 @@ class DeepSpeedBackend(LearnerBackend):
         self.packed = prepare_packing(model, settings.packing, device)
         return_logprobs(model, settings.logits_chunk_bytes)
         if settings.torch_compile:
-            _compile_layers(model)
+            check_compiler(device)
+            compile_layers(decoder_layers(model))
+            if self._partitions:
+                self._gather_whole_layers(model)
         optimizer = adamw(self.parameters, settings)  # asks for shapes, which partitioned parameters do not have
         config = deepspeed_config(settings, dtype, device, size, self._clips_here)
         self._place(model, config)
@@ -90,6 +94,13 @@ class DeepSpeedBackend(LearnerBackend):
             _partition(self._deepspeed, model, config, DTYPES[self._dtype], self._device)
         else:
             give_memory(model.parameters(), self._device)
+
+    def _gather_whole_layers(self, model: Any) -> None:
+        """Under ZeRO-3, gather the weights of a layer before its graph and not within: hooks of its modules would
+        divide the graph, and be compiled again for each module.
+        """
+        for layer in decoder_layers(model):
+            self._deepspeed.utils.set_z3_leaf_module(layer, True)
 
     def train(self) -> None:
         """See the base class."""
@@ -186,17 +197,6 @@ def _partition(
             first.convert_to_zero_parameters([parameter])  # type: ignore[attr-defined]  # DeepSpeed's method
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
-
-
-def _compile_layers(model: Any) -> None:
-    """Compile each decoder layer for any number and length of sequences. The whole model has too many branches."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(f"learner.torch_compile: {type(model).__name__} has no layers to compile; set it to false")
-    for layer in layers:
-        layer.compile(dynamic=True)
 
 
 def _start_deepspeed(

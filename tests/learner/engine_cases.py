@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import socket
 import sys
 from contextlib import nullcontext
@@ -114,7 +115,10 @@ def free_port() -> int:
 
 
 def run_ranks(case: str, world_size: int, directory: Path, **arguments: object) -> None:
-    """Run `case(rank, world_size, port, directory, **arguments)` of this module in one process per rank."""
+    """Run `case(rank, world_size, port, directory, **arguments)` in one process per rank.
+
+    `case` is a function of this module, or "module:function".
+    """
     import subprocess
 
     root = Path(__file__).resolve().parents[2]
@@ -461,4 +465,5 @@ def supervised(rank: int, world_size: int, port: int, directory: Path) -> None:
 
 if __name__ == "__main__":
     name, rank_, size_, port_, directory_, arguments_ = sys.argv[1:]
-    globals()[name](int(rank_), int(size_), int(port_), Path(directory_), **json.loads(arguments_))
+    run_case = pkgutil.resolve_name(name) if ":" in name else globals()[name]
+    run_case(int(rank_), int(size_), int(port_), Path(directory_), **json.loads(arguments_))

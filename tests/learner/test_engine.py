@@ -94,3 +94,9 @@ def test_adapters_equal_plain_torch(models: Path) -> None:
     from engine_cases import run_ranks
 
     run_ranks("adapters", 2, models, stages=[0, 1, 3])
+
+
+def test_compiled_layers_equal_plain_torch(models: Path) -> None:
+    from engine_cases import run_ranks
+
+    run_ranks("tests.learner.compiled_engine:compiled", 2, models)
