@@ -53,6 +53,7 @@ def test_every_zero_stage_equals_plain_torch(models: Path, world_size: int, tied
                 [1, "float32", "all"],
                 [2, "bfloat16", "all"],
                 [3, "float32", "all"],
+                [0, "bfloat16", "all"],
                 [2, "float32", "adapters"],
                 [3, "float32", "adapters"],
             ],
