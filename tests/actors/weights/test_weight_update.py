@@ -66,9 +66,9 @@ def perturb(model: torch.nn.Module, patterns: list[str]) -> int:
     return changed
 
 
-def in_buckets(model: torch.nn.Module, count: int) -> list[buckets.Manifest]:
+def in_buckets(model: torch.nn.Module, count: int, part: str = "") -> list[buckets.Manifest]:
     """The model's weights in `count` shared-memory buckets, fused layers' tensors in different ones."""
-    tensors = list(model.named_parameters())
+    tensors = [(name, p) for name, p in model.named_parameters() if part in name]
     parts = [tensors[i::count] for i in range(count)]
     return [buckets.write_bucket(buckets.new_path("test"), part) for part in parts]
 
@@ -91,6 +91,24 @@ def assert_agrees(completions, model, reference_logprobs, version: int) -> None:
         assert abs(completion.logprobs.sum(dtype=np.float64) - expected.sum()) < TOLERANCE
         np.testing.assert_allclose(completion.logprobs, expected, atol=TOLERANCE)
         assert set(completion.versions) == {version}
+
+
+def test_an_update_of_adapted_layers_keeps_the_others(served, run_async, reference_logprobs):
+    """As under LoRA a sampler that replaces another gets it: a new engine with the weights of its files.
+
+    The first test of the module, so that it finds a new engine.
+    """
+    sampler, model = served
+    if run_async(sampler.version()):  # the tests were ordered in another way
+        perturb(model, [])
+        run_async(update(sampler, model))
+    for _ in range(2):
+        perturb(model, KINDS["attention"])
+        manifests = [manifest | {"partial": True} for manifest in in_buckets(model, 2, "self_attn")]
+        report = run_async(sampler.load_weights(next(versions), manifests))
+        buckets.unlink(manifests)
+        assert report["nbytes"] < 0.7 * sum(p.numel() * 4 for p in model.parameters())
+        assert_agrees(run_async(sample(sampler, 7)), model, reference_logprobs, report["version"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

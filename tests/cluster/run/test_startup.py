@@ -13,7 +13,7 @@ from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
 from actors.process_stats import Heartbeat
 from actors.workers.verifier_worker import Ready
-from cluster.config import load_config
+from cluster.config import build_config, load_config
 from cluster.records.run_directory import RunDirectory
 from cluster.run.processes import Processes
 from cluster.run.startup import FILE, Startup, announced_start, still_starting
@@ -44,6 +44,25 @@ def test_processes_pass_on_the_report_of_a_verifier_worker(monkeypatch: pytest.M
     monkeypatch.setattr(processes, "_start", start)
     asyncio.run(processes._verifier("verifier-0", "AutoTokenizer").prepare())
     assert shown == [("verifier-0", Ready((LINE,)))]
+
+
+@pytest.mark.parametrize(("sleep", "partial"), [("none", True), ("cache", True), ("weights", False)])
+def test_a_sampler_that_frees_its_weights_gets_all_of_them(
+    sleep: str, partial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under LoRA too, where others get only the layers that have adapters."""
+    card = {
+        "sampler": {"gpus": 1, "sleep": sleep},
+        "learner": {"gpus_per_rank": 1, "lora": {"rank": 4}},
+        "cluster": {"placement": "colocated"},
+    }
+    processes = Processes(build_config(card), "run", lambda incident: None)
+    passed: dict[str, Any] = {}
+    actor = SimpleNamespace(remote=lambda **arguments: passed.update(arguments))
+    monkeypatch.setattr(processes, "_actor", lambda *_, **__: actor)
+    monkeypatch.setattr(processes, "_placement", SimpleNamespace(learner=lambda rank: {}, shares_cards=True))
+    processes._learner_rank(0, 0)
+    assert passed["partial_updates"] is partial
 
 
 def test_a_slow_start_names_the_actors_that_are_missing() -> None:
