@@ -21,6 +21,7 @@ from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import NamedTensor, into_buckets
 from learner.backends.deepspeed_backend import DeepSpeedBackend
 from learner.backends.model_directory import check_model_directory, pad_token_of, write_model_directory
+from learner.backends.packing import packed_arguments
 from learner.backends.reference_policy import ReferencePolicy
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
 from learner.backends.step_metrics import StepMetrics, StepTotals
@@ -278,6 +279,7 @@ class Engine:
             input_ids=self._tensor(batch.tokens_BT),
             attention_mask=None if mask_BT is None else self._tensor(mask_BT),
             position_ids=self._tensor(batch.positions_BT),
+            **(packed_arguments(self.config, batch.lengths_B, self.device) if mask_BT is None else {}),
             responses=responses,
             temperature=temperature,
             with_entropy=with_entropy,

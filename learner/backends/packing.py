@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 
@@ -24,6 +25,22 @@ def prepare_packing(model: Any, wanted: bool | Literal["auto"], device: torch.de
     if flash:
         model.set_attn_implementation(flash)
     return True
+
+
+def packed_arguments(config: Any, lengths_B: np.ndarray, device: torch.device) -> dict[str, Any]:
+    """Arguments of a forward pass over a packed row of sequences of these lengths, in addition to tokens and positions.
+
+    FlashAttention gets the bounds of the sequences. Without them transformers searches the positions in every layer
+    and waits for the GPU's answer, and a compiled layer has a graph break there.
+
+    Args:
+        config: of the model, with its attention.
+    """
+    if not config._attn_implementation.startswith("flash"):
+        return {}
+    bounds = torch.from_numpy(np.append(0, lengths_B.cumsum()).astype(np.int32)).to(device, non_blocking=True)
+    longest = int(lengths_B.max())
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
 
 def _flash_attention(model: Any) -> str | None:

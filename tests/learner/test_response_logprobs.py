@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from benchmarks.tiny_architectures import ARCHITECTURES, tiny_model
-from learner.backends.packing import prepare_packing
+from learner.backends.packing import packed_arguments, prepare_packing
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.packing_check import mixes_packed_sequences
 from learner.response_logprobs import ResponseTokens, return_logprobs
@@ -68,6 +69,7 @@ def rows(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         input_ids=tensor(batch.tokens_BT),
         attention_mask=None if mask_BT is None else tensor(mask_BT),
         position_ids=tensor(batch.positions_BT),
+        **(packed_arguments(model.config, batch.lengths_B, model.device) if mask_BT is None else {}),
         responses=responses,
         temperature=TEMPERATURE,
         with_entropy=True,
@@ -191,8 +193,128 @@ def test_what_is_packed() -> None:
     assert mixes("gpt-oss", torch.bfloat16)
 
 
+FLASH = ["Llama", "Qwen3", "Gemma 3 text", "GPT-NeoX"]
+
+
+@pytest.fixture
+def flash_calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """FlashAttention 2 that transformers finds and that computes on a CPU; collects `cu_seqlens` of the calls."""
+    import transformers.modeling_flash_attention_utils as transformers_flash
+
+    calls: list[list[int]] = []
+
+    def attention(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+    ) -> torch.Tensor:
+        """Of whole sequences [B, T, heads, size]."""
+        assert causal and not dropout_p
+        T, shared = q.shape[1], q.shape[2] // k.shape[2]
+        k, v = (x.repeat_interleave(shared, dim=2) for x in (k, v))
+        distance_TT = torch.arange(T)[:, None] - torch.arange(T)
+        seen_TT = (distance_TT >= 0) & ((window_size[0] < 0) | (distance_TT <= window_size[0]))
+        scores = torch.einsum("bthd,bshd->bhts", q.float(), k.float()) * (softmax_scale or q.shape[-1] ** -0.5)
+        weights = scores.masked_fill(~seen_TT, -torch.inf).softmax(-1)
+        return torch.einsum("bhts,bshd->bthd", weights, v.float()).to(q.dtype)
+
+    def varlen_attention(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+    ) -> torch.Tensor:
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k) and cu_seqlens_q.dtype == torch.int32
+        sizes = cu_seqlens_q.diff().tolist()
+        assert int(max_seqlen_q) == int(max_seqlen_k) == max(sizes)
+        calls.append(cu_seqlens_q.tolist())
+        parts = zip(*(x.split(sizes) for x in (q, k, v)), strict=True)
+        arguments = dropout_p, softmax_scale, causal, window_size
+        return torch.cat([attention(*(x[None] for x in part), *arguments)[0] for part in parts])
+
+    monkeypatch.setattr(transformers.utils, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(transformers.PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True)
+    monkeypatch.setattr(transformers_flash, "_loaded_implementation", None)
+    monkeypatch.setattr(transformers_flash, "_prepare_from_posids", None)  # not needed by any layer
+    padding = transformers_flash._pad_input, transformers_flash._unpad_input
+    functions = attention, varlen_attention, None, *padding
+    monkeypatch.setattr(transformers_flash, "_lazy_imports", lambda *_, **__: functions)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        name if name in FLASH else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+        if name not in MIXING
+    ],
+)
+def test_the_calls_of_flash_attention_keep_packed_sequences_apart(
+    architecture: str, flash_calls: list[list[int]]
+) -> None:
+    """What transformers asks of FlashAttention for a packed row, computed on a CPU."""
+    plain, model = (tiny_model(architecture).to(torch.bfloat16) for _ in range(2))
+    if not model._supports_flash_attn or model.config._attn_implementation == "eager":
+        assert not prepare_packing(model, "auto", torch.device("cuda"))
+        return
+    assert prepare_packing(model, "auto", torch.device("cuda")) and not flash_calls
+    assert model.config._attn_implementation == "flash_attention_2"
+    exact = architecture != "GPT-2"  # in float32 transformers reads the type of an nn.Linear, and GPT-2 has none
+    for each in (plain, model):
+        return_logprobs(each.float() if exact else each, None)
+    assert not mixes_packed_sequences(lambda batch: rows(model, batch)[0], 96, 2)
+    flash_calls.clear()
+    packed = batch_of(make_sequences(), packed=True)
+    with torch.no_grad():
+        found, expected = scores(model, packed)[0], scores(plain, batch_of(make_sequences(), packed=False))[0]
+    assert flash_calls == [[0, *packed.lengths_B.cumsum().tolist()]] * model.config.get_text_config().num_hidden_layers
+    torch.testing.assert_close(found, expected, atol=2e-5 if exact else 0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("installed", "dtype", "attention", "expected"),
+    [
+        ((2, 3), torch.bfloat16, "sdpa", "flash_attention_3"),
+        ((2,), torch.bfloat16, "sdpa", "flash_attention_2"),
+        ((), torch.bfloat16, "sdpa", None),
+        ((2, 3), torch.float32, "sdpa", None),
+        ((2, 3), torch.bfloat16, "eager", None),
+    ],
+)
+def test_packing_on_a_gpu_follows_flash_attention(
+    installed: tuple[int, ...],
+    dtype: torch.dtype,
+    attention: str,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    flash_calls: list[list[int]],
+) -> None:
+    for version in (2, 3):
+        monkeypatch.setattr(
+            transformers.utils, f"is_flash_attn_{version}_available", lambda version=version: version in installed
+        )
+    for wanted in (False, "auto", True):
+        model = tiny_model("Llama").to(dtype)
+        model.set_attn_implementation(attention)
+        packs = prepare_packing(model, wanted, torch.device("cuda"))
+        assert packs == (wanted is True or (wanted == "auto" and expected is not None))
+        assert model.config._attn_implementation == (expected if packs and expected else attention)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("architecture", ["Llama", "Qwen3", "Gemma 3 text", "GPT-NeoX"])
+@pytest.mark.parametrize("architecture", FLASH)
 def test_flash_attention_keeps_packed_sequences_apart(architecture: str) -> None:
     model = tiny_model(architecture).to("cuda", torch.bfloat16)
     if not prepare_packing(model, "auto", model.device):
