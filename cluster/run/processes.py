@@ -46,13 +46,14 @@ logger = logging.getLogger(__name__)
 JOURNAL = "queue.arrow"  # in the run directory: the replay queue's own accounting
 # Heartbeats and weight updates are served alongside the requests in flight.
 _CONCURRENT_CALLS = 10_000
+_TOO_SLOW = "timed out during startup"  # in Ray's message, whose exception has no class of its own
 
 
 def connect(config: RunConfig) -> None:
     """Join the configured Ray cluster, or start a local one that ends with this process.
 
     Raises:
-        ConnectionError: no cluster answers at ``cluster.address``.
+        ConnectionError: no cluster answers at ``cluster.address``, or the local one did not start in time.
     """
     # Ray logs at every start that it needs a token, which a local cluster makes itself.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -77,6 +78,15 @@ def connect(config: RunConfig) -> None:
         raise ConnectionError(
             f"{key} = auto: this machine is no node of a Ray cluster that answers ({error}); use a node, submit it "
             "(`bonrl submit`), or give cluster.address=local for a cluster that ends with the run"
+        ) from error
+    except Exception as error:
+        if _TOO_SLOW not in str(error):
+            raise
+        load = os.getloadavg()[0]
+        raise ConnectionError(
+            f"Ray did not start on this machine within its limit of 30 s; the load average is {load:.0f} on "
+            f"{os.cpu_count()} CPUs. If other work causes the load, start the run again later; if not, see Ray's logs "
+            "(/tmp/ray/session_latest/logs)"
         ) from error
     if address != "local":
         _check_layout(config)

@@ -22,3 +22,20 @@ def test_auto_without_a_cluster_names_the_key(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ray, "init", nothing)
     with pytest.raises(ConnectionError, match=r"cluster.address = auto: .*cluster.address=local"):
         connect(load_config(LOCAL, ["cluster.address=auto"]))
+
+
+def test_a_machine_that_is_too_busy_for_ray_gets_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from cluster.run.processes import connect
+
+    def slow(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(ConnectionError, match=r"did not start on this machine .* load average is \d+ on \d+ CPUs"):
+        connect(load_config(LOCAL))
+
+    monkeypatch.setattr(ray, "init", lambda **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        connect(load_config(LOCAL))
