@@ -7,13 +7,14 @@ groups again and leases the learner's groups again. Positions whose rollout is n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import ray
 from ray import ObjectRef
 
+from actors.fleet.commits import MOST, CommitBatches, Graded, lost_of
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
 from actors.queue.allocation import Outcome
@@ -45,6 +46,7 @@ class QueueClient:
         self._graded: dict[int, ObjectRef] = {}  # groups of those that have been committed
         self._leased: list[int] = []
         self._version = 0
+        self._batches = CommitBatches(self._commit)
 
     def start_issuing(self, issue: Callable[[Ticket], object]) -> None:
         """From now on call `issue` with the ticket of each position to sample, also when a lost queue is replaced."""
@@ -64,13 +66,9 @@ class QueueClient:
             self._graded = {sequence: ray.put(group) for sequence, group in held.items()}
             self._under_way = set(held)
             return
-        for sequence, group in sorted(self._graded.items()):
-            request = partial(_commit, sequence=sequence, group=group)
-            try:
-                await self._ask(queue, request, to=f"take the group of position {sequence} again")
-            except ObjectLost:  # so it is issued again below
-                del self._graded[sequence]
-                self._under_way.discard(sequence)
+        for sequence in await self._commit_again(queue):  # lost, so it is issued again below
+            self._graded.pop(sequence, None)
+            self._under_way.discard(sequence)
         acknowledged = await self._ask(queue, lambda new: new.version.remote(), to="name its version") > self._version
         if self._leased and not acknowledged:
             await self._ask(
@@ -99,11 +97,25 @@ class QueueClient:
         """
         self._graded[sequence] = group
         try:
-            request = partial(_commit, sequence=sequence, group=group)
-            await self._call(request, to=f"take the group of position {sequence}")
+            await self._batches.add((sequence, group))
         except ObjectLost:
-            del self._graded[sequence]
+            self._graded.pop(sequence, None)  # a new queue may have missed it before
             raise
+
+    async def _commit(self, groups: Sequence[Graded]) -> None:
+        await self._call(partial(_commit, groups=groups), to=f"take {_named(groups)}")
+
+    async def _commit_again(self, queue: Member) -> list[int]:
+        """Commit all graded groups to a new queue; the positions of those that are gone with their node."""
+
+        async def send(groups: Sequence[Graded]) -> None:
+            await self._ask(queue, partial(_commit, groups=groups), to=f"take {_named(groups)} again")
+
+        graded = sorted(self._graded.items())
+        lost: list[int] = []
+        for first in range(0, len(graded), MOST):
+            lost += await lost_of(graded[first : first + MOST], send)
+        return lost
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
         """A reference to the step's groups (they never pass through the driver) and the queue's metrics."""
@@ -158,5 +170,11 @@ class QueueClient:
         return await call(request(queue.actor()), owner=queue.name, to=to, deadline_s=_QUICK_S)
 
 
-def _commit(queue: Any, *, sequence: int, group: ObjectRef) -> Awaitable[Any]:
-    return queue.commit.remote(sequence, group)
+def _commit(queue: Any, *, groups: Sequence[Graded]) -> Awaitable[Any]:
+    # Ray fetches the groups for the queue only if they are arguments themselves, not inside of one.
+    return queue.commit.remote([sequence for sequence, _ in groups], *(group for _, group in groups))
+
+
+def _named(groups: Sequence[Graded]) -> str:
+    first = groups[0][0]
+    return f"the group of position {first}" if len(groups) == 1 else f"{len(groups)} groups (position {first}, ...)"

@@ -104,6 +104,8 @@ class Supervisor:
         Raises:
             ActorFailure: after `deadline_s`; the message says what the unit was needed for.
         """
+        if unit.serving:
+            return
         try:
             async with asyncio.timeout(deadline_s):
                 while not unit.serving:

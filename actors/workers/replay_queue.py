@@ -77,15 +77,18 @@ class ReplayQueue:
         """Waiting groups by position."""
         return {sequence: self._groups[sequence] for sequence in self._state.waiting()}
 
-    async def commit(self, sequence: int, batch: pa.RecordBatch) -> bool:
-        """A graded group arrives; False if it had arrived before."""
+    async def commit(self, positions: Sequence[int], *groups: pa.RecordBatch) -> list[int]:
+        """Graded groups arrive, one for each position; the positions of those that had not arrived before."""
         # deadline: the holder only changes the accounting, or waits inside asyncio.timeout
         async with self._changed:
-            new = self._state.commit(sequence)
+            new = []
+            for sequence, group in zip(positions, groups, strict=True):
+                if self._state.commit(sequence):
+                    self._groups[sequence] = group
+                    new.append(sequence)
             if new:
-                self._groups[sequence] = batch
                 self._changed.notify_all()
-                logger.debug("position %d arrived", sequence)
+                logger.debug("positions %s arrived", new)
             return new
 
     async def lease(

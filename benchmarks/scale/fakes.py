@@ -58,11 +58,12 @@ class Shape:
 class Counts:
     """What the fakes count.
 
-    admitted: when each group in flight was sampled first. group_seconds: in flight, of all groups that are committed.
+    admitted: when each group in flight was sampled first. committed: groups. group_seconds: in flight, of those.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
     admitted: dict[int, float] = field(default_factory=dict)
+    committed: int = 0
     peak: int = 0
     group_seconds: float = 0.0
     queue_cpu_s: float = 0.0
@@ -214,9 +215,11 @@ def queue(counts: Counts, number: int, shape: Shape, journal: Path) -> FakeActor
     def calls(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Awaitable[Any]]:
         return lambda *arguments: asyncio.ensure_future(timed(method(*arguments)))
 
-    def commit(sequence: int, group: Any) -> Awaitable[Any]:
-        counts.group_seconds += asyncio.get_running_loop().time() - counts.admitted.pop(sequence)
-        return calls(real.commit)(sequence, group)
+    def commit(positions: list[int], *groups: Any) -> Awaitable[Any]:
+        now = asyncio.get_running_loop().time()
+        counts.committed += len(positions)
+        counts.group_seconds += sum(now - counts.admitted.pop(sequence) for sequence in positions)
+        return calls(real.commit)(positions, *groups)
 
     async def described(timeout_s: float) -> Any:
         return (await timed(real.lease(timeout_s)))[1]

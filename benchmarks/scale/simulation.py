@@ -22,7 +22,7 @@ from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Incident, Member, Unit
-from actors.group import Group
+from actors.group import Group, SampleRequest
 from actors.queue.state import Ticket
 from benchmarks.scale.fakes import Counts, FakeActor, Shape, monitor, queue, rank, sampler, verifier
 from cluster.config import RunConfig, load_config
@@ -144,7 +144,7 @@ class _Simulation:
         queue_s = counts.queue_cpu_s - queue_cpu
         driver_s = time.process_time() - cpu - queue_s
         calls = counts.calls.total() - calls
-        operations = sum(counts.calls[name] for name in ("reserve", "commit", "lease", "ack"))
+        operations = sum(counts.calls[name] for name in ("reserve", "lease", "ack")) + counts.committed
         if counts.admitted or counts.calls["ack"] != shape.steps:
             raise RuntimeError(f"{len(counts.admitted)} groups were not committed: the simulation is wrong")
         noticed = await self._death if self._death is not None else None
@@ -225,17 +225,21 @@ def message_bytes() -> dict[str, int]:
     source = prompts(1)[0]
     config = configuration(Shape(1, 1, 1, 1, 0, 1, 0.0))
     request, prompt = LiveGroups(config, [source], cast(Any, None), cast(Any, None)).request(Ticket(0, 0))
-    rows = [np.zeros(TOKENS, np.int32)] * SAMPLES
-    group = Group.sampled(
+    return {
+        "driver": len(pickle.dumps(request, 5)) + len(pickle.dumps(prompt, 5)),
+        "object_store": sampled(request, TOKENS).to_record_batch().nbytes,
+    }
+
+
+def sampled(request: SampleRequest, tokens: int) -> Group:
+    """A group of answers with `tokens` tokens each."""
+    rows = [np.zeros(tokens, np.int32)] * request.n
+    return Group.sampled(
         request,
         sampler="sampler-0",
         sample_seconds=1.0,
         response_tokens=rows,
         behaviour_logprobs=[row.astype(np.float32) for row in rows],
         token_versions=rows,
-        finish_reason=["stop"] * SAMPLES,
+        finish_reason=["stop"] * request.n,
     )
-    return {
-        "driver": len(pickle.dumps(request, 5)) + len(pickle.dumps(prompt, 5)),
-        "object_store": group.to_record_batch().nbytes,
-    }

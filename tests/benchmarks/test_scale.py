@@ -22,10 +22,17 @@ def test_a_tiny_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert large["peak_in_flight"] == 16, "two steps of 8 groups at staleness 1"
     # of 24 groups and 3 steps; the groups of the sampler that was killed are committed once too
     assert 24 + 3 * 3 <= large["queue_operations"] <= 24 + 3 * 3 + 1
-    assert 3 < large["calls_per_group"] and 0 < large["mean_in_flight"] <= 16
+    assert 2 < large["calls_per_group"] and 0 < large["mean_in_flight"] <= 16
     assert 0 < large["death_noticed_s"] and 0 < large["idle_death_noticed_s"]
     assert large["driver_cpu_ms_per_group"] > 0 and large["queue_operations_per_cpu_s"] > 0
     assert [one["shape"]["samplers"] for one in figures["scaling"]] == [1, 2]
+
+
+def test_a_tiny_run_with_ray(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.driver import main
+
+    main(["--samplers", "1", "--prompts", "8", "--staleness", "1", "--steps", "2", "--latency", "0.1", "--tokens", "4"])
+    assert capsys.readouterr().out.startswith("16 groups, 16 in flight at most")
 
 
 def test_one_sampler_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

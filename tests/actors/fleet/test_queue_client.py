@@ -71,7 +71,7 @@ def test_groups_that_waited_at_a_resume_survive_the_loss_of_the_queue(tmp_path, 
         queue = make(tmp_path)
         await queue.reserve()
         for sequence in range(4):
-            await queue.commit(sequence, batch(sequence))
+            await queue.commit([sequence], batch(sequence))
         await queue.lease(1.0)
         await queue.ack(1)
         await queue.snapshot(str(tmp_path / "saved.arrow"))
@@ -103,12 +103,44 @@ def test_a_group_lost_with_its_node_is_not_a_lost_queue(tmp_path, monkeypatch):
         await client.prepare()
         await client.issue_free_slots()
 
-        async def commit(sequence, group):
+        async def commit(positions, *groups):
             raise ObjectReconstructionFailedError("00" * 28, "", "")
 
         monkeypatch.setattr(queue, "commit", commit)
         with pytest.raises(ObjectLost, match="position 1"):
             await client.commit(1, batch(1))
         assert member.failure is None
+
+    asyncio.run(scenario())
+
+
+def test_a_new_queue_gets_all_groups_in_a_few_calls_and_a_lost_one_is_sampled_again(tmp_path, monkeypatch):
+    from ray.exceptions import ObjectReconstructionFailedError
+
+    async def scenario():
+        queue = make(tmp_path)
+        client, member = connect(monkeypatch, queue)
+        await client.prepare()
+        issued = []
+        client.start_issuing(lambda ticket: issued.append(ticket.sequence))
+        await client.issue_free_slots()
+        await asyncio.gather(*(client.commit(q, batch(q)) for q in range(4)))
+        assert issued == [0, 1, 2, 3]
+
+        successor = make(tmp_path, recover=True)
+        calls, commit = [], successor.commit
+
+        async def commit_unless_lost(positions, *groups):
+            calls.append(list(positions))
+            if 2 in positions:
+                raise ObjectReconstructionFailedError("00" * 28, "", "")
+            return await commit(positions, *groups)
+
+        monkeypatch.setattr(successor, "commit", commit_unless_lost)
+        member.handle, member.incarnation = Handle(successor), 1
+        await client.prepare()
+        assert calls == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]
+        assert sorted(await successor.held()) == [0, 1, 3]
+        assert issued == [0, 1, 2, 3, 2]
 
     asyncio.run(scenario())

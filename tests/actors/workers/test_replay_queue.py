@@ -43,7 +43,7 @@ def make(directory, **options):
 
 async def one_step(queue, version: int) -> list[int]:
     for ticket in await queue.reserve():
-        await queue.commit(ticket.sequence, batch(ticket.sequence))
+        await queue.commit([ticket.sequence], batch(ticket.sequence))
     _, (positions, _) = await queue.lease(1.0)
     await queue.ack(version)
     return positions
@@ -61,7 +61,7 @@ def test_a_new_queue_takes_over_where_the_old_one_died(tmp_path):
         assert await successor.version() == 1
         assert [(t.sequence, t.admitted_version) for t in await successor.tickets()] == [(2, 0), (3, 0), (4, 1), (5, 1)]
         for sequence in (2, 3):
-            assert await successor.commit(sequence, batch(sequence))
+            assert [sequence] == await successor.commit([sequence], batch(sequence))
         batches, (positions, row) = await successor.lease(1.0, [2, 3])
         assert positions == [2, 3] and batches[0].equals(batch(2)) and row["queue/staleness_max"] == 1
         await successor.ack(2)
@@ -75,14 +75,14 @@ def test_a_checkpoint_keeps_waiting_groups_and_issues_the_others_again(tmp_path)
         queue = make(tmp_path)
         await queue.reserve()
         for sequence in (0, 1, 3):
-            await queue.commit(sequence, batch(sequence))
+            await queue.commit([sequence], batch(sequence))
         await queue.lease(1.0)
         await queue.ack(1)
         await queue.snapshot(str(tmp_path / "saved.arrow"))
 
         resumed = make(tmp_path, snapshot=str(tmp_path / "saved.arrow"))
         assert [(t.sequence, t.admitted_version) for t in await resumed.reserve()] == [(2, 1), (4, 1), (5, 1)]
-        await resumed.commit(2, batch(2))
+        await resumed.commit([2], batch(2))
         batches, (positions, _) = await resumed.lease(1.0)
         assert positions == [2, 3] and batches[1].equals(batch(3))
 
@@ -93,7 +93,7 @@ def test_groups_of_a_step_that_fails_are_kept(tmp_path):
     async def scenario():
         queue, leased = make(tmp_path), tmp_path / "groups" / LEASED_FILE
         for ticket in await queue.reserve():
-            await queue.commit(ticket.sequence, batch(ticket.sequence))
+            await queue.commit([ticket.sequence], batch(ticket.sequence))
         await queue.lease(1.0)
         assert [one.equals(batch(i)) for i, one in enumerate(read_groups(leased))] == [True, True]
         await queue.ack(1)
@@ -106,7 +106,7 @@ def test_groups_are_logged_once_though_the_queue_dies_before_its_journal_is_writ
     async def scenario():
         queue, journal = make(tmp_path), tmp_path / "queue.arrow"
         for ticket in await queue.reserve():
-            await queue.commit(ticket.sequence, batch(ticket.sequence))
+            await queue.commit([ticket.sequence], batch(ticket.sequence))
         await queue.lease(1.0)
         before = journal.read_bytes()
         await queue.ack(1)
@@ -115,7 +115,7 @@ def test_groups_are_logged_once_though_the_queue_dies_before_its_journal_is_writ
         successor = make(tmp_path, recover=True)  # QueueClient commits, leases and acknowledges again
         assert await successor.version() == 0
         for sequence in range(4):
-            assert await successor.commit(sequence, batch(sequence))
+            assert [sequence] == await successor.commit([sequence], batch(sequence))
         await successor.lease(1.0, [0, 1])
         await successor.ack(1)
         await successor.ack(1)
@@ -131,7 +131,7 @@ def test_a_wait_for_groups_ends_and_names_what_is_missing(tmp_path):
     async def scenario():
         queue = make(tmp_path)
         await queue.reserve()
-        await queue.commit(1, batch(1))
+        await queue.commit([1], batch(1))
         with pytest.raises(TimeoutError, match=r"waited 0 s for 1 of 2 groups \(positions \[0\]"):
             await queue.lease(0.05)
 
