@@ -19,13 +19,14 @@ def main() -> None:
         description=benchmarks.frontier.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["hours", "run", "report", "power"])
+    parser.add_argument("command", choices=["hours", "run", "report", "power", "temperatures"])
     parser.add_argument("--plan", type=Path, default=Path("benchmarks/frontier/countdown.yaml"))
     parser.add_argument("--evidence", type=Path, default=Path("docs/evidence/frontier"), help="page and counts")
     parser.add_argument("--scratch", type=Path, default=Path("runs/frontier"), help="run: for runs and models")
     parser.add_argument("--validation-only", action="store_true", help="run: stop before the test split is used")
     parser.add_argument("--only", nargs="*", metavar="CONTENDER:RATE:SEED", help="run: only these training runs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: overrides of every run")
+    parser.add_argument("--also", nargs="*", type=float, default=[], metavar="T", help="temperatures: to measure")
     options = parser.parse_args()
     plan = load(options.plan)
     store = Store(options.evidence / "counts.parquet", plan.digest)
@@ -44,6 +45,10 @@ def main() -> None:
             parser.error(f"{options.plan}: {error}")
         if only:
             stages.train(only)
+            return
+        if options.command == "temperatures":
+            stages.other_temperatures(tuple(options.also))
+            write_page(options.evidence, store, plan, options.plan)
             return
         stages.train()
         stages.tune()

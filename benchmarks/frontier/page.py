@@ -20,6 +20,7 @@ from benchmarks.frontier.tables import (
     primary_table,
     regimes,
     regimes_table,
+    temperatures_table,
     values,
     values_table,
 )
@@ -37,6 +38,8 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
         parts += ["## Along training", "![pass@k against pass@1 along training](frontier.png)", _figure_text(plan)]
         parts += ["## At equal numbers of sampled answers", equal_answers_tables(store, plan, finished)]
         parts += ["## What was chosen on the validation split", choices_table(store, plan, finished)]
+        if by_temperature := temperatures_table(store, plan, finished):
+            parts += ["## Other temperatures", by_temperature]
     tested = [name for name in finished if _is_tested(store, plan, name)]
     if tested and _is_tested(store, plan, BASE):
         parts += ["## Primary contrasts", primary_table(store, plan, tested)]

@@ -95,6 +95,18 @@ class Stages:
         models = [Evaluation(*model, "test", tuple(sorted(temps))) for model, temps in wanted.items()]
         self._evaluate_all(self._missing(models))
 
+    def other_temperatures(self, temperatures: tuple[float, ...]) -> None:
+        """The chosen models and the base model on the validation split at temperatures that the plan does not have.
+
+        They decide nothing: the page shows them as a description of what lies beyond the plan's temperatures.
+        """
+        models = {Evaluation(BASE, 0.0, 0, 0, "validation", temperatures)} | {
+            Evaluation(name, choice.rate, seed, step, "validation", temperatures)
+            for name, choice, _ in self._choices()
+            for seed, step in zip(self.plan.seeds, choice.steps, strict=True)
+        }
+        self._evaluate_all(self._missing(models))
+
     def _choices(self) -> list[tuple[str, Choice, tuple[int, ...]]]:
         plan = self.plan
         return [(name, chosen(self.store, plan, name, k), plan.seeds) for name in plan.contenders for k in plan.ks]

@@ -154,6 +154,23 @@ def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys:
     assert "2 contenders trained, 2 tested" in capsys.readouterr().out
 
 
+def test_other_temperatures_are_shown_and_decide_nothing(plan: Plan, tmp_path: Path) -> None:
+    fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
+    stages = Stages(plan, store, tmp_path / "scratch", fake)
+    stages.train()
+    stages.tune()
+    write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
+    assert "## Other temperatures" not in (tmp_path / "README.md").read_text()
+    before = [chosen(store, plan, name, k) for name in plan.contenders for k in plan.ks]
+    done = len(fake.calls)
+    stages.other_temperatures((0.3,))
+    assert all("evaluation.split=validation" in call and "0.3" in call for call in fake.calls[done:])
+    assert [chosen(store, plan, name, k) for name in plan.contenders for k in plan.ks] == before
+    write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
+    page = (tmp_path / "README.md").read_text()
+    assert "| contender | tuned for | 0.3 |" in page and "The plan does not have 0.3: measured later" in page
+
+
 def test_a_lost_model_is_trained_again(plan: Plan, tmp_path: Path) -> None:
     fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
     Stages(plan, store, tmp_path / "one", fake).train()
