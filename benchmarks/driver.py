@@ -1,14 +1,15 @@
 """What a group costs the driver, Ray included: real calls to actors that compute nothing.
 
-    python -m benchmarks.driver [--prompts 2500] [--staleness 3] [--steps 6] [--latency 5] [--tokens 512]
+    python -m benchmarks.driver [--tokens 512] [--groups-per-commit 256] [--prompts 2500] [--staleness 3] [--steps 5]
 
 Real: Ray, the choice of workers, supervision with its heartbeats, the queue's client, and the replay queue in its own
 process. Simulated: samplers answer after a latency with the same group of 16 answers, verifiers return it unchanged,
 and nothing is trained: the groups of a step are leased and acknowledged at once. `python -m benchmarks.scale` simulates
 more actors than one machine can hold, without Ray.
 
-Prints the processor time of this process per group: of all its threads, and of the thread that runs Python. Other work
-on the machine hardly changes it. (staleness + 1) x prompts groups are in flight at the start.
+Prints the processor time of this process per group: of all its threads, and of the thread that runs Python. Compare
+only runs on the same machine: the actors and other work share its cores and caches, which makes the same calls take
+longer. (staleness + 1) x prompts groups are in flight at the start.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import asyncio
 import random
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from actors.fleet.commits import MOST
 from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
 from actors.group import SampleRequest
 from actors.process_stats import Heartbeat, NodeMonitor, own_heartbeat
+from actors.remote_calls import call
 from actors.workers.replay_queue import ReplayQueue
 from benchmarks.scale.fakes import Shape
 from benchmarks.scale.simulation import SAMPLES, START_S, configuration, prompts, sampled
@@ -72,9 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--verifiers", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=2500, help="per step")
     parser.add_argument("--staleness", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--latency", type=float, default=5.0, help="seconds for one group")
     parser.add_argument("--tokens", type=int, default=512, help=f"of each of the {SAMPLES} answers of a group")
+    parser.add_argument("--groups-per-commit", type=int, default=MOST, help="at most; 1: one call for each group")
     options = parser.parse_args(arguments)
     import ray
 
@@ -112,22 +117,16 @@ async def _measure(options: argparse.Namespace) -> str:
             journal=str(Path(directory) / "queue.arrow"),
         )
         for one in (*samplers, *verifiers):
-            supervisor.add(Unit(one.name, [one], one_heartbeat(one)))
-        client = QueueClient(
-            supervisor.add(Unit("replay queue", [queue], lambda: client.prepare())), supervisor, config.deadlines
-        )
+            supervisor.add(Unit(one.name, [one], partial(_until_it_answers, one)))
+        unit = supervisor.add(Unit("replay queue", [queue], lambda: client.prepare()))
+        client = QueueClient(unit, supervisor, config.deadlines, options.groups_per_commit)
         pool = RolloutPool(samplers, verifiers, config.deadlines, supervisor)
         await supervisor.start(*supervisor.units)
         return await supervisor.run(_train(shape, LiveGroups(config, prompts(), pool, client)))
 
 
-def one_heartbeat(member: Member) -> Any:
-    """The preparation of an actor that is ready when it answers."""
-
-    async def prepare() -> None:
-        await member.actor().heartbeat.remote()
-
-    return prepare
+async def _until_it_answers(member: Member) -> None:
+    await call(member.actor().heartbeat.remote(), owner=member.name, to="start", deadline_s=START_S)
 
 
 async def _train(shape: Shape, source: LiveGroups) -> str:
@@ -142,7 +141,7 @@ async def _train(shape: Shape, source: LiveGroups) -> str:
     return (
         f"{groups} groups, {(shape.staleness + 1) * shape.prompts} in flight at most, {took:.0f} s: "
         f"{1e3 * cpu / groups:.3f} ms of processor time per group, {1e3 * thread / groups:.3f} ms of it in Python's "
-        f"thread"
+        "thread"
     )
 
 

@@ -1,7 +1,7 @@
 """Commits of graded groups in batches: one call to the replay queue for all groups that arrive within a short time.
 
-A call costs the driver as much processor time as everything else it does for a group (docs/cluster.md), so at hundreds
-of groups per second a call for each would take a large part of one core.
+Every call costs the driver processor time, above all Ray's (docs/cluster.md), and with hundreds of groups per second a
+call for each is a large part of a core.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ray import ObjectRef
 
 from actors.remote_calls import ObjectLost
 
-INTERVAL_S = 0.01  # between two batches; a group that arrives after a longer pause is not delayed
-MOST = 256  # groups of one call
+INTERVAL_S = 0.01
+MOST = 256
 
 Graded = tuple[int, ObjectRef]  # the position of a group, and the group
 Send = Callable[[Sequence[Graded]], Awaitable[None]]  # all groups in one call
@@ -32,11 +32,14 @@ class CommitBatches:
 
     Args:
         send: commits groups in one call.
-        interval_s: least seconds between the starts of two batches.
+        most: groups of one call.
+        interval_s: seconds from the start of one batch to that of the next. A group that arrives after a longer pause
+            is not delayed, and groups above `most` follow at once.
     """
 
-    def __init__(self, send: Send, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, send: Send, most: int = MOST, interval_s: float = INTERVAL_S) -> None:
         self._send = send
+        self._most = most
         self._interval_s = interval_s
         self._waiting: list[_Waiting] = []
         self._sending: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references to tasks
@@ -58,7 +61,7 @@ class CommitBatches:
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
         self._next = loop.time() + self._interval_s
         if self._waiting:
             loop.call_soon(self._start)

@@ -35,9 +35,12 @@ class QueueClient:
         supervisor: replaces it.
         deadlines: ``sample_s``, ``verify_s`` and ``start_s`` bound the wait for groups, ``start_s`` that for a new
             queue.
+        groups_per_commit: most groups of one call.
     """
 
-    def __init__(self, unit: Unit, supervisor: Supervisor, deadlines: DeadlineSettings) -> None:
+    def __init__(
+        self, unit: Unit, supervisor: Supervisor, deadlines: DeadlineSettings, groups_per_commit: int = MOST
+    ) -> None:
         self._unit = unit
         self._supervisor = supervisor
         self._deadlines = deadlines
@@ -46,7 +49,8 @@ class QueueClient:
         self._graded: dict[int, ObjectRef] = {}  # groups of those that have been committed
         self._leased: list[int] = []
         self._version = 0
-        self._batches = CommitBatches(self._commit)
+        self._groups_per_commit = groups_per_commit
+        self._batches = CommitBatches(self._commit, groups_per_commit)
 
     def start_issuing(self, issue: Callable[[Ticket], object]) -> None:
         """From now on call `issue` with the ticket of each position to sample, also when a lost queue is replaced."""
@@ -111,10 +115,10 @@ class QueueClient:
         async def send(groups: Sequence[Graded]) -> None:
             await self._ask(queue, partial(_commit, groups=groups), to=f"take {_named(groups)} again")
 
-        graded = sorted(self._graded.items())
+        graded, most = sorted(self._graded.items()), self._groups_per_commit
         lost: list[int] = []
-        for first in range(0, len(graded), MOST):
-            lost += await lost_of(graded[first : first + MOST], send)
+        for first in range(0, len(graded), most):
+            lost += await lost_of(graded[first : first + most], send)
         return lost
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:

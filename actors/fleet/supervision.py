@@ -104,7 +104,7 @@ class Supervisor:
         Raises:
             ActorFailure: after `deadline_s`; the message says what the unit was needed for.
         """
-        if unit.serving:
+        if unit.serving:  # the usual case, without the cost of a timer
             return
         try:
             async with asyncio.timeout(deadline_s):

@@ -26,8 +26,10 @@ def main() -> None:
     parser.add_argument("--validation-only", action="store_true", help="run: stop before the test split is used")
     parser.add_argument("--only", nargs="*", metavar="CONTENDER:RATE:SEED", help="run: only these training runs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: overrides of every run")
-    parser.add_argument("--also", nargs="*", type=float, default=[], metavar="T", help="temperatures: to measure")
+    parser.add_argument("--also", nargs="*", type=float, default=[], metavar="T", help="temperatures: those to measure")
     options = parser.parse_args()
+    if (options.command == "temperatures") != bool(options.also):
+        parser.error("`temperatures` needs --also T ..., and no other command takes it")
     plan = load(options.plan)
     store = Store(options.evidence / "counts.parquet", plan.digest)
     if options.command == "hours":

@@ -77,12 +77,7 @@ class Stages:
 
     def tune(self) -> None:
         """Stage 2: the chosen models on the validation split at every temperature."""
-        models = {
-            Evaluation(name, choice.rate, seed, step, "validation", self.plan.temperatures)
-            for name, choice, _ in self._choices()
-            for seed, step in zip(self.plan.seeds, choice.steps, strict=True)
-        }
-        self._evaluate_all(self._missing(models))
+        self._evaluate_all(self._missing(self._chosen_on_validation(self.plan.temperatures)))
 
     def test(self) -> None:
         """Stage 3: the tuned models, and the base model, on the test split."""
@@ -100,12 +95,15 @@ class Stages:
 
         They decide nothing: the page shows them as a description of what lies beyond the plan's temperatures.
         """
-        models = {Evaluation(BASE, 0.0, 0, 0, "validation", temperatures)} | {
+        base = Evaluation(BASE, 0.0, 0, 0, "validation", temperatures)
+        self._evaluate_all(self._missing({base} | self._chosen_on_validation(temperatures)))
+
+    def _chosen_on_validation(self, temperatures: tuple[float, ...]) -> set[Evaluation]:
+        return {
             Evaluation(name, choice.rate, seed, step, "validation", temperatures)
             for name, choice, _ in self._choices()
             for seed, step in zip(self.plan.seeds, choice.steps, strict=True)
         }
-        self._evaluate_all(self._missing(models))
 
     def _choices(self) -> list[tuple[str, Choice, tuple[int, ...]]]:
         plan = self.plan

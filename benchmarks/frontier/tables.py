@@ -91,38 +91,39 @@ def temperatures_table(store: Store, plan: Plan, finished: Sequence[str]) -> str
     temperatures = sorted(others | set(plan.temperatures))
     rows = [["contender", "tuned for", *(f"{temperature:g}" for temperature in temperatures)]]
     gains = [["minus the base model", *(f"pass@{k}" for k in plan.ks)]]
+    base = {k: _validated(store, plan, BASE, k, temperatures) for k in plan.ks}
     for name in (BASE, *finished):
-        gain = []
-        for k in plan.ks:
-            found = [_validated(store, plan, name, k, temperature) for temperature in temperatures]
-            base = [_validated(store, plan, BASE, k, temperature) for temperature in temperatures]
-            cells = ["" if values_SP is None else f"{values_SP.mean():.3f}" for values_SP in found]
+        found = base if name == BASE else {k: _validated(store, plan, name, k, temperatures) for k in plan.ks}
+        for k, by_temperature in found.items():
+            cells = ["" if values_SP is None else f"{values_SP.mean():.3f}" for values_SP in by_temperature]
             rows.append([title(plan, name), f"pass@{k}", *cells])
-            gain.append(_gain(found, base))
         if name != BASE:
-            gains.append([title(plan, name), *gain])
+            gains.append([title(plan, name), *(_gain(found[k], base[k]) for k in plan.ks)])
     note = (
         "pass@k of the chosen models on the validation split by temperature, means over seeds; new samples, which "
         "chose nothing but the temperature. The plan does not have "
         f"{', '.join(f'{t:g}' for t in sorted(others))}: measured later (`temperatures --also`), used for no choice "
         "and no contrast. The second table compares each with the base model, both at the temperature that is best in "
-        "the first; it is descriptive, and slightly optimistic on both sides, because the same samples chose the "
-        "temperatures."
+        "the first. It is descriptive, and optimistic on both sides, because the same samples chose the temperatures."
     )
     return f"{markdown(rows)}\n\n{markdown(gains)}\n\n{note}"
 
 
-def _validated(store: Store, plan: Plan, name: str, k: int, temperature: float) -> np.ndarray | None:
-    """pass@k of the chosen models on the validation split, float64[S, P]; None: not measured at this temperature."""
+def _validated(store: Store, plan: Plan, name: str, k: int, temperatures: Sequence[float]) -> list[np.ndarray | None]:
+    """pass@k of the chosen models on the validation split, float64[S, P] by temperature; None: not measured."""
     choice = chosen_base(store, plan, k) if name == BASE else chosen(store, plan, name, k)
-    try:
-        return np.stack([c.pass_at(k) for c in measured(store, plan, name, choice, "validation", temperature)])
-    except Missing:
-        return None
+    found: list[np.ndarray | None] = []
+    for temperature in temperatures:
+        try:
+            counts = measured(store, plan, name, choice, "validation", temperature)
+            found.append(np.stack([one.pass_at(k) for one in counts]))
+        except Missing:
+            found.append(None)
+    return found
 
 
 def _gain(found: Sequence[np.ndarray | None], base: Sequence[np.ndarray | None]) -> str:
-    """The difference at the best temperature of each side; empty if a temperature is not measured."""
+    """The difference at the best temperature of each side, if all temperatures are measured."""
     after = [values_SP for values_SP in found if values_SP is not None]
     before = [values_SP for values_SP in base if values_SP is not None]
     if len(after) < len(found) or len(before) < len(base):

@@ -85,8 +85,8 @@ def connect(config: RunConfig) -> None:
         load = os.getloadavg()[0]
         raise ConnectionError(
             f"Ray did not start on this machine within its limit of 30 s; the load average is {load:.0f} on "
-            f"{os.cpu_count()} CPUs. If other work causes the load, start the run again later; if not, see Ray's logs "
-            "(/tmp/ray/session_latest/logs)"
+            f"{os.cpu_count()} CPUs. If other work causes the load, start the run again later; if not, see Ray's logs, "
+            "which are in /tmp/ray/session_latest/logs by default"
         ) from error
     if address != "local":
         _check_layout(config)

@@ -77,9 +77,10 @@ class DeepSpeedBackend(LearnerBackend):
         return_logprobs(model, settings.logits_chunk_bytes)
         if settings.torch_compile:
             check_compiler(device)
-            compile_layers(decoder_layers(model))
+            layers = decoder_layers(model)
+            compile_layers(layers)
             if self._partitions:
-                self._gather_whole_layers(model)
+                self._gather_whole(layers)
         optimizer = adamw(self.parameters, settings)  # asks for shapes, which partitioned parameters do not have
         config = deepspeed_config(settings, dtype, device, size, self._clips_here)
         self._place(model, config)
@@ -95,11 +96,11 @@ class DeepSpeedBackend(LearnerBackend):
         else:
             give_memory(model.parameters(), self._device)
 
-    def _gather_whole_layers(self, model: Any) -> None:
+    def _gather_whole(self, layers: list[torch.nn.Module]) -> None:
         """Under ZeRO-3, gather the weights of a layer before its graph and not within: hooks of its modules would
         divide the graph, and be compiled again for each module.
         """
-        for layer in decoder_layers(model):
+        for layer in layers:
             self._deepspeed.utils.set_z3_leaf_module(layer, True)
 
     def train(self) -> None:

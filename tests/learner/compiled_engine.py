@@ -30,25 +30,25 @@ from tests.learner.plain_torch import LORA, TERMS, adapter_gradient, reference_g
 
 def compiled(rank: int, world_size: int, port: int, directory: Path) -> None:
     """Both cases in one process per rank: starting one costs as much as a case."""
-    full(rank, world_size, port, directory, stage=3)
-    adapted(rank, world_size, port, directory, stage=0).close()
+    full(rank, world_size, port, directory)
+    adapted(rank, world_size, port, directory).close()
 
 
-def full(rank: int, world_size: int, port: int, directory: Path, *, stage: int) -> None:
-    """Gradient, scores and weights equal plain torch, and an engine that is not compiled continues from the checkpoint.
+def full(rank: int, world_size: int, port: int, directory: Path) -> None:
+    """ZeRO stage 3, packed rows, activation checkpointing: gradient, scores and weights equal plain torch.
 
-    Padded rows at ZeRO stage 0; packed rows with activation checkpointing at stage 3.
+    An engine that is not compiled continues from the checkpoint.
     """
     path, sequences, temperature = directory / "untied", make_sequences(), 0.8
-    plain = settings(zero_stage=stage, packing=stage == 3, activation_checkpointing=stage == 3)
+    plain = settings(zero_stage=3, packing=True, activation_checkpointing=True)
     expected = reference_gradient(path, sequences, 7.0, temperature)
     with compiled_layers("aot_eager"):
         learner = plain.model_copy(update={"torch_compile": True})
         engine = make_engine(path, rank, world_size, port, learner, temperature=temperature)
         check_scores(engine, path, sequences, temperature)
         check_gradient(engine, sequences, 7.0, expected)
-        check_stream(engine, directory / f"compiled-{stage}", sequences, temperature)
-        checkpoint = directory / f"compiled-checkpoint-{stage}"
+        check_stream(engine, directory / "compiled", sequences, temperature)
+        checkpoint = directory / "compiled-checkpoint"
         engine.save(checkpoint, {})
         trained = engine.score(sequences)
     again = make_engine(path, rank, world_size, port, plain, temperature=temperature)
@@ -57,15 +57,15 @@ def full(rank: int, world_size: int, port: int, directory: Path, *, stage: int) 
         np.testing.assert_allclose(found, uncompiled, atol=3e-5)
 
 
-def adapted(rank: int, world_size: int, port: int, directory: Path, *, stage: int) -> Engine:
-    """With adapters, switched off for the reference, in padded rows: the case with the most graphs."""
+def adapted(rank: int, world_size: int, port: int, directory: Path) -> Engine:
+    """ZeRO stage 0 with adapters, switched off for the reference, in padded rows: the case with the most graphs."""
     path, sequences, temperature = directory / "untied", make_sequences(), 0.8
-    learner = settings(zero_stage=stage, lora=LORA, torch_compile=True)
+    learner = settings(zero_stage=0, lora=LORA, torch_compile=True)
     loss = TERMS.model_copy(update={"kl_refresh_every": 0})
     with compiled_layers("eager"):
         engine = make_engine(path, rank, world_size, port, learner, loss=loss, reference=True, temperature=temperature)
         engine.train_step(sequences, 7.0, step=0)
-        moved = directory / f"compiled-adapters-{stage}"
+        moved = directory / "compiled-adapters"
         engine.export_adapters(moved / "adapter")
         step_with_gradient(engine, sequences, 7.0, adapter_gradient(path, moved, sequences, temperature))
     return engine

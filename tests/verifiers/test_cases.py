@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,12 +17,6 @@ from verifiers.tasks.programs import program_of
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"
 )
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor(SandboxSettings(preload=())) as made:
-        yield made
 
 
 def cases(*pairs: tuple[str, str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.skipif(
 CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(40, 2) == 42\n"
 GOOD = "def add(a, b): return a + b\n"
 SHORT = Limits(wall_seconds=0.3)
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor(SandboxSettings(preload=())) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,12 +13,6 @@ from verifiers.sandbox import Executor, SandboxSettings, TestsError
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"
 )
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor(SandboxSettings(preload=())) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Recorder:
 def batches_of(send, interval_s=0.05):
     from actors.fleet.commits import CommitBatches
 
-    return CommitBatches(send, interval_s)
+    return CommitBatches(send, interval_s=interval_s)
 
 
 def test_the_first_group_goes_at_once_and_later_ones_together():
