@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +21,7 @@ from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
 INSPECT_SECONDS = 5.0  # to inspect or kill the processes of a node
+_END_SECONDS, _LOOK_SECONDS = 4.0, 0.02  # for killed processes to end, below INSPECT_SECONDS; between two looks at them
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes
@@ -157,12 +160,27 @@ class NodeMonitor:
         return {path: last_lines(path) for path in logs}
 
     async def kill(self, processes: Sequence[Process]) -> None:
-        """Kill the processes and their descendants, also stopped ones, and remove the weight files that they wrote."""
+        """Kill the processes and their descendants, also stopped ones, and remove the weight files that they wrote.
+
+        Returns when they have ended, because only then their memory, also that on a GPU, is free for a successor.
+        """
         ours = {process.pid for process in processes if process.alive or not psutil.pid_exists(process.pid)}
-        for victim in _existing(processes, family=True):
+        victims = list(_existing(processes, family=True))
+        for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
         remove_written_by(ours)
+        began = time.monotonic()
+        while any(map(_lives, victims)) and time.monotonic() - began < _END_SECONDS:
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process exists and has not ended; one that has ended exists until its parent asks for its status."""
+    try:
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _existing(processes: Sequence[Process], family: bool) -> Iterator[psutil.Process]:

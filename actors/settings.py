@@ -6,7 +6,7 @@ reason, because the reference page and the messages for wrong keys are generated
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -336,6 +336,13 @@ class DeadlineSettings(Section):
     learn_s: float = Field(1800.0, gt=0, description="One optimizer step on every learner rank.")
     broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
     checkpoint_s: float = Field(600.0, gt=0, description="Writing one checkpoint.")
+
+    @property
+    def replacement_s(self) -> float:
+        """Longest time to replace lost learner ranks: the supervisor's restarts, and the steps since a checkpoint."""
+        return 4 * self.start_s + 10 * self.learn_s
+
+    replacement_key: ClassVar[str] = "4 x deadlines.start_s + 10 x deadlines.learn_s"
 
     def of(self, name: str) -> dict[str, Any]:
         """The arguments of :func:`actors.remote_calls.call` that bound a wait by the setting `name`."""

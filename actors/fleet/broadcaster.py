@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from actors.fleet.learner_group import LearnerGroup
+from actors.fleet.shared_cards import Cards
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member
 from actors.remote_calls import ActorFailure, ObjectLost, call
@@ -54,6 +55,7 @@ class Broadcaster:
             samples (``sampler.in_flight: finish``) has ``sample_s`` in addition.
         supervisor: replaces samplers that fail to load.
         workers: processes of a sampler's engine that load weights (``sampler.tensor_parallel``).
+        cards: those of the samplers, with the learner that shares them.
     """
 
     def __init__(
@@ -63,12 +65,15 @@ class Broadcaster:
         deadlines: DeadlineSettings,
         supervisor: Supervisor,
         workers: int = 1,
+        cards: Cards | None = None,
     ) -> None:
         self._workers = workers
         self._learner = learner
         self._transfer = transfer
         self._deadlines = deadlines
         self._supervisor = supervisor
+        self._cards = cards or Cards()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._receivers: dict[Member, Receiver] = {}
         # Serializes updates and joins, so that a joining sampler cannot miss the version of a running update.
         self._lock = asyncio.Lock()
@@ -81,13 +86,33 @@ class Broadcaster:
         """
         # deadline: each call has its own
         receivers = await asyncio.gather(*(self._receiver(m) for m in members))
+        await self._to_its_end(self._join(receivers))
+
+    async def _join(self, receivers: Sequence[Receiver]) -> None:
         # deadline: every call of the update that holds the lock has one
         async with self._lock:
-            if self._learner.version:  # before the first step every engine has them from model.path
+            for receiver in receivers:
+                receiver.member.actor(receiver.incarnation)
+            # Before the first step every engine has them from model.path, unless it discarded them.
+            if self._learner.version or any(receiver.member.asleep for receiver in receivers):
                 for receiver, result in (await self._send(receivers, None)).items():
                     if isinstance(result, ActorFailure):
                         raise ActorFailure(f"{receiver.member.name} cannot join: {result}") from result
             self._receivers.update({receiver.member: receiver for receiver in receivers})
+
+    async def wake(self) -> None:
+        """Send the weights of new learner ranks, which do not serve yet, to the samplers that sleep.
+
+        Raises:
+            ActorFailure: these ranks failed; their successors have to do it.
+        """
+        sleeping = [r for r in self._receivers.values() if r.present and r.member.asleep]
+        if sleeping:
+            # No lock: its holder may wait for these ranks to serve.
+            await self._to_its_end(self._wake(sleeping, self._learner.incarnation))
+
+    async def _wake(self, receivers: Sequence[Receiver], ranks: int) -> None:
+        await self._update(receivers, self._learner.version, ranks)
 
     async def broadcast(self, version: int) -> dict[str, float]:
         """Load the learner's current weights, which must be of `version`, into every sampler.
@@ -101,10 +126,7 @@ class Broadcaster:
         started = time.monotonic()
         # deadline: every call of the update that holds the lock has one
         async with self._lock:
-            results = await self._send([r for r in self._receivers.values() if r.present], version)
-            for receiver, result in results.items():
-                if isinstance(result, ActorFailure):
-                    self._supervisor.mark_failed(receiver.member, receiver.incarnation, result)
+            results = await self._update([r for r in self._receivers.values() if r.present], version)
         reports = [result for result in results.values() if not isinstance(result, ActorFailure)]
         took, total = time.monotonic() - started, len(results)
         logger.info("broadcast of weights %d to %d of %d samplers: %.2f s", version, len(reports), total, took)
@@ -114,24 +136,46 @@ class Broadcaster:
             "sync/bytes": float(max((report["nbytes"] for report in reports), default=0)),
         }
 
-    async def _send(
-        self, receivers: Iterable[Receiver], version: int | None
+    async def _update(
+        self, receivers: Sequence[Receiver], version: int | None, ranks: int | None = None
     ) -> dict[Receiver, dict[str, Any] | ActorFailure]:
-        """Send the learner's weights; returns the report of each receiver, or its failure."""
+        """As :meth:`_send`; samplers that fail are replaced."""
+        results = await self._send(receivers, version, ranks)
+        for receiver, result in results.items():
+            if isinstance(result, ActorFailure):
+                self._supervisor.mark_failed(receiver.member, receiver.incarnation, result)
+        return results
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work`, which goes on if the caller is cancelled: actors do not take back what they began, and whoever
+        shares their cards waits until it is done."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # asyncio itself keeps only weak references to tasks
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may be gone
+        # deadline: every call of the work has its own
+        await asyncio.shield(task)
+
+    async def _send(
+        self, receivers: Iterable[Receiver], version: int | None, ranks: int | None = None
+    ) -> dict[Receiver, dict[str, Any] | ActorFailure]:
+        """Send the weights of the ranks of an incarnation (None: those that serve); returns the report of each
+        receiver, or its failure."""
         waiting = list(receivers)
         results: dict[Receiver, dict[str, Any] | ActorFailure] = {}
         for _ in range(_MAX_SENDS):
             if not waiting:
                 break
-            latest = dict(zip(waiting, await self._send_once(waiting, version), strict=True))
+            latest = dict(zip(waiting, await self._send_once(waiting, version, ranks), strict=True))
             results |= latest
             waiting = [r for r, result in latest.items() if isinstance(result, ObjectLost) and r.present]
         return results
 
     async def _send_once(
-        self, receivers: Sequence[Receiver], version: int | None
+        self, receivers: Sequence[Receiver], version: int | None, ranks: int | None
     ) -> list[dict[str, Any] | ActorFailure]:
-        incarnation, published = await self._learner.publish([receiver.destination for receiver in receivers])
+        destinations = [receiver.destination for receiver in receivers]
+        incarnation, published = await self._learner.publish(destinations, ranks)
         try:
             if version is not None and published.version != version:
                 raise ActorFailure(
@@ -161,14 +205,18 @@ class Broadcaster:
     ) -> dict[str, Any] | ActorFailure:
         """The receiver's report, or its failure; :class:`ObjectLost` if the weights must be sent again."""
         try:
-            report = await call(
-                receiver.member.actor(receiver.incarnation).load_weights.remote(version, *addressed),
-                owner=receiver.member.name,
-                to=f"load weights {version}",
-                deadline_s=self._deadlines.broadcast_s + self._deadlines.sample_s,
-                key="deadlines.broadcast_s + deadlines.sample_s",
-            )
+            async with self._cards.sampler_turn(receiver.member, receiver.incarnation, to=f"load weights {version}"):
+                report = await call(
+                    receiver.member.actor(receiver.incarnation).load_weights.remote(version, *addressed),
+                    owner=receiver.member.name,
+                    to=f"load weights {version}",
+                    deadline_s=self._deadlines.broadcast_s + self._deadlines.sample_s,
+                    key="deadlines.broadcast_s + deadlines.sample_s",
+                )
         except ActorFailure as failure:
+            if not isinstance(failure, ObjectLost):
+                # At once: others may have to wait for the learner, which waits for this sampler's end on a shared card.
+                self._supervisor.mark_failed(receiver.member, receiver.incarnation, failure)
             return failure
         if report["version"] != version:
             raise ActorFailure(f"{receiver.member.name} holds weights {report['version']} after an update to {version}")

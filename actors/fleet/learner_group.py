@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from ray import ObjectRef
 
+from actors.fleet.shared_cards import Cards
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Unit
 from actors.remote_calls import ActorFailure, ActorLost, call
@@ -41,6 +42,7 @@ class LearnerGroup:
         deadlines: seconds for start (``start_s``), a step (``learn_s``) and checkpoints (``checkpoint_s``).
         origin: the checkpoint from which new ranks start; called at every start.
         history: the groups of an earlier step (0: the first), from the group log.
+        cards: those of the ranks, with the samplers that share them.
     """
 
     def __init__(
@@ -50,28 +52,40 @@ class LearnerGroup:
         deadlines: DeadlineSettings,
         origin: Callable[[], Origin],
         history: Callable[[int], ObjectRef],
+        cards: Cards | None = None,
     ) -> None:
         self._unit = unit
         self._supervisor = supervisor
         self._deadlines = deadlines
         self._origin = origin
         self._history = history
+        self._cards = cards or Cards()
         self._last: tuple[int, ObjectRef] | None = None  # the last step's groups, which may not be in the log yet
         # Calls queue here and not in the ranks: waiting does not count against the deadline, and all ranks get them in
         # the same order, which collectives require.
         self._lock = asyncio.Lock()
         self.version: int | None = None  # of the ranks' weights; None before the first start
         self._saved: int | None = None  # version in the newest checkpoint
+        self.training = False  # a step is under way, perhaps on ranks that are being replaced
 
     @property
     def unsaved(self) -> bool:
         """Whether new ranks would have to train steps again."""
         return self.version != self._saved
 
+    @property
+    def incarnation(self) -> int:
+        """Of the ranks, which may be starting."""
+        return self._unit.members[0].incarnation
+
     async def prepare(self) -> None:
         """Join new ranks in one process group and bring them to the run's current weight version."""
+        incarnation = self.incarnation
+        async with self._cards.learner_turn(self._unit.members, incarnation, to="start"):
+            await self._start(incarnation)
+
+    async def _start(self, incarnation: int) -> None:
         first = self._unit.members[0]
-        incarnation = first.incarnation
         address, port = await call(
             first.actor(incarnation).rendezvous.remote(),
             owner=first.name,
@@ -91,26 +105,40 @@ class LearnerGroup:
         self._saved = step
         if self.version is None:
             self.version = step
+        if step < self.version:
+            await self._cards.sleep()
         for earlier in range(step, self.version):
             await self._train(incarnation, self._groups(earlier), earlier)
 
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """One optimizer step on the leased `groups`; returns rank 0's metrics.
 
+        Samplers on the same cards sleep from then on until the next weight update.
+
         `probes` (see :meth:`RolloutPool.probe`) may still be running: samplers draw them while the learner computes the
         gradient.
         """
-        rows = await self._retry_until_done(
-            lambda incarnation: self._train(incarnation, groups, step, probes), to=f"train step {step}"
-        )
+
+        async def attempt(incarnation: int) -> list[dict[str, float]]:
+            await self._cards.sleep()
+            return await self._train(incarnation, groups, step, probes)
+
+        self.training = True
+        try:
+            rows = await self._retry_until_done(attempt, to=f"train step {step}")
+        finally:
+            self.training = False
         self._last = (step, groups)
         self.version = step + 1
         return rows[0]
 
-    async def publish(self, receivers: Sequence[Destination]) -> tuple[int, Published]:
+    async def publish(self, receivers: Sequence[Destination], starting: int | None = None) -> tuple[int, Published]:
         """Publish the weights for the samplers `receivers`; returns the publishing ranks' incarnation too.
 
         The ranks report their own node, because they may be replaced on another one while this call waits.
+
+        Args:
+            starting: incarnation of ranks that are prepared and do not serve yet; successors do not do it for them.
         """
         to = "publish its weights"
 
@@ -118,6 +146,9 @@ class LearnerGroup:
             answers = await self._all(incarnation, lambda r: r.publish.remote(receivers), to=to, limit="broadcast_s")
             return incarnation, answers[0]
 
+        if starting is not None:
+            async with self._cards.learner_turn(self._unit.members, starting, to=to):
+                return await attempt(starting)
         return await self._retry_until_done(attempt, to=to)
 
     async def release(self, incarnation: int, published: Published) -> None:
@@ -160,14 +191,15 @@ class LearnerGroup:
     async def _retry_until_done(self, attempt: Callable[[int], Awaitable[T]], *, to: str) -> T:
         """Call `attempt` with the current incarnation of the ranks; retry if they are lost and replaced meanwhile."""
         while True:
-            await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._replacement_s())
+            await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._deadlines.replacement_s)
             # deadline: the calls of the lock's holder have their own
             async with self._lock:
                 incarnation = self._unit.members[0].incarnation
                 if not self._unit.serving:  # lost while this call waited for the lock
                     continue
                 try:
-                    return await attempt(incarnation)
+                    async with self._cards.learner_turn(self._unit.members, incarnation, to=to):
+                        return await attempt(incarnation)
                 except ActorFailure as failure:
                     caught = failure
             if not await self._lost(incarnation, caught):
@@ -191,10 +223,6 @@ class LearnerGroup:
             return True
         except TimeoutError:
             return False
-
-    def _replacement_s(self) -> float:
-        """Longest time to replace lost ranks: the supervisor's restarts, and training the steps since a checkpoint."""
-        return 4 * self._deadlines.start_s + 10 * self._deadlines.learn_s
 
     async def _all(self, incarnation: int, method: Callable[[Any], ObjectRef], *, to: str, limit: str) -> list[Any]:
         """Call every rank concurrently within the deadline `limit`; the first failure ends the wait for all.

@@ -41,6 +41,7 @@ class RolloutPool:
         supervisor: replaces actors that miss a deadline.
         max_samples: most samples in flight, from admission to verdict; None: unlimited.
         quarantine: keeps the quarantined prompts.
+        pauses: whether samplers sleep while lost learner ranks are replaced (``shared_cards.py``).
     """
 
     def __init__(
@@ -51,12 +52,15 @@ class RolloutPool:
         supervisor: Supervisor,
         max_samples: int | None = None,
         quarantine: Quarantine | None = None,
+        *,
+        pauses: bool = False,
     ) -> None:
         timeout = (
             2 * deadlines.start_s + deadlines.sample_s + deadlines.verify_s,
             "twice deadlines.start_s, deadlines.sample_s and deadlines.verify_s",
         )
-        self.samplers = WorkerPool("sampler", samplers, supervisor.changes, *timeout)
+        paused = (timeout[0] + deadlines.replacement_s, f"{timeout[1]}, and {deadlines.replacement_key}")
+        self.samplers = WorkerPool("sampler", samplers, supervisor.changes, *(paused if pauses else timeout))
         self.verifiers = WorkerPool("verifier", verifiers, supervisor.changes, *timeout)
         self._deadlines = deadlines
         self._supervisor = supervisor
@@ -153,23 +157,6 @@ class RolloutPool:
             return await self._call(group, sampler, to="return a probe", **self._deadlines.of("sample_s"))
         except (_AttemptFailed, ObjectLost):
             return None
-
-    async def sleep(self) -> None:
-        """Every serving sampler frees GPU memory until its next weight update; one that cannot is replaced."""
-        # deadline: each call has its own
-        await asyncio.gather(*(self._sleep(member) for member in self.samplers.members if member.serving))
-
-    async def _sleep(self, sampler: Member) -> None:
-        incarnation = sampler.incarnation
-        try:
-            await call(
-                sampler.actor(incarnation).sleep.remote(),
-                owner=sampler.name,
-                to="free its memory for the learner",
-                **self._deadlines.of("broadcast_s"),
-            )
-        except ActorFailure as failure:
-            self._supervisor.mark_failed(sampler, incarnation, failure)
 
     def sampling_seconds(self) -> float:
         """Wall time so far in which at least one sampler had work."""

@@ -395,6 +395,7 @@ class Supervisor:
                 await self._monitors.end(member.heartbeat, member.name)
             self.kill(member.handle)
             member.handle = member.heartbeat = None
+        self.changes.notify()  # their memory is free
         for node in self.notices.left(self._members):
             self._monitors.leave(node)  # Ray ends an idle node with a notice
         await release(unit.room, unit.name)
@@ -403,7 +404,7 @@ class Supervisor:
         for member in unit.members:
             member.incarnation += 1
             member.failure = None
-            member.leaving = False
+            member.leaving = member.asleep = False
             member.handle = member.spawn(member.incarnation)
         try:
             await self._prepare(unit)

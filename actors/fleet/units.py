@@ -52,6 +52,7 @@ class Member:
     incarnation: int = -1  # 0 for the first actor
     serving: bool = False
     leaving: bool = False  # it moves to another node, so it gets no new requests
+    asleep: bool = False  # until its next weight update; it gets no new requests (``shared_cards.py``)
     heartbeat: Heartbeat | None = None  # the last one
     heard_at: float = -math.inf  # when an actor of this name last answered, by a monotonic clock
     failure: str | None = None  # why a caller marked it as failed

@@ -46,7 +46,7 @@ class _Worker:
     @property
     def open(self) -> bool:
         """Whether it gets new requests."""
-        return self.member.serving and not self.member.leaving
+        return self.member.serving and not (self.member.leaving or self.member.asleep)
 
     def accepts(self, request: _Request) -> bool:
         if self.draining and self.draining[0] is not request:
@@ -176,8 +176,8 @@ class WorkerPool:
         self._last_end = time.monotonic()
         if not worker.running:  # otherwise it refuses what it refused before
             self._freed.notify()
-            if worker.member.leaving:
-                worker.member.changes.notify()  # it may move now
+            if worker.member.leaving or worker.member.asleep:
+                worker.member.changes.notify()  # it may move or free its memory now
 
     def _add_load(self, worker: _Worker, weight: int) -> None:
         worker.load += weight

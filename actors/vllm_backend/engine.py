@@ -293,8 +293,8 @@ class VllmEngine:
 
     @property
     def updating(self) -> bool:
-        """Whether generation is paused for a weight update, or stops for :meth:`sleep`."""
-        return self._update_lock.locked() or self._incomplete
+        """Whether generation is paused for a weight update, or stops or is stopped by :meth:`sleep`."""
+        return self._update_lock.locked() or self._incomplete or self._sleep.asleep
 
     def check_health(self) -> None:
         """Raise :class:`EngineError` when the engine core has died or an update left it unusable."""

@@ -18,7 +18,7 @@ from actors.vllm_backend.environment import EngineError
 
 
 class Sleep:
-    """What one engine has freed. Requests that arrive while it sleeps wait in vLLM's queue."""
+    """What one engine has freed. Requests that arrive while it sleeps wait in vLLM's queue; the driver sends none."""
 
     def __init__(self, kind: Literal["none", "cache", "weights"]) -> None:
         self._kind = kind

@@ -234,8 +234,6 @@ class LearnerRank:
             figures[name] = float(np.maximum(value, figures.get(name, 0.0)))  # NaN stays NaN
         learned = self._learning_step.update(figures)
         self._version = step + 1
-        if self._shares_card:
-            _free_cached_memory()
         return learned | row
 
     def _publish(self, here: str, receivers: Sequence[Destination]) -> tuple[int, Any]:
@@ -248,9 +246,17 @@ class LearnerRank:
     async def _run(self, work: Callable[[], T], name: str) -> T:
         """Do `work` on the learner's thread and log it."""
         begin = time.perf_counter()
+
+        def work_and_rest() -> T:
+            try:
+                return work()
+            finally:
+                if self._shares_card and self._accumulated is None:  # otherwise the step goes on
+                    _free_cached_memory()
+
         try:
             # deadline: each caller has its own
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, work_and_rest)
         except Exception:
             logger.exception("failed to %s", name)
             raise

@@ -126,16 +126,11 @@ class LiveGroups:
         )
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:
-        """The groups of `step` and the queue's metrics; waits until all of them are graded.
-
-        With ``sampler.sleep`` the samplers then free memory for the learner, until the weight update of the step.
-        """
+        """The groups of `step` and the queue's metrics; waits until all of them are graded."""
         leased, row = await self._queue.lease(step)
         if self._allocation:
             self._outcomes = await self._queue.outcomes()
             row = row | {"groups/expected_noise": self._allocation.noise(step)}
-        if self._config.sampler.sleep != "none":
-            await self._pool.sleep()
         return leased, row
 
     async def ack(self, version: int) -> None:

@@ -18,6 +18,7 @@ from actors.fleet.learner_group import LearnerGroup, Origin
 from actors.fleet.quarantine import Quarantine
 from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
+from actors.fleet.shared_cards import Cards, SharedCards
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Incident, Member, Unit
 from actors.fleet.worker_pool import WorkerPool
@@ -153,6 +154,10 @@ class Processes:
             nodes=RayNodes(),
             heard=heard,
         )
+        self._sleeps = config.sampler.sleep != "none"
+        self._cards = Cards()
+        if self._placement.shares_cards:
+            self._cards = SharedCards(self.supervisor, config.deadlines, sleeps=self._sleeps)
 
     async def reserve_cards(self) -> bool:
         """Reserve room for the learner; returns whether samplers share its GPUs."""
@@ -173,6 +178,7 @@ class Processes:
             self.supervisor,
             config.rollout.max_samples_in_flight,
             quarantine,
+            pauses=self._sleeps,
         )
         for units, workers, minimum in (
             (samplers, pool.samplers, actors.sampler_range.min),
@@ -195,7 +201,13 @@ class Processes:
         members = [
             Member(f"learner rank {rank}", partial(self._learner_rank, rank)) for rank in range(config.learner.ranks)
         ]
-        unit = Unit("learner", members, lambda: learner.prepare(), busy=lambda: learner.unsaved, stateful=True)
+
+        async def prepare() -> None:
+            await learner.prepare()
+            if self._broadcaster is not None and not learner.training:  # a step ends with an update anyway
+                await self._broadcaster.wake()
+
+        unit = Unit("learner", members, prepare, busy=lambda: learner.unsaved, stateful=True)
         self.supervisor.add(unit)
         learner = LearnerGroup(
             unit,
@@ -203,6 +215,7 @@ class Processes:
             config.deadlines,
             origin,
             history=lambda step: ray.put(read_groups(groups_directory / groups_file(step + 1))),
+            cards=self._cards,
         )
         await self.supervisor.start(unit)
         return learner
@@ -234,7 +247,7 @@ class Processes:
         logger.info("broadcast.backend = %s: weights travel by %s", settings.backend, settings.chosen_backend)
         transfer = make_transfer(settings, self._run_id)
         workers = self._config.sampler.tensor_parallel
-        broadcaster = Broadcaster(learner, transfer, self._config.deadlines, self.supervisor, workers)
+        broadcaster = Broadcaster(learner, transfer, self._config.deadlines, self.supervisor, workers, self._cards)
         await broadcaster.join(*(member for member in pool.samplers.members if member.present))
         self._broadcaster = broadcaster
         return broadcaster
@@ -262,11 +275,14 @@ class Processes:
         member = Member(name, spawn)
 
         async def prepare() -> None:
-            await self._start(member, lambda sampler: sampler.start.remote())
+            async with self._cards.sampler_turn(member, member.incarnation, to="start its engine"):
+                await self._start(member, lambda sampler: sampler.start.remote())
             if self._broadcaster is not None:
                 await self._broadcaster.join(member)
 
-        return self.supervisor.add(Unit(name, [member], prepare, room=room))
+        unit = self.supervisor.add(Unit(name, [member], prepare, room=room))
+        self._cards.add(unit)
+        return unit
 
     def _verifier(self, name: str, tokenizer: str) -> Unit:
         config, gpus = self._config, self._config.actors.verifier_gpus

@@ -20,7 +20,14 @@ class Actor:
         self.pid = world.pid()
         self.dead = False  # the process
         self.reported: asyncio.Event = asyncio.Event()  # Ray reports the death to callers
-        self.bad_loads = 0
+        self.bad_loads = self.bad_sleeps = 0
+        self.hung = False
+        self.memory: str | None = None  # how the process uses the card that samplers share with the learner
+
+    def use(self, how: str) -> None:
+        """Use the memory of the shared card in another way, next to what the other processes hold then."""
+        self.memory = how
+        self.world.check_cards()
 
     def die(self, reported_after: float = 0.0) -> None:
         self.dead = True
@@ -58,7 +65,7 @@ class Actor:
 
     async def _pause(self, longest: float) -> None:
         await asyncio.sleep(self.world.random.uniform(0.0, longest))
-        if self.dead:
+        if self.dead or self.hung:
             await asyncio.sleep(1e9)
 
     async def _node(self) -> str:
@@ -120,9 +127,23 @@ class Sampler(Actor):
     broken = False
 
     async def _start(self) -> None:
+        self.use("starts")
+        self.world.moment("engine")
         await self._pause(20.0)
+        self.use("awake")
         self.version = 0
         self.world.moment("join")
+
+    async def _sleep(self) -> float:
+        self.world.moment("sleep")
+        await self._pause(1.0)
+        if self.bad_sleeps:
+            self.broken = True
+            self.world.actual_losses[self.name] += 1
+            raise _task_error(RuntimeError("memory usage increased after sleeping"))
+        self.use("asleep")
+        self.version = -1  # the weights are gone
+        return 1.0
 
     async def _load_weights(self, version: int, manifests: list[dict], *data: Reference) -> dict[str, Any]:
         await self._resolve(data)
@@ -148,6 +169,8 @@ class Sampler(Actor):
             self.broken = True
             self.world.actual_losses[self.name] += 1
             raise _task_error(RuntimeError("loading began and failed"))
+        self.use("awake")
+        self.world.moment("wake")
         await self._pause(0.5)
         self.version = version
 
@@ -195,10 +218,13 @@ class Rank(Actor):
         return "address", 1
 
     async def _start(self, address: str, port: int) -> None:
+        self.use("works")
         await self._pause(10.0)
+        self.use("rests")
 
     async def _accumulate(self, groups: Any, step: int) -> None:
         assert self.gradient is None
+        self.use("trains")
         self.world.moment("accumulate")
         await self._pause(1.0)
         self.gradient = step
@@ -209,6 +235,7 @@ class Rank(Actor):
         self.world.moment("update")
         await self._pause(0.5)
         self.gradient, self.version = None, step + 1
+        self.use("rests")
         return {"learned": float(step)}
 
     async def _publish(self, receivers: list[Any]) -> Any:
@@ -216,8 +243,10 @@ class Rank(Actor):
         from actors.weights import Published
         from actors.weights.host import HostPayload
 
+        self.use("works")
         self.world.moment("publish")
         await self._pause(0.2)
+        self.use("rests")
         if self.world.transport == "nccl":
             return Published(self.place.name, self.version, self._grouped(receivers))
         nodes = [receiver.node for receiver in receivers]

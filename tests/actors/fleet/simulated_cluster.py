@@ -13,9 +13,20 @@ import selectors
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.actors.fleet.simulated_actors import Actor, Group, Monitor, Rank, Sampler
+
+if TYPE_CHECKING:
+    from actors.fleet.shared_cards import Cards
+    from actors.fleet.supervision import Supervisor
+    from actors.settings import DeadlineSettings
+
+
+STEPS = 4
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -71,6 +82,7 @@ class World:
         self.random = random.Random(seed)
         self.nodes = [Node(f"node-{i}") for i in range(nodes)]
         self.actors: dict[str, Actor] = {}  # existing ones, by name
+        self.everyone: list[Actor] = []  # also earlier ones, which may still be killed
         self.monitors: list[Monitor] = []
         self.actual_losses: Counter[str] = Counter()  # by unit
         self.log: list[str] = []
@@ -80,6 +92,17 @@ class World:
         self.started = False
         self.transport = "auto"  # as `broadcast.transport`; "nccl": as that back-end
         self.groups: dict[str, Group] = {}  # by name
+        self.sample_s = 2.0  # longest time for the groups of a step
+        self.collisions: list[str] = []  # what cannot be in the memory of one card at the same time
+
+    def check_cards(self) -> None:
+        """Note what does not fit into the memory of a card, if each sampler has one with the learner."""
+        uses = [(actor.name, actor.memory) for actor in self.everyone if not actor.dead and actor.memory]
+        ranks = {how for name, how in uses if name == "learner"}
+        for name, how in uses:
+            beside = {"starts": {"trains", "works"}, "awake": {"trains"}}.get(how or "", set())
+            if name != "learner" and beside & ranks:
+                self.collisions.append(f"{name} {how} while the learner {beside & ranks}")
 
     def pid(self) -> int:
         self._pids += 1
@@ -103,14 +126,19 @@ class World:
             for monitor in self.monitors:
                 monitor.die()
             return
-        name = fault.victim.removeprefix("node of ").removeprefix("load of ")
+        name = fault.victim.rpartition(" of ")[2]
         victim = self.actors.get(name)
         if victim is None or victim.dead:
             return
         if fault.victim.startswith("load of "):
             victim.bad_loads += 1
+        elif fault.victim.startswith("sleep of "):
+            victim.bad_sleeps += 1
         elif fault.victim.startswith("node of "):
             self._lose(victim.place)
+        elif fault.victim.startswith("hang of "):
+            self.actual_losses[victim.name] += 1
+            victim.hung = True
         else:
             self.actual_losses[victim.name] += 1
             victim.die()
@@ -132,11 +160,22 @@ class World:
 
 
 class Job:
-    """A learner, samplers and the broadcaster between them, trained for some steps while faults are injected."""
+    """A learner, samplers and the broadcaster between them, trained for some steps while faults are injected.
 
-    def __init__(self, world: World, samplers: int, transport: str = "auto") -> None:
+    Args:
+        cards: makes what shares the cards of the learner and the samplers; None: each has its own.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        samplers: int,
+        transport: str = "auto",
+        cards: Callable[[Supervisor, DeadlineSettings], Cards] | None = None,
+    ) -> None:
         from actors.fleet.broadcaster import Broadcaster
         from actors.fleet.learner_group import LearnerGroup
+        from actors.fleet.shared_cards import Cards
         from actors.fleet.supervision import Supervisor
         from actors.fleet.units import Incident, Member, Unit
         from actors.settings import BroadcastSettings, DeadlineSettings, SupervisionSettings
@@ -170,29 +209,40 @@ class Job:
         def spawn(kind: type[Actor], name: str) -> Callable[[int], Actor]:
             def make(incarnation: int) -> Actor:
                 world.actors[name] = kind(world, name, world.place())
+                world.everyone.append(world.actors[name])
                 return world.actors[name]
 
             return make
 
-        async def nothing() -> None:
-            pass
-
+        self.cards = cards(self.supervisor, deadlines) if cards else Cards()
         rank = Member("learner", spawn(Rank, "learner"))
-        unit = self.supervisor.add(Unit("learner", [rank], nothing))
+        unit = self.supervisor.add(Unit("learner", [rank], self._prepare_learner))
         self.learner = LearnerGroup(
-            unit, self.supervisor, deadlines, origin=lambda: (0, None), history=lambda step: f"groups {step}"
+            unit,
+            self.supervisor,
+            deadlines,
+            origin=lambda: (0, None),
+            history=lambda step: f"groups {step}",
+            cards=self.cards,
         )
-        unit.prepare = self.learner.prepare
         settings = BroadcastSettings(backend="nccl") if transport == "nccl" else BroadcastSettings(transport=transport)
-        self.broadcaster = Broadcaster(self.learner, make_transfer(settings, "run"), deadlines, self.supervisor)
+        self.broadcaster = Broadcaster(
+            self.learner, make_transfer(settings, "run"), deadlines, self.supervisor, 1, self.cards
+        )
         self.samplers = [Member(f"sampler-{i}", spawn(Sampler, f"sampler-{i}")) for i in range(samplers)]
         for member in self.samplers:
-            self.supervisor.add(Unit(member.name, [member], lambda m=member: self._prepare(m)))
+            self.cards.add(self.supervisor.add(Unit(member.name, [member], lambda m=member: self._prepare(m))))
+
+    async def _prepare_learner(self) -> None:
+        await self.learner.prepare()
+        if not self.learner.training:
+            await self.broadcaster.wake()
 
     async def _prepare(self, member: Any) -> None:
         from actors.remote_calls import call
 
-        await call(member.actor().start.remote(), owner=member.name, to="start", deadline_s=300)
+        async with self.cards.sampler_turn(member, member.incarnation, to="start its engine"):
+            await call(member.actor().start.remote(), owner=member.name, to="start", deadline_s=300)
         await self.broadcaster.join(member)
 
     async def train(self, steps: int) -> None:
@@ -208,11 +258,19 @@ class Job:
             await self.broadcaster.broadcast(step + 1)
             self._check(step + 1)
             self.world.moment("ack")
-            await asyncio.sleep(self.world.random.uniform(0.0, 2.0))
+            await self._sample()
         async with asyncio.timeout(3600):
             while not all(unit.serving for unit in self.supervisor.units):
                 await self.supervisor.changes.wait()
         self._check(steps)
+
+    async def _sample(self) -> None:
+        """The groups of a step: at least one sampler must take requests."""
+        self.world.moment("sample")
+        await asyncio.sleep(self.world.random.uniform(0.5, 1.0) * self.world.sample_s)
+        async with asyncio.timeout(3600):
+            while not any(member.serving and not member.asleep for member in self.samplers):
+                await self.supervisor.changes.wait()
 
     async def _probe(self) -> list:
         await asyncio.sleep(self.world.random.choice([1.0, 1.0, 1.0, 25.0]))
@@ -220,6 +278,51 @@ class Job:
 
     def _check(self, version: int) -> None:
         for member in self.samplers:
-            if member.serving and not member.actor().dead:
+            if member.serving and not (member.actor().dead or member.actor().hung):
                 held = member.actor().__dict__.get("version")
                 assert held == version, f"{member.name} serves version {held} after the broadcast of {version}"
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    world: World,
+    transport: str = "auto",
+    *,
+    samplers: int = 3,
+    cards: Callable[[Supervisor, DeadlineSettings], Cards] | None = None,
+) -> Job:
+    """Train for :data:`STEPS` steps in `world` and check its invariants at the end."""
+    import actors.fleet.broadcaster
+    import actors.fleet.learner_group
+    import actors.fleet.node_monitors
+    import actors.fleet.supervision
+
+    loop = VirtualLoop()
+    loop.set_exception_handler(lambda _, context: None)
+    for module in (actors.fleet.broadcaster, actors.fleet.supervision, actors.fleet.node_monitors):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
+
+    async def at_once(work, **_):
+        return work()
+
+    monkeypatch.setattr(actors.fleet.learner_group, "in_daemon_thread", at_once)
+
+    async def scenario() -> Job:
+        job = Job(world, samplers, transport, cards)
+        async with asyncio.timeout(20_000):
+            await job.train(STEPS)
+        return job
+
+    try:
+        job = loop.run_until_complete(scenario())
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.call_later(0.0, loop.stop)
+        loop.run_forever()
+        loop.close()
+    for unit, reasons in job.incidents.items():
+        assert len(reasons) <= world.actual_losses[unit], f"{unit} was replaced more often than it failed: {reasons}"
+    left = {node.name: node.shared for node in world.nodes if node.shared}
+    assert not left, f"weights left in shared memory: {left}"
+    return job

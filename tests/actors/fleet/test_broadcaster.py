@@ -2,57 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from types import SimpleNamespace
 
 import pytest
 
-from tests.actors.fleet.simulated_cluster import Fault, Job, VirtualLoop, World
+from tests.actors.fleet.simulated_cluster import STEPS, Fault, World, run
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 MOMENTS = ("publish", "load", "receive", "release", "ack", "join", "accumulate", "update")
-STEPS = 4
 SAMPLERS = 3
-
-
-def run(monkeypatch: pytest.MonkeyPatch, world: World, transport: str = "auto") -> Job:
-    """Train in `world` and check its invariants at the end."""
-    import actors.fleet.broadcaster
-    import actors.fleet.learner_group
-    import actors.fleet.node_monitors
-    import actors.fleet.supervision
-
-    loop = VirtualLoop()
-    loop.set_exception_handler(lambda _, context: None)
-    for module in (actors.fleet.broadcaster, actors.fleet.supervision, actors.fleet.node_monitors):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
-
-    async def at_once(work, **_):
-        return work()
-
-    monkeypatch.setattr(actors.fleet.learner_group, "in_daemon_thread", at_once)
-
-    async def scenario() -> Job:
-        job = Job(world, SAMPLERS, transport)
-        async with asyncio.timeout(20_000):
-            await job.train(STEPS)
-        return job
-
-    try:
-        job = loop.run_until_complete(scenario())
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.call_later(0.0, loop.stop)
-        loop.run_forever()
-        loop.close()
-    for unit, reasons in job.incidents.items():
-        assert len(reasons) <= world.actual_losses[unit], f"{unit} was replaced more often than it failed: {reasons}"
-    left = {node.name: node.shared for node in world.nodes if node.shared}
-    assert not left, f"weights left in shared memory: {left}"
-    return job
 
 
 def random_faults(seed: int) -> list[Fault]:

@@ -61,7 +61,7 @@ class Worker:
         return Heartbeat("node", (Process(1, 1),))
 
 
-def pool_of(samplers, verifiers, quarantine=None, max_samples=None, **settings):
+def pool_of(samplers, verifiers, quarantine=None, max_samples=None, deadlines=None, pauses=False, **settings):
     from actors.fleet.rollout_pool import RolloutPool
     from actors.fleet.supervision import Supervisor
     from actors.fleet.units import Member
@@ -77,8 +77,8 @@ def pool_of(samplers, verifiers, quarantine=None, max_samples=None, **settings):
         SupervisionSettings(**settings), start_s=1, spawn_monitor=lambda node: None, kill=lambda handle: None
     )
     return RolloutPool(
-        members("sampler", samplers), members("verifier", verifiers), DeadlineSettings(), supervisor, max_samples,
-        quarantine,
+        members("sampler", samplers), members("verifier", verifiers), deadlines or DeadlineSettings(), supervisor,
+        max_samples, quarantine, pauses=pauses,
     )  # fmt: skip
 
 
@@ -292,32 +292,6 @@ def test_the_budget_of_samples_is_first_come_first_served(limit, operations):
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
-def test_every_serving_sampler_frees_its_memory_and_one_that_cannot_is_replaced():
-    from actors.remote_calls import ActorFailure
-
-    asked = []
-
-    def sleeper(name, error=None):
-        async def sleep():
-            asked.append(name)
-            if error:
-                raise error
-
-        worker = Worker()
-        worker.sleep = SimpleNamespace(remote=sleep)
-        return worker
-
-    async def scenario():
-        pool = pool_of([sleeper("a"), sleeper("b", ActorFailure("out of memory")), sleeper("lost")], [Worker()])
-        first, second, lost = pool.samplers.members
-        lost.serving = False
-        await pool.sleep()
-        assert asked == ["a", "b"]
-        assert first.serving and not second.serving and "out of memory" in second.failure
-
-    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
-
-
 def test_losses_with_a_node_that_ends_after_a_notice_count_against_no_prompt():
     from ray.exceptions import ActorDiedError
 
@@ -339,6 +313,31 @@ def test_losses_with_a_node_that_ends_after_a_notice_count_against_no_prompt():
         assert graded == "graded group 0" and sampler.handle.calls == 6 and pool.quarantined == 0
 
     asyncio.run(scenario())
+
+
+def test_requests_wait_for_samplers_that_sleep():
+    """Also longer than for other reasons, because lost learner ranks must come back first."""
+    from actors.remote_calls import ActorFailure
+    from actors.settings import DeadlineSettings
+
+    async def scenario():
+        pool = pool_of([Worker()], [Worker()], pauses=True)
+        (sampler,) = pool.samplers.members
+        sampler.asleep = True
+        group = asyncio.create_task(pool.graded_group(request(), None))
+        await asyncio.sleep(0.05)
+        assert sampler.handle.calls == 0 and not group.done()
+        sampler.asleep = False
+        pool._supervisor.changes.notify()
+        await group
+
+        short = DeadlineSettings(start_s=0.01, sample_s=0.01, verify_s=0.01, learn_s=0.1)
+        pool = pool_of([Worker()], [Worker()], deadlines=short, pauses=True)
+        pool.samplers.members[0].asleep = True
+        with pytest.raises(ActorFailure, match=r"no sampler was free within 1 s .* 10 x deadlines.learn_s"):
+            await pool.graded_group(request(), None)
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
 def test_a_worker_that_leaves_gets_no_new_request():

@@ -65,6 +65,30 @@ def test_a_sampler_that_frees_its_weights_gets_all_of_them(
     assert passed["partial_updates"] is partial
 
 
+@pytest.mark.parametrize("placement", ["colocated", "separate"])
+def test_a_sampler_on_a_shared_card_starts_when_the_learner_has_left_it(placement: str) -> None:
+    card = {"sampler": {"gpus": 1}, "learner": {"gpus_per_rank": 1}, "cluster": {"placement": placement}}
+    processes = Processes(build_config(card), "run", lambda incident: None)
+    events: list[str] = []
+
+    async def start() -> float:
+        events.append("start")
+        return 1.0
+
+    unit = processes._sampler(0)
+    unit.members[0].handle = SimpleNamespace(start=SimpleNamespace(remote=start))
+
+    async def scenario() -> None:
+        async with processes._cards.learner_turn([], 0, to="train step 1"):
+            preparing = asyncio.ensure_future(unit.prepare())
+            await asyncio.sleep(0.05)
+            events.append("trained")
+        await preparing
+
+    asyncio.run(scenario())
+    assert events == (["trained", "start"] if placement == "colocated" else ["start", "trained"])
+
+
 def test_a_slow_start_names_the_actors_that_are_missing() -> None:
     config = load_config(LOCAL)
     supervisor = Supervisor(config.supervision, 300.0, lambda node: None, kill=lambda handle: None)
