@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from actors.sampling import LEAST_TEMPERATURE
-from cluster.commands.options import DEFAULT_CONFIG, Overrides, UseBest, check_start, config_option, load
+from cluster.commands.options import (
+    DEFAULT_CONFIG,
+    NO_EVALUATION_IN_TRAINING,
+    Overrides,
+    UseBest,
+    check_start,
+    config_option,
+    load,
+)
 from cluster.commands.printing import print_comparisons, print_curves
 from cluster.errors import UsageError
 
@@ -22,11 +30,6 @@ if TYPE_CHECKING:
     from cluster.run.job import JobResult
 
 GREEDY = "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported"
-# `bonrl eval` trains nothing, so nothing is evaluated during training, and its curves may end below objective.k.
-NO_TRAINING = (
-    *("evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false"),
-    *("evaluation.keep_best=null", "evaluation.patience=0", "evaluation.min_gain=0"),
-)
 
 
 def evaluate(
@@ -137,7 +140,8 @@ def _resolve(
     own = None if config is not None else config_of_run(checkpoint)
     kept = kept_overrides(own.parent) if own is not None else []
     extra = [f"evaluation.{key}={json.dumps(value)}" for key, value in given.items()]
-    return model, load(config or own, [f"model.path={model}", *kept, *overrides, *extra, *NO_TRAINING])
+    # Its curves may end below objective.k.
+    return model, load(config or own, [f"model.path={model}", *kept, *overrides, *extra, *NO_EVALUATION_IN_TRAINING])
 
 
 def _check_temperatures(temperatures: Sequence[float], given: Mapping[str, Any]) -> None:

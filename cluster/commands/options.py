@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from cluster.config import RunConfig
 
 DEFAULT_CONFIG = Path("cluster/presets/local.yaml")
+# Overrides of commands that evaluate nothing while they train, or train nothing: what a preset says about it, such as
+# that the validation split is evaluated, must not forbid what they do.
+NO_EVALUATION_IN_TRAINING = (
+    *("evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false"),
+    *("evaluation.keep_best=null", "evaluation.patience=0", "evaluation.min_gain=0"),
+)
 
 
 def config_option(default: str) -> Any:

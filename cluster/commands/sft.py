@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cluster.checks.preflight import check_output
-from cluster.commands.options import Config, Overrides, Rate, check_start, load
+from cluster.commands.options import NO_EVALUATION_IN_TRAINING, Config, Overrides, Rate, check_start, load
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def sft(
     _refuse_idle_overrides(overrides, objective)
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
-    resolved = load(config, overrides, fetch=not new)
+    resolved = load(config, [*(overrides or []), *NO_EVALUATION_IN_TRAINING], fetch=not new)
     if new and resolved.learner.lora:
         raise UsageError("--new with learner.lora: adapters of a random model learn little; leave one of them out")
     if not new:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, Overrides, Rate, config_option, load
+from cluster.commands.options import DEFAULT_CONFIG, NO_EVALUATION_IN_TRAINING, Overrides, Rate, config_option, load
 from cluster.commands.printing import print_refresh, print_verifier
 from cluster.errors import UsageError
 
@@ -86,8 +86,9 @@ def train_verifier(
         )
     if split not in (None, "train", "validation", "test"):
         raise UsageError(f"--split {split}: choose train, validation or test")
-    recorded = recorded_config(samples, overrides or []) if config is None else None
-    resolved = recorded or load(config, overrides, fetch=backbone is None and refresh is None)
+    wanted = [*(overrides or []), *NO_EVALUATION_IN_TRAINING]
+    recorded = recorded_config(samples, wanted) if config is None else None
+    resolved = recorded or load(config, wanted, fetch=backbone is None and refresh is None)
     from cluster.config.hub_ids import hub_id
     from cluster.records.hub_models import local_directory
     from verifiers.learned.training import TrainingSettings, measure

@@ -166,6 +166,15 @@ def test_options_of_sft_hold_beside_the_override_of_a_section(
     assert (config.run.steps, config.rollout.prompts_per_step, config.learner.learning_rate) == (7, 9, 1e-4)
 
 
+def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[RunConfig] = []
+    monkeypatch.setattr("cluster.commands.sft.imitate", lambda config, *_, **__: started.append(config))
+    asked = ["task={name: gsm8k, path: data, validation_size: 0}", "evaluation.split=validation"]
+    status, _, err = run("sft", "--new", "--output", tmp_path / "model", *asked)
+    assert (status, len(started)) == (0, 1), err
+    assert started[0].task.validation_size == 0
+
+
 def test_every_command_is_listed(run) -> None:  # type: ignore[no-untyped-def]
     _, out, _ = run("--help")
     for command in ("train", "eval", "sft", "submit", "export", "config-reference"):
