@@ -14,17 +14,23 @@ _NAMES = (
     "|(?:inner|internal)_(?:thoughts?|monologue)|deep_(?:thought|think)|(?:thought|thinking|reasoning)_process"
     "|working_out"
 )
+# More names that only recipes with angle brackets use: in square brackets they may be an index, as in `costs[plan]`.
+_MORE_NAMES = (
+    "long_?cot|draft|internal|monologue|plan|planning|scratch|brainstorm(?:ing)?|deliberation|introspection|hidden"
+    "|(?:thought|reasoning|thinking)_(?:trace|steps?)|self_?reflection|pre_?think(?:ing)?|workings?|pondering"
+)
 _ATTRIBUTES = r"(?:\s+[\w-]{1,20}\s*=[^<>]{0,80})?\s*"
 # A prefix such as `seed:` or `start_`, and a suffix such as `:6124c78e` or `_start`; the groups tell whether it ends.
 _TAG = (
-    rf"<\s*(?P<slash>/)?\s*(?:[a-z]{{1,12}}:)?(?P<edge>start_|begin_|end_)?(?:{_NAMES})(?::\w{{1,16}})?{_ATTRIBUTES}>"
+    rf"<\s*(?P<slash>/)?\s*(?:[a-z]{{1,12}}:)?(?P<edge>start_|begin_|end_)?(?:{_NAMES}|{_MORE_NAMES})(?P<edge8>_start|_begin|_end)?(?::\w{{1,16}})?{_ATTRIBUTES}>"
     rf"|<[|｜]\s*(?P<slash2>/)?(?P<edge2>(?:start|begin|end)(?:[_▁]of)?[_▁])?(?:{_NAMES})(?P<edge3>[_▁](?:start|begin|end))?\s*[|｜]>"
-    rf"|\[(?P<slash3>/)?(?:{_NAMES})\]|◁(?P<slash4>/)?(?:{_NAMES})▷"
+    rf"|\[(?P<slash3>/)?(?P<edge10>begin_|start_|end_)?(?:{_NAMES})(?P<edge11>_start|_begin|_end)?\]|◁(?P<slash4>/)?(?:{_NAMES})▷"
     rf"|<\|(?:open|(?P<edge4>close))\|>\s*(?:{_NAMES})\s*<\|sep\|>"
     r"|<\|channel\|>\s*(?:(?:analysis|commentary)|(?P<edge5>final)[^\n]{0,80}?<\|message\|>)"
     r"|<\|channel>|(?P<edge6><channel\|>)|<unused94>|(?P<edge7><unused95>)"
     r"|(?P<edge9><\|begin_of_solution\|>|<\|START_RESPONSE\|>|<\|open\|>\s*response\s*<\|sep\|>)"
 )
+_WORDED_EDGES = ("edge", "edge2", "edge3", "edge8", "edge10", "edge11")
 _MARK = re.compile(_TAG, re.IGNORECASE)
 # Marks without special tokens: gpt-oss without its special tokens, recipients of messages, and Granite.
 _WORDED = re.compile(
@@ -130,7 +136,7 @@ def _marks(response: str) -> list[tuple[int, int, bool]]:
 
 def _closes(match: re.Match[str]) -> bool:
     groups = match.groupdict()
-    edges = (value for name, value in groups.items() if value and name in ("edge", "edge2", "edge3"))
-    if any(groups[name] for name in groups if name not in ("edge", "edge2", "edge3")):
+    edges = (value for name, value in groups.items() if value and name in _WORDED_EDGES)
+    if any(groups[name] for name in groups if name not in _WORDED_EDGES):
         return True
     return any("end" in edge.lower() for edge in edges)

@@ -17,7 +17,8 @@ from verifiers.mathematics.answers.extraction import (
     without_emphasis,
 )
 from verifiers.mathematics.comparison import numeric
-from verifiers.mathematics.comparison.compare import SCALARS, Comparison, is_unreduced
+from verifiers.mathematics.comparison.compare import SCALARS, Comparison
+from verifiers.mathematics.comparison.numerals import is_unreduced
 from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.comparison.rewriting import simplify_relation
 from verifiers.mathematics.parsing import foreign_units, units
@@ -33,6 +34,7 @@ from verifiers.mathematics.parsing.normalization import normalize, without_space
 from verifiers.mathematics.parsing.syntax import MAX_ANSWER_CHARS, MAX_DIGITS, Node, Unsupported, number
 from verifiers.mathematics.policy import DEFAULT_POLICY, MathPolicy
 from verifiers.mathematics.symbolic import host
+from verifiers.mathematics.symbolic.value_parts import value_parts
 from verifiers.reasoning import after_reasoning
 from verifiers.verdict import Status, Verdict
 
@@ -276,15 +278,18 @@ def _compare(ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy, ratio
         converted = Node("mul", (number(ratio), ours.node))
         same = ours.node.kind in SCALARS and comparison.equal(converted, theirs.node)
         return _Decision(same, f"{ours.unit!r} is converted to {theirs.unit!r}")
+    given, wanted = ours.node, theirs.node
+    if any(unit is not None and unit.powers in _HALVES_OF_DAY for unit in _measures(ours, theirs)):
+        given, wanted = _hours(given), _hours(wanted)
     # A comma between digits is ambiguous: the other reading of one side is tried as well. A decimal comma is tried only
     # in the answer, or in a reference such as "0,111": "10,25" is a list.
-    pairs: list[tuple[Node, Node]] = [(ours.node, theirs.node)]
-    pairs += [(other, theirs.node) for other in ours.alternatives]
-    if theirs.node.kind not in ("list", "seq") and (decimal := decimal_comma(ours.text)) is not None:
-        pairs.append((decimal, theirs.node))
+    pairs: list[tuple[Node, Node]] = [(given, wanted)]
+    pairs += [(other, wanted) for other in ours.alternatives]
+    if wanted.kind not in ("list", "seq") and (decimal := decimal_comma(ours.text)) is not None:
+        pairs.append((decimal, wanted))
     if _DECIMAL_REFERENCE.fullmatch(theirs.text) and (decimal := decimal_comma(theirs.text)) is not None:
-        pairs.append((ours.node, decimal))
-    pairs += [(ours.node, other) for other in theirs.alternatives]
+        pairs.append((given, decimal))
+    pairs += [(given, other) for other in theirs.alternatives]
     undecided = False
     for left, right in pairs:
         try:
@@ -297,6 +302,16 @@ def _compare(ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy, ratio
         except RecursionError:
             return _Decision(False, "nested too deeply")
     return _Decision(None) if undecided else _Decision(False)
+
+
+_HALVES_OF_DAY = ((("am", 1),), (("pm", 1),))
+
+
+def _hours(node: Node) -> Node:
+    """A time of day in hours: 9:30 is 9 and a half, not nine thirtieths."""
+    if node.kind != "ratio" or len(node.args) != 2:
+        return node
+    return Node("add", (node.args[0], Node("div", (node.args[1], number(60)))))
 
 
 _DECIMAL_REFERENCE = re.compile(r"-?0,\d{3,}")
@@ -337,29 +352,6 @@ def _symbolic(ours: ParsedAnswer, theirs: ParsedAnswer, spelling: str, started: 
         "error": Status.UNPARSABLE,
     }[outcome]
     return _verdict(status, spelling, started, detail)
-
-
-def value_parts(text: str) -> list[str]:
-    """The sides of a chain of equations without a name at its start: ``F_n = A = B`` gives ``A`` and ``B``.
-
-    All of an answer's sides must equal the reference, so that a chain cannot hide a second answer.
-    """
-    if any(sign in text for sign in ("<", ">", "\\\\le", "\\\\ge", "\\\\ne", "\\\\in ", "\\\\begin")):
-        return [text]
-    parts: list[str] = []
-    depth = start = 0
-    for index, sign in enumerate(text):
-        depth += (sign in "({[") - (sign in ")}]")
-        if sign == "=" and depth == 0:
-            parts.append(text[start:index].strip())
-            start = index + 1
-    parts.append(text[start:].strip())
-    if len(parts) > 1 and _NAME.fullmatch(parts[0]):
-        del parts[0]
-    return parts if all(parts) else [text]
-
-
-_NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]{1,20}\}|\w))?(?:\([A-Za-z, ]{1,10}\))?")
 
 
 def canonical(parsed: ParsedAnswer, answer: str) -> str:

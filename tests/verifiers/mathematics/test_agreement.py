@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verifiers import Status, grade_math
-from verifiers.mathematics.grader import value_parts
 from verifiers.mathematics.parsing.normalization import normalize
 from verifiers.mathematics.symbolic import host
+from verifiers.mathematics.symbolic.value_parts import value_parts
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
 DOUBTFUL = Path(__file__).parents[3] / "benchmarks" / "math_grader_doubtful.jsonl"

@@ -36,7 +36,12 @@ class Extraction:
     detail: str = ""
 
 
-_BOX = re.compile(r"\\(?:f|x)?boxed? {0,8}(?=\{)|\\fbox {0,8}(?=\{)|\\boxed {1,8}(?=[A-Za-z0-9])")
+_BOX = re.compile(
+    r"\\(?:f|x|frame)?[Bb]ox(?:ed?)?\s{0,8}(?=\{)|\\bbox\s{0,8}(?:\[[^\]\n]{0,80}\]\s{0,8})?(?=\{)"
+    r"|\\boxed(?: {1,8}(?=[A-Za-z0-9])|(?=\d))"
+)
+_UNESCAPED_BOX = re.compile(r"(?:(?<=\x08)ox|(?<![A-Za-z\\])box)ed(?=\{)")  # the backslash was lost on the way
+_UNBRACED = re.compile(r"\d[\d.,/]*(?<=\d)|[A-Za-z0-9]")
 # Tags around the answer itself, and tags around a longer final part.
 _ANSWER_TAGS, _PART_TAGS = (
     re.compile(
@@ -50,7 +55,7 @@ _OTHER_TAG = re.compile(r"\[(/?)(?:final[_ -]?)?answer\]|<\|(begin|end)_of_box\|
 # Markdown emphasis. A star between two operands is a product and two are a power, so a mark must not touch an operand
 # on its outer side.
 _EMPHASIS = (
-    ("**", re.compile(r"(?<![\w)\]}*\\])\*{2,3}(?=[^\s*])([^*\n]{1,400})(?<=[^\s*])\*{2,3}(?![\w(*])")),
+    ("**", re.compile(r"(?<![\w)\]}*\\])\*{2,3}(?=[^\s*])([^*\n]{1,400})(?<=[^\s*])\*{2,3}(?:!(?=\s|$)|(?![\w(*]))")),
     ("*", re.compile(r"(?<![\w)\]}*\\^])\*(?=[^\s*])([^*\n{}^]{1,200})(?<=[^\s*])\*(?![\w(*])")),
     ("__", re.compile(r"(?<![\w\\}])__(?=[^\s_])([^_\n]{1,400})(?<=[^\s_])__(?!\w)")),
     ("_", re.compile(r"(?<![\w\\}^)_])_(?=[^\s_{])([^_\n{}^\\]{1,200})(?<=[^\s_])_(?![\w{_])")),
@@ -100,11 +105,15 @@ def final_part(response: str) -> str:
 def boxes(text: str) -> tuple[str, ...]:
     """Contents of all outermost boxes with balanced braces, in order."""
     found: list[str] = []
+    if "oxed{" in text and _BOX.search(text) is None:
+        text = _UNESCAPED_BOX.sub(r"\\boxed", text)
     position = 0
     while match := _BOX.search(text, position):
         if text[match.end()] != "{":
-            found.append(text[match.end()])
-            position = match.end() + 1
+            unbraced = _UNBRACED.match(text, match.end())
+            assert unbraced is not None
+            found.append(unbraced.group())
+            position = unbraced.end()
         else:
             end = matching_brace(text, match.end())
             if end < 0:
@@ -120,14 +129,14 @@ def boxes(text: str) -> tuple[str, ...]:
 
 
 def _inner_box(content: str) -> str:
-    """The content of the innermost box if boxes contain nothing but a box."""
+    """The content of the innermost box; a box around a part of the content is only its frame."""
     for _ in range(4):
         match = _BOX.match(content.strip())
         stripped = content.strip()
         if match is None or stripped[match.end()] != "{" or matching_brace(stripped, match.end()) != len(stripped) - 1:
             break
         content = stripped[match.end() + 1 : -1]
-    return content
+    return _BOX.sub("", content) if "ox" in content else content
 
 
 def _after_phrase(text: str) -> str | None:
@@ -166,7 +175,7 @@ def is_bare_answer(text: str) -> bool:
         return False
     if "####" in text:
         return False
-    if _CHOICE.match(text) and len(text) <= 120 and "\n" not in text:
+    if _CHOICE.match(text) and not _PHRASE.search(text) and len(text) <= 120 and "\n" not in text:
         return True
     outside = without_formulas(text.replace("\\!", ""))
     outside = re.sub(r"\\text[a-z]*\s*\{[^{}]*\}", " ", outside)

@@ -9,14 +9,19 @@ by part.
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from verifiers.mathematics.comparison import close_values, numeric, real_sets
+from verifiers.mathematics.comparison.numerals import decimal_digits, is_unreduced, like_minutes, terminates
 from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, Value, contains, variables
-from verifiers.mathematics.comparison.rewriting import expand_plus_minus, simplify_relation, substitute
+from verifiers.mathematics.comparison.rewriting import (
+    distinct_letters,
+    expand_plus_minus,
+    simplify_relation,
+    substitute,
+)
 from verifiers.mathematics.parsing.syntax import Node, Unsupported, number
 from verifiers.mathematics.policy import MathPolicy
 
@@ -146,7 +151,9 @@ class Comparison:
             brackets = left.value if left.kind == "seq" else right.value
             return brackets == "()" and self._in_order(left.args, right.args)
         if kinds <= {"list", "set"}:
-            ordered = self.policy.list_order and kinds == {"list"}
+            named = [distinct_letters(node.args) for node in (left, right)]
+            # The values of a = 1, b = 2 are 1, 2 and not 2, 1.
+            ordered = kinds == {"list"} and (self.policy.list_order or named[0] != named[1])
             if not ordered and len(left.args) != len(right.args):
                 left, right = self._without_repeats(left), self._without_repeats(right)
             return (self._in_order if ordered else self._unordered)(left.args, right.args)
@@ -223,7 +230,7 @@ class Comparison:
         if self._in_order(left.args, right.args):
             return True
         # 4:30 may be a time of day: only ratios that cannot be one are compared as proportions.
-        if len(left.args) != len(right.args) or any(_like_minutes(node) for node in (left, right)):
+        if len(left.args) != len(right.args) or any(like_minutes(node) for node in (left, right)):
             return False
         return all(
             self._same_value(Node("div", (a, left.args[0])), Node("div", (b, right.args[0])))
@@ -338,7 +345,7 @@ class Comparison:
         if not numeric.is_real(ours) or not numeric.is_real(theirs):
             return False
         ours, theirs = (numeric.as_real(value).real for value in (ours, theirs))
-        left_places, right_places = _decimal(left), _decimal(right)
+        left_places, right_places = decimal_digits(left), decimal_digits(right)
         if left_places is None and right_places is not None:
             places, significant = right_places
             if left.kind == "num" or (left.kind == "neg" and left.args[0].kind == "num"):
@@ -346,7 +353,7 @@ class Comparison:
             return significant >= self.policy.reference_digits and _within(ours, theirs, Fraction(1, 2 * 10**places))
         if left_places is not None and right_places is None:
             places, significant = left_places
-            if significant < self.policy.decimal_digits or _terminates(right):
+            if significant < self.policy.decimal_digits or terminates(right):
                 return False
             return _within(ours, theirs, Fraction(1, 10**places))
         return False
@@ -364,48 +371,3 @@ def contains_imaginary(node: Node) -> bool:
 def _has_plain_log(node: Node) -> bool:
     plain = node.kind == "call" and node.value == "log" and len(node.args) == 1
     return plain or any(_has_plain_log(part) for part in node.args)
-
-
-def _decimal(node: Node) -> tuple[int, int] | None:
-    """Places and significant digits of a decimal numeral, None for anything else."""
-    if node.kind == "neg":
-        node = node.args[0]
-    if node.kind == "percent":
-        inner = _decimal(node.args[0])
-        return None if inner is None else (inner[0] + 2, inner[1])
-    if node.kind != "num" or node.value.places is None:
-        return None
-    return node.value.places, node.value.significant
-
-
-def _terminates(node: Node) -> bool:
-    """Whether a closed expression is rational with a finite decimal expansion, so that a decimal can equal it."""
-    try:
-        value = Evaluator().value(node)
-    except (Undefined, KeyError):
-        return True
-    if not isinstance(value, Fraction):
-        return False
-    bottom = value.denominator
-    for prime in (2, 5):
-        while bottom % prime == 0:
-            bottom //= prime
-    return bottom == 1
-
-
-def is_unreduced(node: Node) -> bool:
-    """Whether a node is a fraction of two integers that is not in lowest terms."""
-    if node.kind == "neg":
-        return is_unreduced(node.args[0])
-    if node.kind != "div" or any(part.kind != "num" for part in node.args):
-        return False
-    top, bottom = (part.value.value for part in node.args)
-    return math.gcd(int(top), int(bottom)) != 1
-
-
-def _like_minutes(node: Node) -> bool:
-    """Whether a ratio could be a time of day: two integers, the second with two digits below 60."""
-    if len(node.args) != 2 or any(part.kind != "num" or part.value.places is not None for part in node.args):
-        return False
-    hours, minutes = (part.value.value for part in node.args)
-    return hours <= 24 and (10 <= minutes < 60 or minutes == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from verifiers.mathematics.comparison import numeric
@@ -114,6 +115,8 @@ def simplify_relation(node: Node) -> Node:
         parts = parts[: cut + 1] if exact else parts[: cut + 2]
         if len(parts) == 1:
             return parts[0]
+    if is_name(parts[-1]) and not is_name(parts[0]) and not any(map(variables, parts[:-1])):
+        parts.reverse()  # 3 = x
     names = list(itertools.takewhile(is_name, parts[:-1]))
     values = parts[len(names) :]
     if len(values) > 1 and not _consistent(values):
@@ -126,6 +129,17 @@ def simplify_relation(node: Node) -> Node:
     name = names[0]
     difference = Node("add", (name, Node("neg", (value,))))
     return Node("named", (value, Node("equation", (difference,))), name)
+
+
+def distinct_letters(items: Sequence[Node]) -> bool:
+    """Whether each item gives a value to a letter of its own, as in ``a = 1, b = 2``, and not ``x_1 = 1, x_2 = 2``."""
+    letters: set[str] = set()
+    for item in items:
+        named = item.kind == "rel" and "=" in item.value and item.args[0].kind == "var"
+        if not named:
+            return False
+        letters.add(str(item.args[0].value).partition("_")[0])
+    return len(letters) == len(items) > 1
 
 
 def _near(exact: Node, rounded: Node) -> bool:

@@ -9,9 +9,18 @@ from dataclasses import dataclass, replace
 
 from verifiers.mathematics.answers import announcements
 from verifiers.mathematics.parsing import units
+from verifiers.mathematics.parsing.compound import compound
 from verifiers.mathematics.parsing.normalization import matching_brace, normalize
 from verifiers.mathematics.parsing.parser import parse
-from verifiers.mathematics.parsing.syntax import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_DIGITS, Node, NotMath, Unsupported
+from verifiers.mathematics.parsing.syntax import (
+    MAX_ANSWER_CHARS,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    Node,
+    NotMath,
+    Unsupported,
+    number,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +61,20 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.;:()'\"!?-]*|\([A-Za-z, ]+\)\.?")
 _LABEL = re.compile(
     r"(?:(?<=^)|(?<=[,;@]))\s*(?:\\text\s*\{[A-Za-z ]{2,30}\}|[A-Za-z]{3,20}(?: [A-Za-z]{1,20}){0,3})\s*[:=](?![=:])"
 )
-_BASED = re.compile(r"(?:\\text\{)?(-?[0-9A-Z.]{0,60}[0-9A-Z])\}?_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?")
+_BASED = re.compile(
+    r"(?:(?:\\text\{)?(-?[0-9A-Z.]{0,60}[0-9A-Z]|[0-9a-f]{1,60})\}?|\((-?[0-9A-Za-z.]{1,60})\)|\\overline\{([0-9A-Za-z]{1,60})\})"
+    r"_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?"
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,3})(?![\w.])")
 _SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
 _LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
+_CHOICE_WORD = re.compile(
+    r"^\s*(\\text[a-z]*\s*\{\s*)?(?:the )?(?:correct )?(?:option|choice)\s*:?\s*(?=\(?\s*[A-J]\s*(?:[).:}]|$))",
+    re.IGNORECASE,
+)
 _BOLD_CHOICE = re.compile(r"\\text\s*\{\s*([A-J])\s*\}\s*(?=-?\d|-?\\(?:frac|sqrt))")
 # A letter offered as a choice: in brackets, with a mark, or before "is". "Both A and B" offers none.
 _OFFERED = re.compile(r"\(\s*([A-J])\s*\)|(?<![A-Za-z\\])([A-J])(?:[).:]|\s+(?:is|was|seems)\b)")
@@ -75,7 +91,8 @@ _DIGIT = re.compile(r"\d")
 _QUOTED = re.compile(r"[\"'“”„«»「『]([^\"'“”„«»「」『』]+)[\"'“”«»」』]")
 # Words before a value that do not change it: "surely", "about", "the answer is".
 _LEADING = re.compile(
-    r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer is:?)\s*\}|\\approx"
+    r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer(?: is:?|:)"
+    r"|(?!not\b)[A-Za-z ]{2,30}:)\s*\}|\\approx"
     r"|(?:about|(?!un|hard|bare|fami)[a-z]{2,12}ly)\b)\s*"
 )
 
@@ -134,7 +151,7 @@ def parse_answer(raw: str, *, keep_case: bool = False) -> ParsedAnswer:
 
 
 def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
-    text = _LEADING.sub("", normalize(raw))
+    text = _LEADING.sub("", normalize(_CHOICE_WORD.sub(r"\1", raw)))
     if not text.isascii():
         text = announcements.announced_answer(text) or text
     if (quoted := _QUOTED.fullmatch(text)) is not None:
@@ -142,11 +159,11 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
     if not text:
         return ParsedAnswer("", problem="the answer is empty")
     words = words_of(text, keep_case=keep_case)
-    based = _BASED.fullmatch(text.replace(" ", ""))
-    if based is not None and _DIGIT.search(based.group(1)):
-        base = _BASE_NAMES.get(based.group(2), based.group(2))
-        if str(base).isdigit():
-            return ParsedAnswer(text, node=Node("based", value=(based.group(1).upper(), int(base))))
+    based = _based(text.replace(" ", ""))
+    if based is not None:
+        return ParsedAnswer(text, node=based)
+    if _DIGIT.match(text) and (quantity := compound(unwrap_text(text))) is not None:
+        return ParsedAnswer(text, node=number(quantity[0]), unit=quantity[1])
     whole = _whole_text(text)
     if whole is not None:
         single = len(whole.strip(" ()")) == 1
@@ -157,6 +174,17 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
             text, words=words or _loose(text), is_text=words is None or len(words) > 1 or words.isupper()
         )
     return _parse_formula(text, words)
+
+
+def _based(text: str) -> Node | None:
+    """A numeral with its base: 101_2, (101)_2, a3_{16}; None for a name with an index, such as a3_{7}."""
+    match = _BASED.fullmatch(text)
+    if match is None or not _DIGIT.search(digits := match[1] or match[2] or match[3]):
+        return None
+    base = str(_BASE_NAMES.get(match[4], match[4]))
+    if not base.isdigit() or (digits != digits.upper() and any(int(digit, 36) >= int(base) for digit in digits)):
+        return None
+    return Node("based", value=(digits.upper(), int(base)))
 
 
 def _loose(text: str) -> str | None:
@@ -309,7 +337,7 @@ def decimal_comma(text: str) -> Node | None:
 
 def choice(raw: str) -> tuple[str, str] | None:
     """Letter and content of an answer such as ``(C) 12`` or ``C. twelve``; None if it has none, or several."""
-    text = unwrap_text(normalize(raw)).strip()
+    text = unwrap_text(normalize(_CHOICE_WORD.sub(r"\1", raw))).strip()
     match = _LETTER_CHOICE.fullmatch(text)
     if match is None and (bold := _BOLD_CHOICE.match(normalize(raw))) is not None:
         return bold[1], text[1:].strip()

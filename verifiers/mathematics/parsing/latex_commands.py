@@ -175,17 +175,29 @@ def whole_number(p: Parser) -> Node | None:
 def braced_set(p: Parser) -> Node:
     if p.accept("\\}"):
         return Node("set")
-    bars, p.bars = p.bars, 1  # a bar here separates the variable from its condition
+    start = p.position
+    bars, p.bars, p.ratios = p.bars, 1, False  # a bar or a colon here separates the variable from its condition
     inner = p.items()
-    p.bars = bars
-    if p.accept("|", "\\mid", ":"):
+    p.bars, p.ratios = bars, True
+    if p.peek().text in ("|", "\\mid", ":") and _is_variable(inner):
+        p.next()
         condition = p.items()
         p.expect("\\}")
         return condition
+    if p.peek().text == ":":
+        p.position = start
+        inner = p.items()
     p.expect("\\}")
-    if inner.kind == "ratio" and len(inner.args) == 2 and inner.args[0].kind == "var":
-        raise Unsupported("a set with a condition after a colon")
     return Node("set", inner.args if inner.kind == "list" else (inner,))
+
+
+def _is_variable(node: Node) -> bool:
+    """Whether the part of a set before its condition is a variable over the real numbers."""
+    if node.kind == "rel" and node.value == ("in",):
+        if node.args[1].kind == "var":
+            raise NotMath("a condition on other numbers than the real ones")
+        return node.args[0].kind == "var" and node.args[1].kind == "seq"
+    return node.kind == "var"
 
 
 def call(p: Parser, name: str) -> Node:
@@ -236,6 +248,8 @@ def implicit_argument(p: Parser) -> Node:
 
 def matrix(p: Parser) -> Node:
     name = environment(p)
+    if name in ("cases", "aligned"):
+        return system(p)
     if name not in _MATRICES:
         raise Unsupported(f"the environment {name}")
     if name == "array" and p.peek().text == "{":
@@ -260,6 +274,18 @@ def matrix(p: Parser) -> Node:
     flat = tuple(entry for row in rows for entry in row)
     node = Node("matrix", flat, len(rows[0]))
     return Node("call", (node,), "det") if name == "vmatrix" else node
+
+
+def system(p: Parser) -> Node:
+    """Equations below each other, as a list; a function defined in pieces is left to the symbolic path."""
+    rows: list[Node] = []
+    while not p.accept("\\end"):
+        rows.append(p.relation())
+        p.accept(",", ";")
+        if not p.accept("\\\\") and p.peek().text != "\\end":
+            raise Unsupported("cases")
+    environment(p)
+    return rows[0] if len(rows) == 1 else Node("list", tuple(rows), ",")
 
 
 def environment(p: Parser) -> str:

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from verifiers.mathematics.parsing.decoration import undecorated
+
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5",
@@ -19,8 +21,11 @@ _SYMBOLS = {
     "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
     "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ",
     "＜": "<", "＞": ">", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⁄": "/",
+    "º": r"^{\circ}", "˚": r"^{\circ}", "⟨": "(", "⟩": ")",
 }  # fmt: skip
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u202a-\u202e\ufeff\u00ad\x00]")
+_SUBSCRIPT_RUN = re.compile("(?<=[A-Za-z0-9])[₀₁₂₃₄₅₆₇₈₉]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SYMBOL = re.compile("[" + "".join(map(re.escape, _SYMBOLS)) + "]")
 # Greek words have letters without a meaning in formulas; then all letters of the word are kept.
@@ -33,7 +38,7 @@ _SPACING = re.compile(
 )
 _SPACES = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace(?![A-Za-z]))|~|\s")
 _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,|') *(?=\d{3}(?!\d))")
-_FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_FRACTIONS = re.compile(r"\\(?:[dtc]|nice|s|x|flat)frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")
 _STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|operatorname)(?![A-Za-z])\s*(?=\{)")
@@ -51,6 +56,7 @@ _EMPTY_SCRIPT = re.compile(r"\^\{? *\}?$")
 _BLANKS = re.compile(r"(?<!\d) +| +(?!\d)")
 _LONG_EXPONENT = re.compile(r"(\^|\\sqrt) *(-?\d{2,})(?![\d.])")
 _PHANTOM = re.compile(r"\\[hv]?phantom *(?:\{[^{}]*\}|[-+0-9A-Za-z])|\\(?:_|underline *\{ *\})|_{2,}")
+_DEGREE_LETTER = re.compile(r"(?<=\d) *\^ *(?:o|\{ *o *\})(?= *(?:\\?[,.;CF]|$))")
 _END = re.compile(r"(?:[\s.,;:]|\\$)+$")
 
 
@@ -60,6 +66,7 @@ _DOTTED = r"\\dot *(?:\{ *\d *\}|\d)"
 _DOTS = re.compile(rf"(?<!\d)(\d*\.\d*)({_DOTTED}(?:\d*{_DOTTED})?)")
 _ELLIPSIS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60}) *(?:\\[lc]?dots(?![A-Za-z])|\.{2,})")
 _PERIOD = re.compile(r"(\d+?)\1+$")
+_ENUMERATION = re.compile(r"(?<=[\w)}\]])、(?=[\w\\({\[-])")
 _COMBINING = re.compile("((?:\\d\u0305)+)|(\\d)\u0307")
 
 
@@ -88,11 +95,12 @@ def clean_unicode(text: str) -> str:
         return text
     text = _INVISIBLE.sub("", text)
     text = _SUPERSCRIPT_RUN.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPT_RUN.sub(lambda match: "_{" + match.group().translate(_SUBSCRIPTS) + "}", text)
     for sign, value in _VULGAR.items():
         if sign in text:
             top, bottom = value.split("/")
             text = text.replace(sign, rf"\frac{{{top}}}{{{bottom}}}")
-    text = _symbols(text)
+    text = _symbols(_ENUMERATION.sub(",", text))
     text = _COMBINING.sub(
         lambda m: f"\\dot{{{m[2]}}}" if m[2] else f"\\overline{{{m[1].replace(chr(0x305), '')}}}", text
     )
@@ -128,6 +136,7 @@ def normalize(text: str) -> str:
     becomes ``\text``, unambiguous thousands separators (``,\!`` and ``{,}``) are removed.
     """
     text = _recurring(clean_unicode(text).replace("\x0crac", "\\frac").replace("{:}", ":").strip())
+    text = undecorated(_DEGREE_LETTER.sub(r"^{\\circ}", text))
     if "\\" in text:
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)

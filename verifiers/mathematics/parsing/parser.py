@@ -37,6 +37,7 @@ class Parser:
         self.depth = 0
         self.bars = 0
         self.pm_count = 0
+        self.ratios = True
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -119,13 +120,18 @@ class Parser:
         while token := self.accept("+", "-", "\\pm", "\\mp"):
             terms.append(self.signed(token, self.product))
         self.depth -= 1
+        if len(terms) == 2 and terms[1].kind == "neg" and terms[1].args[0].kind == "set":
+            return Node("minus", (terms[0], terms[1].args[0]))  # the numbers without those of a set
         return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def signed(self, sign: Token | None, operand: Callable[[], Node]) -> Node:
         if sign is None or sign.text == "+":
             return operand()
         if sign.text == "-":
-            return Node("neg", (operand(),))
+            node = operand()
+            if node.kind in ("percent", "degree"):
+                return Node(node.kind, (Node("neg", node.args),))  # so that the mark can be left out
+            return Node("neg", (node,))
         # A minus-plus follows the plus-minus before it; each further plus-minus is independent.
         if sign.text == "\\pm" or self.pm_count == 0:
             self.pm_count += 1
@@ -140,7 +146,7 @@ class Parser:
                 node = Node("div", (node, self.unary()))
             elif self.accept("\\bmod", "\\mod"):
                 node = Node("mod", (node, self.unary()))
-            elif self.peek().text == ":" and self.peek().kind == "sign":
+            elif self.ratios and self.peek().text == ":" and self.peek().kind == "sign":
                 self.next()
                 right = self.unary()
                 node = Node("ratio", (*node.args, right) if node.kind == "ratio" else (node, right))
@@ -159,15 +165,19 @@ class Parser:
                 if token.kind == "num":
                     self.expect("/")
                     fraction = Node("div", (fraction, self.power()))
-                if _is_proper(fraction):
-                    return Node("add", (number(whole), fraction))
+                marked = fraction.kind in ("percent", "degree")  # 33\frac13\% is a percentage of the mixed number
+                part = fraction.args[0] if marked else fraction
+                if _is_proper(part):
+                    mixed = Node("add", (number(whole), part))
+                    return Node(fraction.kind, (mixed,)) if marked else mixed
                 if token.kind == "num":
                     raise NotMath("two numbers side by side")
                 return Node("mul", (left, fraction))
-        if token.kind == "num":
+        if token.kind == "num" and not _ends_in_factorial(left):
             raise NotMath("a number right after another factor")
         # f(x) is read as a product; the mark "apply" lets "f(x) = 3" be a name and its value.
-        applied = left.kind == "var" and token.text == "(" and not token.blank
+        function = left.args[0] if left.kind == "pow" and left.args[1] == Node("neg", (number(1),)) else left
+        applied = function.kind == "var" and token.text == "(" and not token.blank
         return Node("mul", (left, self.power()), "apply" if applied else None)
 
     def starts_factor(self) -> bool:
@@ -290,7 +300,7 @@ class Parser:
             return latex_commands.call(self, text)
         if text == "pi":
             return Node("const", value="pi")
-        if text in ("infty", "inf", "oo"):
+        if text in ("infty", "inf", "oo", "infinity"):
             return Node("const", value="inf")
         if len(text) > 3 and not text.endswith("'"):
             raise NotMath(f"the word {text!r}")
@@ -301,6 +311,12 @@ class Parser:
         self.position -= 1
         self.tokens[self.position] = Token("word", rest, False)
         return letter(text[0])
+
+
+def _ends_in_factorial(node: Node) -> bool:
+    """Whether a product ends in a factorial, after which a number can only be a factor: 2!3!."""
+    last = node.args[-1] if node.kind == "mul" else node
+    return last.kind == "call" and last.value == "factorial"
 
 
 def _is_proper(node: Node) -> bool:

@@ -36,6 +36,20 @@ peso: peso = 1
 shekel: shekel = 1
 baht: baht = 1
 angle: radian rad = 1
+temperature: celsius = 1
+fahrenheit: fahrenheit = 1
+kelvin: kelvin = 1
+force: newton = 1, kilonewton = 1000
+energy: joule = 1, kilojoule = 1000, calorie cal = 4184/1000, kilocalorie kcal = 4184
+power: watt = 1, kilowatt = 1000, megawatt = 1000000
+voltage: volt = 1, kilovolt = 1000, millivolt = 1/1000
+current: ampere amp = 1, milliampere = 1/1000
+resistance: ohm = 1, kiloohm = 1000
+pressure: pascal = 1, kilopascal = 1000, megapascal = 1000000
+frequency: hertz = 1, kilohertz = 1000, megahertz = 1000000, gigahertz = 1000000000
+electronvolt: electronvolt = 1, kiloelectronvolt = 1000, megaelectronvolt = 1000000
+amount: mole = 1
+turns: rpm = 1
 am: am = 1
 pm: pm = 1
 """
@@ -48,10 +62,30 @@ for _line in _TABLE.replace("\n  ", " ").strip().splitlines():
             _UNITS[_name] = (_quantity, Fraction(_size.rstrip(",")))
             if len(_name) > 2:
                 _UNITS.setdefault(_name + "s", _UNITS[_name])
+# Symbols whose case matters, and the names that stand for them above. One letter alone is a unit only after a plain
+# number and a space: 2V may be twice a volume.
+_SYMBOLS = {
+    "N": "newton", "kN": "kilonewton", "J": "joule", "kJ": "kilojoule", "W": "watt", "kW": "kilowatt", "MW": "megawatt",
+    "V": "volt", "kV": "kilovolt", "mV": "millivolt", "mA": "milliampere", "K": "kelvin", "Pa": "pascal",
+    "kPa": "kilopascal", "MPa": "megapascal", "Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz",
+    "GHz": "gigahertz", "eV": "electronvolt", "keV": "kiloelectronvolt", "MeV": "megaelectronvolt", "mol": "mole",
+    "\\Omega": "ohm", "k\\Omega": "kiloohm", "Ω": "ohm", "kΩ": "kiloohm", "rpm": "rpm",
+}  # fmt: skip
+_SYMBOL = re.compile(
+    "(?<![A-Za-z])(?:" + "|".join(sorted(map(re.escape, _SYMBOLS), key=len, reverse=True)) + ")(?![A-Za-z])"
+)
+_BARE_SYMBOL = re.compile(
+    r"(?<=\d) ?(?P<unit>" + "|".join(re.escape(name) for name in _SYMBOLS if len(name) > 1) + r")$"
+    r"|^-?\d[\d.,]* (?P<letter>[NJWVKΩ])$"
+)
+_TEMPERATURE = re.compile(
+    r"(?:\^ *(?:\{ *\\circ *\}|\\circ)| degrees?) *(?:\\text *\{ *)?(?P<scale>C|F|[Cc]elsius|[Ff]ahrenheit)\b *\}?$"
+    r"|\\text *\{ *degrees? *(?P<words>C|F|[Cc]elsius|[Ff]ahrenheit) *\}$"
+)
 _SHORT = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h"}
 # Words that often follow a number without a text command. They count something and are not measures.
 _COUNTED = """
-hz joule newton watt volt kelvin unit people person student way integer number ticket page book apple coin point step
+unit people person student way integer number ticket page book apple coin point step
 mark hectare acre card game child children man men woman women boy girl digit solution time pair degree outfit marble
 ball piece match matches
 """.split()
@@ -131,6 +165,7 @@ _FACTOR = re.compile(r"([a-z]+)(?:\^?\{?(-?[1-4])\}?)?")
 
 def measure(words: str) -> Measure | None:
     """The measure that a unit's words name, such as ``km/h`` or ``square feet``; None if a word is not a measure."""
+    words = _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], words).replace("\\cdot", " ").replace("*", " ")
     text = re.sub(r"\b([ap])\.? ?m\b\.?", r"\1m", words.lower()).replace(" per ", " / ").replace(".", " ")
     for short, long in _SHORT.items():
         text = re.sub(rf"\b{short}\b", long, text)
@@ -200,6 +235,12 @@ def split_bare_unit(text: str) -> tuple[str, str]:
         return value, foreign
     if not text[-1:].isalnum() and text[-1:] not in ("}", "."):
         return text, ""
+    if (scale := _TEMPERATURE.search(text)) is not None and text[: scale.start()].rstrip()[-1:].isdigit():
+        name = scale["scale"] or scale["words"]
+        return text[: scale.start()].rstrip(), "celsius" if name[0] in "Cc" else "fahrenheit"
+    if (symbol := _BARE_SYMBOL.search(text)) is not None:
+        unit = symbol["unit"] or symbol["letter"]
+        return text[: -len(unit)].rstrip(), unit
     half = _HALF_OF_DAY.search(text)
     if half is not None:
         return text[: half.start()].rstrip(), half.group().strip()

@@ -1,0 +1,42 @@
+"""Quantities in several units, such as ``3 hours 20 minutes`` or ``5 ft 3 in``, as one number of the smallest unit."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from verifiers.mathematics.parsing import units
+
+_PART = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?")
+_TIME = (("time", 1),)
+_JOINT = re.compile(r",? (?:and )?|,|")
+
+
+def compound(text: str) -> tuple[Fraction, str] | None:
+    """The value in the last unit, and that unit; None if the text is not two or three quantities of one kind.
+
+    The units must become smaller: "3 m 2 km" is no quantity.
+    """
+    parts: list[tuple[Fraction, units.Measure, str]] = []
+    position = 0
+    while position < len(text):
+        if parts:
+            joint = _JOINT.match(text, position)
+            position = joint.end() if joint else position
+        match = _PART.match(text, position)
+        if match is None or len(parts) == 3:
+            return None
+        unit = match[2]
+        if unit == "m" and parts and parts[-1][1].powers == _TIME:
+            unit = "min"  # 3 h 20 m
+        measure = units.measure(unit)
+        if measure is None:
+            return None
+        parts.append((Fraction(match[1]), measure, unit))
+        position = match.end()
+    if len(parts) < 2 or len({measure.powers for _, measure, _ in parts}) > 1:
+        return None
+    sizes = [measure.size for _, measure, _ in parts]
+    if sorted(sizes, reverse=True) != sizes or len(set(sizes)) < len(sizes):
+        return None
+    return sum((value * measure.size for value, measure, _ in parts), Fraction(0)) / sizes[-1], parts[-1][2]
