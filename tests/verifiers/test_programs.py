@@ -187,3 +187,45 @@ def test_lexer() -> None:
     assert lexer.feed("it's ) here") == "it'"
     assert lexer.feed('x = """ )') == 'x = ""'
     assert (lexer.quote, lexer.depth) == ('"""', 1)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "\ufeff{code}",
+        "<answer>\n{code}</answer>",
+        "Here it is:\n<solution>\n{code}</solution>\nDone.",
+        "<code>\n{code}</code>",
+        "<pre><code>{code}</code></pre>",
+        "[PYTHON]\n{code}[/PYTHON]\n",
+        "[BEGIN]\n{code}[DONE]\n",
+        "{code}[DONE]\n\nYou are an expert programmer.",
+        "\\begin{{lstlisting}}[language=Python]\n{code}\\end{{lstlisting}}",
+        "> ```python\n> def area(r):\n>     return 3*r*r\n> ```",
+    ],
+)
+def test_other_wrappers_than_a_fence(form: str) -> None:
+    program = program_of(form.format(code=PLAIN))
+    assert program is not None
+    assert program.strip() == PLAIN.strip()
+
+
+def test_a_program_on_the_line_of_its_fence() -> None:
+    assert program_of("```python print(int(input())+1) ```") == "print(int(input())+1)\n"
+
+
+def test_the_escapes_of_html_are_resolved_inside_its_tags_only() -> None:
+    assert program_of("<pre><code>print(1 &lt; 2)</code></pre>") == "print(1 < 2)\n"
+    assert program_of("print('&lt;')\n") == "print('&lt;')\n"
+
+
+def test_tags_in_a_program_are_its_own() -> None:
+    program = "import re\nprint(re.findall('<code>(.*)</code>', input()))\n"
+    assert program_of(program) == program
+
+
+def test_a_block_of_imports_belongs_to_the_program_after_it() -> None:
+    response = f"{TICKS}python\nimport math\n{TICKS}\nand\n{TICKS}python\n{PLAIN}{TICKS}"
+    assert program_of(response, entry_point="area") == f"import math\n{PLAIN}"
+    usage = f"{TICKS}python\nimport math\nprint(1)\n{TICKS}\nand\n{TICKS}python\n{PLAIN}{TICKS}"
+    assert program_of(usage, entry_point="area") == PLAIN

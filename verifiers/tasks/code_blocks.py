@@ -102,7 +102,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     found: list[tuple[_Block, list[str]]] = []
     at, left = 0, _RESCANS
     # A program without its own fence may have some in its docstrings.
-    unfenced = Lexer() if _begins_as_code(lines) else None
+    unfenced = Lexer() if begins_as_code(lines) else None
     last = {mark: max((n for n, line in enumerate(lines) if mark in line), default=-1) for mark in ('"""', "'''")}
     wrapper = ""
     while at < len(lines):
@@ -172,7 +172,7 @@ def _content(lines: list[str], block: _Block, strings: bool) -> tuple[list[str],
     return lines[block.start :], len(lines)
 
 
-def _begins_as_code(lines: list[str]) -> bool:
+def begins_as_code(lines: list[str]) -> bool:
     """Whether a text begins with a definition, an import, an indented line or a string, and not with prose."""
     first = next((line for line in lines if line.strip()), "")
     return (

@@ -7,7 +7,8 @@ import re
 import textwrap
 
 from verifiers.reasoning import after_reasoning
-from verifiers.tasks.code_blocks import Lexer, fenced_blocks, is_python
+from verifiers.tasks.code_blocks import Lexer, begins_as_code, fenced_blocks, is_python
+from verifiers.tasks.code_wrappers import unquoted, unwrapped
 
 MAX_RESPONSE_CHARS = 200_000
 """Only the end of a longer response is looked at."""
@@ -28,6 +29,8 @@ _CODE = re.compile(
 # Two words in a row of which neither is a keyword: a sentence.
 _WORDS = re.compile(r"(?<![\w.])(\w[\w.]*) +(?=(\w+))")
 _NO_CODE = re.compile(r"[>|]|\*\*|[-*] |.*[`$?'!](?!=)|.*(?:[^\d\W]|\))\.$|\w+:$")
+# A block that only imports belongs to the ones after it.
+_IMPORTS = re.compile(r"(?:(?:(?:import|from) +\w[^\n]*|#[^\n]*)?[ \t]*\n)+")
 _KEYWORDS = {*keyword.kwlist, *keyword.softkwlist}
 
 
@@ -46,8 +49,11 @@ def _chosen_block(response: str, entry_point: str | None) -> str | None:
     python = [text for label, text in blocks if is_python(label)]
     candidates = python or [text for label, text in blocks if not label] or [text for _, text in blocks]
     defining = [text for text in candidates if entry_point and defines(text, entry_point)]
-    chosen = defining or candidates
-    return chosen[-1] if chosen else None
+    chosen = (defining or candidates)[-1:]
+    if not chosen:
+        return None
+    before = candidates[: candidates.index(chosen[0])]
+    return "".join([text for text in before if _IMPORTS.fullmatch(text)] + chosen)
 
 
 def _lines(text: str) -> list[str]:
@@ -120,9 +126,11 @@ def program_of(response: str, *, prompt: str = "", entry_point: str | None = Non
         first: its imports and helpers stay available, and a complete function overrides the prompt's stub.
     """
     response = after_reasoning(response, code=True)[-MAX_RESPONSE_CHARS:].replace("\r\n", "\n")
+    response = unquoted(response)
     code = _chosen_block(response, entry_point)
     complete = not prompt or entry_point is None
     if code is None:
+        response = unwrapped(response, tags=not begins_as_code(response.split("\n")))
         # Without a fence it is a program if it defines the function, and else goes on where the prompt stops.
         complete = complete or defines(response, str(entry_point))
         code = whole_program(response) if complete else continuation(response)
