@@ -7,11 +7,13 @@ imported, and Ray, vLLM and torch are imported only by the commands that need th
 
 from __future__ import annotations
 
+import re
 import sys
 
 from cluster.checks.preflight import check_packages
 from cluster.errors import UsageError
 
+_DASHED_OVERRIDE = re.compile(r"(?:--|\+\+?)([a-z_0-9]+(?:\.[a-z_0-9]+)+)(=.*)?", re.DOTALL)
 REFUSED = 2  # exit status of everything that the user can fix
 
 
@@ -21,6 +23,18 @@ def _refusals() -> tuple[type[Exception], ...]:
     from cluster.records.run_directory import RunDirectoryError
 
     return UsageError, RunDirectoryError, CheckpointError, ConnectionError
+
+
+def _check_overrides(arguments: list[str]) -> None:
+    """Refuse overrides in the form of an option, as other trainers have them.
+
+    Raises:
+        UsageError: with the form that is meant.
+    """
+    for argument in arguments:
+        if (dashed := _DASHED_OVERRIDE.fullmatch(argument)) is not None:
+            meant = dashed[1] + (dashed[2] or "=VALUE")
+            raise UsageError(f"{argument}: keys of the configuration are written without dashes: {meant}")
 
 
 def main() -> None:
@@ -34,6 +48,7 @@ def main() -> None:
         check_packages()
         from cluster.commands.app import app
 
+        _check_overrides(sys.argv[1:])
         app()
     except Exception as error:
         refusals = (UsageError,) if isinstance(error, UsageError) else _refusals()

@@ -55,8 +55,11 @@ def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: flo
         gpus: of a sampler; 0 for a CPU.
         dtype: model.dtype.
     """
-    name = (config.get("architectures") or ["unknown"])[0]
     place = f"model.path = {directory}"
+    name = (config.get("architectures") or [None])[0]
+    if name is None:
+        yield f"{place}: config.json names no architecture (architectures); restore the model's own config.json"
+        return
     if (known := vllm_architectures()) and name not in known:
         yield f"{place}: vLLM cannot sample from the architecture {name!r} (config.json); {_REMEDY}"
         return

@@ -173,9 +173,10 @@ def _ending_problems(path: str) -> Iterator[str]:
             "restore the model's own config.json"
         )
     odd = [token for token in stops if isinstance(token, bool) or not isinstance(token, int)]
-    if odd or (stops and min(stops) >= size):
+    beyond = [token for token in stops if not odd and not 0 <= token < size]
+    if odd or (beyond and len(beyond) == len(stops)):
         yield (
-            f"model.path = {path}: eos_token_id = {(odd or stops)[0]!r} (generation_config.json, config.json or the "
+            f"model.path = {path}: eos_token_id = {(odd or beyond)[0]!r} (generation_config.json, config.json or the "
             f"tokenizer) is no token of the model, which has {size}; restore the model's own files"
         )
 

@@ -6,6 +6,7 @@ GPUs, the sandbox) is a warning there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,8 @@ def check_start(
     if earlier is not None:
         problems.add(earlier)
     prompts: list[str] = []
+    # Where config.json is damaged or the tokenizer is missing, its error would only repeat that, with a wrong remedy.
+    loads = loads and not any(_NO_TOKENIZER.search(line) for line in problems.lines)
     if dry_run or (trains and problems.lines):  # a start reads them next, and refuses what is wrong with them then
         found = problems.of(lambda: check_prompts(config, render=loads, model_elsewhere=model_elsewhere))
         prompts = found[0] if found else []
@@ -99,6 +102,9 @@ def check_start(
     problems.refuse()
     assert derived is not None and placement is not None  # else there was a problem
     return Findings(derived, placement, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
+
+
+_NO_TOKENIZER = re.compile(r"(?<![\w])config\.json|no tokenizer files")
 
 
 def runs_here(config: RunConfig) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import repeat
 from math import ceil, inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from actors.sampling import LEAST_TEMPERATURE, Sampling
 from cluster.config.allocation_rules import allocation_problems
@@ -13,6 +13,7 @@ from cluster.config.keep_best import parse_metric
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
 from verifiers.scorers import make_scorer
+from verifiers.settings import TaskName
 from verifiers.tasks.countdown import DEFAULT_SIZES
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def _prompts(config: RunConfig) -> Iterator[str]:
     for key, value in (("system_prompt", task.system_prompt), ("chat_template_kwargs", task.chat_template_kwargs)):
         if value and task.template != "chat":
             yield f"task.{key} has no effect with task.template={task.template}; set task.template=chat, or omit it"
+    files = [f"task.jsonl.{key}" for key in ("train", "validation", "test") if getattr(task.jsonl, key) is not None]
+    if files and task.name in get_args(TaskName) and task.name != "jsonl":
+        yield f"{files[0]} is not read with task.name={task.name}; set task.name=jsonl, or omit it"
 
 
 def _objective(config: RunConfig) -> Iterator[str]:

@@ -77,7 +77,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise ConfigError(f"override {brief(override)} is not of the form section.key=value, for example objective.k=8")
+        is_file = not equals and key.endswith((".yaml", ".yml"))
+        hint = f"; a configuration is given with --config {key}" if is_file else ", for example objective.k=8"
+        raise ConfigError(f"override {brief(override)} is not of the form section.key=value{hint}")
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -167,3 +167,28 @@ def test_a_file_of_the_hub_that_cannot_be_had_is_refused(monkeypatch: pytest.Mon
         local_file("hf://datasets/owner/name/test.jsonl", "task.jsonl.test")
     with pytest.raises(ValueError, match="write hf://datasets/OWNER/NAME/FILE"):
         local_file("hf://datasets/owner/name", "task.jsonl.test")
+
+
+ROW = b'{"id": "a", "problem": "?", "answer": "1"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("rows.jsonl", gzip.compress(ROW)), ("rows.jsonl.gz", ROW)], ids=["gz", "plain"]
+)
+def test_the_content_of_a_file_says_whether_it_is_compressed(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert [row.fields["id"] for row in read_objects(tmp_path / name)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (ROW.decode().encode("utf-16"), "is text in UTF-16; save it as JSON Lines in UTF-8"),
+        (b"PK\x03\x04rest", "is a zip archive"),
+        (b"\x28\xb5\x2f\xfdrest", "is compressed with zstd"),
+    ],
+)
+def test_other_formats_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_objects(tmp_path / "rows.jsonl"))

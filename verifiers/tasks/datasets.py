@@ -199,7 +199,7 @@ def read_checked(path: Path, check: Callable[[Row], T]) -> list[T]:
 
 
 def read_objects(path: Path) -> Iterator[Row]:
-    """Objects of a JSON Lines file (``.gz`` too) or rows of a Parquet file, in order.
+    """Objects of a JSON Lines file (compressed with gzip or not) or rows of a Parquet file, in order.
 
     Blank lines and a byte order mark are skipped; a line ends at a line feed and nowhere else.
 
@@ -211,13 +211,38 @@ def read_objects(path: Path) -> Iterator[Row]:
     faults.refuse()
 
 
+_GZIP = b"\x1f\x8b"
+# What files that are named .jsonl by mistake begin with.
+_NOT_LINES = {
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zX": "compressed with xz",
+    b"ARRO": "an Arrow file",
+}
+
+
+def _first_bytes(path: Path) -> bytes:
+    """The four bytes that tell the format of a file, whatever its name says; empty if it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError:
+        return b""  # the reader below names the reason
+
+
 def _objects(path: Path, faults: Faults) -> Iterator[Row]:
-    if path.suffix == ".parquet":
+    start = _first_bytes(path)
+    if path.suffix == ".parquet" or start == b"PAR1":
         yield from _parquet_rows(path)
         return
+    if (found := next((name for magic, name in _NOT_LINES.items() if start.startswith(magic)), None)) is not None:
+        raise ValueError(f"{path} is {found}; save it as JSON Lines in UTF-8, which may be compressed with gzip")
     number = 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        with gzip.open(path) if start[:2] == _GZIP else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 place = f"{path}, line {number}"
                 try:

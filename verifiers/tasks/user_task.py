@@ -81,7 +81,10 @@ def make_user_object(settings: TaskSettings, cls: type[Any] | None = None) -> An
     """
     from verifiers.tasks.registry import USER_TASKS
 
-    found = cls or USER_TASKS.get(settings.name) or load(settings.name)
+    try:
+        found = cls or USER_TASKS.get(settings.name) or load(settings.name)
+    except UserCodeError as error:
+        raise UserCodeError(f"task.name = {settings.name}: {error}") from error
     if not inspect.isclass(found):
         raise UserCodeError(f"task.name = {settings.name} is a {type(found).__name__}, not a class")
     for method in ("prompts", "verify"):

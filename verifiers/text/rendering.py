@@ -175,6 +175,11 @@ def chosen_template(tokenizer: Tokenizer) -> str:
         )
     if isinstance(templates, str):
         return templates
+    if not isinstance(templates, Mapping):
+        raise ValueError(
+            f"task.template is 'chat' but the chat template of the model's tokenizer is {templates!r}, no text; "
+            "restore the model's tokenizer_config.json, or set task.template=plain"
+        )
     if "default" in templates or len(templates) == 1:
         return str(templates.get("default") or next(iter(templates.values())))
     raise ValueError(

@@ -66,6 +66,8 @@ def chat_templates(directory: str | Path) -> str:
     """The text of all chat templates of a model directory; empty if it has none."""
     directory = Path(directory)
     named = _read(directory / "tokenizer_config.json").get("chat_template") or ""
+    if not isinstance(named, str | list):
+        raise ValueError(f"tokenizer_config.json has chat_template = {named!r}, which is neither text nor a list")
     texts = [named] if isinstance(named, str) else [entry["template"] for entry in named]
     texts += [file.read_text(encoding="utf-8") for file in sorted(directory.glob("chat_template.jinja"))]
     texts.append(str(_read(directory / "chat_template.json").get("chat_template") or ""))

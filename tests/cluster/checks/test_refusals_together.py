@@ -209,3 +209,40 @@ def test_a_cluster_may_have_the_sandbox_that_this_machine_lacks(monkeypatch: pyt
         refusals.check_start(build_config(LENGTHS), new_run=False)
     found = refusals.check_start(build_config(LENGTHS | {"cluster": {"address": "127.0.0.1:1"}}), new_run=False)
     assert any("minimum_level" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"hidden_size": "192"}, "config.json has hidden_size = '192'"),
+        ("config.json", {"num_hidden_layers": [4]}, "config.json has num_hidden_layers = [4]"),
+        ("config.json", {"architectures": []}, "config.json names no architecture"),
+        ("tokenizer_config.json", {"chat_template": 5}, "tokenizer_config.json has chat_template = 5"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_told_once(  # type: ignore[no-untyped-def]
+    run, repository: Path, tmp_path: Path, file: str, change: dict[str, object], message: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(repository / "models" / "countdown-base", model)
+    content = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps({**content, **change}))
+    status, _, err = run("train", "--dry-run", f"model.path={model}", *SMALL)
+    assert status == 2
+    assert message in err
+    assert len([line for line in err.splitlines() if line.startswith("bonrl: ")]) == 1
+
+
+def test_the_tokenizer_of_a_sound_configuration_is_still_checked(run, repository: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = tmp_path / "model"
+    shutil.copytree(repository / "models" / "countdown-base", model)
+    (model / "tokenizer.json").write_text("{")
+    status, _, err = run("train", "--dry-run", f"model.path={model}", *SMALL)
+    assert status == 2
+    assert "tokenizer" in err
+
+
+def test_a_task_that_is_not_there_is_refused_by_its_key(run) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = run("train", "--dry-run", "task.name=nowhere.py:Task")
+    assert status == 2
+    assert "task.name = nowhere.py:Task: there is no file nowhere.py" in err

@@ -1,0 +1,61 @@
+"""What a value should have been, in plain words and in YAML's spelling, from an error of pydantic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.config.yaml_reader import brief
+
+_WORDS = {
+    "int_type": "should be a whole number",
+    "int_parsing": "should be a whole number, written without an exponent or a unit",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "float_parsing": "should be a number, without a unit",
+    "finite_number": "should be a finite number",
+    "string_type": "should be text",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+    "tuple_type": "should be a list, for example [a, b]",
+    "list_type": "should be a list, for example [a, b]",
+    "dict_type": "should be a mapping, for example {name: value}",
+    "model_type": "should be a mapping of its own keys, for example {{{example}}}",
+    "date_from_datetime_parsing": "should be a date, written YYYY-MM-DD",
+    "date_parsing": "should be a date, written YYYY-MM-DD",
+    "date_type": "should be a date, written YYYY-MM-DD",
+}
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": "should have at most 100 characters, only A-Z, a-z, 0-9, dot, underscore "
+    "and hyphen, and should begin with a letter or a digit",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "should have only letters, digits and underscores, and no digit at its start",
+    r"^[^/\\#?%:]+$": r"should have none of / \ # ? % :",
+}
+
+
+def wanted(item: Any, example: str = "") -> str:
+    """What is wrong with the value of an error of pydantic, beginning in lower case.
+
+    Args:
+        item: One of ``ValidationError.errors()``.
+        example: A key of the mapping that is wanted, where one is.
+    """
+    kind = item["type"]
+    if kind in _WORDS:
+        text = _WORDS[kind].format(example=f"{example}: ..." if example else "key: ...")
+    elif kind == "string_pattern_mismatch" and item["ctx"]["pattern"] in _PATTERNS:
+        text = _PATTERNS[item["ctx"]["pattern"]]
+    else:
+        text = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "should be", 1)
+        text = text[:1].lower() + text[1:]
+    if kind in ("tuple_type", "list_type") and isinstance(item["input"], str):
+        text = f"should be a list, for example [{brief(item['input']).strip(chr(39))}]"
+    if kind == "literal_error" and isinstance(item["input"], bool):
+        text += " (YAML reads on, off, yes and no as true and false: a word has to be in quotes)"
+    return text
+
+
+def spelled(value: Any) -> str:
+    """A value as a message shows it, with YAML's null, true and false."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return brief(value)
