@@ -10,7 +10,7 @@ def value_parts(text: str) -> list[str]:
 
     All of an answer's sides must equal the reference, so that a chain cannot hide a second answer.
     """
-    if any(sign in text for sign in ("<", ">", "\\\\le", "\\\\ge", "\\\\ne", "\\\\in ", "\\\\begin")):
+    if _RELATION.search(text):
         return [text]
     parts: list[str] = []
     depth = start = 0
@@ -25,4 +25,6 @@ def value_parts(text: str) -> list[str]:
     return parts if all(parts) else [text]
 
 
+# Of these an equation is only a part: in x \le y = 3 the 3 alone is not the answer.
+_RELATION = re.compile(r"[<>]|\\(?:[lgn]eq?(?:slant|q)?|lt|gt|in|begin)(?![A-Za-z])")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]{1,20}\}|\w))?(?:\([A-Za-z, ]{1,10}\))?")
