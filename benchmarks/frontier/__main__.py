@@ -8,9 +8,10 @@ from pathlib import Path
 import benchmarks.frontier
 from benchmarks.frontier.counts import Store
 from benchmarks.frontier.page import hours_left, write_page
-from benchmarks.frontier.plan import Plan, load, require_committed
+from benchmarks.frontier.plan import Plan, load
 from benchmarks.frontier.power import power_table
 from benchmarks.frontier.stages import Stages
+from benchmarks.planned.plan import require_committed
 
 
 def main() -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as parquet
 
+from benchmarks.planned.store import Measurements
 from learner.metrics import pass_at_k
 
 BASE = "base"
@@ -57,46 +55,17 @@ class Counts:
         return np.array([pass_at_k(self.samples, c, k) for c in range(self.samples + 1)])[self.right_P]
 
 
-class Store:
-    """The measurements in `path`. Safe for threads of one process.
-
-    Raises:
-        RuntimeError: the file belongs to another plan.
-    """
+class Store(Measurements[Key, Counts]):
+    """The counts in `path`; see :class:`Measurements`."""
 
     def __init__(self, path: Path, digest: str) -> None:
-        self.path = path
-        self._schema = _SCHEMA.with_metadata({"plan": digest})
-        self._lock = threading.Lock()
-        self._found: dict[Key, Counts] = {}
-        if not path.exists():
-            return
-        table = parquet.read_table(path)
-        if (table.schema.metadata or {}).get(b"plan", b"").decode() != digest:
-            raise RuntimeError(f"{path} was measured with another plan; choose another --evidence, or restore the plan")
-        for row in table.to_pylist():
-            key = Key(*(row[name] for name in Key._fields))
-            self._found[key] = Counts(row["samples"], np.array(row["right"]), row["tokens"], row["seconds"])
+        super().__init__(path, digest, _SCHEMA, _read, _write)
 
-    def get(self, key: Key) -> Counts | None:
-        with self._lock:
-            return self._found.get(key)
 
-    def items(self) -> Iterator[tuple[Key, Counts]]:
-        """Sorted by key."""
-        with self._lock:
-            return iter(sorted(self._found.items(), key=lambda pair: pair[0]))
+def _read(row: Mapping[str, Any]) -> tuple[Key, Counts]:
+    key = Key(*(row[name] for name in Key._fields))
+    return key, Counts(row["samples"], np.array(row["right"]), row["tokens"], row["seconds"])
 
-    def add(self, found: dict[Key, Counts]) -> None:
-        """Store measurements; they are on disk when this returns."""
-        with self._lock:
-            self._found |= found
-            rows = [
-                key._asdict()
-                | {"samples": c.samples, "right": c.right_P.tolist(), "tokens": c.tokens, "seconds": c.seconds}
-                for key, c in self._found.items()
-            ]
-            temporary = self.path.with_suffix(".tmp")
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_table(pa.Table.from_pylist(rows, schema=self._schema), temporary, compression="zstd")
-            os.replace(temporary, self.path)
+
+def _write(key: Key, c: Counts) -> dict[str, Any]:
+    return key._asdict() | {"samples": c.samples, "right": c.right_P.tolist(), "tokens": c.tokens, "seconds": c.seconds}

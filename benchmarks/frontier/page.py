@@ -17,7 +17,7 @@ from benchmarks.frontier.tables import (
     difference_tables,
     equal_answers_tables,
     joint_table,
-    primary_table,
+    primary_contrasts,
     regimes,
     regimes_table,
     temperatures_table,
@@ -42,7 +42,7 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
             parts += ["## Other temperatures", by_temperature]
     tested = [name for name in finished if _is_tested(store, plan, name)]
     if tested and _is_tested(store, plan, BASE):
-        parts += ["## Primary contrasts", primary_table(store, plan, tested)]
+        parts += ["## Primary contrasts", primary_contrasts(store, plan, tested)]
         parts += ["## Test split", values_table(store, plan, tested), joint_table(store, plan, tested)]
         classes = regimes(store, plan, tested)
         _plot_regimes(folder / "regimes.png", plan, classes)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-FRESH_SEEDS = 1000  # added to the seed of a run for evaluations after training, so that the samples are new
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Part(BaseModel):
-    """A section of the plan; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from benchmarks.planned.plan import FRESH_SEEDS, Part, Planned, Pool, Positive, RunCosts, read_plan
 
 
 class Contender(Part):
@@ -26,17 +16,6 @@ class Contender(Part):
 
     title: str
     overrides: tuple[str, ...]
-
-
-class Pool(Part):
-    """An evaluation: number of prompts, samples per prompt."""
-
-    prompts: Positive
-    n: Positive
-
-    @property
-    def samples(self) -> int:
-        return self.prompts * self.n
 
 
 class Contrast(Part):
@@ -47,16 +26,7 @@ class Contrast(Part):
     k: Positive
 
 
-class Costs(Part):
-    """Measured seconds of one run on one core, with as many runs at a time as `jobs`."""
-
-    start: float
-    step: float
-    thousand_samples: float
-    jobs: Positive
-
-
-class Plan(Part):
+class Plan(Planned):
     """A comparison along training.
 
     Attributes:
@@ -81,7 +51,7 @@ class Plan(Part):
     validation: Pool
     test: Pool
     primary: tuple[Contrast, ...]
-    costs: Costs
+    costs: RunCosts
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -99,11 +69,6 @@ class Plan(Part):
         if len(self.seeds) < 2:
             raise ValueError("seeds: give two or more; the intervals cover repeated training")
         return self
-
-    @property
-    def digest(self) -> str:
-        """Identifies everything that decides a result."""
-        return hashlib.sha256(self.model_dump_json(exclude={"costs"}).encode()).hexdigest()[:16]
 
     @property
     def runs(self) -> list[tuple[str, float, int]]:
@@ -156,12 +121,4 @@ def load(path: Path) -> Plan:
     Raises:
         ValueError: it does not describe a plan.
     """
-    return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
-def require_committed(path: Path) -> None:
-    """RuntimeError unless git holds this version of the plan: the test split comes after the plan."""
-    command = ["git", "status", "--porcelain", "--ignored", "--", path.name]
-    found = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=60)
-    if found.returncode or found.stdout:
-        raise RuntimeError(f"{path} is not committed: commit the plan before the test split is used")
+    return Plan.model_validate(read_plan(path))

@@ -16,7 +16,7 @@ from benchmarks.commands import bonrl, do_all
 from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, best_step, chosen, chosen_base
 from benchmarks.frontier.counts import BASE, Counts, Key, Store
 from benchmarks.frontier.plan import Plan
-from cluster.config import ConfigError, load_config
+from benchmarks.planned.plan import check_overrides
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,7 @@ class Stages:
         plan = self.plan
         sets = [plan.training_keys(*run) for run in plan.runs if run[2] == plan.seeds[0]]
         sets += [plan.evaluation_keys(split, 0) for split in ("validation", "test")]
-        planned = {_key(one) for keys in sets for one in keys}
-        if changed := [one for one in self.extra if _key(one) in planned]:
-            raise ValueError(f"--set {' '.join(changed)}: the plan sets this; write another plan to change it")
-        for keys in sets:
-            try:
-                load_config(plan.config, [*keys, *self.extra])
-            except ConfigError as error:
-                raise ValueError(f"{' '.join(keys)}: {error}") from error
+        check_overrides(plan.config, sets, self.extra)
 
     def train(self, runs: Iterable[tuple[str, float, int]] | None = None) -> None:
         """Stage 1: every training run that is not measured yet, and the base model on validation.
@@ -195,10 +188,6 @@ class Stages:
         """Do everything, `costs.jobs` at a time."""
         if failures := do_all(jobs, self.plan.costs.jobs):
             raise ExceptionGroup("some runs failed; the same command does the missing ones", failures)
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0]
 
 
 def _measured_run(directory: Path, plan: Plan) -> dict[int, Counts]:

@@ -11,10 +11,10 @@ from benchmarks.frontier.choice import Choice, Missing, chosen, chosen_base, cur
 from benchmarks.frontier.counts import BASE, Counts, Store
 from benchmarks.frontier.plan import Contrast, Plan
 from benchmarks.objectives.page import interval, markdown
+from benchmarks.planned.contrasts import Primary, primary_table
 from learner import paired_difference_of_runs
-from learner.metrics import Difference, paired_p_value
+from learner.metrics import Difference
 
-LEVEL = 0.05
 EDGES = (0.0, 0.1, 0.3, 1.0)  # upper ends of the classes of prompts by the base model's success rate
 
 
@@ -165,35 +165,15 @@ def _with_spread(by_seed_S: np.ndarray) -> str:
     return f"{by_seed_S.mean():.3f}{spread}"
 
 
-def primary_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
-    """The contrasts that the plan names, with p values by Holm's method."""
-    named = [c for c in plan.primary if c.contender in tested and c.against in tested]
-    pairs = [(values(store, plan, c.against, c.k), values(store, plan, c.contender, c.k)) for c in named]
-    adjusted = holm([paired_p_value(before, after) for before, after in pairs], tests=len(plan.primary))
-    rows = [["contrast", "difference, 95 % interval", "p, Holm", f"at the level {LEVEL:g}"]]
-    for contrast, (before, after), p in zip(named, pairs, adjusted, strict=True):
-        difference = paired_difference_of_runs(before, after)
-        verdict = "no difference found" if p >= LEVEL else "higher" if difference.value > 0 else "lower"
-        shown = interval(difference).replace("**", "")
-        rows.append([_name(plan, contrast), shown, "< 0.001" if p < 0.001 else f"{p:.3f}", verdict])
-    rows += [[_name(plan, c), "not measured yet", "", ""] for c in plan.primary if c not in named]
-    note = (
-        f"{len(plan.primary)} contrasts, named in the plan before the test split was used. The intervals are not "
-        "adjusted; the p values are."
-    )
-    return f"{markdown(rows)}\n\n{note}"
-
-
-def holm(p_values: Sequence[float], tests: int) -> list[float]:
-    """P values adjusted for `tests` tests by S. Holm's step-down method (Scand. J. Statistics 6, 1979).
-
-    Tests without a result yet count with the largest p value.
-    """
-    adjusted, largest = [1.0] * len(p_values), 0.0
-    for rank, i in enumerate(np.argsort(p_values)):
-        largest = max(largest, min(1.0, (tests - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+def primary_contrasts(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """The table of the contrasts that the plan names."""
+    found = []
+    for one in plan.primary:
+        pair = None
+        if {one.contender, one.against} <= {*tested}:
+            pair = (values(store, plan, one.against, one.k), values(store, plan, one.contender, one.k))
+        found.append(Primary(_name(plan, one), pair))
+    return primary_table(found)
 
 
 def answers_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:

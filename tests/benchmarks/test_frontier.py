@@ -18,9 +18,10 @@ from benchmarks.frontier.choice import best_step, chosen
 from benchmarks.frontier.counts import Counts, Key, Store
 from benchmarks.frontier.gsm8k_split import split
 from benchmarks.frontier.page import hours_left, write_page
-from benchmarks.frontier.plan import Plan, load, require_committed
+from benchmarks.frontier.plan import Plan, load
 from benchmarks.frontier.stages import Stages
-from benchmarks.frontier.tables import holm
+from benchmarks.planned.contrasts import holm
+from benchmarks.planned.plan import require_committed
 from learner.metrics import paired_p_value
 
 PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "frontier").glob("*.yaml"))
