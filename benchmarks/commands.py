@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 LIMIT_S = 6 * 3600.0
 
 
-def bonrl(verb: str, *arguments: str, limit_s: float = LIMIT_S) -> None:
-    """Run a command of bonrl; RuntimeError with its output if it fails."""
+def bonrl(verb: str, *arguments: str, limit_s: float = LIMIT_S, environment: Mapping[str, str] | None = None) -> None:
+    """Run a command of bonrl; RuntimeError with its output if it fails. environment: variables to set."""
     command = [sys.executable, "-m", "cluster.cli", verb, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=limit_s, env={**os.environ, **(environment or {})}
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
 
