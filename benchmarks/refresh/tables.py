@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from benchmarks.objectives.page import interval, markdown
@@ -12,7 +14,7 @@ from benchmarks.refresh.results import Course
 from learner import paired_difference_of_runs
 from learner.metrics import Difference, student_t_interval
 
-POINTS = {"scale": 100.0, "digits": 1}
+POINTS: dict[str, Any] = {"scale": 100.0, "digits": 1}
 COMPARED = (
     ("refreshed", "fixed_then_refreshed", "training with refreshed verifiers alone"),
     ("refreshed", "refreshed_last", "the last refresh, for the model of `refreshed`"),
@@ -30,13 +32,17 @@ def primary_contrasts(found: Measures) -> str:
         sides = (found.value(name, one.value, one.k) for name in (one.against, one.contender))
         points = one.value == "accepted_wrong"
         before_after = (next(sides), next(sides)) if len(found.seeds) > 1 else None
-        rows.append(Primary(_contrast_name(one), before_after, *(POINTS.values() if points else ())))
+        rows.append(Primary(_contrast_name(one), before_after, **(POINTS if points else {})))
     return primary_table(rows)
 
 
 def _contrast_name(one: Contrast) -> str:
     what = f"Best-of-{one.k}" if one.value == "best_of_k" else "accepted wrong answers, points"
-    return f"{DEPLOYMENTS[one.contender].title} minus {DEPLOYMENTS[one.against].title}: {what}"
+    return f"{_minus(one.contender, one.against)}: {what}"
+
+
+def _minus(after: str, before: str) -> str:
+    return f"`{DEPLOYMENTS[after].title}` minus `{DEPLOYMENTS[before].title}`"
 
 
 def values_table(found: Measures) -> str:
@@ -70,15 +76,15 @@ def differences_table(found: Measures) -> str:
     head = [*(f"Best-of-{k}" for k in ks), f"pass@{middle}", "wrong accepted, points", "right accepted, points"]
     rows = [["difference", "what differs", *head]]
     for after, before, what in COMPARED:
-        cells = [interval(_difference(found.best_of, before, after, k)) for k in ks]
-        cells.append(interval(_difference(found.pass_at, before, after, middle)))
+        cells = [_difference(found.best_of(before, k), found.best_of(after, k)) for k in ks]
+        cells.append(_difference(found.pass_at(before, middle), found.pass_at(after, middle)))
         for part in (found.accepted_wrong, found.accepted_right):
-            cells.append(interval(_difference(part, before, after), **POINTS))
-        rows.append([f"{DEPLOYMENTS[after].title} minus {DEPLOYMENTS[before].title}", what, *cells])
+            cells.append(_difference(part(before), part(after), **POINTS))
+        rows.append([_minus(after, before), what, *cells])
+    intervals = sum("[" in cell for row in rows for cell in row)
     note = (
-        f"Bold: the interval excludes 0. {(len(rows) - 1) * len(head)} intervals, not corrected for their number. "
-        "Descriptive, except for the two that are the primary contrasts. pass@k does not depend on the verifier, so "
-        "with the same model it is the same."
+        f"Bold: the interval excludes 0. {intervals} intervals, not corrected for their number. Descriptive, except "
+        "for the primary contrasts. Equal: the same answers, and a value that does not depend on the verifier."
     )
     return f"{markdown(rows)}\n\n{note}"
 
@@ -91,7 +97,7 @@ def training_table(found: Measures) -> str:
         wrong = {name: [_accepted(c, start, end) for c in found.courses_of(name)] for name in CONTENDERS}
         right = {name: [_right(c, start, end) for c in found.courses_of(name)] for name in CONTENDERS}
         shown = [f"{100 * np.mean(wrong[name]):.1f} %" for name in CONTENDERS]
-        cells = [interval(_of_seeds(of[FIXED], of[REFRESHED]), **POINTS) for of in (wrong, right)]
+        cells = [_of_seeds(of[FIXED], of[REFRESHED]) for of in (wrong, right)]
         rows.append([f"{start + 1} to {end}", *shown, *cells])
     note = (
         "Share of the wrong answers of these steps that the verifier of that step accepts. In the first row both runs "
@@ -143,15 +149,19 @@ def _middle(found: Measures) -> int:
     return named[0] if named else found.plan.ks[len(found.plan.ks) // 2]
 
 
-def _difference(measure, before: str, after: str, *k: int) -> Difference:  # type: ignore[no-untyped-def]
-    return paired_difference_of_runs(measure(before, *k), measure(after, *k))
+def _difference(before_SP: np.ndarray, after_SP: np.ndarray, scale: float = 1.0, digits: int = 3) -> str:
+    if np.array_equal(before_SP, after_SP):
+        return "equal"
+    return interval(paired_difference_of_runs(before_SP, after_SP), scale, digits)
 
 
-def _of_seeds(before: list[float], after: list[float]) -> Difference:
-    """Mean and t interval of paired differences over seeds."""
+def _of_seeds(before: list[float], after: list[float]) -> str:
+    """Mean and t interval of paired differences over seeds, in points."""
     found = np.subtract(after, before)
+    if not found.any():
+        return "equal"
     error = float(found.std(ddof=1)) / len(found) ** 0.5
-    return Difference(*student_t_interval(float(found.mean()), error, len(found) - 1))
+    return interval(Difference(*student_t_interval(float(found.mean()), error, len(found) - 1)), 100.0, 1)
 
 
 def _accepted(course: Course, start: int, end: int) -> float:
