@@ -326,8 +326,12 @@ def end_token_of(config: RunConfig, tokenizer: Any, model: str | Path | None = N
     return end
 
 
-def dated(config: RunConfig, *, resumed: bool = False) -> RunConfig:
+def dated(config: RunConfig, tokenizer: Any = None, *, resumed: bool = False) -> RunConfig:
     """The configuration with the date of today in ``task.date``, where the model's chat template asks for it.
+
+    Args:
+        tokenizer: that of ``model.path``; None loads it where the template matters.
+        resumed: whether an earlier run goes on.
 
     Raises:
         UsageError: an earlier run goes on that did not write its date down.
@@ -335,7 +339,7 @@ def dated(config: RunConfig, *, resumed: bool = False) -> RunConfig:
     if config.task.template != "chat" or config.task.date is not None:
         return config
     try:
-        renderer = PromptRenderer(load_tokenizer(config.model.path), config.task)
+        renderer = PromptRenderer(tokenizer or load_tokenizer(config.model.path), config.task)
         renderer.chat_text("1 + 1 = ")
     except ValueError:
         return config  # refused where its prompts are read, with the name of the prompt

@@ -15,6 +15,7 @@ from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.health import Health
 from cluster.telemetry.incidents import Incidents
 from verifiers.text.rendering import TokenizedPrompt
+from verifiers.text.tokenizer_class import AUTO
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class RunContext:
 
     config: resolved. directory, dashboards: where results and metrics go. training, held_out: prompts with their token
     ids. start: the checkpoint to resume from. rollout_only: record groups and train nothing. replay: run directory
-    whose recorded groups are trained on; then nothing is sampled.
+    whose recorded groups are trained on; then nothing is sampled. tokenizer: the name of its class in transformers.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class RunContext:
     start: Checkpoint | None = None
     rollout_only: bool = False
     replay: Path | None = None
+    tokenizer: str = AUTO
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
@@ -57,6 +58,7 @@ from cluster.telemetry.output import surviving_output
 from cluster.telemetry.samplers import SamplerLoads
 from verifiers.tasks.contamination import SHINGLE, contamination
 from verifiers.text.rendering import TokenizedPrompt
+from verifiers.text.tokenizer_class import tokenizer_class
 
 
 def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> JobResult:
@@ -74,8 +76,9 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         config = without_idle_validation(config)
     if rollout_only:
         config = recording(config)
-    config = dated(config, resumed=resume is not None)
-    training, held_out, doubtful = _checked_prompts(config)
+    tokenizer = load_tokenizer(config.model.path)
+    config = dated(config, tokenizer, resumed=resume is not None)
+    training, held_out, doubtful = _checked_prompts(config, tokenizer)
     if resume is not None:
         check_recorded(resume, training)
         doubtful += changed_user_code(resume, config)
@@ -87,7 +90,16 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
                 dashboards.message(contamination_line(config, training, held_out))
             for warning in doubtful:
                 dashboards.message(f"warning: {warning}")
-            context = RunContext(config, directory, dashboards, training, held_out, start, rollout_only)
+            context = RunContext(
+                config,
+                directory,
+                dashboards,
+                training,
+                held_out,
+                start,
+                rollout_only,
+                tokenizer=tokenizer_class(tokenizer),
+            )
             context.health.start(len(training))
             return _run(context)
 
@@ -99,9 +111,11 @@ def _messages(directory: RunDirectory, config: RunConfig) -> Iterator[None]:
         yield
 
 
-def _checked_prompts(config: RunConfig) -> tuple[list[TokenizedPrompt], list[TokenizedPrompt], list[str]]:
+def _checked_prompts(
+    config: RunConfig, tokenizer: Any
+) -> tuple[list[TokenizedPrompt], list[TokenizedPrompt], list[str]]:
     """The prompts to train on, those to evaluate on, and what is doubtful about them."""
-    tokenizer, task = load_tokenizer(config.model.path), task_of(config)
+    task = task_of(config)
     training = load_prompts(config, "train", tokenizer, task)
     held_out = load_prompts(config, "evaluation", tokenizer, task) if evaluates(config) else []
     problems = [source.prompt for source in training]
@@ -176,7 +190,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             source = RecordedGroups(recorded, config.deadlines.checkpoint_s)
         elif context.rollout_only:
             message("starting samplers and verifiers")
-            pool = await processes.start_rollouts(context.incidents.quarantine)
+            pool = await processes.start_rollouts(context.tokenizer, context.incidents.quarantine)
             learner = GroupRecorder(context.first_step)
             queue = await processes.start_queue(directory.path, snapshot)
             source = LiveGroups(config, context.training, pool, queue, context.start)
@@ -184,7 +198,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             message("starting samplers, verifiers and learner")
             one_by_one = await processes.reserve_cards()  # an engine that starts measures the free memory of its card
             starts = (
-                processes.start_rollouts(context.incidents.quarantine),
+                processes.start_rollouts(context.tokenizer, context.incidents.quarantine),
                 processes.start_learner(context.origin, directory.groups),
             )
             # deadline: start_s of every actor
@@ -209,16 +223,17 @@ def evaluate_checkpoint(
         UsageError: something cannot work, and nothing was started.
     """
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
-    config = unshared(dated(config))
+    tokenizer = load_tokenizer(model_path)
+    config = unshared(dated(config, tokenizer))
     task = task_of(config)
-    held_out = load_prompts(config, "evaluation", task=task)
+    held_out = load_prompts(config, "evaluation", tokenizer, task)
     for warning in check_user_code(config, task, [held_out[0].prompt], trains=False):
         print(f"warning: {warning}", flush=True)
 
     async def work(shutdown: Shutdown) -> list[Evaluation]:
         processes = Processes(config, "evaluation", lambda incident: print(incident, flush=True), Startup(print))
         async with announced_start(processes.supervisor, print):
-            pool = await starting(processes.start_rollouts())
+            pool = await starting(processes.start_rollouts(tokenizer_class(tokenizer)))
 
         async def curves() -> list[Evaluation]:
             return [

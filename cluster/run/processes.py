@@ -40,7 +40,6 @@ from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes
 from cluster.run.placement import Placement
 from cluster.run.room import BundleRoom
-from verifiers.text.tokenizer_class import tokenizer_class
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +164,15 @@ class Processes:
         await self._placement.reserve()
         return self._placement.shares_cards
 
-    async def start_rollouts(self, quarantine: Quarantine | None = None) -> RolloutPool:
-        """Samplers and verifier workers, started together and ready to serve; those above `min` may join later."""
+    async def start_rollouts(self, tokenizer: str, quarantine: Quarantine | None = None) -> RolloutPool:
+        """Samplers and verifier workers, started together and ready to serve; those above `min` may join later.
+
+        Args:
+            tokenizer: the name of the tokenizer's class in transformers, with which verifier workers load it.
+            quarantine: keeps the prompts that crash actors.
+        """
         config, actors = self._config, self._config.actors
         samplers = [self._sampler(i) for i in range(actors.sampler_range.max)]
-        tokenizer = tokenizer_class(config.model.path)
         verifiers = [self._verifier(f"verifier-{i}", tokenizer) for i in range(actors.verifier_range.max)]
         pool = RolloutPool(
             [member for unit in samplers for member in unit.members],

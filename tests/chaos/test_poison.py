@@ -86,7 +86,8 @@ def test_a_prompt_that_kills_its_verifier_is_set_aside(tmp_path, monkeypatch):
     async def scenario(directory):
         incidents = []
         kept = processes.Processes(config, "poison", incidents.append)
-        pool = await kept.start_rollouts(QuarantineFiles(directory, SimpleNamespace(message=said.append)))
+        quarantine = QuarantineFiles(directory, SimpleNamespace(message=said.append))
+        pool = await kept.start_rollouts("AutoTokenizer", quarantine)
 
         async def work():
             return await asyncio.gather(*(pool.graded_group(request(i), None) for i in range(GROUPS)))

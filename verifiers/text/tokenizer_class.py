@@ -11,20 +11,16 @@ from typing import Any
 AUTO = "AutoTokenizer"
 
 
-def tokenizer_class(directory: str) -> str:
-    """The name of the class in transformers that `AutoTokenizer` chooses; "AutoTokenizer" if it is not a public one.
-
-    Raises:
-        Exception: as `AutoTokenizer.from_pretrained`, if the files are missing or broken.
-    """
+def tokenizer_class(tokenizer: Any) -> str:
+    """The name in transformers of the class that `AutoTokenizer` chose; "AutoTokenizer" if it is not a public one."""
     import transformers
 
-    chosen = type(transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True))
+    chosen = type(tokenizer)
     return chosen.__name__ if getattr(transformers, chosen.__name__, None) is chosen else AUTO
 
 
 def load_tokenizer_as(name: str, directory: str) -> Any:
-    """The tokenizer of a model directory; `name`: from :func:`tokenizer_class` for the same directory."""
+    """The tokenizer of a model directory; `name`: from :func:`tokenizer_class`, for the same directory."""
     import transformers
 
     return getattr(transformers, name).from_pretrained(directory, local_files_only=True)

@@ -117,7 +117,7 @@ def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_
     ]
 
 
-@pytest.mark.parametrize("read", [check_prompts, _checked_prompts])
+@pytest.mark.parametrize("read", [check_prompts, lambda config: _checked_prompts(config, load_tokenizer(SHIPPED))])
 def test_a_start_reads_the_file_of_the_problems_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[RunConfig], object]
 ) -> None:

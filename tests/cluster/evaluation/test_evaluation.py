@@ -152,14 +152,14 @@ def replace_actors(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Pool:
     async def unchanged(work: Any) -> Any:
         return await work
 
-    async def start_rollouts() -> Pool:
+    async def start_rollouts(tokenizer: str) -> Pool:
         return pool
 
     asks = SimpleNamespace(unless_asked=unchanged)
     processes = SimpleNamespace(start_rollouts=start_rollouts, supervisor=SimpleNamespace(run=unchanged))
     monkeypatch.setattr(job, "Processes", lambda *_: processes)
     monkeypatch.setattr(job, "run_to_result", lambda _, work, conclude: conclude(asyncio.run(work(asks))))
-    monkeypatch.setattr(job, "load_prompts", lambda config, _, task: prompts_like(config.evaluation.prompts))
+    monkeypatch.setattr(job, "load_prompts", lambda config, *_: prompts_like(config.evaluation.prompts))
     monkeypatch.chdir(repository)
     return pool
 

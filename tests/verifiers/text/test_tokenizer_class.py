@@ -32,7 +32,7 @@ def test_the_named_class_loads_the_same_tokenizer(tmp_path: Path, model_type: st
     for named in NAMED:
         directory = save(tmp_path / str(named), model_type, named)
         automatic = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        name = tokenizer_class(directory)
+        name = tokenizer_class(automatic)
         loaded = load_tokenizer_as(name, directory)
         assert name == type(automatic).__name__ and type(loaded) is type(automatic)
         assert loaded.backend_tokenizer.to_str() == automatic.backend_tokenizer.to_str()
@@ -54,7 +54,7 @@ def test_a_class_of_user_code_is_left_to_the_automatic_choice(tmp_path: Path) ->
     AutoConfig.register("own", OwnConfig)
     AutoTokenizer.register(OwnConfig, OwnTokenizer)
     directory = save(tmp_path, "own", "OwnTokenizer")
-    assert tokenizer_class(directory) == "AutoTokenizer"
+    assert tokenizer_class(AutoTokenizer.from_pretrained(directory)) == "AutoTokenizer"
     assert type(load_tokenizer_as("AutoTokenizer", directory)) is OwnTokenizer
 
 
@@ -73,7 +73,7 @@ print(*sorted({"torch", "sklearn", "vllm"} & sys.modules.keys()))
 @pytest.mark.slow
 def test_a_verifier_worker_imports_no_torch(repository: Path) -> None:
     model = str(repository / "models" / "countdown-base")
-    command = [sys.executable, "-c", WORKER, model, tokenizer_class(model)]
+    command = [sys.executable, "-c", WORKER, model, tokenizer_class(AutoTokenizer.from_pretrained(model))]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
