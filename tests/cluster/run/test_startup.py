@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,14 +112,19 @@ def test_a_slow_start_names_the_actors_that_are_missing() -> None:
         member.serving = True
     assert "the first weights on their way" in still_starting(supervisor, 61.0)
 
-    shown: list[str] = []
+    shown: list[float] = []  # seconds since the start
 
-    async def start(seconds: float) -> None:
-        async with announced_start(supervisor, shown.append, first_s=0.02):
-            await asyncio.sleep(seconds)
-        await asyncio.sleep(0.05)
+    async def start(announcements: int) -> None:
+        began = time.monotonic()
+        async with announced_start(supervisor, lambda _: shown.append(time.monotonic() - began), first_s=0.02):
+            while len(shown) < announcements:
+                assert time.monotonic() < began + 60
+                await asyncio.sleep(0.001)
+        before = len(shown)
+        await asyncio.sleep(0.3)
+        assert len(shown) == before, "none after the start"
 
-    asyncio.run(start(0.0))
+    asyncio.run(start(0))
     assert shown == []
-    asyncio.run(start(0.15))
-    assert 2 <= len(shown) <= 3, "at 1, 2 and 4 times the first interval"
+    asyncio.run(start(3))
+    assert all(at >= due for at, due in zip(shown[:3], (0.02, 0.04, 0.08), strict=True))
