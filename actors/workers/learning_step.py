@@ -127,19 +127,11 @@ class LearningStep:
         exact = self._objective.off_policy and not all(s.fresh for s in sequences)
         current = self._engine.score(sequences, temperature) if exact or kl_in_reward else []
 
-        ratios = None
-        if exact:
-            log_ratios = [float((c - s.behaviour_logprobs).sum()) for c, s in zip(current, sequences, strict=True)]
-            ratios = np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        ratios = _ratios(current, sequences) if exact else None
         advantages = objective_advantages(self._objective, groups, k, ratios)
         if kl_in_reward:
-            reference = self._engine.score_reference(sequences, temperature)
-            kl = np.array([float((c - r).sum()) for c, r in zip(current, reference, strict=True)])
-            weights = sample_weights(groups)
-            for _, rows in same_size(groups):
-                of_size = None if ratios is None else ratios[rows]
-                penalty = self._objective.reward_advantages(-kl_coefficient * kl[rows], of_size)
-                advantages[rows] += weights[rows] * penalty
+            kl = _log_ratios(current, self._engine.score_reference(sequences, temperature))
+            advantages += penalty_advantages(self._objective, groups, -kl_coefficient * kl, ratios)
 
         figures = self._engine.accumulate(
             [replace(s, advantage=float(a)) for s, a in zip(sequences, advantages, strict=True)] + experts,
@@ -252,6 +244,32 @@ def objective_advantages(
         else:
             advantages[rows] = objective.advantages(graded, k, None if ratios is None else ratios[rows])
     return advantages * sample_weights(groups)
+
+
+def penalty_advantages(
+    objective: Objective, groups: Sequence[Group], rewards: np.ndarray, ratios: np.ndarray | None = None
+) -> np.ndarray:
+    """Advantages float64 of further rewards of all samples, group by group, times the importance weights of the groups.
+
+    Args:
+        rewards: they count with their mean, whatever the strategy; here the KL penalty.
+        ratios: as in :func:`objective_advantages`.
+    """
+    advantages = np.empty(len(rewards))
+    for _, rows in same_size(groups):
+        advantages[rows] = objective.reward_advantages(rewards[rows], None if ratios is None else ratios[rows])
+    return advantages * sample_weights(groups)
+
+
+def _ratios(current: Sequence[np.ndarray], sequences: Sequence[TrainingSequence]) -> np.ndarray:
+    """current / behavior probability of each response, bounded."""
+    log_ratios = _log_ratios(current, [s.behaviour_logprobs for s in sequences])
+    return np.exp(np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+
+
+def _log_ratios(logprobs: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
+    """log(p / q) float64 of each response, from the log-probabilities of its tokens under p and q."""
+    return np.array([float((p - q).sum()) for p, q in zip(logprobs, others, strict=True)])
 
 
 def sample_weights(groups: Sequence[Group]) -> np.ndarray:
