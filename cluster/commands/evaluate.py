@@ -27,6 +27,7 @@ from cluster.errors import UsageError
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
+    from cluster.evaluation.summary import Evaluation
     from cluster.run.job import JobResult
 
 GREEDY = "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported"
@@ -161,9 +162,9 @@ def _measure(
     from cluster.evaluation.as_json import evaluation_json
     from cluster.evaluation.curves import differences
     from cluster.evaluation.summary import objective_terms
-    from cluster.run.job import earlier_evaluations, evaluate_checkpoint
+    from cluster.run.job import evaluate_checkpoint
 
-    earlier = earlier_evaluations(config, baseline, temperatures) if baseline is not None else []
+    earlier = _earlier_evaluations(config, baseline, temperatures) if baseline is not None else []
     if output is not None:
         _new_directory(output)
     if 0 in temperatures:
@@ -177,6 +178,35 @@ def _measure(
     print_curves(evaluations)
     print_comparisons(terms, earlier, evaluations, changes)
     return outcome, [evaluation_json(found, change) for found, change in zip_longest(evaluations, changes)]
+
+
+def _earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequence[float]) -> list[Evaluation]:
+    """What `bonrl eval --output` wrote to a directory, at the same temperatures.
+
+    Raises:
+        UsageError: it holds no groups at one of the temperatures, or they cannot be read.
+    """
+    from cluster.evaluation.summary import evaluation_output, read_evaluation
+
+    found = []
+    for sampling in map(config.evaluation.sampling_at, temperatures):
+        path = directory / evaluation_output(sampling.temperature)
+        try:
+            evaluation = read_evaluation(config, path, 0) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--baseline {directory}: {path.name} cannot be read: {error}") from error
+        if evaluation is None:
+            raise UsageError(
+                f"--baseline {directory}: no {path.name} there; give the --output directory of a `bonrl eval` with "
+                f"-t {sampling.temperature:g}"
+            )
+        if not evaluation.sampling.matches(sampling):
+            raise UsageError(
+                f"--baseline {directory}: {path.name} was sampled with {evaluation.sampling}, this evaluation with "
+                f"{sampling}; evaluate both with the same --top-p, --top-k and --min-p"
+            )
+        found.append(evaluation)
+    return found
 
 
 def _new_directory(path: Path) -> None:

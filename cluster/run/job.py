@@ -32,8 +32,7 @@ from cluster.checks.prompts import (
 )
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
-from cluster.errors import UsageError
-from cluster.evaluation.summary import Evaluation, evaluation_output, read_evaluation
+from cluster.evaluation.summary import Evaluation, evaluation_output
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.log_places import LogPlaces
@@ -255,33 +254,6 @@ def evaluate_checkpoint(
         return (outcome, []) if isinstance(outcome, JobResult) else (JobResult(COMPLETED, "evaluation done"), outcome)
 
     return run_to_result(config, work, report)
-
-
-def earlier_evaluations(config: RunConfig, directory: Path, temperatures: Sequence[float]) -> list[Evaluation]:
-    """What `bonrl eval --output` wrote to a directory, at the same temperatures.
-
-    Raises:
-        UsageError: it holds no groups at one of the temperatures, or they cannot be read.
-    """
-    found = []
-    for sampling in map(config.evaluation.sampling_at, temperatures):
-        path = directory / evaluation_output(sampling.temperature)
-        try:
-            evaluation = read_evaluation(config, path, 0) if path.is_file() else None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--baseline {directory}: {path.name} cannot be read: {error}") from error
-        if evaluation is None:
-            raise UsageError(
-                f"--baseline {directory}: no {path.name} there; give the --output directory of a `bonrl eval` with "
-                f"-t {sampling.temperature:g}"
-            )
-        if not evaluation.sampling.matches(sampling):
-            raise UsageError(
-                f"--baseline {directory}: {path.name} was sampled with {evaluation.sampling}, this evaluation with "
-                f"{sampling}; evaluate both with the same --top-p, --top-k and --min-p"
-            )
-        found.append(evaluation)
-    return found
 
 
 def contamination_line(

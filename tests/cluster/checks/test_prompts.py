@@ -27,8 +27,8 @@ from cluster.checks.prompts import (
     without_idle_validation,
 )
 from cluster.commands.export import export_model
+from cluster.commands.imitation import _examples
 from cluster.commands.printing import print_dry_run
-from cluster.commands.sft import _examples
 from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.run.job import _checked_prompts
