@@ -23,10 +23,9 @@ from typing import Any
 import yaml
 
 from cluster.errors import UsageError
-from cluster.exit_status import COMPLETED, INTERRUPTED
+from cluster.exit_status import COMPLETED, INTERRUPTED, REFUSED
 from verifiers.user_code import PICKLE, loading
 
-REFUSED = 2
 _TAIL_LINES = 40
 Config = str | Path | Mapping[str, Any] | None
 
@@ -103,13 +102,8 @@ def train(
         tree: Any = None
     else:
         tree = _tree(config)
-        run = {
-            **(tree.get("run") or {}),
-            **{key.removeprefix("run."): v for key, v in keys.items() if key[:4] == "run."},
-        }
-        base, name = Path(run.get("directory") or "runs"), run.get("name") or _free_name(run.get("directory") or "runs")
-        directory = base / name
-        keys["run.name"] = name
+        directory = _run_directory(tree, keys)
+        keys["run.name"] = directory.name
         source = []
     if reward is not None:
         keys["task.reward"] = reward if isinstance(reward, str) else _reference(reward, directory.parent)
@@ -171,6 +165,15 @@ def _tree(config: Config) -> dict[str, Any]:
 
         return read_yaml(Path(config))
     return dict(config or {})
+
+
+def _run_directory(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> Path:
+    """Where the run will be: as the configuration `tree` and the overrides `keys` say, or with a free name."""
+    section = tree.get("run")
+    run = dict(section) if isinstance(section, Mapping) else {}  # anything else is refused by the command
+    run |= {key.removeprefix("run."): value for key, value in keys.items() if key.startswith("run.")}
+    base = str(run.get("directory") or "runs")
+    return Path(base) / str(run.get("name") or _free_name(base))
 
 
 def _flat(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import sys
 
 from cluster.checks.preflight import check_packages
 from cluster.errors import UsageError
+from cluster.exit_status import REFUSED
 
 _DASHED_OVERRIDE = re.compile(r"(?:--|\+\+?)([a-z_0-9]+(?:\.[a-z_0-9]+)+)(=.*)?", re.DOTALL)
-REFUSED = 2  # exit status of everything that the user can fix
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -1,5 +1,6 @@
-"""Exit statuses of `bonrl`. A usage error exits with 2 (`cluster.errors.UsageError`)."""
+"""Exit statuses of `bonrl`."""
 
 COMPLETED = 0
 FAILED = 1
+REFUSED = 2  # something that the user can fix (`cluster.errors.UsageError`); nothing was started
 INTERRUPTED = 130  # as a shell reports SIGINT

@@ -75,6 +75,8 @@ def test_what_is_refused_raises_usage_error(tmp_path: Path, capsys: pytest.Captu
     assert "objective.k = 99" in capsys.readouterr().out
     with pytest.raises(bonrl.UsageError, match="cannot read the configuration"):
         bonrl.train(tmp_path / "missing.yaml", quiet=True)
+    with pytest.raises(bonrl.UsageError, match="run"):
+        bonrl.train({"run": 5}, quiet=True)
 
 
 def test_a_run_is_not_started_while_user_code_is_loaded(tmp_path: Path) -> None:
