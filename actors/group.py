@@ -16,13 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from actors.sampling import Sampling
+from verifiers.verdict import Status
 
 SCHEMA_VERSION = 5
 READABLE_VERSIONS = (3, 4, SCHEMA_VERSION)  # 3 has no texts, and was never restricted; 3 and 4 have no weights
 _FORMER = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "weight": 1.0}  # what an older version did
 _VERSION_KEY = b"bonrl.group.version"
-
-VERIFIER_ERROR = "verifier_error"  # verifiers.verdict.Status.VERIFIER_ERROR, as the column holds it
 
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
@@ -191,14 +190,14 @@ class Group:
     def usable(self) -> bool:
         """Whether the verifier reached a verdict on every sample; other groups are skipped, never trained on."""
         unscored = self.demonstration_tokens is not None and self.demonstration_score is None
-        return self.n > 0 and not unscored and VERIFIER_ERROR not in self.verdicts
+        return self.n > 0 and not unscored and Status.VERIFIER_ERROR not in self.verdicts
 
     @property
     def fault(self) -> str:
         """Why the group is not usable: its prompt, and the verifier's reason for one of its samples."""
         if not self.n:
             return f"prompt {self.prompt_id!r} is quarantined"
-        details = [d for v, d in zip(self.verdicts, self.detail or [], strict=False) if v == VERIFIER_ERROR]
+        details = [d for v, d in zip(self.verdicts, self.detail or [], strict=False) if v == Status.VERIFIER_ERROR]
         return f"prompt {self.prompt_id!r}: {details[0] if details else 'its demonstration could not be judged'}"
 
     @property

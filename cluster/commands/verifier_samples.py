@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actors.group import VERIFIER_ERROR
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.learned.samples import Sample, read_jsonl
+from verifiers.verdict import Status
 
 COLUMNS = ("prompt_id", "response_tokens", "verdict")
 TEXTS = ("prompt_text", "response_text")  # absent or null in groups of release 0.1.0
@@ -127,7 +127,7 @@ def _group_samples(file: Path, problems: Problems) -> Iterator[Sample]:
         if responses is None or None in responses:
             responses = problems.decode(row["response_tokens"])
         for response, verdict in zip(responses, row["verdict"], strict=True):
-            if verdict != VERIFIER_ERROR:
+            if verdict != Status.VERIFIER_ERROR:
                 yield Sample(row["prompt_id"], prompt, response, verdict == "correct")
 
 

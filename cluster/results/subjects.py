@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from actors.group import VERIFIER_ERROR, Group
+from actors.group import Group
 from actors.queue.group_log import read_groups
 from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
@@ -21,6 +21,7 @@ from cluster.evaluation.summary import evaluation_output, objective_terms
 from cluster.results.run_results import EVALUATION_FILE, ResultsError, load_run
 from learner.settings import TermSettings
 from verifiers.credentials import masked_tree
+from verifiers.verdict import Status
 
 LAST = -1  # stands for the step of an evaluation without steps
 _CHECKPOINT = re.compile(r".*/checkpoints/(step-\d+)/huggingface/?")
@@ -148,7 +149,7 @@ def read_prompts(file: Path) -> Prompts:
         rows = pq.read_table(file, columns=[name for name in _COLUMNS if name in known]).to_pylist()
     except (OSError, ValueError) as error:
         raise ResultsError(f"{file} cannot be read: {error}") from error
-    judged = [row for row in rows if row["finish_reason"] and VERIFIER_ERROR not in row["verdict"]]
+    judged = [row for row in rows if row["finish_reason"] and Status.VERIFIER_ERROR not in row["verdict"]]
     if not judged:
         raise ResultsError(f"{file} holds no prompt on which the verifier reached a verdict")
     return Prompts(
