@@ -53,12 +53,26 @@ def test_all_bad_lines_are_listed_with_their_numbers(tmp_path: Path) -> None:
     assert [fault[: fault.index(":")] for fault in faults] == [f"{path}, line {n}" for n in (2, 4, 6, 7)]
     for fault, words in zip(faults, ("not valid JSON", "not UTF-8", "'answer' is missing", "seen before"), strict=True):
         assert words in fault
-    path.write_bytes(b"{\n" * 23)
+    path.write_bytes(b'{"id": "a"}\n' + b"{\n" * 23)
     for read in (read_objects, lambda path: read_rows(path, (), identity=None)):
         with pytest.raises(ValueError) as caught:
             list(read(path))
         faults = str(caught.value).splitlines()
-        assert len(faults) == 21 and "line 20:" in faults[19] and faults[20] == "and 3 more bad lines"
+        assert len(faults) == 21 and "line 21:" in faults[19] and faults[20] == "and 3 more bad lines"
+
+
+def test_a_wrong_field_name_is_one_message_with_the_names_that_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"query": "?", "answer": "1"}] * 9)
+    for names in ({"problem": "question"}, {"problem": "query", "answer": "gold"}):
+        task = make_task(TaskSettings(name="jsonl", jsonl={"train": str(path), **names}))
+        with pytest.raises(ValueError) as caught:
+            task.prompts("train")
+        first, second, *_, last = str(caught.value).splitlines()
+        assert first == f"{path}: every line is bad, so none is left"
+        key, wrong = list(names.items())[-1]
+        assert f"line 1: the field '{wrong}' is missing" in second
+        assert second.endswith(f"; the line has query, answer (task.jsonl.{key} names the field)")
+        assert last == "and 4 more bad lines" and "skip_bad" not in str(caught.value)
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from verifiers.tasks.fields import as_text, json_value, lookup
 
 HUB = "hf://datasets/"
 MOST_FAULTS = 20
+SHOWN_FAULTS = 5  # where all lines are bad, or bad lines are skipped
+SHOWN_FIELDS = 12
 PARQUET_ROWS = 4096  # read at a time
 
 T = TypeVar("T")
@@ -112,12 +114,14 @@ class _Check:
                 value = lookup(row.columns, name)
                 row.fields[name] = as_text(value, numbers=self.numbers, may_be_empty=name in self.may_be_empty)
             except ValueError as error:
-                raise ValueError(self._message(row, name, str(error))) from error
+                raise ValueError(self._message(row, name, f"{error}{_fields_of(row, name)}")) from error
         for key, reader in self.readers.items():
             try:
                 row.values[key] = reader.read(*(lookup(row.columns, name) for name in reader.names))
             except ValueError as error:
-                raise ValueError(f"{row.place}: the field {reader.names[0]!r} {error} ({reader.note})") from error
+                name = reader.names[0]
+                fault = f"{error}{_fields_of(row, name)} ({reader.note})"
+                raise ValueError(f"{row.place}: the field {name!r} {fault}") from error
         if self.identity is not None:
             self._unique(row, row.fields[self.identity])
 
@@ -129,6 +133,13 @@ class _Check:
     def _message(self, row: Row, name: str, fault: str) -> str:
         note = f" ({self.notes[name]})" if name in self.notes else ""
         return f"{row.place}: the field {name!r} {fault}{note}"
+
+
+def _fields_of(row: Row, name: str) -> str:
+    """For a message: the fields that a row without the field `name` has."""
+    if lookup(row.columns, name) is not None or not row.columns:
+        return ""
+    return f"; the line has {', '.join(list(row.columns)[:SHOWN_FIELDS])}"
 
 
 def read_rows(
@@ -173,9 +184,9 @@ def read_rows(
         else:
             good += 1
             yield row
+    if not good and faults.count > (0 if faults.skip else SHOWN_FAULTS):
+        raise ValueError(f"{path}: every line is bad, so none is left\n{faults.listed(SHOWN_FAULTS)}")
     faults.refuse()
-    if faults.count and not good:
-        raise ValueError(f"{path}: every line is bad, so none is left\n{faults.listed()}")
     if not good:
         raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
 

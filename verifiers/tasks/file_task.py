@@ -121,12 +121,21 @@ class FileTask:
         if size is not None and size > len(prompts):
             raise ValueError(f"task.{split}_size is {size}, but the {split} split has only {len(prompts)}; lower it")
         if not prompts:
-            raise ValueError(f"the {split} split of task {self.name!r} is empty; give it problems or widen the filters")
+            raise ValueError(f"the {split} split of task {self.name!r} is empty; {self._remedy(split)}")
         if split != "train":
             prompts = [
                 prompt if prompt.demonstration is None else replace(prompt, demonstration=None) for prompt in prompts
             ]
         return prompts[:size]
+
+    def _remedy(self, split: str) -> str:
+        """How an empty split gets problems."""
+        if split == "validation" and self.validation() is None and (count := len(self.training())):
+            return (
+                f"of {count} training problem{'s' * (count > 1)} none can be held out: add problems, or name a file of "
+                "validation problems (task.name=jsonl: task.jsonl.validation)"
+            )
+        return "give it problems or widen the filters"
 
     def _held_out(self) -> tuple[list[Prompt], list[Prompt]]:
         return hold_out(self.training(), self.settings.validation_size)

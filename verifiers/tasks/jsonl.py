@@ -10,15 +10,13 @@ from typing import Any
 from verifiers.mathematics.answers.extraction import extract
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
-from verifiers.tasks.datasets import HUB, Faults, Reader, Row, local_file, read_rows
+from verifiers.tasks.datasets import HUB, SHOWN_FAULTS, Faults, Reader, Row, local_file, read_rows
 from verifiers.tasks.duplicates import duplicates_message, without_duplicates
 from verifiers.tasks.fields import any_answer, as_text, one_answer, solution
 from verifiers.tasks.file_task import by_hash, hold_out
 from verifiers.tasks.math_tasks import MathTask
 from verifiers.tasks.settings import JsonlSettings
 from verifiers.verdict import Status, Verdict
-
-SHOWN_FAULTS = 5
 
 
 class Jsonl(MathTask):

@@ -212,9 +212,11 @@ def test_a_run_drops_what_its_dry_run_counts(
 
 
 def test_bad_lines_are_listed_and_counted(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    status, _, err = run("train", "--dry-run", *own_problems(tmp_path, ["{"] * 25))
+    status, _, err = run(
+        "train", "--dry-run", *own_problems(tmp_path, ['{"problem": "1+1", "answer": "2"}', *["{"] * 25])
+    )
     assert status == 2 and "Traceback" not in err
-    assert "own.jsonl, line 20:" in err and "line 21:" not in err and "and 5 more bad lines" in err
+    assert "own.jsonl, line 21:" in err and "line 22:" not in err and "and 5 more bad lines" in err
 
 
 def test_many_problems_are_shortened(run) -> None:  # type: ignore[no-untyped-def]
