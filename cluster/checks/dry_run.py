@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.weights.bucket_files import SHARED_MEMORY
+from cluster.checks.disk_space import checkpoint_bytes, kept_checkpoints
 from cluster.checks.estimates import (
     COPY_SPEED,
     DEVICE_SPEED,
@@ -150,6 +151,9 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
     ]
     if derived.host_memory is not None:
         rows.append(("memory of the whole job", size_text(derived.host_memory)))
+    if derived.shape is not None:
+        size = size_text(checkpoint_bytes(config, derived.shape))
+        rows.append(("disk", f"{size} for a checkpoint; up to {kept_checkpoints(config)} at once"))
     return rows
 
 

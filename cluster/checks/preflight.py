@@ -109,13 +109,13 @@ def check_output(option: str, path: Path) -> None:
     """
     if path.exists():
         raise UsageError(f"{option} {path}: it exists already; name one that does not")
-    existing = _nearest_existing(path)
+    existing = nearest_existing(path)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK) or existing.is_relative_to("/proc"):
         reason = "cannot be written" if existing.is_dir() else "is not a directory"
         raise UsageError(f"{option} {path}: {existing} {reason}; name another place")
 
 
-def _nearest_existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The path itself or the first of its parents that is there."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
@@ -128,7 +128,7 @@ def directory_problems(directory: Path, name: str | None = None) -> Iterator[str
         yield f"run.name = {name}: {own} holds a run already; set another run.name, or continue it with --resume {own}"
     elif name is not None and own.exists() and not own.is_dir():
         yield f"run.name = {name}: {own} is a file; set another run.name"
-    existing = _nearest_existing(directory)
+    existing = nearest_existing(directory)
     if not existing.is_dir():
         yield f"run.directory = {directory}: {existing} is not a directory; set run.directory to another place"
         return

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.checks.adapters import adapter_sizes, dropout_problems
+from cluster.checks.disk_space import disk_warnings
 from cluster.checks.dry_run import load_model_facts, warnings_of
 from cluster.checks.estimates import Derived, derive
 from cluster.checks.memory_limits import memory_problems, memory_warnings
@@ -86,6 +87,7 @@ def check_start(
             adapters = problems.of(lambda: adapter_sizes(config)) if loads else None
         derived = derive(config, model, adapters)
         problems.lines += memory_problems(config, derived, model)
+        doubtful += disk_warnings(config, derived) if trains else []
         placement = problems.of(lambda: placement_report(config, model))
         doubtful += placement_warnings(config, model) if placement is not None else []
     sandbox = sandbox_problem(config)
