@@ -102,6 +102,11 @@ def load(path: Path | None, overrides: Sequence[str] | None, *, fetch: bool = Tr
     from cluster.config import load_config
     from cluster.records.hub_models import with_local_model
 
+    if path is None and not DEFAULT_CONFIG.is_file():
+        raise UsageError(
+            f"there is no {DEFAULT_CONFIG} here, which is read without --config: give --config YAML, or run it in the "
+            "root of bonrl's repository"
+        )
     return with_local_model(
         load_config(path or DEFAULT_CONFIG, overrides or []), fetch=fetch, say=lambda line: typer.echo(line, err=True)
     )

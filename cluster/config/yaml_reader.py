@@ -46,7 +46,8 @@ def _yaml_reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply; write sections and keys only"
     hint = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
-    return f"{masked(str(error))}{hint}"
+    reason = str(error).replace('in "<unicode string>", ', "in ")  # the caller names the file
+    return f"{masked(reason)}{hint}"
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -264,3 +264,17 @@ def test_every_exit_status_is_documented(run) -> None:  # type: ignore[no-untype
     _, out, _ = run("--help")
     lines = out.partition("Exit status")[2].partition("Options")[0].splitlines()[1:]
     assert [line.split()[0] for line in lines if line] == ["0", "1", "2", "130"]
+
+
+def test_no_configuration_elsewhere(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    for words in (("train", "--dry-run"), ("sft", "-o", "model")):
+        status, _, err = run(*words)
+        assert status == 2
+        assert "there is no cluster/presets/local.yaml here, which is read without --config: give --config YAML" in err
+
+
+def test_broken_yaml_is_named_by_file_and_line(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "bad.yaml").write_text("model: {path: x\ntask: [\n")
+    status, _, err = run("train", "--config", tmp_path / "bad.yaml", "--dry-run")
+    assert status == 2 and "bad.yaml is not valid YAML" in err and "in line 2, column 5" in err
