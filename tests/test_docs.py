@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from cluster.commands.app import app
 from cluster.config import key_paths, models_in
 from tests.conftest import ROOT
 
@@ -74,12 +76,28 @@ def test_every_configuration_key_exists(page: Path) -> None:
     assert not sorted(set(named) - known - NOT_KEYS)
 
 
+def test_every_command_and_option_exists(page: Path) -> None:
+    wrong = []
+    for line in re.findall(r"\bbonrl ((?:[a-z-]+ )*[^`\n#\"]*)", page.read_text("utf-8")):
+        words, known = line.replace("'", " ").split(), typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        if not words or words[0] not in known:  # the name in a sentence
+            continue
+        command, options = known[words[0]], {"-h", "--help"}
+        for word in words:  # of several commands in `cluster render` and `submit --command 'eval ...'`
+            command = {**known, **getattr(command, "commands", {})}.get(word, command)
+            options |= {name for parameter in command.params for name in parameter.opts}
+            if re.match(r"-{1,2}[a-zA-Z]", word) and word.rstrip(".,;:)").partition("=")[0] not in options:
+                wrong.append(f"bonrl {line}: {word}")
+    assert not wrong
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     site = (ROOT / "mkdocs.yml").read_text("utf-8")
     pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT]
     assert not [name for name in pages if name != "README.md" and f"]({name})" not in index]
-    assert not [name for name in pages if f" {name}\n" not in site]
+    evidence = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs" / "evidence").rglob("*.md")]
+    assert not [name for name in [*pages, *evidence] if f" {name}\n" not in site]
 
 
 def _definitions(file: Path) -> set[str]:
