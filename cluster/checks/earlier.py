@@ -55,6 +55,7 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
         )
         return
     checkpoint = usable_checkpoint(run, Checkpoints(run / "checkpoints").latest(contents=False), rollout_only)
+    yield from step_problems(config, run, checkpoint)
     yield from waiting_problems(config, run, checkpoint)
     if not rollout_only:
         yield from _engine_problems(config, run, checkpoint)
@@ -99,6 +100,15 @@ def usable_checkpoint(run: Path, latest: Latest, rollout_only: bool) -> Checkpoi
             "it with --replay"
         )
     return latest.checkpoint
+
+
+def step_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
+    """A run that is further than its last step. At its last step it may lack its last evaluation and its summary."""
+    if checkpoint.step > config.run.steps:
+        yield (
+            f"run.steps = {config.run.steps}, but --resume {run} continues after step {checkpoint.step}: raise "
+            "run.steps, or leave it out"
+        )
 
 
 def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:

@@ -13,7 +13,7 @@ import yaml
 
 from actors.queue.snapshot import write_snapshot
 from cluster.checks import refusals
-from cluster.checks.earlier import group_problem, waiting_problems
+from cluster.checks.earlier import group_problem, step_problems, waiting_problems
 from cluster.checks.preflight import machine_problems
 from cluster.checks.problems import Problems
 from cluster.checks.refusals import sandbox_problem
@@ -135,6 +135,13 @@ def test_groups_that_wait_without_a_choice_of_prompts_cannot_be_counted_as_chose
     assert "set rollout.allocation.candidates = 1 (is 2)" in problem
     (tmp_path / ALLOCATION_FILE).write_text("{}")
     assert not list(waiting_problems(config, tmp_path, checkpoint))
+
+
+def test_a_run_beyond_its_last_step_has_nothing_to_resume(tmp_path: Path) -> None:
+    config = build_config({"run": {"steps": 4}})
+    (problem,) = step_problems(config, tmp_path, Checkpoint(5, tmp_path))
+    assert problem.startswith("run.steps = 4, but --resume") and "after step 5: raise run.steps" in problem
+    assert not list(step_problems(config, tmp_path, Checkpoint(4, tmp_path))), "its summary may be missing"
 
 
 def test_the_first_differences_of_weights_are_named() -> None:
