@@ -1,4 +1,4 @@
-"""The engine with `learner.torch_compile`, in processes of their own (see engine_cases.py).
+"""The engine with `learner.torch_compile`, in processes of their own (tests/learner/ranks.py).
 
 The graphs are run by other back-ends of torch.compile than inductor, whose code takes minutes to generate on a CPU:
 `aot_eager` differentiates them like inductor, `eager` only traces them.
@@ -16,15 +16,8 @@ import numpy as np
 import torch
 
 from learner.engine import Engine
-from tests.learner.engine_cases import (
-    check_gradient,
-    check_scores,
-    check_stream,
-    make_engine,
-    make_sequences,
-    settings,
-    step_with_gradient,
-)
+from tests.learner.engine_checks import check_gradient, check_scores, check_stream, step_with_gradient
+from tests.learner.engine_setup import make_engine, make_sequences, settings
 from tests.learner.plain_torch import LORA, TERMS, adapter_gradient, reference_gradient
 
 

@@ -1,15 +1,12 @@
-"""The DeepSpeed engine against plain torch, in processes of their own (see engine_cases.py for what each
-does).
-"""
+"""The DeepSpeed engine against plain torch, in processes of their own (engine_cases.py: what each does)."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.learner.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +14,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
-    from engine_cases import make_model
+
+    from tests.learner.engine_setup import make_model
 
     directory = tmp_path_factory.mktemp("models")
     make_model(directory / "tied", tied=True)
@@ -28,9 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("world_size", "tied"), [(1, True), (2, False)])
 def test_every_zero_stage_equals_plain_torch(models: Path, world_size: int, tied: bool) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("gradients_and_weights", world_size, models, tied=tied)
+    run_ranks("engine_cases:gradients_and_weights", world_size, models, tied=tied)
 
 
 @pytest.mark.parametrize(
@@ -61,43 +57,29 @@ def test_every_zero_stage_equals_plain_torch(models: Path, world_size: int, tied
     ],
 )
 def test_resuming_is_bit_equal(models: Path, world_size: int, cases: list[list]) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("resume", world_size, models, cases=cases)
+    run_ranks("engine_cases:resume", world_size, models, cases=cases)
 
 
 def test_supervised_steps(models: Path) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("supervised", 1, models)
+    run_ranks("engine_cases:supervised", 1, models)
 
 
 @pytest.mark.parametrize(("world_size", "stages"), [(1, [0]), (2, [3])])
 def test_kl_entropy_and_decoupled_ratio_equal_plain_torch(models: Path, world_size: int, stages: list[int]) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("policy_terms", world_size, models, stages=stages)
+    run_ranks("engine_cases:policy_terms", world_size, models, stages=stages)
 
 
 def test_gradients_of_bfloat16_weights_are_summed_in_float32(models: Path) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("float32_sums", 1, models, stages=[0, 2, 3])
+    run_ranks("engine_cases:float32_sums", 1, models, stages=[0, 2, 3])
 
 
 def test_offloading_does_not_change_the_update(models: Path) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("offloaded", 1, models, cases=[[1, "optimizer"], [3, "all"]])
+    run_ranks("engine_cases:offloaded", 1, models, cases=[[1, "optimizer"], [3, "all"]])
 
 
 def test_adapters_equal_plain_torch(models: Path) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("adapters", 2, models, stages=[0, 1, 3])
+    run_ranks("engine_cases:adapters", 2, models, stages=[0, 1, 3])
 
 
 def test_compiled_layers_equal_plain_torch(models: Path) -> None:
-    from engine_cases import run_ranks
-
-    run_ranks("tests.learner.compiled_engine:compiled", 2, models)
+    run_ranks("compiled_engine:compiled", 2, models)

@@ -1,0 +1,145 @@
+"""What an engine must do, against plain torch and against what it writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learner.batching import TrainingSequence
+from learner.engine import Engine
+from tests.learner.partitioning import check_partitioned
+from tests.learner.plain_torch import LORA, reference_logprobs
+
+
+def check_scores(engine: Engine, path: Path, sequences: list[TrainingSequence], temperature: float) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for s, scored in zip(sequences, engine.score(sequences), strict=True):
+            np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
+
+
+def check_gradient(
+    engine: Engine, sequences: list[TrainingSequence], normaliser: float, expected: dict[str, torch.Tensor]
+) -> None:
+    """The gradient that the optimizer is about to apply, against the reference."""
+    figures, norm = step_with_gradient(engine, sequences, normaliser, expected)
+    assert abs(figures["optimizer/gradient_norm"] - norm) < 1e-4 * norm
+    assert abs(figures["optimizer/learning_rate"] - 1e-3 / 3) < 1e-12
+    assert figures["batch/sequences"] == len(sequences) - 1
+
+
+def step_with_gradient(
+    engine: Engine, sequences: list[TrainingSequence], normaliser: float, expected: dict[str, torch.Tensor]
+) -> tuple[dict[str, float], float]:
+    """One step; the gradient it applies must be `expected`. Returns the step's figures and the gradient's norm.
+
+    Scoring between the two halves of the step, as the comparison with the samplers does, leaves the gradient alone.
+    """
+    from deepspeed.utils import safe_get_full_grad
+
+    seen: dict[str, torch.Tensor] = {}
+    apply = engine._backend.apply
+
+    def capture() -> float:
+        seen.update({name: safe_get_full_grad(p).clone() for name, p in engine._backend.parameters})
+        return apply()
+
+    engine._backend.apply = capture
+    before = engine.score(sequences)
+    accumulated = engine.accumulate(sequences, normaliser, step=0)
+    for old, new in zip(before, engine.score(sequences), strict=True):
+        np.testing.assert_array_equal(old, new)
+    figures = engine.update(accumulated)
+    engine._backend.apply = apply
+    assert seen.keys() == expected.keys()
+    norm = torch.stack([g.norm() for g in expected.values()]).norm().item()
+    error = max((seen[name] - gradient).abs().max().item() for name, gradient in expected.items())
+    print(f"stage {engine.learner.zero_stage}: gradient error {error:.1e}, norm {norm:.3g}")
+    assert error < 1e-6 * norm
+    return figures, norm
+
+
+def check_skip(engine: Engine, sequences: list[TrainingSequence]) -> None:
+    """No advantage anywhere: no step, although weight decay and momentum would move the weights."""
+    before = engine.score(sequences)
+    figures = engine.train_step([replace(s, advantage=0.0) for s in sequences], 7.0, step=1)
+    assert figures["optimizer/skipped"] == 1.0
+    assert all((a == b).all() for a, b in zip(before, engine.score(sequences), strict=True))
+
+
+def check_stream(engine: Engine, export: Path, sequences: list[TrainingSequence], temperature: float) -> None:
+    """Every weight is in the stream, once, within the bucket size, and the export scores like the engine."""
+    from transformers import AutoModelForCausalLM
+
+    buckets = list(engine.weight_buckets(300_000))
+    engine.export_huggingface(export)
+    scores = engine.score(sequences)
+    if engine.rank:
+        assert not any(buckets)
+        return
+    stream = {name: tensor for bucket in buckets for name, tensor in bucket}
+    assert [(n, t.dtype, tuple(t.shape)) for n, t in stream.items()] == engine.weight_metadata()
+    assert len(buckets) > 3
+    assert all(len(b) == 1 or sum(t.nbytes for _, t in b) <= 300_000 for b in buckets)
+    model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
+    assert stream.keys() == dict(model.named_parameters()).keys()
+    assert ("lm_head.weight" in stream) != model.config.tie_word_embeddings
+    for name, p in model.named_parameters():
+        assert torch.equal(p, stream[name]), name
+    with torch.no_grad():
+        for s, scored in zip(sequences, scores, strict=True):
+            np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
+    assert (export / "tokenizer.json").read_text() == "{}"
+
+
+def check_reference(engine: Engine, path: Path, sequences: list[TrainingSequence], temperature: float) -> None:
+    """The reference is the initial model, and partitioned if the weights are."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for s, scored in zip(sequences, engine.score_reference(sequences), strict=True):
+            np.testing.assert_allclose(scored, reference_logprobs(model, s, temperature).numpy(), atol=3e-5)
+    if engine.learner.zero_stage == 3:
+        check_partitioned(engine._reference.model, engine.world_size)
+
+
+def check_adapter_files(
+    path: Path, moved: Path, update: dict[str, torch.Tensor], sequences: list[TrainingSequence]
+) -> None:
+    """The update holds what adapters change and what is fused with it; peft reads the adapters as the same policy."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    initial, merged = load_file(path / "model.safetensors"), load_file(moved / "model.safetensors")
+    changed = {name for name in initial if not torch.equal(initial[name], merged[name])}
+    assert changed == {n for n in initial if n.endswith(tuple(f"{t}.weight" for t in LORA.targets))}
+    assert changed <= update.keys() and all(torch.equal(update[name], merged[name]) for name in update)
+    rest = {n for n in initial if n.split(".")[0] == "lm_head" or "norm" in n or "embed" in n}
+    assert update.keys() == initial.keys() - rest, "attention and feed-forward layers, whose parts engines fuse"
+    model = AutoModelForCausalLM.from_pretrained(moved, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, moved / "adapter").eval()
+    with torch.no_grad():
+        for s in sequences:
+            torch.testing.assert_close(reference_logprobs(adapted, s), reference_logprobs(model, s), atol=3e-5, rtol=0)
+
+
+def check_refusals(engine: Engine, checkpoint: Path, directory: Path) -> None:
+    """A torn checkpoint, one of another ZeRO stage and one of other adapters are refused with the reason."""
+    with pytest.raises(ValueError, match="no complete engine checkpoint"):
+        engine.load(directory / "nothing-here")
+    stage = engine.learner.zero_stage
+    engine.learner = engine.learner.model_copy(update={"zero_stage": 3 - stage})
+    with pytest.raises(ValueError, match="learner.zero_stage"):
+        engine.load(checkpoint)
+    engine.learner = engine.learner.model_copy(update={"zero_stage": stage, "lora": LORA})
+    with pytest.raises(ValueError, match="learner.lora"):
+        engine.load(checkpoint)
