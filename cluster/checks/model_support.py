@@ -58,7 +58,7 @@ def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: flo
     place = f"model.path = {directory}"
     name = (config.get("architectures") or [None])[0]
     if name is None:
-        yield f"{place}: config.json names no architecture (architectures); restore the model's own config.json"
+        yield f"{place}: config.json names no architecture; restore the model's own config.json, or {_REMEDY}"
         return
     if (known := vllm_architectures()) and name not in known:
         yield f"{place}: vLLM cannot sample from the architecture {name!r} (config.json); {_REMEDY}"

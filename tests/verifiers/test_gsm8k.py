@@ -56,7 +56,13 @@ def test_extraction(response: str, number: str) -> None:
     "response",
     ["", "no number", "####", "#### none\n", "12 \\boxed{none}", "1,2,3", "9" * 100, "\\boxed{5}\\boxed{6}"]
     + ["#### 5 (not 6)", "#### not 5", "#### 5 or 6", "#### 3, 4, 5", "#### 1,2345", "#### 12:30"]
-    + ["#### 20 dollars and 50 cents", "#### 48 + 24 = 73", "<think>#### 5</think>", "#### x = 5y"],
+    + [
+        "#### 20 dollars and 50 cents",
+        "#### 3 hours 20 minutes",
+        "#### 48 + 24 = 73",
+        "<think>#### 5</think>",
+        "#### x = 5y",
+    ],
 )
 def test_nothing_to_extract(response: str) -> None:
     assert extract_number(response) is None

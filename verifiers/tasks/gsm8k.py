@@ -15,6 +15,7 @@ from fractions import Fraction
 from verifiers.mathematics.answers.extraction import extract, final_part, is_negated, without_emphasis
 from verifiers.mathematics.grader import canonical
 from verifiers.mathematics.parsing.answer import parse_answer
+from verifiers.mathematics.parsing.compound import compound
 from verifiers.mathematics.parsing.normalization import normalize
 from verifiers.mathematics.parsing.units import without_currency
 from verifiers.settings import TaskSettings
@@ -82,7 +83,8 @@ def _value(text: str) -> Fraction | None:
     if plain is not None or not text:
         return plain
     parsed = parse_answer(text.rstrip("%"))
-    if parsed.node is not None and not _RATIO.search(text):
+    # The number of "20 dollars and 50 cents" depends on the unit, which references leave out.
+    if parsed.node is not None and not _RATIO.search(text) and compound(text) is None:
         answer = canonical(parsed, text)
         return Fraction(answer) if _FRACTION.fullmatch(answer) else None
     return _only_number(text)

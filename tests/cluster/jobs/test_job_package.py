@@ -213,7 +213,8 @@ def test_everything_that_the_job_reads_travels(
 
 @pytest.mark.parametrize("key", ["task.path", "task.scorer.path", "task.jsonl.train", "task.jsonl.test", "model.path"])
 def test_paths_that_cannot_travel_are_refused(checkout: Path, client: FakeClient, key: str) -> None:
-    job = make_job(None, LOCAL, ["run.directory=/r", f"{key}=none-such"])
+    task = ["task.name=jsonl", f"task.jsonl.train={checkout / 'README.md'}"] if key.startswith("task.jsonl") else []
+    job = make_job(None, LOCAL, ["run.directory=/r", *task, f"{key}=none-such"])
     with pytest.raises(UsageError, match=re.escape(f"{key} = none-such")):
         send(job)
 
