@@ -44,10 +44,10 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
     if tested and _is_tested(store, plan, BASE):
         parts += ["## Primary contrasts", primary_contrasts(store, plan, tested)]
         parts += ["## Test split", values_table(store, plan, tested), joint_table(store, plan, tested)]
-        classes = regimes(store, plan, tested)
-        _plot_regimes(folder / "regimes.png", plan, classes)
-        parts += ["## By difficulty", "![difference by the base model's success rate](regimes.png)"]
-        parts += [regimes_table(store, plan, classes)]
+        if classes := regimes(store, plan, tested):  # none while only one side of each contrast is tested
+            _plot_regimes(folder / "regimes.png", plan, classes)
+            parts += ["## By difficulty", "![difference by the base model's success rate](regimes.png)"]
+            parts += [regimes_table(store, plan, classes)]
         parts += ["## Answers needed for the same success", answers_table(store, plan, tested)]
         parts += ["## All differences to the base model and the first contender"]
         parts += [difference_tables(store, plan, tested)]

@@ -155,6 +155,18 @@ def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys:
     assert "2 contenders trained, 2 tested" in capsys.readouterr().out
 
 
+def test_a_page_can_be_written_while_one_side_is_tested(plan: Plan, tmp_path: Path) -> None:
+    stages = Stages(plan, Store(tmp_path / "counts.parquet", plan.digest), tmp_path / "scratch", FakeBonrl())
+    for stage in (stages.train, stages.tune, stages.test):
+        stage()
+    part = Store(tmp_path / "part.parquet", plan.digest)
+    part.add({key: c for key, c in stages.store.items() if (key.split, key.contender) != ("test", "pass4")})
+    write_page(tmp_path, part, plan, Path("frontier/plan.yaml"))
+    page = (tmp_path / "README.md").read_text()
+    assert page.count("not measured yet") == len(plan.primary) and "## Test split" in page
+    assert "## By difficulty" not in page
+
+
 def test_other_temperatures_are_shown_and_decide_nothing(plan: Plan, tmp_path: Path) -> None:
     fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
     stages = Stages(plan, store, tmp_path / "scratch", fake)
