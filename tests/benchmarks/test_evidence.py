@@ -48,7 +48,10 @@ def test_the_page_of_coscaling_follows_from_the_committed_counts(evidence: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "page"), [("countdown-small", "frontier"), ("countdown-hard", "frontier-hard")])
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("countdown-small", "frontier"), ("countdown-hard", "frontier-hard"), ("countdown-methods", "methods")],
+)
 def test_a_frontier_follows_from_the_committed_counts(
     name: str, page: str, evidence: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
