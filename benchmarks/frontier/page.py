@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -158,6 +159,7 @@ def _plot_regimes(path: Path, plan: Plan, found: Sequence[Regime]) -> None:
         axes.axhline(0.0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(classes)), [f"{one.name}\n{one.prompts} prompts" for one in classes], fontsize=8)
         axes.set_xlabel("success rate of the base model")
-        axes.set_ylabel(f"{pair},\n95 % interval")
+        axes.set_ylabel("difference, 95 % interval")
+        axes.set_title(textwrap.fill(pair, 60), fontsize=9)
         axes.legend()
     figure.savefig(path, dpi=110)
