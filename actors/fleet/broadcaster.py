@@ -73,7 +73,7 @@ class Broadcaster:
         self._deadlines = deadlines
         self._supervisor = supervisor
         self._cards = cards or Cards()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._receivers: dict[Member, Receiver] = {}
         # Serializes updates and joins, so that a joining sampler cannot miss the version of a running update.
         self._lock = asyncio.Lock()
@@ -109,10 +109,7 @@ class Broadcaster:
         sleeping = [r for r in self._receivers.values() if r.present and r.member.asleep]
         if sleeping:
             # No lock: its holder may wait for these ranks to serve.
-            await self._to_its_end(self._wake(sleeping, self._learner.incarnation))
-
-    async def _wake(self, receivers: Sequence[Receiver], ranks: int) -> None:
-        await self._update(receivers, self._learner.version, ranks)
+            await self._to_its_end(self._update(sleeping, self._learner.version, self._learner.incarnation))
 
     async def broadcast(self, version: int) -> dict[str, float]:
         """Load the learner's current weights, which must be of `version`, into every sampler.
@@ -146,7 +143,7 @@ class Broadcaster:
                 self._supervisor.mark_failed(receiver.member, receiver.incarnation, result)
         return results
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _to_its_end(self, work: Coroutine[Any, Any, object]) -> None:
         """Await `work`, which goes on if the caller is cancelled: actors do not take back what they began, and whoever
         shares their cards waits until it is done."""
         task = asyncio.create_task(work)

@@ -139,17 +139,21 @@ def directory_problems(directory: Path, name: str | None = None) -> Iterator[str
         yield f"run.directory = {directory}: {existing} is not writable ({reason}); set run.directory elsewhere"
 
 
-def model_problems(config: RunConfig) -> Iterator[str]:
-    """What keeps the sampler or the learner from running the model in its directory."""
+def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:
+    """Architectures that the sampler or the learner cannot run, and missing or damaged files of the tokenizer."""
     path = config.model.path
     yield from support_problems(path, read_config(path), gpus=config.sampler.gpus, dtype=config.model.dtype)
-    yield from parallel_problems(config)
     if not any(
         (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
         yield f"model.path = {path}: no tokenizer files there (tokenizer.json); save the tokenizer with the model"
-    yield from weights_problems(path)
     yield from _ending_problems(path)
+
+
+def model_problems(config: RunConfig) -> Iterator[str]:
+    """What else keeps the sampler or the learner from running the model in its directory."""
+    yield from parallel_problems(config)
+    yield from weights_problems(config.model.path)
 
 
 def _ending_problems(path: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ GPUs, the sandbox) is a warning there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cluster.checks.memory_limits import memory_problems, memory_warnings
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import (
+    architecture_and_tokenizer_problems,
     gpu_problems,
     local_gpus,
     machine_problems,
@@ -78,13 +78,16 @@ def check_start(
         stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
         (doubtful if stated else problems.lines).extend(gpu_problems(config))
     facts = problems.of(lambda: load_model_facts(config, must_exist=not model_elsewhere))
-    derived, placement, adapters, loads = None, None, None, True
+    derived, placement, adapters = None, None, None
+    loads = facts is not None  # else the error of the tokenizer would only repeat what is wrong, with another remedy
     if facts is not None:
         model, missing = facts
         doubtful += [missing] if missing else []
-        if model is not None and problems.add(lambda: model_problems(config)):
-            loads = problems.add(lambda: loading_problems(Path(config.model.path)))
-            adapters = problems.of(lambda: adapter_sizes(config)) if loads else None
+        if model is not None:
+            loads = problems.add(lambda: architecture_and_tokenizer_problems(config))
+            if problems.add(lambda: model_problems(config)) and loads:
+                loads = problems.add(lambda: loading_problems(Path(config.model.path)))
+                adapters = problems.of(lambda: adapter_sizes(config)) if loads else None
         derived = derive(config, model, adapters)
         problems.lines += memory_problems(config, derived, model)
         doubtful += disk_warnings(config, derived) if trains else []
@@ -95,8 +98,6 @@ def check_start(
     if earlier is not None:
         problems.add(earlier)
     prompts: list[str] = []
-    # Where config.json is damaged or the tokenizer is missing, its error would only repeat that, with a wrong remedy.
-    loads = loads and not any(_NO_TOKENIZER.search(line) for line in problems.lines)
     if dry_run or (trains and problems.lines):  # a start reads them next, and refuses what is wrong with them then
         found = problems.of(lambda: check_prompts(config, render=loads, model_elsewhere=model_elsewhere))
         prompts = found[0] if found else []
@@ -104,9 +105,6 @@ def check_start(
     problems.refuse()
     assert derived is not None and placement is not None  # else there was a problem
     return Findings(derived, placement, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
-
-
-_NO_TOKENIZER = re.compile(r"(?<![\w])config\.json|no tokenizer files")
 
 
 def runs_here(config: RunConfig) -> bool:

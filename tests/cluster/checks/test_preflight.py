@@ -100,6 +100,7 @@ def config_for(tmp_path: Path, **sections: dict[str, object]) -> RunConfig:
 def check(config: RunConfig) -> None:
     problems = [
         *preflight.machine_problems(config),
+        *preflight.architecture_and_tokenizer_problems(config),
         *preflight.model_problems(config),
         *preflight.gpu_problems(config),
     ]

@@ -227,7 +227,7 @@ def test_a_cluster_may_have_the_sandbox_that_this_machine_lacks(monkeypatch: pyt
         ("tokenizer_config.json", {"chat_template": 5}, "tokenizer_config.json has chat_template = 5"),
     ],
 )
-def test_a_damaged_file_of_a_model_is_told_once(  # type: ignore[no-untyped-def]
+def test_a_damaged_file_of_a_model_is_reported_once(  # type: ignore[no-untyped-def]
     run, repository: Path, tmp_path: Path, file: str, change: dict[str, object], message: str
 ) -> None:
     model = tmp_path / "model"

@@ -11,11 +11,11 @@ _STYLE = re.compile(
 _COLOR = re.compile(
     r"\\(?:color *\{[^{}]{1,40}\}|(?:textcolor|colorbox) *\{[^{}]{1,40}\} *(?=\{)|bbox *\[[^\]]{0,80}\])"
 )
-_WRAPPER = re.compile(r"\\(?:underline|ensuremath|mathord|mathop|mathrel|mathstrut|uline|underbar) *(?=\{ *[^{} ])")
+_WRAPPER = re.compile(r"\\(?:underline|ensuremath|mathord|mathop|mathrel|uline|underbar) *(?=\{ *[^{} ])")
 _SKIPPED = re.compile(r"\\(?:tag\*?|label|[hv]space\*?|cline) *\{[^{}]{0,40}\}|\\hline|\\kern *[-\d.]+ *[a-z]{2}")
 _CONCLUDES = re.compile(r"^(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|iff|hence) *)+(?![A-Za-z])")
 _QED = re.compile(r"(?<=[\w}).%]) *\\(?:blacksquare|square|Box|qed|qedsymbol) *$")
-_ROW_SKIP = re.compile(r"\\\\ *\[ *-?[\d.]+ *(?:pt|em|ex|mm|cm|in|px|bp)\ *]")
+_ROW_SKIP = re.compile(r"\\\\ *\[ *-?[\d.]+ *(?:pt|em|ex|mm|cm|in|px|bp) *\]")
 _LAST_ROW = re.compile(r"(?:\\\\ *)+$")
 _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
 _INFIX_COMMANDS = {"over": "\\frac", "choose": "\\binom"}
