@@ -16,11 +16,11 @@ from actors.queue.snapshot import SnapshotError, read_snapshot
 from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
 from cluster.checks.prompts import check_recorded_prompts, dated
 from cluster.checks.weight_files import read_tensors
-from cluster.config import RunConfig, load_config
+from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.records.checkpoints import ALLOCATION_FILE, QUEUE_FILE, Checkpoint, Checkpoints, Latest
+from cluster.records.config_changes import recorded_config
 from cluster.records.run_directory import check_unused
-from cluster.records.user_code import kept_overrides
 from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem, lora_identity
 from learner.schedule import sampling_mismatch, scheduled_integer
 
@@ -47,7 +47,7 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
         UsageError: it is in use, has no usable checkpoint, or its prompts have changed.
     """
     check_unused(run)
-    before = load_config(run / "config.yaml", kept_overrides(run)).rollout.prompts_per_step
+    before = recorded_config(run).rollout.prompts_per_step
     if config.rollout.prompts_per_step != before:
         yield (
             f"rollout.prompts_per_step = {config.rollout.prompts_per_step}, but --resume {run} has {before}, and "

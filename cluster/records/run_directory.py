@@ -1,6 +1,7 @@
 """The directory of a run, which describes itself (for users: docs/run-directory.md).
 
-    config.yaml     the resolved configuration, every default included
+    config.yaml     the resolved configuration that the run was last started with, every default included
+    config_changes.jsonl  what resumes changed in it: cluster/records/config_changes.py
     versions.json   Python, packages, platform, CPU count
     git.json        commit of the source tree and whether it was changed
     metrics.jsonl   one JSON object a line: a row of cluster/records/metrics.yaml with its axis values
@@ -109,7 +110,7 @@ class RunDirectory:
         self.write_json("versions.json", versions())
         self.write_json(GIT_FILE, git_state())
         # Last: its presence marks a complete description.
-        self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        self.write_config(config)
 
     @property
     def checkpoints(self) -> Path:
@@ -123,15 +124,9 @@ class RunDirectory:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def read_config(self) -> dict[str, Any]:
-        """The resolved configuration that the run began with."""
-        try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise RunDirectoryError(f"{self.path / 'config.yaml'} cannot be read: {error}") from error
-        if not isinstance(config, dict):
-            raise RunDirectoryError(f"{self.path / 'config.yaml'} is not a mapping of configuration sections")
-        return config
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replaces config.yaml by a resolved configuration."""
+        self.write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_text(self, name: str, text: str) -> None:
         """Replaces one file of the directory atomically; its folder is made if need be."""

@@ -8,6 +8,7 @@ from cluster.report.source import Source
 
 _MEANING = {
     "config.yaml": "the resolved configuration",
+    "config_changes.jsonl": "settings that resumes changed, one JSON object a line",
     "metrics.jsonl": "every metric of every step, one JSON object a line",
     "groups": "graded groups as Parquet, a file for each step and evaluation",
     "checkpoints": "models, optimizer and queue",

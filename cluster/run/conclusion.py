@@ -45,8 +45,9 @@ def advice(context: RunContext) -> str:
         return f"{model or 'no checkpoint was saved yet'}\nstart over with: bonrl train --replay {context.replay}"
     if kept is None:
         return "no checkpoint was saved yet"
-    option = " --rollout-only" if context.rollout_only else ""
-    command = f"bonrl train --resume {context.directory.path}{option}"
+    options = ["--rollout-only"] if context.rollout_only else []
+    options += [change.override() for change in context.changes]  # not in config.yaml yet if an actor did not start
+    command = " ".join(["bonrl train --resume", str(context.directory.path), *options])
     return f"kept: the checkpoint of step {kept.step}\ncontinue with: {command}"
 
 

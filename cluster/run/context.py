@@ -10,6 +10,7 @@ from pathlib import Path
 from actors.fleet.learner_group import Origin
 from cluster.config import RunConfig
 from cluster.records.checkpoints import Checkpoint, Checkpoints
+from cluster.records.config_changes import Change
 from cluster.records.run_directory import RunDirectory
 from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.health import Health
@@ -25,6 +26,7 @@ class RunContext:
     config: resolved. directory, dashboards: where results and metrics go. training, held_out: prompts with their token
     ids. start: the checkpoint to resume from. rollout_only: record groups and train nothing. replay: run directory
     whose recorded groups are trained on; then nothing is sampled. tokenizer: the name of its class in transformers.
+    changes: the settings that this resume changes.
     """
 
     config: RunConfig
@@ -36,6 +38,7 @@ class RunContext:
     rollout_only: bool = False
     replay: Path | None = None
     tokenizer: str = AUTO
+    changes: tuple[Change, ...] = ()
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

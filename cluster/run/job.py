@@ -35,6 +35,7 @@ from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_output
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
+from cluster.records.config_changes import changes, record_changes, recorded_config
 from cluster.records.log_places import LogPlaces
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code
@@ -83,7 +84,8 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         doubtful += changed_user_code(resume, config)
     with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
-        keep_user_code(directory, config)
+        if start is None:
+            keep_user_code(directory, config)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
                 dashboards.message(contamination_line(config, training, held_out))
@@ -98,7 +100,10 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
                 start,
                 rollout_only,
                 tokenizer=tokenizer_class(tokenizer),
+                changes=changes(recorded_config(directory.path), config) if start else (),
             )
+            for change in context.changes:
+                dashboards.message(f"changed by this resume: {change}")
             context.health.start(len(training))
             return _run(context)
 
@@ -147,6 +152,8 @@ def _run(context: RunContext) -> JobResult:
 
     async def work(shutdown: Shutdown) -> Run:
         run = await shutdown.unless_asked(starting(_assemble(context, shutdown)))
+        if context.start is not None:  # only now: the next resume must not begin with settings that start no actor
+            record_changes(context.directory, context.config, context.changes, context.first_step)
         context.dashboards.begin()
         async with run.memory.measuring():
             await run.supervisor.run(_train_until_asked(run))

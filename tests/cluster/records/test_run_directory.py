@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from actors.queue.group_log import groups_file
 from cluster.records import run_directory
@@ -45,8 +46,8 @@ def test_it_describes_itself(tmp_path: Path) -> None:
     assert versions["python"].startswith("3.") and versions["packages"]["numpy"] == np.__version__
     assert set(json.loads((path / "git.json").read_text())) == {"commit", "dirty", "reason"}
     assert json.loads((path / "summary.json").read_text())["gap"] == "NaN"
-    with RunDirectory.open(path) as again:
-        assert again.read_config() == CONFIG
+    assert yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) == CONFIG
+    RunDirectory.open(path).close()
 
 
 def test_names(tmp_path: Path) -> None:

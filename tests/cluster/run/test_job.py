@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from cluster.records.config_changes import recorded_config
 from cluster.results import load_run
 from tests.cluster.running import bonrl, run_directory
 from tests.verifiers.learned.untrained import write_untrained_verifier
@@ -243,9 +244,12 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     assert rows[0]["objective/k"] == 4 > max(row["objective/k"] for row in rows[1:]), "the entropy moves k"
     cut = Path(shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut"))
     shutil.rmtree(cut / "checkpoints" / f"step-{STEPS:06d}")
-    resumed = bonrl("train", "--resume", str(cut), config=None)
+    resumed = bonrl("train", "--resume", str(cut), "deadlines.checkpoint_s=77", config=None)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert weights(resumed.stdout) == weights(whole.stdout)
+    assert recorded_config(cut).deadlines.checkpoint_s == 77, "a later resume keeps the override"
+    (changed,) = (cut / "config_changes.jsonl").read_text().splitlines()
+    assert list(json.loads(changed)["changes"]) == ["deadlines.checkpoint_s"]
     assert [row["train/step"] for row in metrics(cut)] == list(range(1, STEPS + 1))
     times = [row["time/s"] for row in metrics(cut)]
     assert times == sorted(times), "the clock of the run goes on after a resume"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shlex
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 from cluster.records.checkpoints import Checkpoints
+from cluster.records.config_changes import Change
 from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
 from cluster.run import conclusion, job
 from cluster.run import result as result_module
@@ -151,7 +153,7 @@ def context_of(directory: RunDirectory, **kind: Any) -> Any:
         health=SimpleNamespace(at_end=list),
         dashboards=SimpleNamespace(final_message=lambda text, status: None),
     )
-    return SimpleNamespace(**vars(found), **{"rollout_only": False, "replay": None} | kind)
+    return SimpleNamespace(**vars(found), **{"rollout_only": False, "replay": None, "changes": ()} | kind)
 
 
 def test_the_advice_does_not_read_file_contents(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch):
@@ -166,6 +168,9 @@ def test_the_advice_does_not_read_file_contents(directory: RunDirectory, monkeyp
     expected = f"kept: the checkpoint of step 5\ncontinue with: bonrl train --resume {directory.path}"
     assert advice(context_of(directory)) == expected
     assert advice(context_of(directory, rollout_only=True)) == f"{expected} --rollout-only"
+    changed = (Change("run.steps", 160, 400), Change("task.instruction", "", "it's"))
+    command = advice(context_of(directory, changes=changed)).removeprefix(expected)
+    assert shlex.split(command) == ["run.steps=400", 'task.instruction="it\'s"']
     assert advice(replay).startswith("kept: the model of step 5 in ")
 
 
