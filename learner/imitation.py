@@ -27,7 +27,9 @@ class ImitationSettings(Section):
     steps: int = Field(800, ge=1, description="Optimizer steps.")
     batch_size: int = Field(128, ge=1, description="Examples per optimizer step, over all ranks.")
     learning_rate: float = Field(1e-3, gt=0.0, description="Peak AdamW learning rate, reached after the warm-up.")
-    warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up from 0 to the peak.")
+    warmup_steps: int = Field(
+        50, ge=0, description="Steps of linear warm-up from 0 to the peak; at most a tenth of all steps are used."
+    )
     final_fraction: float = Field(
         0.05,
         ge=0.0,
@@ -35,7 +37,8 @@ class ImitationSettings(Section):
         description="Learning rate at the last step as a fraction of the peak (cosine decay).",
     )
     seed: int = Field(0, ge=0, description="Seed of the examples drawn and of a fresh model's initial weights.")
-    report_every: int = Field(50, ge=1, description="Steps between two progress reports.")
+    report_every: int = Field(50, ge=1, description="Most steps between two progress reports.")
+    report_seconds: float = Field(30.0, gt=0.0, description="Most seconds between two reports, if a step is shorter.")
 
 
 class ImitationEngine(Protocol):
@@ -64,10 +67,11 @@ class Progress:
 
 def cosine_rate(step: int, settings: ImitationSettings) -> float:
     """Learning rate of a step (from 0): linear warm-up to the peak, half a cosine down to its final fraction."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    rest = max(settings.steps - settings.warmup_steps - 1, 1)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min((step - settings.warmup_steps) / rest, 1.0)))
+    warmup = min(settings.warmup_steps, settings.steps // 10)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    rest = max(settings.steps - warmup - 1, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min((step - warmup) / rest, 1.0)))
     return settings.learning_rate * (settings.final_fraction + (1.0 - settings.final_fraction) * cosine)
 
 
@@ -110,7 +114,7 @@ def run_sft(
         examples: Prompt and response tokens; at least ``steps * batch_size``.
         settings: Length, batch size and schedule.
         output: Directory to write.
-        report: Called every ``report_every`` steps and at the end.
+        report: Called every ``report_every`` steps, or every ``report_seconds`` if steps are slow, and at the end.
 
     Returns:
         Mean loss over the last report's steps, in nats per response token.
@@ -131,8 +135,9 @@ def run_sft(
             )
         rate = cosine_rate(step, settings)
         losses.append(engine.sft_step(batch, step, rate=rate))
-        if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
-            now = time.perf_counter()
+        now = time.perf_counter()
+        slow = now - last >= settings.report_seconds
+        if slow or (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             mean = sum(losses) / len(losses)
             if report is not None:
                 speed = len(losses) * settings.batch_size / (now - last)
