@@ -1,4 +1,4 @@
-"""The command line: what it prints, and exit status 2 with one message for everything the user can mend."""
+"""The command line: what it prints, and exit status 2 with one message for everything the user can correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounding: groups without a signal have advantages of exactly 0, and small signals beside large constants survive."""
+"""Rounding: groups without a signal have advantages of exactly 0, and small signals next to large constants survive."""
 
 from __future__ import annotations
 

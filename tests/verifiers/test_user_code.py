@@ -92,7 +92,7 @@ def test_a_file_of_a_package_is_imported_as_its_module(tmp_path: Path) -> None:
     assert load("mypackage.reward:score") is load("mypackage/reward.py:score")
 
 
-def test_imports_inside_of_functions_find_the_files_beside(tmp_path: Path) -> None:
+def test_imports_inside_of_functions_find_files_of_the_same_directory(tmp_path: Path) -> None:
     write(tmp_path / "sub" / "late_helper.py", "VALUE = 3\n")
     write(tmp_path / "sub" / "late.py", "def score():\n    import late_helper\n    return late_helper.VALUE\n")
     assert load("sub/late.py:score")() == 3

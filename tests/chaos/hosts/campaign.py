@@ -124,7 +124,7 @@ class HostCampaign(Campaign):
             }[fault.kind]
             wires.spoil(name, **spoiled)
             time.sleep(fault.seconds)
-            wires.mend(name)
+            wires.repair(name)
 
     def _fill_the_disk_of(self, name: str, seconds: float) -> None:
         host = self.hosts.network.hosts[name]

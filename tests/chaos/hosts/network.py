@@ -163,7 +163,7 @@ class Network:
         """Cut the host off and end it: nothing tells the others, not even a closed connection."""
         self.pull(name)
         self.hosts.pop(name).kill()
-        self.mend(name)
+        self.repair(name)
         self._ip(f"link delete {self._port(name)}")
 
     def abandon(self, name: str) -> None:
@@ -198,7 +198,7 @@ class Network:
         for device, master in ((side, None), (inner, side), (outer, "switch"), (self._port(name), side)):
             self._ip(f"link set {device} {f'master {master}' if master else ''} up")
 
-    def mend(self, name: str) -> None:
+    def repair(self, name: str) -> None:
         """Replace a bad cable of the host by a good one; nothing if it is good."""
         process = self._bad.pop(name, None)
         if process is None:

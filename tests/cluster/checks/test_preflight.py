@@ -1,4 +1,4 @@
-"""Installations and machines that would fail later in an obscure way are refused now, with the mend."""
+"""Installations and machines that would fail later in an obscure way are refused now, with the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: every refusal names the key, the value and the mend; nothing is read wrongly in silence."""
+"""The configuration: every refusal names the key, the value and the remedy; nothing is misread silently."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_unknown_key_names_the_nearest(written: str, meant: str) -> None:
     inner[leaf] = 1
     message = refusal(tree)
     assert "unknown key" in message
-    if meant == "rollout.prompts_per_step":  # the section itself is misspelt: that is the first thing to mend
+    if meant == "rollout.prompts_per_step":  # the section itself is misspelt: report it first
         meant = "rollout"
     assert f"did you mean {meant}?" in message
 

@@ -98,7 +98,7 @@ def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:
         assert directory.rewind(3) == 0
 
 
-def test_rewind_mends_a_missing_last_newline(tmp_path: Path) -> None:
+def test_rewind_repairs_a_missing_last_newline(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
         directory.append_metrics(row(1))
         file = directory.path / "metrics.jsonl"
@@ -161,7 +161,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         run.stdout.close()
 
 
-def test_unusable_directory_names_key_and_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_directory_names_key_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match=r"run\.directory"):
         RunDirectory.create(tmp_path / "file", "a", CONFIG)

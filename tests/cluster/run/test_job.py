@@ -225,7 +225,7 @@ def test_an_export_answers_text_as_it_was_trained(golden, tmp_path):
 
 
 def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path):
-    """On a mixture with KL, so that what moves with the step and what lies beside the model must survive it too."""
+    """On a mixture with KL: what changes with the step and what is stored next to the model must survive it too."""
     keys = [
         *SMALL, "objective.weight=0.7", "objective.mixture=[{strategy: mean, k: 1, weight: 0.3}]",
         "schedule.k_by_entropy={points: [[0.4, 3], [0.8, 1]], window: 4}", "schedule.n={shape: steps, at: {3: 6}}",

@@ -1,6 +1,6 @@
 """Pairs that were written before anyone looked at what the code does with them.
 
-Of the first 96, 35 failed at first; of 42 more, written after the rules that mended those, 6, and three of them are
+Of the first 96, 35 failed at first; of 42 more, written after the rules that corrected those, 6, and three of them are
 left out because they still do: a sentence in text commands, a choice explained by another one, and a value that only
 the next sentence takes back.
 """
