@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Sequence
@@ -84,9 +86,10 @@ class DeepSpeedBackend(LearnerBackend):
         optimizer = adamw(self.parameters, settings)  # asks for shapes, which partitioned parameters do not have
         config = deepspeed_config(settings, dtype, device, size, self._clips_here)
         self._place(model, config)
-        self.model, self._optimizer, _, _ = self._deepspeed.initialize(
-            model=model, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # the bfloat16 optimizer prints the memory in use, many times
+            self.model, self._optimizer, _, _ = self._deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config, dist_init_required=False
+            )
         self._frozen: list[Any] = []
 
     def _place(self, model: Any, config: dict[str, Any]) -> None:
