@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from actors.sampling import LEAST_TEMPERATURE, Sampling
-from cluster.config.keep_best import parse_metric
+from cluster.config.keep_best import canonical, parse_metric
 from learner.section import Section
 from learner.strategies import STRATEGIES, look_up
 
@@ -112,9 +112,10 @@ class EvaluationSettings(Section):
 
     keep_best: str | None = Field(
         None,
-        description="Metric of the deployed model by which the best evaluated step is chosen: STRATEGY@K (pass_at_k@8, "
-        "best_of_k@16, majority_at_k@4 ...), objective or reward_mean. Its checkpoint is saved and never deleted by "
-        "checkpoint.keep, and `--best` of bonrl eval and bonrl export uses it; null: off.",
+        description="Metric of the deployed model by which the best evaluated step is chosen: objective, "
+        "reward_mean, or STRATEGY@K (pass_at_k@8, best_of_k@16, majority_at_k@4 ...), which tables call pass@8, bo@16 "
+        "and maj@4. Its checkpoint is saved and never deleted by checkpoint.keep, and `--best` of bonrl eval and "
+        "bonrl export uses it; null: off.",
     )
     patience: int = Field(
         0,
@@ -145,9 +146,10 @@ class EvaluationSettings(Section):
     @field_validator("keep_best")
     @classmethod
     def _measurable(cls, metric: str | None) -> str | None:
-        if metric is not None:
-            parse_metric(metric)
-        return metric
+        if metric is None:
+            return None
+        parse_metric(canonical(metric))
+        return canonical(metric)
 
     @field_validator("top_k")
     @classmethod

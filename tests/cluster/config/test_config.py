@@ -281,3 +281,17 @@ def test_a_refusal_is_plain_english_and_names_what_was_meant(repository: Path, o
         load_config(repository / "cluster" / "presets" / "local.yaml", [override])
     assert message in str(refused.value)
     assert "input should" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("pass@8", "pass_at_k@8"),
+        ("eval/pass@8", "pass_at_k@8"),
+        ("maj@4", "majority_at_k@4"),
+        ("best_of_k@4", "best_of_k@4"),
+        ("eval/reward_mean", "reward_mean"),
+    ],
+)
+def test_keep_best_takes_the_names_that_tables_and_metrics_use(given: str, kept: str) -> None:
+    assert build_config({"evaluation": {"keep_best": given}}).evaluation.keep_best == kept
