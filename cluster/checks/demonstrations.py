@@ -10,6 +10,7 @@ from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.rewards.task import RewardedTask
 from verifiers.task import Prompt, Task
+from verifiers.tasks.code_task import CodeVerifier
 from verifiers.tasks.demonstrations import check_demonstrations
 from verifiers.text.rendering import unknown_token
 
@@ -80,6 +81,8 @@ def _checked(config: RunConfig, task: Task, examples: list[Example]) -> tuple[li
     finally:
         if isinstance(task, RewardedTask):
             task.grades.close()
+        elif isinstance(task, CodeVerifier):
+            task.close()
     if report.failed and len(report.failed) == report.checked:
         identity, reason = next(iter(report.failed.items()))
         raise UsageError(f"the verifier fails on every demonstration, first on that of prompt {identity!r}: {reason}")
@@ -106,6 +109,6 @@ def _gradable(config: RunConfig) -> bool:
 def _remedy(config: RunConfig) -> str:
     if config.task.name == "jsonl":
         return "set task.jsonl.solution to the field with the worked solutions"
-    if config.task.name in ("gsm8k", "math", "math500"):
+    if config.task.name in ("gsm8k", "math", "math500", "mbpp"):
         return "its files have no field 'solution'; add it"
-    return "use countdown, gsm8k or math, or task.name=jsonl with task.jsonl.solution"
+    return "use countdown, gsm8k, math or mbpp, or task.name=jsonl with task.jsonl.solution"

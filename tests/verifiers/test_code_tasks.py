@@ -170,6 +170,18 @@ def test_splits_and_prompts_of_mbpp(task: Any) -> None:
     assert "```python block" in text and text.count("assert") == 2
 
 
+@runs_code
+@pytest.mark.parametrize("task", ["mbpp"], indirect=True)
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_solutions_of_mbpp_are_demonstrations_in_training_only(task: Any, template: str) -> None:
+    templated: Any = make_task(task.settings.model_copy(update={"template": template}))
+    prompts = templated.prompts("train")
+    assert all(templated.verify(prompt, prompt.demonstration).status is Status.CORRECT for prompt in prompts)
+    assert all(prompt.demonstration.startswith("```python\n") == (template == "chat") for prompt in prompts)
+    assert all(prompt.demonstration is None for split in ("validation", "test") for prompt in templated.prompts(split))
+    templated.close()
+
+
 def test_humaneval_has_a_test_split_only(directory: Path) -> None:
     task = make_task(TaskSettings(name="humaneval", path=str(directory)))
     assert task.prompts("test")[0].text == STUB

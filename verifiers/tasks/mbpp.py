@@ -2,7 +2,7 @@
 
 Read from ``mbpp.jsonl`` (train and validation splits) and ``mbpp_sanitized.jsonl`` (test split: the problems whose
 wording and tests its authors revised) in ``task.path``. Fields: ``id``, ``problem``, ``solution``, ``tests`` (a list of
-asserts), ``test_setup``, ``split``.
+asserts), ``test_setup``, ``split``. The solutions of the train split are the demonstrations for imitation.
 """
 
 from __future__ import annotations
@@ -67,19 +67,33 @@ class Mbpp(CodeVerifier):
         if not isinstance(asserts, list) or not asserts or not all(isinstance(line, str) for line in asserts):
             raise ValueError(f"{place}: the field 'tests' is not a list of asserts; add at least one")
         source = "\n".join([optional_text(row, "test_setup", place), *asserts]).replace("\r\n", "\n")
+        solution = optional_text(row, "solution", place)
         try:
-            tests = _tests(source, optional_text(row, "solution", place))
+            tests = _tests(source, solution)
         except TestsError as error:
             raise ValueError(f"{place}: {error}; fix the line") from error
         reference = reference_of(tests, tests.names[-1])
-        columns = None if self.settings.reward is None else dict(row)
-        return Prompt(name, self._text(problem, asserts), reference, str(row.get("subject") or "python"), row=columns)
+        return Prompt(
+            name,
+            self._text(problem, asserts),
+            reference,
+            level=str(row.get("subject") or "python"),
+            demonstration=self._demonstration(solution) if split == "train" else None,
+            row=None if self.settings.reward is None else dict(row),
+        )
 
     def _text(self, problem: str, asserts: list[str]) -> str:
         shown = "\n".join(line.strip() for line in asserts[: self.settings.shown_tests])
         if self.settings.template == "chat":
             return f"{problem.strip()} {CHAT_INSTRUCTION} It must pass:\n\n```python\n{shown}\n```"
         return f'"""\n{problem.strip()}\n{shown}\n"""\n'
+
+    def _demonstration(self, solution: str) -> str | None:
+        """The solution as the prompt asks for it: in a block for a chat model, else as the rest of the file."""
+        code = solution.replace("\r\n", "\n").strip()
+        if not code:
+            return None
+        return f"```python\n{code}\n```" if self.settings.template == "chat" else f"{code}\n"
 
 
 def _tests(source: str, solution: str) -> CodeTests:
