@@ -82,13 +82,19 @@ def export_model(checkpoint: Path, source: Path, to: Path) -> None:
     """Copy the Hugging Face directory `source`, which `checkpoint` names, to `to`.
 
     Raises:
-        UsageError: `to` exists or cannot be written.
+        UsageError: `to` exists or cannot be written, or the weights are damaged.
     """
+    from cluster.checks.weight_files import read_tensors
     from cluster.records.model_source import config_of_run
     from verifiers.text.exported_prompts import RECORD, make_readable
 
     if to.exists():
         raise UsageError(f"--to {to}: it exists already; name a directory that does not")
+    try:
+        read_tensors(source)
+    except UsageError as error:
+        reason = str(error).removeprefix("model.path: ")
+        raise UsageError(f"--checkpoint {checkpoint}: {reason}, or export another checkpoint") from error
     try:
         shutil.copytree(source, to)
         run = config_of_run(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,16 @@ def test_export_copies_the_model_of_a_checkpoint(run, tmp_path: Path) -> None:  
     status, _, _ = run("export", "--checkpoint", tmp_path / "step-000001", "--to", tmp_path / "out")
     assert status == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 128
+
+
+def test_export_refuses_weights_that_are_cut_off(run, repository: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = tmp_path / "step-000001" / "huggingface"
+    shutil.copytree(repository / "models" / "countdown-base", model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    status, _, message = run("export", "--checkpoint", tmp_path / "step-000001", "--to", tmp_path / "out")
+    assert status == 2 and not (tmp_path / "out").exists()
+    assert "--checkpoint" in message and "it is cut off" in message and "another checkpoint" in message
 
 
 def test_newest_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:

@@ -383,7 +383,7 @@ def test_an_export_of_an_earlier_release_gets_the_begin_token_of_its_run(tmp_pat
     run, model = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-000001" / "huggingface"
     model.mkdir(parents=True)
     copy_companions(SHIPPED, model)
-    for file in ("config.json", "generation_config.json"):
+    for file in ("config.json", "generation_config.json", "model.safetensors"):
         (model / file).write_bytes((SHIPPED / file).read_bytes())
     earlier = json.loads((model / "tokenizer.json").read_text()) | {"post_processor": None}
     (model / "tokenizer.json").write_text(json.dumps(earlier))
