@@ -206,3 +206,18 @@ def test_other_formats_are_named(tmp_path: Path, content: bytes, message: str) -
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(read_objects(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ('[{"id": "a"}, {"id": "b"}]', r"is a JSON array; write one object per line, as `jq -c '\.\[\]' rows\.jsonl`"),
+        ('\n[\n  {"id": "a"},\n  {"id": "b"}\n]\n', r"is a JSON array"),
+        ('{\n  "id": "a"\n}\n{\n  "id": "b"\n}\n', r"has objects over several lines; .*`jq -c \. rows\.jsonl`"),
+    ],
+)
+def test_one_message_for_json_that_is_not_in_lines(tmp_path: Path, text: str, remedy: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=remedy) as refused:
+        list(read_objects(tmp_path / "rows.jsonl"))
+    assert "\n" not in str(refused.value)

@@ -264,7 +264,7 @@ def test_bad_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     for part in ("4 bad lines skipped", "line 2: not valid JSON", "line 5: the id '0' was seen before (line 1)"):
         assert part in warning
     with pytest.raises(ValueError, match="every line is bad"):
-        own(tmp_path, bad[:3], skip_bad=True)
+        own(tmp_path, ['{"id"', *bad[1:3]], skip_bad=True)
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(good[0]).encode() + b"\n" * 999)[:-9])
     cut = {"test": str(tmp_path / "cut.jsonl.gz"), "skip_bad": True}
     with pytest.raises(ValueError, match="cut off or damaged"):

@@ -251,16 +251,21 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
         return
     if (found := next((name for magic, name in _NOT_LINES.items() if start.startswith(magic)), None)) is not None:
         raise ValueError(f"{path} is {found}; save it as JSON Lines in UTF-8, which may be compressed with gzip")
-    number = 0
+    number, empty = 0, True
     try:
         with gzip.open(path) if start[:2] == _GZIP else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 place = f"{path}, line {number}"
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    row = _parse(text, place) if text.strip() else None
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                    if text and empty:
+                        _refuse_document(text, path)
+                        empty = False
+                    row = _parse(text, place) if text else None
                 except UnicodeDecodeError as error:
                     faults.add(f"{place}: not UTF-8 ({error}); save the file as UTF-8")
+                except _NotLines:
+                    raise
                 except ValueError as error:
                     faults.add(str(error))
                 else:
@@ -271,6 +276,18 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
         faults.add(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error
+
+
+class _NotLines(ValueError):
+    """The file is no JSON Lines; messages about its lines would not help."""
+
+
+def _refuse_document(first: str, path: Path) -> None:
+    """Raises _NotLines where the first line begins an array, or an object over several lines."""
+    if first.startswith("["):
+        raise _NotLines(f"{path} is a JSON array; write one object per line, as `jq -c '.[]' {path.name}` does")
+    if first == "{":
+        raise _NotLines(f"{path} has objects over several lines; write one per line, as `jq -c . {path.name}` does")
 
 
 def _parse(line: str, place: str) -> dict[str, Any]:

@@ -154,12 +154,12 @@ def test_broken_tests_are_named_before_the_sandbox_starts(tmp_path: Path, task: 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["{"], "line 1: not valid JSON"),
-        (["[" * 100_000], "line 1: not valid JSON"),
+        (['{"id"'], "line 1: not valid JSON"),
+        ([ROWS[0], "[" * 100_000], "line 2: not valid JSON"),
         ([ROWS[0], {**ROWS[1], "prediction": None}], "line 2: the field 'prediction' is missing or not text"),
         ([{**ROWS[0], "target": "24"}], "the field 'target' is missing or not an integer"),
         ([{**ROWS[0], "numbers": ["a", None]}], "line 1: the field 'numbers' is no list of integers; fix the line"),
-        ([["a"]], "line 1: not a JSON object"),
+        ([["a"]], "is a JSON array; write one object per line"),
         ([{**ROWS[0], "id": None}], "line 1: the field 'id' is missing or not text or an integer"),
         ([{**ROWS[0], "id": ["a"]}], "line 1: the field 'id' is missing or not text"),
         ([ROWS[0], ROWS[1], ROWS[0]], r"line 3: the id 'a' was seen before \(line 1\); fix the line"),
