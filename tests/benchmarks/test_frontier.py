@@ -313,13 +313,22 @@ def test_the_p_value_is_that_of_a_t_test() -> None:
 
 def test_the_problems_of_gsm8k_are_split_once(tmp_path: Path) -> None:
     for name, size in (("train", 30), ("test", 12)):
-        rows = [json.dumps({"problem": f"{name} {i}\u2028", "answer": str(i)}, ensure_ascii=False) for i in range(size)]
+        rows = [
+            json.dumps({"problem": f"{name} {i}\u2028", "solution": "<<1+1=2>>" * (i % 4)}, ensure_ascii=False)
+            for i in range(size)
+        ]
         (tmp_path / f"gsm8k_{name}.jsonl").write_text("\n".join(rows) + "\n")
     split(tmp_path, tmp_path / "out", sft_problems=18, test_problems=5)
-    sft, rl, test = (
-        {json.loads(line)["problem"] for line in (tmp_path / "out" / path).read_text().split("\n") if line}
-        for path in ("sft/gsm8k_train.jsonl", "rl/gsm8k_train.jsonl", "rl/gsm8k_test.jsonl")
-    )
+
+    def problems(folder: str) -> list[set[str]]:
+        files = ("sft/gsm8k_train.jsonl", "rl/gsm8k_train.jsonl", "rl/gsm8k_test.jsonl")
+        texts = [(tmp_path / folder / file).read_text().split("\n") for file in files]
+        return [{json.loads(line)["problem"] for line in text if line} for text in texts]
+
+    sft, rl, test = problems("out")
     assert (len(sft), len(rl), len(test)) == (18, 12, 5) and not sft & rl
+    split(tmp_path, tmp_path / "short", most_calculations=2, sft_problems=18, test_problems=5)
+    for short, part in zip(problems("short"), (sft, rl, test), strict=True):
+        assert short == {problem for problem in part if int(problem.strip().split()[1]) % 4 in (1, 2)}
     with pytest.raises(ValueError, match="too few for the plan"):
         split(tmp_path, tmp_path / "out", sft_problems=30, test_problems=5)
