@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from benchmarks.objectives.page import interval, markdown
+from benchmarks.markdown import interval, markdown
 from learner import paired_difference_of_runs
 from learner.metrics import pass_at_k
 

@@ -52,6 +52,17 @@ class Grid:
     overrides: tuple[str, ...] = ()
     strategies: tuple[str, ...] = ("pass_at_k",)  # whose values are stored
     learned: bool = False  # a learned verifier gives the scores
+    rates: tuple[float, ...] = RATES
+    seeds: tuple[int, ...] = SEEDS
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The value at k of one contender minus that of another, named before the test split is used."""
+
+    contender: str
+    against: str
+    k: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Experiment:
     references: tuple[str, ...]  # contenders that the others are compared with, besides the base model
     names: tuple[str, ...]
     about: str  # what the page compares
+    primary: tuple[Contrast, ...] = ()
 
 
 def _pass_at_k(k: int, estimator: str, rate: float | None = None) -> Contender:
@@ -101,6 +113,13 @@ IMITATION = {
     "sft": Contender("SFT", ("objective.imitation=sft",), {8: 1.0}),
     "bon-sft": Contender("BoN-SFT, N = 8", ("objective.imitation=bon_sft", "objective.k=8"), {8: 1.0}),
 }
+IMITATED = ("objective.strategy=best_of_k", "objective.k=8")  # strategy and k: of the reported value only
+BON_SFT = (*IMITATED, "objective.imitation=bon_sft")
+IMITATION_BY_VERIFIER = {
+    "sft": Contender("SFT", (*IMITATED, "objective.imitation=sft"), {8: 1.0}),
+    "exact": Contender("BoN-SFT, exact", (*BON_SFT, "objective.bon_sft_form=exact"), {8: 1.0}),
+    "variational": Contender("BoN-SFT, variational", (*BON_SFT, "objective.bon_sft_form=variational"), {8: 1.0}),
+}
 PASS8 = ("objective.strategy=pass_at_k", "objective.k=8")
 STALENESS = {
     "synchronous": Contender("staleness 0", PASS8, rate=7e-5),
@@ -118,6 +137,14 @@ GRIDS = {
     "learned": Grid(VERIFIER, ("task.scorer.kind=learned",), BOTH, learned=True),
     "lenient": Grid({**VERIFIER, "best8-slow": SLOW_BEST_OF_8}, ("task.scorer.kind=lenient",), BOTH),
     "imitation": Grid(IMITATION),
+    "imitation-learned": Grid(
+        IMITATION_BY_VERIFIER,
+        ("task.scorer.kind=learned",),
+        BOTH,
+        learned=True,
+        rates=(1.5e-5, 3e-5, 7e-5, 1.5e-4),
+        seeds=(0, 1, 2, 3, 4, 5),
+    ),
     "staleness": Grid(STALENESS),
 }
 EXPERIMENTS = {
@@ -163,6 +190,21 @@ EXPERIMENTS = {
         tuple(IMITATION),
         "Imitation of the same expert solutions by SFT and by BoN-SFT. BoN-SFT is the closed form for scores of 0 and "
         "1 here, not the variational form of arXiv 2412.15287 with a verifier of continuous scores.",
+    ),
+    "imitation-learned": Experiment(
+        "imitation-learned",
+        "best_of_k",
+        ("sft",),
+        tuple(IMITATION_BY_VERIFIER),
+        "Imitation of the same expert solutions by SFT and by BoN-SFT with N = 8. The verifier of BoN-SFT gives "
+        "continuous scores: it is a classifier that `bonrl train-verifier` trained on 32,768 labeled answers of the "
+        "base model to training prompts. `exact` imitates through Best-of-N itself, `variational` through the tilted "
+        "policy of arXiv 2412.15287. Deployment selects by the same verifier.",
+        primary=(
+            Contrast("variational", "sft", 8),
+            Contrast("exact", "sft", 8),
+            Contrast("variational", "exact", 8),
+        ),
     ),
     "staleness": Experiment(
         "staleness",

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.commands import bonrl, do_all
-from benchmarks.objectives.experiments import COMMON, FINAL, KS, RATES, SEEDS, TUNING, TUNING_SEED, Contender, Grid
+from benchmarks.objectives.experiments import COMMON, FINAL, KS, TUNING, TUNING_SEED, Grid
 from benchmarks.objectives.results import Key, Result, Results, summarise
 
 RUN_LIMIT_S = 3600
@@ -42,8 +42,8 @@ class Runner:
         self.scratch.mkdir(parents=True, exist_ok=True)
         scorer = _make_verifier(self.scratch / "verifier") if self.grid.learned else ()
         untuned = [name for name in names if self.grid.contenders[name].rate is None]
-        tuning = [partial(self._tune, name, rate, scorer) for name in untuned for rate in RATES]
-        final = [partial(self._final, name, seed, scorer) for name in names for seed in SEEDS]
+        tuning = [partial(self._tune, name, rate, scorer) for name in untuned for rate in self.grid.rates]
+        final = [partial(self._final, name, seed, scorer) for name in names for seed in self.grid.seeds]
         failures = do_all([partial(self._evaluate_base, scorer), *tuning], jobs) + do_all(final, jobs)
         if failures:
             raise ExceptionGroup("some runs failed; run the same command again to do the missing ones", failures)
@@ -52,7 +52,7 @@ class Runner:
         self._train(name, Key(name, rate, TUNING_SEED, "validation"), (*scorer, *TUNING))
 
     def _final(self, name: str, seed: int, scorer: tuple[str, ...]) -> None:
-        rate = chosen_rate(self.results, name, self.grid.contenders[name], self.strategy)
+        rate = chosen_rate(self.results, name, self.grid, self.strategy)
         result = self._train(name, Key(name, rate, seed, "test"), (*scorer, *FINAL))
         curve = " ".join(f"{result.value(self.strategy, k).mean():.3f}" for k in KS)
         print(f"{name}, learning rate {rate:g}, seed {seed}: {self.strategy}, k = {KS}: {curve}", flush=True)
@@ -92,12 +92,13 @@ class Runner:
         return f"evaluation.strategies=[{', '.join(self.grid.strategies)}]"
 
 
-def chosen_rate(results: Results, name: str, contender: Contender, strategy: str) -> float:
+def chosen_rate(results: Results, name: str, grid: Grid, strategy: str) -> float:
     """The learning rate with the best validation value of the metric that the contender is trained for."""
+    contender = grid.contenders[name]
     if contender.rate is not None:
         return contender.rate
     scores = {}
-    for rate in RATES:
+    for rate in grid.rates:
         result = results.get(Key(name, rate, TUNING_SEED, "validation"))
         if result is None:
             raise LookupError(f"{name} has not been tuned at {rate:g}: run the experiment first")

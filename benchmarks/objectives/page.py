@@ -10,23 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.objectives.experiments import (
-    COMMON,
-    EXPERIMENTS,
-    GRIDS,
-    KS,
-    RATES,
-    SEEDS,
-    TUNING_SEED,
-    Experiment,
-    Grid,
-)
+from benchmarks.markdown import interval, markdown
+from benchmarks.objectives.experiments import COMMON, EXPERIMENTS, GRIDS, KS, TUNING_SEED, Experiment, Grid
 from benchmarks.objectives.grid import BASE, chosen_rate
 from benchmarks.objectives.results import Key, Result, Results
-from learner import Difference, paired_difference_of_runs
+from benchmarks.planned.contrasts import Primary, primary_table
+from learner import paired_difference_of_runs
 
 TABLE_KS = (1, 4, 8, 16, 64)
 SMOOTH, LAST = 9, 10
+_NONE_NAMED = "No contrast was named before the test split was used, so all of them"
 SERIES = {"policy/entropy": "entropy, nat/token", "groups/unique_answer_share": "different answers / samples"}
 
 
@@ -52,6 +45,7 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
     parts = [
         f"# {title}: {experiment.strategy} after training",
         page.introduction(title),
+        *(["## Primary contrasts", page.primary_contrasts()] if experiment.primary else []),
         "## Values",
         page.values_table(),
     ]
@@ -64,8 +58,9 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
         parts += ["## Answers that fool the verifier", page.fooled_table()]
     parts += [
         "Bold: the interval excludes 0. "
-        f"This page has {sum(part.count(' [') for part in parts)} intervals, not corrected for their number. No "
-        "contrast was named before the test split was used, so all of them are descriptive."
+        f"This page has {sum(part.count(' [') for part in parts)} intervals, not corrected for their number. "
+        + ("All but the primary contrasts" if experiment.primary else _NONE_NAMED)
+        + " are descriptive."
     ]
     parts += ["## Diversity", page.diversity_table()]
     if tuning := page.tuning_table():
@@ -78,14 +73,14 @@ def write_page(folder: Path, title: str, results: Results, names: list[str]) -> 
 
 
 def _runs(results: Results, experiment: Experiment, name: str) -> list[Result]:
-    contender = GRIDS[experiment.grid].contenders[name]
+    grid = GRIDS[experiment.grid]
     try:
-        rate = chosen_rate(results, name, contender, experiment.strategy)
+        rate = chosen_rate(results, name, grid, experiment.strategy)
     except LookupError:
         return []
-    found = [results.get(Key(name, rate, seed, "test")) for seed in SEEDS]
+    found = [results.get(Key(name, rate, seed, "test")) for seed in grid.seeds]
     whole = [result for result in found if result is not None]
-    return whole if len(whole) == len(SEEDS) else []
+    return whole if len(whole) == len(grid.seeds) else []
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ class _Page:
         tuned = [name for name in self.finished if self.grid.contenders[name].rate is None]
         fixed = [self.title(name) for name in self.finished if name not in tuned]
         given = f"; it was given for {', '.join(fixed)}" if fixed else ""
-        rates = ", ".join(f"{rate:g}" for rate in RATES)
+        rates = ", ".join(f"{rate:g}" for rate in self.grid.rates)
         how = (
             f"The learning rate of each contender was chosen from {rates} on the validation split, with one run each, "
             f"by the value that the table of the tuning names{given}. The number of steps was not tuned."
@@ -134,7 +129,22 @@ class _Page:
         return np.stack([run.value(self.experiment.strategy, k) for run in self.finished[name]])
 
     def rate(self, name: str) -> float:
-        return chosen_rate(self.results, name, self.grid.contenders[name], self.experiment.strategy)
+        return chosen_rate(self.results, name, self.grid, self.experiment.strategy)
+
+    def primary_contrasts(self) -> str:
+        """The contrasts that the experiment names, with p values."""
+        what = {"pass_at_k": "pass@", "best_of_k": "Best-of-"}[self.experiment.strategy]
+        return primary_table(
+            [
+                Primary(
+                    f"{self.title(one.contender)} minus {self.title(one.against)}, {what}{one.k}",
+                    (self.by_run(one.against, one.k), self.by_run(one.contender, one.k))
+                    if {one.contender, one.against} <= self.finished.keys()
+                    else None,
+                )
+                for one in self.experiment.primary
+            ]
+        )
 
     def values_table(self) -> str:
         means = {k: {name: float(self.by_run(name, k).mean()) for name in self.finished} for k in TABLE_KS}
@@ -200,7 +210,7 @@ class _Page:
         """Every run of the tuning."""
         rows = [["contender", "chosen by", "learning rate", *(f"k = {k}" for k in TABLE_KS)]]
         for name in self.finished:
-            for rate in RATES:
+            for rate in self.grid.rates:
                 result = self.results.get(Key(name, rate, TUNING_SEED, "validation"))
                 if result is not None:
                     values = (f"{result.value(self.experiment.strategy, k).mean():.3f}" for k in TABLE_KS)
@@ -277,16 +287,3 @@ def _misled(runs: list[Result], k: int) -> np.ndarray:
     reached_SP, picked_SP = (np.stack([run.value(s, k) for run in runs]) for s in ("pass_at_k", "best_of_k"))
     reached, ratio = reached_SP.mean(), picked_SP.mean() / reached_SP.mean()
     return 1 - ratio - (picked_SP - ratio * reached_SP) / reached
-
-
-def interval(found: Difference, scale: float = 1.0, digits: int = 3) -> str:
-    """A difference with its interval; bold if the interval excludes 0."""
-    apart = "**" if found.low > 0 or found.high < 0 else ""
-    value, low, high = (f"{scale * x:+.{digits}f}" for x in (found.value, found.low, found.high))
-    return f"{apart}{value}{apart} [{low}, {high}]"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A table; the first row is its head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.objectives.page import interval, markdown
+from benchmarks.markdown import interval, markdown
 from learner import paired_difference_of_runs
 from learner.metrics import paired_p_value
 

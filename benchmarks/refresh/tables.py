@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.objectives.page import interval, markdown
+from benchmarks.markdown import interval, markdown
 from benchmarks.planned.contrasts import Primary, primary_table
 from benchmarks.refresh.measures import Measures
 from benchmarks.refresh.plan import BASE, CONTENDERS, DEPLOYMENTS, FIXED, REFRESHED, Contrast
