@@ -21,6 +21,8 @@ from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import keep_user_code, kept_overrides
 
 FILE = "config_changes.jsonl"
+# Keys that do not change what is trained on, nor how.
+_WITHOUT_EFFECT = ("run.", "deadlines.", "supervision.", "checkpoint.", "evaluation.", "tracking", "wandb.", "mlflow.")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ def _changes(prefix: str, before: BaseModel, after: BaseModel) -> Iterator[Chang
             yield from _changes(f"{prefix}{name}.", section, changed)
         else:
             yield Change(f"{prefix}{name}", old[name], new[name])
+
+
+def training_changes(run: Path) -> list[str]:
+    """One line per change that affects training: the settings that not all steps of the run had."""
+    file = run / FILE
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        entry = json.loads(line)
+        for key, (before, after) in entry["changes"].items():
+            if not key.startswith(_WITHOUT_EFFECT):
+                found.append(f"after step {entry['after_step']}: {Change(key, before, after)}")
+    return found
 
 
 def record_changes(directory: RunDirectory, config: RunConfig, changed: tuple[Change, ...], step: int) -> None:

@@ -35,7 +35,7 @@ from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_output
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
-from cluster.records.config_changes import changes, record_changes, recorded_config
+from cluster.records.config_changes import changes, record_changes, recorded_config, training_changes
 from cluster.records.log_places import LogPlaces
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code
@@ -142,6 +142,8 @@ def replay(config: RunConfig, source: Path) -> JobResult:
         with Dashboards(config, directory, first_step=0) as dashboards:
             keep_user_code(directory, config)
             dashboards.message(f"replaying {steps} steps of {source}")
+            for change in training_changes(source):
+                dashboards.message(f"warning: {source} changed a setting, and the last value is used: {change}")
             return _run(RunContext(config, directory, dashboards, replay=source))
 
 

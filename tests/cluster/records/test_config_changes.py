@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import RunConfig, load_config
-from cluster.records.config_changes import FILE, changes, record_changes, recorded_config
+from cluster.records.config_changes import FILE, changes, record_changes, recorded_config, training_changes
 from cluster.records.run_directory import RunDirectory
 
 PRESET = "cluster/presets/local.yaml"
@@ -50,6 +50,7 @@ def test_a_later_resume_keeps_the_overrides_of_an_earlier_one(tmp_path: Path) ->
         kept = recorded_config(directory.path)
         assert (kept.run.steps, kept.learner.learning_rate) == (120, 1e-5)
         history = [json.loads(line) for line in (directory.path / FILE).read_text().splitlines()]
+        assert training_changes(directory.path) == ["after step 20: learner.learning_rate = 1e-05 (was 3e-05)"]
     assert [line["after_step"] for line in history] == [20, 60]
     assert history[0]["changes"] == {"run.steps": [40, 80], "learner.learning_rate": [3e-5, 1e-5]}
     assert history[1]["changes"] == {"run.steps": [80, 120]}
