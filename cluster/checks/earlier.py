@@ -14,7 +14,7 @@ from actors.queue.allocation import size_problem
 from actors.queue.group_log import groups_file
 from actors.queue.snapshot import SnapshotError, read_snapshot
 from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
-from cluster.checks.prompts import check_recorded_prompts, dated
+from cluster.checks.recorded_prompts import check_recorded_prompts, dated
 from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig
 from cluster.errors import UsageError

@@ -20,8 +20,6 @@ from actors.process_stats import Heartbeat
 from cluster.checks.earlier import check_recorded_groups, recorded_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
-    check_recorded,
-    dated,
     epoch_warnings,
     evaluates,
     load_prompts,
@@ -30,6 +28,7 @@ from cluster.checks.prompts import (
     tokenizer_warnings,
     without_idle_validation,
 )
+from cluster.checks.recorded_prompts import check_recorded, dated
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_output

@@ -18,14 +18,13 @@ from transformers import AutoTokenizer
 from cluster.checks.dry_run import warnings_of
 from cluster.checks.prompts import (
     check_prompts,
-    check_recorded,
-    dated,
     end_token_of,
     epoch_warnings,
     load_prompts,
     load_tokenizer,
     without_idle_validation,
 )
+from cluster.checks.recorded_prompts import check_recorded, dated
 from cluster.commands.export import export_model
 from cluster.commands.imitation import _examples
 from cluster.commands.printing import print_dry_run
