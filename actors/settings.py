@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from actors.sampling import LEAST_TEMPERATURE
+from learner.objective_settings import ObjectiveSettings
 from learner.section import Section
-from learner.settings import ObjectiveSettings
 
 MOST_ALLOCATED = 256  # samples of one group whose size is chosen; tables of that size take seconds to compute
 

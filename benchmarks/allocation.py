@@ -16,8 +16,8 @@ from actors.queue.prompt_stream import PromptStream
 from actors.settings import AllocationSettings
 from learner.metrics import student_t_interval
 from learner.objective import GradedGroups, Objective
+from learner.objective_settings import ObjectiveSettings
 from learner.schedule import ScheduleSettings
-from learner.settings import ObjectiveSettings
 
 SIZE, PROMPTS, N, STEPS, SEEDS = 64, 16, 16, 48, 12
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.estimators import Options, group_advantages
 from learner.estimators.bon_sft import bon_sft_advantages
-from learner.settings import ObjectiveSettings, TermSettings
+from learner.objective_settings import ObjectiveSettings, TermSettings
 from learner.strategies import strategy_value
 
 

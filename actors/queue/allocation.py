@@ -18,9 +18,9 @@ from actors.queue.prompt_stream import PromptStream
 from actors.settings import AllocationSettings
 from learner.allocation import ExpectedNoise, allocate
 from learner.objective import Objective
+from learner.objective_settings import ObjectiveSettings
 from learner.schedule import ScheduleSettings, sampling_mismatch, scheduled_integer
 from learner.selection import UNITS, selection_units, selection_weights, systematic_sample
-from learner.settings import ObjectiveSettings
 from verifiers.verdict import Status
 
 _SELECTION = 3  # distinguishes these random numbers from those of samples (actors.queue.prompt_stream.sampling_seed)

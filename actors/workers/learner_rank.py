@@ -29,8 +29,9 @@ from actors.weights import Destination, Published, make_transfer
 from actors.workers.learning_step import LearningStep
 from learner.checkpoint_identity import ADAPTER, ENGINE, HUGGINGFACE
 from learner.objective import Objective
+from learner.objective_settings import ObjectiveSettings
 from learner.schedule import ScheduleSettings
-from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from learner.settings import LearnerSettings, LossSettings
 from verifiers.text.exported_prompts import finish_export
 from verifiers.text.rendering import PromptSettings
 

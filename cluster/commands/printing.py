@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cluster.config import RunConfig
     from cluster.evaluation.summary import Evaluation
     from learner.metrics import CurvePoint, Difference
-    from learner.settings import TermSettings
+    from learner.objective_settings import TermSettings
     from verifiers.learned.calibration import Quality
     from verifiers.learned.training import Trained
 

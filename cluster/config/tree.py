@@ -42,9 +42,10 @@ from cluster.config.settings import (
 )
 from cluster.config.wording import spelled, wanted
 from cluster.config.yaml_reader import ConfigError, apply_override, brief, read_yaml
+from learner.objective_settings import ObjectiveSettings
 from learner.schedule import ScheduleSettings
 from learner.section import Section
-from learner.settings import LearnerSettings, LossSettings, ObjectiveSettings
+from learner.settings import LearnerSettings, LossSettings
 from verifiers.credentials import has_credentials
 from verifiers.settings import TaskSettings
 

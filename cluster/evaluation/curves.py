@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cluster.evaluation.summary import BEST_ACCURACY, Evaluation, curve_metric
 from learner.metrics import CurvePoint, Difference, paired_difference
-from learner.settings import TermSettings
+from learner.objective_settings import TermSettings
 
 _NAMES = {
     "pass_at_k": "pass@{k}",

@@ -22,7 +22,7 @@ from actors.remote_calls import ActorFailure, call
 from actors.sampling import Sampling
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, NothingJudged, summarize
-from learner.settings import TermSettings
+from learner.objective_settings import TermSettings
 from verifiers.text.rendering import TokenizedPrompt
 
 EVALUATION_STREAM = 1  # see actors.queue.prompt_stream.sampling_seed

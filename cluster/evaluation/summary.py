@@ -20,8 +20,8 @@ from actors.workers.learning_step import graded_groups
 from cluster.config import RunConfig
 from cluster.config.keep_best import parse_metric
 from learner.metrics import CurvePoint, default_ks, mean_probability, of_prompts, strategy_curve, weighted_sum
+from learner.objective_settings import TermSettings
 from learner.schedule import scheduled_integer
-from learner.settings import TermSettings
 from learner.strategies import STRATEGIES
 from verifiers.verdict import Status
 

@@ -18,7 +18,7 @@ from cluster.results.comparability import common_prompts
 from cluster.results.run_groups import RunGroup, group_runs
 from cluster.results.subjects import LAST, Subject, load_subject, read_judged, read_prompts
 from learner.metrics import CurvePoint, weighted_sum
-from learner.settings import TermSettings
+from learner.objective_settings import TermSettings
 from learner.strategies import STRATEGIES
 
 FORMAT = 1  # of the JSON

@@ -19,7 +19,7 @@ from cluster.config import RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.evaluation.summary import evaluation_output, objective_terms
 from cluster.results.run_results import EVALUATION_FILE, ResultsError, load_run
-from learner.settings import TermSettings
+from learner.objective_settings import TermSettings
 from verifiers.credentials import masked_tree
 from verifiers.verdict import Status
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner import group_advantages, strategy_value
-from learner.settings import ObjectiveSettings
+from learner.objective_settings import ObjectiveSettings
 from learner.strategies.subsets import balanced_subsets
 
 groups = st.integers(2, 12).flatmap(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from learner import group_advantages
 from learner.allocation import ExpectedNoise, allocate
 from learner.objective import Objective
-from learner.settings import ObjectiveSettings
+from learner.objective_settings import ObjectiveSettings
 
 MEAN = Objective(ObjectiveSettings(strategy="mean", k=1))
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from learner.allocation import ExpectedNoise
 from learner.objective import Objective
+from learner.objective_settings import ObjectiveSettings
 from learner.selection import UNITS, selection_units, selection_weights, systematic_sample
-from learner.settings import ObjectiveSettings
 from tests.learner.test_allocation import expected_update
 
 NORMS = st.lists(st.floats(0, 100), min_size=1, max_size=8)

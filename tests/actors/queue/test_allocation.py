@@ -14,8 +14,8 @@ from actors.queue.allocation import Allocation, Outcome, PlannedGroup, outcome_o
 from actors.queue.prompt_stream import PromptStream
 from actors.settings import AllocationSettings
 from learner.objective import Objective
+from learner.objective_settings import ObjectiveSettings
 from learner.schedule import Schedule, ScheduleSettings
-from learner.settings import ObjectiveSettings
 from tests.actors.test_group import make_group
 
 PROMPTS, SIZE, N = 3, 7, 6

@@ -14,8 +14,9 @@ from actors.workers.learning_step import LearningStep, graded_groups
 from learner.estimators import group_advantages
 from learner.estimators.bon_sft import bon_sft_advantages
 from learner.objective import Objective
+from learner.objective_settings import ObjectiveSettings
 from learner.schedule import EntropySchedule, Schedule, ScheduleSettings
-from learner.settings import LossSettings, ObjectiveSettings
+from learner.settings import LossSettings
 from tests.actors.test_group import make_group
 from tests.learner.tabular import BINARY, best, gradient, groups_of, policy, update
 
