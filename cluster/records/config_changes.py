@@ -21,8 +21,8 @@ from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import keep_user_code, kept_overrides
 
 FILE = "config_changes.jsonl"
-# Keys that do not change what is trained on, nor how.
-_WITHOUT_EFFECT = ("run.", "deadlines.", "supervision.", "checkpoint.", "evaluation.", "tracking", "wandb.", "mlflow.")
+# Sections that decide how recorded groups are trained on.
+_TRAINING = ("model.", "task.", "rollout.", "objective.", "schedule.", "loss.", "learner.")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def training_changes(run: Path) -> list[str]:
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         entry = json.loads(line)
         for key, (before, after) in entry["changes"].items():
-            if not key.startswith(_WITHOUT_EFFECT):
+            if key.startswith(_TRAINING):
                 found.append(f"after step {entry['after_step']}: {Change(key, before, after)}")
     return found
 
