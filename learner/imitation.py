@@ -28,7 +28,7 @@ class ImitationSettings(Section):
     batch_size: int = Field(128, ge=1, description="Examples per optimizer step, over all ranks.")
     learning_rate: float = Field(1e-3, gt=0.0, description="Peak AdamW learning rate, reached after the warm-up.")
     warmup_steps: int = Field(
-        50, ge=0, description="Steps of linear warm-up from 0 to the peak; at most a tenth of all steps are used."
+        50, ge=0, description="Steps of linear warm-up from 0 to the peak; at most a quarter of all steps."
     )
     final_fraction: float = Field(
         0.05,
@@ -67,7 +67,7 @@ class Progress:
 
 def cosine_rate(step: int, settings: ImitationSettings) -> float:
     """Learning rate of a step (from 0): linear warm-up to the peak, half a cosine down to its final fraction."""
-    warmup = min(settings.warmup_steps, settings.steps // 10)
+    warmup = min(settings.warmup_steps, settings.steps // 4)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
     rest = max(settings.steps - warmup - 1, 1)

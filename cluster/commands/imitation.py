@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +19,27 @@ if TYPE_CHECKING:
     from learner.batching import TrainingSequence
 
 
+@dataclass(frozen=True)
+class NewModel:
+    """Size of a freshly initialized model: of its residual stream, and its number of layers."""
+
+    width: int
+    layers: int
+
+
 def imitate(
     config: RunConfig,
     output: Path,
     *,
-    new: bool,
+    new: NewModel | None,
     steps: int,
     batch_size: int,
     learning_rate: float,
     report: Callable[[str], None],
 ) -> None:
-    """Fine-tune `model.path` (or a fresh small Llama) on expert solutions and write a Hugging Face directory.
+    """Fine-tune `model.path` (or a fresh small Llama of size `new`) on expert solutions.
+
+    Writes a Hugging Face directory.
 
     Raises:
         UsageError: the task has no demonstrations, `output` exists, or the model does not fit the task.
@@ -54,7 +66,7 @@ def imitate(
         )
 
     with tempfile.TemporaryDirectory() as scratch:
-        model = _fresh_model(config, Path(scratch) / "model") if new else Path(config.model.path)
+        model = Path(config.model.path) if new is None else _fresh_model(config, new, Path(scratch) / "model")
         examples = _examples(config, task, model, report)
         engine = Engine(
             model,
@@ -75,11 +87,16 @@ def imitate(
     report(f"wrote {output}")
 
 
-def _fresh_model(config: RunConfig, directory: Path) -> Path:
+def _fresh_model(config: RunConfig, size: NewModel, directory: Path) -> Path:
     from learner.tiny_model import TinyModelSettings, save_tiny_model
 
-    context = max(config.rollout.max_sequence_tokens, TinyModelSettings().context)
-    return save_tiny_model(directory, TinyModelSettings(context=context), seed=config.run.seed)
+    settings = TinyModelSettings(
+        width=size.width,
+        layers=size.layers,
+        feed_forward=32 * math.ceil(size.width / 12),  # 8/3 of the width, as three matrices of a gated layer have it
+        context=max(config.rollout.max_sequence_tokens, TinyModelSettings().context),
+    )
+    return save_tiny_model(directory, settings, seed=config.run.seed)
 
 
 def _examples(config: RunConfig, task: Any, model: Path, report: Callable[[str], None]) -> Iterator[TrainingSequence]:

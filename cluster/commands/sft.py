@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cluster.checks.preflight import check_output
-from cluster.commands.imitation import imitate
+from cluster.commands.imitation import NewModel, imitate
 from cluster.commands.options import NO_EVALUATION_IN_TRAINING, Config, Overrides, Rate, check_start, load
 from cluster.errors import UsageError
 
@@ -43,6 +43,11 @@ def sft(
             help="Start from a freshly initialized small Llama with a character tokenizer instead of model.path.",
         ),
     ] = False,
+    width: Annotated[
+        int | None,
+        typer.Option("--width", min=32, help="With --new: size of the residual stream, a multiple of 32 [192]."),
+    ] = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="With --new: number of layers [4].")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 900,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")] = 256,
     learning_rate: Rate = 1e-3,
@@ -54,12 +59,14 @@ def sft(
     \b
     Examples
       bonrl sft --new --output models/mine
+      bonrl sft --new --width 256 --layers 6 --output models/larger
       bonrl sft --output models/again model.path=models/countdown-base --steps 100
       bonrl sft --objective bon_sft --output models/bon --steps 100 --batch-size 24 --learning-rate 1e-4 objective.k=8
     """
     if objective not in ("sft", "bon_sft"):
         raise UsageError(f"--objective {objective}: choose sft or bon_sft")
     _refuse_idle_overrides(overrides, objective)
+    fresh = _new_model(new, width, layers)
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, learning_rate)
     resolved = load(config, [*(overrides or []), *NO_EVALUATION_IN_TRAINING], fetch=not new)
@@ -70,12 +77,20 @@ def sft(
     imitate(
         resolved,
         output,
-        new=new,
+        new=fresh,
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
         report=typer.echo,
     )
+
+
+def _new_model(new: bool, width: int | None, layers: int | None) -> NewModel | None:
+    if not new and (width is not None or layers is not None):
+        raise UsageError("--width and --layers are those of a new model; add --new, or leave them out")
+    if width is not None and width % 32:
+        raise UsageError(f"--width {width}: give a multiple of 32, the size of an attention head")
+    return NewModel(width or 192, layers or 4) if new else None
 
 
 def _refuse_idle_overrides(overrides: list[str] | None, objective: str) -> None:

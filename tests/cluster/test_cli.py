@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cluster import cli
+from cluster.commands.imitation import NewModel
 from cluster.commands.options import DEFAULT_CONFIG
 from cluster.config import RunConfig
 from cluster.config.settings import ModelSettings
@@ -152,7 +153,7 @@ def test_help_of_train_lists_every_section(run) -> None:  # type: ignore[no-unty
     assert sorted(listed) == sorted(RunConfig.model_fields)
 
 
-def test_options_of_sft_hold_beside_the_override_of_a_section(
+def test_options_of_sft_hold_next_to_the_override_of_a_section(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[RunConfig] = []
@@ -177,6 +178,22 @@ def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, monkeypatch
     status, _, err = run("sft", "--new", "--output", tmp_path / "model", *asked)
     assert (status, len(started)) == (0, 1), err
     assert started[0].task.validation_size == 0
+
+
+def test_sft_makes_a_new_model_of_the_size_that_is_asked_for(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[NewModel | None] = []
+    monkeypatch.setattr("cluster.commands.sft.imitate", lambda *_, new, **__: sizes.append(new))
+    for options in (["--new"], ["--new", "--width", "256", "--layers", "6"]):
+        assert run("sft", *options, "--output", tmp_path / "model")[0] == 0
+    assert sizes == [NewModel(192, 4), NewModel(256, 6)]
+    for options, part in (
+        (["--width", "64"], "add --new"),
+        (["--new", "--width", "100"], "--width 100: give a multiple"),
+    ):
+        status, _, err = run("sft", *options, "--output", tmp_path / "model")
+        assert status == 2 and part in err
 
 
 def test_every_command_is_listed(run) -> None:  # type: ignore[no-untyped-def]
