@@ -175,24 +175,28 @@ class _Page:
     def fooled_table(self) -> str:
         """How often the verifier accepts a wrong answer, and how often it then selects one."""
         ks = (4, 16, 64)
-        rows = [["contender", "wrong answers it accepts", *(f"misled, k = {k}" for k in ks)]]
+        accepts = ["wrong answers it accepts", "the same, mean over prompts"]
+        rows = [["contender", *accepts, *(f"misled, k = {k}" for k in ks)]]
         for name, runs in {"base": [self.base], **self.finished}.items():
-            accepted = np.mean([np.nanmean(run.fooled) for run in runs])
+            by_prompt = np.mean([np.nanmean(run.fooled) for run in runs])
+            shares = [_accepted(runs).mean(), by_prompt, *(_misled(runs, k).mean() for k in ks)]
             title = "base" if name == "base" else self.title(name)
-            rows.append([title, f"{100 * accepted:.1f} %", *(f"{100 * _misled(runs, k).mean():.1f} %" for k in ks)])
+            rows.append([title, *(f"{100 * share:.1f} %" for share in shares)])
         (reference,) = self.experiment.references
         for name, runs in self.finished.items():
             if name != reference and reference in self.finished:
                 before, after = (np.stack([run.fooled for run in self.finished[n]]) for n in (reference, name))
                 both = ~np.isnan(before).any(axis=0) & ~np.isnan(after).any(axis=0)
-                pairs = [(before[:, both], after[:, both])]
+                pairs = [(_accepted(self.finished[reference]), _accepted(runs)), (before[:, both], after[:, both])]
                 pairs += [(_misled(self.finished[reference], k), _misled(runs, k)) for k in ks]
                 title = f"{self.title(name)} - {self.title(reference)}, points"
                 rows.append(
                     [title, *(interval(paired_difference_of_runs(*pair), scale=100, digits=1) for pair in pairs)]
                 )
         explanation = (
-            "Accepted: share of a prompt's wrong answers that score above 1/2, mean over prompts and seeds. "
+            "Accepted: score above 1/2. First column: accepted wrong answers of all prompts, divided by their wrong "
+            "answers. Second: the share of each prompt, averaged; prompts with few wrong answers count as much as "
+            "others, and those with none in a run are left out (of a difference, if in any run). "
             "Misled: how often the verifier picks a wrong answer if a right one is among the k, "
             "1 - Best-of-k / pass@k."
         )
@@ -278,12 +282,22 @@ def _mean(runs: list[Result], metric: str, steps: slice) -> float:
     return float(np.mean([run.series[metric][steps].mean() for run in runs]))
 
 
+def _accepted(runs: list[Result]) -> np.ndarray:
+    """Share of all wrong answers that the verifier accepts, by seed and prompt, [S, P]; see `_ratio`."""
+    wrong_SP = 1 - np.stack([run.value("pass_at_k", 1) for run in runs])
+    return _ratio(wrong_SP * np.nan_to_num([run.fooled for run in runs]), wrong_SP)
+
+
 def _misled(runs: list[Result], k: int) -> np.ndarray:
     """Share of the groups of k with a right answer in which the verifier picks a wrong one, by seed and prompt, [S, P].
 
-    It is a ratio of means, 1 - b / a, linearized by the delta method: the mean is the ratio, and the spread is its
-    spread.
+    See `_ratio`.
     """
     reached_SP, picked_SP = (np.stack([run.value(s, k) for run in runs]) for s in ("pass_at_k", "best_of_k"))
-    reached, ratio = reached_SP.mean(), picked_SP.mean() / reached_SP.mean()
-    return 1 - ratio - (picked_SP - ratio * reached_SP) / reached
+    return 1 - _ratio(picked_SP, reached_SP)
+
+
+def _ratio(parts_SP: np.ndarray, wholes_SP: np.ndarray) -> np.ndarray:
+    """A ratio of means, linearized by the delta method, [S, P]: the mean is the ratio, the spread is its spread."""
+    whole, ratio = wholes_SP.mean(), parts_SP.mean() / wholes_SP.mean()
+    return ratio + (parts_SP - ratio * wholes_SP) / whole
