@@ -40,7 +40,7 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
         parts += ["## At equal numbers of sampled answers", equal_answers_tables(store, plan, finished)]
         parts += ["## What was chosen on the validation split", choices_table(store, plan, finished)]
         if by_temperature := temperatures_table(store, plan, finished):
-            parts += ["## Other temperatures", by_temperature]
+            parts += ["## By temperature", by_temperature]
     tested = [name for name in finished if _is_tested(store, plan, name)]
     if tested and _is_tested(store, plan, BASE):
         parts += ["## Primary contrasts", primary_contrasts(store, plan, tested)]

@@ -84,10 +84,11 @@ def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
 
 
 def temperatures_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
-    """Validation values of the chosen models at all measured temperatures; empty if they are those of the plan."""
+    """Validation values of the chosen models at all measured temperatures; empty if none is measured.
+
+    With temperatures that are not of the plan, also the differences to the base model at each one's best temperature.
+    """
     others = {key.temperature for key, _ in store.items() if key.split == "validation"} - set(plan.temperatures)
-    if not others:
-        return ""
     temperatures = sorted(others | set(plan.temperatures))
     rows = [["contender", "tuned for", *(f"{temperature:g}" for temperature in temperatures)]]
     gains = [["minus the base model", *(f"pass@{k}" for k in plan.ks)]]
@@ -96,15 +97,23 @@ def temperatures_table(store: Store, plan: Plan, finished: Sequence[str]) -> str
         found = base if name == BASE else {k: _validated(store, plan, name, k, temperatures) for k in plan.ks}
         for k, by_temperature in found.items():
             cells = ["" if values_SP is None else f"{values_SP.mean():.3f}" for values_SP in by_temperature]
-            rows.append([title(plan, name), f"pass@{k}", *cells])
-        if name != BASE:
+            if any(cells):
+                rows.append([title(plan, name), f"pass@{k}", *cells])
+        if others and name != BASE:
             gains.append([title(plan, name), *(_gain(found[k], base[k]) for k in plan.ks)])
+    if len(rows) == 1:
+        return ""
     note = (
         "pass@k of the chosen models on the validation split by temperature, means over seeds; new samples, which "
-        "chose nothing but the temperature. The plan does not have "
-        f"{', '.join(f'{t:g}' for t in sorted(others))}: measured later (`temperatures --also`), used for no choice "
-        "and no contrast. The second table compares each with the base model, both at the temperature that is best in "
-        "the first. It is descriptive, and optimistic on both sides, because the same samples chose the temperatures."
+        "chose nothing but the temperature."
+    )
+    if not others:
+        return f"{markdown(rows)}\n\n{note}"
+    note += (
+        f" The plan does not have {', '.join(f'{t:g}' for t in sorted(others))}: measured later (`temperatures "
+        "--also`), used for no choice and no contrast. The second table compares each with the base model, both at the "
+        "temperature that is best in the first. It is descriptive, and optimistic on both sides, because the same "
+        "samples chose the temperatures."
     )
     return f"{markdown(rows)}\n\n{markdown(gains)}\n\n{note}"
 
