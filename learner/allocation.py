@@ -13,8 +13,8 @@ k (1 - p)^(k-1) sqrt(p (1 - p)), as in Neyman's allocation (1934, for strata of 
 p is not known: with a Beta distribution the correct samples are beta-binomial, and V is its mean over p.
 
 V decreases in n and is convex, so taking the largest reductions one by one gives the least sum (Fox 1966, Operations
-Research 14:2). Budgets by past results: arXiv 2605.07114, 2606.05606 and 2509.25849; the rule here is derived, not
-theirs.
+Research 14:2). Budgets by the results of earlier epochs: arXiv 2606.05606; other budgets per prompt: 2605.07114 and
+2509.25849. The rule here is derived, not theirs.
 """
 
 from __future__ import annotations
