@@ -172,7 +172,8 @@ EXPERIMENTS = {
         ("pass8",),
         tuple(VERIFIER),
         "The verifier is a classifier that `bonrl train-verifier` trained on 32,768 labeled answers of the base model "
-        "to training prompts. Training uses the true reward; deployment selects by the verifier.",
+        "to training prompts. Training uses the true reward; deployment selects by the verifier. The runs of pass@8 and "
+        "of the mean, and the samples of the base model, are those of the page `objectives`, with other scores.",
     ),
     "lenient": Experiment(
         "lenient",
@@ -181,7 +182,8 @@ EXPERIMENTS = {
         (*VERIFIER, "best8-slow"),
         "The verifier has a systematic error: it accepts every value within 1 of the target. Training uses the true "
         "reward; deployment selects by the verifier. `Best-of-8 with that verifier, pass@8's rate` is a control that "
-        "was added after the test results of the others were known.",
+        "was added after the test results of the others were known. The runs of pass@8 and of the mean, and the "
+        "samples of the base model, are those of the page `objectives`, with other scores.",
     ),
     "imitation": Experiment(
         "imitation",
@@ -212,6 +214,7 @@ EXPERIMENTS = {
         ("synchronous",),
         tuple(STALENESS),
         "Sampling in step with learning, and one step ahead of it, with weight updates in the middle of a sample "
-        "(`keep`) or after it (`finish`).",
+        "(`keep`) or after it (`finish`). With the same seed the last two are the same run for the first 6, 75 and all "
+        "100 steps of the three seeds, so this page says little about `keep` against `finish`.",
     ),
 }

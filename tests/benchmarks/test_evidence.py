@@ -20,7 +20,7 @@ from benchmarks.frontier.plan import load as load_plan
 from benchmarks.frontier.tables import values
 from benchmarks.objectives.experiments import EXPERIMENTS, Contrast
 from benchmarks.objectives.page import write_page
-from benchmarks.objectives.results import Results
+from benchmarks.objectives.results import Result, Results
 from benchmarks.planned.contrasts import holm
 from cluster.config import load_config
 from learner import paired_difference_of_runs
@@ -192,6 +192,29 @@ def test_the_verdicts_are_the_same_over_the_contrasts_of_all_plans(evidence: Pat
     assert len(raw) == 10 and [p < 0.05 for p in adjusted] == verdicts
     text = (evidence / "README.md").read_text()
     assert f"the largest p value below 0.05 is {max(p for p in adjusted if p < 0.05):.3f}" in " ".join(text.split())
+
+
+def test_the_pages_name_the_runs_that_they_share(evidence: Path) -> None:
+    grids = {name: dict(_test_runs(evidence / name)) for name in ("objectives", "lenient", "learned", "staleness")}
+    for name in ("lenient", "learned"):
+        pairs = [("pass8", "pass8-loo"), ("mean", "mean"), ("base", "base")]
+        for (mine, theirs), seed in product(pairs, range(3)):
+            if mine != "base" or seed == 0:
+                found, known = (
+                    grids[g][c, seed].values["pass_at_k"] for g, c in ((name, mine), ("objectives", theirs))
+                )
+                assert np.array_equal(found, known)
+        assert "are those of the page `objectives`" in (evidence / name / "README.md").read_text()
+    entropies = [[grids["staleness"][c, s].series["policy/entropy"] for c in ("keep", "finish")] for s in range(3)]
+    equal = [int(np.argmin(np.append(one == other, False))) for one, other in entropies]
+    page = (evidence / "staleness" / "README.md").read_text()
+    assert f"the first {equal[0]}, {equal[1]} and all {equal[2]} steps" in page
+
+
+def _test_runs(folder: Path) -> list[tuple[tuple[str, int], Result]]:
+    """By contender and seed; the controls at another rate have names of their own."""
+    found = Results(folder / "runs.parquet").items()
+    return [((key.contender, key.seed), result) for key, result in found if key.split == "test"]
 
 
 def test_the_splits_share_no_prompt_and_the_pages_share_test_prompts(evidence: Path, repository: Path) -> None:
