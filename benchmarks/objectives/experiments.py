@@ -172,8 +172,8 @@ EXPERIMENTS = {
         ("pass8",),
         tuple(VERIFIER),
         "The verifier is a classifier that `bonrl train-verifier` trained on 32,768 labeled answers of the base model "
-        "to training prompts. Training uses the true reward; deployment selects by the verifier. The runs of pass@8 and "
-        "of the mean, and the samples of the base model, are those of the page `objectives`, with other scores.",
+        "to training prompts. Training uses the true reward; deployment selects by the verifier. The runs of pass@8 "
+        "and of the mean, and the samples of the base model, are those of the page `objectives`, with other scores.",
     ),
     "lenient": Experiment(
         "lenient",
