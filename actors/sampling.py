@@ -65,5 +65,5 @@ def restricted_problem(found: Iterable[Sampling]) -> str | None:
         return None
     return (
         f"groups were sampled with {restricted}: the log-probabilities of a restricted distribution are not those of "
-        "the model, so that the gradient would be wrong; train on groups that `bonrl train` sampled"
+        "the model, so the gradient would be wrong; train on groups that `bonrl train` sampled"
     )

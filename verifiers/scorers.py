@@ -132,7 +132,7 @@ def make_scorer(task: TaskSettings, load_logits: LoadLogits = TransformersLogits
     if settings.kind == "learned":
         if settings.path is None:
             raise ValueError(
-                "task.scorer.kind is learned but task.scorer.path is not set; give the directory that "
+                "task.scorer.kind = learned needs task.scorer.path, which is not set; give the directory that "
                 "`bonrl train-verifier` wrote"
             )
         try:
@@ -150,7 +150,8 @@ def make_scorer(task: TaskSettings, load_logits: LoadLogits = TransformersLogits
     if settings.kind == "lenient":
         if task.name != "countdown":
             raise ValueError(
-                f"task.scorer.kind lenient works with countdown only, task.name is {task.name}; choose another kind"
+                f"task.scorer.kind = lenient works with task.name = countdown only (is {task.name}); choose "
+                "another kind"
             )
         return LenientScorer(settings.tolerance)
     return VerdictScorer()

@@ -49,14 +49,14 @@ def address_problem(address: str) -> str:
         parts = urlsplit(address)
         host = parts.hostname if parts.port != 0 else None  # reading the port checks it
     except ValueError as error:
-        return f"task.reward is no valid address ({error}); write https://HOST:PORT/PATH"
+        return f"task.reward is not a valid address ({error}); write https://HOST:PORT/PATH"
     if "@" in parts.netloc or has_credentials(address):
         return (
             "task.reward holds a user's name, a password or a token, which every record of the run would hold too; put "
             "a token into an environment variable, and name it in task.reward_token_variable"
         )
     if not host or any(sign.isspace() for sign in address):
-        return f"task.reward = {address} is no valid address; write https://HOST:PORT/PATH"
+        return f"task.reward = {address} is not a valid address; write https://HOST:PORT/PATH"
     return ""
 
 
@@ -284,10 +284,11 @@ class TaskSettings(Section):
     @model_validator(mode="after")
     def _keys_of_user_code(self) -> Self:
         if self.reward is None and (self.reward_weights or self.reward_correct_at != 1.0) and self.name in TASKS:
-            raise ValueError("task.reward_weights and task.reward_correct_at go with task.reward; set it, or omit them")
+            raise ValueError("task.reward_weights and task.reward_correct_at need task.reward; set it, or omit them")
         if self.options and self.name in TASKS and (self.reward is None or is_address(self.reward)):
             raise ValueError(
-                "task.options are for user code, and none is named; set task.reward or task.name, or omit task.options"
+                "task.options are arguments of user code, but neither task.reward nor task.name names any; set "
+                "one of them, or omit task.options"
             )
         if self.reward is not None and not is_address(self.reward) and not is_code(self.reward):
             raise ValueError(
@@ -297,11 +298,13 @@ class TaskSettings(Section):
         if self.reward is not None and is_address(self.reward) and (problem := address_problem(self.reward)):
             raise ValueError(problem)
         if self.reward_token_variable is not None and not (self.reward and is_address(self.reward)):
-            raise ValueError("task.reward_token_variable goes with an HTTP service (task.reward: https://...)")
+            raise ValueError(
+                "task.reward_token_variable needs an HTTP service (task.reward: https://...); set that, or omit it"
+            )
         if self.reward is not None and self.format_bonus:
             raise ValueError(
-                f"task.format_bonus = {self.format_bonus:g} is of the task's own verifier, which task.reward replaces; "
-                "return it as a part of the reward"
+                f"task.format_bonus = {self.format_bonus:g} belongs to the task's own verifier, which task.reward "
+                "replaces; return it as a part of the reward"
             )
         return self
 

@@ -74,7 +74,7 @@ def parse(text: str, *, needs_name: bool = True) -> Reference:
     if needs_name and not reference.name and reference.is_file and reference.path.is_file():
         raise UserCodeError(f"{text}: give the name in the file too, {text}:NAME; {_offer(load_module(reference))}")
     if not named or not (reference.is_file or all(part.isidentifier() for part in reference.source.split("."))):
-        raise UserCodeError(f"{text!r} is no reference to Python code; write {form}")
+        raise UserCodeError(f"{text!r} is not a reference to Python code; write {form}")
     if bool(reference.name) and not needs_name:
         raise UserCodeError(f"{text!r}: a whole file or module is expected here; write {form}")
     return reference
@@ -308,7 +308,7 @@ def _execute(name: str, path: Path) -> ModuleType:
     """Load a file under a name that ``import`` would not find."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserCodeError(f"{path} is no Python file; its name must end in .py")
+        raise UserCodeError(f"{path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -49,8 +49,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if (self.reward is None) != (self.status is Status.VERIFIER_ERROR):
             raise ValueError(
-                f"a verdict of status '{self.status}' has reward {self.reward!r}: the reward is None exactly "
-                "if the verifier failed (status 'verifier_error')"
+                f"a verdict of status '{self.status}' has reward {self.reward!r}: the reward must be None if and "
+                "only if the verifier failed (status 'verifier_error')"
             )
 
     @classmethod

@@ -216,7 +216,10 @@ class Broadcaster:
                 self._supervisor.mark_failed(receiver.member, receiver.incarnation, failure)
             return failure
         if report["version"] != version:
-            raise ActorFailure(f"{receiver.member.name} holds weights {report['version']} after an update to {version}")
+            raise ActorFailure(
+                f"{receiver.member.name} reports weight version {report['version']} after the "
+                f"update to version {version}"
+            )
         return report
 
     async def _receiver(self, member: Member) -> Receiver:

@@ -72,7 +72,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[int, pa.RecordBatch]
     except (pa.ArrowException, KeyError, GroupError) as error:
         raise SnapshotError(f"{path} is not a queue snapshot: {error}; resume from an older checkpoint") from error
     if _digest(text, rows) != digest:
-        raise SnapshotError(f"{path} was damaged after it was written: resume from an older checkpoint")
+        raise SnapshotError(f"{path} is damaged (its checksum differs): resume from an older checkpoint")
     return json.loads(text), {row.column("sequence")[0].as_py(): upgraded(row) for row in rows}
 
 

@@ -109,7 +109,7 @@ class QueueState:
         if entry is None:
             if sequence < self._low_water or sequence in self._trained:
                 return False
-            raise QueueError(f"commit of position {sequence}, which was never reserved")
+            raise QueueError(f"commit: position {sequence} was never reserved")
         if entry.state is not State.RESERVED:
             return False
         self._move(entry, State.COMMITTED)
@@ -134,7 +134,7 @@ class QueueState:
         if positions is not None:
             return self._lease_again(positions)
         if self.count(State.LEASED):
-            raise QueueError("lease while the groups of the last step are not acknowledged")
+            raise QueueError("lease: the groups of the last step have not been acknowledged")
         # Asked after every commit: the entries are only scanned when the step is complete.
         if self.count(State.COMMITTED) < self.prompts_per_step or self._waits_for_due():
             return None
@@ -152,9 +152,9 @@ class QueueState:
         if version == self.version and not done:
             return []
         if version != self.version + 1:
-            raise QueueError(f"ack of version {version} after version {self.version}: one step, one version")
+            raise QueueError(f"ack: version {version} cannot follow version {self.version}; each step adds one version")
         if len(done) != self.prompts_per_step:
-            raise QueueError(f"ack with {len(done)} leased groups; a step trains {self.prompts_per_step}")
+            raise QueueError(f"ack: {len(done)} groups are leased, but a step trains {self.prompts_per_step}")
         for sequence in done:
             del self._entries[sequence]
             self._counts[State.LEASED] -= 1
@@ -210,7 +210,7 @@ class QueueState:
 
     def _read(self, snapshot: dict[str, Any]) -> None:
         if self._entries or self._cursor:
-            raise QueueError("a snapshot is read into a queue that is already in use")
+            raise QueueError("a snapshot can only be read into a queue that has not been used yet")
         self.version = int(snapshot["version"])
         self._low_water = int(snapshot["low_water"])
         self._trained = {int(q) for q in snapshot["trained"]}

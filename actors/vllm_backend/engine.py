@@ -243,7 +243,7 @@ class VllmEngine:
         await llm.finish_weight_update(str(version))
         echoed = await llm.get_weight_version()
         if echoed != str(version):
-            raise EngineError(f"vLLM echoes weight version {echoed} after the update to {version}")
+            raise EngineError(f"vLLM reports weight version {echoed} after the update to version {version}")
         loaded = time.perf_counter()
         await self._sleep.end(llm)
         self._incomplete = False

@@ -87,14 +87,14 @@ class NcclTransfer(WeightTransfer):
             return  # by a predecessor, or followed by a newer version
         if self._sender is not None and self._thread is not None and self._sender.sent_all:
             self._thread.join(timeout=_LAST_SECONDS)
-        self._end_thread("the update was ended, because a sampler failed or did not answer")
+        self._end_thread("the update was stopped, because a sampler failed or did not answer")
 
     def address(self, published: Published, receiver: Destination) -> tuple[Any, ...]:
         """As the base class says: the manifests."""
         payload: NcclPayload = published.payload
         first = payload.ranks.get((receiver.name, receiver.incarnation))
         if first is None:
-            raise TransferError("is not one of the samplers for which the weights were published")
+            raise TransferError("is not among the samplers for which the weights were published")
         group = payload.place._asdict() | {"rank": first, "round": payload.round_, "limit_s": payload.limit_s}
         return ([manifest | {GROUP: group} for manifest in payload.manifests],)
 
@@ -180,7 +180,7 @@ class Inbox:
         try:
             flat = self._receiver.receive(group["round"], manifest["nbytes"], limit)
             if _checksum(flat) != manifest["checksum"]:
-                raise TransferError("a bucket of weights arrived with other bytes than were sent")
+                raise TransferError("a bucket of weights was damaged on the way (its checksum differs)")
         except TransferError as error:
             self._receiver.close(str(error))
             self._receiver = None

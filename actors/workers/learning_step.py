@@ -210,7 +210,9 @@ class LearningStep:
             return []
         missing = [group.prompt_id for group in groups if group.demonstration_tokens is None]
         if missing:
-            raise ValueError(f"groups without a demonstration in a run that imitates: {', '.join(missing[:3])}")
+            raise ValueError(
+                f"objective.imitation needs a demonstration for each prompt, but {', '.join(missing[:3])} have none"
+            )
         unscored = [_sequence(group, group.demonstration_tokens, advantage=1.0) for group in groups]
         scores = self._engine.score(unscored, temperature)
         return [replace(s, behaviour_logprobs=logprobs) for s, logprobs in zip(unscored, scores, strict=True)]

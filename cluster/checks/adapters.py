@@ -36,6 +36,6 @@ def dropout_problems(config: RunConfig) -> Iterator[str]:
     """Dropout where samples are drawn without it."""
     if config.learner.lora and config.learner.lora.dropout:
         yield (
-            f"learner.lora.dropout = {config.learner.lora.dropout:g}: samplers have no dropout, so no importance ratio "
+            f"learner.lora.dropout = {config.learner.lora.dropout:g}: samplers use no dropout, so no importance ratio "
             "would be 1; set it to 0 (`bonrl sft` may use it)"
         )

@@ -85,7 +85,9 @@ def _checked(config: RunConfig, task: Task, examples: list[Example]) -> tuple[li
             task.close()
     if report.failed and len(report.failed) == report.checked:
         identity, reason = next(iter(report.failed.items()))
-        raise UsageError(f"the verifier fails on every demonstration, first on that of prompt {identity!r}: {reason}")
+        raise UsageError(
+            f"the verifier fails on every demonstration, first on the one of prompt {identity!r}: {reason}"
+        )
     if not drop or not report.wrong:
         return examples, report.message()
     kept = [example for example in examples if example.prompt.id not in report.wrong]

@@ -35,6 +35,7 @@ def disk_warnings(config: RunConfig, derived: Derived) -> list[str]:
     if free >= count * size:
         return []
     return [
-        f"run.directory = {config.run.directory}: its disk has {size_text(free)} free, but {count} checkpoints of "
-        f"{size_text(size)} may be on it at once; free space, lower checkpoint.keep, or set run.directory elsewhere"
+        f"run.directory = {config.run.directory}: its disk has {size_text(free)} free, but up to {count} "
+        f"checkpoints of {size_text(size)} are kept at the same time; free space, lower checkpoint.keep, or set "
+        "run.directory elsewhere"
     ]

@@ -129,7 +129,7 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
             f"from the hub; {estimate}, and lengths, architecture and prompts' tokens were not checked"
         )
     return None, (
-        f"model.path = {config.model.path} is not on this machine: a run here would be refused; {estimate}, "
+        f"model.path = {config.model.path} is not on this machine, where the run would be refused; {estimate}, "
         "and lengths and architecture were not checked"
     )
 

@@ -60,7 +60,7 @@ def read_model(path: str | Path) -> ModelFacts:
     for key, kind in (("architectures", list), ("text_config", dict)):
         if not isinstance(config.get(key) or kind(), kind):
             raise UsageError(
-                f"model.path = {path}: config.json has {key} = {config[key]!r}, which is no {kind.__name__}; "
+                f"model.path = {path}: config.json has {key} = {config[key]!r}, which is not of type {kind.__name__}; "
                 "restore the model's own config.json"
             )
     text = text_settings(directory, config)

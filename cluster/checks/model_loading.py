@@ -32,8 +32,8 @@ def loading_problems(directory: Path) -> Iterator[str]:
         found = compare_weights(directory, tensors)
     except Exception as error:  # transformers raises whatever the settings make a model's code raise
         raise UsageError(
-            f"{place}: no model can be made from its config.json ({_reason(error, config)}); restore the model's own "
-            "config.json"
+            f"{place}: transformers cannot build the model of its config.json ({_reason(error, config)}); "
+            "restore the model's own config.json"
         ) from error
     if found.missing:
         yield f"{place}: the weights lack {_some(found.missing)}, which config.json asks for; {_RESTORE}"
@@ -52,7 +52,7 @@ def loading_problems(directory: Path) -> Iterator[str]:
             f"({_some(beyond)}); {_RESTORE}"
         )
     elif strange := [name for name, layer in unused.items() if layer < layers]:
-        yield f"{place}: the model in config.json has no place for the weights {_some(strange)}; {_RESTORE}"
+        yield f"{place}: the model in config.json does not use the weights {_some(strange)}; {_RESTORE}"
 
 
 def _some(names: list[str]) -> str:

@@ -181,7 +181,7 @@ def _ending_problems(path: str) -> Iterator[str]:
     if odd or (beyond and len(beyond) == len(stops)):
         yield (
             f"model.path = {path}: eos_token_id = {(odd or beyond)[0]!r} (generation_config.json, config.json or the "
-            f"tokenizer) is no token of the model, which has {size}; restore the model's own files"
+            f"tokenizer) is not a token of the model, which has {size} tokens; restore the model's own files"
         )
 
 

@@ -29,7 +29,7 @@ def check_address(address: str, key: str) -> None:
     if not colon:
         host, port = rest, str(_DEFAULT_PORT.get(scheme, ""))
     if scheme not in _DEFAULT_PORT or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConnectionError(f"{key} = {address!r} is no address of a Ray cluster; write HOST:PORT, or auto")
+        raise ConnectionError(f"{key} = {address!r} is not an address of a Ray cluster; write HOST:PORT, or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
     except OSError as error:

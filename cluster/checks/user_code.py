@@ -85,7 +85,7 @@ def _slow(config: RunConfig, seconds: float) -> list[str]:
     if wait <= config.deadlines.verify_s:
         return []
     return [
-        f"one call of task.reward took {seconds:.1f} s, so that a step of {samples} answers takes the "
+        f"one call of task.reward took {seconds:.1f} s, so a step of {samples} answers takes the "
         f"{config.actors.verifier_range.min} verifier worker(s) about {wait:.0f} s, more than deadlines.verify_s = "
         f"{config.deadlines.verify_s:g}; raise both actors.verifiers and deadlines.verify_s, or write it for a batch "
         "(responses) or as `async def`, whose calls for a group run at the same time"

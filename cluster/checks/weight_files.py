@@ -66,7 +66,7 @@ def _index(directory: Path) -> dict[str, str]:
     try:
         places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not all(isinstance(name, str) for name in places.values()):
-            raise TypeError("weight_map holds what is no name of a file")
+            raise TypeError("weight_map has a value that is not a file name")
         return places
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"model.path: {index} cannot be read as an index of shards ({error!r}); {_FETCH}") from error
@@ -147,7 +147,7 @@ def weight_problems(directory: Path, text: dict[str, Any], tensors: list[Tensor]
         return
     for tensor in tensors:
         if tensor.size and tensor.dtype in _BYTES and math.prod(tensor.shape) * _BYTES[tensor.dtype] != tensor.size:
-            yield f"{place}: {tensor.file.name}: {tensor.name} has a shape that is not that of its data; {_FETCH}"
+            yield f"{place}: {tensor.file.name}: {tensor.name} has a shape that does not fit its data; {_FETCH}"
             return
     for tensor in tensors:
         wanted = (text["vocab_size"], text["hidden_size"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cluster.evaluation.summary import Evaluation
     from cluster.run.job import JobResult
 
-GREEDY = "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported"
+GREEDY = "temperature 0 is greedy: one sample of each prompt, so only pass@1 is reported"
 
 
 def evaluate(
@@ -150,7 +150,7 @@ def _check_temperatures(temperatures: Sequence[float], given: Mapping[str, Any])
         if value != 0 and not LEAST_TEMPERATURE <= value <= 10:
             raise UsageError(f"--temperature {value:g}: must be 0 (greedy), or {LEAST_TEMPERATURE:g} to 10")
     if len(set(temperatures)) < len(temperatures):
-        raise UsageError("--temperature: the same one is given twice; give each once")
+        raise UsageError("--temperature: the same value is given twice; give each value once")
     if temperatures == [0] and (unused := [key for key in ("top_p", "top_k", "min_p") if key in given]):
         raise UsageError(f"--{unused[0].replace('_', '-')} has no effect with -t 0, which is greedy; leave it out")
 

@@ -60,7 +60,9 @@ def _adapter_of(model: Path) -> Path:
     for directory in (model.parent / ADAPTER, model / ADAPTER):
         if (directory / "adapter_config.json").is_file():
             return directory
-    raise UsageError(f"--adapter: {model} has none; only training with learner.lora makes one. Leave --adapter out")
+    raise UsageError(
+        f"--adapter: {model} has no adapter, because it was not trained with learner.lora; leave --adapter out"
+    )
 
 
 def export_adapter(source: Path, to: Path) -> None:

@@ -89,7 +89,7 @@ def _check_gsm8k(fields: Fields) -> tuple[str, str]:
 
     reference = _field(fields, "reference")
     if reference_number(reference) is None:
-        raise ValueError(f"the reference {reference!r} is no number")
+        raise ValueError(f"the reference {reference!r} is not a number")
     return _field(fields, "prediction"), reference
 
 
@@ -109,7 +109,7 @@ def _start_gsm8k(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 def _check_countdown(fields: Fields) -> tuple[str, list[int], int]:
     numbers = _field(fields, "numbers", list)
     if not numbers or any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
-        raise ValueError("the field 'numbers' is no list of integers")
+        raise ValueError("the field 'numbers' is not a list of integers")
     return _field(fields, "prediction"), numbers, _field(fields, "target", int)
 
 
@@ -246,7 +246,7 @@ def grade_file(
     check_output("--output", output)
     if partial_output.exists():
         raise UsageError(
-            f"--output {output}: {partial_output} exists already; name another file, or move that one away"
+            f"--output {output}: {partial_output} exists already; name another output, or move that file away"
         )
     names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
@@ -275,7 +275,9 @@ def _with_options(kind: str, code: CodeOptions | None) -> Kind:
     if code is None or code == CodeOptions():
         return KINDS[kind]
     if kind != "code":
-        raise UsageError(f"--total-timeout, --threads and --tolerance are for --verifier code, not for {kind}")
+        raise UsageError(
+            f"--total-timeout, --threads and --tolerance apply to --verifier code only; leave them out with {kind}"
+        )
     return replace(KINDS[kind], start=partial(_start_code, options=code))
 
 

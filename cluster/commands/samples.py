@@ -101,10 +101,14 @@ def _recorded(
 
     if (run / EVALUATION_FILE).is_file():
         if step is not None:
-            raise UsageError(f"--step {step}: {run} is what `bonrl eval --output` wrote, which has no steps")
+            raise UsageError(
+                f"--step {step}: {run} is a directory of `bonrl eval --output`, which has no steps; leave --step out"
+            )
         return None, True, _evaluated(run, temperature)
     if temperature is not None:
-        raise UsageError("--temperature chooses among the evaluations of `bonrl eval --output`; a run has --step")
+        raise UsageError(
+            "--temperature chooses among the evaluations of a `bonrl eval --output` directory; for a run use --step"
+        )
     found = load_run(run)
     step = _step(found, step, evaluation)
     return step, evaluation, list(found.evaluation_groups(step) if evaluation else found.groups(step))

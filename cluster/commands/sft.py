@@ -87,7 +87,7 @@ def sft(
 
 def _new_model(new: bool, width: int | None, layers: int | None) -> NewModel | None:
     if not new and (width is not None or layers is not None):
-        raise UsageError("--width and --layers are those of a new model; add --new, or leave them out")
+        raise UsageError("--width and --layers set the size of a new model; add --new, or leave them out")
     if width is not None and width % 32:
         raise UsageError(f"--width {width}: give a multiple of 32, the size of an attention head")
     return NewModel(width or 192, layers or 4) if new else None
@@ -110,7 +110,8 @@ def _refuse_idle_overrides(overrides: list[str] | None, objective: str) -> None:
             )
     if objective == "sft" and not problems:
         problems += [
-            f"override of {section}: plain imitation has none; leave it out, or use --objective bon_sft"
+            f"override of {section}: plain imitation does not use this section; leave it out, or use --objective "
+            "bon_sft"
             for section in ("objective", "schedule")
             if section in given
         ]
@@ -129,7 +130,9 @@ def _bon_sft(
 ) -> NoReturn:
     """BoN-SFT needs samples and verdicts, so it is a run of the main job, whose last model becomes the output."""
     if new:
-        raise UsageError("--new goes with --objective sft: Best-of-N of a fresh model has nothing to select from")
+        raise UsageError(
+            "--new works with --objective sft only: Best-of-N of an untrained model has no right answers to select"
+        )
     check_output("--output", output)
     chosen = ["objective.imitation=bon_sft", f"run.steps={steps}", f"rollout.prompts_per_step={batch_size}"]
     # Last, so that an override of a whole section (`objective={k: 4}`) does not undo them.

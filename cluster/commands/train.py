@@ -53,9 +53,13 @@ def train(
     """
     earlier = resume or replay
     if resume is not None and replay is not None:
-        raise UsageError("--resume continues a run, --replay starts a new one from its groups: give one of them")
+        raise UsageError(
+            "--resume continues a run, --replay starts a new run from its groups: give only one of the two options"
+        )
     if rollout_only and replay is not None:
-        raise UsageError("--rollout-only records groups, --replay trains on recorded ones: give one of them")
+        raise UsageError(
+            "--rollout-only records groups, --replay trains on recorded groups: give only one of the two options"
+        )
     if earlier is not None and config is not None:
         option = "--resume" if resume else "--replay"
         raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")

@@ -34,7 +34,7 @@ def allocation_problems(config: RunConfig) -> Iterator[str]:
         )
     if config.schedule.k_by_entropy:
         yield (
-            "schedule.k_by_entropy decides k after rollout.allocation has chosen the groups for it; use schedule.k, or "
+            "schedule.k_by_entropy sets k after rollout.allocation has already chosen the groups; use schedule.k, or "
             "no allocation"
         )
     loss = config.loss
@@ -54,7 +54,7 @@ def allocation_problems(config: RunConfig) -> Iterator[str]:
 def _objective(config: RunConfig) -> Iterator[str]:
     objective = config.objective
     if objective.imitation != "none":
-        yield f"rollout.allocation has no use with objective.imitation = {objective.imitation}; leave it out"
+        yield f"rollout.allocation cannot be used with objective.imitation = {objective.imitation}; leave it out"
         return
     for term in objective.terms():
         if not ESTIMATORS[term.estimator].unbiased:

@@ -68,7 +68,7 @@ class NodeType(Section):
                 f"shm_gib = {self.shm_gib:g} is not below memory_gib = {self.memory_gib:g}, which includes it: lower it"
             )
         if len(set(self.roles)) < len(self.roles):
-            raise ValueError("roles names one role twice: remove one")
+            raise ValueError("roles names a role twice: give each role once")
         return self
 
 
@@ -98,7 +98,7 @@ class StorageSettings(Section):
         if (self.nfs or self.claim) and not self.path:
             raise ValueError(f"{'nfs' if self.nfs else 'claim'} needs path, the directory at which it is mounted")
         if self.bucket and self.path == self.bucket_path:
-            raise ValueError(f"path and bucket_path are both {self.path}: give them two directories")
+            raise ValueError(f"path and bucket_path are both {self.path}: give two different directories")
         return self
 
 
@@ -234,7 +234,9 @@ class ClusterSettings(Section):
     def _consistent(self) -> ClusterSettings:
         if self.head is not None and self.head not in self.node_types:
             known = ", ".join(self.node_types) or "none"
-            raise ValueError(f"cluster.head = {self.head} is no node type; cluster.node_types has {known}")
+            raise ValueError(
+                f"cluster.head = {self.head} is not one of cluster.node_types ({known}); choose one of them"
+            )
         for name, value in self.environment.items():  # no message holds a value
             if _SECRET.search(name):
                 raise ValueError(

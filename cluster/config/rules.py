@@ -92,12 +92,12 @@ def _loss(config: RunConfig) -> Iterator[str]:
     loss = config.loss
     if loss.kl_refresh_every and not (loss.kl_coefficient or config.schedule.kl):
         yield (
-            f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference of the KL term, but there is no "
+            f"loss.kl_refresh_every = {loss.kl_refresh_every} refreshes the reference of the KL term, but there is no "
             "KL term; set loss.kl_coefficient or schedule.kl, or loss.kl_refresh_every = 0"
         )
     if loss.kl_refresh_every and config.learner.lora:
         yield (
-            f"loss.kl_refresh_every = {loss.kl_refresh_every} renews the reference, but with learner.lora the "
+            f"loss.kl_refresh_every = {loss.kl_refresh_every} refreshes the reference, but with learner.lora the "
             "reference is the frozen model; set loss.kl_refresh_every = 0"
         )
     if config.objective.off_policy == "exact":
@@ -105,7 +105,7 @@ def _loss(config: RunConfig) -> Iterator[str]:
         for key in idle[:1]:
             yield (
                 f"loss.{key} = {getattr(loss, key)} has no effect with objective.off_policy = exact, where the "
-                "advantages hold the ratios and nothing is clipped; leave it out (objective.ratio_cap bounds them)"
+                "advantages contain the ratios and nothing is clipped; leave it out (objective.ratio_cap bounds them)"
             )
 
 
@@ -313,7 +313,8 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
         )
     elif size is not None and evaluation.prompts > size:
         yield (
-            f"evaluation.prompts = {evaluation.prompts} is above task.{key} = {size}; lower the one or raise the other"
+            f"evaluation.prompts = {evaluation.prompts} is above task.{key} = {size}; lower evaluation.prompts "
+            f"or raise task.{key}"
         )
 
 

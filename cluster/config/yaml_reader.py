@@ -23,7 +23,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.is_file() and path.stat().st_size > _MOST_BYTES:
             raise ConfigError(
-                f"{path} has {path.stat().st_size:,} bytes: that is no configuration; give --config another"
+                f"{path} has {path.stat().st_size:,} bytes: that is too large for a configuration; give another "
+                "file to --config"
             )
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -73,7 +73,7 @@ def make_job(
     options = {"--entrypoint": entrypoint, "--command": command, "--resume": resume, "--replay": replay}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} each say what the job runs: give one of them")
+        raise UsageError(f"{' and '.join(given)} each say what the job runs: give only one of them")
     if resume or replay:
         if config is not None:
             raise UsageError(f"{given[0]} takes the run's own configuration: leave --config out")
@@ -139,7 +139,9 @@ def _remove(tree: dict[str, Any], key: str) -> None:
 def _bonrl_command(command: str, config: Path | None, default: Path, overrides: Sequence[str]) -> Job:
     words = _words(command)
     if not words or words[0] not in COMMANDS:
-        raise UsageError(f"--command {command!r}: begin with {', '.join(COMMANDS)}; train is what runs without it")
+        raise UsageError(
+            f"--command {command!r}: it must begin with {', '.join(COMMANDS)}; without --command, submit runs train"
+        )
     name, separate = words[0], [part for word in words for part in _option_and_value(word)]
     pairs = list(zip(separate, separate[1:], strict=False))
     for option, value in pairs:
@@ -236,7 +238,7 @@ def environment(requests: Sequence[str], source: Mapping[str, str] = os.environ)
     for request in requests:
         name, equals, value = request.partition("=")
         if not _NAME.fullmatch(name):
-            raise UsageError(f"--env: {name!r} is no name of a variable; give NAME or NAME=VALUE")
+            raise UsageError(f"--env: {name!r} is not a variable name; give NAME or NAME=VALUE")
         if not equals and name not in source:
             raise UsageError(f"--env {name}: it is not set here; set it, or give --env {name}=VALUE")
         found[name] = value if equals else source[name]

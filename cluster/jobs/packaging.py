@@ -125,7 +125,7 @@ def _in_place(tree: Mapping[str, Any], code: dict[Path, Path], moved: Mapping[st
         given = value_at(tree, key)
         if Path(reference.rpartition(":")[0] or reference) in outside and not Path(given).expanduser().is_absolute():
             raise UsageError(
-                f"{key} = {given} is outside of the working directory, so it cannot travel as an override of a run; "
+                f"{key} = {given} is outside of the working directory, so an override of a run cannot send it along; "
                 "copy it into the working directory, or give an absolute path that exists on the cluster"
             )
     return {target: source for target, source in code.items() if target not in outside}
@@ -150,7 +150,7 @@ def _relative(key: str, path: str) -> dict[Path, Path]:
     source = Path(path)
     if ".." in source.parts:
         raise UsageError(
-            f"{key} = {path} leads out of the working directory, which is what travels to the cluster; give "
+            f"{key} = {path} is outside of the working directory, and only that is sent to the cluster; give "
             "an absolute path that exists there"
         )
     if not source.exists():
@@ -160,8 +160,8 @@ def _relative(key: str, path: str) -> dict[Path, Path]:
 
 def _not_here(key: str, path: str) -> str:
     return (
-        f"{key} = {path}: there is no such file or directory to send along; give one, or an absolute path that "
-        "exists on the cluster"
+        f"{key} = {path}: there is no such file or directory to send along; give an existing path, or an "
+        "absolute path that exists on the cluster"
     )
 
 

@@ -113,5 +113,6 @@ def explained(url: str, job: str | None = None) -> Iterator[None]:
         raise UsageError(f"--address {url}: the job server refused the request: {error}") from error
     except OSError as error:  # requests' errors are of this class
         raise UsageError(
-            f"--address {url}: the job server does not answer ({error}); is the head node up, and the network?"
+            f"--address {url}: the job server does not answer ({error}); check that the head node is up and the "
+            "network works"
         ) from error

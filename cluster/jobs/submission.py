@@ -44,7 +44,7 @@ def submit_job(job: Job, *, address: str, variables: Mapping[str, str], echo: Ec
             client = make_client(url)
             echo(f"packaged {size / 2**20:.1f} MiB, submitting to {url}")
             if variables:
-                echo(f"variables that go along (their values are not printed): {', '.join(sorted(variables))}")
+                echo(f"variables that are sent along (their values are not printed): {', '.join(sorted(variables))}")
             command, runtime_env = with_variables(job.command, Path(scratch), variables)
             submitted = client.submit_job(
                 entrypoint=command,
@@ -64,7 +64,7 @@ def follow(client: Any, url: str, job: str, start_s: float | None, echo: Echo) -
     try:
         return asyncio.run(_follow(client, url, job, start_s, echo))
     except KeyboardInterrupt:
-        echo(f"\nno longer following; the job {job} goes on.\n{_commands(url, job)}")
+        echo(f"\nno longer following the log; the job {job} continues.\n{_commands(url, job)}")
         return INTERRUPTED
 
 
@@ -155,7 +155,7 @@ async def _ended(client: Any, url: str, job: str, echo: Echo) -> int:
         else:
             if info.status.is_terminal():
                 return _exit_status(info, url, job, echo)
-            reason = f"the job server still calls it {info.status}"
+            reason = f"the job server still reports the status {info.status}"
         if time.monotonic() > deadline:
             echo(f"gave up waiting for the end of job {job}: {reason}.\n{_commands(url, job)}")
             return FAILED

@@ -250,7 +250,7 @@ def verify(path: str | Path, *, contents: bool = True) -> Checkpoint:
             if size != entry["bytes"]:
                 raise CheckpointError(f"{path / name} has {size} bytes instead of {entry['bytes']}")
             if contents and _sha256(path / name) != entry["sha256"]:
-                raise CheckpointError(f"{path / name} has other contents than were written")
+                raise CheckpointError(f"{path / name} has changed since it was written (its SHA-256 differs)")
     except OSError as error:
         raise CheckpointError(f"{path / name} cannot be read: {error}") from error
     return Checkpoint(body["step"], path, body["metadata"])

@@ -37,7 +37,7 @@ def logs_elsewhere(run: Path) -> dict[str, LogPlace]:
     except FileNotFoundError:  # all logs are in the run directory
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{run / FILE} cannot be read ({error}); remove it to go on without it") from error
+        raise UsageError(f"{run / FILE} cannot be read ({error}); remove it to continue without it") from error
 
 
 class LogPlaces:

@@ -107,7 +107,7 @@ def split_by_axis(row: Mapping[str, Any]) -> list[dict[str, int | float]]:
             continue
         axis = find_metric(name).axis
         if axis not in row:
-            raise MetricError(f"metric {name!r} is drawn over {axis!r}, which the row does not hold: add it")
+            raise MetricError(f"metric {name!r} has the axis {axis!r}, which is missing in the row: add it")
         part = parts.setdefault(axis, {axis: to_number(axis, row[axis])})
         part[name] = to_number(name, value)
     return [parts[axis] for axis in AXES if axis in parts]

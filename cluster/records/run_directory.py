@@ -102,7 +102,9 @@ class RunDirectory:
         """Opens and locks the directory of an earlier run; RunDirectoryError if it is none or is in use."""
         path = Path(path).expanduser().absolute()
         if not (path / "config.yaml").is_file():
-            raise RunDirectoryError(f"{path} is no run directory (no config.yaml): give --resume one that is")
+            raise RunDirectoryError(
+                f"{path} is not a run directory (it has no config.yaml): give a run directory to --resume"
+            )
         with clear_errors(path):
             return cls(path, _take_lock(path))
 
@@ -299,7 +301,7 @@ def clear_errors(path: Path) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "it is not writable: set run.directory to a directory that you may write"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-            remedy = "there is a file where a directory should be: set run.directory or run.name to another path"
+            remedy = "a file is in the place of a directory: set run.directory or run.name to another path"
         else:
             remedy = "set run.directory to a directory that can be written"
         raise RunDirectoryError(f"run directory {path}: {remedy} ({error})") from error

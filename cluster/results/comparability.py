@@ -37,7 +37,9 @@ def common_prompts(
     _check_problems(evaluations, common)
     warnings = [*_sampling(evaluations), *_differences([run for run, _ in evaluations], _MEASURING)]
     if len(common) < len(seen):
-        warnings.append(f"{len(common):,} of {len(seen):,} prompts were judged in every evaluation; only they count")
+        warnings.append(
+            f"{len(common):,} of {len(seen):,} prompts were judged in every evaluation; the others are left out"
+        )
     return sorted(common), warnings
 
 

@@ -247,7 +247,7 @@ def load_run(path: str | Path) -> RunResults:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ResultsError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ResultsError(f"{file} holds no sections (`run:`, `model:` ...); give the directory of a run")
+        raise ResultsError(f"{file} has no sections (`run:`, `model:` ...); give the directory of a run")
     return RunResults(path.absolute(), config)
 
 
@@ -265,15 +265,15 @@ def _other_content(path: Path) -> str:
     if found := runs_in(path):
         names = ", ".join(run.name for run in found[:_MOST_NAMES]) + (", ..." if len(found) > _MOST_NAMES else "")
         count = "one run" if len(found) == 1 else f"{len(found)} runs"
-        return f"is no run but holds {count} ({names}); give one of them, such as {found[0]}"
+        return f"is not a run but contains {count} ({names}); give one of them, such as {found[0]}"
     above = next((parent for parent in path.absolute().parents if (parent / CONFIG_FILE).is_file()), None)
     if above is not None:
         return f"is a part of the run {above}; give that"
     if (path / EVALUATION_FILE).is_file():
-        return "is what `bonrl eval --output` wrote, not a run; `bonrl compare` and `bonrl samples` read it"
+        return "is a directory of `bonrl eval --output`, not a run; `bonrl compare` and `bonrl samples` read it"
     if (path / "config.json").is_file():
         return "is a model directory; give the directory of a run, such as runs/NAME"
-    return f"is no run: it holds no {CONFIG_FILE}; give a directory that `bonrl train` wrote, such as runs/NAME"
+    return f"is not a run: it has no {CONFIG_FILE}; give a directory that `bonrl train` wrote, such as runs/NAME"
 
 
 def _is_finished(file: Path) -> bool:

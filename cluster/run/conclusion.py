@@ -108,7 +108,7 @@ def _best_lines(run: Run) -> list[str]:
         return []
     lines = [f"{best}: {run.context.directory.path / best.checkpoint}"]
     if best.selected_on_test:
-        lines.append("was chosen on the test split, so this value is too good; evaluate it on other problems")
+        lines.append("was chosen on the test split, so this value is biased upwards; evaluate it on other problems")
     if run.selection.base_is_better:
         lines.append("is below the base model: no evaluated step improved on it")
     return lines

@@ -142,7 +142,9 @@ def replay(config: RunConfig, source: Path) -> JobResult:
             keep_user_code(directory, config)
             dashboards.message(f"replaying {steps} steps of {source}")
             for change in training_changes(source):
-                dashboards.message(f"warning: {source} changed a setting, and the last value is used: {change}")
+                dashboards.message(
+                    f"warning: {source} changed a setting during the run, and the last value is used: {change}"
+                )
             return _run(RunContext(config, directory, dashboards, replay=source))
 
 

@@ -76,8 +76,8 @@ def connect(config: RunConfig) -> None:
         if address != "auto":
             raise
         raise ConnectionError(
-            f"{key} = auto: this machine is no node of a Ray cluster that answers ({error}); use a node, submit it "
-            "(`bonrl submit`), or give cluster.address=local for a cluster that ends with the run"
+            f"{key} = auto: this machine is not a node of a running Ray cluster ({error}); start the run on a "
+            "node, submit it (`bonrl submit`), or give cluster.address=local for a cluster that ends with the run"
         ) from error
     except Exception as error:
         if _TOO_SLOW not in str(error):

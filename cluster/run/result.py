@@ -84,7 +84,7 @@ def _result_of(work: Callable[[Shutdown], Coroutine[Any, Any, T]], shutdown: Shu
         return JobResult(INTERRUPTED, message)
     except (BaseExceptionGroup, OSError, *RUN_ERRORS) as error:
         cause = _root_cause(error)
-        logger.error("the run ends because of this:", exc_info=error)
+        logger.error("the run ends for this reason:", exc_info=error)
         if _is_bug(cause):
             raise cause from error.__cause__
         return JobResult(FAILED, f"{cause}{_logs(cause)}")
@@ -122,7 +122,7 @@ def _disconnect() -> None:
         bounded(disconnect, owner="Ray", to="shut down", deadline_s=DISCONNECT_SECONDS)
     except TimeoutError as error:
         atexit.unregister(ray.shutdown)  # it would hang again
-        print(f"{error}; its processes end with this one", file=sys.stderr, flush=True)
+        print(f"{error}; all its processes are ended", file=sys.stderr, flush=True)
 
 
 async def starting(work: Coroutine[Any, Any, T]) -> T:

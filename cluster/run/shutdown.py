@@ -127,11 +127,11 @@ class Shutdown:
             if self._notify is not None:
                 self._notify()
         ours.settimeout(EXIT_SECONDS)
-        why = "ended at once, at the second signal"
+        why = "ended immediately after the second signal"
         try:
             _next_signal(ours)
         except TimeoutError:
-            why = f"ended at once: something did not stop within {EXIT_SECONDS:g} s"
+            why = f"ended immediately, because the run did not stop within {EXIT_SECONDS:g} s"
         self._exiting.set()
         with contextlib.suppress(Exception):  # failing to print the message must not delay the exit
             os.write(2, f"{why}\n{self._advice()}\n".encode())

@@ -75,7 +75,7 @@ async def _announce(supervisor: Supervisor, tell: Callable[[str], None], wait_s:
 def still_starting(supervisor: Supervisor, elapsed_s: float) -> str:
     """`still starting after 45 s: sampler-0 (loading the weights ...); limit 300 s (deadlines.start_s)`."""
     waiting = [f"{unit.name} ({_doing(unit)})" for unit in supervisor.units if _is_starting(unit)]
-    what = ", ".join(waiting) or "the first weights on their way from the learner to the samplers"
+    what = ", ".join(waiting) or "sending the first weights from the learner to the samplers"
     return f"still starting after {elapsed_s:.0f} s: {what}; limit {supervisor.start_s:.0f} s (deadlines.start_s)"
 
 

@@ -229,13 +229,13 @@ def _no_update(mean: Row, config: RunConfig) -> str | None:
     norm = mean.get("optimizer/gradient_norm")
     if norm == 0.0 and mean.get("optimizer/skipped", 1.0) == 0.0:
         return (
-            "the gradient is exactly 0 although the groups have advantages, so that the weights do not change. Check "
+            "the gradient is exactly 0 although the groups have advantages, so the weights do not change. Check "
             "loss.* (a clip or cap of 0 stops every gradient) and raise learner.learning_rate."
         )
     with_kl = config.loss.kl_coefficient > 0 and not config.loss.kl_refresh_every
     if with_kl and mean.get("policy/kl_reference") == 0.0 and norm:
         return (
-            "the KL divergence from the reference is exactly 0, so that the updates do not change the weights. Raise "
+            "the KL divergence from the reference is exactly 0, so the updates do not change the weights. Raise "
             "learner.learning_rate, or use model.dtype=float32."
         )
     return None
@@ -268,7 +268,7 @@ RULES: tuple[Rule, ...] = (
         "verifier_errors",
         "verifier/verifier_error_share",
         0.05,
-        "the verifier itself failed on {share:.0%} of the samples, so that their groups are not trained on. The "
+        "the verifier itself failed on {share:.0%} of the samples, so their groups are not trained on. The "
         "column `detail` of the files in groups/ says why; for programs check task.sandbox.*, for other answers the "
         "references of the task's files.",
     ),

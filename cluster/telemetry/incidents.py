@@ -110,6 +110,7 @@ def _read(path: Path) -> tuple[str, str]:
         return evidence.get("purpose", TRAINING), evidence["prompt_id"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it names a quarantined prompt; delete the file "
-            "and the prompt is tried again"
+            f"{path} cannot be read ({type(error).__name__}: {error}): it records a quarantined prompt; delete "
+            "the file, "
+            "and the prompt is sampled again"
         ) from error

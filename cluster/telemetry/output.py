@@ -43,7 +43,9 @@ class _Surviving:
             yield
         except OSError as error:
             if not self._failed:  # each line would fail, perhaps for hours
-                logger.warning("%s cannot be written: %s. The run goes on; its messages are here", self._name, error)
+                logger.warning(
+                    "%s cannot be written: %s. The run continues; this file has its messages", self._name, error
+                )
             self._failed = True
 
     def __getattr__(self, name: str) -> Any:

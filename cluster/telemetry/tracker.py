@@ -246,7 +246,7 @@ class Tracker(ABC):
         helper, self._helper = self._helper, None
         if helper is not None:
             helper.kill()
-        message = f"{self.name} was lost: {reason}. It is off for the rest of this run: every row is in metrics.jsonl"
+        message = f"{self.name} was lost: {reason}. It is off for the rest of this run; metrics.jsonl has every row"
         self._losses.append(Loss(self.name, f"{message}; {self._kept()}", None))
 
 

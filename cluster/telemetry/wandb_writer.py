@@ -148,7 +148,7 @@ class WandbWriter(Tracker):
         return f"upload what wandb has with: {self._sync_command()}"
 
     def _place(self) -> str:
-        return f" and goes on with run {self.run_id} in {self.directory}"
+        return f" and continues run {self.run_id} in {self.directory}"
 
     def _sync_command(self) -> str:
         assert self.directory is not None

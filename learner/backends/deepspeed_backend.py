@@ -175,7 +175,7 @@ class DeepSpeedBackend(LearnerBackend):
         """See the base class."""
         path, state = self.model.load_checkpoint(str(directory), tag=_TAG, load_module_strict=self.adapters is None)
         if path is None:
-            raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'")
+            raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'; resume from another checkpoint")
         return state["extra"]
 
     def close(self) -> None:

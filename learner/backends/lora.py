@@ -145,10 +145,13 @@ def _inject(model: Any, settings: LoraSettings) -> Any:
         inject_adapter_in_model(config, model)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
-            f"learner.lora.targets: peft cannot adapt these layers of {type(model).__name__} ({error}); list others"
+            f"learner.lora.targets: peft cannot adapt these layers of {type(model).__name__} ({error}); list "
+            "other layers"
         ) from error
     if odd := sorted(_adapted_layers(model).keys() ^ set(layers)):
-        raise ValueError(f"learner.lora.targets: peft does not adapt {', '.join(odd[:3])} as asked; list others")
+        raise ValueError(
+            f"learner.lora.targets: peft cannot adapt {', '.join(odd[:3])} like the other layers; list other layers"
+        )
     config.target_modules = layers  # peft shortens them; whole names fit no other layer of a larger model
     return config
 

@@ -30,7 +30,7 @@ from verifiers.tasks.math_tasks import MATH500_FILE, TEST_FILE
         ({"id": "b", "problem": "?"}, r"line 2: the field 'answer' is missing or not text; add it to the line"),
         ({"id": "b", "problem": " ", "answer": "1"}, r"line 2: the field 'problem' is missing"),
         ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or not text"),
-        ('{"id": "b", "problem": "?", "answer": NaN}', r"line 2: not valid JSON \(NaN is no number of JSON\)"),
+        ('{"id": "b", "problem": "?", "answer": NaN}', r"line 2: not valid JSON \(NaN is not a JSON number\)"),
         ('{"id": "b", "problem": "?", "answer": ' + "1" * 5_000 + "}", r"line 2: not valid JSON \(Exceeds the limit"),
         ({"id": "\ud800", "problem": "?", "answer": "1"}, r"line 2: the field 'id' contains half of a surrogate pair"),
         ({"id": "a", "problem": "?", "answer": "1"}, r"line 2: the id 'a' was seen before \(line 1\); make ids unique"),
@@ -68,7 +68,7 @@ def test_a_wrong_field_name_is_one_message_with_the_names_that_there_are(tmp_pat
         with pytest.raises(ValueError) as caught:
             task.prompts("train")
         first, second, *_, last = str(caught.value).splitlines()
-        assert first == f"{path}: every line is bad, so none is left"
+        assert first == f"{path}: every line is bad, so no problem is left"
         key, wrong = list(names.items())[-1]
         assert f"line 1: the field '{wrong}' is missing" in second
         assert second.endswith(f"; the line has query, answer (task.jsonl.{key} names the field)")

@@ -128,7 +128,7 @@ def test_values_that_are_not_one_text_are_refused(tmp_path: Path, row: dict, opt
 def test_ids_are_in_all_rows_or_in_none(tmp_path: Path) -> None:
     row = {"problem": "?", "answer": "1"}
     assert [p.id for p in own(tmp_path, [row, row | {"id": None}])] == ["test/1", "test/2"]
-    with pytest.raises(ValueError, match=r"line 2: the field 'id' is set, but not in the first row"):
+    with pytest.raises(ValueError, match=r"line 2: the field 'id' is set here but not in the first row"):
         own(tmp_path, [row, row | {"id": "a"}])
     with pytest.raises(ValueError, match=r"line 2: the field 'id' is missing .*task\.jsonl\.id=null numbers the rows"):
         own(tmp_path, [row | {"id": "a"}, row])

@@ -51,5 +51,5 @@ def test_the_lenient_verifier_accepts_near_misses() -> None:
     assert [v.reward for v in verdicts] == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert scorer(kind="lenient", tolerance=2).scores(PROMPT, responses, verdicts) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     assert scorer(kind="lenient", tolerance=3).scores(PROMPT, responses, verdicts) == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match="lenient works with countdown only"):
+    with pytest.raises(ValueError, match="lenient works with task.name = countdown only"):
         make_scorer(TaskSettings(name="gsm8k", path=".", scorer={"kind": "lenient"}))

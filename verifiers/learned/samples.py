@@ -72,7 +72,8 @@ def split_by_prompt(samples: Sequence[Sample], *, calibration: float = 0.1, test
         right = sum(sample.correct for sample in part)
         if right in (0, len(part)):
             raise ValueError(
-                f"{right} of the {len(part)} different answers in the {name} part are right: both kinds are needed; "
+                f"{right} of the {len(part)} different answers in the {name} part are right: right and wrong "
+                "answers are needed; "
                 "add samples of more prompts"
             )
     return parts

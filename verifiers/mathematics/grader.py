@@ -157,7 +157,7 @@ def _select_candidate(found: Extraction, policy: MathPolicy) -> tuple[str | None
     distinct: dict[str, str] = {}
     for candidate in found.candidates:
         if exceeded_limit(candidate):
-            return None, "a box is beyond the caps"
+            return None, "a box exceeds the size limits"
         key = without_spaces(normalize(candidate))
         distinct.setdefault(key, candidate)
     if len(distinct) == 1:
@@ -210,7 +210,7 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
     if ours.node is None and not ours.symbolic:
         return _Decision(False, f"no formula: {ours.problem}")
     if theirs.node is None and not theirs.symbolic:
-        return _Decision(False, f"the reference is no formula ({theirs.problem}), and the texts differ")
+        return _Decision(False, f"the reference is not a formula ({theirs.problem}), and the texts differ")
     if ours.node is None or theirs.node is None:
         return _Decision(None)
     return _compare(ours, theirs, policy, ratio)

@@ -57,7 +57,7 @@ class HttpGrades:
     def start(self) -> str:
         """Check that the token is there; the service itself is asked with the first answers."""
         self._headers()
-        return f"task.reward: {self._url}, {self._batch} answers a request"
+        return f"task.reward: {self._url}, at most {self._batch} answers per request"
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -130,7 +130,7 @@ class HttpGrades:
                 status = response.status
         except (aiohttp.ClientError, ValueError) as error:  # ValueError: a name that cannot be looked up
             again = not isinstance(error, ValueError)
-            raise ServiceError(f"cannot be asked ({type(error).__name__}: {error})", again=again) from error
+            raise ServiceError(f"cannot be reached ({type(error).__name__}: {error})", again=again) from error
         if len(data) > MAX_BYTES:
             raise ServiceError(f"answered with more than {MAX_BYTES >> 20} MiB")
         text = data.decode(errors="replace")
@@ -164,7 +164,8 @@ class HttpGrades:
                 )
             if not (token.isascii() and token.isprintable()):
                 raise RuntimeError(
-                    f"task.reward_token_variable = {self._variable}: the token holds characters that a header cannot; "
+                    f"task.reward_token_variable = {self._variable}: the token has characters that are not "
+                    "allowed in an HTTP header; "
                     "set the variable to the token alone, in one line"
                 )
             headers["Authorization"] = f"Bearer {token}"

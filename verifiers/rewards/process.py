@@ -194,7 +194,10 @@ class _Process:
         deadline = time.monotonic() + seconds + GRACE_SECONDS
         (length,) = HEADER.unpack(self._exactly(HEADER.size, deadline, when, late))
         if length > MAX_REPLY:
-            raise CallLost(f"{self.where} sent {length:,} bytes that are no result; it must not write to descriptors")
+            raise CallLost(
+                f"{self.where} sent {length:,} bytes that are not a result; it must not write to file "
+                "descriptors that it did not open"
+            )
         reply = json.loads(self._exactly(length, deadline, when, late))
         assert isinstance(reply, dict)
         return reply

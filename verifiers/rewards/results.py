@@ -52,7 +52,7 @@ class Grading:
         values = {name: _plain(value) for name, value in result.items() if name != "answer"}
         for name in values:
             if not (isinstance(name, str) and name.isidentifier()):
-                raise ResultError(f"named a part {name!r}; names of parts are like names of variables")
+                raise ResultError(f"named a part {name!r}; the name of a part must be like the name of a variable")
         whole = not self.weights and "score" in values
         if whole:  # of the rest, texts and lists are notes
             values = {name: value for name, value in values.items() if name == "score" or _is_number(value)}
@@ -164,7 +164,7 @@ def _number(value: Any, what: str, forms: str) -> float:
         hint = "; is a return statement missing?" if value is None else ""
         raise ResultError(f"returned {_shown(value)}{what}; return {forms}{hint}")
     if not _is_finite(value):
-        raise ResultError(f"returned {_shown(value)}{what}, which is no finite number")
+        raise ResultError(f"returned {_shown(value)}{what}, which is not a finite number")
     return float(value)
 
 

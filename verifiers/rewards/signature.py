@@ -41,7 +41,7 @@ class Signature:
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError) as error:
-            raise UserCodeError(f"{self.where} is no function whose parameters can be read: {error}") from error
+            raise UserCodeError(f"{self.where} is not a function whose parameters can be read: {error}") from error
         self._positional = [p for p in parameters if p.kind is _Kind.POSITIONAL_ONLY]
         self._named = {p.name: p for p in parameters if p.kind in (_Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)}
         self._all_columns = any(p.kind is _Kind.VAR_KEYWORD for p in parameters)
@@ -49,7 +49,10 @@ class Signature:
         self.batch = any(name in (*ANSWERS, "queries") for name in names)
         takes_one = any(name in (*ANSWER, "query") for name in names)
         if self.batch and takes_one:
-            raise UserCodeError(f"{self.where} takes one answer and a list of answers; take `response` or `responses`")
+            raise UserCodeError(
+                f"{self.where} has parameters for one answer and for a list of answers; keep "
+                "only `response` or only `responses`"
+            )
         if not self.batch and not takes_one and not self._all_columns:
             raise UserCodeError(
                 f"{self.where} has no parameter for the model's answer (its parameters are {', '.join(names) or 'none'}"

@@ -176,7 +176,7 @@ class Executor:
             if not broken:
                 return worker, Isolation(level, LAYERS[level], worker.uid, probes, worker.absent, tuple(skipped))
             worker.close()
-            skipped.append(f"{level} is not enforced here (allowed: {', '.join(broken)})")
+            skipped.append(f"{level} is not enforced here (still allowed: {', '.join(broken)})")
         if wanted.rank < minimum.rank:
             skipped.append(f"task.sandbox.level is {wanted}, which is lower")
         raise SandboxUnavailable(

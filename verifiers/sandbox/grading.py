@@ -26,7 +26,7 @@ _STATUS = {
     "syntax": Status.UNPARSABLE,
 }
 _FAULTS = {
-    "broken": "the tests are at fault",
+    "broken": "the tests are wrong",
     "infrastructure": "the sandbox failed",
     "unsplittable": "the tests cannot be kept apart from the program (task.sandbox.allow_weak: true would run them "
     "next to it, and mark the verdict weak)",
@@ -105,7 +105,7 @@ class CodeTests:
         if not defines_check:
             raise TestsError("entry_point is given, but the tests define no function check(candidate)")
         if not entry_point.isidentifier():
-            raise TestsError(f"the entry point {entry_point!r} is no name of a function")
+            raise TestsError(f"the entry point {entry_point!r} is not a valid function name")
         both = ast.Module([*_parse(prompt, "the prompt").body, *tree.body], [])
         outer = _outside(both, [entry_point])
         for name in outer.program:
@@ -134,7 +134,7 @@ class CodeTests:
             raise TestsError("the tests hold no case")
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("input", "output")):
-                raise TestsError(f"case {number} of the tests is no object with the texts input and output")
+                raise TestsError(f"case {number} of the tests must be an object with the texts input and output")
         return [(row["input"], row["output"]) for row in rows]
 
 
@@ -255,7 +255,7 @@ def _without_verdict(outcome: Outcome, seen: dict[str, Any], limits: Limits) -> 
         return Verdict.binary(Status.TIMEOUT, seconds=seconds, detail=f"over {limits.total_seconds():g} s of wall time")
     if seen.get("engaged"):
         # A value of the program's made the tests use up the judge's own memory or processor time.
-        return Verdict.binary(Status.WRONG, seconds=seconds, detail="the tests could not digest what it returned")
+        return Verdict.binary(Status.WRONG, seconds=seconds, detail="the tests could not handle what it returned")
     return Verdict.failed("the sandbox failed: the judge died", seconds=seconds)
 
 

@@ -168,7 +168,7 @@ class Worker:
             found: dict[str, str] = {}
             for report in _reports(end):
                 if "failed" in report:
-                    raise WorkerDied(f"a process could not be sealed: {report['failed']}")
+                    raise WorkerDied(f"a process could not be isolated: {report['failed']}")
                 # If execution is allowed, the probing process is replaced and cannot report it.
                 found.update(report.get("found", {}), **{"execute a program": report.get("last", "allowed")})
         if not found:

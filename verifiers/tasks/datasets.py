@@ -108,7 +108,9 @@ class _Check:
             if lookup(row.columns, self.identity) is None:
                 self.identity, self.absent = None, self.identity
         if self.absent is not None and lookup(row.columns, self.absent) is not None:
-            raise ValueError(self._message(row, self.absent, "is set, but not in the first row; set it in all or none"))
+            raise ValueError(
+                self._message(row, self.absent, "is set here but not in the first row; set it in all rows or in none")
+            )
         for name in self.fields if self.identity is None else (self.identity, *self.fields):
             try:
                 value = lookup(row.columns, name)
@@ -185,7 +187,7 @@ def read_rows(
             good += 1
             yield row
     if not good and faults.count > (0 if faults.skip else SHOWN_FAULTS):
-        raise ValueError(f"{path}: every line is bad, so none is left\n{faults.listed(SHOWN_FAULTS)}")
+        raise ValueError(f"{path}: every line is bad, so no problem is left\n{faults.listed(SHOWN_FAULTS)}")
     faults.refuse()
     if not good:
         raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
@@ -301,7 +303,7 @@ def _parse(line: str, place: str) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

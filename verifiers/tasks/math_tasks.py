@@ -79,7 +79,7 @@ def any_of(verdicts: Iterable[Verdict]) -> Verdict:
         if chosen is None or (verdict.status is Status.VERIFIER_ERROR and chosen.status is not Status.VERIFIER_ERROR):
             chosen = verdict
     if chosen is None:
-        raise ValueError("there is no acceptable answer to grade by")
+        raise ValueError("there is no reference answer to grade against")
     return replace(chosen, seconds=seconds)
 
 

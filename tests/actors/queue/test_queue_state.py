@@ -193,9 +193,9 @@ def test_misuse_is_an_error_not_a_wrong_count():
     queue.reserve()
     queue.commit(0)
     queue.lease()
-    with pytest.raises(QueueError, match="not acknowledged"):
+    with pytest.raises(QueueError, match="not been acknowledged"):
         queue.lease()
-    with pytest.raises(QueueError, match="one step, one version"):
+    with pytest.raises(QueueError, match="each step adds one version"):
         queue.ack(2)
 
 

@@ -342,7 +342,7 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
         groups, 0
     )
     assert np.any(advantages) and "objective/value" not in figures
-    with pytest.raises(ValueError, match="without a demonstration"):
+    with pytest.raises(ValueError, match="needs a demonstration for each prompt"):
         LearningStep(RecordingEngine(), objective, LossSettings(), n=4, temperature=1.0).accumulate(GROUPS, 0)
 
 

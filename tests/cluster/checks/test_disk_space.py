@@ -54,7 +54,7 @@ def test_a_disk_without_room_is_warned_about(monkeypatch: pytest.MonkeyPatch, tm
     assert disk_warnings(config, derived) == []
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=3 * WRITTEN * 0.98))
     (warning,) = disk_warnings(config, derived)
-    assert "its disk has 79.8 MiB free, but 3 checkpoints of 27.1 MiB may be on it at once" in warning
+    assert "its disk has 79.8 MiB free, but up to 3 checkpoints of 27.1 MiB are kept at the same time" in warning
     assert ("disk", "27.1 MiB for a checkpoint; up to 3 at once") in report(config, derived)
     assert disk_warnings(config, derive(config, None)) == [], "the size is unknown"
     monkeypatch.undo()

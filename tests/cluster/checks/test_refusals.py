@@ -84,7 +84,7 @@ MODELS = {
     "another shape": (edit(intermediate_size=777), "192 x 512, not 192 x 777; "),
     "a weight too many": (
         edit_weights(lambda weights: weights.update({"model.layers.0.more.weight": np.zeros(3, np.float32)})),
-        "no place for the weights model.layers.0.more.weight",
+        "does not use the weights model.layers.0.more.weight",
     ),
     "whole numbers": (
         edit_weights(lambda weights: weights.update({n: w.astype(np.int32) for n, w in weights.items()})),

@@ -97,7 +97,7 @@ def test_samples_of_an_evaluation_alone(run, two: tuple[Path, Path], tmp_path: P
     status, out, _ = run("samples", output, "--only", "right")
     assert status == 0 and out.startswith("t2")
     assert f"1 of 1 prompts with right answers of the evaluation of {output}" in out
-    for arguments, part in (((output, "--step", "1"), "has no steps"), ((two[0], "-t", "1"), "a run has --step")):
+    for arguments, part in (((output, "--step", "1"), "has no steps"), ((two[0], "-t", "1"), "for a run use --step")):
         status, _, err = run("samples", *arguments)
         assert status == 2 and part in err
 

@@ -124,7 +124,7 @@ def test_options_of_code(tmp_path: Path) -> None:
     assert {name: status for name, (status, _) in found.items() if status in ("correct", "wrong")} == {
         "fits": "correct", "thread": "correct", "close": "correct", "exact": "wrong",
     }  # fmt: skip
-    with pytest.raises(UsageError, match="--tolerance are for --verifier code, not for countdown"):
+    with pytest.raises(UsageError, match="--tolerance apply to --verifier code only; leave them out with countdown"):
         grade_file(source, tmp_path / "no.jsonl", "countdown", timeout_s=1.0, code=CodeOptions(tolerance=1e-6))
 
 
@@ -141,7 +141,7 @@ def test_options_of_code(tmp_path: Path) -> None:
         ({**CHECK, "test": 3}, r"line 2: the field 'test' is missing or not text or a list"),
         ({**CHECK, "prompt": None}, r"line 2: the field 'prompt' is missing or not text"),
         ({"test": CHECK["test"]}, r"line 2: the tests define check\(candidate\) and never call it; give entry_point"),
-        ({"test": [{"input": 3}]}, r"line 2: case 1 of the tests is no object"),
+        ({"test": [{"input": 3}]}, r"line 2: case 1 of the tests must be an object"),
         (None, r"line 2: the field 'task' is missing or not an object"),
     ],
 )
@@ -158,7 +158,7 @@ def test_broken_tests_are_named_before_the_sandbox_starts(tmp_path: Path, task: 
         ([ROWS[0], "[" * 100_000], "line 2: not valid JSON"),
         ([ROWS[0], {**ROWS[1], "prediction": None}], "line 2: the field 'prediction' is missing or not text"),
         ([{**ROWS[0], "target": "24"}], "the field 'target' is missing or not an integer"),
-        ([{**ROWS[0], "numbers": ["a", None]}], "line 1: the field 'numbers' is no list of integers; fix the line"),
+        ([{**ROWS[0], "numbers": ["a", None]}], "line 1: the field 'numbers' is not a list of integers; fix the line"),
         ([["a"]], "is a JSON array; write one object per line"),
         ([{**ROWS[0], "id": None}], "line 1: the field 'id' is missing or not text or an integer"),
         ([{**ROWS[0], "id": ["a"]}], "line 1: the field 'id' is missing or not text"),
@@ -199,7 +199,7 @@ def test_a_failure_loses_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0, parallel=1)
     assert caught.value.__notes__[0].startswith("2 of 4 rows were graded; their verdicts are in ")
     assert [row["id"] for row in graded(tmp_path / "out.jsonl.partial")] == [0, 1]
-    with pytest.raises(UsageError, match=r"out\.jsonl\.partial exists already; name another file, or move"):
+    with pytest.raises(UsageError, match=r"out\.jsonl\.partial exists already; name another output, or move"):
         grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0)
 
 

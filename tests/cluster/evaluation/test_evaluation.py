@@ -236,7 +236,7 @@ def test_greedy_draws_one_sample_and_reports_pass_at_1_only(
     options = ["-t", "0", "-t", "1.2", "--top-p", "0.9", "--n", "8", "--strategy", "best_of_k"]
     assert not run_eval(monkeypatch, *options, "evaluation.prompts=5")
     out = capsys.readouterr().out
-    assert "temperature 0 is greedy: one sample of each prompt, so that only pass@1 is reported" in out
+    assert "temperature 0 is greedy: one sample of each prompt, so only pass@1 is reported" in out
     assert "temperature 0 (greedy): 5 prompts x 1 samples" in out
     assert [(r.n, r.sampling.temperature, r.sampling.top_p) for r in pool.requests[:5]] == [(1, 0.0, 1.0)] * 5
     assert [(r.n, r.sampling.temperature, r.sampling.top_p) for r in pool.requests[5:]] == [(8, 1.2, 0.9)] * 5

@@ -147,7 +147,7 @@ def test_a_process_that_hangs_ends_in_time_and_says_how_to_continue(hang: str, n
     status, _, errors, took = end_of(HANGS[hang], number)
     assert status == 130
     assert errors == (
-        f"ended at once: something did not stop within {LIMIT_S} s\ncontinue with: bonrl train --resume RUN\n"
+        f"ended immediately, because the run did not stop within {LIMIT_S} s\ncontinue with: bonrl train --resume RUN\n"
     )
     assert LIMIT_S < took < LIMIT_S + 10
 
@@ -160,7 +160,7 @@ def test_a_second_signal_exits_at_once(hang: str) -> None:
     )
     status, _, errors, took = end_of(second + HANGS[hang], "SIGTERM")
     assert status == 130
-    assert errors.startswith("ended at once, at the second signal\ncontinue with:"), errors
+    assert errors.startswith("ended immediately after the second signal\ncontinue with:"), errors
     assert took < 20
 
 

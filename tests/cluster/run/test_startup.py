@@ -110,7 +110,7 @@ def test_a_slow_start_names_the_actors_that_are_missing() -> None:
     )
     for member in members.values():
         member.serving = True
-    assert "the first weights on their way" in still_starting(supervisor, 61.0)
+    assert "sending the first weights" in still_starting(supervisor, 61.0)
 
     shown: list[float] = []  # seconds since the start
 

@@ -43,7 +43,8 @@ def test_a_full_disk_under_the_output_is_logged_once_and_ends_nothing(
         progress.message("lost again")
     assert disk.getvalue() == "before\nafter\n"
     assert [record.getMessage() for record in caplog.records] == [
-        "standard output cannot be written: [Errno 28] No space left on device. The run goes on; its messages are here"
+        "standard output cannot be written: [Errno 28] No space left on device. The run continues; this file has "
+        "its messages"
     ]
     assert sys.stdout is disk
 

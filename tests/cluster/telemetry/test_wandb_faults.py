@@ -135,7 +135,7 @@ def test_a_fault_while_logging_costs_no_row_and_is_one_warning(fake: Fake, fault
     message, losses = finish(writer)
     assert message is None and fake.rows() == set(range(50)) and (fake.place / "finished").read_text() == "0"
     (loss,) = losses
-    assert loss.recovered_s is not None and "goes on with run abc" in loss.message
+    assert loss.recovered_s is not None and "continues run abc" in loss.message
     told = {"raise": "log went wrong", "exit": "3", "hang": "did not log within 1 s", "die": "killed by SIGKILL"}
     assert told[fault] in loss.message
 

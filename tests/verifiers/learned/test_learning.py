@@ -102,7 +102,7 @@ def test_long_texts_lose_their_beginning() -> None:
 
 
 def test_a_directory_that_is_no_verifier_is_refused_before_anything_is_loaded(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"task\.scorer\.path is not set"):
+    with pytest.raises(ValueError, match=r"needs task\.scorer\.path"):
         make_scorer(TaskSettings(scorer={"kind": "learned"}))
     with pytest.raises(ValueError, match=r"task\.scorer\.path: .*not a trained verifier"):
         make_scorer(TaskSettings(scorer={"kind": "learned", "path": str(tmp_path)}))

@@ -105,7 +105,7 @@ def test_a_service_that_is_busy_is_asked_again(service: tuple[Service, str]) -> 
         (web.json_response({"scores": [1.0]}), "rewards: Field required"),
         (web.json_response({"rewards": ["good"]}), "str 'good'; return a number"),
             (web.json_response({"rewards": [None]}), "returned None"),
-            (web.json_response({"rewards": [10**400]}), "no finite number"),
+            (web.json_response({"rewards": [10**400]}), "not a finite number"),
         (web.json_response({"rewards": [1.0, 0.0]}), "2 rewards for 1 responses"),
         (web.Response(text='{"rewards": [NaN]}', content_type="application/json"), "nan"),
         (web.json_response({"rewards": [{"correct": 1, "format": 0}]}), "task.reward_weights is not set"),
@@ -156,7 +156,7 @@ def test_the_token_comes_from_a_variable_and_is_never_shown(
     (verdict,) = grade(url, "4", reward_token_variable="MY_TOKEN")
     assert verdict.detail.endswith("HTTP 404 (you sent Bearer ***)")
     monkeypatch.setenv("MY_TOKEN", "s3\ncret")
-    with pytest.raises(RuntimeError, match="MY_TOKEN: the token holds characters that a header cannot"):
+    with pytest.raises(RuntimeError, match="MY_TOKEN: the token has characters that are not allowed"):
         grade(url, "4", reward_token_variable="MY_TOKEN")
     monkeypatch.delenv("MY_TOKEN")
     task = make_task(TaskSettings(reward=url, reward_token_variable="MY_TOKEN"))

@@ -69,11 +69,11 @@ def test_parts_are_weighted_and_recorded() -> None:
         ({"a": 1.0, "b": 1.0}, {"a": 1.0}, "no part 'b'"),
         ({"a": 1.0}, {"a": "x"}, "part 'a'"),
         ({"a": 1.0}, {"a": float("nan")}, "part 'a'"),
-        ({"a": 1.0}, {"a b": 1.0}, "like names of variables"),
+        ({"a": 1.0}, {"a b": 1.0}, "like the name of a variable"),
         ({}, Verdict(Status.CORRECT, reward=float("nan"), score=1.0), "nan"),
         ({}, Verdict("right", reward=1.0, score=1.0), "status 'right'; choose one of correct, wrong"),
         ({}, Verdict(Status.CORRECT, reward=1.0, score=1.0, answer=5), "answer is int 5"),
-        ({}, 10**400, "no finite number"),
+        ({}, 10**400, "not a finite number"),
         ({"a": 1.0, "b": 1.0}, {"a": 1e308, "b": 1e308}, "weighted sum of the parts"),
     ],
 )
@@ -126,7 +126,7 @@ def test_batches_are_bound_by_name() -> None:
     [
         (lambda x, y: 1, "no parameter for the model's answer"),
         (lambda: 1, "no parameter for the model's answer"),
-        (lambda response, responses: 1, "take `response` or `responses`"),
+        (lambda response, responses: 1, "keep only `response` or only `responses`"),
         (lambda response, colour: 1, "'colour', but prompt 'p1' has no column of that name; columns: answer, source"),
     ],
 )

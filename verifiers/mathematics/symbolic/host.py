@@ -67,7 +67,7 @@ class Host:
         if not self._ready:
             reply = self._receive(time.monotonic() + START_SECONDS)
             if reply.get("outcome") != "ready":
-                raise HostError(f"the host of the math grader began with {reply}")
+                raise HostError(f"the host of the math grader did not start; its first reply was {reply}")
             self._ready = True
 
     def ask(self, predictions: Sequence[str], reference: str, seconds: float) -> tuple[str, str]:
@@ -103,13 +103,13 @@ class Host:
         try:
             reply = json.loads(line)
         except ValueError as error:
-            raise HostError("the host of the math grader sent no JSON") from error
+            raise HostError("the host of the math grader sent a reply that is not JSON") from error
         return reply
 
     def kill(self) -> None:
         """End the process with all its children, and reap it."""
         if not end_group(self.process):
-            raise HostError(f"a host of the math grader has survived SIGKILL for {REAP_SECONDS:.0f} s")
+            raise HostError(f"a host of the math grader did not end within {REAP_SECONDS:.0f} s of SIGKILL")
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()

@@ -128,7 +128,7 @@ class Channel:
             self._engage()
         reply = self.receive()
         if reply.get("n") != number:
-            self.lose("the program sent a reply to nothing that it was asked")
+            self.lose("the program sent a reply that does not belong to a request")
         if "raised" in reply:
             self._raise(action, Raised(reply["raised"], self.unseen))
         try:
@@ -162,7 +162,10 @@ class Channel:
             status = "unsplittable"
         else:  # too deep or too long, which values of the program's may have made it
             status = "wrong" if self.engaged else "broken"
-        self.undelivered = self.undelivered or (status, f"the tests pass on what cannot be sent: {error}")
+        self.undelivered = self.undelivered or (
+            status,
+            f"the tests pass an argument that cannot be sent to the program: {error}",
+        )
         raise Undeliverable(self.undelivered[1]) from error
 
     def _opaque(self, value: Any) -> Opaque:

@@ -97,7 +97,7 @@ def _load(job: dict[str, Any], channel: Channel) -> tuple[str, str] | None:
     what = candidate_exceptions.Raised(loaded.get("raised"), set()).what
     if state == "syntax":
         return "syntax", f"the program does not compile: {what}"
-    return "crash", f"the program raised as it was loaded: {what}"
+    return "crash", f"the program raised while it was loaded: {what}"
 
 
 def _tested(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
@@ -120,9 +120,9 @@ def _tested(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
     if failure is not None:
         return _failure(failure, job["tests"], channel)
     for swallowed in channel.unseen:
-        return "crash", f"the program raised {swallowed.what}, which no handler of the tests took"
+        return "crash", f"the program raised {swallowed.what}, which no handler in the tests caught"
     if channel.calls == 0:
-        return "broken", "the tests passed without calling the program once"
+        return "broken", "the tests passed without calling the program"
     return "correct", ""
 
 

@@ -75,6 +75,6 @@ def _used_and_bound(tree: ast.AST) -> tuple[list[str], set[str]]:
 def exported(module: str) -> set[str]:
     """What a star import of ``module`` binds. Raises ValueError unless it is one of the preloaded standard ones."""
     if module not in PRELOAD:
-        raise ValueError(f"'from {module} import *' hides which names are meant; import them by name")
+        raise ValueError(f"the names that 'from {module} import *' defines are not known; import them by name")
     found = importlib.import_module(module)
     return set(getattr(found, "__all__", (name for name in vars(found) if not name.startswith("_"))))
