@@ -175,7 +175,7 @@ def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) 
                 "entry_point": "f",
                 "prompt": "from nowhere import *",
             },
-            "hides",
+            "are not known",
         ),
         ({"tests": "def check(candidate):\n    assert True", "entry_point": "f"}, "check never calls"),
         ({"tests": "def check(candidate):\n    assert near(candidate(1), 1)", "entry_point": "f"}, "the name 'near'"),

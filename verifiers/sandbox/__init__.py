@@ -1,4 +1,4 @@
-"""The code sandbox: untrusted programs run against tests, held by the operating system.
+"""The code sandbox: runs untrusted programs against tests, isolated by the operating system.
 
     from verifiers.sandbox import Executor, run_python
 

@@ -78,7 +78,7 @@ class Executor:
         return self.start().describe()
 
     def run(self, job: dict[str, Any], limits: Limits) -> Outcome:
-        """Run one job; a server that dies under it is replaced and the job is tried once more.
+        """Run one job. If its server dies, the server is replaced and the job is tried once more.
 
         Raises:
             SandboxUnavailable: See ``start``.
@@ -127,7 +127,7 @@ class Executor:
             raise
 
     def _renew(self) -> Worker:
-        """Another server like the first one; it must show the same probes."""
+        """A new server with the same layers; its probes must have the same results."""
         assert self._isolation is not None
         if self._closed:
             raise WorkerDied("the executor was closed")

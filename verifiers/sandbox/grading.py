@@ -172,7 +172,7 @@ def grade(program: str, tests: CodeTests, limits: Limits, executor: Executor, *,
     """Run ``program`` against ``tests`` and judge it; never raises for what the program does.
 
     Raises:
-        SandboxUnavailable: The machine cannot hold untrusted code as configured.
+        SandboxUnavailable: The machine cannot isolate untrusted code as configured.
     """
     started = time.perf_counter()
     job: dict[str, Any] = {"kind": tests.kind, "program": program}
@@ -246,7 +246,7 @@ def _cpu(limits: Limits) -> float:
 
 
 def _without_verdict(outcome: Outcome, seen: dict[str, Any], limits: Limits) -> Verdict:
-    """The judge was killed, or died. It is the program's doing only if the program had been given its turn."""
+    """The judge was killed, or died. The program is to blame only if it had been started."""
     seconds = outcome.seconds
     if not seen.get("started"):
         what = f"nothing had started after {seconds:.1f} s" if outcome.timed_out else "the judge died at its start"
@@ -299,7 +299,7 @@ def run_python(
             reads stdin and prints. Names that asserts use and do not define come from the program.
         limits: Limits of the program with all of its tests; None: the defaults.
         entry_point: The function that ``check`` is given.
-        prompt: Source that the tests may lean on.
+        prompt: Source that the tests may use.
         names: The names that asserts take from the program. None: those that they use and do not define; the verdict
             is then marked weak if there are several, because one of them may be a helper of the tests.
         tolerance: By how much numbers that it prints may differ from the expected ones, absolutely or relative to
@@ -312,7 +312,7 @@ def run_python(
 
     Raises:
         TestsError: The tests cannot be used.
-        SandboxUnavailable: The machine cannot hold untrusted code as configured.
+        SandboxUnavailable: The machine cannot isolate untrusted code as configured.
     """
     executor = executor or shared_executor()
     code_tests = CodeTests.of(tests, entry_point=entry_point, prompt=prompt, names=names, tolerance=tolerance)

@@ -50,7 +50,7 @@ _ENVIRONMENT = {
 
 
 class WorkerDied(RuntimeError):
-    """The fork server ended or fell silent. The job that it had may be given to another."""
+    """The fork server ended or stopped answering. Its job may be given to another server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The process that runs the untrusted program. It answers calls; it never sees a test or an expected value.
 
-Whatever it sends is a claim about values, decoded into built-in types by the judge, so nothing here needs to be
-protected from the program: it may overwrite all of it and still only choose what it answers.
+The judge decodes all that it sends into built-in types. So nothing here needs protection from the program: by
+overwriting this code it can only choose its answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REQUEST_LIMIT = 256 << 20
 """Requests come from the judge and are as long as the tests' arguments; replies are bounded by the judge."""
 
 REQUEST_DEPTH = codec.MAX_DEPTH + 40
-"""Deeper than what the judge receives, so that it can pass on any value that came from here."""
+"""More than the depth that the judge accepts, so that the judge can send back any value that it got."""
 
 NAME = "candidate"
 
@@ -30,7 +30,7 @@ class Program:
         self.held: list[Any] = []
 
     def handle(self, value: Any) -> dict[str, Any]:
-        """Stand for ``value``: its number, what it says about its truth, and the name of its type."""
+        """The handle of ``value``: its number, its truth value if it has one, and the name of its type."""
         self.held.append(value)
         return {"t": "handle", "v": [len(self.held) - 1, _truth(value), type(value).__name__[:80]]}
 
@@ -39,7 +39,7 @@ class Program:
         return self.held[reference]
 
     def answer(self, request: dict[str, Any]) -> Any:
-        """Do what one request asks for and return the value."""
+        """Carry out one request and return the value."""
         action = request["do"]
         if action == "weak":
             return self.weak(request)
@@ -61,7 +61,7 @@ class Program:
         return found(*arguments, **named)
 
     def weak(self, request: dict[str, Any]) -> bool:
-        """Run the tests in the program's process if they cannot be separated: the verdict can be forged."""
+        """Run the tests in the program's process because they cannot be separated; the verdict can be forged."""
         space = vars(self.module)
         exec(compile(request["tests"], "<tests>", "exec"), space)
         if request["entry_point"]:
@@ -77,7 +77,7 @@ def _truth(value: Any) -> bool | None:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """An exception as plain data: the nearest built-in type, and what it says."""
+    """An exception as plain data: the nearest built-in type, its name and its text."""
     kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
     try:
         text = str(error)[:300]
@@ -115,7 +115,7 @@ def load(text: str, stdio: bool) -> tuple[Program | None, dict[str, Any]]:
 
 
 def run(stdio: bool) -> None:
-    """Say that the seal is on, load what the judge sends, then answer until the judge goes away."""
+    """Report that the isolation is in force, load what the judge sends, and answer until the judge is gone."""
     frames.write_frame(CHANNEL, b'{"sealed":true}')
     text = frames.read_frame(CHANNEL, REQUEST_LIMIT)
     if text is None:

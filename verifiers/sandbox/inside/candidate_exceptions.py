@@ -1,6 +1,6 @@
 """Exceptions of the program in the tests: only an ``except`` or a ``with`` of the tests can catch one.
 
-As built-in types, some exceptions would be taken for an answer: StopIteration ends a ``map`` or a ``zip``, IndexError a
+As built-in types, some exceptions would look like an answer: StopIteration ends a ``map`` or a ``zip``, IndexError a
 loop over ``__getitem__``, and the tests would pass without a comparison. So the exceptions of the program propagate as
 ``Raised``, which neither the language nor its library catches, and ``compiled`` rewrites the tests so that their own
 handlers see the built-in exception that it represents.
@@ -28,11 +28,11 @@ class CandidateError(Exception):
 
 
 class Raised(BaseException):
-    """An exception of the program on its way through the tests.
+    """An exception of the program that propagates through the tests.
 
     Args:
         description: What the candidate says of it: ``type`` (the nearest built-in one), ``name``, ``text``.
-        unseen: Those that no handler of the tests has seen; it stands in there until one has.
+        unseen: The exceptions that no handler in the tests has caught; this one is removed when one does.
     """
 
     def __init__(self, description: Any, unseen: set[Raised]) -> None:
@@ -45,11 +45,11 @@ class Raised(BaseException):
         unseen.add(self)
 
     def see(self) -> None:
-        """A handler of the tests takes it."""
+        """A handler in the tests has caught it."""
         self._unseen.discard(self)
 
     def again(self) -> Raised:
-        """The tests raise it once more."""
+        """The tests raise it again."""
         self._unseen.add(self)
         return self
 
@@ -73,7 +73,7 @@ def _built_in(name: str, text: str) -> Exception:
 
 
 def origin(error: BaseException | None) -> Raised | None:
-    """The exception of the program that ``error`` is, or stands for; None if it is one of the tests' own."""
+    """The exception of the program that ``error`` is or represents; None if the tests raised it themselves."""
     return error if isinstance(error, Raised) else getattr(error, "_raised", None)
 
 

@@ -1,4 +1,4 @@
-"""The judge's two ways to talk: requests to the candidate, each bound to its reply, and reports to the client."""
+"""The judge's two channels: requests to the candidate, each bound to its reply, and reports to the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLIENT = 4
 
 
 def report(**message: Any) -> None:
-    """Tell the client."""
+    """Send a report to the client."""
     frames.write_frame(CLIENT, codec.pack(message))
 
 
@@ -26,7 +26,7 @@ class Undeliverable(BaseException):
 
 
 class Opaque:
-    """An object of the candidate's process: it can be called, passed back and looked into, but never compared."""
+    """An object of the candidate's process: it can be called, passed back and inspected, but never compared."""
 
     __slots__ = ("_channel", "_kind", "_number", "_truth")
 
@@ -72,11 +72,11 @@ class Channel:
     """Requests to the candidate, each bound to its reply by a number that is drawn at random.
 
     Attributes:
-        lost: Why the candidate was given up; empty while it is there.
-        calls: Questions that it has answered with a value or an exception.
-        engaged: It was asked something whose answer a test could stumble over.
+        lost: Why the candidate can no longer be used; empty while it can.
+        calls: Number of requests that it has answered with a value or an exception.
+        engaged: It was asked something whose answer may make a test fail.
         objects: Objects that this side has sent, mainly functions.
-        unseen: Exceptions of the program that no handler of the tests has seen.
+        unseen: Exceptions of the program that no handler in the tests has caught.
         undelivered: Status and detail of the first request that could not be sent.
     """
 
@@ -101,7 +101,7 @@ class Channel:
         return message
 
     def lose(self, why: str) -> NoReturn:
-        """Give the candidate up. Raises ChannelLost."""
+        """Mark the candidate as lost. Raises ChannelLost."""
         self.lost = self.lost or why
         raise ChannelLost(self.lost)
 
@@ -135,14 +135,14 @@ class Channel:
             value = codec.decode(reply.get("value"), self._opaque)
         except codec.CodecError as error:
             self.lose(f"the program's reply could not be read: {error}")
-        # Handing out a function is not yet an answer that a test could stumble over.
+        # Returning a function cannot make a test fail yet.
         if action != "get" or type(value) is not Opaque:
             self._engage()
             self.calls += 1
         return value
 
     def _engage(self) -> None:
-        """From here on, what goes wrong in the tests can be the program's doing."""
+        """From now on, an error in the tests may be caused by the program."""
         if not self.engaged:
             self.engaged = True
             report(engaged=True)
@@ -157,7 +157,7 @@ class Channel:
         raise raised
 
     def _not_sent(self, error: codec.CodecError) -> NoReturn:
-        """Whose fault it is that the arguments cannot be sent: a program must not be able to make it the tests'."""
+        """Who is to blame if arguments cannot be sent; a program must not be able to shift the blame to the tests."""
         if isinstance(error, codec.Unencodable):
             status = "unsplittable"
         else:  # too deep or too long, which values of the program's may have made it
@@ -181,6 +181,6 @@ def _send_handle(value: Any) -> dict[str, Any]:
     what = f"a {type(value).__name__}"
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
-        # An array of objects, as numpy makes it of any value of the program's that is no table of numbers.
+        # An array of objects: numpy makes one of any value of the program that is not a table of numbers.
         raise codec.CodecError(f"{what} of objects")
     raise codec.Unencodable(what)

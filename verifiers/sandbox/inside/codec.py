@@ -1,4 +1,4 @@
-"""Values of Python as JSON with tags, both ways, for a channel whose far end may be hostile.
+"""Encodes and decodes Python values as JSON with tags, for a channel whose other end may be hostile.
 
 ``decode`` makes exact built-in types only (and those of a few standard modules), never an instance of a class that
 the sender named, so no method of the sender's runs in the receiver. What has no encoding travels as a *handle*:
@@ -35,7 +35,7 @@ class CodecError(ValueError):
 
 
 class Unencodable(CodecError):
-    """A value of a kind that has no encoding, where no handle may stand for it."""
+    """A value of a kind that has no encoding, and no handle may represent it."""
 
 
 def _no_handles(value: Any) -> Any:

@@ -15,7 +15,7 @@ def same(printed: str, expected: str, tolerance: float) -> bool:
     """Whether the texts agree, without white space at the ends of lines and without empty lines at the end.
 
     With a ``tolerance`` above 0 numbers may differ by it, absolutely or relative to the expected one, and may be
-    written otherwise (``1e-3``, ``0.00100``); what stands between them must be the same. Two integers must be equal.
+    written differently (``1e-3``, ``0.00100``); the text between them must be the same. Two integers must be equal.
     """
     ours, theirs = _lines(printed), _lines(expected)
     if ours == theirs:

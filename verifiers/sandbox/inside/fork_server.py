@@ -24,17 +24,17 @@ from . import candidate, codec, frames, judge, kernel, lockdown, preloaded_modul
 
 _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
-"""Jobs after which a judge is replaced, so that nothing that tests leave behind adds up."""
+"""Jobs after which a judge is replaced, so that what tests leave in its memory does not accumulate."""
 
 _PATIENCE = 0.05
-"""Seconds for a process whose channel is closed to end, so that it can be said how."""
+"""Seconds for a process to end after its channel was closed, so that its exit status is known."""
 
 _GRACE = 2.0
-"""Seconds that killed children are waited for before the server gives itself up."""
+"""Seconds to wait for killed children before the server ends itself."""
 
 
 class ClientGone(Exception):
-    """The control socket was closed: end, and take the children along."""
+    """The control socket was closed: this process and its children must end."""
 
 
 def main(control_fd: int) -> None:
@@ -51,25 +51,25 @@ def main(control_fd: int) -> None:
 
 
 class Judge:
-    """A running judge: its process, the socket that jobs are fed to it by, and what it was sealed with."""
+    """A running judge: its process, the socket on which it gets jobs, and the isolation that it was started with."""
 
     def __init__(self, pid: int, feed: socket.socket, kind: dict[str, Any]) -> None:
         self.pid, self.feed, self.kind, self.jobs = pid, feed, kind, 0
 
     def serves(self, limits: dict[str, Any]) -> bool:
-        """Whether it can take a job with these limits: sealed for them, not worn out, and alive."""
+        """Whether it can take a job with these limits: isolated for them, below its number of jobs, and alive."""
         return self.kind == _judge_limits(limits) and self.jobs < _JUDGE_JOBS and not _ended(self.pid)
 
 
 class Spare:
-    """A candidate that was forked in advance: its process, the judge's end of its channel, what it was sealed with."""
+    """A candidate that was forked in advance: its process, the judge's end of its channel, and its isolation."""
 
     def __init__(self, pid: int, channel: int, kind: tuple[Any, ...]) -> None:
         self.pid, self.channel, self.kind = pid, channel, kind
 
 
 class Server:
-    """See the module."""
+    """See the module's docstring."""
 
     def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
         self.control = control
@@ -81,7 +81,7 @@ class Server:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1, "prctl(subreaper)")
-        # Nobody of the same user may look into this process through /proc or trace it.
+        # Other processes of the same user must not read this process through /proc or trace it.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
         kernel.share_heap()
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -95,7 +95,7 @@ class Server:
         gc.freeze()
 
     def greet(self) -> None:
-        """Tell the client that jobs may come."""
+        """Tell the client that the server is ready for jobs."""
         self.control.send(json.dumps({"ready": True, "absent": self.absent}).encode())
 
     def serve_one(self) -> bool:
@@ -116,7 +116,7 @@ class Server:
         return True
 
     def _prepare(self, limits: dict[str, Any]) -> None:
-        """While the client thinks: fork and seal the next candidate, likely to be wanted with the same limits."""
+        """While the client is busy, fork and isolate the next candidate; it probably needs the same limits."""
         try:
             if self.judge is None:
                 self._start_judge(limits)
@@ -124,13 +124,13 @@ class Server:
                 started = self._start_candidate(limits, self.null, self.null, stdio=False)
                 self.spare = Spare(*started, _kind_of(limits))
         except OSError:
-            # Only an advance. If the means are still missing when the next job comes, that job says so.
+            # Only an optimization. If the fork fails again for the next job, that job reports the error.
             self._sweep()
 
     def _fork(self, limits: dict[str, Any], channels: list[int], role: str, body: Callable[[], None]) -> int:
-        """A sealed child with ``channels`` as its descriptors 0, 1, 2, ...; returns its process id.
+        """Fork an isolated child with ``channels`` as its descriptors 0, 1, 2, ...; returns its process id.
 
-        Where the seal fails, the child says so on its channel and runs nothing.
+        If the isolation fails, the child reports it on its channel and runs nothing.
         """
         child = os.fork()
         if child:
@@ -156,7 +156,7 @@ class Server:
             return pid, judge_end.detach()
 
     def _start_judge(self, limits: dict[str, Any]) -> None:
-        """Fork a judge, which serves until a job ends irregularly: then it is replaced with all its state."""
+        """Fork a judge. It serves until a job ends abnormally; then it is replaced, so that no state remains."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             lasting = _judge_limits(limits)
@@ -205,7 +205,7 @@ class Server:
             self._sweep()
 
     def _take_spare(self, limits: dict[str, Any]) -> tuple[int, int]:
-        """The candidate that was forked in advance, if its limits are the right ones; else a new one."""
+        """The candidate that was forked in advance, if it has the right limits; else a new one."""
         spare, self.spare = self.spare, None
         if spare is not None:
             if spare.kind == _kind_of(limits) and not _ended(spare.pid):
@@ -216,7 +216,7 @@ class Server:
         return self._start_candidate(limits, self.null, self.null, stdio=False)
 
     def _wait(self, descriptor: int, deadline: float) -> bool:
-        """Until ``descriptor`` is readable; True if the deadline came first. Raises ClientGone."""
+        """Wait until ``descriptor`` is readable; True if the deadline came first. Raises ClientGone."""
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.register(self.control, select.POLLIN)
@@ -227,9 +227,9 @@ class Server:
         return not ready
 
     def _end(self, running: int, timed_out: bool, deadline: float | None) -> dict[str, Any]:
-        """Kill the candidate's group and, where the job ended irregularly, the judge; say how the candidate ended.
+        """Kill the candidate's group and, if the job ended abnormally, the judge; returns how the candidate ended.
 
-        A script has until ``deadline`` for that: it may have closed its channel and go on, and then its time runs out.
+        A script has until ``deadline`` to end: it may have closed its channel and still be running.
         """
         assert self.judge is not None
         # deadline: it was polled, and holds a word or is closed
@@ -242,7 +242,7 @@ class Server:
             # Its end of the channel closed a moment before it could be waited for.
             left = 0.0 if deadline is None else deadline - time.monotonic()
             timed_out = not self._ends(running, max(_PATIENCE, left)) and deadline is not None
-        # Only looked at: until it is reaped its number cannot become that of a foreign process.
+        # Not reaped yet, so the kernel cannot give its PID to another process.
         ended = os.waitid(os.P_PID, running, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         _kill(running)
         _, status, usage = os.wait4(running, 0)
@@ -306,14 +306,14 @@ def _ended(pid: int) -> bool:
 
 
 def _kind_of(limits: dict[str, Any]) -> tuple[Any, ...]:
-    """What a process is sealed with: one that was forked earlier fits a job only if all of it is the same."""
+    """What the isolation of a process depends on: a process forked earlier fits a job only if all of it is equal."""
     return tuple(value for name, value in sorted(limits.items()) if name not in ("wall_seconds", "output_bytes"))
 
 
 def _judge_limits(limits: dict[str, Any]) -> dict[str, Any]:
-    """What a judge is sealed with: it lives on from job to job, so the wall limit of each bounds it and no other time.
+    """The limits of a judge. It serves many jobs, so only the wall limit of each job bounds its time.
 
-    It writes one file, which it is given: what a program will read from stdin.
+    It may write one file, which it is given: the standard input of a program.
     """
     return {
         "memory_bytes": limits["memory_bytes"],

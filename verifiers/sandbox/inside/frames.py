@@ -9,7 +9,7 @@ _HEAD = struct.Struct("<I")
 
 
 class FrameError(Exception):
-    """The other side sent something that is no frame: too long, or cut off in the middle."""
+    """The other side sent an invalid frame: too long, or cut off."""
 
 
 def read_exactly(fd: int, count: int) -> bytes:

@@ -1,10 +1,10 @@
 """The process that decides: it runs the tests, and asks the candidate for values over a bounded, typed channel.
 
 The program is known here by a proxy. A call sends the arguments and receives a value of built-in types; every
-comparison happens on this side. The judge is sealed like the candidate, because tests come from files too, and it
+comparison happens on this side. The judge is isolated like the candidate, because tests come from files too, and it
 is killed with it when the time is up, because a test may loop endlessly over a value of the program.
 
-Reports go to the client as frames of JSON: ``started`` (the candidate is sealed and the program is on its way),
+Reports go to the client as frames of JSON: ``started`` (the candidate is isolated and loads the program),
 ``engaged`` (the program was asked something), ``ended`` (it ended by itself), and the last one with ``status``.
 """
 
@@ -22,7 +22,7 @@ from .channel import CLIENT, Channel, ChannelLost, Function, report
 
 JOB_LIMIT = 256 << 20
 DONE, CANDIDATE_ENDED, REPLACE_ME = b"d", b"c", b"r"
-"""Words to the server after a job. The second: the candidate's end of the channel closed, so ask how it ended."""
+"""Messages to the server after a job. The second one: the candidate closed its channel, so find out how it ended."""
 
 _DETAIL = 500
 
@@ -37,7 +37,7 @@ def _where(error: BaseException, source: str) -> str:
 
 
 def serve() -> None:
-    """Judge one job after the other: each comes as a message with the descriptors that it needs."""
+    """Judge one job after another. Each arrives as a message with the descriptors that it needs."""
     # The feed moves to where no job's descriptors will stand.
     number = os.dup2(candidate.CHANNEL, stdio.STDOUT + 1)
     # With all three given, Python does not ask the kernel for them, which the seal would refuse.
@@ -63,7 +63,7 @@ def serve() -> None:
 
 
 def run(reply_limit: int) -> bytes:
-    """Take the job from the client, judge it, report; returns the word for the server."""
+    """Read a job from the client, judge it and report; returns the message for the server."""
     body = frames.read_frame(CLIENT, JOB_LIMIT)
     if body is None:
         return DONE
@@ -112,7 +112,7 @@ def _tested(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         _run_tests(job, channel)
     except BaseException as error:  # noqa: BLE001  (any exception is the outcome of the test)
         failure = error
-    # First what no test may have swallowed: a candidate that is gone, and a question that could not be asked.
+    # First the errors that no test may hide: a lost candidate, and a request that could not be sent.
     if channel.lost:
         return "crash", channel.lost
     if channel.undelivered is not None:
@@ -127,7 +127,7 @@ def _tested(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
 
 
 def _weak(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
-    """Let the candidate's process run the tests itself: what it then says is only its word."""
+    """Let the candidate's process run the tests itself, so the verdict can be forged."""
     try:
         channel.request("weak", "", tests=job["tests"], entry_point=job["entry_point"])
     except candidate_exceptions.Raised as error:
@@ -144,11 +144,11 @@ def _failure(error: BaseException, tests: str, channel: Channel) -> tuple[str, s
     if isinstance(error, AssertionError):
         return "wrong", _where(error, tests) or str(error)
     what = f"{type(error).__name__}: {error}"
-    # An object of the program's that is treated as the value which it should be.
+    # The tests treat an object of the program as a plain value.
     misused = channel.objects and isinstance(error, (TypeError, AttributeError))
     if not channel.engaged and not misused:
         return "broken", f"the tests failed before they called the program: {what}"
-    # The tests met a value that they cannot digest: None where a list was due, an object that refuses comparison.
+    # The tests cannot handle a value: None instead of a list, or an object that cannot be compared.
     return "wrong", f"{what[:200]}; {_where(error, tests)}"
 
 
@@ -156,7 +156,7 @@ def _run_tests(job: dict[str, Any], channel: Channel) -> None:
     entry, space = job["entry_point"], {"__name__": "tests", **candidate_exceptions.NAMES}
     for name in job["names"]:
         space[name] = channel.request("get", name)
-    # Not the program's: its own `math` could find everything close to everything.
+    # The real modules: with the program's own `math`, everything could be close to everything.
     for name, module in job["modules"].items():
         space[name] = importlib.import_module(module)
     exec(candidate_exceptions.compiled(job["prompt"], "<prompt>"), space)

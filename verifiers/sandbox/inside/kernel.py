@@ -45,7 +45,7 @@ def prctl(option: int, value: int, what: str) -> None:
 
 
 def share_heap() -> None:
-    """Let all threads of this process and its children allocate from one heap: each other one reserves 64 MiB."""
+    """Let all threads of this process and its children allocate from one heap: each additional heap reserves 64 MiB."""
     arena_max = -8  # M_ARENA_MAX of glibc; other C libraries have no such heaps
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(ctypes.c_int(arena_max), ctypes.c_int(1))
@@ -60,7 +60,7 @@ def status_of(descriptor: int) -> os.stat_result:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, those inside an own user namespace too."""
+    """Drop every capability, also those inside a separate user namespace."""
     header = struct.pack("<Ii", 0x20080522, 0)
     syscall(_SYS_CAPSET, "capset", ctypes.c_char_p(header), ctypes.c_char_p(bytes(24)))
 
@@ -72,7 +72,7 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def enter_namespaces() -> None:
-    """Leave the host: new user, mount, net, pid, ipc and uts namespaces, and an empty read-only root.
+    """Enter new user, mount, network, PID, IPC and UTS namespaces with an empty read-only root.
 
     Needs no privilege where the kernel lets users make user namespaces. The pid namespace takes effect
     with the next fork. Raises OSError.

@@ -23,7 +23,7 @@ _NEWEST_FILE_RIGHTS = 16
 
 
 def abi() -> int:
-    """The version of Landlock that the kernel speaks. Raises OSError where there is none."""
+    """The version of Landlock that the kernel supports. Raises OSError if it has none."""
     return kernel.syscall(_CREATE, "landlock_create_ruleset", None, 0, _VERSION)
 
 

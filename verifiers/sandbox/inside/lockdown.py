@@ -16,8 +16,8 @@ class Layers:
     """The isolation layers of one server: created once, applied in each child.
 
     Args:
-        uid: Children become this user, or stay who they are (None).
-        namespaces: Children get namespaces and an empty root of their own.
+        uid: Children switch to this user; None: they keep theirs.
+        namespaces: Each child gets separate namespaces and an empty root.
         seccomp: ``closed`` (no file is opened), ``reading`` (for reading only), or None (no filter).
         landlock: Only ``readable`` can be read.
         readable: Files and directories that programs may read, with all that is below.
@@ -34,7 +34,7 @@ class Layers:
         self._ruleset = _ruleset(readable) if landlock else None
 
     def apply(self, limits: dict[str, Any], parent: int, keep: int, judging: bool = False) -> None:
-        """Seal this process; it may return in a grandchild (namespaces), whose parent then waits for it.
+        """Isolate this process. With namespaces it returns in a grandchild, whose parent waits for it.
 
         Args:
             limits: ``cpu_seconds``, ``memory_bytes``, ``file_bytes``, ``processes`` (its threads).
@@ -43,7 +43,7 @@ class Layers:
             judging: It will receive descriptors over sockets (and is trusted to, as a candidate is not).
 
         Raises:
-            OSError: A layer could not be put in place; then nothing untrusted may run.
+            OSError: A layer could not be applied; then nothing untrusted may run.
         """
         os.setsid()
         # The ruleset moves below the line under which descriptors stay; it is closed once it is in force.
@@ -90,7 +90,7 @@ def _die_with(parent: int) -> None:
 
 
 def _become_first() -> None:
-    """Fork into the new process namespace; the parent only passes the end on."""
+    """Fork into the new process namespace; the parent only passes on the exit status."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:

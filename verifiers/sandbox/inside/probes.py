@@ -1,6 +1,6 @@
-"""What a sealed process can still do: each probe tries it, so that a layer counts only where it is felt.
+"""What an isolated process can still do. Each probe tries one operation, so a layer counts only if it has an effect.
 
-A probe answers ``denied: reason`` or ``allowed``. None does harm where it succeeds.
+A probe answers ``denied: reason`` or ``allowed``. No probe does harm if it succeeds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 from . import kernel
 
-# Asked before the seal, because finding it out means writing to it.
+# Determined before the isolation, because it needs a write.
 _TEMPORARY = tempfile.gettempdir()
 
 PACKAGES: list[str] = []
-"""Files of installed packages that programs must not read; filled before the seal."""
+"""Files of installed packages that programs must not read; filled before the isolation."""
 
 
 def _fork() -> None:
@@ -143,5 +143,5 @@ def attempt(probe: Callable[[], None]) -> str:
 
 
 def execute() -> str:
-    """Run another program. Where that is allowed this process never returns."""
+    """Run another program. If that is allowed, this function does not return."""
     return attempt(lambda: os.execv("/bin/true", ["true"]))

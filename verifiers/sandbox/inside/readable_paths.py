@@ -28,8 +28,8 @@ def _standard_library() -> list[str]:
 def _libraries() -> list[str]:
     """Where the dynamic loader finds what extension modules of the standard library need.
 
-    The usual places, and wherever the libraries of this process came from. A directory that holds a Python too (as
-    the library directory of an environment does) gives its shared objects only.
+    The usual places, and wherever the libraries of this process came from. Of a directory that also holds a Python (as
+    the library directory of an environment does) only the shared objects are included.
     """
     architecture = sysconfig.get_config_var("MULTIARCH") or ""
     usual = [os.path.join(top, architecture) for top in ("/lib", "/usr/lib")] if architecture else []

@@ -1,7 +1,7 @@
 """A program on stdin and stdout, run as ``python solution.py`` runs it: its surroundings, its exit and its last output.
 
-The interpreter starts without ``site``, and as a server; a candidate leaves it by ``os._exit``. So what a script finds
-when it starts is made here, and so is what Python does when it ends: its own way takes about 20 ms.
+The fork server's interpreter starts without ``site``, and a candidate ends with ``os._exit``. So this module sets up
+what a script finds at its start, and does what Python does at its end (Python's own shutdown takes about 20 ms).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from . import kernel
 
 FILE = "/solution.py"
-"""What a program sees as its own file. No such file exists: its name must not tell where the sandbox lies."""
+"""What a program sees as its own file. No such file exists, so its name does not reveal the sandbox's directory."""
 
 _FLUSH_FAILED = 120  # exit status of Python where its standard output could not be flushed
 
@@ -35,7 +35,7 @@ _STANDARD |= {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, os.devnull: 2
 
 
 def prepare() -> None:
-    """Make this interpreter one in which scripts can run. Called once, in the fork server."""
+    """Prepare this interpreter for running scripts. Called once, in the fork server."""
     site.setquit()
     site.setcopyright()
     site.sethelper()
@@ -113,7 +113,7 @@ def module(name: str) -> types.ModuleType:
 
 
 def compiled(text: str) -> types.CodeType:
-    """The program as code. Raises what ``compile`` raises for text that is no program."""
+    """The program as code. Raises what ``compile`` raises for text that is not a program."""
     return compile(text.removeprefix("\ufeff"), FILE, "exec", dont_inherit=True)
 
 
@@ -132,7 +132,7 @@ def run(code: types.CodeType, text: str) -> int:
 
 
 def _streams() -> None:
-    """Standard files for the descriptors of this process: those of the server would believe that they can seek."""
+    """Standard files for the descriptors of this process: those of the server would report that they can seek."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         errors = "backslashreplace" if name == "stderr" else "surrogateescape"
         file: Any = open(number, mode, encoding="utf-8", errors=errors, newline="\n", closefd=False)
@@ -159,7 +159,7 @@ def finish() -> int:
     # The program's objects only: those of the server are frozen. Finalisers may print, files flush their buffers.
     gc.collect()
     for held in gc.get_objects():
-        # Something that is not the program's refers to it still, such as a function that it put into `builtins`.
+        # Something outside of the program still refers to it, such as `builtins`, into which it put a function.
         if type(held) is dict and held.get("__file__") == FILE and "__builtins__" in held:
             for name in [name for name in held if name != "__builtins__"]:
                 held[name] = None

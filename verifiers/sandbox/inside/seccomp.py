@@ -1,9 +1,9 @@
 """A seccomp filter that lets a running Python compute, and nothing else: an allow-list over system calls.
 
-What is not listed fails with EPERM (ENOSYS for clone3, as a kernel that lacks it). The kernel offers this
+Other calls fail with EPERM (clone3 with ENOSYS, as on a kernel without it). The kernel offers this
 without privileges (`no_new_privs` first). x86_64 only: elsewhere ``build`` raises and the layer counts as absent.
-Every jump stays inside the few instructions of its own rule, because one wrong offset opens the whole filter;
-that it really denies is shown by the probes at each start, not assumed.
+Every jump stays inside the few instructions of its own rule, because one wrong offset opens the whole filter.
+The probes verify at each start that the filter works.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RECVMSG = 47
 _OPEN, _OPENAT, _FCNTL, _PRLIMIT, _CLONE3 = 2, 257, 72, 302, 435
 _OWN_LIMITS = (2, 3, 9)  # DATA, STACK, AS
 _WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000  # WRONLY, RDWR, CREAT, TRUNC, APPEND, TMPFILE
-# DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC. SETOWN and its kin would send signals, so they are out.
+# DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC. SETOWN and similar ones would send signals, so they are not allowed.
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)
 
 Instruction = tuple[int, int, int, int]

@@ -45,7 +45,7 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
 
 
 def _printed(limit: int) -> bytes | None:
-    """Read what the program prints until it is done; None where it is too much."""
+    """Read what the program prints until its end; None if it is too long."""
     parts: list[bytes] = []
     total = 0
     while part := os.read(STDOUT, 1 << 16):

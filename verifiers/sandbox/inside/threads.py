@@ -82,7 +82,7 @@ def park(count: int) -> None:
 
 
 def _give_joinable(take: Callable[[], _Parked]) -> None:
-    """Python 3.13 joins threads by a handle from `_thread`, and waits there for those that are not daemons.
+    """Python 3.13 joins threads by a handle from `_thread`, and waits at exit for those that are not daemons.
 
     A parked thread has its handle already, which replaces the one that its `Thread` object made. It was started as a
     daemon, or the end of the program would wait for parked threads that were never used. So this waits for the others.
