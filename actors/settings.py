@@ -53,8 +53,8 @@ class AllocationSettings(Section):
         1.0,
         gt=0,
         le=1000,
-        description="Correct and wrong answers that are added to every prompt's counts: a large value keeps groups "
-        "equal, a small one trusts few results.",
+        description="Number of correct and of wrong answers that are added to every prompt's counts. A large value "
+        "keeps groups nearly equal; with a small one few results already change them.",
     )
     discount: float = Field(
         0.5,
@@ -77,7 +77,7 @@ class RolloutSettings(Section):
         16,
         ge=1,
         le=4096,
-        description="Samples per prompt (N). They share the prompt's prefill; must be >= objective.k.",
+        description="Samples per prompt (N), at least objective.k. They share the prefill of the prompt.",
     )
     prompts_per_step: int = Field(
         16,
@@ -108,7 +108,8 @@ class RolloutSettings(Section):
         64,
         ge=1,
         le=1_000_000,
-        description="Longest prompt in tokens; longer prompts are rejected before sampling, not truncated.",
+        description="Longest prompt in tokens; longer prompts are refused before the start, not truncated (see "
+        "task.drop_overlong).",
     )
     max_response_tokens: int = Field(
         24,
@@ -126,8 +127,8 @@ class RolloutSettings(Section):
     max_samples_in_flight: int | None = Field(
         None,
         ge=1,
-        description="Most samples that are being sampled or verified at the same time; further groups wait, so that "
-        "slow verifiers slow sampling down instead of accumulating groups. null: no limit besides the queue's slots.",
+        description="Most samples that are being sampled or verified at the same time. Further groups wait, so slow "
+        "verifiers slow down sampling instead of accumulating groups. null: no limit besides the queue's slots.",
     )
 
     @property
@@ -162,11 +163,11 @@ class ActorsSettings(Section):
 
     samplers: int | ElasticCount = Field(
         1,
-        description="Sampler actors, each with one vLLM engine and its devices: a number, or {min, max}, where "
-        "those above min join and leave with the cluster's resources.",
+        description="Sampler actors, each with one vLLM engine and its devices: a number, or {min, max}, where actors "
+        "above min join and leave with the cluster's resources.",
     )
     verifiers: int | ElasticCount = Field(
-        1, description="Verifier workers; one processor core is enough for each. A number or {min, max}, as samplers."
+        1, description="Verifier workers; each needs about one CPU core. A number or {min, max}, as for samplers."
     )
     verifier_gpus: float = Field(
         0.0,
@@ -231,7 +232,7 @@ class SamplerSettings(Section):
         "none",
         description="GPU only, with cluster.placement: colocated and queue.staleness: 0: what the engine frees while "
         "the learner works. cache: keys and values. weights: the weights too; the update that ends each step brings "
-        "them back. Larger micro-batches and caches fit, for the time of freeing and allocating.",
+        "them back. Larger micro-batches and caches fit; freeing and allocating take time in each step.",
     )
     enforce_eager: bool = Field(
         True,
@@ -244,7 +245,8 @@ class SamplerSettings(Section):
         256,
         ge=1,
         le=65536,
-        description="Most sequences decoded in one batch; more wait in the engine. Raise with the KV cache.",
+        description="Most sequences decoded in one batch; more wait in the engine. Raise it together with the "
+        "key-value cache.",
     )
     in_flight: Literal["keep", "finish"] = Field(
         "keep",
@@ -293,7 +295,7 @@ class BroadcastSettings(Section):
         "for CPUs, GPUs and any mix. nccl: broadcasts from learner rank 0 to all samplers, between GPUs of one or "
         "several nodes (between CPUs with gloo); rank 0 holds the weights once more during an update. ipc: within the "
         "card that one sampler and one learner rank share (cluster.placement: colocated), with the memory of the "
-        "weights once more. nccl and ipc have not run on a GPU yet, so that auto chooses host.",
+        "weights once more. nccl and ipc have not run on a GPU yet, so auto chooses host.",
     )
 
     @property
@@ -314,7 +316,8 @@ class BroadcastSettings(Section):
         ge=1,
         le=4096,
         description=(
-            "MiB of weights in one packed bucket. Bounds the memory of a ZeRO-3 gather; each bucket costs a round trip."
+            "MiB of weights in one packed bucket. It bounds the memory that ZeRO-3 needs to gather weights; each "
+            "bucket costs a round trip."
         ),
     )
 
@@ -372,16 +375,16 @@ class SupervisionSettings(Section):
         "quarantined, and losses with a node that ended after a notice.",
     )
     backoff_s: float = Field(
-        1.0, ge=0.0, description="Seconds before a restart; doubles with each consecutive failure."
+        1.0, ge=0.0, description="Seconds before an actor is restarted; doubled with each consecutive failure."
     )
-    backoff_max_s: float = Field(60.0, ge=0.0, description="Longest wait before a restart.")
+    backoff_max_s: float = Field(60.0, ge=0.0, description="Longest wait before a restart, in seconds.")
     poison_deaths: int = Field(
         3,
         ge=1,
         le=100,
         description="Failures of samplers or verifiers while they process the same prompt, after which the prompt is "
-        "retried alone; if that fails too, it is quarantined (quarantine/ in the run directory). The first so many "
-        "losses of a whole node do not count.",
+        "retried alone; if that fails too, it is quarantined (quarantine/ in the run directory). The first "
+        "poison_deaths losses with a whole node do not count.",
     )
     max_quarantined: int = Field(
         16,

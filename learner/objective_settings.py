@@ -51,8 +51,8 @@ class ObjectiveSettings(TermSettings):
 
     mixture: tuple[TermSettings, ...] = Field(
         (),
-        description="Further strategies to add, each with weight, strategy, k and estimator: with weight 0.7 "
-        "above, `[{weight: 0.3, strategy: mean, k: 1}]` gives 0.7 pass@k + 0.3 mean.",
+        description="Further strategies of the objective, each with weight, strategy, k and estimator: with weight "
+        "0.7 above, `[{weight: 0.3, strategy: mean, k: 1}]` gives 0.7 pass@k + 0.3 mean.",
     )
     subsets: int = Field(
         DEFAULT_SUBSETS,
@@ -68,7 +68,8 @@ class ObjectiveSettings(TermSettings):
         lt=0.5,
         description="The failure rate that the bon_rlb estimators estimate from the group is clipped to [p_fail_clip, "
         "1 - p_fail_clip]. bon_sft (exact) keeps the share of samples that score at most as high as the expert at "
-        "p_fail_clip or above. Their weights, except bon_rlb_p's, are unbounded without it, so they reject 0.",
+        "p_fail_clip or above. Without it the weights of these methods, except those of bon_rlb_p, are unbounded, so "
+        "0 is refused for them.",
     )
     imitation: Literal["none", "sft", "bon_sft"] = Field(
         "none",

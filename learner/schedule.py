@@ -80,7 +80,7 @@ class EntropySchedule(Section):
         ((0.2, 8), (0.5, 1)),
         description="Pairs of an entropy (`policy/entropy`, nat/token) and the k for it, with rising entropies. "
         "Between two points k is interpolated and rounded; beyond the ends it is constant. `[[0.2, 8], [0.5, 1]]` "
-        "raises k as the samples become alike.",
+        "raises k as the samples become more alike.",
     )
     window: int = Field(
         5,

@@ -187,8 +187,8 @@ class LearnerSettings(Section):
     tokens_per_micro_batch: int = Field(
         4096,
         ge=16,
-        description="Most tokens (prompt, response and padding) in one forward pass of one rank: trades "
-        "activation memory for speed. Must hold the longest single sequence.",
+        description="Most tokens (prompt, response and padding) in one forward pass of one rank. A larger value is "
+        "faster and needs more activation memory. At least the longest sequence.",
     )
     gpus_per_rank: float = Field(
         0,
@@ -203,25 +203,25 @@ class LearnerSettings(Section):
     )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw",
-        description="adamw_8bit: AdamW whose two moments take one byte each instead of four (the package bitsandbytes, "
-        "GPU only). The update is rounded, so that runs differ from those of adamw.",
+        description="adamw_8bit: AdamW whose two moments take one byte each instead of four (the package "
+        "bitsandbytes, GPU only). The update is rounded, so runs differ from those of adamw.",
     )
     offload: Literal["none", "optimizer", "all"] = Field(
         "none",
-        description="GPU only: what lies in host memory. optimizer: Adam's moments and the float32 weights, updated "
-        "by the CPU (zero_stage 1 or more). all: the weights too, fetched for each pass (zero_stage 3). For models "
-        "that do not fit; each step waits for the copies.",
+        description="GPU only: what is kept in host memory. optimizer: Adam's moments and the float32 weights, "
+        "updated by the CPU (zero_stage 1 or more). all: the weights too, fetched for each pass (zero_stage 3). For "
+        "models that do not fit on the GPU; each step takes longer, because it waits for the copies.",
     )
     activation_checkpointing: bool = Field(
         False,
-        description="Recompute activations in the backward pass: about a third more time for far less memory.",
+        description="Recompute activations in the backward pass: far less memory, about a third more time.",
     )
     logits_chunk_mib: int | None = Field(
         256,
         ge=1,
         description="Size of the float32 logits that are computed at once, MiB; about three times as much is in use. "
-        "The logits of more response tokens are computed in chunks of this size, once more in the backward pass. "
-        "Larger chunks add up the gradient of the head fewer times. Null: all logits at once.",
+        "The logits of more response tokens are computed in chunks of this size, and again in the backward pass. With "
+        "larger chunks the gradient of the output head is accumulated fewer times. Null: all logits at once.",
     )
     packing: bool | Literal["auto"] = Field(
         "auto",
@@ -231,7 +231,7 @@ class LearnerSettings(Section):
     )
     torch_compile: bool = Field(
         False,
-        description="Compile the decoder layers with torch.compile: faster steps for minutes of compilation at the "
+        description="Compile the decoder layers with torch.compile: faster steps after minutes of compilation at the "
         "start. Needs a compiler on the learner's node (g++ for a CPU, gcc for a GPU). The results differ in the last "
         "bits, also between a run and its repetition after a restart. With zero_stage 3 the weights of a whole layer "
         "are gathered at a time.",

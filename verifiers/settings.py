@@ -65,12 +65,12 @@ class ScorerSettings(Section):
 
     kind: ScorerKind | str = Field(
         "verdict",
-        description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, "
-        "a score of the whole group, so an objective cannot select by it (use majority_at_k); an evaluation of "
-        "best_of_k with it selects among k by the vote of all n, which only k = n can deploy. "
-        "`learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for experiments. "
-        "`lenient`: countdown with the tolerance below, an imperfect verifier with a systematic flaw. A function of "
-        "your own: `path/to/file.py:name` or `package.module:name`, written like that of task.reward.",
+        description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, a "
+        "score of the whole group, so an objective cannot select by it (use majority_at_k); an evaluation of "
+        "best_of_k with it selects among k answers by the vote of all n, which is possible at deployment for k = n "
+        "only. `learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for "
+        "experiments. `lenient`: countdown with the tolerance below, an imperfect verifier with a systematic flaw. A "
+        "function of your own: `path/to/file.py:name` or `package.module:name`, written like that of task.reward.",
     )
     path: str | None = Field(
         None, description="Directory that `bonrl train-verifier` wrote; every node must see it (`learned` only)."
@@ -203,8 +203,8 @@ class TaskSettings(Section):
     drop_overlong: bool = Field(
         False,
         description="Whether prompts longer than rollout.max_prompt_tokens are left out of every split, and "
-        "demonstrations longer than rollout.max_response_tokens out of imitation; their numbers are printed. false: "
-        "one that is too long is an error before the start.",
+        "demonstrations longer than rollout.max_response_tokens out of imitation; their numbers are printed. false: a "
+        "prompt or demonstration that is too long is refused before the start.",
     )
     drop_wrong_solutions: bool = Field(
         False,

@@ -177,13 +177,13 @@ class ClusterSettings(Section):
     num_cpus: int | None = Field(
         None,
         ge=1,
-        description="CPUs of the local Ray, or that the cluster is known to have; null: as found.",
+        description="CPUs of the local Ray, or of the cluster that cluster.address names; null: as detected.",
     )
     num_gpus: int | None = Field(
         None,
         ge=0,
-        description="GPUs that the cluster is known to have, against which the layout is checked before "
-        "anything starts; null: as found.",
+        description="GPUs of the cluster, against which the layout is checked before anything starts; null: as "
+        "detected.",
     )
     placement: Literal["separate", "colocated"] = Field(
         "separate",
@@ -193,8 +193,8 @@ class ClusterSettings(Section):
     gpu_memory_gib: float | None = Field(
         None,
         gt=0,
-        description="Memory of one GPU in GiB, for the memory estimate and the split of a shared card. null: asked of "
-        "the card where it is in this machine; for a cluster the estimate assumes 80.",
+        description="Memory of one GPU in GiB, for the memory estimate and the split of a shared card. null: read "
+        "from the card if this machine has one; otherwise the estimate assumes 80.",
     )
     object_store_mib: int = Field(
         512,
@@ -214,8 +214,8 @@ class ClusterSettings(Section):
     storage: StorageSettings = Field(default_factory=StorageSettings, description="What every node mounts.")
     environment: dict[Variable, str] = Field(
         default_factory=dict,
-        description="Variables of every node, such as NCCL_SOCKET_IFNAME. They are written into the rendered files, so "
-        "no secrets.",
+        description="Variables of every node, such as NCCL_SOCKET_IFNAME. They are written into the rendered files, "
+        "so do not put secrets here.",
     )
     setup: tuple[Text, ...] = Field(
         (), description="Shell commands that every virtual machine or host runs before Ray starts (ray-* platforms)."

@@ -20,7 +20,7 @@ class RunSettings(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the run's directory and of the wandb run; null: the time at which it starts.",
     )
-    directory: str = Field("runs", min_length=1, description="Directory in which the run's own directory is made.")
+    directory: str = Field("runs", min_length=1, description="Directory in which the run directory is created.")
     seed: int = Field(
         0,
         ge=0,
@@ -63,11 +63,11 @@ class EvaluationSettings(Section):
     """pass@k on held-out prompts (section `evaluation`)."""
 
     every: int = Field(50, ge=0, description="Optimizer steps between evaluations; 0: none during training.")
-    at_start: bool = Field(True, description="Evaluate the model before the first step, for the base curve.")
+    at_start: bool = Field(True, description="Evaluate the model before the first step, as the baseline.")
     at_end: bool = Field(True, description="Evaluate after the last step.")
     split: Literal["train", "validation", "test"] = Field(
         "validation",
-        description="Split of the task. Tune on validation; keep test for what you report.",
+        description="Split of the task. Use validation for tuning, and test for the results that you report.",
     )
     prompts: int = Field(
         256,
@@ -79,7 +79,8 @@ class EvaluationSettings(Section):
         32,
         ge=1,
         le=65536,
-        description="Samples per prompt, one pool for every k of the curves: 1, 2, 4 ... n and what is trained for.",
+        description="Samples per prompt, one pool for all points of the curves: k = 1, 2, 4 ... n, and the k that "
+        "training optimizes.",
     )
     temperature: float = Field(
         1.0,
@@ -120,12 +121,14 @@ class EvaluationSettings(Section):
     patience: int = Field(
         0,
         ge=0,
-        description="End the run after this many consecutive evaluations without a gain of keep_best; 0: never.",
+        description="End the run after this many consecutive evaluations in which the metric of keep_best has not "
+        "improved; 0: never.",
     )
     min_gain: float = Field(
         0.0,
         ge=0.0,
-        description="Smallest rise of keep_best above its best value so far that patience counts as an improvement.",
+        description="Smallest rise of the metric of keep_best above its best value so far that counts as an "
+        "improvement for patience.",
     )
 
     @property
@@ -184,15 +187,15 @@ class WandbSettings(Section):
         min_length=1,
         max_length=128,
         pattern=r"^[^/\\#?%:]+$",
-        description="Project that receives the run; without any of / \\ # ? % :",
+        description="Project that receives the run. Its name must not have any of / \\ # ? % :",
     )
     entity: str | None = Field(
         None, min_length=1, description="User or team that owns the project; null: your default."
     )
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto",
-        description="auto: online where an API key is set, else offline files that `wandb sync` uploads "
-        "later; disabled: no wandb at all.",
+        description="auto: online if an API key is set, else offline. online: needs an API key. offline: files that "
+        "`wandb sync` uploads later. disabled: no wandb.",
     )
     tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
         (), description="Tags of the wandb run, each of 1 to 64 characters."
@@ -205,8 +208,8 @@ class MlflowSettings(Section):
     tracking_uri: str | None = Field(
         None,
         min_length=1,
-        description="Tracking server or store, such as http://HOST:5000; null: a store in `mlflow/` of the run. A "
-        "password or token belongs into MLflow's environment variables, not here.",
+        description="Tracking server or store, such as http://HOST:5000; null: a store in `mlflow/` of the run. Put a "
+        "password or token into MLflow's environment variables, not here.",
     )
     experiment: str = Field("bonrl", min_length=1, max_length=250, description="Experiment that receives the run.")
 

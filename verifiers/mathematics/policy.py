@@ -45,14 +45,14 @@ class MathPolicy(Section):
         ge=2,
         le=50,
         description="A decimal answer to an exact reference that no decimal can equal (1/3, the root of 2) counts "
-        "when it is right to its last digit and has at least so many significant digits.",
+        "when it is right to its last digit and has at least this many significant digits.",
     )
     reference_digits: int = Field(
         3,
         ge=1,
         le=50,
-        description="A reference written as a decimal with at least so many significant digits is taken as rounded: an "
-        "exact answer (a fraction, a root) that rounds to it is right. Two decimals are always compared exactly.",
+        description="A reference written as a decimal with at least this many significant digits is taken as rounded: "
+        "an exact answer (a fraction, a root) that rounds to it is right. Two decimals are always compared exactly.",
     )
 
 
