@@ -12,7 +12,7 @@ def utilization(sampler: SamplerSettings, card: float, reserved: float) -> float
     """The share of a card of `card` bytes that vLLM may take, for its argument ``gpu_memory_utilization``.
 
     Args:
-        reserved: bytes that a learner rank on the same card needs while the engine samples; 0: it has the card alone.
+        reserved: bytes that a learner rank on the same card needs while the engine samples; 0: none uses it.
     """
     if sampler.gpu_memory_utilization is not None:
         return sampler.gpu_memory_utilization

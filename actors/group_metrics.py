@@ -17,7 +17,7 @@ def group_metrics(
 ) -> dict[str, float]:
     """Metrics of one step's groups under the names of ``cluster/records/metrics.yaml``.
 
-    In the means of rewards and of pass@k a prompt has its importance weight, whatever the size of its group.
+    Means of rewards and of pass@k weight each prompt by its importance weight, whatever the size of its group.
 
     Args:
         groups: graded groups, all usable.

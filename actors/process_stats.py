@@ -1,4 +1,4 @@
-"""What the operating system reports about the processes of one node, independent of what the actors answer."""
+"""What the operating system reports about the processes of a node, whether or not the actors answer."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class NodeMonitor:
         return await in_daemon_thread(work, owner="the kernel", to="measure memory", deadline_s=INSPECT_SECONDS)
 
     async def gpu_use(self, gpus: Sequence[str]) -> list[GpuUse]:
-        """What these GPUs of the node are used for, by all processes; empty where the driver cannot tell."""
+        """Use of these GPUs of the node by all processes; empty if nvidia-smi does not report it."""
         work = partial(_gpu_use, frozenset(gpus))
         return await in_daemon_thread(work, owner="nvidia-smi", to="answer", deadline_s=INSPECT_SECONDS)
 

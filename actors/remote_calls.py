@@ -49,9 +49,9 @@ class ActorUnreachable(ActorLost):
     """The connection to an actor broke, and Ray does not report its death: the actor may live, and may have carried out
     the call, whose answer is lost.
 
-    Ray repeats no call of ours, because most must not run twice: a gradient, a lease of groups, a weight update. For
-    these it counts as the loss of the actor, whose replacement starts from a known state. A heartbeat, a sampled group
-    and its grades can be asked for again.
+    Ray does not retry our calls, because most must not run twice: a gradient, a lease of groups, a weight update. For
+    these calls the actor counts as lost, and its replacement starts from a known state. A heartbeat, a sampled group
+    and its grades can be requested again.
     """
 
 
@@ -62,8 +62,8 @@ class NodeLost(ActorLost):
 
 
 class ObjectLost(ActorFailure):
-    """An argument or the result was lost with its owner or node. The called actor is not at fault, and it did not begin
-    or can begin again; the lost object must be made again."""
+    """An argument or the result was lost with its owner or node. The called actor is not at fault: it did not begin the
+    call or can repeat it. The lost object must be created again."""
 
 
 async def ask_ray(question: Callable[[], T], *, to: str) -> T | None:
@@ -141,7 +141,7 @@ def cause_of_death(error: RayActorError) -> str:
 
 
 def _last_raised(text: str) -> str:
-    """The error at the end of a printed traceback, after the last frame and its source lines."""
+    """The error in the last lines of a printed traceback, after the last frame and its source lines."""
     lines = text.splitlines()
     last_frame = max((i for i, line in enumerate(lines) if line.lstrip().startswith('File "')), default=-1)
     error = lines[last_frame + 1 :]

@@ -14,9 +14,10 @@ SAMPLING_COLUMNS = ("temperature", "top_p", "top_k", "min_p")  # of a group
 class Sampling:
     """Parameters of the distribution that each token is drawn from.
 
-    temperature: of the softmax; 0 is greedy: always the most likely token. top_p: keeps the most likely tokens that
-    together have this probability; 1: off. top_k: keeps so many tokens; -1: off. min_p: keeps tokens with at least this
-    share of the most likely token's probability; 0: off.
+    temperature: of the softmax; 0 is greedy: always the most likely token.
+    top_p: keeps the most likely tokens that together have this probability; 1: off.
+    top_k: keeps this many of the most likely tokens; -1: off.
+    min_p: keeps tokens with at least this share of the most likely token's probability; 0: off.
     """
 
     temperature: float = 1.0
@@ -34,15 +35,15 @@ class Sampling:
         return self.greedy or self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
     def at(self, temperature: float) -> Sampling:
-        """The same at another temperature; greedy sampling has no other parameters."""
+        """The same parameters at another temperature; at temperature 0 (greedy) the others are off."""
         return replace(self, temperature=temperature) if temperature else Sampling(0.0)
 
     def samples(self, n: int) -> int:
-        """How many samples of a prompt are worth drawing: greedy ones are all the same."""
+        """How many samples of a prompt to draw: only one if greedy, because all would be equal."""
         return 1 if self.greedy else n
 
     def matches(self, other: Sampling) -> bool:
-        """Whether both are the same, of which one may have been stored in single precision."""
+        """Whether both are equal, although one may have been stored in single precision."""
         floats = zip(
             (self.temperature, self.top_p, self.min_p), (other.temperature, other.top_p, other.min_p), strict=True
         )
@@ -59,7 +60,7 @@ class Sampling:
 
 
 def restricted_problem(found: Iterable[Sampling]) -> str | None:
-    """Why groups that were sampled like this cannot be trained on; None if they can."""
+    """Why groups with these sampling parameters cannot be trained on; None if they can."""
     restricted = next((sampling for sampling in found if sampling.restricted), None)
     if restricted is None:
         return None

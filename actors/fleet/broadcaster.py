@@ -101,7 +101,7 @@ class Broadcaster:
             self._receivers.update({receiver.member: receiver for receiver in receivers})
 
     async def wake(self) -> None:
-        """Send the weights of new learner ranks, which do not serve yet, to the samplers that sleep.
+        """Send the weights of new learner ranks, which are not in service yet, to the sleeping samplers.
 
         Raises:
             ActorFailure: these ranks failed; their successors have to do it.
@@ -144,8 +144,8 @@ class Broadcaster:
         return results
 
     async def _to_its_end(self, work: Coroutine[Any, Any, object]) -> None:
-        """Await `work`, which goes on if the caller is cancelled: actors do not take back what they began, and whoever
-        shares their cards waits until it is done."""
+        """Await `work`, which continues if the caller is cancelled: actors cannot undo what they began, and actors that
+        share their cards have to wait until it is done."""
         task = asyncio.create_task(work)
         self._tasks.add(task)  # asyncio itself keeps only weak references to tasks
         task.add_done_callback(self._tasks.discard)

@@ -1,7 +1,7 @@
 """Commits of graded groups in batches: one call to the replay queue for all groups that arrive within a short time.
 
-Every call costs the driver processor time, above all Ray's (docs/cluster.md), and with hundreds of groups per second a
-call for each is a large part of a core.
+Every call costs the driver processor time, mostly inside Ray (docs/cluster.md). With hundreds of groups per second,
+one call per group would take a large part of a core.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class CommitBatches:
 
 
 async def lost_of(groups: Sequence[Graded], send: Send) -> dict[int, ObjectLost]:
-    """Commit `groups` in as few calls as possible; those that are gone with their node, by position.
+    """Commit `groups` in as few calls as possible; returns those that were lost with their node, by position.
 
-    A call whose arguments are not all there fails as a whole, so its halves are tried again.
+    A call fails as a whole if one of its arguments is lost, so its halves are tried again.
     """
     try:
         await send(groups)

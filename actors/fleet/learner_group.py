@@ -75,7 +75,7 @@ class LearnerGroup:
 
     @property
     def incarnation(self) -> int:
-        """Of the ranks, which may be starting."""
+        """The incarnation of the ranks, which may still be starting."""
         return self._unit.members[0].incarnation
 
     async def prepare(self) -> None:
@@ -138,7 +138,7 @@ class LearnerGroup:
         The ranks report their own node, because they may be replaced on another one while this call waits.
 
         Args:
-            starting: incarnation of ranks that are prepared and do not serve yet; successors do not do it for them.
+            starting: incarnation of ranks that are being prepared; if they fail, successors do not publish instead.
         """
         to = "publish its weights"
 
@@ -182,7 +182,7 @@ class LearnerGroup:
     async def _train(
         self, incarnation: int, groups: ObjectRef, step: int, probes: Probes | None = None
     ) -> list[dict[str, float]]:
-        """Both halves of a step, on one incarnation of the ranks: a replacement has no gradient to update with."""
+        """Both halves of a step, on one incarnation of the ranks, because a replacement does not have the gradient."""
         gradient, update = f"compute the gradient of step {step}", f"update the weights in step {step}"
         await self._all(incarnation, lambda rank: rank.accumulate.remote(groups, step), to=gradient, limit="learn_s")
         probed = await probes if probes else []  # deadline: each probe has its own

@@ -31,7 +31,7 @@ class Nodes(Protocol):
         """When each node with a notice ends, in seconds since 1970 (infinity: not known), by node id."""
 
     def any_ended_in_order(self, nodes: Collection[str]) -> bool:
-        """Whether one of the nodes has ended after a notice, or by SIGTERM to its raylet."""
+        """Whether one of the nodes ended in an orderly way: after a notice, or by SIGTERM to its raylet."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Notice:
         return Incident(self.where, f"will be lost {when} (preempted or drained): {what}", kind="node")
 
     def last_moment(self, unit: Unit) -> float:
-        """When `unit` moves although it is busy: a stateful unit keeps the whole time for its checkpoint."""
+        """When `unit` moves even if it is busy. A stateful unit has the whole time for its checkpoint."""
         if not math.isfinite(self.ends):
             return math.inf
         return self.seen + (1.0 if unit.stateful else _WORK_SHARE) * max(self.ends - self.seen, 0.0)
@@ -119,7 +119,7 @@ class Notices:
         return self._seen.keys() - {m.heartbeat.node for m in members if m.heartbeat is not None}
 
     async def explains(self, unit: Unit) -> bool:
-        """Whether a member of `unit` is on a node with a notice, or on one that ended in order."""
+        """Whether a member of `unit` is on a node with a notice, or on one that ended in an orderly way."""
         if self._nodes is None:
             return False
         nodes = {member.heartbeat.node for member in unit.members if member.heartbeat is not None}
@@ -128,7 +128,7 @@ class Notices:
         return bool(await ask_ray(partial(self._nodes.any_ended_in_order, nodes), to="say how nodes ended"))
 
     async def until_move(self, unit: Unit, heartbeat_s: float) -> str:
-        """Return why `unit` moves, when it must leave its node and is no longer busy, or the time is up."""
+        """Wait until `unit` must leave its node and is no longer busy, or the time is up; returns the reason."""
         while True:
             notice = self.of(unit)
             if notice is not None and (not unit.busy() or time.time() >= notice.last_moment(unit)):

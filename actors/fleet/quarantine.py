@@ -2,7 +2,7 @@
 
 A crash implicates every group in flight on that actor. A group that was present at `supervision.poison_deaths` failures
 is retried alone. If that fails too, its prompt is quarantined, and the groups that were in flight with it earlier are
-cleared of those failures. The loss of a node counts for nothing, unless it happens to the same group again and again.
+cleared of those failures. Losses with a whole node do not count, unless they happen to the same group repeatedly.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class QueueClient:
         self._batches = CommitBatches(self._commit, groups_per_commit)
 
     def start_issuing(self, issue: Callable[[Ticket], object]) -> None:
-        """From now on call `issue` with the ticket of each position to sample, also when a lost queue is replaced."""
+        """From now on call `issue` with the ticket of each position to sample, also after a lost queue was replaced."""
         self._issue = issue
 
     def stop_issuing(self) -> None:
@@ -61,7 +61,7 @@ class QueueClient:
         self._issue = None
 
     async def prepare(self) -> None:
-        """Connect to a new queue; after a loss bring it to where the old one was."""
+        """Connect to a new queue; after a loss, restore the state of the old one."""
         (queue,) = self._unit.members
         if queue.incarnation == 0:
             self._version = await self._ask(queue, lambda new: new.version.remote(), to="name its version")
@@ -110,7 +110,7 @@ class QueueClient:
         await self._call(partial(_commit, groups=groups), to=f"take {_named(groups)}")
 
     async def _commit_again(self, queue: Member) -> list[int]:
-        """Commit all graded groups to a new queue; the positions of those that are gone with their node."""
+        """Commit all graded groups to a new queue; returns the positions of groups that were lost with their node."""
 
         async def send(groups: Sequence[Graded]) -> None:
             await self._ask(queue, partial(_commit, groups=groups), to=f"take {_named(groups)} again")

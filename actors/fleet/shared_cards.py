@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Cards:
-    """Each actor has its cards alone, so that nobody waits; :class:`SharedCards` are shared."""
+    """Cards that are not shared, so no actor waits; :class:`SharedCards` implements shared ones."""
 
     def add(self, sampler: Unit) -> None:
         """A sampler of the run."""
@@ -79,7 +79,7 @@ class Cards:
 
 
 class _Use(NamedTuple):
-    """How one incarnation of an actor uses its card; "changing": its turn lasts, or it failed in one."""
+    """How one incarnation of an actor uses its card; "changing": during its turn, or after a failure in it."""
 
     incarnation: int
     state: Literal["changing", "at rest", "asleep"]

@@ -175,7 +175,7 @@ class Supervisor:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether a node will be lost with state that a checkpoint keeps: the learner's, or the driver's."""
+        """Whether the node of the learner or of the driver will be lost, so that a checkpoint is needed."""
         return self.notices.for_driver or any(unit.stateful and unit.leaving and unit.busy() for unit in self.units)
 
     async def until_checkpoint_due(self) -> None:
@@ -284,7 +284,7 @@ class Supervisor:
     async def _monitor_start(self, member: Member) -> str:
         """Why `member`, which is being prepared, will never serve: its processes are stopped.
 
-        Silence is normal here: building an engine blocks its event loop for minutes, and reading a model from a slow
+        No answer is normal here: building an engine blocks its event loop for minutes, and reading a model from a slow
         disk uses hardly any processor time. If the actor dies, its preparation fails.
         """
         try:
@@ -364,7 +364,7 @@ class Supervisor:
                 await release(unit.room, unit.name)
 
     def _complete_without(self, unit: Unit) -> bool:
-        """Whether all other required units serve. Every waiting unit asks once per heartbeat."""
+        """Whether all other required units are in service. Every waiting unit checks this once per heartbeat."""
         if self._incomplete is None:
             self._incomplete = [one for one in self.units if not (one.serving or one.spare())]
         return all(one is unit for one in self._incomplete)

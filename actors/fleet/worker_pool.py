@@ -17,8 +17,8 @@ from actors.remote_calls import ActorFailure, within
 class _Request:
     """One request for a worker.
 
-    alone: whether no other request may be in flight on its worker; called at every change. While the request is in
-    flight it may become false, but not true.
+    alone: tells whether no other request may be in flight on its worker; called at every change. While the request
+    is in flight, the answer may change to false, but not to true.
     drains: the worker that must drain before the request can run; None: not chosen yet.
     """
 

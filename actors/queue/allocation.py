@@ -67,7 +67,7 @@ class Outcome:
 
 
 def outcome_of(sequence: int, batch: pa.RecordBatch) -> Outcome:
-    """Of a graded group; samples on which the verifier failed are not judged."""
+    """The outcome of a graded group; samples on which the verifier failed are not counted."""
     verdicts = batch.column("verdict")[0].as_py() or []
     failed = verdicts.count(Status.VERIFIER_ERROR)
     return Outcome(sequence, verdicts.count(Status.CORRECT), len(verdicts) - failed)
@@ -99,7 +99,7 @@ class Allocation:
         settings: the section ``rollout.allocation``.
         objective, schedule: decide how useful a sample is, and the budget of a step.
         n: samples per prompt on average, as in ``rollout.n``.
-        stream: the order of the prompts; not used by others, because it caches an epoch.
+        stream: the order of the prompts; not shared with other objects, because it caches an epoch.
         prompts_per_step, staleness: as in :class:`actors.queue.state.QueueState`.
         first_step: optimizer steps that are done.
     """
@@ -207,7 +207,7 @@ class Allocation:
         return places_C[chosen], weights_C[chosen], float((weights_C * noise_C).sum() / total) if total else 1.0
 
     def _expected_noise(self, places: np.ndarray, k: int, least: int, most: int) -> np.ndarray:
-        """Of the prompts at these places, with `least` to `most` samples."""
+        """Expected noise of the prompts at these places, with `least` to `most` samples."""
         expected = self._noise.get((k, least, most))
         if expected is None:
             expected = self._noise[k, least, most] = ExpectedNoise(self._objective, k, least, most)

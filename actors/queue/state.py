@@ -57,7 +57,7 @@ class QueueState:
         prompts_per_step: P, groups of one optimizer step.
         staleness: S, optimizer steps by which sampling may run ahead.
         overtake: W, optimizer steps by which a younger group may be trained before an older one.
-        total: positions to admit (steps · P), so that no group is sampled that will not be trained.
+        total: positions to admit (steps · P), so that every sampled group is trained on.
     """
 
     def __init__(self, *, prompts_per_step: int, staleness: int, overtake: int, total: int) -> None:

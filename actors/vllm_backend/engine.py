@@ -207,8 +207,8 @@ class VllmEngine:
     async def update_weights(self, version: int, updates: Sequence[Update]) -> UpdateReport:
         """Load all weights, between two tokens of running requests or after they finish (``sampler.in_flight``).
 
-        After a failed update the weights are undefined, so the engine stops and every later call raises. After one that
-        was interrupted, it samples with its former weights, or, if some have changed, not until the next update.
+        After a failed update the weights are undefined, so the engine stops and every later call raises. After an
+        interrupted update it samples with its former weights; if some have changed, it waits for the next update.
 
         Raises:
             UpdateInterrupted: the weights stopped arriving.

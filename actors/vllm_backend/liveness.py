@@ -1,4 +1,4 @@
-"""Waits for an engine without waiting for a dead one.
+"""Ends a wait for an engine when the engine has died.
 
 vLLM fails the running samples of an engine core that died, but never answers its other calls (pause, update, sleep,
 ...): they would hang until the caller's deadline.

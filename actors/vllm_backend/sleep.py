@@ -5,9 +5,9 @@ Facts about vLLM 0.32, read from its source and not run on a GPU yet:
 - `sleep(level=2)` discards weights and cache, and keeps buffers, CUDA graphs and communicators. Level 1 would copy the
   weights to host memory and back; nothing needs the copy, because the update after each step sends every weight.
 - `release_kv_cache_memory` discards the cache alone, and requires a finished pause without requests.
-- `wake_up(["weights"])` allocates memory of undefined content, so that the update must follow; `wake_up(["kv_cache"])`
+- `wake_up(["weights"])` allocates memory of undefined content, so an update must follow; `wake_up(["kv_cache"])`
   allocates an empty cache. The scheduler resumes when everything is allocated again.
-- On CPUs vLLM logs a warning and frees nothing, so that the configuration refuses it there.
+- On CPUs vLLM logs a warning and frees nothing, so the configuration refuses it there.
 """
 
 from __future__ import annotations

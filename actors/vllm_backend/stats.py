@@ -45,7 +45,7 @@ class EngineStats:
         self._now = EngineLoad(waiting=self._now.running + self._now.waiting)
 
     def take(self) -> EngineLoad:
-        """The load since the last call; an engine that does nothing reports the end of its last step."""
+        """The load since the last call; an idle engine reports the state at the end of its last step."""
         taken, self._since_taken = self._since_taken, self._now
         return taken
 

@@ -10,7 +10,7 @@ __all__ = ["Destination", "Published", "TransferError", "Update", "WeightTransfe
 
 
 def make_transfer(settings: BroadcastSettings, owner: str, deadlines: DeadlineSettings | None = None) -> WeightTransfer:
-    """The way of moving weights that ``broadcast.backend`` names or lets us choose."""
+    """The weight transfer that ``broadcast.backend`` names; `auto` chooses one."""
     from actors.weights.host import HostTransfer  # late: they import torch
     from actors.weights.ipc import IpcTransfer
     from actors.weights.nccl import NcclTransfer

@@ -122,7 +122,7 @@ class _Member:
         self._pending = None
 
     def _explained(self, error: RuntimeError) -> str:
-        """What the store says about a broadcast that failed, if it says it soon."""
+        """What the store reports about a failed broadcast, if it reports it soon."""
         end = time.monotonic() + _EXPLANATION_SECONDS
         while (reason := self._reason()) is None and time.monotonic() < end:
             time.sleep(_LONGEST_NAP)
@@ -145,7 +145,7 @@ class Sender(_Member):
 
     Args:
         host: address of this node that the receivers reach.
-        receivers: who the ranks 1, 2, ... are, for messages.
+        receivers: names of the ranks 1, 2, ... for messages.
         device: where the buckets are.
 
     Raises:
@@ -232,7 +232,7 @@ class Sender(_Member):
 
 
 class Receiver(_Member):
-    """Rank `rank` of a group that a :class:`Sender` made. After an error it is of no use; :meth:`close` it.
+    """Rank `rank` of a group that a :class:`Sender` made. After an error it cannot be used again; :meth:`close` it.
 
     Raises:
         TransferError: on every call: the sender gave up, has ended or does not answer, or a deadline is over.
@@ -272,7 +272,7 @@ class Receiver(_Member):
 
     @contextlib.contextmanager
     def _attention(self) -> Iterator[None]:
-        """Look at the store inside the block."""
+        """While the block runs, watch the store for a reason to stop."""
         self._answered = time.monotonic()
         self._attentive.set()
         try:
@@ -281,7 +281,7 @@ class Receiver(_Member):
             self._attentive.clear()
 
     def _talk(self) -> None:
-        """Talk to the store, on a thread of its own, because a lost node leaves a call without an answer."""
+        """Communicate with the store on a separate thread, because a call to a lost node never returns."""
         try:
             store = _connect(self.place)
             while True:

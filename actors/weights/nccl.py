@@ -82,7 +82,7 @@ class NcclTransfer(WeightTransfer):
         return NcclPayload(sender.place, self._round, _first_ranks(receivers), manifests, limit_s)
 
     def release(self, payload: NcclPayload) -> None:
-        """End the sending, if it goes on, for all samplers; the copies are free then."""
+        """Stop the sending for all samplers, if it still runs; then the copies are freed."""
         if (payload.place.name, payload.round_) != self._published:
             return  # by a predecessor, or followed by a newer version
         if self._sender is not None and self._thread is not None and self._sender.sent_all:

@@ -169,7 +169,7 @@ class LearningStep:
         return {"logprob_gap/mean": float(gaps.mean()), "logprob_gap/max": float(gaps.max())}
 
     def _remember_entropy(self, step: int, groups: Sequence[Group]) -> None:
-        """Keep it for the k of later steps; never for this step's own, whose estimator would be biased."""
+        """Keep the step's entropy for the k of later steps. For this step's own k it would bias the estimator."""
         self._entropies[step] = sampled_entropy(groups)
         self._entropies = {at: value for at, value in self._entropies.items() if at > step - KEPT_ENTROPIES}
 
@@ -280,7 +280,7 @@ def sample_weights(groups: Sequence[Group]) -> np.ndarray:
 
 
 def graded_groups(groups: Sequence[Group]) -> GradedGroups:
-    """Rewards, scores and answers of groups of equal size; correct answers are one vote, however spelled."""
+    """Rewards, scores and answers of groups of equal size; all correct answers count as the same vote."""
     return GradedGroups(
         rewards=np.stack([group.rewards for group in groups]),
         scores=np.stack([group.rewards if group.score is None else group.score for group in groups]),

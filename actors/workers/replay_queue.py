@@ -78,7 +78,7 @@ class ReplayQueue:
         return {sequence: self._groups[sequence] for sequence in self._state.waiting()}
 
     async def commit(self, positions: Sequence[int], *groups: pa.RecordBatch) -> list[int]:
-        """Graded groups arrive, one for each position; the positions of those that had not arrived before."""
+        """Graded groups arrive, one for each position; returns the positions that had not arrived before."""
         # deadline: the holder only changes the accounting, or waits inside asyncio.timeout
         async with self._changed:
             new = []

@@ -33,7 +33,7 @@ def adapter_sizes(config: RunConfig) -> AdapterSizes | None:
 
 
 def dropout_problems(config: RunConfig) -> Iterator[str]:
-    """Dropout where samples are drawn without it."""
+    """The problem of dropout in a run whose samplers use none."""
     if config.learner.lora and config.learner.lora.dropout:
         yield (
             f"learner.lora.dropout = {config.learner.lora.dropout:g}: samplers use no dropout, so no importance ratio "

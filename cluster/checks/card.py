@@ -15,7 +15,7 @@ _ASK_S = 20.0  # the driver wakes up on the first question
 
 
 def card_bytes(config: RunConfig) -> float:
-    """Bytes of memory of one GPU of the layout: ``cluster.gpu_memory_gib``, the card's own, or an assumed 80 GiB."""
+    """Bytes of memory of one GPU: ``cluster.gpu_memory_gib``, else read from the card, else an assumed 80 GiB."""
     if config.cluster.gpu_memory_gib is not None:
         return config.cluster.gpu_memory_gib * _GIB
     found = local_card_bytes() if config.cluster.address is None else None

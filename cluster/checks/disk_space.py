@@ -1,4 +1,4 @@
-"""Disk space of a run's checkpoints, without which it would fail hours after its start."""
+"""Disk space for a run's checkpoints; a run without it would fail hours after its start."""
 
 from __future__ import annotations
 

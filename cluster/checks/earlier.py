@@ -65,7 +65,7 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
 
 
 def replay_problems(config: RunConfig, source: Path, *, groups: bool) -> list[str]:
-    """Empty; raises instead. `groups`: compare the recorded groups too.
+    """No problems; raises instead. `groups`: also compare the recorded groups.
 
     Raises:
         UsageError: the run recorded no groups, or as `check_recorded_groups`.
@@ -77,7 +77,7 @@ def replay_problems(config: RunConfig, source: Path, *, groups: bool) -> list[st
 
 
 def usable_checkpoint(run: Path, latest: Latest, rollout_only: bool) -> Checkpoint:
-    """The checkpoint to go on from.
+    """The checkpoint to continue from.
 
     Raises:
         UsageError: there is none, or it is one of another kind of run.
@@ -103,7 +103,7 @@ def usable_checkpoint(run: Path, latest: Latest, rollout_only: bool) -> Checkpoi
 
 
 def step_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
-    """A run that is further than its last step. At its last step it may lack its last evaluation and its summary."""
+    """The problem of a run that is past its last step. At its last step it may lack the last evaluation and summary."""
     if checkpoint.step > config.run.steps:
         yield (
             f"run.steps = {config.run.steps}, but --resume {run} continues after step {checkpoint.step}: raise "
@@ -112,7 +112,7 @@ def step_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Itera
 
 
 def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
-    """Groups that wait in the checkpoint's queue are trained on as they were sampled and graded."""
+    """Problems with groups that wait in the checkpoint's queue; they are trained on as they were sampled and graded."""
     try:
         _, groups = read_snapshot(checkpoint.path / QUEUE_FILE)
     except SnapshotError as error:
@@ -150,7 +150,7 @@ def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
     """Compare what `source` recorded with what the configuration trains on, before anything starts.
 
     Raises:
-        UsageError: groups of another size or temperature, unreadable, or without the demonstrations that are to be
+        UsageError: groups have another size or temperature, cannot be read, or lack the demonstrations that are to be
             imitated.
     """
     for step in range(steps):
@@ -194,7 +194,7 @@ def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) 
 
 
 def _engine_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
-    """Ranks, ZeRO stage and weights that the learner's checkpoint was written with."""
+    """Problems if the learner's checkpoint was written with other ranks, another ZeRO stage or other weights."""
     file = checkpoint.path / ENGINE / "engine.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -81,7 +81,7 @@ class Transit:
 
 @dataclass(frozen=True)
 class KvCache:
-    """Of one sampler: sequences of full length that its key-value cache holds, and those it decodes at once."""
+    """Key-value cache of a sampler: sequences of full length that it holds, and sequences that are decoded at once."""
 
     sequences: int
     wanted: int
@@ -103,7 +103,7 @@ class Derived:
         loading_memory: host memory of those ranks while they load, with the pages of the files.
         host_memory: of everything on a machine that runs all of it without GPUs.
         group_memory: groups in flight in the object store.
-        transit, kv_cache: see there.
+        transit, kv_cache: see these classes.
     """
 
     slots: int
@@ -199,7 +199,7 @@ def keeps_reference(config: RunConfig) -> bool:
 
 
 def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
-    """One sampler: the share of its GPUs that vLLM may take, or weights, cache and runtime on the host."""
+    """Memory of one sampler: the share of its GPUs that vLLM may take, or weights, cache and runtime on the host."""
     sampler = config.sampler
     if sampler.gpus:
         card = card_bytes(config)
@@ -211,7 +211,7 @@ def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
 
 
 def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
-    """What a learner rank keeps on the card of a sampler while that samples; 0 where they share none.
+    """Bytes that a learner rank keeps on the card while a sampler on it samples; 0 if they share no card.
 
     If the sampler sleeps while the learner works, activations come and go with the learner's turn.
     """
@@ -283,7 +283,7 @@ def _reference_memory(config: RunConfig, shape: Shape) -> float:
 
 
 def _activation_memory(config: RunConfig, shape: Shape) -> float:
-    """Of one micro-batch: what each layer keeps for the backward pass, and the float32 logits with their gradient.
+    """Memory of a micro-batch: what each layer keeps for the backward pass, and float32 logits with their gradient.
 
     The logits are those of response tokens, at most a chunk. Where prompts are short nearly every token is one, so all
     are counted.
@@ -354,7 +354,7 @@ def _host_memory(config: RunConfig, shape: Shape) -> float:
 
 
 def _transit(config: RunConfig, shape: Shape) -> Transit:
-    """Every bucket is published before the first is loaded, so all that is sent is in memory once for each way.
+    """Memory in transit. All buckets are published before the first is loaded, so all of them are in memory per path.
 
     Samplers on the learner's node map the learner's files. For the others the object store holds the weights on the
     learner's node and on theirs, and each sampler writes them to its own files.

@@ -1,4 +1,4 @@
-"""What config.json says about memory beyond the sizes: experts that a token skips, layers that keep only a window."""
+"""What config.json says about memory, besides sizes: experts that a token does not use, sliding windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HYBRID = (
 def active_parameters(path: str | Path) -> int | None:
     """Weights that one token passes through; None for a model without experts.
 
-    Memory goes with all weights. Only the arithmetic of a token goes with the active ones.
+    Memory depends on all weights; only the computation per token depends on the active ones.
     """
     directory = Path(path)
     text = text_settings(directory, read_config(directory))

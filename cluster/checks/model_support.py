@@ -89,7 +89,7 @@ def _learner_problems(place: str, config: dict[str, Any]) -> Iterator[str]:
 
 
 def _attention_problems(place: str, config: dict[str, Any], dtype: str) -> Iterator[str]:
-    """What vLLM's attention on CPUs cannot do shows at the first token, or not at all."""
+    """Problems with vLLM's attention on CPUs, which would show at the first token or not at all."""
     text = config.get("text_config") or config
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
     if dtype != "bfloat16" and ("linear_attn_config" in text or "linear_num_value_heads" in text):

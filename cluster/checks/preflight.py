@@ -151,7 +151,7 @@ def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:
 
 
 def model_problems(config: RunConfig) -> Iterator[str]:
-    """What else keeps the sampler or the learner from running the model in its directory."""
+    """Other reasons why the sampler or the learner cannot run the model in its directory."""
     yield from parallel_problems(config)
     yield from weights_problems(config.model.path)
 
@@ -186,7 +186,7 @@ def _ending_problems(path: str) -> Iterator[str]:
 
 
 def parallel_problems(config: RunConfig) -> Iterator[str]:
-    """Whether the heads of the model can be shared out over ``sampler.tensor_parallel`` devices."""
+    """Whether the heads of the model can be divided among ``sampler.tensor_parallel`` devices."""
     parallel, path = config.sampler.tensor_parallel, config.model.path
     heads = text_settings(Path(path), read_config(path)).get("num_attention_heads") or 0
     if heads % parallel:
@@ -197,7 +197,7 @@ def parallel_problems(config: RunConfig) -> Iterator[str]:
 
 
 def machine_problems(config: RunConfig, *, new_run: bool = True) -> Iterator[str]:
-    """What keeps this machine from the run: where it writes, and the cluster that it names."""
+    """Reasons why this machine cannot start the run: the run directory, and the cluster that is named."""
     from cluster.checks.ray_cluster import address_of, check_address, socket_problem
 
     if new_run:

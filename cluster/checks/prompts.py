@@ -81,7 +81,7 @@ def evaluates(config: RunConfig) -> bool:
 
 
 def without_idle_validation(config: RunConfig) -> RunConfig:
-    """The configuration of a new run, which holds nothing out of a user's file for a split that it never reads.
+    """The configuration of a new run; it does not hold out validation problems that the run never uses.
 
     It says so (``task.validation_size: 0``), so that later evaluations of the run do not take the problems it was
     trained on for held-out ones.
@@ -96,7 +96,7 @@ def without_idle_validation(config: RunConfig) -> RunConfig:
 
 
 def task_of(config: RunConfig) -> Task:
-    """The task of a configuration. It keeps what it has read, so a start makes it once for all purposes.
+    """The task of a configuration. It caches what it has read, so a start creates only one for all purposes.
 
     Raises:
         UsageError: it cannot be made.
@@ -127,7 +127,7 @@ def read_problems(config: RunConfig, task: Task, purpose: Purpose) -> SplitProbl
 
 
 def described(task: Task, split: str) -> tuple[list[str], list[str]]:
-    """Of a split that was read: where its problems come from and which were left out, and what is doubtful."""
+    """Notes and warnings of a split that was read: source of its problems, which were left out, what is doubtful."""
     notes, warnings = getattr(task, "notes", None), getattr(task, "warnings", None)
     return (notes(split) if notes else [], warnings(split) if warnings else [])
 

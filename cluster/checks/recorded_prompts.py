@@ -1,4 +1,4 @@
-"""Prompts that an earlier run recorded: a run that goes on must render the same ones, and with the same date."""
+"""Checks of recorded prompts: a resumed run must render the same prompts, with the same date."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def dated(config: RunConfig, tokenizer: Any = None, *, resumed: bool = False) ->
 
     Args:
         tokenizer: that of ``model.path``; None loads it where the template matters.
-        resumed: whether an earlier run goes on.
+        resumed: whether an earlier run is resumed.
 
     Raises:
-        UsageError: an earlier run goes on that did not write its date down.
+        UsageError: the resumed run did not record its date.
     """
     if config.task.template != "chat" or config.task.date is not None:
         return config
@@ -43,7 +43,7 @@ def dated(config: RunConfig, tokenizer: Any = None, *, resumed: bool = False) ->
 
 
 def check_recorded(run: Path, prompts: Sequence[TokenizedPrompt]) -> None:
-    """Refuse to go on with a run whose prompts have become other token ids.
+    """Refuse to resume a run if its prompts have other token ids now.
 
     Raises:
         UsageError: a prompt of the newest recorded step differs.

@@ -158,7 +158,7 @@ def _check_temperatures(temperatures: Sequence[float], given: Mapping[str, Any])
 def _measure(
     config: RunConfig, model: str, temperatures: Sequence[float], *, baseline: Path | None, output: Path | None
 ) -> tuple[JobResult, list[dict[str, Any]]]:
-    """Evaluate at each temperature and print what was found; the outcome, and each evaluation as plain types."""
+    """Evaluate at each temperature and print the results; returns the outcome, and each evaluation as plain types."""
     from cluster.evaluation.as_json import evaluation_json
     from cluster.evaluation.curves import differences
     from cluster.evaluation.summary import objective_terms

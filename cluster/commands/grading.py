@@ -28,7 +28,7 @@ Fields = dict[str, Any]
 Grader = Callable[[Any], Verdict]
 
 PROCESS_ROWS = 2_000
-"""From so many rows on, graders that compute in Python get processes: threads would share one core, and a process takes
+"""From this many rows on, graders in Python use processes: threads would share one core, and a process takes
 a second to start."""
 
 MAX_SERVERS = 256  # what task.sandbox.servers allows
@@ -44,7 +44,7 @@ class Kind:
         check: What is graded, from a row's fields. Raises ValueError, naming the field and the remedy.
         start: The grader, and a line to show (empty: none), from the seconds for one answer and how many are graded at
             once. Raises RuntimeError or ValueError if it cannot start.
-        in_python: Whether grading computes in Python, so that only processes can share it.
+        in_python: Whether grading computes in Python, so only several processes can run in parallel.
     """
 
     check: Callable[[Fields], Any]

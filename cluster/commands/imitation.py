@@ -100,7 +100,7 @@ def _fresh_model(config: RunConfig, size: NewModel, directory: Path) -> Path:
 
 
 def _examples(config: RunConfig, task: Any, model: Path, report: Callable[[str], None]) -> Iterator[TrainingSequence]:
-    """An endless stream of examples: generated ones, or those of the train split in epochs.
+    """An endless stream of examples: generated, or from the train split in epochs.
 
     Raises:
         UsageError: there are none, or one is too long.

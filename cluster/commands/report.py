@@ -1,4 +1,4 @@
-"""`bonrl report`: the page of a run, as a file or served while the run goes on."""
+"""`bonrl report`: the page of a run, as a file or served during the run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def report(
 
 
 def _write(file: Path, page: str) -> None:
-    """Replace the file at once, so that a browser never reads half a page."""
+    """Replace the file atomically, so that a browser never reads half a page."""
     from cluster.records.run_directory import write_atomically
 
     if file.is_dir():

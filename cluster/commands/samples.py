@@ -226,7 +226,7 @@ def _shown(text: str | None, full: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    r"""Control characters as escapes (`\x1b`): a model's answer must not drive the terminal."""
+    r"""Control characters as escapes (`\x1b`), so that a model's answer cannot control the terminal."""
     return "".join(
         character
         if character in "\n\t" or unicodedata.category(character)[0] != "C"

@@ -1,4 +1,4 @@
-"""What `rollout.allocation` does not go with: what would bias the gradient, or make its choices depend on timing."""
+"""Settings that `rollout.allocation` excludes: they would bias the gradient, or make its choices depend on timing."""
 
 from __future__ import annotations
 

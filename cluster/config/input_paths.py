@@ -56,7 +56,7 @@ def user_code(config: RunConfig | Mapping[str, Any]) -> dict[str, Reference]:
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where the mapping does not have it."""
+    """The value at a dotted key; None if the mapping does not have it."""
     value: Any = tree
     for name in key.split("."):
         if isinstance(value, list | tuple):
@@ -79,7 +79,7 @@ def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_here(text: str) -> bool:
-    """Whether a text is a relative path that exists; a name of a parent (`.`, `..`) is no file to send along."""
+    """Whether a text is a relative path that exists; a name of a parent (`.`, `..`) is not a file to send along."""
     path = Path(text)
     if path.is_absolute() or not path.name or path.name == "..":
         return False

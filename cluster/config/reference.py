@@ -40,7 +40,7 @@ _COLUMNS = ["| key | type | default | what it does |", "| --- | --- | --- | --- 
 
 
 def _render_key(name: str, info: FieldInfo) -> str:
-    """A key that is in no section."""
+    """A key that is not in a section."""
     return "\n".join([f"## `{name}`", "", *_COLUMNS, _row(name, info), ""])
 
 

@@ -127,7 +127,7 @@ def _schedules(config: RunConfig) -> Iterator[str]:
 
 
 def _range(name: str, schedule: Schedule | None, low: float, high: float = inf) -> Iterator[str]:
-    """What a schedule names outside of `low` to `high`."""
+    """Values of a schedule that are outside of `low` to `high`."""
     for value in schedule.explicit_values() if schedule else []:
         if not low <= value <= high:
             wanted = f"{low:g} or more" if high == inf else f"{low:g} to {high:g}"
@@ -157,7 +157,7 @@ def _scheduled_groups(config: RunConfig) -> Iterator[str]:
 
 
 def _scheduled_ks(config: RunConfig) -> Iterator[list[int]]:
-    """What the objective's own k may be at every step of the run."""
+    """The values that the objective's own k may have at each step of the run."""
     by_entropy, moves, k = config.schedule.k_by_entropy, config.schedule.k, config.objective.k
     if by_entropy:
         return repeat(by_entropy.possible(k), config.run.steps)

@@ -215,7 +215,7 @@ class MlflowSettings(Section):
 
 
 class AgreementSettings(Section):
-    """The bar for sampler and learner to agree (section `agreement`)."""
+    """How closely sampler and learner must agree (section `agreement`)."""
 
     max_gap: float = Field(
         1e-3,

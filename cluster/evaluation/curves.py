@@ -134,7 +134,7 @@ def comparison_table(
 
 
 def signed(change: Difference) -> str:
-    """`+0.117 [+0.098, +0.136]`; a bootstrap of prompts that do not differ at all has no interval."""
+    """`+0.117 [+0.098, +0.136]`; if no prompt differs, the bootstrap has no interval."""
     if change.low == change.value == change.high == 0.0:
         return "+0.000, no prompt differs"
     return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"

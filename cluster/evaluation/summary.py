@@ -91,7 +91,7 @@ class Evaluation:
     def standard_errors(self) -> dict[str, float | None]:
         """Of every point of every curve, over prompts; None for a single prompt.
 
-        For evaluation.json only: a run logs the intervals, and as many metrics again would bury them.
+        For evaluation.json only: a run logs only the intervals, to keep the number of metrics small.
         """
         return {
             f"{name}_standard_error": None if isnan(point.standard_error) else point.standard_error

@@ -1,7 +1,7 @@
 """The directory that travels to the cluster with a submitted job: packages, resolved configuration, model, task data.
 
-A staged copy rather than the working directory itself: runs/, .venv and caches would make it gigabytes, and the job
-needs bonrl's entry points, without which vLLM does not find the weight-transfer back-end there.
+A staged copy is sent instead of the working directory itself, which may have gigabytes (runs/, .venv, caches) and
+lacks bonrl's entry points, without which vLLM on the cluster does not find the weight-transfer back-end.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _below(source: Path, target: Path) -> dict[Path, Path]:
 def _user_code(config: RunConfig | Mapping[str, Any]) -> tuple[dict[Path, Path], dict[str, str]]:
     """Target -> source of all user code, and by key the reference that is right in the package where it changes.
 
-    Files in the working directory keep their place, so that code which names its neighbors by path still finds them.
+    Files in the working directory keep their place, so that code still finds neighboring files by path.
     """
     files: dict[Path, Path] = {}
     moved: dict[str, str] = {}

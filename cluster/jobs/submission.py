@@ -108,7 +108,7 @@ class _Log:
 
 
 async def _show_log(client: Any, job: str, log: _Log) -> None:
-    """Print the log until it ends. A connection that is lost in silence shows when the job server is asked."""
+    """Print the log until it ends. A silently lost connection is noticed at the next request to the job server."""
     printing = asyncio.create_task(log.follow(client.tail_job_logs(job)))
     try:
         while not (await asyncio.wait({printing}, timeout=ASK_SECONDS))[0]:

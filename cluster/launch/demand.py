@@ -1,4 +1,4 @@
-"""What each actor of a run takes of a node, and the shared memory that every node needs."""
+"""The resources of a node that each actor of a run takes, and the shared memory that every node needs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _has_weights(kind: NodeType) -> bool:
 
 
 def bundles(config: RunConfig, sizes: Sizes, *, most: bool = False) -> list[Bundle]:
-    """The bundles of all actors, in the order in which they are placed: what needs the most room first.
+    """The bundles of all actors, in the order in which they are placed: the largest first.
 
     Args:
         most: with the actors above the `min` of an elastic number.
@@ -88,7 +88,7 @@ def plan_run(config: RunConfig, sizes: Sizes, *, most: bool = False) -> Plan:
 
 
 def _too_small(name: str, kind: NodeType, sizes: Sizes) -> list[str]:
-    """What a node type has too little of before any actor: /dev/shm, or memory for it."""
+    """Problems of a node type that lacks /dev/shm, or memory for it, before any actor is placed."""
     key, needed, store = f"cluster.node_types.{name}", sizes.shared_memory(kind), sizes.object_store(kind)
     parts = f"{store:g} for Ray's object store"
     if needed > store:

@@ -67,7 +67,7 @@ def _shared_memory(config: RunConfig, sizes: Sizes) -> str:
 
 
 def _changes(config: RunConfig, sizes_of: SizesOf, plan: Plan) -> Iterator[tuple[str, str]]:
-    """What one more sampler, and twice the samples for each prompt, would take."""
+    """Resources that one more sampler, and twice the samples per prompt, would need."""
     actors, rollout = config.actors, config.rollout
     count = actors.sampler_range.min + 1
     elastic = actors.sampler_range.model_copy(update={"min": count, "max": max(count, actors.sampler_range.max)})

@@ -36,7 +36,7 @@ class Best:
 
     @property
     def selected_on_test(self) -> bool:
-        """Whether its value is too good, because the step was chosen by the prompts that measure it."""
+        """Whether its value is biased upwards, because the step was chosen on the prompts that measure it."""
         return self.split == "test"
 
     def to_json(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: complete or not there, never torn.
+"""Checkpoints on disk: complete or absent, never half written.
 
     checkpoints/.tmp-step-000050/   being written (by all learner ranks and the driver)
     checkpoints/step-000050/        complete: manifest.json lists each file with its size and SHA-256
@@ -6,9 +6,9 @@
 Protocol: every writer puts its files into the temporary directory; when all have said they are done, the
 driver syncs the files, writes manifest.json last and renames the directory. A crash before the rename leaves
 only a temporary directory, which nothing reads and the next write or `prune` removes. What a disk does to a
-file afterwards (truncation, a flipped bit, a lost file) is found by `verify`; `latest` takes the one before.
+file afterwards (truncation, a flipped bit, a lost file) is found by `verify`; `latest` then uses an earlier one.
 
-Plain Python without Ray or torch: what the files hold is the writers' business. With ranks on several nodes
+Plain Python without Ray or torch: the writers define the content of the files. With ranks on several nodes
 the directory must be on a file system that all of them see.
 """
 
@@ -81,8 +81,8 @@ class Checkpoints:
     ) -> AsyncIterator[Path]:
         """`async with checkpoints.writing(50, ...) as path:` yields the temporary directory; the block's end finalises.
 
-        After an exception in the block nothing of it is kept: a disk that is full gets its space back. Hashing a large
-        checkpoint takes minutes, so that is done on a thread, and the event loop hears signs of life meanwhile.
+        After an exception in the block its files are removed, which frees the space of a full disk. Hashing a large
+        checkpoint takes minutes, so that is done on a thread, and the event loop keeps serving.
 
         Args:
             keep: complete checkpoints that may stay, this one included.

@@ -1,4 +1,4 @@
-"""Settings that a resumed run goes on with instead of those it had.
+"""Changes of settings when a run is resumed.
 
 config.yaml           the settings that the run was last started with
 config_changes.jsonl  one line per resume that changed some: time, optimizer steps done before, old and new values
@@ -81,7 +81,7 @@ def training_changes(run: Path) -> list[str]:
 
 
 def record_changes(directory: RunDirectory, config: RunConfig, changed: tuple[Change, ...], step: int) -> None:
-    """Make the run directory describe what the run goes on with; a later resume starts from it.
+    """Record the settings with which the run continues; a later resume starts from them.
 
     Args:
         config: the settings, with the changes.

@@ -49,7 +49,7 @@ class LogPlaces:
         self._elsewhere = logs_elsewhere(directory.path)  # of the processes before a resume
 
     def hear(self, actor: str, heartbeat: Heartbeat) -> None:
-        """An actor has answered."""
+        """Take note of an actor's heartbeat."""
         name, place = actor.replace(" ", "-"), LogPlace(heartbeat.host, heartbeat.log_file)
         if not place.file or self._seen.get(name) == place:
             return

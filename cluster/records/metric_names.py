@@ -3,8 +3,8 @@
 The console, metrics.jsonl, wandb and the documentation all read this table; a row with a name that is not in it is
 refused, so that a renamed metric cannot leave a dashboard empty without notice.
 
-Four clocks run in a job and each metric is drawn over exactly one of them (its *axis*). wandb drops or
-misplaces rows when several clocks share its implicit step, so rows are split by axis before they are logged.
+A job has four counters of progress, and each metric belongs to exactly one of them (its *axis*). wandb drops or
+misplaces rows when several counters share its implicit step, so rows are split by axis before they are logged.
 """
 
 from __future__ import annotations

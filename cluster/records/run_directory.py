@@ -8,8 +8,8 @@
     logs/           driver.log and one file per actor: actors/logs.py; elsewhere.json: log_places.py
     groups/         graded groups as Parquet: step-000001.parquet, ... and evaluation-000000.parquet, ...
     checkpoints/    see cluster/records/checkpoints.py
-    queue.arrow     the replay queue's own accounting, from which a new queue actor goes on
-    incidents.jsonl actors that were lost and replaced; quarantine/ prompts that were given up (telemetry/incidents.py)
+    queue.arrow     the replay queue's accounting, from which a new queue actor continues
+    incidents.jsonl actors that were lost and replaced; quarantine/ prompts that are skipped (telemetry/incidents.py)
     user_code.json  the user's rewards, tasks and plugins: SHA-256; user_code/ copies (cluster/records/user_code.py)
     verifiers.json  isolation of the programs that the verifier workers run: cluster/run/startup.py
     wandb/          wandb's own files, when it is on; also tensorboard/ and mlflow/
@@ -154,7 +154,7 @@ class RunDirectory:
         self.write_json("summary.json", dict(summary))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Appends one row to metrics.jsonl, where it is on return. Raises MetricError on a bad row."""
+        """Appends one row to metrics.jsonl; it is in the file on return. Raises MetricError on a bad row."""
         check_row(row)
         line = json.dumps({k: _strict(to_number(k, v)) for k, v in row.items()}, allow_nan=False)
         with clear_errors(self.path):
@@ -172,11 +172,11 @@ class RunDirectory:
         self.append_json(INCIDENTS_FILE, {"time": time.time(), "kind": kind, "unit": unit, **what})
 
     def read_metrics(self) -> list[dict[str, int | float]]:
-        """All rows of metrics.jsonl; a torn last line (a killed run) is left out."""
+        """All rows of metrics.jsonl; an incomplete last line (of a killed run) is left out."""
         return read_metrics(self.path)
 
     def elapsed_s(self) -> float:
-        """Seconds of wall clock that the steps in metrics.jsonl took: where `time/s` goes on after a resume."""
+        """Seconds of wall clock that the steps in metrics.jsonl took: where `time/s` continues after a resume."""
         return max((row[TIME] for row in self.read_metrics() if TIME in row), default=0.0)
 
     def rewind(self, step: int) -> int:
@@ -231,14 +231,14 @@ class RunDirectory:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, int | float]]:
-    """The rows of `path/metrics.jsonl`, also of a run that is under way; a torn last line is left out."""
+    """The rows of `path/metrics.jsonl`, also of a running run; an incomplete last line is left out."""
     file = Path(path) / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     return [row for row in map(parse_row, lines) if row is not None]
 
 
 def parse_row(line: str) -> dict[str, int | float] | None:
-    """A line of metrics.jsonl; None of a torn one."""
+    """A row of metrics.jsonl; None if the line is incomplete."""
     try:
         row = json.loads(line)
         return {key: float(value) if isinstance(value, str) else value for key, value in row.items()}

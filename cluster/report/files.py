@@ -1,4 +1,4 @@
-"""Where the files of a run are, and the commands that go on from it."""
+"""Where the files of a run are, and commands to continue from it."""
 
 from __future__ import annotations
 

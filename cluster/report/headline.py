@@ -50,7 +50,7 @@ def headline(source: Source) -> dict[str, Any]:
 
 
 def status(source: Source) -> dict[str, str]:
-    """A word for how the run stands, with a class for its color, and what it means."""
+    """The state of the run in a word, a CSS class for its color, and what it means."""
     planned, done = int(source.value("run.steps", 0)), source.run.last_step
     if source.summary.get("recorded_only"):
         return {"name": "recorded", "kind": "done", "text": f"{done:,} steps of groups recorded; nothing was trained"}

@@ -1,4 +1,4 @@
-"""Serves the page of a run while it goes on; an open page refreshes itself."""
+"""Serves the page of a running run; an open page refreshes itself."""
 
 from __future__ import annotations
 
@@ -149,5 +149,5 @@ def _host_of(header: str) -> str | None:
 
 
 def _named(host: str) -> str:
-    """A host as it stands in an address."""
+    """A host as written in an address."""
     return f"[{host}]" if ":" in host else host

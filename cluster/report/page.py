@@ -101,7 +101,7 @@ def render(report: Report, *, live: str = "") -> str:
 
 
 def render_sections(report: Report) -> dict[str, Any]:
-    """What changes while a run goes on: the HTML of each section, and the data."""
+    """What changes during a run: the HTML of each section, and the data."""
     templates = _templates()
     html = {name: templates.get_template(f"{name}.html.j2").render(report.view) for name in SECTIONS}
     return {"sections": html, "data": report.data}

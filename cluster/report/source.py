@@ -116,7 +116,7 @@ def _by(axis: str, run: RunResults) -> list[Row]:
 
 
 def _running(path: Path) -> bool:
-    """Whether a process holds the run's lock; it leaves the lock file empty when it ends in order."""
+    """Whether a process holds the run's lock; it leaves the lock file empty when it ends in an orderly way."""
     try:
         if (path / "lock").stat().st_size == 0:
             return False

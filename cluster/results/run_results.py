@@ -36,7 +36,7 @@ class ResultsError(UsageError):
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a run recorded. Reading writes nothing and does not disturb a run that goes on.
+    """What a run recorded. Reading writes nothing and does not disturb a running run.
 
     Metrics and lists of files are read once, when they are first asked for: load the run again to see what it has
     written since.

@@ -21,7 +21,7 @@ class StepClock:
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """The part that just ended is called `name`."""
+        """End the current part of the step; it is called `name`."""
         now = time.monotonic()
         self.laps[name] = now - self._last
         self._last = now

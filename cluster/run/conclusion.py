@@ -121,7 +121,7 @@ def _evaluation_of(context: RunContext, evaluations: Sequence[Evaluation], step:
 
 
 def _earlier(context: RunContext, step: int) -> Evaluation | None:
-    """An evaluation of an earlier process; a damaged file only costs its column in a table."""
+    """An evaluation of an earlier process; if its file is damaged, only its column in a table is missing."""
     file = context.directory.groups / evaluation_file(step)
     try:
         return recorded_evaluation(context.config, file, step)

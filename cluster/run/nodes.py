@@ -1,4 +1,4 @@
-"""What Ray knows about nodes that will be lost, or were."""
+"""What Ray knows about nodes that will be lost or have been lost."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ShutdownRequested(Exception):
 
 
 class Shutdown:
-    """Whether a signal asked the run to stop, and waits that end when one does.
+    """Whether a signal asked the run to stop, and waits that end at such a signal.
 
     Args:
         advice: how to continue; printed when the process exits at once.

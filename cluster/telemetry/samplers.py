@@ -33,7 +33,7 @@ class SamplerLoads:
         self._preemptions: Counter[str] = Counter()  # so far, so that Prometheus misses none between two readings
 
     def hear(self, actor: str, heartbeat: Heartbeat) -> None:
-        """An actor has answered; only samplers report a load."""
+        """Take note of an actor's heartbeat; only samplers report a load."""
         load = heartbeat.load
         if load is None:
             return

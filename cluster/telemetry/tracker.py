@@ -1,4 +1,4 @@
-"""The run's side of an experiment tracker: rows go to a helper process that may die, hang or raise; the run goes on.
+"""The run's side of an experiment tracker: rows go to a helper process, whose failures do not affect the run.
 
 wandb, TensorBoard and MLflow can each hang, raise, or fill a disk, and none of that may touch the run. So each runs in
 a separate helper process (``tracker_process.py``), and a thread of the driver feeds it from a bounded queue. A helper

@@ -52,10 +52,10 @@ class WandbWriter(Tracker):
         settings: section `wandb`. `auto` is online if an API key is configured and the server answers, else
             offline (or what the environment variable WANDB_MODE says).
         run_directory: holds wandb's files in `wandb/` (unless WANDB_DIR names another place), with the run's id: a
-            resumed run goes on in wandb too.
+            resumed run continues in wandb too.
         config: resolved configuration, shown with the run.
         name: display name.
-        run_id: wandb id to go on with; None takes the one in the directory, or a new one.
+        run_id: wandb id to continue; None takes the one in the directory, or a new one.
         init_deadline_s, finish_deadline_s: seconds that starting and uploading the rest may take.
 
     Raises:
