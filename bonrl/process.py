@@ -13,7 +13,7 @@ import threading
 
 
 def _stop_with_parent() -> None:
-    """When the parent's end of standard input is closed, ask the run to stop: it saves a checkpoint."""
+    """Ask the run to stop when the parent closes its end of standard input; the run saves a checkpoint."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

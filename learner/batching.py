@@ -143,8 +143,8 @@ def plan_rows(lengths: Sequence[int], response_lengths: Sequence[int], budget: i
     """Rows of each micro-batch; micro-batch j goes to rank j % world_size. An empty list is a filler.
 
     Sorting by length keeps padding low; adjacent micro-batches have nearly the same cost, so round-robin balances the
-    ranks. If their number is not a multiple of the ranks, the largest are halved first: splitting is free, a filler is
-    not.
+    ranks. If their number is not a multiple of the ranks, the largest are halved first, because splitting costs
+    nothing and a filler does.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], -response_lengths[i], i))
     plan: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What a checkpoint of the engine was written with, against what a run has: in one short sentence."""
+"""Compares the settings with which an engine checkpoint was written with those of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lora_identity(learner: LearnerSettings) -> dict[str, Any] | None:
 
 
 def identity_problem(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting in which a checkpoint differs from a run, None where they agree."""
+    """The first difference between a checkpoint and a run as part of a message; None if they agree."""
     for key, value in wanted.items():
         if found.get(key) != value:
             if key == WEIGHTS and isinstance(found.get(key), list):

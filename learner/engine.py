@@ -92,7 +92,7 @@ class Engine:
         self._reference = ReferencePolicy(self._backend) if reference and self.adapters is None else None
 
     def _keeps_packed_sequences_apart(self) -> bool:
-        """Measured once, with the attention and the sharding of the run. ValueError if `learner.packing` is true."""
+        """Test whether the model keeps packed sequences apart. If not, `learner.packing: true` is a ValueError."""
         self._backend.eval()
         vocabulary = self.config.get_text_config().vocab_size
         if not mixes_packed_sequences(lambda batch: self._logprobs(batch, 1.0)[0], vocabulary, self.pad_token):
@@ -344,7 +344,7 @@ class Engine:
 
     def save(self, directory: str | Path, extra: dict[str, Any]) -> None:
         """Write all that a bit-exact continuation needs: weights, master weights, AdamW state, RNG states, `extra`.
-        Of frozen weights nothing is written.
+        Frozen weights are not written.
 
         `extra` is pickled. The caller must pass a temporary directory and rename it.
         """

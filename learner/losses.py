@@ -41,7 +41,7 @@ def token_logprobs(
 
 
 class ChunkLogprobs(torch.autograd.Function):
-    """`token_logprobs` of logits [C, vocabulary] with half its memory: two copies of the logits in the backward pass,
+    """`token_logprobs` of logits [C, vocabulary] with half the memory: two copies of the logits in the backward pass,
     three with the entropy. Call as ``ChunkLogprobs.apply(logits_CV, tokens_C, temperature, with_entropy)``.
 
     With p = softmax(z), z = logits / temperature: d log p_t / dz = [t] - p and dH / dz = -p (log p + H).

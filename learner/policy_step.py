@@ -74,7 +74,7 @@ class PolicyStep:
         return bool(self.kl_coefficient or self._loss.entropy_coefficient)
 
     def keep(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
-        """The sequences that must be forwarded."""
+        """The sequences that need a forward pass."""
         if self.uses_every_sample or not self._loss.skip_zero_advantage:
             return list(sequences)
         return [s for s in sequences if s.advantage != 0.0]

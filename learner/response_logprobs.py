@@ -77,7 +77,7 @@ def _forward(
 
 
 def _chunk_sizes(total: int, chunks: int) -> list[int]:
-    """Exactly `chunks` sizes, equal within one; 0 on a rank with fewer positions than another has chunks."""
+    """Exactly `chunks` sizes, equal within one; 0 for the last chunks of a rank with few positions."""
     return [total // chunks + (i < total % chunks) for i in range(chunks)]
 
 
@@ -97,8 +97,8 @@ def _to_rows(chunks: tuple[torch.Tensor, ...], responses: ResponseTokens) -> tor
 def _head(model: Any, output: Any, hidden_1CH: torch.Tensor) -> torch.Tensor:
     """Logits of these hidden states: the model's own forward pass, with the output of a decoder that has run already.
 
-    So every scale, soft cap and bias that an architecture applies to its logits is kept, and the head is called as a
-    module, with the hooks that gather its weight under ZeRO-3.
+    This keeps every scale, soft cap and bias that an architecture applies to its logits. The head is called as a
+    module, so the hooks run that gather its weight under ZeRO-3.
     """
     decoded = type(output)(**{**output, "last_hidden_state": hidden_1CH})
     return type(model).forward(_WithoutDecoder(model, decoded), logits_to_keep=0).logits

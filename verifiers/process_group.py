@@ -11,7 +11,7 @@ REAP_SECONDS = 30.0  # a killed process ends at once, unless the kernel hangs
 
 
 def end_group(process: subprocess.Popen[bytes]) -> bool:
-    """Kill a process, started with ``start_new_session``, with all its children, and reap it; false if it survives."""
+    """Kill and reap a process that was started with ``start_new_session``, and its children; false if it survives."""
     with contextlib.suppress(ProcessLookupError):  # it had already ended
         os.killpg(process.pid, signal.SIGKILL)
     try:

@@ -80,7 +80,7 @@ def after_reasoning(response: str, *, code: bool = False) -> str:
 
 
 class _Program:
-    """Tells the tags of a response from those in the text of its program."""
+    """Distinguishes tags of the response from tags inside its program."""
 
     def __init__(self, response: str) -> None:
         self.response = response

@@ -161,7 +161,7 @@ def files_of(reference: Reference, *, packages: bool = False) -> tuple[Path, dic
         found = path.parent.glob("*.py")
         inner = [file.parent for file in path.parent.glob("*/__init__.py")] if packages else []
         found = (file for source in (found, *(folder.rglob("*.py") for folder in inner)) for file in source)
-    # Editors leave hidden files and broken links beside the file.
+    # Editors leave hidden files and broken links next to the file.
     sources = (file for file in sorted(found) if file.is_file() and not file.name.startswith("."))
     return path.relative_to(root), {file.relative_to(root): file for file in sources}
 
@@ -231,7 +231,7 @@ def _package_of(path: Path) -> tuple[Path, str]:
 
 
 def _is_free(name: str, path: Path) -> bool:
-    """Whether ``import name`` means this file once its directory is importable."""
+    """Whether ``import name`` would load this file once its directory is importable."""
     if not name.isidentifier() or path.suffix != ".py":
         return False
     if name in sys.modules:
@@ -245,7 +245,7 @@ def _is_free(name: str, path: Path) -> bool:
 
 
 def _check_neighbors(module: ModuleType, path: Path) -> None:
-    """Refuse a file that got an earlier loaded module of another directory in place of the one beside it."""
+    """Refuse a file whose import returned an earlier loaded module of another directory instead of its neighbor."""
     for value in vars(module).values():
         name = value.__name__ if isinstance(value, ModuleType) else ""
         name = value.__module__ if isinstance(value, type | FunctionType) else name
@@ -260,7 +260,7 @@ def _private_name(path: Path) -> str:
 
 @contextlib.contextmanager
 def _importable(directory: Path) -> Iterator[None]:
-    """The directory comes first while code loads. Afterwards it comes last, for imports inside of functions."""
+    """Put the directory first on the import path while code loads, then last, for imports inside functions."""
     entry = str(directory)
     sys.path.insert(0, entry)
     try:

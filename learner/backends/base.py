@@ -40,11 +40,11 @@ class LearnerBackend(ABC):
 
     @abstractmethod
     def train(self) -> None:
-        """Forward passes are for training from now on."""
+        """Switch the model to training."""
 
     @abstractmethod
     def eval(self) -> None:
-        """Forward passes are for scoring from now on."""
+        """Switch the model to scoring."""
 
     @abstractmethod
     def begin_micro_batch(self, *, last: bool) -> None:

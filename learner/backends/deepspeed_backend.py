@@ -189,7 +189,7 @@ class DeepSpeedBackend(LearnerBackend):
 def _partition(
     deepspeed: Any, model: torch.nn.Module, config: dict[str, Any], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Leave each rank its part of every parameter of rank 0's model, and the buffers on the device."""
+    """Partition the parameters of rank 0's model over the ranks, and put the buffers on the device."""
     first: torch.nn.Parameter | None = None
     for parameter in model.parameters():
         give_memory([parameter], device)

@@ -1,4 +1,4 @@
-"""Rank 0 reads the model and the other ranks receive it, so that the ranks of a host do not hold a copy each.
+"""Rank 0 reads the model and the other ranks receive it, so that not every rank of a host holds a copy of the files.
 
 A receiving rank reads only the headers of the files. Its parameters are hollow: they have their shape, but memory for
 one number. `give_memory` makes them whole on the training device, just before a broadcast from rank 0 fills them.
@@ -68,7 +68,7 @@ def _outline(model: torch.nn.Module) -> _Outline:
 
 
 def _difference(mine: _Outline, other: _Outline) -> str | None:
-    """What differs in names, types or shapes. Ties may differ: transformers looks at values to decide about some."""
+    """The difference in names, types or shapes. Ties may differ: transformers decides some of them by values."""
 
     def described(outline: _Outline) -> dict[str, tuple[torch.dtype, torch.Size]]:
         found = {name: (dtype, shape) for name, (_, dtype, shape) in outline.parameters.items()}
@@ -86,7 +86,7 @@ def _text(described: tuple[torch.dtype, torch.Size] | None) -> str:
 
 
 def _follow(model: torch.nn.Module, outline: _Outline) -> None:
-    """Replace what is on the meta device: by hollow parameters, tied as on rank 0, and by the buffers of rank 0."""
+    """Replace tensors on the meta device by hollow parameters, tied as on rank 0, and by the buffers of rank 0."""
     hollow: dict[str, torch.nn.Parameter] = {}
     for name, (first, dtype, shape) in outline.parameters.items():
         if first not in hollow:

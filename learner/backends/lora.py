@@ -179,7 +179,7 @@ def _linear_layers(model: Any) -> dict[str, torch.nn.Module]:
 
 
 def _with_siblings(model: Any, layers: Sequence[str]) -> list[torch.nn.Parameter]:
-    """Parameters of these layers and of the linear layers beside them: engines fuse some of those, such as q, k and v,
+    """Parameters of these layers and of the linear layers in the same module: engines fuse some of them (q, k and v),
     and load a fused layer only as a whole."""
     parents = {name.rpartition(".")[0] for name in layers}
     linear = [layer for name, layer in _linear_layers(model).items() if name.rpartition(".")[0] in parents]

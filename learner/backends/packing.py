@@ -9,10 +9,10 @@ import torch
 
 
 def prepare_packing(model: Any, wanted: bool | Literal["auto"], device: torch.device) -> bool:
-    """Whether to pack; sets varlen attention where that is available.
+    """Whether to pack; sets variable-length attention if it is available.
 
     Raises:
-        ValueError: packing is wanted, but the architecture has recurrent states.
+        ValueError: packing is requested, but the architecture has recurrent states.
     """
     flash = _flash_attention(model) if device.type == "cuda" else None
     if wanted is False or (wanted == "auto" and (flash is None or model._is_stateful)):

@@ -15,7 +15,7 @@ from learner.strategies import AnswerGroups, Strategy
 
 
 class UStatistics(Protocol):
-    """n samples, k answers. At k = n there is no U_k(-i), and 0 takes its place."""
+    """n samples, k answers. At k = n, U_k(-i) does not exist and is replaced by 0."""
 
     @property
     def n(self) -> int: ...
@@ -39,7 +39,7 @@ class UStatistics(Protocol):
 
 @dataclass(frozen=True)
 class ArrayUStatistics:
-    """Of an array strategy."""
+    """The statistics of an array strategy."""
 
     strategy: Strategy
     groups: AnswerGroups
@@ -72,7 +72,7 @@ class ArrayUStatistics:
 
 @dataclass(frozen=True)
 class CountUStatistics:
-    """Of one sample under a count strategy: `correct` of the n samples are right, `others_correct` of the others."""
+    """The statistics of one sample under a count strategy: `correct` of n are right, `others_correct` without it."""
 
     strategy: Strategy
     n: int
@@ -105,7 +105,7 @@ class CountUStatistics:
 
 @dataclass(frozen=True)
 class ConstantUStatistics:
-    """Of a translation-equivariant strategy where all rewards are 1: the part of a formula that a constant adds."""
+    """The statistics of a translation-equivariant strategy if all rewards are 1: what a constant adds to a formula."""
 
     n: int
     k: int

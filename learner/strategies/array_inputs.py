@@ -145,7 +145,7 @@ def _refuse_flags(rights: list[Any], rows: list[list[Any]]) -> None:
 
 
 def _is_list(values: Any) -> bool:
-    """Whether these are several answers. For a single group, a tuple is one answer."""
+    """Whether `values` are several answers. For a single group, a tuple is one answer."""
     return isinstance(values, list | np.ndarray) or (hasattr(values, "detach") and values.ndim > 0)
 
 

@@ -41,7 +41,7 @@ class _Ranked:
     excess: np.ndarray
 
     def unsorted(self, values: np.ndarray) -> np.ndarray:
-        """Values by rank, [G, n], reordered to values by sample."""
+        """Values ordered by rank, [G, n], reordered by sample."""
         result = np.empty_like(values)
         np.put_along_axis(result, self.order, values, axis=1)
         return result

@@ -3,8 +3,8 @@
 Unparsable answers take a slot and never compete. U_k is a sum over j, the votes of the right answer, and t, the number
 of other answers that also have j votes while none has more: the right answer then wins with probability 1 / (1 + t).
 
-Votes are counted as coefficients of a product of polynomials in x, one factor for each answer. Two devices keep the
-numbers small and all terms positive, so that nothing cancels and nothing overflows:
+Votes are counted as coefficients of a product of polynomials in x, one factor for each answer. Two techniques keep
+the numbers small and all terms positive, so that nothing cancels and nothing overflows:
 
 - Draw each sample independently with probability p. Given that k were drawn they are a uniform k-subset, so
   U_k = P(won, k drawn) / P(k drawn), and an answer with s samples is drawn v times with the binomial probability.
@@ -170,7 +170,7 @@ def _cases(k: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _drawn(n: int, k: int) -> np.ndarray:
-    """Probability that v of s samples are drawn, float64[s, v] for s = 0..n, v = 0..k, when k of n are expected."""
+    """Probability that v of s samples are drawn, each with p = k / (n + 1): float64[s, v] for s = 0..n, v = 0..k."""
     p = k / (n + 1)  # less than 1 at k = n as well
     table = np.zeros((n + 1, k + 1))
     table[0, 0] = 1.0

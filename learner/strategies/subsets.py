@@ -64,7 +64,7 @@ def _design(groups: AnswerGroups, k: int) -> np.ndarray:
 
 
 def _earned(function: Earned, groups: AnswerGroups, subsets_MK: np.ndarray) -> np.ndarray:
-    """What the strategy earns with each subset, float64[G, M]; as many at once as MAX_ELEMENTS allows."""
+    """What the strategy earns with each subset, float64[G, M], computed in parts of at most MAX_ELEMENTS."""
     G, (M, k) = len(groups.rewards_GN), subsets_MK.shape
     earned_GM = np.zeros((G, M))
     if k == 0:

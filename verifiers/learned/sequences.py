@@ -1,4 +1,4 @@
-"""Encodes prompt and answer to the token ids of a classifier."""
+"""Encodes a prompt and an answer as token ids for a classifier."""
 
 from __future__ import annotations
 

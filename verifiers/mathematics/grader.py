@@ -55,7 +55,7 @@ def prepare() -> str:
 
 
 def prepare_exact() -> None:
-    """Load the arbitrary-precision arithmetic of this thread, outside of any answer's time."""
+    """Load the arbitrary-precision arithmetic of this thread before the time of an answer begins."""
     numeric.context()
 
 

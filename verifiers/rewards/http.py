@@ -55,7 +55,7 @@ class HttpGrades:
         self._grading = Grading(settings.reward_weights, settings.reward_correct_at)
 
     def start(self) -> str:
-        """Check that the token is there; the service itself is asked with the first answers."""
+        """Check that the token is set; the service itself is called with the first answers."""
         self._headers()
         return f"task.reward: {self._url}, at most {self._batch} answers per request"
 
@@ -89,7 +89,7 @@ class HttpGrades:
             return await asyncio.gather(*(self._one(session, prompt, part) for part in parts))
 
     async def _one(self, session: Any, prompt: Prompt, responses: Sequence[str]) -> list[Any]:
-        """The results of one batch; if it failed, the reason in place of each."""
+        """The results of one batch; if it failed, the reason for each answer."""
         n, row = len(responses), json_row(prompt.columns)
         body = {
             "prompts": [prompt.text] * n,

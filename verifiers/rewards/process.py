@@ -1,7 +1,7 @@
 """The parent's side of the process in which a user's code runs: it can be killed, and the next call gets a new one.
 
-A call that hangs or kills the process costs that call and nothing else. After several such calls in a row further calls
-fail at once for a while, so that a broken reward ends a step in minutes, not hours.
+A call that hangs or kills the process affects only that call. After several such calls in a row, further calls fail
+immediately for some time, so that a broken reward ends a step in minutes, not hours.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ LOG_BYTES = 8192
 """Output of one call that reaches the log; the rest is counted and dropped."""
 
 FAILURES_IN_A_ROW = 3
-"""So many lost processes without a finished call in between, and calls fail at once for a while."""
+"""After this many lost processes without a finished call in between, calls fail immediately for some time."""
 
 _COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from verifiers.rewards.program import main; \
 main(int(sys.argv[2]), int(sys.argv[3]))"
 
 
 class CallLost(RuntimeError):
-    """The process died, hung or did not start; it is replaced. ``late``: the deadline passed, so no second try."""
+    """The process died, hung or did not start; it is replaced. ``late``: after the deadline; then there is no retry."""
 
     def __init__(self, message: str, *, late: bool = False) -> None:
         super().__init__(message)
@@ -220,7 +220,7 @@ class _Process:
         return bytes(data)
 
     def _death(self, when: str) -> str:
-        """How the process ended by itself."""
+        """Why the process ended by itself."""
         try:
             status = self.popen.wait(timeout=GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -265,7 +265,7 @@ class _Output:
         self._thread.start()
 
     def next_call(self) -> None:
-        """Allow the next call its share of the log."""
+        """Reset the amount of output that the next call may log."""
         self._left = LOG_BYTES
         dropped, self._dropped = self._dropped, 0
         if dropped:

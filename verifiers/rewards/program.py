@@ -52,7 +52,7 @@ class Job:
 
 
 class LateError(UserCodeError):
-    """An asynchronous call missed its deadline."""
+    """An asynchronous call exceeded its deadline."""
 
 
 class Grader:
@@ -117,7 +117,7 @@ class Grader:
                 yield self._result(partial(_same, result), None, seconds)
 
     def _concurrently(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All answers of the group at once, each with the deadline."""
+        """Grade all answers of the group concurrently, each with the deadline."""
 
         async def one(response: str) -> dict[str, Any]:
             started, results = time.perf_counter(), []
@@ -153,7 +153,7 @@ class Grader:
         return None
 
     def _run(self, work: Awaitable[Any]) -> Any:
-        """Await on one event loop for the life of the process, so that sessions can be kept."""
+        """Await on an event loop that lives as long as the process, so that sessions can be reused."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)

@@ -90,7 +90,7 @@ def listed(result: Any, n: int) -> list[Any]:
     """The results of a batch of n answers: a list, an array, a dict of lists, or a dict with a list ``rewards``.
 
     Raises:
-        ResultError: It is no such result, or has another length.
+        ResultError: It is not such a result, or has another length.
     """
     if isinstance(result, Mapping):
         if "rewards" in result:  # as in OpenRLHF
@@ -122,7 +122,7 @@ def _plain(value: Any) -> Any:
 
 
 def _plain_verdict(verdict: Verdict) -> Verdict:
-    """The verdict of a user, which nothing has checked, with fields of the declared types."""
+    """A Verdict that the user's code returned, checked and with fields of the declared types."""
     if verdict.status not in list(Status):
         raise ResultError(f"gave a Verdict of status {verdict.status!r}; choose one of {', '.join(Status)}")
     for name in ("answer", "detail"):

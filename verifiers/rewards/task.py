@@ -1,4 +1,4 @@
-"""Tasks whose answers a user's code grades: a reward for the prompts of another task, or a task of the user."""
+"""Tasks graded by a user's code: a reward for the prompts of another task, or a task of the user."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class UserGrades:
         self.process.close()
 
     def _once(self, prompt: Prompt, responses: Sequence[str]) -> tuple[list[Verdict], bool]:
-        """The verdicts, and whether a second try makes sense."""
+        """The verdicts, and whether a retry may help."""
         started = time.perf_counter()
         try:
             results = self.process.grade(prompt, responses)

@@ -19,11 +19,11 @@ _OUTSIDE = re.compile(
 _INSIDE = re.compile(r"\\.|\"\"\"|'''")
 
 _RESCANS = 20
-"""Strings that never end are forgiven this often in one text; then fences in strings count. Bounds the time."""
+"""After this many strings without an end in one text, fences in strings count as fences, which bounds the time."""
 
 
 class Lexer:
-    """Reads Python line by line, just far enough to know whether the next line begins inside a string or brackets.
+    """Reads Python line by line, only to know whether the next line begins inside a string or brackets.
 
     Attributes:
         quote: The mark of the triple-quoted string that is open, or "".
@@ -127,7 +127,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
 
 
 def _opening(line: str, number: int) -> _Block | None:
-    """The block that ``line`` opens. A fence before several words is one in prose."""
+    """The block that ``line`` opens. A fence followed by several words belongs to prose."""
     fence = _FENCE.fullmatch(line)
     if fence is None:
         inline = _INLINE.fullmatch(line)

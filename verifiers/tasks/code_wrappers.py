@@ -1,4 +1,4 @@
-"""What responses put around a program in place of a Markdown fence: tags, brackets, LaTeX environments, quotation."""
+"""What responses put around a program instead of a Markdown fence: tags, brackets, LaTeX, quotation marks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unwrapped(text: str, *, tags: bool) -> str:
     """The content of the last wrapper of a text without fences; the text as it is without one.
 
     Args:
-        tags: Whether there may be wrappers; in a text that begins as a program they are in its strings.
+        tags: Whether wrappers are removed; in a text that begins as a program they are parts of its strings.
     """
     for wrapper in _WRAPPERS if tags else ():
         found = [match[2] for match in wrapper.finditer(text)]

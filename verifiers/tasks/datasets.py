@@ -281,7 +281,7 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
 
 
 class _NotLines(ValueError):
-    """The file is no JSON Lines; messages about its lines would not help."""
+    """The file is not JSON Lines, so messages about its lines would not help."""
 
 
 def _refuse_document(first: str, path: Path) -> None:

@@ -14,7 +14,7 @@ MAX_RESPONSE_CHARS = 200_000
 """Only the end of a longer response is looked at."""
 
 MAX_PROGRAM_CHARS = 64_000
-"""A longer program is no program: solutions of these tasks have a few thousand characters at most."""
+"""A longer text is not accepted as a program: solutions of these tasks have a few thousand characters at most."""
 
 _CLOSER = (")", "]", "}")
 # How a line at the left margin begins where a program begins after prose or at the start of a text.

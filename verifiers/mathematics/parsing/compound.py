@@ -15,7 +15,7 @@ _JOINT = re.compile(r",? (?:and )?|,|")
 def compound(text: str) -> tuple[Fraction, str] | None:
     """The value in the last unit, and that unit; None if the text is not two or three quantities of one kind.
 
-    The units must become smaller: "3 m 2 km" is no quantity.
+    The units must become smaller: "3 m 2 km" is not a quantity.
     """
     parts: list[tuple[Fraction, units.Measure, str]] = []
     position = 0

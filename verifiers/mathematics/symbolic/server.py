@@ -1,4 +1,4 @@
-"""The host process: math-verify loaded and warm, one forked child per job, killed at its deadline.
+"""The host process: loads math-verify once, and forks one child per job, which is killed at its deadline.
 
 Started by ``host.Host`` with a clean environment; reads and writes one JSON object per line on standard input and
 output. It has one thread, so forking is safe, and each child starts from the same state: jobs share no memory or
