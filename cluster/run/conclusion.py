@@ -22,7 +22,7 @@ def conclude(context: RunContext, outcome: Run | JobResult) -> JobResult:
     """Tell the user how the run ended.
 
     Args:
-        outcome: the run that reached its last step or stopped at a signal, or the result of what ended it early.
+        outcome: the run, if it reached its last step, stopped early or stopped at a signal; else the failure's result.
     """
     warnings = context.health.at_end()
     if isinstance(outcome, JobResult):
@@ -52,7 +52,7 @@ def advice(context: RunContext) -> str:
 
 
 def _finish(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobResult:
-    """Write the summary of a run that reached its last step."""
+    """Write the summary of a run that reached its last step or stopped early."""
     try:
         keep_warnings(context.directory, warnings)
         return _recorded(context, warnings) if context.rollout_only else _trained(context, run, warnings)
