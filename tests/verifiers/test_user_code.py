@@ -123,9 +123,9 @@ def test_what_cannot_be_loaded_is_named_with_file_and_line(tmp_path: Path, sourc
     [
         ("missing.py:score", ["no file missing.py", "working directory"]),
         ("missing.module:score", ["no module 'missing'", "path/to/file.py"]),
-        ("reward", ["no reference", "file.py:name"]),
+        ("reward", ["not a reference", "file.py:name"]),
         ("good.py", ["good.py:NAME", "it defines score"]),
-        ("good.py:1x", ["no reference"]),
+        ("good.py:1x", ["not a reference"]),
         ("good.py:", ["give the name"]),
     ],
 )

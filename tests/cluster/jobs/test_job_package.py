@@ -295,7 +295,7 @@ def test_files_that_task_options_name_travel(
     assert send(make_job(None, checkout / LOCAL, given))[0] == 0
     assert "words/en.txt" in client.files
     write(tmp_path.parent / "outside.txt")
-    with pytest.raises(UsageError, match=r"task\.options\.words = \.\./outside\.txt leads out"):
+    with pytest.raises(UsageError, match=r"task\.options\.words = \.\./outside\.txt is outside"):
         send(make_job(None, checkout / LOCAL, [*given, "task.options={words: ../outside.txt, level: x}"]))
 
 

@@ -61,7 +61,7 @@ def test_names(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, "taken", CONFIG).close()
     with pytest.raises(RunDirectoryError, match=r"holds a run already.*--resume"):
         RunDirectory.create(tmp_path, "taken", CONFIG)
-    with pytest.raises(RunDirectoryError, match=r"no run directory.*--resume"):
+    with pytest.raises(RunDirectoryError, match=r"not a run directory.*--resume"):
         RunDirectory.open(tmp_path)
 
 

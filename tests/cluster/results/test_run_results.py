@@ -188,12 +188,12 @@ def test_paths_without_a_run_are_refused_by_what_they_hold(tmp_path: Path) -> No
     (tmp_path / "eval" / "evaluation.json").write_text("{}")
     for path, message in {
         tmp_path / "nowhere": "does not exist",
-        tmp_path / "runs": rf"holds 2 runs \(a, b\); give one of them, such as {run}",
+        tmp_path / "runs": rf"contains 2 runs \(a, b\); give one of them, such as {run}",
         tmp_path / "model": "is a model directory",
-        tmp_path / "eval": "`bonrl eval --output` wrote",
+        tmp_path / "eval": "is a directory of `bonrl eval --output`",
         run / "groups": rf"is a part of the run {run}",
         run / "config.yaml": "is a file",
-        tmp_path: "holds no config.yaml",
+        tmp_path: "has no config.yaml",
     }.items():
         with pytest.raises(ResultsError, match=message):
             load_run(path)
