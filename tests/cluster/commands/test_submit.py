@@ -254,7 +254,7 @@ def test_a_job_is_listed_followed_and_stopped_with_time_to_save(head: Head) -> N
     output = "".join(lines) + rest
     assert process.returncode == 130, output
     job = next(line.split()[1] for line in lines if line.startswith("job "))
-    assert "goes on" in output and "Traceback" not in output
+    assert "continues" in output and "Traceback" not in output
     for command in (f"bonrl jobs logs {job} --follow", "bonrl jobs", f"bonrl jobs stop {job}"):
         assert f"{command} --address {head.url}" in output
     assert re.search(rf"^{job} +RUNNING ", head.command("bonrl", "jobs", "--address", head.url), re.MULTILINE)
