@@ -14,12 +14,12 @@ from cluster.launch.layout import DASHBOARD_PORT, GCS_PORT, STOP_SECONDS, Layout
 
 API = "ray.io/v1"
 _NOTICE_S = 90  # of STOP_SECONDS; Ray itself ends within the rest
-_LEAVE = (  # before a worker pod ends: actors move off it, and the raylet ends when the pod has none
+_DRAIN_COMMAND = (  # before a worker pod ends: actors move off it, and the raylet ends when the pod has none
     "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message 'its pod is being deleted' "
     f"--deadline-remaining-seconds {_NOTICE_S} && timeout {_NOTICE_S} sh -c 'while pgrep raylet; do sleep 1; done'"
 )
 _CONFIG_DIRECTORY = "/etc/bonrl"
-_KEEP_SECONDS = 3600  # the cluster of a finished job, for its logs
+_KEEP_SECONDS = 3600  # how long the cluster outlives the run, for its logs; render.py and the docs name it
 
 
 def render_cluster(layout: Layout) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def _pod(layout: Layout, machines: Machines, container: str, *, with_run: bool =
     if cluster.kubernetes.secret:
         box["envFrom"] = [{"secretRef": {"name": cluster.kubernetes.secret}}]
     if container == "ray-worker":
-        box["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", _LEAVE]}}}
+        box["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", _DRAIN_COMMAND]}}}
     if container == "ray-head":
         ports = {"gcs-server": GCS_PORT, "dashboard": DASHBOARD_PORT, "client": 10001}
         box["ports"] = [{"containerPort": port, "name": name} for name, port in ports.items()]

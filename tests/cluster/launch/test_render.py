@@ -125,6 +125,13 @@ def test_kubernetes_job_carries_the_configuration_and_joins_its_own_cluster() ->
     assert job["spec"]["backoffLimit"] == 0, "a second attempt would begin the run again"
 
 
+def test_the_header_of_a_job_says_when_its_cluster_is_deleted() -> None:
+    _, job = objects("rayjob.yaml")
+    assert job["spec"]["shutdownAfterJobFinishes"] is True and job["spec"]["ttlSecondsAfterFinished"] == 3600
+    header = files("kuberay")["rayjob.yaml"].splitlines()[0]
+    assert header.startswith("# One run, on its own cluster, which is deleted one hour after the run ends. ")
+
+
 def differences(left: Any, right: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted path -> (left, right) wherever two trees differ."""
     if isinstance(left, dict) and isinstance(right, dict):
