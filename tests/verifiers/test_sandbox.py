@@ -255,8 +255,8 @@ def test_a_layer_that_is_not_felt_does_not_count(monkeypatch: pytest.MonkeyPatch
         assert isolation.probes["open a UDP socket"] == "allowed"
     from verifiers.sandbox import levels
 
-    hollow = {level: Layers() for level in Level}
-    monkeypatch.setattr("verifiers.sandbox.executor.LAYERS", hollow)
+    no_layers = {level: Layers() for level in Level}
+    monkeypatch.setattr("verifiers.sandbox.executor.LAYERS", no_layers)
     with pytest.raises(SandboxUnavailable, match=r"task\.sandbox\.minimum_level is L2b.*L3 is not enforced here"):
         Executor().start()
     assert levels.LAYERS[Level.LIMITS] == Layers()

@@ -2,8 +2,8 @@
 
 As built-in types, some exceptions would look like an answer: StopIteration ends a ``map`` or a ``zip``, IndexError a
 loop over ``__getitem__``, and the tests would pass without a comparison. So the exceptions of the program propagate as
-``Raised``, which neither the language nor its library catches, and ``compiled`` rewrites the tests so that their own
-handlers see the built-in exception that it represents.
+``ProgramException``, which neither the language nor its library catches, and ``compiled`` rewrites the tests so that
+their own handlers see the built-in exception that it represents.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ class CandidateError(Exception):
     """Represents an exception of the program whose type is not built in."""
 
 
-class Raised(BaseException):
+class ProgramException(BaseException):
     """An exception of the program that propagates through the tests.
 
     Args:
         description: What the candidate says of it: ``type`` (the nearest built-in one), ``name``, ``text``.
-        unseen: The exceptions that no handler in the tests has caught; this one is removed when one does.
+        unhandled: The exceptions that no handler in the tests has caught; this one is removed when one does.
     """
 
-    def __init__(self, description: Any, unseen: set[Raised]) -> None:
+    def __init__(self, description: Any, unhandled: set[ProgramException]) -> None:
         name, text = text_of(description, "name"), text_of(description, "text")
         self.what = f"{name}: {text}" if text else name
         self.error = _built_in(text_of(description, "type"), text)
         self.error._raised = self  # type: ignore[attr-defined]
-        self._unseen = unseen
+        self._unhandled = unhandled
         super().__init__(self.what)
-        unseen.add(self)
+        unhandled.add(self)
 
-    def see(self) -> None:
+    def mark_handled(self) -> None:
         """A handler in the tests has caught it."""
-        self._unseen.discard(self)
+        self._unhandled.discard(self)
 
-    def again(self) -> Raised:
+    def mark_reraised(self) -> ProgramException:
         """The tests raise it again."""
-        self._unseen.add(self)
+        self._unhandled.add(self)
         return self
 
 
@@ -72,25 +72,25 @@ def _built_in(name: str, text: str) -> Exception:
     return CandidateError(text)
 
 
-def origin(error: BaseException | None) -> Raised | None:
+def origin(error: BaseException | None) -> ProgramException | None:
     """The exception of the program that ``error`` is or represents; None if the tests raised it themselves."""
-    return error if isinstance(error, Raised) else getattr(error, "_raised", None)
+    return error if isinstance(error, ProgramException) else getattr(error, "_raised", None)
 
 
 def _expects(kinds: Any = BaseException) -> Any:
     """What an ``except kinds`` of the tests has to catch: evaluated while the exception is on its way."""
     error = sys.exception()
-    if isinstance(error, Raised):
+    if isinstance(error, ProgramException):
         wanted = kinds if isinstance(kinds, tuple) else (kinds,)
         if any(kind in type(error.error).__mro__ for kind in wanted if isinstance(kind, type)):
-            error.see()
-            return Raised
+            error.mark_handled()
+            return ProgramException
     return kinds
 
 
 def _real(error: BaseException) -> BaseException:
     """What an ``except ... as name`` binds."""
-    return error.error if isinstance(error, Raised) else error
+    return error.error if isinstance(error, ProgramException) else error
 
 
 def _again(*given: Any) -> Any:
@@ -99,7 +99,7 @@ def _again(*given: Any) -> Any:
     if error is None:
         return RuntimeError("No active exception to reraise")
     raised = origin(error) if isinstance(error, BaseException) else None
-    return error if raised is None else raised.again()
+    return error if raised is None else raised.mark_reraised()
 
 
 class _Manager:
@@ -113,11 +113,11 @@ class _Manager:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: types.TracebackType | None) -> Any:
         leave = type(self.inner).__exit__
-        if not isinstance(error, Raised):
+        if not isinstance(error, ProgramException):
             return leave(self.inner, kind, error, trace)
         ended = leave(self.inner, type(error.error), error.error, trace)
         if ended:
-            error.see()
+            error.mark_handled()
         return ended
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any, NoReturn
 
 from . import candidate, codec, frames
-from .candidate_exceptions import Raised
+from .candidate_exceptions import ProgramException
 
 CLIENT = 4
 
@@ -25,7 +25,7 @@ class Undeliverable(BaseException):
     """A test hands the program something that cannot be sent to another process."""
 
 
-class Opaque:
+class ObjectHandle:
     """An object of the candidate's process: it can be called, passed back and inspected, but never compared."""
 
     __slots__ = ("_channel", "_kind", "_number", "_truth")
@@ -74,9 +74,9 @@ class Channel:
     Attributes:
         lost: Why the candidate can no longer be used; empty while it can.
         calls: Number of requests that it has answered with a value or an exception.
-        engaged: It was asked something whose answer may make a test fail.
+        program_used: The tests have used the program, so their failure may be its fault (sent as ``engaged``).
         objects: Objects that this side has sent, mainly functions.
-        unseen: Exceptions of the program that no handler in the tests has caught.
+        unhandled: Exceptions of the program that no handler in the tests has caught.
         undelivered: Status and detail of the first request that could not be sent.
     """
 
@@ -84,9 +84,9 @@ class Channel:
         self.reply_limit = reply_limit
         self.lost = ""
         self.calls = 0
-        self.engaged = False
+        self.program_used = False
         self.objects = False
-        self.unseen: set[Raised] = set()
+        self.unhandled: set[ProgramException] = set()
         self.undelivered: tuple[str, str] | None = None
 
     def receive(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Channel:
             self.lose("the program's process ended before it was asked")
 
     def request(self, action: str, target: str | int, **fields: Any) -> Any:
-        """Ask the candidate to do something; returns the value, or raises what the program raised as ``Raised``."""
+        """Ask the candidate to do something and return the value. Raises ``ProgramException`` if the program raised."""
         number = secrets.randbits(48)
         if "values" in fields:
             try:
@@ -125,34 +125,34 @@ class Channel:
         self.send(codec.pack({"do": action, "target": target, "n": number, **fields}))
         if action != "get":
             # Before its answer is read, which may be the judge's end.
-            self._engage()
+            self._mark_program_used()
         reply = self.receive()
         if reply.get("n") != number:
             self.lose("the program sent a reply that does not belong to a request")
         if "raised" in reply:
-            self._raise(action, Raised(reply["raised"], self.unseen))
+            self._raise(action, ProgramException(reply["raised"], self.unhandled))
         try:
-            value = codec.decode(reply.get("value"), self._opaque)
+            value = codec.decode(reply.get("value"), self._make_handle)
         except codec.CodecError as error:
             self.lose(f"the program's reply could not be read: {error}")
         # Returning a function cannot make a test fail yet.
-        if action != "get" or type(value) is not Opaque:
-            self._engage()
+        if action != "get" or type(value) is not ObjectHandle:
+            self._mark_program_used()
             self.calls += 1
         return value
 
-    def _engage(self) -> None:
+    def _mark_program_used(self) -> None:
         """From now on, an error in the tests may be caused by the program."""
-        if not self.engaged:
-            self.engaged = True
+        if not self.program_used:
+            self.program_used = True
             report(engaged=True)
 
-    def _raise(self, action: str, raised: Raised) -> NoReturn:
-        self._engage()
+    def _raise(self, action: str, raised: ProgramException) -> NoReturn:
+        self._mark_program_used()
         self.calls += 1
         if action == "getattr" and type(raised.error) is AttributeError:
             # That an object has no such attribute is an answer, which ``hasattr`` asks for.
-            raised.see()
+            raised.mark_handled()
             raise raised.error
         raise raised
 
@@ -161,22 +161,22 @@ class Channel:
         if isinstance(error, codec.Unencodable):
             status = "unsplittable"
         else:  # too deep or too long, which values of the program's may have made it
-            status = "wrong" if self.engaged else "broken"
+            status = "wrong" if self.program_used else "broken"
         self.undelivered = self.undelivered or (
             status,
             f"the tests pass an argument that cannot be sent to the program: {error}",
         )
         raise Undeliverable(self.undelivered[1]) from error
 
-    def _opaque(self, value: Any) -> Opaque:
+    def _make_handle(self, value: Any) -> ObjectHandle:
         if type(value) is not list or [type(part) for part in value[::2]] != [int, str] or len(value) != 3:
             raise codec.CodecError("a handle of the wrong form")
         self.objects = True
-        return Opaque(self, value[0], value[1], value[2][:80])
+        return ObjectHandle(self, value[0], value[1], value[2][:80])
 
 
 def _send_handle(value: Any) -> dict[str, Any]:
-    if type(value) is Opaque:
+    if type(value) is ObjectHandle:
         return {"t": "handle", "v": value._number}
     what = f"a {type(value).__name__}"
     numpy = sys.modules.get("numpy")

@@ -94,7 +94,7 @@ def _load(job: dict[str, Any], channel: Channel) -> tuple[str, str] | None:
     state = loaded.get("loaded")
     if state == "yes":
         return None
-    what = candidate_exceptions.Raised(loaded.get("raised"), set()).what
+    what = candidate_exceptions.ProgramException(loaded.get("raised"), set()).what
     if state == "syntax":
         return "syntax", f"the program does not compile: {what}"
     return "crash", f"the program raised while it was loaded: {what}"
@@ -119,7 +119,7 @@ def _tested(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         return channel.undelivered
     if failure is not None:
         return _failure(failure, job["tests"], channel)
-    for swallowed in channel.unseen:
+    for swallowed in channel.unhandled:
         return "crash", f"the program raised {swallowed.what}, which no handler in the tests caught"
     if channel.calls == 0:
         return "broken", "the tests passed without calling the program"
@@ -130,7 +130,7 @@ def _weak(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
     """Let the candidate's process run the tests itself, so the verdict can be forged."""
     try:
         channel.request("weak", "", tests=job["tests"], entry_point=job["entry_point"])
-    except candidate_exceptions.Raised as error:
+    except candidate_exceptions.ProgramException as error:
         if isinstance(error.error, AssertionError):
             return "wrong", error.what
         raise
@@ -146,7 +146,7 @@ def _failure(error: BaseException, tests: str, channel: Channel) -> tuple[str, s
     what = f"{type(error).__name__}: {error}"
     # The tests treat an object of the program as a plain value.
     misused = channel.objects and isinstance(error, (TypeError, AttributeError))
-    if not channel.engaged and not misused:
+    if not channel.program_used and not misused:
         return "broken", f"the tests failed before they called the program: {what}"
     # The tests cannot handle a value: None instead of a list, or an object that cannot be compared.
     return "wrong", f"{what[:200]}; {_where(error, tests)}"

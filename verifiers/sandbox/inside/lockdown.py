@@ -56,7 +56,7 @@ class Layers:
         _die_with(parent)
         if self.namespaces:
             kernel.enter_namespaces()
-            _become_first()
+            _become_init()
             kernel.drop_capabilities()
         parked = 0 if judging else limits["processes"] - 1
         _set_limits(limits, parked)
@@ -89,7 +89,7 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _become_first() -> None:
+def _become_init() -> None:
     """Fork into the new process namespace; the parent only passes on the exit status."""
     reader, writer = os.pipe()
     child = os.fork()

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from . import comparison, frames
-from .candidate_exceptions import Raised, text_of
+from .candidate_exceptions import ProgramException, text_of
 from .channel import Channel, ChannelLost, report
 
 STDIN, STDOUT = 5, 6
@@ -22,7 +22,7 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         printed = _printed(channel.reply_limit)
         if printed is None:
             return "wrong", f"the program printed more than {channel.reply_limit} bytes"
-        channel.calls, channel.engaged = 1, True
+        channel.calls, channel.program_used = 1, True
         try:
             loaded = channel.receive()
         except ChannelLost:
@@ -38,7 +38,7 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         return "crash", f"its exit status is {status if type(status) is int else '?'}{f' ({words})' if words else ''}"
     if state != "yes":
         status = "syntax" if state == "syntax" else "crash"
-        return status, f"the program raised {Raised(loaded.get('raised'), set()).what}"
+        return status, f"the program raised {ProgramException(loaded.get('raised'), set()).what}"
     if not comparison.same(printed.decode("utf-8", "replace"), job["output"], job["tolerance"]):
         return "wrong", f"the program printed {printed[:200]!r}"
     return "correct", ""
