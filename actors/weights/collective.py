@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 STOP = "stop"
 CONNECT_SECONDS = 30.0  # to connect to the store
 SILENT_SECONDS = 30.0  # without an answer of the store: its node is lost, or its process hangs
-_LOOK_SECONDS = 0.05  # between two looks at the store
+_POLL_SECONDS = 0.05  # between two checks of the store
 _EXPLANATION_SECONDS = 0.3  # in which the death of another member shows in the store
-_SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.01  # between two looks at work in this process
+_SHORTEST_NAP, _LONGEST_NAP = 0.0002, 0.01  # between two checks of work in this process
 
 
 class Place(NamedTuple):
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     device: str
 
 
-class Limit:
+class Deadline:
     """A deadline that began when it was made; `key`: the setting it comes from."""
 
     def __init__(self, seconds: float, key: str) -> None:
@@ -62,7 +62,7 @@ class Limit:
         self._end = time.monotonic() + seconds
 
     @property
-    def over(self) -> bool:
+    def expired(self) -> bool:
         return time.monotonic() > self._end
 
     def __str__(self) -> str:
@@ -77,56 +77,58 @@ class _Member:
         self._group: Any = None
         self._pending: Any = None  # the broadcast that runs
 
-    def _reason(self) -> str | None:
+    def _why_stopped(self) -> str | None:
         """Why the group was stopped, or None."""
         raise NotImplementedError
 
-    def _until(self, done: Callable[[], bool], limit: Limit, overdue: str) -> None:
+    def _until(self, done: Callable[[], bool], deadline: Deadline, overdue: str) -> None:
         """Wait until `done`.
 
         Raises:
-            TransferError: the group was stopped, or `limit` is over, of which `overdue` says who did not do what.
+            TransferError: the group was stopped, or `deadline` is over, of which `overdue` says who did not do what.
         """
         nap = _SHORTEST_NAP
         while not done():
-            if reason := self._reason():
+            if reason := self._why_stopped():
                 raise TransferError(reason)
-            if limit.over:
-                raise TransferError(f"{overdue} within {limit}")
+            if deadline.expired:
+                raise TransferError(f"{overdue} within {deadline}")
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
 
-    def _form(self, limit: Limit) -> None:
+    def _form_group(self, deadline: Deadline) -> None:
         """Make the group, in a thread, because a member that dies now would block this one."""
         if self._group is not None:
             return
-        forming = begin(lambda: _backend(self.place, self.rank, self.device, limit.seconds), "form the group")
-        self._until(forming.done, limit, f"{self.place.size} processes did not form a group")
+        forming = begin(lambda: _backend(self.place, self.rank, self.device, deadline.seconds), "form the group")
+        self._until(forming.done, deadline, f"{self.place.size} processes did not form a group")
         try:
             self._group = forming.result(timeout=0)
         except Exception as error:
-            raise TransferError(f"a group of {self.place.size} processes cannot be formed: {_line(error)}") from error
+            raise TransferError(
+                f"a group of {self.place.size} processes cannot be formed: {_one_line(error)}"
+            ) from error
 
-    def _broadcast(self, flat: torch.Tensor, limit: Limit) -> None:
+    def _broadcast(self, flat: torch.Tensor, deadline: Deadline) -> None:
         """Send, or fill, `flat` (uint8 [nbytes] on the group's device)."""
         if flat.numel() == 0:
             return
         try:
             self._pending = self._group.broadcast(flat, 0)
-            self._until(self._pending.is_completed, limit, "the broadcast of the weights did not end")
+            self._until(self._pending.is_completed, deadline, "the broadcast of the weights did not end")
             self._pending.wait(timedelta(seconds=CONNECT_SECONDS))  # it is complete; this raises its error
         except RuntimeError as error:
             if isinstance(error, TransferError):
                 raise
-            raise TransferError(self._explained(error)) from error
+            raise TransferError(self._failure_reason(error)) from error
         self._pending = None
 
-    def _explained(self, error: RuntimeError) -> str:
+    def _failure_reason(self, error: RuntimeError) -> str:
         """What the store reports about a failed broadcast, if it reports it soon."""
         end = time.monotonic() + _EXPLANATION_SECONDS
-        while (reason := self._reason()) is None and time.monotonic() < end:
+        while (reason := self._why_stopped()) is None and time.monotonic() < end:
             time.sleep(_LONGEST_NAP)
-        return reason or f"the broadcast of the weights failed: {_line(error)}"
+        return reason or f"the broadcast of the weights failed: {_one_line(error)}"
 
     def leave(self) -> None:
         """Abort what runs and free the group."""
@@ -159,21 +161,21 @@ class Sender(_Member):
         except RuntimeError as error:
             raise TransferError(
                 f"learner rank 0 cannot listen at {host}, the address of its node in Ray, for the samplers of "
-                f"broadcast.backend = nccl: {_line(error)}; check the network of the node, or use host"
+                f"broadcast.backend = nccl: {_one_line(error)}; check the network of the node, or use host"
             ) from error
         super().__init__(Place(host, self._store.port, uuid4().hex, 1 + len(receivers), device.type), 0, device)
         self._receivers = receivers
         self._stop_reason: str | None = None
         self._lock = threading.Lock()
-        self._looked = 0.0  # at the key `stop`
+        self._checked_at = 0.0  # when the key `stop` was last read
         self.sent_all = False  # the last broadcast of the round was begun
 
     @property
     def stopped(self) -> bool:
         """Whether the group must not be used again."""
-        return self._reason(at_once=True) is not None
+        return self._why_stopped(at_once=True) is not None
 
-    def send(self, round_: int, buckets: Sequence[torch.Tensor], ready: Limit, transfer_s: float, key: str) -> None:
+    def send(self, round_: int, buckets: Sequence[torch.Tensor], ready: Deadline, transfer_s: float, key: str) -> None:
         """Send `buckets` (uint8 [nbytes] each) to all receivers; blocks.
 
         Args:
@@ -182,17 +184,17 @@ class Sender(_Member):
             transfer_s, key: seconds for the broadcasts, and the setting they come from.
 
         Raises:
-            TransferError: the group was stopped, a member is dead, or a limit is over; call :meth:`stop` then.
+            TransferError: the group was stopped, a member is dead, or a deadline is over; call :meth:`stop` then.
         """
         self.sent_all = False
         self._forget(round_ - 1)
         self._await_receivers(round_, ready)
         self._store.set(f"go/{round_}", "")
-        limit = Limit(transfer_s, key)
-        self._form(limit)
+        deadline = Deadline(transfer_s, key)
+        self._form_group(deadline)
         for index, flat in enumerate(buckets):
             self.sent_all = index == len(buckets) - 1
-            self._broadcast(flat, limit)
+            self._broadcast(flat, deadline)
 
     def stop(self, reason: str) -> None:
         """End the group for all members, which get `reason`; any thread may call it, also again."""
@@ -207,7 +209,7 @@ class Sender(_Member):
         for name in (f"go/{round_}", *(_ready(round_, rank) for rank in range(1, self.place.size))):
             self._store.delete_key(name)
 
-    def _await_receivers(self, round_: int, limit: Limit) -> None:
+    def _await_receivers(self, round_: int, deadline: Deadline) -> None:
         missing = list(range(1, self.place.size))
 
         def all_ready() -> bool:
@@ -216,16 +218,16 @@ class Sender(_Member):
             return not missing
 
         try:
-            self._until(all_ready, limit, "not every sampler was ready for the weights")
+            self._until(all_ready, deadline, "not every sampler was ready for the weights")
         except TransferError as error:
             if self.stopped:
                 raise
             late = self._receivers[missing[0] - 1]
-            raise TransferError(f"{late} was not ready for the weights within {limit}") from error
+            raise TransferError(f"{late} was not ready for the weights within {deadline}") from error
 
-    def _reason(self, *, at_once: bool = False) -> str | None:
-        if self._stop_reason is None and (at_once or time.monotonic() - self._looked > _LOOK_SECONDS):
-            self._looked = time.monotonic()
+    def _why_stopped(self, *, at_once: bool = False) -> str | None:
+        if self._stop_reason is None and (at_once or time.monotonic() - self._checked_at > _POLL_SECONDS):
+            self._checked_at = time.monotonic()
             if self._store.check([STOP]):
                 self._stop_reason = self._store.get(STOP).decode()
         return self._stop_reason
@@ -242,69 +244,73 @@ class Receiver(_Member):
         super().__init__(place, rank, device)
         self._stop_reason: str | None = None
         self._round = 0
-        self._to_set: str | None = None  # a key for the store
-        self._farewell: str | None = None  # why this member gives up
-        self._sought: str | None = None  # the key that this member waits for
-        self._answered = time.monotonic()
-        self._attentive, self._closed = threading.Event(), threading.Event()
-        threading.Thread(target=self._talk, name="weight store", daemon=True).start()
+        self._key_to_set: str | None = None  # a key for the store
+        self._abort_reason: str | None = None  # why this member gives up
+        self._awaited_key: str | None = None  # the key that this member waits for
+        self._answered_at = time.monotonic()
+        self._watching, self._closed = threading.Event(), threading.Event()
+        threading.Thread(target=self._poll_store, name="weight store", daemon=True).start()
 
-    def receive(self, round_: int, nbytes: int, limit: Limit) -> torch.Tensor:
+    def receive(self, round_: int, nbytes: int, deadline: Deadline) -> torch.Tensor:
         """The next bucket of the update `round_`: uint8 [nbytes]."""
         if round_ != self._round:
-            self._to_set, self._sought = _ready(round_, self.rank), f"go/{round_}"
-        with self._attention():
+            self._key_to_set, self._awaited_key = _ready(round_, self.rank), f"go/{round_}"
+        with self._watching_store():
             if round_ != self._round:
-                self._until(lambda: self._sought is None, limit, "learner rank 0 did not begin to send the weights")
-                self._form(limit)
+                self._until(
+                    lambda: self._awaited_key is None, deadline, "learner rank 0 did not begin to send the weights"
+                )
+                self._form_group(deadline)
                 self._round = round_
             flat = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
-            self._broadcast(flat, limit)
+            self._broadcast(flat, deadline)
             return flat
 
     def close(self, reason: str | None = None) -> None:
         """Leave the group; with a `reason`, end it for all members."""
         if reason is not None and self._stop_reason is None:
-            self._farewell = f"rank {self.rank} of the samplers gave the update up: {reason}"
+            self._abort_reason = f"rank {self.rank} of the samplers gave the update up: {reason}"
         self._closed.set()
-        self._attentive.set()
+        self._watching.set()
         self.leave()
 
     @contextlib.contextmanager
-    def _attention(self) -> Iterator[None]:
+    def _watching_store(self) -> Iterator[None]:
         """While the block runs, watch the store for a reason to stop."""
-        self._answered = time.monotonic()
-        self._attentive.set()
+        self._answered_at = time.monotonic()
+        self._watching.set()
         try:
             yield
         finally:
-            self._attentive.clear()
+            self._watching.clear()
 
-    def _talk(self) -> None:
+    def _poll_store(self) -> None:
         """Communicate with the store on a separate thread, because a call to a lost node never returns."""
         try:
             store = _connect(self.place)
             while True:
-                if self._farewell is not None:
-                    store.set(STOP, self._farewell)
+                if self._abort_reason is not None:
+                    store.set(STOP, self._abort_reason)
                 if self._closed.is_set():
                     return
-                if self._to_set is not None:
-                    store.set(self._to_set, "")
-                    self._to_set = None
+                if self._key_to_set is not None:
+                    store.set(self._key_to_set, "")
+                    self._key_to_set = None
                 if store.check([STOP]):
                     self._stop_reason = store.get(STOP).decode()
                     return
-                if self._sought is not None and store.check([self._sought]):
-                    self._sought = None
-                self._answered = time.monotonic()
-                time.sleep(_LOOK_SECONDS)
-                self._attentive.wait()  # deadline: close() ends it; the thread ends with its process
+                if self._awaited_key is not None and store.check([self._awaited_key]):
+                    self._awaited_key = None
+                self._answered_at = time.monotonic()
+                time.sleep(_POLL_SECONDS)
+                self._watching.wait()  # deadline: close() ends it; the thread ends with its process
         except (OSError, RuntimeError) as error:
-            self._stop_reason = f"learner rank 0 has ended or cannot be reached at {self.place.host}: {_line(error)}"
+            self._stop_reason = (
+                f"learner rank 0 has ended or cannot be reached at {self.place.host}: {_one_line(error)}"
+            )
 
-    def _reason(self) -> str | None:
-        if self._stop_reason is None and time.monotonic() - self._answered > SILENT_SECONDS:
+    def _why_stopped(self) -> str | None:
+        if self._stop_reason is None and time.monotonic() - self._answered_at > SILENT_SECONDS:
             return f"learner rank 0 at {self.place.host} has not answered for {SILENT_SECONDS:g} s"
         return self._stop_reason
 
@@ -350,7 +356,7 @@ def _abort(group: Any) -> None:
     try:
         group.abort()
     except RuntimeError as error:
-        logger.warning("cannot abort a group that ended: %s", _line(error))
+        logger.warning("cannot abort a group that ended: %s", _one_line(error))
 
 
 @contextlib.contextmanager
@@ -367,6 +373,6 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """The first line of an error; torch adds a C++ stack."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -25,7 +25,7 @@ import torch
 from actors.weights import buckets as packed_buckets
 from actors.weights.base import Buckets, Destination, NamedTensor, Published, TransferError, Update, WeightTransfer
 from actors.weights.buckets import Manifest
-from actors.weights.collective import Limit, Place, Receiver, Sender
+from actors.weights.collective import Deadline, Place, Receiver, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class NcclTransfer(WeightTransfer):
         try:
             if copies[0].is_cuda:
                 torch.cuda.set_device(copies[0].device)  # of this thread
-            ready = Limit(self.deadlines.sample_s, "deadlines.sample_s")
+            ready = Deadline(self.deadlines.sample_s, "deadlines.sample_s")
             sender.send(round_, copies, ready, self.deadlines.broadcast_s, "deadlines.broadcast_s")
         except Exception as error:  # noqa: BLE001  (the samplers report it)
             log = logger.warning if isinstance(error, TransferError) else logger.exception
@@ -176,9 +176,9 @@ class Inbox:
         if self._receiver is None or self._receiver.place != place or self._receiver.rank != rank:
             self.close()
             self._receiver = Receiver(place, rank, self._device)
-        limit = Limit(group["limit_s"], _KEYS)
+        deadline = Deadline(group["limit_s"], _KEYS)
         try:
-            flat = self._receiver.receive(group["round"], manifest["nbytes"], limit)
+            flat = self._receiver.receive(group["round"], manifest["nbytes"], deadline)
             if _checksum(flat) != manifest["checksum"]:
                 raise TransferError("a bucket of weights was damaged on the way (its checksum differs)")
         except TransferError as error:

@@ -159,7 +159,7 @@ def test_a_broadcast_that_does_not_end_names_the_deadline(
     payload = transfer.publish(large, rank=0, here="node", receivers=[A, B])
     stuck = collective.Receiver(payload.place, 2, CPU)
     monkeypatch.setattr(stuck, "_broadcast", lambda flat, limit: time.sleep(2.5))
-    held = pool.submit(stuck.receive, 1, 32 << 20, collective.Limit(60, "test"))
+    held = pool.submit(stuck.receive, 1, 32 << 20, collective.Deadline(60, "test"))
     (found,) = transfer.address(Published("node", 1, payload), A)
     message = r"gave the update up: the broadcast of the weights did not end within 1 s \(deadlines.broadcast_s\)"
     with pytest.raises(TransferError, match=message):
