@@ -12,7 +12,7 @@ import torch
 
 # Graphs of one kind of layer: with and without gradient, mask and adapters, one row or several, first layer or later.
 # Where there are more, torch runs the rest uncompiled; its own limit of 8 is too low for LoRA with padded rows.
-_MOST_GRAPHS = 64
+_MAX_GRAPHS = 64
 
 
 def decoder_layers(model: Any) -> list[torch.nn.Module]:
@@ -55,6 +55,6 @@ def compile_layers(layers: list[torch.nn.Module]) -> None:
 
     Only `forward` is compiled: hooks of the layer, such as those of ZeRO-3, would end a graph at every call.
     """
-    compiled: Callable[..., Any] = partial(torch.compile, dynamic=True, recompile_limit=_MOST_GRAPHS)
+    compiled: Callable[..., Any] = partial(torch.compile, dynamic=True, recompile_limit=_MAX_GRAPHS)
     for layer in layers:
         layer.forward = compiled(layer.forward)

@@ -30,7 +30,7 @@ from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import CheckpointLayout
 from learner.backends.compilation import check_compiler, compile_layers, decoder_layers
 from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
-from learner.backends.loading import give_memory, load_on_rank_0
+from learner.backends.loading import allocate, load_on_rank_0
 from learner.backends.lora import Adapters
 from learner.backends.model_directory import DTYPES, load_causal_lm
 from learner.backends.packing import prepare_packing
@@ -97,7 +97,7 @@ class DeepSpeedBackend(LearnerBackend):
         if self._partitions:
             _partition(self._deepspeed, model, config, DTYPES[self._dtype], self._device)
         else:
-            give_memory(model.parameters(), self._device)
+            allocate(model.parameters(), self._device)
 
     def _gather_whole(self, layers: list[torch.nn.Module]) -> None:
         """Under ZeRO-3, gather the weights of a layer before its graph and not within: hooks of its modules would
@@ -192,7 +192,7 @@ def _partition(
     """Partition the parameters of rank 0's model over the ranks, and put the buffers on the device."""
     first: torch.nn.Parameter | None = None
     for parameter in model.parameters():
-        give_memory([parameter], device)
+        allocate([parameter], device)
         parameter.data = parameter.data.to(device, dtype)  # a type that transformers kept is one that DeepSpeed casts
         if first is None:
             first = parameter

@@ -1,7 +1,8 @@
 """Rank 0 reads the model and the other ranks receive it, so that not every rank of a host holds a copy of the files.
 
-A receiving rank reads only the headers of the files. Its parameters are hollow: they have their shape, but memory for
-one number. `give_memory` makes them whole on the training device, just before a broadcast from rank 0 fills them.
+A receiving rank reads only the headers of the files. Its parameters are placeholders: they have the right shape, but
+memory for a single number. `allocate` gives them memory on the training device, just before rank 0 broadcasts their
+values.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from learner.backends.model_directory import load_causal_lm
 
 
 def load_on_rank_0(path: str | Path, dtype: str, rank: int, world_size: int) -> Any:
-    """`load_causal_lm` on rank 0; on the others the same model with hollow parameters. Collective.
+    """`load_causal_lm` on rank 0; on the others the same model with placeholder parameters. Collective.
 
     Raises:
         ValueError: as `load_causal_lm`.
@@ -34,12 +35,12 @@ def load_on_rank_0(path: str | Path, dtype: str, rank: int, world_size: int) -> 
                 raise RuntimeError(
                     f"learner rank {rank}: '{path}' has {problem}; give all nodes the same files and packages"
                 )
-            _follow(model, outlines[0])
+            _apply_outline(model, outlines[0])
     return model
 
 
-def give_memory(parameters: Iterable[torch.nn.Parameter], device: torch.device) -> None:
-    """Make hollow parameters whole, on `device`; their values are undefined. Others stay as they are."""
+def allocate(parameters: Iterable[torch.nn.Parameter], device: torch.device) -> None:
+    """Allocate placeholder parameters on `device`; their values are undefined. Other parameters are left alone."""
     for parameter in parameters:
         if parameter.untyped_storage().nbytes() < parameter.nbytes:
             parameter.data = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
@@ -85,14 +86,14 @@ def _text(described: tuple[torch.dtype, torch.Size] | None) -> str:
     return "none" if described is None else f"{described[0]} {list(described[1])}"
 
 
-def _follow(model: torch.nn.Module, outline: _Outline) -> None:
-    """Replace tensors on the meta device by hollow parameters, tied as on rank 0, and by the buffers of rank 0."""
-    hollow: dict[str, torch.nn.Parameter] = {}
+def _apply_outline(model: torch.nn.Module, outline: _Outline) -> None:
+    """Replace tensors on the meta device by placeholder parameters, tied as on rank 0, and by the buffers of rank 0."""
+    placeholder: dict[str, torch.nn.Parameter] = {}
     for name, (first, dtype, shape) in outline.parameters.items():
-        if first not in hollow:
+        if first not in placeholder:
             floating = dtype.is_floating_point or dtype.is_complex
-            hollow[first] = torch.nn.Parameter(torch.zeros((), dtype=dtype).expand(shape), requires_grad=floating)
-        _set(model, name, hollow[first])
+            placeholder[first] = torch.nn.Parameter(torch.zeros((), dtype=dtype).expand(shape), requires_grad=floating)
+        _set(model, name, placeholder[first])
     for name, buffer in outline.buffers.items():
         _set(model, name, buffer)
     torch.set_rng_state(outline.random)

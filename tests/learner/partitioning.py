@@ -14,13 +14,13 @@ def partitioned_one_at_a_time(rank: int) -> Iterator[None]:
     """The block loads the model and a reference; no rank but the first may have two whole parameters meanwhile."""
     from learner.backends import deepspeed_backend
 
-    give_memory, partition = deepspeed_backend.give_memory, deepspeed_backend._partition
+    allocate, partition = deepspeed_backend.allocate, deepspeed_backend._partition
     parameters: list[torch.nn.Parameter] = []
     held: list[int] = []
     models = []
 
     def watched_memory(some: Iterable[torch.nn.Parameter], device: torch.device) -> None:
-        give_memory(some, device)
+        allocate(some, device)
         held.append(sum(p.untyped_storage().nbytes() for p in parameters))
 
     def watched_partition(deepspeed: Any, model: torch.nn.Module, *rest: Any) -> None:
@@ -36,11 +36,11 @@ def partitioned_one_at_a_time(rank: int) -> Iterator[None]:
         assert not any(p.untyped_storage().nbytes() for p in parameters)
         models.append(model)
 
-    deepspeed_backend.give_memory, deepspeed_backend._partition = watched_memory, watched_partition
+    deepspeed_backend.allocate, deepspeed_backend._partition = watched_memory, watched_partition
     try:
         yield
     finally:
-        deepspeed_backend.give_memory, deepspeed_backend._partition = give_memory, partition
+        deepspeed_backend.allocate, deepspeed_backend._partition = allocate, partition
     assert len(models) == 2
 
 

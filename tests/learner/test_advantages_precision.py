@@ -71,8 +71,8 @@ def test_each_advantage_of_a_large_group_is_exact(rewards: str, k: int) -> None:
     for estimator in EXACT:
         expected = np.array(exact.advantages(estimator))
         found = group_advantages(ranked, strategy="max_at_k", k=k, estimator=estimator)
-        heard = np.abs(expected) > 1.0001e-12 * np.ptp(ranked)
-        error = np.abs(found - expected)[heard] / np.abs(expected)[heard]
+        significant = np.abs(expected) > 1.0001e-12 * np.ptp(ranked)
+        error = np.abs(found - expected)[significant] / np.abs(expected)[significant]
         assert error.max() < 1e-9, (estimator, error.max())
         assert not found[np.abs(expected) < 0.9999e-12 * np.ptp(ranked)].any()
 

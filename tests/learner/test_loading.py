@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.tiny_architectures import save_tiny_model
 from learner.backends.checkpoint_layout import CheckpointLayout
-from learner.backends.loading import give_memory, load_on_rank_0
+from learner.backends.loading import allocate, load_on_rank_0
 
 ARCHITECTURES = [
     *("Llama, tied", "Gemma 2", "GPT-2", "GPT-NeoX", "Falcon-H1", "Mamba 2"),
@@ -61,7 +61,7 @@ def test_a_receiving_rank_has_the_model_without_its_memory(architecture: str, wi
     assert memory(receiver) < 1000 < memory(reader)
     assert CheckpointLayout(receiver).metadata == CheckpointLayout(reader).metadata
     assert receiver.dropped_weights == reader.dropped_weights
-    give_memory(receiver.parameters(), torch.device("cpu"))
+    allocate(receiver.parameters(), torch.device("cpu"))
     with torch.no_grad():
         for mine, other in zip(receiver.parameters(), reader.parameters(), strict=True):
             assert mine.is_contiguous() and mine.requires_grad
@@ -81,14 +81,14 @@ def test_weights_are_tied_as_their_values_say(wire: Wire, tmp_path: Path) -> Non
             assert (found["lm_head.weight"] is found["model.embed_tokens.weight"]) == tied, f"rank {rank}"
 
 
-def test_memory_is_given_to_hollow_parameters_only(wire: Wire, tmp_path: Path) -> None:
+def test_only_placeholder_parameters_are_allocated(wire: Wire, tmp_path: Path) -> None:
     save_tiny_model("Llama, tied", tmp_path)
     reader = load_on_rank_0(tmp_path, "float32", 0, 2)
     before = {name: p.data_ptr() for name, p in parameters(reader).items()}
-    give_memory(reader.parameters(), torch.device("cpu"))
+    allocate(reader.parameters(), torch.device("cpu"))
     assert before == {name: p.data_ptr() for name, p in parameters(reader).items()}
     receiver = load_on_rank_0(tmp_path, "float32", 1, 2)
-    give_memory(receiver.parameters(), torch.device("cpu"))
+    allocate(receiver.parameters(), torch.device("cpu"))
     assert memory(receiver) == memory(reader) == sum(p.nbytes for p in reader.parameters())
 
 
