@@ -21,7 +21,10 @@ from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
 INSPECT_SECONDS = 5.0  # to inspect or kill the processes of a node
-_END_SECONDS, _LOOK_SECONDS = 4.0, 0.02  # for killed processes to end, below INSPECT_SECONDS; between two looks at them
+_END_SECONDS, _POLL_SECONDS = (
+    4.0,
+    0.02,
+)  # for killed processes to end, below INSPECT_SECONDS; between two checks of them
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes
@@ -35,11 +38,11 @@ _GPU_FIELDS = "index,uuid,memory.used,utilization.gpu"  # the last two in MiB an
 class Process:
     """One process of a node. The PID alone does not identify it, because the kernel reuses PIDs.
 
-    born: its start, in kernel ticks since boot, which clock changes do not affect.
+    create_time: its start, in kernel ticks since boot, which clock changes do not affect.
     """
 
     pid: int
-    born: int
+    create_time: int
 
     @classmethod
     def of(cls, pid: int) -> Process:
@@ -171,11 +174,11 @@ class NodeMonitor:
                 victim.kill()
         remove_written_by(ours)
         began = time.monotonic()
-        while any(map(_lives, victims)) and time.monotonic() - began < _END_SECONDS:
-            await asyncio.sleep(_LOOK_SECONDS)
+        while any(map(_is_running, victims)) and time.monotonic() - began < _END_SECONDS:
+            await asyncio.sleep(_POLL_SECONDS)
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     """Whether a process exists and has not ended; one that has ended exists until its parent asks for its status."""
     try:
         return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)

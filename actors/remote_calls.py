@@ -56,9 +56,9 @@ class ActorUnreachable(ActorLost):
 
 
 class NodeLost(ActorLost):
-    """An actor was lost with its node. in_order: that node ended after a notice, or by SIGTERM to its raylet."""
+    """An actor was lost with its node. graceful: that node ended after a notice, or by SIGTERM to its raylet."""
 
-    in_order: bool = False
+    graceful: bool = False
 
 
 class ObjectLost(ActorFailure):
@@ -110,12 +110,12 @@ async def call(
             f"its death, so it may still have done it ({_short(str(error))})"
         ) from error
     except RayActorError as error:
-        in_order = error.preempted or _NODE_STOPPED in str(error)
+        graceful = error.preempted or _NODE_STOPPED in str(error)
         message = f"{owner} died before it could {to}: {cause_of_death(error)}"
-        if not in_order and _NODE_DIED not in str(error):
+        if not graceful and _NODE_DIED not in str(error):
             raise ActorLost(message) from error
         lost = NodeLost(message)
-        lost.in_order = in_order
+        lost.graceful = graceful
         raise lost from error
     except ObjectLostError as error:
         raise ObjectLost(f"{owner} could not {to}: {_short(str(error))}") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import isclose
 
-LEAST_TEMPERATURE = 0.01  # above 0; vLLM raises lower ones to it
+MIN_TEMPERATURE = 0.01  # above 0; vLLM raises lower ones to it
 SAMPLING_COLUMNS = ("temperature", "top_p", "top_k", "min_p")  # of a group
 
 

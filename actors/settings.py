@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from actors.sampling import LEAST_TEMPERATURE
+from actors.sampling import MIN_TEMPERATURE
 from learner.objective_settings import ObjectiveSettings
 from learner.section import Section
 
-MOST_ALLOCATED = 256  # samples of one group whose size is chosen; tables of that size take seconds to compute
+MAX_ALLOCATED = 256  # samples of one group whose size is chosen; tables of that size take seconds to compute
 
 
 class AllocationSettings(Section):
@@ -45,8 +45,8 @@ class AllocationSettings(Section):
     max_n: int | None = Field(
         None,
         ge=1,
-        le=MOST_ALLOCATED,
-        description=f"Largest group; null: four times rollout.n, at most {MOST_ALLOCATED}. One group is sampled and "
+        le=MAX_ALLOCATED,
+        description=f"Largest group; null: four times rollout.n, at most {MAX_ALLOCATED}. One group is sampled and "
         "verified within the deadlines of a group, and its samples share a prompt's key-value cache.",
     )
     prior: float = Field(
@@ -66,7 +66,7 @@ class AllocationSettings(Section):
 
     def limits(self, objective: ObjectiveSettings, k: int, n: int) -> tuple[int, int]:
         """The smallest and the largest group at an objective's `k`, with ``rollout.n`` = `n`."""
-        most = self.max_n or max(n, min(4 * n, MOST_ALLOCATED))
+        most = self.max_n or max(n, min(4 * n, MAX_ALLOCATED))
         return self.min_n or objective.smallest_group(k), most
 
 
@@ -87,7 +87,7 @@ class RolloutSettings(Section):
     )
     temperature: float = Field(
         1.0,
-        ge=LEAST_TEMPERATURE,
+        ge=MIN_TEMPERATURE,
         le=10.0,
         description=(
             "Softmax temperature of sampling; vLLM would raise a lower one to 0.01. Sampling log-probabilities are "

@@ -86,7 +86,7 @@ class Broadcaster:
         """
         # deadline: each call has its own
         receivers = await asyncio.gather(*(self._receiver(m) for m in members))
-        await self._to_its_end(self._join(receivers))
+        await self._run_to_completion(self._join(receivers))
 
     async def _join(self, receivers: Sequence[Receiver]) -> None:
         # deadline: every call of the update that holds the lock has one
@@ -109,7 +109,7 @@ class Broadcaster:
         sleeping = [r for r in self._receivers.values() if r.present and r.member.asleep]
         if sleeping:
             # No lock: its holder may wait for these ranks to serve.
-            await self._to_its_end(self._update(sleeping, self._learner.version, self._learner.incarnation))
+            await self._run_to_completion(self._update(sleeping, self._learner.version, self._learner.incarnation))
 
     async def broadcast(self, version: int) -> dict[str, float]:
         """Load the learner's current weights, which must be of `version`, into every sampler.
@@ -143,7 +143,7 @@ class Broadcaster:
                 self._supervisor.mark_failed(receiver.member, receiver.incarnation, result)
         return results
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, object]) -> None:
+    async def _run_to_completion(self, work: Coroutine[Any, Any, object]) -> None:
         """Await `work`, which continues if the caller is cancelled: actors cannot undo what they began, and actors that
         share their cards have to wait until it is done."""
         task = asyncio.create_task(work)

@@ -15,7 +15,7 @@ from ray import ObjectRef
 from actors.remote_calls import ObjectLost
 
 INTERVAL_S = 0.01
-MOST = 256
+MAX_GROUPS = 256
 
 Graded = tuple[int, ObjectRef]  # the position of a group, and the group
 Send = Callable[[Sequence[Graded]], Awaitable[None]]  # all groups in one call
@@ -37,7 +37,7 @@ class CommitBatches:
             is not delayed, and groups above `most` follow at once.
     """
 
-    def __init__(self, send: Send, most: int = MOST, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, send: Send, most: int = MAX_GROUPS, interval_s: float = INTERVAL_S) -> None:
         self._send = send
         self._most = most
         self._interval_s = interval_s
@@ -72,7 +72,7 @@ class CommitBatches:
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         failures: dict[int, Exception]
         try:
-            failures = {**await lost_of([one.group for one in batch], self._send)}
+            failures = {**await find_lost([one.group for one in batch], self._send)}
         except Exception as error:  # noqa: BLE001 - for the callers of `add`
             failures = {one.group[0]: error for one in batch}
         for one in batch:
@@ -84,7 +84,7 @@ class CommitBatches:
                 one.done.set_result(None)
 
 
-async def lost_of(groups: Sequence[Graded], send: Send) -> dict[int, ObjectLost]:
+async def find_lost(groups: Sequence[Graded], send: Send) -> dict[int, ObjectLost]:
     """Commit `groups` in as few calls as possible; returns those that were lost with their node, by position.
 
     A call fails as a whole if one of its arguments is lost, so its halves are tried again.
@@ -95,5 +95,5 @@ async def lost_of(groups: Sequence[Graded], send: Send) -> dict[int, ObjectLost]
         if len(groups) == 1:
             return {groups[0][0]: lost}
         middle = len(groups) // 2
-        return await lost_of(groups[:middle], send) | await lost_of(groups[middle:], send)
+        return await find_lost(groups[:middle], send) | await find_lost(groups[middle:], send)
     return {}

@@ -30,7 +30,7 @@ class Nodes(Protocol):
     def draining(self) -> Mapping[str, float]:
         """When each node with a notice ends, in seconds since 1970 (infinity: not known), by node id."""
 
-    def any_ended_in_order(self, nodes: Collection[str]) -> bool:
+    def any_stopped_gracefully(self, nodes: Collection[str]) -> bool:
         """Whether one of the nodes ended in an orderly way: after a notice, or by SIGTERM to its raylet."""
 
 
@@ -125,7 +125,7 @@ class Notices:
         nodes = {member.heartbeat.node for member in unit.members if member.heartbeat is not None}
         if nodes & self._seen.keys():
             return True
-        return bool(await ask_ray(partial(self._nodes.any_ended_in_order, nodes), to="say how nodes ended"))
+        return bool(await ask_ray(partial(self._nodes.any_stopped_gracefully, nodes), to="say how nodes ended"))
 
     async def until_move(self, unit: Unit, heartbeat_s: float) -> str:
         """Wait until `unit` must leave its node and is no longer busy, or the time is up; returns the reason."""

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
-from actors.fleet.commits import MOST, CommitBatches, Graded, lost_of
+from actors.fleet.commits import MAX_GROUPS, CommitBatches, Graded, find_lost
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
 from actors.queue.allocation import Outcome
@@ -39,7 +39,7 @@ class QueueClient:
     """
 
     def __init__(
-        self, unit: Unit, supervisor: Supervisor, deadlines: DeadlineSettings, groups_per_commit: int = MOST
+        self, unit: Unit, supervisor: Supervisor, deadlines: DeadlineSettings, groups_per_commit: int = MAX_GROUPS
     ) -> None:
         self._unit = unit
         self._supervisor = supervisor
@@ -118,7 +118,7 @@ class QueueClient:
         graded, most = sorted(self._graded.items()), self._groups_per_commit
         lost: list[int] = []
         for first in range(0, len(graded), most):
-            lost += await lost_of(graded[first : first + most], send)
+            lost += await find_lost(graded[first : first + most], send)
         return lost
 
     async def lease(self, step: int) -> tuple[ObjectRef, dict[str, float]]:

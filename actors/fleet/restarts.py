@@ -17,7 +17,7 @@ class Restarts:
         self._counted: set[tuple[str, int]] = set()  # losses (unit, incarnation)
         self.of: Counter[str] = Counter()  # all restarts, by unit
 
-    def forgive(self, losses: Collection[tuple[str, int]]) -> None:
+    def exempt(self, losses: Collection[tuple[str, int]]) -> None:
         """Do not count these losses (actor, incarnation)."""
         self._counted.difference_update(losses)
 

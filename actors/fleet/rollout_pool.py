@@ -201,16 +201,16 @@ class RolloutPool:
         except ActorFailure as failure:
             await self._supervisor.check(member, incarnation, failure)
             lives = member.incarnation == incarnation and member.present  # the call failed, the actor did not
-            in_order = isinstance(failure, NodeLost) and failure.in_order
+            graceful = isinstance(failure, NodeLost) and failure.graceful
             cut_off = lives and isinstance(failure, ActorUnreachable)  # only the answer is lost
-            if in_order or cut_off or self._supervisor.excused(member.name, incarnation):
+            if graceful or cut_off or self._supervisor.lost_after_notice(member.name, incarnation):
                 raise _AttemptMoved(Failure(str(failure), None)) from failure
             loss = None if lives else (member.name, incarnation)
             raise _AttemptFailed(Failure(str(failure), loss, isinstance(failure, NodeLost))) from failure
 
     def _quarantine_prompt(self, history: FailureHistory) -> ObjectRef:
         self._quarantine.add(history)
-        self._supervisor.forgive(history.losses)
+        self._supervisor.exempt(history.losses)
         for other in self._active:
             other.clear(history.losses)
         self._supervisor.changes.notify()  # the cleared groups no longer wait for an actor to drain

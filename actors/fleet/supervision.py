@@ -23,8 +23,8 @@ from ray.actor import ActorHandle
 from actors.fleet.hang_detection import HangDetector
 from actors.fleet.node_monitors import NodeMonitors
 from actors.fleet.notices import Nodes, Notices
+from actors.fleet.reservations import release, reserve
 from actors.fleet.restarts import Restarts
-from actors.fleet.rooms import release, reserved
 from actors.fleet.units import Changes, Incident, Member, Unit
 from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat
 from actors.remote_calls import ActorFailure, ActorLost, ActorUnreachable, call, within
@@ -48,7 +48,7 @@ class Supervisor:
         kill: kills an actor, as ``ray.kill``.
         report: called with every incident when it is detected, and again on recovery.
         nodes: tells which nodes will be lost; None: nothing does.
-        heard: called with an actor's name and each of its heartbeats.
+        on_heartbeat: called with an actor's name and each of its heartbeats.
     """
 
     settings: SupervisionSettings
@@ -57,7 +57,7 @@ class Supervisor:
     kill: Callable[[ActorHandle], None]
     report: Callable[[Incident], None] = lambda incident: None
     nodes: Nodes | None = None
-    heard: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None
+    on_heartbeat: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None
     changes: Changes = field(default_factory=Changes)
     units: list[Unit] = field(default_factory=list)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=8))  # the latest, for the report
@@ -65,7 +65,7 @@ class Supervisor:
     def __post_init__(self) -> None:
         self._monitors = NodeMonitors(self.spawn_monitor, self.kill)
         self._restarts = Restarts(self.settings.max_restarts)
-        self._excused: set[tuple[str, int]] = set()  # losses (actor, incarnation) with a node that ended after a notice
+        self._losses_after_notice: set[tuple[str, int]] = set()  # (actor, incarnation)
         self._incomplete: list[Unit] | None = None  # required units that do not serve; None: not known after a change
         self.changes.listen(self._forget_incomplete)
         self.notices = Notices(self.nodes, self._record)
@@ -145,7 +145,7 @@ class Supervisor:
         while time.monotonic() - broke < self.settings.busy_s:
             if member.incarnation != incarnation or not member.present:
                 return False
-            if member.heard_at > broke:
+            if member.answered_at > broke:
                 return True
             await asyncio.sleep(self.settings.heartbeat_s)
         return False
@@ -165,13 +165,13 @@ class Supervisor:
     def _members(self) -> list[Member]:
         return [member for unit in self.units for member in unit.members]
 
-    def forgive(self, losses: Collection[tuple[str, int]]) -> None:
+    def exempt(self, losses: Collection[tuple[str, int]]) -> None:
         """Do not count these losses (actor, incarnation): a quarantined prompt caused them."""
-        self._restarts.forgive(losses)
+        self._restarts.exempt(losses)
 
-    def excused(self, actor: str, incarnation: int) -> bool:
+    def lost_after_notice(self, actor: str, incarnation: int) -> bool:
         """Whether this actor was lost because its node ended after a notice, or moved off that node."""
-        return (actor, incarnation) in self._excused
+        return (actor, incarnation) in self._losses_after_notice
 
     @property
     def checkpoint_due(self) -> bool:
@@ -277,8 +277,8 @@ class Supervisor:
             to="answer a heartbeat",
             deadline_s=deadline_s,
         )
-        member.heard_at = time.monotonic()
-        self.heard(member.name, heartbeat)
+        member.answered_at = time.monotonic()
+        self.on_heartbeat(member.name, heartbeat)
         return heartbeat
 
     async def _monitor_start(self, member: Member) -> str:
@@ -310,7 +310,7 @@ class Supervisor:
     async def _replace(self, unit: Unit, reason: str | None, moves: bool = False) -> None:
         """Bring `unit` (back) into service. `reason` is None if it joins for the first time."""
         lost_at, log = time.monotonic(), ""
-        excused = reason is not None and await self._excuse(unit)
+        explained = reason is not None and await self._explained_by_notice(unit)
         if reason is not None:
             if not moves:  # the notice is recorded
                 log = await self._log_of(unit, reason)
@@ -322,46 +322,46 @@ class Supervisor:
             await self._kill(unit)
             waits = waits or unit.spare()
             if reason is not None:
-                self._restarts.add(unit, reason, log, self.incidents, counts=not (waits or excused))
-                if not excused:
+                self._restarts.add(unit, reason, log, self.incidents, counts=not (waits or explained))
+                if not explained:
                     await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
             try:
                 await (self._join(unit) if waits else self._bring_up(unit))
                 break
             except ActorFailure as failure:
                 reason, log = str(failure), failure.log
-                moves = excused = False
+                moves = explained = False
                 unit.failures += 1
                 self._record(Incident(unit.name, reason, log=log))
         if reason is not None:
-            unit.failures += not excused
+            unit.failures += not explained
             took = time.monotonic() - lost_at
             self._record(Incident(unit.name, reason, took, kind="move" if moves else "actor"))
 
-    async def _excuse(self, unit: Unit) -> bool:
+    async def _explained_by_notice(self, unit: Unit) -> bool:
         """Whether the loss of `unit` does not count, because its node ends after a notice."""
         if not await self.notices.explains(unit):
             return False
-        self._excused.update((member.name, member.incarnation) for member in unit.members)
+        self._losses_after_notice.update((member.name, member.incarnation) for member in unit.members)
         return True
 
     async def _join(self, unit: Unit) -> None:
-        """Bring `unit` into service as soon as all required units serve and the cluster has reserved room for it.
+        """Bring `unit` into service as soon as all required units serve and the cluster has reserved its resources.
 
         A request that waits is demand for an autoscaler. It is withdrawn while a required unit needs the resources.
         """
         try:
             while True:
-                has_room = self._complete_without(unit) and await reserved(unit.room, unit.name)
+                is_reserved = self._complete_without(unit) and await reserve(unit.reservation, unit.name)
                 if not self._complete_without(unit):  # perhaps only since the request
-                    await release(unit.room, unit.name)
-                elif has_room:
+                    await release(unit.reservation, unit.name)
+                elif is_reserved:
                     break
                 await asyncio.sleep(self.settings.heartbeat_s)
             await self._bring_up(unit)
         finally:
             if not unit.serving:  # the run ends, or the start failed
-                await release(unit.room, unit.name)
+                await release(unit.reservation, unit.name)
 
     def _complete_without(self, unit: Unit) -> bool:
         """Whether all other required units are in service. Every waiting unit checks this once per heartbeat."""
@@ -398,7 +398,7 @@ class Supervisor:
         self.changes.notify()  # their memory is free
         for node in self.notices.left(self._members):
             self._monitors.leave(node)  # Ray ends an idle node with a notice
-        await release(unit.room, unit.name)
+        await release(unit.reservation, unit.name)
 
     async def _bring_up(self, unit: Unit) -> None:
         for member in unit.members:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ray.actor import ActorHandle
 
-from actors.fleet.rooms import Room
+from actors.fleet.reservations import Reservation
 from actors.process_stats import Heartbeat
 from actors.remote_calls import ActorLost
 
@@ -54,7 +54,7 @@ class Member:
     leaving: bool = False  # it moves to another node, so it gets no new requests
     asleep: bool = False  # until its next weight update; it gets no new requests (``shared_cards.py``)
     heartbeat: Heartbeat | None = None  # the last one
-    heard_at: float = -math.inf  # when an actor of this name last answered, by a monotonic clock
+    answered_at: float = -math.inf  # when an actor of this name last answered, by a monotonic clock
     failure: str | None = None  # why a caller marked it as failed
     changes: Changes = field(default_factory=Changes)  # those of its unit
 
@@ -83,8 +83,8 @@ class Unit:
 
     Args:
         prepare: brings new members into service (loads a model, the current weights, ...).
-        spare: true while the unit is optional: it waits for `room`, and its losses do not count.
-        room: what it needs while it is optional; None: nothing.
+        spare: true while the unit is optional: it waits for `reservation`, and its losses do not count.
+        reservation: of the resources that it needs while it is optional; None: it needs none.
         busy: true while a move to another node would lose work.
         stateful: a checkpoint ends `busy`, so the run saves one before the unit moves.
         changes: a member was marked as failed, must leave its node, or may leave it now.
@@ -94,7 +94,7 @@ class Unit:
     members: Sequence[Member]
     prepare: Callable[[], Awaitable[None]]
     spare: Callable[[], bool] = lambda: False
-    room: Room | None = None
+    reservation: Reservation | None = None
     busy: Callable[[], bool] = lambda: False
     stateful: bool = False
     failures: int = 0  # consecutive

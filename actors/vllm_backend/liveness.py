@@ -18,7 +18,7 @@ DEAD = (
     "its vLLM engine core died (killed, out of memory, or a crash that its log shows above); if memory ran out, lower "
     "sampler.kv_cache_gib (CPU), sampler.gpu_memory_utilization (GPU) or sampler.max_num_seqs"
 )
-LOOK_SECONDS = 0.1  # between two looks at the processes
+POLL_SECONDS = 0.1  # between two checks of the processes
 
 
 def died(llm: Any) -> bool:
@@ -36,7 +36,7 @@ async def while_alive(llm: Any, work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
-            await asyncio.wait([task], timeout=LOOK_SECONDS)
+            await asyncio.wait([task], timeout=POLL_SECONDS)
             if not task.done() and died(llm):
                 raise EngineError(DEAD)
         try:

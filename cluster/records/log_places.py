@@ -48,7 +48,7 @@ class LogPlaces:
         self._seen: dict[str, LogPlace] = {}
         self._elsewhere = logs_elsewhere(directory.path)  # of the processes before a resume
 
-    def hear(self, actor: str, heartbeat: Heartbeat) -> None:
+    def on_heartbeat(self, actor: str, heartbeat: Heartbeat) -> None:
         """Take note of an actor's heartbeat."""
         name, place = actor.replace(" ", "-"), LogPlace(heartbeat.host, heartbeat.log_file)
         if not place.file or self._seen.get(name) == place:

@@ -27,7 +27,7 @@ def conclude(context: RunContext, outcome: Run | JobResult) -> JobResult:
     warnings = context.health.at_end()
     if isinstance(outcome, JobResult):
         result = outcome
-    elif outcome.shutdown.asked:
+    elif outcome.shutdown.requested:
         result = JobResult(INTERRUPTED, f"interrupted; the run stopped after step {outcome.learner.version}")
     else:
         result = _finish(context, outcome, warnings)

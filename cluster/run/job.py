@@ -28,7 +28,7 @@ from cluster.checks.prompts import (
     tokenizer_warnings,
     without_idle_validation,
 )
-from cluster.checks.recorded_prompts import check_recorded, dated
+from cluster.checks.recorded_prompts import check_recorded, with_fixed_date
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_output
@@ -76,7 +76,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if rollout_only:
         config = recording(config)
     tokenizer = load_tokenizer(config.model.path)
-    config = dated(config, tokenizer, resumed=resume is not None)
+    config = with_fixed_date(config, tokenizer, resumed=resume is not None)
     training, held_out, doubtful = _checked_prompts(config, tokenizer)
     if resume is not None:
         check_recorded(resume, training)
@@ -135,7 +135,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     """
     steps = min(config.run.steps, recorded_steps(source))
     check_recorded_groups(config, source, steps)
-    config = unshared(dated(config, resumed=True))  # the export renders prompts as the recorded run did
+    config = unshared(with_fixed_date(config, resumed=True))  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with _open_directory(config, None) as directory, _messages(directory, config):
         with Dashboards(config, directory, first_step=0) as dashboards:
@@ -154,7 +154,7 @@ def _run(context: RunContext) -> JobResult:
     set_step(context.first_step)
 
     async def work(shutdown: Shutdown) -> Run:
-        run = await shutdown.unless_asked(starting(_assemble(context, shutdown)))
+        run = await shutdown.unless_requested(starting(_assemble(context, shutdown)))
         if context.start is not None:  # only now: the next resume must not begin with settings that start no actor
             record_changes(context.directory, context.config, context.changes, context.first_step)
         context.dashboards.begin()
@@ -181,11 +181,11 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
     startup = Startup(message, directory)
     loads, places = SamplerLoads(context.dashboards.export), LogPlaces(directory)
 
-    def hear(actor: str, heartbeat: Heartbeat) -> None:
-        loads.hear(actor, heartbeat)
-        places.hear(actor, heartbeat)
+    def on_heartbeat(actor: str, heartbeat: Heartbeat) -> None:
+        loads.on_heartbeat(actor, heartbeat)
+        places.on_heartbeat(actor, heartbeat)
 
-    processes = Processes(config, directory.path.name, context.incidents.report, startup, directory.logs, hear)
+    processes = Processes(config, directory.path.name, context.incidents.report, startup, directory.logs, on_heartbeat)
     snapshot = str(context.start.path / QUEUE_FILE) if context.start else None
     source: GroupSource
     learner: Learner
@@ -233,7 +233,7 @@ def evaluate_checkpoint(
     """
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
     tokenizer = load_tokenizer(model_path)
-    config = unshared(dated(config, tokenizer))
+    config = unshared(with_fixed_date(config, tokenizer))
     task = task_of(config)
     held_out = load_prompts(config, "evaluation", tokenizer, task)
     for warning in check_user_code(config, task, [held_out[0].prompt], trains=False):
@@ -258,7 +258,7 @@ def evaluate_checkpoint(
                 for sampling in map(config.evaluation.sampling_at, temperatures)
             ]
 
-        return await processes.supervisor.run(shutdown.unless_asked(curves()))
+        return await processes.supervisor.run(shutdown.unless_requested(curves()))
 
     def report(outcome: list[Evaluation] | JobResult) -> tuple[JobResult, list[Evaluation]]:
         return (outcome, []) if isinstance(outcome, JobResult) else (JobResult(COMPLETED, "evaluation done"), outcome)

@@ -36,7 +36,7 @@ async def train(run: Run) -> None:
 
             probes = tasks.create_task(run.source.probe(step))  # first, because the update waits for it
             await run.source.start_rollouts()  # prompts -> sampler -> verifier -> replay queue, in the background
-            batch, depth = await run.shutdown.unless_asked(run.lease(step))
+            batch, depth = await run.shutdown.unless_requested(run.lease(step))
             clock.lap("waiting")
 
             learned = await run.learner.step(batch, step, probes)

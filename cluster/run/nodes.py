@@ -10,7 +10,7 @@ import ray
 from ray._private.state import state  # no public call names nodes with a notice
 from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]  # generated
 
-_IN_ORDER = (
+_GRACEFUL = (
     NodeDeathInfo.EXPECTED_TERMINATION,  # SIGTERM to the raylet, as by `ray stop`
     NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED,
     NodeDeathInfo.AUTOSCALER_DRAIN_IDLE,
@@ -29,7 +29,7 @@ class RayNodes:
         found = state.get_draining_nodes()
         return {node: ends_ms / 1000 if ends_ms else math.inf for node, ends_ms in found.items()}
 
-    def any_ended_in_order(self, nodes: Collection[str]) -> bool:
+    def any_stopped_gracefully(self, nodes: Collection[str]) -> bool:
         # deadline: the caller's
         ended = (one for one in ray.nodes() if one["NodeID"] in nodes and not one["Alive"])
-        return any(one["DeathReason"] in _IN_ORDER for one in ended)
+        return any(one["DeathReason"] in _GRACEFUL for one in ended)

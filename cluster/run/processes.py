@@ -39,7 +39,7 @@ from cluster.errors import UsageError
 from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes
 from cluster.run.placement import Placement
-from cluster.run.room import BundleRoom
+from cluster.run.reservation import BundleReservation
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Processes:
         report: called for every actor that is lost, and again when it is replaced.
         ready: called with the name and the report of every verifier worker that starts to serve.
         logs: directory of the actors' log files; None: Ray's log directory of each node.
-        heard: called with the name and each heartbeat of an actor.
+        on_heartbeat: called with the name and each heartbeat of an actor.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Processes:
         report: Callable[[Incident], None],
         ready: Callable[[str, Ready], None] = lambda name, ready: None,
         logs: Path | None = None,
-        heard: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None,
+        on_heartbeat: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None,
     ) -> None:
         self._config = config
         self._run_id = run_id
@@ -151,7 +151,7 @@ class Processes:
             kill=ray.kill,
             report=report,
             nodes=RayNodes(),
-            heard=heard,
+            on_heartbeat=on_heartbeat,
         )
         self._sleeps = config.sampler.sleep != "none"
         self._cards = Cards()
@@ -260,10 +260,10 @@ class Processes:
         reserved = 0.0
         if self._placement.shares_cards:
             reserved = reserved_memory(config, shape_of(config, read_model(config.model.path)))
-        room = BundleRoom(self._placement.needs("sampler", config.sampler.gpus))
+        reservation = BundleReservation(self._placement.needs("sampler", config.sampler.gpus))
 
         def spawn(incarnation: int) -> ActorHandle:
-            return self._actor(SamplerActor, name, **(self._placement.sampler(index) | room.options())).remote(
+            return self._actor(SamplerActor, name, **(self._placement.sampler(index) | reservation.options())).remote(
                 name,
                 config.model.path,
                 config.model.dtype,
@@ -283,16 +283,16 @@ class Processes:
             if self._broadcaster is not None:
                 await self._broadcaster.join(member)
 
-        unit = self.supervisor.add(Unit(name, [member], prepare, room=room))
+        unit = self.supervisor.add(Unit(name, [member], prepare, reservation=reservation))
         self._cards.add(unit)
         return unit
 
     def _verifier(self, name: str, tokenizer: str) -> Unit:
         config, gpus = self._config, self._config.actors.verifier_gpus
-        room = BundleRoom(self._placement.needs("verifier", gpus))
+        reservation = BundleReservation(self._placement.needs("verifier", gpus))
 
         def spawn(incarnation: int) -> ActorHandle:
-            actor = self._actor(VerifierWorker, name, **(self._placement.verifier() | room.options()))
+            actor = self._actor(VerifierWorker, name, **(self._placement.verifier() | reservation.options()))
             return actor.remote(name, config.task, config.model.path, gpus, config.plugins, tokenizer)
 
         member = Member(name, spawn)
@@ -300,7 +300,7 @@ class Processes:
         async def prepare() -> None:
             self._ready(name, await self._start(member, lambda verifier: verifier.ready.remote()))
 
-        return self.supervisor.add(Unit(name, [member], prepare, room=room))
+        return self.supervisor.add(Unit(name, [member], prepare, reservation=reservation))
 
     async def _start(self, member: Member, request: Callable[[Any], Awaitable[Any]]) -> Any:
         """The answer to the first `request` to a new actor."""

@@ -145,7 +145,7 @@ class Run:
             raise RuntimeError("a replay has no samplers to evaluate with")
         which = f"the weights of step {step}" if step else "the base model"
         context.dashboards.phase(f"evaluating {which} on {len(context.held_out)} prompts")
-        evaluation = await self.shutdown.unless_asked(
+        evaluation = await self.shutdown.unless_requested(
             evaluate_prompts(
                 context.config,
                 self.pool,

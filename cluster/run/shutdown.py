@@ -49,7 +49,7 @@ class Shutdown:
     def __init__(self, advice: Callable[[], str] = str, end: Callable[[int], Any] = os._exit) -> None:
         self._advice = advice
         self._end = end
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._asked_thread = threading.Event()  # the same, for threads
         self._notify: Callable[[], object] | None = None  # passes the signal on to the running work
         self._exiting = threading.Event()  # the last message is about to be printed
@@ -58,7 +58,7 @@ class Shutdown:
         self._sockets: tuple[socket.socket, socket.socket] | None = None
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return self._asked_thread.is_set()
 
     def listen(self) -> None:
@@ -74,29 +74,29 @@ class Shutdown:
 
     def check(self) -> None:
         """Raise :class:`ShutdownRequested` if a signal asked the run to stop."""
-        if self.asked:
+        if self.requested:
             raise ShutdownRequested
 
-    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
+    async def unless_requested(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`; cancel it when a signal asks the run to stop.
 
         Raises:
             ShutdownRequested: the work was cancelled.
         """
         # deadline: the work has its own, and ends this wait too
-        task, asked = asyncio.ensure_future(work), asyncio.ensure_future(self._asked.wait())
+        task, requested = asyncio.ensure_future(work), asyncio.ensure_future(self._requested.wait())
         try:
             # deadline: as above
-            await asyncio.wait([task, asked], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, requested], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise ShutdownRequested
             return task.result()
         finally:
             task.cancel()
-            asked.cancel()
+            requested.cancel()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`; from now on :meth:`unless_asked` and :meth:`check` react to signals.
+        """Await `work`; from now on :meth:`unless_requested` and :meth:`check` react to signals.
 
         Raises:
             CancelledError: the work did not stop within STOP_SECONDS after a signal.
@@ -106,12 +106,12 @@ class Shutdown:
 
         def stop() -> None:
             logger.info("asked to stop by a signal")
-            self._asked.set()
+            self._requested.set()
             loop.call_later(STOP_SECONDS, task.cancel)
 
         with self._lock:
             self._notify = lambda: loop.call_soon_threadsafe(stop)
-            if self.asked:
+            if self.requested:
                 self._notify()
         try:
             return await task

@@ -30,12 +30,12 @@ class Startup:
     """Receives the report of every verifier worker that becomes ready, also of those that join or return later.
 
     Args:
-        tell: shows a line to the user; the same line from several workers is shown once.
+        show_line: shows a line to the user; the same line from several workers is shown once.
         directory: gets a file with their measurements; None: they are not kept.
     """
 
-    def __init__(self, tell: Callable[[str], None], directory: RunDirectory | None = None) -> None:
-        self._tell = tell
+    def __init__(self, show_line: Callable[[str], None], directory: RunDirectory | None = None) -> None:
+        self._show_line = show_line
         self._directory = directory
         self._shown: set[str] = set()
         self._sandboxes: dict[str, dict[str, Any]] = {}
@@ -45,7 +45,7 @@ class Startup:
         for line in ready.lines:
             if line not in self._shown:
                 self._shown.add(line)
-                self._tell(f"{worker}: {line}")
+                self._show_line(f"{worker}: {line}")
         if ready.sandbox is not None:
             self._sandboxes[worker] = ready.sandbox
             if self._directory is not None:
@@ -54,21 +54,21 @@ class Startup:
 
 @asynccontextmanager
 async def announced_start(
-    supervisor: Supervisor, tell: Callable[[str], None], first_s: float = FIRST_SECONDS
+    supervisor: Supervisor, show_line: Callable[[str], None], first_s: float = FIRST_SECONDS
 ) -> AsyncIterator[None]:
     """While the body runs, say which actors are still starting: after `first_s`, twice that, four times that, ..."""
-    announcer = asyncio.create_task(_announce(supervisor, tell, first_s))
+    announcer = asyncio.create_task(_announce(supervisor, show_line, first_s))
     try:
         yield
     finally:
         announcer.cancel()
 
 
-async def _announce(supervisor: Supervisor, tell: Callable[[str], None], wait_s: float) -> None:
+async def _announce(supervisor: Supervisor, show_line: Callable[[str], None], wait_s: float) -> None:
     began, next_s = time.monotonic(), wait_s
     while True:
         await asyncio.sleep(max(0.0, began + next_s - time.monotonic()))
-        tell(still_starting(supervisor, time.monotonic() - began))
+        show_line(still_starting(supervisor, time.monotonic() - began))
         next_s *= 2
 
 

@@ -32,7 +32,7 @@ class SamplerLoads:
         self._exported_at: dict[str, float] = {}
         self._preemptions: Counter[str] = Counter()  # so far, so that Prometheus misses none between two readings
 
-    def hear(self, actor: str, heartbeat: Heartbeat) -> None:
+    def on_heartbeat(self, actor: str, heartbeat: Heartbeat) -> None:
         """Take note of an actor's heartbeat; only samplers report a load."""
         load = heartbeat.load
         if load is None:

@@ -67,7 +67,7 @@ def test_memory_counts_descendants_and_the_monitor_itself_and_every_process_once
 
 
 def test_a_process_that_only_has_the_number_of_a_dead_one_is_left_alone(parent):
-    stranger = dataclasses.replace(Process.of(parent.pid), born=1)
+    stranger = dataclasses.replace(Process.of(parent.pid), create_time=1)
     assert not stranger.alive
     assert asyncio.run(NodeMonitor().inspect([stranger], family=True)) == {}
     asyncio.run(NodeMonitor().kill([stranger]))

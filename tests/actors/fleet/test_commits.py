@@ -65,14 +65,14 @@ def test_groups_that_arrive_within_the_interval_are_one_call():
 
 
 def test_a_call_has_a_largest_number_of_groups():
-    from actors.fleet.commits import MOST
+    from actors.fleet.commits import MAX_GROUPS
 
     async def scenario():
         send = Recorder()
         batches = batches_of(send)
-        await asyncio.gather(*(batches.add((q, None)) for q in range(2 * MOST + 3)))
-        assert [len(batch) for batch in send.batches] == [MOST, MOST, 3]
-        assert sum(send.batches, []) == list(range(2 * MOST + 3))
+        await asyncio.gather(*(batches.add((q, None)) for q in range(2 * MAX_GROUPS + 3)))
+        assert [len(batch) for batch in send.batches] == [MAX_GROUPS, MAX_GROUPS, 3]
+        assert sum(send.batches, []) == list(range(2 * MAX_GROUPS + 3))
 
     run(scenario())
 

@@ -19,13 +19,13 @@ class Nodes:
 
     def __init__(self) -> None:
         self.ends: dict[str, float] = {}
-        self.in_order: set[str] = set()
+        self.graceful: set[str] = set()
 
     def draining(self):
         return self.ends
 
-    def any_ended_in_order(self, nodes):
-        return bool(self.in_order & set(nodes))
+    def any_stopped_gracefully(self, nodes):
+        return bool(self.graceful & set(nodes))
 
 
 class Placed(FakeActor):
@@ -86,7 +86,7 @@ def test_an_actor_finishes_its_work_and_moves_without_counting():
             assert member.serving and member.incarnation == 0, "its requests in flight end first"
             busy = False
             await until(lambda: member.incarnation == 1 and member.serving)
-            assert not member.leaving and supervisor.excused("sampler-0", 0)
+            assert not member.leaving and supervisor.lost_after_notice("sampler-0", 0)
             await asyncio.sleep(0.1)
 
         await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
@@ -155,8 +155,8 @@ def test_the_learner_moves_after_a_checkpoint():
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("in_order", [True, False])
-def test_an_actor_that_dies_with_a_node_that_was_stopped_does_not_count(in_order: bool):
+@pytest.mark.parametrize("graceful", [True, False])
+def test_an_actor_that_dies_with_a_node_that_was_stopped_does_not_count(graceful: bool):
     from actors.remote_calls import ActorFailure
 
     async def scenario():
@@ -166,11 +166,11 @@ def test_an_actor_that_dies_with_a_node_that_was_stopped_does_not_count(in_order
 
         async def work():
             await until(lambda: member.heartbeat is not None)
-            nodes.in_order = {"a"} if in_order else set()
+            nodes.graceful = {"a"} if graceful else set()
             member.handle.dead = True
             await until(lambda: member.incarnation == 1 and member.serving)
 
-        if in_order:
+        if graceful:
             await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
             assert incidents[0].kind == "actor"
         else:

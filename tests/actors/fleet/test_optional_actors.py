@@ -1,4 +1,4 @@
-"""Actors above the minimum (`actors.samplers: {min, max}`): they wait for room, join later, and may leave."""
+"""Actors above the minimum (`actors.samplers: {min, max}`): they wait for resources, join later, and may leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.actors.fleet.fake_actors import LIMIT_S, FakeActor, employ, make
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
-class Room:
+class FakeReservation:
     """Grants a reservation while `free()`; `asked` and `held` tell what a cluster would see."""
 
     def __init__(self, free=lambda: True) -> None:
@@ -27,7 +27,7 @@ class Room:
         self.asked = self.held = False
 
 
-def joining(spare_units: int, room: asyncio.Event | None = None, prepare=None, spawn=None, **settings):
+def joining(spare_units: int, free: asyncio.Event | None = None, prepare=None, spawn=None, **settings):
     """A supervisor with one required actor and `spare_units` optional ones."""
     supervisor = make(**settings)
     needed, _ = employ(supervisor, "sampler-0")
@@ -37,17 +37,17 @@ def joining(spare_units: int, room: asyncio.Event | None = None, prepare=None, s
     return supervisor, needed, spares
 
 
-def test_an_optional_actor_waits_for_room_and_joins():
+def test_an_optional_actor_waits_for_resources_and_joins():
     async def scenario():
         supervisor = make()
         unit, member = employ(supervisor)
-        room = asyncio.Event()
-        unit.spare, unit.room = lambda: True, Room(room.is_set)
+        free = asyncio.Event()
+        unit.spare, unit.reservation = lambda: True, FakeReservation(free.is_set)
 
         async def work():
             await asyncio.sleep(0.1)
-            assert member.handle is None and unit.room.asked, "an autoscaler sees the request"
-            room.set()
+            assert member.handle is None and unit.reservation.asked, "an autoscaler sees the request"
+            free.set()
             await supervisor.until_serving(unit, to="join", deadline_s=LIMIT_S)
 
         await asyncio.wait_for(supervisor.run(work()), LIMIT_S)
@@ -56,17 +56,17 @@ def test_an_optional_actor_waits_for_room_and_joins():
     asyncio.run(scenario())
 
 
-def test_a_request_for_room_is_withdrawn_when_the_run_ends():
+def test_a_request_for_resources_is_withdrawn_when_the_run_ends():
     async def scenario():
         supervisor, needed, spares = joining(2)
         free = iter([True])
         for unit, _ in spares:
-            unit.room = Room(lambda: next(free, False))
+            unit.reservation = FakeReservation(lambda: next(free, False))
         await supervisor.start(needed)
         await asyncio.wait_for(supervisor.run(asyncio.sleep(0.3)), LIMIT_S)
         assert sum(unit.serving for unit, _ in spares) == 1 and supervisor.restarts == 0
         waiting = next(unit for unit, _ in spares if not unit.serving)
-        assert not waiting.room.asked
+        assert not waiting.reservation.asked
 
     asyncio.run(scenario())
 
@@ -120,7 +120,7 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
                 await returns.wait()
 
         learner.prepare = prepare
-        spare.room = Room(lambda: not learner.serving or returns.is_set())
+        spare.reservation = FakeReservation(lambda: not learner.serving or returns.is_set())
         await supervisor.start(needed, learner)
 
         async def work():
@@ -128,7 +128,7 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
             while member.incarnation == 0:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
-            assert not spare.serving and not spare.room.asked, "its request would take what the learner needs"
+            assert not spare.serving and not spare.reservation.asked, "its request would take what the learner needs"
             returns.set()
             await supervisor.until_serving(spare, to="join", deadline_s=LIMIT_S)
             assert learner.serving
@@ -138,20 +138,20 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
     asyncio.run(scenario())
 
 
-def test_a_cluster_that_does_not_answer_about_room_blocks_nothing(monkeypatch):
+def test_a_cluster_that_does_not_answer_a_reservation_blocks_nothing(monkeypatch):
     import actors.remote_calls
 
     monkeypatch.setattr(actors.remote_calls, "INSPECT_SECONDS", 0.05)
     asked = []
 
-    def room():
+    def reserve():
         asked.append(None)
         time.sleep(1.5)
         return True
 
     async def scenario():
         supervisor, needed, [(unit, _)] = joining(1)
-        unit.room = Room(room)
+        unit.reservation = FakeReservation(reserve)
         await supervisor.start(needed)
         began = time.monotonic()
         await supervisor.run(asyncio.sleep(0.2))

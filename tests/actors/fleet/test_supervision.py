@@ -58,7 +58,7 @@ def test_every_heartbeat_is_heard():
     async def scenario():
         heard: list[str] = []
         supervisor = make()
-        supervisor.heard = lambda name, heartbeat: heard.append(f"{name} on {heartbeat.node}")
+        supervisor.on_heartbeat = lambda name, heartbeat: heard.append(f"{name} on {heartbeat.node}")
         unit, _ = employ(supervisor)
         await supervisor.start(unit)
         await asyncio.wait_for(supervisor.run(asyncio.sleep(0.3)), LIMIT_S)

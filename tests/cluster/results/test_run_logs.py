@@ -69,7 +69,7 @@ def test_logs_on_hosts_without_the_run_directory_are_named(tmp_path: Path) -> No
             ("sampler-10", "d", ""),  # it has no log
         ):
             for _ in range(2):
-                places.hear(actor, Heartbeat("node", (), host=host, log_file=file))
+                places.on_heartbeat(actor, Heartbeat("node", (), host=host, log_file=file))
     with pytest.raises(UsageError) as missing:
         printed(run, "sampler-1")
     assert str(missing.value) == (
@@ -87,7 +87,7 @@ def test_logs_on_hosts_without_the_run_directory_are_named(tmp_path: Path) -> No
     with RunDirectory.open(run) as directory:  # resumed, with sampler-0 on a host that sees the run directory
         (directory.logs / "sampler-0.log").write_text(line(2, "INFO", "sampler-0", "back"))
         file = str(directory.logs / "sampler-0.log")
-        LogPlaces(directory).hear("sampler-0", Heartbeat("node", (), host="a", log_file=file))
+        LogPlaces(directory).on_heartbeat("sampler-0", Heartbeat("node", (), host="a", log_file=file))
     assert printed(run, "sampler-0") == ["back"]
     with pytest.raises(UsageError, match="on c, which does not see"):
         printed(run, "sampler-1")

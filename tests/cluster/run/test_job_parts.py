@@ -97,7 +97,7 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
         raise error
 
     async def work(shutdown: Shutdown) -> None:
-        await shutdown.unless_asked(starting(start(primary("sampler-0 died before it could start"))))
+        await shutdown.unless_requested(starting(start(primary("sampler-0 died before it could start"))))
 
     result = run_to_result(cast(Any, None), work, unchanged)
     assert result.status == FAILED

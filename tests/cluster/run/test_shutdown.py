@@ -55,7 +55,7 @@ async def step(leave):
 
 async def waits(leave):
     os.kill(os.getpid(), NUMBER)
-    await leave.unless_asked(asyncio.sleep(60))
+    await leave.unless_requested(asyncio.sleep(60))
 
 run(step)
 run(waits)
@@ -73,10 +73,10 @@ leave.listen()
 signal.signal(NUMBER, lambda *_: None)  # a library's handler
 leave.listen()
 os.kill(os.getpid(), NUMBER)
-while not leave.asked:
+while not leave.requested:
     time.sleep(0.01)
 async def work():
-    await leave.unless_asked(asyncio.sleep(60))
+    await leave.unless_requested(asyncio.sleep(60))
 try:
     asyncio.run(leave.run(work()))
 except ShutdownRequested:

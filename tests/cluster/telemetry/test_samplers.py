@@ -15,10 +15,10 @@ def beat(load: EngineLoad | None) -> Heartbeat:
 
 def test_a_step_has_the_largest_load_and_all_preemptions_of_all_samplers() -> None:
     loads = SamplerLoads()
-    loads.hear("sampler-0", beat(EngineLoad(0.5, 64, 0, 2, 100, 50)))
-    loads.hear("sampler-1", beat(EngineLoad(0.9, 32, 7, 0, 300, 30)))
-    loads.hear("sampler-0", beat(EngineLoad(0.1, 1, 0, 1)))
-    loads.hear("verifier-0", beat(None))
+    loads.on_heartbeat("sampler-0", beat(EngineLoad(0.5, 64, 0, 2, 100, 50)))
+    loads.on_heartbeat("sampler-1", beat(EngineLoad(0.9, 32, 7, 0, 300, 30)))
+    loads.on_heartbeat("sampler-0", beat(EngineLoad(0.1, 1, 0, 1)))
+    loads.on_heartbeat("verifier-0", beat(None))
     row = loads.row()
     assert row == {
         "sampler/kv_cache_use_max": 0.9,
@@ -33,7 +33,7 @@ def test_a_step_has_the_largest_load_and_all_preemptions_of_all_samplers() -> No
 def test_a_step_without_a_heartbeat_has_no_load() -> None:
     loads = SamplerLoads()
     assert loads.row() == {}
-    loads.hear("sampler-0", beat(EngineLoad(0.5, 1)))
+    loads.on_heartbeat("sampler-0", beat(EngineLoad(0.5, 1)))
     assert "sampler/prefix_cache_hit_rate" not in loads.row()
     assert loads.row() == {}
 
@@ -44,8 +44,8 @@ def test_each_sampler_has_its_gauges_at_most_every_few_seconds() -> None:
     loads = SamplerLoads(rows.append, clock=lambda: now)
     for second, use in enumerate((0.5, 0.9, 0.7, 0.2, 0.1, 0.3, 0.1)):
         now = 100.0 + second * EXPORT_SECONDS / 5
-        loads.hear("sampler-0", beat(EngineLoad(use, 4, 0, 1, 10, 5)))
-    loads.hear("sampler-1", beat(EngineLoad(0.6)))
+        loads.on_heartbeat("sampler-0", beat(EngineLoad(use, 4, 0, 1, 10, 5)))
+    loads.on_heartbeat("sampler-1", beat(EngineLoad(0.6)))
     assert [row.get("sampler/kv_cache_use_of/sampler-0") for row in rows] == [0.5, 0.9, None]
     assert [row.get("sampler/preemptions_of/sampler-0") for row in rows] == [1, 6, None]  # all so far
     assert rows[2]["sampler/kv_cache_use_of/sampler-1"] == 0.6

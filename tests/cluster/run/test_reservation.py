@@ -1,4 +1,4 @@
-"""Room for an optional actor, and other nodes for learner ranks: placement groups, without a cluster."""
+"""Reserved resources for an optional actor, and other nodes for learner ranks: placement groups, without a cluster."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
 class Groups:
-    """Ray's placement groups; the cluster grants none until `room`."""
+    """Ray's placement groups; the cluster grants none until `granted`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: object) -> None:
         self.made: list[SimpleNamespace] = []
-        self.room = False
+        self.granted = False
         for module in modules:
             monkeypatch.setattr(module, "placement_group", self.make)
             monkeypatch.setattr(module, "remove_placement_group", lambda group: self.made.remove(group))
@@ -27,18 +27,18 @@ class Groups:
         return self.made[-1]
 
     def table(self, group: SimpleNamespace) -> dict:
-        return {"state": "CREATED" if self.room else "PENDING", "bundles_to_node_id": group.nodes}
+        return {"state": "CREATED" if self.granted else "PENDING", "bundles_to_node_id": group.nodes}
 
 
 def test_one_waiting_group_for_each_actor_until_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.run import room
+    from cluster.run import reservation
 
-    groups = Groups(monkeypatch, room)
-    one = room.BundleRoom({"CPU": 1, "GPU": 0, "bonrl-sampler": 0.001})
+    groups = Groups(monkeypatch, reservation)
+    one = reservation.BundleReservation({"CPU": 1, "GPU": 0, "bonrl-sampler": 0.001})
     assert one.options() == {} and not groups.made, "a required actor asks for nothing"
     assert not one.reserve() and not one.reserve()
     assert [group.bundles for group in groups.made] == [[{"CPU": 1, "bonrl-sampler": 0.001}]]
-    groups.room = True
+    groups.granted = True
     assert one.reserve()
     strategy = one.options()["scheduling_strategy"]
     assert (strategy.placement_group, strategy.placement_group_bundle_index) == (groups.made[0], 0)

@@ -1,4 +1,4 @@
-"""Room for an optional actor: a placement group of one bundle.
+"""Reserved resources for an optional actor: a placement group of one bundle.
 
 A placement group that waits is demand for Ray's autoscaler, as long as the job exists: Ray removes it with the job,
 however that ends. ``ray.autoscaler.sdk.request_resources`` would outlive the job and replace the request of any other
@@ -15,8 +15,8 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
-class BundleRoom:
-    """An :class:`actors.fleet.rooms.Room` on any one node that has `needs`."""
+class BundleReservation:
+    """A :class:`actors.fleet.reservations.Reservation` on any one node that has `needs`."""
 
     def __init__(self, needs: Mapping[str, float]) -> None:
         self._bundle = {name: amount for name, amount in needs.items() if amount}
@@ -36,7 +36,7 @@ class BundleRoom:
                 self._group = None
 
     def options(self) -> dict[str, Any]:
-        """Ray options of an actor that starts in the room; none if it was not reserved."""
+        """Ray options of an actor that starts in the reserved bundle; none if it is not reserved."""
         if self._group is None:
             return {}
         return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)}
