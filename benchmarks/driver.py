@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.fleet.commits import MOST
+from actors.fleet.commits import MAX_GROUPS
 from actors.fleet.queue_client import QueueClient
 from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--latency", type=float, default=5.0, help="seconds for one group")
     parser.add_argument("--tokens", type=int, default=512, help=f"of each of the {SAMPLES} answers of a group")
-    parser.add_argument("--groups-per-commit", type=int, default=MOST, help="at most; 1: one call for each group")
+    parser.add_argument("--groups-per-commit", type=int, default=MAX_GROUPS, help="at most; 1: one call for each group")
     options = parser.parse_args(arguments)
     import ray
 

@@ -60,14 +60,14 @@ class Peaks(threading.Thread):
         while not self._over.wait(0.002):
             self.buckets = max(self.buckets, _bucket_bytes())
             if time.monotonic() >= next_look:
-                self._look()
+                self._read_memory()
                 next_look = time.monotonic() + 0.5
 
     def stop(self) -> None:
         self._over.set()
         self.join(timeout=5.0)
 
-    def _look(self) -> None:
+    def _read_memory(self) -> None:
         pss: dict[str, int] = defaultdict(int)
         rss: dict[str, int] = defaultdict(int)
         with contextlib.suppress(psutil.NoSuchProcess):  # the run is over

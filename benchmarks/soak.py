@@ -78,7 +78,7 @@ def slope_per_100(steps: Sequence[float], values: Sequence[float]) -> float:
     return float(100 * np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart])) if apart.any() else 0.0
 
 
-def look(root: psutil.Process, step: int) -> Sample:
+def take_sample(root: psutil.Process, step: int) -> Sample:
     """Readings of every process that has a role below `root`, after `step` steps."""
     readings: Readings = {}
     everyone = [root, *root.children(recursive=True)]
@@ -189,7 +189,7 @@ def watch(command: Sequence[str], run: Path, log: Path, every_s: float) -> tuple
         while process.poll() is None:
             if step := last_step(run):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    samples.append(look(root, step))
+                    samples.append(take_sample(root, step))
             time.sleep(every_s)
     return process.returncode, samples
 

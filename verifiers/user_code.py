@@ -24,8 +24,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 PICKLE = ".pkl"  # a function of a notebook, pickled by value (bonrl.train)
-_MOST_TEXT = 4000  # characters of a quoted traceback
-_MOST_NAMES = 12
+_MAX_TEXT = 4000  # characters of a quoted traceback
+_MAX_NAMES = 12
 _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
@@ -205,7 +205,7 @@ def traceback_of(error: BaseException) -> str:
     return shortened(f"{describe_error(error)}\n{text}".rstrip())
 
 
-def shortened(text: str, most: int = _MOST_TEXT) -> str:
+def shortened(text: str, most: int = _MAX_TEXT) -> str:
     """The text, without its middle if it is long, and without halves of surrogate pairs, which cannot be printed."""
     text = text.encode(errors="replace").decode()
     return text if len(text) <= most else f"{text[: most // 2]}\n[...]\n{text[-most // 2 :]}"
@@ -350,5 +350,5 @@ def _offer(module: ModuleType, wanted: str = "") -> str:
         return "it defines no function and no class"
     near = difflib.get_close_matches(wanted, own, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    more = ", ..." if len(own) > _MOST_NAMES else ""
-    return f"it defines {', '.join(own[:_MOST_NAMES])}{more}{hint}"
+    more = ", ..." if len(own) > _MAX_NAMES else ""
+    return f"it defines {', '.join(own[:_MAX_NAMES])}{more}{hint}"

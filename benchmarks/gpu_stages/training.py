@@ -85,7 +85,7 @@ class _CardMemory:
         self._peak_mib = 0.0
         self._failure = ""
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._read_memory, daemon=True)
         self._thread.start()
 
     def stop(self) -> float | None:
@@ -97,7 +97,7 @@ class _CardMemory:
             return None
         return self._peak_mib / 1024
 
-    def _look(self) -> None:
+    def _read_memory(self) -> None:
         command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
         while not self._over.wait(0.25):
             try:

@@ -123,7 +123,7 @@ class _Simulation:
             evaluates_at=lambda step: False,
             checkpoints_at=lambda step: False,
             selection=SimpleNamespace(check=lambda step: None),
-            shutdown=SimpleNamespace(unless_asked=_same, check=lambda: None),
+            shutdown=SimpleNamespace(unless_requested=_same, check=lambda: None),
         )
 
     def _member(self, name: str, make: Callable[[int], FakeActor]) -> Member:

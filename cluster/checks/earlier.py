@@ -14,7 +14,7 @@ from actors.queue.allocation import size_problem
 from actors.queue.group_log import groups_file
 from actors.queue.snapshot import SnapshotError, read_snapshot
 from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
-from cluster.checks.recorded_prompts import check_recorded_prompts, dated
+from cluster.checks.recorded_prompts import check_recorded_prompts, with_fixed_date
 from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig
 from cluster.errors import UsageError
@@ -59,7 +59,7 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
     yield from waiting_problems(config, run, checkpoint)
     if not rollout_only:
         yield from _engine_problems(config, run, checkpoint)
-    dated(config, resumed=True)
+    with_fixed_date(config, resumed=True)
     if prompts:
         check_recorded_prompts(config, run)
 

@@ -15,7 +15,7 @@ from cluster.errors import UsageError
 from verifiers.text.rendering import PromptRenderer, TokenizedPrompt
 
 
-def dated(config: RunConfig, tokenizer: Any = None, *, resumed: bool = False) -> RunConfig:
+def with_fixed_date(config: RunConfig, tokenizer: Any = None, *, resumed: bool = False) -> RunConfig:
     """The configuration with the date of today in ``task.date``, where the model's chat template asks for it.
 
     Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from actors.sampling import LEAST_TEMPERATURE
+from actors.sampling import MIN_TEMPERATURE
 from cluster.commands.options import (
     DEFAULT_CONFIG,
     NO_EVALUATION_IN_TRAINING,
@@ -147,8 +147,8 @@ def _resolve(
 
 def _check_temperatures(temperatures: Sequence[float], given: Mapping[str, Any]) -> None:
     for value in temperatures:
-        if value != 0 and not LEAST_TEMPERATURE <= value <= 10:
-            raise UsageError(f"--temperature {value:g}: must be 0 (greedy), or {LEAST_TEMPERATURE:g} to 10")
+        if value != 0 and not MIN_TEMPERATURE <= value <= 10:
+            raise UsageError(f"--temperature {value:g}: must be 0 (greedy), or {MIN_TEMPERATURE:g} to 10")
     if len(set(temperatures)) < len(temperatures):
         raise UsageError("--temperature: the same value is given twice; give each value once")
     if temperatures == [0] and (unused := [key for key in ("top_p", "top_k", "min_p") if key in given]):

@@ -7,7 +7,7 @@ from itertools import repeat
 from math import ceil, inf
 from typing import TYPE_CHECKING, get_args
 
-from actors.sampling import LEAST_TEMPERATURE, Sampling
+from actors.sampling import MIN_TEMPERATURE, Sampling
 from cluster.config.allocation_rules import allocation_problems
 from cluster.config.keep_best import parse_metric
 from learner.schedule import Schedule, scheduled_integer
@@ -120,7 +120,7 @@ def _schedules(config: RunConfig) -> Iterator[str]:
         if getattr(moves, key) and objective.imitation == "sft":
             yield f"schedule.{key} has no effect with objective.imitation = sft; leave it out, or use bon_sft"
     ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
-    ranges += _range("temperature", moves.temperature, LEAST_TEMPERATURE, 10)
+    ranges += _range("temperature", moves.temperature, MIN_TEMPERATURE, 10)
     yield from ranges
     if not ranges:
         yield from _scheduled_groups(config)

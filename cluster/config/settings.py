@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from actors.sampling import LEAST_TEMPERATURE, Sampling
+from actors.sampling import MIN_TEMPERATURE, Sampling
 from cluster.config.keep_best import canonical, parse_metric
 from learner.section import Section
 from learner.strategies import STRATEGIES, look_up
@@ -142,8 +142,8 @@ class EvaluationSettings(Section):
     @field_validator("temperature")
     @classmethod
     def _sampled(cls, temperature: float) -> float:
-        if 0 < temperature < LEAST_TEMPERATURE:
-            raise ValueError(f"vLLM samples at {LEAST_TEMPERATURE:g} or above; use 0 for greedy decoding")
+        if 0 < temperature < MIN_TEMPERATURE:
+            raise ValueError(f"vLLM samples at {MIN_TEMPERATURE:g} or above; use 0 for greedy decoding")
         return temperature
 
     @field_validator("keep_best")

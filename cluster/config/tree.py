@@ -49,7 +49,7 @@ from learner.settings import LearnerSettings, LossSettings
 from verifiers.credentials import has_credentials
 from verifiers.settings import TaskSettings
 
-_MOST_PROBLEMS = 20
+_MAX_PROBLEMS = 20
 
 
 class RunConfig(Section):
@@ -195,8 +195,8 @@ _WHERE_CREDENTIALS_GO = {
 
 def shortened(problems: Sequence[str]) -> list[str]:
     """The first problems, and how many more there are."""
-    more = len(problems) - _MOST_PROBLEMS
-    return [*problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+    more = len(problems) - _MAX_PROBLEMS
+    return [*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
 
 
 def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

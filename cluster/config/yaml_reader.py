@@ -10,8 +10,8 @@ import yaml
 from cluster.errors import UsageError
 from verifiers.credentials import masked
 
-_MOST_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
-_MOST_VALUE = 120  # characters of a wrong value that a message repeats
+_MAX_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
+_MAX_VALUE = 120  # characters of a wrong value that a message repeats
 
 
 class ConfigError(UsageError):
@@ -21,7 +21,7 @@ class ConfigError(UsageError):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; a key given twice is an error (the plain loader would keep the last in silence)."""
     try:
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+        if path.is_file() and path.stat().st_size > _MAX_BYTES:
             raise ConfigError(
                 f"{path} has {path.stat().st_size:,} bytes: that is too large for a configuration; give another "
                 "file to --config"
@@ -99,4 +99,4 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 def brief(value: Any) -> str:
     """A value as a message shows it, without the credentials of its addresses."""
     text = masked(repr(value))
-    return text if len(text) <= _MOST_VALUE else f"{text[:_MOST_VALUE]}... ({len(text)} characters)"
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}... ({len(text)} characters)"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 RAY_GIB = 2.0  # Ray's own processes, the driver and the queue on one node
 _STORE_SLACK = 1.5  # groups are copied while they are being read
-_LEAST_STORE_GIB = 0.5
+_MIN_STORE_GIB = 0.5
 _RESOURCE = "bonrl-"
 
 
@@ -39,7 +39,7 @@ class Sizes:
     def object_store(self, kind: NodeType) -> float:
         """GiB of Ray's object store that a node needs, in steps of 0.5."""
         stored = self.groups + (self.stored_weights if _has_weights(kind) else 0.0)
-        return max(_LEAST_STORE_GIB, ceil(2 * _STORE_SLACK * stored) / 2)
+        return max(_MIN_STORE_GIB, ceil(2 * _STORE_SLACK * stored) / 2)
 
     def shared_memory(self, kind: NodeType) -> int:
         """GiB of /dev/shm that a node needs."""

@@ -38,7 +38,9 @@ def render(layout: Layout, platform: Platform) -> dict[str, str]:
     if platform == Platform.KUBERAY:
         return {
             "raycluster.yaml": _yaml("a cluster that stays until it is deleted", *render_cluster(layout)),
-            "rayjob.yaml": _yaml("one run, on its own cluster, which is deleted one hour after the run ends", *render_job(layout)),
+            "rayjob.yaml": _yaml(
+                "one run, on its own cluster, which is deleted one hour after the run ends", *render_job(layout)
+            ),
         }
     name = f"{platform}.yaml"
     return {name: _yaml(f"a cluster for `ray up {name}`", _LAUNCHER[platform](layout))}

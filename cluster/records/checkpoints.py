@@ -97,7 +97,7 @@ class Checkpoints:
             TimeoutError: after `deadline_s`; the disk hangs.
         """
 
-        async def aside(work: Callable[[], T], to: str) -> T:
+        async def in_thread(work: Callable[[], T], to: str) -> T:
             return await in_daemon_thread(
                 work,
                 owner="the driver",
@@ -105,16 +105,18 @@ class Checkpoints:
                 deadline_s=deadline_s,
             )
 
-        path = await aside(lambda: self.begin(step), f"begin the checkpoint of step {step}")
+        path = await in_thread(lambda: self.begin(step), f"begin the checkpoint of step {step}")
         try:
             with full_disk_named(path):
                 yield path
-                await aside(lambda: self.finalise(step, expected=expected), f"finalise the checkpoint of step {step}")
+                await in_thread(
+                    lambda: self.finalise(step, expected=expected), f"finalise the checkpoint of step {step}"
+                )
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
-        await aside(when_complete, f"record the checkpoint of step {step}")
-        await aside(lambda: self.prune(keep, protected), "remove old checkpoints")
+        await in_thread(when_complete, f"record the checkpoint of step {step}")
+        await in_thread(lambda: self.prune(keep, protected), "remove old checkpoints")
 
     def begin(self, step: int) -> Path:
         """Makes the empty temporary directory of a step; any number of processes may write files into it."""

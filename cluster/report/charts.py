@@ -206,42 +206,44 @@ def learning_charts(source: Source) -> list[Chart]:
     """The objective and the deployed metric first, then what explains them."""
     key, name = deployed_metric(source)
     training = (("objective/value", "training groups"),)
-    charts = [_led(source, "objective", f"The objective: {trained_for(source) or 'value'}", training, OBJECTIVE)]
+    charts = [
+        _headline_chart(source, "objective", f"The objective: {trained_for(source) or 'value'}", training, OBJECTIVE)
+    ]
     if key != OBJECTIVE:
-        charts.append(_led(source, "deployed", f"Evaluations are ranked by {name}", (), key))
-    return [chart for chart in charts if chart is not None] + _explaining(source, _LEARNING)
+        charts.append(_headline_chart(source, "deployed", f"Evaluations are ranked by {name}", (), key))
+    return [chart for chart in charts if chart is not None] + _diagnostic_charts(source, _LEARNING)
 
 
-def _led(source: Source, key: str, title: str, metrics: Metrics, held_out: str) -> Chart | None:
+def _headline_chart(source: Source, key: str, title: str, metrics: Metrics, held_out: str) -> Chart | None:
     """A wide chart of training metrics and of one of the evaluations; None where there is neither."""
     spec = Spec(key, title, "value", metrics, "")
     chart = _chart(source, spec)
     line = _evaluated(source.evaluations, held_out, "held-out prompts")
     if line is not None:
-        chart = chart or _framed(spec)
+        chart = chart or _empty_chart(spec)
         chart["lines"].append(line)
     return None if chart is None else chart | {"wide": True}
 
 
 def running_charts(source: Source) -> list[Chart]:
     """Time, staleness, throughput and memory."""
-    return _explaining(source, _RUNNING)
+    return _diagnostic_charts(source, _RUNNING)
 
 
 def flat(source: Source) -> dict[str, list[str]]:
     """Titles of the charts of each section that are not drawn, because they are 0 at every step."""
     return {
-        section: [_inside(spec.title) for spec in specs if _is_flat(source, spec.metrics)]
+        section: [_uncapitalized(spec.title) for spec in specs if _is_flat(source, spec.metrics)]
         for section, specs in (("learning", _LEARNING), ("running", _RUNNING))
     }
 
 
-def _inside(title: str) -> str:
+def _uncapitalized(title: str) -> str:
     """A title in the middle of a sentence."""
     return title if title[1].isupper() else title[0].lower() + title[1:]
 
 
-def _explaining(source: Source, specs: Sequence[Spec]) -> list[Chart]:
+def _diagnostic_charts(source: Source, specs: Sequence[Spec]) -> list[Chart]:
     charts = [_chart(source, spec) for spec in specs if not _is_flat(source, spec.metrics)]
     found = [chart for chart in charts if chart is not None]
     for chart in found:
@@ -264,10 +266,10 @@ def _chart(source: Source, spec: Spec) -> Chart | None:
     window = window_of(len(source.rows))
     drawn = moving or dict(list(known.items())[:1])
     lines = [{"name": name, "axis": "train"} | smoothed(values, window) for name, values in drawn.items()]
-    return _framed(spec) | {"logarithmic": spec.logarithmic and bool(moving), "lines": lines}
+    return _empty_chart(spec) | {"logarithmic": spec.logarithmic and bool(moving), "lines": lines}
 
 
-def _framed(spec: Spec) -> Chart:
+def _empty_chart(spec: Spec) -> Chart:
     """A chart without lines."""
     return {
         "id": spec.id,

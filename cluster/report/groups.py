@@ -15,9 +15,9 @@ from cluster.results.group_records import GroupRecord, SampleRecord, advantages,
 
 TRAINING_STEPS = 8  # from which groups are shown, the first and the last among them
 EVALUATIONS = 3
-MOST_SAMPLES = 32  # of a group
-MOST_RESPONSE, MOST_PROMPT, MOST_DETAIL = 3000, 4000, 600  # characters
-MOST_CHARACTERS = 6_000_000  # of all groups together
+MAX_SAMPLES = 32  # of a group
+MAX_RESPONSE, MAX_PROMPT, MAX_DETAIL = 3000, 4000, 600  # characters
+MAX_CHARACTERS = 6_000_000  # of all groups together
 
 
 def browse(source: Source, most: int, seed: int = 0) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _parts(total: int, files: int) -> list[int]:
 
 def _bounded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every second group is left out until the text fits."""
-    while len(groups) > 1 and sum(_size(group) for group in groups) > MOST_CHARACTERS:
+    while len(groups) > 1 and sum(_size(group) for group in groups) > MAX_CHARACTERS:
         groups = groups[::2]
     return groups
 
@@ -89,23 +89,23 @@ def _plain(group: GroupRecord, kind: str) -> dict[str, Any]:
         "step": group.step,
         "prompt_id": group.prompt_id,
         "level": group.level or "",
-        "prompt": _cut(group.prompt, MOST_PROMPT) or group.prompt_id,
-        "fault": _cut(group.fault, MOST_DETAIL),
+        "prompt": _cut(group.prompt, MAX_PROMPT) or group.prompt_id,
+        "fault": _cut(group.fault, MAX_DETAIL),
         "n": len(group.samples),
         "right": sum(sample.verdict == "correct" for sample in group.samples),
-        "samples": [_sample(sample) for sample in group.samples[:MOST_SAMPLES]],
+        "samples": [_sample(sample) for sample in group.samples[:MAX_SAMPLES]],
     }
 
 
 def _sample(sample: SampleRecord) -> dict[str, Any]:
     return {
-        "text": _cut(sample.response, MOST_RESPONSE),
+        "text": _cut(sample.response, MAX_RESPONSE),
         "verdict": sample.verdict,
         "reward": number(sample.reward),
         "parts": {name: number(value) for name, value in sample.parts.items()},
         "score": number(sample.score),
-        "answer": _cut(sample.answer, MOST_DETAIL),
-        "detail": _cut(sample.detail, MOST_DETAIL),
+        "answer": _cut(sample.answer, MAX_DETAIL),
+        "detail": _cut(sample.detail, MAX_DETAIL),
         "advantage": number(sample.advantage),
         "tokens": sample.tokens,
         "truncated": sample.truncated,

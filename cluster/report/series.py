@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.metrics import Z_95
 
-MOST_POINTS = 600  # of one line; a screen does not show more
+MAX_POINTS = 600  # of one line; a screen does not show more
 DIGITS = 5
 
 
@@ -48,7 +48,7 @@ def running_mean(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarra
     return mean, mean - half_width, mean + half_width
 
 
-def thin(values: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
+def thin(values: np.ndarray, most: int = MAX_POINTS) -> np.ndarray:
     """At most `most` values: the mean of each stretch of neighbors, NaN where none has a value."""
     if len(values) <= most:
         return values

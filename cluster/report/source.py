@@ -18,7 +18,7 @@ Row = Mapping[str, float]
 
 # A live page is built again and again, and reading an evaluation takes seconds.
 _EVALUATIONS: dict[tuple[Path, int, int], Evaluation | None] = {}
-_MOST_KEPT = 8
+_MAX_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Source:
             return None
         key = self.path, step, _stamp(self.group_file("evaluation", step))
         if key not in _EVALUATIONS:
-            if len(_EVALUATIONS) >= _MOST_KEPT:
+            if len(_EVALUATIONS) >= _MAX_KEPT:
                 _EVALUATIONS.clear()
             _EVALUATIONS[key] = _evaluation(self.run, step)
         return _EVALUATIONS[key]

@@ -11,7 +11,7 @@ from cluster.results.subjects import Prompts, Subject
 
 # Of the configuration; with every key of the section task. n and temperature are read from the groups themselves.
 _MEASURING = ("rollout.max_response_tokens", "evaluation.split", "evaluation.prompts", "task.")
-_MOST_NAMES = 3  # of runs that a message lists for each value
+_MAX_NAMES = 3  # of runs that a message lists for each value
 
 
 def common_prompts(
@@ -98,7 +98,7 @@ def _by_value(key: str, values: Mapping[str, Any]) -> str:
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         names.setdefault(shown, []).append(name)
     parts = [
-        f"{value} ({', '.join(of[:_MOST_NAMES])}{', ...' if len(of) > _MOST_NAMES else ''})"
+        f"{value} ({', '.join(of[:_MAX_NAMES])}{', ...' if len(of) > _MAX_NAMES else ''})"
         for value, of in names.items()
     ]
     return f"{key} differs: {', '.join(parts)}"

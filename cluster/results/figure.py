@@ -19,7 +19,7 @@ COLORS = (
     "#e69f00",
     "#56b4e9",
 )  # M. Okabe, K. Ito: safe for color blindness
-_MOST_CURVES = 3  # metrics that have a panel
+_MAX_CURVES = 3  # metrics that have a panel
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _panels(comparison: Comparison) -> list[str]:
     """The metrics over steps; none where the runs share fewer than two steps."""
     if sum(moment.step is not None for moment in comparison.moments) < 2:
         return []
-    return comparison.deployed[:_MOST_CURVES]
+    return comparison.deployed[:_MAX_CURVES]
 
 
 def _matplotlib(comparison: Comparison) -> Any:

@@ -27,7 +27,7 @@ from verifiers.credentials import masked_tree
 CONFIG_FILE, EVALUATION_FILE = "config.yaml", "evaluation.json"
 _STEP_FILE = re.compile(r"(step|evaluation)-(\d+)\.parquet")
 _PARQUET_MAGIC = b"PAR1"  # the first and the last four bytes of a finished file
-_MOST_NAMES = 8  # of runs that a message lists
+_MAX_NAMES = 8  # of runs that a message lists
 
 
 class ResultsError(UsageError):
@@ -263,7 +263,7 @@ def _other_content(path: Path) -> str:
     if not path.is_dir():
         return f"is a file; give the directory of a run, which holds {CONFIG_FILE} and metrics.jsonl"
     if found := runs_in(path):
-        names = ", ".join(run.name for run in found[:_MOST_NAMES]) + (", ..." if len(found) > _MOST_NAMES else "")
+        names = ", ".join(run.name for run in found[:_MAX_NAMES]) + (", ..." if len(found) > _MAX_NAMES else "")
         count = "one run" if len(found) == 1 else f"{len(found)} runs"
         return f"is not a run but contains {count} ({names}); give one of them, such as {found[0]}"
     above = next((parent for parent in path.absolute().parents if (parent / CONFIG_FILE).is_file()), None)

@@ -23,7 +23,7 @@ from learner.schedule import scheduled_integer
 
 logger = logging.getLogger(__name__)
 
-HURRY_SECONDS = 5.0  # for all trackers together to send the rest of a run that was asked to leave
+INTERRUPTED_FINISH_SECONDS = 5.0  # for all trackers together to send the rest of a run that was asked to leave
 
 
 class Dashboards:
@@ -57,9 +57,9 @@ class Dashboards:
     ) -> None:
         self._progress.stop()
         status = self._status if self._status is not None else int(kind is not None)
-        hurry_s = HURRY_SECONDS / max(len(self._trackers), 1) if status == INTERRUPTED else None
+        finish_s = INTERRUPTED_FINISH_SECONDS / max(len(self._trackers), 1) if status == INTERRUPTED else None
         for tracker in self._trackers:
-            late = tracker.finish(status, deadline_s=hurry_s)
+            late = tracker.finish(status, deadline_s=finish_s)
             for loss in tracker.losses():
                 print(loss.message, flush=True)
                 with contextlib.suppress(RunDirectoryError):  # a full disk: how the run ended is said already

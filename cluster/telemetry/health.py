@@ -48,13 +48,13 @@ class Rule:
     """When to warn.
 
     when: the condition, for the documentation.
-    look: the text for the metrics' means over a window of steps, or None if nothing is wrong.
-    window: steps that `look` needs.
+    check: the text for the metrics' means over a window of steps, or None if nothing is wrong.
+    window: steps that `check` needs.
     """
 
     name: str
     when: str
-    look: Callable[[Row, RunConfig], str | None]
+    check: Callable[[Row, RunConfig], str | None]
     window: int = WINDOW
 
 
@@ -106,7 +106,7 @@ class Health:
             last = self._reported.get(rule.name)
             due = last is None or self._step - last >= REPEAT_STEPS
             if due and self._steps >= rule.window:
-                text = self._look(rule, list(self._rows)[-rule.window :])
+                text = self._check(rule, list(self._rows)[-rule.window :])
                 if text is not None:
                     self._reported[rule.name] = self._step
                     self._report(self._warning(rule.name, text))
@@ -116,11 +116,11 @@ class Health:
         found = list(self._lasting)
         for rule in RULES if self._steps else ():
             over_all = {name: total / self._counts[name] for name, total in self._sums.items()}
-            text = rule.look(over_all, self._config)
+            text = rule.check(over_all, self._config)
             if text is not None:
                 text = f"over all {self._steps} steps: {text}"
             else:
-                text = self._look(rule, list(self._rows)[-rule.window :])
+                text = self._check(rule, list(self._rows)[-rule.window :])
             if text is not None:
                 found.append(self._warning(rule.name, text))
         return found
@@ -133,10 +133,10 @@ class Health:
         self._lasting.append(warning)
         self._report(warning)
 
-    def _look(self, rule: Rule, rows: Sequence[Row]) -> str | None:
+    def _check(self, rule: Rule, rows: Sequence[Row]) -> str | None:
         names = {name for row in rows for name in row}
         values = {name: [row[name] for row in rows if name in row] for name in names}
-        text = rule.look({name: sum(found) / len(found) for name, found in values.items()}, self._config)
+        text = rule.check({name: sum(found) / len(found) for name, found in values.items()}, self._config)
         if text is None:
             return None
         return f"step {self._step}: {text}" if len(rows) == 1 else f"the last {len(rows)} steps: {text}"
@@ -156,12 +156,12 @@ def _share_rule(
     `text` may hold {share}, {length} (mean of the responses, in tokens) and {config}.
     """
 
-    def look(mean: Row, config: RunConfig) -> str | None:
+    def check(mean: Row, config: RunConfig) -> str | None:
         share = mean.get(metric, 0.0) / share_of(config)
         length = mean.get("response/length_mean", math.nan)
         return text.format(share=share, length=length, config=config) if share >= threshold else None
 
-    return Rule(name, f"{metric}{unit} >= {threshold:g}", look)
+    return Rule(name, f"{metric}{unit} >= {threshold:g}", check)
 
 
 def _no_signal(mean: Row, config: RunConfig) -> str | None:

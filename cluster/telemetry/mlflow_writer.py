@@ -81,9 +81,9 @@ class MlflowWriter(Tracker):
     def describe(self) -> str:
         if self._why_off:
             return f"MLflow: off ({self._why_off})"
-        return f"MLflow: {self.uri}. Look at it with: {self._look()}"
+        return f"MLflow: {self.uri}. Look at it with: {self._view_command()}"
 
-    def _look(self) -> str:
+    def _view_command(self) -> str:
         if not self.uri.startswith("file:"):
             return self.uri
         return f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {shlex.quote(self.uri)}"

@@ -141,8 +141,8 @@ class WandbWriter(Tracker):
         if self.mode == "online":
             return f"wandb: online at {self._url}"
         assert self.directory is not None
-        look = f"wandb leet {shlex.quote(str(self.directory))}"
-        return f"wandb: offline ({self._why}). Look at it with: {look}. Upload later with: {self._sync_command()}"
+        view = f"wandb leet {shlex.quote(str(self.directory))}"
+        return f"wandb: offline ({self._why}). Look at it with: {view}. Upload later with: {self._sync_command()}"
 
     def _kept(self) -> str:
         return f"upload what wandb has with: {self._sync_command()}"

@@ -11,7 +11,7 @@ from typing import Any
 from verifiers.verdict import Status, Verdict
 
 FORMS = "a number, True or False, a dict of named parts, or a Verdict"
-_MOST_ANSWER = 2000  # characters of an extracted answer that are kept
+_MAX_ANSWER = 2000  # characters of an extracted answer that are kept
 
 
 class ResultError(ValueError):
@@ -59,7 +59,7 @@ class Grading:
         parts = {name: _part(name, value) for name, value in values.items()}
         reward = parts.pop("score") if whole else self._weighted(parts)
         correct = bool(parts["correct"]) if "correct" in parts else None
-        answer = answer if answer is None else answer[:_MOST_ANSWER]
+        answer = answer if answer is None else answer[:_MAX_ANSWER]
         return self._of_number(reward, correct, answer=answer, parts=parts)
 
     def _weighted(self, parts: Mapping[str, float]) -> float:

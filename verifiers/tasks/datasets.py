@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from verifiers.tasks.fields import as_text, json_value, lookup
 
 HUB = "hf://datasets/"
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 SHOWN_FAULTS = 5  # where all lines are bad, or bad lines are skipped
 SHOWN_FIELDS = 12
 PARQUET_ROWS = 4096  # read at a time
@@ -71,7 +71,7 @@ class Faults:
     def add(self, fault: str) -> None:
         """Record a bad line."""
         self.count += 1
-        if len(self.first) < MOST_FAULTS:
+        if len(self.first) < MAX_FAULTS:
             self.first.append(fault)
 
     def refuse(self) -> None:
@@ -80,7 +80,7 @@ class Faults:
             remedy = f"\n{self.key}=true leaves out the lines that cannot be read, and counts them" if self.key else ""
             raise ValueError(self.listed() + remedy)
 
-    def listed(self, most: int = MOST_FAULTS) -> str:
+    def listed(self, most: int = MAX_FAULTS) -> str:
         """The first bad lines, one per line, and the number of the others."""
         shown = self.first[:most]
         more = self.count - len(shown)

@@ -18,7 +18,7 @@ MAX_SECONDS = 5.0
 T = TypeVar("T")
 
 
-_MOST_TEXT = 600  # characters of a reason; it may name long paths
+_MAX_TEXT = 600  # characters of a reason; it may name long paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class DemonstrationReport:
 def _first(reasons: dict[str, str]) -> str:
     identity, reason = next(iter(reasons.items()))
     line = reason.partition("\n")[0]  # user code adds its traceback below
-    return f"{identity} ({line[:_MOST_TEXT]})"
+    return f"{identity} ({line[:_MAX_TEXT]})"
 
 
 def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) -> DemonstrationReport:

@@ -24,7 +24,7 @@ from cluster.checks.prompts import (
     load_tokenizer,
     without_idle_validation,
 )
-from cluster.checks.recorded_prompts import check_recorded, dated
+from cluster.checks.recorded_prompts import check_recorded, with_fixed_date
 from cluster.commands.export import export_model
 from cluster.commands.imitation import _examples
 from cluster.commands.printing import print_dry_run
@@ -304,18 +304,18 @@ def chat_model(directory: Path, template: str) -> Path:
 def test_the_date_of_a_run_is_fixed_where_its_chat_template_asks_for_it(tmp_path: Path) -> None:
     model = chat_model(tmp_path, "{{ strftime_now('%Y') }}={{ messages[0].content }}")
     settings = config(model, template="chat")
-    assert dated(config(SHIPPED)).task.date is None
-    today = dated(settings)
+    assert with_fixed_date(config(SHIPPED)).task.date is None
+    today = with_fixed_date(settings)
     assert today.task.date is not None and abs(today.task.date - dt.date.today()) < dt.timedelta(days=2)
     again = RunConfig.model_validate(today.to_mapping())  # as config.yaml holds it
-    assert again.task.date == today.task.date and dated(again, resumed=True) is again
+    assert again.task.date == today.task.date and with_fixed_date(again, resumed=True) is again
     with pytest.raises(UsageError, match=r"did not record its date; set task\.date=YYYY-MM-DD"):
-        dated(settings, resumed=True)
+        with_fixed_date(settings, resumed=True)
     then = config(model, template="chat", date="1999-12-31")
     text = load_tokenizer(str(model)).decode(load_prompts(then, "train")[0].tokens)
     assert text.startswith("1999=")
     chat_model(tmp_path, "{{ messages[0].content }}")
-    assert dated(settings, resumed=True).task.date is None
+    assert with_fixed_date(settings, resumed=True).task.date is None
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def replace_actors(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Pool:
     async def start_rollouts(tokenizer: str) -> Pool:
         return pool
 
-    asks = SimpleNamespace(unless_asked=unchanged)
+    asks = SimpleNamespace(unless_requested=unchanged)
     processes = SimpleNamespace(start_rollouts=start_rollouts, supervisor=SimpleNamespace(run=unchanged))
     monkeypatch.setattr(job, "Processes", lambda *_: processes)
     monkeypatch.setattr(job, "run_to_result", lambda _, work, conclude: conclude(asyncio.run(work(asks))))

@@ -39,7 +39,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
-    def look(self, width: int = 1200, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
+    def set_viewport(self, width: int = 1200, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
         """Set the size of the window and the color scheme that the system prefers."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self._call("Emulation.setTouchEmulationEnabled", enabled=phone)

@@ -35,7 +35,7 @@ def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Browser:
     base = tmp_path_factory.mktemp("page")
     file = base / "report.html"
     file.write_text(render(build(make_run(base, steps=40), groups=60)))
-    browser.look(1280, 900)
+    browser.set_viewport(1280, 900)
     browser.open(file.as_uri())
     return browser
 
@@ -104,7 +104,7 @@ def test_the_policy_runs_no_script_in_text(page: Browser) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_phone(page: Browser, dark: bool) -> None:
     """Nothing is wider than 360 pixels, and the theme is the system's until the reader chooses."""
-    page.look(360, 740, dark=dark, phone=True)
+    page.set_viewport(360, 740, dark=dark, phone=True)
     page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     page.run("new Promise((done) => setTimeout(done, 300))")
     assert page.run("document.documentElement.scrollWidth") == 360
@@ -136,7 +136,7 @@ def test_live(browser: Browser, tmp_path: Path) -> None:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
-            browser.look(1280, 900)
+            browser.set_viewport(1280, 900)
             browser.open(address)
             assert "3 of 30" in browser.run("document.querySelector('.eyebrow').textContent")
             browser.run("document.querySelector('#axis [value=time]').click()")

@@ -127,7 +127,7 @@ def test_the_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = make_run(tmp_path, steps=4, texts=("x" * 100_000, "y"), rates={})
     sample = build(path, groups=2).data["groups"][0]["samples"][0]
     assert len(sample["text"]) < 3100 and "97,000 characters left out" in sample["text"]
-    monkeypatch.setattr(browser_of_groups, "MOST_CHARACTERS", 5000)
+    monkeypatch.setattr(browser_of_groups, "MAX_CHARACTERS", 5000)
     assert 1 <= len(build(path, groups=8).data["groups"]) < 8
 
 
