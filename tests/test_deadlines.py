@@ -21,7 +21,7 @@ SUBPROCESS = {f"subprocess.{name}" for name in ("run", "call", "check_call", "ch
 NEVER_TIMED = {"asyncio.gather", "asyncio.to_thread"} | {
     f"ray.{name}" for name in ("init", "shutdown", "available_resources", "cluster_resources", "nodes")
 }
-# Methods that wait for ever without arguments, or with None; and those that do with any.
+# Methods that wait forever without arguments or with None; and those that do with any arguments.
 BARE = {"join", "wait", "get", "acquire", "communicate", "accept"}
 ALWAYS = {"recv", "recv_into", "recvfrom", "run_in_executor", "wait_for"}
 

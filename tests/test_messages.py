@@ -1,4 +1,4 @@
-"""Every configuration key that a message names exists: a remedy that names another one sends its reader astray."""
+"""Every configuration key that a message names exists: a remedy with a wrong key would mislead the reader."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KEYS = {
 
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
-    """The strings of a module with their lines, without docstrings; what stands in braces of an f-string is a blank."""
+    """The strings of a module with their lines, without docstrings; replacement fields of f-strings become a blank."""
     tree = ast.parse(source)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     skipped = {

@@ -30,7 +30,7 @@ def _config(architecture: str) -> Any:
         bos_token_id=0,
         eos_token_id=END,
         tie_word_embeddings=architecture != "llama-untied",
-        initializer_range=0.15,  # far from a uniform law, so that an error shows
+        initializer_range=0.15,  # far from a uniform distribution, so that an error shows
     )
     return (Qwen2Config if architecture.startswith("qwen2") else LlamaConfig)(**sizes)
 

@@ -1,4 +1,4 @@
-"""A connection between driver and actor that breaks, on a real Ray: the actor lives, and carries out its call."""
+"""A connection between driver and actor breaks, on a real Ray cluster: the actor survives and completes its call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Arrow group: nothing is lost on the way through Ray, Parquet and back, and foreign versions are refused."""
+"""The Arrow group: nothing is lost on the way through Ray, Parquet and back, and other schema versions are refused."""
 
 import pickle
 from dataclasses import replace

@@ -81,7 +81,7 @@ def test_stages_leave_a_result_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_peak_that_nvidia_smi_did_not_measure_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not the peak until it failed, which would be too low."""
+    """The peak up to the failure would be too low."""
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 2048\n")
     program.chmod(0o755)

@@ -164,7 +164,7 @@ class Campaign:
             reported = lambda: any(i["unit"] == "wandb" for i in self._incidents()[before:])  # noqa: E731
             self._wait(reported, "an incident about wandb's disk", RECOVERY_S)
         else:
-            lost = self._hit(lambda: faults.find(self._root, kind), way) and kind not in faults.UNREPORTED
+            lost = self._inject_into_one(lambda: faults.find(self._root, kind), way) and kind not in faults.UNREPORTED
         return _Injected(kind, way, during, at, wall, before, lost)
 
     def _await_recovery_under_way(self, first: _Injected) -> None:
@@ -174,10 +174,10 @@ class Campaign:
             self._wait(began, "training beginning again", RESUME_S, every_s=0.05)
             time.sleep(self._random.uniform(0.0, 0.9))
         else:
-            self._wait(lambda: bool(self._news(first)), f"an incident about the {first.kind}", RECOVERY_S)
+            self._wait(lambda: bool(self._incidents_since(first)), f"an incident about the {first.kind}", RECOVERY_S)
             time.sleep(self._random.uniform(0.0, 10.0))
 
-    def _hit(self, candidates: Callable[[], list[psutil.Process]], way: str) -> bool:
+    def _inject_into_one(self, candidates: Callable[[], list[psutil.Process]], way: str) -> bool:
         """Inject a fault into one of the candidates; whether that process is lost."""
         lost: list[bool] = []
 
@@ -193,7 +193,7 @@ class Campaign:
     def write(self) -> None:
         (self.directory / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
 
-    def _news(self, of: _Injected) -> list[tuple[float, dict[str, Any]]]:
+    def _incidents_since(self, of: _Injected) -> list[tuple[float, dict[str, Any]]]:
         """Incidents of the unit since the fault, with the seconds from the one to the other."""
         unit = faults.UNITS.get(of.kind, of.kind)
         since = self._incidents()[of.incidents :]
@@ -203,13 +203,13 @@ class Campaign:
         """Seconds until the loss was detected, and until the replacement served; None if nothing was lost."""
         if not of.lost:
             return None, None
-        self._wait(lambda: bool(self._news(of)), f"an incident about the {of.kind}", RECOVERY_S)
+        self._wait(lambda: bool(self._incidents_since(of)), f"an incident about the {of.kind}", RECOVERY_S)
 
         def recovered() -> list[float]:
-            return [after for after, incident in self._news(of) if incident["recovered_s"] is not None]
+            return [after for after, incident in self._incidents_since(of) if incident["recovered_s"] is not None]
 
         self._wait(lambda: bool(recovered()), f"the {of.kind} serving again", RECOVERY_S)
-        return self._news(of)[0][0], recovered()[0]
+        return self._incidents_since(of)[0][0], recovered()[0]
 
     def _kill_the_driver(self) -> None:
         assert self._process is not None

@@ -3,7 +3,7 @@
     python -m tests.chaos.coder DIRECTORY
 
 Each problem asks for one function, ``x*3+7`` for ``def f(x):\\n return x*3+7``. A Llama of two layers imitates that for
-a minute, to the point where it is right at times, so that rewards differ within a group and every step has a gradient.
+a minute, until it is sometimes right, so that rewards differ within a group and every step has a gradient.
 """
 
 from __future__ import annotations

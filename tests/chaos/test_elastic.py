@@ -1,4 +1,4 @@
-"""Nodes come and go: a sampler and a verifier join with a node and leave with it; the run goes on until SIGTERM."""
+"""Nodes come and go: a sampler and a verifier join with a node and leave with it; the run continues until SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
-    """Room is reserved for both spares at once. Coming and going is no restart: the run may make none.
+    """Resources are reserved for both spares at once. Joining and leaving are no restarts: none are allowed here.
 
     It ends by SIGTERM, which Ray's job stop and a pre-empted node send; Ctrl-C takes the same way (test_job_parts.py).
     """
@@ -53,9 +53,7 @@ def test_spares_join_with_a_node_and_leave_with_it(tmp_path: Path):
         wait_for(1, 1)
         node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
         wait_for(2, 2)
-        assert not list((tmp_path / "runs").glob("*/incidents.jsonl")), (
-            "each spare started in the room that it asked for"
-        )
+        assert not list((tmp_path / "runs").glob("*/incidents.jsonl")), "each spare started in its reserved bundle"
         drain(cluster.address, node.node_id, seconds=60)
         wait_for(1, 1)
         directory = run_directory(tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""A worker host is lost without a word while a submitted run trains on three hosts, and every position is trained once.
+"""A worker host is lost without notice while a submitted run trains on three hosts, and every position is trained once.
 
 The long version, with bad networks, full disks and wrong clocks, is ``python -m tests.chaos.hosts``.
 """

@@ -1,4 +1,4 @@
-"""A prompt that kills its verifier process is quarantined with the evidence on a real Ray cluster; the others go on."""
+"""A prompt that kills its verifier process is quarantined with evidence, on a real Ray cluster; the others continue."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def verifier_that_dies():
     return Verifier
 
 
-def test_a_prompt_that_kills_its_verifier_is_set_aside(tmp_path, monkeypatch):
+def test_a_prompt_that_kills_its_verifier_is_quarantined(tmp_path, monkeypatch):
     import ray
 
     from actors.group import Group

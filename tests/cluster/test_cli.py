@@ -242,7 +242,7 @@ def test_run_without_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_errors_of_bonrl_itself_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug must not be dressed up as the user's mistake."""
+    """A bug must not be reported as a mistake of the user."""
     monkeypatch.setattr(sys, "argv", ["bonrl", "config-reference"])
     monkeypatch.setattr("cluster.config.reference.render_reference", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""requirements/install.sh installs the lock of the device, or stops with what to do. pip and uv are stand-ins here."""
+"""requirements/install.sh installs the lock of the device, or stops with what to do. pip and uv are fakes here."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def pins(file: Path) -> dict[str, str]:
     return dict(line.split("==", 1) for line in lines if line)
 
 
-def test_locks_pin_everything_and_keep_the_trap_out(repository: Path) -> None:
+def test_locks_pin_everything_and_hold_no_cuda_wheel(repository: Path) -> None:
     for name in ("torch", "cpu", "dev", "gpu"):
         text = (repository / "requirements" / f"{name}.txt").read_text()
         for line in text.splitlines():
@@ -195,7 +195,7 @@ def test_absolute_paths_do_not_travel(tmp_path: Path) -> None:
 
 
 def test_import_direction(repository: Path) -> None:
-    """learner/ and verifiers/ import neither Ray nor each other nor what stands above them."""
+    """learner/ and verifiers/ import neither Ray, nor each other, nor a package of a higher layer."""
     forbidden = {
         "learner": {"ray", "actors", "cluster", "verifiers"},
         "verifiers": {"ray", "actors", "cluster", "learner", "vllm"},
@@ -253,7 +253,7 @@ def test_folders_of_cluster_import_one_way(repository: Path) -> None:
                 assert found not in LAYERS[LAYERS.index(layer) + 1 :], f"{file.relative_to(repository)} imports {found}"
 
 
-def test_no_folder_is_a_corridor(repository: Path) -> None:
+def test_no_folder_has_too_many_entries(repository: Path) -> None:
     for package in OUR_PACKAGES:
         for folder in [repository / package, *(repository / package).rglob("*/")]:
             entries = [
@@ -271,7 +271,7 @@ def _write(path: Path, text: str = "") -> Path:
 REWARD = "import my_helper\ndef score(response):\n    return my_helper.VALUE\n"
 
 
-def test_user_code_travels_with_the_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_code_travels_with_the_files_next_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the working directory and from elsewhere; the staged references load in the staged directory alone."""
     monkeypatch.chdir(_write(tmp_path / "here" / "model" / "config.json").parents[1])
     _write(tmp_path / "here" / "sub" / "packed_reward.py", REWARD)

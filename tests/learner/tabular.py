@@ -14,7 +14,7 @@ from learner import group_advantages
 LOGITS = np.array([0.3, -0.8, 1.1, 0.2])
 BINARY = np.array([1.0, 0.0, 0.0, 1.0])
 CONTINUOUS = np.array([0.1, -0.7, 1.3, 0.4])
-SCORES = np.array([0.2, 0.9, -0.4, 0.7])  # the verifier loves a wrong answer
+SCORES = np.array([0.2, 0.9, -0.4, 0.7])  # the verifier prefers a wrong answer
 TIED_SCORES = np.array([1.0, 1.0, 0.0, 0.0])
 ANSWERS = np.array(["A", "B", None, "C"], dtype=object)
 VOTE_WEIGHTS = np.array([0.5, 0.4, 2.0, 0.9])

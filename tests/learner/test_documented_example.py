@@ -1,4 +1,4 @@
-"""The strategy that docs/objectives.md adds works as it stands there, and is unbiased under every exact estimator."""
+"""The strategy that docs/objectives.md adds works unchanged, and is unbiased under every exact estimator."""
 
 from __future__ import annotations
 

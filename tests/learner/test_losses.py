@@ -135,8 +135,8 @@ def test_entropy_has_a_gradient_where_it_is_asked_for() -> None:
     tokens = torch.zeros(2, 3, dtype=torch.long)
     _, entropy = token_logprobs(logits, tokens, 0.7, with_entropy=True)
     (found,) = torch.autograd.grad(entropy.sum(), logits)
-    law = torch.log_softmax(logits / 0.7, -1)
-    (expected,) = torch.autograd.grad(-(law.exp() * law).sum(), logits)
+    log_probs = torch.log_softmax(logits / 0.7, -1)
+    (expected,) = torch.autograd.grad(-(log_probs.exp() * log_probs).sum(), logits)
     torch.testing.assert_close(found, expected)
 
 
@@ -219,14 +219,14 @@ def _plain_logprobs(
     return token_logprobs(logits, tokens, temperature, with_entropy=with_entropy)
 
 
-def test_token_logprobs_are_those_of_the_tempered_law() -> None:
+def test_token_logprobs_are_those_of_the_tempered_distribution() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 7, requires_grad=True)
     tokens = torch.randint(0, 7, (2, 3))
     logprobs, entropy = token_logprobs(logits, tokens, temperature=0.7, with_entropy=True)
-    law = torch.log_softmax(logits / 0.7, -1)
-    torch.testing.assert_close(logprobs, law.gather(-1, tokens[..., None])[..., 0])
-    torch.testing.assert_close(entropy, -(law.exp() * law).sum(-1))
+    log_probs = torch.log_softmax(logits / 0.7, -1)
+    torch.testing.assert_close(logprobs, log_probs.gather(-1, tokens[..., None])[..., 0])
+    torch.testing.assert_close(entropy, -(log_probs.exp() * log_probs).sum(-1))
     plain, none = token_logprobs(logits.bfloat16(), tokens)
     assert plain.dtype == torch.float32 and none is None
 

@@ -1,4 +1,4 @@
-"""pass@k: exact values, and intervals that mean what they say."""
+"""pass@k: exact values, and intervals with their stated coverage."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_bad_curves_are_refused(rewards, ks: list, message: str) -> None:
 
 
 def test_an_interval_never_collapses() -> None:
-    """Prompts that are all alike, all right or all wrong say little about those that were not asked."""
+    """Prompts that are all alike, all right or all wrong say little about prompts that were not sampled."""
     for value in (0.0, 0.5, 1.0):
         point = pass_at_k_curve(np.full((64, 2), 1.0) if value == 1 else [[value > 0, 0]] * 64, [1])[0]
         assert point.value == value and point.standard_error == 0 and point.high - point.low > 0.005
@@ -252,7 +252,7 @@ def test_a_vote_of_ones_own_has_the_interval_of_a_probability() -> None:
 
 
 def test_paired_intervals_are_too_narrow_where_a_handful_of_prompts_differs() -> None:
-    """The documented limit of a bootstrap: it knows nothing of what the prompts that it did not meet would add."""
+    """A documented limit of the bootstrap: it knows nothing about prompts that were not sampled."""
     same = paired_difference([1.0] * 64, [1.0] * 64)
     assert (same.low, same.high) == (0.0, 0.0)
     rng, n, k, prompts, experiments = np.random.default_rng(1), 128, 64, 256, 300
@@ -266,7 +266,7 @@ def test_paired_intervals_are_too_narrow_where_a_handful_of_prompts_differs() ->
     assert 0.6 < np.mean([d.low <= truth <= d.high for d in found]) < 0.75
 
 
-# Success law of the prompts (Beta), samples n, k, prompts; the lowest and highest coverage that is promised. Where a
+# Beta distribution of success rates, samples n, k, prompts; the lowest and highest coverage that is promised. Where a
 # few prompts carry what is missing to 0 or 1, and where there are few prompts, intervals are wide rather than wrong.
 EXTREMES = [
     ((2, 3), 128, 64, 256, 0.93, 0.99),  # pass@64 is 0.997; the normal interval holds it in 0.70 of experiments
@@ -281,12 +281,12 @@ EXTREMES = [
 ]
 
 
-@pytest.mark.parametrize(("law", "n", "k", "prompts", "lowest", "highest"), EXTREMES)
-def test_intervals_cover_the_truth_at_the_extremes_too(law, n: int, k: int, prompts: int, lowest, highest) -> None:
+@pytest.mark.parametrize(("beta", "n", "k", "prompts", "lowest", "highest"), EXTREMES)
+def test_intervals_cover_the_truth_at_the_extremes_too(beta, n: int, k: int, prompts: int, lowest, highest) -> None:
     rng = np.random.default_rng(0)
-    chances = rng.beta(*law, size=(2000, prompts))
+    chances = rng.beta(*beta, size=(2000, prompts))
     table = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
-    truth = 1 - np.exp(lgamma(law[1] + k) + lgamma(sum(law)) - lgamma(law[1]) - lgamma(sum(law) + k))
+    truth = 1 - np.exp(lgamma(beta[1] + k) + lgamma(sum(beta)) - lgamma(beta[1]) - lgamma(sum(beta) + k))
     points = [_point(k, values, 0.0, 1.0, True) for values in table[rng.binomial(n, chances)]]
     assert lowest <= np.mean([p.low <= truth <= p.high for p in points]) <= highest
 

@@ -39,7 +39,7 @@ def test_the_gradient_at_a_models_logits_is_the_oracles() -> None:
     torch.manual_seed(0)
     tokenizer = character_tokenizer()
     config = tiny_config(TinyModelSettings(width=32, layers=2, feed_forward=64), tokenizer)
-    config.initializer_range = 0.3  # far from the uniform law, so that an error shows
+    config.initializer_range = 0.3  # far from the uniform distribution, so that an error shows
     model = LlamaForCausalLM(config).float()
     rewards_GN, scores_GN = rng.normal(size=(GROUPS, N)), rng.integers(0, 3, (GROUPS, N)).astype(float)
     assert any(len(set(row)) < N for row in scores_GN)

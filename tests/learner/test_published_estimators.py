@@ -259,7 +259,7 @@ def assert_as_printed(found: float, printed: str) -> None:
     assert abs(found - float(printed.replace("−", "-"))) <= 0.501 * 10.0**-decimals, (found, printed)
 
 
-def test_the_page_tells_the_numbers(repository: Path) -> None:
+def test_the_docs_page_states_the_numbers(repository: Path) -> None:
     """Every table by success rate in docs/objectives.md, row by row, to its last digit."""
     page = (repository / "docs" / "objectives.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \|" + r" ([−\d.]+) \|" * 5 + "$", page, re.MULTILINE)
@@ -270,8 +270,8 @@ def test_the_page_tells_the_numbers(repository: Path) -> None:
             assert_as_printed(found, cell)
 
 
-def test_the_page_tells_the_odds_of_the_tilt(repository: Path) -> None:
-    """A weight ratio is no odds: it is to be multiplied with the policy's own odds."""
+def test_the_docs_page_states_the_odds_of_the_tilt(repository: Path) -> None:
+    """A ratio of weights is not yet the odds: multiply it by the policy's own odds."""
     page = (repository / "docs" / "objectives.md").read_text()
     text = page[page.index("**The tilt.**") :].partition("\n\n")[0].replace("\n", " ")
     number = r"(\d+\.\d+)"

@@ -86,7 +86,7 @@ def test_two_epochs_with_chosen_prompts_follow_the_exact_gradient(k: int) -> Non
 
 
 def test_refilling_groups_without_signal_only_rescales_the_gradient() -> None:
-    """What others do: sample prompts until P groups have signal. The dropped groups had no gradient, so the expected
+    """Other systems sample prompts until P groups have signal. The dropped groups had no gradient, so the expected
     update of a group that is kept is the exact one / the share of groups with signal."""
     n, prompts = 3, (0.1, 0.5, 0.95)
     signal = np.array([1 - p**n - (1 - p) ** n for p in prompts])  # the chance of a mixed group

@@ -35,7 +35,7 @@ def test_it_puts_bos_before_a_text() -> None:
 
 
 def test_special_tokens_are_not_written_by_text() -> None:
-    """No prompt can smuggle in an end of sequence: its characters are unknown to the vocabulary."""
+    """No prompt can contain an end of sequence: the characters of its name are not in the vocabulary."""
     special = {TOKENIZER.pad_token_id, TOKENIZER.bos_token_id, TOKENIZER.eos_token_id, TOKENIZER.unk_token_id}
     assert len(special) == 4 and len(TOKENIZER) == 4 + len(ALPHABET)
     assert TOKENIZER.encode("x 1", add_special_tokens=False) == [

@@ -178,7 +178,7 @@ t.start(); t.join()
     [Level.LANDLOCK, *(pytest.param(e, marks=pytest.mark.slow) for e in (Level.SECCOMP_CLOSED, Level.NAMESPACES))],
 )
 def test_threads_are_behind_the_same_layers(level: Level) -> None:
-    """Those that were started before the seal too; and none can be started besides them, whatever makes it."""
+    """Threads started before the lockdown are confined too, and no further ones can be started by any means."""
     with Executor(SandboxSettings(level=level, preload=())) as executor:
         if executor.start().level is not level:
             pytest.skip(f"this machine does not reach {level}")
@@ -219,7 +219,7 @@ def test_memory_of_threads_is_limited(executor: Executor) -> None:
     assert verdict.status is Status.CORRECT, verdict
 
 
-def test_a_script_that_closes_its_channel_and_goes_on_runs_out_of_time(executor: Executor) -> None:
+def test_a_script_that_closes_its_channel_and_continues_runs_out_of_time(executor: Executor) -> None:
     program = "import os\nprint(1, flush=True)\nos.closerange(0, 64)\nwhile True: pass"
     limits = Limits(case_seconds=0.4)
     verdict = run_python(program, tests=cases(("", "1")), limits=limits, executor=executor)

@@ -1,4 +1,4 @@
-"""Countdown: the verifier against hostile answers, the generator, and the walls between the splits."""
+"""Countdown: the verifier against hostile answers, the generator, and the separation of the splits."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_attacks_are_unparsable_within_microseconds(attack: str) -> None:
     verdict = grade(attack, [3, 7, 9, 12], 24)
     assert verdict.status is Status.UNPARSABLE
     assert verdict.reward == 0.0 and verdict.answer is None and verdict.detail
-    # The fastest of several: the machine may be busy, the verifier may not be slow.
+    # The fastest of several runs, because the machine may be busy.
     start = [time.perf_counter()]
     for _ in range(5):
         grade(attack, [3, 7, 9, 12], 24)
@@ -207,7 +207,7 @@ def test_problems_are_deterministic_and_distinct() -> None:
 
 
 def test_a_pinned_problem_stays() -> None:
-    """The shipped model was trained on the train split: its walls must not move, whatever the settings."""
+    """The shipped model was trained on the train split, so no setting may move a problem to another split."""
     assert [split_of(((1, 2, 3), target)) for target in range(1, 13)] == PINNED_SPLITS
     assert [p.text for p in make_task(TaskSettings(test_size=3)).prompts("test")] == PINNED_TEST
 

@@ -130,6 +130,6 @@ def test_the_real_files() -> None:
     math500 = make_task(settings(DATA, "math500"))
     assert {p.id for p in math500.prompts("test")} == {p.id for p in split.prompts("test")}
     found = contamination(math500.prompts("train"), math500.prompts("test"), instruction=task.settings.instruction)
-    assert found.same_id == 0 and found.same_text == 1  # one problem of MATH-500 stands twice in MATH
+    assert found.same_id == 0 and found.same_text == 1  # one problem of MATH-500 occurs twice in MATH
     for one in math500.prompts("test")[:100]:
         assert task.verify(one, f"So it is $\\boxed{{{one.reference['answer']}}}$.").status is Status.CORRECT

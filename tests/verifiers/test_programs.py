@@ -92,7 +92,7 @@ def test_indented_fences(code: str, by: str) -> None:
 
 
 def test_a_line_of_a_string_keeps_its_indentation_in_an_indented_fence() -> None:
-    """What stands further left than its fence stays there, and does not move the rest."""
+    """Lines indented less than their fence keep their indentation, and do not shift the others."""
     response = f"  {TICKS}python\n  x = '''\na\n    b\n'''\n  print(x)\n  {TICKS}"
     assert program_of(response) == "x = '''\na\n  b\n'''\nprint(x)\n"
 
@@ -173,7 +173,7 @@ def test_prose_is_no_program(text: str) -> None:
     "hostile", ['```\n"""\n', "```python\n'''\n```\n", '"""\n```\n', "x = 1\n```a\n", "~~~\n", "a b\n"]
 )
 def test_hostile_fences_are_quick(hostile: str) -> None:
-    started = time.process_time()  # not wall time: other work on the machine is no fault of the reader
+    started = time.process_time()  # not wall time: the machine may be busy
     program_of((hostile * 200_000)[:200_000])
     assert time.process_time() - started < 2.0
 

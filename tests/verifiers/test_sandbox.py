@@ -221,7 +221,7 @@ def test_threads_are_allowed_on_demand(executor: Executor) -> None:
 
 
 def test_a_verdict_without_separation_is_marked(executor: Executor) -> None:
-    """A function cannot cross the channel, so these tests would have to run beside the program."""
+    """A function cannot cross the channel, so these tests would have to run in the program's process."""
     program, tests = "def twice(f, x): return f(f(x))", "assert twice(lambda v: v + 1, 1) == 3"
     refused = run_python(program, tests=tests, executor=executor)
     assert refused.status is Status.VERIFIER_ERROR
@@ -234,7 +234,7 @@ def test_a_verdict_without_separation_is_marked(executor: Executor) -> None:
         assert not run_python(GOOD, tests="assert add(1, 2) == 3", executor=weak).weak
 
 
-def test_the_level_is_measured_and_told(executor: Executor) -> None:
+def test_the_level_is_measured_and_reported(executor: Executor) -> None:
     isolation = executor.start()
     assert isolation.level is Level.LANDLOCK
     assert executor.describe().startswith(
@@ -246,8 +246,8 @@ def test_the_level_is_measured_and_told(executor: Executor) -> None:
 
 
 @pytest.mark.slow
-def test_a_layer_that_is_not_felt_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The level follows from what the probes could still do, not from what was switched on."""
+def test_a_layer_without_effect_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level depends on what the probes could still do, not on the layers that were enabled."""
     with Executor(layers=Layers(landlock=True)) as only_landlock:
         isolation = only_landlock.start()
         assert isolation.level is Level.LIMITS

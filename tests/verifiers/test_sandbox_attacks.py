@@ -30,13 +30,13 @@ needs_root = pytest.mark.skipif(
     reason="needs root, to become another user, and a Python that this user can start",
 )
 
-# Those that run into the wall limit are left to the slow tier.
+# Attacks that reach the wall-time limit are left to the slow tier.
 SLOW = {"endless_frame", "slow_frame", "huge_power", "deaf_to_signals", "daemon_writes_later"}
 QUICK = [attack.name for attack in OWN if attack.name not in SLOW]
 
 
 def check(found: dict, least: int) -> None:
-    """Every attack is contained and ended at the wall limit, and the next program passes soon after it.
+    """Every attack is contained and ended at the wall-time limit, and the next program passes soon after it.
 
     The bounds leave room for a busy machine: what is not ended runs for minutes.
     """
@@ -124,8 +124,8 @@ def test_each_layer_alone_or_missing_stops_what_the_page_says(column: str) -> No
     layers = {**table.ALONE, **table.WITHOUT}[column]
     stated = {name: row[column] for name, row in table.stated().items()}
     # A fork bomb behind no layer that stops it is tried for the page only, not on every run of the tests.
-    # In a process namespace alone, a signal to the parent has no effect, but whether the program is told so, and then
-    # goes on to be right, is a race; with seccomp (every level above L1) the call is refused.
+    # In a process namespace alone, a signal to the parent has no effect. Whether the program gets an error and then
+    # still answers correctly is a race; with seccomp (every level above L1) the call is refused.
     names = [name for name in stated if name not in ("fork_bomb", "kill_parent", "kill_parent_group")]
     found = table.contained(table.measure(DATA, uid=table.user(), layers=layers, names=names))
     through = [name for name in names if stated[name] and not found[name]]

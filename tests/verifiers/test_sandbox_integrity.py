@@ -1,4 +1,4 @@
-"""What a program may try in order to be judged by its own word: none of it decides the verdict."""
+"""Ways in which a program may try to decide its own verdict; none of them works."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ UNITTEST = (
     ],
 )
 def test_an_exception_that_no_handler_of_the_tests_takes_is_a_crash(executor: Executor, kind: str, tests: str) -> None:
-    """Or a program could end the loops of its tests before they compare anything."""
+    """Otherwise a program could end the loops of its tests before they compare anything."""
     verdict = run_python(f"def f(*a): raise {kind}", tests=tests, executor=executor)
     assert verdict.status is Status.CRASH, verdict
     assert kind in verdict.detail
@@ -113,7 +113,7 @@ DEEP = "def make(x):\n    r = []\n    for _ in range({depth}): r = [r]\n    retu
     ],
 )
 def test_a_program_cannot_make_its_failure_that_of_the_tests(program: str, tests: str) -> None:
-    """Not a fault of the verifier, which sets its whole group aside; and not the weak mode, which can be forged."""
+    """Neither a verifier error, which skips the whole group, nor the weak mode, whose verdict can be forged."""
     forged = program + "\nclass E:\n    __eq__ = lambda s, o: True\nf = lambda x: E()"
     if "numpy" in tests:
         pytest.importorskip("numpy")

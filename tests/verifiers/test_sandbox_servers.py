@@ -137,7 +137,7 @@ def test_time_outs_leave_nothing_behind() -> None:
         states = [
             Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in _children(worker.pid)
         ]
-        # The next judge and the next candidate, forked in advance; no zombies, no strays.
+        # The next judge and the next candidate, forked in advance; no zombies, no other processes.
         assert len(states) <= 2 and "Z" not in states
         # A busy machine stretches single ones; the benchmark, on an idle one, reports the worst.
         assert sorted(over)[len(over) * 9 // 10] < 0.5

@@ -66,7 +66,7 @@ def test_a_neighbor_of_another_file_is_not_taken_for_its_own(tmp_path: Path) -> 
         load("b/reward.py:score")
 
 
-def test_only_readable_python_files_beside_the_file_are_copied(tmp_path: Path) -> None:
+def test_only_readable_python_files_next_to_the_file_are_copied(tmp_path: Path) -> None:
     for name in ("reward.py", "helper.py", ".hidden.py"):
         write(tmp_path / name, "x = 1\n")
     (tmp_path / ".#reward.py").symlink_to("nobody@nowhere")  # an editor's lock

@@ -50,7 +50,7 @@ class EmptyMonitor:
         self.inspect = self.kill = remote(self._nothing)
 
 
-def make(**settings):
+def make_supervisor(**settings):
     from actors.fleet.supervision import Supervisor
     from actors.settings import SupervisionSettings
 
@@ -63,7 +63,7 @@ def make(**settings):
     )
 
 
-def employ(supervisor, name="sampler-0", prepare=None, spawn=None):
+def add_unit(supervisor, name="sampler-0", prepare=None, spawn=None):
     from actors.fleet.units import Member, Unit
 
     async def nothing():

@@ -25,7 +25,7 @@ class Actor:
         self.memory: str | None = None  # how the process uses the card that samplers share with the learner
 
     def use(self, how: str) -> None:
-        """Use the memory of the shared card in another way, next to what the other processes hold then."""
+        """Change how the process uses the memory of the shared card, and check that all uses fit."""
         self.memory = how
         self.world.check_cards()
 
@@ -175,7 +175,7 @@ class Sampler(Actor):
         self.version = version
 
     async def _load_together(self, version: int, described: dict[str, Any]) -> dict[str, Any]:
-        """As ``NcclTransfer``, without tensors."""
+        """Like ``NcclTransfer``, without tensors."""
         from actors.errors import InputLost
 
         group = self.world.groups[described["name"]]
@@ -239,7 +239,7 @@ class Rank(Actor):
         return {"learned": float(step)}
 
     async def _publish(self, receivers: list[Any]) -> Any:
-        """As the back-ends, without tensors."""
+        """Like the back-ends, without tensors."""
         from actors.weights import Published
         from actors.weights.host import HostPayload
 

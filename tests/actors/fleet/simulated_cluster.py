@@ -96,13 +96,13 @@ class World:
         self.collisions: list[str] = []  # what cannot be in the memory of one card at the same time
 
     def check_cards(self) -> None:
-        """Note what does not fit into the memory of a card, if each sampler has one with the learner."""
+        """Record uses that do not fit into the memory of a card together; each sampler shares one with the learner."""
         uses = [(actor.name, actor.memory) for actor in self.everyone if not actor.dead and actor.memory]
         ranks = {how for name, how in uses if name == "learner"}
         for name, how in uses:
-            beside = {"starts": {"trains", "works"}, "awake": {"trains"}}.get(how or "", set())
-            if name != "learner" and beside & ranks:
-                self.collisions.append(f"{name} {how} while the learner {beside & ranks}")
+            conflicting = {"starts": {"trains", "works"}, "awake": {"trains"}}.get(how or "", set())
+            if name != "learner" and conflicting & ranks:
+                self.collisions.append(f"{name} {how} while the learner {conflicting & ranks}")
 
     def pid(self) -> int:
         self._pids += 1

@@ -63,7 +63,7 @@ def test_a_load_that_began_and_failed_replaces_the_sampler(monkeypatch: pytest.M
 def test_the_death_of_a_member_of_a_group_replaces_no_other(
     moment: str, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others get the weights again, long before a deadline ends their wait."""
+    """The others get the weights again, long before their wait reaches a deadline."""
     for seed in range(6):
         for after in (0.0, 0.3):
             world = World(seed, [Fault(moment, 4, after, victim)])

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from tests.actors.executed_lines import ACTORS, executed_lines
-from tests.actors.fleet.fake_actors import employ, make
+from tests.actors.fleet.fake_actors import add_unit, make_supervisor
 from tests.actors.fleet.test_rollout_pool import Worker, pool_of, request
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
@@ -30,7 +30,7 @@ def test_loops_of_all_kinds_are_counted():
 
 
 def test_a_group_costs_the_same_at_any_number_of_groups_in_flight():
-    """From the admission to the verdict."""
+    """Counted from the admission to the verdict."""
 
     async def cost(in_flight: int, groups: int = 50) -> float:
         pool = pool_of([Worker() for _ in range(64)], [Worker() for _ in range(16)], max_samples=10**6)
@@ -125,12 +125,12 @@ async def cancel(tasks: list[asyncio.Task]) -> None:
 
 
 def test_the_start_of_an_actor_costs_the_same_among_many():
-    """Every actor that serves used to wake two waiters of every other one."""
+    """Earlier, every actor that began to serve woke two waiters of every other actor."""
 
     async def cost(actors: int) -> float:
-        supervisor = make(heartbeat_s=60.0)  # no heartbeat while it counts
+        supervisor = make_supervisor(heartbeat_s=60.0)  # no heartbeat while it counts
         ready = [asyncio.Event() for _ in range(actors)]
-        units = [employ(supervisor, f"sampler-{i}", one.wait)[0] for i, one in enumerate(ready)]
+        units = [add_unit(supervisor, f"sampler-{i}", one.wait)[0] for i, one in enumerate(ready)]
         with executed_lines() as count:
             started = asyncio.create_task(supervisor.start(*units))
             for one in ready:
@@ -146,8 +146,8 @@ def test_the_start_of_an_actor_costs_the_same_among_many():
 
 def test_a_change_of_one_unit_wakes_only_its_own_waiters():
     async def cost(actors: int) -> int:
-        supervisor = make(heartbeat_s=60.0)
-        employed = [employ(supervisor, f"sampler-{i}") for i in range(actors)]
+        supervisor = make_supervisor(heartbeat_s=60.0)
+        employed = [add_unit(supervisor, f"sampler-{i}") for i in range(actors)]
         await supervisor.start(*supervisor.units)
 
         async def work() -> int:
@@ -172,8 +172,8 @@ def test_actors_that_wait_to_join_cost_the_same_among_many():
     from actors.fleet.worker_pool import WorkerPool
 
     async def cost(actors: int) -> float:
-        supervisor = make()
-        members = [employ(supervisor, f"sampler-{i}")[1] for i in range(actors)]
+        supervisor = make_supervisor()
+        members = [add_unit(supervisor, f"sampler-{i}")[1] for i in range(actors)]
         pool = WorkerPool("sampler", members, supervisor.changes, timeout_s=1.0)
         for unit in supervisor.units:
             unit.spare = lambda: pool.serving >= 1

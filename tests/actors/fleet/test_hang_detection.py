@@ -53,7 +53,7 @@ def test_a_long_compilation_is_not_a_hang_until_it_is_too_long():
     assert 119 <= when <= 121 and "supervision.busy_s" in why
 
 
-def test_an_engine_that_has_work_and_does_nothing_is_lost_though_its_actor_answers():
+def test_an_engine_that_does_nothing_with_work_to_do_is_lost_though_its_actor_answers():
     stuck = {"cpu": lambda t: {ACTOR: 0.1 * t, ENGINE: 0.9 * min(t, 20)}}
     when, why = run(100, working=True, **stuck)
     assert 27 <= when <= 30 and "engine" in why
@@ -107,7 +107,7 @@ def test_an_observer_suspended_during_an_observation_resets_the_detector():
 
 
 def test_an_actor_behind_a_network_that_was_down_may_take_as_long_again_to_answer():
-    """The node's monitor is heard first; the actor's answer waits for TCP, whose pauses double."""
+    """The node's monitor answers first; the actor's answer waits for TCP, whose retry intervals double."""
     out = range(20, 36)
 
     def after(silence: int) -> tuple[int, str] | None:

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 class Monitor:
     def __init__(self, answers: bool) -> None:
         self.answers = answers
-        self.looks = 0
+        self.inspections = 0
         self.ended: list = []
-        self.inspect = SimpleNamespace(remote=self._look)
+        self.inspect = SimpleNamespace(remote=self._inspect)
         self.kill = SimpleNamespace(remote=self._kill)
 
-    async def _look(self, processes, family):
-        self.looks += 1
-        return await self._answer({1: "vitals"})
+    async def _inspect(self, processes, family):
+        self.inspections += 1
+        return await self._answer({1: "stats"})
 
     async def _kill(self, processes):
         self.ended.append(await self._answer(processes))
@@ -32,7 +32,7 @@ class Monitor:
 
 
 def nodes(monkeypatch, *answers: bool, start_s: float = 0.0):
-    """(monitors, those that were made for the node so far, those that were killed)"""
+    """(NodeMonitors, monitors made for the node so far, monitors killed, heartbeat of an actor on it)"""
     from actors.fleet import node_monitors
     from actors.process_stats import Heartbeat
 
@@ -47,23 +47,23 @@ def nodes(monkeypatch, *answers: bool, start_s: float = 0.0):
     return node_monitors.NodeMonitors(spawn, killed.append), made, killed, Heartbeat("node", ())
 
 
-def test_two_looks_in_a_row_that_fail_replace_the_watch(monkeypatch):
+def test_a_monitor_that_fails_two_inspections_in_a_row_is_replaced(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, True, True)
-        assert await monitors.inspect(beat) == {1: "vitals"}
+        assert await monitors.inspect(beat) == {1: "stats"}
         made[0].answers = False  # stopped
         assert await monitors.inspect(beat) == {} and killed == []
         made[0].answers = True
-        assert await monitors.inspect(beat) == {1: "vitals"}
+        assert await monitors.inspect(beat) == {1: "stats"}
         made[0].answers = False
         assert await monitors.inspect(beat) == {} and killed == [], "the failures before do not count any more"
         assert await monitors.inspect(beat) == {} and killed == made[:1]
-        assert await monitors.inspect(beat) == {1: "vitals"} and len(made) == 2
+        assert await monitors.inspect(beat) == {1: "stats"} and len(made) == 2
 
     asyncio.run(scenario())
 
 
-def test_looks_at_the_same_time_fail_together_and_count_once(monkeypatch):
+def test_concurrent_inspections_that_fail_count_once(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, True)
         await monitors.inspect(beat)
@@ -74,8 +74,8 @@ def test_looks_at_the_same_time_fail_together_and_count_once(monkeypatch):
     asyncio.run(scenario())
 
 
-def test_a_new_watch_has_time_to_start(monkeypatch):
-    """On an overloaded machine another one would start no sooner."""
+def test_a_new_monitor_has_time_to_start(monkeypatch):
+    """On an overloaded machine, replacing it would not make it start sooner."""
 
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, False, True, start_s=0.1)
@@ -83,12 +83,12 @@ def test_a_new_watch_has_time_to_start(monkeypatch):
         while not killed:
             assert await monitors.inspect(beat) == {}
         assert asyncio.get_running_loop().time() - began >= 0.1
-        assert await monitors.inspect(beat) == {1: "vitals"} and len(made) == 2
+        assert await monitors.inspect(beat) == {1: "stats"} and len(made) == 2
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
-def test_processes_are_ended_by_a_new_watch_when_the_old_one_hangs(monkeypatch):
+def test_a_new_monitor_kills_processes_when_the_old_one_hangs(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, False, True, start_s=5.0)
         await monitors.end(beat, "sampler-0")
@@ -97,7 +97,7 @@ def test_processes_are_ended_by_a_new_watch_when_the_old_one_hangs(monkeypatch):
     asyncio.run(scenario())
 
 
-def test_a_node_that_is_gone_is_not_waited_for_without_end(monkeypatch):
+def test_waiting_for_a_lost_node_has_a_limit(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, False, False, start_s=0.1)
         await monitors.end(beat, "sampler-0")

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from tests.actors.fleet.fake_actors import LIMIT_S, EmptyMonitor, FakeActor, employ, remote
+from tests.actors.fleet.fake_actors import LIMIT_S, EmptyMonitor, FakeActor, add_unit, remote
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
 class Nodes:
-    """What Ray would tell; `ends` has the nodes with a notice."""
+    """Fake of Ray's state; `ends` has the nodes with a notice."""
 
     driver = "driver's"
 
@@ -60,7 +60,7 @@ def supervised(**settings):
 
 def actor(supervisor, name="sampler-0"):
     """A unit whose first actor is on node a, and the next one on node b."""
-    return employ(supervisor, name, spawn=lambda incarnation: Placed("ab"[min(incarnation, 1)]))
+    return add_unit(supervisor, name, spawn=lambda incarnation: Placed("ab"[min(incarnation, 1)]))
 
 
 async def until(condition):

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from tests.actors.fleet.fake_actors import LIMIT_S, FakeActor, employ, make
+from tests.actors.fleet.fake_actors import LIMIT_S, FakeActor, add_unit, make_supervisor
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
 
 class FakeReservation:
-    """Grants a reservation while `free()`; `asked` and `held` tell what a cluster would see."""
+    """Grants a reservation while `free()`; `asked` and `held` say what the cluster sees."""
 
     def __init__(self, free=lambda: True) -> None:
         self.free, self.held, self.asked = free, False, False
@@ -29,9 +29,9 @@ class FakeReservation:
 
 def joining(spare_units: int, free: asyncio.Event | None = None, prepare=None, spawn=None, **settings):
     """A supervisor with one required actor and `spare_units` optional ones."""
-    supervisor = make(**settings)
-    needed, _ = employ(supervisor, "sampler-0")
-    spares = [employ(supervisor, f"sampler-{i + 1}", prepare, spawn) for i in range(spare_units)]
+    supervisor = make_supervisor(**settings)
+    needed, _ = add_unit(supervisor, "sampler-0")
+    spares = [add_unit(supervisor, f"sampler-{i + 1}", prepare, spawn) for i in range(spare_units)]
     for unit in supervisor.units:
         unit.spare = lambda: sum(u.serving for u in supervisor.units) >= 1
     return supervisor, needed, spares
@@ -39,8 +39,8 @@ def joining(spare_units: int, free: asyncio.Event | None = None, prepare=None, s
 
 def test_an_optional_actor_waits_for_resources_and_joins():
     async def scenario():
-        supervisor = make()
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor()
+        unit, member = add_unit(supervisor)
         free = asyncio.Event()
         unit.spare, unit.reservation = lambda: True, FakeReservation(free.is_set)
 
@@ -112,7 +112,7 @@ def test_a_spare_does_not_take_the_resources_of_a_required_unit():
 
     async def scenario():
         supervisor, needed, [(spare, _)] = joining(1)
-        learner, member = employ(supervisor, "learner", spawn=lambda incarnation: FakeActor())
+        learner, member = add_unit(supervisor, "learner", spawn=lambda incarnation: FakeActor())
         returns = asyncio.Event()
 
         async def prepare():

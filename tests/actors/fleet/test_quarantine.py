@@ -79,8 +79,8 @@ async def _nothing(*_, **__):
     return {}
 
 
-def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20, with_node=lambda incarnation: False):
-    """`GROUPS` groups at once; the first `doomed` incarnations die without a culprit.
+def run_groups(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20, with_node=lambda incarnation: False):
+    """Run `GROUPS` groups at once; the first `doomed` incarnations die without a culprit.
 
     Args:
         with_node: which incarnations die with their node.
@@ -127,46 +127,46 @@ def play(monkeypatch, *, poison=(), doomed=0, samplers=1, max_restarts=20, with_
 @pytest.mark.parametrize("culprit", [0, 17, 47])
 @pytest.mark.parametrize("samplers", [1, 3])
 def test_a_poison_prompt_is_isolated_among_many(monkeypatch, culprit, samplers):
-    record = play(monkeypatch, poison={culprit}, samplers=samplers)
+    record = run_groups(monkeypatch, poison={culprit}, samplers=samplers)
     assert record.quarantined == {culprit}
     assert record.deaths == 4, "three with others in flight, and one alone"
     assert len(record.results) == GROUPS and max(record.in_flight) > 1
 
 
 def test_two_deaths_without_a_culprit_do_not_serialize_the_groups(monkeypatch):
-    record = play(monkeypatch, doomed=2)
+    record = run_groups(monkeypatch, doomed=2)
     assert record.quarantined == set() and record.deaths == 2
     assert max(record.in_flight[-GROUPS:]) == GROUPS
 
 
 def test_after_three_deaths_without_a_culprit_every_group_runs_alone_and_none_is_quarantined(monkeypatch):
-    record = play(monkeypatch, doomed=3)
+    record = run_groups(monkeypatch, doomed=3)
     assert record.quarantined == set() and record.deaths == 3
     assert set(record.in_flight[-GROUPS:]) == {1}
 
 
 def test_several_poison_prompts_are_isolated_and_no_other(monkeypatch):
     culprits = {3, 11, 30}
-    record = play(monkeypatch, poison=culprits)
+    record = run_groups(monkeypatch, poison=culprits)
     assert record.quarantined == culprits
 
 
 def test_restarts_caused_by_a_poison_prompt_do_not_count(monkeypatch):
-    record = play(monkeypatch, poison={1, 9, 25, 40}, max_restarts=8)
+    record = run_groups(monkeypatch, poison={1, 9, 25, 40}, max_restarts=8)
     assert record.quarantined == {1, 9, 25, 40} and record.restarts > 8
 
 
 def test_a_prompt_alone_on_a_node_that_is_lost_is_not_quarantined(monkeypatch):
-    record = play(monkeypatch, doomed=4, with_node=lambda incarnation: incarnation == 3)
+    record = run_groups(monkeypatch, doomed=4, with_node=lambda incarnation: incarnation == 3)
     assert record.quarantined == set() and record.deaths == 4
 
 
 def test_losses_of_nodes_do_not_serialize_the_groups(monkeypatch):
-    record = play(monkeypatch, doomed=3, with_node=lambda incarnation: True)
+    record = run_groups(monkeypatch, doomed=3, with_node=lambda incarnation: True)
     assert record.quarantined == set() and record.deaths == 3
     assert max(record.in_flight[-GROUPS:]) == GROUPS
 
 
 def test_a_prompt_that_crashes_its_node_every_time_is_quarantined(monkeypatch):
-    record = play(monkeypatch, poison={17}, with_node=lambda incarnation: True)
+    record = run_groups(monkeypatch, poison={17}, with_node=lambda incarnation: True)
     assert record.quarantined == {17} and record.deaths == 3 + 4

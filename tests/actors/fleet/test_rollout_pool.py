@@ -95,7 +95,7 @@ def test_a_failed_grading_is_tried_again_without_sampling_again():
 
 @pytest.mark.parametrize("method", ["sample", "grade"])
 def test_only_a_lost_answer_is_asked_for_again_and_implicates_no_prompt(method):
-    """The connection to an actor broke, but it lives: more often than a prompt may fail."""
+    """The connection to a live actor breaks, and more often than a prompt may fail."""
     from ray.exceptions import ActorUnavailableError
 
     class Flaky(Worker):
@@ -110,7 +110,7 @@ def test_only_a_lost_answer_is_asked_for_again_and_implicates_no_prompt(method):
         pool = pool_of(*([flaky], [steady]) if method == "sample" else ([steady], [flaky]), heartbeat_s=0.01)
         (member,) = (pool.samplers if method == "sample" else pool.verifiers).members
 
-        async def heartbeats():  # as of the supervisor's monitor
+        async def heartbeats():  # as the supervisor does
             while True:
                 await pool._supervisor._request_heartbeat(member, LIMIT_S)
                 await asyncio.sleep(0.01)
@@ -189,7 +189,7 @@ def test_a_lost_group_is_not_counted_as_a_failure():
 
 
 @pytest.mark.parametrize("losses", [3, 1000])
-def test_a_group_that_is_lost_on_its_way_is_sampled_again_but_not_for_ever(losses: int):
+def test_a_lost_group_is_sampled_again_a_limited_number_of_times(losses: int):
     from actors.remote_calls import ActorFailure, ObjectLost
 
     sampler, taken = Worker(), []

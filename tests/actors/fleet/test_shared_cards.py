@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.actors.fleet.fake_actors import FakeActor, employ, make, remote
+from tests.actors.fleet.fake_actors import FakeActor, add_unit, make_supervisor, remote
 from tests.actors.fleet.simulated_cluster import STEPS, Fault, Job, World, run
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
@@ -85,10 +85,10 @@ def test_a_new_learner_repeats_lost_steps_while_samplers_sleep_and_wakes_them(
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_samplers_go_on_when_the_learner_is_lost_meanwhile_and_replaced(
+def test_samplers_wake_after_a_learner_that_was_lost_during_sampling_is_replaced(
     twice: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No step ends their sleep: the one under way needs their groups first."""
+    """No broadcast of a step wakes them, because the current step first needs their groups."""
     faults = [Fault("sample", 2, 0.0, "learner")]
     if twice:
         faults.append(Fault("accumulate", 3, 0.5, "learner"))  # while it trains the first step again
@@ -124,7 +124,7 @@ def test_forty_random_interleavings(part: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_turns_a_new_engine_starts_in_the_memory_of_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation sees what these tests are about."""
+    """The simulation detects the collisions that these tests rule out."""
     world = World(0, [Fault("accumulate", 2, 0.0, "sampler-0")])
     run(monkeypatch, world, samplers=2)
     assert any("sampler-0 starts while the learner {'trains'}" in collision for collision in world.collisions)
@@ -148,9 +148,9 @@ async def started(calls: list[str], **deadlines: float):  # type: ignore[no-unty
     from actors.fleet.shared_cards import SharedCards
     from actors.settings import DeadlineSettings
 
-    supervisor = make()
+    supervisor = make_supervisor()
     cards = SharedCards(supervisor, DeadlineSettings(**deadlines), sleeps=True)
-    unit, sampler = employ(supervisor, spawn=lambda incarnation: Sampler(calls))
+    unit, sampler = add_unit(supervisor, spawn=lambda incarnation: Sampler(calls))
     cards.add(unit)
 
     async def prepare() -> None:
@@ -158,7 +158,7 @@ async def started(calls: list[str], **deadlines: float):  # type: ignore[no-unty
             calls.append("start")
 
     unit.prepare = prepare
-    learner, rank = employ(supervisor, "learner")
+    learner, rank = add_unit(supervisor, "learner")
     await supervisor.start(unit, learner)
     return cards, unit, sampler, rank
 
@@ -232,7 +232,7 @@ def test_each_wait_for_a_card_has_a_deadline_and_says_who_has_it() -> None:
 
 
 def test_the_learner_goes_before_samplers_that_start() -> None:
-    """Otherwise samplers that are lost one after the other could keep it waiting."""
+    """Otherwise a series of lost samplers could keep it waiting."""
 
     async def scenario() -> None:
         order: list[str] = []

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.actors.fleet.fake_actors import LIMIT_S, EmptyMonitor, FakeActor, employ, make, remote
+from tests.actors.fleet.fake_actors import LIMIT_S, EmptyMonitor, FakeActor, add_unit, make_supervisor, remote
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
@@ -17,8 +17,8 @@ def test_work_that_blocks_the_loop_past_a_heartbeat_still_ends():
     """A cancellation that met a finished answer used to be swallowed, and the run hung after its last step."""
 
     async def scenario():
-        supervisor = make()
-        units = [employ(supervisor, f"actor-{i}")[0] for i in range(5)]
+        supervisor = make_supervisor()
+        units = [add_unit(supervisor, f"actor-{i}")[0] for i in range(5)]
         await supervisor.start(*units)
 
         async def work():
@@ -33,8 +33,8 @@ def test_work_that_blocks_the_loop_past_a_heartbeat_still_ends():
 
 def test_a_dead_actor_is_replaced_and_its_callers_continue():
     async def scenario():
-        supervisor = make()
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor()
+        unit, member = add_unit(supervisor)
         await supervisor.start(unit)
         first = member.handle
 
@@ -54,12 +54,12 @@ def test_a_dead_actor_is_replaced_and_its_callers_continue():
     asyncio.run(scenario())
 
 
-def test_every_heartbeat_is_heard():
+def test_every_heartbeat_is_passed_on():
     async def scenario():
         heard: list[str] = []
-        supervisor = make()
+        supervisor = make_supervisor()
         supervisor.on_heartbeat = lambda name, heartbeat: heard.append(f"{name} on {heartbeat.node}")
-        unit, _ = employ(supervisor)
+        unit, _ = add_unit(supervisor)
         await supervisor.start(unit)
         await asyncio.wait_for(supervisor.run(asyncio.sleep(0.3)), LIMIT_S)
         return heard
@@ -72,8 +72,8 @@ def test_an_actor_whose_connection_broke_is_kept_if_it_answers_again(caplog):
     from actors.remote_calls import ActorUnreachable
 
     async def scenario():
-        supervisor = make(hung_s=0.1)
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor(hung_s=0.1)
+        unit, member = add_unit(supervisor)
         await supervisor.start(unit)
         first = member.handle
 
@@ -96,12 +96,12 @@ def test_an_actor_whose_connection_broke_is_kept_if_it_answers_again(caplog):
 
 @pytest.mark.parametrize("dies", [True, False])
 def test_an_actor_whose_connection_stays_broken_is_replaced(dies):
-    """Ray reports its death a little later, or nobody knows, and it has not answered for too long."""
+    """Either Ray reports the death a little later, or the actor only fails to answer for too long."""
     from actors.remote_calls import ActorUnreachable
 
     async def scenario():
-        supervisor = make(busy_s=0.3 if not dies else 600.0)
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor(busy_s=0.3 if not dies else 600.0)
+        unit, member = add_unit(supervisor)
         await supervisor.start(unit)
         first = member.handle
 
@@ -128,14 +128,14 @@ def test_a_run_out_of_restarts_ends_with_a_report():
     from actors.remote_calls import ActorFailure
 
     async def scenario():
-        supervisor = make(max_restarts=2)
+        supervisor = make_supervisor(max_restarts=2)
 
         def spawn(incarnation):
             actor = FakeActor()
             actor.dead = incarnation > 0
             return actor
 
-        unit, member = employ(supervisor, spawn=spawn)
+        unit, member = add_unit(supervisor, spawn=spawn)
         await supervisor.start(unit)
         member.handle.dead = True
         await supervisor.run(asyncio.sleep(LIMIT_S))
@@ -150,8 +150,8 @@ def test_an_actor_marked_as_failed_by_several_callers_is_replaced_once():
     from actors.remote_calls import ActorLost
 
     async def scenario():
-        supervisor = make()
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor()
+        unit, member = add_unit(supervisor)
         await supervisor.start(unit)
 
         async def work():
@@ -170,10 +170,10 @@ class StopMonitor:
     """A node monitor that reports whether the actor's process is stopped."""
 
     def __init__(self, stopped) -> None:
-        self.inspect, self.kill = remote(self._look), remote(self._kill)
+        self.inspect, self.kill = remote(self._inspect), remote(self._kill)
         self.stopped, self.killed = stopped, []
 
-    async def _look(self, processes, family=False):
+    async def _inspect(self, processes, family=False):
         from actors.process_stats import ProcessStats
 
         return {process.pid: ProcessStats(self.stopped(), 0.0) for process in processes}
@@ -186,8 +186,8 @@ def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
     from actors.process_stats import Process
 
     async def scenario():
-        supervisor = make(hung_s=0.2)
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor(hung_s=0.2)
+        unit, member = add_unit(supervisor)
         monitor = StopMonitor(stopped=lambda: member.incarnation == 1)
         supervisor.spawn_monitor = lambda node: monitor
         supervisor.__post_init__()
@@ -212,7 +212,7 @@ def test_an_actor_that_is_stopped_while_it_starts_is_replaced_at_once():
 
 
 def test_an_actor_that_never_gets_a_process_says_where_to_look():
-    """After the loss of a host, Ray keeps its actors waiting for room until another host joins."""
+    """After the loss of a host, its actors stay pending in Ray until another host joins."""
 
     async def scenario():
         from actors.remote_calls import ActorFailure, call
@@ -224,8 +224,8 @@ def test_an_actor_that_never_gets_a_process_says_where_to_look():
         async def prepare():
             await call(asyncio.sleep(LIMIT_S), owner="sampler-0", to="start", deadline_s=0.05, key="deadlines.start_s")
 
-        supervisor = make()
-        unit, _ = employ(supervisor, prepare=prepare, spawn=lambda incarnation: Pending())
+        supervisor = make_supervisor()
+        unit, _ = add_unit(supervisor, prepare=prepare, spawn=lambda incarnation: Pending())
         with pytest.raises(ActorFailure, match="did not start within 0 s") as caught:
             await supervisor.start(unit)
         assert "ray status" in caught.value.log
@@ -235,9 +235,9 @@ def test_an_actor_that_never_gets_a_process_says_where_to_look():
 
 def test_a_long_silent_start_is_not_a_hang():
     async def scenario():
-        supervisor = make(hung_s=0.05, busy_s=0.1)
-        unit, _ = employ(supervisor, prepare=lambda: asyncio.sleep(0.5))
-        monitor = StopMonitor(stopped=lambda: False)  # it uses no processor time either: a slow disk
+        supervisor = make_supervisor(hung_s=0.05, busy_s=0.1)
+        unit, _ = add_unit(supervisor, prepare=lambda: asyncio.sleep(0.5))
+        monitor = StopMonitor(stopped=lambda: False)  # it uses no processor time: a slow disk
         supervisor.spawn_monitor = lambda node: monitor
         supervisor.__post_init__()
         await supervisor.start(unit)
@@ -260,15 +260,15 @@ def test_further_failures_of_a_lost_actor_print_no_traceback():
 
     async def scenario():
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["message"]))
-        supervisor = make(max_restarts=0)
-        unit, member = employ(supervisor, "queue")
+        supervisor = make_supervisor(max_restarts=0)
+        unit, member = add_unit(supervisor, "queue")
         await supervisor.start(unit)
         member.handle.dead = True
         with pytest.raises(ActorFailure, match="queue was lost: queue died before it could answer a heartbeat"):
             await supervisor.run(work())
 
     asyncio.run(scenario())
-    gc.collect()  # a task complains when it is forgotten
+    gc.collect()  # an unretrieved exception is logged when its task is collected
     assert complaints == []
 
 
@@ -291,10 +291,10 @@ def test_the_log_of_a_lost_actor_reaches_the_incident_and_the_last_message():
 
     async def scenario():
         incidents = []
-        supervisor = make(max_restarts=0)
+        supervisor = make_supervisor(max_restarts=0)
         supervisor.report = incidents.append
         supervisor._monitors._spawn = lambda node: Reader()
-        unit, member = employ(supervisor, spawn=lambda incarnation: Logged())
+        unit, member = add_unit(supervisor, spawn=lambda incarnation: Logged())
         await supervisor.start(unit)
 
         async def work():

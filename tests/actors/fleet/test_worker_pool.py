@@ -1,4 +1,4 @@
-"""The indexes of the worker pool agree with a recomputation from its requests, and no request sleeps that could run."""
+"""The indexes of the worker pool equal a recomputation from its requests, and no request waits that could run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.actors.fleet.fake_actors import employ, make
+from tests.actors.fleet.fake_actors import add_unit, make_supervisor
 
 pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 
@@ -39,8 +39,8 @@ class Group:
         return self.member is not None and not self.task.done()
 
 
-class Play:
-    """The fleet and the groups around one pool."""
+class PoolModel:
+    """One pool with its workers and requests, and a recomputation of the pool's state."""
 
     def __init__(self, workers: int) -> None:
         from actors.fleet.units import Changes, Member, Unit
@@ -85,17 +85,17 @@ class Play:
         drained = [request for worker in workers for request in worker.draining]
         for group in (g for g in self.groups if g.waits):
             (own,) = [r for r in drained if r.alone is group.is_alone] or [None]
-            assert best(workers, running, group, own) is None, "it could run"
+            assert least_loaded(workers, running, group, own) is None, "it could run"
             open_ones = any(worker.open for worker in workers)
             assert (own is not None and own.drains.open) == (group.alone and open_ones)
         for alone in (False, True):
             probe = SimpleNamespace(alone=lambda alone=alone: alone)
-            expected = best(workers, running, probe, probe)
+            expected = least_loaded(workers, running, probe, probe)
             assert self.pool._least_loaded(probe) is expected, "the heap names another worker"
 
 
-def best(workers, running, group, own):
-    """By a scan of everything: the least loaded worker that may take `group`, whose request in a drain is `own`."""
+def least_loaded(workers, running, group, own):
+    """The least loaded worker that may take `group`, by a full scan; `own`: its request that drains a worker."""
     alone = group.alone() if callable(group.alone) else group.alone
     free = [
         worker
@@ -121,41 +121,41 @@ def best(workers, running, group, own):
         max_size=40,
     ),
 )
-def test_the_indexes_agree_with_the_requests_and_no_request_sleeps_that_could_run(workers, operations):
+def test_the_indexes_agree_with_the_requests_and_no_request_waits_that_could_run(workers, operations):
     async def scenario():
-        play = Play(workers)
+        model = PoolModel(workers)
         for operation in operations:
-            await play.step(*operation)
-            play.check()
-        for member in play.members:
-            await play.step("fleet", play.members.index(member), True)
-        for _ in range(len(play.groups) + 1):
-            for group in play.groups:
+            await model.step(*operation)
+            model.check()
+        for member in model.members:
+            await model.step("fleet", model.members.index(member), True)
+        for _ in range(len(model.groups) + 1):
+            for group in model.groups:
                 group.ends.set()
-            await play.step("", 0, False)
-        assert all(group.task.done() for group in play.groups), "every request ran, or was cancelled"
-        play.check()
+            await model.step("", 0, False)
+        assert all(group.task.done() for group in model.groups), "every request ran, or was cancelled"
+        model.check()
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
 def test_a_worker_that_leaves_may_move_when_its_last_request_ends():
     async def scenario():
-        play = Play(2)
+        model = PoolModel(2)
         for _ in range(4):
-            await play.step("start", 1, False)
-        await play.step("leave", 0, False)
-        moves = asyncio.create_task(play.units[0].changes.wait())
-        first, second = (group for group in play.groups if group.member is play.members[0])
+            await model.step("start", 1, False)
+        await model.step("leave", 0, False)
+        moves = asyncio.create_task(model.units[0].changes.wait())
+        first, second = (group for group in model.groups if group.member is model.members[0])
         first.ends.set()
-        await play.step("", 0, False)
-        assert play.pool.busy(play.members[0]) and not moves.done()
+        await model.step("", 0, False)
+        assert model.model.busy(model.members[0]) and not moves.done()
         second.ends.set()
-        await play.step("", 0, False)
-        assert not play.pool.busy(play.members[0]) and moves.done()
-        for group in play.groups:
+        await model.step("", 0, False)
+        assert not model.model.busy(model.members[0]) and moves.done()
+        for group in model.groups:
             group.ends.set()
-        await play.step("", 0, False)
+        await model.step("", 0, False)
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
@@ -164,8 +164,8 @@ def test_a_request_that_must_run_alone_waits_and_blocks_others():
     from actors.fleet.worker_pool import WorkerPool
 
     async def scenario():
-        supervisor = make()
-        unit, member = employ(supervisor)
+        supervisor = make_supervisor()
+        unit, member = add_unit(supervisor)
         await supervisor.start(unit)
         pool = WorkerPool("sampler", [member], supervisor.changes, timeout_s=LIMIT_S)
         log = []
@@ -193,7 +193,7 @@ def test_no_free_worker_is_an_error_that_names_the_kind():
     from actors.remote_calls import ActorFailure
 
     async def scenario():
-        pool = WorkerPool("sampler", [], make().changes, timeout_s=0.05)
+        pool = WorkerPool("sampler", [], make_supervisor().changes, timeout_s=0.05)
         async with pool.borrow(1):
             raise AssertionError("there is no worker to lend")
 

@@ -1,4 +1,4 @@
-"""The replay queue's accounting against its promises: exactly once, bounded staleness, no deadlock."""
+"""Guarantees of the replay queue: every position exactly once, bounded staleness, no deadlock."""
 
 import copy
 
@@ -15,7 +15,7 @@ def make(prompts=2, staleness=1, overtake=0, steps=8):
     return QueueState(prompts_per_step=prompts, staleness=staleness, overtake=overtake, total=steps * prompts)
 
 
-class Fire(RuleBasedStateMachine):
+class QueueUnderFaults(RuleBasedStateMachine):
     """The queue under faults: groups arrive in any order, answers get lost, the queue dies, the whole run dies.
 
     The test plays the driver, which remembers what the real one does (QueueClient): the groups that it has
@@ -106,7 +106,7 @@ class Fire(RuleBasedStateMachine):
         self.journal = self.queue.snapshot()
 
     @invariant()
-    def promises_hold(self):
+    def guarantees_hold(self):
         if not hasattr(self, "queue"):
             return
         assert len(set(self.contributed)) == len(self.contributed), "trained twice"
@@ -115,7 +115,7 @@ class Fire(RuleBasedStateMachine):
 
     @invariant()
     def indexes_agree(self):
-        """What the queue counts and keeps sorted is what a scan of its slots finds."""
+        """The queue's counters and sorted lists equal those of a scan of its slots."""
         if not hasattr(self, "queue"):
             return
         entries = list(self.queue._entries.values())
@@ -123,12 +123,12 @@ class Fire(RuleBasedStateMachine):
             assert self.queue.count(state) == sum(entry.state is state for entry in entries)
         late = [e for e in entries if self.queue._due(e) and e.state is State.RESERVED]
         twin = copy.copy(self.queue)
-        twin._reserved = list(twin._reserved)  # a look removes entries
+        twin._reserved = list(twin._reserved)  # the check removes entries
         assert twin._waits_for_due() == bool(late)
         assert {e.sequence for e in entries if e.state is State.RESERVED} <= set(self.queue._reserved)
 
     def teardown(self):
-        """From wherever it is, an undisturbed run reaches its end with every position trained once."""
+        """From any state, a run without further faults ends with every position trained once."""
         if not hasattr(self, "queue"):
             return
         while len(self.contributed) < self.total:
@@ -143,8 +143,8 @@ class Fire(RuleBasedStateMachine):
         assert sorted(self.contributed) == list(range(self.total))
 
 
-TestFire = Fire.TestCase
-TestFire.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestQueueUnderFaults = QueueUnderFaults.TestCase
+TestQueueUnderFaults.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def test_synchronous_queue_trains_what_it_admitted():

@@ -164,7 +164,7 @@ def test_an_engine_that_stays_asleep_is_stopped(engine) -> None:  # type: ignore
     assert fake.calls[-1] == "shutdown"
 
 
-def test_an_interrupted_update_goes_on_with_the_former_weights(engine) -> None:  # type: ignore[no-untyped-def]
+def test_after_an_interrupted_update_the_engine_keeps_its_former_weights(engine) -> None:  # type: ignore[no-untyped-def]
     """The weights stopped arriving at one of two workers, before either changed its model."""
     made, fake = engine("none")
     fake.interruptions = [["", False], ["the learner ended", False]]
@@ -178,7 +178,7 @@ def test_an_engine_with_weights_of_two_versions_waits_for_the_next_update(engine
     made, fake = engine("none")
 
     async def turn() -> None:
-        for changed in (True, False):  # the second attempt does not get as far
+        for changed in (True, False):  # the second attempt stops earlier
             fake.interruptions = [["", changed], ["the learner ended", False]]
             with pytest.raises(UpdateInterrupted, match="the learner ended"):
                 await made.update_weights(1, [IN_TRANSIT])

@@ -25,7 +25,7 @@ def iteration(preempted: int = 0) -> Any:
     return SimpleNamespace(num_preempted_reqs=preempted)
 
 
-def test_maxima_and_sums_begin_anew_with_every_reading() -> None:
+def test_every_reading_resets_maxima_and_sums() -> None:
     stats = EngineStats()
     stats.record(scheduler(0.5, 8, 3, queries=100, hits=30), iteration())
     stats.record(scheduler(0.9, 6, 0, deferred=4), iteration(2))

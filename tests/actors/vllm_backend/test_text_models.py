@@ -30,7 +30,7 @@ def test_a_module_that_came_meanwhile_stays():
     real = sys  # any module
     try:
         with stand_in():
-            sys.modules["torchvision"] = real  # not by monkeypatch, which would put the stand-in back
+            sys.modules["torchvision"] = real  # not by monkeypatch, which would restore the stub
         assert sys.modules["torchvision"] is real
     finally:
         del sys.modules["torchvision"]

@@ -62,7 +62,7 @@ def publish(transfer: NcclTransfer, *receivers: Destination, version: int = 1) -
 
 
 def manifests(transfer: NcclTransfer, published: Published, receiver: Destination) -> list[Manifest]:
-    """As they are after their way through Ray and vLLM."""
+    """Manifests as they arrive through Ray and vLLM."""
 
     async def received() -> list[Manifest]:
         async with transfer.receive(*pickle.loads(pickle.dumps(transfer.address(published, receiver)))) as updates:
@@ -98,7 +98,7 @@ def test_every_worker_gets_the_weights_and_the_group_is_kept(make: Any, pool: Th
 
 
 def test_other_samplers_make_another_group(make: Any, pool: ThreadPoolExecutor) -> None:
-    """A join, and a replacement with the same name."""
+    """A sampler that joins, and a replacement with the same name."""
     transfer, first, second = make(), Inbox(0, CPU), Inbox(0, CPU)
     replaced = B._replace(incarnation=1)
     places = []

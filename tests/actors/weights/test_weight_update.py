@@ -124,7 +124,7 @@ def test_each_kind_of_weight_arrives(served, kind, run_async, reference_logprobs
     assert_agrees(after, model, reference_logprobs, report["version"])
     assert run_async(sampler.version()) == report["version"]
     assert report["nbytes"] >= sum(p.numel() * 4 for p in model.parameters())
-    # the perturbation was large enough to tell the models apart
+    # the perturbation was large enough to distinguish the models
     stale = [abs(c.logprobs.sum() - reference_logprobs(model, PROMPT, c.tokens).sum()) for c in before]
     assert max(stale) > 100 * TOLERANCE
 
@@ -148,7 +148,7 @@ def test_weights_on_a_shared_card_arrive(served, run_async, reference_logprobs, 
 
 @pytest.fixture
 def transfer(served, monkeypatch) -> Iterator[NcclTransfer]:
-    """Of a learner with the same weights; gloo joins its process to the engine's."""
+    """The transfer of a learner with the same weights; gloo connects its process with the engine's."""
     monkeypatch.setattr(nccl, "node_address", lambda: "127.0.0.1")
     made = NcclTransfer(BroadcastSettings(backend="nccl"), "test")
     monkeypatch.setattr(served[0], "_transfer", made)
@@ -178,7 +178,7 @@ def test_broadcast_weights_arrive(served, transfer, run_async, reference_logprob
 
 
 def test_weights_that_stop_arriving_before_the_first_change_nothing(served, transfer, run_async):
-    """Another sampler of the update dies; this one goes on with the weights that it has."""
+    """Another sampler of the update dies; this one keeps its weights and continues."""
     sampler, model = served
     version, before = run_async(sampler.version()), run_async(sample(sampler, 5))
     perturb(model, KINDS["all"])
@@ -221,7 +221,7 @@ def test_weights_that_stop_arriving_in_the_middle_are_sent_again(served, transfe
     assert_agrees(run_async(update()), model, reference_logprobs, version)
 
 
-def test_running_requests_go_on_with_the_new_weights(served, run_async, reference_logprobs):
+def test_running_requests_continue_with_the_new_weights(served, run_async, reference_logprobs):
     """Each token has the old model's log-probability before the update and the new one's after it."""
     sampler, model = served
     old = type(model)(model.config)

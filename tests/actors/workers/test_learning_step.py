@@ -1,4 +1,4 @@
-"""The learning step: the objective's advantages reach the engine, with ratios and KL where they are asked for."""
+"""The learning step: the objective's advantages reach the engine, with ratios and KL if they are configured."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_verifier_scores_select_and_correct_answers_vote_as_one() -> None:
 
 
 def test_stale_groups_use_every_members_ratio() -> None:
-    """Only under off_policy: exact, and only if something is stale: fresh groups need no second pass."""
+    """Only with off_policy: exact and stale groups; fresh groups need no second pass."""
     exact = ObjectiveSettings(k=2, off_policy="exact")
     assert run(exact)[0].scored == 0
     stale = [graded([1, 0, 0, 0], version=0)]
@@ -227,7 +227,7 @@ def test_the_reference_is_refreshed_on_time() -> None:
 
 
 def test_groups_sampled_with_other_settings_are_refused_with_key_and_remedy() -> None:
-    """Those that waited in a checkpoint, when the run is resumed with other settings: mixed, or all of them."""
+    """Groups from a checkpoint when the run is resumed with other settings: some of a step's groups, or all."""
     with pytest.raises(
         ValueError, match=r"^rollout\.temperature = 1, .* with 0\.5, 1; .*schedule\.temperature as in the run"
     ):
@@ -347,7 +347,7 @@ def test_imitation_adds_the_expert_with_ratio_one() -> None:
 
 
 def test_agreement_is_measured_on_probes_of_the_step_s_own_version_only():
-    """Stale groups cannot tell a wrong weight update from an old policy; samples that crossed an update neither."""
+    """With stale groups, or samples that crossed an update, a wrong update looks the same as an old policy."""
     step = LearningStep(
         RecordingEngine(current=-1.0), Objective(ObjectiveSettings()), LossSettings(), n=4, temperature=1.0
     )

@@ -46,7 +46,7 @@ def test_work_before_start_is_refused(tmp_path):
 
 
 def test_a_missing_bucket_is_not_a_sampler_failure(tmp_path):
-    """It did not begin: the error says so, and the engine was not asked (it would say that it does not run)."""
+    """The update fails before it reaches the engine, which is not running here and would report that."""
     gone = {"path": str(tmp_path / "gone"), "nbytes": 4, "entries": []}
     with pytest.raises(
         InputLost, match=r"sampler 3 did not begin to load the weights of version 1: cannot open .*gone"

@@ -1,4 +1,4 @@
-"""Lose hosts, pull cables, spoil the network, fill a disk and set clocks wrong on separate hosts; audit the run.
+"""Lose hosts, unplug cables, degrade the network, fill a disk and set clocks wrong on separate hosts; audit the run.
 
     python -m tests.chaos.hosts --faults 30 --seed 0 --directory DIRECTORY         # as root
 

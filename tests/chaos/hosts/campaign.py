@@ -19,7 +19,7 @@ from tests.chaos.hosts.network import network
 from tests.chaos.hosts.ray_hosts import HEAD, NAMES, WORKERS, Layout, RayHosts, build_clock
 from tests.chaos.report import Recovery
 
-RECOVERY_S = 420.0  # Ray needs up to a minute to call a silent host dead; then it boots, and vLLM starts
+RECOVERY_S = 420.0  # Ray needs up to a minute to declare a silent host dead; then it boots, and vLLM starts
 START_S = 300.0  # from `submit` to the first step
 QUIET_S = 8.0  # after a fault that need not be noticed
 
@@ -83,11 +83,11 @@ class HostCampaign(Campaign):
         self._wait(lambda: self._cluster_is_up(outcome) and self._steps() >= after + 2, "two more steps", RECOVERY_S)
         outcome.steps_s = time.monotonic() - began
         self._wait(lambda: self._cluster_is_up(outcome) and self._complete(), "all samplers serving", RECOVERY_S)
-        news = [one for one in self._incidents()[before:] if one["kind"] == "actor" and one["recovered_s"] is None]
-        if news:
-            outcome.noticed_s = news[0]["time"] - wall
-            outcome.lost = [one["unit"] for one in news]
-            outcome.reasons = [one["reason"] for one in news]
+        incidents = [one for one in self._incidents()[before:] if one["kind"] == "actor" and one["recovered_s"] is None]
+        if incidents:
+            outcome.noticed_s = incidents[0]["time"] - wall
+            outcome.lost = [one["unit"] for one in incidents]
+            outcome.reasons = [one["reason"] for one in incidents]
         self._say(f"  two more steps after {outcome.steps_s:.0f} s; lost: {', '.join(outcome.lost) or 'nothing'}")
         self._check_messages(fault, outcome)
         self.report.recoveries.append(Recovery(fault.host, str(fault), outcome.noticed_s, None, outcome.steps_s))
@@ -108,7 +108,7 @@ class HostCampaign(Campaign):
             wires.kill(name)
             self.hosts.boot(name)
         elif fault.kind == faults.UNPLUGGED:
-            wires.pull(name)
+            wires.unplug(name)
             time.sleep(fault.seconds)
             wires.plug(name)
         elif fault.kind == faults.FULL:
@@ -117,12 +117,12 @@ class HostCampaign(Campaign):
             self.hosts.skew(int(fault.seconds))
             time.sleep(QUIET_S)
         else:
-            spoiled = {
+            degraded = {
                 faults.MUTE: {"loss_out": 1.0},
                 faults.DEAF: {"loss_in": 1.0},
                 faults.SLOW: {"delay_s": 0.1, "loss_out": 0.025, "loss_in": 0.025},  # each way
             }[fault.kind]
-            wires.spoil(name, **spoiled)
+            wires.degrade(name, **degraded)
             time.sleep(fault.seconds)
             wires.repair(name)
 
@@ -154,7 +154,7 @@ class HostCampaign(Campaign):
         self._launch("train", "--resume", str(self.run))
 
     def _cluster_is_up(self, outcome: Outcome) -> bool:
-        """True. A host whose raylet ended, because Ray had called it dead, gets Ray again, as from a launcher."""
+        """Always true. Starts Ray again, as a launcher would, on a host that Ray declared dead."""
         if time.monotonic() >= self._look_again:
             self._look_again = time.monotonic() + 2.0
             for name in WORKERS:

@@ -161,29 +161,29 @@ class Network:
 
     def kill(self, name: str) -> None:
         """Cut the host off and end it: nothing tells the others, not even a closed connection."""
-        self.pull(name)
+        self.unplug(name)
         self.hosts.pop(name).kill()
         self.repair(name)
         self._ip(f"link delete {self._port(name)}")
 
     def abandon(self, name: str) -> None:
-        """Cut the host off for ever. Its processes go on, and still see the shared directory; its name is free."""
-        self.pull(name)
+        """Disconnect the host permanently. Its processes still run and see the shared directory; its name is free."""
+        self.unplug(name)
         self._ip(f"link set {self._port(name)} name lost-{len(self._abandoned)}")
         self._abandoned.append(self.hosts.pop(name))
 
-    def pull(self, name: str) -> None:
-        """Pull the host's cable."""
+    def unplug(self, name: str) -> None:
+        """Unplug the host's cable."""
         self._ip(f"link set {self._port(name)} down")
 
     def plug(self, name: str) -> None:
-        """Put the host's cable back."""
+        """Plug the host's cable in again."""
         self._ip(f"link set {self._port(name)} up")
 
-    def spoil(self, name: str, *, delay_s: float = 0.0, loss_out: float = 0.0, loss_in: float = 0.0) -> None:
+    def degrade(self, name: str, *, delay_s: float = 0.0, loss_out: float = 0.0, loss_in: float = 0.0) -> None:
         """Delay every frame of the host, and lose the share `loss_out` of those from it, `loss_in` of those to it."""
         inner, outer, side = (f"{prefix}-{self._names.index(name)}" for prefix in ("inner", "outer", "side"))
-        line = [sys.executable, "-m", "tests.chaos.hosts.bad_cable", inner, outer, "--delay", str(delay_s), "--loss"]
+        line = [sys.executable, "-m", "tests.chaos.hosts.lossy_link", inner, outer, "--delay", str(delay_s), "--loss"]
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "nsenter", "--target", str(self._switch.pid), "--net", "--"]
             + [*line, str(loss_out), str(loss_in)],
@@ -199,7 +199,7 @@ class Network:
             self._ip(f"link set {device} {f'master {master}' if master else ''} up")
 
     def repair(self, name: str) -> None:
-        """Replace a bad cable of the host by a good one; nothing if it is good."""
+        """Undo :meth:`degrade`; nothing if the link of the host is not degraded."""
         process = self._bad.pop(name, None)
         if process is None:
             return
@@ -227,7 +227,7 @@ class Network:
 
 @contextlib.contextmanager
 def network(shared: Path, names: Sequence[str]) -> Iterator[Network]:
-    """A switch that exists inside the block, without hosts at first."""
+    """A switch for the duration of the block, without hosts at first."""
     made = Network(shared, names)
     try:
         yield made

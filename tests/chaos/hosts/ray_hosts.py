@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.chaos.hosts.network import NETWORK, Network, first_line
 from tests.cluster.running import LOCAL
 
-HEAD, WORKERS, DESK = "head", ("worker-1", "worker-2"), "desk"
-NAMES = (HEAD, *WORKERS, DESK)
+HEAD, WORKERS, CLIENT = "head", ("worker-1", "worker-2"), "client"
+NAMES = (HEAD, *WORKERS, CLIENT)
 PORT, DASHBOARD = 6379, 8265
 START_S = 120.0  # of Ray on one host
 _BIN = Path(sys.executable).parent
@@ -25,7 +25,7 @@ _BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Layout:
-    """Overrides of a run, and what `ray start` tells about the hosts that it runs on.
+    """Overrides of a run, and the options of `ray start` on its hosts.
 
     apart: the run's two learner ranks are to be on different workers, where Ray would put both on one.
     """
@@ -91,7 +91,7 @@ class RayHosts:
 
     def start(self) -> None:
         """All hosts, and Ray on them."""
-        self.network.host(DESK)
+        self.network.host(CLIENT)
         for name in (HEAD, *WORKERS):
             self.boot(name)
         self.keep_ranks_apart()
@@ -173,13 +173,13 @@ class RayHosts:
     def submit(self, log: Path, *arguments: str, config: Path | None = LOCAL) -> subprocess.Popen[bytes]:
         """Follow a job that the fourth host submits; its output is appended to `log`."""
         where = ["--config", str(config)] if config else []
-        line = self.on_desk("submit", "--address", self.url, *where, *arguments)
+        line = self.on_client("submit", "--address", self.url, *where, *arguments)
         with log.open("a") as sink:
             return subprocess.Popen(line, stdout=sink, stderr=subprocess.STDOUT)
 
     def stop_job(self, job: str) -> str:
         """Stop a job from the fourth host."""
-        line = self.on_desk("jobs", "stop", job, "--address", self.url)
+        line = self.on_client("jobs", "stop", job, "--address", self.url)
         done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=START_S)
         return done.stdout
 
@@ -187,8 +187,8 @@ class RayHosts:
     def url(self) -> str:
         return f"http://{NETWORK}.1:{DASHBOARD}"
 
-    def on_desk(self, *arguments: str) -> list[str]:
-        return self.network.hosts[DESK].command(
+    def on_client(self, *arguments: str) -> list[str]:
+        return self.network.hosts[CLIENT].command(
             sys.executable, "-m", "cluster.cli", *arguments, variables=self.variables()
         )
 

@@ -47,7 +47,7 @@ def test_checkpoints_on_the_disk_at_once(sections: dict[str, Any], count: int) -
     assert kept_checkpoints(build_config(sections)) == count
 
 
-def test_a_disk_without_room_is_warned_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_disk_without_enough_space_is_warned_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = build_config({"run": {"directory": str(tmp_path / "not" / "yet")}})
     derived = derive(config, read_model(SHIPPED))
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=3 * WRITTEN * 1.02))

@@ -65,13 +65,13 @@ def fake_versions(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> Non
     monkeypatch.setattr(metadata, "version", version)
 
 
-def test_cuda_wheels_beside_cpu_torch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_wheels_with_cpu_torch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_versions(monkeypatch, torch="2.13.0+cpu", torchvision="0.28.0")
     with pytest.raises(UsageError, match="pip uninstall -y torchvision"):
         preflight.check_packages()
 
 
-def test_cuda_wheels_beside_cuda_torch_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_wheels_with_cuda_torch_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_versions(monkeypatch, torch="2.13.0", torchvision="0.28.0")
     preflight.check_packages()
 

@@ -148,7 +148,7 @@ def test_a_dry_run_counts_as_the_run_does(tmp_path: Path, capsys: pytest.Capture
     print_dry_run(settings)
     out = capsys.readouterr().out
     assert "prompts" in out and "60 (train; from" in out and "validation_size: 0" in out
-    print_dry_run(settings, list)  # a run that goes on and recorded nothing else: as it began
+    print_dry_run(settings, list)  # a resumed run without recorded changes keeps its settings
     out = capsys.readouterr().out
     assert "54 (train; from" in out and "6 held out for validation" in out
 

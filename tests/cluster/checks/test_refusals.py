@@ -167,7 +167,7 @@ def test_overrides_that_cannot_work(run, override: str, parts: tuple[str, ...]) 
 
 
 def own_problems(tmp_path: Path, lines: list[str]) -> tuple[str, ...]:
-    """Overrides of a dry run on a file of one's own."""
+    """Overrides of a dry run on a user's file."""
     (tmp_path / "own.jsonl").write_text("".join(line + "\n" for line in lines))
     files = f"task={{name: jsonl, instruction: '', jsonl: {{train: {tmp_path}/own.jsonl, test: {tmp_path}/own.jsonl}}}}"
     return (files, "evaluation.prompts=3", "evaluation.split=test", "rollout.max_prompt_tokens=8")

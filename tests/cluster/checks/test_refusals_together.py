@@ -1,4 +1,4 @@
-"""Refusals of several parts of a run in one message, and of what a run goes on from; also with `--dry-run`."""
+"""Refusals of several parts of a run in one message, and of runs to resume or replay; also with `--dry-run`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def earlier(repository: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_runs_that_cannot_go_on(run, earlier: Path) -> None:  # type: ignore[no-untyped-def]
+def test_runs_that_cannot_be_resumed_or_replayed(run, earlier: Path) -> None:  # type: ignore[no-untyped-def]
     status, _, err = run("train", "--dry-run", "--resume", earlier)
     assert status == 2 and "no usable checkpoint" in err
     status, _, err = run("train", "--dry-run", "--resume", earlier, "rollout.prompts_per_step=3")

@@ -60,7 +60,7 @@ def test_what_cannot_work_on_one_card_is_refused(changes: dict[str, Any], parts:
         assert part in str(caught.value)
 
 
-def test_a_processor_frees_no_memory() -> None:
+def test_settings_for_gpus_are_refused_on_a_cpu() -> None:
     with pytest.raises(ConfigError, match=r"sampler.sleep = cache: vLLM frees no memory on the CPU"):
         build_config({"sampler": {"sleep": "cache"}})
     with pytest.raises(ConfigError, match=r"learner.offload = optimizer moves memory off a GPU"):
@@ -167,7 +167,7 @@ def test_the_card_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         card.local_card_bytes.cache_clear()
 
 
-def test_a_processor_beside_a_gpu_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_gpu_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     def warned(**tree: Any) -> str:
         return "\n".join(warnings_of(build_config(tree)))
 

@@ -126,7 +126,7 @@ def evaluated(pool: Pool, **changes: Any) -> Any:
     return asyncio.run(evaluate(pool, prompts_like(3), **arguments))
 
 
-def test_curves_are_computed_beside_the_event_loop_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_are_computed_on_a_thread_with_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
     def watched(*arguments: Any) -> Any:

@@ -333,7 +333,7 @@ def test_a_failed_job_says_where_its_logs_are(checkout: Path, client: FakeClient
     assert "/tmp/ray/session_latest/logs/job-driver-bonrl-" in output and "worker-*.err" in output
 
 
-def test_a_log_that_breaks_is_followed_again_and_printed_once(
+def test_a_log_stream_that_breaks_is_followed_again_and_printed_once(
     checkout: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network to the head node was down for a while."""

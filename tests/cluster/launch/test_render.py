@@ -66,7 +66,7 @@ def test_launcher_files_follow_rays_schema(platform: str, overrides: tuple[str, 
 
 
 def strict(schema: Any) -> Any:
-    """The schema with unknown keys refused, which Kubernetes would drop without a word."""
+    """The schema with unknown keys refused, which Kubernetes would drop silently."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):

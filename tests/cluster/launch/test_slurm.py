@@ -59,7 +59,7 @@ FAKES = {
 
 
 def start(tmp_path: Path, seconds: int, *overrides: str) -> tuple[subprocess.Popen[str], Path]:
-    """The script with SLURM's programs, Ray and bonrl replaced; a listener stands for Ray's head."""
+    """The script with SLURM's programs, Ray and bonrl replaced; a listener plays Ray's head."""
     bin_, log = tmp_path / "bin", tmp_path / "log"
     bin_.mkdir()
     for name, text in FAKES.items():

@@ -102,7 +102,7 @@ def test_a_damaged_one_is_never_loaded(checkpoints: Checkpoints, damage: Callabl
     damage(write(checkpoints, 50))
     assert checkpoints.latest().checkpoint is None
     assert len(checkpoints.latest().warnings) == 2
-    write(checkpoints, 100)  # the run goes on and reaches the torn one's step again
+    write(checkpoints, 100)  # the run continues and reaches the step of the torn checkpoint again
     assert checkpoints.latest().checkpoint is not None
     assert checkpoints.latest().warnings == ()
 
@@ -140,13 +140,13 @@ def test_missing_files_are_named(checkpoints: Checkpoints) -> None:
 
 FULL = {
     "the driver's own": OSError(errno.ENOSPC, "No space left on device"),
-    "told by an actor": RuntimeError("learner rank 0 failed to save: I/O error: No space left on device (os error 28)"),
+    "of an actor": RuntimeError("learner rank 0 failed to save: I/O error: No space left on device (os error 28)"),
     "a quota": RuntimeError("learner rank 0 failed to save: OSError: [Errno 122] Disk quota exceeded"),
 }
 
 
 @pytest.mark.parametrize("error", FULL.values(), ids=FULL)
-def test_a_full_disk_is_named_whoever_finds_out_and_gets_its_space_back(
+def test_a_full_disk_is_recognized_from_any_error_and_its_space_is_freed(
     checkpoints: Checkpoints, error: Exception
 ) -> None:
     with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep"):
@@ -156,7 +156,7 @@ def test_a_full_disk_is_named_whoever_finds_out_and_gets_its_space_back(
     assert list(checkpoints.directory.iterdir()) == []
 
 
-def test_a_full_disk_that_no_error_speaks_of_is_named(
+def test_a_full_disk_is_recognized_when_the_error_does_not_say_so(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch.save says "unexpected pos 2094208 vs 2094096"."""
@@ -165,7 +165,7 @@ def test_a_full_disk_that_no_error_speaks_of_is_named(
         write_as_a_run_does(checkpoints, 1, raises(RuntimeError("unexpected pos 2094208 vs 2094096")))
 
 
-def test_a_disk_that_hangs_ends_the_wait_and_the_loop_lives_on(
+def test_waiting_for_a_hung_disk_ends_and_the_event_loop_keeps_running(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
@@ -225,7 +225,7 @@ def test_prune_keeps_what_is_protected_besides_the_newest(checkpoints: Checkpoin
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL at one system call: nothing after it runs, not even clean-up."""
+    """Simulates SIGKILL at one system call: nothing after it runs, not even clean-up."""
 
 
 def test_a_crash_at_any_point_of_finalising_leaves_the_old_or_the_new(
@@ -247,7 +247,7 @@ def test_a_crash_at_any_point_of_finalising_leaves_the_old_or_the_new(
         assert found.checkpoint is not None and found.checkpoint.step == 50 and found.warnings == (), name
 
 
-def _write_for_ever(directory: str) -> None:
+def _write_endlessly(directory: str) -> None:
     checkpoints = Checkpoints(directory)
     for step in range(1, 100_000):
         write_large(checkpoints, step)
@@ -264,7 +264,7 @@ def write_large(checkpoints: Checkpoints, step: int) -> None:
 def test_sigkill_at_random_moments_never_leaves_a_torn_checkpoint(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoints"
     for delay in (0.02, 0.05, 0.09, 0.13):
-        process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(str(directory),))
+        process = multiprocessing.get_context("fork").Process(target=_write_endlessly, args=(str(directory),))
         process.start()
         deadline = time.monotonic() + 10
         while not Checkpoints(directory).steps() and time.monotonic() < deadline:

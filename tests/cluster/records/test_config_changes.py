@@ -1,4 +1,4 @@
-"""Pins that a resumed run goes on with the settings that it was last given, and that its history says which."""
+"""Pins that a resumed run keeps its latest settings, and that its history records every change."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
         *((path, None) for path in ("models/mine", "runs/a", "tests/none", "./a/b", "/a/b", "a/b/c", "a", "../a/b")),
     ],
 )
-def test_a_hub_id_is_told_from_a_path(path: str, expected: HubId | None) -> None:
+def test_hub_ids_and_paths_are_distinguished(path: str, expected: HubId | None) -> None:
     assert hub_id(path) == expected
 
 
@@ -62,14 +62,14 @@ def test_the_model_is_resolved_once_to_a_local_directory(asked: list, tmp_path: 
     assert resolve_model(Path("owner/name")) == tmp_path
 
 
-def test_other_nodes_are_told_what_they_need(asked: list, tmp_path: Path) -> None:
+def test_a_cluster_run_says_what_its_nodes_must_have(asked: list, tmp_path: Path) -> None:
     lines: list[str] = []
     with_local_model(config("owner/name", address="auto"), say=lines.append)
     assert len(lines) == 2 and "every node of the cluster must have" in lines[1]
     assert f"hf download owner/name --revision {tmp_path.name}" in lines[1]
 
 
-def test_an_id_is_no_file_that_travels_with_a_job() -> None:
+def test_a_hub_id_is_not_packed_with_a_job() -> None:
     assert "model.path" not in input_paths(config("owner/name"))
     assert input_paths(config("models/countdown-base"))["model.path"] == "models/countdown-base"
 
@@ -108,7 +108,7 @@ def test_without_the_hub_the_message_says_how_to_download(monkeypatch: pytest.Mo
         local_directory(HubId("owner/name", None), "--backbone")
 
 
-def test_what_the_hub_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_hub_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -94,7 +94,7 @@ def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:
         steps = [r.get("train/step", r.get("evaluation/step", "time")) for r in rows]
         assert steps == [0, 1, "time", 2, "time", 3]
         assert sorted(path.name for path in directory.groups.iterdir()) == [groups_file(1), groups_file(2)]
-        assert directory.elapsed_s() == 2.0, "the clock of a resumed run goes on after the steps that stay"
+        assert directory.elapsed_s() == 2.0, "the clock of a resumed run continues from the kept steps"
         assert directory.rewind(3) == 0
 
 
@@ -171,13 +171,13 @@ def test_unusable_directory_names_key_and_remedy(tmp_path: Path, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)  # tests may run as root, whom no mode bit stops
+    monkeypatch.setattr(Path, "mkdir", refuse)  # tests may run as root, which ignores permission bits
     with pytest.raises(RunDirectoryError, match=r"not writable: set run\.directory"):
         RunDirectory.create(tmp_path / "new", "a", CONFIG)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_is_said_so(tmp_path: Path) -> None:
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path, "a", CONFIG) as directory:
         (directory.path / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(RunDirectoryError, match=r"full: free space.*run\.directory"):

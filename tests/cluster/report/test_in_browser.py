@@ -92,7 +92,7 @@ def test_text_of_a_model_stays_text(page: Browser) -> None:
 
 
 def test_the_policy_runs_no_script_in_text(page: Browser) -> None:
-    """A second wall: were such text ever read as HTML, its script would still not run."""
+    """Second line of defense: even if such text were parsed as HTML, its script would not run."""
     page.run("document.body.insertAdjacentHTML('beforeend', `<img id=evil src='data:,' onerror='window.hacked = 1'>`)")
     page.run("new Promise((done) => setTimeout(done, 200))")
     assert page.run("window.hacked") is None

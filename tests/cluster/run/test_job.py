@@ -252,7 +252,7 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     assert list(json.loads(changed)["changes"]) == ["deadlines.checkpoint_s"]
     assert [row["train/step"] for row in metrics(cut)] == list(range(1, STEPS + 1))
     times = [row["time/s"] for row in metrics(cut)]
-    assert times == sorted(times), "the clock of the run goes on after a resume"
+    assert times == sorted(times), "the clock of the run continues after a resume"
     assert trained_prompts(cut) == trained_prompts(tmp_path / "whole")
 
 

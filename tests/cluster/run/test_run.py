@@ -60,7 +60,7 @@ def test_a_chosen_prompt_is_asked_with_its_weight_and_the_epoch_of_its_place() -
 
 @pytest.mark.parametrize(("gap", "part"), [(0.2, "differ from the learner's by 2.00e-01"), (float("nan"), "are NaN")])
 def test_a_gap_between_sampler_and_learner_stops_a_run_that_samples(gap: float, part: str) -> None:
-    """Recorded groups may come from another policy, so a replay goes on."""
+    """Recorded groups may come from another policy, so a replay continues."""
     nothing = cast(Any, None)
     directory = SimpleNamespace(elapsed_s=lambda: 0.0)
     context = cast(Any, SimpleNamespace(config=build_config({}), directory=directory, checkpoints=None, first_step=0))

@@ -1,4 +1,4 @@
-"""Signals end a job in order where that is possible, and always in time."""
+"""Signals end a job gracefully if possible, and always within a deadline."""
 
 from __future__ import annotations
 

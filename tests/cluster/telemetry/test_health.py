@@ -103,7 +103,7 @@ def test_a_short_run_is_judged_at_its_end() -> None:
     assert reported == [] and [w.name for w in at_end] == ["no_signal"]
 
 
-def test_it_is_said_again_at_most_rarely() -> None:
+def test_a_warning_is_repeated_rarely() -> None:
     reported, _ = watched(WINDOW + 2 * REPEAT_STEPS, SILENT)
     assert [w.step for w in reported] == [WINDOW, WINDOW + REPEAT_STEPS, WINDOW + 2 * REPEAT_STEPS]
 

@@ -1,4 +1,4 @@
-"""A run goes on when nobody can read what it prints."""
+"""A run continues when its output cannot be written."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_live_display_shows_figures_phase_and_keeps_messages() -> None:
 
 
 def test_the_live_display_waits_for_the_actors() -> None:
-    """What Ray and vLLM print while they start would leave a copy of the display, a ghost `step 0`, behind."""
+    """What Ray and vLLM print while they start would leave a stale copy of the display (`step 0`) behind."""
     file = io.StringIO()
     progress = Progress(Console(file=file, force_terminal=True, force_interactive=True, width=100))
     progress.start(total=10)

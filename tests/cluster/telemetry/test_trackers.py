@@ -71,7 +71,7 @@ def test_tensorboard_draws_each_metric_over_its_axis(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tensorboard_goes_on_after_a_resume_and_after_its_helper_is_killed(tmp_path: Path) -> None:
+def test_tensorboard_continues_after_a_resume_and_after_its_helper_is_killed(tmp_path: Path) -> None:
     first = TensorBoardWriter(tmp_path)
     assert f"tensorboard --logdir {tmp_path / 'tensorboard'}" in first.describe()
     for step in (1, 2, 3):
@@ -176,7 +176,7 @@ def test_a_tracker_that_cannot_start_is_off_and_says_why() -> None:
     assert tracker.finish() is None
 
 
-def test_a_helper_without_room_for_its_process_is_a_tracker_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_whose_helper_cannot_start_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise OSError(28, "No space left on device")
 

@@ -86,7 +86,7 @@ class Settings:
 
 
 class Fake:
-    """A package `wandb` that does as it is told, and what it was asked."""
+    """A fake package `wandb` that fails as planned and records its calls."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -131,16 +131,16 @@ def test_a_fault_while_logging_costs_no_row_and_is_one_warning(fake: Fake, fault
     began = time.monotonic()
     for step in range(50):
         writer.log(row(step))
-    assert time.monotonic() - began < 0.5, "logging waits for nobody"
+    assert time.monotonic() - began < 0.5, "logging does not block"
     message, losses = finish(writer)
     assert message is None and fake.rows() == set(range(50)) and (fake.place / "finished").read_text() == "0"
     (loss,) = losses
     assert loss.recovered_s is not None and "continues run abc" in loss.message
-    told = {"raise": "log went wrong", "exit": "3", "hang": "did not log within 1 s", "die": "killed by SIGKILL"}
-    assert told[fault] in loss.message
+    words = {"raise": "log went wrong", "exit": "3", "hang": "did not log within 1 s", "die": "killed by SIGKILL"}
+    assert words[fault] in loss.message
 
 
-def test_a_helper_that_is_lost_again_and_again_is_left_off_with_one_warning(fake: Fake) -> None:
+def test_a_helper_that_is_lost_repeatedly_is_switched_off_with_one_warning(fake: Fake) -> None:
     writer = fake.write(log=("raise", 1000))
     for step in range(20):
         writer.log(row(step))
@@ -169,7 +169,7 @@ def test_online_that_cannot_start_names_the_remedy(fake: Fake) -> None:
         fake.write("online", init=("raise", 1))
 
 
-def test_a_full_queue_is_told_and_holds_nothing_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_reported_and_does_not_block(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "MAX_WAITING", 3)
     writer = fake.write(log=("hang", 1000))
     for step in range(20):
@@ -180,15 +180,15 @@ def test_a_full_queue_is_told_and_holds_nothing_up(fake: Fake, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("hang", "did not finish within 1"), ("raise", "could not finish: finish went wrong")]
+    ("fault", "words"), [("hang", "did not finish within 1"), ("raise", "could not finish: finish went wrong")]
 )
-def test_finish_has_a_deadline_and_a_message(fake: Fake, fault: str, told: str) -> None:
+def test_finish_has_a_deadline_and_a_message(fake: Fake, fault: str, words: str) -> None:
     writer = fake.write(finish=(fault, 1000))
     writer.log(row(1))
     began = time.monotonic()
     message = writer.finish(130, deadline_s=1.0)
     assert time.monotonic() - began < 4
-    assert message is not None and told in message and "wandb sync" in message
+    assert message is not None and words in message and "wandb sync" in message
     assert writer.finish() is None and fake.rows() == {1}
 
 
@@ -205,11 +205,11 @@ def _core(writer: WandbWriter) -> psutil.Process:
     return core
 
 
-def _strike_helper(writer: WandbWriter) -> None:
+def _kill_helper(writer: WandbWriter) -> None:
     _core(writer).parent().send_signal(signal.SIGKILL)
 
 
-def _strike_core(writer: WandbWriter) -> None:
+def _kill_core(writer: WandbWriter) -> None:
     _core(writer).send_signal(signal.SIGKILL)
 
 
@@ -217,9 +217,9 @@ def _stop_core(writer: WandbWriter) -> None:
     _core(writer).send_signal(signal.SIGSTOP)
 
 
-@pytest.mark.parametrize("strike", [_strike_core, _stop_core, _strike_helper])
-def test_the_real_wandb_is_struck_and_its_files_hold_every_row(
-    tmp_path: Path, strike: Callable[[WandbWriter], None]
+@pytest.mark.parametrize("inject", [_kill_core, _stop_core, _kill_helper])
+def test_files_of_the_real_wandb_hold_every_row_after_a_fault(
+    tmp_path: Path, inject: Callable[[WandbWriter], None]
 ) -> None:
     writer = WandbWriter(Settings(), tmp_path, config={}, name="x")
     for step in range(40):
@@ -227,7 +227,7 @@ def test_the_real_wandb_is_struck_and_its_files_hold_every_row(
         if step == 20:
             time.sleep(0.5)
             core = _core(writer)
-            strike(writer)
+            inject(writer)
     message, losses = finish(writer)
     assert message is None and len(losses) == 1 and losses[0].recovered_s is not None, losses
     assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
@@ -250,7 +250,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
 
-def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
+def test_a_run_continues_offline_when_the_server_and_wandbs_process_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
@@ -264,7 +264,7 @@ def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
     time.sleep(0.5)
     server.shutdown()
     server.server_close()
-    _strike_core(writer)
+    _kill_core(writer)
     for step in range(5, 10):
         writer.log(row(step))
     message, (loss,) = finish(writer)
@@ -274,7 +274,7 @@ def test_the_server_goes_and_then_wandbs_process_and_the_run_goes_on_offline(
 
 
 def test_a_full_disk_switches_wandb_off_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """wandb itself says nothing: it goes on and loses every row."""
+    """wandb itself reports nothing: it continues and loses every row."""
     with contextlib.ExitStack() as stack:
         try:
             disk = stack.enter_context(small_disk(tmp_path / "small", 4))

@@ -136,7 +136,7 @@ def test_offline_file_read_back_holds_every_metric_over_its_axis_and_nothing_was
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_wandb_id(tmp_path: Path) -> None:
     reports = []
     for step in (1, 2):
         report, _ = drive(tmp_path, [{"train/step": step, "reward/mean": 0.5}], mode="offline")

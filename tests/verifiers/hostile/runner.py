@@ -65,7 +65,7 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _become(uid: int, home: Path) -> str | None:
-    """Turn into an ordinary user for good; returns the interpreter that it can start."""
+    """Become an ordinary user permanently; returns the interpreter that this user can start."""
     copy = home / "code"
     shutil.copytree(Path(worker.__file__).parent / "inside", copy / "inside")
     os.chmod(home, 0o777)
@@ -79,7 +79,7 @@ def _become(uid: int, home: Path) -> str | None:
 
 @contextlib.contextmanager
 def _place() -> Iterator[tuple[str, list[socket.socket]]]:
-    """A home directory open to everyone, and listeners that note whoever calls."""
+    """A home directory open to everyone, and listeners that record every connection."""
     home = tempfile.mkdtemp(prefix="hostile-", dir="/tmp")
     os.chmod(home, 0o777)
     tcp = socket.create_server(("127.0.0.1", 0))

@@ -26,7 +26,7 @@ def test_auc_is_the_chance_to_rank_a_pair_rightly(pairs) -> None:
     assert found == pytest.approx(np.mean(wins))
 
 
-def test_platt_finds_the_law_that_made_the_labels() -> None:
+def test_platt_recovers_the_model_that_drew_the_labels() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 50_000)
     correct = rng.random(50_000) < sigmoid(0.5 * logits - 1)
@@ -61,4 +61,4 @@ def test_quality_by_hand() -> None:
     assert found.accuracy == 0.6 and found.base_rate == 0.6 and (found.samples, found.prompts) == (5, 3)
     assert found.brier == pytest.approx(np.mean((p - correct) ** 2))
     assert found.log_loss == pytest.approx(-np.mean(np.log(np.where(correct, p, 1 - p))))
-    assert found.ece == pytest.approx(np.sum(np.abs(p - correct)) / 5), "every answer stands in a bin of its own"
+    assert found.ece == pytest.approx(np.sum(np.abs(p - correct)) / 5), "every answer has its own bin"

@@ -1,4 +1,4 @@
-"""Labeled answers: bad lines are refused with their place, and no prompt stands on two sides of the split."""
+"""Labeled answers: bad lines are refused with their place, and no prompt is in two parts of the split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of `answers/`, by kind: what is right, what is wrong, and what earns nothing in whichever way."""
+"""The tables of `answers/`, by kind: right, wrong, and without a reward for any reason."""
 
 import pytest
 

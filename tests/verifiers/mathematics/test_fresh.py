@@ -1,4 +1,4 @@
-"""Pairs that were written before anyone looked at what the code does with them.
+"""Pairs that were written before the code was run on them.
 
 Of the first 96, 35 failed at first; of 42 more, written after the rules that corrected those, 6, and three of them are
 left out because they still do: a sentence in text commands, a choice explained by another one, and a value that only

@@ -30,7 +30,7 @@ def _warm() -> Iterator[None]:
     host.shared().close()
 
 
-# What a model may write that takes for ever, or all of the memory, or is meant to run as code.
+# Answers that would take forever or all memory, or that are meant to run as code.
 HOSTILE = {
     "tower": "9^{9^{9^9}}",
     "tower of tens": "10^{10^{10}}",
@@ -121,7 +121,7 @@ def test_the_exact_path_keeps_the_deadline_too() -> None:
 
 @pytest.mark.slow
 def test_the_start_of_a_host_is_not_the_answers_time() -> None:
-    """A slow verifier is no slow answer: the deadline is shorter than any start."""
+    """The start of a verifier does not count as the answer's time: the deadline is shorter than any start."""
     host.shared().close()
     verdict = grade_math("\\sum_{k=1}^{4} k", "10", timeout_s=5.0)
     assert verdict.status is Status.CORRECT

@@ -1,6 +1,6 @@
-"""A cable that delays and loses frames: two network devices, between which this process carries Ethernet frames.
+"""A network link that delays and loses frames: two network devices, between which this process carries Ethernet frames.
 
-    python -m tests.chaos.hosts.bad_cable DEVICE DEVICE --delay 0.2 --loss 0.05 0.05
+    python -m tests.chaos.hosts.lossy_link DEVICE DEVICE --delay 0.2 --loss 0.05 0.05
 
 The kernel's own emulation (netem) is missing on many machines; TUN/TAP devices are not. Frames keep their order.
 """
@@ -29,7 +29,7 @@ def tap(name: str) -> int:
     return descriptor
 
 
-def carry(ends: tuple[int, int], delay_s: float, loss: tuple[float, float]) -> None:
+def forward_frames(ends: tuple[int, int], delay_s: float, loss: tuple[float, float]) -> None:
     """Carry frames between `ends` until this process is killed; `loss` is the share lost from the first and second."""
     held: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}  # (due, frame) by the end that gets it
     while True:
@@ -74,7 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     first, second = (tap(name) for name in options.devices)
     print("ready", flush=True)
-    carry((first, second), options.delay, tuple(options.loss))
+    forward_frames((first, second), options.delay, tuple(options.loss))
 
 
 if __name__ == "__main__":
