@@ -149,10 +149,10 @@ def test_a_worker_that_leaves_may_move_when_its_last_request_ends():
         first, second = (group for group in model.groups if group.member is model.members[0])
         first.ends.set()
         await model.step("", 0, False)
-        assert model.model.busy(model.members[0]) and not moves.done()
+        assert model.pool.busy(model.members[0]) and not moves.done()
         second.ends.set()
         await model.step("", 0, False)
-        assert not model.model.busy(model.members[0]) and moves.done()
+        assert not model.pool.busy(model.members[0]) and moves.done()
         for group in model.groups:
             group.ends.set()
         await model.step("", 0, False)
