@@ -42,7 +42,7 @@ class NodeMonitors:
         self._spawn = spawn
         self._kill = kill
         self._monitors: dict[str, _Monitor] = {}
-        self._short_of_gpus: set[str] = set()  # nodes whose nvidia-smi failed, which is reported once
+        self._gpus_reported_missing: set[str] = set()  # nodes whose nvidia-smi failed, which is reported once
 
     async def inspect(self, heartbeat: Heartbeat, *, family: bool = False) -> dict[int, ProcessStats]:
         """The stats of the processes of `heartbeat`; empty if the node's monitor did not answer.
@@ -87,8 +87,8 @@ class NodeMonitors:
     def _report_missing(self, node: str, found: int, heartbeats: Sequence[Heartbeat]) -> None:
         """Warn once if nvidia-smi on a node reports fewer GPUs than its actors have."""
         gpus = {gpu for heartbeat in heartbeats for gpu in heartbeat.gpus}
-        if found < len(gpus) and node not in self._short_of_gpus:
-            self._short_of_gpus.add(node)
+        if found < len(gpus) and node not in self._gpus_reported_missing:
+            self._gpus_reported_missing.add(node)
             logger.warning(
                 "nvidia-smi on %s (node %s) reports %d of the GPUs %s that actors have: memory/gpu_gib and "
                 "time/gpu_busy_share leave the others out",
@@ -129,7 +129,7 @@ class NodeMonitors:
             lines += [f"  {line}" for line in tail]
         return "".join(f"\n{line}" for line in lines)
 
-    async def end(self, heartbeat: Heartbeat, name: str) -> None:
+    async def kill_processes(self, heartbeat: Heartbeat, name: str) -> None:
         """SIGKILL to the processes of `heartbeat`, by a new monitor if the old one does not answer."""
         monitor = self._monitor(heartbeat.node)
         try:
@@ -142,7 +142,7 @@ class NodeMonitors:
             pass  # the node is lost, as Ray reports at once. The caller has Ray kill the actor in any case
         self._kill(monitor.handle)  # not earlier: it may only have been slow
 
-    def leave(self, node: str) -> None:
+    def stop(self, node: str) -> None:
         """End the monitor of a node without actors of the run, if there is one."""
         monitor = self._monitors.pop(node, None)
         if monitor is not None:

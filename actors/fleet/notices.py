@@ -52,7 +52,7 @@ class Notice:
         when = f"in {max(self.ends - self.seen, 0.0):.0f} s" if math.isfinite(self.ends) else "soon"
         return Incident(self.where, f"will be lost {when} (preempted or drained): {what}", kind="node")
 
-    def last_moment(self, unit: Unit) -> float:
+    def latest_move(self, unit: Unit) -> float:
         """When `unit` moves even if it is busy. A stateful unit has the whole time for its checkpoint."""
         if not math.isfinite(self.ends):
             return math.inf
@@ -114,7 +114,7 @@ class Notices:
             return "the driver runs on it, and the run ends with it; a checkpoint is saved after each step until then"
         return f"{', '.join(member.name for member in members)} move to other nodes"
 
-    def left(self, members: Sequence[Member]) -> set[str]:
+    def vacated(self, members: Sequence[Member]) -> set[str]:
         """Nodes with a notice that none of `members` is on any more."""
         return self._seen.keys() - {m.heartbeat.node for m in members if m.heartbeat is not None}
 
@@ -131,7 +131,7 @@ class Notices:
         """Wait until `unit` must leave its node and is no longer busy, or the time is up; returns the reason."""
         while True:
             notice = self.of(unit)
-            if notice is not None and (not unit.busy() or time.time() >= notice.last_moment(unit)):
+            if notice is not None and (not unit.busy() or time.time() >= notice.latest_move(unit)):
                 return f"moved off {notice.where}, which will be lost"
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(heartbeat_s):

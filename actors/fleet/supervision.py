@@ -392,12 +392,12 @@ class Supervisor:
                 continue
             if member.heartbeat is not None:
                 logger.info("killing %s (incarnation %d)", member.name, member.incarnation)
-                await self._monitors.end(member.heartbeat, member.name)
+                await self._monitors.kill_processes(member.heartbeat, member.name)
             self.kill(member.handle)
             member.handle = member.heartbeat = None
         self.changes.notify()  # their memory is free
-        for node in self.notices.left(self._members):
-            self._monitors.leave(node)  # Ray ends an idle node with a notice
+        for node in self.notices.vacated(self._members):
+            self._monitors.stop(node)  # Ray ends an idle node with a notice
         await release(unit.reservation, unit.name)
 
     async def _bring_up(self, unit: Unit) -> None:

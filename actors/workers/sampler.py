@@ -68,7 +68,7 @@ class Sampler:
         """
         begin = time.perf_counter()
         self._transfer.remove_leftovers(restarted=False)
-        with self._naming("cannot start"):
+        with self._errors_named("cannot start"):
             await self._engine.start(version)
         set_step(version)
         seconds = time.perf_counter() - begin
@@ -95,7 +95,7 @@ class Sampler:
         """
         self._in_flight += 1
         try:
-            with self._naming(f"cannot sample {request_id}"):
+            with self._errors_named(f"cannot sample {request_id}"):
                 completions = await self._engine.generate(
                     prompt_tokens,
                     n=n,
@@ -131,7 +131,7 @@ class Sampler:
                     f"{self.name} did not begin to load the weights of version {version}: {error}"
                 ) from None
             try:
-                with self._naming(f"cannot load the weights of version {version}"):
+                with self._errors_named(f"cannot load the weights of version {version}"):
                     report = asdict(await self._engine.update_weights(version, updates))
             except UpdateInterrupted as error:
                 logger.warning("the weights %d stopped arriving: %s", version, error)
@@ -153,7 +153,7 @@ class Sampler:
             SamplerError: the engine could not free it.
         """
         begin = time.perf_counter()
-        with self._naming("cannot free its memory (sampler.sleep)"):
+        with self._errors_named("cannot free its memory (sampler.sleep)"):
             await self._engine.sleep()
         seconds = time.perf_counter() - begin
         logger.info("asleep after %.2f s", seconds)
@@ -161,7 +161,7 @@ class Sampler:
 
     async def version(self) -> int:
         """The version of the weights, as the engine reports it."""
-        with self._naming("cannot report its weight version"):
+        with self._errors_named("cannot report its weight version"):
             return await self._engine.version()
 
     async def check(self) -> None:
@@ -170,7 +170,7 @@ class Sampler:
         Raises:
             SamplerError: the engine core died.
         """
-        with self._naming("died"):
+        with self._errors_named("died"):
             self._engine.check_health()
 
     async def shutdown(self) -> None:
@@ -179,7 +179,7 @@ class Sampler:
         self._engine.shutdown()
 
     @contextlib.contextmanager
-    def _naming(self, what: str) -> Iterator[None]:
+    def _errors_named(self, what: str) -> Iterator[None]:
         """Names the sampler in errors of the engine and the weight transfer."""
         try:
             yield

@@ -80,7 +80,7 @@ def evaluates(config: RunConfig) -> bool:
     return bool(evaluation.every or evaluation.at_start or evaluation.at_end)
 
 
-def without_idle_validation(config: RunConfig) -> RunConfig:
+def without_unused_validation(config: RunConfig) -> RunConfig:
     """The configuration of a new run; it does not hold out validation problems that the run never uses.
 
     It says so (``task.validation_size: 0``), so that later evaluations of the run do not take the problems it was
@@ -120,19 +120,19 @@ def read_problems(config: RunConfig, task: Task, purpose: Purpose) -> SplitProbl
         raise UsageError(str(error)) from error
     if not prompts:
         raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
-    if unanswered := _nothing_to_grade_by(config):
+    if unanswered := _missing_answers(config):
         raise UsageError(unanswered)
     used = prompts[: config.evaluation.prompts] if purpose == "evaluation" else prompts
-    return SplitProblems(split, purpose, used, *described(task, split))
+    return SplitProblems(split, purpose, used, *task_messages(task, split))
 
 
-def described(task: Task, split: str) -> tuple[list[str], list[str]]:
+def task_messages(task: Task, split: str) -> tuple[list[str], list[str]]:
     """Notes and warnings of a split that was read: source of its problems, which were left out, what is doubtful."""
     notes, warnings = getattr(task, "notes", None), getattr(task, "warnings", None)
     return (notes(split) if notes else [], warnings(split) if warnings else [])
 
 
-def _nothing_to_grade_by(config: RunConfig) -> str:
+def _missing_answers(config: RunConfig) -> str:
     if config.task.name != "jsonl" or config.task.jsonl.answer is not None or config.task.reward is not None:
         return ""
     return (
@@ -215,17 +215,17 @@ def check_prompts(
     purposes: list[Purpose] = ["train", "evaluation"] if evaluates(config) else ["train"]
     try:
         task = task_of(config)
-        found = _of_all(purposes, lambda purpose: read_problems(config, task, purpose))
+        found = _for_all(purposes, lambda purpose: read_problems(config, task, purpose))
     except UsageError as error:
         if here or not model_elsewhere or not _is_elsewhere(config):
             raise
         return [], [f"{error}: a run here would be refused, and the problems were not checked"]
     kept = [len(problems.prompts) for problems in found]
     training, imitated = found[0].prompts, list[str]()
-    doubtful += [*_few_problems(config, found), *(warning for problems in found for warning in problems.warnings)]
+    doubtful += [*_size_warnings(config, found), *(warning for problems in found for warning in problems.warnings)]
     if here and render:
         tokenizer = load_tokenizer(config.model.path)
-        fitting = _of_all(found, lambda problems: fitting_prompts(config, problems, tokenizer))
+        fitting = _for_all(found, lambda problems: fitting_prompts(config, problems, tokenizer))
         kept = [len(prompts) for prompts in fitting]
         if config.objective.imitation != "none":
             end = end_token_of(config, tokenizer)
@@ -238,7 +238,7 @@ def check_prompts(
     return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *imitated], doubtful
 
 
-def _of_all(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
+def _for_all(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
     """The result of `work` for every item.
 
     Raises:
@@ -250,7 +250,7 @@ def _of_all(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
     return [result for result in results if result is not None]
 
 
-def _few_problems(config: RunConfig, found: Sequence[SplitProblems]) -> list[str]:
+def _size_warnings(config: RunConfig, found: Sequence[SplitProblems]) -> list[str]:
     """A warning where fewer prompts than asked for are evaluated."""
     asked = config.evaluation.prompts
     return [

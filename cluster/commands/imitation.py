@@ -130,13 +130,13 @@ def _generated(config: RunConfig, task: Any, tokenizer: Any, end: int) -> Iterat
 def _recorded(config: RunConfig, task: Any, tokenizer: Any, end: int, report: Callable[[str], None]) -> list[Example]:
     """The problems of the train split with their solutions; says how many there are and which were left out."""
     from cluster.checks.demonstrations import examples_of
-    from cluster.checks.prompts import SplitProblems, described, fitting_prompts
+    from cluster.checks.prompts import SplitProblems, fitting_prompts, task_messages
 
     try:
         prompts = list(task.prompts("train"))
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    problems = SplitProblems("train", "train", prompts, *described(task, "train"))
+    problems = SplitProblems("train", "train", prompts, *task_messages(task, "train"))
     rendered = fitting_prompts(config, problems, tokenizer)
     report(f"prompts: {problems.counts(config, len(rendered))}")
     for warning in problems.warnings:

@@ -30,10 +30,10 @@ def print_dry_run(
     import yaml
 
     from cluster.checks.dry_run import report
-    from cluster.checks.prompts import without_idle_validation
+    from cluster.checks.prompts import without_unused_validation
     from cluster.checks.refusals import check_start
 
-    config = without_idle_validation(config) if earlier is None else config
+    config = without_unused_validation(config) if earlier is None else config
     found = check_start(config, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
     rows = [*report(config, found.derived), *found.placement, *map(_row, found.prompts)]

@@ -25,7 +25,7 @@ from learner.strategies import STRATEGIES
 
 OBJECTIVE = "eval/objective"
 CURVES = {"pass_at_k": "pass@k", "best_of_k": "Best-of-k", "majority_at_k": "majority@k", "max_at_k": "max@k"}
-MOST_VOTED = 8192  # samples of an evaluation whose majority curve is computed for the page: about a second
+MAX_MAJORITY_SAMPLES = 8192  # samples of an evaluation whose majority curve is computed for the page: about a second
 
 
 def deployed_metric(source: Source) -> tuple[str, str]:
@@ -134,7 +134,7 @@ def _computed(source: Source, row: Row, strategy: str) -> list[dict[str, Any]]:
             return []  # the scorer is the verdict: Best-of-k is pass@k
     elif strategy == "majority_at_k":
         answers = pq.read_table(file, columns=["answer"])["answer"].combine_chunks().flatten()
-        if len(answers) > MOST_VOTED or answers.null_count == len(answers):
+        if len(answers) > MAX_MAJORITY_SAMPLES or answers.null_count == len(answers):
             return []
     else:
         return []

@@ -26,7 +26,7 @@ from cluster.checks.prompts import (
     load_tokenizer,
     task_of,
     tokenizer_warnings,
-    without_idle_validation,
+    without_unused_validation,
 )
 from cluster.checks.recorded_prompts import check_recorded, with_fixed_date
 from cluster.checks.user_code import check_user_code
@@ -72,7 +72,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         UsageError: something cannot work, and nothing was started.
     """
     if resume is None:
-        config = without_idle_validation(config)
+        config = without_unused_validation(config)
     if rollout_only:
         config = recording(config)
     tokenizer = load_tokenizer(config.model.path)

@@ -91,7 +91,7 @@ def test_a_new_monitor_has_time_to_start(monkeypatch):
 def test_a_new_monitor_kills_processes_when_the_old_one_hangs(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, False, True, start_s=5.0)
-        await monitors.end(beat, "sampler-0")
+        await monitors.kill_processes(beat, "sampler-0")
         assert killed == made[:1] and made[1].ended == [()]
 
     asyncio.run(scenario())
@@ -100,7 +100,7 @@ def test_a_new_monitor_kills_processes_when_the_old_one_hangs(monkeypatch):
 def test_waiting_for_a_lost_node_has_a_limit(monkeypatch):
     async def scenario():
         monitors, made, killed, beat = nodes(monkeypatch, False, False, start_s=0.1)
-        await monitors.end(beat, "sampler-0")
+        await monitors.kill_processes(beat, "sampler-0")
         assert killed == made[:1] and len(made) == 2
 
     asyncio.run(asyncio.wait_for(scenario(), 10))

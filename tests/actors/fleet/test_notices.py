@@ -111,8 +111,8 @@ def test_work_that_takes_too_long_is_repeated_elsewhere():
         pass
 
     notice = Notice("a", "host", seen=100.0, ends=160.0)
-    assert notice.last_moment(Unit("sampler-0", [], nothing)) == 130.0
-    assert notice.last_moment(Unit("learner", [], nothing, stateful=True)) == 160.0
+    assert notice.latest_move(Unit("sampler-0", [], nothing)) == 130.0
+    assert notice.latest_move(Unit("learner", [], nothing, stateful=True)) == 160.0
 
     async def scenario():
         supervisor, nodes, _ = supervised()

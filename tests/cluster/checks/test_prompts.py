@@ -22,7 +22,7 @@ from cluster.checks.prompts import (
     epoch_warnings,
     load_prompts,
     load_tokenizer,
-    without_idle_validation,
+    without_unused_validation,
 )
 from cluster.checks.recorded_prompts import check_recorded, with_fixed_date
 from cluster.commands.export import export_model
@@ -89,7 +89,7 @@ def own(directory: Path, lines: int, evaluation: dict[str, Any], **task: Any) ->
 def test_a_split_that_no_evaluation_reads_holds_nothing_out(
     tmp_path: Path, lines: int, evaluation: dict[str, Any], used: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = without_idle_validation(own(tmp_path, lines, evaluation))
+    settings = without_unused_validation(own(tmp_path, lines, evaluation))
     assert len(load_prompts(settings, "train")) == lines
     order = f"from {tmp_path / 'train.jsonl'}; order by task.seed = 0)"
     assert capsys.readouterr().out == f"prompts: {lines} (train; {order}\n"
@@ -106,7 +106,7 @@ def test_a_split_that_no_evaluation_reads_holds_nothing_out(
 @pytest.mark.parametrize(("lines", "held_out"), [(4, 1), (60, 6), (900, 90)])
 def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_out: int) -> None:
     settings = own(tmp_path, lines, {"prompts": 50})
-    assert without_idle_validation(settings) is settings
+    assert without_unused_validation(settings) is settings
     counts, _ = check_prompts(settings)
     used = min(held_out, 50)
     file = tmp_path / "train.jsonl"
@@ -133,9 +133,9 @@ def test_a_start_reads_the_file_of_the_problems_once(
 
 def test_what_is_asked_to_be_held_out_stays_so(tmp_path: Path) -> None:
     asked = own(tmp_path, 60, NO_EVALUATION | {"prompts": 20}, validation_size=20)
-    assert without_idle_validation(asked) is asked and len(load_prompts(asked, "train")) == 40
+    assert without_unused_validation(asked) is asked and len(load_prompts(asked, "train")) == 40
     countdown = RunConfig.model_validate({"evaluation": NO_EVALUATION})
-    assert without_idle_validation(countdown) is countdown
+    assert without_unused_validation(countdown) is countdown
     for task in ("countdown", "mbpp", "humaneval"):
         with pytest.raises(ValueError, match=rf"task\.validation_size = 0: task {task} holds no problems out"):
             RunConfig.model_validate({"task": {"name": task, "validation_size": 0}})

@@ -26,10 +26,10 @@ _MESSAGE = 1 << 16
 _JUDGE_JOBS = 500
 """Jobs after which a judge is replaced, so that what tests leave in its memory does not accumulate."""
 
-_PATIENCE = 0.05
+_EXIT_SECONDS = 0.05
 """Seconds for a process to end after its channel was closed, so that its exit status is known."""
 
-_GRACE = 2.0
+_REAP_SECONDS = 2.0
 """Seconds to wait for killed children before the server ends itself."""
 
 
@@ -43,7 +43,7 @@ def main(control_fd: int) -> None:
     # deadline: the worker's, which kills this process after its own
     server = Server(control, json.loads(control.recv(_MESSAGE)))
     try:
-        server.greet()
+        server.announce_ready()
         while server.serve_one():
             pass
     except ClientGone:
@@ -53,19 +53,19 @@ def main(control_fd: int) -> None:
 class Judge:
     """A running judge: its process, the socket on which it gets jobs, and the isolation that it was started with."""
 
-    def __init__(self, pid: int, feed: socket.socket, kind: dict[str, Any]) -> None:
-        self.pid, self.feed, self.kind, self.jobs = pid, feed, kind, 0
+    def __init__(self, pid: int, feed: socket.socket, isolation: dict[str, Any]) -> None:
+        self.pid, self.feed, self.isolation, self.jobs = pid, feed, isolation, 0
 
-    def serves(self, limits: dict[str, Any]) -> bool:
+    def accepts(self, limits: dict[str, Any]) -> bool:
         """Whether it can take a job with these limits: isolated for them, below its number of jobs, and alive."""
-        return self.kind == _judge_limits(limits) and self.jobs < _JUDGE_JOBS and not _ended(self.pid)
+        return self.isolation == _judge_limits(limits) and self.jobs < _JUDGE_JOBS and not _ended(self.pid)
 
 
-class Spare:
+class PreparedCandidate:
     """A candidate that was forked in advance: its process, the judge's end of its channel, and its isolation."""
 
-    def __init__(self, pid: int, channel: int, kind: tuple[Any, ...]) -> None:
-        self.pid, self.channel, self.kind = pid, channel, kind
+    def __init__(self, pid: int, channel: int, isolation: tuple[Any, ...]) -> None:
+        self.pid, self.channel, self.isolation = pid, channel, isolation
 
 
 class Server:
@@ -86,7 +86,7 @@ class Server:
         kernel.share_heap()
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.judge: Judge | None = None
-        self.spare: Spare | None = None
+        self.prepared: PreparedCandidate | None = None
         self.absent, package_directories = preloaded_modules.load(config["preload"], config["paths"])
         self.layers = lockdown.Layers(readable=readable_paths.paths(package_directories), **config["layers"])
         probes.PACKAGES += readable_paths.installed(config["paths"], package_directories)
@@ -94,7 +94,7 @@ class Server:
         gc.collect()
         gc.freeze()
 
-    def greet(self) -> None:
+    def announce_ready(self) -> None:
         """Tell the client that the server is ready for jobs."""
         self.control.send(json.dumps({"ready": True, "absent": self.absent}).encode())
 
@@ -109,7 +109,7 @@ class Server:
         except OSError as error:  # no process, no descriptor, no memory: the client counts it as ours
             outcome = {"failed": f"the fork server: {error}"}
             self._stop_judge()  # it may be what failed: the next job gets a new one
-            self._sweep()
+            self._kill_leftovers()
         self.control.send(json.dumps(outcome).encode())
         if not job["probe"] and not job["stdio"]:
             self._prepare(job["limits"])
@@ -120,12 +120,12 @@ class Server:
         try:
             if self.judge is None:
                 self._start_judge(limits)
-            if self.spare is None:
+            if self.prepared is None:
                 started = self._start_candidate(limits, self.null, self.null, stdio=False)
-                self.spare = Spare(*started, _kind_of(limits))
+                self.prepared = PreparedCandidate(*started, _isolation_of(limits))
         except OSError:
             # Only an optimization. If the fork fails again for the next job, that job reports the error.
-            self._sweep()
+            self._kill_leftovers()
 
     def _fork(self, limits: dict[str, Any], channels: list[int], role: str, body: Callable[[], None]) -> int:
         """Fork an isolated child with ``channels`` as its descriptors 0, 1, 2, ...; returns its process id.
@@ -136,7 +136,7 @@ class Server:
         if child:
             return child
         try:
-            _arrange(channels)
+            _renumber(channels)
             try:
                 self.layers.apply(limits, self.pid, keep=len(channels), judging=role == "judge")
             except OSError as error:
@@ -168,7 +168,7 @@ class Server:
         talk: list[int] = []
         descriptors = [client]
         try:
-            if self.judge is None or not self.judge.serves(limits):
+            if self.judge is None or not self.judge.accepts(limits):
                 self._stop_judge()
                 self._start_judge(limits)
             assert self.judge is not None
@@ -188,7 +188,7 @@ class Server:
                     os.close(descriptor)
                     descriptors.remove(descriptor)
             else:
-                running, channel = self._take_spare(limits)
+                running, channel = self._take_prepared(limits)
                 descriptors.append(channel)
             started = time.monotonic()
             socket.send_fds(self.judge.feed, [b"%d" % limits["output_bytes"]], [channel, client, *talk])
@@ -202,17 +202,17 @@ class Server:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-            self._sweep()
+            self._kill_leftovers()
 
-    def _take_spare(self, limits: dict[str, Any]) -> tuple[int, int]:
+    def _take_prepared(self, limits: dict[str, Any]) -> tuple[int, int]:
         """The candidate that was forked in advance, if it has the right limits; else a new one."""
-        spare, self.spare = self.spare, None
-        if spare is not None:
-            if spare.kind == _kind_of(limits) and not _ended(spare.pid):
-                return spare.pid, spare.channel
-            os.close(spare.channel)
-            _kill(spare.pid)
-            os.waitpid(spare.pid, 0)
+        prepared, self.prepared = self.prepared, None
+        if prepared is not None:
+            if prepared.isolation == _isolation_of(limits) and not _ended(prepared.pid):
+                return prepared.pid, prepared.channel
+            os.close(prepared.channel)
+            _kill(prepared.pid)
+            os.waitpid(prepared.pid, 0)
         return self._start_candidate(limits, self.null, self.null, stdio=False)
 
     def _wait(self, descriptor: int, deadline: float) -> bool:
@@ -241,7 +241,7 @@ class Server:
         if word == judge.CANDIDATE_ENDED:
             # Its end of the channel closed a moment before it could be waited for.
             left = 0.0 if deadline is None else deadline - time.monotonic()
-            timed_out = not self._ends(running, max(_PATIENCE, left)) and deadline is not None
+            timed_out = not self._ends(running, max(_EXIT_SECONDS, left)) and deadline is not None
         # Not reaped yet, so the kernel cannot give its PID to another process.
         ended = os.waitid(os.P_PID, running, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         _kill(running)
@@ -266,13 +266,13 @@ class Server:
         finally:
             os.close(watched)
 
-    def _sweep(self) -> None:
+    def _kill_leftovers(self) -> None:
         """Kill and reap all processes of a job; orphans become children of this process."""
-        kept = {lasting.pid for lasting in (self.judge, self.spare) if lasting is not None}
+        kept = {lasting.pid for lasting in (self.judge, self.prepared) if lasting is not None}
         started = time.monotonic()
         while strays := set(_children(self.pid)) - kept:
             waited = time.monotonic() - started
-            if waited > _GRACE:
+            if waited > _REAP_SECONDS:
                 os._exit(1)  # our own death is the last means: each child dies with its parent
             for child in strays:
                 _kill(child)
@@ -289,10 +289,10 @@ class Server:
                 os.close(watched)
         finally:
             os.close(client)
-            self._sweep()
+            self._kill_leftovers()
 
 
-def _arrange(channels: list[int]) -> None:
+def _renumber(channels: list[int]) -> None:
     """Make ``channels`` the descriptors 0, 1, 2, ... of this process."""
     # In two steps, since a source may stand where a target belongs.
     high = [os.dup2(channel, 200 + index, inheritable=False) for index, channel in enumerate(channels)]
@@ -305,7 +305,7 @@ def _ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _kind_of(limits: dict[str, Any]) -> tuple[Any, ...]:
+def _isolation_of(limits: dict[str, Any]) -> tuple[Any, ...]:
     """What the isolation of a process depends on: a process forked earlier fits a job only if all of it is equal."""
     return tuple(value for name, value in sorted(limits.items()) if name not in ("wall_seconds", "output_bytes"))
 

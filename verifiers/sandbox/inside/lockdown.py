@@ -58,15 +58,15 @@ class Layers:
             kernel.enter_namespaces()
             _become_init()
             kernel.drop_capabilities()
-        parked = 0 if judging else limits["processes"] - 1
-        _set_limits(limits, parked)
+        idle_threads = 0 if judging else limits["processes"] - 1
+        _set_limits(limits, idle_threads)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0, "prctl(dumpable)")
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, "prctl(no_new_privs)")
         if ruleset is not None:
             landlock.restrict(ruleset)
             os.close(ruleset)
-        if parked:
-            threads.park(parked)
+        if idle_threads:
+            threads.start_idle(idle_threads)
         if self.uid is not None or self.namespaces:
             # The kernel counts per user, and looks at the limit only when one more is wanted: so none is started.
             _limit(resource.RLIMIT_NPROC, 1, 1)
@@ -109,10 +109,10 @@ def _become_init() -> None:
     os.close(reader)
 
 
-def _set_limits(limits: dict[str, Any], parked: int) -> None:
+def _set_limits(limits: dict[str, Any], idle_threads: int) -> None:
     cpu = int(-(-limits["cpu_seconds"] // 1))
     _limit(resource.RLIMIT_CPU, cpu, cpu + 1)
-    memory = limits["memory_bytes"] + threads.stack_bytes(parked)
+    memory = limits["memory_bytes"] + threads.stack_bytes(idle_threads)
     fixed = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: limits["file_bytes"],

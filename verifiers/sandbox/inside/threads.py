@@ -21,7 +21,7 @@ DEEP_BYTES, USUAL_BYTES = 128 << 20, 16 << 20
 _GUARD_BYTES = 1 << 20
 
 
-class _Parked:
+class _IdleThread:
     """A thread that waits for its work."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class _Parked:
         function, arguments, named = self._work
         return function(*arguments, **named)
 
-    def give(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> int:
+    def assign(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> int:
         self._work = (function, arguments, named)
         self._wake.release()
         return self.ident
@@ -52,18 +52,18 @@ def stack_bytes(count: int) -> int:
     return 0 if count == 0 else DEEP_BYTES + (count - 1) * USUAL_BYTES + count * _GUARD_BYTES
 
 
-def park(count: int) -> None:
+def start_idle(count: int) -> None:
     """Start ``count`` threads, and let ``threading`` take from them what it starts from now on. Raises OSError."""
-    waiting: list[_Parked] = []
+    waiting: list[_IdleThread] = []
     try:
         for size in [DEEP_BYTES, *[USUAL_BYTES] * (count - 1)]:
             _thread.stack_size(size)
-            waiting.append(_Parked())
+            waiting.append(_IdleThread())
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, f"thread {len(waiting) + 2} of the program: {error}") from error
     _thread.stack_size(0)  # the default, which a program may ask for
 
-    def take() -> _Parked:
+    def take() -> _IdleThread:
         if not waiting:
             raise RuntimeError("can't start new thread")
         return waiting.pop(0)
@@ -71,33 +71,33 @@ def park(count: int) -> None:
     def start_new_thread(
         function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /
     ) -> int:
-        return take().give(function, args, kwargs or {})
+        return take().assign(function, args, kwargs or {})
 
     for name in ("start_new_thread", "start_new"):
         setattr(_thread, name, start_new_thread)
     if sys.version_info >= (3, 13):
-        _give_joinable(take)
+        _patch_joinable(take)
     else:
         threading._start_new_thread = start_new_thread  # type: ignore[attr-defined]
 
 
-def _give_joinable(take: Callable[[], _Parked]) -> None:
+def _patch_joinable(take: Callable[[], _IdleThread]) -> None:
     """Python 3.13 joins threads by a handle from `_thread`, and waits at exit for those that are not daemons.
 
-    A parked thread has its handle already, which replaces the one that its `Thread` object made. It was started as a
-    daemon, or the end of the program would wait for parked threads that were never used. So this waits for the others.
+    An idle thread has its handle already, which replaces the one that its `Thread` object made. It was started as a
+    daemon, or the end of the program would wait for idle threads that were never used. So this waits for the others.
     """
     to_join: list[Any] = []
 
     def start_joinable_thread(function: Callable[[], Any], *, handle: Any = None, daemon: bool = True) -> Any:
-        parked = take()
+        idle = take()
         owner = getattr(function, "__self__", None)
         if isinstance(owner, threading.Thread):
-            owner._handle = parked.handle  # type: ignore[attr-defined]
+            owner._handle = idle.handle  # type: ignore[attr-defined]
         if not daemon:
-            to_join.append(parked.handle)
-        parked.give(function, (), {})
-        return parked.handle
+            to_join.append(idle.handle)
+        idle.assign(function, (), {})
+        return idle.handle
 
     shutdown = threading._thread_shutdown  # type: ignore[attr-defined]
 
