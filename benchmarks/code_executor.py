@@ -102,7 +102,7 @@ def _rate(judge: Callable[[int], bool], count: int, workers: int) -> float:
 
 
 def time_outs(count: int, limit: float) -> dict[str, Any]:
-    """Programs that loop for ever, one after the other on one server: overshoot, and what they leave behind."""
+    """Programs that loop forever, one after another on one server: overshoot, and what they leave behind."""
     limits = Limits(wall_seconds=limit)
     with Executor(SandboxSettings(preload=())) as executor:
         for _ in range(20):

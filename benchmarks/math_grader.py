@@ -7,7 +7,7 @@ and math_train.jsonl and math_test.jsonl for the identity of reference answers. 
 wrapped in dollars where they carry no LaTeX delimiter, with its own time-outs of 5 s and the rounding that a case asks
 for.
 Cases of math_grader_doubtful.jsonl are left out of the gates' accuracies, for both graders alike; every other case on
-which the grader disagrees must stand in math_grader_disagreements.jsonl with the reason. Exits with status 1 where a
+which the grader disagrees must be listed in math_grader_disagreements.jsonl with the reason. Exits with status 1 if a
 gate is missed.
 """
 
@@ -84,7 +84,7 @@ def run(cases: list[Case], grader: Callable[[Case], tuple[bool, str]]) -> list[R
 
 
 def key(case: Case) -> Key:
-    """A case's id and label: one pair of answers stands in the file with both labels."""
+    """A case's id and label: one pair of answers is in the file with both labels."""
     return case["id"], case["expected"]
 
 

@@ -76,7 +76,7 @@ class Actor:
 
 
 class Plain:
-    """`vllm.LLM` as its documentation shows it, with the same limits and the same sampling law."""
+    """`vllm.LLM` as its documentation shows it, with the same limits and the same sampling distribution."""
 
     def __init__(self, options: argparse.Namespace, prompts: list[list[int]], **extra: Any) -> None:
         import os

@@ -68,7 +68,7 @@ def _text(name: str, **changes: Any) -> Callable[[], Any]:
 
 
 def _multimodal(name: str, text: dict[str, Any], vision: dict[str, Any], **changes: Any) -> Callable[[], Any]:
-    """A composite configuration. Image tokens stand at the end of the vocabulary."""
+    """A composite configuration. Image tokens are at the end of the vocabulary."""
 
     def make() -> Any:
         import transformers

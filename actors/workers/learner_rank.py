@@ -252,7 +252,7 @@ class LearnerRank:
             try:
                 return work()
             finally:
-                if self._shares_card and self._accumulated is None:  # otherwise the step goes on
+                if self._shares_card and self._accumulated is None:  # otherwise the step continues
                     _free_cached_memory()
 
         try:

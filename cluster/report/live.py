@@ -17,7 +17,7 @@ from cluster.results import ResultsError
 
 REQUEST_S = 30.0  # a client that is silent for so long is dropped
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_SIGNS = ("metrics.jsonl", "incidents.jsonl", "summary.json", "lock", "groups")  # what changes as a run goes on
+_SIGNS = ("metrics.jsonl", "incidents.jsonl", "summary.json", "lock", "groups")  # what changes while a run continues
 
 
 class LiveReport:

@@ -367,9 +367,7 @@ def canonical(parsed: ParsedAnswer, answer: str) -> str:
             if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator) < 10**MAX_DIGITS:
                 return str(value)
     except (Undefined, Unsupported):
-        return without_spaces(
-            normalize(answer)
-        )  # a value that is out of range or does not exist: the text stands for itself
+        pass  # the value is out of range or does not exist, so the text identifies the answer
     return without_spaces(normalize(answer))
 
 

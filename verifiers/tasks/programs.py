@@ -131,7 +131,7 @@ def program_of(response: str, *, prompt: str = "", entry_point: str | None = Non
     complete = not prompt or entry_point is None
     if code is None:
         response = unwrapped(response, tags=not begins_as_code(response.split("\n")))
-        # Without a fence it is a program if it defines the function, and else goes on where the prompt stops.
+        # Without a fence it is a program if it defines the function, and else continues where the prompt stops.
         complete = complete or defines(response, str(entry_point))
         code = whole_program(response) if complete else continuation(response)
     else:

@@ -51,7 +51,7 @@ class HostCampaign(Campaign):
     def execute(self, schedule: Sequence[Any]) -> Any:
         self.outcomes: list[Outcome] = []
         self.first_step_s = 0.0
-        self._look_again = self._began = 0.0
+        self._next_check = self._began = 0.0
         with network(self.directory, NAMES) as made:
             self.hosts = RayHosts(made, self._layout, clock=build_clock(self.directory), head_disk="600m")
             self.hosts.start()
@@ -155,8 +155,8 @@ class HostCampaign(Campaign):
 
     def _cluster_is_up(self, outcome: Outcome) -> bool:
         """Always true. Starts Ray again, as a launcher would, on a host that Ray declared dead."""
-        if time.monotonic() >= self._look_again:
-            self._look_again = time.monotonic() + 2.0
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + 2.0
             for name in WORKERS:
                 if not self.hosts.has_ray(name):
                     outcome.restarted_ray = True

@@ -294,7 +294,7 @@ class Server:
 
 def _renumber(channels: list[int]) -> None:
     """Make ``channels`` the descriptors 0, 1, 2, ... of this process."""
-    # In two steps, since a source may stand where a target belongs.
+    # In two steps, since a source may have the number of a target.
     high = [os.dup2(channel, 200 + index, inheritable=False) for index, channel in enumerate(channels)]
     for index, channel in enumerate(high):
         os.dup2(channel, index)

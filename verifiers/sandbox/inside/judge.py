@@ -38,7 +38,7 @@ def _where(error: BaseException, source: str) -> str:
 
 def serve() -> None:
     """Judge one job after another. Each arrives as a message with the descriptors that it needs."""
-    # The feed moves to where no job's descriptors will stand.
+    # The feed gets a number that no descriptor of a job will have.
     number = os.dup2(candidate.CHANNEL, stdio.STDOUT + 1)
     # With all three given, Python does not ask the kernel for them, which the seal would refuse.
     feed = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=number)
@@ -46,7 +46,7 @@ def serve() -> None:
         limit, descriptors, _, _ = socket.recv_fds(feed, 64, 4)
         if not limit:
             return
-        # Above all targets first, since one may stand where another belongs.
+        # Above all targets first, since one may have the number of another target.
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 32) for descriptor in descriptors]
         os.closerange(candidate.CHANNEL, stdio.STDOUT + 1)
         for number, descriptor in enumerate(high):
