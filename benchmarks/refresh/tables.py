@@ -63,7 +63,7 @@ def values_table(found: Measures) -> str:
     note = (
         "Each model's answers are sampled once, and every verifier scores the same answers. Accepted: share of all "
         "wrong (right) answers to which the verifier gives a probability of 1/2 or more; the [learned page]"
-        "(../learned/README.md) has means over prompts instead. A verifier can accept fewer wrong answers by accepting "
+        "(../learned/README.md) also has means over prompts. A verifier can accept fewer wrong answers by accepting "
         "fewer of all, so both shares are here. Misled: how often the verifier picks a wrong answer if a right one is "
         "among the k, 1 - Best-of-k / pass@k. ± is the standard deviation over seeds."
     )

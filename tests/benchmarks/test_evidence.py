@@ -22,6 +22,10 @@ from benchmarks.objectives.experiments import EXPERIMENTS, Contrast
 from benchmarks.objectives.page import write_page
 from benchmarks.objectives.results import Result, Results
 from benchmarks.planned.contrasts import holm
+from benchmarks.refresh.measures import Measures
+from benchmarks.refresh.page import write_page as write_refresh
+from benchmarks.refresh.plan import load as load_refresh
+from benchmarks.refresh.results import Courses, Evaluations
 from cluster.config import load_config
 from learner import paired_difference_of_runs
 from learner.metrics import paired_p_value, pass_at_k
@@ -66,6 +70,19 @@ def test_a_frontier_follows_from_the_committed_counts(
     monkeypatch.chdir(tmp_path)  # the page names its folder
     write_frontier(folder, store, plan, source)
     assert (folder / "README.md").read_text() == (evidence / page / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_refresh_of_verifiers_follows_from_the_committed_measurements(
+    evidence: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = Path("benchmarks/refresh/countdown.yaml"), Path("docs/evidence/refresh")
+    plan, committed = load_refresh(repository / source), evidence / "refresh"
+    evaluations = Evaluations(committed / "evaluations.parquet", plan.digest)
+    found = Measures(plan, evaluations, Courses(committed / "courses.parquet", plan.digest))
+    monkeypatch.chdir(tmp_path)  # the page names its folder
+    write_refresh(folder, found, source)
+    assert (folder / "README.md").read_text() == (committed / "README.md").read_text()
 
 
 @pytest.mark.slow
