@@ -19,7 +19,7 @@ help:
 	@echo "make install    set up .venv (PYTHON=python3.12 to choose one; VENV=DIRECTORY for another place)"
 	@echo "make train      set up .venv and run the main job (CONFIG=$(CONFIG), ARGS='objective.k=4 ...')"
 	@echo "make test       set up .venv and run the whole suite (real Ray, vLLM, DeepSpeed; less than an hour on 2 cores)"
-	@echo "make test-fast  the tests that start none of those (about two minutes on 2 cores)"
+	@echo "make test-fast  the tests that start none of those (a little over a minute on 2 cores)"
 	@echo "make install-gpu  set up $(GPU_VENV) for NVIDIA GPUs (PYTHON=python3.12 to choose one; GPU_VENV=DIRECTORY)"
 	@echo "make test-gpu   set up $(GPU_VENV) and run the tests that need an NVIDIA GPU"
 	@echo "make lint       ruff (rules and format) and mypy"

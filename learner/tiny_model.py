@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -21,7 +22,12 @@ class TinyModelSettings(Section):
     width: int = Field(192, ge=32, multiple_of=32, description="Size of the residual stream.")
     layers: int = Field(4, ge=1, description="Transformer layers.")
     head_size: int = Field(32, ge=32, multiple_of=32, description="Size of a head; vLLM on CPU wants at least 32.")
-    feed_forward: int = Field(512, ge=32, multiple_of=32, description="Inner size of the gated feed-forward layers.")
+    feed_forward: int | None = Field(
+        None,
+        ge=32,
+        multiple_of=32,
+        description="Inner size of the gated feed-forward layers; null: 8/3 of the width, rounded up to 32.",
+    )
     context: int = Field(64, ge=16, description="Longest sequence, prompt and response together, in tokens.")
     alphabet: str = Field(
         ALPHABET, min_length=1, description="The characters that the tokenizer knows, one token each."
@@ -63,7 +69,7 @@ def tiny_config(settings: TinyModelSettings, tokenizer: PreTrainedTokenizerFast)
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
-        intermediate_size=settings.feed_forward,
+        intermediate_size=settings.feed_forward or 32 * math.ceil(settings.width / 12),
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.width // settings.head_size,
         num_key_value_heads=settings.width // settings.head_size,

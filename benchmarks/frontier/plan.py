@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from benchmarks.planned.plan import FRESH_SEEDS, Part, Planned, Pool, Positive, RunCosts, read_plan
+from benchmarks.planned.plan import FRESH_SEEDS, Contrast, Part, Planned, Pool, Positive, RunCosts, read_plan
 
 
 class Contender(Part):
@@ -16,14 +16,6 @@ class Contender(Part):
 
     title: str
     overrides: tuple[str, ...]
-
-
-class Contrast(Part):
-    """pass@k of one contender minus that of another, both tuned for pass@k."""
-
-    contender: str
-    against: str
-    k: Positive
 
 
 class Plan(Planned):
@@ -34,7 +26,8 @@ class Plan(Planned):
         common: overrides of every run. every: optimizer steps between evaluations.
         ks: the metrics pass@k; each contender is tuned for each.
         validation, test: the pools of the choices and of the results.
-        primary: contrasts that are tested, with Holm's correction; everything else is descriptive.
+        primary: contrasts of pass@k, both sides tuned for it, which are tested with Holm's correction; everything else
+            is descriptive.
     """
 
     title: str

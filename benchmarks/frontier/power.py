@@ -8,8 +8,9 @@ import numpy as np
 
 from benchmarks.frontier.choice import TRAINING_TEMPERATURE, chosen, measured
 from benchmarks.frontier.counts import Store
-from benchmarks.frontier.plan import Contrast, Plan
+from benchmarks.frontier.plan import Plan
 from benchmarks.planned.contrasts import LEVEL
+from benchmarks.planned.plan import Contrast
 from learner.metrics import paired_difference_of_runs, paired_p_value
 
 EFFECTS = (0.01, 0.02, 0.03, 0.04, 0.06)

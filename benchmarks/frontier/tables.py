@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.frontier.choice import Choice, Missing, chosen, chosen_base, curve, measured
 from benchmarks.frontier.counts import BASE, Counts, Store
-from benchmarks.frontier.plan import Contrast, Plan
+from benchmarks.frontier.plan import Plan
 from benchmarks.markdown import interval, markdown
 from benchmarks.planned.contrasts import Primary, primary_table
+from benchmarks.planned.plan import Contrast
 from learner import paired_difference_of_runs
 from learner.metrics import Difference
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from benchmarks.planned.plan import Contrast
+
 KS = (1, 2, 4, 8, 16, 32, 64)
 RATES = (3e-5, 7e-5)
 SEEDS = (0, 1, 2)
@@ -57,15 +59,6 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """The value at k of one contender minus that of another, named before the test split is used."""
-
-    contender: str
-    against: str
-    k: int
-
-
-@dataclass(frozen=True)
 class Experiment:
     """A page: some contenders of a grid, compared in one strategy's value."""
 
@@ -74,7 +67,7 @@ class Experiment:
     references: tuple[str, ...]  # contenders that the others are compared with, besides the base model
     names: tuple[str, ...]
     about: str  # what the page compares
-    primary: tuple[Contrast, ...] = ()
+    primary: tuple[Contrast, ...] = ()  # of its value, named before the test split is used
 
 
 def _pass_at_k(k: int, estimator: str, rate: float | None = None) -> Contender:
@@ -203,9 +196,9 @@ EXPERIMENTS = {
         "base model to training prompts. `exact` imitates through Best-of-N itself, `variational` through the tilted "
         "policy of arXiv 2412.15287. Deployment selects by the same verifier.",
         primary=(
-            Contrast("variational", "sft", 8),
-            Contrast("exact", "sft", 8),
-            Contrast("variational", "exact", 8),
+            Contrast(contender="variational", against="sft", k=8),
+            Contrast(contender="exact", against="sft", k=8),
+            Contrast(contender="variational", against="exact", k=8),
         ),
     ),
     "staleness": Experiment(

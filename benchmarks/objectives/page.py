@@ -19,6 +19,7 @@ from learner import paired_difference_of_runs
 
 TABLE_KS = (1, 4, 8, 16, 64)
 SMOOTH, LAST = 9, 10
+VALUE_NAMES = {"pass_at_k": "pass@", "best_of_k": "Best-of-"}  # followed by k
 _NONE_NAMED = "No contrast was named before the test split was used, so all of them"
 SERIES = {"policy/entropy": "entropy, nat/token", "groups/unique_answer_share": "different answers / samples"}
 
@@ -133,7 +134,7 @@ class _Page:
 
     def primary_contrasts(self) -> str:
         """The contrasts that the experiment names, with p values."""
-        what = {"pass_at_k": "pass@", "best_of_k": "Best-of-"}[self.experiment.strategy]
+        what = VALUE_NAMES[self.experiment.strategy]
         return primary_table(
             [
                 Primary(
@@ -224,7 +225,7 @@ class _Page:
     def chosen_by(self, name: str) -> str:
         """The validation value by which the contender's learning rate was chosen."""
         contender = self.grid.contenders[name]
-        what = {"pass_at_k": "pass@", "best_of_k": "Best-of-"}[contender.strategy or self.experiment.strategy]
+        what = VALUE_NAMES[contender.strategy or self.experiment.strategy]
         weights = contender.tuned_for.items()
         return " + ".join(f"{what}{k}" if weight == 1 else f"{weight:g} {what}{k}" for k, weight in weights)
 

@@ -34,6 +34,14 @@ class Pool(Part):
         return self.prompts * self.n
 
 
+class Contrast(Part):
+    """The value at k of one contender minus that of another."""
+
+    contender: str
+    against: str
+    k: Positive
+
+
 class RunCosts(Part):
     """Measured seconds of one run on one core, with as many runs at a time as `jobs`."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,27 +17,20 @@ if TYPE_CHECKING:
     from learner.batching import TrainingSequence
 
 
-@dataclass(frozen=True)
-class NewModel:
-    """Size of a freshly initialized model: of its residual stream, and its number of layers."""
-
-    width: int
-    layers: int
-
-
 def imitate(
     config: RunConfig,
     output: Path,
     *,
-    new: NewModel | None,
+    new: Mapping[str, int] | None,
     steps: int,
     batch_size: int,
     learning_rate: float,
     report: Callable[[str], None],
 ) -> None:
-    """Fine-tune `model.path` (or a fresh small Llama of size `new`) on expert solutions.
+    """Fine-tune `model.path` on expert solutions and write a Hugging Face directory.
 
-    Writes a Hugging Face directory.
+    Args:
+        new: start from a fresh small Llama instead, with these sizes (`TinyModelSettings`) and defaults for the others.
 
     Raises:
         UsageError: the task has no demonstrations, `output` exists, or the model does not fit the task.
@@ -87,16 +78,11 @@ def imitate(
     report(f"wrote {output}")
 
 
-def _fresh_model(config: RunConfig, size: NewModel, directory: Path) -> Path:
+def _fresh_model(config: RunConfig, sizes: Mapping[str, int], directory: Path) -> Path:
     from learner.tiny_model import TinyModelSettings, save_tiny_model
 
-    settings = TinyModelSettings(
-        width=size.width,
-        layers=size.layers,
-        feed_forward=32 * math.ceil(size.width / 12),  # 8/3 of the width, as three matrices of a gated layer have it
-        context=max(config.rollout.max_sequence_tokens, TinyModelSettings().context),
-    )
-    return save_tiny_model(directory, settings, seed=config.run.seed)
+    context = max(config.rollout.max_sequence_tokens, TinyModelSettings().context)
+    return save_tiny_model(directory, TinyModelSettings(**sizes, context=context), seed=config.run.seed)
 
 
 def _examples(config: RunConfig, task: Any, model: Path, report: Callable[[str], None]) -> Iterator[TrainingSequence]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cluster.checks.preflight import check_output
-from cluster.commands.imitation import NewModel, imitate
+from cluster.commands.imitation import imitate
 from cluster.commands.options import NO_EVALUATION_IN_TRAINING, Config, Overrides, Rate, check_start, load
 from cluster.errors import UsageError
 
@@ -85,12 +85,14 @@ def sft(
     )
 
 
-def _new_model(new: bool, width: int | None, layers: int | None) -> NewModel | None:
-    if not new and (width is not None or layers is not None):
+def _new_model(new: bool, width: int | None, layers: int | None) -> dict[str, int] | None:
+    """The sizes that were given for a new model; None if an existing one is fine-tuned."""
+    sizes = {name: size for name, size in (("width", width), ("layers", layers)) if size is not None}
+    if sizes and not new:
         raise UsageError("--width and --layers set the size of a new model; add --new, or leave them out")
     if width is not None and width % 32:
         raise UsageError(f"--width {width}: give a multiple of 32, the size of an attention head")
-    return NewModel(width or 192, layers or 4) if new else None
+    return sizes if new else None
 
 
 def _refuse_idle_overrides(overrides: list[str] | None, objective: str) -> None:

@@ -11,9 +11,10 @@ PLAIN = {"objective": "eval/objective", "reward_mean": "eval/reward_mean"}
 
 def canonical(name: str) -> str:
     """`pass_at_k@8` for the names that tables, logs and metrics.jsonl use: `pass@8`, `eval/pass@8`."""
-    metric, at, k = name.removeprefix("eval/").partition("@")
+    name = name.removeprefix("eval/")
+    metric, at, k = name.partition("@")
     strategies = {strategy.metric: found for found, strategy in STRATEGIES.items() if strategy.only_k is None}
-    return f"{strategies[metric]}@{k}" if at and metric in strategies else name.removeprefix("eval/")
+    return f"{strategies[metric]}@{k}" if at and metric in strategies else name
 
 
 def parse_metric(name: str) -> tuple[str, int] | None:

@@ -151,8 +151,9 @@ class EvaluationSettings(Section):
     def _measurable(cls, metric: str | None) -> str | None:
         if metric is None:
             return None
-        parse_metric(canonical(metric))
-        return canonical(metric)
+        metric = canonical(metric)
+        parse_metric(metric)
+        return metric
 
     @field_validator("top_k")
     @classmethod

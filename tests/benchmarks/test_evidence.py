@@ -18,10 +18,11 @@ from benchmarks.frontier.page import write_page as write_frontier
 from benchmarks.frontier.plan import Plan
 from benchmarks.frontier.plan import load as load_plan
 from benchmarks.frontier.tables import values
-from benchmarks.objectives.experiments import EXPERIMENTS, Contrast
+from benchmarks.objectives.experiments import EXPERIMENTS
 from benchmarks.objectives.page import write_page
 from benchmarks.objectives.results import Result, Results
 from benchmarks.planned.contrasts import holm
+from benchmarks.planned.plan import Contrast
 from benchmarks.refresh.measures import Measures
 from benchmarks.refresh.page import write_page as write_refresh
 from benchmarks.refresh.plan import load as load_refresh
@@ -89,7 +90,7 @@ def test_the_refresh_of_verifiers_follows_from_the_committed_measurements(
 def test_a_page_tests_the_contrasts_that_were_named_in_advance(
     evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = (Contrast("best8", "pass8", 8), Contrast("mean", "pass8", 8))
+    named = tuple(Contrast(contender=name, against="pass8", k=8) for name in ("best8", "mean"))
     monkeypatch.setitem(EXPERIMENTS, "lenient", replace(EXPERIMENTS["lenient"], primary=named))
     write_page(tmp_path, "lenient", Results(evidence / "lenient" / "runs.parquet"), ["pass8", "best8"])
     page = (tmp_path / "README.md").read_text()

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from cluster import cli
-from cluster.commands.imitation import NewModel
 from cluster.commands.options import DEFAULT_CONFIG
 from cluster.config import RunConfig
 from cluster.config.settings import ModelSettings
@@ -183,11 +182,11 @@ def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, monkeypatch
 def test_sft_makes_a_new_model_of_the_size_that_is_asked_for(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[NewModel | None] = []
+    sizes: list[dict[str, int] | None] = []
     monkeypatch.setattr("cluster.commands.sft.imitate", lambda *_, new, **__: sizes.append(new))
     for options in (["--new"], ["--new", "--width", "256", "--layers", "6"]):
         assert run("sft", *options, "--output", tmp_path / "model")[0] == 0
-    assert sizes == [NewModel(192, 4), NewModel(256, 6)]
+    assert sizes == [{}, {"width": 256, "layers": 6}]
     for options, part in (
         (["--width", "64"], "add --new"),
         (["--new", "--width", "100"], "--width 100: give a multiple"),

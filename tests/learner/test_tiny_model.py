@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learner.tiny_model import ALPHABET, TinyModelSettings, character_tokenizer, save_tiny_model
+from learner.tiny_model import ALPHABET, TinyModelSettings, character_tokenizer, save_tiny_model, tiny_config
 
 SMALL = TinyModelSettings(width=32, layers=1, feed_forward=32)
 SHIPPED = Path(__file__).parents[2] / "models" / "countdown-base"
@@ -66,6 +66,11 @@ def test_the_directory_loads_and_the_seed_decides_the_weights(tmp_path: Path) ->
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     text = "3,7,12=24:"
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_the_feed_forward_layers_follow_the_width() -> None:
+    sizes = [tiny_config(TinyModelSettings(width=w), character_tokenizer()).intermediate_size for w in (64, 192, 256)]
+    assert sizes == [192, 512, 704]
 
 
 def test_a_width_that_heads_do_not_divide_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
@@ -258,16 +259,14 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
         with gzip.open(path) if start[:2] == _GZIP else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 place = f"{path}, line {number}"
+                if empty and (first := line.removeprefix(codecs.BOM_UTF8).strip()):
+                    _check_lines(first, path)
+                    empty = False
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                    if text and empty:
-                        _refuse_document(text, path)
-                        empty = False
-                    row = _parse(text, place) if text else None
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    row = _parse(text, place) if text.strip() else None
                 except UnicodeDecodeError as error:
                     faults.add(f"{place}: not UTF-8 ({error}); save the file as UTF-8")
-                except _NotLines:
-                    raise
                 except ValueError as error:
                     faults.add(str(error))
                 else:
@@ -280,16 +279,12 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error
 
 
-class _NotLines(ValueError):
-    """The file is not JSON Lines, so messages about its lines would not help."""
-
-
-def _refuse_document(first: str, path: Path) -> None:
-    """Raises _NotLines where the first line begins an array, or an object over several lines."""
-    if first.startswith("["):
-        raise _NotLines(f"{path} is a JSON array; write one object per line, as `jq -c '.[]' {path.name}` does")
-    if first == "{":
-        raise _NotLines(f"{path} has objects over several lines; write one per line, as `jq -c . {path.name}` does")
+def _check_lines(first: bytes, path: Path) -> None:
+    """Raises ValueError if the first line begins a JSON array, or an object over several lines."""
+    if first.startswith(b"["):
+        raise ValueError(f"{path} is a JSON array; write one object per line, as `jq -c '.[]' {path.name}` does")
+    if first == b"{":
+        raise ValueError(f"{path} has objects over several lines; write one per line, as `jq -c . {path.name}` does")
 
 
 def _parse(line: str, place: str) -> dict[str, Any]:
