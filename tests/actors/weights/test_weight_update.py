@@ -85,6 +85,16 @@ async def sample(sampler, seed: int, max_tokens: int = 24):
     return await sampler.sample(PROMPT, 8, Sampling(), max_tokens, seed, f"request-{seed}")
 
 
+async def start_sampling(sampler) -> list[asyncio.Task]:
+    """Four requests, of which the engine has computed a token when this returns."""
+    sampler._engine.load()
+    requests = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=160)) for i in range(4)]
+    async with asyncio.timeout(20):
+        while not sampler._engine.load().running:
+            await asyncio.sleep(0.005)
+    return requests
+
+
 def assert_agrees(completions, model, reference_logprobs, version: int) -> None:
     for completion in completions:
         expected = reference_logprobs(model, PROMPT, completion.tokens)
@@ -228,20 +238,21 @@ def test_running_requests_continue_with_the_new_weights(served, run_async, refer
     old.load_state_dict(model.state_dict())
     old.eval()
 
-    async def update_while_sampling():
-        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=160)) for i in range(4)]
-        first_version = await sampler.version()
-        await asyncio.sleep(0.1)
-        before = sampler._engine.load()
-        perturb(model, KINDS["all"])
-        report = await update(sampler, model)
-        return first_version, report, [c for group in await asyncio.gather(*running) for c in group], before
+    perturb(model, KINDS["all"])
+    manifests = in_buckets(model, 3)  # now, because the requests take only a few tenths of a second
 
-    first, report, completions, before = run_async(update_while_sampling())
+    async def update_while_sampling():
+        first_version = await sampler.version()
+        running = await start_sampling(sampler)
+        report = await sampler.load_weights(next(versions), manifests)
+        return first_version, report, [c for group in await asyncio.gather(*running) for c in group]
+
+    first, report, completions = run_async(update_while_sampling())
+    buckets.unlink(manifests)
     assert report["pause_seconds"] < 10
     crossed = [c for c in completions if list(dict.fromkeys(c.versions.tolist())) == [first, report["version"]]]
     assert crossed, "no request was running during the update: make the responses longer"
-    assert before.running > 0 and sampler._engine.load().preemptions == 0, "those that the update put back are none"
+    assert sampler._engine.load().preemptions == 0, "those that the update put back are none"
     gaps: list[float] = []
     for completion in crossed:
         by_old, by_new = (
@@ -273,8 +284,7 @@ def test_with_finish_a_sample_is_of_one_version(start_sampler, run_async):
     sampler, model = start_sampler("llama-tied", in_flight="finish")
 
     async def update_while_sampling():
-        running = [asyncio.create_task(sample(sampler, 100 + i, max_tokens=160)) for i in range(4)]
-        await asyncio.sleep(0.1)
+        running = await start_sampling(sampler)
         updating = asyncio.create_task(update(sampler, model))
         await asyncio.sleep(0.05)
         late = await sample(sampler, 200)
