@@ -90,7 +90,7 @@ def _value(text: str) -> Fraction | None:
     return _only_number(text)
 
 
-_FRACTION = re.compile(r"-?\d{1,40}(?:/\d{1,40})?")
+_FRACTION = re.compile(r"-?\d{1,40}(?:/0*[1-9]\d{0,39})?")
 
 
 def _only_number(text: str) -> Fraction | None:

@@ -240,7 +240,7 @@ class Parser:
             # LaTeX takes one digit: \frac12 is one half. The rest stays in the stream.
             self.tokens[self.position] = Token("num", token.text[1:], False)
             return number(int(token.text[0]))
-        if token.kind == "word" and len(token.text) > 1 and token.text not in FUNCTIONS:
+        if token.kind == "word" and len(token.text.rstrip("'")) > 1 and token.text not in FUNCTIONS:
             self.tokens[self.position] = Token("word", token.text[1:], False)
             return letter(token.text[0])
         self.enter()
