@@ -32,6 +32,7 @@ from cluster.checks.ray_cluster import address_of
 from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
 from verifiers.sandbox.executor import Executor, SandboxUnavailable
+from verifiers.scorers import make_scorer
 
 _PROGRAM_TASKS = ("humaneval", "mbpp")
 
@@ -93,6 +94,7 @@ def check_start(
         doubtful += disk_warnings(config, derived) if trains else []
         placement = problems.of(lambda: placement_report(config, model))
         doubtful += placement_warnings(config, model) if placement is not None else []
+    (doubtful if dry_run and elsewhere else problems.lines).extend(scorer_problem(config))
     sandbox = sandbox_problem(config)
     (doubtful if elsewhere else problems.lines).extend(sandbox)
     if earlier is not None:
@@ -110,6 +112,15 @@ def check_start(
 def runs_here(config: RunConfig) -> bool:
     """Whether this machine would run the job: no cluster is named, and the GPUs of the layout are here."""
     return address_of(config)[0] == "local" and gpus_wanted(config) <= local_gpus()
+
+
+def scorer_problem(config: RunConfig) -> list[str]:
+    """Why the scorer cannot be made on this machine; empty where it can."""
+    try:
+        make_scorer(config.task)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def sandbox_problem(config: RunConfig) -> list[str]:

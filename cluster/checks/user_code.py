@@ -27,7 +27,8 @@ def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt], *,
     Raises:
         UsageError: The code cannot be loaded, fails, or returns rewards that do not fit the objective.
     """
-    scorer = make_scorer(config.task)
+    # The files of a learned verifier are checked in refusals.py; they may be on other machines only.
+    scorer = None if config.task.scorer.kind == "learned" else make_scorer(config.task)
     graders: list[tuple[Grades, bool]] = [(task.grades, True)] if isinstance(task, RewardedTask) else []
     graders += [(scorer.grades, False)] if isinstance(scorer, UserScorer) else []
     warnings: list[str] = []

@@ -218,6 +218,21 @@ def test_a_cluster_may_have_the_sandbox_that_this_machine_lacks(monkeypatch: pyt
     assert any("minimum_level" in warning for warning in found.warnings)
 
 
+def test_a_verifier_is_looked_for_where_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration itself is read on other machines too: by submit, report and compare."""
+    monkeypatch.setattr(refusals, "machine_problems", lambda config, **_: [])
+    tree = LENGTHS | {"task": {"scorer": {"kind": "learned", "path": "/shared/none-such"}}}
+    with pytest.raises(UsageError, match=r"task\.scorer\.path: /shared/none-such is not a trained verifier"):
+        refusals.check_start(build_config(tree), new_run=False)
+    elsewhere = build_config(tree | {"cluster": {"address": "127.0.0.1:1"}})
+    with pytest.raises(UsageError, match=r"task\.scorer\.path"):
+        refusals.check_start(elsewhere, new_run=False)
+    found = refusals.check_start(elsewhere, new_run=False, dry_run=True)
+    assert any("not a trained verifier" in warning for warning in found.warnings)
+    with pytest.raises(UsageError, match=r"needs task\.scorer\.path"):
+        build_config({"task": {"scorer": {"kind": "learned"}}})
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
