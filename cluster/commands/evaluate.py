@@ -134,8 +134,8 @@ def _resolve(
     checkpoint: Path, best: bool, config: Path | None, overrides: Sequence[str], given: Mapping[str, Any]
 ) -> tuple[Path, RunConfig]:
     """The model's directory and the configuration; `given` are keys of the section evaluation that options set."""
+    from cluster.records.kept_files import kept_overrides
     from cluster.records.model_source import config_of_run, resolve_model
-    from cluster.records.user_code import kept_overrides
 
     model = resolve_model(checkpoint, best=best)
     own = None if config is not None else config_of_run(checkpoint)

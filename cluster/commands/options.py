@@ -116,7 +116,7 @@ def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fet
     """The configuration of an earlier run, which `option` names, with overrides."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{option} {run}: no config.yaml there, so it is not a run directory; give one like runs/NAME")
-    from cluster.records.user_code import kept_overrides
+    from cluster.records.kept_files import kept_overrides
 
     return load(run / "config.yaml", [*kept_overrides(run), *(overrides or [])], fetch=fetch)
 

@@ -20,7 +20,8 @@ def submit(
         typer.Option(
             "--command",
             metavar="COMMAND",
-            help="Run eval, sft or train-verifier with these options instead of train; overrides are given to submit.",
+            help="Run eval, sft or train-verifier with these options instead of train (overrides are given to submit), "
+            "or read runs on the cluster: report, samples, compare, logs, export.",
         ),
     ] = None,
     entrypoint: Annotated[
@@ -51,14 +52,15 @@ def submit(
     """Package what the job reads, run it on a Ray cluster, follow its log, and return its exit status.
 
     Relative paths of the configuration travel with the job; absolute ones must exist on the cluster. The run
-    of --resume must be in a directory that every node sees. User code (task.reward, plugins, ...) is packed with the
-    other Python files and packages in its directory.
+    of --resume must be in a directory that every node sees; it keeps copies of what was packed for it. User code
+    (task.reward, plugins, ...) is packed with the other Python files and packages in its directory.
 
     \b
     Examples
       bonrl submit -a http://head:8265 --config cluster/presets/multinode.yaml rollout.n=64
       bonrl submit -a http://head:8265 --resume /shared/runs/20261123-101500
       bonrl submit -a http://head:8265 --command 'eval --checkpoint /shared/runs/20261123-101500 --n 64'
+      bonrl submit -a http://head:8265 --command 'report /shared/runs/20261123-101500'
       bonrl submit -a http://head:8265 --entrypoint 'python my.py' --env MY_TOKEN run.directory=/shared/runs
 
     Ctrl-C stops following, not the job; the message then says how to follow or stop it.

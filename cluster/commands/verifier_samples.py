@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import RunConfig
-from cluster.errors import UsageError
 from verifiers.learned.samples import Sample, read_jsonl
 from verifiers.verdict import Status
 
@@ -153,25 +152,14 @@ def recorded_config(sources: Sequence[Path], overrides: Sequence[str]) -> RunCon
     Raises:
         UsageError: it is not valid.
     """
-    import json
+    from cluster.config import apply_override, build_config
+    from cluster.records.kept_files import kept_overrides
+    from cluster.records.model_source import config_of_run, recorded_tree
 
-    from cluster.config import apply_override, build_config, load_config
-    from cluster.records.model_source import config_of_run
-
-    if not sources or not sources[0].exists():
+    tree = recorded_tree(sources[0]) if sources else None
+    if tree is None:
         return None
-    if (path := config_of_run(sources[0])) is not None:
-        return load_config(path, overrides)
-    from cluster.results.run_results import EVALUATION_FILE
-    from verifiers.credentials import masked_tree
-
-    directory = sources[0] if sources[0].is_dir() else sources[0].parent
-    try:
-        tree = masked_tree(json.loads((directory / EVALUATION_FILE).read_text())["config"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--samples {directory}: {EVALUATION_FILE} cannot be read ({error}); give --config") from error
-    for override in overrides:
+    run = config_of_run(sources[0])
+    for override in [*(kept_overrides(run.parent) if run else []), *overrides]:
         apply_override(tree, override)
     return build_config(tree)

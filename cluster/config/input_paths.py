@@ -6,9 +6,11 @@ A new key that takes text goes into one of these lists, or into the test's list 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
@@ -28,20 +30,55 @@ PLUGINS = "plugins"
 OPTIONS = "task.options"  # arguments of user code: a text that is an existing relative path counts as one
 OUTPUT_KEYS = ("run.directory", "mlflow.tracking_uri")
 HUB = "hf://"  # fetched where it is read, so that it need not travel
+LEARNED = "learned"  # the scorer that reads task.scorer.path
+# The tasks of bonrl that read a key. A task of the user reads none of them: its arguments are task.options.
+READ_BY = {
+    "task.path": ("gsm8k", "humaneval", "math", "math500", "mbpp"),
+    "task.jsonl.train": ("jsonl",),
+    "task.jsonl.validation": ("jsonl",),
+    "task.jsonl.test": ("jsonl",),
+}
 
 
 def input_paths(config: RunConfig | Mapping[str, Any]) -> dict[str, str]:
     """Key -> path of everything that the configuration reads from a file system.
 
+    A key that the task or the scorer does not read is left out: a preset that was changed to another task may keep it.
+
     Args:
         config: a configuration, or the nested mapping of a part of one, as from overrides.
     """
     tree = config.to_mapping() if isinstance(config, RunConfig) else config
-    values = {key: value_at(tree, key) for key in INPUT_KEYS}
+    values = {key: value_at(tree, key) for key in INPUT_KEYS if _is_read(tree, key)}
     found = {key: value for key, value in values.items() if isinstance(value, str) and not value.startswith(HUB)}
     if hub_id(found.get("model.path", "")):
         del found["model.path"]
     return found | {key: text for key, text in _texts(OPTIONS, value_at(tree, OPTIONS)) if _is_here(text)}
+
+
+def _is_read(tree: Mapping[str, Any], key: str) -> bool:
+    """Whether the task or the scorer reads a key; one that a part of a configuration does not name may do so."""
+    task, scorer = value_at(tree, "task.name"), value_at(tree, "task.scorer.kind")
+    if key == "task.scorer.path":
+        return scorer is None or scorer == LEARNED
+    return task is None or key not in READ_BY or task in READ_BY[key]
+
+
+def output_paths(config: RunConfig) -> dict[str, str]:
+    """Key -> path of everything that a run writes to a file system."""
+    found = {"run.directory": config.run.directory}
+    store = local_store(config.mlflow.tracking_uri or "") if "mlflow" in config.tracking else None
+    return found | ({"mlflow.tracking_uri": store} if store is not None else {})
+
+
+def local_store(uri: str) -> str | None:
+    """The path of an MLflow store that is a directory or a SQLite file; None for a server and for no store."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon:
+        return uri or None
+    if scheme == "file":
+        return urlsplit(uri).path if rest.startswith("//") else rest
+    return rest.removeprefix("///") if scheme == "sqlite" else None
 
 
 def user_code(config: RunConfig | Mapping[str, Any]) -> dict[str, Reference]:
@@ -64,6 +101,18 @@ def value_at(tree: Mapping[str, Any], key: str) -> Any:
         else:
             value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def with_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping with other values at dotted keys that it has; a number is an index of a list."""
+    found: Any = copy.deepcopy(dict(tree))
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        place = found
+        for section in sections:
+            place = place[int(section) if isinstance(place, list) else section]
+        place[int(name) if isinstance(place, list) else name] = value
+    return dict(found)
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:

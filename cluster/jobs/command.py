@@ -7,25 +7,35 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cluster.checks.preflight import ROOT
 from cluster.config import RunConfig, apply_override, build_config, load_config
-from cluster.config.input_paths import CODE_KEYS, PLUGINS, value_at
+from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, PLUGINS, output_paths, value_at
 from cluster.config.settings import RunSettings
 from cluster.config.yaml_reader import read_yaml
 from cluster.errors import UsageError
 from cluster.jobs.packaging import CONFIG_NAME
-from cluster.records import user_code
-from cluster.records.model_source import config_of_run
+from cluster.records import kept_files
+from cluster.records.input_files import keys_with_copies
+from cluster.records.model_source import config_of_run, recorded_tree
 from verifiers.user_code import files_of, parse
 
-USER_CODE = (user_code.FILE, user_code.FOLDER)  # of a run directory
-COMMANDS = ("eval", "sft", "train-verifier")  # of bonrl, besides train
+# Commands of bonrl besides train, with the options that name what they write. Those that read a run take no
+# configuration, and those of RECORDED take by default that of the run which an option names.
+COMMANDS = {"eval": ("--output", "-o"), "sft": ("--output", "-o"), "train-verifier": ("--output", "-o")}
+READING = {
+    "report": ("--output", "-o"),
+    "samples": ("--json",),
+    "compare": ("--json", "--figure"),
+    "logs": (),
+    "export": ("--to",),
+}
+RECORDED = {"eval": "--checkpoint", "train-verifier": "--samples"}
+_HERE = ("--open", "--live")  # of report: they need a browser on the machine that runs it
 _ON_CLUSTER = "cluster.address=auto"  # the driver runs inside the cluster
-_OUTPUTS = ("--output", "-o")
 _OF_SUBMIT = ("--config", "-c", "--address", "-a", "--env")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*", re.DOTALL)
 _OPTION = re.compile(r"(--[a-z-]+)=(.*)", re.DOTALL)
@@ -99,7 +109,7 @@ def _python(*words: str) -> str:
 def _earlier(option: str, run: Path, overrides: Sequence[str], *, dry_run: bool) -> Job:
     """Go on with a run, or train on its groups; the configuration is read where the run is."""
     files = {}
-    known = _known(run, overrides)
+    known = _known(_record_of(run), overrides, kept_by=run)
     if option == "--resume" or run.is_absolute():
         _absolute(option, str(run))
     else:
@@ -108,20 +118,31 @@ def _earlier(option: str, run: Path, overrides: Sequence[str], *, dry_run: bool)
                 f"{option} {run}: no config.yaml there, so it is not a run directory; give one like runs/NAME"
             )
         files = {f"{option} {run}": str(run / "config.yaml"), f"groups of {run}": str(run / "groups")}
-        files |= {f"{name} of {run}": str(run / name) for name in USER_CODE if (run / name).exists()}
+        files |= {f"{name} of {run}": str(run / name) for name in kept_files.NAMES if (run / name).exists()}
         _absolute("run.directory", str(value_at(known, "run.directory") or RunSettings().directory))
     words = ["train", option, str(run), *overrides, _ON_CLUSTER, *(["--dry-run"] if dry_run else [])]
     return Job(_python(*words), known, files)
 
 
-def _known(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Of the configuration of a run: what its record says, where the run can be read from here, and the overrides.
-
-    Its user code stays out, because the run has a copy of it.
-    """
+def _record_of(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
-    tree = read_yaml(file) if file.is_file() else {}
-    for key in (PLUGINS, *CODE_KEYS):
+    return read_yaml(file) if file.is_file() else {}
+
+
+def _known(
+    tree: dict[str, Any], overrides: Sequence[str], *, kept_by: Path | None = None, unused: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Of a configuration that the job reads on the cluster: what can be read of it here, and the overrides.
+
+    Args:
+        tree: of the record; empty where it cannot be read here.
+        kept_by: the run with this record. Its user code stays out of the result, because it has a copy of it; so do
+            inputs of which it has a copy, unless they are here.
+        unused: keys that the command does not read.
+    """
+    kept = keys_with_copies(kept_by) if kept_by else ()
+    copied = [key for key in kept if key in INPUT_KEYS and not _exists(Path(str(value_at(tree, key))))]
+    for key in (*((PLUGINS, *CODE_KEYS) if kept_by else ()), *copied, *unused):
         _remove(tree, key)
     for override in overrides:
         apply_override(tree, override)
@@ -138,26 +159,64 @@ def _remove(tree: dict[str, Any], key: str) -> None:
 
 def _bonrl_command(command: str, config: Path | None, default: Path, overrides: Sequence[str]) -> Job:
     words = _words(command)
-    if not words or words[0] not in COMMANDS:
+    outputs = (COMMANDS | READING).get(words[0]) if words else None
+    if outputs is None:
         raise UsageError(
-            f"--command {command!r}: it must begin with {', '.join(COMMANDS)}; without --command, submit runs train"
+            f"--command {command!r}: it must begin with {', '.join(COMMANDS | READING)}; without --command, submit "
+            "runs train"
         )
     name, separate = words[0], [part for word in words for part in _option_and_value(word)]
-    pairs = list(zip(separate, separate[1:], strict=False))
-    for option, value in pairs:
-        if option in _OUTPUTS:
+    for option, value in pairwise(separate):
+        if option in outputs and value != "-":
             _absolute(f"--command {name}: {option}", value)
     for word in separate[1:]:
         if word in _OF_SUBMIT or _OVERRIDE.fullmatch(word):
             raise UsageError(f"--command {name}: {word} is an option of submit itself; give it outside of --command")
+    if name in READING:
+        return _reading(words, separate, [*(["--config"] if config else []), *overrides])
     files = _named_files("--command", separate)
-    if name == "eval" and config is None:  # the configuration of the run that is evaluated
-        run = config_of_run(Path(next((value for option, value in pairs if option == "--checkpoint"), "")))
-        known = _known(run.parent if run else Path(), overrides)
-        _remove(known, "model.path")  # --checkpoint is the model
+    if config is None and (known := _recorded(separate, overrides)) is not None:
         return Job(_python(*words, *overrides, _ON_CLUSTER), known, files)
     resolved = _on_cluster(load_config(config or default, overrides))
     return Job(_python(*words, "--config", CONFIG_NAME), resolved, files, resolved.deadlines.start_s)
+
+
+def _reading(words: Sequence[str], separate: Sequence[str], unused: Sequence[str]) -> Job:
+    """A command that reads runs on storage of the cluster."""
+    name = words[0]
+    if unused:
+        raise UsageError(f"--command {name} reads a run and takes no configuration: leave {unused[0]} out")
+    if shown := [word for word in _HERE if word in separate]:
+        raise UsageError(f"--command {name}: {shown[0]} shows the page where the command runs: leave it out")
+    if not any(map(os.path.isabs, separate)):
+        raise UsageError(
+            f"--command {name} reads runs on the cluster, so give the absolute path of one, such as /shared/runs/NAME; "
+            f"a run that this machine sees needs no submit: bonrl {name}"
+        )
+    return Job(_python(*words), {}, _named_files("--command", separate) if name == "compare" else {})
+
+
+def _recorded(separate: Sequence[str], overrides: Sequence[str]) -> dict[str, Any] | None:
+    """What is known of the configuration that an earlier run recorded for the command.
+
+    None if it takes no such configuration: the samples are here, and no run wrote them.
+    """
+    name = separate[0]
+    if name not in RECORDED:
+        return None
+    source = Path(next((value for option, value in pairwise(separate) if option == RECORDED[name]), ""))
+    if not source.name:  # the option is missing, which the command itself says
+        return None
+    config = config_of_run(source) if source.exists() else None
+    run = config.parent if config else None
+    if name == "eval":  # --checkpoint is the model
+        return _known(_record_of(run) if run else {}, overrides, kept_by=run, unused=["model.path"])
+    tree = recorded_tree(source)
+    if tree is None and source.exists():
+        return None
+    unused = ["task.scorer.path", *([] if "--split" in separate else ["task"])]  # --split reads its prompts
+    unused += ["model.path"] if {"--backbone", "--refresh"} & set(separate) else []
+    return _known(tree or {}, overrides, kept_by=run, unused=unused)
 
 
 def _option_and_value(word: str) -> list[str]:
@@ -166,22 +225,11 @@ def _option_and_value(word: str) -> list[str]:
 
 
 def _on_cluster(config: RunConfig) -> RunConfig:
-    store = _local_store(config.mlflow.tracking_uri or "") if "mlflow" in config.tracking else None
-    if store is not None:
+    if store := output_paths(config).get("mlflow.tracking_uri"):
         _absolute("mlflow.tracking_uri", store)
     tree = config.to_mapping()
     tree["cluster"]["address"] = "auto"
     return build_config(tree)
-
-
-def _local_store(uri: str) -> str | None:
-    """The path of an MLflow store that is a directory or a SQLite file; None for a server and for no store."""
-    scheme, colon, rest = uri.partition(":")
-    if not colon:
-        return uri or None
-    if scheme == "file":
-        return urlsplit(uri).path if rest.startswith("//") else rest
-    return rest.removeprefix("///") if scheme == "sqlite" else None
 
 
 def _absolute(what: str, path: str) -> None:

@@ -19,8 +19,9 @@ import yaml
 
 from cluster.checks.preflight import OUR_PACKAGES, ROOT
 from cluster.config import RunConfig
-from cluster.config.input_paths import input_paths, user_code, value_at
+from cluster.config.input_paths import input_paths, user_code, value_at, with_values
 from cluster.errors import UsageError
+from cluster.records.input_files import files_below
 from cluster.records.software import GIT_FILE, git_state
 from verifiers.user_code import files_of
 
@@ -28,8 +29,6 @@ CONFIG_NAME = "job.yaml"
 _MOVED = "user_code"  # folder of the package for user code from outside of the working directory
 _SHOWN = 5  # of the largest files, in the message about a package that is too large
 _COMPRESSIBLE = 10  # a package this many times the limit is refused without a try at compressing it
-# Ray leaves out what an ignore file in any directory of the package names, without a word.
-_LEFT_OUT = (".git", ".gitignore", ".rayignore", "__pycache__")
 
 
 def stage(config: RunConfig | Mapping[str, Any], directory: Path, extra: Mapping[str, str] | None = None) -> int:
@@ -61,7 +60,7 @@ def stage(config: RunConfig | Mapping[str, Any], directory: Path, extra: Mapping
         (directory / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, directory / target)
     if isinstance(config, RunConfig):
-        tree = _with_references(config, moved)
+        tree = with_values(config.to_mapping(), moved)
         (directory / CONFIG_NAME).write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     (directory / GIT_FILE).write_text(json.dumps(git_state()), encoding="utf-8")
     _write_entry_points(directory)
@@ -77,13 +76,7 @@ def upload_limit() -> int:
 
 def _below(source: Path, target: Path) -> dict[Path, Path]:
     """Target -> source of one file, or of every file below a directory."""
-    if source.is_file():
-        return {target: source}
-    return {
-        target / file.relative_to(source): file
-        for file in sorted(source.rglob("*"))
-        if file.is_file() and file.suffix != ".pyc" and not set(_LEFT_OUT) & set(file.relative_to(source).parts)
-    }
+    return {target / name: file for name, file in files_below(source).items()}
 
 
 def _user_code(config: RunConfig | Mapping[str, Any]) -> tuple[dict[Path, Path], dict[str, str]]:
@@ -129,18 +122,6 @@ def _in_place(tree: Mapping[str, Any], code: dict[Path, Path], moved: Mapping[st
                 "copy it into the working directory, or give an absolute path that exists on the cluster"
             )
     return {target: source for target, source in code.items() if target not in outside}
-
-
-def _with_references(config: RunConfig, moved: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration with other references to user code, by key."""
-    tree = config.to_mapping()
-    for key, reference in moved.items():
-        *sections, name = key.split(".")
-        place: Any = tree
-        for section in sections:
-            place = place[section]
-        place[int(name) if isinstance(place, list) else name] = reference
-    return tree
 
 
 def _relative(key: str, path: str) -> dict[Path, Path]:

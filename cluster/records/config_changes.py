@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from cluster.config import RunConfig, load_config
+from cluster.records.kept_files import keep_files, kept_overrides
 from cluster.records.run_directory import RunDirectory
-from cluster.records.user_code import keep_user_code, kept_overrides
 
 FILE = "config_changes.jsonl"
 # Sections that decide how recorded groups are trained on.
@@ -88,7 +88,7 @@ def record_changes(directory: RunDirectory, config: RunConfig, changed: tuple[Ch
         changed: what differs from config.yaml.
         step: optimizer steps that were done before.
     """
-    keep_user_code(directory, config)
+    keep_files(directory, config)
     if not changed:
         return
     values = {change.key: [change.before, change.after] for change in changed}

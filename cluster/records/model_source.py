@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from cluster.config.hub_ids import hub_id
+from cluster.config.yaml_reader import read_yaml
 from cluster.errors import UsageError
 from cluster.records.hub_models import local_directory
+from verifiers.credentials import masked_tree
 
 
 def resolve_model(path: Path, *, best: bool = False) -> Path:
@@ -68,6 +72,28 @@ def config_of_run(checkpoint: Path) -> Path | None:
     """
     runs = [directory for directory in (checkpoint, *checkpoint.resolve().parents[:3]) if _is_run(directory)]
     return runs[0] / "config.yaml" if runs else None
+
+
+def recorded_tree(samples: Path) -> dict[str, Any] | None:
+    """The recorded configuration of the run or the output of `bonrl eval` that samples are in; None if there is none.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if not samples.exists():
+        return None
+    if (path := config_of_run(samples)) is not None:
+        return read_yaml(path)
+    from cluster.results.run_results import EVALUATION_FILE  # late: it imports pyarrow and numpy
+
+    directory = samples if samples.is_dir() else samples.parent
+    try:
+        recorded = json.loads((directory / EVALUATION_FILE).read_text(encoding="utf-8"))
+        return dict(masked_tree(recorded["config"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--samples {directory}: {EVALUATION_FILE} cannot be read ({error}); give --config") from error
 
 
 def _is_run(directory: Path) -> bool:

@@ -38,6 +38,12 @@ def versions() -> dict[str, Any]:
     }
 
 
+def job_package() -> Path | None:
+    """The directory that `bonrl submit` packed, if this process runs from it; it is deleted with the job."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / GIT_FILE).is_file() else None
+
+
 def git_state(source: Path | None = None) -> dict[str, Any]:
     """Commit of the source tree and whether it has changes; None with a `reason` if git fails.
 

@@ -35,9 +35,9 @@ from cluster.evaluation.summary import Evaluation, evaluation_output
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.config_changes import changes, record_changes, recorded_config, training_changes
+from cluster.records.kept_files import changed_files, keep_files
 from cluster.records.log_places import LogPlaces
 from cluster.records.run_directory import RunDirectory
-from cluster.records.user_code import changed_user_code, keep_user_code
 from cluster.run.conclusion import advice, conclude
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
@@ -80,11 +80,11 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     training, held_out, doubtful = _checked_prompts(config, tokenizer)
     if resume is not None:
         check_recorded(resume, training)
-        doubtful += changed_user_code(resume, config)
+        doubtful += changed_files(resume, config)
     with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
         if start is None:
-            keep_user_code(directory, config)
+            keep_files(directory, config)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
                 dashboards.message(contamination_line(config, training, held_out))
@@ -139,7 +139,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with _open_directory(config, None) as directory, _messages(directory, config):
         with Dashboards(config, directory, first_step=0) as dashboards:
-            keep_user_code(directory, config)
+            keep_files(directory, config)
             dashboards.message(f"replaying {steps} steps of {source}")
             for change in training_changes(source):
                 dashboards.message(

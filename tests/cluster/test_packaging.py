@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from cluster.checks import preflight
 from cluster.checks.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
 from cluster.config import RunConfig, build_config, models_in
-from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, OPTIONS, OUTPUT_KEYS, PLUGINS
+from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, OPTIONS, OUTPUT_KEYS, PLUGINS, with_values
 from cluster.errors import UsageError
 from cluster.jobs import packaging
 from cluster.jobs.packaging import CONFIG_NAME, stage
@@ -296,7 +296,7 @@ def test_user_code_travels_with_the_files_next_to_it(tmp_path: Path, monkeypatch
 
 
 def test_plugins_and_modules_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.jobs.packaging import _user_code, _with_references
+    from cluster.jobs.packaging import _user_code
 
     monkeypatch.chdir(tmp_path)
     _write(tmp_path / "here_package" / "__init__.py")
@@ -311,5 +311,9 @@ def test_plugins_and_modules_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files, moved = _user_code(config)
     assert {str(target) for target in files} >= {"here_package/__init__.py", "here_package/deep/reward.py"}
     assert Path("user_code/0/my_plugin.py") in files and moved["plugins.0"] == "user_code/0/my_plugin.py"
-    assert _with_references(config, moved)["plugins"] == ["user_code/0/my_plugin.py", "yaml", moved["plugins.2"]]
+    assert with_values(config.to_mapping(), moved)["plugins"] == [
+        "user_code/0/my_plugin.py",
+        "yaml",
+        moved["plugins.2"],
+    ]
     assert moved["plugins.2"] == "user_code/0/my_other.py", "one copy of a folder, so that nothing is loaded twice"

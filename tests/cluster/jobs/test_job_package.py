@@ -70,7 +70,7 @@ def test_command_of_the_job(checkout: Path, options: dict[str, Any], expected: s
         ({"replay": Path("runs/none-such")}, "--replay runs/none-such"),
         ({"command": "sft --output mine"}, "sft: --output = mine"),
         ({"command": "eval --checkpoint /r --output=mine"}, "eval: --output = mine"),
-        ({"command": "grade --input x"}, "begin with eval, sft"),
+        ({"command": "grade --input x"}, "begin with eval, sft, train-verifier, report, samples, compare, logs"),
         ({"command": "eval 'x"}, "close its quotes"),
         ({"command": "sft --output /m --config mine.yaml"}, "--config is an option of submit itself"),
         ({"command": "sft --output /m task.path=data"}, "task.path=data is an option of submit itself"),
@@ -197,7 +197,8 @@ def test_everything_that_the_job_reads_travels(
     (tmp_path / "data/.gitignore").write_text("*")  # Ray would leave out what it names
     monkeypatch.chdir(tmp_path)
     keys = ["task.jsonl.train=data/train.jsonl", "task.jsonl.test=data/test.jsonl", "task.name=jsonl"]
-    keys += ["task.scorer.path=scorer", "task.jsonl.validation=hf://datasets/a/b/c.jsonl", "model.path=model"]
+    keys += ["task.scorer.kind=learned", "task.scorer.path=scorer"]
+    keys += ["task.jsonl.validation=hf://datasets/a/b/c.jsonl", "model.path=model"]
     job = make_job(None, checkout / LOCAL, ["run.directory=/r", *keys], entrypoint="python my.py --n 3")
     status, output = send(job, {"WANDB_API_KEY": "the-secret"})
     assert status == 0 and "log of the job" in output
@@ -211,9 +212,18 @@ def test_everything_that_the_job_reads_travels(
     assert client.git["commit"] == git_state()["commit"]
 
 
-@pytest.mark.parametrize("key", ["task.path", "task.scorer.path", "task.jsonl.train", "task.jsonl.test", "model.path"])
+NEEDED_BY = {
+    "task.path": ["task.name=gsm8k"],
+    "task.scorer.path": ["task.scorer.kind=learned"],
+    "task.jsonl.train": ["task.name=jsonl"],
+    "task.jsonl.test": ["task.name=jsonl", "task.jsonl.train=/data.jsonl"],
+    "model.path": [],
+}
+
+
+@pytest.mark.parametrize("key", NEEDED_BY)
 def test_paths_that_cannot_travel_are_refused(checkout: Path, client: FakeClient, key: str) -> None:
-    task = ["task.name=jsonl", f"task.jsonl.train={checkout / 'README.md'}"] if key.startswith("task.jsonl") else []
+    task = NEEDED_BY[key]
     job = make_job(None, LOCAL, ["run.directory=/r", *task, f"{key}=none-such"])
     with pytest.raises(UsageError, match=re.escape(f"{key} = none-such")):
         send(job)
