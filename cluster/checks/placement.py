@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster.checks.estimates import GIB, VERIFIER_RUNTIME, derive, loading_memory, sampler_host_memory
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
+from cluster.config.hub_ids import hub_id
 from cluster.launch.demand import Sizes, plan_run
 from cluster.launch.report import placement_rows
 
@@ -60,6 +61,12 @@ def placement_warnings(config: RunConfig, model: ModelFacts | None) -> list[str]
         return found
     path, bucket = cluster.storage.path, cluster.storage.bucket and cluster.storage.bucket_path
     seen = {"run.directory": [path], "model.path": [path, bucket]}
+    hub_home = cluster.environment.get("HF_HOME")
+    if hub_id(config.model.path) and not (hub_home and path and Path(hub_home).is_relative_to(path)):
+        found.append(
+            f"model.path = {config.model.path} is fetched from the hub, and {len(nodes)} nodes must see the files: set "
+            f"cluster.environment.HF_HOME to a directory below cluster.storage.path = {path or 'null'}"
+        )
     for key, value in (("run.directory", config.run.directory), ("model.path", config.model.path)):
         if key == "model.path" and not Path(value).is_absolute():  # `bonrl submit` packs it
             continue

@@ -48,6 +48,8 @@ def render(
       bonrl cluster render --to ray-aws cluster/presets/multinode.yaml actors.samplers=6
     """
     layout, platform = _layout(config, overrides, to)
+    if platform == "kuberay":
+        _warn_of_job_paths(layout)
     if output is None:
         typer.echo("---\n".join(_texts(layout, platform).values()), nl=False)
         return
@@ -66,10 +68,13 @@ def up(
 ) -> None:
     """Start the cluster with the platform's command line. On SLURM the job also runs the configuration."""
     from cluster.launch import platform_commands
+    from cluster.launch.job_paths import check_job_paths
 
     layout, platform = _layout(config, overrides, to)
     if job and platform != "kuberay":
         raise UsageError(f"--job is for --to kuberay; with --to {platform} leave it out")
+    if job:
+        check_job_paths(layout.config)
     files = _write(layout, platform, output or _default_directory(layout))
     _run(platform_commands.up(layout, platform, files, job=job))
 
@@ -107,6 +112,16 @@ def _layout(path: Path, overrides: list[str] | None, to: str) -> tuple[Layout, P
     for warning in [*([missing] if missing else []), *placement_warnings(config, model)]:
         typer.echo(f"warning: {warning}", err=True)
     return layout, Platform(to)
+
+
+def _warn_of_job_paths(layout: Layout) -> None:
+    """Of the files for Kubernetes, only that of the RayJob needs absolute paths."""
+    from cluster.launch.job_paths import check_job_paths
+
+    try:
+        check_job_paths(layout.config)
+    except UsageError as error:
+        typer.echo(f"warning: rayjob.yaml cannot be used as it is: {error}", err=True)
 
 
 def _texts(layout: Layout, platform: Platform) -> dict[str, str]:

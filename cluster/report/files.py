@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from cluster.records.next_command import train_again
 from cluster.report.source import Source
 
 _MEANING = {
@@ -35,12 +36,12 @@ def commands(source: Source) -> list[dict[str, str]]:
     run = shlex.quote(str(source.path))
     found = []
     if source.summary.get("recorded_only"):
-        found.append({"title": "train on the recorded groups", "line": f"bonrl train --replay {run}"})
+        found.append({"title": "train on the recorded groups", "line": train_again("--replay", source.path)})
     elif not source.running:
         finished = bool(source.summary)
-        more = f" run.steps={2 * int(source.value('run.steps', 0) or 1)}" if finished else ""
+        more = [f"run.steps={2 * int(source.value('run.steps', 0) or 1)}"] if finished else []
         title = "train it for more steps" if finished else "continue it"
-        found.append({"title": title, "line": f"bonrl train --resume {run}{more}"})
+        found.append({"title": title, "line": train_again("--resume", source.path, *more)})
     if any((source.path / "checkpoints").glob("step-*")):
         found += [
             {"title": "export the model", "line": f"bonrl export --checkpoint {run} --to my-model"},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from cluster.evaluation.summary import Evaluation, evaluation_file, recorded_evaluation
 from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
+from cluster.records.next_command import in_job, report_again, train_again
 from cluster.records.run_directory import RunDirectoryError
 from cluster.records.weight_fingerprint import weights_sha256
 from cluster.run.context import RunContext
@@ -42,13 +45,21 @@ def advice(context: RunContext) -> str:
     kept = context.checkpoints.latest(contents=False).checkpoint
     if context.replay is not None:  # it is not resumed: started again it repeats the same steps
         model = f"kept: the model of step {kept.step} in {kept.path / HUGGINGFACE}" if kept else ""
-        return f"{model or 'no checkpoint was saved yet'}\nstart over with: bonrl train --replay {context.replay}"
+        return f"{model or 'no checkpoint was saved yet'}\nstart over with: {_replay(context)}"
     if kept is None:
         return "no checkpoint was saved yet"
     options = ["--rollout-only"] if context.rollout_only else []
     options += [change.override() for change in context.changes]  # not in config.yaml yet if an actor did not start
-    command = " ".join(["bonrl train --resume", str(context.directory.path), *options])
+    command = train_again("--resume", context.directory.path, *options)
     return f"kept: the checkpoint of step {kept.step}\ncontinue with: {command}"
+
+
+def _replay(context: RunContext) -> str:
+    """The command that repeats a replay. A run that travelled with the job is sent again from a relative path."""
+    source = context.replay or Path()
+    travelled = in_job() and not source.is_absolute()
+    directory = [shlex.quote(f"run.directory={context.directory.path.parent}")] if travelled else []
+    return train_again("--replay", source, *directory)
 
 
 def _finish(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobResult:
@@ -63,7 +74,7 @@ def _finish(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobRe
 def _recorded(context: RunContext, warnings: Sequence[Warning]) -> JobResult:
     steps = context.config.run.steps
     context.directory.write_summary({"steps": steps, "recorded_only": True, "warnings": [w.text for w in warnings]})
-    replay = f"bonrl train --replay {context.directory.path}"
+    replay = train_again("--replay", context.directory.path)
     return JobResult(COMPLETED, f"recorded {steps} steps\ntrain from them with: {replay}")
 
 
@@ -97,7 +108,7 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
     lines = [run.stopped] if run.stopped else []
     lines += [f"done: {final.step} steps", f"weights {digest}", f"model   {model}", f"run     {directory.path}"]
     lines += [f"best    {line}" for line in _best_lines(run)]
-    lines.append(f"see     bonrl report {directory.path} --open")
+    lines.append(f"see     {report_again(directory.path)}")
     return JobResult(COMPLETED, "\n".join(lines), model)
 
 

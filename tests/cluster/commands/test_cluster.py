@@ -63,6 +63,15 @@ def test_refusals_are_one_message(bonrl: Any) -> None:
     assert bonrl("up", "--to", "slurm", "run.yaml", "--job")[0] == 2
 
 
+def test_relative_paths_of_a_job_on_kubernetes(bonrl: Any, programs: Path) -> None:
+    """Only the RayJob is refused: `bonrl submit` sends such a run to the cluster that stays."""
+    status, _, err = bonrl("up", "--to", "kuberay", "run.yaml", "run.directory=runs", "--job")
+    assert status == 2 and "must be absolute: run.directory = runs;" in err and not programs.exists()
+    status, _, err = bonrl("render", "--to", "kuberay", "run.yaml", "run.directory=runs")
+    assert status == 0 and "warning: rayjob.yaml cannot be used as it is: a RayJob takes no files" in err
+    assert bonrl("up", "--to", "kuberay", "run.yaml", "run.directory=runs")[0] == 3
+
+
 CALLS = [
     (("up", "ray-aws"), "ray up --yes runs/clusters/tuner/ray-aws.yaml"),
     (("down", "ray-gcp"), "ray down --yes runs/clusters/tuner/ray-gcp.yaml"),

@@ -110,6 +110,10 @@ def test_paths_that_other_nodes_do_not_see_and_a_head_that_may_be_taken_away_are
         placement_warnings(configuration("cluster.storage={bucket: 's3://models'}", "model.path=/bucket/m"), None)
         == without[:1]
     )
+    (cache,) = placement_warnings(configuration("model.path=OWNER/NAME"), None)
+    assert "model.path = OWNER/NAME is fetched from the hub" in cache and "cluster.environment.HF_HOME" in cache
+    shared = configuration("model.path=OWNER/NAME", "cluster.environment.HF_HOME=/shared/huggingface")
+    assert placement_warnings(shared, None) == []
     (head,) = placement_warnings(configuration("cluster.node_types.head.spot=true"), None)
     assert "cluster.node_types.head.spot" in head and "cluster.head" in head
 

@@ -23,6 +23,7 @@ from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.config_changes import Change
+from cluster.records.next_command import JOB_DESCRIPTION
 from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
 from cluster.run import conclusion, job
 from cluster.run import result as result_module
@@ -172,6 +173,18 @@ def test_the_advice_does_not_read_file_contents(directory: RunDirectory, monkeyp
     command = advice(context_of(directory, changes=changed)).removeprefix(expected)
     assert shlex.split(command) == ["run.steps=400", 'task.instruction="it\'s"']
     assert advice(replay).startswith("kept: the model of step 5 in ")
+
+
+def test_a_job_of_a_cluster_is_continued_with_submit(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JOB_DESCRIPTION, "{}")
+    write_checkpoint(directory, 5, "queue.arrow")
+    submit = "bonrl submit --address http://HEAD:8265"
+    changed = (Change("run.steps", 160, 400),)
+    advised = advice(context_of(directory, changes=changed))
+    assert advised.endswith(f"continue with: {submit} --resume {directory.path} run.steps=400")
+    assert advice(context_of(directory, replay=Path("/r"))).endswith(f"start over with: {submit} --replay /r")
+    sent = f"{submit} --replay runs/r run.directory={directory.path.parent}"
+    assert advice(context_of(directory, replay=Path("runs/r"))).endswith(f"start over with: {sent}")
 
 
 def test_a_full_disk_message_names_the_checkpoint_and_how_to_continue(directory: RunDirectory):
