@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.config.input_paths import user_code
+from cluster.config.yaml_reader import read_yaml
 from cluster.records.run_directory import RunDirectory
 from verifiers.user_code import Reference, files_of, parse, sha256
 
@@ -28,12 +29,15 @@ def describe(config: RunConfig) -> dict[str, dict[str, Any]]:
 def _entry(reference: Reference) -> dict[str, Any]:
     found = sha256(reference)
     path, digest = found if found is not None else (None, None)
-    text = f"{reference.source}:{reference.name}" if reference.name else reference.source
-    return {"reference": text, "file": None if path is None else str(path), "sha256": digest}
+    return {"reference": _text(reference), "file": None if path is None else str(path), "sha256": digest}
+
+
+def _text(reference: Reference) -> str:
+    return f"{reference.source}:{reference.name}" if reference.name else reference.source
 
 
 def keep_user_code(directory: RunDirectory, config: RunConfig) -> None:
-    """Write the record. Copies of another content, from before a resume, stay."""
+    """Write the record in place of that from before a resume. Copies of another content stay."""
     entries = describe(config)
     for key, reference in user_code(config).items():
         found = files_of(reference)
@@ -45,19 +49,29 @@ def keep_user_code(directory: RunDirectory, config: RunConfig) -> None:
             for target, content in contents.items():
                 directory.write_bytes(f"{folder}/{target}", content)
             entries[key]["copy"] = f"{folder}/{file}"
-    if entries:
+    if entries or (directory.path / FILE).is_file():  # also when a resume names no code any more
         directory.write_json(FILE, entries)
+
+
+def _recorded(run: Path) -> dict[str, dict[str, Any]]:
+    """The entries of the code that the run's config.yaml names. An entry of other code, which a resume replaced, must
+    not decide what a key means.
+    """
+    file = run / FILE
+    entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    named = user_code(read_yaml(run / "config.yaml")) if entries else {}
+    return {key: entry for key, entry in entries.items() if key in named and _text(named[key]) == entry["reference"]}
 
 
 def kept_overrides(run: Path) -> list[str]:
     """Overrides that put the run's copies in place of files that are not here, as on another machine."""
-    file = run / FILE
-    recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    recorded = _recorded(run)
     values = {key: _where_it_is(run, entry) for key, entry in recorded.items()}
     moved = {key: value for key, value in values.items() if value != recorded[key]["reference"]}
     overrides = [f"{key}={json.dumps(value)}" for key, value in moved.items() if not key.startswith(PLUGINS)]
     if any(key.startswith(PLUGINS) for key in moved):
-        plugins = [value for key, value in values.items() if key.startswith(PLUGINS)]
+        given = read_yaml(run / "config.yaml")["plugins"]
+        plugins = [values.get(f"{PLUGINS}{i}", plugin) for i, plugin in enumerate(given)]
         overrides.append(f"plugins={json.dumps(plugins)}")
     return overrides
 
@@ -72,23 +86,23 @@ def _where_it_is(run: Path, entry: dict[str, Any]) -> str:
 
 def changed_user_code(run: Path, config: RunConfig) -> list[str]:
     """One line for each file of user code that is not what the run was using."""
-    file = run / FILE
-    if not file.is_file():
-        return []
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = _recorded(run)
     return [
         f"{key} = {now['reference']} has changed since the run used it: SHA-256 {before[key]['sha256'][:12]} then, "
         f"{now['sha256'][:12]} now; the run's copy is {run / before[key].get('copy', FOLDER)}"
         for key, now in describe(config).items()
-        if key in before and before[key]["sha256"] and now["sha256"] and before[key]["sha256"] != now["sha256"]
+        if key in before
+        and before[key]["reference"] == now["reference"]
+        and before[key]["sha256"]
+        and now["sha256"]
+        and before[key]["sha256"] != now["sha256"]
     ]
 
 
 def plugins_as_used(run: Path, plugins: Sequence[str]) -> list[str]:
     """The plugins of a run, with the run's copy in place of a file that is gone or has changed since."""
-    file = run / FILE
-    recorded = json.loads(file.read_text(encoding="utf-8")) if plugins and file.is_file() else {}
-    return [_as_used(run, plugin, recorded.get(f"plugins.{i}", {})) for i, plugin in enumerate(plugins)]
+    recorded = _recorded(run) if plugins else {}
+    return [_as_used(run, plugin, recorded.get(f"{PLUGINS}{i}", {})) for i, plugin in enumerate(plugins)]
 
 
 def _as_used(run: Path, plugin: str, entry: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from cluster.checks.user_code import check_user_code
 from cluster.config import ConfigError, RunConfig, build_config
 from cluster.errors import UsageError
+from cluster.records.config_changes import changes, record_changes, recorded_config
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code, kept_overrides
 from verifiers.task import Prompt
@@ -138,3 +139,40 @@ def test_the_record_holds_the_files_and_notices_changes(here: Path) -> None:
     (here / "tried_rewards.py").unlink()
     (override,) = kept_overrides(run)  # on another machine the run's copy is used
     assert override == f'task.reward="{run / entry["copy"]}:right"'
+
+
+@pytest.mark.parametrize("replaced_by", ["https://rewards.example/score", None, "other_rewards.py:right"])
+def test_a_reward_that_a_resume_replaced_does_not_come_back(here: Path, replaced_by: str | None) -> None:
+    (here / "other_rewards.py").write_text(SOURCE)
+    before = config_of("right")
+    after = before.model_copy(update={"task": before.task.model_copy(update={"reward": replaced_by})})
+    with RunDirectory.create(here / "runs", "one", before.to_mapping()) as directory:
+        keep_user_code(directory, before)
+        earlier = (directory.path / "user_code.json").read_text()
+        record_changes(directory, after, changes(before, after), step=1)
+    run = here / "runs" / "one"
+    (here / "tried_rewards.py").unlink()
+    assert set(json.loads((run / "user_code.json").read_text())) == (
+        {"task.reward"} if replaced_by == "other_rewards.py:right" else set()
+    )
+    assert kept_overrides(run) == [] and recorded_config(run).task.reward == replaced_by
+    # A record from before this was so, or a resume that was killed before it wrote config.yaml.
+    (run / "user_code.json").write_text(earlier)
+    assert kept_overrides(run) == [] and recorded_config(run).task.reward == replaced_by
+    assert changed_user_code(run, after) == []
+
+
+def test_a_missing_plugin_is_replaced_at_its_place(here: Path) -> None:
+    for name in ("first", "second"):
+        source = f"import bonrl\n\n@bonrl.scorer('{name}')\ndef score(response):\n    return 1.0\n"
+        (here / f"{name}.py").write_text(source)
+    config = build_config({"plugins": ["first.py", "second.py"]})
+    with RunDirectory.create(here / "runs", "one", config.to_mapping()) as directory:
+        keep_user_code(directory, config)
+    run = here / "runs" / "one"
+    entries = json.loads((run / "user_code.json").read_text())
+    entries["plugins.0"]["reference"] = "earlier.py"  # of another list of plugins
+    (run / "user_code.json").write_text(json.dumps(entries))
+    for name in ("first", "second"):
+        (here / f"{name}.py").unlink()
+    assert kept_overrides(run) == [f'plugins=["first.py", "{run / entries["plugins.1"]["copy"]}"]']

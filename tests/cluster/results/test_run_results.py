@@ -166,7 +166,9 @@ def test_a_plugin_that_has_changed_is_loaded_from_the_runs_copy(tmp_path: Path) 
     copy = path / "user_code" / "mine-1.py"
     copy.parent.mkdir()
     copy.write_bytes(plugin.read_bytes())
+    (path / "config.yaml").write_text(f"plugins: [{plugin}]\n")
     entry = {
+        "reference": str(plugin),
         "file": str(plugin),
         "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
         "copy": "user_code/mine-1.py",
