@@ -40,6 +40,7 @@ from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes
 from cluster.run.placement import Placement
 from cluster.run.reservation import BundleReservation
+from verifiers.rewards.environment import of_actor
 
 logger = logging.getLogger(__name__)
 
@@ -353,7 +354,7 @@ class Processes:
         scheduling_strategy: Any = None,
     ) -> Any:
         log = environment(name, self._logs, self._config.run.log_level)
-        variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **log, **(env or {})}
+        variables = {**of_actor(), **log, **(env or {})}
         options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,

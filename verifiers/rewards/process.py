@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from verifiers.process_group import end_group
+from verifiers.rewards.environment import of_user_code
 from verifiers.rewards.program import HEADER, Job, send
 from verifiers.task import Prompt
 from verifiers.user_code import shortened
@@ -151,6 +152,7 @@ class _Process:
             descriptors = theirs.fileno(), self._stacks.fileno()
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, json.dumps(sys.path), *map(str, descriptors)],
+                env=of_user_code(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

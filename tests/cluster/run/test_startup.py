@@ -13,12 +13,13 @@ import pytest
 from actors.fleet.supervision import Supervisor
 from actors.fleet.units import Member, Unit
 from actors.process_stats import Heartbeat
-from actors.workers.verifier_worker import Ready
+from actors.workers.verifier_worker import Ready, VerifierWorker
 from cluster.config import build_config, load_config
 from cluster.records.run_directory import RunDirectory
 from cluster.run.processes import Processes
 from cluster.run.startup import FILE, Startup, announced_start, still_starting
 from tests.cluster.running import LOCAL
+from verifiers.rewards.environment import of_user_code
 
 LINE = "code sandbox: level L3"
 
@@ -45,6 +46,17 @@ def test_processes_pass_on_the_report_of_a_verifier_worker(monkeypatch: pytest.M
     monkeypatch.setattr(processes, "_start", start)
     asyncio.run(processes._verifier("verifier-0", "AutoTokenizer").prepare())
     assert shown == [("verifier-0", Ready((LINE,)))]
+
+
+def test_an_actor_is_offline_and_its_user_code_is_as_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("ray.remote", lambda cls: SimpleNamespace(options=given.update))
+    processes = Processes(load_config(LOCAL), "run", lambda incident: None, lambda *report: None)
+    processes._actor(VerifierWorker, "verifier-0")
+    variables = given["runtime_env"]["env_vars"]
+    assert variables["HF_HUB_OFFLINE"] == "1"
+    assert of_user_code(variables)["HF_HUB_OFFLINE"] == "0"
 
 
 @pytest.mark.parametrize(("sleep", "partial"), [("none", True), ("cache", True), ("weights", False)])

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from verifiers.rewards import process
+from verifiers.rewards.environment import of_actor
 from verifiers.rewards.task import RewardedTask
 from verifiers.scorers import make_scorer
 from verifiers.settings import ScorerSettings, TaskSettings
@@ -81,6 +82,9 @@ def orphan(response):
     subprocess.Popen(["sleep", "300"])
     while True:
         time.sleep(0.1)
+
+def online(response):
+    return {"offline": int(os.environ.get("HF_HUB_OFFLINE", "-1")), "own": int(os.environ["OWN"])}
 
 class Mine:
     name = "mine"
@@ -225,6 +229,20 @@ def test_what_the_code_started_ends_with_it(graded: Graded, monkeypatch: pytest.
     with contextlib.suppress(psutil.NoSuchProcess):
         left = [p for p in psutil.process_iter() if _group_of(p) == group and p.status() != psutil.STATUS_ZOMBIE]
         assert not left
+
+
+@pytest.mark.parametrize("value", [None, "0", "1"])
+def test_code_in_an_actor_has_the_variables_of_the_job(
+    graded: Graded, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    for name, own in {"OWN": "7", **of_actor()}.items():
+        monkeypatch.setenv(name, own)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    (verdict,) = graded("online", "4", reward_weights={"offline": 1.0, "own": 0.0})
+    assert dict(verdict.parts) == {"offline": float(value or -1), "own": 7.0}
 
 
 def _group_of(one: psutil.Process) -> int | None:
