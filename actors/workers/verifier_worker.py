@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -22,7 +22,8 @@ from actors.process_stats import Heartbeat, own_heartbeat
 from verifiers.learned.classifier import TransformersLogits
 from verifiers.learned.scorer import LoadLogits
 from verifiers.reasoning import as_written, opened_reasoning
-from verifiers.rewards.task import RewardedTask, ScorerError
+from verifiers.rewards.response import Response
+from verifiers.rewards.task import RewardedTask, ScorerError, UserScorer, verdict_of
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt
@@ -120,18 +121,22 @@ class VerifierWorker:
     def _grade(self, group: Group, prompt: Prompt) -> pa.RecordBatch:
         responses = self._decode(group.response_tokens)
         opened = opened_reasoning(str(self._tokenizer.decode(group.prompt_tokens[-_TAIL_TOKENS:].tolist())))
-        known = self._verdicts(prompt, opened, list(dict.fromkeys(responses)))
-        graded = [known[response] for response in responses]
+        sampled = [
+            Response(text, len(tokens), reason)
+            for text, tokens, reason in zip(responses, group.response_tokens, group.finish_reason, strict=True)
+        ]
+        graded = self._verdicts(prompt, opened, sampled)
         verdicts = [verdict for verdict, _ in graded]
         demonstration = None
         if group.demonstration_tokens is not None and prompt.demonstration is not None:
-            shown = self._verdict(prompt, prompt.demonstration)
+            shown = Response(prompt.demonstration, len(group.demonstration_tokens))
+            verdict = self._verdict(prompt, shown)
             # Scored together with the samples: a vote cannot score a single answer.
             with contextlib.suppress(ScorerError):  # then it fails on the samples too, with the reason
-                demonstration = self._scorer.scores(prompt, [*responses, prompt.demonstration], [*verdicts, shown])[-1]
+                demonstration = self._scores(prompt, [*sampled, shown], [*verdicts, verdict])[-1]
             demonstration = None if _invalid(demonstration) else demonstration
         try:
-            scores = self._scorer.scores(prompt, responses, verdicts)
+            scores = self._scores(prompt, sampled, verdicts)
         except ScorerError as error:
             scores, verdicts = [None] * len(responses), [Verdict.failed(str(error))] * len(responses)
         verdicts = [
@@ -152,30 +157,39 @@ class VerifierWorker:
             response_text=[_utf8(response) for response in responses],
         ).to_record_batch()
 
-    def _verdicts(self, prompt: Prompt, opened: str, responses: Sequence[str]) -> dict[str, tuple[Verdict, float]]:
-        """By response: its verdict, and the seconds that it took."""
-        written = [as_written(opened, response) for response in responses]
+    def _verdicts(self, prompt: Prompt, opened: str, responses: Sequence[Response]) -> list[tuple[Verdict, float]]:
+        """The verdict of each response, and the seconds that it took. Equal ones are graded once; for user code, they
+        are equal if they also have the same length and end."""
+        written = [replace(response, text=as_written(opened, response.text)) for response in responses]
         if isinstance(self._task, RewardedTask):
-            verdicts = self._task.verify_all(prompt, written)
-            return {response: (v, v.seconds) for response, v in zip(responses, verdicts, strict=True)}
-        known = {}
-        for response, text in zip(responses, written, strict=True):
-            started = time.perf_counter()
-            known[response] = (self._verdict(prompt, text), time.perf_counter() - started)
-        return known
+            different = list(dict.fromkeys(written))
+            graded = dict(zip(different, self._task.verify_all(prompt, different), strict=True))
+            return [(graded[response], graded[response].seconds) for response in written]
+        known: dict[str, tuple[Verdict, float]] = {}
+        for response in written:
+            if response.text not in known:
+                started = time.perf_counter()
+                known[response.text] = (self._verdict(prompt, response), time.perf_counter() - started)
+        return [known[response.text] for response in written]
+
+    def _scores(self, prompt: Prompt, responses: Sequence[Response], verdicts: Sequence[Verdict]) -> list[float | None]:
+        """The scores of the responses. Raises ScorerError if user code failed."""
+        if isinstance(self._scorer, UserScorer):
+            return self._scorer.scores_of(prompt, responses)
+        return self._scorer.scores(prompt, [response.text for response in responses], verdicts)
 
     def _reward(self, verdict: Verdict) -> float:
         if verdict.reward is None:
             return float("nan")
         return verdict.reward + (self._format_bonus if verdict.status in READABLE else 0.0)
 
-    def _verdict(self, prompt: Prompt, response: str) -> Verdict:
+    def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
         """The task's verdict; retried once if the verifier itself failed, because it may have lost a process."""
-        verdict = self._task.verify(prompt, response)
+        verdict = verdict_of(self._task, prompt, response)
         if verdict.status is not Status.VERIFIER_ERROR:
             return verdict
         logger.warning("the verifier failed on prompt %r and is asked again: %s", prompt.id, verdict.detail)
-        return self._task.verify(prompt, response)
+        return verdict_of(self._task, prompt, response)
 
     def _decode(self, responses: Sequence[Any]) -> list[str]:
         return decode_responses(self._tokenizer, [tokens.tolist() for tokens in responses], self._frame)

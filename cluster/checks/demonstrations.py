@@ -77,7 +77,8 @@ def _checked(config: RunConfig, task: Task, examples: list[Example]) -> tuple[li
     try:
         if isinstance(task, RewardedTask):
             _start(task)
-        report = check_demonstrations(task, [example.prompt for example in examples], every=drop)
+        lengths = [len(example.response) for example in examples]
+        report = check_demonstrations(task, [example.prompt for example in examples], lengths, every=drop)
     finally:
         if isinstance(task, RewardedTask):
             task.grades.close()

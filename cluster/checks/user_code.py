@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from verifiers.rewards.response import Response
 from verifiers.rewards.task import Grades, RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
 from verifiers.task import Prompt, Task
@@ -68,7 +69,7 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
 
 
 def _one(grades: Grades, prompt: Prompt, response: str) -> Verdict:
-    return grades.grade(prompt, [response])[0]
+    return grades.grade(prompt, [Response.unsampled(response)])[0]
 
 
 def sample_answer(prompt: Prompt) -> str:

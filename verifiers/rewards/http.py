@@ -1,6 +1,7 @@
 """Rewards from an HTTP service: one POST for a batch of answers, with retries, a deadline, and a checked response.
 
-Request:  {"prompts": [...], "responses": [...], "references": [...], "rows": [{...}, ...], "ids": [...]}
+Request:  {"prompts": [...], "responses": [...], "references": [...], "rows": [{...}, ...], "ids": [...],
+           "response_tokens": [...], "finish_reasons": [...]}
 Response: {"rewards": [1.0, 0.0, ...]}; instead of a number, true or false, or an object of named parts.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from verifiers.rewards.response import Response
 from verifiers.rewards.results import Grading, ResultError, json_row
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
@@ -62,7 +64,7 @@ class HttpGrades:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def grade(self, prompt: Prompt, responses: Sequence[str]) -> list[Verdict]:
+    def grade(self, prompt: Prompt, responses: Sequence[Response]) -> list[Verdict]:
         """See `Grades`; the batches of a group are sent at the same time."""
         started = time.perf_counter()
         parts = [responses[i : i + self._batch] for i in range(0, len(responses), self._batch)]
@@ -80,7 +82,7 @@ class HttpGrades:
         except ResultError as error:
             return Verdict.failed(f"{where} {error}", seconds=seconds)
 
-    async def _all(self, prompt: Prompt, parts: Sequence[Sequence[str]]) -> list[list[Any]]:
+    async def _all(self, prompt: Prompt, parts: Sequence[Sequence[Response]]) -> list[list[Any]]:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
@@ -88,15 +90,17 @@ class HttpGrades:
             # deadline: each has its own
             return await asyncio.gather(*(self._one(session, prompt, part) for part in parts))
 
-    async def _one(self, session: Any, prompt: Prompt, responses: Sequence[str]) -> list[Any]:
+    async def _one(self, session: Any, prompt: Prompt, responses: Sequence[Response]) -> list[Any]:
         """The results of one batch; if it failed, the reason for each answer."""
         n, row = len(responses), json_row(prompt.columns)
         body = {
             "prompts": [prompt.text] * n,
-            "responses": list(responses),
+            "responses": [response.text for response in responses],
             "references": [prompt.reference.get("answer", prompt.reference)] * n,
             "rows": [row] * n,
             "ids": [prompt.id] * n,
+            "response_tokens": [response.tokens for response in responses],
+            "finish_reasons": [response.finish_reason for response in responses],
         }
         last, pause = ServiceError("not asked"), FIRST_PAUSE_S
         deadline = time.monotonic() + self._timeout_s

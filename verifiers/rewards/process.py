@@ -25,6 +25,7 @@ from typing import IO, Any
 from verifiers.process_group import end_group
 from verifiers.rewards.environment import of_user_code
 from verifiers.rewards.program import HEADER, Job, send
+from verifiers.rewards.response import Response
 from verifiers.task import Prompt
 from verifiers.user_code import shortened
 
@@ -85,7 +86,7 @@ class UserProcess:
         with self._lock:
             return self._started().where
 
-    def grade(self, prompt: Prompt, responses: Sequence[str]) -> list[dict[str, Any]]:
+    def grade(self, prompt: Prompt, responses: Sequence[Response]) -> list[dict[str, Any]]:
         """One result for each response: the fields of a verdict, or ``error``.
 
         Raises:
@@ -174,7 +175,7 @@ class _Process:
             raise LoadError(reply["error"])
         self.where, self.batch = reply["ready"], reply["batch"]
 
-    def grade(self, prompt: Prompt, responses: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
+    def grade(self, prompt: Prompt, responses: Sequence[Response], timeout_s: float) -> list[dict[str, Any]]:
         """See `UserProcess.grade`; the deadline holds for each result, from the moment that its call starts."""
         self._output.next_call()
         self._send((prompt, list(responses)), "before it was called")

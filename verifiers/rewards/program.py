@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from verifiers.rewards.response import Response
 from verifiers.rewards.results import Grading, ResultError, listed, to_json
-from verifiers.rewards.signature import Signature
+from verifiers.rewards.signature import LENGTHS, Signature, lengths_of
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.user_code import UserCodeError, load, load_module, parse, traceback_of
@@ -70,6 +71,7 @@ class Grader:
             from verifiers.tasks.user_task import make_user_object
 
             self._function: Callable[..., Any] = make_user_object(settings).verify
+            self._lengths = [name for name in LENGTHS if name in inspect.signature(self._function).parameters]
             self.where = f"verify of task.name = {settings.name}"
             self.batch = False
         else:
@@ -80,7 +82,7 @@ class Grader:
             self._signature = Signature(self._function, name, settings.options if job.kind == "reward" else {})
             self.where, self.batch = self._signature.where, self._signature.batch
 
-    def grade(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def grade(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[dict[str, Any]]:
         """One result for each response, in order: a verdict, or ``error`` with the reason."""
         if self.batch:
             yield from self._batch(prompt, responses)
@@ -93,15 +95,18 @@ class Grader:
                 started = time.perf_counter()
                 yield self._result(partial(self._call, prompt, [response]), started)
 
-    def _call(self, prompt: Prompt, responses: Sequence[str]) -> Any:
-        if self._signature is None:
-            result = self._function(prompt, responses[0])
-        else:
-            positional, named = self._signature.arguments(prompt, responses)
-            result = self._function(*positional, **named)
+    def _call(self, prompt: Prompt, responses: Sequence[Response]) -> Any:
+        positional, named = self._arguments(prompt, responses)
+        result = self._function(*positional, **named)
         return self._run(_limited(result, self._timeout_s)) if inspect.isawaitable(result) else result
 
-    def _batch(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _arguments(self, prompt: Prompt, responses: Sequence[Response]) -> tuple[list[Any], dict[str, Any]]:
+        if self._signature is not None:
+            return self._signature.arguments(prompt, responses)
+        known = lengths_of(responses[0])
+        return [prompt, responses[0].text], {name: known[name] for name in self._lengths}
+
+    def _batch(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[dict[str, Any]]:
         started = time.perf_counter()
         results: list[Any] = []
 
@@ -116,14 +121,13 @@ class Grader:
             for result in results:
                 yield self._result(partial(_same, result), None, seconds)
 
-    def _concurrently(self, prompt: Prompt, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _concurrently(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[dict[str, Any]]:
         """Grade all answers of the group concurrently, each with the deadline."""
 
-        async def one(response: str) -> dict[str, Any]:
+        async def one(response: Response) -> dict[str, Any]:
             started, results = time.perf_counter(), []
             try:
-                positional, named = self._signature.arguments(prompt, [response]) if self._signature else (
-                    [prompt, response], {})  # fmt: skip
+                positional, named = self._arguments(prompt, [response])
                 results.append(await _limited(self._function(*positional, **named), self._timeout_s))
             except BaseException as error:  # noqa: BLE001  # also sys.exit
                 return _error(error, self.where)

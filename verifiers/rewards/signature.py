@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from verifiers.rewards.response import Response
 from verifiers.task import Prompt
 from verifiers.user_code import UserCodeError, place_of
 
@@ -16,6 +17,7 @@ from verifiers.user_code import UserCodeError, place_of
 ANSWER = ("response", "completion", "solution_str")  # aliases: TRL, verl
 ANSWERS = ("responses", "completions", "solution_strs")
 REFERENCE = ("reference", "ground_truth", "label")  # verl, OpenRLHF
+LENGTHS = ("response_tokens", "finish_reason", "truncated")  # attributes of a response; lists for a batch
 _Kind = inspect.Parameter
 
 
@@ -63,7 +65,7 @@ class Signature:
         if unknown:
             raise UserCodeError(f"task.options names {unknown[0]!r}, but {self.where} has no parameter of that name")
 
-    def arguments(self, prompt: Prompt, responses: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    def arguments(self, prompt: Prompt, responses: Sequence[Response]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments for one answer, or for a batch of answers to one prompt.
 
         Raises:
@@ -86,48 +88,62 @@ class Signature:
             named = {name: value for name, value in rest.items() if name.isidentifier() and name not in taken} | named
         return positional, named
 
-    def _rest(self, prompt: Prompt, responses: Sequence[str]) -> dict[str, Any]:
+    def _rest(self, prompt: Prompt, responses: Sequence[Response]) -> dict[str, Any]:
         """What ``**kwargs`` gets: all columns, and the options; prompt and answer if no parameter takes the answer."""
         columns = prompt.columns
         rest = {name: [value] * len(responses) for name, value in columns.items()} if self.batch else dict(columns)
         return rest | dict(self._options) | ({} if self._takes_answer else
-                                             {"prompt": prompt.text, "response": responses[0]})  # fmt: skip
+                                             {"prompt": prompt.text, "response": responses[0].text})  # fmt: skip
 
     def _value(self, name: str, given: Mapping[str, Any], prompt: Prompt) -> Any:
         if name not in given:
             columns = ", ".join(map(str, prompt.columns)) or "none"
             known = "prompts, responses, references, rows" if self.batch else "prompt, response, reference, row"
+            known += f", {', '.join(LENGTHS)}"
             raise UserCodeError(
                 f"{self.where} has the parameter {name!r}, but prompt {prompt.id!r} has no column of that name; "
                 f"columns: {columns}; also known: {known}. Rename it, or give it a default"
             )
         return given[name]
 
-    def _given(self, prompt: Prompt, responses: Sequence[str]) -> dict[str, Any]:
+    def _given(self, prompt: Prompt, responses: Sequence[Response]) -> dict[str, Any]:
         """Values by name; later ones replace earlier ones."""
-        n, columns = len(responses), prompt.columns
+        texts, n, columns = [response.text for response in responses], len(responses), prompt.columns
         reference = prompt.reference.get("answer", prompt.reference)
         given: dict[str, Any] = {"level": prompt.level} | dict.fromkeys(REFERENCE, reference)
+        given |= lengths(responses) if self.batch else lengths_of(responses[0])
         if not self.batch:
             given |= dict(columns) | dict(self._options)
-            given |= dict.fromkeys(ANSWER[1:], responses[0]) if "response" not in self._named else {}
+            given |= dict.fromkeys(ANSWER[1:], texts[0]) if "response" not in self._named else {}
             return given | {
                 "prompt": prompt.text,
                 "prompt_id": prompt.id,
-                "response": responses[0],
-                "query": prompt.text + responses[0],
+                "response": texts[0],
+                "query": prompt.text + texts[0],
                 "row": dict(columns),
             }
         given |= {f"{name}s": [reference] * n for name in REFERENCE}
         given |= {f"{name}s": [value] * n for name, value in columns.items()}
         given |= {name: [value] * n for name, value in columns.items()} | dict(self._options)
-        given |= dict.fromkeys(ANSWERS[1:], list(responses)) if "responses" not in self._named else {}
+        given |= dict.fromkeys(ANSWERS[1:], list(texts)) if "responses" not in self._named else {}
         return given | {
             "prompt": prompt.text,
             "prompts": [prompt.text] * n,
             "prompt_id": prompt.id,
-            "responses": list(responses),
-            "queries": [prompt.text + response for response in responses],
+            "responses": texts,
+            "queries": [prompt.text + text for text in texts],
             "row": dict(columns),
-            "rows": [dict(columns) for _ in responses],
+            "rows": [dict(columns) for _ in texts],
         }
+
+
+def lengths_of(response: Response) -> dict[str, Any]:
+    """The values of ``LENGTHS`` for one response."""
+    values = (response.tokens, response.finish_reason, response.truncated)
+    return dict(zip(LENGTHS, values, strict=True))
+
+
+def lengths(responses: Sequence[Response]) -> dict[str, list[Any]]:
+    """The values of ``LENGTHS`` for a batch."""
+    each = [lengths_of(response) for response in responses]
+    return {name: [values[name] for values in each] for name in LENGTHS}

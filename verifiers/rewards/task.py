@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from verifiers.rewards.process import CallLost, LoadError, UserProcess
 from verifiers.rewards.program import Job
+from verifiers.rewards.response import Response
 from verifiers.rewards.results import from_json
 from verifiers.settings import TaskSettings, is_address
 from verifiers.task import Prompt, Task
@@ -22,7 +23,7 @@ class Grades(Protocol):
         """Load what is needed; returns one line for the log. Raises RuntimeError if that fails."""
         ...
 
-    def grade(self, prompt: Prompt, responses: Sequence[str]) -> list[Verdict]:
+    def grade(self, prompt: Prompt, responses: Sequence[Response]) -> list[Verdict]:
         """One verdict for each response; a failure is a verdict of status ``verifier_error``."""
         ...
 
@@ -45,7 +46,7 @@ class UserGrades:
         except (CallLost, LoadError) as error:
             raise RuntimeError(f"{self._key}: {error}") from error
 
-    def grade(self, prompt: Prompt, responses: Sequence[str]) -> list[Verdict]:
+    def grade(self, prompt: Prompt, responses: Sequence[Response]) -> list[Verdict]:
         """See `Grades`."""
         verdicts, retry = self._once(prompt, responses)
         failed = [i for i, verdict in enumerate(verdicts) if verdict.status is Status.VERIFIER_ERROR]
@@ -59,7 +60,7 @@ class UserGrades:
         """See `Grades`."""
         self.process.close()
 
-    def _once(self, prompt: Prompt, responses: Sequence[str]) -> tuple[list[Verdict], bool]:
+    def _once(self, prompt: Prompt, responses: Sequence[Response]) -> tuple[list[Verdict], bool]:
         """The verdicts, and whether a retry may help."""
         started = time.perf_counter()
         try:
@@ -98,10 +99,10 @@ class RewardedTask:
         return self.grades.start()
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Grade one answer."""
-        return self.verify_all(prompt, [response])[0]
+        """Grade one answer that no model sampled."""
+        return self.verify_all(prompt, [Response.unsampled(response)])[0]
 
-    def verify_all(self, prompt: Prompt, responses: Sequence[str]) -> list[Verdict]:
+    def verify_all(self, prompt: Prompt, responses: Sequence[Response]) -> list[Verdict]:
         """Grade all answers to a prompt."""
         return self.grades.grade(prompt, responses)
 
@@ -122,7 +123,11 @@ class UserScorer:
         return self.grades.start()
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
-        """See `Scorer`. Equal responses are scored once.
+        """See `Scorer`; for responses that no model sampled."""
+        return self.scores_of(prompt, [Response.unsampled(response) for response in responses])
+
+    def scores_of(self, prompt: Prompt, responses: Sequence[Response]) -> list[float | None]:
+        """One score for each response. Equal responses are scored once.
 
         Raises:
             ScorerError: It failed on one of them.
@@ -133,6 +138,13 @@ class UserScorer:
         if failed is not None:
             raise ScorerError(failed.detail)
         return [graded[response].reward for response in responses]
+
+
+def verdict_of(task: Task, prompt: Prompt, response: Response) -> Verdict:
+    """The verdict of a task on one response. Only user code reads more than its text."""
+    if isinstance(task, RewardedTask):
+        return task.verify_all(prompt, [response])[0]
+    return task.verify(prompt, response.text)
 
 
 class ScorerError(RuntimeError):

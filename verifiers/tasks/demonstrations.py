@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from verifiers.rewards.response import Response
+from verifiers.rewards.task import verdict_of
 from verifiers.task import Prompt, Task
 from verifiers.tasks.references import SPREAD
 from verifiers.verdict import Status
@@ -47,12 +49,15 @@ def _first(reasons: dict[str, str]) -> str:
     return f"{identity} ({line[:_MAX_TEXT]})"
 
 
-def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) -> DemonstrationReport:
+def check_demonstrations(
+    task: Task, prompts: Sequence[Prompt], tokens: Sequence[int], *, every: bool
+) -> DemonstrationReport:
     """Grade demonstrations as answers to their problems.
 
     Args:
         task: The task with the verifier.
         prompts: Problems with demonstrations.
+        tokens: The number of tokens of each demonstration, with the end token.
         every: Whether all of them are graded, however long that takes; else a sample, for a few seconds.
     """
     wrong: dict[str, str] = {}
@@ -66,7 +71,7 @@ def check_demonstrations(task: Task, prompts: Sequence[Prompt], *, every: bool) 
         if prompt.demonstration is None:
             continue
         checked += 1
-        verdict = task.verify(prompt, prompt.demonstration)
+        verdict = verdict_of(task, prompt, Response(prompt.demonstration, tokens[position]))
         if verdict.status is not Status.CORRECT:
             reasons = failed if verdict.status is Status.VERIFIER_ERROR else wrong
             reasons[prompt.id] = " ".join((verdict.detail or verdict.status.value).split())

@@ -16,7 +16,8 @@ from actors.group_metrics import group_metrics
 from actors.workers.verifier_worker import Ready, VerifierWorker
 from learner.tiny_model import character_tokenizer
 from tests.actors.test_group import make_group
-from verifiers.rewards.task import RewardedTask
+from verifiers.rewards.response import Response
+from verifiers.rewards.task import RewardedTask, UserScorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.verdict import Status, Verdict
@@ -153,9 +154,9 @@ class Grades:
     def close(self) -> None:
         pass
 
-    def grade(self, prompt: Prompt, responses: list[str]) -> list[Verdict]:
+    def grade(self, prompt: Prompt, responses: list[Response]) -> list[Verdict]:
         self.calls.append(responses)
-        found = [self.parts[response] for response in responses]
+        found = [self.parts[response.text] for response in responses]
         return [
             Verdict.failed("my_rewards.py, line 3: broken")
             if parts is None
@@ -169,7 +170,7 @@ def test_a_reward_of_the_user_gets_the_group_at_once_and_its_parts_are_recorded(
     worker._task = RewardedTask(Scripted({}), grades)
     _, graded = asyncio.run(worker.grade(group_of(worker, ["9", "1+2", "9"]).to_record_batch(), PROMPT))
     group = Group.from_record_batch(graded)
-    assert grades.calls == [["9", "1+2"]], "equal answers are graded once"
+    assert grades.calls == [[Response("9", 2), Response("1+2", 4)]], "equal answers are graded once"
     assert group.rewards.tolist() == [0.0, 1.5, 0.0] and group.part_names == ["correct", "format"]
     assert np.array_equal(group.parts, [[0.0, np.nan], [1.0, 0.5], [0.0, np.nan]], equal_nan=True)
     row = group_metrics([group], np.zeros((1, 3)), version=group.newest_version)
@@ -177,6 +178,17 @@ def test_a_reward_of_the_user_gets_the_group_at_once_and_its_parts_are_recorded(
     assert "reward_part/correct" not in group_metrics(
         [replace(group, part_names=None, parts=None)], np.zeros((1, 3)), version=group.newest_version
     )
+
+
+def test_a_reward_and_a_scorer_of_the_user_get_length_and_end_of_each_answer(worker):
+    rewards, scores = Grades({"9": {"correct": 0.0}}), Grades({"9": {"correct": 0.0}})
+    worker._task, worker._scorer = RewardedTask(Scripted({}), rewards), UserScorer(scores)
+    group = replace(group_of(worker, ["9", "9"]), finish_reason=["length", "stop"])
+    group = replace(group, demonstration_tokens=np.array([3, 4, 2], np.int32))
+    asyncio.run(worker.grade(group.to_record_batch(), replace(PROMPT, demonstration="9")))
+    samples = [Response("9", 2, "length"), Response("9", 2)]
+    assert rewards.calls == [samples, [Response("9", 3)]]
+    assert scores.calls == [[*samples, Response("9", 3)], samples]
 
 
 def test_a_reward_of_the_user_that_fails_is_no_wrong_answer(worker):

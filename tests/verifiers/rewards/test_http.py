@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from verifiers.rewards import http
+from verifiers.rewards.response import Response
 from verifiers.rewards.task import RewardedTask
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
@@ -77,7 +78,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, str]]:
 def grade(url: str, *responses: str, **keys: Any) -> list[Verdict]:
     task = make_task(TaskSettings.model_validate({"reward": url, "reward_timeout_s": 20.0, **keys}))
     assert isinstance(task, RewardedTask)
-    return task.verify_all(PROMPT, list(responses))
+    return task.verify_all(
+        PROMPT, [Response(text, len(text), "length" if text == "cut" else "stop") for text in responses]
+    )
 
 
 def test_answers_go_in_batches_with_their_rows(service: tuple[Service, str]) -> None:
@@ -85,6 +88,13 @@ def test_answers_go_in_batches_with_their_rows(service: tuple[Service, str]) -> 
     assert [v.reward for v in grade(url, "4", "5", "4 ", reward_batch=2)] == [1.0, 0.0, 0.0]
     assert sorted(len(request["responses"]) for request in server.requests) == [1, 2]
     assert server.requests[0]["rows"][0] == PROMPT.row and server.requests[0]["prompts"][0] == PROMPT.text
+
+
+def test_a_service_gets_length_and_end_of_each_answer(service: tuple[Service, str]) -> None:
+    server, url = service
+    grade(url, "4", "cut")
+    assert server.requests[0]["response_tokens"] == [1, 3]
+    assert server.requests[0]["finish_reasons"] == ["stop", "length"]
 
 
 def test_a_service_that_is_busy_is_asked_again(service: tuple[Service, str]) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from verifiers.rewards import process
 from verifiers.rewards.environment import of_actor
-from verifiers.rewards.task import RewardedTask
+from verifiers.rewards.response import Response
+from verifiers.rewards.task import RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
 from verifiers.settings import ScorerSettings, TaskSettings
 from verifiers.task import Prompt
@@ -86,6 +87,18 @@ def orphan(response):
 def online(response):
     return {"offline": int(os.environ.get("HF_HUB_OFFLINE", "-1")), "own": int(os.environ["OWN"])}
 
+def overlong(response_tokens, truncated, response):
+    return -1.0 if truncated else -response_tokens / 10
+
+def batch_overlong(responses, response_tokens, finish_reason):
+    return [n / 10 if reason == "stop" else -1.0 for n, reason in zip(response_tokens, finish_reason)]
+
+class MineByLength:
+    def verify(self, prompt, response, response_tokens):
+        return float(response_tokens)
+    def prompts(self, split):
+        return []
+
 class Mine:
     name = "mine"
     def __init__(self, words=1):
@@ -106,6 +119,10 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def unsampled(*texts: str) -> list[Response]:
+    return [Response.unsampled(text) for text in texts]
+
+
 class Graded:
     """Grades with one function of the file, and closes its process."""
 
@@ -115,7 +132,7 @@ class Graded:
 
     def __call__(self, name: str, *responses: str, timeout_s: float = 20.0, **keys: object) -> list[Verdict]:
         self.task(name, timeout_s=timeout_s, **keys)
-        return self._tasks[-1].verify_all(PROMPT, list(responses))
+        return self._tasks[-1].verify_all(PROMPT, unsampled(*responses))
 
     def task(self, name: str, **keys: object) -> RewardedTask:
         keys = {"reward_timeout_s": keys.pop("timeout_s", 20.0), **keys}
@@ -149,7 +166,7 @@ def test_the_calls_of_an_asynchronous_reward_overlap(graded: Graded) -> None:
     task = graded.task("concurrent")
     task.prepare()
     started = time.monotonic()
-    assert [v.reward for v in task.verify_all(PROMPT, ["4", *map(str, range(10, 25))])] == [1.0] + [0.0] * 15
+    assert [v.reward for v in task.verify_all(PROMPT, unsampled("4", *map(str, range(10, 25))))] == [1.0] + [0.0] * 15
     assert time.monotonic() - started < 3.0, "one after the other they take 4.8 s"
 
 
@@ -180,11 +197,11 @@ def test_a_call_that_hangs_is_killed_where_it_hangs(graded: Graded, monkeypatch:
     task = graded.task("hang", timeout_s=0.5)
     task.prepare()
     before = task.grades.process.pid  # type: ignore[attr-defined]
-    (verdict,) = task.verify_all(PROMPT, ["hang"])
+    (verdict,) = task.verify_all(PROMPT, unsampled("hang"))
     assert verdict.status is Status.VERIFIER_ERROR and "task.reward_timeout_s" in verdict.detail
     assert "bad_rewards.py" in verdict.detail and "in hang" in verdict.detail
     assert not Path(f"/proc/{before}").exists()
-    assert task.verify_all(PROMPT, ["fine"])[0].reward == 1.0, "the next call has a new process"
+    assert task.verify_all(PROMPT, unsampled("fine"))[0].reward == 1.0, "the next call has a new process"
 
 
 def test_an_asynchronous_call_that_hangs_is_cancelled(graded: Graded) -> None:
@@ -195,16 +212,16 @@ def test_an_asynchronous_call_that_hangs_is_cancelled(graded: Graded) -> None:
 
 def test_os_exit_ends_the_call_and_not_the_worker(graded: Graded) -> None:
     task = graded.task("die")
-    verdicts = task.verify_all(PROMPT, ["die", "4"])
+    verdicts = task.verify_all(PROMPT, unsampled("die", "4"))
     assert all("exit status 4" in v.detail and "bad_rewards.py, line 20" in v.detail for v in verdicts)
-    assert task.verify_all(PROMPT, ["4"])[0].reward == 1.0
+    assert task.verify_all(PROMPT, unsampled("4"))[0].reward == 1.0
 
 
 def test_a_flood_of_prints_is_cut(graded: Graded, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     task = graded.task("flood")
     task.grades.process._log = lines.append  # type: ignore[attr-defined]
-    assert [v.reward for v in task.verify_all(PROMPT, ["4"])] == [1.0]
+    assert [v.reward for v in task.verify_all(PROMPT, unsampled("4"))] == [1.0]
     task.grades.close()
     text = "".join(lines)
     assert len(text) < 2 * process.LOG_BYTES and "bytes of output of the user's code were dropped" in text
@@ -213,9 +230,9 @@ def test_a_flood_of_prints_is_cut(graded: Graded, monkeypatch: pytest.MonkeyPatc
 def test_repeated_losses_fail_at_once_for_a_while(graded: Graded) -> None:
     task = graded.task("die")
     for _ in range(2):  # each tries twice
-        task.verify_all(PROMPT, ["die"])
+        task.verify_all(PROMPT, unsampled("die"))
     started = time.monotonic()
-    (verdict,) = task.verify_all(PROMPT, ["die"])
+    (verdict,) = task.verify_all(PROMPT, unsampled("die"))
     assert "not called, because the last" in verdict.detail and "exit status 4" in verdict.detail
     assert time.monotonic() - started < 0.5
 
@@ -225,7 +242,7 @@ def test_what_the_code_started_ends_with_it(graded: Graded, monkeypatch: pytest.
     task = graded.task("orphan", timeout_s=0.5)
     task.prepare()
     group = task.grades.process.pid  # type: ignore[attr-defined]
-    task.verify_all(PROMPT, ["4"])
+    task.verify_all(PROMPT, unsampled("4"))
     with contextlib.suppress(psutil.NoSuchProcess):
         left = [p for p in psutil.process_iter() if _group_of(p) == group and p.status() != psutil.STATUS_ZOMBIE]
         assert not left
@@ -267,7 +284,7 @@ def test_a_task_of_the_user(code: Path) -> None:
     assert [p.id for p in task.prompts("train")] == ["train-0", "train-1"] and task.prompts("test")[
         0
     ].text == "say say "
-    assert [v.reward for v in task.verify_all(PROMPT, ["4", "5"])] == [1.0, 0.0]
+    assert [v.reward for v in task.verify_all(PROMPT, unsampled("4", "5"))] == [1.0, 0.0]
     task.grades.close()
     with pytest.raises(ValueError, match="task.options names 'wrods'"):
         make_task(TaskSettings(name=f"{code}:Mine", options={"wrods": 2}))
@@ -277,3 +294,18 @@ def test_a_scorer_of_the_user(code: Path) -> None:
     scorer = make_scorer(TaskSettings(scorer=ScorerSettings(kind=f"{code}:Judge")))
     assert scorer.scores(PROMPT, ["a", "b", "a"], []) == [1.0, 2.0, 1.0]
     scorer.grades.close()  # type: ignore[attr-defined]
+
+
+def test_length_and_end_of_a_response(code: Path, graded: Graded) -> None:
+    cut = [Response("4", 3), Response("4", 5), Response("4", 5, "length")]
+    assert [v.reward for v in graded.task("overlong").verify_all(PROMPT, cut)] == [-0.3, -0.5, -1.0]
+    assert [v.reward for v in graded.task("batch_overlong").verify_all(PROMPT, cut)] == [0.3, 0.5, -1.0]
+    task = make_task(TaskSettings(name=f"{code}:MineByLength"))
+    assert isinstance(task, RewardedTask)
+    assert [v.reward for v in task.verify_all(PROMPT, cut)] == [3.0, 5.0, 5.0]
+    task.grades.close()
+    scorer = make_scorer(TaskSettings(scorer=ScorerSettings(kind=f"{code}:overlong")))
+    assert isinstance(scorer, UserScorer)
+    assert scorer.scores_of(PROMPT, [cut[0], cut[2], cut[0]]) == [-0.3, -1.0, -0.3]
+    scorer.grades.close()
+    assert graded.task("overlong").verify(PROMPT, "x" * 40).reward == -1.0, "estimated: four characters are a token"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from cluster.config import build_config
+from verifiers.rewards.response import Response
 from verifiers.rewards.results import Grading, ResultError, from_json, listed, to_json
 from verifiers.rewards.signature import Signature
 from verifiers.task import Prompt
@@ -92,7 +96,9 @@ def test_batches() -> None:
 
 
 def call(function: Callable[..., Any], *responses: str, **options: Any) -> Any:
-    positional, named = Signature(function, "score", options).arguments(PROMPT, list(responses))
+    positional, named = Signature(function, "score", options).arguments(
+        PROMPT, [Response(text, len(text)) for text in responses]
+    )
     return function(*positional, **named)
 
 
@@ -108,6 +114,24 @@ def test_parameters_are_bound_by_name() -> None:
     verl = call(lambda data_source, solution_str, ground_truth, extra_info: (solution_str, ground_truth, extra_info),
                 "r", data_source="x")  # fmt: skip
     assert verl == ("r", "4", {"index": 3})
+
+
+def test_length_and_end_are_bound_unless_the_row_or_an_option_has_the_name() -> None:
+    def lengths(response: str, response_tokens: int, finish_reason: str, truncated: bool = True) -> Any:
+        return response_tokens, finish_reason, truncated
+
+    assert call(lengths, "four") == (4, "stop", False)
+    assert call(lengths, "four", response_tokens=9) == (9, "stop", False)
+    assert call(lambda responses, response_tokens, truncated: (response_tokens, truncated), "a", "bc") == (
+        [1, 2],
+        [False, False],
+    )
+    own = Prompt("p1", "", row={"truncated": "in the row", "response_tokens": "too"})
+    signature = Signature(lambda response, truncated, response_tokens: 1, "score", {})
+    named = signature.arguments(own, [Response("r", 7, "length")])[1]
+    assert (named["truncated"], named["response_tokens"]) == ("in the row", "too")
+    signature = Signature(lambda response, truncated: 1, "score", {})
+    assert signature.arguments(PROMPT, [Response("r", 7, "length")])[1]["truncated"] is True
 
 
 def test_batches_are_bound_by_name() -> None:
@@ -139,3 +163,19 @@ def test_wrong_signatures_name_the_parameters(function: Callable[..., Any], word
 def test_options_without_a_parameter_are_refused() -> None:
     with pytest.raises(UserCodeError, match="task.options names 'bonus'"):
         call(lambda response: 1, "r", bonus=1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "penalty"), [(1, 0.0), (768, 0.0), (769, -1 / 256), (896, -0.5), (1024, -1.0), (1025, -1.0)]
+)
+def test_the_documented_penalty_is_that_of_dapo(repository: Path, tokens: int, penalty: float) -> None:
+    page = (repository / "docs" / "bring-your-own.md").read_text()
+    section = page.partition("### A penalty for long answers")[2]
+    code, settings = (section.partition(f"```{language}\n")[2].partition("```")[0] for language in ("python", "yaml"))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    config = build_config(yaml.safe_load(settings))
+    signature = Signature(names["score"], "score", config.task.options)
+    positional, named = signature.arguments(PROMPT, [Response("it is 4", tokens)])
+    verdict = Grading(config.task.reward_weights).verdict(names["score"](*positional, **named))
+    assert verdict.reward == pytest.approx(1.0 + penalty) and verdict.status is Status.CORRECT
