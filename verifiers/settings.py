@@ -151,13 +151,14 @@ class TaskSettings(Section):
     template: Literal["plain", "chat"] = Field(
         "plain",
         description="How a prompt becomes tokens: plain gives the ids of tokenizer(text), with the special "
-        "tokens that the tokenizer itself adds, without an end token; chat wraps it as a user turn in the model's "
-        "own chat template.",
+        "tokens that the tokenizer itself adds, without an end token; chat wraps it as a user turn, after the earlier "
+        "turns of a conversation, in the model's own chat template.",
     )
     system_prompt: str | None = Field(
         None,
         min_length=1,
-        description="Text of a system turn before every prompt; null: none (task.template=chat only).",
+        description="Text of a system turn before every prompt that has no system message of its own; null: none "
+        "(task.template=chat only).",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict,

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from verifiers.verdict import Verdict
 
 SPLITS = ("train", "validation", "test")
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,13 @@ class Prompt:
 
     Attributes:
         id: Unique within the task and stable from run to run.
-        text: The problem as given to the model.
+        text: The problem; in a conversation, the last message of the user.
         reference: Data for the verifier; plain JSON types only, because it is logged.
         level: Difficulty or subject; evaluations can be broken down by it.
         demonstration: An expert's response for imitation; None outside the train split or if there is none.
         row: All columns of the problem's row in its file, as they were read; kept only for ``task.reward``.
+        history: The messages of the conversation before `text`, as (role, content), each role one of ``ROLES``; only
+            ``task.template: chat`` can render them.
     """
 
     id: str
@@ -30,6 +33,19 @@ class Prompt:
     level: str = "all"
     demonstration: str | None = None
     row: dict[str, Any] | None = field(default=None, repr=False)
+    history: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation, with `text` as its last message."""
+        return [{"role": role, "content": content} for role, content in (*self.history, ("user", self.text))]
+
+    @property
+    def transcript(self) -> str:
+        """The whole conversation as one text; `text` itself if it is the only message."""
+        if not self.history:
+            return self.text
+        return "\n\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
 
     @property
     def columns(self) -> dict[str, Any]:

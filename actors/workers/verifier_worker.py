@@ -152,7 +152,7 @@ class VerifierWorker:
             detail=[_utf8(verdict.detail) for verdict in verdicts],
             demonstration_score=demonstration,
             parts=[verdict.parts for verdict in verdicts],
-            prompt_text=_utf8(prompt.text),
+            prompt_text=_utf8(prompt.transcript),
             reference=_reference(prompt),
             response_text=[_utf8(response) for response in responses],
         ).to_record_batch()

@@ -276,7 +276,7 @@ def epoch_warnings(config: RunConfig, prompts: int) -> list[str]:
 
 def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: Any) -> list[str]:
     """What is doubtful about the tokenizer, for prompts that it can render."""
-    tokens = PromptRenderer(tokenizer, config.task)(prompts[0].text)
+    tokens = PromptRenderer(tokenizer, config.task)(prompts[0].text, prompts[0].history)
     return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
 
 
@@ -340,6 +340,6 @@ def _rendered(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: A
         raise UsageError(f"model.path = {config.model.path}: {error}") from error
     for prompt in prompts:
         try:
-            yield renderer(prompt.text)
+            yield renderer(prompt.text, prompt.history)
         except ValueError as error:
             raise UsageError(f"prompt {prompt.id!r} of the split {split!r}: {error}") from error

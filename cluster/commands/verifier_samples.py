@@ -97,7 +97,7 @@ class Problems:
     def _read(self, split: str) -> dict[str, str]:
         from verifiers.tasks.registry import make_task
 
-        return {prompt.id: prompt.text for prompt in make_task(self.config.task).prompts(split)}
+        return {prompt.id: prompt.transcript for prompt in make_task(self.config.task).prompts(split)}
 
     @cached_property
     def decode(self) -> Callable[[list[list[int]]], list[str]]:

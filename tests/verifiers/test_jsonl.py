@@ -111,7 +111,7 @@ def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> N
         (
             {"problem": [{"role": role, "content": "?"} for role in ("user", "assistant", "user")]},
             {},
-            r"'problem' is a conversation of 3 messages \(user, assistant, user\); only one user message",
+            r"'problem' is a conversation of 3 messages before the solution, and task.template=plain .*template=chat",
         ),
         ({"problem": [{"role": "assistant", "content": "?"}]}, {}, r"'problem' is a conversation of 1 messages"),
         ({"problem": [{"role": "system", "content": "?"}]}, {}, r"'problem' is a conversation of 1 messages"),
@@ -123,6 +123,59 @@ def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> N
 def test_values_that_are_not_one_text_are_refused(tmp_path: Path, row: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=r"own\.jsonl, line 1: the field " + message):
         own(tmp_path, [{"problem": "?", "answer": "1"} | row], **options)
+
+
+def test_a_chat_template_gets_the_messages_of_a_row(tmp_path: Path) -> None:
+    def row(*roles: str) -> dict:
+        return {"problem": [{"role": role, "content": f"{role} {i}"} for i, role in enumerate(roles)], "answer": "1"}
+
+    rows = [
+        row("user"),
+        row("developer", "user", "assistant"),
+        row("system", "user", "assistant", "user"),
+        {"problem": "alone", "answer": "1"},
+    ]
+    rows.append(rows[2])
+    jsonl = {"test": str(write(tmp_path / "own.jsonl", rows)), "drop_duplicates": True}
+    task = make_task(TaskSettings(name="jsonl", template="chat", instruction=" Go!", jsonl=jsonl))
+    prompts = task.prompts("test")
+    assert [p.text for p in prompts] == ["user 0 Go!", "user 1 Go!", "user 3 Go!", "alone Go!"]
+    assert [p.history for p in prompts] == [
+        (),
+        (("system", "developer 0"),),
+        (("system", "system 0"), ("user", "user 1"), ("assistant", "assistant 2")),
+        (),
+    ]
+    assert prompts[1].messages == [
+        {"role": "system", "content": "developer 0"},
+        {"role": "user", "content": "user 1 Go!"},
+    ]
+    assert prompts[0].transcript == "user 0 Go!"
+    assert prompts[1].transcript == "system: developer 0\n\nuser: user 1 Go!"
+
+
+def test_problems_differ_if_the_messages_before_them_do(tmp_path: Path) -> None:
+    rows = [
+        {"problem": [{"role": "system", "content": system}, {"role": "user", "content": "Go on."}], "answer": "1"}
+        for system in ("a", "b", "a")
+    ]
+    jsonl = {"test": str(write(tmp_path / "own.jsonl", rows)), "drop_duplicates": True}
+    assert len(make_task(TaskSettings(name="jsonl", template="chat", jsonl=jsonl)).prompts("test")) == 2
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        (("user", "tool", "user"), r"3 messages \(user, tool, user\); it must consist of messages of system, user"),
+        (("assistant",), r"1 messages \(assistant\); it must .* end with the user"),
+        (("user", "assistant", "system"), r"3 messages \(user, assistant, system\); it must"),
+    ],
+)
+def test_conversations_without_a_problem_are_refused(tmp_path: Path, roles: tuple[str, ...], message: str) -> None:
+    rows = [{"problem": [{"role": role, "content": "?"} for role in roles], "answer": "1"}]
+    jsonl = {"test": str(write(tmp_path / "own.jsonl", rows))}
+    with pytest.raises(ValueError, match=r"line 1: the field 'problem' is a conversation of " + message):
+        make_task(TaskSettings(name="jsonl", template="chat", jsonl=jsonl)).prompts("test")
 
 
 def test_ids_are_in_all_rows_or_in_none(tmp_path: Path) -> None:

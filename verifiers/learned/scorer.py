@@ -40,7 +40,7 @@ class LearnedScorer:
 
     def scores(self, prompt: Prompt, responses: Sequence[str], verdicts: Sequence[Verdict]) -> list[float | None]:
         """See ``verifiers.scorers.Scorer``."""
-        return [float(p) for p in self._loaded().probabilities(prompt.text, responses)]
+        return [float(p) for p in self._loaded().probabilities(prompt.transcript, responses)]
 
     def _loaded(self) -> Classifier:
         with self._lock:

@@ -1,7 +1,7 @@
 """Rewards from an HTTP service: one POST for a batch of answers, with retries, a deadline, and a checked response.
 
 Request:  {"prompts": [...], "responses": [...], "references": [...], "rows": [{...}, ...], "ids": [...],
-           "response_tokens": [...], "finish_reasons": [...]}
+           "response_tokens": [...], "finish_reasons": [...], "messages": [[{...}, ...], ...]}
 Response: {"rewards": [1.0, 0.0, ...]}; instead of a number, true or false, or an object of named parts.
 """
 
@@ -101,6 +101,7 @@ class HttpGrades:
             "ids": [prompt.id] * n,
             "response_tokens": [response.tokens for response in responses],
             "finish_reasons": [response.finish_reason for response in responses],
+            "messages": [prompt.messages] * n,
         }
         last, pause = ServiceError("not asked"), FIRST_PAUSE_S
         deadline = time.monotonic() + self._timeout_s

@@ -99,7 +99,7 @@ class Signature:
         if name not in given:
             columns = ", ".join(map(str, prompt.columns)) or "none"
             known = "prompts, responses, references, rows" if self.batch else "prompt, response, reference, row"
-            known += f", {', '.join(LENGTHS)}"
+            known += f", messages, {', '.join(LENGTHS)}"
             raise UserCodeError(
                 f"{self.where} has the parameter {name!r}, but prompt {prompt.id!r} has no column of that name; "
                 f"columns: {columns}; also known: {known}. Rename it, or give it a default"
@@ -111,6 +111,7 @@ class Signature:
         texts, n, columns = [response.text for response in responses], len(responses), prompt.columns
         reference = prompt.reference.get("answer", prompt.reference)
         given: dict[str, Any] = {"level": prompt.level} | dict.fromkeys(REFERENCE, reference)
+        given |= {"messages": [prompt.messages for _ in texts] if self.batch else prompt.messages}
         given |= lengths(responses) if self.batch else lengths_of(responses[0])
         if not self.batch:
             given |= dict(columns) | dict(self._options)

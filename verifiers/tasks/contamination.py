@@ -58,7 +58,7 @@ def contamination(
     """
 
     def words(prompt: Prompt) -> tuple[str, ...]:
-        return normalized(prompt.text.removesuffix(instruction))
+        return normalized(prompt.transcript.removesuffix(instruction))
 
     ids: set[str] = set()
     texts: dict[tuple[str, ...], str] = {}

@@ -9,7 +9,7 @@ from verifiers.task import Prompt
 
 def same_text(prompt: Prompt) -> str:
     """The text by which problems are compared: white space does not count."""
-    return " ".join(prompt.text.split())
+    return " ".join(prompt.transcript.split())
 
 
 def without_duplicates(prompts: Sequence[Prompt]) -> list[Prompt]:

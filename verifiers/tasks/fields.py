@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+from verifiers.task import ROLES
+
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "developer": "system"}
 _LARGEST_PLAIN = 1e21  # larger floats are written with an exponent
 
 
@@ -86,17 +88,43 @@ def conversation(value: Any) -> list[tuple[str, Any]]:
 def _question(messages: list[tuple[str, Any]]) -> str:
     """The text of the system messages and of the user message, separated by blank lines. A last message of the
     assistant is the solution, which is not part of it."""
-    roles = [role for role, _ in messages]
-    asked = messages[:-1] if len(messages) > 1 and roles[-1] == "assistant" else messages
-    if asked[-1][0] != "user" or any(role not in ("system", "developer") for role, _ in asked[:-1]):
-        shown = ", ".join(roles[:6]) + (", ..." if len(roles) > 6 else "")
+    asked = _without_solution(messages)
+    if asked[-1][0] != "user" or any(role != "system" for role, _ in asked[:-1]):
         raise ValueError(
-            f"is a conversation of {len(roles)} messages ({shown}); only one user message, perhaps after a system "
-            "message and before the assistant's solution, can be read: write the conversation into its text, or leave "
-            "the row out"
+            f"is a conversation of {_roles(messages)}; only one user message, perhaps after a system message and "
+            "before the assistant's solution, can be read: write the conversation into its text, or leave the row out"
         )
     texts = [_content(content) for _, content in asked]
     return "\n\n".join(text for text in texts if text)
+
+
+def dialogue(value: Any) -> tuple[tuple[tuple[str, str], ...], str] | None:
+    """The messages before the last one of the user as (role, content), and the text of that one; None if the value is
+    no conversation. A last message of the assistant is the solution, which is not part of it.
+
+    Raises:
+        ValueError: It does not end with the user, or has other roles or contents than text. See ``single``.
+    """
+    messages = conversation(value)
+    if not messages:
+        return None
+    asked = _without_solution(messages)
+    if asked[-1][0] != "user" or any(role not in ROLES for role, _ in asked):
+        raise ValueError(
+            f"is a conversation of {_roles(messages)}; it must consist of messages of system, user and assistant, and "
+            "end with the user or with the assistant's solution: change the row, or leave it out"
+        )
+    *history, (_, text) = ((role, _content(content)) for role, content in asked)
+    return tuple((role, content) for role, content in history if content), text
+
+
+def _without_solution(messages: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return messages[:-1] if len(messages) > 1 and messages[-1][0] == "assistant" else messages
+
+
+def _roles(messages: list[tuple[str, Any]]) -> str:
+    roles = [role for role, _ in messages]
+    return f"{len(roles)} messages ({', '.join(roles[:6])}{', ...' if len(roles) > 6 else ''})"
 
 
 def _content(content: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.tasks.datasets import HUB, SHOWN_FAULTS, Faults, Reader, Row, local_file, read_rows
 from verifiers.tasks.duplicates import duplicates_message, without_duplicates
-from verifiers.tasks.fields import any_answer, as_text, one_answer, solution
+from verifiers.tasks.fields import any_answer, as_text, dialogue, one_answer, solution
 from verifiers.tasks.file_task import by_hash, hold_out
 from verifiers.tasks.math_tasks import MathTask
 from verifiers.tasks.settings import JsonlSettings
@@ -71,7 +72,7 @@ class Jsonl(MathTask):
         if self.settings.reward is not None:  # a reward of the user reads the rows, with or without an answer
             read_answer = _plain
         readers: dict[str, tuple[Any, Callable[..., Any]]] = {
-            "problem": (names.problem, _problem),
+            "problem": (names.problem, _conversation if self.settings.template == "chat" else _one_text),
             "answer": (names.answer, read_answer),
             "level": (names.level, _text),
             "solution": (names.solution, solution),
@@ -90,7 +91,9 @@ class Jsonl(MathTask):
             answer = answer[0]
         identity = number if given is None else given
         level = values.get("level", "all")
-        return self.prompt(row, identity, values["problem"], answer, level, values.get("solution"))
+        history, problem = values["problem"]
+        prompt = self.prompt(row, identity, problem, answer, level, values.get("solution"))
+        return replace(prompt, history=history) if history else prompt
 
     def validation(self) -> list[Prompt] | None:
         """The problems of the validation file, if there is one."""
@@ -162,10 +165,33 @@ def _text(value: Any) -> str:
     return as_text(value, numbers=True, may_be_empty=False)
 
 
-def _problem(first: Any, *more: Any) -> str:
+_Problem = tuple[tuple[tuple[str, str], ...], str]  # the messages before the problem, and its text
+
+
+def _problem(first: Any, *more: Any) -> _Problem:
     """The texts of the fields, separated by blank lines; all but the first may be missing."""
     texts = [as_text(value, numbers=True, may_be_empty=True) for value in more if value is not None]
-    return "\n\n".join(text.strip() for text in [_text(first), *texts] if text.strip())
+    return (), "\n\n".join(text.strip() for text in [_text(first), *texts] if text.strip())
+
+
+def _one_text(first: Any, *more: Any) -> _Problem:
+    """The problem for ``task.template: plain``, which has no turns: a system message becomes part of the text."""
+    history, _ = dialogue(first) or ((), "")
+    if any(role != "system" for role, _ in history):
+        raise ValueError(
+            f"is a conversation of {len(history) + 1} messages before the solution, and task.template=plain renders "
+            "one text; set task.template=chat, or leave the row out"
+        )
+    return _problem(first, *more)
+
+
+def _conversation(first: Any, *more: Any) -> _Problem:
+    """The messages of a conversation, for a chat template. The texts of further fields follow the last one."""
+    found = dialogue(first)
+    if found is None:
+        return _problem(first, *more)
+    history, text = found
+    return history, _problem(text, *more)[1]
 
 
 def exact(response: str, reference: str, *, prose: bool = True) -> Verdict:

@@ -102,9 +102,10 @@ class JsonlSettings(Section):
     problem: str | list[str] = Field(
         "problem",
         min_length=1,
-        description="Field with the problem's text, or with a list of messages: one user message; the text of system "
-        "messages is put before it, and a last assistant message is left out. A list of fields, such as "
-        "[instruction, input], is joined with blank lines; all but the first may be missing in a row.",
+        description="Field with the problem's text, or with a list of messages that ends with the user; a last "
+        "assistant message is left out. With task.template=chat, the messages are the turns of the chat template; with "
+        "plain, there can be one user message only, and the text of system messages is put before it. A list of "
+        "fields, such as [instruction, input], is joined with blank lines; all but the first may be missing in a row.",
     )
     answer: str | None = Field(
         "answer",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from verifiers.settings import TaskSettings
-from verifiers.task import Prompt, check_split
+from verifiers.task import ROLES, Prompt, check_split
 from verifiers.user_code import UserCodeError, describe_error, load, place_of
 from verifiers.verdict import Verdict
 
@@ -54,6 +54,8 @@ class UserTask:
                 raise UserCodeError(f"{where} gave a {type(prompt).__name__}, not a bonrl.Prompt")
             if not isinstance(prompt.text, str) or not isinstance(prompt.id, str):
                 raise UserCodeError(f"{where} gave a prompt whose id or text is not text: {prompt.id!r}")
+            if problem := _wrong_history(prompt):
+                raise UserCodeError(f"{where}, prompt {prompt.id!r}: its history {problem}")
             if prompt.id in ids:
                 raise UserCodeError(f"{where} gave two prompts with the id {prompt.id!r}; make ids unique")
             _check_json(prompt, where)
@@ -62,6 +64,16 @@ class UserTask:
         if size is not None and size > len(prompts):
             raise ValueError(f"task.{split}_size is {size}, but {where} gave only {len(prompts)}; lower it")
         return prompts[:size]
+
+
+def _wrong_history(prompt: Prompt) -> str:
+    """What is wrong with the history of a prompt; empty if nothing is."""
+    for message in prompt.history:
+        if not (isinstance(message, (tuple, list)) and len(message) == 2 and isinstance(message[1], str)):
+            return f"has a message {message!r}; give (role, content), both text"
+        if message[0] not in ROLES:
+            return f"has a message of the role {message[0]!r}; choose one of {', '.join(ROLES)}"
+    return ""
 
 
 def _check_json(prompt: Prompt, where: str) -> None:

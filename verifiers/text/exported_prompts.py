@@ -8,6 +8,7 @@ generation_config.json. ``bonrl_prompt.json`` records the settings.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from verifiers.text.stop_tokens import stop_token_ids
 RECORD = "bonrl_prompt.json"
 _DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-j", *"aAbBcdDeFfGHIjmMpSTuUVwWxXyYzZ")
 _PROBE = "How much is one and one?"
+_SYSTEM = ("system", "Be brief.")
+_EXCHANGE = (("user", "How much is two and two?"), ("assistant", "Four."))
 
 
 def finish_export(directory: str | Path, settings: PromptSettings) -> None:
@@ -34,6 +37,9 @@ def finish_export(directory: str | Path, settings: PromptSettings) -> None:
     if settings.template == "chat":
         renderer = PromptRenderer(AutoTokenizer.from_pretrained(directory, local_files_only=True), settings)
         renderer.chat_text(_PROBE)
+        for history in (_EXCHANGE, (_SYSTEM, *_EXCHANGE)):  # finds more roles whose content is a list of parts
+            with contextlib.suppress(ValueError):  # a template without such turns
+                renderer.chat_text(_PROBE, history)
         if defaults := template_defaults(renderer):
             _write_template(directory, f"{defaults}\n{renderer.chat_template}")
     else:

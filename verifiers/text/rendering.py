@@ -15,9 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from verifiers.task import Prompt
+from verifiers.task import ROLES, Prompt
 
-_PARTS_OF_TURNS = ((), ("user",), ("system", "user"), ("system",))  # roles whose content is sent as a list of parts
+Turn = tuple[str, str]  # role and content
+# Roles whose content is sent as a list of parts.
+_PARTS_OF_TURNS = ((), ("user",), ("system", "user"), ("system",), ("user", "assistant"), ROLES)
+_END_OF_REASONING = "</think>"
 _PRINTED_PARTS = "{'type': 'text', 'text': "
 
 
@@ -69,7 +72,8 @@ class PromptRenderer:
     Args:
         tokenizer: a Hugging Face tokenizer.
         settings: ``template`` is ``plain`` (the ids of ``tokenizer(text)``, without an end token) or ``chat`` (a system
-            turn if ``system_prompt`` is set, a user turn, and the opening of the assistant's).
+            turn if ``system_prompt`` is set, the turns before the problem, a user turn, and the opening of the
+            assistant's).
 
     Raises:
         ValueError: an unknown template, or ``chat`` with a tokenizer without a usable chat template.
@@ -84,25 +88,37 @@ class PromptRenderer:
         self.parts: tuple[str, ...] = ()  # the roles whose content the template reads as a list of parts
         self.reads_clock = False  # whether the template asked for today's date
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: str, history: Sequence[Turn] = ()) -> list[int]:
         """Token ids of a prompt, complete: nothing is added later.
 
+        Args:
+            text: the problem.
+            history: the turns before it. Their system turn replaces ``system_prompt``.
+
         Raises:
-            ValueError: the chat template fails, or omits the problem or the system prompt.
+            ValueError: the chat template fails, or omits a turn; or there is a history, but no chat template.
         """
         if self.chat_template is None:
+            if history:
+                raise ValueError(
+                    f"it is a conversation of {len(history) + 1} messages, and task.template=plain renders one text; "
+                    "set task.template=chat"
+                )
             return _encode_plain(text, self._tokenizer)
-        return list(self._tokenizer.encode(self.chat_text(text), add_special_tokens=False))
+        return list(self._tokenizer.encode(self.chat_text(text, history), add_special_tokens=False))
 
-    def chat_text(self, text: str) -> str:
+    def chat_text(self, text: str, history: Sequence[Turn] = ()) -> str:
         """The output of the chat template for a problem, with special tokens as text."""
-        parts, rendered, failure = self._rendered(text, self.settings.system_prompt)
+        own = any(role == "system" for role, _ in history)
+        system = None if own else self.settings.system_prompt
+        turns = [*([] if system is None else [("system", system)]), *history, ("user", text)]
+        parts, rendered, failure = self._rendered(turns)
         if rendered is None:
-            raise ValueError(self._error_message(text, failure))
+            raise ValueError(self._error_message(turns, failure))
         self.parts = parts
         return rendered
 
-    def _rendered(self, text: str, system: str | None) -> tuple[tuple[str, ...], str | None, Exception | None]:
+    def _rendered(self, turns: Sequence[Turn]) -> tuple[tuple[str, ...], str | None, Exception | None]:
         """The first form of the turns that the template renders completely: its parts and the output.
 
         The output is None if there is no such form; the last value is what the template raised first.
@@ -110,16 +126,15 @@ class PromptRenderer:
         failure: Exception | None = None
         for parts in dict.fromkeys((self.parts, *_PARTS_OF_TURNS)):
             try:
-                rendered = self._apply(text, parts, system)
+                rendered = self._apply(turns, parts)
             except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
                 failure = failure or error
                 continue
-            if _contains_turns(rendered, text, system):
+            if _contains_turns(rendered, turns):
                 return parts, rendered, failure
         return (), None, failure
 
-    def _apply(self, text: str, parts: tuple[str, ...], system: str | None) -> str:
-        turns = ([] if system is None else [("system", system)]) + [("user", text)]
+    def _apply(self, turns: Sequence[Turn], parts: tuple[str, ...]) -> str:
         return str(
             self._tokenizer.apply_chat_template(
                 [
@@ -139,14 +154,19 @@ class PromptRenderer:
         self.reads_clock = True
         return dt.datetime.combine(self.settings.date or dt.date.today(), dt.time()).strftime(directives)
 
-    def _error_message(self, text: str, failure: Exception | None) -> str:
-        system = self.settings.system_prompt
-        if system is None and self._rendered(text, "You are a helpful assistant.")[1] is not None:
+    def _error_message(self, turns: Sequence[Turn], failure: Exception | None) -> str:
+        system = [content for role, content in turns if role == "system"]
+        rest = [turn for turn in turns if turn[0] != "system"]
+        if not system and self._rendered([("system", "You are a helpful assistant."), *turns])[1] is not None:
             remedy = "it requires a system turn: set task.system_prompt"
-        elif system is not None and self._rendered(text, None)[1] is not None:
-            remedy = (
-                "it does not accept a system turn: remove task.system_prompt and put its text into task.instruction"
+        elif system and self._rendered(rest)[1] is not None:
+            remedy = "it does not accept a system turn: " + (
+                "remove task.system_prompt and put its text into task.instruction"
+                if system == [self.settings.system_prompt]
+                else "move the text of the row's system message into its user message"
             )
+        elif len(rest) > 1:
+            remedy = "use a model whose chat template takes such conversations, or leave the row out"
         else:
             remedy = "set task.template=plain, or use a model with another chat template"
         reason = f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "the output misses their text"
@@ -158,7 +178,7 @@ class PromptRenderer:
 
 def render(prompt: Prompt, tokenizer: Tokenizer, settings: PromptSettings) -> list[int]:
     """Token ids of one prompt; for many, keep a :class:`PromptRenderer`."""
-    return PromptRenderer(tokenizer, settings)(prompt.text)
+    return PromptRenderer(tokenizer, settings)(prompt.text, prompt.history)
 
 
 def chosen_template(tokenizer: Tokenizer) -> str:
@@ -237,16 +257,25 @@ def token_problem(prompt_id: str, tokens: Sequence[int], vocabulary: int | None)
     return None
 
 
-def _contains_turns(rendered: str, text: str, system: str | None) -> bool:
+def _contains_turns(rendered: str, turns: Sequence[Turn]) -> bool:
     """Whether the texts of all turns are in the output of a template, which may trim or escape them.
 
-    A list of parts printed literally does not count.
+    A list of parts printed literally does not count. A template may leave out the reasoning of earlier answers.
     """
     if _PRINTED_PARTS in rendered:
         return False
-    dense, letters = "".join(rendered.split()), _letters(rendered)
-    for words in (text, system or ""):
-        if (_letters(words) not in letters) if _letters(words) else ("".join(words.split()) not in dense):
+    dense, letters, position = "".join(rendered.split()), _letters(rendered), 0
+    for role, content in turns:
+        words = content.rpartition(_END_OF_REASONING)[2] if role == "assistant" else content
+        sought = _letters(words)
+        if not sought:
+            found = "".join(words.split()) in dense
+        elif role == "system":  # some templates put it before the last turn of the user
+            found = sought in letters
+        else:  # after the turn before it, so that a short text is not found within another turn
+            start = letters.find(sought, position)
+            found, position = start >= 0, start + len(sought)
+        if not found:
             return False
     return True
 

@@ -76,6 +76,9 @@ def test_a_graded_group_holds_its_texts(worker):
     group = Group.from_record_batch(asyncio.run(worker.grade(batch, prompt))[1])
     assert group.response_text == worker._task.seen * 2 == ["9", "9"]
     assert group.prompt_text == "reach 9 ?" and json.loads(group.reference) == {"target": 9}
+    talk = replace(prompt, history=(("user", "hello"), ("assistant", "hi")))
+    recorded = Group.from_record_batch(asyncio.run(worker.grade(batch, talk))[1]).prompt_text
+    assert recorded == "user: hello\n\nassistant: hi\n\nuser: reach 9 ?", "the whole conversation"
     long = replace(prompt, reference={"tests": "x" * 5_000})
     assert Group.from_record_batch(asyncio.run(worker.grade(batch, long))[1]).reference is None
 

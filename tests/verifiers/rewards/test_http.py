@@ -95,6 +95,7 @@ def test_a_service_gets_length_and_end_of_each_answer(service: tuple[Service, st
     grade(url, "4", "cut")
     assert server.requests[0]["response_tokens"] == [1, 3]
     assert server.requests[0]["finish_reasons"] == ["stop", "length"]
+    assert server.requests[0]["messages"] == [[{"role": "user", "content": PROMPT.text}]] * 2
 
 
 def test_a_service_that_is_busy_is_asked_again(service: tuple[Service, str]) -> None:

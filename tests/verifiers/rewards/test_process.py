@@ -93,6 +93,16 @@ def overlong(response_tokens, truncated, response):
 def batch_overlong(responses, response_tokens, finish_reason):
     return [n / 10 if reason == "stop" else -1.0 for n, reason in zip(response_tokens, finish_reason)]
 
+class WithHistory:
+    name = "mine"
+    def __init__(self, message):
+        self.message = message
+    def prompts(self, split):
+        from verifiers import Prompt
+        return [Prompt("p", "Go on.", history=[self.message])]
+    def verify(self, prompt, response):
+        return True
+
 class MineByLength:
     def verify(self, prompt, response, response_tokens):
         return float(response_tokens)
@@ -288,6 +298,20 @@ def test_a_task_of_the_user(code: Path) -> None:
     task.grades.close()
     with pytest.raises(ValueError, match="task.options names 'wrods'"):
         make_task(TaskSettings(name=f"{code}:Mine", options={"wrods": 2}))
+
+
+def test_a_task_of_the_user_with_conversations(code: Path) -> None:
+    def first(message: list[str]) -> Prompt:
+        settings = TaskSettings(name=f"{code}:WithHistory", options={"message": message})
+        return make_task(settings).prompts("train")[0]
+
+    assert first(["system", "Be brief."]).messages[0] == {"role": "system", "content": "Be brief."}
+    with pytest.raises(
+        ValueError, match=r"prompts\('train'\), prompt 'p': its history has a message of the role 'tool'"
+    ):
+        first(["tool", "x"])
+    with pytest.raises(ValueError, match=r"its history has a message \['x'\]; give \(role, content\)"):
+        first(["x"])
 
 
 def test_a_scorer_of_the_user(code: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from cluster.config import build_config
 from verifiers.rewards.response import Response
 from verifiers.rewards.results import Grading, ResultError, from_json, listed, to_json
 from verifiers.rewards.signature import Signature
+from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.user_code import UserCodeError
 from verifiers.verdict import Status, Verdict
@@ -134,6 +134,19 @@ def test_length_and_end_are_bound_unless_the_row_or_an_option_has_the_name() -> 
     assert signature.arguments(PROMPT, [Response("r", 7, "length")])[1]["truncated"] is True
 
 
+def test_a_reward_gets_the_conversation() -> None:
+    prompt = Prompt("p1", "And 2+2?", history=(("user", "1+1?"), ("assistant", "2")))
+    said = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And 2+2?"},
+    ]
+    one, batch = (lambda response, messages, prompt: 1), (lambda responses, messages: 1)
+    named = Signature(one, "score", {}).arguments(prompt, [Response("r", 1)])[1]
+    assert (named["messages"], named["prompt"]) == (said, "And 2+2?")
+    assert Signature(batch, "score", {}).arguments(prompt, [Response("r", 1)] * 2)[1]["messages"] == [said, said]
+
+
 def test_batches_are_bound_by_name() -> None:
     assert call(lambda responses: responses, "a", "b") == ["a", "b"]
     # TRL
@@ -174,8 +187,8 @@ def test_the_documented_penalty_is_that_of_dapo(repository: Path, tokens: int, p
     code, settings = (section.partition(f"```{language}\n")[2].partition("```")[0] for language in ("python", "yaml"))
     names: dict[str, Any] = {}
     exec(code, names)
-    config = build_config(yaml.safe_load(settings))
-    signature = Signature(names["score"], "score", config.task.options)
+    task = TaskSettings.model_validate(yaml.safe_load(settings)["task"])
+    signature = Signature(names["score"], "score", task.options)
     positional, named = signature.arguments(PROMPT, [Response("it is 4", tokens)])
-    verdict = Grading(config.task.reward_weights).verdict(names["score"](*positional, **named))
+    verdict = Grading(task.reward_weights).verdict(names["score"](*positional, **named))
     assert verdict.reward == pytest.approx(1.0 + penalty) and verdict.status is Status.CORRECT

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from tests import tokenizers_of_models as shapes
 from tests.tokenizers_of_models import byte_tokenizer
-from verifiers import PromptFormat, PromptRenderer
+from verifiers import Prompt, PromptFormat, PromptRenderer, render
 from verifiers.text.exported_prompts import RECORD, finish_export
 
 DAY = dt.date(2024, 2, 9)
@@ -69,6 +69,20 @@ def test_a_chat_prompt(tmp_path: Path, template: Any, settings: dict[str, Any]) 
     # The exported directory is a model like any other: a run on it, with or without the same keys, sends the same ids.
     for again in (PromptFormat("chat"), PromptFormat("chat", **settings)):
         assert [PromptRenderer(exported, again)(text) for text in TEXTS] == trained
+
+
+@pytest.mark.parametrize("template", [shapes.TURNS, shapes.PARTS, shapes.USER_PARTS, shapes.FORBIDS_SYSTEM])
+def test_a_conversation(tmp_path: Path, template: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    exchange = (("user", "1+1?"), ("assistant", "2"))
+    history = exchange if template == shapes.FORBIDS_SYSTEM else (("system", "Be long."), *exchange)
+    prompt = Prompt("p", "And 2+2?", history=history)
+    trained = render(prompt, tokenizer, PromptFormat("chat"))
+    finish_export(tmp_path, PromptFormat("chat"))
+    exported = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert exported.apply_chat_template(prompt.messages, add_generation_prompt=True)["input_ids"] == trained
 
 
 def test_what_a_user_of_the_export_says_counts(tmp_path: Path) -> None:

@@ -93,6 +93,39 @@ def test_a_template_that_cannot_render_is_refused_with_the_remedy(
         chat(template, **settings)(TEXT)
 
 
+EXCHANGE = (("user", "What is 1+1?"), ("assistant", "<think>Easy.</think>It is 2."))
+EARLIER = "<|im_start|>user\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n<think>Easy.</think>It is 2.<|im_end|>\n"
+OWN_SYSTEM = "<|im_start|>system\nBe long.<|im_end|>\n"
+
+
+@pytest.mark.parametrize("template", [shapes.TURNS, shapes.PARTS, shapes.USER_PARTS, shapes.NEEDS_SYSTEM])
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_conversation_becomes_turns(template: str, system: str | None) -> None:
+    renderer = chat(template, system_prompt=system)
+    if template != shapes.NEEDS_SYSTEM or system:
+        assert renderer.chat_text(TEXT, EXCHANGE) == (SYSTEM if system else "") + EARLIER + TURN
+    own = renderer.chat_text(TEXT, (("system", "Be long."), *EXCHANGE))
+    assert own == OWN_SYSTEM + EARLIER + TURN, "the row's own system message replaces task.system_prompt"
+    assert renderer(TEXT, EXCHANGE[:0]) == renderer(TEXT) if template != shapes.NEEDS_SYSTEM or system else True
+
+
+def test_a_template_may_leave_out_earlier_reasoning_but_no_answer() -> None:
+    shorter = shapes.TURNS.replace("message.content | trim", "message.content.split('</think>')[-1]")
+    assert chat(shorter).chat_text(TEXT, EXCHANGE) == EARLIER.replace("<think>Easy.</think>", "") + TURN
+    without = shapes.TURNS.replace("in messages %}", "in messages if message.role != 'assistant' %}")
+    with pytest.raises(ValueError, match="the output misses their text; use a model whose chat template takes such"):
+        chat(without)(TEXT, EXCHANGE)
+
+
+def test_a_conversation_that_cannot_be_rendered_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="not accept a system turn: move the text of the row's system message"):
+        chat(shapes.FORBIDS_SYSTEM)(TEXT, [("system", "Be long.")])
+    with pytest.raises(ValueError, match="requires a system turn: set task.system_prompt"):
+        chat(shapes.NEEDS_SYSTEM)(TEXT, EXCHANGE)
+    with pytest.raises(ValueError, match="conversation of 3 messages, and task.template=plain .* task.template=chat"):
+        PromptRenderer(byte_tokenizer(), PromptFormat())(TEXT, EXCHANGE)
+
+
 def test_a_text_that_the_template_changes_a_little_is_the_same_problem() -> None:
     dumped = shapes.TURNS.replace("message.content | trim", "message.content | tojson")
     assert chat(dumped)('Say "2" + 2')
