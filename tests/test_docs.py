@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from cluster.commands.app import app
-from cluster.config import key_paths, models_in
+from cluster.config import key_paths, load_config, models_in
 from tests.conftest import ROOT
 
 PAGES = sorted(
@@ -89,6 +89,17 @@ def test_every_command_and_option_exists(page: Path) -> None:
             if re.match(r"-{1,2}[a-zA-Z]", word) and word.rstrip(".,;:)").partition("=")[0] not in options:
                 wrong.append(f"bonrl {line}: {word}")
     assert not wrong
+
+
+def test_the_commands_about_data_are_accepted(tmp_path: Path) -> None:
+    """With the page's own my.yaml; what they would read does not exist here."""
+    text = (ROOT / "docs" / "data.md").read_text("utf-8")
+    config = tmp_path / "my.yaml"
+    config.write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    commands = re.findall(r"^bonrl (?:train|sft) -c my\.yaml .*", text, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        load_config(config, [word for word in command.split() if "=" in word])
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -145,6 +145,24 @@ def test_verdicts(directory: Path) -> None:
     assert task.verify(prompt, "I do not know").status is Status.UNPARSABLE
 
 
+def test_rows_of_the_public_set(tmp_path: Path) -> None:
+    public = [
+        {"question": f"What is {i}+1?", "answer": f"It is {i}+1 = <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1},000"}
+        for i in range(10)
+    ]
+    write(tmp_path, public)
+    write(tmp_path, [{"question": "What?", "answer": 7}, {"question": "What?", "answer": "#### 8"}], "gsm8k_test.jsonl")
+    task = make_task(TaskSettings(name="gsm8k", path=str(tmp_path), instruction="", reward="https://x.example/"))
+    train = {p.id: p for p in [*task.prompts("train"), *task.prompts("validation")]}
+    assert sorted(train) == sorted(f"train/{i}" for i in range(1, 11))
+    assert train["train/3"].text == "What is 2+1?" and train["train/3"].reference == {"answer": "3000"}
+    assert train["train/3"].row == public[2], "a reward reads the columns of the file"
+    shown = {p.id: p.demonstration for p in task.prompts("train")}
+    number = next(iter(shown)).removeprefix("train/")
+    assert shown[f"train/{number}"] == f"It is {int(number) - 1}+1 = {number}.\n#### {number},000"
+    assert [(p.id, p.reference["answer"]) for p in task.prompts("test")] == [("test/1", "7"), ("test/2", "8")]
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -81,6 +81,32 @@ def test_empty_answers_of_math_are_dropped(directory: Path) -> None:
     assert len(make_task(settings(directory)).prompts("test")) == 3
 
 
+def test_rows_of_the_public_sets(tmp_path: Path) -> None:
+    public = [
+        {
+            "problem": f"What is ${i}+1$?",
+            "level": f"Level {1 + i % 5}" if i else "Level ?",
+            "type": "Algebra",
+            "solution": f"Not $\\boxed{{0}}$ but $\\boxed{{\\frac{{{i + 1}}}{{1}}}}$.",
+        }
+        for i in range(4)
+    ]
+    write(tmp_path / TRAIN_FILE, public)
+    write(tmp_path / TEST_FILE, [*public[:2], public[2] | {"solution": "So it is $\\boxed{}$."}])
+    five = {"problem": "?", "answer": "1", "subject": "Algebra", "level": 2, "unique_id": "test/algebra/1.json"}
+    write(tmp_path / MATH500_FILE, [five])
+    task = make_task(settings(tmp_path, validation_size=0))
+    found = {p.id: (p.reference, p.level, p.demonstration) for p in task.prompts("train")}
+    assert found["train/4"] == ({"answer": r"\frac{4}{1}", "subject": "Algebra"}, "level 4", public[3]["solution"])
+    assert found["train/1"][1] == "level ?"
+    assert [p.id for p in task.prompts("test")] == ["test/1", "test/2"], "the problem with an empty answer is left out"
+    (prompt,) = make_task(settings(tmp_path, "math500")).prompts("test")
+    assert (prompt.id, prompt.level) == ("test/algebra/1.json", "level 2")
+    write(tmp_path / TRAIN_FILE, [*public, {"problem": "?", "solution": "It is 5."}])
+    with pytest.raises(ValueError, match=r"line 5: the field 'answer' is missing .* 'solution' with .* in \\boxed\{\}"):
+        make_task(settings(tmp_path)).prompts("train")
+
+
 @pytest.mark.parametrize(
     ("problems", "wanted", "held_out"),
     [

@@ -106,15 +106,15 @@ class _Check:
         """Puts the texts of the fields into the row. Raises ValueError where one is missing or wrong."""
         if self.may_lack_identity and self.identity is not None:
             self.may_lack_identity = False  # the first row decides
-            if lookup(row.columns, self.identity) is None:
+            if lookup(row.fields, self.identity) is None:
                 self.identity, self.absent = None, self.identity
-        if self.absent is not None and lookup(row.columns, self.absent) is not None:
+        if self.absent is not None and lookup(row.fields, self.absent) is not None:
             raise ValueError(
                 self._message(row, self.absent, "is set here but not in the first row; set it in all rows or in none")
             )
         for name in self.fields if self.identity is None else (self.identity, *self.fields):
             try:
-                value = lookup(row.columns, name)
+                value = lookup(row.fields, name)
                 row.fields[name] = as_text(value, numbers=self.numbers, may_be_empty=name in self.may_be_empty)
             except ValueError as error:
                 raise ValueError(self._message(row, name, f"{error}{_fields_of(row, name)}")) from error
@@ -155,6 +155,7 @@ def read_rows(
     may_lack_identity: bool = False,
     notes: Mapping[str, str] | None = None,
     readers: Mapping[str, Reader] | None = None,
+    convert: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     faults: Faults | None = None,
 ) -> Iterator[Row]:
     """Checked objects of a file of problems, in order.
@@ -169,6 +170,7 @@ def read_rows(
         may_lack_identity: Whether ``identity`` may be missing, from all objects or none.
         notes: By field, what a message about it adds: the configuration's key that names it.
         readers: Further values of a row, by their keys in ``Row.values``.
+        convert: Gives the columns of an object the names in ``fields`` and ``identity``, where a public set has others.
         faults: Collects the bad lines, and says whether they are skipped; None: they are refused.
 
     Raises:
@@ -179,7 +181,7 @@ def read_rows(
     faults = Faults() if faults is None else faults
     good = 0
     for found in _objects(path, faults):
-        row = Row(found.place, dict(found.fields), found.fields)
+        row = Row(found.place, convert(found.fields), found.fields)
         try:
             check(row)
         except ValueError as error:

@@ -1,9 +1,10 @@
 """GSM8K: grade-school word problems with one exact number as answer (Cobbe et al. 2021, arXiv 2110.14168).
 
-Read from ``gsm8k_train.jsonl`` and ``gsm8k_test.jsonl`` in ``task.path``: JSON Lines with the fields ``id``,
-``problem`` and ``answer`` (a number). The field ``solution``, if it is there, is the demonstration for imitation, after
-the calculator's annotations (``<<48/2=24>>``) are removed. The validation split is held out of the training file by a
-hash of the id, so it does not depend on the seed.
+Read from ``gsm8k_train.jsonl`` and ``gsm8k_test.jsonl`` in ``task.path``: JSON Lines with the fields of the public set
+(``question``, and ``answer`` with the number after ``####``), or with ``id``, ``problem``, ``answer`` (a number) and
+``solution``. The worked solution, if it is there, is the demonstration for imitation, without the calculator's
+annotations (``<<48/2=24>>``). The validation split is held out of the training file by a hash of the id, so it does not
+depend on the seed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 import time
 from fractions import Fraction
+from typing import Any
 
 from verifiers.mathematics.answers.extraction import extract, final_part, is_negated, without_emphasis
 from verifiers.mathematics.grader import canonical
@@ -112,10 +114,17 @@ class Gsm8k(FileTask):
 
     def read(self, split: str) -> list[Prompt]:
         """All problems of a file."""
-        rows = read_rows(self.directory.file(FILES[split]), ("problem", "answer"), identity="id")
-        return [self._prompt(row) for row in rows]
+        rows = read_rows(
+            self.directory.file(FILES[split]),
+            ("problem", "answer"),
+            identity="id",
+            numbers=True,
+            may_lack_identity=True,
+            convert=_converted,
+        )
+        return [self._prompt(row, f"{split}/{number}") for number, row in enumerate(rows, start=1)]
 
-    def _prompt(self, row: Row) -> Prompt:
+    def _prompt(self, row: Row, number: str) -> Prompt:
         fields = row.fields
         answer = reference_number(fields["answer"])
         if answer is None:
@@ -126,7 +135,9 @@ class Gsm8k(FileTask):
         level = fields.get("level") or fields.get("subject") or "all"
         solution = fields.get("solution")
         shown = _ANNOTATION.sub("", solution).strip() if isinstance(solution, str) else None
-        return Prompt(fields["id"], text, {"answer": str(answer)}, str(level), shown or None, self.columns(row))
+        return Prompt(
+            fields.get("id") or number, text, {"answer": str(answer)}, str(level), shown or None, self.columns(row)
+        )
 
     def notes(self, split: str) -> list[str]:
         """See ``FileTask``."""
@@ -135,6 +146,15 @@ class Gsm8k(FileTask):
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Grade one response by its final number, compared exactly."""
         return grade(response, Fraction(prompt.reference["answer"]))
+
+
+def _converted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the names of the module's docstring; one of the public set has its worked solution as the answer."""
+    fields, answer = dict(row), row.get("answer")
+    fields.setdefault("problem", row.get("question"))
+    if isinstance(answer, str) and answer.strip().find("####") > 0:
+        fields.setdefault("solution", answer)
+    return fields
 
 
 def grade(response: str, reference: Fraction) -> Verdict:

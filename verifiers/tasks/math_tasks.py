@@ -1,7 +1,8 @@
 """Hendrycks MATH (arXiv 2103.03874) and MATH-500 (Lightman et al., arXiv 2305.20050).
 
-``math`` reads ``math_train.jsonl`` and ``math_test.jsonl`` in ``task.path``: JSON Lines with ``id``, ``problem``,
-``answer``, ``level`` (1 to 5), ``subject`` and ``solution`` (the demonstration for imitation). With
+``math`` reads ``math_train.jsonl`` and ``math_test.jsonl`` in ``task.path``: JSON Lines with the fields of the public
+set (``problem``, ``solution``, ``level``, ``type``), whose answer is in the last box of the solution, or with ``id``,
+``problem``, ``answer``, ``level`` (1 to 5), ``subject`` and ``solution`` (the demonstration for imitation). With
 ``task.math.split: prm800k`` it also reads ``math_prm800k_train12k_ids.txt``, the ids of the 12,000 training problems;
 the other 500 are the test split. ``math500`` reads ``math500.jsonl`` for the test split, and the 12,000 for training.
 The validation split is held out of the training problems by a hash of the id.
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from verifiers.mathematics.answers.extraction import boxes
 from verifiers.mathematics.grader import grade_math, prepare
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
@@ -105,15 +107,25 @@ class Math(MathTask):
         if len(missing) > 2:
             raise ValueError(
                 f"{listed} names {len(missing)} problems that neither {TRAIN_FILE} nor {TEST_FILE} "
-                f"contains (such as {min(missing)!r}); use files of the same version"
+                f"contains (such as {min(missing)!r}); use files of the same version, with these ids"
             )
         return self._filtered([prompt for prompt in both if (prompt.id in ids) == (split == "train")])
 
     def _file(self, name: str) -> list[Prompt]:
         prompts = []
-        fields = ("problem", "answer")
-        for row in read_rows(self.directory.file(name), fields, identity="id", numbers=True, may_be_empty=("answer",)):
-            identity, problem, answer = (row.fields[field] for field in ("id", *fields))
+        rows = read_rows(
+            self.directory.file(name),
+            ("problem", "answer"),
+            identity="id",
+            numbers=True,
+            may_be_empty=("answer",),
+            may_lack_identity=True,
+            notes={"answer": "or a field 'solution' with the answer in \\boxed{}"},
+            convert=_converted,
+        )
+        for number, row in enumerate(rows, start=1):
+            identity = row.fields.get("id") or f"{'train' if name == TRAIN_FILE else 'test'}/{number}"
+            problem, answer = row.fields["problem"], row.fields["answer"]
             level = str(row.fields.get("level") or "?")  # three problems of MATH have no level
             if answer.strip():
                 level = f"level {level.removeprefix('Level ')}"
@@ -178,6 +190,16 @@ def read_ids(path: Path) -> set[str]:
     if not ids or len(ids) != len(lines):
         raise ValueError(f"{path} contains no ids, or a duplicate; write one id per line")
     return ids
+
+
+def _converted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the names of the module's docstring, from one of the public sets MATH or MATH-500."""
+    fields, solution = dict(row), row.get("solution")
+    fields.setdefault("id", row.get("unique_id"))
+    fields.setdefault("subject", row.get("type"))
+    if "answer" not in row and isinstance(solution, str) and (found := boxes(solution)):
+        fields["answer"] = found[-1]
+    return fields
 
 
 def _solution(row: Row) -> str | None:
