@@ -173,7 +173,8 @@ class ActorsSettings(Section):
         0.0,
         ge=0.0,
         le=1.0,
-        description="Share of a GPU of one verifier worker, for task.scorer.kind: learned; 0: CPU.",
+        description="Share of a GPU of one verifier worker, for a learned verifier (task.scorer.kind: learned), or for "
+        "models in your own reward, task or scorer; 0: CPU.",
     )
 
     @field_validator("samplers", "verifiers")

@@ -12,6 +12,9 @@ from learner.section import Section
 from learner.strategies import STRATEGIES, check_strategy
 from learner.strategies.registry import DEFAULT_SUBSETS
 
+FOR_ANY_REWARD = "objective.strategy = max_at_k, best_of_k, or mean with objective.k = 1, and objective.estimator = loo"
+"""Settings that take rewards other than 0 and 1, for messages."""
+
 
 class TermSettings(Section):
     """One inference strategy, and the estimator of its gradient."""

@@ -19,6 +19,9 @@ INSTRUCTIONS = {
 }
 """Appended to a problem if ``task.instruction`` is not set, by task; ``math`` for all others."""
 
+INSTRUCTED = ("gsm8k", "math", "math500", "jsonl")
+"""The tasks that append ``task.instruction`` to their problems."""
+
 RESERVED_BY_TEMPLATES = frozenset(
     "messages conversation chat_template add_generation_prompt continue_final_message tokenize padding truncation "
     "max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs tools documents "
@@ -242,9 +245,9 @@ class TaskSettings(Section):
     )
     instruction: str = Field(
         INSTRUCTIONS["gsm8k"],
-        description="Text appended to each problem, so that the model marks its final answer (not for countdown). If "
-        "it is not set, math, math500 and jsonl ask for the answer in \\boxed{}; jsonl with task.reward, or with "
-        "task.jsonl.answer=null, appends nothing.",
+        description="Text appended to each problem, so that the model marks its final answer (gsm8k, math, math500 and "
+        "jsonl only; a task of your own may read it from `settings`). If it is not set, math, math500 and jsonl ask "
+        "for the answer in \\boxed{}; jsonl with task.reward, or with task.jsonl.answer=null, appends nothing.",
     )
     shown_tests: int = Field(
         1,

@@ -19,6 +19,7 @@ from actors.sampling import restricted_problem
 from actors.settings import AllocationSettings
 from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
+from learner.objective_settings import FOR_ANY_REWARD
 from learner.schedule import KEPT_ENTROPIES, ScheduleSettings, sampling_mismatch, scheduled
 from learner.settings import LossSettings
 from verifiers.verdict import Status
@@ -197,8 +198,7 @@ class LearningStep:
         if binary and (found := next(odd, None)):
             raise ValueError(
                 f"an answer to prompt {found[0]!r} has a reward of {found[1]:g}, but {binary[0]} takes rewards of 0 "
-                "and 1 only: let task.reward return only these (True or False), or set objective.strategy to max_at_k, "
-                "best_of_k or mean, with objective.estimator = loo"
+                f"and 1 only: let task.reward return only these (True or False), or set {FOR_ANY_REWARD}"
             )
 
     def _experts(self, groups: Sequence[Group], temperature: float) -> list[TrainingSequence]:

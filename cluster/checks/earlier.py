@@ -22,6 +22,7 @@ from cluster.records.checkpoints import ALLOCATION_FILE, QUEUE_FILE, Checkpoint,
 from cluster.records.config_changes import recorded_config
 from cluster.records.run_directory import check_unused
 from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem, lora_identity
+from learner.objective_settings import FOR_ANY_REWARD
 from learner.schedule import sampling_mismatch, scheduled_integer
 
 
@@ -189,7 +190,7 @@ def group_problem(config: RunConfig, step: int, rows: Iterable[dict[str, Any]]) 
         return None
     return (
         f"the groups of step {step + 1} have rewards other than 0 and 1, such as {min(odd):g}, which {binary[0]} "
-        "cannot take; use objective.strategy = max_at_k (or mean) with objective.estimator = loo"
+        f"cannot take; use {FOR_ANY_REWARD}"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.errors import UsageError
+from learner.objective_settings import FOR_ANY_REWARD
 from verifiers.rewards.response import Response
 from verifiers.rewards.task import Grades, RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
@@ -62,8 +63,7 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
     if rewards and binary and odd:
         raise UsageError(
             f"task.reward = {config.task.reward or config.task.name} gave a reward of {odd[0]:g}, but {binary[0]} "
-            "takes rewards of 0 and 1 only; set objective.strategy to max_at_k, best_of_k or mean (with "
-            "objective.estimator = loo), or return True or False"
+            f"takes rewards of 0 and 1 only; set {FOR_ANY_REWARD}, or return True or False"
         )
     return warnings
 

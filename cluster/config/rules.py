@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, get_args
 from actors.sampling import MIN_TEMPERATURE, Sampling
 from cluster.config.allocation_rules import allocation_problems
 from cluster.config.keep_best import parse_metric
+from learner.objective_settings import FOR_ANY_REWARD
 from learner.schedule import Schedule, scheduled_integer
 from learner.strategies import STRATEGIES, check_strategy
 from verifiers.scorers import make_scorer
-from verifiers.settings import TaskName
+from verifiers.settings import INSTRUCTED, INSTRUCTIONS, TaskName
 from verifiers.tasks.countdown import DEFAULT_SIZES
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def _prompts(config: RunConfig) -> Iterator[str]:
     for key, value in (("system_prompt", task.system_prompt), ("chat_template_kwargs", task.chat_template_kwargs)):
         if value and task.template != "chat":
             yield f"task.{key} has no effect with task.template={task.template}; set task.template=chat, or omit it"
+    own = task.name in get_args(TaskName)
+    if own and task.name not in INSTRUCTED and task.instruction not in ("", *INSTRUCTIONS.values()):
+        yield f"task.instruction is not read with task.name={task.name}; omit it, or set it to an empty text"
     files = [f"task.jsonl.{key}" for key in ("train", "validation", "test") if getattr(task.jsonl, key) is not None]
-    if files and task.name in get_args(TaskName) and task.name != "jsonl":
+    if files and own and task.name != "jsonl":
         yield f"{files[0]} is not read with task.name={task.name}; set task.name=jsonl, or omit it"
 
 
@@ -60,7 +64,7 @@ def _rewards(config: RunConfig) -> Iterator[str]:
     if task.format_bonus and binary:
         yield (
             f"task.format_bonus = {task.format_bonus:g} makes rewards other than 0 and 1, which {binary[0]} cannot "
-            "take; use objective.strategy = max_at_k (or mean) with objective.estimator = loo, or task.format_bonus = 0"
+            f"take; use {FOR_ANY_REWARD}; or task.format_bonus = 0"
         )
     if task.format_bonus and objective.imitation != "none":
         yield (
@@ -73,7 +77,7 @@ def _rewards(config: RunConfig) -> Iterator[str]:
     if task.format_bonus and objective.imitation == "none" and len(votes) == len(terms):
         yield (
             f"task.format_bonus = {task.format_bonus:g} is added to rewards, which {votes[0]} does not read, so it has "
-            "no effect; use objective.strategy = max_at_k (or mean), or task.format_bonus = 0"
+            f"no effect; use {FOR_ANY_REWARD}; or task.format_bonus = 0"
         )
     scored = [t.strategy for t in terms if "scores" in STRATEGIES[t.strategy].required_inputs]
     scored += ["bon_sft"] if objective.imitation == "bon_sft" else []

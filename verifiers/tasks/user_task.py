@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from verifiers.settings import TaskSettings
+from verifiers.settings import INSTRUCTIONS, TaskSettings
 from verifiers.task import ROLES, Prompt, check_split
 from verifiers.user_code import UserCodeError, describe_error, load, place_of
 from verifiers.verdict import Verdict
@@ -116,6 +116,11 @@ def _arguments(cls: type[Any], settings: TaskSettings) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters
     every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     takes_settings = "settings" in parameters
+    if not takes_settings and settings.instruction not in ("", *INSTRUCTIONS.values()):
+        raise UserCodeError(
+            f"task.instruction is not read by {settings.name} ({place_of(cls)}): omit it, or let its constructor take "
+            "`settings` and append settings.instruction to the problems"
+        )
     unknown = [] if every or takes_settings else [name for name in settings.options if name not in parameters]
     if unknown:
         raise UserCodeError(

@@ -23,6 +23,17 @@ from tests.cluster.config.test_config import refusal
         ({"sampler": {"tensor_parallel": 2}}, ("sampler.tensor_parallel = 2", "sampler.gpus")),
         ({"learner": {"gpus_per_rank": 0.5}}, ("learner.gpus_per_rank = 0.5", "learner.ranks")),
         ({"learner": {"gpus_per_rank": 1, "ranks": 3}, "cluster": {"num_gpus": 2}}, ("3 GPUs", "cluster.num_gpus = 2")),
+        *(
+            (
+                {"task": {"name": name, "path": "data", "instruction": "Be brief."}},
+                (f"task.instruction is not read with task.name={name}", "omit it"),
+            )
+            for name in ("countdown", "humaneval", "mbpp")
+        ),
+        (
+            {"task": {"format_bonus": 0.1}},
+            ("max_at_k, best_of_k, or mean with objective.k = 1, and objective.estimator = loo",),
+        ),
         ({"queue": {"overtake": 1}}, ("queue.overtake = 1", "queue.staleness")),
         ({"evaluation": {"temperature": 0.001}}, ("evaluation.temperature = 0.001", "use 0 for greedy")),
         ({"rollout": {"temperature": 0.005}}, ("rollout.temperature", "0.01")),

@@ -23,7 +23,7 @@ def script(*overrides: str) -> str:
 OVERRIDES = [
     (),
     ("cluster.head=gpu", "cluster.slurm={gpu_option: gres, account: lab, qos: high, directives: ['--exclusive']}"),
-    ('cluster.environment={GLOO_SOCKET_IFNAME: ib0, NOTE: "it\'s $HOME"}', 'task.instruction="It\'s $(rm) `x`\\nEND"'),
+    ('cluster.environment={GLOO_SOCKET_IFNAME: ib0, NOTE: "it\'s $HOME"}', 'wandb.project="It\'s $(rm) `x`\\nEND"'),
 ]
 
 

@@ -19,7 +19,7 @@ OVERRIDES = [
     "schedule.temperature={end: 0.8, over: 4}",
     "schedule.n={shape: steps, at: {3: 10}}",
     "tracking=[wandb, tensorboard]",
-    "task.instruction=it's größer",
+    "wandb.project=it's größer",
 ]
 
 

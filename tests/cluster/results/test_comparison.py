@@ -195,7 +195,7 @@ def test_what_cannot_be_compared_is_refused_and_the_rest_is_named(tmp_path: Path
 
 def test_other_sampling_and_missing_prompts_are_warned_about(tmp_path: Path) -> None:
     [one] = runs(tmp_path, "pass-0")
-    other = make_run(tmp_path, "b", {"task": {"format_bonus": 0.0, "instruction": "Think."}, **MEAN}, prompts=10)
+    other = make_run(tmp_path, "b", {"task": {"format_bonus": 0.0, "instruction": ""}, **MEAN}, prompts=10)
     for file in (other / "groups").glob("evaluation-*"):
         found = [type(group)(**{**vars(group), "temperature": 0.5}) for group in evaluation_groups(0.5, 0, prompts=10)]
         write(file, found)

@@ -93,6 +93,16 @@ def overlong(response_tokens, truncated, response):
 def batch_overlong(responses, response_tokens, finish_reason):
     return [n / 10 if reason == "stop" else -1.0 for n, reason in zip(response_tokens, finish_reason)]
 
+class Instructed:
+    name = "mine"
+    def __init__(self, settings):
+        self.end = settings.instruction
+    def prompts(self, split):
+        from verifiers import Prompt
+        return [Prompt("p", f"Count. {self.end}")]
+    def verify(self, prompt, response):
+        return True
+
 class WithHistory:
     name = "mine"
     def __init__(self, message):
@@ -298,6 +308,13 @@ def test_a_task_of_the_user(code: Path) -> None:
     task.grades.close()
     with pytest.raises(ValueError, match="task.options names 'wrods'"):
         make_task(TaskSettings(name=f"{code}:Mine", options={"wrods": 2}))
+
+
+def test_an_instruction_that_a_task_of_the_user_cannot_read_is_refused(code: Path) -> None:
+    with pytest.raises(ValueError, match=r"task\.instruction is not read by .*:Mine .*take `settings`"):
+        make_task(TaskSettings(name=f"{code}:Mine", instruction="Be brief."))
+    task = make_task(TaskSettings(name=f"{code}:Instructed", instruction="Be brief."))
+    assert task.prompts("train")[0].text == "Count. Be brief."
 
 
 def test_a_task_of_the_user_with_conversations(code: Path) -> None:
