@@ -21,6 +21,7 @@ from verifiers.rewards.task import RewardedTask
 from verifiers.task import Prompt, Task
 from verifiers.tasks.references import check_references
 from verifiers.tasks.registry import make_task
+from verifiers.tasks.sources import is_pattern, matches
 from verifiers.text.rendering import PromptRenderer, TokenizedPrompt, rendering_warnings, token_problem
 from verifiers.text.stop_tokens import end_token_id
 
@@ -328,8 +329,9 @@ def end_token_of(config: RunConfig, tokenizer: Any, model: str | Path | None = N
 def _is_elsewhere(config: RunConfig) -> bool:
     """Whether the problem files that the task names are not on this machine at all."""
     files = config.task.jsonl
-    names = [files.train, files.validation, files.test] if config.task.name == "jsonl" else [config.task.path]
-    return any(name is not None and not Path(name).exists() for name in names)
+    values = [files.train, files.validation, files.test] if config.task.name == "jsonl" else [config.task.path]
+    names = [name for value in values for name in ([value] if isinstance(value, str) else value or ())]
+    return any(not (matches(name) if is_pattern(name) else Path(name).exists()) for name in names)
 
 
 def _rendered(config: RunConfig, prompts: list[Prompt], split: str, tokenizer: Any) -> Iterator[list[int]]:

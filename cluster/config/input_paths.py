@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
 from verifiers.settings import is_code
+from verifiers.tasks.sources import is_pattern, matches
 from verifiers.user_code import Reference, parse
 
 INPUT_KEYS = (
@@ -25,6 +26,7 @@ INPUT_KEYS = (
     "task.jsonl.validation",
     "task.jsonl.test",
 )
+PATTERNS = "task.jsonl."  # keys that may hold a list of paths, and patterns of files
 CODE_KEYS = ("task.reward", "task.name", "task.scorer.kind")  # may name user code; and each of PLUGINS
 PLUGINS = "plugins"
 OPTIONS = "task.options"  # arguments of user code: a text that is an existing relative path counts as one
@@ -49,8 +51,10 @@ def input_paths(config: RunConfig | Mapping[str, Any]) -> dict[str, str]:
         config: a configuration, or the nested mapping of a part of one, as from overrides.
     """
     tree = config.to_mapping() if isinstance(config, RunConfig) else config
-    values = {key: value_at(tree, key) for key in INPUT_KEYS if _is_read(tree, key)}
-    found = {key: value for key, value in values.items() if isinstance(value, str) and not value.startswith(HUB)}
+    read = [key for key in INPUT_KEYS if _is_read(tree, key)]
+    values = {name: path for key in read for name, path in _texts(key, value_at(tree, key))}
+    here = {key: value for key, value in values.items() if not value.startswith(HUB)}
+    found = {name: path for key, value in here.items() for name, path in _files(key, value)}
     if hub_id(found.get("model.path", "")):
         del found["model.path"]
     return found | {key: text for key, text in _texts(OPTIONS, value_at(tree, OPTIONS)) if _is_here(text)}
@@ -125,6 +129,14 @@ def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(value):
             yield from _texts(f"{key}.{i}", inner)
+
+
+def _files(key: str, value: str) -> Iterator[tuple[str, str]]:
+    """The path of a key; of a pattern of files, each file that it matches, numbered."""
+    if key.startswith(PATTERNS) and is_pattern(value) and (found := matches(value)):
+        yield from ((f"{key}.{i}", path) for i, path in enumerate(found))
+    else:
+        yield key, value
 
 
 def _is_here(text: str) -> bool:

@@ -67,7 +67,9 @@ def _task(source: Source) -> str:
     name = str(source.value("task.name", "the task"))
     if name == "jsonl":
         file = source.value("task.jsonl.train") or source.value("task.path")
-        return PurePath(str(file)).name if file else "JSONL rows"
+        more = f" and {len(file) - 1} more" if isinstance(file, list) and len(file) > 1 else ""
+        file = file[0] if isinstance(file, list) else file
+        return f"{PurePath(str(file)).name}{more}" if file else "JSONL rows"
     return _TASKS.get(name, name)
 
 

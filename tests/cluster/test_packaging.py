@@ -189,6 +189,29 @@ def test_every_key_that_may_name_a_path_is_packed_or_known_to_name_none() -> Non
     assert not treated & TEXTS
 
 
+def test_every_file_that_a_list_a_pattern_or_a_directory_names_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train-1", "train-2", "other", "more/a", "test"):
+        file = tmp_path / "data" / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n")
+    files = {
+        "train": ["data/train-*.jsonl", "hf://datasets/a/b/c.jsonl"],
+        "validation": "data/more",
+        "test": "data/t*.jsonl",
+    }
+    config = build_config({"model": {"path": "/shared/m"}, "task": {"name": "jsonl", "jsonl": files}})
+    stage(config, tmp_path / "job")
+    packed = {str(path.relative_to(tmp_path / "job/data")) for path in (tmp_path / "job/data").rglob("*.jsonl")}
+    assert packed == {"train-1.jsonl", "train-2.jsonl", "more/a.jsonl", "test.jsonl"}
+    for missing in ("data/none-*.jsonl", ["data/test.jsonl", "data/none.jsonl"]):
+        config = build_config({"model": {"path": "/shared/m"}, "task": {"name": "jsonl", "jsonl": {"train": missing}}})
+        with pytest.raises(UsageError, match=r"task\.jsonl\.train.* = data/none.*: there is no such file"):
+            stage(config, tmp_path / "other-job")
+
+
 def test_absolute_paths_do_not_travel(tmp_path: Path) -> None:
     stage(build_config({"model": {"path": "/shared/models/large"}}), tmp_path / "job")
     assert not (tmp_path / "job" / "shared").exists()

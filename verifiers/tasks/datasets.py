@@ -129,9 +129,11 @@ class _Check:
             self._unique(row, row.fields[self.identity])
 
     def _unique(self, row: Row, name: str) -> None:
-        if name in self.seen:
-            raise ValueError(f"{row.place}: the id {name!r} was seen before ({self.seen[name]}); make ids unique")
-        self.seen[name] = row.place.rpartition(", ")[2]
+        if (earlier := self.seen.get(name)) is not None:
+            (file, _, line), here = earlier.rpartition(", "), row.place.rpartition(", ")[0]
+            seen = line if file == here else earlier
+            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen}); make ids unique")
+        self.seen[name] = row.place
 
     def _message(self, row: Row, name: str, fault: str) -> str:
         note = f" ({self.notes[name]})" if name in self.notes else ""
@@ -146,7 +148,7 @@ def _fields_of(row: Row, name: str) -> str:
 
 
 def read_rows(
-    path: Path,
+    path: Path | Sequence[Path],
     fields: Sequence[str],
     *,
     identity: str | None,
@@ -158,10 +160,10 @@ def read_rows(
     convert: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     faults: Faults | None = None,
 ) -> Iterator[Row]:
-    """Checked objects of a file of problems, in order.
+    """Checked objects of files of problems, in order.
 
     Args:
-        path: The file; see ``read_objects``.
+        path: The file, or several that are read as one; see ``read_objects``.
         fields: Fields that every object must have as text; see ``lookup`` and ``as_text``. The text is put into
             ``Row.fields`` under the same name.
         identity: One more such field, which must differ from object to object; None: there is none.
@@ -180,7 +182,9 @@ def read_rows(
     check = _Check(fields, identity, numbers, may_be_empty, may_lack_identity, notes or {}, readers or {})
     faults = Faults() if faults is None else faults
     good = 0
-    for found in _objects(path, faults):
+    files = [path] if isinstance(path, Path) else list(path)
+    source = f"{files[0]}" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files"
+    for found in (found for file in files for found in _objects(file, faults)):
         row = Row(found.place, convert(found.fields), found.fields)
         try:
             check(row)
@@ -190,10 +194,10 @@ def read_rows(
             good += 1
             yield row
     if not good and faults.count > (0 if faults.skip else SHOWN_FAULTS):
-        raise ValueError(f"{path}: every line is bad, so no problem is left\n{faults.listed(SHOWN_FAULTS)}")
+        raise ValueError(f"{source}: every line is bad, so no problem is left\n{faults.listed(SHOWN_FAULTS)}")
     faults.refuse()
     if not good:
-        raise ValueError(f"{path} holds no problems; give a file with one JSON object a line")
+        raise ValueError(f"{source} holds no problems; give a file with one JSON object a line")
 
 
 def read_checked(path: Path, check: Callable[[Row], T]) -> list[T]:

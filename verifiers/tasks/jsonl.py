@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from verifiers.mathematics.answers.extraction import extract
 from verifiers.settings import TaskSettings
-from verifiers.task import Prompt
-from verifiers.tasks.datasets import HUB, SHOWN_FAULTS, Faults, Reader, Row, local_file, read_rows
+from verifiers.task import SPLITS, Prompt
+from verifiers.tasks.datasets import SHOWN_FAULTS, Faults, Reader, Row, local_file, read_rows
 from verifiers.tasks.duplicates import duplicates_message, without_duplicates
 from verifiers.tasks.fields import any_answer, as_text, dialogue, one_answer, solution
 from verifiers.tasks.file_task import by_hash, hold_out
 from verifiers.tasks.math_tasks import MathTask
 from verifiers.tasks.settings import JsonlSettings
+from verifiers.tasks.sources import described, named_files
 from verifiers.verdict import Status, Verdict
 
 
@@ -27,24 +27,28 @@ class Jsonl(MathTask):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        self.files = {split: getattr(settings.jsonl, split) for split in ("train", "validation", "test")}
+        self.files: dict[str, str | list[str] | None] = {split: getattr(settings.jsonl, split) for split in SPLITS}
         self._rows: dict[str, list[Prompt]] = {}
         self._dropped: dict[str, int] = {}
         if not any(self.files.values()):
             raise ValueError("task.jsonl names no file; set task.jsonl.train, task.jsonl.validation or task.jsonl.test")
-        for split, name in self.files.items():
-            if name is not None and not name.startswith(HUB) and not Path(name).is_file():
-                raise ValueError(f"task.jsonl.{split}: no file {name}; set it to a JSON Lines or Parquet file")
+        for split in self.files:
+            self._names(split)
+
+    def _names(self, split: str) -> list[str]:
+        """The files of a split; none if the key is not set."""
+        value = self.files[split]
+        return [] if value is None else named_files(value, f"task.jsonl.{split}")
 
     def read(self, split: str) -> list[Prompt]:
-        """All problems of a split's file."""
+        """All problems of a split's files."""
         if split not in self._rows:
             self._rows[split] = self._read(split)
         return list(self._rows[split])
 
     def _read(self, split: str) -> list[Prompt]:
-        name = self.files[split]
-        if name is None:
+        files = self._names(split)
+        if not files:
             raise ValueError(
                 f"task.jsonl.{split} is not set; set it to the file of the {split} split"
                 + (f", or set task.jsonl.{split}_share" if split != "train" else "")
@@ -52,7 +56,7 @@ class Jsonl(MathTask):
         names = self.settings.jsonl
         faults = self.faults[split] = Faults(skip=names.skip_bad, key="task.jsonl.skip_bad")
         rows = read_rows(
-            local_file(name, f"task.jsonl.{split}"),
+            [local_file(name, f"task.jsonl.{split}") for name in files],
             (),
             identity=names.id,
             numbers=True,
@@ -126,7 +130,8 @@ class Jsonl(MathTask):
         shares = self.settings.jsonl
         held = self.files[split] is None
         source = "train" if held else split
-        notes = [f"held out of {self.files[source]} by a hash of the id" if held else f"from {self.files[source]}"]
+        named = described(self.files[source] or "", len(self._names(source)))
+        notes = [f"held out of {named} by a hash of the id" if held else f"from {named}"]
         notes += super().notes(split)[:-1] if split == "train" else []
         if split == "train" and shares.test_share is not None:
             notes.append(f"{self._count(shares.test_share, self.read('train')):,} held out for the test split")

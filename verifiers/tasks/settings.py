@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -55,20 +55,25 @@ class MathSettings(Section):
     )
 
 
+Files = Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
 class JsonlSettings(Section):
     """A user's own problems: JSON Lines (one object per line) or Parquet, with the fields named here. A dot reads a
     nested object (`reward_model.ground_truth`), JSON in a text, or an element of a list (`generations.0`); numbers and
     lists with one element are read as text. See docs/data.md."""
 
-    train: str | None = Field(
+    train: Files | None = Field(
         None,
-        description="File of the training problems: a path (.jsonl, .jsonl.gz, .parquet), or with a network "
-        "hf://datasets/OWNER/NAME/FILE (NAME@REVISION pins a version), fetched once into the Hugging Face cache.",
+        description="Files of the training problems: a path (.jsonl, .jsonl.gz, .parquet), a directory of such files, "
+        "a pattern (data/train-*.parquet), or a list of these. With a network also hf://datasets/OWNER/NAME/FILE "
+        "(NAME@REVISION pins a version), fetched once into the Hugging Face cache. Several files are read as one, "
+        "those of a directory or a pattern in the order of their names.",
     )
-    validation: str | None = Field(
-        None, description="File of the validation problems; null: held out of the training file by a hash of the id."
+    validation: Files | None = Field(
+        None, description="Files of the validation problems; null: held out of the training file by a hash of the id."
     )
-    test: str | None = Field(None, description="File of the test problems.")
+    test: Files | None = Field(None, description="Files of the test problems.")
     validation_share: float | None = Field(
         None,
         gt=0.0,

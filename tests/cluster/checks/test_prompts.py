@@ -122,9 +122,9 @@ def test_a_start_reads_the_file_of_the_problems_once(
 ) -> None:
     files = []
 
-    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
-        files.append(path.name)
-        return read_rows(path, *arguments, **options)
+    def counted(paths: list[Path], *arguments: Any, **options: Any) -> Any:
+        files.extend(path.name for path in paths)
+        return read_rows(paths, *arguments, **options)
 
     monkeypatch.setattr("verifiers.tasks.jsonl.read_rows", counted)
     read(own(tmp_path, 40, {"split": "validation", "prompts": 4}))
