@@ -119,6 +119,17 @@ def with_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return dict(found)
 
 
+def without_patterns(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration's mapping that names the files which its patterns match here, if there are any."""
+    keys = [key for key in INPUT_KEYS if key.startswith(PATTERNS)]
+    values = {key: value_at(tree, key) for key in keys}
+    named = {
+        key: [path for name, text in _texts(key, value) for _, path in _files(name, text)]
+        for key, value in values.items()
+    }
+    return with_values(tree, {key: named[key] for key in keys if named[key] not in ([], [values[key]], values[key])})
+
+
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every text in nested values, by dotted key."""
     if isinstance(value, str):

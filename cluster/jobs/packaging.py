@@ -19,7 +19,7 @@ import yaml
 
 from cluster.checks.preflight import OUR_PACKAGES, ROOT
 from cluster.config import RunConfig
-from cluster.config.input_paths import input_paths, user_code, value_at, with_values
+from cluster.config.input_paths import input_paths, user_code, value_at, with_values, without_patterns
 from cluster.errors import UsageError
 from cluster.records.input_files import files_below
 from cluster.records.software import GIT_FILE, git_state
@@ -60,7 +60,7 @@ def stage(config: RunConfig | Mapping[str, Any], directory: Path, extra: Mapping
         (directory / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, directory / target)
     if isinstance(config, RunConfig):
-        tree = with_values(config.to_mapping(), moved)
+        tree = without_patterns(with_values(config.to_mapping(), moved))
         (directory / CONFIG_NAME).write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     (directory / GIT_FILE).write_text(json.dumps(git_state()), encoding="utf-8")
     _write_entry_points(directory)

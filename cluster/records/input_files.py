@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from cluster.config import RunConfig
-from cluster.config.input_paths import OPTIONS, input_paths, value_at, with_values
+from cluster.config.input_paths import INPUT_KEYS, OPTIONS, input_paths, value_at, with_values
 from cluster.config.yaml_reader import read_yaml
 from cluster.records.run_directory import RunDirectory
 from cluster.records.software import job_package
@@ -29,10 +29,14 @@ _LEFT_OUT = (".git", ".gitignore", ".rayignore", "__pycache__")
 
 
 def keep_input_files(directory: RunDirectory, config: RunConfig) -> None:
-    """Write the record. Copies of another content, from before a resume, stay."""
+    """Write the record. Copies of another content, from before a resume, stay.
+
+    Files that a pattern matches have no key of their own and are not recorded; the package of a job names them.
+    """
     tree, run = config.to_mapping(), directory.path
     kept = {key: entry for key, entry in _recorded(run).items() if value_at(tree, key) == str(_place(run, entry))}
-    new = {key: entry for key, path in input_paths(config).items() if (entry := _entry(directory, path))}
+    named = {key: path for key, path in input_paths(config).items() if isinstance(value_at(tree, key), str)}
+    new = {key: entry for key, path in named.items() if (entry := _entry(directory, path))}
     entries = new | kept
     if entries or (run / FILE).is_file():
         directory.write_json(FILE, entries)
@@ -44,10 +48,11 @@ def kept_overrides(run: Path) -> list[str]:
     tree = read_yaml(run / "config.yaml") if recorded else {}
     missing = {key: entry for key, entry in recorded.items() if _is_missing(value_at(tree, key))}
     moved = {key: str(_place(run, entry)) for key, entry in missing.items() if _place(run, entry).exists()}
-    overrides = [f"{key}={json.dumps(path)}" for key, path in moved.items() if not _is_option(key)]
-    if any(map(_is_option, moved)):  # an override cannot name an element of a list
-        options = value_at(with_values(tree, moved), OPTIONS)
-        overrides.append(f"{OPTIONS}={yaml.safe_dump(options, default_flow_style=True, width=float('inf')).strip()}")
+    overrides = [f"{key}={json.dumps(path)}" for key, path in moved.items() if key in INPUT_KEYS]
+    for whole in (OPTIONS, *INPUT_KEYS):  # an override cannot name an element of a list
+        if inside := {key: path for key, path in moved.items() if key.startswith(f"{whole}.")}:
+            value = value_at(with_values(tree, inside), whole)
+            overrides.append(f"{whole}={yaml.safe_dump(value, default_flow_style=True, width=float('inf')).strip()}")
     return overrides
 
 
@@ -122,7 +127,3 @@ def _place(run: Path, entry: Mapping[str, str]) -> Path:
 
 def _is_missing(value: Any) -> bool:
     return isinstance(value, str) and not Path(value).exists()
-
-
-def _is_option(key: str) -> bool:
-    return key.startswith(f"{OPTIONS}.")

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from cluster.checks import preflight
 from cluster.checks.preflight import CUDA_ONLY_WHEELS, OUR_PACKAGES
-from cluster.config import RunConfig, build_config, models_in
+from cluster.config import RunConfig, build_config, load_config, models_in
 from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, OPTIONS, OUTPUT_KEYS, PLUGINS, with_values
 from cluster.errors import UsageError
 from cluster.jobs import packaging
@@ -206,6 +206,9 @@ def test_every_file_that_a_list_a_pattern_or_a_directory_names_is_packed(
     stage(config, tmp_path / "job")
     packed = {str(path.relative_to(tmp_path / "job/data")) for path in (tmp_path / "job/data").rglob("*.jsonl")}
     assert packed == {"train-1.jsonl", "train-2.jsonl", "more/a.jsonl", "test.jsonl"}
+    jsonl = load_config(tmp_path / "job" / CONFIG_NAME).task.jsonl
+    assert jsonl.train == ["data/train-1.jsonl", "data/train-2.jsonl", "hf://datasets/a/b/c.jsonl"]
+    assert (jsonl.validation, jsonl.test) == ("data/more", ["data/test.jsonl"])
     for missing in ("data/none-*.jsonl", ["data/test.jsonl", "data/none.jsonl"]):
         config = build_config({"model": {"path": "/shared/m"}, "task": {"name": "jsonl", "jsonl": {"train": missing}}})
         with pytest.raises(UsageError, match=r"task\.jsonl\.train.* = data/none.*: there is no such file"):

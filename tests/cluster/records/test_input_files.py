@@ -56,7 +56,7 @@ TASK = {
 
 
 def run_of(shared: Path, **sections: Any) -> Path:
-    config = build_config({"task": TASK, **sections})
+    config = build_config({"task": TASK} | sections)
     with RunDirectory.create(shared, "run", config.to_mapping()) as directory:
         keep_files(directory, config)
     return shared / "run"
@@ -94,6 +94,24 @@ def test_a_later_job_reads_the_copies(package: Path, tmp_path: Path, monkeypatch
     check_reads_copies(evaluated, run)
     samples = config_of_samples([run / "groups"], [])
     assert samples is not None and Path(str(samples.task.jsonl.train)).is_relative_to(run)
+
+
+@pytest.mark.parametrize("train", ["data", ["data/problems.jsonl", "more/b.jsonl"], ["more", "data/a.jsonl"]])
+def test_several_files_of_a_split_are_read_from_copies(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str | list[str]
+) -> None:
+    (package / "more").mkdir()
+    for name in ("data/a.jsonl", "more/a.jsonl", "more/b.jsonl"):
+        (package / name).write_text(ROW.replace("1 + 1", name))
+    run = run_of(tmp_path / "shared", task=TASK | {"jsonl": {"train": train, "id": None}})
+    before = [prompt.text for prompt in make_task(recorded_config(run).task).prompts("train")]
+    gone(package, monkeypatch)
+    config = load_earlier("--resume", run, [])
+    assert [prompt.text for prompt in make_task(config.task).prompts("train")] == before
+    with RunDirectory.open(run) as directory:
+        record_changes(directory, config, changes(recorded_config(run), config), 1)
+    again = load_earlier("--resume", run, [])
+    assert [prompt.text for prompt in make_task(again.task).prompts("train")] == before
 
 
 @pytest.mark.parametrize("override", ["run.steps=400", "run.name=run"])
