@@ -208,7 +208,8 @@ def test_every_file_that_a_list_a_pattern_or_a_directory_names_is_packed(
     assert packed == {"train-1.jsonl", "train-2.jsonl", "more/a.jsonl", "test.jsonl"}
     jsonl = load_config(tmp_path / "job" / CONFIG_NAME).task.jsonl
     assert jsonl.train == ["data/train-1.jsonl", "data/train-2.jsonl", "hf://datasets/a/b/c.jsonl"]
-    assert (jsonl.validation, jsonl.test) == ("data/more", ["data/test.jsonl"])
+    assert jsonl.validation == "data/more"
+    assert jsonl.test == ["data/test.jsonl", "data/train-1.jsonl", "data/train-2.jsonl"]
     for missing in ("data/none-*.jsonl", ["data/test.jsonl", "data/none.jsonl"]):
         config = build_config({"model": {"path": "/shared/m"}, "task": {"name": "jsonl", "jsonl": {"train": missing}}})
         with pytest.raises(UsageError, match=r"task\.jsonl\.train.* = data/none.*: there is no such file"):
