@@ -174,7 +174,7 @@ class ActorsSettings(Section):
         ge=0.0,
         le=1.0,
         description="Share of a GPU of one verifier worker, for a learned verifier (task.scorer.kind: learned), or for "
-        "models in your own reward, task or scorer; 0: CPU.",
+        "models in your own reward, task or scorer; 0: CPU. The GPU is another one than those of samplers and learner.",
     )
 
     @field_validator("samplers", "verifiers")
@@ -227,7 +227,7 @@ class SamplerSettings(Section):
         gt=0.0,
         le=1.0,
         description="GPU only: share of each GPU's memory that the engine may take for weights, activations and cache. "
-        "null: 0.85; with cluster.placement: colocated, what the learner rank leaves of the card.",
+        "null: 0.85; with cluster.placement: colocated, what the learner rank leaves of the GPU.",
     )
     sleep: Literal["none", "cache", "weights"] = Field(
         "none",
@@ -295,7 +295,7 @@ class BroadcastSettings(Section):
         description="Weight-transfer back-end; the run's log says which one auto chose. host: through host memory, "
         "for CPUs, GPUs and any mix. nccl: broadcasts from learner rank 0 to all samplers, between GPUs of one or "
         "several nodes (between CPUs with gloo); rank 0 holds the weights once more during an update. ipc: within the "
-        "card that one sampler and one learner rank share (cluster.placement: colocated), with the memory of the "
+        "GPU that one sampler and one learner rank share (cluster.placement: colocated), with the memory of the "
         "weights once more. nccl and ipc have not run on a GPU yet, so auto chooses host.",
     )
 

@@ -164,11 +164,11 @@ class Engine:
             return metrics
         return metrics | {"optimizer/gradient_norm": self._backend.apply()}
 
-    def sft_step(self, sequences: Sequence[TrainingSequence], step: int, *, rate: float | None = None) -> float:
-        """One step of maximum likelihood: mean cross-entropy over the response tokens of the batch, which it returns.
+    def accumulate_imitation(self, sequences: Sequence[TrainingSequence], rate: float) -> dict[str, float]:
+        """The gradient of maximum likelihood: mean cross-entropy over the response tokens of the batch, the `loss` in
+        nats per token; `update` changes the weights with the learning rate `rate`.
 
-        The temperature is 1; advantages and behavior log-probabilities are ignored. `rate` is the learning rate of this
-        step; None for that of the settings.
+        The temperature is 1; advantages and behavior log-probabilities are ignored.
         """
         normaliser = float(sum(len(s.response_tokens) for s in sequences))
 
@@ -177,11 +177,8 @@ class Engine:
             loss = losses.negative_log_likelihood(logprobs_BR, mask_BR, normaliser=normaliser)
             return losses.PolicyLoss(loss, {"loss": loss.detach().double(), "tokens": mask_BR.sum().double()}, {})
 
-        if rate is None:
-            rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
         totals = self._backward(self._batches(sequences), micro_loss, 1.0, rate)
-        self._backend.apply()
-        return totals.loss
+        return {"loss": totals.loss, "optimizer/learning_rate": rate, "optimizer/skipped": 0.0}
 
     def _backward(
         self, batches: Sequence[MicroBatch], micro_loss: MicroLoss, temperature: float, rate: float

@@ -1,7 +1,8 @@
 """Imitation learning (supervised fine-tuning): maximum likelihood of expert responses, given their prompts.
 
-The steps are those of an engine, so imitation uses the same DeepSpeed ranks, micro-batches and optimizer as
-reinforcement learning. Examples are token ids; tasks and tokenizers are not known here.
+The steps are those of an engine (``Engine.accumulate_imitation`` and ``Engine.update``), so imitation uses the same
+DeepSpeed ranks, micro-batches and optimizer as reinforcement learning. Examples are token ids; tasks and tokenizers
+are not known here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from pydantic import Field
@@ -39,14 +38,6 @@ class ImitationSettings(Section):
     seed: int = Field(0, ge=0, description="Seed of the examples drawn and of a fresh model's initial weights.")
     report_every: int = Field(50, ge=1, description="Most steps between two progress reports.")
     report_seconds: float = Field(30.0, gt=0.0, description="Most seconds between two reports, if a step is shorter.")
-
-
-class ImitationEngine(Protocol):
-    """The part of ``learner.engine.Engine`` that imitation uses."""
-
-    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> float: ...
-
-    def export_huggingface(self, directory: str | Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,49 +90,29 @@ def batches(examples: Iterable[TrainingSequence], batch_size: int) -> Iterator[l
         yield batch
 
 
-def run_sft(
-    engine: ImitationEngine,
-    examples: Iterable[TrainingSequence],
-    settings: ImitationSettings,
-    *,
-    output: str | Path,
-    report: Callable[[Progress], None] | None = None,
-) -> float:
-    """Fine-tune on expert examples and write a Hugging Face directory.
+class Reports:
+    """Makes a progress report every `report_every` steps, or every `report_seconds` if steps are slow, and at the end.
 
     Args:
-        engine: A learner engine; every rank runs this function with the same examples in the same order.
-        examples: Prompt and response tokens; at least ``steps * batch_size``.
-        settings: Length, batch size and schedule.
-        output: Directory to write.
-        report: Called every ``report_every`` steps, or every ``report_seconds`` if steps are slow, and at the end.
-
-    Returns:
-        Mean loss over the last report's steps, in nats per response token.
-
-    Raises:
-        ValueError: The examples ran out before the last step.
+        settings: length and batch of the whole imitation.
+        clock: seconds, monotonic.
     """
-    start = last = time.perf_counter()
-    source = batches(examples, settings.batch_size)
-    losses: list[float] = []
-    mean = math.nan
-    for step in range(settings.steps):
-        batch = next(source, None)
-        if batch is None:
-            raise ValueError(
-                f"the expert examples ran out after {step} steps of {settings.batch_size}; lower the number "
-                "of steps or the batch size, or give more examples"
-            )
-        rate = cosine_rate(step, settings)
-        losses.append(engine.sft_step(batch, step, rate=rate))
-        now = time.perf_counter()
-        slow = now - last >= settings.report_seconds
-        if slow or (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
-            mean = sum(losses) / len(losses)
-            if report is not None:
-                speed = len(losses) * settings.batch_size / (now - last)
-                report(Progress(step + 1, settings.steps, mean, speed, rate, now - start))
-            losses, last = [], now
-    engine.export_huggingface(output)
-    return mean
+
+    def __init__(self, settings: ImitationSettings, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._start = self._last = clock()
+        self._losses: list[float] = []
+
+    def add(self, step: int, loss: float) -> Progress | None:
+        """The report that is due after `step` (from 0), whose loss was `loss`; None if none is."""
+        settings, now = self._settings, self._clock()
+        self._losses.append(loss)
+        slow = now - self._last >= settings.report_seconds
+        done = step + 1
+        if not (slow or done % settings.report_every == 0 or done == settings.steps):
+            return None
+        mean = sum(self._losses) / len(self._losses)
+        speed = len(self._losses) * settings.batch_size / max(now - self._last, 1e-9)
+        self._losses, self._last = [], now
+        return Progress(done, settings.steps, mean, speed, cosine_rate(step, settings), now - self._start)

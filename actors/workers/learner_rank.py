@@ -156,7 +156,7 @@ class LearnerRank:
     async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:
         """The gradient of the P groups of `batches` at weight version `step`."""
         set_step(step)
-        await self._run(lambda: self._accumulate(batches, step), f"compute the gradient of {len(batches)} groups")
+        await self._run(lambda: self._accumulate(batches, step), f"compute the gradient of step {step}")
 
     async def update(self, step: int, probes: Sequence[pa.RecordBatch]) -> dict[str, float]:
         """The optimizer step from version `step` with the gradient of :meth:`accumulate`; returns the step's metrics.

@@ -13,6 +13,7 @@ from cluster.checks.estimates import (
     DEVICE_SPEED,
     NETWORK_SPEED,
     Derived,
+    has_samplers,
     keeps_reference,
     published_on_device,
     sequence_tokens,
@@ -74,20 +75,26 @@ def warnings_of(config: RunConfig) -> list[str]:
 def _idle_gpus(config: RunConfig) -> Iterator[str]:
     """Layouts that compute on the CPU next to a GPU."""
     sampler, learner = config.sampler.gpus, config.learner.gpus_per_rank
-    if sampler and not learner:
+    if not has_samplers(config):
+        if not learner and (sampler or (config.cluster.address is None and local_gpus())):
+            yield (
+                "learner.gpus_per_rank = 0: the learner trains on the CPU next to a GPU, which is slower by orders of "
+                "magnitude; set learner.gpus_per_rank = 1"
+            )
+    elif sampler and not learner:
         yield (
             "learner.gpus_per_rank = 0: the learner trains on the CPU while the samplers have GPUs, which is slower by "
-            "orders of magnitude; set learner.gpus_per_rank = 1, on one card with cluster.placement = colocated"
+            "orders of magnitude; set learner.gpus_per_rank = 1, on one GPU with cluster.placement = colocated"
         )
     elif learner and not sampler:
         yield (
             "sampler.gpus = 0: the samplers work on the CPU while the learner has GPUs; set sampler.gpus = 1, on one "
-            "card with cluster.placement = colocated"
+            "GPU with cluster.placement = colocated"
         )
     elif config.cluster.address is None and not sampler and (idle := local_gpus()):
         yield (
             f"this machine has {idle} GPUs, and the layout uses none; set sampler.gpus = 1 and "
-            "learner.gpus_per_rank = 1, on one card with cluster.placement = colocated"
+            "learner.gpus_per_rank = 1, on one GPU with cluster.placement = colocated"
         )
 
 

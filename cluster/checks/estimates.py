@@ -91,6 +91,8 @@ class KvCache:
 class Derived:
     """Figures derived from one configuration. Memory in bytes; None where the model's size is not known.
 
+    Without samplers (imitation), what only they have is None.
+
     Attributes:
         slots: B = (S + 1) x P groups that can be in flight.
         staleness_bound: optimizer steps by which a trained group can be behind, at most.
@@ -151,7 +153,7 @@ def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes |
         gpus=gpus_wanted(config),
         cpus=actors.sampler_range.max + actors.verifier_range.max + learner.ranks,
         shape=shape,
-        sampler_memory=_sampler_memory(config, shape),
+        sampler_memory=sampler_memory_of(config, shape) if has_samplers(config) else None,
         learner_memory=_learner_memory(config, shape) if shape else None,
         activation_memory=_activation_memory(config, shape) if shape else None,
         reference_memory=_reference_memory(config, shape) if shape else None,
@@ -159,8 +161,8 @@ def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes |
         loading_memory=loading_memory(config, shape) + _mapped_memory(config, shape) if shape else None,
         host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
         group_memory=groups,
-        transit=_transit(config, shape) if shape else None,
-        kv_cache=_kv_cache(config, shape, slots) if shape else None,
+        transit=_transit(config, shape) if shape and has_samplers(config) else None,
+        kv_cache=kv_cache_of(config, shape, slots) if shape and has_samplers(config) else None,
     )
 
 
@@ -185,6 +187,11 @@ def shape_of(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes
     return Shape(parameters, layers, hidden, vocabulary, kv_values, mapped, model is None, trained, sent)
 
 
+def has_samplers(config: RunConfig) -> bool:
+    """False for imitation, which has a learner only."""
+    return config.actors.sampler_range.max > 0
+
+
 def weight_bytes(config: RunConfig) -> int:
     """Bytes of one weight, and of one number in the key-value cache."""
     return 2 if config.model.dtype == "bfloat16" else 4
@@ -198,7 +205,7 @@ def keeps_reference(config: RunConfig) -> bool:
     return bool(config.loss.kl_coefficient or config.schedule.kl) and config.learner.lora is None
 
 
-def _sampler_memory(config: RunConfig, shape: Shape | None) -> float | None:
+def sampler_memory_of(config: RunConfig, shape: Shape | None) -> float | None:
     """Memory of one sampler: the share of its GPUs that vLLM may take, or weights, cache and runtime on the host."""
     sampler = config.sampler
     if sampler.gpus:
@@ -335,21 +342,20 @@ def _mapped_memory(config: RunConfig, shape: Shape) -> float:
 def sampler_host_memory(config: RunConfig, shape: Shape) -> float:
     """Host memory of one sampler, also of one on GPUs, where vLLM has a process for each."""
     gpus = config.sampler.gpus
-    return (1 + gpus) * _SAMPLER_RUNTIME if gpus else _sampler_memory(config, shape) or 0.0
+    return (1 + gpus) * _SAMPLER_RUNTIME if gpus else sampler_memory_of(config, shape) or 0.0
 
 
 def _host_memory(config: RunConfig, shape: Shape) -> float:
     """Everything on one machine without GPUs, except for the groups in flight."""
     actors, learner = config.actors, config.learner
-    sampler = _sampler_memory(config, shape) or 0.0
-    transit = _transit(config, shape)
+    sampler = sampler_memory_of(config, shape) or 0.0
+    transit = _transit(config, shape) if has_samplers(config) else None
     return (
         actors.sampler_range.max * sampler
         + max(learner.ranks * _learner_memory(config, shape), loading_memory(config, shape))
         + actors.verifier_range.max * VERIFIER_RUNTIME
         + _OTHER_RUNTIME
-        + transit.shared_memory
-        + transit.object_store
+        + (transit.shared_memory + transit.object_store if transit else 0.0)
     )
 
 
@@ -382,10 +388,10 @@ def _transit(config: RunConfig, shape: Shape) -> Transit:
     return Transit(per_node * weights, weights, _SYNC_FIXED_SECONDS + seconds)
 
 
-def _kv_cache(config: RunConfig, shape: Shape, slots: int) -> KvCache:
+def kv_cache_of(config: RunConfig, shape: Shape, slots: int) -> KvCache:
     sampler, rollout = config.sampler, config.rollout
     if sampler.gpus:
-        room = (_sampler_memory(config, shape) or 0.0) - shape.parameters * weight_bytes(config)
+        room = (sampler_memory_of(config, shape) or 0.0) - shape.parameters * weight_bytes(config)
         room -= sampler.gpus * _VLLM_WORKSPACE
     else:
         room = sampler.kv_cache_gib * GIB

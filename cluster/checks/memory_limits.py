@@ -14,8 +14,12 @@ from cluster.checks.estimates import (
     MIB,
     Derived,
     Shape,
+    has_samplers,
     keeps_reference,
+    kv_cache_of,
     published_on_device,
+    reserved_memory,
+    sampler_memory_of,
     sequence_tokens,
     shared_card_need,
     size_text,
@@ -125,36 +129,87 @@ def _free_shared_memory() -> float | None:
 
 
 def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
-    sampler, shape = config.sampler, derived.shape
-    if shape is None or derived.sampler_memory is None or derived.learner_memory is None:
+    shape = derived.shape
+    if shape is None or derived.learner_memory is None:
         return
-    weights = shape.parameters * weight_bytes(config)
-    if sampler.gpus and weights > derived.sampler_memory:
-        yield (
-            f"one sampler's share of its GPUs is {size_text(derived.sampler_memory)} but the weights alone take "
-            f"{size_text(weights)}; raise sampler.gpus and sampler.tensor_parallel"
-        )
-    elif sampler.gpus and derived.kv_cache and not derived.kv_cache.sequences and not shape.assumed:
-        yield _no_room_for_a_sequence(config, derived)
+    if config.sampler.gpus and has_samplers(config):
+        yield from _sampler_problems(config, derived, shape)
     certain = derived.learner_memory - _assumed(config, derived) / config.learner.ranks
     if config.learner.gpus_per_rank and certain > card_bytes(config):
         yield _rank_too_large(config, derived)
     elif config.cluster.placement == "colocated":
         need = shared_card_need(config, shape)
         if need - _assumed(config, derived) / config.learner.ranks > card_bytes(config):
+            sleep = config.sampler.sleep
+            remedies = ["lower learner.tokens_per_micro_batch", *_colocated_remedies(config, derived, shape)]
             yield (
                 f"cluster.placement = colocated: a learner rank needs {size_text(derived.learner_memory)} at its peak, "
-                f"and {size_text(need)} together with what the sampler keeps (sampler.sleep = {sampler.sleep}), but "
-                f"one GPU has {size_text(card_bytes(config))}; set sampler.sleep = weights or "
-                "learner.offload = optimizer, or lower learner.tokens_per_micro_batch"
+                f"and {size_text(need)} together with what the sampler keeps (sampler.sleep = {sleep}), but one GPU "
+                f"has {size_text(card_bytes(config))}; {', or '.join(remedies)}"
             )
 
 
-def _no_room_for_a_sequence(config: RunConfig, derived: Derived) -> str:
+def _sampler_problems(config: RunConfig, derived: Derived, shape: Shape) -> Iterator[str]:
+    """A sampler on GPUs whose share of them is too small for its weights, or for one sequence."""
+    weights, share = shape.parameters * weight_bytes(config), derived.sampler_memory or 0.0
+    if weights > share:
+        own = "one sampler's share of its GPUs"
+        reason, remedy = f"{own} is {size_text(share)}", "raise sampler.gpus and sampler.tensor_parallel"
+        if config.cluster.placement == "colocated":
+            reason = _shared_card_text(config, derived, shape)
+            remedy = ", or ".join(_colocated_remedies(config, derived, shape))
+        yield f"{reason} but the weights alone take {size_text(weights)}; {remedy}"
+    elif derived.kv_cache and not derived.kv_cache.sequences and not shape.assumed:
+        yield _no_room_for_a_sequence(config, derived, shape)
+
+
+def _shared_card_text(config: RunConfig, derived: Derived, shape: Shape) -> str:
     return (
-        f"next to the weights, one sampler's share of its GPUs ({size_text(derived.sampler_memory)}) has no room for "
-        f"the key-value cache of one sequence of {sequence_tokens(config)} tokens; raise sampler.gpus and "
-        "sampler.tensor_parallel, or sampler.gpu_memory_utilization"
+        f"cluster.placement = colocated: one GPU has {size_text(card_bytes(config))}, of which the learner rank keeps "
+        f"{size_text(reserved_memory(config, shape))} while the sampler works, so one sampler's share is "
+        f"{size_text(derived.sampler_memory)}"
+    )
+
+
+def _colocated_remedies(config: RunConfig, derived: Derived, shape: Shape) -> list[str]:
+    """What makes a learner rank and a sampler fit on one GPU: the settings that move least of it to the host first."""
+    sampler, learner = config.sampler, config.learner
+    remedies = []
+    if sampler.gpu_memory_utilization is not None:
+        remedies.append("leave sampler.gpu_memory_utilization out, so that it follows from what the learner keeps")
+    tried = config.model_copy(update={"sampler": sampler.model_copy(update={"gpu_memory_utilization": None})})
+    if sampler.sleep != "weights" and config.queue.staleness == 0:
+        tried = tried.model_copy(update={"sampler": tried.sampler.model_copy(update={"sleep": "weights"})})
+        remedies.append("set sampler.sleep = weights")
+    for offload, least in (("none", 0), ("optimizer", 1), ("all", 3)):
+        stage = max(least, learner.zero_stage)
+        with_offload = learner.model_copy(update={"offload": offload, "zero_stage": stage})
+        if not _fits_shared_card(tried.model_copy(update={"learner": with_offload}), derived, shape):
+            continue
+        if offload not in ("none", learner.offload):
+            zero = "" if stage == learner.zero_stage else f" and learner.zero_stage = {stage}"
+            remedies.append(f"set learner.offload = {offload}{zero}")
+        break
+    return [*remedies, "take a smaller model.path, or use cluster.placement = separate on more GPUs"]
+
+
+def _fits_shared_card(config: RunConfig, derived: Derived, shape: Shape) -> bool:
+    if shape.parameters * weight_bytes(config) > (sampler_memory_of(config, shape) or 0.0):
+        return False
+    room = shape.assumed or kv_cache_of(config, shape, derived.slots).sequences > 0
+    return room and shared_card_need(config, shape) <= card_bytes(config)
+
+
+def _no_room_for_a_sequence(config: RunConfig, derived: Derived, shape: Shape) -> str:
+    lacks = f"has no room for the key-value cache of one sequence of {sequence_tokens(config)} tokens"
+    if config.cluster.placement == "colocated":
+        remedies = ["lower rollout.max_response_tokens", *_colocated_remedies(config, derived, shape)]
+        return (
+            f"{_shared_card_text(config, derived, shape)}, which {lacks} next to the weights; {', or '.join(remedies)}"
+        )
+    return (
+        f"next to the weights, one sampler's share of its GPUs ({size_text(derived.sampler_memory)}) {lacks}; raise "
+        "sampler.gpus and sampler.tensor_parallel, or sampler.gpu_memory_utilization"
     )
 
 
@@ -182,15 +237,17 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
     """What may be too slow or too large; what :func:`memory_problems` refuses is left out."""
     shape, cache = derived.shape, derived.kv_cache
     found: list[str] = []
-    if shape is None or derived.transit is None or cache is None or derived.learner_memory is None:
+    if shape is None or derived.learner_memory is None:
         return found
     gpu = card_bytes(config)
     assumed = f"with an assumed shape of the model ({shape_text(shape)}) "
     certain = derived.learner_memory - (derived.activation_memory or 0.0)
     if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < derived.learner_memory:
         found.append(assumed + _rank_too_large(config, derived))
+    if cache is None or derived.transit is None:  # there are no samplers
+        return found
     if config.sampler.gpus and not cache.sequences and shape.assumed:
-        found.append(assumed + _no_room_for_a_sequence(config, derived))
+        found.append(assumed + _no_room_for_a_sequence(config, derived, shape))
     largest, key_of_largest = _largest_group(config)
     if 0 < cache.sequences < min(cache.wanted, largest):
         key = "sampler.gpus" if config.sampler.gpus else "sampler.kv_cache_gib"
@@ -216,7 +273,7 @@ def _context_problems(config: RunConfig, model: ModelFacts) -> list[str]:
             f"sampler.max_model_len) exceed the model's context of {model.context}; lower one of them"
         )
     needed = length * model.kv_values_per_token * weight_bytes(config)
-    if not config.sampler.gpus and needed > config.sampler.kv_cache_gib * GIB:
+    if has_samplers(config) and not config.sampler.gpus and needed > config.sampler.kv_cache_gib * GIB:
         problems.append(
             f"one sequence of {length} tokens needs {size_text(needed)} of key-value cache but sampler.kv_cache_gib = "
             f"{config.sampler.kv_cache_gib:g}; raise it"

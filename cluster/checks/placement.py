@@ -19,7 +19,7 @@ def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
     found = derive(config, model)
     groups = found.group_memory / GIB
     shape, transit = found.shape, found.transit
-    if shape is None or transit is None:
+    if shape is None:
         return Sizes(groups=groups)
     rank_on_host = 0.0 if config.learner.gpus_per_rank else found.learner_memory or 0.0
     return Sizes(
@@ -27,8 +27,8 @@ def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
         learner=max(loading_memory(config, shape) / found.ranks_per_node, rank_on_host) / GIB,
         verifier=VERIFIER_RUNTIME / GIB,
         groups=groups,
-        stored_weights=transit.object_store / GIB,
-        shared_weights=transit.shared_memory / GIB,
+        stored_weights=transit.object_store / GIB if transit else 0.0,
+        shared_weights=transit.shared_memory / GIB if transit else 0.0,
     )
 
 

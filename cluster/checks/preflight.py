@@ -243,14 +243,13 @@ def optimizer_problems(config: RunConfig) -> Iterator[str]:
 
 def gpu_problems(config: RunConfig) -> Iterator[str]:
     """Whether this machine has the GPUs of the layout."""
-    from cluster.config.rules import gpus_wanted
+    from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
 
     wanted, found = gpus_wanted(config), local_gpus()
     if wanted > found:
         yield (
-            f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + "
-            "actors.verifiers x actors.verifier_gpus) "
-            f"but this machine has {found}; lower them, or set cluster.address to a cluster that has them"
+            f"the layout takes {wanted} GPUs ({gpus_text(config)}) but this machine has {found}; {fewer_gpus(config)}, "
+            "or set cluster.address to a cluster that has them"
         )
 
 

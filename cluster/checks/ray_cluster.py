@@ -52,20 +52,15 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
     Args:
         nodes: resources of each node that is alive, such as {"CPU": 8, "GPU": 1}.
     """
-    from cluster.config.rules import gpus_wanted
+    from cluster.config.rules import gpus_text, gpus_wanted
 
     actors, learner, sampler = config.actors, config.learner, config.sampler
     samplers, verifiers = actors.sampler_range.min, actors.verifier_range.min
     gpus = gpus_wanted(config)
     layout = {
         "CPU": (samplers + verifiers + learner.ranks, "actors.samplers + actors.verifiers + learner.ranks", 1),
-        "GPU": (
-            gpus,
-            "actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + actors.verifiers x "
-            "actors.verifier_gpus",
-            sampler.gpus,
-        ),
-    }  # fmt: skip
+        "GPU": (gpus, gpus_text(config), sampler.gpus if samplers else 0),
+    }
     for name, (wanted, keys, one) in layout.items():
         found, known = sum(node.get(name, 0) for node in nodes), getattr(config.cluster, f"num_{name.lower()}s")
         known_key = {"CPU": "cluster.num_cpus", "GPU": "cluster.num_gpus"}[name]

@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.checks.adapters import adapter_sizes, dropout_problems
 from cluster.checks.disk_space import disk_warnings
 from cluster.checks.dry_run import load_model_facts, warnings_of
-from cluster.checks.estimates import Derived, derive
+from cluster.checks.estimates import Derived, derive, has_samplers
 from cluster.checks.memory_limits import memory_problems, memory_warnings
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
@@ -73,8 +73,9 @@ def check_start(
     problems.add(lambda: machine_problems(config, new_run=new_run))
     if trains:
         problems.add(lambda: tracker_problems(config))
-        problems.add(lambda: optimizer_problems(config))
         problems.add(lambda: dropout_problems(config))
+    if trains or not has_samplers(config):
+        problems.add(lambda: optimizer_problems(config))
     if address_of(config)[0] == "local":
         stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
         (doubtful if stated else problems.lines).extend(gpu_problems(config))

@@ -45,7 +45,7 @@ def evaluate(
     ],
     overrides: Overrides = None,
     best: UseBest = False,
-    config: Annotated[Path | None, config_option(f"the run's own, or {DEFAULT_CONFIG}")] = None,
+    config: Annotated[list[Path] | None, config_option(f"the run's own, or {DEFAULT_CONFIG}")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Samples per prompt [evaluation.n].")] = None,
     temperature: Annotated[
         list[float] | None,
@@ -131,18 +131,19 @@ def evaluate(
 
 
 def _resolve(
-    checkpoint: Path, best: bool, config: Path | None, overrides: Sequence[str], given: Mapping[str, Any]
+    checkpoint: Path, best: bool, config: Sequence[Path] | None, overrides: Sequence[str], given: Mapping[str, Any]
 ) -> tuple[Path, RunConfig]:
     """The model's directory and the configuration; `given` are keys of the section evaluation that options set."""
     from cluster.records.kept_files import kept_overrides
     from cluster.records.model_source import config_of_run, resolve_model
 
     model = resolve_model(checkpoint, best=best)
-    own = None if config is not None else config_of_run(checkpoint)
+    own = None if config else config_of_run(checkpoint)
+    files = [own] if own is not None else config
     kept = kept_overrides(own.parent) if own is not None else []
     extra = [f"evaluation.{key}={json.dumps(value)}" for key, value in given.items()]
     # Its curves may end below objective.k.
-    return model, load(config or own, [f"model.path={model}", *kept, *overrides, *extra, *NO_EVALUATION_IN_TRAINING])
+    return model, load(files, [f"model.path={model}", *kept, *overrides, *extra, *NO_EVALUATION_IN_TRAINING])
 
 
 def _check_temperatures(temperatures: Sequence[float], given: Mapping[str, Any]) -> None:

@@ -2,80 +2,138 @@
 
 from __future__ import annotations
 
-import socket
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checks.preflight import check_output
+from cluster.commands.options import NO_EVALUATION_IN_TRAINING, check_start, load_earlier
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
     from cluster.checks.demonstrations import Example
     from cluster.config import RunConfig
     from learner.batching import TrainingSequence
+    from learner.imitation import ImitationSettings
+
+SETTINGS_FILE = "imitation.json"
+# A resumed imitation draws the same examples in the same order, so nothing may change that they depend on.
+CHANGEABLE = ("cluster", "deadlines", "supervision", "checkpoint")
 
 
 def imitate(
     config: RunConfig,
     output: Path,
+    settings: ImitationSettings,
     *,
     new: Mapping[str, int] | None,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
     report: Callable[[str], None],
-) -> None:
-    """Fine-tune `model.path` on expert solutions and write a Hugging Face directory.
+) -> int:
+    """Fine-tune `model.path` on expert solutions and write a Hugging Face directory; returns the exit status.
 
     Args:
         new: start from a fresh small Llama instead, with these sizes (`TinyModelSettings`) and defaults for the others.
 
     Raises:
-        UsageError: the task has no demonstrations, `output` exists, or the model does not fit the task.
+        UsageError: the task has no demonstrations, an unfinished imitation exists, or the model does not fit the task.
     """
+    _clear_unused(output)
+    from cluster.records.kept_files import keep_files
+    from cluster.records.run_directory import RunDirectory
+
+    partial = partial_directory(output)
+    if new is not None:
+        model = _fresh_model(config, new, partial / "model")
+        config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
+    try:
+        with RunDirectory.create(partial, "run", config.to_mapping()) as directory:
+            directory.write_json(SETTINGS_FILE, settings.model_dump(mode="json"))
+            keep_files(directory, config)
+            return _train(config, settings, directory, output, report)
+    except UsageError:  # nothing was started
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def resume(output: Path, overrides: Sequence[str], report: Callable[[str], None]) -> int:
+    """Continue the unfinished imitation of `output`, as it was started; returns the exit status.
+
+    Raises:
+        UsageError: there is none, or an override would change what is learned.
+    """
+    check_output("--output", output)
+    run = partial_directory(output) / "run"
+    if not (run / SETTINGS_FILE).is_file():
+        raise UsageError(f"--resume: there is no unfinished `bonrl sft --output {output}` ({run} does not exist)")
+    for override in overrides:
+        if override.partition(".")[0] not in CHANGEABLE:
+            raise UsageError(
+                f"override {override}: --resume continues with the settings of the start; only keys of "
+                f"{', '.join(CHANGEABLE)} may change"
+            )
+    config = load_earlier("--resume", run, [*overrides, *NO_EVALUATION_IN_TRAINING])
+    from cluster.config.learner_alone import learner_alone
+    from cluster.records.run_directory import RunDirectory
+    from learner.imitation import ImitationSettings
+
+    settings = ImitationSettings.model_validate(json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8")))
+    check_start(learner_alone(config, batch_size=settings.batch_size), new_run=False)
+    with RunDirectory.open(run) as directory:
+        return _train(config, settings, directory, output, report)
+
+
+def partial_directory(output: Path) -> Path:
+    """Where an imitation keeps its checkpoints until `output` is written."""
+    return output.absolute().with_name(f"{output.name}.partial")
+
+
+def _clear_unused(output: Path) -> None:
+    """Remove what an imitation left that saved no checkpoint.
+
+    Raises:
+        UsageError: it saved one, or it is still running.
+    """
+    from cluster.records.checkpoints import Checkpoints
+    from cluster.records.run_directory import check_unused
+
+    partial = partial_directory(output)
+    run = partial / "run"
+    if not partial.exists():
+        return
+    if not (run / SETTINGS_FILE).is_file() and not (partial / "model").is_dir():
+        raise UsageError(f"--output {output}: {partial} exists and is not of an imitation; remove it, or name another")
+    check_unused(run)
+    if (kept := Checkpoints(run / "checkpoints").latest(contents=False).checkpoint) is not None:
+        raise UsageError(
+            f"--output {output}: an unfinished imitation is in {partial}, with a checkpoint of step {kept.step}; "
+            "add --resume to continue it, or delete that directory to start again"
+        )
+    shutil.rmtree(partial)
+
+
+def _train(
+    config: RunConfig,
+    settings: ImitationSettings,
+    directory: Any,
+    output: Path,
+    report: Callable[[str], None],
+) -> int:
     from verifiers.tasks.registry import make_task
 
-    check_output("--output", output)
     try:
         task = make_task(config.task)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    examples = _examples(config, task, Path(config.model.path), report)
+    from cluster.config.learner_alone import learner_alone
+    from cluster.run.imitation import imitate as imitate_on_ranks
 
-    from learner.checkpoint_identity import ADAPTER
-    from learner.engine import Engine
-    from learner.imitation import ImitationSettings, Progress, run_sft
-    from verifiers.text.exported_prompts import finish_export
-
-    settings = ImitationSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=config.run.seed)
-
-    def show(progress: Progress) -> None:
-        report(
-            f"step {progress.step}/{progress.steps}  loss {progress.loss:.4f} nats/token  "
-            f"{progress.examples_per_second:.0f} examples/s  {progress.seconds:.0f} s"
-        )
-
-    with tempfile.TemporaryDirectory() as scratch:
-        model = Path(config.model.path) if new is None else _fresh_model(config, new, Path(scratch) / "model")
-        examples = _examples(config, task, model, report)
-        engine = Engine(
-            model,
-            dtype=config.model.dtype,
-            learner=config.learner,
-            loss=config.loss,
-            master_port=_free_port(),
-            device="cuda" if config.learner.gpus_per_rank else "cpu",
-            seed=config.run.seed,
-        )
-        try:
-            run_sft(engine, examples, settings, output=output, report=show)
-            if engine.adapters is not None:
-                engine.export_adapters(output / ADAPTER)
-        finally:
-            engine.close()
-    finish_export(output, config.task)
-    report(f"wrote {output}")
+    alone = learner_alone(config, batch_size=settings.batch_size)
+    result = imitate_on_ranks(alone, settings, directory, output.absolute(), examples, report)
+    report(result.message)
+    return result.status
 
 
 def _fresh_model(config: RunConfig, sizes: Mapping[str, int], directory: Path) -> Path:
@@ -130,9 +188,3 @@ def _recorded(config: RunConfig, task: Any, tokenizer: Any, end: int, report: Ca
     examples, line = examples_of(config, task, rendered, tokenizer, end)
     report(f"demonstrations: {line}")
     return examples
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

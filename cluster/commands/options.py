@@ -25,10 +25,15 @@ NO_EVALUATION_IN_TRAINING = (
 
 def config_option(default: str) -> Any:
     """The option --config of a command that reads `default` without it."""
-    return typer.Option("--config", "-c", metavar="YAML", help=f"Configuration [{default}].")
+    return typer.Option(
+        "--config",
+        "-c",
+        metavar="YAML",
+        help=f"Configuration [{default}]. May be repeated: a later file wins, key by key.",
+    )
 
 
-Config = Annotated[Path | None, config_option(str(DEFAULT_CONFIG))]
+Config = Annotated[list[Path] | None, config_option(str(DEFAULT_CONFIG))]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="SECTION.KEY=VALUE", help="Keys that override the YAML file, e.g. objective.k=8."),
@@ -66,14 +71,18 @@ WhichTemperature = Annotated[
 ]
 
 
-def _rate(value: float) -> float:
+def _rate(value: float | None) -> float | None:
     """A learning rate that trains; click's own bounds let nan through."""
-    if not 0 < value < math.inf:
+    if value is not None and not 0 < value < math.inf:
         raise UsageError(f"--learning-rate {value:g} trains nothing: it must be above 0 and finite")
     return value
 
 
 Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
+OptionalRate = Annotated[
+    float | None,
+    typer.Option("--learning-rate", callback=_rate, help="Peak rate; required, except with --new, where 1e-3 is used."),
+]
 UseBest = Annotated[
     bool,
     typer.Option("--best", help="Use the run's best evaluated checkpoint (evaluation.keep_best), not the newest."),
@@ -88,11 +97,11 @@ DryRun = Annotated[
 ]
 
 
-def load(path: Path | None, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
-    """The configuration in `path` with overrides, and the local directory of a model that is named by its hub id.
+def load(paths: Sequence[Path] | None, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
+    """The configuration in `paths` with overrides, and the local directory of a model that is named by its hub id.
 
     Args:
-        path: of the YAML file; None: DEFAULT_CONFIG.
+        paths: of the YAML files, of which a later one wins; None: DEFAULT_CONFIG.
         overrides: `SECTION.KEY=VALUE`.
         fetch: whether the model is downloaded if it is not in the cache.
 
@@ -102,13 +111,13 @@ def load(path: Path | None, overrides: Sequence[str] | None, *, fetch: bool = Tr
     from cluster.config import load_config
     from cluster.records.hub_models import with_local_model
 
-    if path is None and not DEFAULT_CONFIG.is_file():
+    if not paths and not DEFAULT_CONFIG.is_file():
         raise UsageError(
             f"there is no {DEFAULT_CONFIG} here, which is read without --config: give --config YAML, or run it in the "
             "root of bonrl's repository"
         )
     return with_local_model(
-        load_config(path or DEFAULT_CONFIG, overrides or []), fetch=fetch, say=lambda line: typer.echo(line, err=True)
+        load_config(paths or DEFAULT_CONFIG, overrides or []), fetch=fetch, say=lambda line: typer.echo(line, err=True)
     )
 
 
@@ -118,7 +127,7 @@ def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fet
         raise UsageError(f"{option} {run}: no config.yaml there, so it is not a run directory; give one like runs/NAME")
     from cluster.records.kept_files import kept_overrides
 
-    return load(run / "config.yaml", [*kept_overrides(run), *(overrides or [])], fetch=fetch)
+    return load([run / "config.yaml"], [*kept_overrides(run), *(overrides or [])], fetch=fetch)
 
 
 def check_start(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True) -> None:

@@ -60,7 +60,7 @@ def train(
         raise UsageError(
             "--rollout-only records groups, --replay trains on recorded groups: give only one of the two options"
         )
-    if earlier is not None and config is not None:
+    if earlier is not None and config:
         option = "--resume" if resume else "--replay"
         raise UsageError(f"{option} takes the run's own configuration: leave --config out (overrides are allowed)")
     if resume:

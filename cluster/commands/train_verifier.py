@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.checks.preflight import local_gpus
 from cluster.commands.options import DEFAULT_CONFIG, NO_EVALUATION_IN_TRAINING, Overrides, Rate, config_option, load
 from cluster.commands.printing import print_refresh, print_verifier
 from cluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
 
 
 def train_verifier(
@@ -45,7 +50,7 @@ def train_verifier(
         ),
     ] = None,
     config: Annotated[
-        Path | None,
+        list[Path] | None,
         config_option(f"that of the run or evaluation which wrote the samples, or {DEFAULT_CONFIG}"),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples; the best one is kept.")] = 4,
@@ -87,7 +92,7 @@ def train_verifier(
     if split not in (None, "train", "validation", "test"):
         raise UsageError(f"--split {split}: choose train, validation or test")
     wanted = [*(overrides or []), *NO_EVALUATION_IN_TRAINING]
-    recorded = recorded_config(samples, wanted) if config is None else None
+    recorded = recorded_config(samples, wanted) if not config else None
     resolved = recorded or load(config, wanted, fetch=backbone is None and refresh is None)
     from cluster.config.hub_ids import hub_id
     from cluster.records.hub_models import local_directory
@@ -109,8 +114,28 @@ def train_verifier(
         source = local_directory(model, "--backbone")
     if refresh:
         check_earlier(refresh, settings)
+    for warning in _cpu_warnings(resolved):
+        typer.echo(f"warning: {warning}", err=True)
     trained, selection = train_classifier(resolved, samples, source, settings, output, split=split, report=typer.echo)
     print_verifier(trained, selection)
     if refresh:
         print_refresh(measure(refresh, trained.test, batch_tokens), trained.quality)
     typer.echo(f"wrote {output}")
+
+
+def _cpu_warnings(config: RunConfig) -> Iterator[str]:
+    """A verifier is trained in this process: on a GPU if it sees one, else on the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if found := local_gpus():
+        yield (
+            f"the verifier is trained on the CPU: this machine has {found} GPUs, but torch {torch.__version__} sees "
+            "none"
+        )
+    elif config.learner.gpus_per_rank:
+        yield (
+            "the verifier is trained on the CPU: learner.gpus_per_rank = 1, but this process sees no GPU; run the "
+            "command on a machine with one"
+        )

@@ -188,13 +188,13 @@ class ClusterSettings(Section):
     placement: Literal["separate", "colocated"] = Field(
         "separate",
         description="separate: each sampler and each learner rank has its own GPUs. colocated: sampler i and learner "
-        "rank i share one GPU, in one bundle of a Ray placement group; for one card, or as many pairs as cards.",
+        "rank i share one GPU, in one bundle of a Ray placement group; for one GPU, or as many pairs as GPUs.",
     )
     gpu_memory_gib: float | None = Field(
         None,
         gt=0,
-        description="Memory of one GPU in GiB, for the memory estimate and the split of a shared card. null: read "
-        "from the card if this machine has one; otherwise the estimate assumes 80.",
+        description="Memory of one GPU in GiB, for the memory estimate and the split of a shared GPU. null: read "
+        "from the GPU if this machine has one; otherwise the estimate assumes 80.",
     )
     object_store_mib: int = Field(
         512,

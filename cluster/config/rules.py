@@ -38,6 +38,27 @@ def gpus_wanted(config: RunConfig) -> int:
     return actors.sampler_range.min * config.sampler.gpus + int(learner.ranks * learner.gpus_per_rank) + verifiers
 
 
+def gpus_text(config: RunConfig) -> str:
+    """The keys from which :func:`gpus_wanted` follows."""
+    verifiers = "actors.verifiers x actors.verifier_gpus"
+    if config.cluster.placement == "colocated":
+        return f"learner.ranks, each with a sampler on its GPU, + {verifiers}"
+    if not config.actors.sampler_range.max:  # imitation
+        return "learner.ranks x learner.gpus_per_rank"
+    return f"actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + {verifiers}"
+
+
+def fewer_gpus(config: RunConfig) -> str:
+    """How to lower :func:`gpus_wanted`."""
+    if config.cluster.placement == "colocated" and config.actors.verifier_gpus:
+        return (
+            f"actors.verifier_gpus = {config.actors.verifier_gpus:g} needs a GPU of its own, because sampler and "
+            "learner share out the whole memory of theirs: run the judge on the CPU (actors.verifier_gpus = 0) or "
+            "behind a server (task.reward = http://...)"
+        )
+    return "lower one of them"
+
+
 def _prompts(config: RunConfig) -> Iterator[str]:
     task = config.task
     for key, value in (("system_prompt", task.system_prompt), ("chat_template_kwargs", task.chat_template_kwargs)):
@@ -209,9 +230,8 @@ def _devices(config: RunConfig) -> Iterator[str]:
     wanted = gpus_wanted(config)
     if cluster.num_gpus is not None and wanted > cluster.num_gpus:
         yield (
-            f"the layout takes {wanted} GPUs (actors.samplers x sampler.gpus + learner.ranks x "
-            "learner.gpus_per_rank + actors.verifiers x actors.verifier_gpus) but "
-            f"cluster.num_gpus = {cluster.num_gpus}; lower one of them"
+            f"the layout takes {wanted} GPUs ({gpus_text(config)}) but cluster.num_gpus = {cluster.num_gpus}; "
+            f"{fewer_gpus(config)}"
         )
     actors = config.actors.sampler_range.min + config.actors.verifier_range.min + learner.ranks
     if cluster.num_cpus is not None and actors > cluster.num_cpus:
@@ -239,7 +259,7 @@ def _shared_cards(config: RunConfig) -> Iterator[str]:
     if config.broadcast.backend == "ipc" and not (colocated and learner.ranks == 1):
         yield (
             "broadcast.backend = ipc needs cluster.placement = colocated and learner.ranks = 1: weights stay on the "
-            "one card that both roles share; use host"
+            "one GPU that both roles share; use host"
         )
     if config.broadcast.backend == "nccl" and colocated:
         yield (

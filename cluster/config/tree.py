@@ -30,6 +30,7 @@ from actors.settings import (
     SupervisionSettings,
 )
 from cluster.config.cluster_settings import ClusterSettings
+from cluster.config.layers import Layers
 from cluster.config.rules import cross_section_problems
 from cluster.config.settings import (
     AgreementSettings,
@@ -123,16 +124,30 @@ class RunConfig(Section):
         return self.model_dump(mode="json")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `section.key=value` overrides and validate.
+
+    Args:
+        path: of the file; or of several, of which a later one wins, key by key. A value that is a list or a mapping
+            (`plugins`, `learner.lora`, `cluster.node_types`) is one value.
 
     Raises:
         ConfigError: unreadable file, bad YAML, unknown key, wrong type, value out of range, impossible combination.
+            With several files, each line says which of them set the keys that it names.
     """
-    tree = read_yaml(_moved(Path(path)))
+    paths = [_moved(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
+    files = Layers(name for name, info in key_paths().items() if section_of(info))
+    for one in paths:
+        files.add(str(one), read_yaml(one))
     for override in overrides:
-        apply_override(tree, override)
-    return build_config(tree)
+        apply_override(files.tree, override)
+        files.set_by("an override", override.partition("=")[0].strip())
+    try:
+        return build_config(files.tree)
+    except ConfigError as error:
+        if len(paths) == 1:
+            raise
+        raise ConfigError("\n".join(map(files.with_sources, str(error).split("\n")))) from error
 
 
 def _moved(path: Path) -> Path:

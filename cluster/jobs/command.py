@@ -18,6 +18,7 @@ from cluster.config.settings import RunSettings
 from cluster.config.yaml_reader import read_yaml
 from cluster.errors import UsageError
 from cluster.jobs.packaging import CONFIG_NAME
+from cluster.launch.demand import requirement
 from cluster.records import kept_files
 from cluster.records.input_files import keys_with_copies
 from cluster.records.model_source import config_of_run, recorded_tree
@@ -56,16 +57,18 @@ class Job:
             of the configuration that the job reads there.
         files: relative paths to pack, by their names in messages.
         start_s: seconds for the job to start.
+        resources: of Ray, where the command itself computes and not only its actors: `GPU`, and that of a role.
     """
 
     command: str
     config: RunConfig | Mapping[str, Any]
     files: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 300.0
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 def make_job(
-    config: Path | None,
+    config: Sequence[Path] | None,
     default: Path,
     overrides: Sequence[str],
     *,
@@ -75,7 +78,7 @@ def make_job(
     resume: Path | None = None,
     replay: Path | None = None,
 ) -> Job:
-    """The job that the options of `bonrl submit` mean; `config` is None where the option is not given.
+    """The job that the options of `bonrl submit` mean; `config` is None or empty where the option is not given.
 
     Raises:
         UsageError: options that exclude each other, or results that would be lost with Ray's copy of the job.
@@ -85,7 +88,7 @@ def make_job(
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} each say what the job runs: give only one of them")
     if resume or replay:
-        if config is not None:
+        if config:
             raise UsageError(f"{given[0]} takes the run's own configuration: leave --config out")
         return _earlier(given[0], resume or replay or Path(), overrides, dry_run=dry_run)
     if command is not None:
@@ -94,8 +97,8 @@ def make_job(
     start_s = resolved.deadlines.start_s
     if entrypoint is not None:
         files = _with_neighbors("--entrypoint", _named_files("--entrypoint", _words(entrypoint)))
-        if config is not None and not config.is_absolute():
-            files["--config"] = str(config)  # the script may read it by this name
+        # The script may read them.
+        files |= {f"--config {one}": str(one) for one in config or () if not one.is_absolute()}
         return Job(entrypoint, resolved, files, start_s)
     if not dry_run:
         _absolute("run.directory", resolved.run.directory)
@@ -141,7 +144,8 @@ def _known(
         unused: keys that the command does not read.
     """
     kept = keys_with_copies(kept_by) if kept_by else ()
-    copied = [key for key in kept if key in INPUT_KEYS and not _exists(Path(str(value_at(tree, key))))]
+    missing = [key for key in kept if not _exists(Path(str(value_at(tree, key))))]
+    copied = [key for key in INPUT_KEYS if any(f"{each}.".startswith(f"{key}.") for each in missing)]  # whole lists
     for key in (*((PLUGINS, *CODE_KEYS) if kept_by else ()), *copied, *unused):
         _remove(tree, key)
     for override in overrides:
@@ -157,7 +161,7 @@ def _remove(tree: dict[str, Any], key: str) -> None:
         section.pop(name, None)
 
 
-def _bonrl_command(command: str, config: Path | None, default: Path, overrides: Sequence[str]) -> Job:
+def _bonrl_command(command: str, config: Sequence[Path] | None, default: Path, overrides: Sequence[str]) -> Job:
     words = _words(command)
     outputs = (COMMANDS | READING).get(words[0]) if words else None
     if outputs is None:
@@ -175,10 +179,27 @@ def _bonrl_command(command: str, config: Path | None, default: Path, overrides: 
     if name in READING:
         return _reading(words, separate, [*(["--config"] if config else []), *overrides])
     files = _named_files("--command", separate)
-    if config is None and (known := _recorded(separate, overrides)) is not None:
-        return Job(_python(*words, *overrides, _ON_CLUSTER), known, files)
+    if not config and (known := _recorded(separate, overrides)) is not None:
+        needs = {"GPU": 1.0} if name == "train-verifier" and value_at(known, "learner.gpus_per_rank") else {}
+        return Job(_python(*words, *overrides, _ON_CLUSTER), known, files, resources=needs)
+    if name == "sft" and "--resume" in words:  # it reads what it recorded when it started
+        if config:
+            raise UsageError("--command sft --resume takes its own configuration: leave --config out")
+        given: dict[str, Any] = {}
+        for override in overrides:
+            apply_override(given, override)
+        return Job(_python(*words, *overrides), given, files)
     resolved = _on_cluster(load_config(config or default, overrides))
-    return Job(_python(*words, "--config", CONFIG_NAME), resolved, files, resolved.deadlines.start_s)
+    needs = _own_resources(resolved) if name == "train-verifier" else {}
+    return Job(_python(*words, "--config", CONFIG_NAME), resolved, files, resolved.deadlines.start_s, needs)
+
+
+def _own_resources(config: RunConfig) -> dict[str, float]:
+    """The GPU for a command that trains in the job's own process, where the configuration gives the learner GPUs.
+
+    Without it Ray starts the command on the head node, which may have none.
+    """
+    return {"GPU": 1.0, **requirement(config, "learner")} if config.learner.gpus_per_rank else {}
 
 
 def _reading(words: Sequence[str], separate: Sequence[str], unused: Sequence[str]) -> Job:

@@ -50,8 +50,12 @@ def submit_job(job: Job, *, address: str, variables: Mapping[str, str], echo: Ec
                 entrypoint=command,
                 submission_id=f"bonrl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
                 runtime_env=runtime_env,
+                entrypoint_num_gpus=job.resources.get("GPU"),
+                entrypoint_resources={name: n for name, n in job.resources.items() if name != "GPU"} or None,
             )
     echo(f"job {submitted}")
+    if job.resources:
+        echo(f"it waits for a node with {', '.join(f'{n:g} {name}' for name, n in job.resources.items())}")
     return follow(client, url, submitted, job.start_s, echo)
 
 
@@ -137,7 +141,8 @@ async def _started(client: Any, job: str, start_s: float | None, echo: Echo) -> 
             client.stop_job(job)
             echo(
                 f"the job {job} did not start within {start_s:g} s (deadlines.start_s) and was stopped; "
-                "check that the head node has a free CPU and could unpack the job's directory"
+                "check that the head node has a free CPU, that a node has the resources that the job waits for, and "
+                "that it could unpack the job's directory"
             )
             return False
         await asyncio.sleep(POLL_SECONDS)

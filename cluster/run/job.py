@@ -43,7 +43,7 @@ from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.live_groups import LiveGroups
 from cluster.run.loop import train as training_loop
-from cluster.run.processes import Processes
+from cluster.run.processes import Processes, groups_in
 from cluster.run.recorder import GroupRecorder, NoWeightSync, recording, unshared
 from cluster.run.replay import RecordedGroups
 from cluster.run.result import JobResult, run_to_result, starting
@@ -195,7 +195,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
         if context.replay is not None:
             message("starting the learner")
             recorded = context.replay / "groups"
-            learner = await processes.start_learner(context.origin, recorded)
+            learner = await processes.start_learner(context.origin, groups_in(recorded))
             source = RecordedGroups(recorded, config.deadlines.checkpoint_s)
         elif context.rollout_only:
             message("starting samplers and verifiers")
@@ -208,7 +208,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             one_by_one = await processes.reserve_cards()  # an engine that starts measures the free memory of its card
             starts = (
                 processes.start_rollouts(context.tokenizer, context.incidents.quarantine),
-                processes.start_learner(context.origin, directory.groups),
+                processes.start_learner(context.origin, groups_in(directory.groups)),
             )
             # deadline: start_s of every actor
             live, ranks = (await starts[0], await starts[1]) if one_by_one else await asyncio.gather(*starts)

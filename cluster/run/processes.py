@@ -27,6 +27,7 @@ from actors.process_stats import Heartbeat, NodeMonitor
 from actors.queue.group_log import groups_file, read_groups
 from actors.remote_calls import call
 from actors.weights import make_transfer
+from actors.workers.imitation_rank import ImitationRank
 from actors.workers.learner_rank import LearnerRank
 from actors.workers.replay_queue import ReplayQueue
 from actors.workers.sampler_actor import SamplerActor
@@ -40,6 +41,7 @@ from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes
 from cluster.run.placement import Placement
 from cluster.run.reservation import BundleReservation
+from learner.imitation import ImitationSettings
 from verifiers.rewards.environment import of_actor
 
 logger = logging.getLogger(__name__)
@@ -128,6 +130,7 @@ class Processes:
         ready: called with the name and the report of every verifier worker that starts to serve.
         logs: directory of the actors' log files; None: Ray's log directory of each node.
         on_heartbeat: called with the name and each heartbeat of an actor.
+        imitation: the learner imitates examples; None: it trains on groups.
     """
 
     def __init__(
@@ -138,8 +141,10 @@ class Processes:
         ready: Callable[[str, Ready], None] = lambda name, ready: None,
         logs: Path | None = None,
         on_heartbeat: Callable[[str, Heartbeat], None] = lambda name, heartbeat: None,
+        imitation: ImitationSettings | None = None,
     ) -> None:
         self._config = config
+        self._imitation = imitation
         self._run_id = run_id
         self._ready = ready
         self._logs = logs
@@ -194,12 +199,14 @@ class Processes:
         await self.supervisor.start(*samplers[: actors.sampler_range.min], *verifiers[: actors.verifier_range.min])
         return pool
 
-    async def start_learner(self, origin: Callable[[], Origin], groups_directory: Path) -> LearnerGroup:
+    async def start_learner(
+        self, origin: Callable[[], Origin], history: Callable[[int], ray.ObjectRef]
+    ) -> LearnerGroup:
         """All learner ranks, joined in one process group, at the newest checkpoint.
 
         Args:
             origin: the newest checkpoint.
-            groups_directory: holds the groups of the steps since then, for ranks that replace lost ones.
+            history: what a step since then (0: the first of all) trained on, for ranks that replace lost ones.
         """
         config = self._config
         members = [
@@ -213,14 +220,7 @@ class Processes:
 
         unit = Unit("learner", members, prepare, busy=lambda: learner.unsaved, stateful=True)
         self.supervisor.add(unit)
-        learner = LearnerGroup(
-            unit,
-            self.supervisor,
-            config.deadlines,
-            origin,
-            history=lambda step: ray.put(read_groups(groups_directory / groups_file(step + 1))),
-            cards=self._cards,
-        )
+        learner = LearnerGroup(unit, self.supervisor, config.deadlines, origin, history, self._cards)
         await self.supervisor.start(unit)
         return learner
 
@@ -313,8 +313,9 @@ class Processes:
         config = self._config
         if rank == 0 and incarnation:
             self._placement.renew_ranks(self.supervisor.notices.draining)
+        imitates: dict[str, Any] = {} if self._imitation is None else {"imitation": self._imitation}
         actor = self._actor(
-            LearnerRank,
+            ImitationRank if imitates else LearnerRank,
             f"learner rank {rank}",
             env={"OMP_NUM_THREADS": str(config.learner.threads)},
             **self._placement.learner(rank),
@@ -339,6 +340,7 @@ class Processes:
             plugins=config.plugins,
             shares_card=self._placement.shares_cards,
             deadlines=config.deadlines,
+            **imitates,
         )
 
     def _actor(
@@ -367,6 +369,11 @@ class Processes:
         if scheduling_strategy is not None:
             options["scheduling_strategy"] = scheduling_strategy
         return ray.remote(cls).options(**options)
+
+
+def groups_in(directory: Path) -> Callable[[int], ray.ObjectRef]:
+    """The groups of each step (0: the first) in the group log `directory`."""
+    return lambda step: ray.put(read_groups(directory / groups_file(step + 1)))
 
 
 def _node_monitor(node: str) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.config import load_config
-from learner.imitation import ImitationSettings, as_sequence, run_sft
+from learner.imitation import ImitationSettings, as_sequence, batches, cosine_rate
 from learner.tiny_model import TinyModelSettings, save_tiny_model
 from tests.cluster.running import LOCAL
 from verifiers.tasks.mbpp import FILES
@@ -24,7 +24,7 @@ from verifiers.text.rendering import render
 
 PROBLEMS = 4096
 ALPHABET = '0123456789+-*()=:"\n adefnrstux'
-IMITATION = ImitationSettings(steps=300, batch_size=64, learning_rate=2e-3, report_every=50)
+IMITATION = ImitationSettings(steps=300, batch_size=64, learning_rate=2e-3)
 
 
 def overrides(directory: Path) -> list[str]:
@@ -51,7 +51,10 @@ def make(directory: Path) -> None:
         device="cpu", seed=0,
     )  # fmt: skip
     try:
-        loss = run_sft(engine, _examples(directory, solutions), IMITATION, output=directory / "model", report=print)
+        source = batches(_examples(directory, solutions), IMITATION.batch_size)
+        for step, batch in zip(range(IMITATION.steps), source, strict=False):
+            loss = engine.update(engine.accumulate_imitation(batch, cosine_rate(step, IMITATION)))["loss"]
+        engine.export_huggingface(directory / "model")
     finally:
         engine.close()
     print(f"wrote {directory}: {PROBLEMS} problems, loss {loss:.3f} nats a token")

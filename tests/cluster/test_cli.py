@@ -106,6 +106,16 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["sft", "--output", "docs"], ["--output docs", "exists already"]),
         (["sft", "--output", "nowhere", "--learning-rate", "0"], ["--learning-rate", "above 0 and finite"]),
         (["sft", "--output", "nowhere", "--learning-rate", "nan"], ["--learning-rate", "above 0 and finite"]),
+        (["sft", "--output", "nowhere"], ["--learning-rate is missing", "1e-5", "learner.lora"]),
+        (["sft", "--output", "nowhere", "--objective", "bon_sft"], ["--learning-rate is missing"]),
+        (
+            ["sft", "--new", "--output", "nowhere", "learner.gpus_per_rank=1", "learner.ranks=3"],
+            ["takes 3 GPUs (learner.ranks x learner.gpus_per_rank) but this machine has 0"],
+        ),
+        (["sft", "--output", "nowhere", "--resume"], ["no unfinished `bonrl sft --output nowhere`"]),
+        (["sft", "--output", "nowhere", "--resume", "--steps", "5"], ["leave --steps out"]),
+        (["sft", "--output", "nowhere", "--resume", "-c", "cluster/presets/local.yaml"], ["leave --config out"]),
+        (["sft", "--output", "nowhere", "--resume", "--objective", "bon_sft"], ["bonrl train --resume"]),
         (
             ["sft", "--output", "docs", "objective.imitation=bon_sft"],
             ["objective.imitation = 'bon_sft'", "--objective"],
@@ -170,29 +180,91 @@ def test_options_of_sft_hold_next_to_the_override_of_a_section(
     assert (config.run.steps, config.rollout.prompts_per_step, config.learner.learning_rate) == (7, 9, 1e-4)
 
 
-def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[RunConfig] = []
-    monkeypatch.setattr("cluster.commands.sft.imitate", lambda config, *_, **__: started.append(config))
+Started = list[tuple[RunConfig, Any, dict[str, int] | None]]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """What `bonrl sft` would train: configuration, settings, sizes of a new model."""
+    found: Started = []
+
+    def imitate(config: RunConfig, output: Path, settings: Any, *, new: dict[str, int] | None, report: Any) -> int:
+        found.append((config, settings, new))
+        return 0
+
+    monkeypatch.setattr("cluster.commands.sft.imitate", imitate)
+    return found
+
+
+def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, started: Started) -> None:
     asked = ["task={name: gsm8k, path: data, validation_size: 0}", "evaluation.split=validation"]
     status, _, err = run("sft", "--new", "--output", tmp_path / "model", *asked)
     assert (status, len(started)) == (0, 1), err
-    assert started[0].task.validation_size == 0
+    assert started[0][0].task.validation_size == 0
 
 
-def test_sft_makes_a_new_model_of_the_size_that_is_asked_for(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[dict[str, int] | None] = []
-    monkeypatch.setattr("cluster.commands.sft.imitate", lambda *_, new, **__: sizes.append(new))
+def test_sft_makes_a_new_model_of_the_size_that_is_asked_for(run: Any, tmp_path: Path, started: Started) -> None:
     for options in (["--new"], ["--new", "--width", "256", "--layers", "6"]):
         assert run("sft", *options, "--output", tmp_path / "model")[0] == 0
-    assert sizes == [{}, {"width": 256, "layers": 6}]
+    assert [new for _, _, new in started] == [{}, {"width": 256, "layers": 6}]
     for options, part in (
         (["--width", "64"], "add --new"),
         (["--new", "--width", "100"], "--width 100: give a multiple"),
     ):
         status, _, err = run("sft", *options, "--output", tmp_path / "model")
         assert status == 2 and part in err
+
+
+def test_defaults_of_sft_for_a_new_and_a_trained_model(run: Any, tmp_path: Path, started: Started) -> None:
+    given = ["--learning-rate", "1e-5", "model.path=models/countdown-base"]
+    for options in (["--new"], given, ["--steps", "3", "--batch-size", "4", *given]):
+        status, _, err = run("sft", *options, "--output", tmp_path / "model")
+        assert status == 0, err
+    found = [(one.steps, one.batch_size, one.learning_rate, one.seed) for _, one, _ in started]
+    assert found == [(900, 256, 1e-3, 0), (900, 32, 1e-5, 0), (3, 4, 1e-5, 0)]
+
+
+def test_sft_checks_the_memory_of_its_ranks(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[RunConfig] = []
+    monkeypatch.setattr("cluster.commands.sft.check_start", lambda config, **_: checked.append(config))
+    monkeypatch.setattr("cluster.commands.sft.imitate", lambda *_, **__: 0)
+    keys = ["learner.ranks=2", "loss.kl_coefficient=0.1", "rollout.n=64"]
+    assert run("sft", "--output", tmp_path / "model", "--learning-rate", "1e-4", *keys)[0] == 0
+    (config,) = checked
+    assert (config.learner.ranks, config.actors.sampler_range.max, config.actors.verifier_range.max) == (2, 0, 0)
+    assert (config.rollout.n, config.rollout.prompts_per_step, config.loss.kl_coefficient) == (1, 32, 0)
+
+
+def test_an_unfinished_imitation_is_not_overwritten(run: Any, tmp_path: Path) -> None:
+    run_directory = tmp_path / "mine.partial" / "run"
+    command = ("sft", "--output", tmp_path / "mine", "--steps", "1", "--learning-rate", "1e-4")
+    (tmp_path / "mine.partial").mkdir()
+    status, _, err = run(*command)
+    assert status == 2 and "mine.partial exists and is not of an imitation" in err
+    (run_directory / "checkpoints").mkdir(parents=True)
+    (run_directory / "imitation.json").write_text("{}")
+    from cluster.records.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(run_directory / "checkpoints")
+    write_model(checkpoints.begin(3) / "huggingface")
+    checkpoints.finalise(3)
+    status, _, err = run(*command)
+    assert status == 2 and "a checkpoint of step 3; add --resume to continue it" in err
+    status, _, err = run("sft", "--output", tmp_path / "mine", "--resume", "learner.ranks=2")
+    assert status == 2 and "override learner.ranks=2: --resume continues with the settings of the start" in err
+
+
+def test_several_configurations_are_read_in_order(run: Any, tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    mine.write_text("run: {steps: 7}\nrollout: {n: 24}\n")
+    other.write_text("rollout: {n: 40}\n")
+    status, out, err = run("train", "--dry-run", "-c", "cluster/presets/local.yaml", "-c", mine, "-c", other)
+    assert status == 0, err
+    assert "steps: 7" in out and "n: 40" in out and "samples in all" in out
+    other.write_text("rollout: {nn: 40}\n")
+    for command in (["train", "--dry-run"], ["sft", "-o", tmp_path / "m", "--learning-rate", "1e-4"]):
+        status, _, err = run(*command, "-c", mine, "-c", other)
+        assert status == 2 and f"[rollout.nn: {other}]" in err
 
 
 def test_every_command_is_listed(run) -> None:  # type: ignore[no-untyped-def]
@@ -295,7 +367,7 @@ def test_every_exit_status_is_documented(run) -> None:  # type: ignore[no-untype
 
 def test_no_configuration_elsewhere(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
-    for words in (("train", "--dry-run"), ("sft", "-o", "model")):
+    for words in (("train", "--dry-run"), ("sft", "-o", "model", "--learning-rate", "1e-4")):
         status, _, err = run(*words)
         assert status == 2
         assert "there is no cluster/presets/local.yaml here, which is read without --config: give --config YAML" in err

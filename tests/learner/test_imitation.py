@@ -1,40 +1,16 @@
-"""Imitation learning: the schedule, the batches, and the loop around an engine."""
+"""Imitation learning: the schedule, the batches, and the progress reports."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.batching import TrainingSequence
-from learner.imitation import ImitationSettings, Progress, as_sequence, batches, cosine_rate, run_sft
-
-
-class SmallEngine:
-    """An engine in miniature: learns the frequency of each response token, whatever the prompt."""
-
-    def __init__(self) -> None:
-        self.logits = torch.zeros(4, requires_grad=True)
-        self.calls: list[tuple[int, float, int]] = []
-        self.exported: list[Path] = []
-
-    def sft_step(self, sequences: list[TrainingSequence], step: int, *, rate: float) -> float:
-        self.calls.append((step, rate, len(sequences)))
-        tokens = torch.from_numpy(np.concatenate([s.response_tokens for s in sequences])).long()
-        loss = -self.logits.log_softmax(-1)[tokens].mean()
-        (gradient,) = torch.autograd.grad(loss, self.logits)
-        with torch.no_grad():
-            self.logits -= rate * gradient
-        return loss.item()
-
-    def export_huggingface(self, directory: str | Path) -> None:
-        self.exported.append(Path(directory))
+from learner.imitation import ImitationSettings, Progress, Reports, as_sequence, batches, cosine_rate
 
 
 def examples(count: int) -> list[TrainingSequence]:
@@ -79,29 +55,33 @@ def test_an_example_without_prompt_or_response_is_refused() -> None:
     assert not sequence.fresh
 
 
-def test_the_loop_learns_reports_and_exports_once_at_the_end(tmp_path: Path) -> None:
-    engine, reports = SmallEngine(), list[Progress]()
+class Clock:
+    """Each reading is `step_s` after the one before."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s, self._now = step_s, 0.0
+
+    def __call__(self) -> float:
+        self._now += self._step_s
+        return self._now
+
+
+def reported(settings: ImitationSettings, step_s: float) -> list[Progress]:
+    reports = Reports(settings, Clock(step_s))
+    found = (reports.add(step, loss=float(step)) for step in range(settings.steps))
+    return [progress for progress in found if progress is not None]
+
+
+def test_a_report_has_the_mean_loss_and_the_speed_since_the_last_one() -> None:
     settings = ImitationSettings(steps=25, batch_size=8, warmup_steps=2, learning_rate=2.0, report_every=10)
-    final = run_sft(engine, examples(200), settings, output=tmp_path / "out", report=reports.append)
-    assert [step for step, _, _ in engine.calls] == list(range(25))
-    assert [rate for _, rate, _ in engine.calls] == [cosine_rate(step, settings) for step in range(25)]
-    assert {size for _, _, size in engine.calls} == {8}
+    reports = reported(settings, step_s=0.5)
     assert [report.step for report in reports] == [10, 20, 25]
-    assert reports[0].loss > reports[-1].loss == final
-    # Three quarters of the responses are token 3 and one quarter token 0: the loss ends near their entropy.
-    assert final == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=0.05)
-    assert engine.exported == [tmp_path / "out"]
+    assert [report.loss for report in reports] == [4.5, 14.5, 22.0]  # means of 0 to 9, 10 to 19, 20 to 24
+    assert [report.examples_per_second for report in reports] == [16.0] * 3  # 8 examples in 0.5 s
+    assert [report.seconds for report in reports] == [5.0, 10.0, 12.5]
+    assert reports[1].learning_rate == cosine_rate(19, settings)
 
 
-def test_slow_steps_are_reported_before_many_are_done(tmp_path: Path) -> None:
-    reports = list[Progress]()
-    settings = ImitationSettings(steps=3, batch_size=4, report_seconds=1e-9)
-    run_sft(SmallEngine(), examples(12), settings, output=tmp_path, report=reports.append)
-    assert [report.step for report in reports] == [1, 2, 3]
-
-
-def test_too_few_examples_end_with_the_remedy_and_no_export(tmp_path: Path) -> None:
-    engine = SmallEngine()
-    with pytest.raises(ValueError, match="ran out after 2 steps of 4; lower the number of steps"):
-        run_sft(engine, examples(11), ImitationSettings(steps=3, batch_size=4), output=tmp_path)
-    assert not engine.exported
+def test_slow_steps_are_reported_before_many_are_done() -> None:
+    settings = ImitationSettings(steps=6, batch_size=4, report_every=50, report_seconds=30.0)
+    assert [report.step for report in reported(settings, step_s=16.0)] == [2, 4, 6]

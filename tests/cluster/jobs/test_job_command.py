@@ -39,7 +39,7 @@ def packed(job: Job, here: Path) -> set[str]:
 
 
 def submit(command: str, *overrides: str, config: Path | None = None) -> Job:
-    return make_job(config, NO_DEFAULT, overrides, command=command)
+    return make_job([config] if config else None, NO_DEFAULT, overrides, command=command)
 
 
 def recorded_run(path: Path, **sections: Any) -> Path:
@@ -58,6 +58,13 @@ def test_train_verifier_takes_the_configuration_of_the_run_that_wrote_the_sample
     assert job.config == {"task": {"template": "chat"}}, "the run's own is read on the cluster"
     with_config = submit(command, "model.path=/m", config=PRESETS / "local.yaml")
     assert with_config.command == f"python -m cluster.cli {command} --config job.yaml"
+
+
+def test_train_verifier_waits_for_a_gpu_where_the_run_had_one(here: Path) -> None:
+    run = recorded_run(here / "shared" / "run", sampler={"gpus": 1}, learner={"gpus_per_rank": 1})
+    command = f"train-verifier --samples={run} -o /v"
+    assert submit(command).resources == {"GPU": 1.0}
+    assert submit(command, "learner.gpus_per_rank=0").resources == {}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cluster.config import RunConfig
 from cluster.config.input_paths import input_paths, user_code
 from cluster.errors import UsageError
 from cluster.jobs import submission
@@ -21,7 +22,8 @@ from cluster.jobs.environment import NAME, STOP_SECONDS, plain, with_variables
 from cluster.jobs.submission import submit_job
 from cluster.records.software import git_state
 
-LOCAL = Path("cluster/presets/local.yaml")
+PRESETS = Path("cluster/presets")
+LOCAL = PRESETS / "local.yaml"
 
 
 @pytest.fixture
@@ -56,6 +58,10 @@ def test_relative_run_directory_would_be_lost(checkout: Path) -> None:
             {"command": "sft --output /shared/m --objective bon_sft"},
             "python -m cluster.cli sft --output /shared/m --objective bon_sft --config job.yaml",
         ),
+        (
+            {"command": "sft --output /shared/m --resume"},
+            "python -m cluster.cli sft --output /shared/m --resume run.directory=/r",
+        ),
         ({"entrypoint": "echo started; exit 3"}, "echo started; exit 3"),
     ],
 )
@@ -81,7 +87,7 @@ def test_results_that_would_be_lost_are_refused(checkout: Path, options: dict[st
     with pytest.raises(UsageError, match=message):
         make_job(None, LOCAL, ["run.directory=/r"], **options)
     with pytest.raises(UsageError, match="leave --config out"):
-        make_job(LOCAL, LOCAL, [], resume=Path("/r"))
+        make_job([LOCAL], LOCAL, [], resume=Path("/r"))
 
 
 def test_variables_of_the_job() -> None:
@@ -146,8 +152,8 @@ class FakeClient:
         self.files: dict[str, str] = {}
         self.breaks = 0  # streams of the log that break
 
-    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any]) -> str:
-        self.entrypoint, self.runtime_env = entrypoint, runtime_env
+    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any], **resources: Any) -> str:
+        self.entrypoint, self.runtime_env, self.resources = entrypoint, runtime_env, resources
         if self.failure:
             raise self.failure
         root = Path(runtime_env["working_dir"])
@@ -235,8 +241,39 @@ def test_a_script_can_read_the_configuration_by_its_name(
     (tmp_path / "my.yaml").write_text("run: {name: mine}")
     monkeypatch.chdir(tmp_path)
     keys = ["run.directory=/r", f"model.path={checkout / 'models' / 'countdown-base'}"]
-    assert send(make_job(Path("my.yaml"), Path("none"), keys, entrypoint="python -c 'print(1)'"))[0] == 0
+    assert send(make_job([Path("my.yaml")], Path("none"), keys, entrypoint="python -c 'print(1)'"))[0] == 0
     assert {"my.yaml", "job.yaml"} <= set(client.files)
+
+
+def test_files_of_a_configuration_are_one_in_the_job(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base.yaml").write_text("run: {name: mine, steps: 3}")
+    (tmp_path / "mine.yaml").write_text("run: {steps: 4}")
+    monkeypatch.chdir(tmp_path)
+    keys = ["run.directory=/r", f"model.path={checkout / 'models' / 'countdown-base'}"]
+    files = [Path("base.yaml"), Path("mine.yaml")]
+    job = make_job(files, Path("none"), keys)
+    assert isinstance(job.config, RunConfig) and (job.config.run.name, job.config.run.steps) == ("mine", 4)
+    assert send(make_job(files, Path("none"), keys, entrypoint="python -c 'print(1)'"))[0] == 0
+    assert {"base.yaml", "mine.yaml", "job.yaml"} <= set(client.files)
+
+
+def test_a_command_that_trains_in_its_own_process_waits_for_a_gpu(checkout: Path, client: FakeClient) -> None:
+    """Ray starts a job on the head node unless it asks for more; learner ranks of the other commands ask themselves."""
+    one_gpu, mixed = PRESETS / "one-gpu.yaml", ["cluster.node_types.cpu={cpus: 8, memory_gib: 64, roles: [verifier]}"]
+    mixed += ["cluster.node_types.gpu={gpus: 8, cpus: 64, memory_gib: 900}"]
+    verifier, nothing = "train-verifier --samples /s --output /v", {"entrypoint_num_gpus": None}
+    for config, keys, command, expected in (
+        (one_gpu, [], verifier, {"entrypoint_num_gpus": 1, "entrypoint_resources": None}),
+        (one_gpu, mixed, verifier, {"entrypoint_num_gpus": 1, "entrypoint_resources": {"bonrl-learner": 0.001}}),
+        (one_gpu, [], "sft --output /m --learning-rate 1e-5", nothing | {"entrypoint_resources": None}),
+        (PRESETS / "local.yaml", [], verifier, nothing | {"entrypoint_resources": None}),
+    ):
+        absolute = ["run.directory=/r", "model.path=/m", "task.path=/t"]
+        status, out = send(make_job([config], LOCAL, [*absolute, *keys], command=command))
+        assert status == 0 and client.resources == expected
+        assert ("it waits for a node with 1 GPU" in out) == bool(expected["entrypoint_num_gpus"])
 
 
 def test_a_script_that_is_not_here_is_refused(checkout: Path, client: FakeClient) -> None:

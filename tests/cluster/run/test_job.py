@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from transformers import AutoTokenizer
 
 from cluster.records.config_changes import recorded_config
 from cluster.results import load_run
-from tests.cluster.running import bonrl, run_directory
+from tests.cluster.running import REPOSITORY, bonrl, command, environment, run_directory
 from tests.verifiers.learned.untrained import write_untrained_verifier
 
 pytestmark = pytest.mark.slow
@@ -265,14 +267,27 @@ def own_rows(directory: Path) -> list[str]:
             "evaluation.every=0", "evaluation.at_start=false", "evaluation.at_end=false"]  # fmt: skip
 
 
-def test_sft_imitates_the_solutions_of_own_rows(tmp_path: Path):
-    arguments = ["--steps", "20", "--batch-size", "8", "--learning-rate", "1e-2", "--output", str(tmp_path / "model")]
-    result = bonrl("sft", *arguments, *own_rows(tmp_path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "demonstrations: 40 (the verifier judges 0 of 40 checked demonstrations wrong" in result.stdout
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    loss = re.findall(r"step 20/20  loss ([\d.]+)", result.stdout)
-    assert loss and float(loss[0]) < 3.0, "less than a guess among 23 tokens, over all steps"
+def test_sft_imitates_on_every_rank_and_continues_after_a_kill(tmp_path: Path):
+    """Two ranks; the interrupted imitation loses a step that no checkpoint holds, and ends with the same weights."""
+    arguments = ["sft", "--steps", "6", "--batch-size", "8", "--learning-rate", "1e-2", *own_rows(tmp_path),
+                 "learner.ranks=2", "learner.zero_stage=1", "learner.threads=1", "checkpoint.every=2"]  # fmt: skip
+    whole = bonrl(*arguments, "--output", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert "demonstrations: 40 (the verifier judges 0 of 40 checked demonstrations wrong" in whole.stdout
+    assert re.search(r"step 6/6  loss ([\d.]+)", whole.stdout)
+    assert not (tmp_path / "whole.partial").exists()
+
+    cut, checkpoint = tmp_path / "cut", tmp_path / "cut.partial" / "run" / "checkpoints" / "step-000002"
+    with subprocess.Popen([*command(*arguments), "--output", str(cut)], cwd=REPOSITORY, env=environment()) as process:
+        while not checkpoint.is_dir():
+            assert process.poll() is None, "it ended before its first checkpoint"
+            time.sleep(0.05)
+        process.kill()
+    resumed = bonrl("sft", "--output", str(cut), "--resume", config=None)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "resuming after step" in resumed.stdout
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert models[0] == models[1]
 
 
 def test_bon_sft_imitates_on_the_main_jobs_actors_with_adapters(tmp_path: Path):

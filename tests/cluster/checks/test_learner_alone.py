@@ -1,0 +1,83 @@
+"""`bonrl sft` has learner ranks only: what is counted, checked and warned about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.checks import dry_run, refusals
+from cluster.checks.dry_run import warnings_of
+from cluster.checks.estimates import derive
+from cluster.checks.memory_limits import memory_problems, memory_warnings
+from cluster.checks.model_facts import ModelFacts
+from cluster.checks.placement import sizes_of
+from cluster.checks.ray_cluster import layout_problems
+from cluster.config import RunConfig, load_config
+from cluster.config.learner_alone import learner_alone
+from cluster.config.rules import gpus_wanted
+from cluster.errors import UsageError
+from cluster.launch.demand import bundles, plan_run
+
+PRESETS = Path(__file__).resolve().parents[3] / "cluster" / "presets"
+QWEN25_7B = ModelFacts(7_615_616_512, "Qwen2ForCausalLM", 28, 3584, 152_064, 2 * 28 * 4 * 128, 32_768)
+
+
+def imitating(preset: str, *overrides: str) -> RunConfig:
+    return learner_alone(load_config(PRESETS / preset, overrides), batch_size=32)
+
+
+def test_only_the_ranks_take_gpus_and_nodes() -> None:
+    config = imitating("multinode.yaml")
+    assert gpus_wanted(config) == config.learner.ranks
+    sizes = sizes_of(config, None)
+    assert sizes.learner > 0 == sizes.stored_weights
+    assert {bundle.role for bundle in bundles(config, sizes)} == {"learner"}
+    assert len(plan_run(config, sizes).nodes) < len(plan_run(load_config(PRESETS / "multinode.yaml"), sizes).nodes)
+    one_card = imitating("one-gpu.yaml")
+    assert (gpus_wanted(one_card), one_card.cluster.placement, one_card.sampler.sleep) == (1, "separate", "none")
+
+
+def test_a_running_cluster_needs_room_for_the_ranks_only() -> None:
+    config = imitating("8xh100.yaml", "sampler.gpus=2", "sampler.tensor_parallel=2", "cluster.num_gpus=null")
+    node = {"CPU": 2.0, "GPU": 1.0}
+    assert list(layout_problems(config, [node] * 4)) == [], "a sampler would need two GPUs of a node"
+    problems = list(layout_problems(config, [node] * 3))
+    assert len(problems) == 1 and "the layout takes 4 GPUs (learner.ranks x learner.gpus_per_rank)" in problems[0]
+
+
+def test_memory_is_that_of_the_ranks() -> None:
+    """One GPU of 24 GB is too small for 7 B parameters; eight ranks under ZeRO-3 with 80 GB are not."""
+    small = imitating("one-gpu.yaml", "loss.kl_coefficient=0.1")
+    figures = derive(small, QWEN25_7B)
+    assert (figures.sampler_memory, figures.kv_cache, figures.transit) == (None, None, None)
+    assert figures.reference_memory == 0, "imitation has no KL"
+    [problem] = memory_problems(small, figures, QWEN25_7B, available=1e12)
+    assert problem.startswith("one learner rank needs about") and "one GPU has 24.0 GiB" in problem
+    large = imitating("8xh100.yaml", "learner.ranks=8", "learner.zero_stage=3", "cluster.num_gpus=null")
+    assert memory_problems(large, derive(large, QWEN25_7B), QWEN25_7B, available=1e12) == []
+    assert memory_warnings(large, derive(large, QWEN25_7B)) == []
+
+
+def test_a_cpu_job_counts_no_sampler_on_the_host() -> None:
+    alone, run = imitating("local.yaml"), load_config(PRESETS / "local.yaml")
+    mine, theirs = derive(alone, QWEN25_7B).host_memory, derive(run, QWEN25_7B).host_memory
+    assert mine is not None and theirs is not None
+    assert mine < theirs - 2 * 4 * QWEN25_7B.parameters, "vLLM's weights, twice"
+
+
+def test_training_on_the_cpu_next_to_a_gpu_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned() -> bool:
+        return any("trains on the CPU next to a GPU" in line for line in warnings_of(imitating("local.yaml")))
+
+    assert not warned()
+    monkeypatch.setattr(dry_run, "local_gpus", lambda: 1)
+    assert warned()
+
+
+def test_a_missing_package_of_the_optimizer_is_found_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "optimizer_problems", lambda config: ["no bitsandbytes"])
+    for check in ("machine_problems", "gpu_problems"):
+        monkeypatch.setattr(refusals, check, lambda config, **_: [])
+    with pytest.raises(UsageError, match="no bitsandbytes"):
+        refusals.check_start(imitating("one-gpu.yaml"), new_run=False)

@@ -1,0 +1,87 @@
+"""The steps of `bonrl sft` on the driver: when it saves, and what it keeps for ranks that are replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.remote_calls import ActorFailure
+from actors.workers.imitation_rank import as_examples
+from cluster.config import build_config
+from cluster.config.learner_alone import learner_alone
+from cluster.records.checkpoints import Checkpoints
+from cluster.run import imitation
+from cluster.run.imitation import _Course
+from cluster.run.shutdown import Shutdown, ShutdownRequested
+from learner.batching import TrainingSequence
+from learner.imitation import ImitationSettings, as_sequence
+
+SETTINGS = ImitationSettings(steps=7, batch_size=2, report_every=3)
+
+
+class Learner:
+    """Stands for the ranks: notes each step's prompts and each checkpoint; `meanwhile` runs in each step."""
+
+    def __init__(self, meanwhile: Any = lambda step: None) -> None:
+        self.steps: list[tuple[int, list[int]]] = []
+        self._meanwhile = meanwhile
+
+    async def step(self, examples: Any, step: int) -> dict[str, float]:
+        self.steps.append((step, [int(one.prompt_tokens[0]) for batch in examples for one in as_examples(batch)]))
+        self._meanwhile(step)
+        return {"loss": float(step)}
+
+    async def save(self, directory: str) -> None:
+        (Path(directory) / "weights").write_text(str(len(self.steps)))
+
+
+def batches(count: int, first: int = 0) -> Iterator[list[TrainingSequence]]:
+    return ([as_sequence([2 * i + 1], [1]), as_sequence([2 * i + 2], [1])] for i in range(first, count))
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imitation.ray, "put", lambda value: value)
+
+
+def course(directory: Path, lines: list[str], source: Iterator[list[TrainingSequence]], first: int = 0) -> _Course:
+    config = build_config({"checkpoint": {"every": 3, "keep": 9}})
+    alone = learner_alone(config, batch_size=SETTINGS.batch_size)
+    return _Course(alone, SETTINGS, Checkpoints(directory), source, first, lines.append)
+
+
+def test_it_saves_at_intervals_and_at_the_end_and_keeps_the_examples_since(tmp_path: Path) -> None:
+    lines: list[str] = []
+    kept: list[list[int]] = []
+    here = course(tmp_path, lines, batches(7))
+    learner = Learner(lambda step: kept.append(sorted(here._since_saved)))
+    asyncio.run(here.train(learner, Shutdown(), lambda: False))  # type: ignore[arg-type]
+    assert learner.steps == [(step, [2 * step + 1, 2 * step + 2]) for step in range(7)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000006", "step-000007"]
+    assert kept == [[0], [0, 1], [0, 1, 2], [3], [3, 4], [3, 4, 5], [6]], "what new ranks would train again"
+    assert here.origin()[0] == 7
+    assert [line.split("  ")[0] for line in lines] == ["step 3/7", "step 6/7", "step 7/7"]
+
+
+def test_a_node_that_will_be_lost_and_a_signal_save_at_once(tmp_path: Path) -> None:
+    shutdown = Shutdown()
+    learner = Learner(lambda step: shutdown._asked_thread.set() if step == 4 else None)
+    here = course(tmp_path, [], batches(7))
+    with pytest.raises(ShutdownRequested):
+        asyncio.run(here.train(learner, shutdown, lambda: len(learner.steps) == 1))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000003", "step-000005"]
+
+
+def test_a_resumed_imitation_begins_after_its_checkpoint(tmp_path: Path) -> None:
+    learner = Learner()
+    asyncio.run(course(tmp_path, [], batches(7, 5), first=5).train(learner, Shutdown(), lambda: False))  # type: ignore[arg-type]
+    assert learner.steps == [(5, [11, 12]), (6, [13, 14])]
+
+
+def test_too_few_examples_end_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ActorFailure, match="ran out after 2 steps of 2; lower --steps or --batch-size"):
+        asyncio.run(course(tmp_path, [], batches(2)).train(Learner(), Shutdown(), lambda: False))  # type: ignore[arg-type]
