@@ -62,10 +62,24 @@ def deepspeed_config(
         config["zero_optimization"]["offload_optimizer"] = _host(device)
         config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW: DeepSpeed's would compile an extension at start
     if dtype == "bfloat16":
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config |= _float32_gradients()
     if settings.optimizer != "adamw":
         config["zero_allow_untested_optimizer"] = True  # it is one of float32 vectors to ZeRO, like any other
     return config
+
+
+def _float32_gradients() -> dict[str, Any]:
+    """Sums of bfloat16 gradients in float32, over micro-batches and over ranks.
+
+    By default DeepSpeed adds up the ranks in bfloat16, and rounds a sum in float32 to bfloat16 for that even if there
+    is one rank. `immediate_grad_update` adds a gradient to the sum as soon as it exists and frees it; by default stage
+    1 keeps those of all weights until the step. The other stages always do.
+    """
+    return {
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "bf16": {"enabled": True, "immediate_grad_update": True},
+    }
 
 
 def frozen_config(settings: LearnerSettings, dtype: str, device: torch.device, parameters: int) -> dict[str, Any]:

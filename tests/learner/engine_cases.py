@@ -143,19 +143,34 @@ def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: lis
     engine.close()
 
 
-def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, stages: list[int]) -> None:
-    """16 gradients, 1000 times as much, and 16 again: a bfloat16 sum would lose the last 16, whose step is 4 there."""
+def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, cases: list[list]) -> None:
+    """Sums of gradients over micro-batches and ranks have no more than the rounding of float32.
+
+    A micro-batch's own gradient is in bfloat16. Powers of two scale it exactly, so the sum has a known value, which
+    bfloat16 cannot hold: 33 x 2^5 + 2^-6 times the gradient.
+    """
+    from deepspeed.utils import safe_get_full_grad
+
     tokens = np.arange(3, 15, dtype=np.int32)
     one = TrainingSequence(tokens[:5], tokens[5:], np.full(7, -6.0, np.float32), 1.0, fresh=True)
-    for stage in stages:
-        learner = settings(zero_stage=stage, tokens_per_micro_batch=16, learning_rate=1e-12, gradient_clip=0.0)
+    many = [*[1.0] * 16, 1024.0, 0.015625, *[1.0] * 16]
+    for stage, offload in cases:
+        learner = settings(
+            zero_stage=stage, offload=offload, tokens_per_micro_batch=16, learning_rate=1e-12, gradient_clip=0.0
+        )
         engine = make_engine(directory / "bfloat16", rank, world_size, port, learner, dtype="bfloat16")
-        norms = []
-        for weights in ([1.0], [*[1.0] * 16, 1000.0, *[1.0] * 16]):
+        found, norms = [], []
+        for weights in ([1.0], many):
             figures = engine.accumulate([replace(one, advantage=weight) for weight in weights], 1.0, 0)
-            assert figures["batch/micro_batches"] == len(weights)
+            assert figures["batch/micro_batches"] == -(-len(weights) // world_size)
+            found.append({name: safe_get_full_grad(p).double() for name, p in engine._backend.parameters})
             norms.append(engine.update(figures)["optimizer/gradient_norm"])
-        np.testing.assert_allclose(norms[1], 1032 * norms[0], rtol=3e-3, err_msg=f"stage {stage}")
+        for name, gradient in found[0].items():
+            assert torch.equal(gradient, gradient.bfloat16().double()), (stage, name, "one micro-batch")
+            torch.testing.assert_close(
+                found[1][name], gradient * sum(many), rtol=1e-6, atol=0.0, msg=lambda m, s=stage, n=name: f"{s} {n} {m}"
+            )
+        np.testing.assert_allclose(norms[1], sum(many) * norms[0], rtol=1e-5, err_msg=f"stage {stage}")
     engine.close()
 
 

@@ -19,7 +19,10 @@ def config(dtype: str = "float32", device: str = "cpu", **settings: object) -> d
 def test_bfloat16_gradients_are_summed_in_float32(dtype: str, stage: int, runs: int) -> None:
     made = config(dtype, zero_stage=stage)
     assert made["zero_optimization"]["stage"] == runs
-    assert made.get("data_types") == ({"grad_accum_dtype": "fp32"} if dtype == "bfloat16" else None)
+    bfloat16 = dtype == "bfloat16"
+    assert made.get("data_types") == ({"grad_accum_dtype": "fp32"} if bfloat16 else None)
+    assert made.get("communication_data_type") == ("fp32" if bfloat16 else None)
+    assert made["bf16"] == {"enabled": bfloat16} | ({"immediate_grad_update": True} if bfloat16 else {})
 
 
 def test_offload_moves_the_optimizer_or_everything() -> None:

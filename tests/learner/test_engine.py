@@ -69,8 +69,10 @@ def test_kl_entropy_and_decoupled_ratio_equal_plain_torch(models: Path, world_si
     run_ranks("engine_cases:policy_terms", world_size, models, stages=stages)
 
 
-def test_gradients_of_bfloat16_weights_are_summed_in_float32(models: Path) -> None:
-    run_ranks("engine_cases:float32_sums", 1, models, stages=[0, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_gradients_of_bfloat16_weights_are_summed_in_float32(models: Path, world_size: int) -> None:
+    cases = [[0, "none"], [2, "none"], [3, "none"], [1, "optimizer"], [2, "optimizer"]]
+    run_ranks("engine_cases:float32_sums", world_size, models, cases=cases)
 
 
 def test_offloading_does_not_change_the_update(models: Path) -> None:
