@@ -13,6 +13,7 @@ from actors.card_memory import utilization
 from actors.queue.state import staleness_bound
 from cluster.checks.adapters import AdapterSizes
 from cluster.checks.card import card_bytes
+from cluster.checks.gradient_memory import GradientMemory, gradient_memory
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
@@ -220,11 +221,11 @@ def sampler_memory_of(config: RunConfig, shape: Shape | None) -> float | None:
 def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
     """Bytes that a learner rank keeps on the card while a sampler on it samples; 0 if they share no card.
 
-    If the sampler sleeps while the learner works, activations come and go with the learner's turn.
+    If the sampler sleeps while the learner works, activations and what a step needs come and go with its turn.
     """
     if config.cluster.placement != "colocated" or shape is None:
         return 0.0
-    turn = 0.0 if config.sampler.sleep == "none" else _activation_memory(config, shape)
+    turn = 0.0 if config.sampler.sleep == "none" else _turn_memory(config, shape)
     return _learner_memory(config, shape) - turn + published_on_device(config, shape, "ipc")
 
 
@@ -240,31 +241,42 @@ def shared_card_need(config: RunConfig, shape: Shape) -> float:
 
 
 def _learner_memory(config: RunConfig, shape: Shape) -> float:
-    """One rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by ZeRO stage.
+    """The peak of one rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by
+    ZeRO stage; and what a step needs in addition.
 
     With `learner.offload`, only what stays on the GPU.
     """
-    learner = config.learner
+    learner, bfloat16 = config.learner, config.model.dtype == "bfloat16"
     moments = 2 if learner.optimizer == "adamw_8bit" else 8
-    weights, gradients, optimizer = weight_bytes(config), 4, moments + (4 if config.model.dtype == "bfloat16" else 0)
-    shard, stage = learner.ranks, learner.zero_stage
+    weights, optimizer = weight_bytes(config), moments + (4 if bfloat16 else 0)
+    stage = max(1, learner.zero_stage) if bfloat16 else learner.zero_stage
     if learner.offload != "none":
-        gradients, optimizer = 0, 0
+        optimizer = 0
     if learner.offload == "all":
         weights = 0
     held = shape.parameters + (shape.trained if learner.lora else 0)
-    states = held * weights / (shard if stage >= 3 else 1) + shape.trained * (
-        gradients / (shard if stage >= 2 else 1) + optimizer / (shard if stage >= 1 else 1)
-    )
+    states = held * weights / (learner.ranks if stage >= 3 else 1)
+    states += shape.trained * optimizer / (learner.ranks if stage >= 1 else 1) + _gradients(config, shape).held
     runtime = _GPU_RUNTIME if learner.gpus_per_rank else _LEARNER_RUNTIME
     return (
         states
         + _gathered_memory(config, shape)
         + _reference_memory(config, shape)
         # One after the other; what ipc publishes is counted with what the sampler of the card leaves.
-        + max(_activation_memory(config, shape), published_on_device(config, shape, "nccl"))
+        + max(_turn_memory(config, shape), published_on_device(config, shape, "nccl"))
         + runtime
     )
+
+
+def _gradients(config: RunConfig, shape: Shape) -> GradientMemory:
+    largest = shape.vocabulary * shape.hidden
+    return gradient_memory(config.learner, config.model.dtype, shape.trained, min(largest, shape.trained))
+
+
+def _turn_memory(config: RunConfig, shape: Shape) -> float:
+    """What one rank needs for a step and frees after it."""
+    gradients = _gradients(config, shape)
+    return gradients.step + max(_activation_memory(config, shape), gradients.update)
 
 
 def _gathered_memory(config: RunConfig, shape: Shape) -> float:

@@ -13,12 +13,14 @@ from learner.batching import TrainingSequence
 from tests.learner.engine_checks import (
     check_adapter_files,
     check_gradient,
+    check_gradient_memory,
     check_reference,
     check_refusals,
     check_scores,
     check_skip,
     check_stream,
     step_with_gradient,
+    watch_gradients,
 )
 from tests.learner.engine_setup import in_chunks, make_engine, make_sequences, settings
 from tests.learner.partitioning import partitioned_one_at_a_time
@@ -147,7 +149,8 @@ def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, case
     """Sums of gradients over micro-batches and ranks have no more than the rounding of float32.
 
     A micro-batch's own gradient is in bfloat16. Powers of two scale it exactly, so the sum has a known value, which
-    bfloat16 cannot hold: 33 x 2^5 + 2^-6 times the gradient.
+    bfloat16 cannot hold: 33 x 2^5 + 2^-6 times the gradient. The sums are all that is kept of the gradients, as the dry
+    run counts them.
     """
     from deepspeed.utils import safe_get_full_grad
 
@@ -156,11 +159,18 @@ def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, case
     many = [*[1.0] * 16, 1024.0, 0.015625, *[1.0] * 16]
     for stage, offload in cases:
         learner = settings(
-            zero_stage=stage, offload=offload, tokens_per_micro_batch=16, learning_rate=1e-12, gradient_clip=0.0
+            ranks=world_size,
+            zero_stage=stage,
+            offload=offload,
+            tokens_per_micro_batch=16,
+            learning_rate=1e-12,
+            gradient_clip=0.0,
         )
         engine = make_engine(directory / "bfloat16", rank, world_size, port, learner, dtype="bfloat16")
         found, norms = [], []
+        kept = watch_gradients(engine)
         for weights in ([1.0], many):
+            kept.clear()
             figures = engine.accumulate([replace(one, advantage=weight) for weight in weights], 1.0, 0)
             assert figures["batch/micro_batches"] == -(-len(weights) // world_size)
             found.append({name: safe_get_full_grad(p).double() for name, p in engine._backend.parameters})
@@ -171,6 +181,7 @@ def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, case
                 found[1][name], gradient * sum(many), rtol=1e-6, atol=0.0, msg=lambda m, s=stage, n=name: f"{s} {n} {m}"
             )
         np.testing.assert_allclose(norms[1], sum(many) * norms[0], rtol=1e-5, err_msg=f"stage {stage}")
+        check_gradient_memory(engine, kept)
     engine.close()
 
 

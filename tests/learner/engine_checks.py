@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.checks.gradient_memory import gradient_memory
 from learner.batching import TrainingSequence
 from learner.engine import Engine
 from tests.learner.partitioning import check_partitioned
@@ -63,6 +64,54 @@ def step_with_gradient(
     print(f"stage {engine.learner.zero_stage}: gradient error {error:.1e}, norm {norm:.3g}")
     assert error < 1e-6 * norm
     return figures, norm
+
+
+def watch_gradients(engine: Engine) -> list[int]:
+    """A list that gets the bytes of gradients on the device, after each micro-batch."""
+    found: list[int] = []
+    backward = engine._backend.backward
+
+    def watched(loss: torch.Tensor) -> None:
+        backward(loss)
+        found.append(_gradient_bytes(engine))
+
+    engine._backend.backward = watched
+    return found
+
+
+def check_gradient_memory(engine: Engine, after_micro_batches: list[int]) -> None:
+    """What DeepSpeed keeps of bfloat16 gradients in and after a step, against the estimate of the dry run."""
+    learner = engine.learner
+    sizes = [getattr(p, "ds_numel", p.numel()) for _, p in engine._backend.parameters]
+    expected = gradient_memory(learner, "bfloat16", sum(sizes), max(sizes))
+    *before, last = after_micro_batches
+    if learner.zero_stage == 1 and learner.offload == "optimizer" and engine.world_size == 1:
+        last += max(before) - expected.held  # they are copied, and only then freed: both were there at once
+    tolerance = 0.01 * 4 * sum(sizes)
+    assert abs(max(*before, last) - expected.held - expected.step) < tolerance, (learner.zero_stage, expected, before[-1], last)
+    assert abs(_gradient_bytes(engine) - expected.held) < tolerance, (learner.zero_stage, expected)
+
+
+def _gradient_bytes(engine: Engine) -> int:
+    """Bytes of gradients that DeepSpeed keeps, except for those in its communication buffers and on the host."""
+    optimizer = engine._backend._optimizer
+    parameters = [p for _, p in engine._backend.parameters]
+    tensors = [p.grad for p in parameters] + [getattr(p, "grad_accum", None) for p in parameters]
+    tensors += getattr(optimizer, "fp32_groups_gradients_flat", [])  # stage 1
+    partitions = [] if engine.learner.zero_stage == 3 else getattr(optimizer, "averaged_gradients", {}).values()
+    tensors += [group.flat_partition for group in partitions if group is not None]  # stage 2
+    tensors.append(getattr(optimizer, "temp_grad_buffer_for_gpu_offload", None))
+    if engine.learner.offload == "none":
+        tensors.append(getattr(optimizer, "grad_partitions_flat_buffer", None))  # stage 3
+    buffers = [buffer for bucket in getattr(optimizer, "ipg_buckets", {}).values() for buffer in _buffers(bucket)]
+    shared = {buffer.untyped_storage().data_ptr() for buffer in buffers}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    return sum(size for pointer, size in storages.items() if pointer not in shared)
+
+
+def _buffers(bucket: object) -> list[torch.Tensor]:
+    buffer = getattr(bucket, "buffer", None)
+    return [] if buffer is None else [buffer] if torch.is_tensor(buffer) else [b for b in buffer if b is not None]
 
 
 def check_skip(engine: Engine, sequences: list[TrainingSequence]) -> None:

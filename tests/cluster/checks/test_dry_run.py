@@ -77,8 +77,9 @@ def test_figures_follow_from_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "per_parameter"),  # float32: weights 4, gradients 4, Adam 8, sharded over 4 ranks from the stage on
-    [(0, 16.0), (1, 4 + 4 + 2.0), (2, 4 + 1 + 2.0), (3, 1 + 1 + 2.0)],
+    # float32: weights 4, gradients 4, Adam 8, sharded over 4 ranks from the stage on; a copy of the gradients' part
+    ("stage", "per_parameter"),
+    [(0, 16.0), (1, 4 + 4 + 2 + 1.0), (2, 4 + 1 + 2 + 1.0), (3, 1 + 1 + 2 + 1.0)],
 )
 def test_learner_memory_by_zero_stage(stage: int, per_parameter: float) -> None:
     config = build_config({"learner": {"ranks": 4, "zero_stage": stage}})
