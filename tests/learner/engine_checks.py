@@ -88,7 +88,12 @@ def check_gradient_memory(engine: Engine, after_micro_batches: list[int]) -> Non
     if learner.zero_stage == 1 and learner.offload == "optimizer" and engine.world_size == 1:
         last += max(before) - expected.held  # they are copied, and only then freed: both were there at once
     tolerance = 0.01 * 4 * sum(sizes)
-    assert abs(max(*before, last) - expected.held - expected.step) < tolerance, (learner.zero_stage, expected, before[-1], last)
+    assert abs(max(*before, last) - expected.held - expected.step) < tolerance, (
+        learner.zero_stage,
+        expected,
+        before[-1],
+        last,
+    )
     assert abs(_gradient_bytes(engine) - expected.held) < tolerance, (learner.zero_stage, expected)
 
 

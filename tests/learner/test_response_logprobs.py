@@ -12,6 +12,8 @@ import torch
 import transformers
 
 from benchmarks.tiny_architectures import ARCHITECTURES, tiny_model
+from learner.backends import packed_attention
+from learner.backends.packed_attention import ROWS, VARLEN
 from learner.backends.packing import packed_arguments, prepare_packing
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.packing_check import mixes_packed_sequences
@@ -89,9 +91,11 @@ def mixes(architecture: str, dtype: torch.dtype) -> bool:
     return model._is_stateful or mixes_packed_sequences(lambda batch: rows(model, batch)[0], 96, 2)
 
 
-def results(architecture: str, chunk_bytes: int | None, packed: bool) -> list[torch.Tensor]:
-    """Log-probabilities, entropies and every gradient of a loss of both."""
+def results(architecture: str, chunk_bytes: int | None, packed: bool, prepared: bool = False) -> list[torch.Tensor]:
+    """Log-probabilities, entropies and every gradient of a loss of both. `prepared`: with the attention for packing."""
     model = tiny_model(architecture)
+    if prepared:
+        prepare_packing(model, True, CPU)
     return_logprobs(model, chunk_bytes)
     logprobs, entropies = scores(model, batch_of(make_sequences(), packed))
     weights = torch.linspace(-1, 1, len(logprobs))
@@ -118,6 +122,9 @@ def test_chunks_and_packing_change_nothing(architecture: str) -> None:
     assert all(mixes(architecture, dtype) == (architecture in MIXING) for dtype in (torch.float32, torch.bfloat16))
     if architecture not in MIXING:
         assert_equal(results(architecture, three_positions, packed=True), plain)
+    if packed_attention.suitable(tiny_model(architecture)):
+        assert_equal(results(architecture, three_positions, packed=True, prepared=True), plain)
+        assert_equal(results(architecture, None, packed=False, prepared=True), plain)
 
 
 def test_one_chunk_is_the_plain_form() -> None:
@@ -126,8 +133,11 @@ def test_one_chunk_is_the_plain_form() -> None:
     assert_equal(results("Llama", 1 << 20, packed=True), plain)
 
 
-def test_no_sequence_attends_to_another() -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_no_sequence_attends_to_another(prepared: bool) -> None:
     model, sequences = tiny_model("Llama"), make_sequences()
+    if prepared:
+        prepare_packing(model, True, CPU)
     return_logprobs(model, None)
     other = [replace(sequences[0], prompt_tokens=sequences[0].prompt_tokens[::-1].copy()), *sequences[1:]]
     with torch.no_grad():
@@ -184,13 +194,63 @@ def test_ranks_call_the_head_equally_often() -> None:
 
 
 def test_what_is_packed() -> None:
-    llama, mamba = tiny_model("Llama"), tiny_model("Mamba 2")
-    assert prepare_packing(llama, True, CPU)
-    assert not prepare_packing(llama, "auto", CPU), "padded is faster on a CPU"
+    llama, mamba, windows = tiny_model("Llama"), tiny_model("Mamba 2"), tiny_model("Gemma 3 text")
+    assert not prepare_packing(llama, "auto", CPU) and llama.config._attn_implementation == "sdpa"
+    assert prepare_packing(llama, True, CPU) and llama.config._attn_implementation == ROWS
+    assert prepare_packing(windows, True, CPU) and windows.config._attn_implementation == "sdpa"
     assert not prepare_packing(mamba, False, CPU)
     with pytest.raises(ValueError, match=r"learner\.packing = true: recurrent states of Mamba2ForCausalLM"):
         prepare_packing(mamba, True, CPU)
     assert mixes("gpt-oss", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sliding_window": 8}, {"attention_chunk_size": 8}, {"layer_types": ["sliding_attention"] * 2}]
+)
+def test_attention_of_windows_keeps_its_mask(changes: dict[str, Any]) -> None:
+    model = tiny_model("Llama")
+    assert packed_attention.suitable(model)
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    assert not packed_attention.suitable(model)
+
+
+def test_attention_pads_less_than_half_of_its_rows() -> None:
+    """Also with one long sequence among short ones; every token is in one row, at its place."""
+    lengths = np.array([1, 300, 2, 3, 4, 5, 8, 9, 1, 299, 17, 16, 64, 33])
+    arguments = packed_attention.row_arguments(lengths, CPU)
+    sizes = [rows.numel() for rows in arguments["packed_rows"]]
+    assert lengths.sum() <= sum(sizes) < 2 * lengths.sum()
+    assert all(
+        rows.shape[1] == length for rows, length in zip(arguments["packed_rows"], (1, 2, 4, 8, 16, 17, 64, 300), strict=True)
+    )
+    tokens = torch.cat([rows.flatten() for rows in arguments["packed_rows"]])
+    assert torch.equal(tokens[arguments["packed_places"]], torch.arange(lengths.sum()))
+
+
+def test_attention_of_a_packed_row_has_no_mask_of_it() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            sizes.extend(
+                tuple(t.shape[-2:]) for t in (result if isinstance(result, tuple) else [result]) if torch.is_tensor(t)
+            )
+            return result
+
+    model = tiny_model("Llama")
+    batch = batch_of(make_sequences(), packed=True)
+    T = batch.tokens_BT.size
+    for prepared in (False, True):
+        if prepared:
+            prepare_packing(model, True, CPU)
+        else:
+            return_logprobs(model, None)
+        sizes.clear()
+        with Watch(), torch.no_grad():
+            scores(model, batch)
+        assert ((T, T) in sizes) != prepared
 
 
 FLASH = ["Llama", "Qwen3", "Gemma 3 text", "GPT-NeoX"]
@@ -283,12 +343,49 @@ def test_the_calls_of_flash_attention_keep_packed_sequences_apart(
     torch.testing.assert_close(found, expected, atol=2e-5 if exact else 0.05, rtol=0)
 
 
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen3", "DeepSeek-V3"])
+def test_the_calls_of_torchs_flash_attention_keep_packed_sequences_apart(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of torch's kernel, which has no version for CPUs, computed there."""
+    calls: list[list[int]] = []
+
+    def attention(
+        q: Any, k: Any, v: Any, bounds: Any, other: Any, longest: int, _: int, **options: Any
+    ) -> torch.Tensor:
+        assert q.shape[2] == k.shape[2] == v.shape[2] and bounds is other and bounds.dtype == torch.int32
+        assert options["window_size"] == (-1, 0) and options["enable_gqa"] == (q.shape[1] != k.shape[1])
+        sizes = bounds.diff().tolist()
+        assert longest == max(sizes)
+        calls.append(bounds.tolist())
+        parts = zip(*(x.transpose(0, 1).split(sizes, dim=1) for x in (q, k, v)), strict=True)
+        exact = torch.nn.functional.scaled_dot_product_attention
+        outputs = [exact(*part, is_causal=True, scale=options["scale"], enable_gqa=True) for part in parts]
+        return torch.cat(outputs, dim=1).transpose(0, 1)
+
+    monkeypatch.setattr(packed_attention, "varlen_attn", attention)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    model = tiny_model(architecture).to(torch.bfloat16)
+    assert prepare_packing(model, "auto", torch.device("cuda")) and model.config._attn_implementation == VARLEN
+    return_logprobs(model.float(), None)
+    packed = batch_of(make_sequences(), packed=True)
+    found = scores(model, packed)
+    assert calls == [[0, *packed.lengths_B.cumsum().tolist()]] * model.config.num_hidden_layers
+    plain = tiny_model(architecture).to(torch.bfloat16).float()
+    return_logprobs(plain, None)
+    expected = scores(plain, batch_of(make_sequences(), packed=False))
+    for each in (found, expected):
+        each[0].sum().backward()
+    gradients = [[p.grad for p in m.parameters() if p.grad is not None] for m in (model, plain)]
+    assert_equal([*found, *gradients[0]], [*expected, *gradients[1]])
+
+
 @pytest.mark.parametrize(
     ("installed", "dtype", "attention", "expected"),
     [
         ((2, 3), torch.bfloat16, "sdpa", "flash_attention_3"),
         ((2,), torch.bfloat16, "sdpa", "flash_attention_2"),
-        ((), torch.bfloat16, "sdpa", None),
+        ((), torch.bfloat16, "sdpa", VARLEN),
         ((2, 3), torch.float32, "sdpa", None),
         ((2, 3), torch.bfloat16, "eager", None),
     ],
@@ -301,6 +398,7 @@ def test_packing_on_a_gpu_follows_flash_attention(
     monkeypatch: pytest.MonkeyPatch,
     flash_calls: list[list[int]],
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     for version in (2, 3):
         monkeypatch.setattr(
             transformers.utils, f"is_flash_attn_{version}_available", lambda version=version: version in installed
@@ -310,7 +408,19 @@ def test_packing_on_a_gpu_follows_flash_attention(
         model.set_attn_implementation(attention)
         packs = prepare_packing(model, wanted, torch.device("cuda"))
         assert packs == (wanted is True or (wanted == "auto" and expected is not None))
-        assert model.config._attn_implementation == (expected if packs and expected else attention)
+        without = ROWS if attention == "sdpa" else attention
+        assert model.config._attn_implementation == ((expected or without) if packs else attention)
+
+
+def test_an_old_or_unfit_gpu_packs_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")
+    for capability, changes in (((7, 5), {}), ((9, 0), {"head_dim": 512})):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        model = tiny_model("Llama").to(torch.bfloat16)
+        for name, value in changes.items():
+            setattr(model.config, name, value)
+        assert not prepare_packing(model, "auto", device)
+        assert prepare_packing(model, True, device) and model.config._attn_implementation == ROWS
 
 
 @pytest.mark.gpu
@@ -318,6 +428,6 @@ def test_packing_on_a_gpu_follows_flash_attention(
 def test_flash_attention_keeps_packed_sequences_apart(architecture: str) -> None:
     model = tiny_model(architecture).to("cuda", torch.bfloat16)
     if not prepare_packing(model, "auto", model.device):
-        pytest.skip("flash-attn is not installed")
+        pytest.skip("flash-attn is not installed, and this model is not for torch's FlashAttention")
     return_logprobs(model, None)
     assert not mixes_packed_sequences(lambda batch: rows(model, batch)[0], 96, 2)
