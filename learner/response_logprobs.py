@@ -1,8 +1,8 @@
 """Log-probabilities and entropies of the response tokens of a micro-batch, from few logits at a time.
 
-The logits of a large vocabulary take more memory than all else in a forward pass. So the head is called on chunks of
-positions, and each chunk is recomputed in the backward pass. Where the logits of all positions fit into one chunk, they
-are computed at once, as in plain transformers.
+The logits of a large vocabulary take more memory than all else in a forward pass. So the head is applied to chunks of
+positions, and each chunk is recomputed in the backward pass (learner/chunked_head.py). Where the float32 logits of all
+positions fit into one chunk, they are computed at once, as in plain transformers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-from learner.losses import ChunkLogprobs, token_logprobs
-
-Scores = tuple[torch.Tensor, torch.Tensor | None]  # log-probabilities, entropies
+from learner.chunked_head import Product, Scores, Scoring, head_scores
+from learner.losses import token_logprobs
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,25 @@ def return_logprobs(model: Any, chunk_bytes: int | None) -> None:
 
     Args:
         chunk_bytes: of the float32 logits that are computed at once. None: of all positions.
+
+    Raises:
+        ValueError: the output head is not a linear layer.
     """
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        raise ValueError(f"model.path: the output head of {type(model).__name__} is not a linear layer, but {head}")
+    head.forward = partial(_head_forward, head, head.forward)
     model.forward = partial(_forward, model, model.forward, chunk_bytes)
+
+
+def _head_forward(
+    head: torch.nn.Linear, linear: Callable[..., Any], hidden: torch.Tensor, *, scoring: Scoring | None = None
+) -> Any:
+    """Scores of hidden states [N, H], or logits without a `scoring`.
+
+    All chunks are one call of the module, so that hooks gather its weight under ZeRO-3 once in each direction.
+    """
+    return linear(hidden) if scoring is None else head_scores(head, hidden, scoring)
 
 
 def _forward(
@@ -56,10 +71,12 @@ def _forward(
     **inputs: Any,
 ) -> Scores:
     """Log-probabilities and, with `with_entropy`, entropies float32[B, R] of the response tokens; 0 elsewhere if the
-    logits were computed in chunks.
+    logits were computed in chunks or from bfloat16.
     """
+    head = model.get_output_embeddings()
     rows = max(1, chunk_bytes // (4 * model.config.get_text_config().vocab_size)) if chunk_bytes else None
-    if not responses.packed and (rows is None or responses.most_cells <= rows):
+    fits = rows is None or responses.most_cells <= rows
+    if fits and not responses.packed and head.weight.dtype == torch.float32:
         width = responses.shape[1]
         output = full_forward(input_ids=input_ids, logits_to_keep=width + 1, use_cache=False, **inputs)
         return token_logprobs(output.logits[:, :-1], input_ids[:, -width:], temperature, with_entropy=with_entropy)
@@ -68,12 +85,9 @@ def _forward(
     hidden_NH = output[0].flatten(0, 1).index_select(0, index_N)
     tokens_N = input_ids.flatten()[index_N + 1]
     sizes = _chunk_sizes(len(index_N), -(-responses.most_logits // rows) if rows else 1)
-    score = partial(_chunk_scores, model, output, temperature, with_entropy)
-    if len(sizes) > 1:
-        score = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
-    chunks = [score(*chunk) for chunk in zip(hidden_NH.split(sizes), tokens_N.split(sizes), strict=True)]
-    logprobs, entropies = zip(*chunks, strict=True)
-    return _to_rows(logprobs, responses), _to_rows(entropies, responses) if with_entropy else None
+    scoring = Scoring(tokens_N, sizes, partial(_logits, model, output, head), temperature, with_entropy)
+    logprobs_N, entropies_N = head(hidden_NH, scoring=scoring)
+    return _to_rows(logprobs_N, responses), _to_rows(entropies_N, responses) if with_entropy else None
 
 
 def _chunk_sizes(total: int, chunks: int) -> list[int]:
@@ -81,48 +95,42 @@ def _chunk_sizes(total: int, chunks: int) -> list[int]:
     return [total // chunks + (i < total % chunks) for i in range(chunks)]
 
 
-def _chunk_scores(
-    model: Any, output: Any, temperature: float, with_entropy: bool, hidden_CH: torch.Tensor, tokens_C: torch.Tensor
-) -> Scores:
-    logits_1CV = _head(model, output, hidden_CH.unsqueeze(0))
-    return ChunkLogprobs.apply(logits_1CV[0], tokens_C, temperature, with_entropy)
-
-
-def _to_rows(chunks: tuple[torch.Tensor, ...], responses: ResponseTokens) -> torch.Tensor:
-    flat_N = torch.cat(chunks)
+def _to_rows(flat_N: torch.Tensor, responses: ResponseTokens) -> torch.Tensor:
     cells = flat_N.new_zeros(responses.shape[0] * responses.shape[1])
     return cells.scatter(0, responses.cell_index_N, flat_N).view(responses.shape)
 
 
-def _head(model: Any, output: Any, hidden_1CH: torch.Tensor) -> torch.Tensor:
-    """Logits of these hidden states: the model's own forward pass, with the output of a decoder that has run already.
+def _logits(model: Any, output: Any, head: torch.nn.Linear, hidden_CH: torch.Tensor, product: Product) -> torch.Tensor:
+    """Logits [C, V] of these hidden states: the model's own forward pass, with the output of a decoder that has run
+    already, and with `product` for the head.
 
-    This keeps every scale, soft cap and bias that an architecture applies to its logits. The head is called as a
-    module, so the hooks run that gather its weight under ZeRO-3.
+    This keeps every scale, soft cap and bias that an architecture applies to its logits.
     """
-    decoded = type(output)(**{**output, "last_hidden_state": hidden_1CH})
-    return type(model).forward(_WithoutDecoder(model, decoded), logits_to_keep=0).logits
+    decoded = type(output)(**{**output, "last_hidden_state": hidden_CH.unsqueeze(0)})
+    return type(model).forward(_OnlyHead(model, decoded, head, product), logits_to_keep=0).logits[0]
 
 
-class _WithoutDecoder:
-    """A causal LM whose decoder is replaced by one that has run already."""
+class _OnlyHead:
+    """A causal LM whose decoder is replaced by its output, and whose head by a product with its weight."""
 
-    def __init__(self, model: Any, output: Any) -> None:
+    def __init__(self, model: Any, output: Any, head: torch.nn.Linear, product: Product) -> None:
         self._model = model
-        setattr(self, model.base_model_prefix, _Decoded(model.base_model, output))
+        setattr(self, model.base_model_prefix, _Replaced(model.base_model, lambda *_, **__: output))
+        name = next(name for name, child in model.named_children() if child is head)
+        setattr(self, name, _Replaced(head, product))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
-class _Decoded:
-    """A decoder that has run already."""
+class _Replaced:
+    """A module with another forward pass."""
 
-    def __init__(self, decoder: Any, output: Any) -> None:
-        self._decoder, self._output = decoder, output
+    def __init__(self, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
+        self._module, self._forward = module, forward
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self._output
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._forward(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._decoder, name)
+        return getattr(self._module, name)

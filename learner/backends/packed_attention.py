@@ -1,9 +1,9 @@
 """Attention over a packed row that computes no pair of tokens of two sequences, and has no mask of the row.
 
-Two implementations of transformers' attention interface: `VARLEN` calls torch's FlashAttention on a GPU, with the bounds
-of the sequences. `ROWS` pads inside of the attention only: queries, keys and values of each sequence go into a row of
-their own, and the outputs back. Padding is on the right, which causal attention does not see, so the result is exact.
-Without a packed row both are SDPA.
+Two implementations of transformers' attention interface: `VARLEN` calls torch's FlashAttention on a GPU, with the
+bounds of the sequences. `ROWS` pads inside of the attention only: queries, keys and values of each sequence go into a
+row of their own, and the outputs back. Padding is on the right, which causal attention does not see, so the result is
+exact. Without a packed row both are SDPA.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _head_size(text: Any) -> int:
 
 
 def row_arguments(lengths_B: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """Arguments for `ROWS`: for groups of sequences the tokens int64[b, L] of their rows, and the places int64[T] of the
-    row's tokens in the outputs of all groups.
+    """Arguments for `ROWS`: for groups of sequences the tokens int64[b, L] of their rows, and the places int64[T] of
+    the packed tokens in the outputs of all groups.
 
     A group has lengths between two powers of two, so that at most half of its rows is padding. A sequence's last token
     stands for the padding after it.
