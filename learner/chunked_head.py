@@ -49,7 +49,8 @@ class _ChunkedScores(torch.autograd.Function):
         ctx.scoring, ctx.single = scoring, None
         if len(scoring.sizes) == 1 and any(ctx.needs_input_grad):
             ctx.single = _with_graph(hidden_NH, scoring.tokens_N, weight_VH, bias_V, scoring, _sums(ctx))
-            return tuple(None if s is None else s.detach() for s in ctx.single[1])
+            logprobs_N, entropies_N = ctx.single[1]
+            return logprobs_N.detach(), None if entropies_N is None else entropies_N.detach()
         chunks = zip(hidden_NH.split(scoring.sizes), scoring.tokens_N.split(scoring.sizes), strict=True)
         found = [_score(*chunk, weight_VH, bias_V, scoring, None) for chunk in chunks]
         logprobs, entropies = zip(*found, strict=True)
@@ -63,7 +64,7 @@ class _ChunkedScores(torch.autograd.Function):
         parts = zip(
             *(x.split(scoring.sizes) for x in (hidden_NH, scoring.tokens_N, grad_N, grad_entropy_N)), strict=True
         )
-        grad_hidden = []
+        grad_hidden: list[torch.Tensor] = []
         for hidden_CH, tokens_C, *grads in reversed(list(parts)):
             graph = ctx.single or _with_graph(hidden_CH, tokens_C, weight_VH, bias_V, scoring, sums)
             outputs = [s for s in graph[1] if s is not None]
@@ -105,7 +106,8 @@ class _Sums:
 
 
 def _sums(ctx: Any) -> _Sums:
-    return _Sums(*ctx.needs_input_grad[1:3], exact=len(ctx.scoring.sizes) > 1)
+    _, weight, bias, _ = ctx.needs_input_grad
+    return _Sums(weight, bias, exact=len(ctx.scoring.sizes) > 1)
 
 
 class _Head(torch.autograd.Function):
@@ -151,8 +153,16 @@ def _score(
     return ChunkLogprobs.apply(logits_CV, tokens_C, scoring.temperature, scoring.with_entropy)
 
 
-def _with_graph(hidden_CH: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, Scores, _Sums]:
+def _with_graph(
+    hidden_CH: torch.Tensor,
+    tokens_C: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    scoring: Scoring,
+    sums: _Sums,
+) -> tuple[torch.Tensor, Scores, _Sums]:
     """(hidden states that are the leaf of a graph, the scores at its end, where gradients of the head are summed)."""
-    leaf_CH, sums = hidden_CH.detach().requires_grad_(), arguments[-1]
+    leaf_CH = hidden_CH.detach().requires_grad_()
+    bias_V = None if bias_V is None else bias_V.detach()
     with torch.enable_grad():
-        return leaf_CH, _score(leaf_CH, *(x.detach() if torch.is_tensor(x) else x for x in arguments)), sums
+        return leaf_CH, _score(leaf_CH, tokens_C, weight_VH.detach(), bias_V, scoring, sums), sums

@@ -45,7 +45,7 @@ def return_logprobs(model: Any, chunk_bytes: int | None) -> None:
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear:
         raise ValueError(f"model.path: the output head of {type(model).__name__} is not a linear layer, but {head}")
-    head.forward = partial(_head_forward, head, head.forward)
+    head.forward = partial(_head_forward, head, head.forward)  # type: ignore[method-assign]
     model.forward = partial(_forward, model, model.forward, chunk_bytes)
 
 

@@ -221,13 +221,15 @@ class LearnerSettings(Section):
         ge=1,
         description="Size of the float32 logits that are computed at once, MiB; about three times as much is in use. "
         "The logits of more response tokens are computed in chunks of this size, and again in the backward pass. With "
-        "larger chunks the gradient of the output head is accumulated fewer times. Null: all logits at once.",
+        "larger chunks the gradient of the output head is added up fewer times (in float32). Null: all logits at once.",
     )
     packing: bool | Literal["auto"] = Field(
         "auto",
         description="Put the sequences of a micro-batch into one row without padding; no sequence attends to another. "
-        "`auto`: if the rank has a GPU, flash-attn is installed, model.dtype is bfloat16 and the architecture allows "
-        "it. `true` without flash-attn masks the attention of the whole row, which is slow for many short sequences.",
+        "`auto`: if the rank has a GPU with FlashAttention (of flash-attn if it is installed, else of torch), "
+        "model.dtype is bfloat16 and the architecture allows it. `true` without FlashAttention pads the sequences "
+        "inside of the attention; with sliding windows it masks the attention of the whole row, which is slow for many "
+        "short sequences.",
     )
     torch_compile: bool = Field(
         False,

@@ -214,8 +214,9 @@ def sampler_memory_of(config: RunConfig, shape: Shape | None) -> float | None:
         return sampler.gpus * card * utilization(sampler, card, reserved_memory(config, shape))
     if shape is None:
         return None
-    # vLLM packs CPU weights for its kernels next to the loaded ones.
-    return 2 * shape.parameters * weight_bytes(config) + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
+    # vLLM packs CPU weights for its kernels next to the loaded ones. The head is copied, to compute logits in float32.
+    head = 4 * shape.vocabulary * shape.hidden if config.model.dtype == "bfloat16" else 0
+    return 2 * shape.parameters * weight_bytes(config) + head + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
 
 
 def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
@@ -314,8 +315,9 @@ def _activation_memory(config: RunConfig, shape: Shape) -> float:
     logits, chunk = 4 * learner.tokens_per_micro_batch * shape.vocabulary, learner.logits_chunk_bytes
     if chunk is None or logits <= chunk:
         return float(layers + _LOGIT_COPIES * logits)
-    # The chunks' gradients of the head are added up: the sum, and that of one chunk. Under LoRA the head has none.
-    head = 0 if learner.lora else 2 * shape.vocabulary * shape.hidden * weight_bytes(config)
+    # The chunks' gradients of the head are added up in float32: the sum, and that of one chunk, or at the end the sum
+    # in bfloat16. Under LoRA the head has none.
+    head = 0 if learner.lora else shape.vocabulary * shape.hidden * (4 + weight_bytes(config))
     return float(layers + _LOGIT_COPIES * chunk + head)
 
 

@@ -101,8 +101,9 @@ def _rows(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
     outputs = []
     for tokens_bL in packed_rows:
-        parts = (x[0].transpose(0, 1)[tokens_bL].transpose(1, 2) for x in (query, key, value))  # [b, heads, L, size]
-        outputs.append(sdpa_attention_forward(module, *parts, None, **arguments)[0].flatten(0, 1))
+        # [b, heads, L, size]
+        q, k, v = (x[0].transpose(0, 1)[tokens_bL].transpose(1, 2) for x in (query, key, value))
+        outputs.append(sdpa_attention_forward(module, q, k, v, None, **arguments)[0].flatten(0, 1))
     return torch.cat(outputs)[packed_places].unsqueeze(0), None
 
 
@@ -124,8 +125,11 @@ def _varlen(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **arguments)
     size = value.shape[-1]
     value = torch.nn.functional.pad(value, (0, key.shape[-1] - size))
-    output = varlen_attn(
-        *(x[0].transpose(0, 1) for x in (query, key, value)),
+    query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
+    output: Any = varlen_attn(
+        query_THD,
+        key_THD,
+        value_THD,
         cu_seq_lens_q,
         cu_seq_lens_q,
         max_length_q,
