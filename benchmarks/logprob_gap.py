@@ -35,7 +35,7 @@ async def sample(options: argparse.Namespace, prompts: list[list[int]], head: st
         return plain(*arguments) | {"hf_overrides": {"head_dtype": head}}
 
     vllm_backend._engine_arguments = changed
-    rollout = RolloutSettings(max_prompt_tokens=64, max_response_tokens=MAX_TOKENS)
+    rollout = RolloutSettings(max_prompt_tokens=32, max_response_tokens=MAX_TOKENS)
     engine = vllm_backend.VllmEngine(options.model, "bfloat16", SamplerSettings(kv_cache_gib=0.25), rollout)
     try:
         await engine.start()
