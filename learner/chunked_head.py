@@ -1,7 +1,7 @@
 """Log-probabilities and entropies from the output head, in chunks of positions, as one function for autograd.
 
-Products of bfloat16 weights have float32 results: logits that are rounded to bfloat16 would differ from a sampler's by
-more than the rest of the model does. The head's gradient is summed over the chunks in float32 and rounded once.
+Products of bfloat16 weights have float32 results: rounded logits would add to the gap between learner and sampler. The
+head's gradient is summed over the chunks in float32 and rounded once.
 """
 
 from __future__ import annotations

@@ -374,7 +374,7 @@ def _engine_arguments(
         use_tqdm_on_load=False,
         generation_config="vllm",  # sampling defaults of the model directory must not change the distribution
     )
-    if dtype == "bfloat16":  # the learner does not round its logits either; rounded ones dominate the gap between both
+    if dtype == "bfloat16":  # rounded logits would differ from the learner's, which are not rounded either
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
     if sampler.gpus:
