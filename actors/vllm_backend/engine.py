@@ -1,7 +1,7 @@
 """An `AsyncLLM` that samples token ids and loads new weights between two tokens.
 
 **Processes.** `AsyncLLM` keeps its front end in the sampler's process and runs scheduler and model in an
-*engine core* process. On CPUs vLLM would add a worker process; `_engine_arguments` selects the executor that
+*engine core* process. On CPUs vLLM would add a worker process; `engine_arguments` selects the executor that
 keeps the worker inside the engine core, which saves one Python process and a message hop per token.
 
 **Weight updates.** The four native phases (init, start, update, finish) run while generation is paused with
@@ -35,6 +35,8 @@ from actors.weights import Update
 from verifiers.text.stop_tokens import stop_token_ids
 
 _GIB = 2**30
+# vLLM captures CUDA graphs for batches of up to 512 sequences, larger ones in steps of 16; beyond it decodes without.
+_GRAPH_SEQUENCES, _GRAPH_STEP = 512, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class VllmEngine:
         register_host_backend()
         try:
             arguments = AsyncEngineArgs(
-                **_engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
+                **engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
                 **self._memory_arguments(),
                 weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
             )
@@ -353,11 +355,10 @@ def _model_directory(model_path: str) -> Path:
     return directory
 
 
-def _engine_arguments(
+def engine_arguments(
     model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int
 ) -> dict[str, Any]:
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
+    """vLLM's arguments for the engine, without those of its memory and of weight transfer."""
     arguments: dict[str, Any] = dict(
         model=model_path,
         dtype=dtype,
@@ -379,7 +380,13 @@ def _engine_arguments(
     arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
     if sampler.gpus:
         arguments["tensor_parallel_size"] = sampler.tensor_parallel
+        # By default vLLM takes its Ray executor in a placement group, where samplers may run; an engine is on one node.
+        arguments["distributed_executor_backend"] = "mp" if sampler.tensor_parallel > 1 else "uni"
+        if sampler.max_num_seqs > _GRAPH_SEQUENCES and not sampler.enforce_eager:
+            arguments["max_cudagraph_capture_size"] = -(-sampler.max_num_seqs // _GRAPH_STEP) * _GRAPH_STEP
     else:
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
         arguments["kv_cache_memory_bytes"] = int(sampler.kv_cache_gib * _GIB)
         # Chunked prefill rewinds the request's random generator, which CPU generators cannot do.
         arguments["enable_chunked_prefill"] = False

@@ -97,10 +97,10 @@ async def sample(sampler: Sampler, work: Work, turn: int) -> list[Any]:
 def _plain(work: Work) -> float:
     from vllm import LLM, SamplingParams
 
-    from actors.vllm_backend.engine import _engine_arguments
+    from actors.vllm_backend.engine import engine_arguments
     from actors.vllm_backend.environment import environment
 
-    arguments = _engine_arguments(str(work.model), work.setting.dtype, work.sampler, work.rollout, 0)
+    arguments = engine_arguments(str(work.model), work.setting.dtype, work.sampler, work.rollout, 0)
     del arguments["enable_log_requests"]  # of AsyncLLM only
     if work.sampler.gpus:
         arguments["gpu_memory_utilization"] = 0.85

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.weights.bucket_files import SHARED_MEMORY
+from cluster.checks.card import local_gpus
 from cluster.checks.disk_space import checkpoint_bytes, kept_checkpoints
 from cluster.checks.estimates import (
     COPY_SPEED,
@@ -22,7 +23,6 @@ from cluster.checks.estimates import (
 from cluster.checks.memory_limits import loading_text, reference_text, shape_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
-from cluster.checks.preflight import local_gpus
 from cluster.checks.prompts import evaluates
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from actors.weights.bucket_files import SHARED_MEMORY
-from cluster.checks.card import card_bytes
+from cluster.checks.card import card_bytes, local_gpus
 from cluster.checks.estimates import (
     GIB,
     MIB,
@@ -26,7 +26,6 @@ from cluster.checks.estimates import (
     weight_bytes,
 )
 from cluster.checks.model_facts import ModelFacts
-from cluster.checks.preflight import local_gpus
 from cluster.config import RunConfig
 
 

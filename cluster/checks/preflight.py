@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.checks.card import local_gpus
 from cluster.checks.model_facts import read_config, read_json, weights_problems
 from cluster.checks.model_support import support_problems, text_settings
 from cluster.errors import UsageError
@@ -251,15 +252,6 @@ def gpu_problems(config: RunConfig) -> Iterator[str]:
             f"the layout takes {wanted} GPUs ({gpus_text(config)}) but this machine has {found}; {fewer_gpus(config)}, "
             "or set cluster.address to a cluster that has them"
         )
-
-
-def local_gpus() -> int:
-    """NVIDIA GPUs of this machine that the process may use, counted without starting CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    devices = Path("/proc/driver/nvidia/gpus")
-    return len(list(devices.iterdir())) if devices.is_dir() else 0
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.checks.adapters import adapter_sizes, dropout_problems
+from cluster.checks.card import local_gpus
 from cluster.checks.disk_space import disk_warnings
 from cluster.checks.dry_run import load_model_facts, warnings_of
 from cluster.checks.estimates import Derived, derive, has_samplers
@@ -20,7 +21,6 @@ from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import (
     architecture_and_tokenizer_problems,
     gpu_problems,
-    local_gpus,
     machine_problems,
     model_problems,
     optimizer_problems,

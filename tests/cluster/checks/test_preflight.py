@@ -152,5 +152,3 @@ def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path, monkeypatch:
     config = config_for(tmp_path, sampler={"gpus": 2, "tensor_parallel": 2})
     with pytest.raises(UsageError, match="takes 2 GPUs.*has 1"):
         check(config)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert preflight.local_gpus() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,22 +156,47 @@ def test_the_preset_fits_both_sizes(repository: Path, gib: int) -> None:
     assert figures.kv_cache is not None and figures.kv_cache.sequences >= config.rollout.n
 
 
-def test_the_card_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    answer = tmp_path / "nvidia-smi"
-    answer.write_text("#!/bin/sh\necho 24564\necho 81559\n")
-    answer.chmod(0o755)
+@pytest.fixture
+def nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine with two GPUs, of which only nvidia-smi knows, as in some virtual machines."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        "case $1 in\n"
+        "*memory*) printf '0, GPU-aa11, 81559\\n1, GPU-bb22, 24564\\n';;\n"
+        "*) printf '0\\n1\\n';;\n"
+        "esac\n"
+    )
+    program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(preflight, "local_gpus", lambda: 2)
-    card.local_card_bytes.cache_clear()
-    try:
-        assert card.card_bytes(build_config({})) == 24564 * 2**20
-        assert card.card_bytes(build_config({"cluster": {"gpu_memory_gib": 10}})) == 10 * GIB
-        assert card.card_bytes(build_config({"cluster": {"address": "auto"}})) == 80 * GIB, "of other machines"
-        answer.write_text("#!/bin/sh\necho no driver\nexit 9\n")
-        card.local_card_bytes.cache_clear()
-        assert card.card_bytes(build_config({})) == 80 * GIB
-    finally:
-        card.local_card_bytes.cache_clear()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(card, "_DRIVER_FOLDER", tmp_path / "none")
+    card._query.cache_clear()
+    yield program
+    card._query.cache_clear()
+
+
+def test_the_card_is_asked(nvidia_smi: Path) -> None:
+    assert card.local_gpus() == 2
+    assert card.card_bytes(build_config({})) == 24564 * 2**20
+    assert card.card_bytes(build_config({"cluster": {"gpu_memory_gib": 10}})) == 10 * GIB
+    assert card.card_bytes(build_config({"cluster": {"address": "auto"}})) == 80 * GIB, "of other machines"
+    nvidia_smi.write_text("#!/bin/sh\necho no driver\nexit 9\n")
+    card._query.cache_clear()
+    assert card.local_gpus() == 0
+    assert card.card_bytes(build_config({})) == 80 * GIB
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "mib"),
+    [("0", 1, 81559), ("1,0", 2, 24564), ("GPU-aa", 1, 81559), ("", 0, None), ("-1", 0, None), ("MIG-1", 1, None)],
+)
+def test_only_visible_cards_count(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str, count: int, mib: int | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert card.local_gpus() == count
+    assert card.local_card_bytes() == (mib and mib * 2**20)
 
 
 def test_an_unused_gpu_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
