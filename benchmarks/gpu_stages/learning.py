@@ -1,207 +1,225 @@
-"""Model FLOPs utilization of the learner, and the speed of moving weights off the card and into an engine."""
+"""Model FLOPs utilization and peak memory of the learner in several configurations."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
+import gc
+import json
 import statistics
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.settings import BroadcastSettings
-from actors.weights import Destination, Published, make_transfer
-from actors.weights.base import NamedTensor
-from benchmarks.gpu_stages.sampling import Work
-from benchmarks.gpu_stages.setting import Setting, Skip, synchronize
+from benchmarks.gpu_stages.setting import GIB, Setting, synchronize
 from benchmarks.learner import free_port
-from benchmarks.weight_sync import in_buckets
+from cluster.checks.adapters import adapter_sizes
+from cluster.checks.estimates import derive
 from cluster.checks.model_facts import read_model
+from cluster.config import load_config
 from learner.batching import TrainingSequence
 from learner.engine import Engine
 from learner.settings import LearnerSettings, LossSettings
 
+PROMPT_SHARE = 0.25  # of a sequence
+COMPILE_S = 90.0  # expected in addition, with learner.torch_compile
 
-def utilization(setting: Setting, shape: str, tokens: int, lora_rank: int | None = None) -> dict[str, Any]:
-    """Training with sequences of 2048 tokens, `tokens` in a micro-batch, one micro-batch a step.
 
-    FLOPs of a token: 6 x parameters, and 6 x layers x heads x head size x length for causal attention (forward and
-    backward, half of the square); recomputation by activation checkpointing is not counted. With adapters (`lora_rank`)
-    4 x parameters, because the frozen weights have no gradient.
+@dataclass(frozen=True)
+class Form:
+    """One configuration: keys of the section `learner`."""
+
+    packing: bool
+    activation_checkpointing: bool
+    torch_compile: bool
+
+
+# Those that are likely to be fast or to fit come first, because the stage ends when its time is used up.
+FORMS = [
+    Form(packing, checkpointing, compiled)
+    for compiled in (False, True)
+    for packing, checkpointing in ((False, True), (True, True), (True, False), (False, False))
+]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: a model, alone or under adapters, in steps of `tokens` tokens."""
+
+    setting: Setting
+    model: Path
+    tokens: int
+    sequences: list[TrainingSequence]
+    parameters: int
+    lora: dict[str, Any]
+
+
+def utilization(
+    setting: Setting, shape: str, tokens: int, until_s: float, lora_rank: int | None = None
+) -> dict[str, Any]:
+    """Training with sequences of 1024 to 3072 tokens, `tokens` in an optimizer step, in each of the forms.
+
+    until_s: no form starts that is expected to end later, in seconds from the start of the stage.
     """
-    tokens, length = setting.size(tokens, 256), setting.size(2048, 64)
-    engine = _engine(setting, shape, tokens, {"lora": {"rank": lora_rank}} if lora_rank else {})
-    rng = np.random.default_rng(0)
-    vocabulary = engine.config.vocab_size
-    prompt = length // 4
-    sequences = [
-        TrainingSequence(
-            prompt_tokens=rng.integers(3, vocabulary, prompt).astype(np.int32),
-            response_tokens=rng.integers(3, vocabulary, length - prompt).astype(np.int32),
-            behaviour_logprobs=np.full(length - prompt, -np.log(vocabulary), dtype=np.float32),
-            advantage=float(rng.normal()),
-        )
-        for _ in range(tokens // length)
-    ]
-    seconds = []
-    for step in range(setting.size(6, 2)):
-        synchronize(setting.device)
-        begin = time.perf_counter()
-        engine.train_step(sequences, float(len(sequences)), step)
-        synchronize(setting.device)
-        seconds.append(time.perf_counter() - begin)
-    parameters = read_model(str(setting.random_model(shape))).parameters
-    rate = tokens / statistics.median(seconds[1:])
-    flops = rate * flops_per_token(engine.config, parameters, length, frozen=bool(lora_rank))
-    peak = setting.peak_flops()
-    found = {
-        "parameters": parameters,
-        "lora_rank": lora_rank,
-        "tokens_per_micro_batch": tokens,
-        "sequence_tokens": length,
-        "trained_tokens_per_second": rate,
-        "tflops": flops / 1e12,
-        "peak_tflops": peak and peak / 1e12,
-        "mfu": peak and flops / peak,
-        "peak_memory_gib": _peak_memory(setting),
-    }
-    engine.close()
-    return found
-
-
-def flops_per_token(config: Any, parameters: int, length: int, *, frozen: bool = False) -> float:
-    """FLOPs of forward and backward of one token in a sequence of `length` tokens; `frozen`: only adapters train."""
-    attention = 6.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
-    return (4.0 if frozen else 6.0) * parameters + attention
-
-
-def weight_sync(setting: Setting, shape: str, backend: str) -> dict[str, Any]:
-    """One update from the learner's weights to a resumed engine, in GB/s (1e9 bytes).
-
-    Both are on the same card, and with nccl on two.
-    """
-    import torch
-
-    if backend == "nccl" and setting.device == "cuda" and torch.cuda.device_count() < 2:
-        raise Skip(f"broadcast.backend = nccl needs two cards, and {torch.cuda.device_count()} is visible")
-    return asyncio.run(_weight_sync(setting, shape, BroadcastSettings(backend=backend)))  # type: ignore[arg-type]
-
-
-async def _weight_sync(setting: Setting, shape: str, broadcast: BroadcastSettings) -> dict[str, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if setting.device == "cpu":
-        torch.multiprocessing.set_sharing_strategy("file_system")  # the handles of ipc must mean something elsewhere
-    work = Work(setting, shape, graphs=False)
-    share = {"gpu_memory_utilization": 0.5} if setting.device == "cuda" else {}
-    work.sampler = work.sampler.model_copy(update=share)
-    sampler = work.make(broadcast)
-    with _on_second_card(setting, broadcast):
-        await sampler.start()
-    model = AutoModelForCausalLM.from_pretrained(work.model, dtype=getattr(torch, setting.dtype)).to(setting.device)
-    transfer, here = make_transfer(broadcast, "benchmark"), Destination("node", "sampler 0")
-    seconds, pauses, nbytes = [], [], 0
-    for version in range(1, 5):
-        synchronize(setting.device)
-        begin = time.perf_counter()
-        payload = transfer.publish(_copies(model, transfer.bucket_device), rank=0, here="node", receivers=[here])
-        try:
-            addressed = transfer.address(Published("node", version, payload), here)
-            report = await sampler.load_weights(version, *addressed)
-        finally:
-            transfer.release(payload)
-        seconds.append(time.perf_counter() - begin)
-        pauses.append(report["pause_seconds"])
-        nbytes = report["nbytes"]
-    await sampler.shutdown()
-    took = statistics.median(seconds[1:])  # the first one warms up
-    return {
-        "backend": broadcast.backend,
-        "bytes": nbytes,
-        "seconds": took,
-        "pause_seconds": statistics.median(pauses[1:]),
-        "gb_per_second": nbytes / took / 1e9,
-    }
-
-
-@contextlib.contextmanager
-def _on_second_card(setting: Setting, broadcast: BroadcastSettings) -> Iterator[None]:
-    """With nccl, an engine that starts inside the block gets the second card; this process keeps the first."""
-    import torch
-
-    if setting.device == "cpu" or broadcast.chosen_backend != "nccl":
-        yield
-        return
-    torch.cuda.init()  # with all cards; later changes of the variable do not reach this process
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[1] if before else "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def _copies(model: Any, device: str | None) -> Iterator[list[NamedTensor]]:
-    """The weights in buckets, copied as the learner's engine does."""
-    for part in in_buckets(list(model.named_parameters()), BroadcastSettings().bucket_mib * 2**20):
-        yield [(name, p.detach().to(device or p.device, copy=True)) for name, p in part]
-
-
-def bandwidth(setting: Setting) -> dict[str, Any]:
-    """GB/s of copies within the card, and to and from host memory: what weight sync is compared with."""
-    import torch
-
-    nbytes = setting.size(1 << 30, 1 << 22)
-    here = torch.empty(nbytes, dtype=torch.uint8, device=setting.device)
-    host = torch.empty(nbytes, dtype=torch.uint8)
-    pinned = host.pin_memory() if setting.device == "cuda" else host
-    pairs = {
-        "device_to_device": (here, torch.empty_like(here)),
-        "device_to_host": (here, host),
-        "device_to_pinned_host": (here, pinned),
-        "pinned_host_to_device": (pinned, here),
-    }
-    found: dict[str, Any] = {"bytes": nbytes}
-    for name, (source, target) in pairs.items():
-        rates = []
-        for _ in range(5):
-            synchronize(setting.device)
-            begin = time.perf_counter()
-            target.copy_(source)
-            synchronize(setting.device)
-            rates.append(nbytes / (time.perf_counter() - begin) / 1e9)
-        found[f"{name}_gb_per_second"] = statistics.median(rates)
-    return found
-
-
-def _engine(setting: Setting, shape: str, tokens: int, options: dict[str, Any]) -> Engine:
-    gpu = setting.device == "cuda"
-    learner = LearnerSettings(
-        tokens_per_micro_batch=tokens,
-        activation_checkpointing=gpu,
-        zero_stage=int(gpu),
-        gpus_per_rank=int(gpu),
-        threads=1,
-        **options,
+    tokens, shortest, longest = setting.size(tokens, 256), setting.size(1024, 32), setting.size(3072, 96)
+    model = setting.random_model(shape)
+    facts, lora = read_model(model), {"lora": {"rank": lora_rank}} if lora_rank else {}
+    work = Work(
+        setting, model, tokens, make_sequences(tokens, shortest, longest, facts.vocabulary), facts.parameters, lora
     )
+    forms = list(_measured_forms(work, until_s))
+    measured = [form for form in forms if "error" not in form]
+    if not measured:
+        raise RuntimeError(f"no form could be measured: {forms}")
+    best, peak = max(measured, key=lambda form: form["trained_tokens_per_second"]), setting.peak_flops()
+    return {
+        "parameters": facts.parameters,
+        "lora_rank": lora_rank,
+        "tokens_per_step": tokens,
+        "sequences": len(work.sequences),
+        "peak_tflops": peak and peak / 1e12,
+        "mfu": best["mfu"],
+        "trained_tokens_per_second": best["trained_tokens_per_second"],
+        "forms": forms,
+    }
+
+
+def _measured_forms(work: Work, until_s: float) -> Iterator[dict[str, Any]]:
+    slowest = 0.0
+    for form in FORMS[: work.setting.size(len(FORMS), 3)]:
+        extra, begin = COMPILE_S if form.torch_compile else 0.0, work.setting.elapsed()
+        if begin + slowest + extra > until_s:
+            yield asdict(form) | {"error": "no time was left"}
+            continue
+        row = asdict(form) | _measure(work, form)
+        print(row, file=sys.stderr, flush=True)
+        slowest = max(slowest, work.setting.elapsed() - begin - extra)
+        yield row
+
+
+def make_sequences(tokens: int, shortest: int, longest: int, vocabulary: int) -> list[TrainingSequence]:
+    """Random sequences of unequal lengths with `tokens` tokens in all; the last one takes what is left."""
+    rng = np.random.default_rng(0)
+    made: list[TrainingSequence] = []
+    while (left := tokens - sum(map(len, made))) > 0:
+        length = int(rng.integers(shortest, longest + 1))
+        if left - length < shortest // 2:  # too short for a sequence
+            length = left
+        prompt = max(1, int(length * PROMPT_SHARE))
+        made.append(
+            TrainingSequence(
+                prompt_tokens=rng.integers(3, vocabulary, prompt).astype(np.int32),
+                response_tokens=rng.integers(3, vocabulary, length - prompt).astype(np.int32),
+                behaviour_logprobs=np.full(length - prompt, -np.log(vocabulary), dtype=np.float32),
+                advantage=float(rng.normal()),
+            )
+        )
+    return made
+
+
+def flops(config: Any, parameters: int, sequences: Sequence[TrainingSequence], *, frozen: bool = False) -> float:
+    """FLOPs of forward and backward of all sequences, without recomputation.
+
+    Each weight of a matrix takes 6 for a token: 2 forward, 2 for the gradient of its input, 2 for its own, which
+    `frozen` weights (under adapters) do not have. The output head is used for response tokens only, the input embedding
+    is no product. Causal attention takes 6 x layers x heads x head size x length^2, for half of the square. The
+    adapters are left out.
+    """
+    each = 4.0 if frozen else 6.0
+    head = config.vocab_size * config.hidden_size
+    body = parameters - head * (1 if config.tie_word_embeddings else 2)
+    tokens, responses = sum(map(len, sequences)), sum(len(s.response_tokens) for s in sequences)
+    squares = sum(float(len(s)) ** 2 for s in sequences)
+    attention = 6.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * squares
+    return each * (body * tokens + head * responses) + attention
+
+
+def _measure(work: Work, form: Form) -> dict[str, Any]:
+    """Figures of one form, or why there are none."""
+    import torch
+
+    keys = asdict(form) | work.lora | {"tokens_per_micro_batch": work.tokens}
+    left_over = _free_memory(work.setting)
+    try:
+        engine = _engine(work, keys)
+        try:
+            seconds = list(_steps(work, engine))
+            total = flops(engine.config, work.parameters, work.sequences, frozen=bool(work.lora))
+            memory = _memory(work, keys)
+        finally:
+            engine.close()
+    except torch.OutOfMemoryError as error:
+        return {"error": f"out of memory: {str(error).splitlines()[0][:200]}"}
+    took, peak = statistics.median(seconds[1:]), work.setting.peak_flops()
+    return {
+        "step_s": took,
+        "first_step_s": seconds[0],
+        "trained_tokens_per_second": work.tokens / took,
+        "tflops": total / took / 1e12,
+        "mfu": peak and total / took / peak,
+        "left_over_gib": left_over,
+        **memory,
+    }
+
+
+def _engine(work: Work, keys: dict[str, Any]) -> Engine:
+    gpu = work.setting.device == "cuda"
     return Engine(
-        setting.random_model(shape),
-        dtype=setting.dtype,
-        learner=learner,
+        work.model,
+        dtype=work.setting.dtype,
+        learner=LearnerSettings(zero_stage=int(gpu), gpus_per_rank=int(gpu), threads=1, **keys),
         loss=LossSettings(),
         master_port=free_port(),
-        device=setting.device,
+        device=work.setting.device,
     )
 
 
-def _peak_memory(setting: Setting) -> float | None:
+def _steps(work: Work, engine: Engine) -> Iterator[float]:
+    """Seconds of optimizer steps; the first one warms up, and compiles."""
+    for step in range(work.setting.size(4, 2)):
+        synchronize(work.setting.device)
+        begin = time.perf_counter()
+        engine.train_step(work.sequences, float(len(work.sequences)), step)
+        synchronize(work.setting.device)
+        yield time.perf_counter() - begin
+
+
+def _free_memory(setting: Setting) -> float | None:
+    """Free what an earlier engine left and start the measurement of the peak; GiB that are still allocated."""
     import torch
 
-    return torch.cuda.max_memory_reserved() / 2**30 if setting.device == "cuda" else None
+    gc.collect()
+    torch._dynamo.reset()
+    if setting.device == "cpu":
+        return None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / GIB
+
+
+def _memory(work: Work, keys: dict[str, Any]) -> dict[str, float | None]:
+    """GiB that the dry run predicts for the rank, and the peak of this process on the card.
+
+    The process has the card alone, so what is in use besides torch's own memory is its CUDA context and libraries.
+    """
+    import torch
+
+    longest = max(map(len, work.sequences))
+    overrides = [f"model.path={work.model}", f"model.dtype={work.setting.dtype}", "model.parameters_billions=null"]
+    overrides += [f"rollout.max_prompt_tokens={longest // 4}", f"rollout.max_response_tokens={longest - longest // 4}"]
+    overrides += [f"learner.{key}={json.dumps(value)}" for key, value in keys.items()]
+    config = load_config("cluster/presets/one-gpu.yaml", overrides)
+    predicted = derive(config, read_model(work.model), adapter_sizes(config)).learner_memory
+    found: dict[str, float | None] = {"predicted_memory_gib": predicted and predicted / GIB}
+    if work.setting.device == "cpu":
+        return found | {"peak_memory_gib": None, "predicted_over_measured": None}
+    free, total = torch.cuda.mem_get_info()
+    peak = torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()
+    return found | {
+        "peak_allocated_gib": torch.cuda.max_memory_allocated() / GIB,
+        "peak_memory_gib": peak / GIB,
+        "predicted_over_measured": predicted and predicted / peak,
+    }

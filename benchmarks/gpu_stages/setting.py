@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+GIB = 2**30
 
 # Dense bfloat16 FLOP/s of the data sheets (without sparsity), by a part of the card's name; the first match counts.
 PEAK_FLOPS = (
@@ -40,7 +43,7 @@ _DEFAULTS = dict(
     max_position_embeddings=40_960,
     pad_token_id=0,
     bos_token_id=1,
-    eos_token_id=2,
+    eos_token_id=None,  # every sample has full length
 )
 _TINY = dict(num_key_value_heads=2, head_dim=32, max_position_embeddings=512)
 
@@ -54,7 +57,7 @@ class Setting:
     """Arguments of a stage.
 
     device: "cuda" or "cpu". tiny: the smallest sizes, to see that the code runs. scratch: for models and runs.
-    model, data: of the training stages; None: not given.
+    model, data: of the training stages; None: not given. limit_s: seconds after which the stage is killed.
     """
 
     device: str
@@ -62,6 +65,16 @@ class Setting:
     scratch: Path
     model: Path | None = None
     data: Path | None = None
+    limit_s: float = 500.0
+    started: float = field(default_factory=time.monotonic)
+
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self.started
+
+    def left(self) -> float:
+        """Seconds until the stage is killed."""
+        return self.limit_s - self.elapsed()
 
     @property
     def dtype(self) -> str:
