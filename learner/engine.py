@@ -292,15 +292,16 @@ class Engine:
         return self._layout.metadata
 
     def weight_buckets(
-        self, bucket_bytes: int, device: str | None = "cpu", *, partial: bool = False
+        self, bucket_bytes: int, *, partial: bool = False, copy: bool = True
     ) -> Iterator[list[NamedTensor]]:
-        """Copies of all weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (or one larger
-        weight). Rank 0 gets the tensors, the others empty lists; all must iterate to the end. `device`: of the copies;
-        None for the engine's own. `partial`, under adapters: only what an engine with the initial model needs.
+        """All weights in `weight_metadata` order, in buckets of at most `bucket_bytes` (or one larger weight). Rank 0
+        gets the tensors, the others empty lists; all must iterate to the end. `partial`, under adapters: only what an
+        engine with the initial model needs. `copy`: copies on the CPU; otherwise the engine's own tensors on its
+        device, valid until the next bucket.
 
-        Under ZeRO-3 one bucket at a time is gathered, copied and released, so rank 0 has at most one bucket in addition
-        to its partition. A tensor that the checkpoint splits, such as the experts of a layer, is gathered whole and
-        then divided into several buckets.
+        Under ZeRO-3 one bucket at a time is gathered and released, so rank 0 has at most one bucket in addition to its
+        partition. A tensor that the checkpoint splits, such as the experts of a layer, is gathered whole and then
+        divided into several buckets.
         """
         wanted = self._layout.units
         if partial and self.adapters is not None:
@@ -309,15 +310,16 @@ class Engine:
             weights = [tensor for unit in units for _, tensor in unit if isinstance(tensor, torch.nn.Parameter)]
             parameters = weights if self.adapters is None else self.adapters.with_factors(weights)
             with self._backend.gathered(parameters):
-                copies = [self._copies(unit, device) for unit in units] if self.rank == 0 else []
-            if self.rank != 0:
-                yield []
-            converted = ([weight] for unit in copies for weight in self._layout.convert(unit))
-            yield from ([weight for [weight] in bucket] for bucket in into_buckets(converted, bucket_bytes))
+                if self.rank != 0:
+                    yield []
+                    continue
+                converted = ([weight] for unit in units for weight in self._layout.convert(self._merged(unit, copy)))
+                yield from ([weight for [weight] in bucket] for bucket in into_buckets(converted, bucket_bytes))
 
-    def _copies(self, unit: list[NamedTensor], device: str | None) -> list[NamedTensor]:
+    def _merged(self, unit: list[NamedTensor], copy: bool) -> list[NamedTensor]:
+        """With adapters: in a copy, on this device."""
         merged = unit if self.adapters is None else [(name, self.adapters.merged(tensor)) for name, tensor in unit]
-        return [(name, tensor.detach().to(device or tensor.device, copy=True)) for name, tensor in merged]
+        return [(name, t.detach().to("cpu", copy=True) if copy else t.detach()) for name, t in merged]
 
     def export_huggingface(self, directory: str | Path) -> None:
         """Write a plain Hugging Face directory like `model_path`: config, safetensors under the same names, and the

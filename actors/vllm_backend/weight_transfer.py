@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from actors.vllm_backend.text_models import allow_text_models
-from actors.weights import TransferError, buckets, ipc, nccl
+from actors.weights import buckets, ipc, nccl
+from actors.weights.mapped_files import MappedFiles
 
 BACKEND = "host"
 
@@ -66,9 +67,9 @@ def host_weight_transfer_engine() -> type:
 
     @dataclass
     class HostUpdateInfo(WeightTransferUpdateInfo):
-        """manifest: one bucket, see :mod:`actors.weights.buckets`."""
+        """manifests: of all buckets, see :mod:`actors.weights.buckets`."""
 
-        manifest: dict[str, Any]
+        manifests: list[dict[str, Any]]
 
     class HostWeightTransferEngine(WeightTransferEngine[HostInitInfo, HostUpdateInfo]):
         """Loads checkpoint-format weights into a model on any device.
@@ -86,6 +87,7 @@ def host_weight_transfer_engine() -> type:
             # _check_complete reports the relevant ones.
             logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
             self._inbox = nccl.Inbox(self.parallel_config.rank, self.device)
+            self._files = MappedFiles(self.device)
 
         def start_weight_update(self) -> None:
             self._partial = False
@@ -102,21 +104,26 @@ def host_weight_transfer_engine() -> type:
                 torch.accelerator.synchronize()
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
-            manifest = update_info.manifest
-            self._partial |= manifest.get("partial", False)
-            if self.interruption:
-                return
             # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
-            if nccl.GROUP in manifest:
+            for manifest in update_info.manifests:
+                self._partial |= manifest.get("partial", False)
                 try:
-                    tensors = self._inbox.open_bucket(manifest)
-                except TransferError as error:
+                    tensors = self._open_bucket(manifest)
+                except nccl.Interrupted as error:
                     self.interruption = str(error)
                     return
-            else:
-                tensors = (ipc if ipc.HANDLE in manifest else buckets).open_bucket(manifest)
-            self.changed = True
-            self.model.load_weights(tensors)  # type: ignore[operator]
+                self.changed = True
+                self.model.load_weights(tensors)  # type: ignore[operator]
+            self._files.forget_others(update_info.manifests)
+
+        def _open_bucket(self, manifest: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+            if nccl.GROUP in manifest:
+                return self._inbox.open_bucket(manifest)
+            if ipc.HANDLE in manifest:
+                return ipc.open_bucket(manifest)
+            if self.device.type == "cpu":
+                return buckets.open_bucket(manifest)
+            return self._files.open_bucket(manifest)
 
         def finish_weight_update(self) -> None:
             if self.interruption:
@@ -133,8 +140,9 @@ def host_weight_transfer_engine() -> type:
                 _repack_tied_layers(self.model)
 
         def shutdown(self) -> None:
-            """Leave the group of the learner."""
+            """Leave the group of the learner, and its files."""
             self._inbox.close()
+            self._files.close()
 
     return HostWeightTransferEngine
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.settings import BroadcastSettings, DeadlineSettings
 from actors.weights.base import Destination, Published, TransferError, Update, WeightTransfer
 
@@ -15,5 +17,5 @@ def make_transfer(settings: BroadcastSettings, owner: str, deadlines: DeadlineSe
     from actors.weights.ipc import IpcTransfer
     from actors.weights.nccl import NcclTransfer
 
-    kinds = {"host": HostTransfer, "ipc": IpcTransfer, "nccl": NcclTransfer}
+    kinds: dict[str, Callable[..., WeightTransfer]] = {"host": HostTransfer, "ipc": IpcTransfer, "nccl": NcclTransfer}
     return kinds[settings.chosen_backend](settings, owner, deadlines)

@@ -63,9 +63,15 @@ class Update(NamedTuple):
     nbytes: int
     in_transit: bool = False
 
+    @classmethod
+    def of(cls, manifests: Sequence[dict[str, Any]], *, in_transit: bool = False) -> Update:
+        """All buckets in one call of the engine: each call takes a round trip through its processes."""
+        return cls({"manifests": list(manifests)}, sum(m["nbytes"] for m in manifests), in_transit)
+
 
 class WeightTransfer(ABC):
-    """Transfers weight versions. Every process creates its own instance; a publisher may hold memory until `release`.
+    """Transfers weight versions. Every process creates its own instance. A publisher may hold memory until `release`,
+    or keep it for the next version.
 
     Args:
         settings: the section `broadcast`.
@@ -75,9 +81,6 @@ class WeightTransfer(ABC):
 
     engine_backend: ClassVar[str]
     """Name of vLLM's weight-transfer back-end that loads the updates."""
-    bucket_device: ClassVar[str | None] = "cpu"
-    """Where the buckets for :meth:`publish` are copied to; None: they stay on the learner's device."""
-
     collective: ClassVar[bool] = False
     """Whether all samplers receive an update together, so that the failure of one ends it for all. The broadcaster then
     releases the weights at the first failure."""
@@ -99,8 +102,9 @@ class WeightTransfer(ABC):
         """Make the weights available; returns the payload, None on ranks other than 0. Runs on every learner rank.
 
         Args:
-            buckets: the weights in parts of ``broadcast.bucket_mib``. Every rank must exhaust it, because ZeRO-3
-                gathers each bucket collectively; only rank 0 gets tensors.
+            buckets: the weights in parts of :attr:`bucket_bytes`, on the learner's device: its own tensors, valid until
+                the next bucket is asked for. Every rank must exhaust it, because ZeRO-3 gathers each
+                bucket collectively; only rank 0 gets tensors.
             here: Ray's id of this rank's node.
             receivers: the samplers.
             partial: layers without a weight in `buckets` keep theirs (``learner.lora``). Otherwise all are there, and
@@ -115,13 +119,19 @@ class WeightTransfer(ABC):
             pass
         return None
 
+    @property
+    def bucket_bytes(self) -> int:
+        """Size of the buckets that :meth:`publish` wants; a larger weight is a bucket alone."""
+        return self.settings.bucket_mib << 20
+
     @abstractmethod
     def _publish(self, buckets: Buckets, here: str, receivers: Sequence[Destination], partial: bool) -> Any:
         """:meth:`publish` on rank 0."""
 
     @abstractmethod
     def release(self, payload: Any) -> None:
-        """Free what :meth:`publish` made, on the same node; the publishing process may have died. May be called twice.
+        """End an update: free what :meth:`publish` made, on the same node, except for memory that the next version is
+        written to. The publishing process may have died. May be called twice.
 
         It may block for seconds.
         """

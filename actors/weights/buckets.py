@@ -7,11 +7,12 @@ handles it:
     {"path": "/dev/shm/bonrl-<run>-<pid>-...", "nbytes": 1024,
      "entries": [(name, "float32", [2, 3], offset, nbytes), ...]}
 
-A publisher adds `"partial": True` where the update leaves out layers, which then keep their weights.
+`"mark"` is there for a file without a name, which ends with it and may be larger (:mod:`actors.weights.bucket_pool`). A
+publisher adds `"partial": True` where the update leaves out layers, which then keep their weights.
 
 One manifest describes all tensors of a bucket, because one call per tensor would cost a round trip each. A reader maps
-the file; unlinking it afterwards is safe, because the mapping persists. Buckets are immutable, because readers may hold
-views until the update ends.
+the file; unlinking it afterwards is safe, because the mapping persists. Buckets do not change during an update, because
+readers may hold views until it ends.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def pack(tensors: Sequence[NamedTensor]) -> tuple[Manifest, np.ndarray]:
         the manifest, with an empty path, and the bytes (uint8 [nbytes]).
     """
     entries, nbytes = layout(tensors)
-    data = np.zeros(nbytes, dtype=np.uint8)
-    _fill(data, tensors, entries)
+    data = np.empty(nbytes, dtype=np.uint8)
+    fill(data, tensors, entries)
     return {"path": "", "entries": entries, "nbytes": nbytes}, data
 
 
@@ -69,7 +70,7 @@ def write_bucket(path: Path | str, tensors: Sequence[NamedTensor]) -> Manifest:
     with _created(Path(path), nbytes) as mapped:
         if mapped is not None:
             view = np.frombuffer(mapped, dtype=np.uint8)
-            _fill(view, tensors, entries)
+            fill(view, tensors, entries)
             del view  # an exported buffer would keep the mapping from closing
     return {"path": str(path), "entries": entries, "nbytes": nbytes}
 
@@ -104,6 +105,7 @@ def held(manifest: Manifest) -> Iterator[Manifest]:
     except OSError as error:
         raise TransferError(f"cannot open the weight bucket {manifest['path']}: {error.strerror}") from error
     try:
+        check_file(descriptor, manifest)
         yield {**manifest, "path": f"/proc/{os.getpid()}/fd/{descriptor}"}
     finally:
         os.close(descriptor)
@@ -123,9 +125,7 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
     if nbytes:
         try:
             with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != nbytes:
-                    raise TransferError(f"weight bucket {path} has {size} bytes, its manifest says {nbytes}")
+                check_file(file.fileno(), manifest)
                 data = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_COPY)
         except FileNotFoundError:
             raise TransferError(
@@ -137,16 +137,33 @@ def open_bucket(manifest: Manifest) -> Iterator[NamedTensor]:
     )
 
 
-def flatten(tensors: Sequence[NamedTensor]) -> tuple[Manifest, torch.Tensor]:
+def check_file(descriptor: int, manifest: Manifest) -> None:
+    """Check that an open file is the one of the manifest: numbers of processes and descriptors are used again.
+
+    Raises:
+        TransferError: it is another one, or has another size than the manifest says.
+    """
+    path, nbytes, mark = manifest["path"], manifest["nbytes"], manifest.get("mark", b"")
+    size = os.fstat(descriptor).st_size
+    if mark and os.pread(descriptor, len(mark), max(0, size - len(mark))) != mark:
+        raise TransferError(f"the weight bucket {path} is gone: its writer has ended")
+    if size - len(mark) < nbytes or (size != nbytes and not mark):
+        raise TransferError(f"weight bucket {path} has {size} bytes, its manifest says {nbytes}")
+
+
+def flatten(tensors: Sequence[NamedTensor], out: torch.Tensor | None = None) -> tuple[Manifest, torch.Tensor]:
     """Copy `tensors` into one tensor on their device.
+
+    Args:
+        out: where to (uint8, at least as many bytes as :func:`layout` says); None: a new tensor.
 
     Returns:
         the manifest, with an empty path, and the bytes (uint8 [nbytes]).
     """
     entries, nbytes = layout(tensors)
-    flat = torch.zeros(nbytes, dtype=torch.uint8, device=tensors[0][1].device)
+    flat = torch.empty(nbytes, dtype=torch.uint8, device=tensors[0][1].device) if out is None else out[:nbytes]
     for (_, tensor), (*_, offset, size) in zip(tensors, entries, strict=True):
-        flat[offset : offset + size].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
+        flat[offset : offset + size].copy_(_bytes_of(tensor))
     return {"path": "", "entries": entries, "nbytes": nbytes}, flat
 
 
@@ -163,12 +180,23 @@ def unlink(manifests: Iterable[Manifest]) -> None:
             Path(manifest["path"]).unlink(missing_ok=True)
 
 
-def _fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tuple]) -> None:
+def fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tuple]) -> None:
+    """Copy `tensors` from any device into the bytes of a bucket (uint8), at the offsets of their entries."""
+    on_gpu = False
     for (_, tensor), (_, _, _, offset, nbytes) in zip(tensors, entries, strict=True):
         if nbytes:
-            source = tensor.detach().contiguous().view(-1).view(torch.uint8)
-            # NumPy copies on this thread; torch's parallel copy takes 40 times as long on shared cores.
-            data[offset : offset + nbytes] = source.numpy()
+            source, target = _bytes_of(tensor), data[offset : offset + nbytes]
+            if source.is_cuda:
+                on_gpu = True
+                torch.from_numpy(target).copy_(source, non_blocking=True)
+            else:  # NumPy copies on this thread; torch's parallel copy takes 40 times as long on shared cores
+                target[:] = source.numpy()
+    if on_gpu:
+        torch.cuda.synchronize()
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 @contextlib.contextmanager
@@ -189,13 +217,14 @@ def _created(path: Path, nbytes: int) -> Iterator[mmap.mmap | None]:
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise TransferError(_write_problem(path, nbytes, error)) from error
+            raise TransferError(write_problem(path, nbytes, error)) from error
         raise
     finally:
         os.close(descriptor)
 
 
-def _write_problem(path: Path, nbytes: int, error: OSError) -> str:
+def write_problem(path: Path, nbytes: int, error: OSError) -> str:
+    """Why a bucket cannot be written to a memory file system, and what to do."""
     if error.errno not in (errno.ENOSPC, errno.ENOMEM):
         return f"cannot write the weight bucket {path}: {error.strerror}"
     free = shutil.disk_usage(path.parent).free

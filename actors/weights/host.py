@@ -1,7 +1,7 @@
 """`broadcast.backend: host`: weights through host memory, for CPUs and any mix of devices.
 
 The learner packs its weights once: into files in shared memory for samplers on its own node, into Ray's object store
-for samplers elsewhere, which write them to shared memory of their own node.
+for samplers elsewhere, which write them to shared memory of their own node. It keeps its files for later versions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from actors.weights import buckets as packed_buckets
 from actors.weights.base import Buckets, Destination, Published, TransferError, Update, WeightTransfer
+from actors.weights.bucket_pool import BucketPool
 from actors.weights.buckets import Manifest
 
 
@@ -31,6 +32,10 @@ class HostTransfer(WeightTransfer):
 
     engine_backend = "host"
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._pool = BucketPool(self.owner)
+
     def _publish(self, buckets: Buckets, here: str, receivers: Sequence[Destination], partial: bool) -> HostPayload:
         """As the base class says."""
         import ray
@@ -38,18 +43,16 @@ class HostTransfer(WeightTransfer):
         near = self._shares_memory and any(receiver.node == here for receiver in receivers)
         far = not self._shares_memory or any(receiver.node != here for receiver in receivers)
         payload = HostPayload([], [])
-        for tensors in buckets:
+        for index, tensors in enumerate(buckets):
             if near:
-                path = packed_buckets.new_path(self.owner)
-                payload.manifests.append(packed_buckets.write_bucket(path, tensors) | {"partial": partial})
+                payload.manifests.append(self._pool.write(index, tensors) | {"partial": partial})
             if far:
                 manifest, data = packed_buckets.pack(tensors)
                 payload.packed.append((manifest | {"partial": partial}, ray.put(data)))
         return payload
 
     def release(self, payload: HostPayload) -> None:
-        """Remove the files; Ray frees unreferenced objects."""
-        packed_buckets.unlink(payload.manifests)
+        """Nothing: the next version is written to the same files, and Ray frees unreferenced objects."""
 
     def address(self, published: Published, receiver: Destination) -> tuple[Any, ...]:
         """As the base class says: manifests of files, or manifests and as many byte arrays."""
@@ -67,15 +70,15 @@ class HostTransfer(WeightTransfer):
     async def receive(self, manifests: list[Manifest], *data: np.ndarray) -> AsyncIterator[list[Update]]:
         """As the base class says."""
         with contextlib.ExitStack() as stack:
-            updates = []
+            readable = []
             for index, manifest in enumerate(manifests):
                 if data:
                     # deadline: a copy in memory, within the caller's broadcast_s
                     held = await asyncio.to_thread(self._written, manifest, data[index], stack)
                 else:
                     held = stack.enter_context(packed_buckets.held(manifest))
-                updates.append(Update({"manifest": held}, held["nbytes"]))
-            yield updates
+                readable.append(held)
+            yield [Update.of(readable)]
 
     def remove_leftovers(self, *, restarted: bool) -> None:
         """Remove the bucket files of processes that were killed during an update."""

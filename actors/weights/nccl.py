@@ -35,6 +35,10 @@ _END_SECONDS = 5.0  # for a sender that was stopped
 _LAST_SECONDS = 1.0  # for rank 0 to see that the last broadcast ended, after all samplers did
 
 
+class Interrupted(TransferError):
+    """A bucket did not arrive."""
+
+
 class NcclPayload(NamedTuple):
     """place: of the group. round_: of the update. ranks: the first rank of each sampler (name, incarnation).
     limit_s: seconds after which a sampler gives up."""
@@ -50,7 +54,6 @@ class NcclTransfer(WeightTransfer):
     """Flat buckets, sent to all samplers at once."""
 
     engine_backend = "host"  # the engine loads a bucket by its manifest, wherever that lies
-    bucket_device = None
     collective = True
 
     def __init__(self, *arguments: Any) -> None:
@@ -101,7 +104,7 @@ class NcclTransfer(WeightTransfer):
     @contextlib.asynccontextmanager
     async def receive(self, manifests: list[Manifest]) -> AsyncIterator[list[Update]]:
         """As the base class says; the engine's workers receive the buckets."""
-        yield [Update({"manifest": manifest}, manifest["nbytes"], in_transit=True) for manifest in manifests]
+        yield [Update.of(manifests, in_transit=True)]
 
     def remove_leftovers(self, *, restarted: bool) -> None:
         """Nothing: the memory and the connections end with their process."""
@@ -162,7 +165,7 @@ class Inbox:
         """Receive the bucket and return `(name, tensor)` views of it.
 
         Raises:
-            TransferError: it did not arrive; the sender, another sampler or the network failed.
+            Interrupted: it did not arrive; the sender, another sampler or the network failed.
             ValueError: the learner's weights are on another kind of device.
         """
         group = manifest[GROUP]
@@ -184,7 +187,7 @@ class Inbox:
         except TransferError as error:
             self._receiver.close(str(error))
             self._receiver = None
-            raise
+            raise Interrupted(str(error)) from error
         return packed_buckets.views(manifest, flat)
 
     def close(self) -> None:

@@ -238,9 +238,8 @@ class LearnerRank:
         return learned | row
 
     def _publish(self, here: str, receivers: Sequence[Destination]) -> tuple[int, Any]:
-        nbytes, device = self._transfer.settings.bucket_mib * 2**20, self._transfer.bucket_device
         partial = self._engine.adapters is not None and self._partial_updates
-        buckets = self._engine.weight_buckets(nbytes, device=device, partial=partial)
+        buckets = self._engine.weight_buckets(self._transfer.bucket_bytes, partial=partial, copy=False)
         payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers, partial=partial)
         return self._version, payload
 

@@ -67,16 +67,13 @@ class Learner:
             )  # the handles of ipc must mean something elsewhere
         model = AutoModelForCausalLM.from_pretrained(work.model, dtype=getattr(torch, setting.dtype))
         self._model = model.to(setting.device)
-        self._bucket_bytes = broadcast.bucket_mib * 2**20
         self._transfer = make_transfer(broadcast, "benchmark")
 
     async def update(self, sampler: Sampler, version: int) -> dict[str, Any]:
         """Publish and load a version; the sampler's report."""
         transfer, here = self._transfer, Destination("node", "sampler 0")
-        parts = in_buckets(list(self._model.named_parameters()), self._bucket_bytes)
-        device = transfer.bucket_device
-        copies = ([(name, p.detach().to(device or p.device, copy=True)) for name, p in part] for part in parts)
-        payload = transfer.publish(copies, rank=0, here="node", receivers=[here])
+        parts = in_buckets(list(self._model.named_parameters()), transfer.bucket_bytes)
+        payload = transfer.publish(parts, rank=0, here="node", receivers=[here])
         try:
             return await sampler.load_weights(version, *transfer.address(Published("node", version, payload), here))
         finally:

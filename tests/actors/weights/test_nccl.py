@@ -66,8 +66,8 @@ def manifests(transfer: NcclTransfer, published: Published, receiver: Destinatio
 
     async def received() -> list[Manifest]:
         async with transfer.receive(*pickle.loads(pickle.dumps(transfer.address(published, receiver)))) as updates:
-            assert [update.nbytes for update in updates] == [128, 192]
-            return [update.info["manifest"] for update in updates]
+            assert [update.nbytes for update in updates] == [128 + 192]
+            return [manifest for update in updates for manifest in update.info["manifests"]]
 
     return asyncio.run(received())
 
