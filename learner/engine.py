@@ -390,6 +390,7 @@ class Engine:
         if self.world_size > 1:
             dist.barrier()
 
-    def close(self) -> None:
-        """Release hooks and leave the process group. The engine cannot be used afterwards."""
-        self._backend.close()
+    def close(self, *, leave_group: bool = True) -> None:
+        """Release hooks and leave the process group. The engine cannot be used afterwards. DeepSpeed cannot join a
+        second group, so a process that makes another engine stays in the first one (`leave_group` = False)."""
+        self._backend.close(leave_group=leave_group)

@@ -150,7 +150,7 @@ def _measure(work: Work, form: Form) -> dict[str, Any]:
             total = flops(engine.config, work.parameters, work.sequences, frozen=bool(work.lora))
             memory = _memory(work, keys)
         finally:
-            engine.close()
+            engine.close(leave_group=False)
     except torch.OutOfMemoryError as error:
         return {"error": f"out of memory: {str(error).splitlines()[0][:200]}"}
     took, peak = statistics.median(seconds[1:]), work.setting.peak_flops()

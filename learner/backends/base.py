@@ -84,5 +84,5 @@ class LearnerBackend(ABC):
         """Continue from :meth:`save`; returns its `extra`. Raises ValueError if there is nothing to load."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Release the model and leave the process group."""
+    def close(self, *, leave_group: bool) -> None:
+        """Release the model and, with `leave_group`, leave the process group."""

@@ -178,11 +178,11 @@ class DeepSpeedBackend(LearnerBackend):
             raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'; resume from another checkpoint")
         return state["extra"]
 
-    def close(self) -> None:
+    def close(self, *, leave_group: bool) -> None:
         """See the base class."""
         for engine in [self.model, *self._frozen]:
             engine.destroy()
-        if dist.is_initialized():
+        if leave_group and dist.is_initialized():
             dist.destroy_process_group()
 
 
