@@ -296,7 +296,7 @@ class BroadcastSettings(Section):
         "for CPUs, GPUs and any mix. nccl: broadcasts from learner rank 0 to all samplers, between GPUs of one or "
         "several nodes (between CPUs with gloo); rank 0 holds the weights once more during an update. ipc: within the "
         "GPU that one sampler and one learner rank share (cluster.placement: colocated), with the memory of the "
-        "weights once more. nccl and ipc have not run on a GPU yet, so auto chooses host.",
+        "weights once more during the whole run. nccl and ipc have not run on a GPU yet, so auto chooses host.",
     )
 
     @property
@@ -317,8 +317,8 @@ class BroadcastSettings(Section):
         ge=1,
         le=4096,
         description=(
-            "MiB of weights in one packed bucket. It bounds the memory that ZeRO-3 needs to gather weights; each "
-            "bucket costs a round trip."
+            "MiB of weights in one packed bucket. It bounds the memory that ZeRO-3 needs to gather weights. ipc takes "
+            "512 if this is less, because an engine maps each bucket in each update."
         ),
     )
 

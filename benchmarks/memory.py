@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -56,12 +55,8 @@ class Peaks(threading.Thread):
         self.buckets = self.whole = 0
 
     def run(self) -> None:
-        next_look = 0.0
-        while not self._over.wait(0.002):
-            self.buckets = max(self.buckets, _bucket_bytes())
-            if time.monotonic() >= next_look:
-                self._read_memory()
-                next_look = time.monotonic() + 0.5
+        while not self._over.wait(0.5):
+            self._read_memory()
 
     def stop(self) -> None:
         self._over.set()
@@ -70,23 +65,28 @@ class Peaks(threading.Thread):
     def _read_memory(self) -> None:
         pss: dict[str, int] = defaultdict(int)
         rss: dict[str, int] = defaultdict(int)
+        buckets: dict[int, int] = {}
         with contextlib.suppress(psutil.NoSuchProcess):  # the run is over
             for process in [self._root, *self._root.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     memory, role = process.memory_full_info(), role_of(process)
                     pss[role] += memory.pss
                     rss[role] += memory.rss
-        self.whole = max(self.whole, sum(pss.values()))
+                    buckets |= bucket_sizes(process.pid)
+        self.whole, self.buckets = max(self.whole, sum(pss.values())), max(self.buckets, sum(buckets.values()))
         for role in pss:
             self.pss[role], self.rss[role] = max(self.pss[role], pss[role]), max(self.rss[role], rss[role])
 
 
-def _bucket_bytes() -> int:
-    total = 0
-    for file in SHARED_MEMORY.glob("bonrl-*.bucket"):
-        with contextlib.suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total
+def bucket_sizes(pid: int) -> dict[int, int]:
+    """Bytes of the weight buckets that a process has open, by inode; the files have no names."""
+    found = {}
+    with contextlib.suppress(OSError):  # it ended
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()).startswith(f"{SHARED_MEMORY}/bonrl-"):
+                    found[descriptor.stat().st_ino] = descriptor.stat().st_size
+    return found
 
 
 def measure(config: str, overrides: list[str]) -> Peaks:

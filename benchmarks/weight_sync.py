@@ -1,8 +1,8 @@
 """Weight sync: seconds from weights in the learner's memory to a resumed sampler, and bytes per second over memcpy's.
 
-One sync writes the packed buckets to shared memory, pauses generation, loads them through vLLM's four phases,
-compares the echoed version and resumes. It copies every byte at least three times (into the bucket, into the layer,
-into the packed form that the CPU kernels want), so a third of memcpy's bandwidth is the ceiling.
+One sync writes the packed buckets to shared memory (`publish`), pauses generation, loads them through vLLM's four
+phases, compares the echoed version and resumes. It copies every byte at least three times (into the bucket, into the
+layer, into the packed form that the CPU kernels want), so a third of memcpy's bandwidth is the ceiling.
 
     python benchmarks/weight_sync.py [--model models/countdown-base] [--repeats 7]
 
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from actors.settings import RolloutSettings, SamplerSettings
-from actors.weights import buckets
+from actors.settings import BroadcastSettings, RolloutSettings, SamplerSettings
+from actors.weights import Destination, Published, make_transfer
+from actors.weights.base import NamedTensor
 from actors.workers.sampler import Sampler
 
 ROLLOUT = RolloutSettings(max_prompt_tokens=32, max_response_tokens=28)
@@ -60,17 +61,18 @@ async def measure(name: str, model_path: str, bucket_bytes: int, repeats: int) -
     sampler = Sampler("sampler 0", model_path, "float32", SamplerSettings(kv_cache_gib=0.1, threads=2), ROLLOUT)
     await sampler.start()
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    seconds, pauses, nbytes = [], [], 0
+    transfer, here = make_transfer(BroadcastSettings(backend="host"), "benchmark"), Destination("node", "sampler 0")
+    seconds, published, pauses, nbytes = [], [], [], 0
     for version in range(repeats + 1):
         begin = time.perf_counter()
-        manifests = [
-            buckets.write_bucket(buckets.new_path("benchmark"), part)
-            for part in in_buckets(list(model.named_parameters()), bucket_bytes)
-        ]
-        report = await sampler.load_weights(version, manifests)
-        buckets.unlink(manifests)
+        parts = in_buckets(list(model.named_parameters()), bucket_bytes)
+        payload = transfer.publish(parts, rank=0, here="node", receivers=[here])
+        middle = time.perf_counter()
+        report = await sampler.load_weights(version, *transfer.address(Published("node", version, payload), here))
+        transfer.release(payload)
         if version:  # the first one warms up
             seconds.append(time.perf_counter() - begin)
+            published.append(middle - begin)
             pauses.append(report["pause_seconds"])
         nbytes = report["nbytes"]
     await sampler.shutdown()
@@ -79,6 +81,7 @@ async def measure(name: str, model_path: str, bucket_bytes: int, repeats: int) -
         "model": name,
         "mib": round(nbytes / 2**20, 1),
         "seconds": round(statistics.median(seconds), 4),
+        "publish_seconds": round(statistics.median(published), 4),
         "pause_seconds": round(statistics.median(pauses), 4),
         "gib_per_second": round(rate / 2**30, 3),
         "memcpy_gib_per_second": round(memcpy / 2**30, 2),
@@ -86,9 +89,9 @@ async def measure(name: str, model_path: str, bucket_bytes: int, repeats: int) -
     }
 
 
-def in_buckets(tensors: list[buckets.NamedTensor], limit: int) -> list[list[buckets.NamedTensor]]:
+def in_buckets(tensors: list[NamedTensor], limit: int) -> list[list[NamedTensor]]:
     """Consecutive tensors in parts of at most about `limit` bytes."""
-    parts: list[list[buckets.NamedTensor]] = [[]]
+    parts: list[list[NamedTensor]] = [[]]
     size = 0
     for name, tensor in tensors:
         if size and size + tensor.nbytes > limit:

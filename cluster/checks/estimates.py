@@ -238,7 +238,7 @@ def published_on_device(config: RunConfig, shape: Shape, *backends: str) -> floa
 def shared_card_need(config: RunConfig, shape: Shape) -> float:
     """Bytes of a shared card while the learner works: its peak, and what the sleeping sampler keeps."""
     asleep = _GPU_RUNTIME + (0.0 if config.sampler.sleep == "weights" else shape.parameters * weight_bytes(config))
-    return _learner_memory(config, shape) + asleep
+    return _learner_memory(config, shape) + asleep + published_on_device(config, shape, "ipc")  # kept between updates
 
 
 def _learner_memory(config: RunConfig, shape: Shape) -> float:
