@@ -50,6 +50,18 @@ def test_versions_share_a_file_which_grows(tmp_path: Path) -> None:
     pool.close()
 
 
+def test_the_memory_benchmark_sees_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import memory
+
+    monkeypatch.setattr(memory, "SHARED_MEMORY", tmp_path)
+    pool = BucketPool("run", tmp_path)
+    manifests = [pool.write(index, weights(1.0)) for index in range(2)]
+    sizes = memory.bucket_sizes(os.getpid())
+    assert sum(sizes.values()) == sum(m["nbytes"] + len(m["mark"]) for m in manifests) and len(sizes) == 2
+    pool.close()
+    assert memory.bucket_sizes(os.getpid()) == {}
+
+
 def test_a_reader_keeps_a_bucket_whose_writer_has_ended(tmp_path: Path) -> None:
     pool = BucketPool("run", tmp_path)
     manifest = pool.write(0, weights(1.0))

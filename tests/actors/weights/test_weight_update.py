@@ -19,7 +19,7 @@ import torch
 from actors.errors import InputLost
 from actors.sampling import Sampling
 from actors.settings import BroadcastSettings
-from actors.weights import Destination, Published, buckets, nccl
+from actors.weights import Destination, Published, buckets, make_transfer, nccl
 from actors.weights.ipc import IpcTransfer
 from actors.weights.nccl import NcclPayload, NcclTransfer
 
@@ -137,6 +137,20 @@ def test_each_kind_of_weight_arrives(served, kind, run_async, reference_logprobs
     # the perturbation was large enough to distinguish the models
     stale = [abs(c.logprobs.sum() - reference_logprobs(model, PROMPT, c.tokens).sum()) for c in before]
     assert max(stale) > 100 * TOLERANCE
+
+
+def test_the_engine_keeps_no_view_of_the_files(served, run_async, reference_logprobs):
+    """The learner writes the next version to the same files while the engine samples."""
+    sampler, model = served
+    perturb(model, KINDS["all"])
+    transfer, here = make_transfer(BroadcastSettings(), "test"), Destination("node")
+    tensors, version = list(model.named_parameters()), next(versions)
+    payload = transfer.publish([tensors[0::2], tensors[1::2]], rank=0, here="node", receivers=[here])
+    run_async(sampler.load_weights(version, *transfer.address(Published("node", version, payload), here)))
+    zeros = [(name, torch.zeros_like(p)) for name, p in tensors]
+    again = transfer.publish([zeros[0::2], zeros[1::2]], rank=0, here="node", receivers=[here])
+    assert [m["path"] for m in again.manifests] == [m["path"] for m in payload.manifests]
+    assert_agrees(run_async(sample(sampler, 3)), model, reference_logprobs, version)
 
 
 def test_weights_on_a_shared_card_arrive(served, run_async, reference_logprobs, monkeypatch):
