@@ -37,12 +37,23 @@ class Form:
     torch_compile: bool
 
 
-# Those that are likely to be fast or to fit come first, because the stage ends when its time is used up.
-FORMS = [
-    Form(packing, checkpointing, compiled)
-    for compiled in (False, True)
-    for packing, checkpointing in ((False, True), (True, True), (True, False), (False, False))
-]
+def forms(packs: bool) -> list[Form]:
+    """All of them; those that are likely to be fast or to fit come first, because the stage ends when its time is over.
+
+    Without FlashAttention (`packs` is false) a packed row is masked, which is slow for many sequences.
+    """
+    return [
+        Form(packing, checkpointing, compiled)
+        for packing in (packs, not packs)
+        for compiled in (False, True)
+        for checkpointing in (True, False)
+    ]
+
+
+def _packs(setting: Setting) -> bool:
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    return setting.device == "cuda" and bool(is_flash_attn_2_available() or is_flash_attn_3_available())
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,11 @@ def utilization(
     work = Work(
         setting, model, tokens, make_sequences(tokens, shortest, longest, facts.vocabulary), facts.parameters, lora
     )
-    forms = list(_measured_forms(work, until_s))
-    measured = [form for form in forms if "error" not in form]
+    rows = list(_measured_forms(work, until_s))
+    measured = [row for row in rows if "error" not in row]
     if not measured:
-        raise RuntimeError(f"no form could be measured: {forms}")
-    best, peak = max(measured, key=lambda form: form["trained_tokens_per_second"]), setting.peak_flops()
+        raise RuntimeError(f"no form could be measured: {rows}")
+    best, peak = max(measured, key=lambda row: row["trained_tokens_per_second"]), setting.peak_flops()
     return {
         "parameters": facts.parameters,
         "lora_rank": lora_rank,
@@ -83,13 +94,14 @@ def utilization(
         "peak_tflops": peak and peak / 1e12,
         "mfu": best["mfu"],
         "trained_tokens_per_second": best["trained_tokens_per_second"],
-        "forms": forms,
+        "forms": rows,
     }
 
 
 def _measured_forms(work: Work, until_s: float) -> Iterator[dict[str, Any]]:
     slowest = 0.0
-    for form in FORMS[: work.setting.size(len(FORMS), 3)]:
+    chosen = forms(_packs(work.setting))
+    for form in [chosen[0], chosen[4]] if work.setting.tiny else chosen:
         extra, begin = COMPILE_S if form.torch_compile else 0.0, work.setting.elapsed()
         if begin + slowest + extra > until_s:
             yield asdict(form) | {"error": "no time was left"}

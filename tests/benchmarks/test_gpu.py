@@ -123,6 +123,13 @@ def test_flops_of_a_step() -> None:
     assert flops(shape, 1000, sequences) == 6 * (300 * 100 + 350 * sum(responses)) + attention
 
 
+def test_every_form_of_the_learner_is_measured_once() -> None:
+    from benchmarks.gpu_stages.learning import forms
+
+    for packs in (False, True):
+        assert len(set(forms(packs))) == 8 and forms(packs)[0].packing is packs
+
+
 def test_broadcasts_between_cards_need_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
@@ -160,7 +167,8 @@ def test_stages_leave_a_result_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert [results[name]["status"] for name in names] == ["ok", "ok"]
     assert all(result["tiny"] and result["device"] == "cpu" for result in results.values())
     learner, sync = (results[name]["figures"] for name in names)
-    assert [form["trained_tokens_per_second"] > 0 for form in learner["forms"]] == [True, True, True]
+    assert [form["trained_tokens_per_second"] > 0 for form in learner["forms"]] == [True, True]
+    assert [form["packing"] for form in learner["forms"]] == [False, True]
     assert learner["mfu"] is None and learner["forms"][0]["predicted_memory_gib"] > 0
     assert sync["ratio"] == pytest.approx(sync["gb_per_second"] / sync["anchor_gb_per_second"])
     with tarfile.open(tmp_path / "logs.tar.gz") as archive:
