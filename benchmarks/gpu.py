@@ -77,7 +77,7 @@ def _options() -> argparse.Namespace:
 
 def _choose_card() -> None:
     """Name the only card of a machine, because Ray and vLLM may look for it where virtual machines do not list it."""
-    from cluster.checks.card import local_gpus
+    from cluster.checks.memory.card import local_gpus
 
     if local_gpus() < 2:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")

@@ -24,7 +24,7 @@ import psutil
 
 from actors.weights.bucket_files import SHARED_MEMORY
 from cluster.checks.dry_run import load_model_facts
-from cluster.checks.estimates import derive
+from cluster.checks.memory.estimates import derive
 from cluster.config import load_config
 
 LIMIT_SECONDS = 540.0

@@ -28,7 +28,7 @@ def repository() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked `gpu` where there is no NVIDIA GPU."""
-    from cluster.checks.card import local_gpus
+    from cluster.checks.memory.card import local_gpus
 
     if local_gpus() == 0:
         reason = "needs an NVIDIA GPU, and none is visible (nvidia-smi, CUDA_VISIBLE_DEVICES)"

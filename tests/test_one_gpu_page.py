@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster.checks.estimates import derive
-from cluster.checks.memory_limits import memory_problems
+from cluster.checks.memory.estimates import derive
+from cluster.checks.memory.limits import memory_problems
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import load_config
 from tests.conftest import ROOT

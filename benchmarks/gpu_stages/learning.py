@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.gpu_stages.setting import GIB, Setting, synchronize
 from benchmarks.learner import free_port
 from cluster.checks.adapters import adapter_sizes
-from cluster.checks.estimates import derive
+from cluster.checks.memory.estimates import derive
 from cluster.checks.model_facts import read_model
 from cluster.config import load_config
 from learner.batching import TrainingSequence

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.gpu_stages.card_memory import CardMemory
 from benchmarks.gpu_stages.setting import GIB, Setting, Skip
 from cluster.checks.dry_run import load_model_facts
-from cluster.checks.estimates import derive
+from cluster.checks.memory.estimates import derive
 from cluster.config import load_config
 
 STEPS = 3  # the first one warms up

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.weights.bucket_files import SHARED_MEMORY
-from cluster.checks.card import local_gpus
 from cluster.checks.disk_space import checkpoint_bytes, kept_checkpoints
-from cluster.checks.estimates import (
+from cluster.checks.memory.card import local_gpus
+from cluster.checks.memory.estimates import (
     COPY_SPEED,
     DEVICE_SPEED,
     NETWORK_SPEED,
@@ -20,7 +20,7 @@ from cluster.checks.estimates import (
     sequence_tokens,
     size_text,
 )
-from cluster.checks.memory_limits import loading_text, reference_text, shape_text
+from cluster.checks.memory.limits import loading_text, reference_text, shape_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.prompts import evaluates

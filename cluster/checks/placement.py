@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from cluster.checks.estimates import GIB, VERIFIER_RUNTIME, derive, loading_memory, sampler_host_memory
+from cluster.checks.memory.estimates import GIB, VERIFIER_RUNTIME, derive, loading_memory, sampler_host_memory
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.checks.card import local_gpus
+from cluster.checks.memory.card import local_gpus
 from cluster.checks.model_facts import read_config, read_json, weights_problems
 from cluster.checks.model_support import support_problems, text_settings
 from cluster.errors import UsageError

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.checks.adapters import adapter_sizes, dropout_problems
-from cluster.checks.card import local_gpus
 from cluster.checks.disk_space import disk_warnings
 from cluster.checks.dry_run import load_model_facts, warnings_of
-from cluster.checks.estimates import Derived, derive, has_samplers
-from cluster.checks.memory_limits import memory_problems, memory_warnings
+from cluster.checks.memory.card import local_gpus
+from cluster.checks.memory.estimates import Derived, derive, has_samplers
+from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.checks.gradient_memory import gradient_memory
+from cluster.checks.memory.gradients import gradient_memory
 from learner.batching import TrainingSequence
 from learner.engine import Engine
 from tests.learner.partitioning import check_partitioned

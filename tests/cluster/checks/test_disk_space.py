@@ -12,7 +12,7 @@ import pytest
 from cluster.checks import disk_space
 from cluster.checks.disk_space import checkpoint_bytes, disk_warnings, kept_checkpoints
 from cluster.checks.dry_run import report
-from cluster.checks.estimates import derive
+from cluster.checks.memory.estimates import derive
 from cluster.checks.model_facts import read_model
 from cluster.config import RunConfig, build_config
 

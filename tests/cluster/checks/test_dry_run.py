@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cluster.checks.dry_run import load_model_facts, report, warnings_of
-from cluster.checks.estimates import GIB, derive
-from cluster.checks.memory_limits import memory_problems
+from cluster.checks.memory.estimates import GIB, derive
+from cluster.checks.memory.limits import memory_problems
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.config import build_config
 from cluster.errors import UsageError

@@ -11,8 +11,8 @@ import pytest
 
 from cluster.checks.adapters import AdapterSizes
 from cluster.checks.dry_run import report
-from cluster.checks.estimates import GIB, Derived, derive
-from cluster.checks.memory_limits import memory_problems, memory_warnings
+from cluster.checks.memory.estimates import GIB, Derived, derive
+from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.config import RunConfig, load_config
@@ -189,25 +189,25 @@ def test_an_update_slower_than_its_deadline_is_warned_about(repository: Path) ->
 
 
 def test_weights_in_transit_must_fit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.checks import memory_limits
+    from cluster.checks.memory import limits
 
     model = ModelFacts(500_000_000, "LlamaForCausalLM", 24, 1024, 32_000, 4096, 4096)
     config, found = figures(repository, "cluster/presets/local.yaml", model)
     assert found.transit and found.transit.shared_memory == 2e9
-    monkeypatch.setattr(memory_limits, "_free_shared_memory", lambda: 64.0 * 2**20)  # a container's default
+    monkeypatch.setattr(limits, "_free_shared_memory", lambda: 64.0 * 2**20)  # a container's default
     (problem,) = memory_problems(config, found, None, available=1e12)
     assert "--shm-size" in problem and "64.0 MiB" in problem
     config, found = figures(repository, "cluster/presets/local.yaml", model, "broadcast.transport=object_store")
-    monkeypatch.setattr(memory_limits, "_free_shared_memory", lambda: 1e12)
+    monkeypatch.setattr(limits, "_free_shared_memory", lambda: 1e12)
     (problem,) = memory_problems(config, found, None, available=1e12)
     assert "cluster.object_store_mib = 512" in problem and "broadcast.transport = auto" in problem
 
 
 def test_ranks_that_load_at_once_must_fit_the_host(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.checks import memory_limits
+    from cluster.checks.memory import limits
 
-    monkeypatch.setattr(memory_limits, "local_gpus", lambda: 8)
-    monkeypatch.setattr(memory_limits, "_free_shared_memory", lambda: 1e12)
+    monkeypatch.setattr(limits, "local_gpus", lambda: 8)
+    monkeypatch.setattr(limits, "_free_shared_memory", lambda: 1e12)
     config, found = figures(repository, EIGHT, QWEN3_4B)
     assert not memory_problems(config, found, None, available=12 * GIB)
     (problem,) = memory_problems(config, found, None, available=8 * GIB)
@@ -215,7 +215,7 @@ def test_ranks_that_load_at_once_must_fit_the_host(repository: Path, monkeypatch
     config, found = figures(repository, EIGHT, QWEN3_4B, "loss.kl_coefficient=0.01", "learner.zero_stage=2")
     (problem,) = memory_problems(config, found, None, available=12 * GIB)
     assert "every rank reads the KL reference" in problem and "set learner.zero_stage = 3" in problem
-    monkeypatch.setattr(memory_limits, "local_gpus", lambda: 0)  # a laptop on which the layout is only looked at
+    monkeypatch.setattr(limits, "local_gpus", lambda: 0)  # a laptop on which the layout is only looked at
     assert not memory_problems(config, found, None, available=8 * GIB)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.checks.gradient_memory import GradientMemory, gradient_memory
+from cluster.checks.memory.gradients import GradientMemory, gradient_memory
 from learner.settings import LearnerSettings
 
 P, LARGEST = 1000, 100

@@ -8,8 +8,8 @@ import pytest
 
 from cluster.checks import dry_run, refusals
 from cluster.checks.dry_run import warnings_of
-from cluster.checks.estimates import derive
-from cluster.checks.memory_limits import memory_problems, memory_warnings
+from cluster.checks.memory.estimates import derive
+from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.placement import sizes_of
 from cluster.checks.ray_cluster import layout_problems

@@ -10,10 +10,11 @@ import pytest
 
 from actors.card_memory import OWN_CARD, utilization
 from actors.settings import SamplerSettings
-from cluster.checks import card, dry_run, preflight
+from cluster.checks import dry_run, preflight
 from cluster.checks.dry_run import warnings_of
-from cluster.checks.estimates import GIB, derive, reserved_memory, shape_of, shared_card_need
-from cluster.checks.memory_limits import memory_problems
+from cluster.checks.memory import card
+from cluster.checks.memory.estimates import GIB, derive, reserved_memory, shape_of, shared_card_need
+from cluster.checks.memory.limits import memory_problems
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import ConfigError, RunConfig, build_config, load_config
 from cluster.config.rules import gpus_wanted

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 
 from actors.weights.bucket_files import SHARED_MEMORY
-from cluster.checks.card import card_bytes, local_gpus
-from cluster.checks.estimates import (
+from cluster.checks.memory.card import card_bytes, local_gpus
+from cluster.checks.memory.estimates import (
     GIB,
     MIB,
     Derived,

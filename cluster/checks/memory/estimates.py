@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from actors.card_memory import utilization
 from actors.queue.state import staleness_bound
 from cluster.checks.adapters import AdapterSizes
-from cluster.checks.card import card_bytes
-from cluster.checks.gradient_memory import GradientMemory, gradient_memory
+from cluster.checks.memory.card import card_bytes
+from cluster.checks.memory.gradients import GradientMemory, gradient_memory
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
