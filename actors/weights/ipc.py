@@ -56,6 +56,13 @@ class Segment:
         # torch's counter of receivers is 1 from now on.
         self._counter = exported[1][_COUNTER] if self.flat.is_cuda else None
 
+    def lend_again(self) -> None:
+        """Before another version. Host memory, as in tests, is removed by the first receiver that has no export of its
+        own; a card's is not.
+        """
+        if not self.flat.is_cuda:
+            self.handle = bytes(ForkingPickler.dumps(reduce_tensor(self.flat)))
+
     def free(self) -> None:
         """Free the memory, which no receiver may use any more, also if the counter says so: one that died."""
         if self._counter is not None:
@@ -116,6 +123,8 @@ class IpcTransfer(WeightTransfer):
         elif self._segments[index].flat.numel() < nbytes:  # under learner.lora the first update may be a part
             self._segments[index].free()
             self._segments[index] = Segment(nbytes, device)
+        else:
+            self._segments[index].lend_again()
         segment = self._segments[index]
         manifest, _ = packed_buckets.flatten(tensors, out=segment.flat)
         return manifest | {HANDLE: segment.handle}

@@ -80,6 +80,15 @@ def test_a_sampler_gets_all_buckets_in_one_update(transfer: IpcTransfer) -> None
     assert asyncio.run(received()) == [128 + 192]
 
 
+@pytest.mark.slow  # processes that import torch
+def test_a_sampler_that_unmaps_each_version_gets_the_next_one(transfer: IpcTransfer) -> None:
+    for _ in range(4):
+        version = published(transfer)
+        given = pickle.dumps(version.payload.manifests)
+        subprocess.run([sys.executable, "-c", READER], input=given, capture_output=True, timeout=120, check=True)
+        transfer.release(version.payload)
+
+
 def test_versions_are_written_to_the_same_memory_under_the_same_handles(transfer: IpcTransfer) -> None:
     first = published(transfer)
     transfer.release(first.payload)
