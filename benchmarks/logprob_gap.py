@@ -29,12 +29,12 @@ Samples = list[tuple[list[int], np.ndarray, np.ndarray]]  # prompt, response, lo
 
 async def sample(options: argparse.Namespace, prompts: list[list[int]], head: str) -> Samples:
     """Responses of an engine whose head has the type `head`: float32, or model."""
-    plain = vllm_backend._engine_arguments
+    plain = vllm_backend.engine_arguments
 
     def changed(*arguments: Any) -> dict[str, Any]:
         return plain(*arguments) | {"hf_overrides": {"head_dtype": head}}
 
-    vllm_backend._engine_arguments = changed
+    vllm_backend.engine_arguments = changed
     rollout = RolloutSettings(max_prompt_tokens=32, max_response_tokens=MAX_TOKENS)
     engine = vllm_backend.VllmEngine(options.model, "bfloat16", SamplerSettings(kv_cache_gib=0.25), rollout)
     try:
@@ -46,7 +46,7 @@ async def sample(options: argparse.Namespace, prompts: list[list[int]], head: st
         groups = await asyncio.gather(*calls)
     finally:
         engine.shutdown()
-        vllm_backend._engine_arguments = plain
+        vllm_backend.engine_arguments = plain
     return [(p, c.tokens, c.logprobs) for p, group in zip(prompts, groups, strict=True) for c in group]
 
 
