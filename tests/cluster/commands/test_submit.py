@@ -250,7 +250,7 @@ def test_a_job_is_listed_followed_and_stopped_with_time_to_save(head: Head) -> N
         if "ticking" in line:
             break
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=90)
     output = "".join(lines) + rest
     assert process.returncode == 130, output
     job = next(line.split()[1] for line in lines if line.startswith("job "))
