@@ -61,10 +61,8 @@ class Learner:
         from transformers import AutoModelForCausalLM
 
         setting = work.setting
-        if setting.device == "cpu":
-            torch.multiprocessing.set_sharing_strategy(
-                "file_system"
-            )  # the handles of ipc must mean something elsewhere
+        if setting.device == "cpu":  # the handles of ipc must mean something in other processes
+            torch.multiprocessing.set_sharing_strategy("file_system")
         model = AutoModelForCausalLM.from_pretrained(work.model, dtype=getattr(torch, setting.dtype))
         self._model = model.to(setting.device)
         self._transfer = make_transfer(broadcast, "benchmark")

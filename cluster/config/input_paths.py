@@ -121,13 +121,13 @@ def with_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 def without_patterns(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a configuration's mapping that names the files which its patterns match here, if there are any."""
-    keys = [key for key in INPUT_KEYS if key.startswith(PATTERNS)]
-    values = {key: value_at(tree, key) for key in keys}
-    named = {
-        key: [path for name, text in _texts(key, value) for _, path in _files(name, text)]
-        for key, value in values.items()
-    }
-    return with_values(tree, {key: named[key] for key in keys if named[key] not in ([], [values[key]], values[key])})
+    changed = {}
+    for key in (key for key in INPUT_KEYS if key.startswith(PATTERNS)):
+        names = [text for _, text in _texts(key, value_at(tree, key))]
+        files = [path for name in names for _, path in _files(key, name)]
+        if files != names:
+            changed[key] = files
+    return with_values(tree, changed)
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
@@ -34,7 +35,7 @@ def named_files(value: str | Sequence[str], key: str) -> list[str]:
     """
     names = [value] if isinstance(value, str) else value
     files = [file for name in names for file in _files(name, key)]
-    repeated = next((file for file in files if files.count(file) > 1), None)
+    repeated = next((file for file, count in Counter(files).items() if count > 1), None)
     if repeated is not None:
         raise ValueError(f"{key} names the file {repeated} twice; name it once")
     return files
