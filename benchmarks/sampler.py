@@ -4,7 +4,7 @@ The actor adds a Ray call per prompt, behaviour log-probabilities, weight versio
 `vllm.LLM.generate` does. Both engines are up at the same time and take turns, so that a slow phase of the machine
 hits both; figures are medians of the turns.
 
-    python benchmarks/sampler.py [--model models/countdown-base] [--prompts 32] [--n 16] [--repeats 5]
+    python -m benchmarks.sampler [--model models/countdown-base] [--prompts 32] [--n 16] [--repeats 5]
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ One sync writes the packed buckets to shared memory (`publish`), pauses generati
 phases, compares the echoed version and resumes. It copies every byte at least three times (into the bucket, into the
 layer, into the packed form that the CPU kernels want), so a third of memcpy's bandwidth is the ceiling.
 
-    python benchmarks/weight_sync.py [--model models/countdown-base] [--repeats 7]
+    python -m benchmarks.weight_sync [--model models/countdown-base] [--repeats 7]
 
 Without --model it also measures a random 50-million-parameter Llama, where bandwidth and not latency decides.
 """
