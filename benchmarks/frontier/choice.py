@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,7 +60,9 @@ def chosen(store: Store, plan: Plan, contender: str, k: int) -> Choice:
         scores[rate] = float(np.mean(values))
     rate = max(scores, key=scores.__getitem__)
     choice = Choice(rate, steps_by_rate[rate])
-    return Choice(rate, choice.steps, _best_temperature(store, plan, contender, choice, k))
+    if not plan.tunes_temperature:
+        return replace(choice, temperature=plan.temperatures[0])
+    return replace(choice, temperature=_best_temperature(store, plan, contender, choice, k))
 
 
 def chosen_base(store: Store, plan: Plan, k: int) -> Choice:

@@ -61,10 +61,9 @@ def hours_left(store: Store, plan: Plan) -> str:
     missing = [run for run in plan.runs if store.get(_last(plan, *run)) is None]
     models = len(plan.contenders) * len(plan.ks) * len(plan.seeds)
     training = len(missing) * plan.training_seconds() / plan.costs.jobs / HOUR
-    tuning, test = (
-        models * plan.evaluation_seconds(samples) / plan.costs.jobs / HOUR
-        for samples in (plan.validation.samples * len(plan.temperatures), plan.test.samples)
-    )
+    samples = plan.validation.samples * len(plan.temperatures)
+    tuning = models * plan.evaluation_seconds(samples) / plan.costs.jobs / HOUR if plan.tunes_temperature else 0.0
+    test = models * plan.evaluation_seconds(plan.test.samples) / plan.costs.jobs / HOUR
     return (
         f"plan {plan.digest}: {len(missing)} of {len(plan.runs)} training runs are missing, {training:.1f} hours. "
         f"Temperatures on validation: at most {models} models, {tuning:.1f} hours. "
@@ -74,6 +73,9 @@ def hours_left(store: Store, plan: Plan) -> str:
 
 def _introduction(folder: Path, store: Store, plan: Plan, source: Path, finished: Sequence[str]) -> str:
     done = sum(store.get(_last(plan, *run)) is not None for run in plan.runs)
+    tuned = "the learning rate and then the temperature by the mean over seeds"
+    if len(plan.rates) == 1 and not plan.tunes_temperature:
+        tuned = "and nothing else, because the plan has one learning rate and one temperature"
     return (
         f"The plan is `{source}` (digest {plan.digest}): {len(plan.contenders)} contenders, "
         f"{len(plan.rates)} learning rates, {len(plan.seeds)} seeds, {plan.steps} steps, an evaluation every "
@@ -81,9 +83,8 @@ def _introduction(folder: Path, store: Store, plan: Plan, source: Path, finished
         "their runs.\n\n"
         f"Validation: {plan.validation.prompts} prompts, {plan.validation.n} samples each. Test: {plan.test.prompts} "
         f"prompts, {plan.test.n} samples each. Each contender is tuned for each k separately, always on the validation "
-        "split: the step of each run by `evaluation.keep_best`, the learning rate and then the temperature by the mean "
-        "over seeds. Differences have 95 % t intervals over seeds and prompts, paired by both; they treat the chosen "
-        "rate and temperature as fixed.\n\n"
+        f"split: the step of each run by `evaluation.keep_best`, {tuned}. Differences have 95 % t intervals over seeds "
+        "and prompts, paired by both; they treat the chosen rate and temperature as fixed.\n\n"
         f"`python -m benchmarks.frontier report --plan {source} --evidence {folder}` recomputes every number of this "
         "page from `counts.parquet`, which holds the number of right answers of each prompt. `python -m "
         f"benchmarks.frontier run --plan {source} --evidence again` repeats everything. The samples and models are not "

@@ -73,6 +73,11 @@ class Plan(Planned):
         """k of `evaluation.keep_best`; the best steps for the other ks are found by the same rule."""
         return self.ks[len(self.ks) // 2]
 
+    @property
+    def tunes_temperature(self) -> bool:
+        """Whether there is a choice; the only temperature of a plan needs no samples of the trained models."""
+        return len(self.temperatures) > 1
+
     def training_keys(self, contender: str, rate: float, seed: int) -> tuple[str, ...]:
         """Overrides of a training run, all but its directory."""
         return (

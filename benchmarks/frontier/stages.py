@@ -69,8 +69,9 @@ class Stages:
         self._all([*(partial(self._evaluate, one) for one in self._missing([base])), *jobs])
 
     def tune(self) -> None:
-        """Stage 2: the chosen models on the validation split at every temperature."""
-        self._evaluate_all(self._missing(self._chosen_on_validation(self.plan.temperatures)))
+        """Stage 2: the chosen models on the validation split at every temperature, if there are several."""
+        if self.plan.tunes_temperature:
+            self._evaluate_all(self._missing(self._chosen_on_validation(self.plan.temperatures)))
 
     def test(self) -> None:
         """Stage 3: the tuned models, and the base model, on the test split."""

@@ -85,11 +85,13 @@ def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
 
 
 def temperatures_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
-    """Validation values of the chosen models at all measured temperatures; empty if none is measured.
+    """Validation values of the chosen models at all measured temperatures; empty if there is nothing to compare.
 
     With temperatures that are not of the plan, also the differences to the base model at each one's best temperature.
     """
     others = {key.temperature for key, _ in store.items() if key.split == "validation"} - set(plan.temperatures)
+    if not others and not plan.tunes_temperature:
+        return ""
     temperatures = sorted(others | set(plan.temperatures))
     rows = [["contender", "tuned for", *(f"{temperature:g}" for temperature in temperatures)]]
     gains = [["minus the base model", *(f"pass@{k}" for k in plan.ks)]]

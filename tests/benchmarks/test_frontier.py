@@ -185,6 +185,21 @@ def test_other_temperatures_are_shown_and_decide_nothing(plan: Plan, tmp_path: P
     assert "| contender | tuned for | 0.3 |" in page and "The plan does not have 0.3: measured later" in page
 
 
+def test_one_temperature_is_not_tuned(plan: Plan, tmp_path: Path) -> None:
+    plan = plan.model_copy(update={"temperatures": (1.0,), "rates": (1e-5,)})
+    fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
+    stages = Stages(plan, store, tmp_path / "scratch", fake)
+    stages.train()
+    trained = len(fake.calls)
+    stages.tune()
+    assert len(fake.calls) == trained
+    stages.test()
+    assert all("evaluation.split=test" in call for call in fake.calls[trained:])
+    write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
+    page = (tmp_path / "README.md").read_text()
+    assert "## Test split" in page and "one learning rate and one temperature" in page and "By temperature" not in page
+
+
 def test_a_lost_model_is_trained_again(plan: Plan, tmp_path: Path) -> None:
     fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
     Stages(plan, store, tmp_path / "one", fake).train()
