@@ -1,6 +1,7 @@
 """Log-probabilities and entropies from the output head, in chunks of positions, as one function for autograd.
 
-Products of bfloat16 weights have float32 results: rounded logits would add to the gap between learner and sampler. The
+On GPUs, products of bfloat16 weights have float32 results: rounded logits would add to the gap between learner and
+sampler. On CPUs both sides round them, because there is no fast product with float32 results (docs/staleness.md). The
 head's gradient is summed over the chunks in float32 and rounded once.
 """
 
@@ -119,8 +120,8 @@ class _Head(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(hidden_CH, weight_VH)
         ctx.sums = sums
-        if weight_VH.dtype == torch.float32:
-            return torch.nn.functional.linear(hidden_CH, weight_VH, bias_V)
+        if weight_VH.dtype == torch.float32 or not weight_VH.is_cuda:
+            return torch.nn.functional.linear(hidden_CH, weight_VH, bias_V).float()
         logits_CV = _product(hidden_CH, weight_VH.t())
         return logits_CV if bias_V is None else logits_CV.add_(bias_V)
 

@@ -375,10 +375,10 @@ def engine_arguments(
         use_tqdm_on_load=False,
         generation_config="vllm",  # sampling defaults of the model directory must not change the distribution
     )
-    if dtype == "bfloat16":  # rounded logits would differ from the learner's, which are not rounded either
-        arguments["hf_overrides"] = {"head_dtype": "float32"}
     arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
     if sampler.gpus:
+        if dtype == "bfloat16":  # the learner's logits are not rounded on a GPU either (learner/chunked_head.py)
+            arguments["hf_overrides"] = {"head_dtype": "float32"}
         arguments["tensor_parallel_size"] = sampler.tensor_parallel
         # By default vLLM takes its Ray executor in a placement group, where samplers may run; an engine is on one node.
         arguments["distributed_executor_backend"] = "mp" if sampler.tensor_parallel > 1 else "uni"

@@ -16,6 +16,7 @@ from learner.backends import packed_attention
 from learner.backends.packed_attention import ROWS, VARLEN
 from learner.backends.packing import packed_arguments, prepare_packing
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
+from learner.chunked_head import _Head
 from learner.packing_check import mixes_packed_sequences
 from learner.response_logprobs import ResponseTokens, return_logprobs
 
@@ -204,8 +205,8 @@ def bfloat16_results(architecture: str, positions: int | None, freeze_head: bool
     return [found.detach(), model.model.layers[-1].mlp.down_proj.weight.grad, head.weight.grad]
 
 
-def exact_head(architecture: str) -> list[torch.Tensor]:
-    """The same from the same hidden states in float64, by autograd over all logits at once."""
+def exact_head(architecture: str, rounded: bool = False) -> list[torch.Tensor]:
+    """The same from the same hidden states in float64, by autograd over all logits at once. `rounded`: to bfloat16."""
     model = tiny_model(architecture).to(torch.bfloat16)
     hidden: list[torch.Tensor] = []
     model.lm_head.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
@@ -219,7 +220,8 @@ def exact_head(architecture: str) -> list[torch.Tensor]:
         )
     weight = model.lm_head.weight.detach().double().requires_grad_()
     index = torch.from_numpy(batch.logit_index_N)
-    logits = hidden[0].flatten(0, 1)[index].double() @ weight.T / TEMPERATURE
+    logits = hidden[0].flatten(0, 1)[index].double() @ weight.T
+    logits = (logits.bfloat16().double() if rounded else logits) / TEMPERATURE
     logprobs = logits.log_softmax(-1).gather(-1, tokens.flatten()[index + 1, None])[:, 0]
     order = np.argsort(batch.index_B)
     cells = torch.zeros(batch.response_mask_BR.size, dtype=torch.float64).scatter(
@@ -230,9 +232,9 @@ def exact_head(architecture: str) -> list[torch.Tensor]:
     return [logprobs.detach(), weight.grad]
 
 
-def test_logits_of_bfloat16_weights_are_not_rounded() -> None:
-    """The log-probabilities equal those of the same hidden states in float64, to the rounding of float32."""
-    expected, _ = exact_head("Llama")
+def test_logits_of_bfloat16_weights_are_rounded_once_on_a_cpu() -> None:
+    """As the sampler's are there: equal to those of the same hidden states in float64 that are rounded once."""
+    expected, _ = exact_head("Llama", rounded=True)
     for positions in (None, 64, 3):
         found = bfloat16_results("Llama", positions)[0]
         torch.testing.assert_close(found.double(), expected, atol=5e-6, rtol=0)
@@ -484,6 +486,17 @@ def test_an_old_or_unfit_gpu_packs_on_request(monkeypatch: pytest.MonkeyPatch) -
             setattr(model.config, name, value)
         assert not prepare_packing(model, "auto", device)
         assert prepare_packing(model, True, device) and model.config._attn_implementation == ROWS
+
+
+@pytest.mark.gpu
+def test_logits_of_bfloat16_weights_are_not_rounded_on_a_gpu() -> None:
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(*s, device="cuda", dtype=torch.bfloat16) for s in ((8, 64), (96, 64), (96,)))
+    for b in (None, bias):
+        found = _Head.apply(hidden, weight, b, None)
+        expected = hidden.double() @ weight.double().T + (0 if b is None else b.double())
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.gpu

@@ -214,9 +214,8 @@ def sampler_memory_of(config: RunConfig, shape: Shape | None) -> float | None:
         return sampler.gpus * card * utilization(sampler, card, reserved_memory(config, shape))
     if shape is None:
         return None
-    # vLLM packs CPU weights for its kernels next to the loaded ones. The head is copied, to compute logits in float32.
-    head = 4 * shape.vocabulary * shape.hidden if config.model.dtype == "bfloat16" else 0
-    return 2 * shape.parameters * weight_bytes(config) + head + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
+    # vLLM packs CPU weights for its kernels next to the loaded ones.
+    return 2 * shape.parameters * weight_bytes(config) + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
 
 
 def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
