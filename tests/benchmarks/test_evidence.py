@@ -35,6 +35,7 @@ from verifiers.tasks.registry import make_task
 INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?:\*\*)?(?: points)? \[([+-]?\d+\.\d+), ([+-]?\d+\.\d+)\]")
 
 
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 PLANNED = [("countdown-small", "frontier"), ("countdown-hard", "frontier-hard"), ("countdown-methods", "methods")]
 
 
@@ -146,7 +147,7 @@ def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path,
         for step in runs[0]:
             points[name, rate, step] = [np.mean([run[step].pass_at(k).mean() for run in runs]) for k in (8, 1)]
     best = {name: max(point for key, point in points.items() if key[0] == name) for name in plan.contenders}
-    assert f"above {best['mean'][0]:.3f} at k = 8" in page
+    assert f"no point of ordinary RL is above {best['mean'][0]:.3f} at k = 8" in page
     assert f"reaches {best['pass8'][0]:.3f}, with a pass@1 of {best['pass8'][1]:.2f}" in page
     late = points["mean", 3e-5, 100]
     assert f"has {late[0]:.3f} with a pass@1 of {late[1]:.2f}" in page
@@ -157,10 +158,20 @@ def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path,
     share, prompts = _lead_on_rarely_solved(store, plan, "pass8", 8)
     assert f"{100 * prompts:.0f} % of the prompts" in page and "five sixths" in page
     assert share == pytest.approx(5 / 6, abs=0.03)
+    easy = [_value_on_easy(store, plan, name, 8) for name in ("base", *plan.contenders)]
+    assert "all models have a pass@8 of 0.98 or more" in page and min(easy) >= 0.98
     hard_plan = load_plan(repository / "benchmarks/frontier/countdown-hard.yaml")
     hard_store = Store(evidence / "frontier-hard" / "counts.parquet", hard_plan.digest)
     share, prompts = _lead_on_rarely_solved(hard_store, hard_plan, "pass16", 16)
     assert f"{100 * share:.0f} % of it (k = 16)" in page and f"are {100 * prompts:.0f} % of the prompts" in page
+    easy = [_value_on_easy(hard_store, hard_plan, name, 16) for name in ("base", *hard_plan.contenders)]
+    assert "all models have a pass@16 above 0.99" in page and min(easy) > 0.99
+
+
+def _value_on_easy(store: Store, plan: Plan, name: str, k: int) -> float:
+    """pass@k on the test prompts that the base model solves in more than 30 % of its answers."""
+    base = store.get(Key("base", 0.0, 0, 0, "test", 0.8))
+    return float(values(store, plan, name, k)[:, base.right_P > 0.3 * base.samples].mean())
 
 
 def _lead_on_rarely_solved(store: Store, plan: Plan, contender: str, k: int) -> tuple[float, float]:
@@ -180,8 +191,7 @@ def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidenc
     tuned_SP, base_SP = (values(store, plan, name, 8)[:, :256] for name in ("pass8", "base"))
     assert f"On the first 256 prompts it is {tuned_SP.mean() - base_SP.mean():.3f}," in page
     gain = paired_difference_of_runs(cells["base", 0.4].pass_at(8), tuned_SP)
-    assert f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f})" in page
-    assert f"the gain is {gain.value:.3f} with an interval that contains 0" in page and gain.low < 0
+    assert page.count(f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f})") == 2 and gain.low < 0
     readme = " ".join((repository / "README.md").read_text().split())
     assert f"this gain is {gain.value:.3f}, and its interval contains 0" in readme
     untuned = cells["pass8", 0.8].pass_at(8).mean()
@@ -196,19 +206,122 @@ def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidenc
     assert f"the two rates differ by {best[7e-5] - best[3e-5]:.3f} at the chosen steps" in page
 
 
-def test_the_verdicts_are_the_same_over_the_contrasts_of_all_plans(evidence: Path, repository: Path) -> None:
-    raw, verdicts = [], []
+def test_the_page_names_the_verdicts_that_change_over_the_contrasts_of_all_plans(
+    evidence: Path, repository: Path
+) -> None:
+    by_plan = [*_frontier_pairs(evidence, repository), *_other_pairs(evidence, repository)]
+    raw = {name: paired_p_value(*pair) for pairs in by_plan for name, pair in pairs.items()}
+    within = [p for pairs in by_plan for p in holm([raw[name] for name in pairs], len(pairs))]
+    over_all = dict(zip(raw, holm([*raw.values()], len(raw)), strict=True))
+    assert [len(pairs) for pairs in by_plan] == [3, 3, 4, 2, 3]
+    changed = {name: p for (name, p), own in zip(over_all.items(), within, strict=True) if (p < 0.05) != (own < 0.05)}
+    assert set(changed) == {"frontier-hard: pass16 minus mean at 32", "variational minus exact"}
+    page = " ".join((evidence / "README.md").read_text().split())
+    first, second = changed.values()
+    assert f"hard problems at 32 answers (p {first:.3f})" in page
+    assert f"the variational minus the exact form (p {second:.3f})" in page
+
+
+def _frontier_pairs(evidence: Path, repository: Path) -> list[Pairs]:
+    """Both sides of the primary contrasts of each plan, by name."""
+    found = []
     for name, page in PLANNED:
         plan = load_plan(repository / f"benchmarks/frontier/{name}.yaml")
         store = Store(evidence / page / "counts.parquet", plan.digest)
-        pairs = [(values(store, plan, c.against, c.k), values(store, plan, c.contender, c.k)) for c in plan.primary]
-        found = [paired_p_value(*pair) for pair in pairs]
-        raw += found
-        verdicts += [p < 0.05 for p in holm(found, len(found))]
-    adjusted = holm(raw, len(raw))
-    assert len(raw) == 10 and [p < 0.05 for p in adjusted] == verdicts
-    text = (evidence / "README.md").read_text()
-    assert f"the largest p value below 0.05 is {max(p for p in adjusted if p < 0.05):.3f}" in " ".join(text.split())
+        found.append(
+            {
+                f"{page}: {c.contender} minus {c.against} at {c.k}": (
+                    values(store, plan, c.against, c.k),
+                    values(store, plan, c.contender, c.k),
+                )
+                for c in plan.primary
+            }
+        )
+    return found
+
+
+def _other_pairs(evidence: Path, repository: Path) -> list[Pairs]:
+    """The same of the refreshed verifiers and of imitation with a learned verifier."""
+    plan, folder = load_refresh(repository / "benchmarks/refresh/countdown.yaml"), evidence / "refresh"
+    measures = Measures(
+        plan, Evaluations(folder / "evaluations.parquet", plan.digest), Courses(folder / "courses.parquet", plan.digest)
+    )
+    refresh = {
+        f"{c.value}: {c.contender} minus {c.against}": (
+            measures.value(c.against, c.value, c.k),
+            measures.value(c.contender, c.value, c.k),
+        )
+        for c in plan.primary
+    }
+    runs = _imitation_by_verifier(evidence)
+    best_of_8 = {name: np.stack([run.value("best_of_k", 8) for run in found]) for name, found in runs.items()}
+    imitation = {
+        f"{c.contender} minus {c.against}": (best_of_8[c.against], best_of_8[c.contender])
+        for c in EXPERIMENTS["imitation-learned"].primary
+    }
+    return [refresh, imitation]
+
+
+def _imitation_by_verifier(evidence: Path) -> dict[str, list[Result]]:
+    """The runs on the test split, by contender."""
+    results = Results(evidence / "imitation-learned" / "runs.parquet")
+    found: dict[str, list[Result]] = {}
+    for key, result in results.items():
+        if key.split == "test":
+            found.setdefault(key.contender, []).append(result)
+    return found
+
+
+def test_the_statements_on_rates_and_neighbors_in_k_follow_from_the_runs(evidence: Path) -> None:
+    runs = dict(_test_runs(evidence / "objectives"))
+    page = " ".join((evidence / "README.md").read_text().split())
+
+    def by_run(name: str, k: int) -> np.ndarray:
+        return np.stack([runs[name, seed].value("pass_at_k", k) for seed in range(3)])
+
+    kept = []
+    for name, k in (("pass4-loo", 4), ("pass8-loo", 8), ("pass16-loo1", 16)):
+        gain, slow = (by_run(name, k).mean() - by_run(mean, k).mean() for mean in ("mean", "mean-slow"))
+        kept.append(f"{100 * slow / gain:.0f} % ")
+    assert f"{kept[0]}is left for pass@4 at k = 4" in page
+    assert f"{kept[1]}for pass@8 at k = 8 and {kept[2]}for pass@16 at k = 16" in page
+    near = ("pass4-loo", "pass8-loo", "mixture", "rlb-p")
+    means = [by_run(name, 8).mean() for name in near]
+    differences = [paired_difference_of_runs(by_run(a, 8), by_run(b, 8)) for a, b in combinations(near, 2)]
+    assert f"within {max(means) - min(means):.3f} of each other" in page
+    assert f"differences reach to {max(max(-d.low, d.high) for d in differences):.2f}" in page
+
+
+def test_the_statements_on_right_answers_after_imitation_follow_from_the_runs(evidence: Path) -> None:
+    page = " ".join((evidence / "README.md").read_text().split())
+    runs = _imitation_by_verifier(evidence)
+    of = {
+        (name, k): np.mean([run.value("pass_at_k", k).mean() for run in found])
+        for name, found in runs.items()
+        for k in (8, 64)
+    }
+    at_8, at_64 = ([f"{of[name, k]:.3f}" for name in ("exact", "variational", "base", "sft")] for k in (8, 64))
+    assert f"pass@8 is {at_8[0]} with the exact and {at_8[1]} with the variational form, {at_8[2]} before" in page
+    assert f"training and {at_8[3]} with SFT; pass@64 is {', '.join(at_64[:3])} and {at_64[3]}" in page
+    learned = Results(evidence / "learned" / "runs.parquet")
+    (base,) = (result for key, result in learned.items() if key.contender == "base")
+    assert np.array_equal(base.values["best_of_k"], runs["base"][0].values["best_of_k"])  # the same verifier, too
+    assert "learned and imitation-learned have the same verifier" in page
+
+
+def test_where_the_learned_verifier_accepts_more_wrong_answers(evidence: Path) -> None:
+    results = dict(_test_runs(evidence / "learned"))
+    base, rise, of_few, few = results["base", 0].fooled, 0.0, 0.0, []
+    for seed in range(3):
+        run = results["mean", seed]
+        wrong_P = 1 - run.value("pass_at_k", 1)
+        known_P = ~np.isnan(run.fooled) & ~np.isnan(base)
+        more_P = (run.fooled - base)[known_P]
+        rise, of_few = rise + more_P.sum(), of_few + more_P[wrong_P[known_P] <= 0.1].sum()
+        few.append((wrong_P[known_P] <= 0.1).mean())
+    page = " ".join((evidence / "README.md").read_text().split())
+    assert of_few / rise == pytest.approx(0.75, abs=0.03) and "Three quarters of that rise" in page
+    assert f"on the {100 * np.mean(few):.0f} % of the prompts" in page
 
 
 def test_the_pages_name_the_runs_that_they_share(evidence: Path) -> None:
