@@ -166,9 +166,9 @@ EXPERIMENTS = {
         tuple(VERIFIER),
         "The verifier is a classifier that `bonrl train-verifier` trained on 32,768 labeled answers of the base model "
         "to training prompts. Training uses the true reward; deployment selects by the verifier. The runs of pass@8 "
-        "and of the mean, and the samples of the base model, are those of the page `objectives`, with other scores. The "
-        "learning rate of pass@8 was first chosen by Best-of-8 with the verifier, 7e-05; this was changed after the test "
-        "results were known ([measurements](../README.md)).",
+        "and of the mean, and the samples of the base model, are those of the page `objectives`, with other scores. "
+        "The learning rate of pass@8 was first chosen by Best-of-8 with the verifier, 7e-05; this was changed after "
+        "the test results were known ([measurements](../README.md)).",
     ),
     "lenient": Experiment(
         "lenient",
