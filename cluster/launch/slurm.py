@@ -131,7 +131,12 @@ def _wait(nodes: int, seconds: float) -> list[str]:
 
 
 _RUN = [
-    'bonrl train --config "$scratch/run.yaml" cluster.address="$head_ip:$port" "$@" &',
+    "# `sbatch job.sbatch --resume RUN_DIR` continues a run: it has its own configuration.",
+    'case " $*" in',
+    '*" --resume"* | *" --replay"*) ;;',
+    '*) set -- --config "$scratch/run.yaml" "$@" ;;',
+    "esac",
+    'bonrl train "$@" cluster.address="$head_ip:$port" &',
     "run=$!",
     "trap 'kill -TERM \"$run\" 2>/dev/null' TERM INT  # the run saves a checkpoint and ends",
     "status=0",

@@ -50,7 +50,7 @@ FAKES = {
     "srun": 'echo "srun $*" >> "$LOG"; exec sleep 60',
     "ray": "exit 1",
     "python": 'echo "waits for $4 nodes as $RAY_AUTH_MODE with ${#RAY_AUTH_TOKEN} characters" >> "$LOG"',
-    "bonrl": 'echo "bonrl $*" >> "$LOG"; cp "$3" "$LOG.yaml"; trap "echo stopped >> $LOG; exit 130" TERM; '
+    "bonrl": 'echo "bonrl $*" >> "$LOG"; cp "$3" "$LOG.yaml" 2> /dev/null; trap "echo stopped >> $LOG; exit 130" TERM; '
     "for _ in $(seq $SECONDS_TO_RUN); do sleep 0.1; done; exit 7",
     "seq": 'for i in $(/usr/bin/seq "$@"); do echo $i; done',
     "sleep": 'exec /usr/bin/sleep "$@"',
@@ -58,7 +58,9 @@ FAKES = {
 }
 
 
-def start(tmp_path: Path, seconds: int, *overrides: str) -> tuple[subprocess.Popen[str], Path]:
+def start(
+    tmp_path: Path, seconds: int, *overrides: str, arguments: tuple[str, ...] = ()
+) -> tuple[subprocess.Popen[str], Path]:
     """The script with SLURM's programs, Ray and bonrl replaced; a listener plays Ray's head."""
     bin_, log = tmp_path / "bin", tmp_path / "log"
     bin_.mkdir()
@@ -72,7 +74,7 @@ def start(tmp_path: Path, seconds: int, *overrides: str) -> tuple[subprocess.Pop
         "TMPDIR": str(tmp_path), "SECONDS_TO_RUN": str(seconds),
     }  # fmt: skip
     job = subprocess.Popen(
-        ["bash", str(file)], env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ["bash", str(file), *arguments], env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return job, log
 
@@ -91,6 +93,17 @@ def test_status_of_the_run_is_that_of_the_job_and_every_step_is_started(tmp_path
     assert run.startswith("bonrl train --config ") and run.endswith(" cluster.address=127.0.0.1:6421")
     sent = Path(f"{log}.yaml").read_text()
     assert "name: tuner" in sent and not list(tmp_path.glob("bonrl-42-*")), "the scratch directory is removed"
+
+
+@pytest.mark.parametrize("arguments", [("--resume", "runs/a", "run.steps=9"), ("--replay=runs/a",)])
+def test_a_run_is_continued_on_a_new_cluster_with_its_own_configuration(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    job, log = start(tmp_path, 1, arguments=arguments)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 7, output
+    (run,) = (line for line in log.read_text().splitlines() if line.startswith("bonrl"))
+    assert run == " ".join(["bonrl train", *arguments, "cluster.address=127.0.0.1:6421"])
 
 
 def test_sigterm_of_slurm_reaches_the_run_which_ends_the_job(tmp_path: Path) -> None:
