@@ -21,6 +21,12 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Configuration of the run, with cluster.node_types.")]
+Below = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config", "-c", metavar="YAML", help="Configuration below RUN.yaml, which wins, such as a preset; repeatable."
+    ),
+]
 PlatformName = Literal["ray-aws", "ray-gcp", "ray-onprem", "kuberay", "slurm"]
 To = Annotated[PlatformName, typer.Option("--to", help="Platform.")]
 Directory = Annotated[
@@ -35,6 +41,7 @@ def render(
     overrides: Overrides = None,
     *,
     to: To,
+    below: Below = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Write the files there instead of printing them."),
@@ -46,8 +53,9 @@ def render(
     Examples
       bonrl cluster render --to kuberay cluster/presets/multinode.yaml -o k8s
       bonrl cluster render --to ray-aws cluster/presets/multinode.yaml actors.samplers=6
+      bonrl cluster render --to slurm -c cluster/presets/8xh100.yaml my.yaml -o job
     """
-    layout, platform = _layout(config, overrides, to)
+    layout, platform = _layout([*(below or []), config], overrides, to)
     if platform == "kuberay":
         _warn_of_job_paths(layout)
     if output is None:
@@ -63,6 +71,7 @@ def up(
     overrides: Overrides = None,
     *,
     to: To,
+    below: Below = None,
     output: Directory = None,
     job: Annotated[bool, typer.Option("--job", help="kuberay: run the configuration as a RayJob.")] = False,
 ) -> None:
@@ -70,7 +79,7 @@ def up(
     from cluster.launch import platform_commands
     from cluster.launch.job_paths import check_job_paths
 
-    layout, platform = _layout(config, overrides, to)
+    layout, platform = _layout([*(below or []), config], overrides, to)
     if job and platform != "kuberay":
         raise UsageError(f"--job is for --to kuberay; with --to {platform} leave it out")
     if job:
@@ -80,33 +89,37 @@ def up(
 
 
 @app.command()
-def down(config: Run, overrides: Overrides = None, *, to: To, output: Directory = None) -> None:
+def down(
+    config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None
+) -> None:
     """End the cluster, and every job on it."""
     from cluster.launch import platform_commands
 
-    layout, platform = _layout(config, overrides, to)
+    layout, platform = _layout([*(below or []), config], overrides, to)
     files = _write(layout, platform, output or _default_directory(layout))
     _run(platform_commands.down(layout, platform, files))
 
 
 @app.command()
-def status(config: Run, overrides: Overrides = None, *, to: To, output: Directory = None) -> None:
+def status(
+    config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None
+) -> None:
     """Show the nodes of the cluster."""
     from cluster.launch import platform_commands
 
-    layout, platform = _layout(config, overrides, to)
+    layout, platform = _layout([*(below or []), config], overrides, to)
     files = _write(layout, platform, output or _default_directory(layout))
     _run(platform_commands.status(layout, platform, files))
 
 
-def _layout(path: Path, overrides: list[str] | None, to: str) -> tuple[Layout, Platform]:
+def _layout(paths: list[Path], overrides: list[str] | None, to: str) -> tuple[Layout, Platform]:
     from cluster.checks.dry_run import load_model_facts
     from cluster.checks.placement import placement_warnings, sizes_of
     from cluster.config import load_config
     from cluster.launch.layout import make_layout
     from cluster.launch.render import Platform
 
-    config = load_config(path, overrides or [])
+    config = load_config(paths, overrides or [])
     model, missing = load_model_facts(config, must_exist=False)
     layout = make_layout(config, sizes_of(config, model))
     for warning in [*([missing] if missing else []), *placement_warnings(config, model)]:

@@ -56,6 +56,16 @@ def test_files_are_printed_or_written(bonrl: Any, tmp_path: Path, platform: str)
         assert all(document for document in yaml.safe_load_all(out))
 
 
+def test_a_preset_may_lie_below_the_runs_own_file(bonrl: Any, tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_text("run: {steps: 7, name: preset}\n")
+    tree = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    tree.setdefault("run", {})["name"] = "mine"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    status, out, _ = bonrl("render", "--to", "slurm", "-c", "preset.yaml", "mine.yaml")
+    sent = yaml.safe_load(out.partition("<<'BONRL_RUN_YAML'\n")[2].partition("\nBONRL_RUN_YAML\n")[0])
+    assert (status, sent["run"]["steps"], sent["run"]["name"]) == (0, 7, "mine")
+
+
 def test_refusals_are_one_message(bonrl: Any) -> None:
     status, _, err = bonrl("render", "--to", "ray-aws", "run.yaml", "sampler.gpus=16", "sampler.tensor_parallel=16")
     assert status == 2 and "stays on one node" in err
