@@ -9,6 +9,7 @@ from cluster.checks.memory.estimates import GIB, VERIFIER_RUNTIME, derive, loadi
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
+from cluster.config.rules import gpus_wanted
 from cluster.launch.demand import Sizes, plan_run
 from cluster.launch.report import placement_rows
 
@@ -56,6 +57,11 @@ def placement_warnings(config: RunConfig, model: ModelFacts | None) -> list[str]
         found.append(
             f"cluster.node_types.{nodes[0].type_name}.spot = true for the head node: when the provider takes it away, "
             "the run ends and must be resumed; name another node type in cluster.head"
+        )
+    if with_gpus := [name for name, kind in cluster.node_types.items() if kind.gpus and not gpus_wanted(config)]:
+        found.append(
+            f"cluster.node_types.{with_gpus[0]} has GPUs, and no actor uses one: sampler.gpus = 0 and "
+            "learner.gpus_per_rank = 0; set both to 1, or begin with a preset for GPUs (-c cluster/presets/8xh100.yaml)"
         )
     if len(nodes) == 1:
         return found

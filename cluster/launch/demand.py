@@ -12,6 +12,7 @@ from cluster.launch.plan import Bundle, NodeTypes, PlacementError, Plan, make_pl
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
+_NCCL_GIB = 1.0  # files of NCCL and vLLM in /dev/shm of a node with GPUs; NCCL's manual gives containers 1 GiB
 RAY_GIB = 2.0  # Ray's own processes, the driver and the queue on one node
 _STORE_SLACK = 1.5  # groups are copied while they are being read
 _MIN_STORE_GIB = 0.5
@@ -43,7 +44,8 @@ class Sizes:
 
     def shared_memory(self, kind: NodeType) -> int:
         """GiB of /dev/shm that a node needs."""
-        return ceil(self.object_store(kind) + (self.shared_weights if _has_weights(kind) else 0.0))
+        weights = self.shared_weights if _has_weights(kind) else 0.0
+        return ceil(self.object_store(kind) + weights + (_NCCL_GIB if kind.gpus else 0.0))
 
     def reserved(self, kind: NodeType) -> float:
         """GiB of a node that no actor gets."""
@@ -92,7 +94,8 @@ def _too_small(name: str, kind: NodeType, sizes: Sizes) -> list[str]:
     key, needed, store = f"cluster.node_types.{name}", sizes.shared_memory(kind), sizes.object_store(kind)
     parts = f"{store:g} for Ray's object store"
     if needed > store:
-        parts += f" and {sizes.shared_weights:.3g} for weights in transit"
+        parts += f", {sizes.shared_weights if _has_weights(kind) else 0.0:.3g} for weights in transit"
+        parts += f" and {_NCCL_GIB:g} for NCCL" if kind.gpus else ""
     if kind.shm_gib is not None and kind.shm_gib < needed:
         return [
             f"{key}.shm_gib = {kind.shm_gib:g}, but a node needs {needed} GiB of /dev/shm: {parts}; raise it or leave "

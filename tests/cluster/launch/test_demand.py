@@ -47,7 +47,7 @@ def test_pairs_on_one_card_are_planned_together() -> None:
 def test_shared_memory_follows_from_groups_and_weights() -> None:
     types = configuration().cluster.node_types
     assert SIZES.object_store(types["gpu"]) == 76.0  # 1.5 x (0.33 + 50.3), in steps of 0.5
-    assert SIZES.shared_memory(types["gpu"]) == 127 and SIZES.reserved(types["gpu"]) == 129
+    assert SIZES.shared_memory(types["gpu"]) == 128 and SIZES.reserved(types["gpu"]) == 130
     assert SIZES.shared_memory(types["cpu"]) == 1  # verifiers hold no weights
     assert replace(SIZES, groups=4 * 20.0).shared_memory(types["cpu"]) == 120
     assert Sizes().object_store(types["gpu"]) == 0.5
@@ -69,9 +69,9 @@ def test_groups_in_flight_grow_with_n() -> None:
     [
         (
             "cluster.node_types.gpu.shm_gib=100",
-            ("cluster.node_types.gpu.shm_gib = 100", "127 GiB", "weights in transit"),
+            ("cluster.node_types.gpu.shm_gib = 100", "128 GiB", "1 for NCCL", "weights in transit"),
         ),
-        ("cluster.node_types.gpu.memory_gib=120", ("memory_gib = 120", "129 GiB before any actor", "rollout.n")),
+        ("cluster.node_types.gpu.memory_gib=120", ("memory_gib = 120", "130 GiB before any actor", "rollout.n")),
         ("cluster.node_types.gpu.memory_gib=135", ("learner rank", "lacks memory")),
         ("cluster.node_types.gpu.gpus=4", ("sampler.gpus = 8", "stays on one node")),
         ("cluster.node_types.gpu.max=1", ("2 nodes", "cluster.node_types.gpu.max = 1")),
@@ -114,6 +114,8 @@ def test_paths_that_other_nodes_do_not_see_and_a_head_that_may_be_taken_away_are
     assert "model.path = OWNER/NAME is fetched from the hub" in cache and "cluster.environment.HF_HOME" in cache
     shared = configuration("model.path=OWNER/NAME", "cluster.environment.HF_HOME=/shared/huggingface")
     assert placement_warnings(shared, None) == []
+    (idle,) = placement_warnings(configuration("sampler={gpus: 0}", "learner.gpus_per_rank=0"), None)
+    assert "cluster.node_types.gpu has GPUs, and no actor uses one: sampler.gpus = 0" in idle
     (head,) = placement_warnings(configuration("cluster.node_types.head.spot=true"), None)
     assert "cluster.node_types.head.spot" in head and "cluster.head" in head
 
