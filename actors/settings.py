@@ -331,7 +331,12 @@ class DeadlineSettings(Section):
         gt=0,
         description="Start of an actor. Importing vLLM and building an engine takes 20-80 s on two cores.",
     )
-    sample_s: float = Field(600.0, gt=0, description="One group: n samples for one prompt, queueing included.")
+    sample_s: float = Field(
+        600.0,
+        gt=0,
+        description="One group: n samples for one prompt, and its wait in the engine for the groups before it. Raise "
+        "it for answers of several thousand tokens.",
+    )
     verify_s: float = Field(
         600.0,
         gt=0,

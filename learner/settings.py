@@ -157,7 +157,13 @@ class LearnerSettings(Section):
         "is the fastest. In bfloat16, 0 runs as 1, because DeepSpeed's stage 0 would sum the gradients of the "
         "micro-batches in bfloat16.",
     )
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW learning rate after warm-up.")
+    learning_rate: float = Field(
+        5e-5,
+        gt=0,
+        le=1,
+        description="AdamW learning rate after warm-up. The default is for models of a few million parameters; usual "
+        "for all weights of 0.1 billion or more are 1e-6 to 1e-5, and about ten times that with learner.lora.",
+    )
     warmup_steps: int = Field(
         5,
         ge=0,

@@ -14,6 +14,7 @@ from cluster.checks.memory.estimates import (
     DEVICE_SPEED,
     NETWORK_SPEED,
     Derived,
+    Shape,
     has_samplers,
     keeps_reference,
     published_on_device,
@@ -28,6 +29,8 @@ from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
 from learner.schedule import scheduled_integer
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
+
+LARGE, HIGH_RATE = 1e8, 2e-5  # parameters; a learning rate above which reinforcement learning of all of them is rare
 
 
 def warnings_of(config: RunConfig) -> list[str]:
@@ -70,6 +73,19 @@ def warnings_of(config: RunConfig) -> list[str]:
             "only pass@1 is reported"
         )
     return [*found, *_model_warnings(config)]
+
+
+def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
+    """A learning rate for small models that trains all weights of a large one."""
+    rate = config.learner.learning_rate
+    if shape is None or shape.parameters < LARGE or rate <= HIGH_RATE:
+        return []
+    if config.learner.lora or config.objective.imitation != "none":
+        return []
+    return [
+        f"learner.learning_rate = {rate:g} is high for training all {shape.parameters:,} weights of the model; usual "
+        "are 1e-6 to 1e-5"
+    ]
 
 
 def _idle_gpus(config: RunConfig) -> Iterator[str]:

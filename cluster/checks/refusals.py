@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.checks.adapters import adapter_sizes, dropout_problems
 from cluster.checks.disk_space import disk_warnings
-from cluster.checks.dry_run import load_model_facts, warnings_of
+from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, warnings_of
 from cluster.checks.memory.card import local_gpus
 from cluster.checks.memory.estimates import Derived, derive, has_samplers
 from cluster.checks.memory.limits import memory_problems, memory_warnings
@@ -107,6 +107,8 @@ def check_start(
         doubtful += found[1] if found else []
     problems.refuse()
     assert derived is not None and placement is not None  # else there was a problem
+    if trains:
+        doubtful += learning_rate_warnings(config, derived.shape)
     return Findings(derived, placement, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
 
 

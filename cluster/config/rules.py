@@ -61,9 +61,12 @@ def fewer_gpus(config: RunConfig) -> str:
 
 def _prompts(config: RunConfig) -> Iterator[str]:
     task = config.task
-    for key, value in (("system_prompt", task.system_prompt), ("chat_template_kwargs", task.chat_template_kwargs)):
-        if value and task.template != "chat":
-            yield f"task.{key} has no effect with task.template={task.template}; set task.template=chat, or omit it"
+    for key, none in (("system_prompt", "null"), ("chat_template_kwargs", "{}")):
+        if getattr(task, key) and task.template != "chat":
+            yield (
+                f"task.{key} has no effect with task.template={task.template}; set task.template=chat, or "
+                f"task.{key}={none}"
+            )
     own = task.name in get_args(TaskName)
     if own and task.name not in INSTRUCTED and task.instruction not in ("", *INSTRUCTIONS.values()):
         yield f"task.instruction is not read with task.name={task.name}; omit it, or set it to an empty text"

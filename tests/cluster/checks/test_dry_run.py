@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.checks.dry_run import load_model_facts, report, warnings_of
+from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, report, warnings_of
 from cluster.checks.memory.estimates import GIB, derive
 from cluster.checks.memory.limits import memory_problems
 from cluster.checks.model_facts import ModelFacts, read_model
@@ -134,6 +134,18 @@ def test_models_too_large_for_the_gpus_are_refused() -> None:
     )
     sampler, rank = memory_problems(config, derive(config, None), None, available=1e12)
     assert "sampler.tensor_parallel" in sampler and "learner.zero_stage" in rank
+
+
+def test_a_learning_rate_for_small_models_is_warned_about_with_a_large_one() -> None:
+    def warned(parameters: float, **learner: object) -> list[str]:
+        tree = {"model": {"path": "elsewhere", "parameters_billions": parameters}, "learner": learner}
+        config = build_config(tree)
+        return learning_rate_warnings(config, derive(config, None).shape)
+
+    (warning,) = warned(0.6)
+    assert "learner.learning_rate = 5e-05 is high" in warning and "600,000,000 weights" in warning
+    assert not warned(0.01) and not warned(0.6, learning_rate=1e-5) and not warned(0.6, lora={})
+    assert not learning_rate_warnings(build_config({}), None)
 
 
 def test_odd_combinations_are_warned_about() -> None:
