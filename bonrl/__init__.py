@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from learner.estimators import group_advantages as advantages
     from learner.strategies import AnswerGroups, array_strategy, count_strategy, strategy_value
     from learner.strategies import subset_strategy as strategy
+    from verifiers.learned.classifier import load_verifier
     from verifiers.sandbox.grading import run_python
     from verifiers.scorers import register_scorer as scorer
     from verifiers.task import Prompt, Task
@@ -42,6 +43,7 @@ _HOMES = {
     "evaluate": ("bonrl.runs", "evaluate"),
     "group_estimator": ("learner.estimators", "group_estimator"),
     "load_run": ("cluster.results", "load_run"),
+    "load_verifier": ("verifiers.learned.classifier", "load_verifier"),
     "run_python": ("verifiers.sandbox.grading", "run_python"),
     "scorer": ("verifiers.scorers", "register_scorer"),
     "strategy": ("learner.strategies", "subset_strategy"),
@@ -68,6 +70,7 @@ __all__ = [
     "evaluate",
     "group_estimator",
     "load_run",
+    "load_verifier",
     "run_python",
     "scorer",
     "strategy",

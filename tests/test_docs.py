@@ -102,6 +102,19 @@ def test_the_commands_about_data_are_accepted(tmp_path: Path) -> None:
         load_config(config, [word for word in command.split() if "=" in word])
 
 
+def test_the_commands_about_eight_gpus_are_accepted(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "eight-gpus.md").read_text("utf-8").replace("\\\n", "")
+    mine = tmp_path / "my.yaml"
+    mine.write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    commands = re.findall(r"^bonrl (?:train|eval) -c .*", text, re.MULTILINE)
+    overrides = [[word for word in line.split() if re.match(r"[a-z]+\.[a-z_.]+=", word)] for line in commands]
+    overrides.append(re.findall(r"`(actors.samplers=6) (learner.ranks=2) (learner.zero_stage=1)`", text)[0])
+    assert [len(one) for one in overrides] == [0, 0, 2, 7, 3]
+    for one in overrides:
+        config = load_config([ROOT / "cluster" / "presets" / "8xh100.yaml", mine], list(one))
+        assert (config.objective.k, config.task.template, config.cluster.num_gpus) == (16, "chat", 8)
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     site = (ROOT / "mkdocs.yml").read_text("utf-8")

@@ -78,7 +78,14 @@ def _rate(value: float | None) -> float | None:
     return value
 
 
-Rate = Annotated[float, typer.Option("--learning-rate", callback=_rate, help="Peak rate.")]
+VerifierRate = Annotated[
+    float | None,
+    typer.Option(
+        "--learning-rate",
+        callback=_rate,
+        help="Peak rate [1e-5 for a backbone of 0.1 billion parameters or more, else 3e-4].",
+    ),
+]
 OptionalRate = Annotated[
     float | None,
     typer.Option("--learning-rate", callback=_rate, help="Peak rate; required, except with --new, where 1e-3 is used."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.checks.memory.card import local_gpus
-from cluster.commands.options import DEFAULT_CONFIG, NO_EVALUATION_IN_TRAINING, Overrides, Rate, config_option, load
+from cluster.commands.options import DEFAULT_CONFIG, NO_EVALUATION_IN_TRAINING, Overrides, VerifierRate, config_option, load
 from cluster.commands.printing import print_refresh, print_verifier
 from cluster.errors import UsageError
 
@@ -54,7 +54,7 @@ def train_verifier(
         config_option(f"that of the run or evaluation which wrote the samples, or {DEFAULT_CONFIG}"),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the samples; the best one is kept.")] = 4,
-    learning_rate: Rate = 3e-4,
+    learning_rate: VerifierRate = None,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=64, help="Tokens per optimizer step.")] = 8192,
     max_tokens: Annotated[
         int,

@@ -39,6 +39,11 @@ def test_importing_it_is_cheap(repository: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, timeout=120)
 
 
+def test_a_directory_without_a_verifier_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a trained verifier"):
+        bonrl.load_verifier(tmp_path)
+
+
 def test_objectives_in_a_line() -> None:
     assert bonrl.strategy_value([1, 0, 0, 0], strategy="pass_at_k", k=2) == pytest.approx(0.5)
     advantages = bonrl.advantages([1.0, 0.0, 0.0, 0.0], strategy="pass_at_k", k=2, estimator="loo")

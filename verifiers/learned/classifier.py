@@ -102,6 +102,21 @@ class Classifier:
         return np.array([known[response] for response in responses])
 
 
+def load_verifier(directory: str | Path, batch_tokens: int = 16_384) -> Classifier:
+    """A verifier that `bonrl train-verifier` wrote, to choose among answers where a model is served.
+
+    Args:
+        directory: of the verifier; it is loaded onto the GPU if there is one.
+        batch_tokens: maximum tokens of a batch, padding included.
+
+    Raises:
+        ValueError: the directory is not a trained verifier.
+    """
+    path = Path(directory)
+    read_card(path)  # before its weights are loaded
+    return Classifier(path, TransformersLogits.load(path, batch_tokens))
+
+
 def _lacks_bos(tokenizer: Any, prompts: PromptFormat) -> bool:
     """Whether an earlier release put a BOS before prompts that the tokenizer does not add."""
     bos = tokenizer.bos_token_id

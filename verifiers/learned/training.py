@@ -27,8 +27,11 @@ class TrainingSettings(Section):
     epochs: int = Field(
         4, ge=1, description="Passes over the training answers; the best on the calibration part is kept."
     )
-    learning_rate: float = Field(
-        3e-4, gt=0, description="Peak learning rate of AdamW: warm-up over 5 % of the steps, then linear decay to 0."
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Peak learning rate of AdamW: warm-up over 5 % of the steps, then linear decay to 0. Null: 1e-5 for "
+        "a backbone of 0.1 billion parameters or more, else 3e-4.",
     )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     batch_tokens: int = Field(8192, ge=64, description="Tokens of one optimizer step, padding included.")
@@ -66,6 +69,9 @@ def train_verifier(
     max_tokens = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
+    rate = settings.learning_rate or default_rate(sum(p.numel() for p in model.parameters()))
+    settings = settings.model_copy(update={"learning_rate": rate})
+    report(f"learning rate {rate:g}")
 
     def ids(samples: Sequence[Sample]) -> list[list[int]]:
         return [encode(s.prompt, s.response, tokenizer, settings, max_tokens) for s in samples]
@@ -74,6 +80,11 @@ def train_verifier(
         return TransformersLogits(model.eval(), model.config.pad_token_id, settings.batch_tokens)(sequences)
 
     train, calibration, test = ids(parts.train), ids(parts.calibration), ids(parts.test)
+    if cut := sum(len(sequence) == max_tokens for sequence in train):
+        report(
+            f"warning: {cut:,} of {len(train):,} prompts with their answers reach --max-tokens = {max_tokens}, so the "
+            "beginnings of longer ones are cut off; raise it if they hold the problem"
+        )
     labels = np.array([s.correct for s in parts.train])
     calibration_labels = np.array([s.correct for s in parts.calibration])
     steps = _Steps(model, settings, len(batches([len(s) for s in train], settings.batch_tokens)) * settings.epochs)
@@ -102,6 +113,11 @@ def train_verifier(
     }
     _write(output, model, tokenizer, card)
     return Trained(measured, parts.test, best[2].probability(found))
+
+
+def default_rate(parameters: int) -> float:
+    """The peak learning rate for a backbone of this size, where none is given."""
+    return 1e-5 if parameters >= 1e8 else 3e-4
 
 
 def measure(directory: Path, samples: Sequence[Sample], batch_tokens: int) -> Quality:
@@ -159,6 +175,7 @@ class _Steps:
         import torch
 
         self._model, self._settings = model, settings
+        assert settings.learning_rate is not None  # train_verifier has chosen one
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

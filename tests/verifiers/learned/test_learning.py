@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+import bonrl
 from learner.tiny_model import TinyModelSettings, character_tokenizer, save_tiny_model
 from verifiers.learned.classifier import Classifier, TransformersLogits, batches, read_card
 from verifiers.learned.samples import Sample, split_by_prompt
 from verifiers.learned.sequences import encode
-from verifiers.learned.training import TrainingSettings, measure, train_verifier
+from verifiers.learned.training import TrainingSettings, default_rate, measure, train_verifier
 from verifiers.scorers import make_scorer
 from verifiers.settings import TaskSettings
 from verifiers.task import Prepared, Prompt
@@ -47,7 +48,7 @@ def trained(tmp_path_factory):
 @pytest.mark.slow
 def test_the_rule_is_learned_and_reported_on_unseen_prompts(trained) -> None:
     base, result, lines = trained
-    assert len(lines) == 15 and "training loss" in lines[0]
+    assert len(lines) == 16 and lines[0] == "learning rate 0.003" and "training loss" in lines[1]
     assert result.quality.auc > 0.97 and result.quality.auc_within > 0.97
     card = json.loads((base / "verifier" / "verifier.json").read_text())
     assert card["test"]["auc"] == result.quality.auc and not list(base.glob(".*"))
@@ -75,7 +76,15 @@ def test_a_refresh_starts_from_the_earlier_verifier_and_is_compared_on_the_same_
     samples = [Sample(str(i), "3=", f"{i}+{end}", end == 3) for i in range(200) for end in (3, 7)]
     settings = TrainingSettings(epochs=1, learning_rate=1e-5, batch_tokens=256)
     train_verifier(base / "verifier", split_by_prompt(samples), settings, tmp_path / "next", report=lines.append)
-    assert float(lines[0].split("training loss ")[1].split()[0]) < 0.2, "a new head would begin at 0.7"
+    assert float(lines[1].split("training loss ")[1].split()[0]) < 0.2, "a new head would begin at 0.7"
+
+
+@pytest.mark.slow
+def test_a_served_verifier_scores_as_it_was_measured(trained) -> None:
+    base, result, _ = trained
+    sample = result.test[0]
+    found = bonrl.load_verifier(base / "verifier").probabilities(sample.prompt, [sample.response, "1+2+3+4+5"])
+    assert found[0] == pytest.approx(result.probability[0], abs=1e-6) and found[1] != found[0]
 
 
 def test_batches_bound_the_padded_size_and_lose_nothing() -> None:
@@ -112,6 +121,20 @@ def test_a_directory_that_is_no_verifier_is_refused_before_anything_is_loaded(tm
     (tmp_path / "verifier.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         Classifier(tmp_path, lambda sequences: np.zeros(len(sequences)))
+
+
+def test_rate_follows_the_backbone_and_cut_off_prompts_are_reported(tmp_path) -> None:
+    assert (default_rate(1_800_000), default_rate(135_000_000)) == (3e-4, 1e-5)
+    rows = [Sample(str(i), "1234=", a * (1 + i % 2), a == "4") for i in range(60) for a in "47"]
+    backbone = save_tiny_model(tmp_path / "backbone", TINY, seed=0)
+    lines: list[str] = []
+    settings = TrainingSettings(epochs=1, max_tokens=8)
+    parts = split_by_prompt(rows)
+    train_verifier(backbone, parts, settings, tmp_path / "out", report=lines.append)
+    card = json.loads((tmp_path / "out" / "verifier.json").read_text())
+    assert card["settings"]["learning_rate"] == 3e-4
+    reach = sum(len(s.response) == 2 for s in parts.train)  # begin token, five of the prompt, two of the answer
+    assert lines[1].startswith(f"warning: {reach} of {len(parts.train)} prompts with their answers reach --max-tokens")
 
 
 def test_a_backbone_that_is_none_is_refused(tmp_path) -> None:
