@@ -89,9 +89,7 @@ def up(
 
 
 @app.command()
-def down(
-    config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None
-) -> None:
+def down(config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None) -> None:
     """End the cluster, and every job on it."""
     from cluster.launch import platform_commands
 
@@ -101,9 +99,7 @@ def down(
 
 
 @app.command()
-def status(
-    config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None
-) -> None:
+def status(config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None) -> None:
     """Show the nodes of the cluster."""
     from cluster.launch import platform_commands
 

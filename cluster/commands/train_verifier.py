@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.checks.memory.card import local_gpus
-from cluster.commands.options import DEFAULT_CONFIG, NO_EVALUATION_IN_TRAINING, Overrides, VerifierRate, config_option, load
+from cluster.commands.options import (
+    DEFAULT_CONFIG,
+    NO_EVALUATION_IN_TRAINING,
+    Overrides,
+    VerifierRate,
+    config_option,
+    load,
+)
 from cluster.commands.printing import print_refresh, print_verifier
 from cluster.errors import UsageError
 

@@ -30,8 +30,8 @@ class TrainingSettings(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Peak learning rate of AdamW: warm-up over 5 % of the steps, then linear decay to 0. Null: 1e-5 for "
-        "a backbone of 0.1 billion parameters or more, else 3e-4.",
+        description="Peak learning rate of AdamW: warm-up over 5 % of the steps, then linear decay to 0. Null: 1e-5 "
+        "for a backbone of 0.1 billion parameters or more, else 3e-4.",
     )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     batch_tokens: int = Field(8192, ge=64, description="Tokens of one optimizer step, padding included.")
