@@ -39,6 +39,7 @@ FORMAT = 1
 _COMPLETE = re.compile(r"step-(\d{6,})")
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
+_CLEANUP_SECONDS = 10.0  # to remove the files of a checkpoint that failed; the disk may be what hangs
 
 
 class CheckpointError(RuntimeError):
@@ -97,13 +98,9 @@ class Checkpoints:
             TimeoutError: after `deadline_s`; the disk hangs.
         """
 
-        async def in_thread(work: Callable[[], T], to: str) -> T:
-            return await in_daemon_thread(
-                work,
-                owner="the driver",
-                to=f"{to} in {self.directory} (see deadlines.checkpoint_s)",
-                deadline_s=deadline_s,
-            )
+        async def in_thread(work: Callable[[], T], to: str, seconds: float = deadline_s) -> T:
+            to = f"{to} in {self.directory} (see deadlines.checkpoint_s)"
+            return await in_daemon_thread(work, owner="the driver", to=to, deadline_s=seconds)
 
         path = await in_thread(lambda: self.begin(step), f"begin the checkpoint of step {step}")
         try:
@@ -113,7 +110,8 @@ class Checkpoints:
                     lambda: self.finalise(step, expected=expected), f"finalise the checkpoint of step {step}"
                 )
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(TimeoutError):  # its thread goes on
+                await in_thread(lambda: shutil.rmtree(path, ignore_errors=True), "remove it", _CLEANUP_SECONDS)
             raise
         await in_thread(when_complete, f"record the checkpoint of step {step}")
         await in_thread(lambda: self.prune(keep, protected), "remove old checkpoints")

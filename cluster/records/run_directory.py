@@ -210,11 +210,13 @@ class RunDirectory:
 
     def close(self) -> None:
         """Closes metrics.jsonl and gives the lock back. Safe to call twice."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        metrics, self._metrics = self._metrics, None
+        # A full disk must not hide the error that ended the run; it raised when the row was appended.
+        if metrics is not None:
+            with contextlib.suppress(OSError):
+                metrics.close()
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
+            with contextlib.suppress(OSError):
                 self._lock.truncate(0)
             self._lock.close()
             self._lock = None
@@ -316,12 +318,20 @@ def full_disk_named(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except RunDirectoryError:  # says it already
+    except (RunDirectoryError, TimeoutError):  # says it already; the disk hangs, and would not answer
         raise
     except Exception as error:
-        if is_full(error) or shutil.disk_usage(path).free < _NO_ROOM:
+        if is_full(error) or _has_no_room(path):
             raise RunDirectoryError(f"run directory {path}: {_FULL_REMEDY} ({error})") from error
         raise
+
+
+def _has_no_room(path: Path) -> bool:
+    """Whether the disk of `path` is full; False if it does not say, for example because the directory is gone."""
+    try:
+        return shutil.disk_usage(path).free < _NO_ROOM
+    except OSError:
+        return False
 
 
 def _make_stamped(base: Path) -> Path:

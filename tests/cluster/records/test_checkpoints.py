@@ -168,8 +168,17 @@ def test_a_full_disk_is_recognized_when_the_error_does_not_say_so(
 def test_waiting_for_a_hung_disk_ends_and_the_event_loop_keeps_running(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = threading.Event()
-    monkeypatch.setattr("cluster.records.checkpoints._describe", lambda directory: release.wait(30))
+    """The disk does not remove files either, and does not say how much room it has."""
+    release, main = threading.Event(), threading.current_thread()
+
+    def hang(*_: object, **__: object) -> None:
+        assert threading.current_thread() is not main, "the event loop would hang"
+        release.wait(30)
+
+    monkeypatch.setattr("cluster.records.checkpoints._describe", hang)
+    monkeypatch.setattr("cluster.records.checkpoints.shutil.rmtree", hang)
+    monkeypatch.setattr("cluster.records.run_directory.shutil.disk_usage", hang)
+    monkeypatch.setattr("cluster.records.checkpoints._CLEANUP_SECONDS", 0.2)
     with pytest.raises(TimeoutError, match=r"did not finalise the checkpoint of step 1.*deadlines\.checkpoint_s"):
         write_as_a_run_does(checkpoints, 1, lambda path: (path / "a").write_bytes(b"x"), deadline_s=0.2)
     release.set()

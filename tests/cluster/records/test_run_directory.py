@@ -182,8 +182,12 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         (directory.path / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(RunDirectoryError, match=r"full: free space.*run\.directory"):
             directory.append_metrics(row(1))
-        (directory.path / "metrics.jsonl").unlink()
-        directory._metrics = None
+    RunDirectory.open(directory.path).close()  # it closed without another error, and gave the lock back
+
+
+def test_an_error_is_not_hidden_because_the_directory_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a rank cannot write"), run_directory.full_disk_named(tmp_path / "deleted"):
+        raise ValueError("a rank cannot write")
 
 
 def test_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
