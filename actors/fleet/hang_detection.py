@@ -66,6 +66,8 @@ class HangDetector:
             self._reconnects_until = now + (now - self._last_stats)
             self._cpu.clear()
         self._observable = bool(stats)
+        if stats:  # a child that was stopped and has ended, or was killed, is not stopped any more
+            self._stopped_since = {pid: since for pid, since in self._stopped_since.items() if pid in stats}
         self._last_stats = now if stats else self._last_stats
         for pid, process in stats.items():
             if process.stopped:

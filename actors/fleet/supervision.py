@@ -324,7 +324,7 @@ class Supervisor:
             if reason is not None:
                 self._restarts.add(unit, reason, log, self.incidents, counts=not (waits or explained))
                 if not explained:
-                    await asyncio.sleep(min(self.settings.backoff_s * 2.0**unit.failures, self.settings.backoff_max_s))
+                    await asyncio.sleep(self._backoff_s(unit))
             try:
                 await (self._join(unit) if waits else self._bring_up(unit))
                 break
@@ -337,6 +337,11 @@ class Supervisor:
             unit.failures += not explained
             took = time.monotonic() - lost_at
             self._record(Incident(unit.name, reason, took, kind="move" if moves else "actor"))
+
+    def _backoff_s(self, unit: Unit) -> float:
+        # An optional unit may fail for days; from 1024 on the power would be too large for a float.
+        factor = 2.0 ** min(unit.failures, 64)
+        return min(self.settings.backoff_s * factor, self.settings.backoff_max_s)
 
     async def _explained_by_notice(self, unit: Unit) -> bool:
         """Whether the loss of `unit` does not count, because its node ends after a notice."""

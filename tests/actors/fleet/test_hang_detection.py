@@ -41,6 +41,12 @@ def test_a_stopped_process_is_lost_within_ten_seconds_and_one_that_continues_is_
     assert run(100, answers=lambda t: not 20 <= t < 25, stopped=lambda t: {ACTOR} if 20 <= t < 25 else set()) is None
 
 
+def test_a_stopped_child_that_ended_is_no_reason():
+    """While an actor starts, its children are observed too; one may be stopped when it is killed."""
+    children = dict(cpu=lambda t: {ACTOR: 0.1 * t} | ({99: 0.0} if t < 5 else {}), stopped=lambda t: {99})
+    assert run(100, **children) is None
+
+
 def test_a_deadlocked_actor_is_lost_though_its_threads_run():
     when, why = run(100, answers=lambda t: t < 20, cpu=lambda t: {ACTOR: 0.01 * t})  # 1 % of a core
     assert 20 < when <= 30 and "no processor time" in why

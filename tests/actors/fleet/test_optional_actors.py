@@ -71,7 +71,8 @@ def test_a_request_for_resources_is_withdrawn_when_the_run_ends():
     asyncio.run(scenario())
 
 
-def test_a_spare_on_a_broken_node_does_not_end_the_run():
+@pytest.mark.parametrize("failures", [0, 1022])  # those of about a day
+def test_a_spare_on_a_broken_node_does_not_end_the_run(failures):
     from actors.remote_calls import ActorFailure
 
     tries = 0
@@ -82,7 +83,8 @@ def test_a_spare_on_a_broken_node_does_not_end_the_run():
         raise ActorFailure("the node is broken")
 
     async def scenario():
-        supervisor, needed, _ = joining(1, prepare=prepare, max_restarts=1, backoff_max_s=0.01)
+        supervisor, needed, [(spare, _)] = joining(1, prepare=prepare, max_restarts=1, backoff_max_s=0.01)
+        spare.failures = failures
         await supervisor.start(needed)
         assert await asyncio.wait_for(supervisor.run(asyncio.sleep(0.5, "done")), LIMIT_S) == "done"
 
