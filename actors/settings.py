@@ -351,6 +351,12 @@ class DeadlineSettings(Section):
         """Longest time to replace lost learner ranks: the supervisor's restarts, and the steps since a checkpoint."""
         return 4 * self.start_s + 10 * self.learn_s
 
+    @property
+    def longest_s(self) -> float:
+        """Of a call to the learner. While rank 0 reads or writes a model, the others wait in a collective, which must
+        not give up before the call does."""
+        return max(self.start_s, self.learn_s, self.broadcast_s, self.checkpoint_s)
+
     replacement_key: ClassVar[str] = "4 x deadlines.start_s + 10 x deadlines.learn_s"
 
     def of(self, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +42,8 @@ class LearnerGroup:
         supervisor: replaces them.
         deadlines: seconds for start (``start_s``), a step (``learn_s``) and checkpoints (``checkpoint_s``).
         origin: the checkpoint from which new ranks start; called at every start.
-        history: the groups of an earlier step (0: the first), from the group log.
+        history: the groups of an earlier step (0: the first), from the group log; called in a thread, because it reads
+            a file.
         cards: those of the ranks, with the samplers that share them.
     """
 
@@ -108,7 +110,7 @@ class LearnerGroup:
         if step < self.version:
             await self._cards.sleep()
         for earlier in range(step, self.version):
-            await self._train(incarnation, self._groups(earlier), earlier)
+            await self._train(incarnation, await self._groups(earlier), earlier)
 
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """One optimizer step on the leased `groups`; returns rank 0's metrics.
@@ -174,10 +176,15 @@ class LearnerGroup:
         self._saved = self.version
         self._unit.changes.notify()  # the ranks may move now
 
-    def _groups(self, step: int) -> ObjectRef:
+    async def _groups(self, step: int) -> ObjectRef:
         if self._last is not None and self._last[0] == step:
             return self._last[1]
-        return self._history(step)
+        return await in_daemon_thread(
+            partial(self._history, step),
+            owner="the driver",
+            to=f"read the groups of step {step + 1} again (see deadlines.checkpoint_s)",
+            deadline_s=self._deadlines.checkpoint_s,
+        )
 
     async def _train(
         self, incarnation: int, groups: ObjectRef, step: int, probes: Probes | None = None
@@ -191,7 +198,8 @@ class LearnerGroup:
     async def _retry_until_done(self, attempt: Callable[[int], Awaitable[T]], *, to: str) -> T:
         """Call `attempt` with the current incarnation of the ranks; retry if they are lost and replaced meanwhile."""
         while True:
-            await self._supervisor.until_serving(self._unit, to=to, deadline_s=self._deadlines.replacement_s)
+            limit_s, key = self._deadlines.replacement_s, self._deadlines.replacement_key
+            await self._supervisor.until_serving(self._unit, to=to, deadline_s=limit_s, key=key)
             # deadline: the calls of the lock's holder have their own
             async with self._lock:
                 incarnation = self._unit.members[0].incarnation

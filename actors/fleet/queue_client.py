@@ -34,7 +34,7 @@ class QueueClient:
         unit: the queue; its only member is the actor.
         supervisor: replaces it.
         deadlines: ``sample_s``, ``verify_s`` and ``start_s`` bound the wait for groups, ``start_s`` that for a new
-            queue.
+            queue, and ``checkpoint_s`` that for a snapshot.
         groups_per_commit: most groups of one call.
     """
 
@@ -156,16 +156,21 @@ class QueueClient:
 
     async def snapshot(self, path: str) -> None:
         """Write the accounting and the waiting groups to a file; between `ack` and `lease`."""
-        await self._call(lambda queue: queue.snapshot.remote(path), to=f"write {path}")
+        await self._call(
+            lambda queue: queue.snapshot.remote(path), to=f"write {path}", **self._deadlines.of("checkpoint_s")
+        )
 
-    async def _call(self, request: Request, *, to: str, deadline_s: float = _QUICK_S) -> Any:
+    async def _call(self, request: Request, *, to: str, deadline_s: float = _QUICK_S, key: str | None = None) -> Any:
         """The answer of the queue; a queue that is lost meanwhile is replaced and asked again."""
         (queue,) = self._unit.members
         while True:
-            await self._supervisor.until_serving(self._unit, to=to, deadline_s=4 * self._deadlines.start_s)
+            await self._supervisor.until_serving(
+                self._unit, to=to, deadline_s=4 * self._deadlines.start_s, key="4 x deadlines.start_s"
+            )
             incarnation = queue.incarnation
             try:
-                return await call(request(queue.actor(incarnation)), owner=queue.name, to=to, deadline_s=deadline_s)
+                reference = request(queue.actor(incarnation))
+                return await call(reference, owner=queue.name, to=to, deadline_s=deadline_s, key=key)
             except ActorLost as lost:
                 self._supervisor.mark_failed(queue, incarnation, lost)
 

@@ -67,7 +67,7 @@ class LearnerRank:
         partial_updates: with adapters, publish only the weights that changed; samplers still hold the others.
         plugins: of the configuration; they may register the strategy or the estimator.
         shares_card: whether a sampler uses the same GPU between the learner's steps.
-        deadlines: of sending weights.
+        deadlines: of sending weights; the longest one bounds each collective.
     """
 
     def __init__(
@@ -104,7 +104,8 @@ class LearnerRank:
         self._schedule = schedule
         self._n, self._allocation, self._temperature = n, allocation, temperature
         self._shares_card = shares_card
-        self._transfer = make_transfer(broadcast, run_id, deadlines)
+        self._deadlines = deadlines or DeadlineSettings()
+        self._transfer = make_transfer(broadcast, run_id, self._deadlines)
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
         self._version = 0  # of the weights: finished steps
@@ -151,6 +152,7 @@ class LearnerRank:
             seed=self._seed,
             temperature=self._temperature,
             reference=bool(self._loss.kl_coefficient or self._schedule.kl),
+            timeout_s=self._deadlines.longest_s,
         )
 
     async def accumulate(self, batches: list[pa.RecordBatch], step: int) -> None:

@@ -1,14 +1,17 @@
 """The replay queue as a Ray actor: it alone decides which group is trained when.
 
 Wraps :class:`actors.queue.state.QueueState`: holds the waiting graded groups, writes the groups of every finished step
-to Parquet, and makes its accounting durable (the journal).
+to Parquet, and makes its accounting durable (the journal). One thread writes all files in the order of the calls: a
+disk may take a minute to sync, and an actor that does not answer heartbeats meanwhile would count as hung.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,13 +55,14 @@ class ReplayQueue:
         self._changed = asyncio.Condition()
         self._directory = Path(groups_directory) if groups_directory else None
         self._journal = Path(journal) if journal else None
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         if recover and self._journal is not None:
             self._state.recover(read_snapshot(self._journal)[0])
         elif snapshot is not None:
             state, self._groups = read_snapshot(Path(snapshot))
             self._state.resume(state, self._groups)
-        if not recover:
-            self._write_journal()
+        if self._journal is not None and not recover:
+            write_snapshot(self._journal, self._state.snapshot(), {})
         set_step(self._state.version)
         logger.info("opened; %s", "continues from the journal" if recover else f"{len(self._groups)} groups wait")
 
@@ -66,7 +70,7 @@ class ReplayQueue:
         """Tickets for every slot that is free now."""
         tickets = self._state.reserve()
         if tickets:
-            self._write_journal()
+            await self._write_journal()
         return tickets
 
     async def tickets(self) -> list[Ticket]:
@@ -119,19 +123,19 @@ class ReplayQueue:
                 ) from None
         groups = [self._groups[q] for q in chosen]
         if self._directory is not None:
-            write_groups(self._directory / LEASED_FILE, groups)
+            await self._write(partial(write_groups, self._directory / LEASED_FILE, groups))
         return groups, (chosen, self._metrics())
 
     async def ack(self, version: int) -> None:
         """The samplers hold `version`: the leased groups are those of a finished step; free their slots."""
-        leased = self._state.leased()
-        if self._directory is not None and leased:
-            (self._directory / LEASED_FILE).replace(self._directory / groups_file(version))
-        for sequence in self._state.ack(version):
+        trained = self._state.ack(version)
+        for sequence in trained:
             del self._groups[sequence]
-        self._write_journal()
+        if self._directory is not None and trained:  # before the journal: a successor repeats an `ack` that is not in it
+            await self._write(partial((self._directory / LEASED_FILE).replace, self._directory / groups_file(version)))
+        await self._write_journal()
         set_step(version)
-        logger.info("%d groups were trained; %d wait", len(leased), self._state.count(State.COMMITTED))
+        logger.info("%d groups were trained; %d wait", len(trained), self._state.count(State.COMMITTED))
 
     async def outcomes(self) -> list[Outcome]:
         """Correct and judged samples of the groups that the learner trains on now."""
@@ -143,16 +147,20 @@ class ReplayQueue:
 
     async def snapshot(self, path: str) -> None:
         """Write the accounting and the waiting groups into a checkpoint; called between `ack` and `lease`."""
-        write_snapshot(Path(path), self._state.snapshot(), await self.held())
+        await self._write(partial(write_snapshot, Path(path), self._state.snapshot(), await self.held()))
         logger.info("saved to %s", path)
 
     async def heartbeat(self) -> Heartbeat:
         """A heartbeat, from the event loop that serves all calls."""
         return own_heartbeat()
 
-    def _write_journal(self) -> None:
+    async def _write(self, work: Callable[[], object]) -> None:
+        # deadline: the caller's
+        await asyncio.get_running_loop().run_in_executor(self._disk, work)
+
+    async def _write_journal(self) -> None:
         if self._journal is not None:
-            write_snapshot(self._journal, self._state.snapshot(), {})
+            await self._write(partial(write_snapshot, self._journal, self._state.snapshot(), {}))
 
     def _metrics(self) -> dict[str, float]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +88,16 @@ def test_a_rank_lost_within_a_step_repeats_the_whole_step(fatal: int, dies: bool
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
     assert asked[-2:] == ["accumulate groups 0", "update 0 ['probe']"]
     assert len(asked) == 2 + fatal
+
+
+def test_reading_the_groups_of_an_earlier_step_does_not_hang_the_driver() -> None:
+    released = threading.Event()
+    learner = group_of(Rank([]))
+    learner._history = lambda step: released.wait(LIMIT_S)
+    learner._deadlines = learner._deadlines.model_copy(update={"checkpoint_s": 0.1})
+    with pytest.raises(TimeoutError, match=r"read the groups of step 4 again \(see deadlines.checkpoint_s\)"):
+        asyncio.run(asyncio.wait_for(learner._groups(3), LIMIT_S))
+    released.set()
 
 
 def test_ranks_replaced_while_probes_are_drawn_repeat_the_step() -> None:

@@ -55,7 +55,7 @@ def connect(monkeypatch, queue):
     class Losses(Supervisor):
         """A supervisor that has nothing to start."""
 
-        async def until_serving(self, unit, *, to, deadline_s):
+        async def until_serving(self, unit, *, to, deadline_s, key):
             return None
 
     monkeypatch.setattr("actors.fleet.queue_client.ray.put", lambda group: group)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -125,6 +127,19 @@ def test_groups_are_logged_once_though_the_queue_dies_before_its_journal_is_writ
         assert [ticket.sequence for ticket in await successor.reserve()] == [4, 5]
 
     asyncio.run(scenario())
+
+
+def test_a_slow_disk_does_not_keep_the_queue_from_answering(tmp_path, monkeypatch):
+    """A sync of a shared disk may take longer than `supervision.hung_s`; the supervisor would replace the queue."""
+    queue, main, syncs = make(tmp_path), threading.current_thread(), []
+    monkeypatch.setattr(os, "fsync", lambda file: syncs.append(threading.current_thread() is main))
+
+    async def scenario():
+        await one_step(queue, 1)
+        await queue.snapshot(str(tmp_path / "saved.arrow"))
+
+    asyncio.run(scenario())
+    assert len(syncs) >= 4 and not any(syncs), "of the journal, the groups and the snapshot: in another thread"
 
 
 def test_a_wait_for_groups_ends_and_names_what_is_missing(tmp_path):
