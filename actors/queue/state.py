@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -260,6 +260,27 @@ class QueueState:
                 return self._due(entry)
             heapq.heappop(self._reserved)
         return False
+
+
+def waiting_problem(
+    snapshot: Mapping[str, Any], held: Collection[int], *, prompts_per_step: int, staleness: int, overtake: int
+) -> str | None:
+    """Why a queue with these settings cannot keep its bound for groups that wait in a snapshot; None if it can.
+
+    Args:
+        snapshot: of :meth:`QueueState.snapshot`.
+        held: the positions of the groups that wait.
+    """
+    bound = staleness_bound(staleness, overtake)
+    for sequence, admitted_version in snapshot["entries"]:
+        trained_at = max(snapshot["version"], sequence // prompts_per_step + bound - staleness)  # at the latest
+        if sequence in held and trained_at - admitted_version > bound:
+            return (
+                f"queue.staleness = {staleness} and queue.overtake = {overtake} allow groups that are {bound} steps "
+                f"old, but one that waits in the checkpoint may be trained {trained_at - admitted_version} steps after "
+                "it was admitted; leave both as the run had them, or raise them"
+            )
+    return None
 
 
 def staleness_bound(staleness: int, overtake: int) -> int:

@@ -131,7 +131,8 @@ class ReplayQueue:
         trained = self._state.ack(version)
         for sequence in trained:
             del self._groups[sequence]
-        if self._directory is not None and trained:  # before the journal: a successor repeats an `ack` that is not in it
+        if self._directory is not None and trained:
+            # Before the journal, because a successor repeats an `ack` that is not in the journal.
             await self._write(partial((self._directory / LEASED_FILE).replace, self._directory / groups_file(version)))
         await self._write_journal()
         set_step(version)

@@ -13,6 +13,7 @@ from actors.group import check_schema
 from actors.queue.allocation import size_problem
 from actors.queue.group_log import groups_file
 from actors.queue.snapshot import SnapshotError, read_snapshot
+from actors.queue.state import waiting_problem
 from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
 from cluster.checks.recorded_prompts import check_recorded_prompts, with_fixed_date
 from cluster.checks.weight_files import read_tensors
@@ -115,9 +116,17 @@ def step_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Itera
 def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> Iterator[str]:
     """Problems with groups that wait in the checkpoint's queue; they are trained on as they were sampled and graded."""
     try:
-        _, groups = read_snapshot(checkpoint.path / QUEUE_FILE)
+        state, groups = read_snapshot(checkpoint.path / QUEUE_FILE)
     except SnapshotError as error:
         yield f"--resume {run}: {error}"
+        return
+    per_step, queue = config.rollout.prompts_per_step, config.queue
+    if groups and (
+        problem := waiting_problem(
+            state, groups, prompts_per_step=per_step, staleness=queue.staleness, overtake=queue.overtake
+        )
+    ):
+        yield f"--resume {run}: {problem}"
         return
     allocation = config.rollout.allocation
     if groups and allocation and allocation.candidates > 1 and not (checkpoint.path / ALLOCATION_FILE).is_file():
@@ -127,7 +136,7 @@ def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> It
         )
     for sequence, batch in groups.items():
         row = batch.select(["finish_reason", *SAMPLING_COLUMNS, "reward"]).to_pylist()[0]
-        step = sequence // config.rollout.prompts_per_step
+        step = sequence // per_step
         if problem := group_problem(config, step, [row]):
             yield f"--resume {run}: {problem}"
             return

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.queue.state import QueueError, QueueState, State
+from actors.queue.state import QueueError, QueueState, State, waiting_problem
 from tests.actors.executed_lines import executed_lines
 
 
@@ -245,3 +245,29 @@ def test_a_group_costs_the_same_at_any_number_of_slots(overtake):
 
     few, many = cost(100), cost(10_000)
     assert many < 1.2 * few, (few, many)
+
+
+@pytest.mark.parametrize(("staleness", "overtake"), [(0, 0), (1, 0), (1, 1), (2, 0), (2, 2)])
+@pytest.mark.parametrize("former_overtake", [0, 1])
+def test_a_resume_with_other_bounds_is_refused_if_it_could_break_them(staleness, overtake, former_overtake):
+    before = make(staleness=2, overtake=former_overtake)
+    for ticket in before.reserve():
+        before.commit(ticket.sequence)
+    before.lease()
+    before.ack(1)
+    held, saved = before.waiting(), before.snapshot()
+    shape = dict(prompts_per_step=2, staleness=staleness, overtake=overtake)
+    problem = waiting_problem(saved, held, **shape)
+    after = QueueState(**shape, total=16)
+    after.resume(saved, held)
+    try:
+        while after.version < 8:
+            for ticket in after.reserve():
+                after.commit(ticket.sequence)
+            after.lease()
+            after.ack(after.version + 1)
+    except QueueError as error:
+        assert problem is not None and "stale" in str(error)
+    else:  # here no group is overtaken
+        assert problem is None or overtake
+    assert waiting_problem(saved, held, prompts_per_step=2, staleness=2, overtake=former_overtake) is None

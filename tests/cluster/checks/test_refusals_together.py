@@ -125,12 +125,24 @@ def test_recorded_rewards_that_the_objective_cannot_take() -> None:
     assert "sampled with temperature 1, top_p 0.9" in str(group_problem(other, 0, [rows[0] | {"top_p": 0.9}]))
 
 
+def test_groups_that_are_too_old_for_a_lower_staleness_are_refused_before_the_start(tmp_path: Path) -> None:
+    ahead = {"version": 1, "entries": [[7, 1]]}  # of step 3, admitted two steps before
+    write_snapshot(tmp_path / QUEUE_FILE, ahead, {7: make_group((1, 1)).to_record_batch()})
+    for staleness, refused in ((0, True), (1, True), (2, False), (5, False)):
+        rollout = {"n": 2, "prompts_per_step": 2}
+        config = build_config({"rollout": rollout, "queue": {"staleness": staleness}, "objective": {"k": 1}})
+        problems = [p for p in waiting_problems(config, tmp_path, Checkpoint(1, tmp_path)) if "staleness" in p]
+        assert bool(problems) is refused, (staleness, problems)
+        assert not refused or f"queue.staleness = {staleness}" in problems[0]
+
+
 def test_groups_that_wait_without_a_choice_of_prompts_cannot_be_counted_as_chosen(tmp_path: Path) -> None:
     config = build_config(
         {"rollout": {"n": 2, "prompts_per_step": 2, "allocation": {"candidates": 2}}, "objective": {"k": 1}}
     )
     checkpoint = Checkpoint(1, tmp_path)
-    write_snapshot(tmp_path / QUEUE_FILE, {}, {2: make_group((1, 1)).to_record_batch()})
+    state = {"version": 1, "entries": [[2, 1]]}
+    write_snapshot(tmp_path / QUEUE_FILE, state, {2: make_group((1, 1)).to_record_batch()})
     [problem] = waiting_problems(config, tmp_path, checkpoint)
     assert "set rollout.allocation.candidates = 1 (is 2)" in problem
     (tmp_path / ALLOCATION_FILE).write_text("{}")
