@@ -20,6 +20,7 @@ from actors.queue.group_log import write_groups
 from actors.queue.prompt_stream import sampling_seed
 from actors.remote_calls import ActorFailure, call
 from actors.sampling import Sampling
+from actors.threads import in_daemon_thread
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, NothingJudged, summarize
 from learner.objective_settings import TermSettings
@@ -64,7 +65,8 @@ async def evaluate(
 
     Raises:
         ExceptionGroup: holding the ActorFailure of the first actor that failed.
-        ActorFailure: the verifier failed on all groups, or the curves were not ready in time.
+        ActorFailure: the verifier failed on all groups.
+        TimeoutError: the curves were not ready, or the groups not written, in time.
     """
     started = time.monotonic()
     gate = asyncio.Semaphore(max_in_flight)
@@ -104,9 +106,8 @@ async def evaluate(
             raise ActorFailure(str(error)) from error
 
     # On a thread: the curves of a vote take minutes, and signs of life must be heard meanwhile.
-    return await call(
-        # deadline: of the call around it
-        asyncio.to_thread(finish),
+    return await in_daemon_thread(
+        finish,
         owner="evaluation",
         to=f"summarize {len(batches)} groups",
         deadline_s=SUMMARY_S + SUMMARY_S_PER_PROMPT * len(batches),

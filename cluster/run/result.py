@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayError
 
 from actors.remote_calls import ActorFailure
 from actors.threads import bounded
@@ -32,7 +33,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 DISCONNECT_SECONDS = 10.0  # for Ray to shut down
-RUN_ERRORS = (ActorFailure, AgreementError, RunDirectoryError, CheckpointError, TimeoutError)  # not bugs of ours
+# Not bugs of ours. A RayError of the driver itself: a full object store or disk of Ray, a control store that is gone.
+RUN_ERRORS = (ActorFailure, AgreementError, RunDirectoryError, CheckpointError, TimeoutError, RayError)
 
 
 @dataclass(frozen=True)

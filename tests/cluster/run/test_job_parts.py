@@ -106,6 +106,16 @@ def test_an_actor_that_dies_while_it_starts_is_a_failure(no_ray: list[str]):
     assert no_ray == ["connect", "disconnect"]
 
 
+def test_a_full_object_store_is_no_bug_and_the_user_learns_how_to_continue(no_ray: list[str]):
+    from ray.exceptions import OutOfDiskError
+
+    async def work(shutdown: Shutdown) -> None:
+        raise OutOfDiskError("the disk of Ray's session directory is full")
+
+    result = run_to_result(cast(Any, None), work, unchanged)
+    assert result.status == FAILED and "is full" in result.message
+
+
 def test_the_message_is_printed_before_ray_ends_and_ray_has_a_deadline(
     no_ray: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
