@@ -179,6 +179,6 @@ def _deliver(checkpoints: Checkpoints, output: Path) -> None:
     assert newest is not None  # the last step is always saved
     model = newest.path / HUGGINGFACE
     if (newest.path / ADAPTER).is_dir():
-        shutil.copytree(newest.path / ADAPTER, model / ADAPTER)
+        shutil.copytree(newest.path / ADAPTER, model / ADAPTER, dirs_exist_ok=True)  # a full disk ended an earlier copy
     output.parent.mkdir(parents=True, exist_ok=True)
     model.rename(output)

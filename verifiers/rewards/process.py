@@ -272,7 +272,7 @@ class _Output:
         self._left = LOG_BYTES
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            self._log(f"\n[{dropped:,} bytes of output of the user's code were dropped]\n")
+            self._show(f"\n[{dropped:,} bytes of output of the user's code were dropped]\n")
 
     def tail(self) -> str:
         """The last output, for messages."""
@@ -293,4 +293,9 @@ class _Output:
                 self._left -= len(shown)
                 self._dropped += len(data) - len(shown)
                 if shown:
-                    self._log(shown.decode(errors="replace"))
+                    self._show(shown.decode(errors="replace"))
+
+    def _show(self, text: str) -> None:
+        """Log; a log on a full disk loses the text. The pipe must be emptied all the same, or the next print hangs."""
+        with contextlib.suppress(OSError, ValueError):
+            self._log(text)

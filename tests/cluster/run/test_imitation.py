@@ -18,6 +18,7 @@ from cluster.run import imitation
 from cluster.run.imitation import _Course
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 from learner.batching import TrainingSequence
+from learner.checkpoint_identity import ADAPTER, HUGGINGFACE
 from learner.imitation import ImitationSettings, as_sequence
 
 SETTINGS = ImitationSettings(steps=7, batch_size=2, report_every=3)
@@ -80,6 +81,25 @@ def test_a_resumed_imitation_begins_after_its_checkpoint(tmp_path: Path) -> None
     learner = Learner()
     asyncio.run(course(tmp_path, [], batches(7, 5), first=5).train(learner, Shutdown(), lambda: False))  # type: ignore[arg-type]
     assert learner.steps == [(5, [11, 12]), (6, [13, 14])]
+
+
+def test_a_delivery_that_was_interrupted_is_repeated(tmp_path: Path) -> None:
+    """A disk was full, or the process killed, while the adapters were copied; `--resume` gets here again."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    path = checkpoints.begin(7)
+    for name in (
+        f"{HUGGINGFACE}/config.json",
+        f"{ADAPTER}/adapter_config.json",
+        f"{ADAPTER}/adapter_model.safetensors",
+    ):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("{}")
+    partly = checkpoints.finalise(7).path / HUGGINGFACE / ADAPTER
+    partly.mkdir()
+    (partly / "adapter_config.json").write_text("")
+    imitation._deliver(checkpoints, tmp_path / "model")
+    assert (tmp_path / "model" / ADAPTER / "adapter_config.json").read_text() == "{}"
+    assert (tmp_path / "model" / ADAPTER / "adapter_model.safetensors").is_file()
 
 
 def test_too_few_examples_end_with_the_remedy(tmp_path: Path) -> None:

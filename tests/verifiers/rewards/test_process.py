@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,7 @@ import pytest
 
 from verifiers.rewards import process
 from verifiers.rewards.environment import of_actor
+from verifiers.rewards.process import _Output
 from verifiers.rewards.response import Response
 from verifiers.rewards.task import RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
@@ -245,6 +248,31 @@ def test_a_flood_of_prints_is_cut(graded: Graded, monkeypatch: pytest.MonkeyPatc
     task.grades.close()
     text = "".join(lines)
     assert len(text) < 2 * process.LOG_BYTES and "bytes of output of the user's code were dropped" in text
+
+
+def test_a_log_on_a_full_disk_does_not_block_a_print() -> None:
+    """Nobody would empty the pipe any more, and the user's next prints would hang until the deadline of their call."""
+
+    def full(text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    theirs, ours = os.pipe()
+    output = _Output(os.fdopen(theirs, "rb"), full)
+    os.set_blocking(ours, False)
+    for _ in range(20):  # a pipe holds 64 KiB
+        wait_until(lambda: os.write(ours, b"x" * 65536) == 65536)
+    os.close(ours)
+    output.close()
+
+
+def wait_until(written: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with contextlib.suppress(BlockingIOError):
+            if written():
+                return
+        time.sleep(0.01)
+    raise AssertionError("the pipe is full")
 
 
 def test_repeated_losses_fail_at_once_for_a_while(graded: Graded) -> None:
