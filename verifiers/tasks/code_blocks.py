@@ -126,6 +126,23 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     return [(block.label, _dedented(content, block.indent)) for block, content in found]
 
 
+def before_fence(text: str) -> str:
+    """The text before its first fence if it begins as code; "" if it does not, or has no fence.
+
+    Fences inside its strings are content, as far as these strings end.
+    """
+    lines = text.split("\n")
+    if not begins_as_code(lines):
+        return ""
+    lexer = Lexer()
+    last = {mark: max((n for n, line in enumerate(lines) if mark in line), default=-1) for mark in ('"""', "'''")}
+    for number, line in enumerate(lines):
+        if _opening(line, number) is not None and not (lexer.quote and last[lexer.quote] > number):
+            return "".join(f"{line}\n" for line in lines[:number])
+        lexer.feed(line)
+    return ""
+
+
 def _opening(line: str, number: int) -> _Block | None:
     """The block that ``line`` opens. A fence followed by several words belongs to prose."""
     fence = _FENCE.fullmatch(line)

@@ -23,12 +23,22 @@ _DONE = re.compile(r"^\[(?:DONE|END|/PYTHON|/ANSWER|/CODE)\][ \t]*$", re.MULTILI
 _ON_ONE_LINE = re.compile(r"^[ \t]*```(?:python3?|py)[ \t]+([^`\n]+?)[ \t]*```[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _QUOTED_FENCE = re.compile(r"^> ?(?:`{3}|~{3})", re.MULTILINE)
 _QUOTE = re.compile(r"^> ?", re.MULTILINE)
-_INVISIBLE = "\ufeff\u200b"
+INVISIBLE = "\ufeff\u200b"
+_PYTHON_TAG = "<|python_tag|>"
+# Quotation marks as a fence: with a label, they are no string of the program.
+_QUOTES = re.compile(
+    r"\A('''|\"\"\")(?:python|py)3?[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.IGNORECASE | re.DOTALL | re.MULTILINE
+)
+# The end of a wrapper after a fence that was not closed.
+_END_TAG = re.compile(r"\n\s*</(?:answer|solution|final_answer|response|code)>\s*\Z", re.IGNORECASE)
 
 
 def unquoted(text: str) -> str:
     """The text without a byte-order mark, and with fenced blocks in place of quoted and one-line ones."""
-    text = text.lstrip(_INVISIBLE)
+    text = text.lstrip(INVISIBLE).removeprefix(_PYTHON_TAG).lstrip(INVISIBLE)
+    text = _QUOTES.sub(r"```python\n\2```", text)
+    if text.count("```") % 2:
+        text = _END_TAG.sub("\n```\n", text)
     if _QUOTED_FENCE.search(text):
         text = _QUOTE.sub("", text)
     return _ON_ONE_LINE.sub(r"```python\n\1\n```", text)

@@ -7,8 +7,10 @@ import re
 import textwrap
 
 from verifiers.reasoning import after_reasoning
-from verifiers.tasks.code_blocks import Lexer, begins_as_code, fenced_blocks, is_python
-from verifiers.tasks.code_wrappers import unquoted, unwrapped
+from verifiers.tasks.code_blocks import Lexer, before_fence, begins_as_code, fenced_blocks, is_python
+from verifiers.tasks.code_parts import with_helpers, without_prompts
+from verifiers.tasks.code_wrappers import INVISIBLE, unquoted, unwrapped
+from verifiers.turns import without_end, without_start
 
 MAX_RESPONSE_CHARS = 200_000
 """Only the end of a longer response is looked at."""
@@ -29,8 +31,6 @@ _CODE = re.compile(
 # Two words in a row of which neither is a keyword: a sentence.
 _WORDS = re.compile(r"(?<![\w.])(\w[\w.]*) +(?=(\w+))")
 _NO_CODE = re.compile(r"[>|]|\*\*|[-*] |.*[`$?'!](?!=)|.*(?:[^\d\W]|\))\.$|\w+:$")
-# A block that only imports belongs to the ones after it.
-_IMPORTS = re.compile(r"(?:(?:(?:import|from) +\w[^\n]*|#[^\n]*)?[ \t]*\n)+")
 _KEYWORDS = {*keyword.kwlist, *keyword.softkwlist}
 
 
@@ -44,16 +44,22 @@ def defines(code: str, name: str) -> bool:
 
 
 def _chosen_block(response: str, entry_point: str | None) -> str | None:
-    """The last block that defines the entry point, else the last block; Python ones before those without a label."""
+    """The last block that defines the entry point, else the last block; Python ones before those without a label.
+
+    None where the program is the text before the first fence: a prompt may have opened the block that this one closes.
+    """
     blocks = fenced_blocks(response)
+    if (start := before_fence(response)) and not any(is_python(label) for label, _ in blocks):
+        named = [text for _, text in blocks if entry_point and defines(text, entry_point)]
+        if not named or defines(start, str(entry_point)):
+            return None
     python = [text for label, text in blocks if is_python(label)]
     candidates = python or [text for label, text in blocks if not label] or [text for _, text in blocks]
     defining = [text for text in candidates if entry_point and defines(text, entry_point)]
     chosen = (defining or candidates)[-1:]
     if not chosen:
         return None
-    before = candidates[: candidates.index(chosen[0])]
-    return "".join([text for text in before if _IMPORTS.fullmatch(text)] + chosen)
+    return with_helpers(chosen[0], candidates[: candidates.index(chosen[0])])
 
 
 def _lines(text: str) -> list[str]:
@@ -105,6 +111,14 @@ def whole_program(response: str) -> str:
     return "".join(kept)
 
 
+def indented_program(response: str) -> str:
+    """The code of a text that indents all of it, as Markdown does for code: from its first indented line on."""
+    lines = _lines(response)
+    start = next((number for number, line in enumerate(lines) if line.strip() and line[0].isspace()), len(lines))
+    end = next((n for n in range(start, len(lines)) if lines[n].strip() and not lines[n][0].isspace()), len(lines))
+    return whole_program(textwrap.dedent("".join(lines[start:end])))
+
+
 def _is_prose(line: str) -> bool:
     """Whether a line at the left margin, outside of strings, is a sentence, a list item or other text."""
     bare = Lexer().feed(line).rstrip()
@@ -126,16 +140,18 @@ def program_of(response: str, *, prompt: str = "", entry_point: str | None = Non
         first: its imports and helpers stay available, and a complete function overrides the prompt's stub.
     """
     response = after_reasoning(response, code=True)[-MAX_RESPONSE_CHARS:].replace("\r\n", "\n")
-    response = unquoted(response)
+    response = unquoted(without_end(without_start(response)))
     code = _chosen_block(response, entry_point)
     complete = not prompt or entry_point is None
     if code is None:
+        response = before_fence(response) or response
         response = unwrapped(response, tags=not begins_as_code(response.split("\n")))
         # Without a fence it is a program if it defines the function, and else continues where the prompt stops.
         complete = complete or defines(response, str(entry_point))
-        code = whole_program(response) if complete else continuation(response)
+        code = whole_program(response) or indented_program(response) if complete else continuation(response)
     else:
         complete = complete or defines(code, str(entry_point))
+    code = without_prompts(code.lstrip(INVISIBLE))
     if not code.strip() or len(code) > MAX_PROGRAM_CHARS:
         return None
     if complete:
