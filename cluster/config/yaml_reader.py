@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cluster.errors import UsageError
 from verifiers.credentials import masked
 
 _MAX_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
+_MISREAD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-9.]+)+")  # octal, and base 60
 _MAX_VALUE = 120  # characters of a wrong value that a message repeats
 
 
@@ -52,7 +54,8 @@ def _yaml_reason(error: Exception) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses aliases, duplicate keys, and keys that are neither text nor whole numbers (`on:`)."""
+    """SafeLoader that refuses aliases, duplicate keys, keys that are neither text nor whole numbers (`on:`), and
+    numbers that YAML 1.1 reads otherwise than they look: 010 is 8 there, and 1:30 is 90."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand to gigabytes
@@ -61,6 +64,19 @@ class _StrictLoader(yaml.SafeLoader):
                 None, None, f"alias *{event.anchor} is not read here; write the value out", event.start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return super().construct_yaml_int(self._plain_number(node))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return super().construct_yaml_float(self._plain_number(node))
+
+    def _plain_number(self, node: yaml.ScalarNode) -> yaml.ScalarNode:
+        if _MISREAD.fullmatch(node.value):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value} is not read as a number here; put quotes around a text", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -72,6 +88,10 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

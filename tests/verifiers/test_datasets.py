@@ -32,6 +32,7 @@ from verifiers.tasks.math_tasks import MATH500_FILE, TEST_FILE
         ({"id": "b", "problem": "?", "answer": 1}, r"line 2: the field 'answer' is missing or not text"),
         ('{"id": "b", "problem": "?", "answer": NaN}', r"line 2: not valid JSON \(NaN is not a JSON number\)"),
         ('{"id": "b", "problem": "?", "answer": ' + "1" * 5_000 + "}", r"line 2: not valid JSON \(Exceeds the limit"),
+        ('{"id": "b", "problem": "?", "answer": "1", "answer": "2"}', r"line 2: not valid JSON .*'answer' twice"),
         ({"id": "\ud800", "problem": "?", "answer": "1"}, r"line 2: the field 'id' contains half of a surrogate pair"),
         ({"id": "a", "problem": "?", "answer": "1"}, r"line 2: the id 'a' was seen before \(line 1\); make ids unique"),
     ],

@@ -85,9 +85,9 @@ def test_rows_as_public_sets_have_them(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_field_with_a_dot_in_its_name_and_values_in_lists(tmp_path: Path) -> None:
-    parts = [{"type": "text", "text": "1+1"}, {"type": "text", "text": "is?"}]
+    parts = [{"type": "text", "text": "1+1"}, {"type": "input_text", "text": "is?"}]
     rows = [
-        {"a.b": {"c": ["2"]}, "problem": [{"role": "user", "content": parts}]},
+        {"a.b": {"c": ["2"]}, "problem": [{"role": "User", "content": parts}]},
         {"a": {"b": {"c": 3}}, "problem": "?"},
     ]
     prompts = own(tmp_path, rows, answer="a.b.c")

@@ -295,12 +295,21 @@ def _check_lines(first: bytes, path: Path) -> None:
 
 def _parse(line: str, place: str) -> dict[str, Any]:
     try:
-        row: Any = json.loads(line, parse_constant=_no_constant)
+        row: Any = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:  # ValueError also for a number of more digits than Python reads
         raise ValueError(f"{place}: not valid JSON ({error}); each line must be one JSON object") from error
     if not isinstance(row, dict):
         raise ValueError(f"{place}: not a JSON object; each line must be one")
     return row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of a name that it has twice, the reader would keep the last value in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the field {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
 
 
 def _no_constant(name: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from verifiers.task import ROLES
 
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "developer": "system"}
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system"}
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _LARGEST_PLAIN = 1e21  # larger floats are written with an exponent
 
 
@@ -81,8 +82,13 @@ def conversation(value: Any) -> list[tuple[str, Any]]:
         return []
     for role, content in (("role", "content"), ("from", "value")):
         if all(role in item and content in item for item in value):
-            return [(_ROLES.get(str(item[role]), str(item[role])), item[content]) for item in value]
+            return [(_role(item[role]), item[content]) for item in value]
     return []
+
+
+def _role(name: Any) -> str:
+    plain = str(name).strip().lower()
+    return _ROLES.get(plain, plain)
 
 
 def _question(messages: list[tuple[str, Any]]) -> str:
@@ -131,7 +137,7 @@ def _content(content: Any) -> str:
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts = []
     for part in parts:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else None
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS else None
         if not isinstance(text, str):
             raise ValueError("is a message whose content is not text; only text can be read")
         texts.append(text.strip())

@@ -166,6 +166,8 @@ def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
         ("- 1", "must hold sections"),
         ("run: {steps: 1}\nrun: {steps: 2}", "duplicate key"),
         ("run: {steps: 1, steps: 2}", "duplicate key"),
+        ("run: {steps: 010}", "010 is not read as a number here"),  # YAML 1.1: 8
+        ("run: {steps: 1:30}", "1:30 is not read as a number here"),  # YAML 1.1: 90
         ("1.5: 2", "not text"),
         ("run: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
