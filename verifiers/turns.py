@@ -17,14 +17,14 @@ _END = re.compile(rf"<\|(?!begin_of_box|end_of_box)[a-z_]{{2,20}}\|>|{_ENDS}")
 _LAST = re.compile(rf"(?:\s*(?:<\|[a-z_]{{2,20}}\|>|{_ENDS}))+\s*\Z")
 _OPENS = r"<\|(?:im_start|start_header_id|end_header_id|begin_of_text|startoftext|start|assistant|bos)\|>"
 _FIRST = re.compile(
-    rf"\A\s*(?:(?:{_OPENS}|<s>|<bos>|<start_of_turn>|<\|turn>|<[｜|]begin[▁_]of[▁_]sentence[｜|]>|<｜Assistant｜>)"
+    rf"\A\s*(?:(?:\[INST\](?s:.{{0,4000}}?)\[/INST\]|{_OPENS}|<s>|<bos>|<start_of_turn>|<\|turn>|<[｜|]begin[▁_]of[▁_]sentence[｜|]>|<｜Assistant｜>)"
     r"\s*(?:(?:assistant|model)\b\s*)?)+"
 )
 
 
 def without_start(text: str) -> str:
     """The text without the marks that open the assistant's turn, such as ``<|im_start|>assistant``."""
-    return _FIRST.sub("", text, count=1) if "<" in text[:40] else text
+    return _FIRST.sub("", text, count=1) if "<" in text[:40] or "[INST]" in text[:40] else text
 
 
 def first_turn(text: str) -> str:

@@ -83,6 +83,12 @@ def test_references_are_read_as_responses_are(reference: str, number: str) -> No
     assert reference_number(reference) == Fraction(number)
 
 
+@pytest.mark.parametrize("line", ["at least 5", "5 is wrong", ">5", "≥ 5", "5+", "5-", "up to 5"])
+def test_a_bound_or_a_denied_number_is_no_answer(line: str) -> None:
+    assert extract_number(f"#### {line}") is None
+    assert extract_number("#### a 5-year plan") == 5
+
+
 @pytest.mark.parametrize("reference", ["", "12 apples and 3 pears", "there are 3", "#### none", "1,23"])
 def test_references_without_a_number(reference: str) -> None:
     assert reference_number(reference) is None

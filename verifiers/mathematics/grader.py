@@ -196,6 +196,8 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
         clash = _counts_differ(ours, theirs)
         if clash:
             return _Decision(False, clash)
+    if _percent_of_quantity(ours, theirs) or _percent_of_quantity(theirs, ours):
+        return _Decision(False, "a percentage is not a quantity")
     chosen = _decide_choice(answer, truth, theirs, policy)
     if chosen is not None:
         return chosen
@@ -222,6 +224,11 @@ def _counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
         return f"counts {ours.unit!r} and not {theirs.unit!r}"
     nodes = (ours.node, theirs.node)
     return "a percentage is not a count" if any(node and node.kind == "percent" for node in nodes) else ""
+
+
+def _percent_of_quantity(one: ParsedAnswer, other: ParsedAnswer) -> bool:
+    percent = one.node is not None and one.node.kind == "percent" and not one.unit
+    return percent and units.measure(other.unit) is not None
 
 
 def _words(text: str) -> list[str]:
@@ -331,7 +338,9 @@ def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
     left, right = units.measure(ours), units.measure(theirs)
     clash = f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
     if left and right and left.powers != right.powers:
-        return clash, Fraction(1)
+        # "square units" stands for any area, and not for a volume
+        same = any("unit" in dict(measure.powers) for measure in (left, right)) and left.degree == right.degree
+        return "" if same else clash, Fraction(1)
     if ours and theirs and not (ours.isascii() and theirs.isascii()) and not (left and right) and ours != theirs:
         return clash, Fraction(1)
     if policy.units == "required" and (left or ours.lower()) != (right or theirs.lower()):

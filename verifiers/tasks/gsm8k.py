@@ -92,15 +92,19 @@ def _value(text: str) -> Fraction | None:
     return _only_number(text)
 
 
+_BOUND = re.compile(r"(?:[<>~]|\\(?:[lg]e|ne)) *$")  # at least 5
+_OPEN_END = re.compile(r" *\+|-(?![A-Za-z])")  # 5+ and 5-, but a 5-year plan
 _FRACTION = re.compile(r"-?\d{1,40}(?:/0*[1-9]\d{0,39})?")
 
 
 def _only_number(text: str) -> Fraction | None:
     found = list(_NUMBER.finditer(text))
-    if len({match.group() for match in found}) != 1 or is_negated(text, found[-1].start()):
+    if len({match.group() for match in found}) != 1 or is_negated(text, *found[-1].span()):
         return None
-    adjacent = text[: found[-1].start()][-1:] + text[found[-1].end() :][:1]
-    return None if set(adjacent) & set("/*^:_\\=") else parse_number(found[-1].group())
+    before, after = text[: found[-1].start()], text[found[-1].end() :]
+    bounded = _BOUND.search(before) is not None or _OPEN_END.match(after) is not None
+    adjacent = set(before[-1:] + after[:1])
+    return None if bounded or adjacent & set("/*^:_\\=") else parse_number(found[-1].group())
 
 
 class Gsm8k(FileTask):

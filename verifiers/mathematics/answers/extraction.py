@@ -14,12 +14,16 @@ from verifiers.mathematics.answers import announcements
 from verifiers.mathematics.answers.formulas import formulas, without_formulas
 from verifiers.mathematics.parsing.normalization import matching_brace
 from verifiers.reasoning import after_reasoning
+from verifiers.turns import first_turn, without_start
 
 MAX_RESPONSE_CHARS = 20_000
 """Only this many characters at the end of a response are read, because the answer is there."""
 
 MAX_BOXES = 64
 """More boxes than this are rejected."""
+
+MAX_JOINED = 20
+"""At most so many values that "and" joins are read as one list."""
 
 MAX_SENTENCE_CHARS = 400
 """Only this much of the last sentence is searched for other numbers."""
@@ -62,30 +66,46 @@ _EMPHASIS = (
     ("```", re.compile(r"(?<!`)`{3}(?:[a-z]{1,12}(?=\n))?\s*([^`]{1,400}?)\s*`{3}(?!`)")),
     ("`", re.compile(r"(?<!`)`{1,2}(?=[^\s`])([^`\n]{1,400})(?<=[^\s`])`{1,2}(?!`)")),
 )
-_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(?P<tag>s|del|strike)>[^<>\n]{1,200}</(?P=tag)>", re.IGNORECASE)
 _HEADING = re.compile(r"(?m)^ {0,3}#{1,3}[ \t]+(?=\S)")
 _MARKED = re.compile(r"[*_`#]")
 _PHRASE = re.compile(
-    r"(?:(?:final|correct|right)\s{1,4}answer|(?:correct|right)\s{1,4}(?:option|choice)|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
+    r"(?<![A-Za-z])(?:(?:final|correct|right)\s{1,4}answer|(?:correct|right)\s{1,4}(?:option|choice)|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
     r"(?:\s{0,4}:)?|(?:final\s{1,4})?answer\s{0,4}(?:\*{1,2})?\s{0,4}:|####",
     re.IGNORECASE,
 )
 _WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
+# "12 is wrong" denies 12, and "the wrong answer is 12" announces what is not the answer.
+_DENIED_AFTER = re.compile(
+    r"[\s$)\]}\\*\"'.,]{0,6}\s(?:is|are|was|were|seems|would be)\s+(?:actually\s+|clearly\s+|also\s+)?"
+    r"(?:wrong|incorrect|false|invalid|untrue|not\s+(?:the\s+|a\s+)?(?:correct|right|true|valid|it|answer|solution))\b",
+    re.IGNORECASE,
+)
+_FALSE = (
+    r"(?:\b(?:wrong|incorrect|false|invalid|untrue|not)|(?:\bnot|n['’]t) (?:true|the case|correct|right))"
+    r"(?:\s+(?:that|to say|to claim)){0,2}(?:\s+the)?(?:\s+(?:final|correct|right))?\s+"
+)
+_DENIED_PHRASE = re.compile(rf"{_FALSE}$", re.IGNORECASE)
+_DENIED_ANSWER = re.compile(
+    rf"{_FALSE}(?:answer|solution|result|value|option|choice)\s*(?:is|was|would be)?\s*:?[\s$(\[{{\\*\"'=]*$",
+    re.IGNORECASE,
+)
+# What joins two values of an answer: "3 and 4", "3, 4, or 5".
+_JOINED = re.compile(r"[\s$)\\]*,?\s+(?:and|or)\s+[\s$(\\]*|[\s$)\\]*,[\s$(\\]*", re.IGNORECASE)
 _CHOICE = re.compile(r"\(?[A-J](?:\)[.:]?|[.:])\s")
 _LABELLED = re.compile(r"[^\W\d]{3,20}\s{0,2}:\s{0,2}-?\d[\d.,]*(?![\d:])\s*\S*\s")
 _NUMBER = re.compile(
-    r"(?<![A-Za-z\d.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?(?![A-Za-z]{4})"
+    r"(?<![A-Za-z\d.,])-?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+(?!\d)|\d+,\d\d(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?(?![A-Za-z]{4})"
 )
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
 # "not", "less than" and the like right before a value negate it, unless "is" is between: "what is not prime is 9".
 _DENIED = re.compile(
-    r"(?:\b(?:not|never|cannot|neither|nor|without|except|instead of"
+    r"(?:\b(?:not|at least|at most|up to|never|cannot|neither|nor|without|except|instead of"
     r"|(?:less|greater|more|fewer|larger|smaller|other|rather) than)\b|n['’]t\b)"
     r"(?:\s+(?!(?:is|are|was|equals?|but|so|hence|thus|therefore)\b)[A-Za-z]+){0,3}[\s$(\[{\\*\"'=]*$",
     re.IGNORECASE,
 )
-_CHAT_END = re.compile(r"<\|(?!begin_of_box|end_of_box)[a-z_]{2,20}\|>")
 # Words of a sentence; a bare answer such as "7 square feet" has none.
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
@@ -97,9 +117,8 @@ _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[
 
 def final_part(response: str) -> str:
     """The part of a response that may contain the answer: its end, after the reasoning, before a chat token."""
-    text = after_reasoning(response)[-MAX_RESPONSE_CHARS:]
-    mark = _CHAT_END.search(text)
-    return (text[: mark.start()] if mark else text).replace("{:}", ":")
+    text = first_turn(without_struck(without_start(after_reasoning(response)[-MAX_RESPONSE_CHARS:])))
+    return text.replace("{:}", ":")
 
 
 def boxes(text: str) -> tuple[str, ...]:
@@ -143,8 +162,9 @@ def _after_phrase(text: str) -> str | None:
     """The answer after the last phrase such as "the answer is"; None without such a phrase."""
     matches = list(_PHRASE.finditer(text))
     strong = [match for match in matches if not _WEAK.match(match.group())]
-    chosen = strong or matches
-    for match in reversed(chosen):
+    for match in reversed(strong or matches):
+        if _DENIED_PHRASE.search(text[max(0, match.start() - 80) : match.start()]):
+            continue
         tail = text[match.end() : match.end() + 2_000].lstrip(" *:：\n\t\"“'").removeprefix('\\"')
         formula = next(formulas(tail), None)
         if formula is not None and formula.start == 0:
@@ -194,13 +214,37 @@ def _from_prose(text: str) -> str | None:
         hedged = _NUMBER.finditer(sentence) if _HEDGE.search(sentence) else ()
         if len({match.group() for match in hedged if not is_negated(sentence, match.start())}) > 1:
             return None
-    values = [(formula.start, formula.content) for formula in found] + [(n.start(), n.group()) for n in numbers]
-    return next((value for start, value in reversed(values) if not is_negated(text, start)), None)
+    values = [(formula.start, formula.end, formula.content) for formula in found]
+    values += [(number.start(), number.end(), number.group()) for number in numbers]
+    for index in range(len(values) - 1, -1, -1):
+        start, end, value = values[index]
+        if not is_negated(text, start, end):
+            return _with_joined(text, values[:index], start, value)
+    return None
 
 
-def is_negated(text: str, start: int) -> bool:
-    """Whether the words before a value negate it."""
-    return _DENIED.search(text[max(0, start - 80) : start]) is not None
+def _with_joined(text: str, earlier: list[tuple[int, int, str]], start: int, value: str) -> str:
+    """The last value with those that "and" or "or" joins to it, as one list: "the roots are 3 and 4"."""
+    joined = [value]
+    word = False
+    for first, end, other in reversed(earlier[-MAX_JOINED:]):
+        between = text[end:start]
+        if _JOINED.fullmatch(between) is None:
+            break
+        word = word or bool(re.search("[a-z]", between, re.IGNORECASE))
+        if not word:
+            break  # a comma alone, as in "x = 3, y = 4", may separate clauses
+        joined.insert(0, other)
+        start = first
+    return ", ".join(dict.fromkeys(joined))
+
+
+def is_negated(text: str, start: int, end: int | None = None) -> bool:
+    """Whether the words before a value, or after its end, deny it."""
+    if end is not None and _DENIED_AFTER.match(text, end):
+        return True
+    before = text[max(0, start - 80) : start]
+    return _DENIED.search(before) is not None or _DENIED_ANSWER.search(before) is not None
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:
@@ -239,6 +283,11 @@ def has_tag(text: str) -> bool:
     return bool(_tagged(text))
 
 
+def without_struck(text: str) -> str:
+    """The text without what it strikes out, in Markdown or HTML."""
+    return _STRUCK.sub("", text) if "~~" in text or "</" in text else text
+
+
 def without_emphasis(text: str) -> str:
     """The text without Markdown marks for bold, italic, code and headings; their content is kept."""
     if not _MARKED.search(text):
@@ -250,14 +299,17 @@ def without_emphasis(text: str) -> str:
 
 
 def _extract(text: str, prose: bool) -> Extraction:
-    if "~~" in text:
-        text = _STRUCK.sub("", text)
     found = boxes(text)
     if len(found) > MAX_BOXES:
         return Extraction((), "none", f"more than {MAX_BOXES} boxes")
     if found:
         return Extraction(tuple(map(without_emphasis, found)), "box")
     text = without_emphasis(text)
+    stated = announcements.json_answers(text)
+    if stated:
+        return Extraction((", ".join(stated),), "phrase")
+    if announcements.is_vague_json(text):
+        return Extraction((), "none", "the JSON object does not say which value is the answer")
     foreign = announcements.announced_answer(text)
     if foreign:
         return Extraction((next((formula.content for formula in formulas(foreign)), foreign),), "phrase")

@@ -56,7 +56,7 @@ class Comparison:
         Raises:
             Unsupported: Only the symbolic path can decide.
         """
-        left, right = (simplify_relation(expand_plus_minus(node)) for node in (left, right))
+        left, right = (self._one_of(simplify_relation(expand_plus_minus(node))) for node in (left, right))
         if left.kind == "false":
             return False  # a chain of equations that does not hold
         if left.kind == "named" or right.kind == "named":
@@ -74,6 +74,13 @@ class Comparison:
             raise Unsupported("arithmetic of matrices")
         return self._structures(left, right)
 
+    def _one_of(self, node: Node) -> Node:
+        """The first of alternatives that all have one value: 3/4 or 0.75."""
+        if node.kind != "list" or node.value != "or" or not 1 < len(node.args) <= MAX_UNORDERED:
+            return node
+        first, *others = node.args
+        return first if first.kind in SCALARS and all(self.equal(other, first) for other in others) else node
+
     # --- names and equations ----------------------------------------------------------------------
 
     def _named(self, left: Node, right: Node) -> bool:
@@ -81,6 +88,9 @@ class Comparison:
             left_name, right_name = left.value, right.value
             if left_name.kind == right_name.kind == "var" and left_name != right_name:
                 return self._equations(left.args[1], right.args[1])
+            if left_name.kind == right_name.kind == "mul" and left_name.value != "apply":
+                if not self.scalars(left_name, right_name):
+                    return False  # AB = 5 is not AC = 5
             if left_name.value == right_name.value == "apply" and left_name.args[0] == right_name.args[0]:
                 ours, theirs = left_name.args[1], right_name.args[1]
                 if ours != theirs and ours.kind == theirs.kind == "var" and theirs.value not in variables(left):
@@ -149,6 +159,8 @@ class Comparison:
             return left.value == right.value and self._in_order(left.args, right.args)
         if kinds == {"list", "seq"}:
             brackets = left.value if left.kind == "seq" else right.value
+            if "or" in (left.value, right.value):
+                return False  # x = 1 or y = 2 is not the point (1, 2)
             return brackets == "()" and self._in_order(left.args, right.args)
         if kinds <= {"list", "set"}:
             named = [distinct_letters(node.args) for node in (left, right)]

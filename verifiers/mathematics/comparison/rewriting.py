@@ -30,7 +30,10 @@ def is_name(node: Node) -> bool:
     if node.kind == "mul" and node.value == "apply":
         return all(part.kind in ("var", "num", "seq") for part in node.args[1].args or (node.args[1],))
     if node.kind == "mul":
-        return all(_is_point(part) for part in _factors(node))
+        factors = _factors(node)
+        if [part.value for part in factors[:2]] == ["m", "angle"]:
+            factors = factors[1:]  # the measure of an angle
+        return all(_is_point(part) for part in factors)
     if node.kind in ("div", "ratio"):
         return all(is_name(part) or _is_point(part) for part in node.args)
     if node.kind == "call" and node.value == "abs":
@@ -45,10 +48,10 @@ def _factors(node: Node) -> list[Node]:
 
 
 def _is_point(node: Node) -> bool:
-    """A capital letter, as in the segment AB."""
+    """A capital letter, as in the segment AB, or the sign before some: ``\\angle ABC``."""
     if node.kind == "mul":
         return all(_is_point(part) for part in _factors(node))
-    return node.kind == "var" and str(node.value)[:1].isupper()
+    return node.kind == "var" and (str(node.value)[:1].isupper() or node.value in ("angle", "triangle"))
 
 
 def _signs(node: Node) -> set[int]:

@@ -88,11 +88,17 @@ _EXPONENT = re.compile(r"\^\{?-?[1-4]\}?|(?<=[A-Za-z])[23]\b")
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _ANNOUNCED = re.compile(r"^.{0,80}\banswer is\b:?")
 _DIGIT = re.compile(r"\d")
+_DATE = re.compile(
+    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01])/(?:19|20)\d\d"
+)
 _QUOTED = re.compile(r"[\"'“”„«»「『]([^\"'“”„«»「」『』]+)[\"'“”«»」』]")
 # Words before a value that do not change it: "surely", "about", "the answer is".
 _LEADING = re.compile(
     r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer(?: is:?|:)"
-    r"|(?!not\b)[A-Za-z ]{2,30}:)\s*\}|\\approx"
+    r"|(?!not\b)[A-Za-z ]{2,30}:"
+    r"|(?![^{}]*\b(?:not|no|least|most|than|between|almost|nearly|wrong|incorrect|false)\b)"
+    r"[Tt]he [A-Za-z ]{2,50} (?:is|equals):?)\s*\}"
+    r"|\\approx|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
     r"|(?:about|(?!un|hard|bare|fami)[a-z]{2,12}ly)\b)\s*"
 )
 
@@ -158,6 +164,8 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
         text = quoted[1]
     if not text:
         return ParsedAnswer("", problem="the answer is empty")
+    if _DATE.fullmatch(text):
+        return ParsedAnswer(text, words=text, is_text=True)
     words = words_of(text, keep_case=keep_case)
     based = _based(text.replace(" ", ""))
     if based is not None:

@@ -103,6 +103,8 @@ def command(p: Parser, name: str) -> Node:
         return Node("set")
     if name == "overline":
         return barred(p)
+    if name == "overrightarrow":
+        return arrow(p)
     if name == "mathbb":
         return number_set(p)
     if name == "begin":
@@ -128,6 +130,16 @@ def barred(p: Parser) -> Node:
     for point in token.text[1:]:
         node = Node("mul", (node, letter(point)))
     return node
+
+
+def arrow(p: Parser) -> Node:
+    r"""A vector from point to point: ``\overrightarrow{AB}`` is not ``\overrightarrow{BA}``."""
+    p.expect("{")
+    token = p.next()
+    p.expect("}")
+    if token.kind != "word":
+        raise NotMath("an arrow over what is no name")
+    return Node("var", value=f"vector_{token.text}")
 
 
 def letter_text(p: Parser) -> Node:

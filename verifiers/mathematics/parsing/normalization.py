@@ -21,7 +21,7 @@ _SYMBOLS = {
     "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
     "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ",
     "＜": "<", "＞": ">", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⁄": "/",
-    "º": r"^{\circ}", "˚": r"^{\circ}", "⟨": "(", "⟩": ")",
+    "º": r"^{\circ}", "˚": r"^{\circ}", "⟨": "(", "⟩": ")", "∕": "/", "∜": r"\sqrt[4] ",
 }  # fmt: skip
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u202a-\u202e\ufeff\u00ad\x00]")
 _SUBSCRIPT_RUN = re.compile("(?<=[A-Za-z0-9])[₀₁₂₃₄₅₆₇₈₉]+")
@@ -41,6 +41,7 @@ _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,|') *(
 _FRACTIONS = re.compile(r"\\(?:[dtc]|nice|s|x|flat)frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")
+_ARROW = re.compile(r"\\vec\s*(?=\{\s*[A-Z]\s*[A-Z])")
 _STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|operatorname)(?![A-Za-z])\s*(?=\{)")
 _RELATIONS = {
     "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "lt": "<", "gt": ">", "neq": "ne", "simeq": "approx",
@@ -57,7 +58,13 @@ _BLANKS = re.compile(r"(?<!\d) +| +(?!\d)")
 _LONG_EXPONENT = re.compile(r"(\^|\\sqrt) *(-?\d{2,})(?![\d.])")
 _PHANTOM = re.compile(r"\\[hv]?phantom *(?:\{[^{}]*\}|[-+0-9A-Za-z])|\\(?:_|underline *\{ *\})|_{2,}")
 _DEGREE_LETTER = re.compile(r"(?<=\d) *\^ *(?:o|\{ *o *\})(?= *(?:\\?[,.;CF]|$))")
-_END = re.compile(r"(?:[\s.,;:]|\\$)+$")
+# Three dots are no full stop: "12..." goes on.
+_END = re.compile(r"(?:[\s,;:]|(?<!\.)\.|\\$)+$")
+# Check marks, smileys and the like after an answer. An answer that is only such a sign is kept.
+_CHEER = re.compile(
+    "(?<=[\\w)}\\]%.$])[\\s*]*[\u2705\u2713\u2714\u2611\u2728\u2b50\ufe0f\u220e\U0001f389\U0001f3af\U0001f44d\U0001f600-\U0001f64f]+\\s*$"
+)
+_NEGATIVE_TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*-\s*\}(?=\s*[\d\\(.])")
 
 
 # Recurring decimals: a bar, dots over the first and the last digit of the period, or brackets after the point.
@@ -135,7 +142,12 @@ def normalize(text: str) -> str:
     Dollars, spacing commands and decoration are removed; ``\dfrac`` and the like become ``\frac``, every text command
     becomes ``\text``, unambiguous thousands separators (``,\!`` and ``{,}``) are removed.
     """
-    text = _recurring(clean_unicode(text).replace("\x0crac", "\\frac").replace("{:}", ":").strip())
+    text = _recurring(
+        _NEGATIVE_TEXT.sub("-", clean_unicode(text if text.isascii() else _CHEER.sub("", text)))
+        .replace("\x0crac", "\\frac")
+        .replace("{:}", ":")
+        .strip()
+    )
     text = undecorated(_DEGREE_LETTER.sub(r"^{\\circ}", text))
     if "\\" in text:
         if "\\begin" not in text:
@@ -149,7 +161,7 @@ def normalize(text: str) -> str:
         text = _FRACTIONS.sub(r"\\frac", text)
         text = _BINOMIALS.sub(r"\\binom", text)
         text = _TEXT.sub(r"\\text", text)
-        text = _STYLES.sub("", text)
+        text = _STYLES.sub("", _ARROW.sub(r"\\overrightarrow", text))
         text = _SYNONYM.sub(_synonym, text)
     else:
         text = _THOUSANDS_MARK.sub("", text)

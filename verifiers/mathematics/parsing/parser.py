@@ -203,6 +203,8 @@ class Parser:
             if operator := self.accept("^", "**"):
                 node = self.exponent(node, operator.text)
             elif self.accept("!"):
+                if self.peek().text == "!" and not self.peek().blank:
+                    raise NotMath("a double factorial")
                 node = Node("call", (node,), "factorial")
             elif self.accept("%"):
                 node = Node("percent", (node,))

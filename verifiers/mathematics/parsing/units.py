@@ -22,11 +22,11 @@ month: month = 1, year yr = 12
 volume: ml milliliter millilitre = 1/1000, l liter litre = 1
 liquid: gallon gal = 1, quart = 1/4, pint = 1/8, cup = 1/16
 dollar: cent = 1/100, dollar usd buck = 1
-euro: euro = 1
-yen: yen = 1
-yuan: yuan = 1
-rupee: rupee = 1
-sterling: sterling = 1
+euro: euro eur = 1
+yen: yen jpy = 1
+yuan: yuan cny rmb = 1
+rupee: rupee inr = 1
+sterling: sterling gbp = 1
 won: won = 1
 rouble: rouble ruble = 1
 hryvnia: hryvnia = 1
@@ -50,6 +50,7 @@ frequency: hertz = 1, kilohertz = 1000, megahertz = 1000000, gigahertz = 1000000
 electronvolt: electronvolt = 1, kiloelectronvolt = 1000, megaelectronvolt = 1000000
 amount: mole = 1
 turns: rpm = 1
+unit: unit = 1
 am: am = 1
 pm: pm = 1
 """
@@ -96,7 +97,7 @@ CHANGES_VALUE = frozenset(
     " crore crores dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
     " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
-    " until beyond within against instead rather but".split()
+    " until beyond within against instead rather but power powers bn mn".split()
 )
 """Words that change the value and cannot be dropped: numbers, negations, comparisons, directions, alternatives."""
 
@@ -123,6 +124,15 @@ _CURRENCIES = {
     "₩": "won", "₽": "rouble", "₴": "hryvnia", "₺": "lira", "₫": "dong", "₱": "peso", "₪": "shekel", "฿": "baht",
 }  # fmt: skip
 _CURRENCY = re.compile(r"\\\$|[€£¥￥₹¢₩₽₴₺₫₱₪฿]|^\s*\$(?=\s*[\d.])(?=[^$]*$)")
+_CODES = {
+    "USD": "dollar", "US$": "dollar", "EUR": "euro", "GBP": "sterling", "INR": "rupee", "Rs": "rupee", "JPY": "yen",
+    "CNY": "yuan", "RMB": "yuan",
+}  # fmt: skip
+_CODE = re.compile(
+    r"^\s*(?:\\text[a-z]*\s*\{\s*)?(?P<code>"
+    + "|".join(map(re.escape, _CODES))
+    + r")(?![A-Za-z])\.?\s*\}?[\s~]*(?:\\ )?(?=[\d\\])"
+)
 _EMPTY_TEXT = re.compile(r"\\text[a-z]*\s*\{\s*\}")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)")
 
@@ -145,6 +155,8 @@ def _scaled(match: re.Match[str]) -> str:
 
 def without_currency(text: str) -> tuple[str, str]:
     """An answer without currency signs, and the currency; empty if there is none."""
+    if (code := _CODE.match(text)) is not None:
+        return text[code.end() :], _CODES[code["code"]]
     signs = _CURRENCY.findall(text)
     if not signs:
         return text, ""
@@ -157,6 +169,11 @@ class Measure:
 
     powers: tuple[tuple[str, int], ...]
     size: Fraction
+
+    @property
+    def degree(self) -> int:
+        """2 for an area, whatever its unit."""
+        return sum(power for _, power in self.powers)
 
 
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
@@ -196,7 +213,9 @@ def measure(words: str) -> Measure | None:
 
 def droppable(words: str) -> bool:
     """Whether words next to a number do not change its value."""
-    return not (set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE) and foreign_units.droppable(words)
+    # 5k is 5000; K is a unit
+    changes = set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE or words.strip() in ("k", "M", "B", "bn", "mn")
+    return not changes and foreign_units.droppable(words)
 
 
 _COUNTED_THINGS = re.compile(
