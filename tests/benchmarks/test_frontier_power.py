@@ -37,7 +37,8 @@ def test_the_figures_of_the_small_plan_are_those_of_the_script(repository: Path)
     plan = load(repository / "benchmarks/frontier/countdown-small.yaml")
     page = " ".join((repository / "docs/evidence/plan.md").read_text().split())
     at_8 = power_of(Store(repository / "docs/evidence/frontier/counts.parquet", plan.digest), plan, plan.primary[0])
-    assert "standard error 0.0069" in at_8 and "at k = 8 the standard error is 0.007" in page
+    assert "standard error 0.0069" in at_8 and "gave 0.007 at k = 8, and this power" in page
     for difference, loose, strict in (("0.02", "0.72", "0.53"), ("0.03", "0.97", "0.91"), ("0.04", "1.00", "0.99")):
         assert f"difference {difference}: power {loose}, {strict}" in at_8
-    assert "is 0.72, 0.97 and 1.00 at the level 0.05, and 0.53, 0.91 and 0.99 at the strictest" in page
+    assert "| difference | 0.02 | 0.03 | 0.04 | |---|---|---|---| | at the level 0.05 | 0.72 | 0.97 | 1.00 |" in page
+    assert "| at the strictest level of Holm's method, 0.017 | 0.53 | 0.91 | 0.99 |" in page
