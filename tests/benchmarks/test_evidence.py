@@ -61,7 +61,7 @@ def test_the_page_of_coscaling_follows_from_the_committed_counts(evidence: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "page"), PLANNED)
+@pytest.mark.parametrize(("name", "page"), [*PLANNED, ("gsm8k-small", "gsm8k-small")])
 def test_a_frontier_follows_from_the_committed_counts(
     name: str, page: str, evidence: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
