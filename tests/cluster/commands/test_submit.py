@@ -76,7 +76,7 @@ class Head:
 
     def command(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [BIN / program, *arguments], env=self.environment, capture_output=True, text=True, timeout=90
+            [BIN / program, *arguments], env=self.environment, capture_output=True, text=True, timeout=180
         )
         return done.stdout + done.stderr
 
@@ -250,7 +250,7 @@ def test_a_job_is_listed_followed_and_stopped_with_time_to_save(head: Head) -> N
         if "ticking" in line:
             break
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=90)
+    rest, _ = process.communicate(timeout=180)
     output = "".join(lines) + rest
     assert process.returncode == 130, output
     job = next(line.split()[1] for line in lines if line.startswith("job "))
