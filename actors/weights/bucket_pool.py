@@ -45,8 +45,8 @@ class BucketPool:
         if index == len(self._files):
             self._files.append(_File(new_path(self._owner, self._directory), nbytes))
         elif self._files[index].size < nbytes:
-            self._files[index].close()
-            self._files[index] = _File(new_path(self._owner, self._directory), nbytes)
+            self._files.pop(index).close()  # first, because both may not fit; if the new one does not, it is not listed
+            self._files.insert(index, _File(new_path(self._owner, self._directory), nbytes))
         file = self._files[index]
         fill(file.data, tensors, entries)
         return {"path": file.path, "mark": file.mark, "entries": entries, "nbytes": nbytes}

@@ -111,15 +111,29 @@ def test_a_killed_writer_leaves_nothing() -> None:
     assert (free() - held) * os.statvfs(directory).f_bsize > 2 << 20, "4 MiB, and what others did meanwhile"
 
 
-def test_a_full_memory_file_system_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
+
+def test_a_full_memory_file_system_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "posix_fallocate", full)
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TransferError, match=r"is full: a weight bucket of 4\.0 MiB .* --shm-size"):
         BucketPool("run", tmp_path).write(0, [("w", torch.ones(2**20))])
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_the_files_stay_usable_if_one_cannot_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BucketPool("run", tmp_path)
+    for index in range(2):
+        pool.write(index, weights(1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(TransferError, match="is full"):
+            pool.write(0, weights(2.0, size=5000))
+    for index in range(2):
+        assert_holds(dict(buckets.open_bucket(pool.write(index, weights(3.0)))), 3.0)
+    pool.close()
 
 
 def test_the_host_back_end_reuses_its_files_and_sends_all_buckets_at_once() -> None:
