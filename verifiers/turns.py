@@ -29,12 +29,11 @@ def without_start(text: str) -> str:
 
 def first_turn(text: str) -> str:
     """The text before the first mark that ends a turn."""
-    text = without_start(text)
     mark = _END.search(text)
     return text[: mark.start()] if mark else text
 
 
 def without_end(text: str) -> str:
     """The text without such marks at its end. Others may be strings of a program."""
-    mark = _LAST.search(text[-400:])
-    return text[: len(text) - len(text[-400:]) + mark.start()] + "\n" if mark else text
+    mark = _LAST.search(text, max(0, len(text) - 400))
+    return text[: mark.start()] + "\n" if mark else text

@@ -42,10 +42,18 @@ class Sizes:
         stored = self.groups + (self.stored_weights if _has_weights(kind) else 0.0)
         return max(_MIN_STORE_GIB, ceil(2 * _STORE_SLACK * stored) / 2)
 
+    def shared_memory_parts(self, kind: NodeType) -> dict[str, float]:
+        """GiB of /dev/shm that a node needs, by use."""
+        parts = {"Ray's object store": self.object_store(kind)}
+        if self.shared_weights and _has_weights(kind):
+            parts["weights in transit"] = self.shared_weights
+        if kind.gpus:
+            parts["NCCL"] = _NCCL_GIB
+        return parts
+
     def shared_memory(self, kind: NodeType) -> int:
         """GiB of /dev/shm that a node needs."""
-        weights = self.shared_weights if _has_weights(kind) else 0.0
-        return ceil(self.object_store(kind) + weights + (_NCCL_GIB if kind.gpus else 0.0))
+        return ceil(sum(self.shared_memory_parts(kind).values()))
 
     def reserved(self, kind: NodeType) -> float:
         """GiB of a node that no actor gets."""
@@ -91,11 +99,8 @@ def plan_run(config: RunConfig, sizes: Sizes, *, most: bool = False) -> Plan:
 
 def _too_small(name: str, kind: NodeType, sizes: Sizes) -> list[str]:
     """Problems of a node type that lacks /dev/shm, or memory for it, before any actor is placed."""
-    key, needed, store = f"cluster.node_types.{name}", sizes.shared_memory(kind), sizes.object_store(kind)
-    parts = f"{store:g} for Ray's object store"
-    if needed > store:
-        parts += f", {sizes.shared_weights if _has_weights(kind) else 0.0:.3g} for weights in transit"
-        parts += f" and {_NCCL_GIB:g} for NCCL" if kind.gpus else ""
+    key, needed = f"cluster.node_types.{name}", sizes.shared_memory(kind)
+    parts = ", ".join(f"{gib:.3g} for {use}" for use, gib in sizes.shared_memory_parts(kind).items())
     if kind.shm_gib is not None and kind.shm_gib < needed:
         return [
             f"{key}.shm_gib = {kind.shm_gib:g}, but a node needs {needed} GiB of /dev/shm: {parts}; raise it or leave "

@@ -50,21 +50,24 @@ def _last_with(missing: set[str], names: list[set[str] | None]) -> int | None:
 
 
 def _missing(code: str) -> set[str]:
-    try:
-        return set(outside(ast.parse(code, _NAME)).program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
+    """The names that a block uses and does not define."""
+    tree = _tree(code)
+    return set() if tree is None else set(outside(tree).program)
 
 
 def _defined(code: str) -> set[str] | None:
     """The functions and classes that a block defines; None if it does more than import and define."""
+    tree = _tree(code)
+    if tree is None or not all(isinstance(node, _DEFINES) or _is_docstring(node) for node in tree.body):
+        return None
+    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+
+
+def _tree(code: str) -> ast.Module | None:
     try:
-        body = ast.parse(code, _NAME).body
+        return ast.parse(code, _NAME)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    if not all(isinstance(node, _DEFINES) or _is_docstring(node) for node in body):
-        return None
-    return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from verifiers.mathematics.answers import announcements
+from verifiers.mathematics.answers import announcements, json_objects
 from verifiers.mathematics.answers.formulas import formulas, without_formulas
 from verifiers.mathematics.parsing.normalization import matching_brace
 from verifiers.reasoning import after_reasoning
@@ -305,10 +305,10 @@ def _extract(text: str, prose: bool) -> Extraction:
     if found:
         return Extraction(tuple(map(without_emphasis, found)), "box")
     text = without_emphasis(text)
-    stated = announcements.json_answers(text)
+    stated = json_objects.json_answers(text)
     if stated:
         return Extraction((", ".join(stated),), "phrase")
-    if announcements.is_vague_json(text):
+    if json_objects.is_vague_json(text):
         return Extraction((), "none", "the JSON object does not say which value is the answer")
     foreign = announcements.announced_answer(text)
     if foreign:
