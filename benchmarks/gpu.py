@@ -44,12 +44,12 @@ def main() -> int:
         for name, stage in STAGES.items():
             print(f"{name:18} {stage.seconds:4.0f} s  {stage.measures} (at least: {stage.bar})")
         return 0
-    if options.device == "cuda":
-        _choose_card()
     options.output.mkdir(parents=True, exist_ok=True)
     options.scratch = (options.scratch or options.output / "scratch").resolve()
     (options.scratch / "stages").mkdir(parents=True, exist_ok=True)
     if options.here:
+        if options.device == "cuda":
+            _choose_card()
         return _measure(options, options.stage[0])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running stage is killed too
     results = Results(options.output, options.scratch)

@@ -160,6 +160,7 @@ def test_the_run_on_one_card_is_a_valid_configuration(tmp_path: Path, repository
 @pytest.mark.slow
 def test_stages_leave_a_result_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repository: Path) -> None:
     monkeypatch.chdir(repository)
+    environment = dict(os.environ)
     names = ("learner-0.6b-16k", "sync-ipc-4b")
     stages = [part for name in names for part in ("--stage", name)]
     assert call(monkeypatch, "--output", str(tmp_path), "--device", "cpu", "--tiny", *stages) == 0
@@ -176,6 +177,7 @@ def test_stages_leave_a_result_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert call(monkeypatch, "--output", str(tmp_path), "--stage", "bandwidth") == 1, "there is no GPU"
     error = json.loads((tmp_path / "results.json").read_text())["stages"]["bandwidth"]["error"]
     assert "no NVIDIA GPU is visible" in error
+    assert dict(os.environ) == environment, "a stage chooses a card for its own process"
 
 
 @pytest.fixture
