@@ -47,14 +47,14 @@ def imitate(
     if new is not None:
         model = _fresh_model(config, new, partial / "model")
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
-    try:
-        with RunDirectory.create(partial, "run", config.to_mapping()) as directory:
+    with RunDirectory.create(partial, "run", config.to_mapping()) as directory:  # fails if another imitation has it
+        try:
             directory.write_json(SETTINGS_FILE, settings.model_dump(mode="json"))
             keep_files(directory, config)
             return _train(config, settings, directory, output, report)
-    except UsageError:  # nothing was started
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        except UsageError:  # nothing was started
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def resume(output: Path, overrides: Sequence[str], report: Callable[[str], None]) -> int:

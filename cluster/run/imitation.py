@@ -120,6 +120,17 @@ class _Course:
         return (newest.step, newest.path) if newest else (0, None)
 
     def examples_of(self, step: int) -> ObjectRef:
+        """For ranks that are replaced.
+
+        Raises:
+            ActorFailure: the checkpoint after this step was saved, but cannot be read.
+        """
+        if step not in self._since_saved:
+            raise ActorFailure(
+                f"a learner rank was replaced, but the checkpoint of step {self._saved} cannot be read "
+                f"({self._checkpoints.directory}), and the examples before it are no longer in memory; continue with "
+                "--resume, which draws them again"
+            )
         return self._since_saved[step]
 
     async def train(self, learner: LearnerGroup, shutdown: Shutdown, checkpoint_due: Callable[[], bool]) -> None:

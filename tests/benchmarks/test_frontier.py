@@ -19,7 +19,9 @@ from benchmarks.frontier.counts import Counts, Key, Store
 from benchmarks.frontier.gsm8k_split import split
 from benchmarks.frontier.page import hours_left, write_page
 from benchmarks.frontier.plan import Plan, load
+from benchmarks.frontier.power import power_table
 from benchmarks.frontier.stages import Stages
+from benchmarks.frontier.tables import values
 from benchmarks.planned.contrasts import holm
 from benchmarks.planned.plan import require_committed
 from learner.metrics import paired_p_value
@@ -155,6 +157,23 @@ def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys:
     assert "2 contenders trained, 2 tested" in capsys.readouterr().out
 
 
+def test_a_contrast_with_the_base_model(plan: Plan, tmp_path: Path) -> None:
+    pairs = [{"contender": "pass4", "against": against, "k": 4} for against in ("mean", "base")]
+    plan = Plan.model_validate(plan.model_dump() | {"ks": [4], "primary": pairs})
+    store = Store(tmp_path / "counts.parquet", plan.digest)
+    stages = Stages(plan, store, tmp_path / "scratch", FakeBonrl())
+    for stage in (stages.train, stages.tune, stages.test):
+        stage()
+    write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
+    page = (tmp_path / "README.md").read_text()
+    before, after = values(store, plan, "base", 4), values(store, plan, "pass4", 4)
+    assert f"| pass@4 minus the base model, pass@4 | {after.mean() - before.mean():+.3f} [" in page
+    classes = page.split("## By difficulty")[1].split("## Answers needed")[0]
+    assert "pass@4 minus the mean" in classes and "minus the base model" not in classes, "its answers make the classes"
+    assert "pass4 minus base, pass@4: standard deviation" in power_table(store, plan)
+    assert "| contender | tuned for | pass@1 | pass@4 |" in page, "what a single answer costs"
+
+
 def test_a_page_can_be_written_while_one_side_is_tested(plan: Plan, tmp_path: Path) -> None:
     stages = Stages(plan, Store(tmp_path / "counts.parquet", plan.digest), tmp_path / "scratch", FakeBonrl())
     for stage in (stages.train, stages.tune, stages.test):
@@ -250,7 +269,9 @@ def test_holm_adjusts_by_rank() -> None:
     ("change", "message"),
     [
         ({"primary": [{"contender": "best", "against": "mean", "k": 1}]}, "contender 'best'"),
+        ({"primary": [{"contender": "base", "against": "mean", "k": 1}]}, "contender 'base'"),
         ({"primary": [{"contender": "pass4", "against": "mean", "k": 2}]}, "k = 2"),
+        ({"contenders": {"base": {"title": "b", "overrides": []}}, "primary": []}, "name of the base model"),
         ({"ks": [1, 4, 16]}, "validation.n = 8 is less than the largest k, 16"),
         ({"steps": 7}, "not a multiple of every"),
         ({"seeds": [0]}, "two or more"),

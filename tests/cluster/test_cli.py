@@ -203,6 +203,25 @@ def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, started: St
     assert started[0][0].task.validation_size == 0
 
 
+def test_an_imitation_that_another_process_runs_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are started within a second: the other one's directory appears after the check for leftovers."""
+    from cluster.commands import imitation
+    from cluster.config import build_config
+    from cluster.errors import UsageError
+    from cluster.records.run_directory import RunDirectory
+    from learner.imitation import ImitationSettings
+
+    config, partial = build_config({}), tmp_path / "model.partial"
+    monkeypatch.setattr(imitation, "_clear_unused", lambda output: None)
+    with RunDirectory.create(partial, "run", config.to_mapping()):
+        with pytest.raises(UsageError, match="in use"):
+            settings = ImitationSettings(steps=1, batch_size=1)
+            imitation.imitate(config, tmp_path / "model", settings, new=None, report=print)
+        assert (partial / "run" / "config.yaml").is_file()
+
+
 def test_sft_makes_a_new_model_of_the_size_that_is_asked_for(run: Any, tmp_path: Path, started: Started) -> None:
     for options in (["--new"], ["--new", "--width", "256", "--layers", "6"]):
         assert run("sft", *options, "--output", tmp_path / "model")[0] == 0

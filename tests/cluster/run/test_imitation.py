@@ -102,6 +102,17 @@ def test_a_delivery_that_was_interrupted_is_repeated(tmp_path: Path) -> None:
     assert (tmp_path / "model" / ADAPTER / "adapter_model.safetensors").is_file()
 
 
+def test_a_rank_cannot_be_replaced_if_the_newest_checkpoint_is_damaged(tmp_path: Path) -> None:
+    here = course(tmp_path, [], batches(5))
+    learner = Learner(lambda step: here.examples_of(step))
+    with pytest.raises(ActorFailure, match="ran out after 5 steps"):
+        asyncio.run(here.train(learner, Shutdown(), lambda: False))  # type: ignore[arg-type]
+    (tmp_path / "step-000003" / "weights").write_text("damaged")
+    assert here.origin() == (0, None)
+    with pytest.raises(ActorFailure, match=r"the checkpoint of step 3 cannot be read .* continue with --resume"):
+        here.examples_of(0)
+
+
 def test_too_few_examples_end_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ActorFailure, match="ran out after 2 steps of 2; lower --steps or --batch-size"):
         asyncio.run(course(tmp_path, [], batches(2)).train(Learner(), Shutdown(), lambda: False))  # type: ignore[arg-type]
