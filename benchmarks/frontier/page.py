@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +10,14 @@ import numpy as np
 from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Missing, curve
 from benchmarks.frontier.counts import BASE, Key, Store
 from benchmarks.frontier.plan import Plan
+from benchmarks.frontier.regimes import by_pair, plot_regimes, regimes, regimes_table
 from benchmarks.frontier.tables import (
-    Regime,
     answers_table,
     choices_table,
     difference_tables,
     equal_answers_tables,
     joint_table,
     primary_contrasts,
-    regimes,
-    regimes_table,
     temperatures_table,
     values,
     values_table,
@@ -46,7 +43,7 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
         parts += ["## Primary contrasts", primary_contrasts(store, plan, tested)]
         parts += ["## Test split", values_table(store, plan, tested), joint_table(store, plan, tested)]
         if classes := regimes(store, plan, tested):  # none while only one side of each contrast is tested
-            _plot_regimes(folder / "regimes.png", plan, classes)
+            plot_regimes(folder / "regimes.png", by_pair(classes))
             parts += ["## By difficulty", "![difference by the base model's success rate](regimes.png)"]
             parts += [regimes_table(store, plan, classes)]
         parts += ["## Answers needed for the same success", answers_table(store, plan, tested)]
@@ -140,27 +137,4 @@ def _plot(path: Path, store: Store, plan: Plan, finished: Sequence[str]) -> None
         axes.set_xlabel("pass@1")
         axes.set_ylabel(f"pass@{k}")
     figure.legend(loc="outside lower center", ncols=4, fontsize=7)
-    figure.savefig(path, dpi=110)
-
-
-def _plot_regimes(path: Path, plan: Plan, found: Sequence[Regime]) -> None:
-    """The differences by the base model's success rate, one panel for each pair, one color for each k."""
-    from matplotlib.figure import Figure
-
-    pairs = list(dict.fromkeys(one.pair for one in found))
-    figure = Figure(figsize=(6.4 * len(pairs), 4.2), layout="constrained")
-    for axes, pair in zip(np.atleast_1d(figure.subplots(1, len(pairs), sharey=True)), pairs, strict=True):
-        classes = [one for one in found if one.pair == pair]
-        for i, k in enumerate(plan.ks):
-            differences = [one.by_k[k] for one in classes]
-            x = np.arange(len(classes)) + 0.15 * (i - (len(plan.ks) - 1) / 2)
-            y = np.array([d.value for d in differences])
-            ends = [y - [d.low for d in differences], [d.high for d in differences] - y]
-            axes.errorbar(x, y, ends, fmt="o", markersize=4, capsize=3, label=f"pass@{k}")
-        axes.axhline(0.0, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(classes)), [f"{one.name}\n{one.prompts} prompts" for one in classes], fontsize=8)
-        axes.set_xlabel("success rate of the base model")
-        axes.set_ylabel("difference, 95 % interval")
-        axes.set_title(textwrap.fill(pair, 60), fontsize=9)
-        axes.legend()
     figure.savefig(path, dpi=110)

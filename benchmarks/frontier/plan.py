@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from benchmarks.frontier.counts import BASE
 from benchmarks.planned.plan import FRESH_SEEDS, Contrast, Part, Planned, Pool, Positive, RunCosts, read_plan
 
 
@@ -27,7 +28,7 @@ class Plan(Planned):
         ks: the metrics pass@k; each contender is tuned for each.
         validation, test: the pools of the choices and of the results.
         primary: contrasts of pass@k, both sides tuned for it, which are tested with Holm's correction; everything else
-            is descriptive.
+            is descriptive. `against: base` is the base model at its best temperature.
     """
 
     title: str
@@ -48,9 +49,11 @@ class Plan(Planned):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if BASE in self.contenders:
+            raise ValueError(f"contenders: {BASE!r} is the name of the base model; choose another one")
         for contrast in self.primary:
-            for name in (contrast.contender, contrast.against):
-                if name not in self.contenders:
+            for name, others in ((contrast.contender, ()), (contrast.against, (BASE,))):
+                if name not in (*self.contenders, *others):
                     raise ValueError(f"primary names the contender {name!r}, which is not in contenders")
             if contrast.k not in self.ks:
                 raise ValueError(f"primary names k = {contrast.k}, which is not in ks")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +13,6 @@ from benchmarks.markdown import interval, markdown
 from benchmarks.planned.contrasts import Primary, primary_table
 from benchmarks.planned.plan import Contrast
 from learner import paired_difference_of_runs
-from learner.metrics import Difference
-
-EDGES = (0.0, 0.1, 0.3, 1.0)  # upper ends of the classes of prompts by the base model's success rate
 
 
 def equal_answers_tables(store: Store, plan: Plan, finished: Sequence[str]) -> str:
@@ -162,12 +158,13 @@ def values_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
 
 
 def joint_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
-    """Test values of each tuned model at every k: the points that it reaches."""
-    rows = [["contender", "tuned for", *(f"pass@{k}" for k in plan.ks)]]
+    """Test values of each tuned model at every k, and at k = 1: the points that it reaches."""
+    ks = sorted({1, *plan.ks})
+    rows = [["contender", "tuned for", *(f"pass@{k}" for k in ks)]]
     for name in (BASE, *tested):
         for tuned in plan.ks:
-            found = _tested(store, plan, name, tuned)
-            cells = [_with_spread(np.array([c.pass_at(k).mean() for c in found])) for k in plan.ks]
+            found = tested_counts(store, plan, name, tuned)
+            cells = [_with_spread(np.array([c.pass_at(k).mean() for c in found])) for k in ks]
             rows.append([title(plan, name), f"pass@{tuned}", *cells])
     return f"{markdown(rows)}\n\nEach row is one model for each seed, at the temperature that was chosen for its k."
 
@@ -182,7 +179,7 @@ def primary_contrasts(store: Store, plan: Plan, tested: Sequence[str]) -> str:
     found = []
     for one in plan.primary:
         pair = None
-        if {one.contender, one.against} <= {*tested}:
+        if {one.contender, one.against} <= {BASE, *tested}:
             pair = (values(store, plan, one.against, one.k), values(store, plan, one.contender, one.k))
         found.append(Primary(_name(plan, one), pair))
     return primary_table(found)
@@ -194,7 +191,7 @@ def answers_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
     for name in (BASE, *tested):
         cells = []
         for k in plan.ks:
-            target, found = values(store, plan, tested[0], k).mean(), _tested(store, plan, name, k)
+            target, found = values(store, plan, tested[0], k).mean(), tested_counts(store, plan, name, k)
             enough = (n for n in range(1, found[0].samples + 1) if np.mean([c.pass_at(n) for c in found]) >= target)
             needed = next(enough, None)
             cells.append(f"more than {found[0].samples}" if needed is None else str(needed))
@@ -203,48 +200,6 @@ def answers_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
         "Each answer costs its tokens and one call of the verifier, which is always right here: pass@k is Best-of-k "
         "with such a verifier. Every model is the one that is tuned for this k, so other stopping steps or "
         "temperatures may need fewer answers. The numbers have no intervals."
-    )
-    return f"{markdown(rows)}\n\n{note}"
-
-
-class Regime(NamedTuple):
-    """The difference of a pair on the test prompts of one class of the base model's success rate, for each k."""
-
-    name: str
-    prompts: int
-    pair: str
-    by_k: dict[int, Difference]
-
-
-def regimes(store: Store, plan: Plan, tested: Sequence[str]) -> list[Regime]:
-    """The primary pairs, by the base model's success rate on the prompt and by k."""
-    base = _tested(store, plan, BASE, min(plan.ks))[0]
-    class_P = np.searchsorted(EDGES, base.right_P / base.samples)
-    names = ["0", *(f"above {low:g}, at most {high:g}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True))]
-    found = []
-    pairs = dict.fromkeys((c.contender, c.against) for c in plan.primary if {c.contender, c.against} <= {*tested})
-    for contender, against in pairs:
-        for i, name in enumerate(names):
-            (of_class,) = np.nonzero(class_P == i)
-            if len(of_class) < 2:
-                continue
-            by_k = {}
-            for k in plan.ks:
-                before, after = (values(store, plan, one, k)[:, of_class] for one in (against, contender))
-                by_k[k] = paired_difference_of_runs(before, after)
-            found.append(Regime(name, len(of_class), f"{title(plan, contender)} minus {title(plan, against)}", by_k))
-    return found
-
-
-def regimes_table(store: Store, plan: Plan, found: Sequence[Regime]) -> str:
-    """The table of what :func:`regimes` found."""
-    rows = [["base success rate", "prompts", "difference", *(f"pass@{k}" for k in plan.ks)]]
-    for one in found:
-        rows.append([one.name, str(one.prompts), one.pair, *(interval(one.by_k[k]) for k in plan.ks)])
-    base = _tested(store, plan, BASE, min(plan.ks))[0]
-    note = (
-        f"Test prompts by the share of right ones among {base.samples} answers of the base model, at its best "
-        f"temperature for pass@{min(plan.ks)}. These answers are used for nothing else in this table. Descriptive."
     )
     return f"{markdown(rows)}\n\n{note}"
 
@@ -277,10 +232,15 @@ def values(store: Store, plan: Plan, name: str, k: int) -> np.ndarray:
     Raises:
         Missing: a measurement is missing.
     """
-    return np.stack([found.pass_at(k) for found in _tested(store, plan, name, k)])
+    return np.stack([found.pass_at(k) for found in tested_counts(store, plan, name, k)])
 
 
-def _tested(store: Store, plan: Plan, name: str, k: int) -> list[Counts]:
+def tested_counts(store: Store, plan: Plan, name: str, k: int) -> list[Counts]:
+    """Test counts of the models tuned for k, one for each seed; one of the base model.
+
+    Raises:
+        Missing: a measurement is missing.
+    """
     choice: Choice = chosen_base(store, plan, k) if name == BASE else chosen(store, plan, name, k)
     if choice.temperature is None:
         raise Missing(f"{name}: the temperatures have not been measured")
@@ -288,5 +248,4 @@ def _tested(store: Store, plan: Plan, name: str, k: int) -> list[Counts]:
 
 
 def _name(plan: Plan, contrast: Contrast) -> str:
-    titles = plan.contenders[contrast.contender].title, plan.contenders[contrast.against].title
-    return f"{titles[0]} minus {titles[1]}, pass@{contrast.k}"
+    return f"{title(plan, contrast.contender)} minus {title(plan, contrast.against)}, pass@{contrast.k}"

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.coscaling import by_cell, load
 from benchmarks.coscaling import write_page as write_coscaling
+from benchmarks.frontier import regimes
 from benchmarks.frontier.choice import curve
 from benchmarks.frontier.counts import Key, Store
 from benchmarks.frontier.page import write_page as write_frontier
@@ -58,6 +59,20 @@ def test_a_page_follows_from_the_committed_figures(name: str, evidence: Path, tm
 def test_the_page_of_coscaling_follows_from_the_committed_counts(evidence: Path, tmp_path: Path) -> None:
     write_coscaling(tmp_path, by_cell(load(evidence / "coscaling" / "counts.parquet")))
     assert (tmp_path / "README.md").read_text() == (evidence / "coscaling" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_one_figure_shows_the_comparisons_with_ordinary_rl(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    plans = {name: load_plan(repository / f"benchmarks/frontier/{name}.yaml") for name, _ in PLANNED}
+    assert list(regimes.PAGES.items()) == [
+        (name, page) for name, page in PLANNED if any(c.against == "mean" for c in plans[name].primary)
+    ]
+    regimes.main(tmp_path / "regimes.png")
+    assert f"{len(regimes.PAGES)} panels" in capsys.readouterr().out
+    assert (tmp_path / "regimes.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -203,9 +203,7 @@ def test_sft_needs_no_problems_to_evaluate(run: Any, tmp_path: Path, started: St
     assert started[0][0].task.validation_size == 0
 
 
-def test_an_imitation_that_another_process_runs_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_imitation_that_another_process_runs_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are started within a second: the other one's directory appears after the check for leftovers."""
     from cluster.commands import imitation
     from cluster.config import build_config
