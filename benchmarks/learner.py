@@ -4,8 +4,8 @@
 
 Both sides train the same sequences with the same loss, AdamW and clipping; they alternate, and the medians of the
 repeats are compared. The plain loop gets its micro-batches ready-made as tensors; the engine plans, pads and
-measures its diagnostics inside the timed step. A second engine packs its micro-batches (`learner.packing`). Prints one
-Markdown table row.
+measures its diagnostics inside the timed step. A second engine packs its micro-batches (`learner.packing`), and with
+--bfloat16 a third one trains in that format. Prints one Markdown table row.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import argparse
 import socket
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import torch
 
+from benchmarks.markdown import markdown
 from learner.backends.model_directory import load_causal_lm
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches, padding_share
 from learner.engine import Engine
@@ -91,44 +93,47 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=4096, help="learner.tokens_per_micro_batch")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides")
     parser.add_argument("--repeats", type=int, default=7, help="timed steps of each side, after one untimed")
+    parser.add_argument("--bfloat16", action="store_true", help="also measure model.dtype = bfloat16")
     arguments = parser.parse_args()
 
     learner = LearnerSettings(tokens_per_micro_batch=arguments.budget, threads=arguments.threads)
-    port = free_port()
-    engine = Engine(arguments.model, learner=learner, loss=LossSettings(), master_port=port)
     packing = learner.model_copy(update={"packing": True})
-    packed = Engine(arguments.model, learner=packing, loss=LossSettings(), master_port=port)
+    port = free_port()
+    forms: dict[str, tuple[str, LearnerSettings]] = {"engine": ("float32", learner), "packed": ("float32", packing)}
+    if arguments.bfloat16:
+        forms["bfloat16"] = "bfloat16", learner
+    engines = {
+        name: Engine(arguments.model, dtype=dtype, learner=settings, loss=LossSettings(), master_port=port)
+        for name, (dtype, settings) in forms.items()
+    }
     model = load_causal_lm(arguments.model, "float32").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     sequences = make_sequences(arguments.sequences, arguments.prompt, arguments.response, model.config.vocab_size)
-    batches = make_micro_batches(sequences, arguments.budget, 0, 1, engine.pad_token)
+    batches = make_micro_batches(sequences, arguments.budget, 0, 1, engines["engine"].pad_token)
     prepared = [tensors(b) for b in batches]
     tokens = sum(len(s) for s in sequences)
 
-    seconds: dict[str, list[float]] = {"engine": [], "plain": [], "packed": []}
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *engines)}
     for repeat in range(arguments.repeats + 1):
-        started = time.perf_counter()
-        engine.train_step(sequences, NORMALISER, repeat)
-        middle = time.perf_counter()
-        plain_step(model, optimizer, prepared)
-        third = time.perf_counter()
-        packed.train_step(sequences, NORMALISER, repeat)
-        if repeat:
-            seconds["engine"].append(middle - started)
-            seconds["plain"].append(third - middle)
-            seconds["packed"].append(time.perf_counter() - third)
+        steps = {name: partial(engine.train_step, sequences, NORMALISER, repeat) for name, engine in engines.items()}
+        for name, step in {"plain": partial(plain_step, model, optimizer, prepared), **steps}.items():
+            started = time.perf_counter()
+            step()
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
     rate = {side: tokens / statistics.median(values) for side, values in seconds.items()}
     parameters = sum(p.numel() for p in model.parameters())
-    print(
-        "| parameters | micro-batches | padding | engine tokens/s | plain PyTorch tokens/s | ratio | packed ÷ padded |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    print(
-        f"| {parameters / 1e6:.1f} M | {len(batches)} | {padding_share(batches):.1%} "
-        f"| {rate['engine']:,.0f} | {rate['plain']:,.0f} | {rate['engine'] / rate['plain']:.2f} "
-        f"| {rate['packed'] / rate['engine']:.2f} |"
-    )
-    engine.close()
+    shown = {
+        "parameters": f"{parameters / 1e6:.1f} M",
+        "micro-batches": f"{len(batches)}",
+        "padding": f"{padding_share(batches):.1%}",
+        "engine tokens/s": f"{rate['engine']:,.0f}",
+        "plain PyTorch tokens/s": f"{rate['plain']:,.0f}",
+        "ratio": f"{rate['engine'] / rate['plain']:.2f}",
+        **{f"{name} ÷ engine": f"{rate[name] / rate['engine']:.3g}" for name in list(engines)[1:]},
+    }
+    print(markdown([list(shown), list(shown.values())]))
+    engines["engine"].close()
 
 
 if __name__ == "__main__":

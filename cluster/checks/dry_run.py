@@ -24,6 +24,7 @@ from cluster.checks.memory.estimates import (
 from cluster.checks.memory.limits import loading_text, reference_text, shape_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
+from cluster.checks.processor import multiplies_bfloat16
 from cluster.checks.prompts import evaluates
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
@@ -45,6 +46,11 @@ def warnings_of(config: RunConfig) -> list[str]:
         found.append(
             f"model.dtype = bfloat16 with agreement.max_gap = {config.agreement.max_gap:g}: the rounding of "
             "bfloat16 alone makes gaps near 1e-2 nats per token, at which the run would stop"
+        )
+    if config.model.dtype == "bfloat16" and _computes_here(config) and not multiplies_bfloat16():
+        found.append(
+            "model.dtype = bfloat16 on a processor without instructions for it (AVX-512, AMX): torch multiplies "
+            "matrices tens of times slower than in float32 here; set model.dtype: float32"
         )
     found += _idle_gpus(config)
     if config.cluster.address is None and not config.sampler.gpus and config.sampler.threads > (os.cpu_count() or 1):
@@ -86,6 +92,12 @@ def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
         f"learner.learning_rate = {rate:g} is high for training all {shape.parameters:,} weights of the model; usual "
         "are 1e-6 to 1e-5"
     ]
+
+
+def _computes_here(config: RunConfig) -> bool:
+    """Whether the learner or a sampler works on the CPU of this machine."""
+    on_cpus = not config.learner.gpus_per_rank or (has_samplers(config) and not config.sampler.gpus)
+    return on_cpus and config.cluster.address is None
 
 
 def _idle_gpus(config: RunConfig) -> Iterator[str]:

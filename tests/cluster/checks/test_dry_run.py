@@ -14,6 +14,7 @@ from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, rep
 from cluster.checks.memory.estimates import GIB, derive
 from cluster.checks.memory.limits import memory_problems
 from cluster.checks.model_facts import ModelFacts, read_model
+from cluster.checks.processor import multiplies_bfloat16
 from cluster.config import build_config
 from cluster.errors import UsageError
 
@@ -160,6 +161,32 @@ def test_odd_combinations_are_warned_about() -> None:
     )
     assert len(warnings_of(config)) == 3
     assert not warnings_of(build_config({}))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse avx2 fma\n", False),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", True),
+        ("processor\t: 0\n", True),
+    ],
+)
+def test_processors_that_multiply_bfloat16(cpuinfo: str, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
+    assert multiplies_bfloat16(tmp_path / "missing"), "unknown"
+
+
+def test_bfloat16_on_a_slow_processor_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.checks.dry_run.multiplies_bfloat16", lambda: False)
+    bfloat16: dict[str, dict] = {"model": {"dtype": "bfloat16"}, "agreement": {"max_gap": 0.1}}
+    (warning,) = warnings_of(build_config(bfloat16))
+    assert "on a processor without instructions for it" in warning and "set model.dtype: float32" in warning
+    assert not warnings_of(build_config(bfloat16 | {"cluster": {"address": "auto"}})), "the nodes may be others"
+    on_gpus = {"sampler": {"gpus": 1}, "learner": {"gpus_per_rank": 1}}
+    assert not warnings_of(build_config(bfloat16 | on_gpus))
 
 
 def test_model_directory_is_read_without_loading_weights(tmp_path: Path) -> None:
