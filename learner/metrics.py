@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf, nan, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,28 @@ Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 ROUNDING = 1e-9  # relative distance beyond the range of the rewards that counts as rounding error
 
 
+class Bounds(NamedTuple):
+    """The smallest and the largest value that a prompt can have.
+
+    known: they hold for prompts that were not evaluated too, as 0 and 1 do for a probability. Otherwise they are the
+    smallest and the largest reward of the pool.
+    """
+
+    least: float
+    greatest: float
+    known: bool
+
+
+PROBABILITY = Bounds(0.0, 1.0, known=True)
+
+
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """A strategy's value with k answers over prompts: mean, its standard error, and a 95 % interval.
 
     The interval is the normal one, mean ± 1.96 standard errors, except near the smallest or largest possible value: see
-    `probability_interval`. values_P: the value of each prompt, for paired comparisons.
+    `probability_interval`. values_P: the value of each prompt, for paired comparisons. bounds: of these values; None if
+    there are none, as for a strategy whose value is a sum of rewards.
     """
 
     k: int
@@ -30,6 +46,7 @@ class CurvePoint:
     low: float
     high: float
     values_P: np.ndarray | None = field(default=None, repr=False, compare=False)
+    bounds: Bounds | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,7 @@ def strategy_curve(
     rewards_PN = _rewards("rewards_PN", rewards_PN)
     found, n = look_up("strategy", strategy, STRATEGIES), rewards_PN.shape[1]
     probability = "correct" in found.required_inputs or bool(np.isin(rewards_PN, (0, 1)).all())
-    least, greatest = (0.0, 1.0) if probability else _reward_range(rewards_PN)
+    bounds = PROBABILITY if probability else _reward_range(rewards_PN)
     if ks is None:
         ks = default_ks(n) if found.only_k is None else [found.only_k]
     points = []
@@ -94,38 +111,38 @@ def strategy_curve(
         if not 1 <= k <= n:
             raise ValueError(f"k must be in 1..n = {n}, got {k}: no unbiased estimate exists beyond n")
         values_P = strategy_value(rewards_PN, scores=scores, answers=answers, correct=correct, strategy=strategy, k=k)
-        points.append(_point(k, values_P, least, greatest, probability))
+        points.append(_point(k, values_P, bounds))
     return points
 
 
 def mean_probability(values_P: np.ndarray, k: int = 1) -> CurvePoint:
     """The mean of P probabilities, one per prompt, with the interval of a curve."""
-    return _point(k, np.asarray(values_P, np.float64), 0.0, 1.0, probability=True)
+    return _point(k, np.asarray(values_P, np.float64), PROBABILITY)
 
 
 def of_prompts(point: CurvePoint, prompts: np.ndarray) -> CurvePoint:
     """The point over some of its prompts (indices int[m])."""
-    return weighted_sum([(1.0, replace(point, values_P=_values(point)[prompts]))])
+    return with_values(point, _values(point)[prompts])
+
+
+def with_values(point: CurvePoint, values_P: np.ndarray) -> CurvePoint:
+    """The point that these values of prompts give."""
+    return _point(point.k, values_P, point.bounds)
 
 
 def weighted_sum(points: Iterable[tuple[float, CurvePoint]]) -> CurvePoint:
     """The weighted sum of points over the same prompts, as for a mixture of strategies.
 
-    If all values are in [0, 1] the interval is that of a probability, scaled; otherwise the normal one. `k` of the
-    result is the largest of the points.
+    Its bounds are the sums of theirs. `k` of the result is the largest of the points.
     """
     pairs = list(points)
-    values_NP = np.stack([_values(point) for _, point in pairs])
-    weights_N = np.array([weight for weight, _ in pairs])
-    k, probability = max(point.k for _, point in pairs), bool(((values_NP >= 0) & (values_NP <= 1)).all())
-    values_P, total = weights_N @ values_NP, float(weights_N.sum())
-    if probability:
-        return _point(k, values_P, 0.0, total, probability=True)
-    value = float(values_P.mean())
-    if len(values_P) == 1:
-        return CurvePoint(k, value, nan, -inf, inf, values_P)
-    error = float(values_P.std(ddof=1)) / sqrt(len(values_P))
-    return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error, values_P)
+    values_P = np.sum([weight * _values(point) for weight, point in pairs], axis=0)
+    scaled = [(weight, point.bounds) for weight, point in pairs if point.bounds is not None]
+    bounds = None
+    if len(scaled) == len(pairs):
+        least, greatest = sum(w * b.least for w, b in scaled), sum(w * b.greatest for w, b in scaled)
+        bounds = Bounds(least, greatest, known=all(b.known for _, b in scaled))
+    return _point(max(point.k for _, point in pairs), values_P, bounds)
 
 
 def _values(point: CurvePoint) -> np.ndarray:
@@ -134,24 +151,28 @@ def _values(point: CurvePoint) -> np.ndarray:
     return point.values_P
 
 
-def _reward_range(rewards_PN: np.ndarray) -> tuple[float, float]:
+def _reward_range(rewards_PN: np.ndarray) -> Bounds:
     """Smallest and largest reward; if all are equal, 0 replaces one of them so that the range is not empty."""
     least, greatest = float(rewards_PN.min()), float(rewards_PN.max())
-    return (min(least, 0.0), max(greatest, 0.0)) if least == greatest else (least, greatest)
+    if least == greatest:
+        least, greatest = min(least, 0.0), max(greatest, 0.0)
+    return Bounds(least, greatest, known=False)
 
 
-def _point(k: int, values_P: np.ndarray, least: float, greatest: float, probability: bool) -> CurvePoint:
-    value, width = float(values_P.mean()), greatest - least
+def _point(k: int, values_P: np.ndarray, bounds: Bounds | None) -> CurvePoint:
+    value = float(values_P.mean())
     if len(values_P) == 1:
-        return CurvePoint(k, value, nan, *((least, greatest) if probability else (-inf, inf)), values_P)
+        low, high = bounds[:2] if bounds is not None and bounds.known else (-inf, inf)
+        return CurvePoint(k, value, nan, low, high, values_P, bounds)
     error = float(values_P.std(ddof=1)) / sqrt(len(values_P))
-    share_P = (values_P - least) / width
-    if (share_P < -ROUNDING).any() or (
-        share_P > 1 + ROUNDING
-    ).any():  # values beyond the rewards: a strategy of sums or costs
-        return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error, values_P)
-    low, high = probability_interval(share_P.clip(0.0, 1.0))
-    return CurvePoint(k, value, error, least + width * low, least + width * high, values_P)
+    if bounds is not None:
+        width = bounds.greatest - bounds.least
+        share_P = (values_P - bounds.least) / width
+        if (share_P >= -ROUNDING).all() and (share_P <= 1 + ROUNDING).all():
+            low, high = (bounds.least + width * share for share in probability_interval(share_P.clip(0.0, 1.0)))
+            return CurvePoint(k, value, error, low, high, values_P, bounds)
+    # A strategy of sums or costs has values beyond the rewards.
+    return CurvePoint(k, value, error, value - Z_95 * error, value + Z_95 * error, values_P)
 
 
 def probability_interval(values_P: np.ndarray) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cluster.results.change import METHODS, Change, Seeded, change, t_interval
 from cluster.results.comparability import common_prompts
 from cluster.results.run_groups import RunGroup, group_runs
 from cluster.results.subjects import LAST, Subject, load_subject, read_judged, read_prompts
-from learner.metrics import CurvePoint, weighted_sum
+from learner.metrics import CurvePoint, weighted_sum, with_values
 from learner.objective_settings import TermSettings
 from learner.strategies import STRATEGIES
 
@@ -245,7 +245,7 @@ def _cross_fitted(measured: _Measured, run: Subject, metric: str) -> tuple[Point
     points = {}
     for name, point in measured.at(run, chosen[0]).items():
         values_P = np.where(halves_P == 0, _values(point), _values(measured.at(run, chosen[1])[name]))
-        points[name] = weighted_sum([(1.0, CurvePoint(point.k, nan, nan, nan, nan, values_P))])
+        points[name] = with_values(point, values_P)
     return points, [] if chosen == [LAST, LAST] else chosen
 
 

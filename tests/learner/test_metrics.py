@@ -16,7 +16,7 @@ from learner import (
     strategy_curve,
     strategy_value,
 )
-from learner.metrics import _point
+from learner.metrics import _point, _reward_range, of_prompts, weighted_sum
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,30 @@ def test_intervals_of_continuous_rewards_cover_the_truth_near_the_greatest() -> 
     solved = rng.random((experiments, prompts, n)) < rng.beta(2, 3, size=(experiments, prompts, 1))
     values = strategy_value((solved * rng.random(solved.shape)).reshape(-1, n), strategy="max_at_k", k=k)
     values = values.reshape(experiments, prompts)
-    points = [_point(k, row, 0.0, 1.0, False) for row in values]
+    points = [_point(k, row, _reward_range(np.array([[0.0, 1.0]]))) for row in values]
     assert np.mean([p.low <= values.mean() <= p.high for p in points]) > 0.92
+
+
+def test_rewards_below_zero_keep_their_range_over_some_prompts_and_in_a_mixture() -> None:
+    """A prompt that earns -1 as often as 1 is worth 0, which is not the least that it can earn."""
+    rewards = np.array([[1, -1, 1, -1]] * 4 + [[-1] * 4] * 4, dtype=float)
+    (mean,) = strategy_curve(rewards, strategy="mean")
+    for few in (of_prompts(mean, np.arange(4)), strategy_curve(rewards[:4], strategy="mean")[0]):
+        assert few.value == 0.0 and few.low == pytest.approx(-0.4328, abs=1e-4) and few.high == -few.low
+    (best,) = strategy_curve(rewards[:4], [2], strategy="max_at_k")
+    (mean,) = strategy_curve(rewards[:4], strategy="mean")
+    mixed = weighted_sum([(0.5, best), (0.5, mean)])
+    assert mixed.value == pytest.approx(1 / 3) and mixed.low < 0 < mixed.high
+    assert of_prompts(mean, np.array([0])).low == -np.inf
+
+
+def test_probabilities_stay_probabilities_over_some_prompts_and_in_a_mixture() -> None:
+    curve = pass_at_k_curve(np.array([[1, 1], [1, 1], [1, 0]]))
+    one, mixed = of_prompts(curve[0], np.array([0])), weighted_sum([(0.7, curve[0]), (0.3, curve[1])])
+    assert (one.low, one.high) == (0.0, 1.0)
+    assert 0 < mixed.low < mixed.value < mixed.high <= 1.0
+    alone = weighted_sum([(1.0, curve[1])])
+    assert (alone.low, alone.high) == (curve[1].low, curve[1].high)
 
 
 def test_a_vote_of_ones_own_has_the_interval_of_a_probability() -> None:
