@@ -259,15 +259,17 @@ def _correct(groups: Sequence[Group]) -> np.ndarray:
 
 
 def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] = ()) -> list[CurvePoint]:
-    """The curve of one strategy over graded groups of equal size; pass@k and BEST_ACCURACY count verdicts, the others
-    rewards."""
+    """The curve of one strategy over graded groups of equal size. Strategies of rewards of 0 and 1, such as pass@k, and
+    BEST_ACCURACY count verdicts, the others rewards.
+    """
     graded = graded_groups(groups)
     rewards_PN, n = graded.rewards, groups[0].n
     inputs = {"scores": graded.scores, "answers": graded.answers, "correct": graded.correct}
-    if strategy in ("pass_at_k", BEST_ACCURACY):
-        rewards_PN = _correct(groups)
-    strategy = "best_of_k" if strategy == BEST_ACCURACY else strategy
+    accuracy = strategy == BEST_ACCURACY
+    strategy = "best_of_k" if accuracy else strategy
     found = STRATEGIES[strategy]
+    if accuracy or found.count_value is not None:
+        rewards_PN = _correct(groups)
     return strategy_curve(
         rewards_PN,
         [found.only_k] if found.only_k is not None else sorted({*default_ks(n), *(k for k in trained_ks if k <= n)}),

@@ -62,6 +62,15 @@ def test_every_strategy_can_be_logged(strategy: str) -> None:
     check_row(row)
 
 
+@pytest.mark.parametrize("strategy", CURVES)
+def test_every_strategy_can_be_evaluated_with_rewards_of_any_size(strategy: str) -> None:
+    """Those of rewards of 0 and 1 count what is correct."""
+    groups = [replace(group, reward=1.1 * group.rewards - 0.1) for group in GROUPS]
+    found = summarize(groups, 7, Sampling(), 2.0, [strategy]).curves[strategy]
+    if STRATEGIES[strategy].count_value is not None:
+        assert found == summarize(GROUPS, 7, Sampling(), 2.0, [strategy]).curves[strategy]
+
+
 def test_prompts_without_a_verdict_are_left_out_and_counted() -> None:
     found = summarize([*GROUPS, FAILED], 0, Sampling(), 2.0)
     assert found.set_aside == 1 and found.curve == summarize(GROUPS, 0, Sampling(), 2.0).curve
