@@ -60,6 +60,7 @@ def make_group(
     labels_GN = None
     if rows is not None and "answers" in strategy.required_inputs:
         _refuse_flags(rights or [], rows)
+        _refuse_other_kinds(rights or [], rows)
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
     return AnswerGroups(
         rewards_GN, scores_GN if "scores" in strategy.required_inputs else None, labels_GN, as_count("subsets", subsets)
@@ -142,6 +143,22 @@ def _refuse_flags(rights: list[Any], rows: list[list[Any]]) -> None:
     flags = [right for right in rights if isinstance(right, bool | np.bool_)]
     if flags and not all(answer is None or answer in (False, True) for row in rows for answer in row):
         raise ValueError(f"correct is {flags[0]}, but the answers are not true or false: pass the right answer itself")
+
+
+def _refuse_other_kinds(rights: list[Any], rows: list[list[Any]]) -> None:
+    """ValueError if all answers are text and `correct` is a number, or the reverse: none could ever be equal to it."""
+    kinds = {_kind(answer) for row in rows for answer in row if answer is not None}
+    for right in rights:
+        if len(kinds) == 1 and kinds | {_kind(right)} == {"text", "a number"} and right == right:
+            raise ValueError(
+                f"correct is {right!r}, {_kind(right)}, but every answer is {kinds.pop()}: give both the same type"
+            )
+
+
+def _kind(answer: Any) -> str:
+    if isinstance(answer, str):
+        return "text"
+    return "a number" if isinstance(answer, int | float | np.number) else "other"
 
 
 def _is_list(values: Any) -> bool:

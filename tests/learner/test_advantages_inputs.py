@@ -125,6 +125,8 @@ def test_groups_of_answers_come_as_rows(rows: Any) -> None:
         ({"correct": ("b",)}, "correct is a tuple, .* but no answer is"),
         ({"correct": (False, True, True, False)}, "correct is a tuple"),
         ({"correct": float("nan")}, "correct contains NaN"),
+        ({"answers": ["12", "7", "7", None], "correct": 12}, "correct is 12, a number, but every answer is text"),
+        ({"answers": [12, 7.0, np.int64(7), None], "correct": "12"}, "'12', text, but every answer is a number"),
     ],
 )
 def test_bad_answers_are_named(changes: dict, message: str) -> None:
