@@ -62,7 +62,7 @@ def group_metrics(
 
 
 def sampled_entropy(groups: Sequence[Group]) -> float:
-    """Entropy of the behavior policy in nat/token: the mean of -log π over all sampled tokens, which is unbiased."""
+    """Entropy of the behavior policy in nat/token: the mean of -log π over all sampled tokens."""
     logprobs = np.concatenate([lp for g in groups for lp in g.behaviour_logprobs])
     return float(-logprobs.mean()) if len(logprobs) else 0.0
 

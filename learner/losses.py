@@ -151,9 +151,11 @@ def kl_to_reference(
     """Sum over the response tokens of the estimate of KL(policy || reference), nats.
 
     With d = log policy - log reference on tokens of the policy: `k1` = d, `k2` = d^2 / 2, `k3` = exp(-d) - 1 + d
-    (J. Schulman, "Approximating KL divergence", 2020). k1 and k3 are unbiased values. As losses, differentiated:
-    k1's gradient is 0 on average, k2's is that of the KL, k3's is that of the reverse KL's surrogate. None is clipped,
-    so a policy far from its reference still has a gradient. Beyond MAX_LOG_RATIO exp is replaced by its tangent.
+    (J. Schulman, "Approximating KL divergence", 2020). k1 and k3 are unbiased values. As losses, differentiated, and
+    given the tokens before: k1's gradient is 0 on average, k2's is that of the token's KL(policy || reference), k3's is
+    that of KL(reference || policy). None contains what a token changes in the KL of later tokens; k1 of the response in
+    the reward does. None is clipped, so a policy far from its reference still has a gradient. Beyond MAX_LOG_RATIO exp
+    is replaced by its tangent.
     """
     d_BR = logprobs_BR - reference_logprobs_BR
     d_BR = torch.where(response_mask_BR, d_BR, torch.zeros_like(d_BR))

@@ -92,7 +92,7 @@ class ObjectiveSettings(TermSettings):
         "none",
         description="`exact`: advantages of groups from older weights use the sequence ratios of all members (one more "
         "forward pass; strategies mean, pass_at_k, max_at_k, best_of_k with loo, loo1 or subset). `none`: the loss "
-        "corrects each sample's own ratio only.",
+        "weights each token by its own ratio only.",
     )
     ratio_cap: float | None = Field(
         None,

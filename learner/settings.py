@@ -63,8 +63,9 @@ class LossSettings(Section):
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
         None,
         description="Estimate per token with d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + "
-        "d. As a loss k1 has no gradient on average and is rejected, k2 has that of the KL on fresh samples, k3 that "
-        "of a surrogate. In the reward only k1 is allowed. Null: k2 as a loss, k1 in the reward.",
+        "d. As a loss, on fresh samples, k1 has no gradient on average and is rejected, k2 has that of each token's "
+        "KL(policy || reference), k3 that of KL(reference || policy); neither contains the KL of later tokens, which "
+        "the reward does. In the reward only k1 is allowed. Null: k2 as a loss, k1 in the reward.",
     )
     kl_placement: Literal["loss", "reward"] = Field(
         "loss",

@@ -273,3 +273,38 @@ def test_k_by_entropy_reads_a_window_of_earlier_steps() -> None:
             EntropySchedule(points=bad)
     with pytest.raises(ValueError, match=r"schedule\.k and schedule\.k_by_entropy"):
         ScheduleSettings(k=Schedule(end=1), k_by_entropy=schedule)
+
+
+def test_the_kl_in_the_loss_is_that_of_each_token_and_in_the_reward_that_of_the_response() -> None:
+    """All responses of two tokens, and both policies: the expected gradients, from the definitions of the KL."""
+    logits = torch.tensor([[0.3, -0.2], [1.1, 0.0], [-0.5, 0.4]], dtype=torch.float64, requires_grad=True)
+    law, reference = torch.log_softmax(logits, -1), torch.tensor([[0.0, 0.5], [0.3, 1.0], [0.2, -1.0]]).double()
+    reference = torch.log_softmax(reference, -1)
+    responses = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
+
+    def logprobs(of: torch.Tensor) -> torch.Tensor:  # a row of logits for the first token, and one after each
+        return torch.stack([of[0, responses[:, 0]], of[1 + responses[:, 0], responses[:, 1]]], dim=1)
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    policy_BR, reference_BR = logprobs(law), logprobs(reference)
+    difference_B = (policy_BR - reference_BR).sum(1)
+    chance_B = policy_BR.sum(1).exp().detach()
+    of_responses = gradient((policy_BR.sum(1).exp() * difference_B).sum())
+    reached = torch.cat([torch.ones(1), law[0].exp()]).detach()[:, None]  # the chance of the tokens before
+    forward, reverse = (reached * law.exp() * (law - reference)).sum(), (reached * reference.exp() * -law).sum()
+
+    def expected(estimator: str) -> torch.Tensor:
+        losses_B = [
+            kl_to_reference(p[None], r[None], torch.ones(1, 2, dtype=torch.bool), estimator)
+            for p, r in zip(policy_BR, reference_BR, strict=True)
+        ]
+        return gradient((chance_B * torch.stack(losses_B)).sum())
+
+    torch.testing.assert_close(expected("k1"), torch.zeros_like(logits))
+    torch.testing.assert_close(expected("k2"), gradient(forward))
+    torch.testing.assert_close(expected("k3"), gradient(reverse))
+    in_reward = gradient((chance_B * difference_B.detach() * policy_BR.sum(1)).sum())
+    torch.testing.assert_close(in_reward, of_responses)
+    assert (expected("k2") / of_responses - 1).abs().max() > 0.1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -53,6 +53,21 @@ def test_rloo_is_loo_of_the_mean() -> None:
     np.testing.assert_allclose(found, group_advantages(rewards, strategy="mean", k=1), rtol=0, atol=1e-15)
     others = (rewards.sum(axis=1, keepdims=True) - rewards) / 5
     np.testing.assert_allclose(found, (rewards - others) / 6, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("case", ["pass@k", "best-of-k, ties", "majority@k"])
+def test_groups_without_a_failed_verifier_follow_the_objective_among_judged_answers(case: str) -> None:
+    """The verifier fails on answer 1 and its groups are left out. Only `loo`, whose advantages sum to 0, is exact."""
+    n, k, judged = 4, 2, np.array([True, False, True, True])
+    chance = tabular.policy() * judged / tabular.policy()[judged].sum()
+    score = tabular.score_function() - chance @ tabular.score_function()  # of the policy given a verdict
+    pairs = np.array(list(product(np.flatnonzero(judged), repeat=k)))
+    earned = np.array([tabular.CASES[case][3](tuple(pair)) for pair in pairs])
+    expected = np.einsum("g,g,giy->y", chance[pairs].prod(axis=1), earned, score[pairs])
+    groups, _ = tabular.groups_of(n)
+    for estimator in UNBIASED:
+        found = tabular.update(tabular.advantages_of(case, groups, k, estimator), groups, chance[groups].prod(axis=1))
+        assert (np.abs(found - expected).max() < EXACT) == (estimator == "loo"), estimator
 
 
 OFF_POLICY = [case for case, (arguments, *_) in tabular.CASES.items() if STRATEGIES[arguments["strategy"]].best_by]
