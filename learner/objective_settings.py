@@ -14,6 +14,11 @@ from learner.strategies.registry import DEFAULT_SUBSETS
 
 FOR_ANY_REWARD = "objective.strategy = max_at_k, best_of_k, or mean with objective.k = 1, and objective.estimator = loo"
 """Settings that take rewards other than 0 and 1, for messages."""
+NAME_ANSWERS = (
+    "let task.reward return a dict that also has the extracted text as `answer`, or a Verdict with one, or choose "
+    "another strategy"
+)
+"""How a reward takes part in a vote, for messages."""
 
 
 class TermSettings(Section):
@@ -161,6 +166,11 @@ class ObjectiveSettings(TermSettings):
         terms = self.terms() if self.imitation == "none" else []
         strategies = [term.strategy for term in terms if STRATEGIES[term.strategy].count_value is not None]
         return [*strategies, *(term.estimator for term in terms if ESTIMATORS[term.estimator].binary_rewards)]
+
+    def voting_terms(self) -> list[str]:
+        """The strategies that count equal answers."""
+        terms = self.terms() if self.imitation == "none" else []
+        return [term.strategy for term in terms if "answers" in STRATEGIES[term.strategy].required_inputs]
 
     def check_group_size(self, n: int, k: int | None = None) -> None:
         """Raise ValueError, naming key and remedy, if groups of `n` samples are too small for this objective.

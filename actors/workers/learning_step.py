@@ -19,12 +19,12 @@ from actors.sampling import restricted_problem
 from actors.settings import AllocationSettings
 from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
-from learner.objective_settings import FOR_ANY_REWARD
+from learner.objective_settings import FOR_ANY_REWARD, NAME_ANSWERS
 from learner.schedule import KEPT_ENTROPIES, ScheduleSettings, sampling_mismatch, scheduled
 from learner.settings import LossSettings
 from verifiers.verdict import Status
 
-RIGHT = "<right>"  # the vote of every correct answer, however it is spelled
+RIGHT = ("right",)  # the vote of every correct answer, however it is spelled; no text, so that no answer equals it
 MAX_LOG_RATIO = 20.0  # of a sequence; larger ratios are useless as weights
 
 
@@ -121,6 +121,7 @@ class LearningStep:
             raise ValueError(problem)
         temperature = groups[0].temperature
         self._check_rewards(groups)
+        self._check_answers(groups)
         sequences = [s for group in groups for s in _sequences(group, step)]
         experts = self._experts(groups, temperature)
         kl_coefficient = scheduled(self._schedule.kl, step, self._loss.kl_coefficient)
@@ -199,6 +200,16 @@ class LearningStep:
             raise ValueError(
                 f"an answer to prompt {found[0]!r} has a reward of {found[1]:g}, but {binary[0]} takes rewards of 0 "
                 f"and 1 only: let task.reward return only these (True or False), or set {FOR_ANY_REWARD}"
+            )
+
+    def _check_answers(self, groups: Sequence[Group]) -> None:
+        """Without extracted answers no wrong one gets a vote, and a majority would be any right answer: pass@k."""
+        voting = self._objective.settings.voting_terms()
+        right = ((g.prompt_id, a) for g in groups for v, a in _verdicts_and_answers(g) if v == Status.CORRECT)
+        if voting and (found := next((prompt for prompt, answer in right if answer is None), None)):
+            raise ValueError(
+                f"a right answer to prompt {found!r} has no extracted answer, but {voting[0]} counts equal answers: "
+                f"{NAME_ANSWERS}"
             )
 
     def _experts(self, groups: Sequence[Group], temperature: float) -> list[TrainingSequence]:
@@ -285,11 +296,15 @@ def graded_groups(groups: Sequence[Group]) -> GradedGroups:
         rewards=np.stack([group.rewards for group in groups]),
         scores=np.stack([group.rewards if group.score is None else group.score for group in groups]),
         answers=[
-            [RIGHT if v == Status.CORRECT else a for v, a in zip(g.verdicts, g.answer or [None] * g.n, strict=True)]
+            [RIGHT if verdict == Status.CORRECT else answer for verdict, answer in _verdicts_and_answers(g)]
             for g in groups
         ],
         correct=[RIGHT] * len(groups),
     )
+
+
+def _verdicts_and_answers(group: Group) -> Iterator[tuple[str, str | None]]:
+    return zip(group.verdicts, group.answer or [None] * group.n, strict=True)
 
 
 def _sequence(group: Group, response_tokens: np.ndarray | None, advantage: float) -> TrainingSequence:

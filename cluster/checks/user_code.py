@@ -7,7 +7,9 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.errors import UsageError
-from learner.objective_settings import FOR_ANY_REWARD
+from cluster.evaluation.summary import strategies_of
+from learner.objective_settings import FOR_ANY_REWARD, NAME_ANSWERS
+from learner.strategies import STRATEGIES
 from verifiers.rewards.response import Response
 from verifiers.rewards.task import Grades, RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
@@ -64,6 +66,12 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
         raise UsageError(
             f"task.reward = {config.task.reward or config.task.name} gave a reward of {odd[0]:g}, but {binary[0]} "
             f"takes rewards of 0 and 1 only; set {FOR_ANY_REWARD}, or return True or False"
+        )
+    voting = [name for name in strategies_of(config) if "answers" in STRATEGIES[name].required_inputs]
+    if rewards and voting and any(v.status is Status.CORRECT and v.answer is None for v in (*verdicts, empty)):
+        raise UsageError(
+            f"task.reward = {config.task.reward or config.task.name} gave a right answer without an extracted answer, "
+            f"but {voting[0]} counts equal answers: {NAME_ANSWERS}"
         )
     return warnings
 

@@ -11,6 +11,7 @@ from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.settings import AllocationSettings
 from actors.workers.learning_step import LearningStep, graded_groups
+from learner import strategy_value
 from learner.estimators import group_advantages
 from learner.estimators.bon_sft import bon_sft_advantages
 from learner.objective import Objective
@@ -132,6 +133,24 @@ def test_verifier_scores_select_and_correct_answers_vote_as_one() -> None:
     np.testing.assert_allclose(advantages[0], expected)
     votes = graded_groups(groups)
     assert votes.answers[0][1] == votes.answers[0][2] == votes.correct[0] and votes.answers[0][3] is None
+
+
+def test_no_text_of_an_answer_votes_for_the_right_one() -> None:
+    """One right answer against two equal wrong ones: it wins if it is drawn alone, and half of the ties."""
+    for wrong in ("<right>", "right", "('right',)"):
+        votes = graded_groups([graded([1, 0, 0, 0], answers=["5", wrong, wrong, None])])
+        value = strategy_value(**votes.arguments(), strategy="majority_at_k", k=2)
+        assert value == pytest.approx((1 + 0.5 + 0.5 + 0 + 0 + 0) / 6)
+
+
+def test_a_vote_without_extracted_answers_is_refused() -> None:
+    """It would be pass@k: only right answers would have votes."""
+    mute = [graded([1, 0, 0, 0], answers=[None] * 4)]
+    for strategy in ("majority_at_k", "weighted_vote"):
+        with pytest.raises(ValueError, match=f"has no extracted answer, but {strategy} counts equal answers: let task"):
+            run(ObjectiveSettings(strategy=strategy, k=2), mute)
+    run(ObjectiveSettings(strategy="pass_at_k", k=2), mute)
+    run(ObjectiveSettings(strategy="majority_at_k", k=2), [graded([1, 0, 0, 0], answers=["a", None, None, None])])
 
 
 def test_stale_groups_use_every_members_ratio() -> None:

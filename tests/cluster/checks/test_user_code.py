@@ -33,6 +33,9 @@ def column(response, colour):
 
 def fragile(response):
     return bool(response[0])
+
+def extracted(response, answer):
+    return {"score": answer in response, "answer": response}
 """
 
 
@@ -68,6 +71,13 @@ def test_rewards_that_do_not_fit_the_objective_are_refused(here: Path) -> None:
     with pytest.raises(UsageError, match="a reward of 0.5, but pass_at_k takes rewards of 0 and 1 only; set objective"):
         check(config_of("half"))
     assert check(config_of("half", objective={"strategy": "max_at_k"})) == []
+
+
+def test_votes_need_extracted_answers(here: Path) -> None:
+    for sections in ({"objective": {"strategy": "majority_at_k"}}, {"evaluation": {"strategies": ["weighted_vote"]}}):
+        with pytest.raises(UsageError, match="gave a right answer without an extracted answer, but .* counts equal"):
+            check(config_of("right", **sections))
+        assert check(config_of("extracted", **sections)) == []
 
 
 def test_parts_need_weights(here: Path) -> None:
