@@ -6,6 +6,7 @@ module has that name. So decorators, pickling and helper modules that import the
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import hashlib
@@ -20,12 +21,13 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 PICKLE = ".pkl"  # a function of a notebook, pickled by value (bonrl.train)
 _MAX_TEXT = 4000  # characters of a quoted traceback
 _MAX_NAMES = 12
+_MAX_CAUSES = 5  # of an error, and in an exception group
 _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
@@ -116,10 +118,9 @@ def load_module(reference: Reference) -> ModuleType:
         key = str(path)
         if key not in _loaded:
             root, name = _package_of(path)
-            free = "." in name or _is_free(name, path)
-            module = _import(name, root, key) if free else _execute(_private_name(path), path)
-            _check_neighbors(module, path)
-            _loaded[key] = module
+            _check_imports(path, root)
+            free = root != path.parent or _is_free(name, path)
+            _loaded[key] = _import(name, root, key) if free else _execute(_private_name(path), path)
         return _loaded[key]
 
 
@@ -154,8 +155,8 @@ def files_of(reference: Reference, *, packages: bool = False) -> tuple[Path, dic
         return None
     if path.suffix != ".py":
         return Path(path.name), {Path(path.name): path}
-    root, name = _package_of(path.parent if path.name == "__init__.py" else path)
-    if "." in name or path.name == "__init__.py":
+    root, name = _package_of(path)
+    if root != path.parent:
         found = (root / name.partition(".")[0]).rglob("*.py")
     else:
         found = path.parent.glob("*.py")
@@ -196,12 +197,17 @@ def describe_error(error: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}: {what}" if own else what
 
 
-def traceback_of(error: BaseException) -> str:
-    """The error in one line, then its traceback without bonrl's own frames; bounded in length."""
-    frames = _user_frames(error)
-    text = "".join(traceback.format_list(frames))
-    if error.__cause__ is not None:
-        text = f"{traceback_of(error.__cause__)}\nwhich caused:\n{text}"
+def traceback_of(error: BaseException, outer: tuple[BaseException, ...] = ()) -> str:
+    """The error in one line, then its traceback without bonrl's own frames, after those of its causes and of the errors
+    in an exception group; bounded in length. `outer` are errors that are being described, since a cause may be one of
+    them.
+    """
+    text = "".join(traceback.format_list(_user_frames(error)))
+    outer = (*outer, error)
+    group = error.exceptions[:_MAX_CAUSES] if isinstance(error, BaseExceptionGroup) else ()
+    for cause in reversed((error.__cause__, *group)):
+        if cause is not None and not any(cause is known for known in outer) and len(outer) <= _MAX_CAUSES:
+            text = f"{traceback_of(cause, outer)}\nwhich caused:\n{text}"
     return shortened(f"{describe_error(error)}\n{text}".rstrip())
 
 
@@ -222,12 +228,14 @@ def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def _package_of(path: Path) -> tuple[Path, str]:
-    """The directory to import a file from, and its dotted name: files of a package are imported as its modules."""
-    parts, root = [path.stem], path.parent
+    """The directory to import a file from, and its dotted name: files of a package are imported as its modules. Any
+    other file has its own directory, and the name of the file.
+    """
+    parts, root = [] if path.name == "__init__.py" else [path.stem], path.parent
     while (root / "__init__.py").is_file() and root.name.isidentifier():
         parts.insert(0, root.name)
         root = root.parent
-    return (root, ".".join(parts)) if all(part.isidentifier() for part in parts) else (path.parent, path.stem)
+    return (root, ".".join(parts)) if parts and all(map(str.isidentifier, parts)) else (path.parent, path.stem)
 
 
 def _is_free(name: str, path: Path) -> bool:
@@ -244,14 +252,40 @@ def _is_free(name: str, path: Path) -> bool:
     return found is not None and found.origin in mine and (others is None or others.origin in mine)
 
 
-def _check_neighbors(module: ModuleType, path: Path) -> None:
-    """Refuse a file whose import returned an earlier loaded module of another directory instead of its neighbor."""
-    for value in vars(module).values():
-        name = value.__name__ if isinstance(value, ModuleType) else ""
-        name = value.__module__ if isinstance(value, type | FunctionType) else name
-        own, found = path.parent / f"{name}.py", getattr(sys.modules.get(name), "__file__", None)
-        if found and own.is_file() and Path(found).resolve() != own.resolve() and not found.startswith(_INSTALLED):
-            raise UserCodeError(f"{path} imports {name}, which is {found} and not {own}; rename one of the two files")
+def _check_imports(path: Path, root: Path) -> None:
+    """Refuse a file that imports a neighbor while a module of another directory has its name in this process.
+
+    The import would silently give that module. Imports inside functions, and those of the neighbors, count too.
+    """
+    waiting, seen = [path], {path}
+    while waiting:
+        file = waiting.pop()
+        for name in _imported_names(file):
+            own = next((each for each in (root / f"{name}.py", root / name / "__init__.py") if each.is_file()), None)
+            if own is None or own in seen or name in sys.stdlib_module_names:
+                continue
+            found = getattr(sys.modules.get(name), "__file__", None)
+            if found and Path(found).resolve() != own.resolve() and not _same_package(Path(found), root):
+                raise UserCodeError(f"{file} imports {name}, which is {found} and not {own}; rename one of the two")
+            seen.add(own)
+            waiting.append(own)
+
+
+def _same_package(found: Path, root: Path) -> bool:
+    """Whether a module of bonrl was found, and `root` is another copy of bonrl."""
+    here = Path(__file__)
+    return found.is_relative_to(here.parents[1]) and (root / here.parent.name / here.name).is_file()
+
+
+def _imported_names(path: Path) -> list[str]:
+    """First names of all absolute imports in a file; none if it cannot be parsed, which loading it will explain."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return [name.partition(".")[0] for name in names]
 
 
 def _private_name(path: Path) -> str:
@@ -283,7 +317,10 @@ def _explained(source: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit
-        raise UserCodeError(f"{source} cannot be loaded: {describe_error(error)}") from error
+        hint = ""
+        if isinstance(error, ImportError) and "no known parent package" in str(error):
+            hint = "; import it without the dot, or put an empty __init__.py into the file's directory"
+        raise UserCodeError(f"{source} cannot be loaded: {describe_error(error)}{hint}") from error
     finally:
         loading.pop()
 
@@ -297,6 +334,14 @@ def _import(name: str, root: Path, source: str) -> ModuleType:
         except UserCodeError as error:
             cause = error.__cause__
             if isinstance(cause, ModuleNotFoundError) and cause.name and f"{name}.".startswith(f"{cause.name}."):
+                package = name.partition(".")[0]
+                if cause.name != package:
+                    found: Any = sys.modules[package]
+                    place = getattr(found, "__file__", None) or next(iter(found.__path__), "")
+                    raise UserCodeError(
+                        f"there is no module {cause.name!r}, because {package!r} is {place}; give a file "
+                        "(path/to/file.py)"
+                    ) from cause
                 raise UserCodeError(
                     f"there is no module {cause.name!r} in the working directory ({Path.cwd()}) or among the installed "
                     "packages; give a file (path/to/file.py), or install the package"

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from verifiers import user_code
-from verifiers.user_code import UserCodeError, describe_error, files_of, load, parse, place_of, sha256
+from verifiers.user_code import (
+    UserCodeError,
+    describe_error,
+    files_of,
+    load,
+    parse,
+    place_of,
+    sha256,
+    traceback_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +66,49 @@ def test_names_of_other_modules_do_not_clash(tmp_path: Path) -> None:
     assert json.loads("[1]") == [1]
 
 
-def test_a_neighbor_of_another_file_is_not_taken_for_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from shared import value\ndef score(x):\n    return value()\n",
+        "from shared import VALUE\ndef score(x):\n    return VALUE\n",
+        "def score(x):\n    import shared\n    return shared.VALUE\n",
+        "from neighbor import VALUE\ndef score(x):\n    return VALUE\n",
+    ],
+)
+def test_a_neighbor_of_another_file_is_not_taken_for_its_own(tmp_path: Path, source: str) -> None:
     for folder in ("a", "b"):
-        write(tmp_path / folder / "shared.py", f"def value():\n    return {folder!r}\n")
-        write(tmp_path / folder / "reward.py", "from shared import value\ndef score(x):\n    return value()\n")
+        write(tmp_path / folder / "shared.py", f"VALUE = {folder!r}\ndef value():\n    return VALUE\n")
+        write(tmp_path / folder / "reward.py", source)
+    write(tmp_path / "a" / "neighbor.py", "from shared import VALUE\n")
+    write(tmp_path / "b" / "neighbor.py", "VALUE = 'c'\n")
     assert load("a/reward.py:score")(0) == "a"
-    with pytest.raises(UserCodeError, match=r"b/reward\.py imports shared, which is .*a/shared\.py .* rename one"):
+    with pytest.raises(UserCodeError, match=r"b/reward\.py imports \w+, which is .*a/\w+\.py .* rename one"):
         load("b/reward.py:score")
+
+
+def test_a_neighbor_with_the_name_of_a_package_of_bonrl_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "verifiers" / "__init__.py", "VALUE = 1\n")
+    write(tmp_path / "mine.py", "from helper import VALUE\n")
+    write(tmp_path / "helper.py", "from verifiers import VALUE\n")
+    with pytest.raises(UserCodeError, match=r"helper\.py imports verifiers, which is .* rename one"):
+        load("mine.py:VALUE")
+    with pytest.raises(UserCodeError, match=r"no module 'verifiers\.mine', because 'verifiers' is .*give a file"):
+        load("verifiers.mine:VALUE")
+    write(tmp_path / "verifiers" / "user_code.py", "")  # another copy of bonrl: its code may import bonrl
+    with pytest.raises(UserCodeError, match=r"cannot import name 'VALUE'"):
+        load("mine.py:VALUE")
+
+
+def test_a_file_with_a_dot_in_its_name_is_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "my.reward.py", "def score(x):\n    return x\n")
+    assert load("my.reward.py:score")(3) == 3
+    found = files_of(parse("my.reward.py:score"))
+    assert found is not None and set(map(str, found[1])) == {"my.reward.py"}
+
+
+def test_a_package_is_loaded_once(tmp_path: Path) -> None:
+    write(tmp_path / "twice" / "__init__.py", "def score(x):\n    return x\n")
+    assert load("twice/__init__.py:score") is load("twice:score")
 
 
 def test_only_readable_python_files_next_to_the_file_are_copied(tmp_path: Path) -> None:
@@ -82,6 +127,18 @@ def test_an_error_without_text_is_described() -> None:
             raise RuntimeError
 
     assert describe_error(Odd()) == "Odd: its text cannot be made, RuntimeError"
+
+
+def test_all_errors_of_a_group_are_described_and_causes_end() -> None:
+    try:
+        raise ExceptionGroup("two failed", [ValueError("first"), KeyError("second")])
+    except ExceptionGroup as error:
+        text = traceback_of(error)
+    assert "two failed" in text and "ValueError: first" in text and "KeyError: 'second'" in text
+    circle = ValueError("circle")
+    circle.__cause__ = KeyError("inner")
+    circle.__cause__.__cause__ = circle
+    assert traceback_of(circle) == "ValueError: circle\nKeyError: 'inner'\nwhich caused:"
 
 
 def test_a_file_of_a_package_is_imported_as_its_module(tmp_path: Path) -> None:
@@ -105,6 +162,7 @@ def test_imports_inside_of_functions_find_files_of_the_same_directory(tmp_path: 
         ("import math\nx = 1 / 0\n", ["bad.py, line 2", "ZeroDivisionError"]),
         ("import sys\nsys.exit(3)\n", ["bad.py, line 2", "sys.exit(3)"]),
         ("import not_a_module_at_all\n", ["bad.py, line 1", "not_a_module_at_all"]),
+        ("\nfrom .helper import x\n", ["bad.py, line 2", "import it without the dot", "__init__.py"]),
         ("import json\n\njson.loads('{')\n", ["bad.py, line 3", "JSONDecodeError"]),
         ("def scores(x):\n    return 1\n\nOTHER = 2\n", ["no 'score'", "it defines scores", "did you mean scores?"]),
         ("x = 1\n", ["no 'score'", "no function"]),
