@@ -265,16 +265,22 @@ def _check_imports(path: Path, root: Path) -> None:
             if own is None or own in seen or name in sys.stdlib_module_names:
                 continue
             found = getattr(sys.modules.get(name), "__file__", None)
-            if found and Path(found).resolve() != own.resolve() and not _same_package(Path(found), root):
+            if found and not _stands_for(Path(found), own, root):
                 raise UserCodeError(f"{file} imports {name}, which is {found} and not {own}; rename one of the two")
             seen.add(own)
             waiting.append(own)
 
 
-def _same_package(found: Path, root: Path) -> bool:
-    """Whether a module of bonrl was found, and `root` is another copy of bonrl."""
+def _stands_for(found: Path, own: Path, root: Path) -> bool:
+    """Whether a loaded module is the neighbor, a copy of it (as in a run directory), or a module of bonrl while `root`
+    is another checkout of bonrl.
+    """
+    if found.resolve() == own.resolve():
+        return True
     here = Path(__file__)
-    return found.is_relative_to(here.parents[1]) and (root / here.parent.name / here.name).is_file()
+    if found.is_relative_to(here.parents[1]) and (root / here.parent.name / here.name).is_file():
+        return True
+    return own.name != "__init__.py" and found.is_file() and found.read_bytes() == own.read_bytes()
 
 
 def _imported_names(path: Path) -> list[str]:

@@ -86,6 +86,13 @@ def test_a_neighbor_of_another_file_is_not_taken_for_its_own(tmp_path: Path, sou
         load("b/reward.py:score")
 
 
+def test_a_copy_of_a_neighbor_stands_for_it(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "shared.py", "VALUE = 3\n")
+        write(tmp_path / folder / "reward.py", "from shared import VALUE\ndef score(x):\n    return VALUE\n")
+    assert load("a/reward.py:score")(0) == load("b/reward.py:score")(0) == 3
+
+
 def test_a_neighbor_with_the_name_of_a_package_of_bonrl_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "verifiers" / "__init__.py", "VALUE = 1\n")
     write(tmp_path / "mine.py", "from helper import VALUE\n")
