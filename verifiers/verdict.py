@@ -47,7 +47,7 @@ class Verdict:
     parts: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if (self.reward is None) != (self.status is Status.VERIFIER_ERROR):
+        if (self.reward is None) != (self.status == Status.VERIFIER_ERROR):  # users write it as text
             raise ValueError(
                 f"a verdict of status '{self.status}' has reward {self.reward!r}: the reward must be None if and "
                 "only if the verifier failed (status 'verifier_error')"

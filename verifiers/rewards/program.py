@@ -65,13 +65,19 @@ class Grader:
         settings = job.settings
         self._timeout_s = job.timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._grading = Grading(settings.reward_weights if job.kind != "scorer" else {}, settings.reward_correct_at)
+        weights = settings.reward_weights if job.kind != "scorer" else {}
+        self._grading = Grading(weights, settings.reward_correct_at, takes_parts=job.kind != "scorer")
         self._signature: Signature | None = None
         if job.kind == "task":
             from verifiers.tasks.user_task import make_user_object
 
             self._function: Callable[..., Any] = make_user_object(settings).verify
-            self._lengths = [name for name in LENGTHS if name in inspect.signature(self._function).parameters]
+            parameters = inspect.signature(self._function).parameters
+            self._lengths = [name for name in LENGTHS if name in parameters]
+            self._by_name = all(
+                name in parameters and parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
+                for name in ("prompt", "response")
+            )
             self.where = f"verify of task.name = {settings.name}"
             self.batch = False
         else:
@@ -104,7 +110,10 @@ class Grader:
         if self._signature is not None:
             return self._signature.arguments(prompt, responses)
         known = lengths_of(responses[0])
-        return [prompt, responses[0].text], {name: known[name] for name in self._lengths}
+        named: dict[str, Any] = {name: known[name] for name in self._lengths}
+        if self._by_name:  # in any order
+            return [], named | {"prompt": prompt, "response": responses[0].text}
+        return [prompt, responses[0].text], named
 
     def _batch(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[dict[str, Any]]:
         started = time.perf_counter()
@@ -137,7 +146,9 @@ class Grader:
             # deadline: each has its own
             return await asyncio.gather(*map(one, responses))
 
-        yield from self._run(every())
+        results: list[dict[str, Any]] = []
+        failure = self._failure(lambda: results.extend(self._run(every())))  # sys.exit in a task of the user's own
+        yield from results if failure is None else [failure] * len(responses)
 
     def _result(self, call: Callable[[], Any], started: float | None, seconds: float | None = None) -> dict[str, Any]:
         """The verdict of what `call` returns, as JSON types."""
@@ -171,11 +182,17 @@ def _same(value: Any) -> Any:
 async def _limited(work: Awaitable[Any], timeout_s: float) -> Any:
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            return await work
+            result = await work
     except TimeoutError as error:
         if not limit.expired():
             raise  # of the user's own code
         raise LateError(f"no result within {timeout_s:g} s (task.reward_timeout_s)") from error.__cause__
+    if limit.expired():  # `except BaseException: return 0` in the user's code would make the deadline a wrong answer
+        raise LateError(
+            f"no result within {timeout_s:g} s (task.reward_timeout_s), and it went on after it was cancelled; raise "
+            "asyncio.CancelledError again where it is caught"
+        )
+    return result
 
 
 def _function(reference: str) -> Callable[..., Any]:
@@ -196,8 +213,9 @@ def _function(reference: str) -> Callable[..., Any]:
 def _error(error: BaseException, where: str) -> dict[str, Any]:
     if isinstance(error, ResultError):
         return {"error": f"{where} {error}"}
-    if isinstance(error, LateError) and error.__cause__ is not None:
-        return {"error": f"{where}: {error}; it was here: {traceback_of(error.__cause__)}", "late": True}
+    if isinstance(error, LateError):
+        place = f"; it was here: {traceback_of(error.__cause__)}" if error.__cause__ is not None else ""
+        return {"error": f"{where}: {error}{place}", "late": True}
     if isinstance(error, UserCodeError):
         return {"error": str(error)}
     return {"error": f"{where} raised: {traceback_of(error)}"}
@@ -230,6 +248,10 @@ def main(descriptor: int, stacks: int) -> None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("1000")
     connection = socket.socket(fileno=descriptor)
+    # A process that the user's code starts must not hold the connection: the parent would not see this one end.
+    for inherited in (descriptor, stacks):
+        os.set_inheritable(inherited, False)
+    os.register_at_fork(after_in_child=connection.close)
     requests: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
     faulthandler.enable(stacks)

@@ -20,10 +20,17 @@ class ResultError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Grading:
-    """How results become verdicts; the keys ``task.reward_weights`` and ``task.reward_correct_at``."""
+    """How results become verdicts.
+
+    Attributes:
+        weights: ``task.reward_weights``.
+        correct_at: ``task.reward_correct_at``.
+        takes_parts: Whether a result may consist of weighted parts; that of a scorer may not.
+    """
 
     weights: Mapping[str, float]
     correct_at: float = 1.0
+    takes_parts: bool = True
 
     def verdict(self, value: Any) -> Verdict:
         """The verdict of one result.
@@ -65,6 +72,8 @@ class Grading:
     def _weighted(self, parts: Mapping[str, float]) -> float:
         if not parts:
             raise ResultError("returned a dict without parts")
+        if not self.takes_parts:
+            raise ResultError(f"returned the parts {', '.join(parts)}; a score is a number, or a dict with 'score'")
         without = [name for name in parts if name not in self.weights]
         if without and not self.weights:
             example = ", ".join(f"{name}: 1.0" for name in parts)
@@ -128,6 +137,8 @@ def _plain_verdict(verdict: Verdict) -> Verdict:
     for name in ("answer", "detail"):
         if not isinstance(getattr(verdict, name), str | None):
             raise ResultError(f"gave a Verdict whose {name} is {_shown(getattr(verdict, name))}; it must be text")
+    if not isinstance(verdict.parts, Mapping):
+        raise ResultError(f"gave a Verdict whose parts are {_shown(verdict.parts)}; they must be a dict")
     return replace(
         verdict,
         status=Status(verdict.status),
@@ -186,5 +197,5 @@ def from_json(fields: Mapping[str, Any]) -> Verdict:
 
 
 def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's columns as JSON types; other types (dates, bytes) become text."""
-    return dict(json.loads(json.dumps(dict(row), default=str)))
+    """A row's columns as JSON types; other types (dates, bytes) become text, and NaN and infinity null."""
+    return dict(json.loads(json.dumps(dict(row), default=str), parse_constant=lambda _: None))

@@ -100,6 +100,11 @@ class Signature:
             columns = ", ".join(map(str, prompt.columns)) or "none"
             known = "prompts, responses, references, rows" if self.batch else "prompt, response, reference, row"
             known += f", messages, {', '.join(LENGTHS)}"
+            if name == "self":
+                raise UserCodeError(
+                    f"{self.where} is a method, and there is no object to call it on; name an object's method, or name "
+                    "the class and call the method __call__"
+                )
             raise UserCodeError(
                 f"{self.where} has the parameter {name!r}, but prompt {prompt.id!r} has no column of that name; "
                 f"columns: {columns}; also known: {known}. Rename it, or give it a default"

@@ -52,10 +52,8 @@ class UserTask:
         for prompt in prompts:
             if not isinstance(prompt, Prompt):
                 raise UserCodeError(f"{where} gave a {type(prompt).__name__}, not a bonrl.Prompt")
-            if not isinstance(prompt.text, str) or not isinstance(prompt.id, str):
-                raise UserCodeError(f"{where} gave a prompt whose id or text is not text: {prompt.id!r}")
-            if problem := _wrong_history(prompt):
-                raise UserCodeError(f"{where}, prompt {prompt.id!r}: its history {problem}")
+            if problem := _wrong_field(prompt) or _wrong_history(prompt):
+                raise UserCodeError(f"{where}, prompt {prompt.id!r}: its {problem}")
             if prompt.id in ids:
                 raise UserCodeError(f"{where} gave two prompts with the id {prompt.id!r}; make ids unique")
             _check_json(prompt, where)
@@ -66,13 +64,32 @@ class UserTask:
         return prompts[:size]
 
 
+def _wrong_field(prompt: Prompt) -> str:
+    """What is wrong with a field of a prompt; empty if nothing is."""
+    for name in ("id", "text", "level", "demonstration"):
+        value = getattr(prompt, name)
+        if name == "demonstration" and value is None:
+            continue
+        if not isinstance(value, str):
+            return f"{name} is {value!r}; give text"
+        if value != value.encode(errors="replace").decode():
+            return f"{name} contains half of a surrogate pair; write the whole character"
+    if not isinstance(prompt.reference, dict):
+        return f"reference is {prompt.reference!r}; give a dict, for example {{'answer': {prompt.reference!r}}}"
+    if not isinstance(prompt.row, dict | None):
+        return f"row is {prompt.row!r}; give a dict of columns"
+    return ""
+
+
 def _wrong_history(prompt: Prompt) -> str:
     """What is wrong with the history of a prompt; empty if nothing is."""
+    if not isinstance(prompt.history, tuple | list):
+        return f"history is {prompt.history!r}; give a list of (role, content)"
     for message in prompt.history:
         if not (isinstance(message, (tuple, list)) and len(message) == 2 and isinstance(message[1], str)):
-            return f"has a message {message!r}; give (role, content), both text"
+            return f"history has a message {message!r}; give (role, content), both text"
         if message[0] not in ROLES:
-            return f"has a message of the role {message[0]!r}; choose one of {', '.join(ROLES)}"
+            return f"history has a message of the role {message[0]!r}; choose one of {', '.join(ROLES)}"
     return ""
 
 

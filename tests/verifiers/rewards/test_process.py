@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from verifiers.rewards import process
 from verifiers.rewards.environment import of_actor
 from verifiers.rewards.process import _Output
+from verifiers.rewards.program import Grader, Job
 from verifiers.rewards.response import Response
 from verifiers.rewards.task import RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
@@ -71,6 +73,27 @@ async def concurrent(response):
 async def stuck(response):
     await asyncio.sleep(60)                   # line 47
 
+async def caught(response):
+    try:
+        await asyncio.sleep(60)
+    except BaseException:
+        return 0.0
+
+async def caught_batch(responses):
+    return [await caught(response) for response in responses]
+
+async def quits_in_a_task(response):
+    if response == "quit":
+        await asyncio.create_task(quit_now())
+    return 1.0
+
+async def quit_now():
+    sys.exit(5)
+
+def leaves_a_process(response):
+    os.system("sleep 300 &")
+    os._exit(4)
+
 def parts(response):
     return {"correct": response == "4", "format": 0.5}
 
@@ -103,6 +126,21 @@ class Instructed:
     def prompts(self, split):
         from verifiers import Prompt
         return [Prompt("p", f"Count. {self.end}")]
+    def verify(self, prompt, response):
+        return True
+
+class AnyOrder:
+    def verify(self, response, prompt):
+        return response == prompt.reference["answer"]
+    def prompts(self, split):
+        return []
+
+class Wrong:
+    def __init__(self, **fields):
+        self.fields = fields
+    def prompts(self, split):
+        from verifiers import Prompt
+        return [Prompt(**{"id": "p", "text": "t", **self.fields})]
     def verify(self, prompt, response):
         return True
 
@@ -231,6 +269,52 @@ def test_an_asynchronous_call_that_hangs_is_cancelled(graded: Graded) -> None:
     (verdict,) = graded("stuck", "4", timeout_s=0.4)
     assert verdict.status is Status.VERIFIER_ERROR
     assert "bad_rewards.py, line 47" in verdict.detail and "task.reward_timeout_s" in verdict.detail
+
+
+def called(code: Path, name: str, *responses: str, kind: str = "reward") -> list[dict[str, Any]]:
+    """What the function gives in this process, with a deadline of half a second."""
+    key = "reward" if kind == "reward" else "name"
+    settings = TaskSettings.model_validate({key: f"{code}:{name}"})
+    return list(Grader(Job(kind, settings, (), 0.5)).grade(PROMPT, unsampled(*responses)))
+
+
+@pytest.mark.parametrize("name", ["caught", "caught_batch"])
+def test_a_deadline_that_the_code_catches_is_no_reward(code: Path, name: str) -> None:
+    (result,) = called(code, name, "4")
+    assert "no result within 0.5 s (task.reward_timeout_s), and it went on" in result["error"] and result["late"]
+
+
+def test_sys_exit_in_a_task_of_the_code_is_an_error_of_the_call(code: Path) -> None:
+    results = called(code, "quits_in_a_task", "4", "quit")
+    assert len(results) == 2 and all("it called sys.exit(5)" in result["error"] for result in results)
+
+
+def test_verify_takes_its_parameters_in_any_order(code: Path) -> None:
+    assert [result["reward"] for result in called(code, "AnyOrder", "4", "5", kind="task")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"reference": "4"}, "reference is '4'; give a dict, for example {'answer': '4'}"),
+        ({"reference": None}, "reference is None; give a dict"),
+        ({"level": 3}, "level is 3; give text"),
+        ({"demonstration": 4}, "demonstration is 4; give text"),
+        ({"text": None}, "text is None; give text"),
+        ({"text": "\ud800"}, "text contains half of a surrogate pair"),
+        ({"history": None}, "history is None; give a list"),
+        ({"row": ["x"]}, "row is ['x']; give a dict"),
+    ],
+)
+def test_prompts_of_the_user_with_wrong_fields_are_refused(code: Path, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make_task(TaskSettings(name=f"{code}:Wrong", options=fields)).prompts("train")
+    assert f"prompts('train'), prompt 'p': its {words}" in str(error.value)
+
+
+def test_the_end_of_a_process_is_seen_though_its_child_goes_on(graded: Graded) -> None:
+    (verdict,) = graded("leaves_a_process", "4", timeout_s=300.0)
+    assert "ended with exit status 4" in verdict.detail
 
 
 def test_os_exit_ends_the_call_and_not_the_worker(graded: Graded) -> None:

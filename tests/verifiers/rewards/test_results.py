@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from verifiers.rewards.response import Response
-from verifiers.rewards.results import Grading, ResultError, from_json, listed, to_json
+from verifiers.rewards.results import Grading, ResultError, from_json, json_row, listed, to_json
 from verifiers.rewards.signature import Signature
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
@@ -77,6 +77,7 @@ def test_parts_are_weighted_and_recorded() -> None:
         ({}, Verdict(Status.CORRECT, reward=float("nan"), score=1.0), "nan"),
         ({}, Verdict("right", reward=1.0, score=1.0), "status 'right'; choose one of correct, wrong"),
         ({}, Verdict(Status.CORRECT, reward=1.0, score=1.0, answer=5), "answer is int 5"),
+        ({}, Verdict(Status.CORRECT, reward=1.0, score=1.0, parts=None), "parts are None; they must be a dict"),
         ({}, 10**400, "not a finite number"),
         ({"a": 1.0, "b": 1.0}, {"a": 1e308, "b": 1e308}, "weighted sum of the parts"),
     ],
@@ -84,6 +85,26 @@ def test_parts_are_weighted_and_recorded() -> None:
 def test_what_is_no_reward_is_refused(weights: dict[str, float], value: Any, words: str) -> None:
     with pytest.raises(ResultError, match=words.replace("(", r"\(")):
         Grading(weights).verdict(value)
+
+
+def test_a_verifier_error_that_the_user_returns_has_no_reward() -> None:
+    verdict = PLAIN.verdict(Verdict("verifier_error", None, None, detail="my judge is down"))  # type: ignore[arg-type]
+    assert (verdict.status, verdict.reward, verdict.detail) == (Status.VERIFIER_ERROR, None, "my judge is down")
+
+
+def test_a_score_has_no_weighted_parts() -> None:
+    scores = Grading({}, takes_parts=False)
+    assert scores.verdict({"score": 0.5, "note": 1}).reward == 0.5
+    with pytest.raises(ResultError, match="returned the parts a; a score is a number, or a dict with 'score'"):
+        scores.verdict({"a": 1.0})
+
+
+def test_a_row_for_a_service_is_valid_json() -> None:
+    assert json_row({"a": float("nan"), "b": [float("inf"), 1.5], "c": b"x"}) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": "b'x'",
+    }
 
 
 def test_batches() -> None:
@@ -164,6 +185,7 @@ def test_batches_are_bound_by_name() -> None:
         (lambda x, y: 1, "no parameter for the model's answer"),
         (lambda: 1, "no parameter for the model's answer"),
         (lambda response, responses: 1, "keep only `response` or only `responses`"),
+        (lambda self, response: 1, "is a method, and there is no object to call it on"),
         (lambda response, colour: 1, "'colour', but prompt 'p1' has no column of that name; columns: answer, source"),
     ],
 )
