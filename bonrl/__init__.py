@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from learner.strategies import AnswerGroups, array_strategy, count_strategy, strategy_value
     from learner.strategies import subset_strategy as strategy
     from verifiers.learned.classifier import load_verifier
+    from verifiers.mathematics.grader import grade_math
     from verifiers.sandbox.grading import run_python
+    from verifiers.sandbox.limits import Limits
     from verifiers.scorers import register_scorer as scorer
     from verifiers.task import Prompt, Task
     from verifiers.tasks.registry import register_task as task
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AnswerGroups": ("learner.strategies", "AnswerGroups"),
+    "Limits": ("verifiers.sandbox.limits", "Limits"),
     "Prompt": ("verifiers.task", "Prompt"),
     "RunFailed": ("bonrl.runs", "RunFailed"),
     "Status": ("verifiers.verdict", "Status"),
@@ -41,6 +44,7 @@ _HOMES = {
     "count_strategy": ("learner.strategies", "count_strategy"),
     "estimator": ("learner.estimators", "estimator"),
     "evaluate": ("bonrl.runs", "evaluate"),
+    "grade_math": ("verifiers.mathematics.grader", "grade_math"),
     "group_estimator": ("learner.estimators", "group_estimator"),
     "load_run": ("cluster.results", "load_run"),
     "load_verifier": ("verifiers.learned.classifier", "load_verifier"),
@@ -54,6 +58,7 @@ _HOMES = {
 
 __all__ = [
     "AnswerGroups",
+    "Limits",
     "Prompt",
     "RunFailed",
     "Status",
@@ -68,6 +73,7 @@ __all__ = [
     "count_strategy",
     "estimator",
     "evaluate",
+    "grade_math",
     "group_estimator",
     "load_run",
     "load_verifier",
