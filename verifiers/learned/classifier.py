@@ -93,7 +93,13 @@ class Classifier:
         self._lock = threading.Lock()  # one batch at a time: the threads of a worker share the network
 
     def probabilities(self, prompt: str, responses: Sequence[str]) -> np.ndarray:
-        """Probability that each response is right, float64 [n]; equal responses are evaluated once."""
+        """Probability that each response is right, float64 [n]; equal responses are evaluated once.
+
+        Raises:
+            TypeError: `responses` is one text, whose characters would be taken for responses.
+        """
+        if isinstance(responses, str):
+            raise TypeError("responses is one text; give a list of texts, [response] for a single one")
         unique = list(dict.fromkeys(responses))
         sequences = [encode(prompt, r, self._tokenizer, self.card.prompts, self.card.max_tokens) for r in unique]
         with self._lock:

@@ -79,6 +79,12 @@ def test_a_refresh_starts_from_the_earlier_verifier_and_is_compared_on_the_same_
     assert float(lines[1].split("training loss ")[1].split()[0]) < 0.2, "a new head would begin at 0.7"
 
 
+def test_one_text_is_not_taken_for_its_characters() -> None:
+    classifier = object.__new__(Classifier)
+    with pytest.raises(TypeError, match=r"give a list of texts, \[response\]"):
+        classifier.probabilities("prompt", "answer")
+
+
 @pytest.mark.slow
 def test_a_served_verifier_scores_as_it_was_measured(trained) -> None:
     base, result, _ = trained
