@@ -182,6 +182,7 @@ def test_tests_that_are_at_fault_are_not_the_programs_fault(executor: Executor) 
         ({"tests": "assert True"}, "nothing that the program defines"),
         ({"tests": "x = 1"}, "nothing that the program defines"),
         ({"tests": "assert near(f(1), 1)", "names": ["f"]}, "the name 'near'"),
+        ({"tests": "assert f(1)", "names": "f"}, "names is one text, 'f'; give a list"),
         ({"tests": "[]"}, "no case"),
         ({"tests": '[{"input": "1"}]'}, "case 1 of the tests"),
     ],

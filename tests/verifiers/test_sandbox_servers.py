@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.verifiers.test_sandbox import GOOD, SHORT, cases
 from verifiers import Limits, Status, run_python
 from verifiers.sandbox import Executor, SandboxSettings
+from verifiers.sandbox.grading import shared_executor
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"
@@ -93,6 +95,21 @@ def test_children_die_with_their_server() -> None:
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def _graded(program: str) -> tuple[str, list[int]]:
+    """The verdict of a program, and the process ids of the servers that this process uses."""
+    status = run_python(program, tests="assert f(1) == 2", limits=Limits(wall_seconds=1)).status
+    return status.value, [worker._process.pid for worker in shared_executor()._workers]
+
+
+def test_a_forked_process_has_servers_of_its_own() -> None:
+    """On one server, two processes took each other's outcomes, and each ended it when its own job failed."""
+    status, own = _graded("def f(x): return x + 1")
+    with get_context("fork").Pool(1) as pool:
+        theirs_status, theirs = pool.apply(_graded, ("def f(x): return x + 1",))
+    assert status == theirs_status == "correct" and theirs and not set(own) & set(theirs)
+    assert _graded("def f(x): return x + 1") == ("correct", own)
 
 
 def test_many_threads_share_the_servers() -> None:

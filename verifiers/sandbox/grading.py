@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import atexit
 import json
+import os
 import signal
 import threading
 import time
@@ -88,6 +89,8 @@ class CodeTests:
         Raises:
             TestsError: They do not compile, no convention fits, or they would not test the program (see the message).
         """
+        if isinstance(names, str):
+            raise TestsError(f"names is one text, {names!r}; give a list of names")
         if tests.lstrip().startswith("["):
             if tolerance is not None and not 0 <= tolerance < 1:
                 raise TestsError(f"the tolerance is {tolerance}; give at least 0 and less than 1")
@@ -275,8 +278,25 @@ def shared_executor() -> Executor:
     with _shared_lock:
         if not _shared:
             _shared.append(Executor())
-            atexit.register(_shared[0].close)
         return _shared[0]
+
+
+def _close_shared() -> None:
+    for executor in _shared:
+        executor.close()
+
+
+def _reset_after_fork() -> None:
+    """After a fork the servers belong to the parent: two processes on one connection take each other's outcomes, and
+    each ends the server when its own job fails.
+    """
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    _shared.clear()
+
+
+atexit.register(_close_shared)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def run_python(

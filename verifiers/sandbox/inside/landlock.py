@@ -1,7 +1,7 @@
 """Landlock: this process may read the given paths and what is below them, and no other file; no TCP, no signals out.
 
 Offered by Linux to unprivileged processes since 5.13 (file access), with TCP since ABI 4 and the scoping of
-signals and abstract Unix sockets since ABI 6. Not covered by Landlock: stat(), UDP.
+signals and abstract Unix sockets since ABI 6. Not covered by Landlock: stat(), readlink(), UDP.
 """
 
 from __future__ import annotations
