@@ -19,6 +19,7 @@ from cluster.records.run_directory import RunDirectory
 from verifiers.user_code import Reference, files_of, parse, sha256
 
 FILE, FOLDER, PLUGINS = "user_code.json", "user_code", "plugins."
+_MAX_NAMES = 5  # of changed files in a message
 
 
 def describe(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -85,9 +86,16 @@ def _where_it_is(run: Path, entry: dict[str, Any]) -> str:
 
 
 def changed_user_code(run: Path, config: RunConfig) -> list[str]:
-    """One line for each file of user code that is not what the run was using."""
+    """One line for each file of user code that is not what the run was using, and for the files next to each."""
     before = _recorded(run)
-    return [
+    neighbors = [
+        f"{key} = {_text(reference)}: files that it may import have changed since the run used them: {names}; the run "
+        f"has copies in {run / before[key]['copy'].rpartition('/')[0]}"
+        for key, reference in user_code(config).items()
+        if key in before and before[key]["reference"] == _text(reference) and before[key].get("copy")
+        if (names := _changed_neighbors(run, reference, before[key]["copy"]))
+    ]
+    return neighbors + [
         f"{key} = {now['reference']} has changed since the run used it: SHA-256 {before[key]['sha256'][:12]} then, "
         f"{now['sha256'][:12]} now; the run's copy is {run / before[key].get('copy', FOLDER)}"
         for key, now in describe(config).items()
@@ -97,6 +105,22 @@ def changed_user_code(run: Path, config: RunConfig) -> list[str]:
         and now["sha256"]
         and before[key]["sha256"] != now["sha256"]
     ]
+
+
+def _changed_neighbors(run: Path, reference: Reference, copy: str) -> str:
+    """The files next to the user's file, or in its package, that differ from the run's copies; empty if none does."""
+    found = files_of(reference)
+    if found is None:
+        return ""
+    file, sources = found
+    copies = (run / copy.removesuffix(f"/{file}")).resolve()
+    changed = [
+        str(target)
+        for target, source in sources.items()
+        if target != file and (copies / target).is_file() and (copies / target).read_bytes() != source.read_bytes()
+    ]
+    more = f", and {len(changed) - _MAX_NAMES} more" if len(changed) > _MAX_NAMES else ""
+    return ", ".join(changed[:_MAX_NAMES]) + more
 
 
 def plugins_as_used(run: Path, plugins: Sequence[str]) -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors import plugins
 from cluster.checks.user_code import check_user_code
 from cluster.config import ConfigError, RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.records.config_changes import changes, record_changes, recorded_config
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code, kept_overrides
+from verifiers import user_code
 from verifiers.task import Prompt
 from verifiers.tasks.registry import make_task
 
@@ -134,6 +137,69 @@ def test_an_evaluation_takes_rewards_that_the_objective_cannot(here: Path) -> No
     assert check_user_code(config, make_task(config.task), [prompt], trains=False) == []
 
 
+STRATEGIES = """
+import numpy as np
+import bonrl
+
+@bonrl.strategy("tried_good")
+def good(groups):
+    return np.sort(groups.rewards_GN, axis=1)[:, max(groups.n - 2, 0)]
+
+@bonrl.strategy("tried_raising")
+def raising(groups):
+    return np.sort(groups.rewards_GN, axis=1)[:, groups.n]  # line 11
+
+@bonrl.strategy("tried_first")
+def first(groups):
+    return groups.rewards_GN[:, 0]
+
+@bonrl.strategy("tried_logarithm")
+def logarithm(groups):
+    return np.log(groups.rewards_GN).sum(axis=1)
+
+@bonrl.array_strategy("tried_shape")
+def shape(groups, k):
+    return groups.rewards_GN.max(axis=1, keepdims=True)
+
+@bonrl.group_estimator("tried_column", strategies=("tried_good",))
+def column(groups, k, options):
+    return groups.rewards_GN.max(axis=1, keepdims=True)
+"""
+
+
+@pytest.fixture()
+def own_strategies(here: Path):
+    (here / "tried_strategies.py").write_text(STRATEGIES)
+    before = {kind: dict(registry) for kind, registry in plugins._REGISTRIES.items()}
+    yield
+    plugins._restore(before)
+    user_code.loaded_plugins.remove("tried_strategies.py")
+    sys.modules.pop("tried_strategies", None)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"strategy": "tried_good"}, ""),
+        ({"strategy": "tried_logarithm"}, ""),
+        ({"strategy": "tried_raising"}, "(tried_raising with loo) fails on made-up groups: "),
+        ({"strategy": "tried_raising"}, "tried_strategies.py, line 11: IndexError"),
+        ({"strategy": "tried_first"}, "the strategy tried_first gives another value if the answers"),
+        ({"strategy": "tried_shape"}, "strategy 'tried_shape' returned shape (3, 1)"),
+        ({"strategy": "tried_good", "estimator": "tried_column"}, "estimator 'tried_column' returned shape (3, 1)"),
+    ],
+)
+@pytest.mark.usefixtures("own_strategies")
+def test_strategies_and_estimators_of_plugins_are_tried(objective: dict[str, Any], words: str) -> None:
+    config = build_config({"plugins": ["tried_strategies.py"], "objective": objective | {"k": 2}, "rollout": {"n": 4}})
+    if words:
+        with pytest.raises(UsageError) as error:
+            check_user_code(config, make_task(config.task), [])
+        assert words in str(error.value)
+    else:
+        assert check_user_code(config, make_task(config.task), []) == []
+
+
 def test_the_record_holds_the_files_and_notices_changes(here: Path) -> None:
     config = config_of("right")
     with RunDirectory.create(here / "runs", "one", config.to_mapping()) as directory:
@@ -149,6 +215,21 @@ def test_the_record_holds_the_files_and_notices_changes(here: Path) -> None:
     (here / "tried_rewards.py").unlink()
     (override,) = kept_overrides(run)  # on another machine the run's copy is used
     assert override == f'task.reward="{run / entry["copy"]}:right"'
+
+
+def test_a_changed_neighbor_is_noticed(here: Path) -> None:
+    (here / "helper.py").write_text("VALUE = 1\n")
+    config = config_of("right")
+    with RunDirectory.create(here / "runs", "one", config.to_mapping()) as directory:
+        keep_user_code(directory, config)
+    run = here / "runs" / "one"
+    (here / "new.py").write_text("")
+    assert changed_user_code(run, config) == []
+    (here / "helper.py").write_text("VALUE = 2\n")
+    (line,) = changed_user_code(run, config)
+    assert (
+        "task.reward = tried_rewards.py:right: files that it may import have changed" in line and "helper.py;" in line
+    )
 
 
 @pytest.mark.parametrize("replaced_by", ["https://rewards.example/score", None, "other_rewards.py:right"])
