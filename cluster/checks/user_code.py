@@ -1,23 +1,28 @@
-"""Tries the user's code before the start: it loads, its parameters fit, and it grades a real row."""
+"""Tries the user's code before the start: it loads, fits its parameters and the objective, and grades a real row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from cluster.evaluation.summary import strategies_of
-from learner.objective_settings import FOR_ANY_REWARD, NAME_ANSWERS
-from learner.strategies import STRATEGIES
+from learner.objective import GradedGroups, Objective
+from learner.objective_settings import FOR_ANY_REWARD, NAME_ANSWERS, TermSettings
+from learner.strategies import STRATEGIES, strategy_value
 from verifiers.rewards.response import Response
 from verifiers.rewards.task import Grades, RewardedTask, UserScorer
 from verifiers.scorers import make_scorer
 from verifiers.task import Prompt, Task
+from verifiers.user_code import describe_error
 from verifiers.verdict import Status, Verdict
 
 NO_ANSWER = ""  # every model gives it at some time
 _BINARY = (0.0, 1.0)
+_MADE_UP_GROUPS = 3
 
 
 def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt], *, trains: bool = True) -> list[str]:
@@ -31,6 +36,8 @@ def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt], *,
     Raises:
         UsageError: The code cannot be loaded, fails, or returns rewards that do not fit the objective.
     """
+    if config.plugins and trains and config.objective.imitation == "none":
+        _try_objective(config)
     # The files of a learned verifier are checked in refusals.py; they may be on other machines only.
     scorer = None if config.task.scorer.kind == "learned" else make_scorer(config.task)
     graders: list[tuple[Grades, bool]] = [(task.grades, True)] if isinstance(task, RewardedTask) else []
@@ -74,6 +81,57 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
             f"but {voting[0]} counts equal answers: {NAME_ANSWERS}"
         )
     return warnings
+
+
+def _try_objective(config: RunConfig) -> None:
+    """Compute value and advantages of made-up groups: a strategy or estimator of a plugin may fail or not fit."""
+    objective, terms = Objective(config.objective), config.objective.terms()
+    failure: BaseException | None = None
+    # One kind of rewards is enough: a strategy may take the logarithm, for example.
+    for binary in (True,) if config.objective.binary_terms() else (False, True):
+        groups = _made_up_groups(config.rollout.n, binary=binary)
+        ratios = np.ones_like(groups.rewards) if objective.off_policy else None
+        try:
+            objective.advantages(groups, config.objective.k, ratios)
+            ordered = [term.strategy for term in terms if _depends_on_order(term, groups)]
+            break
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the user's code raises
+            failure = error
+    else:
+        assert failure is not None
+        names = ", ".join(f"{term.strategy} with {term.estimator}" for term in terms)
+        raise UsageError(f"the objective ({names}) fails on made-up groups: {describe_error(failure)}") from failure
+    if ordered:
+        raise UsageError(
+            f"the strategy {ordered[0]} gives another value if the answers of a group are in another order, so its "
+            "gradient would be biased; let it depend on rewards, scores and answers only"
+        )
+
+
+def _depends_on_order(term: TermSettings, groups: GradedGroups) -> bool:
+    """Whether the value of the first k answers changes if they are reversed."""
+    first = np.arange(term.k)
+    values = [
+        strategy_value(
+            groups.rewards[:, order],
+            scores=groups.scores[:, order],
+            answers=[[row[i] for i in order] for row in groups.answers],
+            correct=groups.correct,
+            strategy=term.strategy,
+            k=term.k,
+        )
+        for order in (first, first[::-1])
+    ]
+    return not np.allclose(*values, rtol=1e-9, atol=1e-12)
+
+
+def _made_up_groups(n: int, *, binary: bool) -> GradedGroups:
+    """Groups of n samples with all inputs of strategies; rewards of 0 and 1, or between them."""
+    draw = np.random.default_rng(0)
+    shape = (_MADE_UP_GROUPS, n)
+    rewards_GN = draw.integers(0, 2, shape).astype(np.float64) if binary else draw.uniform(0.1, 0.9, shape)
+    answers = [["right" if reward > 0.5 else f"wrong {i % 3}" for i, reward in enumerate(row)] for row in rewards_GN]
+    return GradedGroups(rewards_GN, draw.random(shape), answers, ["right"] * _MADE_UP_GROUPS)
 
 
 def _one(grades: Grades, prompt: Prompt, response: str) -> Verdict:

@@ -78,6 +78,12 @@ def group_advantages(
             advantages_GN = _by_count(groups, found, method, k)
         else:
             advantages_GN = _by_array(groups, found, method, k)
+    advantages_GN = np.asarray(advantages_GN, dtype=np.float64)
+    if advantages_GN.shape != groups.rewards_GN.shape:  # it would be broadcast
+        raise ValueError(
+            f"estimator '{estimator}' returned shape {advantages_GN.shape}; it must return one advantage for each "
+            f"sample, shape {groups.rewards_GN.shape}"
+        )
     finite("the advantages", advantages_GN, groups.rewards_GN, ratios_GN)
     noise_G1 = ROUNDING * _noise_scale(groups, found, method, k, advantages_GN, ratios is None)
     advantages_GN = np.where(np.abs(advantages_GN) <= noise_G1, 0.0, advantages_GN)

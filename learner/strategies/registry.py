@@ -105,7 +105,13 @@ class Strategy:
         if self.count_value is not None:
             return np.array([float(self.count_value(groups.n, int(c), k)) for c in _counts(groups)], dtype=np.float64)
         assert self.array_value is not None
-        return self.array_value(groups, k)
+        value_G = np.asarray(self.array_value(groups, k), dtype=np.float64)
+        if value_G.shape != groups.rewards_GN.shape[:1]:  # it would be broadcast
+            raise ValueError(
+                f"strategy '{self.name}' returned shape {value_G.shape}; it must return one number for each of its "
+                f"{len(groups.rewards_GN)} groups"
+            )
+        return value_G
 
     def leave_one_out(self, groups: AnswerGroups, k: int) -> np.ndarray:
         """U_k(-i), of the group without sample i: float64[G, n], 0 <= k <= n - 1, for array strategies; U_0 is 0."""
