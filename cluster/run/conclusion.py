@@ -10,6 +10,7 @@ from pathlib import Path
 from cluster.evaluation.summary import Evaluation, evaluation_file, recorded_evaluation
 from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
+from cluster.records.metric_names import EVALUATION_STEP
 from cluster.records.next_command import in_job, report_again, train_again
 from cluster.records.run_directory import RunDirectoryError
 from cluster.records.weight_fingerprint import weights_sha256
@@ -80,10 +81,9 @@ def _recorded(context: RunContext, warnings: Sequence[Warning]) -> JobResult:
 
 def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobResult:
     """Show the curves, and name the weights and where everything is."""
-    directory, evaluations = context.directory, list(run.evaluations)
-    if evaluations and run.first_step:  # an earlier process evaluated the base model
-        base = _earlier(context, 0)
-        evaluations = [*([base] if base else []), *evaluations]
+    directory = context.directory
+    rows = [row for row in directory.read_metrics() if EVALUATION_STEP in row]  # also those of earlier processes
+    evaluations = _compared(context, run, [int(row[EVALUATION_STEP]) for row in rows])
     differences = context.dashboards.curves(evaluations)
     best = run.selection.best
     if best is not None and evaluations and best.step != evaluations[-1].step:
@@ -100,7 +100,7 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
             "best": best.to_json() if best else None,
             "weights_sha256": digest,
             "model": str(model),
-            "evaluations": [evaluation.row() for evaluation in run.evaluations],
+            "evaluations": rows,
             "differences": {name: asdict(difference) for name, difference in differences.items()},
             "warnings": [warning.text for warning in warnings],
         }
@@ -110,6 +110,18 @@ def _trained(context: RunContext, run: Run, warnings: Sequence[Warning]) -> JobR
     lines += [f"best    {line}" for line in _best_lines(run)]
     lines.append(f"see     {report_again(directory.path)}")
     return JobResult(COMPLETED, "\n".join(lines), model)
+
+
+def _compared(context: RunContext, run: Run, recorded: Sequence[int]) -> list[Evaluation]:
+    """The evaluations of this process. A resumed run adds that of the base model, and where it made none the last one.
+
+    Args:
+        recorded: steps of all evaluations of the run.
+    """
+    if not run.first_step:
+        return run.evaluations
+    steps = dict.fromkeys([0, *([] if run.evaluations else recorded[-1:])])
+    return [*(found for step in steps if (found := _earlier(context, step))), *run.evaluations]
 
 
 def _best_lines(run: Run) -> list[str]:

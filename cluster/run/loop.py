@@ -27,8 +27,8 @@ async def train(run: Run) -> None:
             :class:`cluster.run.shutdown.ShutdownRequested` when a signal asked the run to stop, or of
             :class:`cluster.run.selection.NoFurtherGain` when the evaluations no longer improve.
     """
-    if run.first_step == 0 and run.evaluates_at(0):
-        await run.evaluate(0)
+    if run.lacks_evaluation():
+        await run.evaluate(run.first_step)
     async with asyncio.TaskGroup() as tasks, run.source.rollouts_in(tasks):
         for step in range(run.first_step, run.steps):
             run.selection.check(step)

@@ -23,6 +23,7 @@ from actors.sampling import Sampling
 from cluster.config import RunConfig
 from cluster.evaluation.evaluate import evaluate, prompts_in_flight
 from cluster.evaluation.summary import Evaluation, evaluation_file, objective_terms, strategies_of, trained_ks_of
+from cluster.records.metric_names import EVALUATION_STEP
 from cluster.run.clock import StepClock
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
@@ -138,6 +139,15 @@ class Run:
             return settings.at_start
         return (step == self.steps and settings.at_end) or bool(settings.every and step % settings.every == 0)
 
+    def lacks_evaluation(self) -> bool:
+        """Whether to evaluate the weights that this process begins with: the base model, or those of a checkpoint whose
+        evaluation a signal has stopped.
+        """
+        step = self.first_step
+        return self.evaluates_at(step) and all(
+            row.get(EVALUATION_STEP) != step for row in self.context.directory.read_metrics()
+        )
+
     async def evaluate(self, step: int) -> None:
         """Measure the weights after `step` steps on the held-out prompts."""
         context, settings = self.context, self.context.config.evaluation
@@ -161,6 +171,8 @@ class Run:
         context.dashboards.evaluation(evaluation)
         if self.selection.add(evaluation):
             context.dashboards.message(f"best so far: {self.selection.best}")
+            if step == self.first_step:  # its checkpoint is there already
+                self.selection.write()
 
     def checkpoints_at(self, step: int) -> bool:
         """Whether to save after `step` steps: the last step is always saved, and the best one if it is kept."""
