@@ -79,7 +79,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     config = with_fixed_date(config, tokenizer, resumed=resume is not None)
     training, held_out, doubtful = _checked_prompts(config, tokenizer)
     if resume is not None:
-        check_recorded(resume, training)
+        check_recorded(resume, config, training)
         doubtful += changed_files(resume, config)
     with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None

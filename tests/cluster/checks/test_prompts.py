@@ -24,7 +24,7 @@ from cluster.checks.prompts import (
     load_tokenizer,
     without_unused_validation,
 )
-from cluster.checks.recorded_prompts import check_recorded, with_fixed_date
+from cluster.checks.recorded_prompts import with_fixed_date
 from cluster.commands.export import export_model
 from cluster.commands.imitation import _examples
 from cluster.commands.printing import print_dry_run
@@ -343,23 +343,6 @@ def test_names_that_rendering_itself_gives_to_templates_are_refused() -> None:
     for name in ("messages", "tokenize", "not a name"):
         with pytest.raises(ValueError, match="cannot"):
             config(SHIPPED, template="chat", chat_template_kwargs={name: 1})
-
-
-def test_a_run_whose_prompts_have_become_other_ids_is_not_resumed(tmp_path: Path) -> None:
-    prompts = load_prompts(config(SHIPPED), "train")
-    check_recorded(tmp_path, prompts)
-    (tmp_path / "groups").mkdir()
-
-    def record(step: int, first: list[int]) -> None:
-        rows = [{"prompt_id": p.prompt.id, "prompt_tokens": [*first, *p.tokens.tolist()[1:]]} for p in prompts]
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "groups" / f"step-{step:06d}.parquet")
-
-    record(1, [])
-    record(2, [BOS])
-    check_recorded(tmp_path, prompts)
-    record(3, [])
-    with pytest.raises(UsageError, match=r"--resume .*, task\.template or .* has changed.*start a new run"):
-        check_recorded(tmp_path, prompts)
 
 
 def test_imitation_ends_a_response_as_its_model_does(tmp_path: Path) -> None:
