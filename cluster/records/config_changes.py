@@ -72,11 +72,14 @@ def training_changes(run: Path) -> list[str]:
     """One line per change that affects training: the settings that not all steps of the run had."""
     file = run / FILE
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        entry = json.loads(line)
-        for key, (before, after) in entry["changes"].items():
-            if key.startswith(_TRAINING):
-                found.append(f"after step {entry['after_step']}: {Change(key, before, after)}")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            changed = [Change(key, *values) for key, values in entry["changes"].items() if key.startswith(_TRAINING)]
+            found += [f"after step {entry['after_step']}: {change}" for change in changed]
+        except (ValueError, KeyError, TypeError, AttributeError):  # half written by a run that was killed
+            found.append(f"{FILE}, line {number}, cannot be read")
     return found
 
 

@@ -20,7 +20,7 @@ import yaml
 from cluster.config import RunConfig
 from cluster.config.input_paths import INPUT_KEYS, OPTIONS, input_paths, value_at, with_values
 from cluster.config.yaml_reader import read_yaml
-from cluster.records.run_directory import RunDirectory
+from cluster.records.run_directory import RunDirectory, read_entries
 from cluster.records.software import job_package
 
 FILE, FOLDER = "input_files.json", "input_files"
@@ -116,8 +116,7 @@ def _sha256(files: Mapping[str, Path]) -> str:
 
 
 def _recorded(run: Path) -> dict[str, dict[str, str]]:
-    file = run / FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return read_entries(run / FILE, "path", "file")
 
 
 def _place(run: Path, entry: Mapping[str, str]) -> Path:

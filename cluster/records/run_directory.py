@@ -241,12 +241,30 @@ def read_metrics(path: str | Path) -> list[dict[str, int | float]]:
 
 
 def parse_row(line: str) -> dict[str, int | float] | None:
-    """A row of metrics.jsonl; None if the line is incomplete."""
+    """A row of metrics.jsonl; None if the line is incomplete or damaged."""
     try:
-        row = json.loads(line)
-        return {key: float(value) if isinstance(value, str) else value for key, value in row.items()}
-    except (ValueError, AttributeError):
+        row = {key: float(value) if isinstance(value, str) else value + 0 for key, value in json.loads(line).items()}
+    except (ValueError, AttributeError, TypeError):
         return None
+    return row if all(math.isfinite(row.get(axis, 0)) for axis in (TRAIN_STEP, EVALUATION_STEP)) else None
+
+
+def read_entries(file: Path, *required: str) -> dict[str, dict[str, Any]]:
+    """The entries of a JSON file by configuration key; none where there is no file.
+
+    Raises:
+        RunDirectoryError: it is damaged, or an entry lacks one of the `required` fields.
+    """
+    try:
+        entries = dict(json.loads(file.read_text(encoding="utf-8")))
+        return {key: {**entry, **{name: entry[name] for name in required}} for key, entry in entries.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{file} cannot be read ({error!r}); restore it, or remove it if all files that the run used are still in "
+            "their places"
+        ) from error
 
 
 def _strict(value: Any) -> Any:

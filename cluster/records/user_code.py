@@ -15,7 +15,7 @@ from typing import Any
 from cluster.config import RunConfig
 from cluster.config.input_paths import user_code
 from cluster.config.yaml_reader import read_yaml
-from cluster.records.run_directory import RunDirectory
+from cluster.records.run_directory import RunDirectory, read_entries
 from verifiers.user_code import Reference, files_of, parse, sha256
 
 FILE, FOLDER, PLUGINS = "user_code.json", "user_code", "plugins."
@@ -58,8 +58,7 @@ def _recorded(run: Path) -> dict[str, dict[str, Any]]:
     """The entries of the code that the run's config.yaml names. An entry of other code, which a resume replaced, must
     not decide what a key means.
     """
-    file = run / FILE
-    entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    entries = read_entries(run / FILE, "reference", "file", "sha256")
     named = user_code(read_yaml(run / "config.yaml")) if entries else {}
     return {key: entry for key, entry in entries.items() if key in named and _text(named[key]) == entry["reference"]}
 

@@ -56,6 +56,15 @@ def test_a_later_resume_keeps_the_overrides_of_an_earlier_one(tmp_path: Path) ->
     assert history[1]["changes"] == {"run.steps": [80, 120]}
 
 
+def test_a_half_written_change_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    with run_of(tmp_path, []) as directory:
+        resumed(directory, ["learner.learning_rate=1.0e-5"], step=20)
+        with (directory.path / FILE).open("a") as file:
+            file.write('{"time": 1.0, "after_st')
+        found = training_changes(directory.path)
+    assert found == ["after step 20: learner.learning_rate = 1e-05 (was 3e-05)", f"{FILE}, line 2, cannot be read"]
+
+
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_the_printed_override_makes_the_change_again(override: str) -> None:
     """The line "continue with" repeats the overrides of a resume whose actors did not start."""

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.commands.evaluate import _resolve
 from cluster.commands.options import load_earlier
 from cluster.commands.verifier_samples import recorded_config as config_of_samples
 from cluster.config import RunConfig, build_config
 from cluster.config.input_paths import value_at
+from cluster.errors import UsageError
 from cluster.records import software
 from cluster.records.config_changes import changes, record_changes, recorded_config
 from cluster.records.input_files import FILE, keep_input_files
@@ -177,3 +179,12 @@ def test_a_run_without_relative_paths_has_no_record(tmp_path: Path) -> None:
         keep_input_files(directory, config)
     assert not (tmp_path / "run" / FILE).exists() and kept_overrides(tmp_path / "run") == []
     assert value_at(config.to_mapping(), "model.path") == "/m"
+
+
+@pytest.mark.parametrize("name", ["user_code.json", "input_files.json"])
+@pytest.mark.parametrize("content", ["", '{"task.path": {"pa', "[1]", "[]x", '{"task.path": 3}', '{"task.path": {}}'])
+def test_a_damaged_record_is_refused_with_its_name(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(build_config({}).to_mapping()))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=rf"{name} cannot be read .*restore it, or remove it"):
+        load_earlier("--resume", tmp_path, [])

@@ -220,3 +220,12 @@ def test_kill_while_replacing_leaves_old_or_new(tmp_path: Path) -> None:
         process.join(timeout=10)
         content = file.read_bytes()
         assert len(content) == 200_000 and len(set(content)) == 1
+
+
+@pytest.mark.parametrize(
+    "row", ["null", "[1]", '{"train/step": null}', '{"train/step": "NaN"}', '{"reward/mean": [1]}']
+)
+def test_rows_that_are_damaged_are_passed_over(tmp_path: Path, row: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{row}\n{{"train/step": 1, "reward/mean": "NaN"}}\n')
+    (found,) = read_metrics(tmp_path)
+    assert found["train/step"] == 1 and np.isnan(found["reward/mean"])
