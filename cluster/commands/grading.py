@@ -234,7 +234,8 @@ def grade_file(
         parallel: answers graded at once; None: one for each core.
         code: how programs are judged (kind code only).
         progress: wraps the finished rows, for a progress bar.
-        say: is given what to show before grading begins, such as the isolation of programs.
+        say: is given what to show before grading begins, such as the isolation of programs, and what is kept when it
+            ends early.
 
     Raises:
         UsageError: unknown kind, a row that cannot be graded (file, line and remedy), an output that cannot be written.
@@ -259,10 +260,11 @@ def grade_file(
                 sink.write(json.dumps(_result(name, verdict)) + "\n")
                 counts[verdict.status.value] += 1
         partial_output.replace(output)
-    except OSError as error:
-        raise UsageError(f"--output {output}: cannot be written: {error.strerror}") from error
     except BaseException as error:
-        error.add_note(f"{counts.total()} of {len(rows)} rows were graded; their verdicts are in {partial_output}")
+        if counts:  # also after Ctrl-C
+            say(f"{counts.total()} of {len(rows)} rows were graded; their verdicts are in {partial_output}")
+        if isinstance(error, OSError):
+            raise UsageError(f"--output {output}: cannot be written: {error.strerror}") from error
         raise
     finally:
         if not counts:

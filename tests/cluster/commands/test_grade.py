@@ -186,18 +186,22 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
         grade_file(code, tmp_path / "out.jsonl", "code", timeout_s=99_999)
 
 
-def test_a_failure_loses_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [KeyError, KeyboardInterrupt])
+def test_a_failure_loses_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
     def broken(row: str) -> Verdict:
         if row == "third":
-            raise KeyError(row)
+            raise failure(row)
         return Verdict.binary(Status.WRONG)
 
     monkeypatch.setitem(KINDS, "broken", Kind(lambda fields: fields["prediction"], lambda *_: (broken, "")))
     rows = [{"id": i, "prediction": text} for i, text in enumerate(("first", "second", "third", "fourth"))]
     source = write(tmp_path / "in.jsonl", rows)
-    with pytest.raises(KeyError) as caught:
-        grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0, parallel=1)
-    assert caught.value.__notes__[0].startswith("2 of 4 rows were graded; their verdicts are in ")
+    said: list[str] = []
+    with pytest.raises(failure):
+        grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0, parallel=1, say=said.append)
+    assert said == [f"2 of 4 rows were graded; their verdicts are in {tmp_path / 'out.jsonl.partial'}"]
     assert [row["id"] for row in graded(tmp_path / "out.jsonl.partial")] == [0, 1]
     with pytest.raises(UsageError, match=r"out\.jsonl\.partial exists already; name another output, or move"):
         grade_file(source, tmp_path / "out.jsonl", "broken", timeout_s=1.0)
