@@ -37,12 +37,12 @@ def commands(source: Source) -> list[dict[str, str]]:
     found = []
     if source.summary.get("recorded_only"):
         found.append({"title": "train on the recorded groups", "line": train_again("--replay", source.path)})
-    elif not source.running:
+    elif source.resumable and not source.running:
         finished = bool(source.summary)
         more = [f"run.steps={2 * int(source.value('run.steps', 0) or 1)}"] if finished else []
         title = "train it for more steps" if finished else "continue it"
         found.append({"title": title, "line": train_again("--resume", source.path, *more)})
-    if any((source.path / "checkpoints").glob("step-*")):
+    if any((source.path / "checkpoints").glob("step-*/huggingface")):
         found += [
             {"title": "export the model", "line": f"bonrl export --checkpoint {run} --to my-model"},
             {"title": "evaluate it", "line": f"bonrl eval --checkpoint {run} evaluation.split=test --n 64"},

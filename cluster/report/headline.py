@@ -60,7 +60,8 @@ def status(source: Source) -> dict[str, str]:
         return {"name": "finished", "kind": "done", "text": f"{done:,} of {planned:,} steps; {stopped}"}
     if source.summary or (planned and done >= planned):
         return {"name": "finished", "kind": "done", "text": f"{done:,} of {planned:,} steps"}
-    return {"name": "stopped", "kind": "stopped", "text": f"{done:,} of {planned:,} steps; it can be resumed"}
+    more = "; it can be resumed" if source.resumable else ""
+    return {"name": "stopped", "kind": "stopped", "text": f"{done:,} of {planned:,} steps{more}"}
 
 
 def _task(source: Source) -> str:

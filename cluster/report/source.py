@@ -10,6 +10,7 @@ from typing import Any
 from actors.queue.group_log import groups_file
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_file
+from cluster.records.checkpoints import QUEUE_FILE
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP
 from cluster.records.run_directory import RunDirectoryError, check_unused
 from cluster.results import ResultsError, RunResults, load_run
@@ -55,6 +56,11 @@ class Source:
     @property
     def path(self) -> Path:
         return self.run.path
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint with a replay queue; a run that replays another one saves none."""
+        return any((self.path / "checkpoints").glob(f"step-*/{QUEUE_FILE}"))
 
     @property
     def seconds(self) -> float:

@@ -8,6 +8,7 @@ warning says which keys to change. docs/metrics.md lists the rules with their th
 from __future__ import annotations
 
 import math
+import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Health:
     ) -> None:
         self._config = config
         self._report = report
-        self._directory = str(directory)
+        self._directory = shlex.quote(str(directory))  # RUN_DIR stands in commands
         self._rows: deque[Row] = deque(maxlen=WINDOW)
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -175,7 +176,7 @@ def _no_signal(mean: Row, config: RunConfig) -> str | None:
     seen = f"{share:.0%} of the groups gave no training signal (all advantages 0)"
     if share < NO_SIGNAL_SHARE:  # a KL term in the reward, or a biased estimator, makes advantages all the same
         seen = "all samples got the same reward, so the reward gave no training signal"
-    measure = f"bonrl eval --config RUN_DIR/config.yaml --checkpoint {config.model.path}"
+    measure = f"bonrl eval --config RUN_DIR/config.yaml --checkpoint {shlex.quote(config.model.path)}"
     if failed >= NO_SIGNAL_SHARE:
         cut = mean.get("response/truncated_share", 0.0)
         first = f"rollout.max_response_tokens first ({cut:.0%} of the samples are cut), then " * (

@@ -18,9 +18,12 @@ import pytest
 from actors.queue.group_log import groups_file
 from cluster.cli import main
 from cluster.report import groups as browser_of_groups
+from cluster.report.files import commands
+from cluster.report.headline import status
 from cluster.report.live import _host_of
 from cluster.report.page import build, render
 from cluster.report.series import duration, running_mean
+from cluster.report.source import Source
 from cluster.results import ResultsError
 from tests.cluster.report.recorded_runs import FORMULA, HOSTILE, make_run
 from tests.cluster.results.recorded import N, group, write
@@ -149,7 +152,7 @@ def test_long_runs_are_thinned(tmp_path: Path) -> None:
         ({"steps": 1}, "in 1 step."),
         ({"replay": True, "rates": {}}, "has no timed step"),
         ({"recorded_only": True, "rates": {}}, "nothing was trained"),
-        ({"finished": False, "planned": 20}, "it can be resumed"),
+        ({"finished": False, "planned": 20}, "12 of 20 steps"),
         ({"changes": {"objective": {"imitation": "bon_sft"}}, "groups": False}, "imitating demonstrations (bon_sft)"),
         ({"changes": {"objective": {"strategy": "best_of_k"}}}, "trained for Best-of-2"),
         ({"changes": {"objective": MIXTURE}}, "trained for 0.7 pass@2 + 0.3 mean reward"),
@@ -159,6 +162,28 @@ def test_runs_of_all_shapes_have_a_page(tmp_path: Path, shape: dict[str, Any], s
     report = build(make_run(tmp_path, **shape), groups=10)
     assert says in text_of(render(report))
     assert bool(report.data["groups"]) == bool(report.view["groups"]["files"])
+
+
+@pytest.mark.parametrize(
+    ("files", "offered", "state"),
+    [
+        ([], [], "12 of 20 steps"),
+        (["huggingface/config.json"], ["bonrl export", "bonrl eval"], "12 of 20 steps"),  # of a replay
+        (["queue.arrow"], ["bonrl train --resume"], "12 of 20 steps; it can be resumed"),  # of --rollout-only
+    ],
+)
+def test_only_commands_that_the_checkpoints_allow_are_offered(
+    tmp_path: Path, files: list[str], offered: list[str], state: str
+) -> None:
+    path = make_run(tmp_path, finished=False, planned=20, groups=False, rates={})
+    for name in files:
+        file = path / "checkpoints" / "step-000012" / name
+        file.parent.mkdir(parents=True)
+        file.touch()
+    source = Source.read(path)
+    lines = [one["line"] for one in commands(source)][:-2]  # the last two need no checkpoint
+    assert [line.startswith(command) for line, command in zip(lines, offered, strict=True)] == [True] * len(lines)
+    assert status(source)["text"] == state
 
 
 def test_a_run_that_is_written_is_read_up_to_its_last_whole_record(tmp_path: Path) -> None:

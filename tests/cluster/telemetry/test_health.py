@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
 import pytest
@@ -150,3 +151,14 @@ def test_a_kl_of_zero_means_that_the_weights_do_not_move() -> None:
 def test_imitation_needs_no_advantages() -> None:
     config = build_config({"objective": {"imitation": "sft"}})
     assert watched(WINDOW, SILENT, config=config, groups__all_pass_share=1.0) == ([], [])
+
+
+def test_a_command_in_a_warning_is_one_for_a_shell() -> None:
+    reported: list[Warning] = []
+    config = load_config(LOCAL, ["model.path=my models/base"])
+    health = Health(config, reported.append, "my runs/one")
+    for step in range(1, WINDOW + 1):
+        health.step(HEALTHY | SILENT | {"groups/all_fail_share": 1.0, "train/step": step})
+    command = reported[0].text.partition("Measure the base model first: ")[2].partition(" --n")[0]
+    expected = ["--config", "my runs/one/config.yaml", "--checkpoint", "my models/base"]
+    assert shlex.split(command) == ["bonrl", "eval", *expected]
