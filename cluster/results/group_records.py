@@ -31,7 +31,8 @@ class SampleRecord:
             tokens.
         parts: the named parts of the reward before their weights; empty if it has none.
         token_ids: of the response.
-        logprob_mean: mean log-probability of a token when it was sampled, in nats; None without tokens.
+        logprob_mean: mean log-probability of a token when it was sampled, in nats; None without tokens, and where it is
+            not finite, because an update broke the weights.
     """
 
     index: int
@@ -163,7 +164,7 @@ def _sample(group: Group, i: int, advantage: float | None) -> SampleRecord:
         last_weight_version=int(versions[-1]) if len(versions) else None,
         parts={name: _number(value) for name, value in zip(group.part_names or (), _parts(group, i), strict=True)},
         token_ids=tuple(map(int, group.response_tokens[i])),
-        logprob_mean=float(np.mean(logprobs, dtype=np.float64)) if len(logprobs) else None,
+        logprob_mean=_number(np.mean(logprobs, dtype=np.float64)) if len(logprobs) else None,
     )
 
 

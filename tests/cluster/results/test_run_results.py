@@ -217,3 +217,14 @@ def test_every_column_and_file_is_documented(repository: Path) -> None:
     page = (repository / "docs" / "run-directory.md").read_text(encoding="utf-8")
     missing = [name for name in GROUP_SCHEMA.names if f"| `{name}` |" not in page]
     assert not missing
+
+
+def test_log_probabilities_that_are_not_numbers_are_none_in_json(tmp_path: Path) -> None:
+    """Of a run whose weights an update broke; JSON has no NaN."""
+    run = make_run(tmp_path, "run")
+    broken = group("broken", [1, 0], version=1)
+    nan = [np.full_like(one, np.nan) for one in broken.behaviour_logprobs]
+    write(run / "groups" / "step-000002.parquet", [replace(broken, behaviour_logprobs=nan)])
+    (found,) = load_run(run).groups(2)
+    assert [sample.logprob_mean for sample in found.samples] == [None, None]
+    json.dumps(found.as_dict(), allow_nan=False)
