@@ -7,6 +7,7 @@ to DIR, and DIR.partial is deleted.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from actors.remote_calls import ActorFailure
 from actors.threads import in_daemon_thread
 from actors.workers.imitation_rank import as_record_batch
 from cluster.config import RunConfig
-from cluster.exit_status import COMPLETED
+from cluster.exit_status import COMPLETED, FAILED
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.run_directory import RunDirectory
 from cluster.run.processes import Processes
@@ -85,14 +86,19 @@ def imitate(
         kept = checkpoints.latest(contents=False).checkpoint
         if kept is None:
             return "no checkpoint was saved yet"
-        return f"kept: the checkpoint of step {kept.step}\ncontinue with: bonrl sft --output {output} --resume"
+        command = f"bonrl sft --output {shlex.quote(str(output))} --resume"
+        return f"kept: the checkpoint of step {kept.step}\ncontinue with: {command}"
 
     set_step(first)
     with driver_log(directory.logs, config.run.log_level), surviving_output():
         result = run_to_result(config, work, conclude, advice)
-    if result.status == COMPLETED:
+    if result.status != COMPLETED:
+        return result
+    try:
         _deliver(checkpoints, output)
-        shutil.rmtree(directory.path.parent)
+    except OSError as error:
+        return JobResult(FAILED, f"all steps are done, but {output} cannot be written: {error}\n{advice()}")
+    shutil.rmtree(directory.path.parent)
     return result
 
 

@@ -14,6 +14,7 @@ from actors.workers.imitation_rank import as_examples
 from cluster.config import build_config
 from cluster.config.learner_alone import learner_alone
 from cluster.records.checkpoints import Checkpoints
+from cluster.records.run_directory import RunDirectory
 from cluster.run import imitation
 from cluster.run.imitation import _Course
 from cluster.run.shutdown import Shutdown, ShutdownRequested
@@ -100,6 +101,29 @@ def test_a_delivery_that_was_interrupted_is_repeated(tmp_path: Path) -> None:
     imitation._deliver(checkpoints, tmp_path / "model")
     assert (tmp_path / "model" / ADAPTER / "adapter_config.json").read_text() == "{}"
     assert (tmp_path / "model" / ADAPTER / "adapter_model.safetensors").is_file()
+
+
+def test_a_delivery_that_cannot_be_written_says_how_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program made the directory meanwhile."""
+    output, runs = tmp_path / "my model", tmp_path / "my model.partial"
+
+    def to_result(config: Any, work: Any, conclude: Any, advice: Any) -> Any:
+        checkpoints = Checkpoints(runs / "run" / "checkpoints")
+        model = checkpoints.begin(7) / HUGGINGFACE
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+        checkpoints.finalise(7)
+        output.write_text("of another program")
+        return conclude(None)
+
+    monkeypatch.setattr(imitation, "run_to_result", to_result)
+    with RunDirectory.create(runs, "run", {}) as directory:
+        result = imitation.imitate(build_config({}), SETTINGS, directory, output, iter(()), print)
+    assert result.status == 1 and result.message.startswith(f"all steps are done, but {output} cannot be written: ")
+    assert result.message.endswith(f"continue with: bonrl sft --output '{output}' --resume")
+    assert Checkpoints(directory.checkpoints).complete() == [7]
 
 
 def test_a_rank_cannot_be_replaced_if_the_newest_checkpoint_is_damaged(tmp_path: Path) -> None:
