@@ -49,7 +49,14 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
         UsageError: it is in use, has no usable checkpoint, or its prompts have changed.
     """
     check_unused(run)
-    before = recorded_config(run).rollout.prompts_per_step
+    recorded = recorded_config(run)
+    for key in ("name", "directory"):
+        if (value := getattr(config.run, key)) != getattr(recorded.run, key):
+            yield (
+                f"run.{key} = {value} has no effect: --resume continues in {run} and replaces its later steps; leave "
+                "it out, or copy that directory and resume the copy"
+            )
+    before = recorded.rollout.prompts_per_step
     if config.rollout.prompts_per_step != before:
         yield (
             f"rollout.prompts_per_step = {config.rollout.prompts_per_step}, but --resume {run} has {before}, and "

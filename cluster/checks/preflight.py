@@ -126,7 +126,7 @@ def directory_problems(directory: Path, name: str | None = None) -> Iterator[str
     """The run directory, or the nearest existing parent of it, must be a writable directory, and hold no run yet."""
     own = directory / (name or "")
     if name is not None and (own / "config.yaml").exists():
-        yield f"run.name = {name}: {own} holds a run already; set another run.name, or continue it with --resume {own}"
+        yield f"run.name = {name}: {_held(own)}"
     elif name is not None and own.exists() and not own.is_dir():
         yield f"run.name = {name}: {own} is a file; set another run.name"
     existing = nearest_existing(directory)
@@ -138,6 +138,17 @@ def directory_problems(directory: Path, name: str | None = None) -> Iterator[str
     except OSError as error:
         reason = error.strerror or error
         yield f"run.directory = {directory}: {existing} is not writable ({reason}); set run.directory elsewhere"
+
+
+def _held(run: Path) -> str:
+    """Why the directory of an earlier run, which may still be under way, cannot hold a new one."""
+    from cluster.records.run_directory import RunDirectoryError, check_unused, occupied
+
+    try:
+        check_unused(run)
+    except RunDirectoryError as error:
+        return str(error)
+    return occupied(run)
 
 
 def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:

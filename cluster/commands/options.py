@@ -131,7 +131,11 @@ def load(paths: Sequence[Path] | None, overrides: Sequence[str] | None, *, fetch
 def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fetch: bool = True) -> RunConfig:
     """The configuration of an earlier run, which `option` names, with overrides."""
     if not (run / "config.yaml").is_file():
-        raise UsageError(f"{option} {run}: no config.yaml there, so it is not a run directory; give one like runs/NAME")
+        from cluster.records.model_source import config_of_run
+
+        above = config_of_run(run)
+        remedy = "give one like runs/NAME" if above is None else f"it is a part of {above.parent}: give that"
+        raise UsageError(f"{option} {run}: no config.yaml there, so it is not a run directory; {remedy}")
     from cluster.records.kept_files import kept_overrides
 
     return load([run / "config.yaml"], [*kept_overrides(run), *(overrides or [])], fetch=fetch)

@@ -45,7 +45,7 @@ import yaml
 
 from cluster.errors import UsageError
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
-from cluster.records.software import GIT_FILE, git_state, versions
+from cluster.records.software import GIT_FILE, VERSIONS_FILE, git_state, versions
 
 INCIDENTS_FILE = "incidents.jsonl"
 _FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
@@ -86,9 +86,7 @@ class RunDirectory:
             directory = cls(path, _take_lock(path))
         try:
             if (path / "config.yaml").exists():
-                raise RunDirectoryError(
-                    f"{path} holds a run already: set another run.name, or continue it with --resume {path}"
-                )
+                raise RunDirectoryError(occupied(path))
             with clear_errors(path):
                 for sub in ("groups", "checkpoints", "logs"):
                     (path / sub).mkdir(exist_ok=True)
@@ -110,7 +108,7 @@ class RunDirectory:
             return cls(path, _take_lock(path))
 
     def _describe(self, config: Mapping[str, Any]) -> None:
-        self.write_json("versions.json", versions())
+        self.write_json(VERSIONS_FILE, versions())
         self.write_json(GIT_FILE, git_state())
         # Last: its presence marks a complete description.
         self.write_config(config)
@@ -360,6 +358,13 @@ def _make_stamped(base: Path) -> Path:
             path.mkdir()
             return path
     raise RunDirectoryError(f"{base} has no free name like {stamp}: set run.name")
+
+
+def occupied(path: Path) -> str:
+    """Why no run can begin in the directory of an earlier one; one without a checkpoint cannot be continued either."""
+    if any((path / "checkpoints").glob("step-*")):
+        return f"{path} holds a run already: set another run.name, or continue it with --resume {path}"
+    return f"{path} holds a run without a checkpoint: set another run.name, or remove that directory"
 
 
 def check_unused(path: Path) -> None:

@@ -107,6 +107,8 @@ def test_runs_that_cannot_be_resumed_or_replayed(run, earlier: Path) -> None:  #
     assert status == 2 and "no usable checkpoint" in err
     status, _, err = run("train", "--dry-run", "--resume", earlier, "rollout.prompts_per_step=3")
     assert status == 2 and "rollout.prompts_per_step = 3" in err
+    status, _, err = run("train", "--dry-run", "--resume", earlier, "run.name=fork")
+    assert status == 2 and "run.name = fork has no effect: --resume continues in" in err
     status, _, err = run("train", "--dry-run", "--replay", earlier)
     assert status == 2 and "no groups/step-000001.parquet" in err
     with (earlier / "lock").open("a") as lock:
@@ -191,7 +193,12 @@ def test_a_named_run_that_exists_is_refused_unless_nothing_is_written_to_it(tmp_
     (tmp_path / "golden").mkdir()
     (tmp_path / "golden" / "config.yaml").write_text("{}")
     config = build_config({"run": {"directory": str(tmp_path), "name": "golden"}})
+    assert "holds a run without a checkpoint" in " ".join(machine_problems(config))
+    (tmp_path / "golden" / "checkpoints" / "step-000001").mkdir(parents=True)
     assert "holds a run already" in " ".join(machine_problems(config))
+    with (tmp_path / "golden" / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is in use by" in " ".join(machine_problems(config))
     assert list(machine_problems(config, new_run=False)) == [], "`bonrl eval` of a checkpoint of that run"
 
 

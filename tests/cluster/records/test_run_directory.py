@@ -59,6 +59,9 @@ def test_names(tmp_path: Path) -> None:
         with pytest.raises(RunDirectoryError, match=r"run\.name"):
             RunDirectory.create(tmp_path, bad, CONFIG)
     RunDirectory.create(tmp_path, "taken", CONFIG).close()
+    with pytest.raises(RunDirectoryError, match=r"holds a run without a checkpoint: .* or remove that directory"):
+        RunDirectory.create(tmp_path, "taken", CONFIG)
+    (tmp_path / "taken" / "checkpoints" / "step-000001").mkdir()
     with pytest.raises(RunDirectoryError, match=r"holds a run already.*--resume"):
         RunDirectory.create(tmp_path, "taken", CONFIG)
     with pytest.raises(RunDirectoryError, match=r"not a run directory.*--resume"):
