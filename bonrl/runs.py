@@ -97,7 +97,7 @@ def train(
     if resume is not None:
         if config is not None:
             raise UsageError("resume continues a run with its own configuration; leave config out")
-        directory = Path(resume)
+        directory = Path(resume).expanduser()
         source = ["--resume", str(directory)]
         tree: Any = None
     else:
@@ -149,9 +149,9 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="bonrl-") as scratch:
         if reward is not None:
             keys["task.reward"] = reward if isinstance(reward, str) else _reference(reward, Path(scratch))
-        target = Path(output) if output is not None else Path(scratch) / "evaluation"
+        target = Path(output).expanduser() if output is not None else Path(scratch) / "evaluation"
         with _config_file(None if config is None else _tree(config)) as source:
-            words = ["eval", "--checkpoint", str(checkpoint), "--output", str(target), *source, *options]
+            words = ["eval", "--checkpoint", os.path.expanduser(checkpoint), "--output", str(target), *source, *options]
             _command([*words, *_overrides(keys)], None, quiet=quiet)
         rows: list[dict[str, float]] = json.loads((target / "evaluation.json").read_text(encoding="utf-8"))[
             "evaluations"
@@ -172,7 +172,7 @@ def _run_directory(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> Path:
     section = tree.get("run")
     run = dict(section) if isinstance(section, Mapping) else {}  # anything else is refused by the command
     run |= {key.removeprefix("run."): value for key, value in keys.items() if key.startswith("run.")}
-    base = str(run.get("directory") or "runs")
+    base = os.path.expanduser(str(run.get("directory") or "runs"))
     return Path(base) / str(run.get("name") or _free_name(base))
 
 

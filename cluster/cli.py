@@ -7,6 +7,7 @@ imported, and Ray, vLLM and torch are imported only by the commands that need th
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -14,6 +15,7 @@ from cluster.checks.preflight import check_packages
 from cluster.errors import UsageError
 from cluster.exit_status import REFUSED
 
+_HOME = re.compile(r"(--[a-z-]+=)(~.*)", re.DOTALL)
 _DASHED_OVERRIDE = re.compile(r"(?:--|\+\+?)([a-z_0-9]+(?:\.[a-z_0-9]+)+)(=.*)?", re.DOTALL)
 
 
@@ -37,6 +39,12 @@ def _check_overrides(arguments: list[str]) -> None:
             raise UsageError(f"{argument}: keys of the configuration are written without dashes: {meant}")
 
 
+def _with_home(arguments: list[str]) -> list[str]:
+    """The arguments with `--to=~/model` as the shell gives `--to ~/model`: most shells expand only the second."""
+    found = [(argument, _HOME.fullmatch(argument)) for argument in arguments]
+    return [option[1] + os.path.expanduser(option[2]) if option else argument for argument, option in found]
+
+
 def main() -> None:
     """Entry point of the console script `bonrl`."""
     try:
@@ -49,7 +57,7 @@ def main() -> None:
         from cluster.commands.app import app
 
         _check_overrides(sys.argv[1:])
-        app()
+        app(_with_home(sys.argv[1:]))
     except Exception as error:
         refusals = (UsageError,) if isinstance(error, UsageError) else _refusals()
         if not isinstance(error, refusals):

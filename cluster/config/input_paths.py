@@ -7,6 +7,7 @@ A new key that takes text goes into one of these lists, or into the test's list 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,17 @@ READ_BY = {
     "task.jsonl.validation": ("jsonl",),
     "task.jsonl.test": ("jsonl",),
 }
+
+
+def expand_home(tree: dict[str, Any]) -> None:
+    """Replace `~` in the paths of a nested mapping, in place, so that records name the same file for every user."""
+    for key in (*INPUT_KEYS, *OUTPUT_KEYS):
+        above, _, name = key.rpartition(".")
+        value = value_at(tree, key)
+        paths = value if isinstance(value, list) else [value]
+        expanded = [os.path.expanduser(path) if isinstance(path, str) else path for path in paths]
+        if expanded != paths:
+            value_at(tree, above)[name] = expanded if isinstance(value, list) else expanded[0]
 
 
 def input_paths(config: RunConfig | Mapping[str, Any]) -> dict[str, str]:

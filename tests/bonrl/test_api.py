@@ -90,3 +90,22 @@ def test_a_run_is_not_started_while_user_code_is_loaded(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="if __name__ == '__main__'"):
         load(f"{tmp_path}/script_without_guard.py:score")
+
+
+def test_the_home_directory_is_expanded_as_the_run_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the run is trained in the home directory, and its summary is then read from a directory called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked: list[list[str]] = []
+
+    def command(words: list[str], directory: Path | None, *, quiet: bool) -> None:
+        asked.append(words)
+        for name in ("runs/a", "results"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "a" / "summary.json").write_text("{}")
+        (tmp_path / "results" / "evaluation.json").write_text('{"evaluations": []}')
+
+    monkeypatch.setattr(runs, "_command", command)
+    assert bonrl.train({"run": {"directory": "~/runs", "name": "a"}}).directory == tmp_path / "runs" / "a"
+    assert bonrl.train(resume="~/runs/a").directory == tmp_path / "runs" / "a"
+    assert bonrl.evaluate("~/runs/a", output="~/results") == []
+    assert str(tmp_path / "runs" / "a") in asked[1] and str(tmp_path / "runs" / "a") in asked[2]

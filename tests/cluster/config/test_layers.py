@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import _with_home
 from cluster.config import ConfigError, load_config
 
 BASE = """
@@ -67,3 +68,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_config(broken)
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config([broken[0], tmp_path / "nowhere.yaml"])
+
+
+def test_the_home_directory_is_expanded_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    file = tmp_path / "my.yaml"
+    file.write_text("model: {path: ~/models/base}\ntask: {name: jsonl, jsonl: {train: [~/a.jsonl, b.jsonl]}}\n")
+    config = load_config(file, ["run.directory=~/runs"])
+    assert (config.model.path, config.run.directory) == ("/home/ann/models/base", "/home/ann/runs")
+    assert config.task.jsonl.train == ["/home/ann/a.jsonl", "b.jsonl"]
+    with pytest.raises(ConfigError, match="model.path = 3"):
+        load_config(file, ["model.path=3"])
+
+
+def test_the_home_directory_is_expanded_in_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--to=~/model` would make a directory called `~`, since most shells expand only `--to ~/model`."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    arguments = ["export", "--to=~/my model", "--checkpoint", "~", "run.name=~", "--json=-"]
+    assert _with_home(arguments) == ["export", "--to=/home/ann/my model", *arguments[2:]]
