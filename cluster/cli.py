@@ -7,6 +7,7 @@ imported, and Ray, vLLM and torch are imported only by the commands that need th
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -45,8 +46,16 @@ def _with_home(arguments: list[str]) -> list[str]:
     return [option[1] + os.path.expanduser(option[2]) if option else argument for argument, option in found]
 
 
+def _escape_what_cannot_be_printed() -> None:
+    """A character that the terminal's encoding does not have must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Entry point of the console script `bonrl`."""
+    _escape_what_cannot_be_printed()
     try:
         if sys.argv[1:] == ["--version"]:  # asked for where the installation is broken
             from cluster.commands.printing import version_text

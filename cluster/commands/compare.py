@@ -54,6 +54,8 @@ def compare(
       bonrl compare runs/mean runs/pass8 --best --json -
       bonrl compare base-on-test pass8-on-test      (directories of `bonrl eval --output`)
     """
+    from rich.markup import escape
+
     from cluster.results.comparison import compare as compare_runs
     from cluster.results.figure import check_figure, write_figure
     from cluster.telemetry.console import make_console
@@ -61,7 +63,9 @@ def compare(
     if figure is not None:
         check_figure(figure)
     with make_console(stderr=True).status("reading") as status:  # shown on a terminal only
-        found = compare_runs(runs, best=best, temperature=temperature, progress=status.update)
+        found = compare_runs(
+            runs, best=best, temperature=temperature, progress=lambda line: status.update(escape(line))
+        )
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if json_file != "-":
@@ -103,7 +107,7 @@ def _table(comparison: Comparison, moment: Moment, other: int) -> Table:
 
     first, second = comparison.groups[0], comparison.groups[other]
     a, b = _letter(0), _letter(other)
-    table = Table(title=f"{_title(moment)}: {moment.prompts:,} prompts, 95 % intervals", box=SIMPLE_HEAD)
+    table = Table(title=f"{escape(_title(moment))}: {moment.prompts:,} prompts, 95 % intervals", box=SIMPLE_HEAD)
     table.title_justify, table.caption_justify, table.pad_edge = "left", "left", False
     for heading in ("metric", a, b, f"{b} - {a}"):
         table.add_column(heading)

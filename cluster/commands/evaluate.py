@@ -24,6 +24,7 @@ from cluster.commands.options import (
 )
 from cluster.commands.printing import print_comparisons, print_curves
 from cluster.errors import UsageError
+from cluster.exit_status import FAILED
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -118,16 +119,26 @@ def evaluate(
         check_start(resolved, new_run=False)
         outcome, rows = _measure(resolved, str(model), temperatures, baseline=baseline, output=output)
     found = json.dumps({"model": str(model), "config": resolved.to_mapping(), "evaluations": rows}, indent=1)
-    if output is not None and rows:
-        from cluster.results.run_results import EVALUATION_FILE
-
-        (output / EVALUATION_FILE).write_text(found)
-        typer.echo(f"wrote {output}", err=as_json)
     if as_json and rows:
         typer.echo(found)
     if outcome.status:
         typer.echo(outcome.message, err=True)
+    if output is not None and rows:
+        _write(output, found)
+        typer.echo(f"wrote {output}", err=as_json)
     raise typer.Exit(outcome.status)
+
+
+def _write(directory: Path, found: str) -> None:
+    """Write evaluation.json; without it `bonrl compare` does not know the directory."""
+    from cluster.records.run_directory import write_atomically
+    from cluster.results.run_results import EVALUATION_FILE
+
+    try:
+        write_atomically(directory / EVALUATION_FILE, found.encode())
+    except OSError as error:
+        typer.echo(f"--output {directory}: {EVALUATION_FILE} cannot be written: {error.strerror}", err=True)
+        raise typer.Exit(FAILED) from error
 
 
 def _resolve(
@@ -170,9 +181,14 @@ def _measure(
         _new_directory(output)
     if 0 in temperatures:
         typer.echo(GREEDY)
-    outcome, evaluations = evaluate_checkpoint(
-        config, model, n=config.evaluation.n, temperatures=temperatures, output=output
-    )
+    try:
+        outcome, evaluations = evaluate_checkpoint(
+            config, model, n=config.evaluation.n, temperatures=temperatures, output=output
+        )
+    finally:
+        if output is not None:  # an empty one would refuse the next attempt
+            with contextlib.suppress(OSError):
+                output.rmdir()
     terms = objective_terms(config)
     # An evaluation that failed is missing.
     changes = [differences(before, after, terms) for before, after in zip(earlier, evaluations, strict=False)]

@@ -78,7 +78,14 @@ def resume(output: Path, overrides: Sequence[str], report: Callable[[str], None]
     from cluster.records.run_directory import RunDirectory
     from learner.imitation import ImitationSettings
 
-    settings = ImitationSettings.model_validate(json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8")))
+    try:
+        settings = ImitationSettings.model_validate(json.loads((run / SETTINGS_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # also pydantic's
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"--resume: {run / SETTINGS_FILE} is damaged, or of another release ({reason}); delete {run.parent} and "
+            "start again without --resume"
+        ) from error
     check_start(learner_alone(config, batch_size=settings.batch_size), new_run=False)
     with RunDirectory.open(run) as directory:
         return _train(config, settings, directory, output, report)

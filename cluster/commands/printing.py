@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import UsageError
@@ -56,8 +58,10 @@ def write_json(content: dict[str, Any], option: str) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    if option == "-":
+    printed = option == "-"
+    ascii_only = printed and str(sys.stdout.encoding).lower() not in ("utf-8", "utf8")
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=ascii_only)
+    if printed:
         typer.echo(text)
         return
     try:
@@ -125,7 +129,7 @@ def _print_levels(evaluation: Evaluation) -> None:
         table.add_column(heading, justify="left" if heading == "level" else "right")
     for level, curves in levels.items():
         cells = (_cell(curves[strategy][index]) for strategy, index in ends)
-        table.add_row(level or "-", str(evaluation.levels.count(level)), *cells)
+        table.add_row(escape(level) or "-", str(evaluation.levels.count(level)), *cells)
     print_table(table)
 
 

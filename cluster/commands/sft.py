@@ -13,6 +13,7 @@ from cluster.checks.preflight import check_output, gpu_problems, machine_problem
 from cluster.commands.imitation import imitate, resume
 from cluster.commands.options import NO_EVALUATION_IN_TRAINING, Config, OptionalRate, Overrides, check_start, load
 from cluster.errors import UsageError
+from cluster.exit_status import FAILED
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -205,8 +206,12 @@ def _bon_sft(
 
     outcome = train_job(resolved)
     if outcome.model is not None:
-        shutil.copytree(outcome.model, output)
-        if (adapters := outcome.model.parent / ADAPTER).is_dir():
-            shutil.copytree(adapters, output / ADAPTER)
+        try:
+            shutil.copytree(outcome.model, output)
+            if (adapters := outcome.model.parent / ADAPTER).is_dir():
+                shutil.copytree(adapters, output / ADAPTER)
+        except OSError as error:
+            typer.echo(f"--output {output}: cannot be written: {error}; the model is {outcome.model}", err=True)
+            raise typer.Exit(FAILED) from error
         typer.echo(f"wrote {output}")
     raise typer.Exit(outcome.status)
