@@ -17,7 +17,14 @@ from cluster.records.config_changes import changes, recorded_config
 from verifiers.text.rendering import PromptRenderer, TokenizedPrompt
 
 # Keys that decide which prompts are trained, and in which order.
-_ORDER = ("run.seed", "model.", "task.", "rollout.max_", "objective.imitation")
+_ORDER = (
+    "run.seed",
+    "model.",
+    "task.",
+    "rollout.max_prompt_tokens",
+    "rollout.max_response_tokens",
+    "objective.imitation",
+)
 
 
 def with_fixed_date(config: RunConfig, tokenizer: Any = None, *, resumed: bool = False) -> RunConfig:
