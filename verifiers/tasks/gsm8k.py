@@ -14,7 +14,8 @@ import time
 from fractions import Fraction
 from typing import Any
 
-from verifiers.mathematics.answers.extraction import extract, final_part, is_negated, without_emphasis
+from verifiers.mathematics.answers.denials import is_negated
+from verifiers.mathematics.answers.extraction import extract, final_part, without_emphasis
 from verifiers.mathematics.grader import canonical
 from verifiers.mathematics.parsing.answer import parse_answer
 from verifiers.mathematics.parsing.compound import compound

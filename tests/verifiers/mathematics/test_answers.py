@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.verifiers.mathematics.answers import choices, conventions, languages, magnitudes, markup, notation
+from tests.verifiers.mathematics.answers import choices, conventions, languages, magnitudes, markup, notation, prose
 from verifiers import Status, grade_math
 
-TABLES = (choices, conventions, languages, magnitudes, markup, notation)
+TABLES = (choices, conventions, languages, magnitudes, markup, notation, prose)
 
 
 @pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.RIGHT])

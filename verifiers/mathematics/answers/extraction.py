@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from verifiers.mathematics.answers import announcements, json_objects
+from verifiers.mathematics.answers.denials import is_denied_phrase, is_negated, retraction
 from verifiers.mathematics.answers.formulas import formulas, without_formulas
 from verifiers.mathematics.parsing.normalization import matching_brace
 from verifiers.reasoning import after_reasoning
@@ -75,21 +76,6 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
-# "12 is wrong" denies 12, and "the wrong answer is 12" announces what is not the answer.
-_DENIED_AFTER = re.compile(
-    r"[\s$)\]}\\*\"'.,]{0,6}\s(?:is|are|was|were|seems|would be)\s+(?:actually\s+|clearly\s+|also\s+)?"
-    r"(?:wrong|incorrect|false|invalid|untrue|not\s+(?:the\s+|a\s+)?(?:correct|right|true|valid|it|answer|solution))\b",
-    re.IGNORECASE,
-)
-_FALSE = (
-    r"(?:\b(?:wrong|incorrect|false|invalid|untrue|not)|(?:\bnot|n['’]t) (?:true|the case|correct|right))"
-    r"(?:\s+(?:that|to say|to claim)){0,2}(?:\s+the)?(?:\s+(?:final|correct|right))?\s+"
-)
-_DENIED_PHRASE = re.compile(rf"{_FALSE}$", re.IGNORECASE)
-_DENIED_ANSWER = re.compile(
-    rf"{_FALSE}(?:answer|solution|result|value|option|choice)\s*(?:is|was|would be)?\s*:?[\s$(\[{{\\*\"'=]*$",
-    re.IGNORECASE,
-)
 # What joins two values of an answer: "3 and 4", "3, 4, or 5".
 _JOINED = re.compile(r"[\s$)\\]*,?\s+(?:and|or)\s+[\s$(\\]*|[\s$)\\]*,[\s$(\\]*", re.IGNORECASE)
 _CHOICE = re.compile(r"\(?[A-J](?:\)[.:]?|[.:])\s")
@@ -97,19 +83,20 @@ _LABELLED = re.compile(r"[^\W\d]{3,20}\s{0,2}:\s{0,2}-?\d[\d.,]*(?![\d:])\s*\S*\
 _NUMBER = re.compile(
     r"(?<![A-Za-z\d.,])-?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+(?!\d)|\d+,\d\d(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?(?![A-Za-z]{4})"
 )
+# Several numbers that are one value: a point or an interval, a ratio or a time, a range.
+_SCALAR = r"[-−]?\d+(?:\.\d+)?(?:/\d+)?"
+_GROUP = (
+    rf"[(\[](?!\d{{1,3}}(?:,\d{{3}})+[)\]])\s{{0,2}}{_SCALAR}(?:\s{{0,2}}[,;]\s{{0,2}}{_SCALAR}){{1,5}}\s{{0,2}}[)\]]"
+    rf"|(?<![\d.,:]){_SCALAR}(?:(?::| : ){_SCALAR}){{1,4}}(?:\s?[ap]\.?m\b\.?)?|(?<![\d.,]){_SCALAR}\s+to\s+{_SCALAR}"
+)
+_VALUE = re.compile(f"{_GROUP}|{_NUMBER.pattern}", re.IGNORECASE)
+_GOES_ON = re.compile(r"[-+*/=^×÷(]\s*$")  # a response that was cut off
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
-# "not", "less than" and the like right before a value negate it, unless "is" is between: "what is not prime is 9".
-_DENIED = re.compile(
-    r"(?:\b(?:not|at least|at most|up to|never|cannot|neither|nor|without|except|instead of"
-    r"|(?:less|greater|more|fewer|larger|smaller|other|rather) than)\b|n['’]t\b)"
-    r"(?:\s+(?!(?:is|are|was|equals?|but|so|hence|thus|therefore)\b)[A-Za-z]+){0,3}[\s$(\[{\\*\"'=]*$",
-    re.IGNORECASE,
-)
 # Words of a sentence; a bare answer such as "7 square feet" has none.
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
-    r"|here|let|to|with|when|not|special|sum|then)\b",
+    r"|here|let|to|with|when|not|special|sum|then|rather|instead|got|were|he|she|they|giving|made)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[A-Z])")
@@ -118,7 +105,7 @@ _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[
 def final_part(response: str) -> str:
     """The part of a response that may contain the answer: its end, after the reasoning, before a chat token."""
     text = first_turn(without_struck(without_start(after_reasoning(response)[-MAX_RESPONSE_CHARS:])))
-    return text.replace("{:}", ":")
+    return text.replace("{:}", ":").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def boxes(text: str) -> tuple[str, ...]:
@@ -159,12 +146,15 @@ def _inner_box(content: str) -> str:
 
 
 def _after_phrase(text: str) -> str | None:
-    """The answer after the last phrase such as "the answer is"; None without such a phrase."""
+    """The answer after the last phrase such as "the answer is"; empty if it is taken back, None without a phrase."""
     matches = list(_PHRASE.finditer(text))
     strong = [match for match in matches if not _WEAK.match(match.group())]
     for match in reversed(strong or matches):
-        if _DENIED_PHRASE.search(text[max(0, match.start() - 80) : match.start()]):
+        if is_denied_phrase(text, match.start()):
             continue
+        taken_back = retraction(text[match.end() :])
+        if taken_back is not None:
+            return _from_prose(text[match.end() + taken_back :]) or ""
         tail = text[match.end() : match.end() + 2_000].lstrip(" *:：\n\t\"“'").removeprefix('\\"')
         formula = next(formulas(tail), None)
         if formula is not None and formula.start == 0:
@@ -205,10 +195,13 @@ def is_bare_answer(text: str) -> bool:
 
 
 def _from_prose(text: str) -> str | None:
-    """The last formula or number of a text that is not negated; None if the sentence hedges between several."""
+    """The last formula or number of a text that is not negated; None if the sentence hedges between several values, or
+    if the text ends within a calculation."""
     text = _HOPE.sub("", text)
+    if _GOES_ON.search(text):
+        return None
     found = list(formulas(text))
-    numbers = list(_NUMBER.finditer(text, found[-1].end if found else 0))
+    numbers = list(_VALUE.finditer(text, found[-1].end if found else 0))
     if numbers:
         sentence = re.split(r"[.!?\n]\s", text.strip())[-1][-MAX_SENTENCE_CHARS:]
         hedged = _NUMBER.finditer(sentence) if _HEDGE.search(sentence) else ()
@@ -237,14 +230,6 @@ def _with_joined(text: str, earlier: list[tuple[int, int, str]], start: int, val
         joined.insert(0, other)
         start = first
     return ", ".join(dict.fromkeys(joined))
-
-
-def is_negated(text: str, start: int, end: int | None = None) -> bool:
-    """Whether the words before a value, or after its end, deny it."""
-    if end is not None and _DENIED_AFTER.match(text, end):
-        return True
-    before = text[max(0, start - 80) : start]
-    return _DENIED.search(before) is not None or _DENIED_ANSWER.search(before) is not None
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:

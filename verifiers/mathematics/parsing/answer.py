@@ -93,13 +93,15 @@ _DATE = re.compile(
 )
 _QUOTED = re.compile(r"[\"'“”„«»「『]([^\"'“”„«»「」『』]+)[\"'“”«»」』]")
 # Words before a value that do not change it: "surely", "about", "the answer is".
+_SURELY = "(?!un|hard|bare|fami|near|scarc|doub|trip|part|most|possib|suppos|negativ)[a-z]{2,12}ly"
 _LEADING = re.compile(
-    r"^(?:\\text\s*\{\s*(?:only|about|(?!un|hard|bare|fami)[a-z]{2,12}ly|[^{}]{0,80}\banswer(?: is:?|:)"
+    rf"^(?:\\text\s*\{{\s*(?:only|about|{_SURELY}|"
+    r"[^{}]{0,80}\banswer(?: is:?|:)"
     r"|(?!not\b)[A-Za-z ]{2,30}:"
     r"|(?![^{}]*\b(?:not|no|least|most|than|between|almost|nearly|wrong|incorrect|false)\b)"
     r"[Tt]he [A-Za-z ]{2,50} (?:is|equals):?)\s*\}"
     r"|\\approx|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
-    r"|(?:about|(?!un|hard|bare|fami)[a-z]{2,12}ly)\b)\s*"
+    rf"|(?:about|{_SURELY})\b)\s*"
 )
 
 

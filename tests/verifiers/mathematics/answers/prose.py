@@ -1,0 +1,51 @@
+"""Sentences: line ends, points and ratios in them, bounds, denials in other languages, answers that are taken back."""
+
+RIGHT = [
+    # line ends of Windows
+    ("The answer is:\r\n\r\n12\r\n", "12"),
+    ("**Answer:**\r\n12", "12"),
+    ("The answer is:\r12", "12"),
+    # several numbers that are one value
+    ("The ratio is 2:3.", "2:3"),
+    ("The point is (1, 2).", "(1,2)"),
+    ("The midpoint has the coordinates (3, -1/2).", "(3,-0.5)"),
+    ("The interval is [0, 5).", "[0,5)"),
+    ("It is (1,234).", "1234"),
+    ("It happens at 3:45 PM.", "3:45 PM"),
+    ("Step 3: 5 apples are left, so the total is 5.", "5"),
+    ("Adding 5 to 7 gives 12.", "12"),
+    # taken back
+    ("The answer is $12$. Oops, I mean $13$.", "13"),
+    ("The answer is 12. Scratch that, it is 13.", "13"),
+    ("The answer is 12. Let me check: 3*4 = 12. Yes.", "12"),
+    ("I made a mistake. The answer is 12.", "12"),
+    ("Correction: the answer is 13, rather than 12.", "13"),
+]
+
+WRONG = [
+    ("The ratio is 2:3.", "3"),
+    ("The point is (1, 2).", "2"),
+    ("The interval is [0, 5).", "5"),
+    ("It happens at 3:45 PM.", "45"),
+    ("The answer is from 14 to 15.", "15"),
+    ("The answer is in the range 14 to 15.", "15"),
+    ("The answer is 12. Scratch that, it is 13.", "12"),
+]
+
+# Wrong or unparsable: no reward either way.
+REFUSED = [
+    ("The answer is $12$. Oops, I mean $13$.", "12"),
+    ("The answer is 12. Oops, that's wrong.", "12"),
+    ("So 3 + 4 = 7 and then 7 +", "7"),
+    ("The answer is unlikely to be 14.", "14"),
+    ("The answer exceeds 14", "14"),
+    ("The answer is nearly 14", "14"),
+    ("It is almost 14.", "14"),
+    ("There are over 12.", "12"),
+    ("The answer is greater than or equal to 14", "14"),
+    ("The answer is the square of 14", "14"),
+    ("Odpowiedź to nie 12", "12"),
+    ("Відповідь: не 12", "12"),
+    ("Het antwoord is niet 12.", "12"),
+    ("정답은 12가 아닙니다", "12"),
+]

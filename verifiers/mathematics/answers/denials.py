@@ -1,0 +1,66 @@
+"""Words that deny a value of a sentence, change it, or take it back: "not 12", "twice 12", "12. No, wait"."""
+
+from __future__ import annotations
+
+import re
+
+# "12 is wrong" denies 12, and "the wrong answer is 12" announces what is not the answer.
+_DENIED_AFTER = re.compile(
+    r"[\s$)\]}\\*\"'.,]{0,6}\s(?:is|are|was|were|seems|would be)\s+(?:actually\s+|clearly\s+|also\s+)?"
+    r"(?:wrong|incorrect|false|invalid|untrue|not\s+(?:the\s+|a\s+)?(?:correct|right|true|valid|it|answer|solution))\b",
+    re.IGNORECASE,
+)
+_FALSE = (
+    r"(?:\b(?:wrong|incorrect|false|invalid|untrue|not)|(?:\bnot|n['’]t) (?:true|the case|correct|right))"
+    r"(?:\s+(?:that|to say|to claim)){0,2}(?:\s+the)?(?:\s+(?:final|correct|right))?\s+"
+)
+_DENIED_PHRASE = re.compile(rf"{_FALSE}$", re.IGNORECASE)
+_MARKS = r"[\s$(\[{\\*\"'=]*$"
+_DENIED_ANSWER = re.compile(
+    rf"{_FALSE}(?:answer|solution|result|value|option|choice)\s*(?:is|was|would be)?\s*:?{_MARKS}", re.IGNORECASE
+)
+# "not", "less than" and the like right before a value negate it, unless "is" is between: "what is not prime is 9".
+_DENIED = re.compile(
+    r"(?:\b(?:not|at least|at most|up to|never|cannot|neither|nor|without|except|instead of|unlikely"
+    r"|(?:less|greater|more|fewer|larger|smaller|other|rather) than)\b|n['’]t\b)"
+    rf"(?:\s+(?!(?:is|are|was|equals?|but|so|hence|thus|therefore)\b)[A-Za-z]+){{0,3}}{_MARKS}",
+    re.IGNORECASE,
+)
+# Right before a value: it is only a bound, or another value is made of it.
+_CHANGED = re.compile(
+    r"\b(?:almost|nearly|barely|hardly|over|under|above|below|beyond|exceed(?:s|ing)?|or equal to|twice|thrice|double"
+    r"|triple|half(?: of)?|(?:square|cube|root|reciprocal|inverse|opposite|negative|multiple|power|logarithm) of)"
+    rf"(?:\s+(?:a|an|the))?{_MARKS}",
+    re.IGNORECASE,
+)
+# "Not" in other languages, with the verb that may follow it.
+_FOREIGN = re.compile(
+    r"(?<![^\W\d_])(?:nicht|nie(?: jest)?|niet|ikke|inte|pas(?: égale? à)?|não é|no es|non è|ei ole|nem|bukan|tidak"
+    rf"|не(?: равн[оа]| є| является)?|δεν είναι|không phải(?: là)?|không(?: là)?|ไม่ใช่|ليس|ليست|不是|不为|并非){_MARKS}",
+    re.IGNORECASE,
+)
+_RETRACTION = re.compile(
+    r"\b(?:oops|scratch that|(?:correction|edit)\s{0,2}:|i mean(?:t)?(?=[:,]?\s*[$\\(\d-])|no,? wait|wait,? no"
+    r"|my mistake|on second thought|i made (?:an error|a mistake)|let me (?:correct|fix|redo)"
+    r"|that(?:'s| is| was) (?:wrong|incorrect|not right))(?!\w)",
+    re.IGNORECASE,
+)
+
+
+def is_denied_phrase(text: str, start: int) -> bool:
+    """Whether the words before a phrase such as "the answer is" deny it."""
+    return _DENIED_PHRASE.search(text[max(0, start - 80) : start]) is not None
+
+
+def is_negated(text: str, start: int, end: int | None = None) -> bool:
+    """Whether the words before a value, or after its end, deny it or make another value of it."""
+    if end is not None and _DENIED_AFTER.match(text, end):
+        return True
+    before = text[max(0, start - 80) : start]
+    return any(denial.search(before) for denial in (_DENIED, _DENIED_ANSWER, _CHANGED, _FOREIGN))
+
+
+def retraction(text: str) -> int | None:
+    """The end of the last words in a text that take back what was said before; None without such words."""
+    ends = [match.end() for match in _RETRACTION.finditer(text)]
+    return ends[-1] if ends else None
