@@ -45,6 +45,31 @@ DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "sha
         (".5", "1/2"),
         ("3.", "3"),
         ("72.00", "72"),
+        # money in prose is no formula
+        ("She earns $12 per hour, so after 10 hours she earns $120.", "120"),
+        ("12 apples were sold at $3 each, giving $36.", "36"),
+        ("He made a profit of 200,000-80,000-50,000=$70,000", "70000"),
+        ("She pays $5 and tips $2, so $x = 7$ in all.", "7"),
+        # four marks are a heading before a title
+        ("#### Final Answer\n\n**12**", "12"),
+        ("#### Answer\n12", "12"),
+        ("#### Step 1\n5 + 7 = 12\n\nThe answer is 12.", "12"),
+        ("#### 1. Add the numbers\n5 + 7 = 12", "12"),
+        ("#### Conclusion\nShe has 12 apples.", "12"),
+        # spellings
+        ("The answer is:\r\n\r\n12\r\n", "12"),
+        ("#### minus 12", "-12"),
+        ("#### negative 12", "-12"),
+        ("The total is minus 12.", "-12"),
+        ("#### 12 percent", "12"),
+        ("#### 12!", "12"),
+        ("#### =12", "12"),
+        ("#### 5 x 7 = 35", "35"),
+        ("#### $5 x 7 = $35", "35"),
+        ("#### <<5+7=12>>12", "12"),
+        ("#### $12/hour", "12"),
+        ("#### 12 per day", "12"),
+        ("#### ~5 apples", "5"),
         ("٣", "3"),
     ],
 )
@@ -62,6 +87,12 @@ def test_extraction(response: str, number: str) -> None:
         "#### 48 + 24 = 73",
         "<think>#### 5</think>",
         "#### x = 5y",
+        "#### almost 12",
+        "#### over 12",
+        "#### half of 12",
+        "#### twice 12",
+        "#### 12 squared apples",
+        "The ratio is 2:3.",
     ],
 )
 def test_nothing_to_extract(response: str) -> None:
@@ -106,9 +137,9 @@ def test_not_a_number(text: str) -> None:
 def test_hostile_responses_are_quick(attack: str) -> None:
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         extract_number(attack)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.05
 
 

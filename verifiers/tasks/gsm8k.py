@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from verifiers.mathematics.answers.denials import is_negated
-from verifiers.mathematics.answers.extraction import extract, final_part, without_emphasis
+from verifiers.mathematics.answers.extraction import extract, final_part, without_emphasis, without_headings
 from verifiers.mathematics.grader import canonical
 from verifiers.mathematics.parsing.answer import parse_answer
 from verifiers.mathematics.parsing.compound import compound
@@ -70,7 +71,7 @@ def extract_number(response: str) -> Fraction | None:
     must agree; the text after "the answer is"; the last number. Reasoning between think tags is ignored. None if the
     deciding place has several numbers, or a negated one ("not 5").
     """
-    text = final_part(response)
+    text = without_headings(_ANNOTATION.sub("", final_part(response)))
     if "####" in text:
         lines = text.rsplit("####", 1)[1].strip().splitlines()
         return _value(lines[0]) if lines else None
@@ -82,12 +83,15 @@ def extract_number(response: str) -> Fraction | None:
 def _value(text: str) -> Fraction | None:
     r"""The number in a line: a numeral, a formula such as ``10/2`` or ``\frac12``, or one number among words."""
     text = normalize(without_currency(without_emphasis(text))[0]) if len(text) <= MAX_LINE_CHARS else ""
+    text = _RATE.sub("", text.rstrip("!"))  # "12!" is no factorial here
     plain = parse_number(text)
     if plain is not None or not text:
         return plain
     parsed = parse_answer(text.rstrip("%"))
     # The number of "20 dollars and 50 cents" depends on the unit, which references leave out.
     if parsed.node is not None and not _RATIO.search(text) and compound(text) is None:
+        if parsed.node.kind == "percent":  # as "12%", the sign counts as a unit
+            parsed = replace(parsed, node=parsed.node.args[0])
         answer = canonical(parsed, text)
         return Fraction(answer) if _FRACTION.fullmatch(answer) else None
     return _only_number(text)
@@ -95,6 +99,8 @@ def _value(text: str) -> Fraction | None:
 
 _BOUND = re.compile(r"(?:[<>~]|\\(?:[lg]e|ne)) *$")  # at least 5
 _OPEN_END = re.compile(r" *\+|-(?![A-Za-z])")  # 5+ and 5-, but a 5-year plan
+_RATE = re.compile(r"(?<=\d) ?(?:/ ?|per )[A-Za-z]{2,20}$")  # $12/hour
+_POWER = re.compile(r" *(?:squared|cubed|halves|thirds|tenths|hundredths|thousandths)\b", re.IGNORECASE)
 _FRACTION = re.compile(r"-?\d{1,40}(?:/0*[1-9]\d{0,39})?")
 
 
@@ -103,9 +109,9 @@ def _only_number(text: str) -> Fraction | None:
     if len({match.group() for match in found}) != 1 or is_negated(text, *found[-1].span()):
         return None
     before, after = text[: found[-1].start()], text[found[-1].end() :]
-    bounded = _BOUND.search(before) is not None or _OPEN_END.match(after) is not None
+    other = any((_BOUND.search(before), _OPEN_END.match(after), _POWER.match(after)))
     adjacent = set(before[-1:] + after[:1])
-    return None if bounded or adjacent & set("/*^:_\\=") else parse_number(found[-1].group())
+    return None if other or adjacent & set("/*^:_\\=") else parse_number(found[-1].group())
 
 
 class Gsm8k(FileTask):

@@ -29,7 +29,8 @@ _DENIED = re.compile(
 # Right before a value: it is only a bound, or another value is made of it.
 _CHANGED = re.compile(
     r"\b(?:almost|nearly|barely|hardly|over|under|above|below|beyond|exceed(?:s|ing)?|or equal to|twice|thrice|double"
-    r"|triple|half(?: of)?|(?:square|cube|root|reciprocal|inverse|opposite|negative|multiple|power|logarithm) of)"
+    r"|triple|minus|negative|half(?: of)?"
+    r"|(?:square|cube|root|reciprocal|inverse|opposite|negative|multiple|power|logarithm) of)"
     rf"(?:\s+(?:a|an|the))?{_MARKS}",
     re.IGNORECASE,
 )

@@ -68,7 +68,13 @@ _EMPHASIS = (
     ("`", re.compile(r"(?<!`)`{1,2}(?=[^\s`])([^`\n]{1,400})(?<=[^\s`])`{1,2}(?!`)")),
 )
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(?P<tag>s|del|strike)>[^<>\n]{1,200}</(?P=tag)>", re.IGNORECASE)
-_HEADING = re.compile(r"(?m)^ {0,3}#{1,3}[ \t]+(?=\S)")
+# Four marks are a heading only before a title; GSM8K has the answer after them.
+_HEADING = re.compile(
+    r"(?m)^ {0,3}(?:#{1,3}[ \t]+(?=\S)"
+    r"|#{4,6}[ \t]+(?:\*\*)?(?=(?:step|part|case|method|approach)\b|\d{1,2}[.)][ \t]+[a-z]"
+    r"|[^\d\n#]{3,80}\n\s*\S))",
+    re.IGNORECASE,
+)
 _MARKED = re.compile(r"[*_`#]")
 _PHRASE = re.compile(
     r"(?<![A-Za-z])(?:(?:final|correct|right)\s{1,4}answer|(?:correct|right)\s{1,4}(?:option|choice)|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
@@ -87,9 +93,10 @@ _NUMBER = re.compile(
 _SCALAR = r"[-−]?\d+(?:\.\d+)?(?:/\d+)?"
 _GROUP = (
     rf"[(\[](?!\d{{1,3}}(?:,\d{{3}})+[)\]])\s{{0,2}}{_SCALAR}(?:\s{{0,2}}[,;]\s{{0,2}}{_SCALAR}){{1,5}}\s{{0,2}}[)\]]"
-    rf"|(?<![\d.,:]){_SCALAR}(?:(?::| : ){_SCALAR}){{1,4}}(?:\s?[ap]\.?m\b\.?)?|(?<![\d.,]){_SCALAR}\s+to\s+{_SCALAR}"
+    rf"|(?<![\d.,:]){_SCALAR}(?:(?::| : ){_SCALAR}){{1,4}}(?:\s?[ap]\.?m\b\.?)?"
+    rf"|(?<![\d.,]){_SCALAR}\s+(?:to|minus|plus|times|divided by)\s+{_SCALAR}"
 )
-_VALUE = re.compile(f"{_GROUP}|{_NUMBER.pattern}", re.IGNORECASE)
+_VALUE = re.compile(rf"{_GROUP}|(?<![\w-])(?:minus|negative)\s+(?:{_NUMBER.pattern})|{_NUMBER.pattern}", re.IGNORECASE)
 _GOES_ON = re.compile(r"[-+*/=^×÷(]\s*$")  # a response that was cut off
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
@@ -280,6 +287,11 @@ def without_emphasis(text: str) -> str:
     for sign, mark in _EMPHASIS:
         if sign in text:
             text = mark.sub(r"\1", text)
+    return without_headings(text)
+
+
+def without_headings(text: str) -> str:
+    """The text without the marks of Markdown's headings; their titles are kept."""
     return _HEADING.sub("", text) if "#" in text else text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MARK = re.compile(r"\\[$()\[\]]|\$\$?")
+_DIGIT = re.compile(r"\d")
 _OPENINGS = ("$", "$$", "\\(", "\\[")
 _OPENED_BY = {"$": "$", "$$": "$$", "\\)": "\\(", "\\]": "\\["}
 
@@ -21,7 +22,10 @@ class Formula:
 
 
 def formulas(text: str) -> Iterator[Formula]:
-    r"""The formulas of a text from left to right. Unclosed ones are ignored; ``\$`` is a dollar sign."""
+    r"""The formulas of a text from left to right. Unclosed ones are ignored.
+
+    ``\$`` is a dollar sign, and so are two signs that both stand before a number: ``$5 and $7``.
+    """
     opened: dict[str, int] = {}
     position = 0
     while mark := _MARK.search(text, position):
@@ -32,6 +36,9 @@ def formulas(text: str) -> Iterator[Formula]:
         if sign == "$" and "$" not in opened and "$$" in opened:
             opening = "$$"  # a displayed formula that one dollar closes
         begin = None if opening is None else opened.get(opening)
+        if sign == "$" and begin is not None and _is_money(text, begin, start):
+            opened["$"] = start
+            continue
         if begin is not None and opening is not None:
             content = text[begin + len(opening) : start]
             if content.strip():
@@ -41,6 +48,15 @@ def formulas(text: str) -> Iterator[Formula]:
                 opened[opening] = start
         elif sign in _OPENINGS:
             opened.setdefault(sign, start)
+
+
+def _is_money(text: str, begin: int, end: int) -> bool:
+    """Whether a dollar sign before a number is an amount of money, because the next one begins something else."""
+    if not _DIGIT.match(text, begin + 1):
+        return False
+    if _DIGIT.match(text, end + 1):
+        return True
+    return text[end - 1].isspace() and text[end + 1 : end + 2] not in ("", " ", "\n", ".", ",", ")", ";", ":", "*")
 
 
 def without_formulas(text: str) -> str:

@@ -100,9 +100,12 @@ _LEADING = re.compile(
     r"|(?!not\b)[A-Za-z ]{2,30}:"
     r"|(?![^{}]*\b(?:not|no|least|most|than|between|almost|nearly|wrong|incorrect|false)\b)"
     r"[Tt]he [A-Za-z ]{2,50} (?:is|equals):?)\s*\}"
-    r"|\\approx|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
+    r"|\\approx|(?:=>|[=→⇒⟹➜∴]|\\(?:to|[Ll]?(?:ong)?[Rr]ightarrow)(?![A-Za-z]))(?=\s*[\w\\($.+-])"
+    r"|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
     rf"|(?:about|{_SURELY})\b)\s*"
 )
+
+_MINUS = re.compile(r"^(?:\\text\s*\{\s*(?:minus|negative)\s*\}|(?:minus|negative)\b)\s*(?=[\d.\\(])", re.IGNORECASE)
 
 
 def exceeded_limit(raw: str) -> str:
@@ -159,7 +162,7 @@ def parse_answer(raw: str, *, keep_case: bool = False) -> ParsedAnswer:
 
 
 def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
-    text = _LEADING.sub("", normalize(_CHOICE_WORD.sub(r"\1", raw)))
+    text = _MINUS.sub("-", _LEADING.sub("", normalize(_CHOICE_WORD.sub(r"\1", raw))))
     if not text.isascii():
         text = announcements.announced_answer(text) or text
     if (quoted := _QUOTED.fullmatch(text)) is not None:

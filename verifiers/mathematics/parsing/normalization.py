@@ -14,7 +14,8 @@ _VULGAR = {
     "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
 }  # fmt: skip
 _SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "―": "-", "˗": "-", "➖": "-", "∶": ":",
+    "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ",
     "∙": r"\cdot ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
     "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^{\circ}",
     "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "′": "'", "’": "'",
@@ -23,7 +24,9 @@ _SYMBOLS = {
     "＜": "<", "＞": ">", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⁄": "/",
     "º": r"^{\circ}", "˚": r"^{\circ}", "⟨": "(", "⟩": ")", "∕": "/", "∜": r"\sqrt[4] ",
 }  # fmt: skip
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u202a-\u202e\ufeff\u00ad\x00]")
+_INVISIBLE = re.compile(
+    "[\u200b-\u200f\u2060-\u2064\u202a-\u202e\u2066-\u2069\u061c\u180e\ufe00-\ufe0f\ufeff\u00ad\x00]"
+)
 _SUBSCRIPT_RUN = re.compile("(?<=[A-Za-z0-9])[₀₁₂₃₄₅₆₇₈₉]+")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
@@ -72,6 +75,8 @@ _BAR = re.compile(r"(?<!\d)(\d*\.\d*) *(?:\\(?:overline|bar) *(?:\{ *(\d+) *\}|(
 _DOTTED = r"\\dot *(?:\{ *\d *\}|\d)"
 _DOTS = re.compile(rf"(?<!\d)(\d*\.\d*)({_DOTTED}(?:\d*{_DOTTED})?)")
 _ELLIPSIS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60}) *(?:\\[lc]?dots(?![A-Za-z])|\.{2,})")
+# The letter x as a sign between numbers: 5 x 7, 6.02x10^23.
+_TIMES = re.compile(r"(?<=[\d)}]) +[xX] +(?=[\d(\\$])|(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 _PERIOD = re.compile(r"(\d+?)\1+$")
 _ENUMERATION = re.compile(r"(?<=[\w)}\]])、(?=[\w\\({\[-])")
 _COMBINING = re.compile("((?:\\d\u0305)+)|(\\d)\u0307")
@@ -148,6 +153,8 @@ def normalize(text: str) -> str:
         .replace("{:}", ":")
         .strip()
     )
+    if "x" in text or "X" in text:
+        text = _TIMES.sub(r" \\times ", text)
     text = undecorated(_DEGREE_LETTER.sub(r"^{\\circ}", text))
     if "\\" in text:
         if "\\begin" not in text:

@@ -14,6 +14,14 @@ RIGHT = [
     ("It happens at 3:45 PM.", "3:45 PM"),
     ("Step 3: 5 apples are left, so the total is 5.", "5"),
     ("Adding 5 to 7 gives 12.", "12"),
+    # signs as words, and signs that only say "therefore"
+    ("minus 5", "-5"),
+    (r"\boxed{\text{minus }5}", "-5"),
+    ("The answer is negative 5.", "-5"),
+    ("So the total is minus 5.", "-5"),
+    ("= 14", "14"),
+    ("∴ x = 14", "14"),
+    ("The answer is → 14", "14"),
     # taken back
     ("The answer is $12$. Oops, I mean $13$.", "13"),
     ("The answer is 12. Scratch that, it is 13.", "13"),
@@ -23,6 +31,9 @@ RIGHT = [
 ]
 
 WRONG = [
+    ("The answer is minus 5.", "5"),
+    ("So the total is minus 5.", "5"),
+    ("The answer is 10 minus 5.", "-5"),
     ("The ratio is 2:3.", "3"),
     ("The point is (1, 2).", "2"),
     ("The interval is [0, 5).", "5"),
