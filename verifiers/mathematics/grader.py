@@ -289,7 +289,7 @@ def _compare(ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy, ratio
     if any(unit is not None and unit.powers in _HALVES_OF_DAY for unit in _measures(ours, theirs)):
         given, wanted = _hours(given), _hours(wanted)
     # A comma between digits is ambiguous: the other reading of one side is tried as well. A decimal comma is tried only
-    # in the answer, or in a reference such as "0,111": "10,25" is a list.
+    # in the answer, or in a reference such as "0,111" or "1.234,5": "10,25" is a list.
     pairs: list[tuple[Node, Node]] = [(given, wanted)]
     pairs += [(other, wanted) for other in ours.alternatives]
     if wanted.kind not in ("list", "seq") and (decimal := decimal_comma(ours.text)) is not None:
@@ -321,7 +321,7 @@ def _hours(node: Node) -> Node:
     return Node("add", (node.args[0], Node("div", (node.args[1], number(60)))))
 
 
-_DECIMAL_REFERENCE = re.compile(r"-?0,\d{3,}")
+_DECIMAL_REFERENCE = re.compile(r"-?0,\d{3,}|-?[1-9]\d{0,2}(?:\.\d{3})+,\d+")
 
 
 def _measures(*parsed_answers: ParsedAnswer) -> list[units.Measure | None]:

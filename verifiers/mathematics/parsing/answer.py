@@ -68,6 +68,7 @@ _BASED = re.compile(
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
+_GROUPED_COMMA = re.compile(r"(-?[1-9]\d{0,2}(?:\.\d{3})+),(\d+)")  # 1.234,56
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)(?:[eE]\+?|E(?=-))(-?\d{1,3})(?![\w.])")
 _SMALL = re.compile(r"(-?\d+(?:\.\d+)?)e(-\d{1,3})")
 _LETTER_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[).:]\s*(\S.*)|\(\s*([A-J])\s*\)\s*(\S.*)", re.DOTALL)
@@ -343,7 +344,9 @@ def _alternatives(text: str) -> tuple[Node, ...]:
 
 
 def decimal_comma(text: str) -> Node | None:
-    """A normalized answer such as ``2,74`` read with a decimal comma; None if that is impossible."""
+    """A normalized answer such as ``2,74`` or ``1.234,56`` read with a decimal comma; None if that is impossible."""
+    if (grouped := _GROUPED_COMMA.fullmatch(text)) is not None:
+        return parse(f"{grouped[1].replace('.', '')}.{grouped[2]}")
     match = _DECIMAL_COMMA.fullmatch(text)
     return None if match is None else parse(f"{match.group(1)}.{match.group(2)}")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh ln log lg exp max min gcd lcm"
-    " sqrt abs floor ceil".split()
+    " sqrt abs floor ceil cis".split()
 )
 _INVERSE = {name: "arc" + name for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
 _GREEK = frozenset(
@@ -233,6 +233,10 @@ def call(p: Parser, name: str) -> Node:
             raise NotMath(f"two arguments of {name}")
     else:
         argument = implicit_argument(p)
+    if name == "cis":  # cos x + i sin x
+        turned = Node("mul", (Node("const", value="i"), Node("call", (argument,), "sin")))
+        node = Node("add", (Node("call", (argument,), "cos"), turned))
+        return node if exponent is None else Node("pow", (node, exponent))
     arguments = (
         argument.args if argument.kind in ("seq", "list") and name in ("max", "min", "gcd", "lcm") else (argument,)
     )

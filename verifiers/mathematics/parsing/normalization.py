@@ -7,6 +7,7 @@ import unicodedata
 from functools import lru_cache
 
 from verifiers.mathematics.parsing.decoration import undecorated
+from verifiers.mathematics.parsing.rewriting import rewritten
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _VULGAR = {
@@ -75,8 +76,6 @@ _BAR = re.compile(r"(?<!\d)(\d*\.\d*) *(?:\\(?:overline|bar) *(?:\{ *(\d+) *\}|(
 _DOTTED = r"\\dot *(?:\{ *\d *\}|\d)"
 _DOTS = re.compile(rf"(?<!\d)(\d*\.\d*)({_DOTTED}(?:\d*{_DOTTED})?)")
 _ELLIPSIS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60}) *(?:\\[lc]?dots(?![A-Za-z])|\.{2,})")
-# The letter x as a sign between numbers: 5 x 7, 6.02x10^23.
-_TIMES = re.compile(r"(?<=[\d)}]) +[xX] +(?=[\d(\\$])|(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 _PERIOD = re.compile(r"(\d+?)\1+$")
 _ENUMERATION = re.compile(r"(?<=[\w)}\]])、(?=[\w\\({\[-])")
 _COMBINING = re.compile("((?:\\d\u0305)+)|(\\d)\u0307")
@@ -153,9 +152,7 @@ def normalize(text: str) -> str:
         .replace("{:}", ":")
         .strip()
     )
-    if "x" in text or "X" in text:
-        text = _TIMES.sub(r" \\times ", text)
-    text = undecorated(_DEGREE_LETTER.sub(r"^{\\circ}", text))
+    text = undecorated(_DEGREE_LETTER.sub(r"^{\\circ}", rewritten(text)))
     if "\\" in text:
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)

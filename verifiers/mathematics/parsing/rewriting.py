@@ -1,0 +1,70 @@
+"""Rewrites notations that the parser does not know: 1_000, 0xFF, 5C2, cis, 5 x 7, aligned equations."""
+
+from __future__ import annotations
+
+import re
+
+# Digit groups as in Python (1_000_000), and with points (1.234.567,8); with one point it may be a decimal.
+_UNDERSCORES = re.compile(r"(?<![\w.])\d{1,3}(?:\\?_\d{3})+(?![\w}])")
+_POINTS = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:\.\d{3}){2,}(?:,\d{1,20})?(?![\w.,])")
+_PREFIXED = re.compile(r"(?<![\w.\\])0(?:[xX]([0-9A-Fa-f]{1,60})|[bB]([01]{1,60})|[oO]([0-7]{1,60}))(?![\w.])")
+# The letter x as a sign between numbers: 5 x 7, 6.02x10^23.
+_TIMES = re.compile(r"(?<=[\d)}]) +[xX] +(?=[\d(\\$])|(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))")
+# Not 5C_2, in which C_2 may be a name.
+_CHOICES = re.compile(
+    r"(?<![\w.,)}\\^_])(?:(\d{1,4}) ?([CP]) ?(\d{1,4})"
+    r"|(?:\{ *\})?[_^](?:\{ *(\d{1,4}) *\}|(\d)) *(?:\\(?:mathrm|text|rm) *\{ *)?([CP])(?: *\})? *_"
+    r"(?:\{ *(\d{1,4}) *\}|(\d)))"
+    r"(?![\w.])"
+)
+_CIS = re.compile(r"\\(?:operatorname|text|mathrm|textrm|mathop) *\{ *cis *\}|\\cis(?![A-Za-z])")
+_ALIGNED = re.compile(
+    r"\s*\\begin *\{(aligned|align\*?|gathered|gather\*?|split|equation\*?|eqnarray\*?)\}(?:\[[tbc]\])?"
+    r"((?:(?!\\begin).)*)\\end *\{\1\}\s*",
+    re.DOTALL,
+)
+_ROW = re.compile(r"\\\\(?: *\[[^\]]{0,20}\])?")
+
+
+def rewritten(text: str) -> str:
+    """The text in a notation that the parser knows."""
+    if "." in text:
+        text = _POINTS.sub(lambda match: match.group().replace(".", "").replace(",", "."), text)
+    if "_" in text:
+        text = _UNDERSCORES.sub(lambda match: re.sub(r"\\?_", "", match.group()), text)
+    if "0" in text:
+        text = _PREFIXED.sub(_with_base, text)
+    if "x" in text or "X" in text:
+        text = _TIMES.sub(r" \\times ", text)
+    if "C" in text or "P" in text:
+        text = _CHOICES.sub(_factorials, text)
+    if "cis" in text:
+        text = _CIS.sub("cis ", text)
+    if "\\begin" in text and (aligned := _ALIGNED.fullmatch(text)) is not None:
+        text = _on_one_line(aligned[2])
+    return text
+
+
+def _with_base(match: re.Match[str]) -> str:
+    """A numeral of a programming language: 0xFF as FF with the base 16."""
+    for digits, base in zip(match.groups(), (16, 2, 8), strict=True):
+        if digits is not None:
+            return f"{digits.upper()}_{{{base}}}"
+    raise AssertionError("one of the groups matches")
+
+
+def _factorials(match: re.Match[str]) -> str:
+    """The number of choices (C) or of arrangements (P)."""
+    above, kind, below = (found for found in match.groups() if found is not None)
+    return rf"\binom{{{above}}}{{{below}}}" if kind == "C" else rf"\frac{{{above}!}}{{({above}-{below})!}}"
+
+
+def _on_one_line(rows: str) -> str:
+    """Aligned rows as a list; one that begins with an equals sign goes on with the row before it."""
+    found: list[str] = []
+    for row in (part.replace("&", " ").strip().rstrip(",;.") for part in _ROW.split(rows)):
+        if found and row.startswith("="):
+            found[-1] += row
+        elif row:
+            found.append(row)
+    return ", ".join(found)
