@@ -135,6 +135,27 @@ def test_parquet_columns_that_python_cannot_hold(tmp_path: Path) -> None:
         rows()
 
 
+@pytest.mark.parametrize(
+    ("numbers", "answers"),
+    [
+        (pa.array([0.1, 12.0, -2.5], pa.float32()), ["0.1", "12", "-2.5"]),
+        (pa.array([Decimal("12345678901234567890.123456789")]), ["12345678901234567890.123456789"]),
+        (pa.array([Decimal("12.50")]), ["12.5"]),
+    ],
+)
+def test_numbers_of_parquet_keep_their_digits(tmp_path: Path, numbers: pa.Array, answers: list[str]) -> None:
+    table = {"problem": [str(value) for value in numbers], "answer": numbers}
+    pq.write_table(pa.table(table), tmp_path / "n.parquet")
+    prompts = make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "n.parquet")})).prompts("test")
+    assert [prompt.reference["answer"] for prompt in prompts] == answers
+
+
+def test_binary_columns_are_no_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"problem": [b"1+1?"], "answer": ["2"]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet, row 1: the field 'problem' is binary data and not text; write"):
+        make_task(TaskSettings(name="jsonl", jsonl={"test": str(tmp_path / "b.parquet")})).prompts("test")
+
+
 def test_values_of_parquet_become_json(tmp_path: Path) -> None:
     row = {"day": dt.date(2026, 1, 2), "price": Decimal("2.50"), "raw": b"ab", "gap": float("nan"), "in": [{"n": (1,)}]}
     assert json_value(row) == {"day": "2026-01-02", "price": 2.5, "raw": "YWI=", "gap": None, "in": [{"n": [1]}]}

@@ -229,3 +229,26 @@ def test_a_block_of_imports_belongs_to_the_program_after_it() -> None:
     assert program_of(response, entry_point="area") == f"import math\n{PLAIN}"
     usage = f"{TICKS}python\nimport math\nprint(1)\n{TICKS}\nand\n{TICKS}python\n{PLAIN}{TICKS}"
     assert program_of(usage, entry_point="area") == PLAIN
+
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "# Solution\nHere is the code:\n\n" + ADD,
+        ">>> def add(a, b):\n...     return a + b\n...\n>>> add(1, 2)\n3\n",
+    ],
+)
+def test_programs_without_a_fence(response: str) -> None:
+    found: dict[str, Any] = {}
+    exec(program_of(response, entry_point="add") or "", found)
+    assert found["add"](1, 2) == 3
+
+
+def test_a_body_goes_on_within_brackets() -> None:
+    prompt = 'def add(a, b):\n    """Add."""\n'
+    found: dict[str, Any] = {}
+    exec(program_of("    return (\na\n+ b\n)\nprint(1)\n", prompt=prompt, entry_point="add") or "", found)
+    assert found["add"](1, 2) == 3

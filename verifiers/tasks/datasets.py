@@ -341,10 +341,17 @@ def _rows_of(batch: Any) -> list[dict[str, Any]]:
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            columns[name] = [json_value(value) for value in column.to_pylist()]
+            columns[name] = [json_value(value) for value in _shortest(column).to_pylist()]
         except (ValueError, OverflowError, pa.ArrowException):
             columns[name] = column.cast(pa.string()).to_pylist()
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _shortest(column: Any) -> Any:
+    """Floats of 32 bits as those of 64 bits with the same shortest decimal: 0.1 and not 0.10000000149."""
+    import pyarrow as pa
+
+    return column.cast(pa.string()).cast(pa.float64()) if pa.types.is_float32(column.type) else column
 
 
 def local_file(name: str, key: str) -> Path:

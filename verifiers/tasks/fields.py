@@ -17,6 +17,10 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _LARGEST_PLAIN = 1e21  # larger floats are written with an exponent
 
 
+class Bytes(str):
+    """Binary data of a Parquet file as base64. It is no text, so a field that must be text refuses it."""
+
+
 def lookup(fields: Mapping[str, Any], name: str) -> Any:
     """The value of a field. None if missing.
 
@@ -151,6 +155,8 @@ def as_text(value: Any, *, numbers: bool, may_be_empty: bool) -> str:
         ValueError: It is not text. The error message continues a sentence that begins with the field's name.
     """
     value = single(value)
+    if isinstance(value, Bytes):
+        raise ValueError("is binary data and not text; write the column as strings, decoded from UTF-8")
     if numbers and isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         value = _number(value)
     if isinstance(value, Mapping) and value:
@@ -240,7 +246,10 @@ def solution(value: Any) -> str | None:
 
 
 def json_value(value: Any) -> Any:
-    """A value of a Parquet file as JSON types: dates as ISO text, decimals as numbers, bytes as base64, NaN as null."""
+    """A value of a Parquet file as JSON types: dates as ISO text, bytes as base64, NaN as null.
+
+    Decimals are numbers, or text where a float would lose digits.
+    """
     if isinstance(value, dict):
         return {str(name): json_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -248,11 +257,17 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return _plain_number(value)
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):
-        return b64encode(value).decode()
+        return Bytes(b64encode(value).decode())
     return value
+
+
+def _plain_number(value: Decimal) -> int | float | str:
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if Decimal(repr(float(value))) == value else format(value, "f").rstrip("0")

@@ -74,7 +74,7 @@ def continuation(response: str) -> str:
     for number, line in enumerate(_lines(response)):
         at_margin = bool(line.strip()) and not line[0].isspace() and not line.startswith(_CLOSER)
         # The first line continues the line at which the prompt ended.
-        if at_margin and not lexer.quote and number > 0:
+        if at_margin and not (lexer.quote or lexer.depth) and number > 0:
             break
         kept.append(line)
         lexer.feed(line)
@@ -99,6 +99,8 @@ def whole_program(response: str) -> str:
     lexer = Lexer()
     for line in _lines(response):
         at_margin = bool(line.strip()) and not line[0].isspace()
+        if at_margin and _is_prose(line) and all(text.startswith("#") or not text.strip() for text in kept):
+            kept.clear()  # "# Solution" before a sentence is a heading
         if not kept:
             code = at_margin and _CODE.match(line) is not None and not _is_prose(line)
         else:
@@ -141,6 +143,8 @@ def program_of(response: str, *, prompt: str = "", entry_point: str | None = Non
     """
     response = after_reasoning(response, code=True)[-MAX_RESPONSE_CHARS:].replace("\r\n", "\n")
     response = unquoted(without_end(without_start(response)))
+    if not prompt:
+        response = without_prompts(response)
     code = _chosen_block(response, entry_point)
     complete = not prompt or entry_point is None
     if code is None:
