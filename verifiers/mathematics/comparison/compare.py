@@ -190,8 +190,9 @@ class Comparison:
         return True
 
     def _without_repeats(self, node: Node) -> Node:
-        """A list of tuples is a set of solutions, so repeated ones are dropped; repeated roots are kept."""
-        if len(node.args) > MAX_UNORDERED or any(part.kind != "seq" for part in node.args):
+        """A set, or a list of tuples, without what it repeats; repeated roots of a list are kept."""
+        points = node.kind == "set" or all(part.kind == "seq" for part in node.args)
+        if len(node.args) > MAX_UNORDERED or not points:
             return node
         kept: list[Node] = []
         for part in node.args:

@@ -153,7 +153,7 @@ def letter_text(p: Parser) -> Node:
 
 
 def number_set(p: Parser) -> Node:
-    node = p.group()
+    node = p.argument()
     if node.kind == "var" and node.value == "R":
         infinity = Node("const", value="inf")
         return Node("seq", (Node("neg", (infinity,)), infinity), "()")

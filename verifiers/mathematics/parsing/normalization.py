@@ -50,6 +50,7 @@ _STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|operator
 _RELATIONS = {
     "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "lt": "<", "gt": ">", "neq": "ne", "simeq": "approx",
     "lbrace": "{", "rbrace": "}", "infin": "infty", "varnothing": "emptyset", "backslash": "setminus", "ast": "cdot",
+    "not=": "ne", "not =": "ne",
     "bar": "overline", "land": "text{ and }", "lor": "text{ or }", "to": "to", "degree": "circ", "textdegree": "circ",
 }  # fmt: skip
 _SYNONYM = re.compile(r"\\(" + "|".join(sorted(_RELATIONS, key=len, reverse=True)) + r")(?![A-Za-z])")

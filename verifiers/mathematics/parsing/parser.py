@@ -165,6 +165,9 @@ class Parser:
                 if token.kind == "num":
                     self.expect("/")
                     fraction = Node("div", (fraction, self.power()))
+                if token.kind == "num" and fraction.args[1].kind in ("percent", "degree"):  # 33 1/3%
+                    below = fraction.args[1]
+                    fraction = Node(below.kind, (Node("div", (fraction.args[0], *below.args)),))
                 marked = fraction.kind in ("percent", "degree")  # 33\frac13\% is a percentage of the mixed number
                 part = fraction.args[0] if marked else fraction
                 if _is_proper(part):

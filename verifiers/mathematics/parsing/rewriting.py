@@ -17,6 +17,8 @@ _CHOICES = re.compile(
     r"(?:\{ *(\d{1,4}) *\}|(\d)))"
     r"(?![\w.])"
 )
+_UNION = re.compile(r"(?<=[)\]]) *U *(?=[(\[])")
+_PLUS_MINUS = re.compile(r"\+ ?/ ?-|\bplus or minus\b")
 _CIS = re.compile(r"\\(?:operatorname|text|mathrm|textrm|mathop) *\{ *cis *\}|\\cis(?![A-Za-z])")
 _ALIGNED = re.compile(
     r"\s*\\begin *\{(aligned|align\*?|gathered|gather\*?|split|equation\*?|eqnarray\*?)\}(?:\[[tbc]\])?"
@@ -38,6 +40,10 @@ def rewritten(text: str) -> str:
         text = _TIMES.sub(r" \\times ", text)
     if "C" in text or "P" in text:
         text = _CHOICES.sub(_factorials, text)
+    if "U" in text:
+        text = _UNION.sub(r" \\cup ", text)
+    if "+" in text or "plus" in text:
+        text = _PLUS_MINUS.sub(r"\\pm ", text)
     if "cis" in text:
         text = _CIS.sub("cis ", text)
     if "\\begin" in text and (aligned := _ALIGNED.fullmatch(text)) is not None:

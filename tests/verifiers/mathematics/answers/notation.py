@@ -59,6 +59,13 @@ RIGHT = [
     (r"\boxed{-2}", r"-2^\circ"),
     (r"\boxed{\text{Option B}}", "B"),
     (r"\boxed{option}", "option"),
+    ("(-∞,3) U (5,∞)", r"(-\infty,3)\cup(5,\infty)"),
+    ("+/- 3", r"\pm 3"),
+    ("plus or minus 3", "3, -3"),
+    (r"x \not= 2", r"x\ne 2"),
+    ("(-\\infty,\\infty)", r"\mathbb R"),
+    ("33 1/3%", r"33\frac13\%"),
+    (r"\{1,1,2\}", r"\{1,2\}"),
     ("5C2", "10"),
     ("{}_5C_2", "10"),
     (r"{}_{10}\mathrm{C}_{3}", "120"),
@@ -131,6 +138,8 @@ RIGHT = [
 
 WRONG = [
     ("5C2", "20"),
+    ("plus or minus 3", "3"),
+    ("33 1/3%", "33"),
     ("5C_2", "10"),
     ("C(5,2)", "(5,2)"),
     ("2 cis 30°", r"1+\sqrt3 i"),
