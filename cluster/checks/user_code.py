@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cluster.config import RunConfig
+from cluster.config.keep_best import parse_metric
 from cluster.errors import UsageError
-from cluster.evaluation.summary import strategies_of
 from learner.objective import GradedGroups, Objective
 from learner.objective_settings import FOR_ANY_REWARD, NAME_ANSWERS, TermSettings
 from learner.strategies import STRATEGIES, strategy_value
@@ -74,13 +74,23 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
             f"task.reward = {config.task.reward or config.task.name} gave a reward of {odd[0]:g}, but {binary[0]} "
             f"takes rewards of 0 and 1 only; set {FOR_ANY_REWARD}, or return True or False"
         )
-    voting = [name for name in strategies_of(config) if "answers" in STRATEGIES[name].required_inputs]
+    voting = _voting_strategies(config)
     if rewards and voting and any(v.status is Status.CORRECT and v.answer is None for v in (*verdicts, empty)):
         raise UsageError(
             f"task.reward = {config.task.reward or config.task.name} gave a right answer without an extracted answer, "
             f"but {voting[0]} counts equal answers: {NAME_ANSWERS}"
         )
     return warnings
+
+
+def _voting_strategies(config: RunConfig) -> list[str]:
+    """Strategies of the objective and of evaluations that count equal answers."""
+    selected = parse_metric(config.evaluation.keep_best) if config.evaluation.keep_best else None
+    evaluated = [*config.evaluation.strategies, *(selected[:1] if selected else ())]
+    return [
+        *config.objective.voting_terms(),
+        *(name for name in evaluated if "answers" in STRATEGIES[name].required_inputs),
+    ]
 
 
 def _try_objective(config: RunConfig) -> None:
@@ -111,7 +121,7 @@ def _try_objective(config: RunConfig) -> None:
 def _depends_on_order(term: TermSettings, groups: GradedGroups) -> bool:
     """Whether the value of the first k answers changes if they are reversed."""
     first = np.arange(term.k)
-    values = [
+    value, reversed_value = (
         strategy_value(
             groups.rewards[:, order],
             scores=groups.scores[:, order],
@@ -121,8 +131,8 @@ def _depends_on_order(term: TermSettings, groups: GradedGroups) -> bool:
             k=term.k,
         )
         for order in (first, first[::-1])
-    ]
-    return not np.allclose(*values, rtol=1e-9, atol=1e-12)
+    )
+    return not np.allclose(value, reversed_value, rtol=1e-9, atol=1e-12)
 
 
 def _made_up_groups(n: int, *, binary: bool) -> GradedGroups:

@@ -16,7 +16,7 @@ from learner import (
     strategy_curve,
     strategy_value,
 )
-from learner.metrics import _point, _reward_range, of_prompts, weighted_sum
+from learner.metrics import PROBABILITY, _point, _reward_range, of_prompts, weighted_sum
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_intervals_cover_the_truth_at_the_extremes_too(beta, n: int, k: int, pro
     chances = rng.beta(*beta, size=(2000, prompts))
     table = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
     truth = 1 - np.exp(lgamma(beta[1] + k) + lgamma(sum(beta)) - lgamma(beta[1]) - lgamma(sum(beta) + k))
-    points = [_point(k, values, 0.0, 1.0, True) for values in table[rng.binomial(n, chances)]]
+    points = [_point(k, values, PROBABILITY) for values in table[rng.binomial(n, chances)]]
     assert lowest <= np.mean([p.low <= truth <= p.high for p in points]) <= highest
 
 
@@ -333,6 +333,6 @@ def test_intervals_cover_the_truth_in_2000_experiments(strategy: str) -> None:
         arguments["correct"] = ["a"] * experiments * prompts
     values = strategy_value(rewards.reshape(-1, n), strategy=strategy, k=k, **arguments).reshape(experiments, prompts)
     truth = values.mean()  # of 256,000 prompts: its own error is a 45th of an experiment's
-    points = [_point(k, row, 0.0, 1.0, True) for row in values]
+    points = [_point(k, row, PROBABILITY) for row in values]
     covered = np.mean([p.low <= truth <= p.high for p in points])
     assert 0.93 <= covered <= 0.97
