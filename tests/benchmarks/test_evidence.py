@@ -76,7 +76,9 @@ def test_one_figure_shows_the_comparisons_with_ordinary_rl(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "page"), [*PLANNED, ("gsm8k-small", "gsm8k-small")])
+@pytest.mark.parametrize(
+    ("name", "page"), [*PLANNED, ("countdown-larger", "frontier-larger"), ("gsm8k-small", "gsm8k-small")]
+)
 def test_a_frontier_follows_from_the_committed_counts(
     name: str, page: str, evidence: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
