@@ -49,9 +49,14 @@ def best_step(by_step: Mapping[int, Counts], k: int) -> int:
 def chosen(store: Store, plan: Plan, contender: str, k: int) -> Choice:
     """Rate, steps and, if measured, temperature of a contender for pass@k.
 
+    The base model (BASE) has the rate and the step 0, and one measurement, which serves every seed.
+
     Raises:
         Missing: a training run has not finished.
     """
+    if contender == BASE:
+        choice = Choice(0.0, (0,))
+        return replace(choice, temperature=_best_temperature(store, plan, BASE, choice, k))
     steps_by_rate, scores = {}, {}
     for rate in plan.rates:
         curves = [curve(store, plan, contender, rate, seed) for seed in plan.seeds]
@@ -63,12 +68,6 @@ def chosen(store: Store, plan: Plan, contender: str, k: int) -> Choice:
     if not plan.tunes_temperature:
         return replace(choice, temperature=plan.temperatures[0])
     return replace(choice, temperature=_best_temperature(store, plan, contender, choice, k))
-
-
-def chosen_base(store: Store, plan: Plan, k: int) -> Choice:
-    """The base model at its best temperature for pass@k; its one measurement serves every seed."""
-    choice = Choice(0.0, (0,))
-    return Choice(0.0, (0,), _best_temperature(store, plan, BASE, choice, k))
 
 
 def _best_temperature(store: Store, plan: Plan, contender: str, choice: Choice, k: int) -> float | None:

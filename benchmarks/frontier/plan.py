@@ -52,8 +52,8 @@ class Plan(Planned):
         if BASE in self.contenders:
             raise ValueError(f"contenders: {BASE!r} is the name of the base model; choose another one")
         for contrast in self.primary:
-            for name, others in ((contrast.contender, ()), (contrast.against, (BASE,))):
-                if name not in (*self.contenders, *others):
+            for name, known in ((contrast.contender, [*self.contenders]), (contrast.against, [*self.contenders, BASE])):
+                if name not in known:
                     raise ValueError(f"primary names the contender {name!r}, which is not in contenders")
             if contrast.k not in self.ks:
                 raise ValueError(f"primary names k = {contrast.k}, which is not in ks")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, chosen, measured
+from benchmarks.frontier.choice import TRAINING_TEMPERATURE, chosen, measured
 from benchmarks.frontier.counts import BASE, Store
 from benchmarks.frontier.plan import Plan
 from benchmarks.planned.contrasts import LEVEL
@@ -106,8 +106,6 @@ def _difference(store: Store, plan: Plan, contrast: Contrast) -> np.ndarray:
 
 def _validation(store: Store, plan: Plan, name: str, k: int) -> np.ndarray:
     """pass@k of the models tuned for k on validation prompts, float64[S, P]; S = 1 for the base model."""
-    if name == BASE:
-        [base] = measured(store, plan, BASE, Choice(0.0, (0,)), "validation", TRAINING_TEMPERATURE)
-        return base.pass_at(k)[None]
-    found = measured(store, plan, name, chosen(store, plan, name, k), "curve", TRAINING_TEMPERATURE)
+    split = "validation" if name == BASE else "curve"
+    found = measured(store, plan, name, chosen(store, plan, name, k), split, TRAINING_TEMPERATURE)
     return np.stack([counts.pass_at(k) for counts in found])

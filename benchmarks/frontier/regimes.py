@@ -74,9 +74,9 @@ def plot_regimes(path: Path, panels: Mapping[str, Sequence[Regime]]) -> None:
 
     ks = sorted({k for classes in panels.values() for one in classes for k in one.by_k})
     figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
-    for axes, (panel, classes) in zip(
-        np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels.items(), strict=True
-    ):
+    every_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    every_axes[0].set_ylabel("difference, 95 % interval")
+    for axes, (panel, classes) in zip(every_axes, panels.items(), strict=True):
         own = [k for k in ks if k in classes[0].by_k]
         for i, k in enumerate(own):
             differences = [one.by_k[k] for one in classes]
@@ -90,12 +90,11 @@ def plot_regimes(path: Path, panels: Mapping[str, Sequence[Regime]]) -> None:
         axes.set_xlabel("success rate of the base model")
         axes.set_title("\n".join(textwrap.fill(line, 60) for line in panel.split("\n")), fontsize=9)
         axes.legend()
-    np.atleast_1d(figure.axes)[0].set_ylabel("difference, 95 % interval")
     figure.savefig(path, dpi=110)
 
 
 def by_pair(found: Sequence[Regime]) -> dict[str, list[Regime]]:
-    """The panels of one plan."""
+    """What :func:`regimes` found, as panels for :func:`plot_regimes`."""
     panels: dict[str, list[Regime]] = {}
     for one in found:
         panels.setdefault(one.pair, []).append(one)

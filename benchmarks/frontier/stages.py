@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from benchmarks.commands import bonrl, do_all
-from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, best_step, chosen, chosen_base
+from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Choice, best_step, chosen
 from benchmarks.frontier.counts import BASE, Counts, Key, Store
 from benchmarks.frontier.plan import Plan
 from benchmarks.planned.plan import check_overrides
@@ -76,7 +76,7 @@ class Stages:
     def test(self) -> None:
         """Stage 3: the tuned models, and the base model, on the test split."""
         wanted: dict[tuple[str, float, int, int], set[float]] = {}
-        tuned = [(BASE, chosen_base(self.store, self.plan, k), (0,)) for k in self.plan.ks]
+        tuned = [(BASE, chosen(self.store, self.plan, BASE, k), (0,)) for k in self.plan.ks]
         for name, choice, seeds in [*tuned, *self._choices()]:
             assert choice.temperature is not None, "stage 2 has measured every temperature"
             for seed, step in zip(seeds, choice.steps, strict=True):

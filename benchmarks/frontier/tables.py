@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.frontier.choice import Choice, Missing, chosen, chosen_base, curve, measured
+from benchmarks.frontier.choice import Missing, chosen, curve, measured
 from benchmarks.frontier.counts import BASE, Counts, Store
 from benchmarks.frontier.plan import Plan
 from benchmarks.markdown import interval, markdown
@@ -47,7 +47,7 @@ def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
         ["contender", "tuned for", "learning rate", "steps by seed", "temperature", "validation", "tokens", "seconds"]
     ]
     for k in plan.ks:
-        choice = chosen_base(store, plan, k)
+        choice = chosen(store, plan, BASE, k)
         value = ""
         if choice.temperature is not None:
             [found] = measured(store, plan, BASE, choice, "validation", choice.temperature)
@@ -119,7 +119,7 @@ def temperatures_table(store: Store, plan: Plan, finished: Sequence[str]) -> str
 
 def _validated(store: Store, plan: Plan, name: str, k: int, temperatures: Sequence[float]) -> list[np.ndarray | None]:
     """pass@k of the chosen models on the validation split, float64[S, P] by temperature; None: not measured."""
-    choice = chosen_base(store, plan, k) if name == BASE else chosen(store, plan, name, k)
+    choice = chosen(store, plan, name, k)
     found: list[np.ndarray | None] = []
     for temperature in temperatures:
         try:
@@ -241,7 +241,7 @@ def tested_counts(store: Store, plan: Plan, name: str, k: int) -> list[Counts]:
     Raises:
         Missing: a measurement is missing.
     """
-    choice: Choice = chosen_base(store, plan, k) if name == BASE else chosen(store, plan, name, k)
+    choice = chosen(store, plan, name, k)
     if choice.temperature is None:
         raise Missing(f"{name}: the temperatures have not been measured")
     return measured(store, plan, name, choice, "test", choice.temperature)

@@ -15,7 +15,8 @@ def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return True
-    flags = [
-        line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() in ("flags", "Features")
-    ]
-    return not flags or not _BFLOAT16.isdisjoint(flags[0])
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # of the first core: x86, Arm
+            return not _BFLOAT16.isdisjoint(value.split())
+    return True

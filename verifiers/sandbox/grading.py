@@ -287,8 +287,8 @@ def _close_shared() -> None:
 
 
 def _reset_after_fork() -> None:
-    """After a fork the servers belong to the parent: two processes on one connection take each other's outcomes, and
-    each ends the server when its own job fails.
+    """After a fork the servers belong to the parent: on a shared connection each process could read the other's
+    outcome, and each would end the server when its own job fails.
     """
     global _shared_lock
     _shared_lock = threading.Lock()
