@@ -49,8 +49,8 @@ def warnings_of(config: RunConfig) -> list[str]:
         )
     if config.model.dtype == "bfloat16" and _computes_here(config) and not multiplies_bfloat16():
         found.append(
-            "model.dtype = bfloat16 on a processor without instructions for it (AVX-512, AMX): torch multiplies "
-            "matrices tens of times slower than in float32 here; set model.dtype: float32"
+            "model.dtype = bfloat16 on a processor without instructions for it (AVX-512, AMX): it is more "
+            "than ten times slower than float32 here; set model.dtype: float32"
         )
     found += _idle_gpus(config)
     if config.cluster.address is None and not config.sampler.gpus and config.sampler.threads > (os.cpu_count() or 1):

@@ -48,8 +48,8 @@ class ModelSettings(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Number format of the weights in sampler and learner. bfloat16 is meant for GPUs and widens the "
-        "log-probability gap. On CPUs float32 is the exact one; bfloat16 needs AVX-512 or AMX, without which torch "
-        "multiplies matrices tens of times slower.",
+        "log-probability gap. On CPUs float32 is the exact one; bfloat16 needs AVX-512 or AMX, without which "
+        "it is more than ten times slower.",
     )
     parameters_billions: float | None = Field(
         None,
