@@ -112,6 +112,7 @@ class _Simulation:
         source = LiveGroups(self._config, prompts(), pool, client)
         return SimpleNamespace(
             first_step=0,
+            lacks_evaluation=lambda: False,
             steps=shape.steps,
             source=source,
             lease=source.lease,
