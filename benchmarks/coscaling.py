@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from benchmarks.commands import bonrl
 from benchmarks.markdown import interval, markdown
 from learner import paired_difference_of_runs
 from learner.metrics import pass_at_k
@@ -126,31 +124,20 @@ def run(path: Path, models: dict[str, list[Path]], overrides: list[str]) -> None
 
 def evaluated(model: Path, temperatures: list[float], overrides: list[str]) -> Iterator[tuple[float, np.ndarray]]:
     """Right answers by prompt at each temperature: `bonrl eval` of a model, with one start of the actors."""
-    output = Path(tempfile.mkdtemp()) / "groups"
-    command = [
-        sys.executable,
-        "-m",
-        "cluster.cli",
-        "eval",
-        "--config",
-        "cluster/presets/local.yaml",
-        "--checkpoint",
-        str(model),
-    ]
-    command += ["--output", str(output), "--n", str(SAMPLES), "evaluation.split=test", f"evaluation.prompts={PROMPTS}"]
-    command += [flag for t in temperatures for flag in ("-t", f"{t:g}")]
-    try:
-        done = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=EVAL_LIMIT_S)
-        if done.returncode:
-            raise RuntimeError(
-                f"bonrl eval of {model} ended with status {done.returncode}:\n{done.stdout}{done.stderr}"
-            )
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "groups"
+        bonrl(
+            "eval",
+            *("--config", "cluster/presets/local.yaml", "--checkpoint", str(model), "--output", str(output)),
+            *("--n", str(SAMPLES), "evaluation.split=test", f"evaluation.prompts={PROMPTS}"),
+            *(flag for t in temperatures for flag in ("-t", f"{t:g}")),
+            *overrides,
+            limit_s=EVAL_LIMIT_S,
+        )
         for file in sorted(output.glob("*.parquet")):
             table = parquet.read_table(file, columns=["sequence", "temperature", "verdict"]).sort_by("sequence")
             right = np.array([verdicts.count("correct") for verdicts in table["verdict"].to_pylist()])
             yield round(table["temperature"][0].as_py(), 3), right
-    finally:
-        shutil.rmtree(output.parent)
 
 
 def write_page(folder: Path, cells: dict[tuple[str, float], Cell]) -> None:
