@@ -48,8 +48,8 @@ class Stages:
 
     def run(self) -> None:
         """Everything that is not measured yet."""
-        for model in (BEFORE, AFTER):
-            for task in self.plan.tests:
+        for task in self.plan.tests:
+            for model in (BEFORE, AFTER):
                 if self.store.get(Key(model, task)) is None:
                     self._measure(model, task)
                     print(f"{model} fine-tuning, {task}: measured", flush=True)
