@@ -44,7 +44,7 @@ class RunFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that reached its last step.
+    """A run that completed: it reached its last step, or stopped early (``evaluation.patience``).
 
     Attributes:
         directory: The run directory.

@@ -39,7 +39,7 @@ def submit(
             "--env",
             metavar="NAME[=VALUE]",
             help="Environment variable of the job; without VALUE, the value that is set here. May be repeated. "
-            "WANDB_API_KEY and HF_TOKEN are sent automatically.",
+            "Variables for wandb and Hugging Face are sent automatically: docs/cluster.md.",
         ),
     ] = None,
     dry_run: Annotated[

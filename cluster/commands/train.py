@@ -46,7 +46,7 @@ def train(
 
     \b
     Exit status
-      0    the run reached its last step
+      0    the run reached its last step, or stopped early (evaluation.patience)
       1    it failed; the message names the cause, the logs, and the checkpoint to resume from
       2    refused; nothing was started
       130  interrupted (Ctrl-C, SIGTERM); a checkpoint was saved if there was time, and --resume continues
