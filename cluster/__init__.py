@@ -1,1 +1,1 @@
-"""Configuration, command line, control loop, dashboards and job submission."""
+"""Configuration, checks before a start, control loop, records, reports, command line, jobs and clusters."""

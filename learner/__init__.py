@@ -1,4 +1,4 @@
-"""Objectives, losses, batching, metrics and the DeepSpeed engine. Imports neither Ray nor the verifiers."""
+"""Objectives, losses, batching, metrics and the engine of a learner rank. Imports neither Ray nor the verifiers."""
 
 from learner.estimators import group_advantages
 from learner.metrics import (

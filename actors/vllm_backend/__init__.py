@@ -3,13 +3,15 @@
 Its interfaces change between releases (weight transfer at 0.16, 0.22 and 0.29), so every call to vLLM is here.
 vLLM is imported inside functions: importing this package is cheap, and the environment is set before vLLM reads it.
 
-    engine            samples token ids and loads new weights
-    weight_transfer   our back-end for loading weights
-    liveness          ends waits for an engine that died
-    stats             how loaded the engine is
-    sleep             frees GPU memory for a learner on the same card
-    pooling           runs the classifier of a learned verifier
-    environment       errors and environment variables of both
+    engine              samples token ids and loads new weights
+    weight_transfer     our back-end for loading weights
+    host_registration   registers that back-end in the processes of an engine
+    text_models         loads multimodal checkpoints as text models without torchvision
+    liveness            ends waits for an engine that died
+    stats               how loaded the engine is
+    sleep               frees GPU memory for a learner on the same card
+    pooling             runs the classifier of a learned verifier
+    environment         errors and environment variables of engine and pooling
 """
 
 from actors.vllm_backend.engine import Completion, VllmEngine

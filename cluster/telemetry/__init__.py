@@ -1,1 +1,1 @@
-"""What a run reports while it works: terminal, wandb, warnings, incidents and memory."""
+"""What a run reports while it works: terminal, trackers, gauges for Prometheus, warnings, incidents and memory."""

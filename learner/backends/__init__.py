@@ -1,1 +1,1 @@
-"""The DeepSpeed engine, models on disk, determinism, and the reference policy."""
+"""DeepSpeed, adapters, compiled layers, packing, models on disk, determinism, and the reference policy."""
