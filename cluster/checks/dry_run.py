@@ -34,51 +34,65 @@ from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 LARGE, HIGH_RATE = 1e8, 2e-5  # parameters; a learning rate above which reinforcement learning of all of them is rare
 
 
-def warnings_of(config: RunConfig) -> list[str]:
-    """Combinations that run but are seldom meant."""
-    found = []
-    if config.learner.warmup_steps >= config.run.steps:
-        found.append(
-            f"learner.warmup_steps = {config.learner.warmup_steps} is not below run.steps = {config.run.steps}: "
-            "the learning rate never reaches its value"
-        )
-    if config.model.dtype == "bfloat16" and config.agreement.max_gap < 5e-3:
-        found.append(
-            f"model.dtype = bfloat16 with agreement.max_gap = {config.agreement.max_gap:g}: the rounding of "
-            "bfloat16 alone makes gaps near 1e-2 nats per token, at which the run would stop"
-        )
+def warnings_of(config: RunConfig, *, trains: bool = True) -> list[str]:
+    """Combinations that run but are seldom meant.
+
+    Args:
+        trains: the job is a run; false for an evaluation and for imitation, which has no samplers either.
+    """
+    found = list(_run_warnings(config)) if trains else []
     if config.model.dtype == "bfloat16" and _computes_here(config) and not multiplies_bfloat16():
         found.append(
             "model.dtype = bfloat16 on a processor without instructions for it (AVX-512, AMX): it is more "
             "than ten times slower than float32 here; set model.dtype: float32"
         )
     found += _idle_gpus(config)
-    if config.cluster.address is None and not config.sampler.gpus and config.sampler.threads > (os.cpu_count() or 1):
-        found.append(
-            f"sampler.threads = {config.sampler.threads} is above the {os.cpu_count()} cores of this machine: more "
-            "threads than cores wait for each other; lower it"
-        )
     if config.supervision.backoff_s > config.supervision.backoff_max_s:
         found.append(
             f"supervision.backoff_s = {config.supervision.backoff_s:g} is above supervision.backoff_max_s = "
             f"{config.supervision.backoff_max_s:g}, which is then used instead; raise supervision.backoff_max_s"
         )
+    if has_samplers(config):
+        found += _sampling_warnings(config)
+    return [*found, *_model_warnings(config)]
+
+
+def _run_warnings(config: RunConfig) -> Iterator[str]:
+    """Combinations of a run of samplers and learner; other jobs compare nothing and have their own lengths."""
+    if config.learner.warmup_steps >= config.run.steps:
+        yield (
+            f"learner.warmup_steps = {config.learner.warmup_steps} is not below run.steps = {config.run.steps}: "
+            "the learning rate never reaches its value"
+        )
+    if config.model.dtype == "bfloat16" and config.agreement.max_gap < 5e-3:
+        yield (
+            f"model.dtype = bfloat16 with agreement.max_gap = {config.agreement.max_gap:g}: the rounding of "
+            "bfloat16 alone makes gaps near 1e-2 nats per token, at which the run would stop"
+        )
+
+
+def _sampling_warnings(config: RunConfig) -> Iterator[str]:
+    """Combinations of settings that only samplers, weight updates and evaluations read."""
+    if config.cluster.address is None and not config.sampler.gpus and config.sampler.threads > (os.cpu_count() or 1):
+        yield (
+            f"sampler.threads = {config.sampler.threads} is above the {os.cpu_count()} cores of this machine: more "
+            "threads than cores wait for each other; lower it"
+        )
     if config.cluster.address and config.broadcast.transport == "shared_memory":
-        found.append(
+        yield (
             "broadcast.transport = shared_memory on a cluster: every sampler must run on the learner's node; "
             "auto chooses for each sampler"
         )
     if config.evaluation.keep_best and config.evaluation.split == "test":
-        found.append(
+        yield (
             f"evaluation.keep_best = {config.evaluation.keep_best} chooses on evaluation.split = test: the value of "
             "the chosen step is then biased upwards; choose on validation, and evaluate that checkpoint on test"
         )
     if evaluates(config) and config.evaluation.sampling.greedy:
-        found.append(
+        yield (
             "evaluation.temperature = 0 is greedy: one sample of each prompt is drawn, whatever evaluation.n is, and "
             "only pass@1 is reported"
         )
-    return [*found, *_model_warnings(config)]
 
 
 def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
@@ -104,7 +118,7 @@ def _idle_gpus(config: RunConfig) -> Iterator[str]:
     """Layouts that compute on the CPU next to a GPU."""
     sampler, learner = config.sampler.gpus, config.learner.gpus_per_rank
     if not has_samplers(config):
-        if not learner and (sampler or (config.cluster.address is None and local_gpus())):
+        if not learner and config.cluster.address is None and local_gpus():
             yield (
                 "learner.gpus_per_rank = 0: the learner trains on the CPU next to a GPU, which is slower by orders of "
                 "magnitude; set learner.gpus_per_rank = 1"
@@ -132,7 +146,7 @@ def _model_warnings(config: RunConfig) -> list[str]:
     if not directory.is_dir():
         return []
     found = []
-    if not stop_token_ids(directory):
+    if has_samplers(config) and not stop_token_ids(directory):
         found.append(
             f"model.path = {directory}: neither generation_config.json, config.json nor the tokenizer names an end "
             "token: every response runs to rollout.max_response_tokens; set eos_token_id in generation_config.json"

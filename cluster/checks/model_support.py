@@ -46,13 +46,15 @@ def text_settings(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in resolved.items() if value is not None}
 
 
-def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: float, dtype: str) -> Iterator[str]:
+def support_problems(
+    directory: str | Path, config: dict[str, Any], *, sampler_gpus: float | None, dtype: str
+) -> Iterator[str]:
     """One line for each reason why a run with this model would end at its start.
 
     Args:
         directory: named in the lines.
         config: the content of config.json.
-        gpus: of a sampler; 0 for a CPU.
+        sampler_gpus: of one sampler; 0 for a CPU; None where nothing is sampled, so that vLLM is not used.
         dtype: model.dtype.
     """
     place = f"model.path = {directory}"
@@ -60,11 +62,11 @@ def support_problems(directory: str | Path, config: dict[str, Any], *, gpus: flo
     if name is None:
         yield f"{place}: config.json names no architecture; restore the model's own config.json, or {_REMEDY}"
         return
-    if (known := vllm_architectures()) and name not in known:
+    if sampler_gpus is not None and (known := vllm_architectures()) and name not in known:
         yield f"{place}: vLLM cannot sample from the architecture {name!r} (config.json); {_REMEDY}"
         return
     yield from _learner_problems(place, config)
-    if not gpus:
+    if sampler_gpus == 0:
         yield from _attention_problems(place, config, dtype)
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from cluster.checks.memory.estimates import GIB, VERIFIER_RUNTIME, derive, loading_memory, sampler_host_memory
+from cluster.checks.memory.estimates import (
+    GIB,
+    VERIFIER_RUNTIME,
+    derive,
+    has_samplers,
+    loading_memory,
+    sampler_host_memory,
+)
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
@@ -59,9 +66,12 @@ def placement_warnings(config: RunConfig, model: ModelFacts | None) -> list[str]
             "the run ends and must be resumed; name another node type in cluster.head"
         )
     if with_gpus := [name for name, kind in cluster.node_types.items() if kind.gpus and not gpus_wanted(config)]:
+        idle = "learner.gpus_per_rank = 0; set it to 1"
+        if has_samplers(config):
+            idle = "sampler.gpus = 0 and learner.gpus_per_rank = 0; set both to 1"
         found.append(
-            f"cluster.node_types.{with_gpus[0]} has GPUs, and no actor uses one: sampler.gpus = 0 and "
-            "learner.gpus_per_rank = 0; set both to 1, or begin with a preset for GPUs (-c cluster/presets/8xh100.yaml)"
+            f"cluster.node_types.{with_gpus[0]} has GPUs, and no actor uses one: {idle}, or begin with a preset for "
+            "GPUs (-c cluster/presets/8xh100.yaml)"
         )
     if len(nodes) == 1:
         return found

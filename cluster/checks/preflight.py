@@ -153,8 +153,11 @@ def _held(run: Path) -> str:
 
 def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:
     """Architectures that the sampler or the learner cannot run, and missing or damaged files of the tokenizer."""
+    from cluster.checks.memory.estimates import has_samplers
+
     path = config.model.path
-    yield from support_problems(path, read_config(path), gpus=config.sampler.gpus, dtype=config.model.dtype)
+    gpus = config.sampler.gpus if has_samplers(config) else None
+    yield from support_problems(path, read_config(path), sampler_gpus=gpus, dtype=config.model.dtype)
     if not any(
         (Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
@@ -164,7 +167,10 @@ def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:
 
 def model_problems(config: RunConfig) -> Iterator[str]:
     """Other reasons why the sampler or the learner cannot run the model in its directory."""
-    yield from parallel_problems(config)
+    from cluster.checks.memory.estimates import has_samplers
+
+    if has_samplers(config):
+        yield from parallel_problems(config)
     yield from weights_problems(config.model.path)
 
 

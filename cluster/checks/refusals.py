@@ -95,9 +95,9 @@ def check_start(
         doubtful += disk_warnings(config, derived) if trains else []
         placement = problems.of(lambda: placement_report(config, model))
         doubtful += placement_warnings(config, model) if placement is not None else []
-    (doubtful if dry_run and elsewhere else problems.lines).extend(scorer_problem(config))
-    sandbox = sandbox_problem(config)
-    (doubtful if elsewhere else problems.lines).extend(sandbox)
+    if has_samplers(config):  # else nothing is graded
+        (doubtful if dry_run and elsewhere else problems.lines).extend(scorer_problem(config))
+        (doubtful if elsewhere else problems.lines).extend(sandbox_problem(config))
     if earlier is not None:
         problems.add(earlier)
     prompts: list[str] = []
@@ -109,7 +109,8 @@ def check_start(
     assert derived is not None and placement is not None  # else there was a problem
     if trains:
         doubtful += learning_rate_warnings(config, derived.shape)
-    return Findings(derived, placement, prompts, [*doubtful, *warnings_of(config), *memory_warnings(config, derived)])
+    doubtful += [*warnings_of(config, trains=trains), *memory_warnings(config, derived)]
+    return Findings(derived, placement, prompts, doubtful)
 
 
 def runs_here(config: RunConfig) -> bool:

@@ -73,8 +73,9 @@ def resume(output: Path, overrides: Sequence[str], report: Callable[[str], None]
                 f"override {override}: --resume continues with the settings of the start; only keys of "
                 f"{', '.join(CHANGEABLE)} may change"
             )
-    config = load_earlier("--resume", run, [*overrides, *NO_EVALUATION_IN_TRAINING])
-    from cluster.config.learner_alone import learner_alone
+    from cluster.config.learner_alone import NO_SAMPLING, learner_alone
+
+    config = load_earlier("--resume", run, [*overrides, *NO_EVALUATION_IN_TRAINING, *NO_SAMPLING])
     from cluster.records.run_directory import RunDirectory
     from learner.imitation import ImitationSettings
 

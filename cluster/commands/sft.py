@@ -100,14 +100,14 @@ def sft(
     rate = _learning_rate(learning_rate, new)
     if objective == "bon_sft":
         _bon_sft(output, overrides, config, new, steps, batch_size, rate)
-    resolved = load(config, [*(overrides or []), *NO_EVALUATION_IN_TRAINING], fetch=not new)
+    from cluster.config.learner_alone import NO_SAMPLING, learner_alone
+
+    resolved = load(config, [*(overrides or []), *NO_EVALUATION_IN_TRAINING, *NO_SAMPLING], fetch=not new)
     if new and resolved.learner.lora:
         raise UsageError("--new with learner.lora: adapters of a random model learn little; leave one of them out")
     from learner.imitation import ImitationSettings
 
     settings = ImitationSettings(steps=steps, batch_size=batch_size, learning_rate=rate, seed=resolved.run.seed)
-    from cluster.config.learner_alone import learner_alone
-
     alone = learner_alone(resolved, batch_size=batch_size)
     if new:  # there is no model to check yet
         _check_machine(alone)

@@ -10,6 +10,13 @@ from learner.schedule import ScheduleSettings
 if TYPE_CHECKING:
     from cluster.config import RunConfig
 
+# Overrides under which the rules over several sections count and compare no samplers: what a preset or an override says
+# about them must not forbid a learner alone.
+NO_SAMPLING = (
+    *("actors.samplers=1", "actors.verifiers=1", "actors.verifier_gpus=0", "rollout.allocation=null"),
+    *("sampler.gpus=0", "sampler.tensor_parallel=1", "sampler.sleep=none", "sampler.max_model_len=null"),
+    *("cluster.placement=separate", "broadcast.backend=host", "queue.staleness=0", "queue.overtake=0"),
+)
 _NONE = ElasticCount.model_construct(min=0, max=0)  # the schema allows no run without them
 
 
@@ -20,7 +27,7 @@ def learner_alone(config: RunConfig, *, batch_size: int) -> RunConfig:
     """
     changes = {
         "actors": {"samplers": _NONE, "verifiers": _NONE},
-        "sampler": {"sleep": "none"},
+        "sampler": {"sleep": "none", "max_model_len": None},
         "cluster": {"placement": "separate"},
         "broadcast": {"backend": "host"},
         "queue": {"staleness": 0, "overtake": 0},

@@ -43,9 +43,9 @@ def gpus_text(config: RunConfig) -> str:
     verifiers = "actors.verifiers x actors.verifier_gpus"
     if config.cluster.placement == "colocated":
         return f"learner.ranks, each with a sampler on its GPU, + {verifiers}"
-    if not config.actors.sampler_range.max:  # imitation
-        return "learner.ranks x learner.gpus_per_rank"
-    return f"actors.samplers x sampler.gpus + learner.ranks x learner.gpus_per_rank + {verifiers}"
+    samplers = "actors.samplers x sampler.gpus" if config.actors.sampler_range.max and config.sampler.gpus else ""
+    verifiers = verifiers if config.actors.verifier_range.max and config.actors.verifier_gpus else ""
+    return " + ".join(filter(None, [samplers, "learner.ranks x learner.gpus_per_rank", verifiers]))
 
 
 def fewer_gpus(config: RunConfig) -> str:

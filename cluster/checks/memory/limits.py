@@ -50,10 +50,11 @@ def memory_problems(
 
 def _host_problems(config: RunConfig, derived: Derived, available: float) -> Iterator[str]:
     if derived.host_memory is not None and derived.host_memory - _assumed(config, derived) > available:
+        sampling = ["sampler.kv_cache_gib", "actors.samplers"] if has_samplers(config) else []
+        keys = ", ".join([*sampling, "learner.tokens_per_micro_batch"])
         yield (
             f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
-            "lower sampler.kv_cache_gib, learner.tokens_per_micro_batch, actors.samplers or learner.ranks, or take "
-            "a smaller model.path"
+            f"lower {keys} or learner.ranks, or take a smaller model.path"
         )
     if derived.host_memory is None and derived.loading_memory is not None and derived.loading_memory > available:
         remedies = ["take a smaller model.path, or one whose files have model.dtype"]
@@ -95,7 +96,7 @@ def _store_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
             f"cluster.object_store_mib = {store} is more than the memory of this machine "
             f"({size_text(total_memory())}); lower it"
         )
-    if derived.group_memory > store * MIB:
+    if has_samplers(config) and derived.group_memory > store * MIB:
         yield (
             f"rollout.n = {rollout.n} x {derived.slots} groups in flight take {size_text(derived.group_memory)} of "
             f"Ray's object store, but cluster.object_store_mib = {store}; lower rollout.n, "
@@ -266,10 +267,12 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
 def _context_problems(config: RunConfig, model: ModelFacts) -> list[str]:
     problems = []
     length = sequence_tokens(config)
+    keys = "rollout.max_prompt_tokens + rollout.max_response_tokens"
+    if config.sampler.max_model_len is not None:
+        keys = "sampler.max_model_len"
     if model.context is not None and length > model.context:
         problems.append(
-            f"sequences of {length} tokens (rollout.max_prompt_tokens + rollout.max_response_tokens, or "
-            f"sampler.max_model_len) exceed the model's context of {model.context}; lower one of them"
+            f"sequences of {length} tokens ({keys}) exceed the model's context of {model.context}; lower {keys}"
         )
     needed = length * model.kv_values_per_token * weight_bytes(config)
     if has_samplers(config) and not config.sampler.gpus and needed > config.sampler.kv_cache_gib * GIB:

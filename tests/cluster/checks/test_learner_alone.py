@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,19 @@ from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.placement import sizes_of
 from cluster.checks.ray_cluster import layout_problems
-from cluster.config import RunConfig, load_config
-from cluster.config.learner_alone import learner_alone
+from cluster.config import ConfigError, RunConfig, load_config
+from cluster.config.learner_alone import NO_SAMPLING, learner_alone
 from cluster.config.rules import gpus_wanted
 from cluster.errors import UsageError
 from cluster.launch.demand import bundles, plan_run
+from tests.cluster.checks.test_dry_run import write_model
 
 PRESETS = Path(__file__).resolve().parents[3] / "cluster" / "presets"
 QWEN25_7B = ModelFacts(7_615_616_512, "Qwen2ForCausalLM", 28, 3584, 152_064, 2 * 28 * 4 * 128, 32_768)
 
 
 def imitating(preset: str, *overrides: str) -> RunConfig:
-    return learner_alone(load_config(PRESETS / preset, overrides), batch_size=32)
+    return learner_alone(load_config(PRESETS / preset, [*overrides, *NO_SAMPLING]), batch_size=32)
 
 
 def test_only_the_ranks_take_gpus_and_nodes() -> None:
@@ -81,3 +83,60 @@ def test_a_missing_package_of_the_optimizer_is_found_before_the_start(monkeypatc
         monkeypatch.setattr(refusals, check, lambda config, **_: [])
     with pytest.raises(UsageError, match="no bitsandbytes"):
         refusals.check_start(imitating("one-gpu.yaml"), new_run=False)
+
+
+SAMPLING_ONLY = (
+    *("model.dtype=bfloat16", "agreement.max_gap=0.001", "learner.warmup_steps=500", "run.steps=10"),
+    *("sampler.threads=999", "sampler.max_model_len=400"),
+)
+
+
+def test_warnings_about_samplers_and_the_length_of_a_run_are_left_out(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")  # names no end token, without which imitation is refused elsewhere
+    overrides = [*SAMPLING_ONLY, f"model.path={model}"]
+    run = warnings_of(load_config(PRESETS / "local.yaml", overrides))
+    for key in ("agreement.max_gap", "learner.warmup_steps", "sampler.threads", "end token"):
+        assert any(key in line for line in run), key
+    alone = imitating("local.yaml", *overrides)
+    assert [line for line in warnings_of(alone, trains=False) if "bfloat16 on a processor" not in line] == []
+    assert memory_problems(alone, derive(alone, QWEN25_7B), QWEN25_7B, available=1e12) == []
+
+
+def test_a_sampler_that_the_model_does_not_fit_refuses_no_imitation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose heads vLLM cannot divide or compute, and a scorer and a sandbox that would grade samples."""
+    monkeypatch.setattr(refusals, "scorer_problem", lambda config: ["no scorer"])
+    monkeypatch.setattr(refusals, "sandbox_problem", lambda config: ["no sandbox"])
+    monkeypatch.setattr(refusals, "model_problems", lambda config: [])
+    monkeypatch.setattr(refusals, "loading_problems", lambda model: [])
+    monkeypatch.setattr(refusals, "machine_problems", lambda config, **_: [])
+    model = write_model(tmp_path / "model")
+    settings = json.loads((model / "config.json").read_text()) | {"hidden_size": 400, "eos_token_id": 1}
+    (model / "config.json").write_text(json.dumps(settings))
+    overrides = [f"model.path={model}", "rollout.max_prompt_tokens=32", "rollout.max_response_tokens=16"]
+    with pytest.raises(UsageError) as refused:
+        refusals.check_start(load_config(PRESETS / "local.yaml", overrides), new_run=False)
+    for reason in ("dimensions of its heads are rotated", "no scorer", "no sandbox"):
+        assert reason in str(refused.value)
+    assert refusals.check_start(imitating("local.yaml", *overrides), new_run=False)
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "reason"),
+    [
+        ("8xh100.yaml", "learner.ranks=8", "cluster.num_gpus = 8"),
+        ("one-gpu.yaml", "learner.ranks=2", "as many samplers as learner ranks"),
+        ("local.yaml", "sampler.max_model_len=8", "sampler.max_model_len = 8 is below"),
+    ],
+)
+def test_samplers_break_no_rule_of_a_learner_alone(preset: str, override: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load_config(PRESETS / preset, [override])
+    imitating(preset, override, "cluster.num_gpus=8")
+
+
+@pytest.mark.parametrize("preset", sorted(path.name for path in PRESETS.glob("*.yaml")))
+def test_every_preset_can_be_imitated_with(preset: str) -> None:
+    learner = load_config(PRESETS / preset).learner
+    assert gpus_wanted(imitating(preset)) == learner.ranks * learner.gpus_per_rank

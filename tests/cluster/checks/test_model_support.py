@@ -27,8 +27,8 @@ LLAMA = {
 }
 
 
-def problems(*, gpus: float = 0, dtype: str = "float32", **changes: Any) -> str:
-    return "\n".join(support_problems("DIR", {**LLAMA, **changes}, gpus=gpus, dtype=dtype))
+def problems(*, gpus: float | None = 0, dtype: str = "float32", **changes: Any) -> str:
+    return "\n".join(support_problems("DIR", {**LLAMA, **changes}, sampler_gpus=gpus, dtype=dtype))
 
 
 @pytest.mark.parametrize("file", ["8xh100", "multinode"])
@@ -36,9 +36,8 @@ def test_the_models_of_the_shipped_configurations_are_accepted(file, repository,
     """From their published config.json, with the weights' sizes left out."""
     config = load_config(repository / "cluster" / "presets" / f"{file}.yaml", [])
     published = json.loads((PUBLISHED / Path(config.model.path).name / "config.json").read_text())
-    assert (
-        list(support_problems(config.model.path, published, gpus=config.sampler.gpus, dtype=config.model.dtype)) == []
-    )
+    gpus, dtype = config.sampler.gpus, config.model.dtype
+    assert list(support_problems(config.model.path, published, sampler_gpus=gpus, dtype=dtype)) == []
     facts = read_model(write_model(tmp_path / "model", published))
     assert facts.architecture == published["architectures"][0]
     assert (facts.vocabulary, facts.context) == {"8xh100": (151936, 40960), "multinode": (262208, 131072)}[file]
@@ -46,6 +45,13 @@ def test_the_models_of_the_shipped_configurations_are_accepted(file, repository,
 
 def test_a_sound_model_is_accepted_on_cpu_and_gpu():
     assert problems() == problems(gpus=1) == ""
+
+
+def test_where_nothing_is_sampled_vllm_need_not_support_the_model():
+    odd = {"hidden_size": 4 * 100}  # heads of 100, which vLLM's attention on CPUs does not have
+    assert "vLLM" in problems(**odd) and problems(**odd, gpus=None) == ""
+    assert "vLLM cannot sample" in problems(architectures=["Own"]) and problems(architectures=["Own"], gpus=None) == ""
+    assert "does not know the model_type" in problems(model_type="llama9", gpus=None)
 
 
 @pytest.mark.parametrize(
