@@ -79,7 +79,7 @@ def replay_problems(config: RunConfig, source: Path, *, groups: bool) -> list[st
     Raises:
         UsageError: the run recorded no groups, or as `check_recorded_groups`.
     """
-    steps = min(config.run.steps, recorded_steps(source))
+    steps = replayed_steps(config, source)
     if groups:
         check_recorded_groups(config, source, steps)
     return []
@@ -149,15 +149,25 @@ def waiting_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> It
             return
 
 
-def recorded_steps(source: Path) -> int:
-    """Optimizer steps whose groups `source` holds without a gap.
+def replayed_steps(config: RunConfig, source: Path) -> int:
+    """``run.steps``, or as many steps as `source` recorded.
 
     Raises:
-        UsageError: it holds none.
+        UsageError: it recorded none, or a step before a later one is missing.
     """
-    steps = 0
-    while (source / "groups" / groups_file(steps + 1)).is_file():
+    folder, steps = source / "groups", 0
+    while (folder / groups_file(steps + 1)).is_file():
         steps += 1
+    if steps >= config.run.steps:
+        return config.run.steps
+    numbers = (file.stem.removeprefix("step-") for file in folder.glob("step-*.parquet"))
+    later = max((int(number) for number in numbers if number.isdigit()), default=0)
+    if later > steps:
+        shorter = f", or replay only the steps before it with run.steps={steps}" if steps else ""
+        raise UsageError(
+            f"--replay {source}: groups/{groups_file(steps + 1)} is missing, although later steps are there (the last "
+            f"is {later}), and without it the run cannot be repeated; restore that file{shorter}"
+        )
     if not steps:
         raise UsageError(f"--replay {source}: no groups/{groups_file(1)} there; give the directory of a run")
     return steps

@@ -14,7 +14,7 @@ import pytest
 from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
 from actors.sampling import Sampling
-from cluster.checks.earlier import recorded_steps
+from cluster.checks.earlier import replay_problems, replayed_steps
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoints
@@ -85,6 +85,19 @@ def test_groups_that_cannot_be_read_are_refused(recorded: Path) -> None:
         replay(build_config({"rollout": {"n": 4}, "objective": {"k": 1}}), recorded)
 
 
+@pytest.mark.parametrize(("missing", "remedy"), [(2, "with run.steps=1"), (1, "restore that file")])
+def test_a_missing_step_before_others_is_refused(recorded: Path, missing: int, remedy: str) -> None:
+    (recorded / "groups" / groups_file(missing)).unlink()
+    tree = {"rollout": {"n": 4}, "objective": {"k": 1}}
+    for start in (replay, lambda config, run: replay_problems(config, run, groups=False)):
+        with pytest.raises(UsageError) as refused:
+            start(build_config(tree), recorded)
+        assert f"groups/{groups_file(missing)} is missing" in str(refused.value)
+        assert "the last is 3" in str(refused.value) and str(refused.value).endswith(remedy)
+    if missing == 2:
+        assert replayed_steps(build_config(tree | {"run": {"steps": 1}}), recorded) == 1
+
+
 def test_groups_that_fit_are_trained_on(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Started(Exception):
         pass
@@ -93,7 +106,7 @@ def test_groups_that_fit_are_trained_on(recorded: Path, monkeypatch: pytest.Monk
         raise Started
 
     monkeypatch.setattr("cluster.run.job.RunDirectory.create", create)
-    assert recorded_steps(recorded) == 3
+    assert replayed_steps(build_config({}), recorded) == 3
     shrinking = {"n": {"shape": "steps", "at": {2: 2}}}
     for changes in ({"run": {"steps": 2}}, {"schedule": shrinking}):
         with pytest.raises(Started):
