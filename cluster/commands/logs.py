@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.commands.printable import printable
 from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 
@@ -65,4 +66,4 @@ def logs(
 def _print(records: Iterable[LogRecord], level: str) -> None:
     for record in records:
         if record.at_least(level):
-            typer.echo(record.text)
+            typer.echo(printable(record.text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.commands.options import WhichTemperature
+from cluster.commands.printable import printable
 from cluster.commands.printing import write_json
 from cluster.errors import UsageError
 
@@ -205,12 +205,12 @@ def _facts(sample: SampleRecord) -> Iterator[str]:
         yield f"{name} {value:g}" if value is not None else f"no {name}"
     if sample.parts:
         parts = (f"{name} {'none' if value is None else format(value, 'g')}" for name, value in sample.parts.items())
-        yield f"({', '.join(map(_printable, parts))})"
+        yield f"({', '.join(map(printable, parts))})"
     if sample.advantage is not None:
         yield f"advantage {sample.advantage:+.3f}"
     yield f"{sample.tokens} tokens" + (", truncated" if sample.truncated else "")
     if sample.detail:
-        yield _printable(sample.detail.splitlines()[0])[:_TAIL]
+        yield printable(sample.detail.splitlines()[0])[:_TAIL]
 
 
 def _shown(text: str | None, full: bool) -> str:
@@ -222,14 +222,4 @@ def _shown(text: str | None, full: bool) -> str:
     cut = len(text) - _HEAD - _TAIL
     if not full and cut > 0:
         text = f"{text[:_HEAD]} [... {cut:,} characters; --full shows them ...] {text[-_TAIL:]}"
-    return _printable(text)
-
-
-def _printable(text: str) -> str:
-    r"""Control characters as escapes (`\x1b`), so that a model's answer cannot control the terminal."""
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character)[0] != "C"
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return printable(text)

@@ -98,7 +98,7 @@ class Follower:
             self._open[actor] = stream
             content = self._rest.pop(actor, b"") + stream.read()
             complete, newline, self._rest[actor] = content.rpartition(b"\n")
-            yield from (complete + newline).decode(errors="replace").splitlines()
+            yield from (complete + newline).decode(errors="replace").split("\n")[:-1]
             if not file.exists() or file.samefile(f"/proc/self/fd/{stream.fileno()}"):
                 return
             stream.close()
@@ -109,7 +109,7 @@ def _all_of(file: Path, *, newest: bool = True) -> Iterator[LogRecord]:
     """The records of a log, its older parts first."""
     older = sorted(file.parent.glob(f"{file.name}.[0-9]"), reverse=True)
     for part in [*older, *([file] if newest else [])]:
-        with part.open(encoding="utf-8", errors="replace") as lines:
+        with part.open(encoding="utf-8", errors="replace", newline="\n") as lines:  # a text may hold a bare \r
             yield from _records(lines, file.stem)
 
 

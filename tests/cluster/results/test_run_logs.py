@@ -46,6 +46,16 @@ def test_all_actors_are_merged_by_time_with_their_older_files(run: Path) -> None
     assert printed(run) == ["a", "b", "fails", "Traceback", "  x", "d", "e", "f"]
 
 
+def test_control_characters_of_a_text_do_not_reach_the_terminal(run: Path) -> None:
+    """A terminal would carry them out: here a title, a cleared screen, and a line that is written over."""
+    text = "answer \x1b]0;title\x07\x1b[2J is\t4\r2026-11-23 \x85 {\u202e} é"
+    with (run / "logs" / "sampler-10.log").open("a", newline="") as file:
+        file.write(line(7, "INFO", "sampler-10", text))
+    shown = r"answer \x1b]0;title\x07\x1b[2J is" + "\t" + r"4\r2026-11-23 \x85 {\u202e} é"
+    assert printed(run, "sampler-10") == ["f", shown]
+    assert [record.text.partition("workers: ")[2] for record in Follower(run, "sampler-10").new()] == ["f", text]
+
+
 def test_one_actor_or_one_kind_of_actor(run: Path) -> None:
     assert printed(run, "sampler-0") == ["a", "b", "d"]
     assert printed(run, "sampler 0") == ["a", "b", "d"]
