@@ -16,6 +16,7 @@ from actors.queue.snapshot import SnapshotError, read_snapshot
 from actors.queue.state import waiting_problem
 from actors.sampling import SAMPLING_COLUMNS, Sampling, restricted_problem
 from cluster.checks.recorded_prompts import check_recorded_prompts, with_fixed_date
+from cluster.checks.starting_weights import weights_problem
 from cluster.checks.weight_files import read_tensors
 from cluster.config import RunConfig
 from cluster.errors import UsageError
@@ -68,6 +69,8 @@ def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts
     yield from waiting_problems(config, run, checkpoint)
     if not rollout_only:
         yield from _engine_problems(config, run, checkpoint)
+    if problem := weights_problem(run, config, rollout_only=rollout_only):
+        yield problem
     with_fixed_date(config, resumed=True)
     if prompts:
         check_recorded_prompts(config, run)

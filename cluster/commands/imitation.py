@@ -40,6 +40,8 @@ def imitate(
         UsageError: the task has no demonstrations, an unfinished imitation exists, or the model does not fit the task.
     """
     _clear_unused(output)
+    from cluster.checks.starting_weights import FILE as WEIGHTS_FILE
+    from cluster.checks.starting_weights import starting_weights
     from cluster.records.kept_files import keep_files
     from cluster.records.run_directory import RunDirectory
 
@@ -51,6 +53,7 @@ def imitate(
         try:
             directory.write_json(SETTINGS_FILE, settings.model_dump(mode="json"))
             keep_files(directory, config)
+            directory.write_json(WEIGHTS_FILE, starting_weights(config.model.path))
             return _train(config, settings, directory, output, report)
         except UsageError:  # nothing was started
             shutil.rmtree(partial, ignore_errors=True)
@@ -76,6 +79,7 @@ def resume(output: Path, overrides: Sequence[str], report: Callable[[str], None]
     from cluster.config.learner_alone import NO_SAMPLING, learner_alone
 
     config = load_earlier("--resume", run, [*overrides, *NO_EVALUATION_IN_TRAINING, *NO_SAMPLING])
+    from cluster.checks.starting_weights import weights_problem
     from cluster.records.run_directory import RunDirectory
     from learner.imitation import ImitationSettings
 
@@ -87,7 +91,10 @@ def resume(output: Path, overrides: Sequence[str], report: Callable[[str], None]
             f"--resume: {run / SETTINGS_FILE} is damaged, or of another release ({reason}); delete {run.parent} and "
             "start again without --resume"
         ) from error
-    check_start(learner_alone(config, batch_size=settings.batch_size), new_run=False)
+    alone = learner_alone(config, batch_size=settings.batch_size)
+    check_start(alone, new_run=False)
+    if problem := weights_problem(run, alone):
+        raise UsageError(problem)
     with RunDirectory.open(run) as directory:
         return _train(config, settings, directory, output, report)
 

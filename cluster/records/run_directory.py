@@ -12,6 +12,7 @@
     incidents.jsonl actors that were lost and replaced; quarantine/ prompts that are skipped (telemetry/incidents.py)
     user_code.json  the user's rewards, tasks and plugins: SHA-256; user_code/ copies (cluster/records/user_code.py)
     input_files.json  where relative paths led to; input_files/ copies of a job's (cluster/records/input_files.py)
+    model_weights.json  the weights that the run began with: cluster/checks/starting_weights.py
     verifiers.json  isolation of the programs that the verifier workers run: cluster/run/startup.py
     wandb/          wandb's own files, when it is on; also tensorboard/ and mlflow/
     best.json       the best evaluated step: cluster/records/best.py

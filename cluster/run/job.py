@@ -29,6 +29,8 @@ from cluster.checks.prompts import (
     without_unused_validation,
 )
 from cluster.checks.recorded_prompts import check_recorded, with_fixed_date
+from cluster.checks.starting_weights import FILE as WEIGHTS_FILE
+from cluster.checks.starting_weights import starting_weights, weights_warning
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_output
@@ -82,10 +84,13 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
     if resume is not None:
         check_recorded(resume, config, training)
         doubtful += [*changed_files(resume, config), *changed_software(resume)]
+        doubtful += weights_warning(resume, config, rollout_only=rollout_only)
+    weights = starting_weights(config.model.path) if resume is None else None
     with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
         if start is None:
             keep_files(directory, config)
+            directory.write_json(WEIGHTS_FILE, weights)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
                 dashboards.message(contamination_line(config, training, held_out))

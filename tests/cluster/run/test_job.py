@@ -78,7 +78,7 @@ def test_the_run_describes_itself(golden):
         assert row["sync/bytes"] > 0
     assert set(trained_prompts(directory).values()) == {1}
     assert len(trained_prompts(directory)) == STEPS * PROMPTS
-    for name in ("config.yaml", "versions.json", "git.json", "summary.json"):
+    for name in ("config.yaml", "versions.json", "git.json", "model_weights.json", "summary.json"):
         assert (directory / name).is_file()
     run = load_run(directory)
     tokenizer = AutoTokenizer.from_pretrained(run.run_config.model.path)
