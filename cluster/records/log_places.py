@@ -61,4 +61,4 @@ class LogPlaces:
         else:
             self._elsewhere[name] = place
         if self._elsewhere.get(name) != before:
-            self._directory.write_json(FILE, {one: place._asdict() for one, place in self._elsewhere.items()})
+            self._directory.replace_json(FILE, {one: place._asdict() for one, place in self._elsewhere.items()})

@@ -38,18 +38,22 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
+from actors.ordered_writer import OrderedWriter
+from actors.threads import in_daemon_thread
 from cluster.errors import UsageError
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
 from cluster.records.software import GIT_FILE, VERSIONS_FILE, git_state, versions
 
 INCIDENTS_FILE = "incidents.jsonl"
 _FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
+_END_SECONDS = 5.0  # for what is left to write when a run fails
 _NO_ROOM = 64 << 10  # bytes free, below which a disk is full
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -66,6 +70,7 @@ class RunDirectory:
         self.path = path
         self._lock: TextIO | None = lock
         self._metrics: TextIO | None = None
+        self._writer: OrderedWriter | None = None
         # A forked child would keep the lock after this process died, and block the next resume.
         os.register_at_fork(after_in_child=self._drop_lock_in_child)
 
@@ -142,7 +147,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> None:
         """Replaces one JSON file of the directory atomically (non-finite numbers as strings)."""
-        self.write_text(name, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
+        self.write_text(name, _json(value))
 
     def remove(self, name: str) -> None:
         """Removes one file of the directory if it is there."""
@@ -153,19 +158,82 @@ class RunDirectory:
         """Writes summary.json: what the run ended with."""
         self.write_json("summary.json", dict(summary))
 
+    @contextlib.asynccontextmanager
+    async def written_on_a_thread(self, deadline_s: float) -> AsyncIterator[None]:
+        """Inside the block the methods `append_...` and `replace_json` only queue what they write.
+
+        So a slow disk does not stop the event loop. An error of a write is raised by the next of these calls, by
+        `flush`, or at the end of the block, which writes the rest.
+
+        Args:
+            deadline_s: seconds that one write may take; then the next call raises TimeoutError.
+        """
+        self._writer = writer = OrderedWriter(f"write to {self.path} (see deadlines.checkpoint_s)", deadline_s)
+        try:
+            yield
+            await self.flush(deadline_s)
+        except BaseException:
+            with contextlib.suppress(Exception):  # it ends for another reason
+                await self.flush(_END_SECONDS)
+            raise
+        finally:
+            if writer.idle:  # else the disk hangs, and would stop whoever writes to it
+                self._writer = None
+
+    async def flush(self, deadline_s: float) -> None:
+        """What was queued is in its files, and the rows of metrics.jsonl are durable.
+
+        Raises:
+            RunDirectoryError: a write failed.
+            TimeoutError: they were not written within `deadline_s`.
+        """
+        if (writer := self._writer) is not None:
+            writer.add(self._sync_metrics)
+            await in_daemon_thread(
+                partial(writer.flush, deadline_s),
+                owner="the driver",
+                to=f"write to {self.path} (see deadlines.checkpoint_s)",
+                deadline_s=deadline_s + 1,  # its own comes first
+            )
+
+    def _in_order(self, write: Callable[[], object]) -> None:
+        if self._writer is None:
+            write()
+        else:
+            self._writer.add(write)
+
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Appends one row to metrics.jsonl; it is in the file on return. Raises MetricError on a bad row."""
+        """Appends one row to metrics.jsonl; it is in the file on return, or after `flush`.
+
+        Raises MetricError on a bad row.
+        """
         check_row(row)
         line = json.dumps({k: _strict(to_number(k, v)) for k, v in row.items()}, allow_nan=False)
+        self._in_order(partial(self._append_row, line))
+
+    def _append_row(self, line: str) -> None:
         with clear_errors(self.path):
             if self._metrics is None:
                 self._metrics = (self.path / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
             self._metrics.write(line + "\n")
 
+    def _sync_metrics(self) -> None:
+        if self._metrics is not None:
+            with clear_errors(self.path):
+                os.fsync(self._metrics.fileno())
+
     def append_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Appends one object to a file of JSON lines."""
+        line = json.dumps(_strict(value), allow_nan=False)
+        self._in_order(partial(self._append_line, name, line))
+
+    def _append_line(self, name: str, line: str) -> None:
         with clear_errors(self.path), (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_strict(value), allow_nan=False) + "\n")
+            file.write(line + "\n")
+
+    def replace_json(self, name: str, value: Any) -> None:
+        """As `write_json`, in the order of the other writes of a run that is under way."""
+        self._in_order(partial(self.write_text, name, _json(value)))
 
     def append_incident(self, kind: str, unit: str, **what: Any) -> None:
         """Appends to incidents.jsonl what went wrong with a unit, and when (kinds: cluster/telemetry/incidents.py)."""
@@ -210,8 +278,9 @@ class RunDirectory:
     def close(self) -> None:
         """Closes metrics.jsonl and gives the lock back. Safe to call twice."""
         metrics, self._metrics = self._metrics, None
-        # A full disk must not hide the error that ended the run; it raised when the row was appended.
-        if metrics is not None:
+        # A full disk must not hide the error that ended the run; it raised when the row was appended. On one that hangs
+        # the file cannot be closed.
+        if metrics is not None and self._writer is None:
             with contextlib.suppress(OSError):
                 metrics.close()
         if self._lock is not None:
@@ -264,6 +333,10 @@ def read_entries(file: Path, *required: str) -> dict[str, dict[str, Any]]:
             f"{file} cannot be read ({error!r}); restore it, or remove it if all files that the run used are still in "
             "their places"
         ) from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_strict(value), indent=2, allow_nan=False) + "\n"
 
 
 def _strict(value: Any) -> Any:

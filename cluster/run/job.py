@@ -165,8 +165,9 @@ def _run(context: RunContext) -> JobResult:
         if context.start is not None:  # only now: the next resume must not begin with settings that start no actor
             record_changes(context.directory, context.config, context.changes, context.first_step)
         context.dashboards.begin()
-        async with run.memory.measuring():
-            await run.supervisor.run(_train_until_asked(run))
+        async with context.directory.written_on_a_thread(context.config.deadlines.checkpoint_s):
+            async with run.memory.measuring():
+                await run.supervisor.run(_train_until_asked(run))
         return run
 
     return run_to_result(context.config, work, partial(conclude, context), partial(advice, context))

@@ -20,6 +20,7 @@ from actors.fleet.rollout_pool import RolloutPool
 from actors.fleet.supervision import Supervisor
 from actors.logs import set_step
 from actors.sampling import Sampling
+from actors.threads import in_daemon_thread
 from cluster.config import RunConfig
 from cluster.evaluation.evaluate import evaluate, prompts_in_flight
 from cluster.evaluation.summary import Evaluation, evaluation_file, objective_terms, strategies_of, trained_ks_of
@@ -172,7 +173,12 @@ class Run:
         if self.selection.add(evaluation):
             context.dashboards.message(f"best so far: {self.selection.best}")
             if step == self.first_step:  # its checkpoint is there already
-                self.selection.write()
+                await in_daemon_thread(
+                    self.selection.write,
+                    owner="the driver",
+                    to=f"write best.json in {context.directory.path} (see deadlines.checkpoint_s)",
+                    deadline_s=context.config.deadlines.checkpoint_s,
+                )
 
     def checkpoints_at(self, step: int) -> bool:
         """Whether to save after `step` steps: the last step is always saved, and the best one if it is kept."""
@@ -184,6 +190,7 @@ class Run:
         """Save learner, queue and data cursor together; the checkpoint is complete or absent, never half written."""
         context, config = self.context, self.context.config
         context.dashboards.phase(f"saving a checkpoint of step {step}")
+        await context.directory.flush(config.deadlines.checkpoint_s)  # a resume needs the rows up to this step
         async with context.checkpoints.writing(
             step,
             keep=config.checkpoint.keep,

@@ -49,7 +49,7 @@ class Startup:
         if ready.sandbox is not None:
             self._sandboxes[worker] = ready.sandbox
             if self._directory is not None:
-                self._directory.write_json(FILE, self._sandboxes)
+                self._directory.replace_json(FILE, self._sandboxes)
 
 
 @asynccontextmanager

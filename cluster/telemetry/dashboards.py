@@ -62,7 +62,8 @@ class Dashboards:
             late = tracker.finish(status, deadline_s=finish_s)
             for loss in tracker.losses():
                 print(loss.message, flush=True)
-                with contextlib.suppress(RunDirectoryError):  # a full disk: how the run ended is said already
+                # A disk that is full or hangs: how the run ended is said already.
+                with contextlib.suppress(RunDirectoryError, TimeoutError):
                     self._note(loss)
             if late:
                 print(late, flush=True)

@@ -78,7 +78,7 @@ class QuarantineFiles(Quarantine):
         super().add(history)
         request = history.request
         name = f"{QUARANTINE}/{history.purpose}-{request.sequence}.json"
-        self._directory.write_json(
+        self._directory.replace_json(
             name,
             {
                 "purpose": history.purpose,

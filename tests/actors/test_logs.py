@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,34 @@ def test_a_log_that_cannot_be_written_does_not_disturb_the_run(
     with driver_log(blocked / "logs", "INFO"):
         logging.getLogger("cluster").warning("lost")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_disk_that_hangs_does_not_stop_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answers = threading.Event(), threading.Event()
+    emit = logs._LogFile.emit
+
+    def hang(file: logs._LogFile, record: logging.LogRecord) -> None:
+        begun.set()
+        assert answers.wait(30)
+        emit(file, record)
+
+    monkeypatch.setattr(logs._LogFile, "emit", hang)
+    monkeypatch.setattr(logs, "_END_SECONDS", 0.1)
+    with driver_log(tmp_path, "INFO"):
+        for step in (4, 5):
+            set_step(step)
+            logging.getLogger("cluster").info("step %d", step)
+        assert begun.wait(10)
+    assert not (tmp_path / "driver.log").exists()
+    answers.set()
+    for _ in range(1000):
+        if "step 5" in (text := (tmp_path / "driver.log").read_text() if (tmp_path / "driver.log").exists() else ""):
+            break
+        time.sleep(0.01)
+    assert [line.split("driver ")[1] for line in text.splitlines()[1:]] == [
+        "step 4 cluster: step 4",
+        "step 5 cluster: step 5",
+    ]
 
 
 def test_a_message_that_cannot_be_formatted_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +80,67 @@ def test_metrics_are_in_the_file_at_once_and_strict_json(tmp_path: Path) -> None
         with pytest.raises(MetricError, match="nearest"):
             directory.append_metrics(row(2, **{"reward/meen": 1.0}))
         assert len(directory.read_metrics()) == 1
+
+
+def test_a_run_that_is_under_way_queues_its_lines_and_flush_puts_them_into_the_files(tmp_path: Path) -> None:
+    async def run(directory: RunDirectory) -> None:
+        async with directory.written_on_a_thread(60):
+            for step in (1, 2):
+                directory.append_metrics(row(step))
+                directory.append_incident("actor", f"sampler-{step}")
+                directory.replace_json("quarantine/training-1.json", {"step": step})
+            with pytest.raises(MetricError, match=r"reward/meen"):
+                directory.append_metrics(row(3, **{"reward/meen": 1.0}))
+            await directory.flush(60)
+            assert [one["train/step"] for one in directory.read_metrics()] == [1, 2]
+            assert (directory.path / "incidents.jsonl").read_text().count("sampler-") == 2
+            assert json.loads((directory.path / "quarantine/training-1.json").read_text()) == {"step": 2}
+            directory.append_metrics(row(3))
+        assert [one["train/step"] for one in directory.read_metrics()] == [1, 2, 3], "the end of the block"
+        directory.append_metrics(row(4))
+        assert len(directory.read_metrics()) == 4
+
+    with RunDirectory.create(tmp_path, "run", CONFIG) as directory:
+        asyncio.run(run(directory))
+
+
+def test_a_disk_that_hangs_leaves_the_event_loop_free_and_ends_the_run_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    append = RunDirectory._append_row
+
+    def hang(directory: RunDirectory, line: str) -> None:
+        assert answers.wait(30)
+        append(directory, line)
+
+    monkeypatch.setattr(RunDirectory, "_append_row", hang)
+    monkeypatch.setattr(run_directory, "_END_SECONDS", 0.1)
+
+    async def run(directory: RunDirectory) -> None:
+        async with directory.written_on_a_thread(0.3):
+            directory.append_metrics(row(1))  # returns, although the disk does not answer
+            await directory.flush(0.3)
+
+    directory = RunDirectory.create(tmp_path, "run", CONFIG)
+    with pytest.raises(TimeoutError, match=r"the driver did not write to .*run \(see deadlines.checkpoint_s\) within"):
+        asyncio.run(run(directory))
+    directory.close()  # without waiting for the disk
+    answers.set()
+    with RunDirectory.open(directory.path):
+        pass
+
+
+def test_a_full_disk_ends_a_run_that_is_under_way_with_its_message(tmp_path: Path) -> None:
+    async def run(directory: RunDirectory) -> None:
+        async with directory.written_on_a_thread(60):
+            directory.append_metrics(row(1))
+            await directory.flush(60)
+
+    with RunDirectory.create(tmp_path, "run", CONFIG) as directory:
+        (directory.path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(RunDirectoryError, match=r"the disk \(or quota\) is full.*checkpoint\.keep"):
+            asyncio.run(run(directory))
 
 
 def test_rewind_leaves_every_step_once(tmp_path: Path) -> None:

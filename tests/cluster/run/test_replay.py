@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,7 +145,12 @@ def replayed(
     source = RecordedGroups(recorded / "groups", deadline_s=60.0)
     supervisor = quiet_supervisor()
     run = Run(context, source, learner, NoWeightSync(), None, supervisor, JobMemory(supervisor), shutdown)
-    asyncio.run(_train_until_asked(run))
+
+    async def train() -> None:
+        async with directory.written_on_a_thread(60.0):
+            await _train_until_asked(run)
+
+    asyncio.run(train())
     return run
 
 
@@ -161,6 +167,27 @@ def test_a_replay_is_the_control_loop_with_recorded_groups(
     assert "throughput/sampled_tokens_per_s" not in rows[0] and rows[0]["time/sampling_share"] == 0
     for step, groups in enumerate(learner.trained, start=1):
         assert groups == read_groups(recorded / "groups" / groups_file(step))
+
+
+def test_a_checkpoint_is_written_after_the_rows_of_its_steps(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume removes the rows of later steps and keeps these; here the disk is slow."""
+    append, rows = RunDirectory._append_row, list[int]()
+
+    def slow(directory: RunDirectory, line: str) -> None:
+        time.sleep(0.3)
+        append(directory, line)
+
+    class Saved(Learner):
+        async def save(self, path: str) -> None:
+            await super().save(path)
+            rows.append(len(directory.read_metrics()))
+
+    monkeypatch.setattr(RunDirectory, "_append_row", slow)
+    with RunDirectory.create(tmp_path, "replay", {}) as directory:
+        replayed(recorded, directory, Saved(), Shutdown(), monkeypatch)
+    assert rows == [2, 3]
 
 
 def test_a_signal_stops_a_replay_after_its_step_with_a_checkpoint(

@@ -6,9 +6,12 @@ import errno
 import io
 import logging
 import sys
+import threading
+import time
 
 import pytest
 
+from cluster.telemetry import output
 from cluster.telemetry.output import surviving_output
 from cluster.telemetry.progress import Progress
 
@@ -24,6 +27,42 @@ class Disk(io.StringIO):
         return super().write(text)
 
 
+def written() -> None:
+    """Wait for the thread that writes to standard output."""
+    sys.stdout._writer.flush(10)  # type: ignore[attr-defined]
+
+
+def test_a_terminal_that_hangs_stops_nobody_and_the_streams_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, answers = threading.Event(), threading.Event()
+    terminal: list[str] = []
+
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            begun.set()
+            assert answers.wait(30)
+            terminal.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    monkeypatch.setattr(output, "END_SECONDS", 0.1)
+    with caplog.at_level(logging.WARNING, "cluster"), surviving_output():
+        for number in range(4):
+            (sys.stdout, sys.stderr)[number % 2].write(str(number))
+        assert begun.wait(10) and not terminal
+    assert [record.getMessage() for record in caplog.records] == [
+        "the driver did not print its messages within 0.1 s: its output hangs, and this file has them"
+    ]
+    answers.set()
+    for _ in range(1000):
+        if len(terminal) == 4:
+            break
+        time.sleep(0.01)
+    assert terminal == ["0", "1", "2", "3"]
+
+
 def test_a_full_disk_under_the_output_is_logged_once_and_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -33,12 +72,15 @@ def test_a_full_disk_under_the_output_is_logged_once_and_ends_nothing(
     with caplog.at_level(logging.WARNING, "cluster"), surviving_output():
         progress.start(total=3, first_step=0)
         progress.message("before")
+        written()
         disk.full = True
         progress.message("lost")
         print("lost too", flush=True)
+        written()
         disk.full = False
         progress.message("after")
         progress.stop()
+        written()
         disk.full = True
         progress.message("lost again")
     assert disk.getvalue() == "before\nafter\n"
