@@ -93,7 +93,8 @@ def _print(comparison: Comparison) -> None:
             for i in range(1, len(comparison.groups)):
                 print_table(_table(comparison, moment, i))
     by_step = [moment for moment in comparison.moments if moment.step is not None]
-    if len(by_step) > 1:
+    last = {tuple(steps) for steps in comparison.moments[0].steps.values()}
+    if len(by_step) > 1 or (by_step and len(last) > 1):  # one common step may be the last of all, which is shown above
         print_table(_step_table(comparison, by_step))
 
 

@@ -89,7 +89,8 @@ def samples(
     kind = f" with {only} answers" if only else ""
     at = "" if step is None else f" after step {step}"
     of = f"the evaluation{at}" if evaluation else f"step {step}"
-    typer.echo(f"{min(n, len(chosen))} of {len(chosen)} prompts{kind} of {of} of {path}")
+    more = f"; --n {len(chosen)} shows all" if n < len(chosen) else ""
+    typer.echo(f"{min(n, len(chosen))} of {len(chosen)} prompts{kind} of {of} of {path}{more}")
 
 
 def _recorded(
@@ -207,10 +208,15 @@ def _facts(sample: SampleRecord) -> Iterator[str]:
         parts = (f"{name} {'none' if value is None else format(value, 'g')}" for name, value in sample.parts.items())
         yield f"({', '.join(map(printable, parts))})"
     if sample.advantage is not None:
-        yield f"advantage {sample.advantage:+.3f}"
+        yield f"advantage {_signed(sample.advantage)}"
     yield f"{sample.tokens} tokens" + (", truncated" if sample.truncated else "")
     if sample.detail:
         yield printable(sample.detail.splitlines()[0])[:_TAIL]
+
+
+def _signed(value: float) -> str:
+    """Three decimals; a smaller value is not shown as zero, because its sign matters."""
+    return f"{value:+.1e}" if 0 < abs(value) < 0.0005 else f"{value + 0.0:+.3f}"
 
 
 def _shown(text: str | None, full: bool) -> str:

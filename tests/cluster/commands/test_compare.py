@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.commands.compare import _valued
+from cluster.commands.samples import _signed
 from cluster.results.comparison import Value
 from tests.cluster.results.recorded import group, make_run, write
 from tests.cluster.run.test_replay import QUARANTINED
@@ -29,6 +30,20 @@ def test_compare_prints_tables(run, two: tuple[Path, Path]) -> None:  # type: ig
     assert "last evaluation (step 2): 12 prompts" in out and "pass@2 (objective of A)" in out
     assert "bootstrap over prompts, paired" in out and "best evaluation, chosen on the other half" in out
     assert "pass@2, B - A" in out and "+0.000, no difference" in out
+
+
+def test_runs_of_different_lengths_are_also_compared_at_their_only_common_step(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    longer = make_run(tmp_path, "a", rates={1: 0.2, 2: 0.6})
+    status, out, err = run("compare", longer, make_run(tmp_path, "b", MEAN, rates={1: 0.9}))
+    assert (status, err) == (0, "warning: the last evaluations are of different steps: a 2, b 1\n")
+    assert "last evaluation of each run" in out and "by step" in out
+    equal = make_run(tmp_path, "c", rates={2: 0.6}), make_run(tmp_path, "d", MEAN, rates={2: 0.9})
+    assert "by step" not in run("compare", *equal)[1], "it is the table above"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "+0.500"), (-0.0, "+0.000"), (-1.24e-5, "-1.2e-05")])
+def test_a_small_advantage_is_not_shown_as_zero(value: float, text: str) -> None:
+    assert _signed(value) == text
 
 
 def test_a_t_interval_without_width_is_not_shown() -> None:
@@ -75,6 +90,15 @@ def test_samples_are_readable(run, two: tuple[Path, Path]) -> None:  # type: ign
     status, out, _ = run("samples", two[0], "--evaluation", "--step", "0", "--only", "right", "--n", "1", "--full")
     assert status == 0 and "wrong" not in out and "advantage" not in out
     assert "prompts with right answers of the evaluation after step 0" in out
+
+
+def test_samples_say_how_to_see_the_other_prompts(run, two: tuple[Path, Path]) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    for arguments, end in (
+        (["--n", "1"], f"1 of 2 prompts of step 2 of {two[0]}; --n 2 shows all\n"),
+        ([], f"{two[0]}\n"),
+    ):
+        status, out, _ = run("samples", two[0], *arguments)
+        assert status == 0 and out.endswith(end)
 
 
 def test_samples_are_filtered(run, two: tuple[Path, Path]) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
