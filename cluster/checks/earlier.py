@@ -176,6 +176,16 @@ def replayed_steps(config: RunConfig, source: Path) -> int:
     return steps
 
 
+def replay_text(config: RunConfig, source: Path) -> str:
+    """How many steps are replayed, and why if they are fewer than ``run.steps``.
+
+    Raises:
+        UsageError: as `replayed_steps`.
+    """
+    steps, wanted = replayed_steps(config, source), config.run.steps
+    return f"{steps} steps of {source}" + (f", which recorded no more (run.steps = {wanted})" if steps < wanted else "")
+
+
 def check_recorded_groups(config: RunConfig, source: Path, steps: int) -> None:
     """Compare what `source` recorded with what the configuration trains on, before anything starts.
 

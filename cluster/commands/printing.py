@@ -26,19 +26,25 @@ if TYPE_CHECKING:
 
 
 def print_dry_run(
-    config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True
+    config: RunConfig,
+    earlier: Callable[[], Iterable[str]] | None = None,
+    *,
+    new_run: bool = True,
+    replay: Path | None = None,
 ) -> None:
     """Print the resolved configuration, estimates and warnings; refuse what a start would refuse."""
     import yaml
 
     from cluster.checks.dry_run import report
+    from cluster.checks.earlier import replay_text
     from cluster.checks.prompts import without_unused_validation
     from cluster.checks.refusals import check_start
 
     config = without_unused_validation(config) if earlier is None else config
     found = check_start(config, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
-    rows = [*report(config, found.derived), *found.placement, *map(_row, found.prompts)]
+    replayed = [("replay", f"{replay_text(config, replay)}; it starts the learner only")] if replay else []
+    rows = [*replayed, *report(config, found.derived), *found.placement, *map(_row, found.prompts)]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:

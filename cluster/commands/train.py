@@ -73,7 +73,7 @@ def train(
 
     checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only, dry_run=dry_run)
     if dry_run:
-        print_dry_run(resolved, checks, new_run=resume is None)
+        print_dry_run(resolved, checks, new_run=resume is None, replay=replay)
         return
     check_start(resolved, checks, new_run=resume is None)
     if replay:

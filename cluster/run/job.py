@@ -17,7 +17,7 @@ from typing import Any
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
 from actors.process_stats import Heartbeat
-from cluster.checks.earlier import check_recorded_groups, replayed_steps, usable_checkpoint
+from cluster.checks.earlier import check_recorded_groups, replay_text, replayed_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
     epoch_warnings,
@@ -139,15 +139,14 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     Raises:
         UsageError: something cannot work, and nothing was started.
     """
-    wanted, steps = config.run.steps, replayed_steps(config, source)
+    steps, text = replayed_steps(config, source), replay_text(config, source)
     check_recorded_groups(config, source, steps)
     config = unshared(with_fixed_date(config, resumed=True))  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
     with _open_directory(config, None) as directory, _messages(directory, config):
         with Dashboards(config, directory, first_step=0) as dashboards:
             keep_files(directory, config)
-            fewer = f", which recorded no more (run.steps = {wanted})" if steps < wanted else ""
-            dashboards.message(f"replaying {steps} steps of {source}{fewer}")
+            dashboards.message(f"replaying {text}")
             for change in training_changes(source):
                 dashboards.message(
                     f"warning: {source} changed a setting during the run, and the last value is used: {change}"

@@ -15,7 +15,7 @@ import pytest
 from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
 from actors.sampling import Sampling
-from cluster.checks.earlier import replay_problems, replayed_steps
+from cluster.checks.earlier import replay_problems, replay_text, replayed_steps
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoints
@@ -107,7 +107,8 @@ def test_groups_that_fit_are_trained_on(recorded: Path, monkeypatch: pytest.Monk
         raise Started
 
     monkeypatch.setattr("cluster.run.job.RunDirectory.create", create)
-    assert replayed_steps(build_config({}), recorded) == 3
+    assert replay_text(build_config({}), recorded) == f"3 steps of {recorded}, which recorded no more (run.steps = 160)"
+    assert replay_text(build_config({"run": {"steps": 2}}), recorded) == f"2 steps of {recorded}"
     shrinking = {"n": {"shape": "steps", "at": {2: 2}}}
     for changes in ({"run": {"steps": 2}}, {"schedule": shrinking}):
         with pytest.raises(Started):
