@@ -23,7 +23,7 @@ _DASHED_OVERRIDE = re.compile(r"(?:--|\+\+?)([a-z_0-9]+(?:\.[a-z_0-9]+)+)(=.*)?"
 def _refusals() -> tuple[type[Exception], ...]:
     """Error classes of other modules that are also something the user can fix."""
     from cluster.records.checkpoints import CheckpointError
-    from cluster.records.run_directory import RunDirectoryError
+    from cluster.records.disk import RunDirectoryError
 
     return UsageError, RunDirectoryError, CheckpointError, ConnectionError
 

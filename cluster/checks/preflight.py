@@ -142,7 +142,8 @@ def directory_problems(directory: Path, name: str | None = None) -> Iterator[str
 
 def _held(run: Path) -> str:
     """Why the directory of an earlier run, which may still be under way, cannot hold a new one."""
-    from cluster.records.run_directory import RunDirectoryError, check_unused, occupied
+    from cluster.records.disk import RunDirectoryError
+    from cluster.records.run_directory import check_unused, occupied
 
     try:
         check_unused(run)

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.records.run_directory import clear_errors, write_atomically
+from cluster.records.disk import clear_errors, write_atomically
 
 _DEFAULT_URL = "https://api.wandb.ai"
 

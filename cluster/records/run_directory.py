@@ -29,16 +29,14 @@ which strict JSON readers accept and `float()` understands.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import math
 import os
 import re
-import shutil
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,20 +45,13 @@ import yaml
 
 from actors.ordered_writer import OrderedWriter
 from actors.threads import in_daemon_thread
-from cluster.errors import UsageError
+from cluster.records.disk import RunDirectoryError, clear_errors, write_atomically
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
 from cluster.records.software import GIT_FILE, VERSIONS_FILE, git_state, versions
 
 INCIDENTS_FILE = "incidents.jsonl"
-_FULL_REMEDY = "the disk (or quota) is full: free space, lower checkpoint.keep, or move run.directory"
 _END_SECONDS = 5.0  # for what is left to write when a run fails
-_NO_ROOM = 64 << 10  # bytes free, below which a disk is full
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-class RunDirectoryError(UsageError):
-    """The run directory cannot be used; the message names the path, the key and the remedy."""
 
 
 class RunDirectory:
@@ -350,78 +341,6 @@ def _strict(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return _strict(value.item()) if hasattr(value, "item") else value
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones, never a mix."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames and new files in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full; also an error that another process reported as text."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(os.strerror(code) in str(error) for code in _FULL)
-
-
-@contextlib.contextmanager
-def clear_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError about the run directory into one clear message that names the key and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            remedy = _FULL_REMEDY
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "it is not writable: set run.directory to a directory that you may write"
-        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-            remedy = "a file is in the place of a directory: set run.directory or run.name to another path"
-        else:
-            remedy = "set run.directory to a directory that can be written"
-        raise RunDirectoryError(f"run directory {path}: {remedy} ({error})") from error
-
-
-@contextlib.contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Turns whatever a full disk makes writers below `path` raise into the same message; other errors pass.
-
-    They may be other processes, and not all say why: torch only finds its file shorter than it should be.
-    """
-    try:
-        yield
-    except (RunDirectoryError, TimeoutError):  # says it already; the disk hangs, and would not answer
-        raise
-    except Exception as error:
-        if is_full(error) or _has_no_room(path):
-            raise RunDirectoryError(f"run directory {path}: {_FULL_REMEDY} ({error})") from error
-        raise
-
-
-def _has_no_room(path: Path) -> bool:
-    """Whether the disk of `path` is full; False if it does not say, for example because the directory is gone."""
-    try:
-        return shutil.disk_usage(path).free < _NO_ROOM
-    except OSError:
-        return False
 
 
 def _make_stamped(base: Path) -> Path:

@@ -11,8 +11,9 @@ from actors.queue.group_log import groups_file
 from cluster.config import RunConfig
 from cluster.evaluation.summary import Evaluation, evaluation_file
 from cluster.records.checkpoints import QUEUE_FILE
+from cluster.records.disk import RunDirectoryError
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP
-from cluster.records.run_directory import RunDirectoryError, check_unused
+from cluster.records.run_directory import check_unused
 from cluster.results import ResultsError, RunResults, load_run
 
 Row = Mapping[str, float]

@@ -10,9 +10,9 @@ from pathlib import Path
 from cluster.evaluation.summary import Evaluation, evaluation_file, recorded_evaluation
 from cluster.exit_status import COMPLETED, FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
+from cluster.records.disk import RunDirectoryError
 from cluster.records.metric_names import EVALUATION_STEP
 from cluster.records.next_command import in_job, report_again, train_again
-from cluster.records.run_directory import RunDirectoryError
 from cluster.records.weight_fingerprint import weights_sha256
 from cluster.run.context import RunContext
 from cluster.run.result import JobResult

@@ -22,7 +22,7 @@ from actors.threads import bounded
 from cluster.config import RunConfig
 from cluster.exit_status import FAILED, INTERRUPTED
 from cluster.records.checkpoints import CheckpointError
-from cluster.records.run_directory import RunDirectoryError, is_full
+from cluster.records.disk import RunDirectoryError, is_full
 from cluster.run.processes import connect, disconnect, log_directory
 from cluster.run.run import AgreementError
 from cluster.run.shutdown import STOP_SECONDS, Shutdown, ShutdownRequested

@@ -12,7 +12,8 @@ from cluster.config import RunConfig
 from cluster.evaluation.curves import comparison_table, differences, evaluation_line, objective_name
 from cluster.evaluation.summary import Evaluation, objective_terms
 from cluster.exit_status import INTERRUPTED
-from cluster.records.run_directory import RunDirectory, RunDirectoryError
+from cluster.records.disk import RunDirectoryError
+from cluster.records.run_directory import RunDirectory
 from cluster.telemetry.progress import Progress
 from cluster.telemetry.ray_gauges import RayGauges
 from cluster.telemetry.tables import print_table

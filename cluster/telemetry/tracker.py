@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cluster.records.disk import is_full
 from cluster.records.metric_names import split_by_axis
-from cluster.records.run_directory import is_full
 from cluster.telemetry.helper_process import HelperError, HelperLost, HelperProcess
 from cluster.telemetry.tracker_process import FINISH_GRACE_S
 

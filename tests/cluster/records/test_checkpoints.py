@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cluster.records.checkpoints import CheckpointError, Checkpoints, verify
-from cluster.records.run_directory import RunDirectoryError
+from cluster.records.disk import RunDirectoryError
 
 
 def write(checkpoints: Checkpoints, step: int) -> Path:
@@ -160,7 +160,7 @@ def test_a_full_disk_is_recognized_when_the_error_does_not_say_so(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch.save says "unexpected pos 2094208 vs 2094096"."""
-    monkeypatch.setattr("cluster.records.run_directory.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr("cluster.records.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(RunDirectoryError, match=r"full.*checkpoint\.keep.*unexpected pos"):
         write_as_a_run_does(checkpoints, 1, raises(RuntimeError("unexpected pos 2094208 vs 2094096")))
 
@@ -177,7 +177,7 @@ def test_waiting_for_a_hung_disk_ends_and_the_event_loop_keeps_running(
 
     monkeypatch.setattr("cluster.records.checkpoints._describe", hang)
     monkeypatch.setattr("cluster.records.checkpoints.shutil.rmtree", hang)
-    monkeypatch.setattr("cluster.records.run_directory.shutil.disk_usage", hang)
+    monkeypatch.setattr("cluster.records.disk.shutil.disk_usage", hang)
     monkeypatch.setattr("cluster.records.checkpoints._CLEANUP_SECONDS", 0.2)
     with pytest.raises(TimeoutError, match=r"did not finalise the checkpoint of step 1.*deadlines\.checkpoint_s"):
         write_as_a_run_does(checkpoints, 1, lambda path: (path / "a").write_bytes(b"x"), deadline_s=0.2)

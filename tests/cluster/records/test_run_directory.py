@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from actors.queue.group_log import groups_file
-from cluster.records import run_directory
+from cluster.records import disk, run_directory
+from cluster.records.disk import RunDirectoryError, write_atomically
 from cluster.records.metric_names import MetricError
-from cluster.records.run_directory import RunDirectory, RunDirectoryError, read_metrics, write_atomically
+from cluster.records.run_directory import RunDirectory, read_metrics
 
 CONFIG = {"run": {"name": None, "steps": 3}, "model": {"path": "models/größe"}}
 
@@ -252,7 +253,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 
 
 def test_an_error_is_not_hidden_because_the_directory_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a rank cannot write"), run_directory.full_disk_named(tmp_path / "deleted"):
+    with pytest.raises(ValueError, match="a rank cannot write"), disk.full_disk_named(tmp_path / "deleted"):
         raise ValueError("a rank cannot write")
 
 
@@ -263,7 +264,7 @@ def test_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_directory.os, "fsync", full)
+    monkeypatch.setattr(disk.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"

@@ -23,8 +23,9 @@ from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 from cluster.records.checkpoints import Checkpoints
 from cluster.records.config_changes import Change
+from cluster.records.disk import RunDirectoryError, clear_errors
 from cluster.records.next_command import JOB_DESCRIPTION
-from cluster.records.run_directory import RunDirectory, RunDirectoryError, clear_errors
+from cluster.records.run_directory import RunDirectory
 from cluster.run import conclusion, job
 from cluster.run import result as result_module
 from cluster.run.conclusion import advice, conclude
