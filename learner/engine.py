@@ -316,6 +316,14 @@ class Engine:
                 converted = ([weight] for unit in units for weight in self._layout.convert(self._merged(unit, copy)))
                 yield from ([weight for [weight] in bucket] for bucket in into_buckets(converted, bucket_bytes))
 
+    def adapter_buckets(self, bucket_bytes: int) -> Iterator[list[NamedTensor]]:
+        """A and B of every adapter, as `weight_buckets` gives weights without `copy`."""
+        assert self.adapters is not None
+        for units in into_buckets(([factor] for factor in self.adapters.factors(self._layout)), bucket_bytes):
+            factors = [factor for unit in units for factor in unit]
+            with self._backend.gathered([factor for _, factor in factors]):
+                yield [(name, factor.detach()) for name, factor in factors] if self.rank == 0 else []
+
     def _merged(self, unit: list[NamedTensor], copy: bool) -> list[NamedTensor]:
         """With adapters: in a copy, on this device."""
         merged = unit if self.adapters is None else [(name, self.adapters.merged(tensor)) for name, tensor in unit]

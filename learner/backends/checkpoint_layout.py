@@ -24,17 +24,20 @@ class CheckpointLayout:
         units: the model's weights, grouped by conversion; most groups have one weight. Parameters, then the buffers in
             the checkpoint; a head tied to the embedding is omitted.
         metadata: (checkpoint name, dtype, shape) of all that `convert` returns for all units, in this order.
+        stored: for weights that the checkpoint neither splits nor fuses nor reshapes, their name in it, by id.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         weights = [*model.named_parameters(), *_persistent_buffers(model)]
         self.units: list[list[NamedTensor]] = list(_units(model, weights))
-        self.metadata: list[tuple[str, torch.dtype, tuple[int, ...]]] = [
-            (name, tensor.dtype, tuple(tensor.shape))
-            for unit in self.units
-            for name, tensor in self.convert((name, tensor.detach().to("meta")) for name, tensor in unit)
-        ]
+        self.metadata: list[tuple[str, torch.dtype, tuple[int, ...]]] = []
+        self.stored: dict[int, str] = {}
+        for unit in self.units:
+            converted = self.convert((name, tensor.detach().to("meta")) for name, tensor in unit)
+            self.metadata += [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in converted]
+            if len(unit) == len(converted) == 1 and unit[0][1].shape == converted[0][1].shape:
+                self.stored[id(unit[0][1])] = converted[0][0]
 
     def convert(self, unit: Iterable[NamedTensor]) -> list[NamedTensor]:
         """The tensors of one unit, by their names in the checkpoint; views of them where possible."""

@@ -1,8 +1,8 @@
 """LoRA (arXiv 2106.09685): adapters in a frozen model, and the weights of the same policy without adapters.
 
-An adapted layer computes `W x + (alpha / rank) B A x`. Samplers and exports get the merged weight
-`W + (alpha / rank) B A`, always computed from the frozen W and the current A and B, in float32, and rounded once to W's
-type. Merging in place would add a rounding error with every update.
+An adapted layer computes `W x + (alpha / rank) B A x`. Exports, and samplers unless they get A and B themselves, have
+the merged weight `W + (alpha / rank) B A`, always computed from the frozen W and the current A and B, in float32, and
+rounded once to W's type. Merging in place would add a rounding error with every update.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from learner.backends.checkpoint_layout import NamedTensor
-from learner.backends.model_directory import empty_causal_lm
+from learner.backends.checkpoint_layout import CheckpointLayout, NamedTensor
+from learner.backends.model_directory import empty_causal_lm, load_causal_lm
 from learner.settings import ALL_LINEAR, LoraSettings
 
 _ADAPTER = "default"  # peft's name of the only adapter
@@ -41,8 +41,8 @@ class Adapters:
     def __init__(self, model: Any, settings: LoraSettings) -> None:
         self.sent = _with_siblings(model, target_layers(model, settings.targets))
         self._config = _inject(model, settings)
-        self._layers = list(_adapted_layers(model).values())
-        self._by_weight = {id(layer.get_base_layer().weight): layer for layer in self._layers}
+        self._layers = _adapted_layers(model)
+        self._by_weight = {id(layer.get_base_layer().weight): layer for layer in self._layers.values()}
         self.parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
     def units(self, units: Iterable[list[NamedTensor]]) -> list[list[NamedTensor]]:
@@ -68,15 +68,28 @@ class Adapters:
         change = (b.float() @ a.float()) * layer.scaling[_ADAPTER]
         return (weight.float() + (change.T if layer.fan_in_fan_out else change)).to(weight.dtype)
 
+    def factors(self, layout: CheckpointLayout) -> list[NamedTensor]:
+        """A and B of every adapted layer, named after the layer in the checkpoint, as inference engines name adapters.
+
+        Raises:
+            ValueError: the checkpoint has no such layer, because it fuses or splits its weight.
+        """
+        stored = {name: _stored(layout, name, layer.get_base_layer()) for name, layer in self._layers.items()}
+        return [
+            (f"{stored[name]}.lora_{x}.weight", factor)
+            for name, layer in self._layers.items()
+            for x, factor in zip("AB", _factors(layer), strict=True)
+        ]
+
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Inside the block the model computes what the frozen model computes."""
-        for layer in self._layers:
+        for layer in self._layers.values():
             layer.enable_adapters(False)
         try:
             yield
         finally:
-            for layer in self._layers:
+            for layer in self._layers.values():
                 layer.enable_adapters(True)
 
     def save(self, directory: str | Path, base: str | Path) -> None:
@@ -122,6 +135,17 @@ def adapter_sizes(model_path: str | Path, settings: LoraSettings) -> tuple[int, 
     return sum(p.numel() for _, p in adapters.parameters), sum(p.numel() for p in adapters.sent)
 
 
+def sent_layers(model_path: str | Path, settings: LoraSettings) -> list[str]:
+    """Names in the checkpoint of the layers whose adapters `Adapters.factors` has. The weights are not read.
+
+    Raises:
+        ValueError: as `target_layers` and `Adapters.factors`.
+    """
+    model = load_causal_lm(model_path, "float32", weights=False)
+    layout, modules = CheckpointLayout(model), dict(model.named_modules())
+    return [_stored(layout, name, modules[name]) for name in target_layers(model, settings.targets)]
+
+
 def _inject(model: Any, settings: LoraSettings) -> Any:
     """Put adapters into the target layers and freeze everything else; returns peft's configuration.
 
@@ -161,6 +185,21 @@ def _adapted_layers(model: Any) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _stored(layout: CheckpointLayout, name: str, layer: Any) -> str:
+    """The layer's name in the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint fuses or splits its weight.
+    """
+    stored = layout.stored.get(id(layer.weight))
+    if stored is None:
+        raise ValueError(
+            f"learner.lora.send = adapters: the checkpoint fuses or splits {name}, so that its adapter has no name "
+            "there; set learner.lora.send = merged, or list other layers in learner.lora.targets"
+        )
+    return stored.removesuffix(".weight")
 
 
 def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:

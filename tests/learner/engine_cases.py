@@ -17,6 +17,7 @@ from tests.learner.engine_checks import (
     check_reference,
     check_refusals,
     check_scores,
+    check_sent_adapters,
     check_skip,
     check_stream,
     step_with_gradient,
@@ -101,6 +102,7 @@ def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: 
         moved = directory / f"adapters-{stage}-{world_size}"
         engine.export_adapters(moved / "adapter")
         update = {name: tensor for bucket in engine.weight_buckets(300_000, partial=True) for name, tensor in bucket}
+        buckets = [{name: p.clone() for name, p in bucket} for bucket in engine.adapter_buckets(10_000)]
         check_stream(engine, moved, sequences, temperature)
         figures, _ = step_with_gradient(engine, sequences, 7.0, adapter_gradient(path, moved, sequences, temperature))
         assert figures["policy/kl_reference"] > 1e-6
@@ -108,6 +110,7 @@ def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: 
             np.testing.assert_allclose(before, reference, atol=1e-6)
         if rank == 0:
             check_adapter_files(path, moved, update, sequences)
+            check_sent_adapters(moved, buckets)
     engine.close()
 
 

@@ -186,6 +186,17 @@ def check_adapter_files(
             torch.testing.assert_close(reference_logprobs(adapted, s), reference_logprobs(model, s), atol=3e-5, rtol=0)
 
 
+def check_sent_adapters(moved: Path, buckets: list[dict[str, torch.Tensor]]) -> None:
+    """The buckets hold what peft's file does, each tensor once."""
+    from safetensors.torch import load_file
+
+    saved = load_file(moved / "adapter" / "adapter_model.safetensors")
+    sent = {f"base_model.model.{name}": tensor for bucket in buckets for name, tensor in bucket.items()}
+    assert len(buckets) > 1 and sum(map(len, buckets)) == len(saved)
+    assert sent.keys() == saved.keys() and all(torch.equal(sent[name], saved[name]) for name in saved)
+    assert any(tensor.any() for name, tensor in sent.items() if ".lora_B." in name), "training has moved B"
+
+
 def check_refusals(engine: Engine, checkpoint: Path, directory: Path) -> None:
     """A torn checkpoint, one of another ZeRO stage and one of other adapters are refused with the reason."""
     with pytest.raises(ValueError, match="no complete engine checkpoint"):
