@@ -5,6 +5,7 @@ vLLM is imported inside functions: importing this package is cheap, and the envi
 
     engine              samples token ids and loads new weights
     weight_transfer     our back-end for loading weights
+    adapters            loads adapters instead of weights
     host_registration   registers that back-end in the processes of an engine
     text_models         loads multimodal checkpoints as text models without torchvision
     liveness            ends waits for an engine that died

@@ -26,12 +26,14 @@ from actors.card_memory import utilization
 from actors.engine_load import EngineLoad
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
+from actors.vllm_backend.adapters import SentAdapter, adapter_request
 from actors.vllm_backend.environment import EngineError, UpdateInterrupted, environment, summary
 from actors.vllm_backend.liveness import DEAD, died, while_alive
 from actors.vllm_backend.sleep import Sleep
 from actors.vllm_backend.stats import EngineStats
 from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 from actors.weights import Update
+from learner.settings import LoraSettings
 from verifiers.text.stop_tokens import stop_token_ids
 
 _GIB = 2**30
@@ -69,6 +71,7 @@ class VllmEngine:
     """An `AsyncLLM` with token ids in and out. Use it from one event loop; call :meth:`start` first.
 
     Args:
+        lora: the adapters that updates bring instead of weights; None: weights.
         reserved: bytes of the card that a learner rank needs while this engine samples; 0: none shares it.
         card_gib: GiB of the card's memory to use; None: all of it, as the card reports.
     """
@@ -81,6 +84,7 @@ class VllmEngine:
         rollout: RolloutSettings,
         seed: int = 0,
         weight_backend: str = BACKEND,
+        lora: LoraSettings | None = None,
         *,
         reserved: float = 0.0,
         card_gib: float | None = None,
@@ -91,6 +95,7 @@ class VllmEngine:
         self.rollout = rollout
         self.seed = seed
         self._weight_backend = weight_backend
+        self._adapter = None if lora is None else SentAdapter(lora)
         self._reserved, self._card_gib = reserved, card_gib
         self._sleep = Sleep(sampler.sleep)
         self._stats = EngineStats()
@@ -127,6 +132,7 @@ class VllmEngine:
             arguments = AsyncEngineArgs(
                 **engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
                 **self._memory_arguments(),
+                **(self._adapter.engine_arguments(self.model_path) if self._adapter else {}),
                 weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
             )
             if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
@@ -135,11 +141,14 @@ class VllmEngine:
             request = WeightTransferInitRequest(init_info={})
             await while_alive(self._llm, self._llm.init_weight_transfer_engine(request))
             await while_alive(self._llm, self._llm.update_weight_version(str(version)))
+            if self._adapter:
+                await while_alive(self._llm, self._adapter.prepare(self._llm))
             # Some models load but fail at their first token, for example because of their head size.
             await self.generate([0], n=1, sampling=Sampling(), max_tokens=1, seed=0, request_id="warm-up")
         except Exception as error:
             self.shutdown()
-            raise EngineError(f"vLLM cannot serve the model {self.model_path}: {summary(error)}") from error
+            remedy = "; learner.lora.send = merged uses no adapters in vLLM" if self._adapter else ""
+            raise EngineError(f"vLLM cannot serve the model {self.model_path}: {summary(error)}{remedy}") from error
 
     def _memory_arguments(self) -> dict[str, Any]:
         """vLLM's arguments for its share of a GPU; none on the CPU."""
@@ -197,7 +206,9 @@ class VllmEngine:
         prompt = tokens_input([int(token) for token in prompt_tokens])
         try:
             # deadline: the caller's sample_s
-            results = [result async for result in llm.generate(prompt, parameters, request_id)]
+            adapter = adapter_request() if self._adapter else None
+            drawn = llm.generate(prompt, parameters, request_id, lora_request=adapter)
+            results = [result async for result in drawn]
         except Exception as error:
             self.check_health()
             raise EngineError(f"vLLM refused the request {request_id}: {summary(error)}") from error
@@ -228,8 +239,6 @@ class VllmEngine:
                 raise EngineError(self._failure) from error
 
     async def _update(self, llm: Any, version: int, updates: Sequence[Update]) -> UpdateReport:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         begin = time.perf_counter()
         if not self._incomplete:
             mode = "keep" if self.settings.in_flight == "keep" else "wait"
@@ -237,12 +246,11 @@ class VllmEngine:
             self._stats.cache_cleared()
         paused = time.perf_counter()
         await self._sleep.allocate_weights(llm)
-        await llm.start_weight_update()
-        for update in updates:
-            await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
-        if any(update.in_transit for update in updates):
-            await self._check_arrival(llm)
-        await llm.finish_weight_update(str(version))
+        if self._adapter is None:
+            await self._load_weights(llm, version, updates)
+        else:
+            await self._check_arrival(llm, await self._adapter.load(llm, updates))
+            await llm.update_weight_version(str(version))
         echoed = await llm.get_weight_version()
         if echoed != str(version):
             raise EngineError(f"vLLM reports weight version {echoed} after the update to version {version}")
@@ -253,13 +261,24 @@ class VllmEngine:
         nbytes = sum(update.nbytes for update in updates)
         return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
 
-    async def _check_arrival(self, llm: Any) -> None:
-        """Give the update up if the weights stopped arriving at one of the workers."""
-        found = await llm.collective_rpc("interrupted_update")
+    async def _load_weights(self, llm: Any, version: int, updates: Sequence[Update]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await llm.start_weight_update()
+        for update in updates:
+            await llm.update_weights(WeightTransferUpdateRequest(update_info=update.info))
+        if any(update.in_transit for update in updates):
+            found = await llm.collective_rpc("interrupted_update")
+            if any(reason for reason, _ in found):
+                await llm.finish_weight_update()  # without a version: layers that did not arrive keep their weights
+            await self._check_arrival(llm, found)
+        await llm.finish_weight_update(str(version))
+
+    async def _check_arrival(self, llm: Any, found: Sequence[tuple[str, bool]]) -> None:
+        """Give the update up if it stopped arriving at one of the workers; `found`: why, and what has changed."""
         reasons = [reason for reason, _ in found if reason]
         if not reasons:
             return
-        await llm.finish_weight_update()  # without a version: layers that did not arrive keep their weights
         self._incomplete |= any(changed for _, changed in found)
         if not self._incomplete:
             await llm.resume_generation()

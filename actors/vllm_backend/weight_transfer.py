@@ -105,16 +105,27 @@ def host_weight_transfer_engine() -> type:
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
             # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
-            for manifest in update_info.manifests:
-                self._partial |= manifest.get("partial", False)
+            self._partial |= any(manifest.get("partial", False) for manifest in update_info.manifests)
+            for tensors in self._arriving(update_info.manifests):
+                self.changed = True
+                self.model.load_weights(tensors)  # type: ignore[operator]
+
+        def receive_adapter(self, manifests: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            """Copies of all tensors on the host; not all of them if there was an `interruption`."""
+            self.interruption, self.changed = "", False
+            arriving = self._arriving(manifests)
+            return {name: tensor.to("cpu", copy=True) for tensors in arriving for name, tensor in tensors}
+
+        def _arriving(self, manifests: list[dict[str, Any]]) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+            """The tensors of one bucket after the other; ends early with an `interruption`."""
+            for manifest in manifests:
                 try:
                     tensors = self._open_bucket(manifest)
                 except nccl.Interrupted as error:
                     self.interruption = str(error)
                     return
-                self.changed = True
-                self.model.load_weights(tensors)  # type: ignore[operator]
-            self._files.forget_others(update_info.manifests)
+                yield tensors
+            self._files.forget_others(manifests)
 
         def _open_bucket(self, manifest: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
             if nccl.GROUP in manifest:

@@ -19,6 +19,7 @@ from actors.sampling import Sampling
 from actors.settings import BroadcastSettings, RolloutSettings, SamplerSettings
 from actors.vllm_backend import Completion, EngineError, UpdateInterrupted, VllmEngine
 from actors.weights import TransferError, make_transfer
+from learner.settings import LoraSettings
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Sampler:
         dtype: "float32" or "bfloat16"; the same as the learner's, so that log-probabilities agree.
         seed: of the engine; each request has its own seed.
         broadcast: how new weights arrive.
+        lora: the adapters that arrive instead of weights; None: weights.
         reserved, card_gib: see :class:`actors.vllm_backend.VllmEngine`.
     """
 
@@ -48,6 +50,7 @@ class Sampler:
         rollout: RolloutSettings,
         seed: int = 0,
         broadcast: BroadcastSettings | None = None,
+        lora: LoraSettings | None = None,
         reserved: float = 0.0,
         card_gib: float | None = None,
     ) -> None:
@@ -56,7 +59,7 @@ class Sampler:
         self._transfer = make_transfer(broadcast or BroadcastSettings(), name)
         backend = self._transfer.engine_backend
         self._engine = VllmEngine(
-            model_path, dtype, settings, rollout, seed, backend, reserved=reserved, card_gib=card_gib
+            model_path, dtype, settings, rollout, seed, backend, lora, reserved=reserved, card_gib=card_gib
         )
         self._in_flight = 0  # requests
 

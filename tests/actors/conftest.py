@@ -89,7 +89,7 @@ def start_sampler(make_model, run_async, tmp_path_factory) -> Iterator[Callable[
 
     started = []
 
-    def start(architecture: str, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    def start(architecture: str, lora: Any = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
         directory = tmp_path_factory.mktemp(architecture)
         model = make_model(architecture, directory)
         sampler = Sampler(
@@ -98,6 +98,7 @@ def start_sampler(make_model, run_async, tmp_path_factory) -> Iterator[Callable[
             "float32",
             SamplerSettings(**{"threads": 1, "kv_cache_gib": 0.05, "max_num_seqs": 64} | settings),
             RolloutSettings(max_prompt_tokens=32, max_response_tokens=192),
+            lora=lora,
         )
         started.append(sampler)
         run_async(sampler.start())

@@ -13,6 +13,7 @@ from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend import EngineError, UpdateInterrupted, VllmEngine
 from actors.vllm_backend.sleep import Sleep
 from actors.weights import Update
+from learner.settings import LoraSettings
 
 IN_TRANSIT = Update({}, 8, in_transit=True)
 
@@ -64,10 +65,12 @@ class FakeEngine:
     async def update_weights(self, request: Any) -> None:
         self.calls.append("update")
 
-    async def collective_rpc(self, method: str) -> list[list[Any]]:
-        assert method == "interrupted_update"
-        self.calls.append("ask workers")
+    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[list[Any]]:
+        self.calls.append({"interrupted_update": "ask workers", "load_adapter": "load adapter"}[method])
         return self.interruptions
+
+    async def update_weight_version(self, version: str) -> None:
+        self.version = version
 
     async def finish_weight_update(self, version: str | None = None) -> None:
         self.version = version or self.version
@@ -89,9 +92,9 @@ def engine(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "vllm.distributed.weight_transfer.base", base)
 
-    def make(sleep: str, **options: Any) -> tuple[VllmEngine, FakeEngine]:
+    def make(sleep: str, lora: LoraSettings | None = None, **options: Any) -> tuple[VllmEngine, FakeEngine]:
         settings = SamplerSettings(gpus=1, sleep=sleep)  # type: ignore[arg-type]
-        made, fake = VllmEngine("model", "bfloat16", settings, RolloutSettings()), FakeEngine(**options)
+        made, fake = VllmEngine("model", "bfloat16", settings, RolloutSettings(), lora=lora), FakeEngine(**options)
         made._llm = fake
         return made, fake
 
@@ -190,6 +193,23 @@ def test_an_engine_with_weights_of_two_versions_waits_for_the_next_update(engine
 
     asyncio.run(turn())
     assert fake.calls == ["pause keep", *["start", "update", "ask workers"] * 3, "resume"], "paused once, resumed once"
+
+
+def test_an_adapter_that_one_of_two_workers_has_is_sent_again(engine) -> None:  # type: ignore[no-untyped-def]
+    made, fake = engine("none", LoraSettings())
+    update = Update.of([{"nbytes": 8}], in_transit=True)
+
+    async def turn() -> None:
+        fake.interruptions = [["", True], ["the learner ended", False]]
+        with pytest.raises(UpdateInterrupted, match="the learner ended"):
+            await made.update_weights(1, [update])
+        assert made.updating and fake.paused and fake.version == "0"
+        fake.interruptions = [["", True], ["", True]]
+        await made.update_weights(1, [update])
+        assert not made.updating and not fake.paused and fake.version == "1"
+
+    asyncio.run(turn())
+    assert fake.calls == ["pause keep", "load adapter", "load adapter", "resume"]
 
 
 @pytest.mark.parametrize(
