@@ -15,7 +15,7 @@ _SHOWN = 3
 
 def lora_identity(learner: LearnerSettings) -> dict[str, Any] | None:
     """What a checkpoint's adapters depend on."""
-    return learner.lora.model_dump(mode="json", exclude={"dropout"}) if learner.lora else None
+    return learner.lora.model_dump(mode="json", exclude={"dropout", "send"}) if learner.lora else None
 
 
 def identity_problem(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -112,6 +112,7 @@ class LossSettings(Section):
 
 
 ALL_LINEAR = "all-linear"
+MAX_SENT_RANK = 512  # of vLLM 0.32
 
 
 class LoraSettings(Section):
@@ -136,6 +137,12 @@ class LoraSettings(Section):
         description="Dropout on the inputs of the adapters, for `bonrl sft` only: samplers have none, so in "
         "reinforcement learning no importance ratio would be 1.",
     )
+    send: Literal["merged", "adapters"] = Field(
+        "merged",
+        description="What samplers get after each step. merged: the weights of adapted layers with the adapters added, "
+        "rounded to model.dtype; they sample at the speed of the plain model. adapters: the adapters alone, which vLLM "
+        "applies as the learner does: far fewer bytes, and in bfloat16 no change is rounded away, for slower sampling.",
+    )
 
     @field_validator("targets")
     @classmethod
@@ -143,6 +150,15 @@ class LoraSettings(Section):
         if not targets or not all(targets):
             raise ValueError("learner.lora.targets is empty or has an empty name; list linear layers or use all-linear")
         return targets
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.send == "adapters" and self.rank > MAX_SENT_RANK:
+            raise ValueError(
+                f"learner.lora.rank = {self.rank}: vLLM takes adapters of rank {MAX_SENT_RANK} at most; lower it, or "
+                "set learner.lora.send = merged"
+            )
+        return self
 
 
 class LearnerSettings(Section):
@@ -249,6 +265,11 @@ class LearnerSettings(Section):
         None,
         description="Train adapters of low rank and keep the model frozen. Null: train all weights. See docs/lora.md.",
     )
+
+    @property
+    def sent_adapters(self) -> LoraSettings | None:
+        """The adapters, if samplers get these and not merged weights."""
+        return self.lora if self.lora is not None and self.lora.send == "adapters" else None
 
     @property
     def logits_chunk_bytes(self) -> int | None:

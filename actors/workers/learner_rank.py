@@ -240,8 +240,11 @@ class LearnerRank:
         return learned | row
 
     def _publish(self, here: str, receivers: Sequence[Destination]) -> tuple[int, Any]:
-        partial = self._engine.adapters is not None and self._partial_updates
-        buckets = self._engine.weight_buckets(self._transfer.bucket_bytes, partial=partial, copy=False)
+        if self._learner.sent_adapters is not None:
+            partial, buckets = False, self._engine.adapter_buckets(self._transfer.bucket_bytes)
+        else:
+            partial = self._engine.adapters is not None and self._partial_updates
+            buckets = self._engine.weight_buckets(self._transfer.bucket_bytes, partial=partial, copy=False)
         payload = self._transfer.publish(buckets, rank=self._rank, here=here, receivers=receivers, partial=partial)
         return self._version, payload
 

@@ -10,7 +10,7 @@ from cluster.errors import UsageError
 
 
 class AdapterSizes(NamedTuple):
-    """trained: weights of the adapters. sent: weights of the model that a weight update holds."""
+    """trained: weights of the adapters. sent: weights that an update holds, of the adapters or of the model."""
 
     trained: int
     sent: int

@@ -217,7 +217,8 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
             "  adapters of learner.lora",
             f"{shape.trained:,} weights are trained, {shape.trained / shape.parameters:.2%}",
         )
-        yield "  weights of one update", f"{shape.sent:,}, {shape.sent / shape.parameters:.0%} of the model"
+        share = f"{shape.sent / shape.parameters:.0%} of the model"
+        yield "  weights of one update", f"{shape.sent:,}, {'the adapters' if config.learner.sent_adapters else share}"
     yield f"memory of one sampler ({device})", size_text(derived.sampler_memory)
     yield "  sequences in its KV cache", "unknown" if cache is None else _cache_text(config, derived)
     yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)

@@ -306,6 +306,11 @@ def _sleep(config: RunConfig) -> Iterator[str]:
             f"sampler.sleep = {sleep} needs queue.staleness = 0 (is {staleness}), because otherwise samplers work "
             "while the learner does; set sampler.sleep = none or queue.staleness = 0"
         )
+    if sleep == "weights" and config.learner.sent_adapters:
+        yield (
+            "sampler.sleep = weights discards the model, which learner.lora.send = adapters does not send again; set "
+            "sampler.sleep = cache or learner.lora.send = merged"
+        )
 
 
 def _sandbox(config: RunConfig) -> Iterator[str]:

@@ -238,7 +238,9 @@ def evaluate_checkpoint(
     Raises:
         UsageError: something cannot work, and nothing was started.
     """
-    config = config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})})
+    learner = config.learner.model_copy(update={"lora": None})  # checkpoints are merged
+    model = config.model.model_copy(update={"path": model_path})
+    config = config.model_copy(update={"model": model, "learner": learner})
     tokenizer = load_tokenizer(model_path)
     config = unshared(with_fixed_date(config, tokenizer))
     task = task_of(config)

@@ -272,6 +272,7 @@ class Processes:
                 config.rollout,
                 config.run.seed,
                 config.broadcast,
+                lora=config.learner.sent_adapters,
                 reserved=reserved,
                 card_gib=config.cluster.gpu_memory_gib if reserved else None,
             )

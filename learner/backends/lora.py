@@ -129,10 +129,14 @@ def adapter_sizes(model_path: str | Path, settings: LoraSettings) -> tuple[int, 
     """How many weights are trained, and how many go to the samplers after a step. The model's weights are not read.
 
     Raises:
-        ValueError: as `Adapters`.
+        ValueError: as `Adapters` and `sent_layers`.
     """
     adapters = Adapters(empty_causal_lm(model_path), settings)
-    return sum(p.numel() for _, p in adapters.parameters), sum(p.numel() for p in adapters.sent)
+    trained = sum(p.numel() for _, p in adapters.parameters)
+    if settings.send == "adapters":
+        sent_layers(model_path, settings)
+        return trained, trained
+    return trained, sum(p.numel() for p in adapters.sent)
 
 
 def sent_layers(model_path: str | Path, settings: LoraSettings) -> list[str]:

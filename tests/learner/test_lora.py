@@ -9,9 +9,10 @@ import torch
 
 from benchmarks.tiny_architectures import save_tiny_model
 from learner.backends.checkpoint_layout import CheckpointLayout
-from learner.backends.lora import Adapters, adapter_sizes, target_layers
+from learner.backends.lora import Adapters, adapter_sizes, sent_layers, target_layers
 from learner.backends.model_directory import empty_causal_lm, load_causal_lm, write_model_directory
-from learner.settings import LoraSettings
+from learner.checkpoint_identity import lora_identity
+from learner.settings import LearnerSettings, LoraSettings
 
 TOKENS = torch.arange(3, 40)[None]
 
@@ -86,6 +87,40 @@ def test_engines_get_every_part_of_the_layers_that_they_fuse(tmp_path: Path) -> 
     units = Adapters(model, LoraSettings(targets=("layers.1.self_attn.v_proj",))).units(layout.units)
     names = {name for unit in units for name, _ in unit}
     assert names == {f"model.layers.1.self_attn.{part}_proj.weight" for part in "qkvo"}
+
+
+@pytest.mark.parametrize("architecture", ["Llama, tied", pytest.param("Gemma 3", marks=pytest.mark.slow)])
+def test_sent_adapters_have_the_names_of_layers_in_the_checkpoint(architecture: str, tmp_path: Path) -> None:
+    save_tiny_model(architecture, tmp_path)
+    settings = LoraSettings(rank=4, send="adapters")
+    model = load_causal_lm(tmp_path, "float32")
+    layout = CheckpointLayout(model)
+    adapters = Adapters(model, settings)
+    factors = dict(adapters.factors(layout))
+    shapes = {name: shape for name, _, shape in layout.metadata}
+    for layer in sent_layers(tmp_path, settings):
+        wide, narrow = shapes[f"{layer}.weight"]
+        a, b = (factors.pop(f"{layer}.lora_{x}.weight") for x in "AB")
+        assert a.shape == (4, narrow) and b.shape == (wide, 4)
+    assert not factors
+    trained = sum(p.numel() for _, p in adapters.parameters)
+    assert adapter_sizes(tmp_path, settings) == (trained, trained)
+
+
+def test_what_is_sent_may_differ_from_that_of_the_checkpoint() -> None:
+    kinds = LoraSettings(), LoraSettings(send="adapters")
+    merged, adapters = (lora_identity(LearnerSettings(lora=lora)) for lora in kinds)
+    assert merged == adapters == {"rank": 16, "alpha": 32.0, "targets": "all-linear"}
+
+
+def test_a_layer_that_the_checkpoint_does_not_have_is_not_sent(tmp_path: Path) -> None:
+    save_tiny_model("Llama", tmp_path)
+    model = load_causal_lm(tmp_path, "float32")
+    layout = CheckpointLayout(model)
+    adapters = Adapters(model, LoraSettings(targets=("v_proj",)))
+    del layout.stored[id(model.model.layers[1].self_attn.v_proj.base_layer.weight)]
+    with pytest.raises(ValueError, match=r"fuses or splits model\.layers\.1\.self_attn\.v_proj.*send = merged"):
+        adapters.factors(layout)
 
 
 @pytest.mark.parametrize(

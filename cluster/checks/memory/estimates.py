@@ -184,6 +184,7 @@ def shape_of(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes
             _ADAPTED_PER_LAYER * hidden * layers * config.learner.lora.rank,
             max(parameters - vocabulary * hidden, parameters // 2),
         )
+        sent = trained if config.learner.sent_adapters else sent
         sent = parameters if config.sampler.sleep == "weights" else sent  # the sampler has discarded its weights
     return Shape(parameters, layers, hidden, vocabulary, kv_values, mapped, model is None, trained, sent)
 

@@ -125,6 +125,16 @@ def test_adapters_take_optimizer_state_and_the_frozen_model_does_not(repository:
     assert assumed and assumed.trained < assumed.parameters / 50 and assumed.sent < assumed.parameters
 
 
+def test_a_dry_run_says_that_only_adapters_are_sent(repository: Path) -> None:
+    config = load_config(repository / EIGHT, ["learner.lora={rank: 16, send: adapters}"])
+    trained = 36 * 16 * 57_344
+    found = derive(config, QWEN3_4B, AdapterSizes(trained, trained))
+    assert found.transit and found.transit.shared_memory == 2 * trained
+    assumed = derive(config.model_copy(update={"model": ModelSettings(parameters_billions=4)}), None)
+    assert assumed.shape and assumed.shape.sent == assumed.shape.trained
+    assert dict(report(config, assumed))["  weights of one update"] == f"{assumed.shape.sent:,}, the adapters"
+
+
 def test_reference_model_is_partitioned_as_the_weights_are(repository: Path) -> None:
     kl = "loss.kl_coefficient=0.01"
     config, found = figures(repository, THIRTY_TWO, GEMMA3_27B, kl)

@@ -226,6 +226,18 @@ MEAN = {"strategy": "mean", "k": 1}
         ),
         ({"learner": {"lora": {"targets": []}}}, ("learner.lora.targets", "all-linear")),
         ({"learner": {"lora": {"r": 8}}}, ("learner.lora.r", "unknown")),
+        (
+            {"learner": {"lora": {"rank": 600, "send": "adapters"}}},
+            ("learner.lora.rank = 600", "512", "learner.lora.send = merged"),
+        ),
+        (
+            {
+                "sampler": {"gpus": 1, "sleep": "weights"},
+                "learner": {"gpus_per_rank": 1, "lora": {"send": "adapters"}},
+                "cluster": {"placement": "colocated"},
+            },
+            ("sampler.sleep = weights discards the model", "sampler.sleep = cache", "learner.lora.send = merged"),
+        ),
         ({"loss": {"kl_estimator": "k1"}, "schedule": {"kl": {"end": 1}}}, ("loss.kl_estimator = k1", "no gradient")),
         (
             {"loss": {"kl_estimator": "k3", "kl_placement": "reward", "kl_coefficient": 0.1}},

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from cluster.records.config_changes import recorded_config
@@ -256,6 +257,24 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     times = [row["time/s"] for row in metrics(cut)]
     assert times == sorted(times), "the clock of the run continues after a resume"
     assert trained_prompts(cut) == trained_prompts(tmp_path / "whole")
+
+
+def test_samplers_that_get_adapters_agree_with_the_learner_also_after_a_resume(tmp_path: Path):
+    lora = "learner.lora={rank: 4, alpha: 8, send: adapters}"
+    keys = [*SMALL, lora, "learner.learning_rate=1e-3", "evaluation.at_start=false", "evaluation.at_end=false"]
+    whole = bonrl("train", *keys, f"run.directory={tmp_path}", "run.name=whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    rows = metrics(tmp_path / "whole")
+    assert all(row["logprob_gap/max"] < 1e-4 for row in rows)
+    adapter = tmp_path / "whole" / "checkpoints" / f"step-{STEPS:06d}" / "adapter" / "adapter_model.safetensors"
+    assert any(factor.any() for name, factor in load_file(adapter).items() if ".lora_B." in name)
+    assert 0 < rows[0]["sync/bytes"] < 1.1 * adapter.stat().st_size, "nothing but the adapters is sent"
+    cut = Path(shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut"))
+    shutil.rmtree(cut / "checkpoints" / f"step-{STEPS:06d}")
+    resumed = bonrl("train", "--resume", str(cut), config=None)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert weights(resumed.stdout) == weights(whole.stdout)
+    assert all(row["logprob_gap/max"] < 1e-4 for row in metrics(cut))
 
 
 def own_rows(directory: Path) -> list[str]:

@@ -78,6 +78,21 @@ def test_a_sampler_that_frees_its_weights_gets_all_of_them(
     assert passed["partial_updates"] is partial
 
 
+@pytest.mark.parametrize(("send", "expects"), [("merged", False), ("adapters", True)])
+def test_a_sampler_expects_adapters_if_these_are_sent(
+    send: str, expects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config({"learner": {"lora": {"send": send}}})
+    processes = Processes(config, "run", lambda incident: None)
+    passed: dict[str, Any] = {}
+    actor = SimpleNamespace(remote=lambda *_, **arguments: passed.update(arguments))
+    placement = SimpleNamespace(sampler=lambda index: {}, needs=lambda role, gpus: {}, shares_cards=False)
+    monkeypatch.setattr(processes, "_actor", lambda *_, **__: actor)
+    monkeypatch.setattr(processes, "_placement", placement)
+    processes._sampler(0).members[0].spawn(0)
+    assert passed["lora"] == (config.learner.lora if expects else None)
+
+
 @pytest.mark.parametrize("placement", ["colocated", "separate"])
 def test_a_sampler_on_a_shared_card_starts_when_the_learner_has_left_it(placement: str) -> None:
     card = {"sampler": {"gpus": 1}, "learner": {"gpus_per_rank": 1}, "cluster": {"placement": placement}}
