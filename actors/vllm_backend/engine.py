@@ -205,9 +205,9 @@ class VllmEngine:
         )
         prompt = tokens_input([int(token) for token in prompt_tokens])
         try:
-            # deadline: the caller's sample_s
             adapter = adapter_request() if self._adapter else None
             drawn = llm.generate(prompt, parameters, request_id, lora_request=adapter)
+            # deadline: the caller's sample_s
             results = [result async for result in drawn]
         except Exception as error:
             self.check_health()
