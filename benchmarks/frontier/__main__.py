@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="CONTENDER:RATE:SEED", help="run: only these training runs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="run: overrides of every run")
     parser.add_argument("--also", nargs="*", type=float, default=[], metavar="T", help="temperatures: those to measure")
+    parser.add_argument("--base-on-test", action="store_true", help="temperatures: of the base model on the test split")
     options = parser.parse_args()
     if (options.command == "temperatures") != bool(options.also):
         parser.error("`temperatures` needs --also T ..., and no other command takes it")
@@ -50,7 +51,8 @@ def main() -> None:
             stages.train(only)
             return
         if options.command == "temperatures":
-            stages.other_temperatures(tuple(options.also))
+            measure = stages.base_on_test if options.base_on_test else stages.other_temperatures
+            measure(tuple(options.also))
             write_page(options.evidence, store, plan, options.plan)
             return
         stages.train()

@@ -13,6 +13,7 @@ from benchmarks.frontier.plan import Plan
 from benchmarks.frontier.regimes import by_pair, plot_regimes, regimes, regimes_table
 from benchmarks.frontier.tables import (
     answers_table,
+    base_temperatures_table,
     choices_table,
     difference_tables,
     equal_answers_tables,
@@ -49,6 +50,8 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
         parts += ["## Answers needed for the same success", answers_table(store, plan, tested)]
         parts += ["## All differences to the base model and the first contender"]
         parts += [difference_tables(store, plan, tested)]
+        if of_base := base_temperatures_table(store, plan, tested):
+            parts += ["## Other temperatures of the base model", of_base]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"wrote {folder / 'README.md'}: {len(finished)} contenders trained, {len(tested)} tested")
 

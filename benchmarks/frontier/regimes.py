@@ -23,7 +23,11 @@ from learner.metrics import Difference
 
 EDGES = (0.0, 0.1, 0.3, 1.0)  # upper ends of the classes of prompts by the base model's success rate
 EVIDENCE = Path("docs/evidence")
-PAGES = {"countdown-small": "frontier", "countdown-hard": "frontier-hard"}  # of the comparisons with ordinary RL
+PAGES = {  # of the comparisons with ordinary RL
+    "countdown-small": "frontier",
+    "countdown-hard": "frontier-hard",
+    "countdown-larger": "frontier-larger",
+}
 
 
 class Regime(NamedTuple):
@@ -73,7 +77,7 @@ def plot_regimes(path: Path, panels: Mapping[str, Sequence[Regime]]) -> None:
     from matplotlib.figure import Figure
 
     ks = sorted({k for classes in panels.values() for one in classes for k in one.by_k})
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(panels), 4.2), layout="constrained")
     every_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     every_axes[0].set_ylabel("difference, 95 % interval")
     for axes, (panel, classes) in zip(every_axes, panels.items(), strict=True):
@@ -88,7 +92,7 @@ def plot_regimes(path: Path, panels: Mapping[str, Sequence[Regime]]) -> None:
         axes.axhline(0.0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(classes)), [f"{one.name}\n{one.prompts} prompts" for one in classes], fontsize=8)
         axes.set_xlabel("success rate of the base model")
-        axes.set_title("\n".join(textwrap.fill(line, 60) for line in panel.split("\n")), fontsize=9)
+        axes.set_title("\n".join(textwrap.fill(line, 50) for line in panel.split("\n")), fontsize=9)
         axes.legend()
     figure.savefig(path, dpi=110)
 

@@ -75,14 +75,16 @@ class Stages:
 
     def test(self) -> None:
         """Stage 3: the tuned models, and the base model, on the test split."""
+        self._evaluate_all(self._missing(self._test_evaluations()))
+
+    def _test_evaluations(self) -> list[Evaluation]:
         wanted: dict[tuple[str, float, int, int], set[float]] = {}
         tuned = [(BASE, chosen(self.store, self.plan, BASE, k), (0,)) for k in self.plan.ks]
         for name, choice, seeds in [*tuned, *self._choices()]:
             assert choice.temperature is not None, "stage 2 has measured every temperature"
             for seed, step in zip(seeds, choice.steps, strict=True):
                 wanted.setdefault((name, choice.rate, seed, step), set()).add(choice.temperature)
-        models = [Evaluation(*model, "test", tuple(sorted(temps))) for model, temps in wanted.items()]
-        self._evaluate_all(self._missing(models))
+        return [Evaluation(*model, "test", tuple(sorted(temps))) for model, temps in wanted.items()]
 
     def other_temperatures(self, temperatures: tuple[float, ...]) -> None:
         """The chosen models and the base model on the validation split at temperatures that the plan does not have.
@@ -91,6 +93,16 @@ class Stages:
         """
         base = Evaluation(BASE, 0.0, 0, 0, "validation", temperatures)
         self._evaluate_all(self._missing({base} | self._chosen_on_validation(temperatures)))
+
+    def base_on_test(self, temperatures: tuple[float, ...]) -> None:
+        """The base model on the test split at other temperatures; they decide nothing.
+
+        Raises:
+            RuntimeError: the plan's own measurements on the test split are not complete yet.
+        """
+        if any(self._missing(self._test_evaluations())):
+            raise RuntimeError("the plan's models come first on the test split: `run` measures them")
+        self._evaluate_all(self._missing([Evaluation(BASE, 0.0, 0, 0, "test", temperatures)]))
 
     def _chosen_on_validation(self, temperatures: tuple[float, ...]) -> set[Evaluation]:
         return {

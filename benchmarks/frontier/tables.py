@@ -221,6 +221,28 @@ def difference_tables(store: Store, plan: Plan, tested: Sequence[str]) -> str:
     return "\n\n".join([*parts, note])
 
 
+def base_temperatures_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
+    """The base model at all its test temperatures, and what the tuned contenders gain; empty if the plan's are all."""
+    found = {key.temperature: counts for key, counts in store.items() if (key.contender, key.split) == (BASE, "test")}
+    others = set(found) - {chosen(store, plan, BASE, k).temperature for k in plan.ks}
+    if not others:
+        return ""
+    parts = []
+    for k in plan.ks:
+        rows = [["temperature", f"pass@{k} of the base model", *(f"{title(plan, name)} minus it" for name in tested)]]
+        for temperature, counts in sorted(found.items()):
+            base_SP = counts.pass_at(k)[None]
+            gains = (interval(paired_difference_of_runs(base_SP, values(store, plan, name, k))) for name in tested)
+            rows.append([f"{temperature:g}", f"{base_SP.mean():.3f}", *gains])
+        parts.append(markdown(rows))
+    note = (
+        f"Test split. The base model at {', '.join(f'{t:g}' for t in sorted(others))} was measured after the results "
+        "above were known (`temperatures --base-on-test`), to show what its chosen temperature decides. The contenders "
+        "keep theirs. Descriptive."
+    )
+    return "\n\n".join([*parts, note])
+
+
 def title(plan: Plan, name: str) -> str:
     """Of a contender or the base model."""
     return "the base model" if name == BASE else plan.contenders[name].title

@@ -204,6 +204,24 @@ def test_other_temperatures_are_shown_and_decide_nothing(plan: Plan, tmp_path: P
     assert "| contender | tuned for | 0.3 |" in page and "The plan does not have 0.3: measured later" in page
 
 
+def test_the_base_model_is_tested_at_other_temperatures_after_the_plan_only(plan: Plan, tmp_path: Path) -> None:
+    fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
+    stages = Stages(plan, store, tmp_path / "scratch", fake)
+    stages.train()
+    stages.tune()
+    with pytest.raises(RuntimeError, match="the plan's models come first"):
+        stages.base_on_test((0.3,))
+    stages.test()
+    write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
+    before = (tmp_path / "README.md").read_text()
+    assert "Other temperatures of the base model" not in before
+    stages.base_on_test((0.3,))
+    write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
+    page = (tmp_path / "README.md").read_text()
+    assert page.startswith(before.rstrip()), "nothing else on the page changes"
+    assert "The base model at 0.3 was measured after the results above were known" in page
+
+
 def test_one_temperature_is_not_tuned(plan: Plan, tmp_path: Path) -> None:
     plan = plan.model_copy(update={"temperatures": (1.0,), "rates": (1e-5,)})
     fake, store = FakeBonrl(), Store(tmp_path / "counts.parquet", plan.digest)
