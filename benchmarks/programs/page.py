@@ -16,21 +16,26 @@ from learner.metrics import probability_interval
 TITLES = {"mbpp": "MBPP", "humaneval": "HumanEval"}
 
 
+Measured = dict[str, dict[str, Counts]]  # by task and model
+
+
 def write_page(folder: Path, store: Store, plan: Plan) -> None:
-    """Write `README.md`, with the tasks of which both models are measured."""
+    """Write `README.md` with what is measured."""
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = {}
-    for task in plan.tests:
-        before, after = (store.get(Key(model, task)) for model in (BEFORE, AFTER))
-        if before is not None and after is not None:
-            pairs[task] = (before, after)
-    parts = [f"# {plan.title}", _introduction(plan), "## Primary contrasts", _contrasts(plan, pairs)]
-    if pairs:
-        parts += ["## Right among k answers", _values(plan, pairs), "## What was sampled", _costs(pairs)]
-    if "mbpp" in pairs:
-        parts += ["## Best-of-k with the shown test (MBPP)", _shown(plan, *pairs["mbpp"])]
+    keys = [(task, model) for task in plan.tests for model in (BEFORE, AFTER)]
+    found: Measured = {task: {} for task in plan.tests}
+    for task, model in keys:
+        if (counts := store.get(Key(model, task))) is not None:
+            found[task][model] = counts
+    parts = [f"# {plan.title}", _introduction(plan), "## Primary contrasts", _contrasts(plan, found)]
+    if any(found.values()):
+        parts += ["## Right among k answers", _values(plan, found)]
+        parts += ["## What was sampled", _costs(found)]
+    if found.get("mbpp"):
+        parts += ["## Best-of-k with the shown test (MBPP)", _shown(plan, found["mbpp"])]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"wrote {folder / 'README.md'}: {len(pairs)} of {len(plan.tests)} tasks")
+    done = sum(len(models) for models in found.values())
+    print(f"wrote {folder / 'README.md'}: {done} of {len(keys)} evaluations")
 
 
 def _introduction(plan: Plan) -> str:
@@ -47,39 +52,41 @@ def _introduction(plan: Plan) -> str:
     )
 
 
-Pairs = dict[str, tuple[Counts, Counts]]
-
-
-def _contrasts(plan: Plan, pairs: Pairs) -> str:
-    found = []
+def _contrasts(plan: Plan, found: Measured) -> str:
+    contrasts = []
     for one in plan.primary:
-        before_after = pairs.get(one.task)
-        values = None if before_after is None else tuple(c.pass_at(one.k)[None] for c in before_after)
-        found.append(Primary(f"{TITLES[one.task]}, pass@{one.k}, after minus before", values))
-    return primary_table(found)
+        models, pair = found[one.task], None
+        if len(models) == 2:
+            pair = (models[BEFORE].pass_at(one.k)[None], models[AFTER].pass_at(one.k)[None])
+        contrasts.append(Primary(f"{TITLES[one.task]}, pass@{one.k}, after minus before", pair))
+    return primary_table(contrasts)
 
 
-def _values(plan: Plan, pairs: Pairs) -> str:
-    rows = [["task", "k", "before", "after", "after minus before"]]
-    for task, (before, after) in pairs.items():
-        for k in plan.ks:
-            values = before.pass_at(k), after.pass_at(k)
-            rows.append([TITLES[task], str(k), *map(_value, values), _difference(*values)])
+def _values(plan: Plan, found: Measured) -> str:
+    rows = [["task", "model", *(f"pass@{k}" for k in plan.ks)]]
+    for task, models in found.items():
+        rows += [[TITLES[task], name, *(_value(c.pass_at(k)) for k in plan.ks)] for name, c in models.items()]
+        if len(models) == 2:
+            pairs = ((models[BEFORE].pass_at(k), models[AFTER].pass_at(k)) for k in plan.ks)
+            rows.append([TITLES[task], "after minus before", *(_difference(*pair) for pair in pairs)])
     return (
-        f"{markdown(rows)}\n\nMeans over problems with 95 % intervals. All but the primary contrasts are descriptive."
+        f"{markdown(rows)}\n\n{BEFORE}, {AFTER}: fine-tuning. Means over problems with 95 % intervals. All but the "
+        "primary contrasts are descriptive."
     )
 
 
-def _shown(plan: Plan, before: Counts, after: Counts) -> str:
-    rows = [["k", "before: pass@k", "before: Best-of-k", "after: pass@k", "after: Best-of-k", "after: what is lost"]]
-    for k in plan.ks:
-        cells = [_value(values) for c in (before, after) for values in (c.pass_at(k), c.best_of(k))]
-        rows.append([str(k), *cells, _difference(after.pass_at(k), after.best_of(k))])
-    shares = [f"{_share(c)} {name}" for name, c in ((BEFORE, before), (AFTER, after))]
+def _shown(plan: Plan, models: dict[str, Counts]) -> str:
+    rows = [["model", "returned answer is right", *(f"k = {k}" for k in plan.ks)]]
+    for name, c in models.items():
+        rows.append([name, "with a perfect verifier (pass@k)", *(_value(c.pass_at(k)) for k in plan.ks)])
+        rows.append([name, "Best-of-k with the shown test", *(_value(c.best_of(k)) for k in plan.ks)])
+        lost = (_difference(c.pass_at(k), c.best_of(k)) for k in plan.ks)
+        rows.append([name, "difference", *lost])
+    shares = [f"{_share(c)} {name}" for name, c in models.items()]
     return (
         f"{markdown(rows)}\n\nThe prompt shows one test of each problem, so a user can run it: Best-of-k returns a "
-        "random one of the answers that pass it. pass@k is what a perfect verifier would reach. Of the answers that "
-        f"pass the shown test, {' and '.join(shares)} fine-tuning fail another one. Descriptive."
+        f"random one of the answers that pass it. Of these answers, {' and '.join(shares)} fine-tuning fail another "
+        "test. Descriptive."
     )
 
 
@@ -89,17 +96,15 @@ def _share(c: Counts) -> str:
     return f"{shown - int(c.right_P.sum())} of {shown}"
 
 
-def _costs(pairs: Pairs) -> str:
+def _costs(found: Measured) -> str:
     rows = [["task", "model", "answers", "right", "with a program", "cut", "tokens per answer", "seconds", "verifier"]]
-    for task, both in pairs.items():
-        for name, c in zip((BEFORE, AFTER), both, strict=True):
-            cells = [c.answers, int(c.right_P.sum()), c.programs, c.truncated]
-            times = [
-                f"{c.tokens / c.answers:.0f}",
-                f"{c.sample_seconds:.0f}",
-                f"{1000 * c.verify_seconds / c.answers:.0f} ms",
-            ]
-            rows.append([TITLES[task], name, *map(str, cells), *times])
+    for task, models in found.items():
+        for name, c in models.items():
+            numbers = map(str, (c.answers, int(c.right_P.sum()), c.programs, c.truncated))
+            verifier = f"{1000 * c.verify_seconds / c.answers:.0f} ms"
+            rows.append(
+                [TITLES[task], name, *numbers, f"{c.tokens / c.answers:.0f}", f"{c.sample_seconds:.0f}", verifier]
+            )
     return (
         f"{markdown(rows)}\n\ncut: at the limit of tokens per answer. seconds: of the evaluation on two cores, start "
         "included. verifier: the sandbox's time per answer, which runs while others are sampled."

@@ -24,6 +24,9 @@ from benchmarks.objectives.page import write_page
 from benchmarks.objectives.results import Result, Results
 from benchmarks.planned.contrasts import holm
 from benchmarks.planned.plan import Contrast
+from benchmarks.programs.counts import Store as ProgramStore
+from benchmarks.programs.page import write_page as write_programs
+from benchmarks.programs.plan import load as load_programs
 from benchmarks.refresh.measures import Measures
 from benchmarks.refresh.page import write_page as write_refresh
 from benchmarks.refresh.plan import load as load_refresh
@@ -91,6 +94,13 @@ def test_a_frontier_follows_from_the_committed_counts(
     monkeypatch.chdir(tmp_path)  # the page names its folder
     write_frontier(folder, store, plan, source)
     assert (folder / "README.md").read_text() == (evidence / page / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_on_programs_follows_from_the_committed_counts(evidence: Path, tmp_path: Path) -> None:
+    store = ProgramStore(evidence / "programs" / "counts.parquet", load_programs().digest)
+    write_programs(tmp_path, store, load_programs())
+    assert (tmp_path / "README.md").read_text() == (evidence / "programs" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -48,11 +48,15 @@ def test_a_page_of_a_plan_that_is_not_finished_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path / "counts.parquet", load().digest)
     write_page(tmp_path, store, load())
     assert (tmp_path / "README.md").read_text().count("not measured yet") == len(load().primary)
-    store.add({Key(m, "mbpp"): _counts([i, 1, 0], [2, 1, 0], samples=16) for i, m in enumerate((BEFORE, AFTER))})
+    store.add({Key(BEFORE, "mbpp"): _counts([0, 1, 0], [2, 1, 0], samples=16)})
+    write_page(tmp_path, store, load())
+    page = (tmp_path / "README.md").read_text()
+    assert page.count("not measured yet") == len(load().primary) and "| MBPP | before |" in page
+    store.add({Key(AFTER, "mbpp"): _counts([1, 1, 0], [2, 1, 0], samples=16)})
     write_page(tmp_path, store, load())
     page = (tmp_path / "README.md").read_text()
     assert page.count("not measured yet") == 1 and "## Best-of-k with the shown test" in page
-    assert "2 of 3 before and 1 of 3 after fine-tuning fail another one" in page
+    assert "2 of 3 before and 1 of 3 after fine-tuning fail another test" in page
 
 
 @pytest.mark.slow
