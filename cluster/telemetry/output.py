@@ -45,6 +45,8 @@ class _Surviving:
         self._failed = False
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # at once: typer tries bytes to find out what kind of stream it has
+            raise TypeError(f"{self._name} takes text, not {type(text).__name__}")
         self._writer.add(lambda: self._guarded(lambda: self._stream.write(text)))
         return len(text)
 

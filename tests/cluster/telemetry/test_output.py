@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+import typer
 
 from cluster.telemetry import output
 from cluster.telemetry.output import surviving_output
@@ -30,6 +31,15 @@ class Disk(io.StringIO):
 def written() -> None:
     """Wait for the thread that writes to standard output."""
     sys.stdout._writer.flush(10)  # type: ignore[attr-defined]
+
+
+def test_typer_writes_to_it_as_to_a_text_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    with surviving_output():
+        typer.echo("größer")
+        typer.echo("error", err=True)
+        with pytest.raises(TypeError, match="standard output takes text, not bytes"):
+            sys.stdout.write(b"")  # type: ignore[call-overload]
+    assert capsys.readouterr() == ("größer\n", "error\n")
 
 
 def test_a_terminal_that_hangs_stops_nobody_and_the_streams_keep_their_order(
