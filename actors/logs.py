@@ -158,6 +158,8 @@ class _OnThread(logging.Handler):
         super().close()
         with contextlib.suppress(TimeoutError):  # the disk hangs, and closing the file would too
             self._writer.flush(_END_SECONDS)
+            if self._writer.dropped:
+                self._file.handle(_Line(f"{self._writer.dropped} lines are missing above: the disk hung for too long"))
             self._file.close()
 
 

@@ -24,6 +24,9 @@ class OrderedWriter:
     Args:
         to: what the writes do, as in "write to runs/NAME (see deadlines.checkpoint_s)".
         deadline_s: seconds that one write may take; None: no limit, and what does not fit into the queue is dropped.
+
+    Attributes:
+        dropped: number of writes that did not fit into the queue.
     """
 
     def __init__(self, to: str, deadline_s: float | None = None) -> None:
@@ -31,7 +34,7 @@ class OrderedWriter:
         self._deadline_s = deadline_s
         self._waiting: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
-        self._added = self._done = 0
+        self._added = self._done = self.dropped = 0
         self._since = math.inf  # when the write began that is under way
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -48,6 +51,7 @@ class OrderedWriter:
             if len(self._waiting) >= MAX_WAITING:
                 if self._deadline_s is not None:
                     raise TimeoutError(f"the driver did not {self._to}: {MAX_WAITING} writes wait")
+                self.dropped += 1
                 return
             self._waiting.append(write)
             self._added += 1

@@ -3,7 +3,8 @@
     python -m benchmarks.frontier hours      # what is left to do, and for how long
     python -m benchmarks.frontier run        # every missing training run and evaluation; continues where it stopped
     python -m benchmarks.frontier report     # docs/evidence/frontier: page and figure, from the committed counts
-    python -m benchmarks.frontier temperatures --also 0.4 0.6    # the chosen models on validation, outside the plan
+    python -m benchmarks.frontier temperatures --also 0.4 0.6    # the chosen models on validation, outside the plan;
+                                                            # with --base-on-test the base model on the test split
     python -m benchmarks.frontier power      # what the tests of the plan can detect, from the spread on validation
 
 The plan (`countdown.yaml`) names contenders, candidates, seeds and primary contrasts. It is committed before the test

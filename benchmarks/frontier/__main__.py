@@ -32,6 +32,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.command == "temperatures") != bool(options.also):
         parser.error("`temperatures` needs --also T ..., and no other command takes it")
+    if options.base_on_test and options.command != "temperatures":
+        parser.error("--base-on-test belongs to `temperatures`")
     plan = load(options.plan)
     store = Store(options.evidence / "counts.parquet", plan.digest)
     if options.command == "hours":

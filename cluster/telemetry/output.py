@@ -35,6 +35,8 @@ def surviving_output() -> Iterator[None]:
                 writer.flush(END_SECONDS)
             except TimeoutError as error:
                 logger.warning("%s: its output hangs, and this file has them", error)
+            if writer.dropped:
+                logger.warning("%d parts of messages were not printed: the output hung for too long", writer.dropped)
 
 
 class _Surviving:

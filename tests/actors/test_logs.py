@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors import logs
+from actors import logs, ordered_writer
 from actors.logs import driver_log, environment, set_step
 
 
@@ -75,6 +75,29 @@ def test_a_disk_that_hangs_does_not_stop_the_driver(tmp_path: Path, monkeypatch:
         "step 4 cluster: step 4",
         "step 5 cluster: step 5",
     ]
+
+
+def test_lines_that_did_not_fit_while_the_disk_hung_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answers = threading.Event(), threading.Event()
+    emit = logs._LogFile.emit
+
+    def hang(file: logs._LogFile, record: logging.LogRecord) -> None:
+        begun.set()
+        assert answers.wait(30)
+        emit(file, record)
+
+    monkeypatch.setattr(logs._LogFile, "emit", hang)
+    monkeypatch.setattr(ordered_writer, "MAX_WAITING", 2)
+    with driver_log(tmp_path, "INFO"):
+        logging.getLogger("cluster").info("first")
+        assert begun.wait(10)
+        for number in range(5):
+            logging.getLogger("cluster").info("line %d", number)
+        answers.set()
+    last = (tmp_path / "driver.log").read_text().splitlines()[-1]
+    assert last == "4 lines are missing above: the disk hung for too long"
 
 
 def test_a_message_that_cannot_be_formatted_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

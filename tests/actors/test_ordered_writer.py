@@ -70,4 +70,4 @@ def test_a_full_queue_drops_lines_but_no_records(deadline_s: float | None, monke
             writer.add(partial(written.append, 3))
     disk.set()
     writer.flush(10)
-    assert written == [0, 1, 2]
+    assert written == [0, 1, 2] and writer.dropped == (1 if deadline_s is None else 0)
