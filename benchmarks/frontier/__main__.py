@@ -67,9 +67,14 @@ def main() -> None:
 
 def _training_run(plan: Plan, text: str) -> tuple[str, float, int]:
     """The training run CONTENDER:RATE:SEED; ValueError if the plan has no such run."""
-    for name, rate, seed in plan.runs:
-        if text in (f"{name}:{rate}:{seed}", f"{name}:{rate:g}:{seed}"):
-            return name, rate, seed
+    contender, *numbers = text.split(":")
+    try:
+        rate, seed = map(float, numbers)
+    except ValueError:
+        rate = seed = float("nan")  # equal to no run
+    for run in plan.runs:
+        if run == (contender, rate, seed):
+            return run
     names, rates, seeds = (", ".join(map(str, one)) for one in (plan.contenders, plan.rates, plan.seeds))
     raise ValueError(f"--only {text}: give CONTENDER:RATE:SEED; contenders: {names}; rates: {rates}; seeds: {seeds}")
 
