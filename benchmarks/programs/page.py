@@ -43,7 +43,7 @@ def _introduction(plan: Plan) -> str:
     sizes = "; ".join(f"{TITLES[task]}: {pool.prompts} problems, {pool.n} samples" for task, pool in plan.tests.items())
     return (
         f"The plan is `benchmarks/programs/plan.yaml` (digest {plan.digest}). The model is fine-tuned for "
-        f" {tuning.steps} steps of {tuning.batch_size} solutions of MBPP's training split (learning rate "
+        f"{tuning.steps} steps of {tuning.batch_size} solutions of MBPP's training split (learning rate "
         f"{tuning.learning_rate:g}), once, so the intervals cover other problems and samples, not repeated training. "
         f"{sizes}, at temperature {plan.temperature:g}. Every program runs in the sandbox.\n\n"
         "`python -m benchmarks.programs report` recomputes every number of this page from `counts.parquet`, which "

@@ -17,6 +17,11 @@ from benchmarks.frontier.tables import values
 from benchmarks.objectives.experiments import EXPERIMENTS
 from benchmarks.objectives.results import Result, Results
 from benchmarks.planned.contrasts import holm
+from benchmarks.programs.counts import Key as ProgramKey
+from benchmarks.programs.counts import Store as ProgramStore
+from benchmarks.programs.plan import AFTER, BEFORE
+from benchmarks.programs.plan import Contrast as ProgramContrast
+from benchmarks.programs.plan import load as load_programs
 from benchmarks.refresh.measures import Measures
 from benchmarks.refresh.plan import load as load_refresh
 from benchmarks.refresh.results import Courses, Evaluations
@@ -136,11 +141,11 @@ def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidenc
 def test_the_page_names_the_verdicts_that_change_over_the_contrasts_of_all_plans(
     evidence: Path, repository: Path
 ) -> None:
-    by_plan = [*_frontier_pairs(evidence, repository), *_other_pairs(evidence, repository)]
+    by_plan = [*_frontier_pairs(evidence, repository), *_other_pairs(evidence, repository), _program_pairs(evidence)]
     raw = {name: paired_p_value(*pair) for pairs in by_plan for name, pair in pairs.items()}
     within = [p for pairs in by_plan for p in holm([raw[name] for name in pairs], len(pairs))]
     over_all = dict(zip(raw, holm([*raw.values()], len(raw)), strict=True))
-    assert [len(pairs) for pairs in by_plan] == [3, 3, 2, 4, 2, 3]
+    assert [len(pairs) for pairs in by_plan] == [3, 3, 2, 4, 2, 3, 2]
     changed = {name: p for (name, p), own in zip(over_all.items(), within, strict=True) if (p < 0.05) != (own < 0.05)}
     assert set(changed) == {"frontier-hard: pass16 minus mean at 32", "variational minus exact"}
     page = " ".join((evidence / "README.md").read_text().split())
@@ -187,6 +192,17 @@ def _other_pairs(evidence: Path, repository: Path) -> list[Pairs]:
         for c in EXPERIMENTS["imitation-learned"].primary
     }
     return [refresh, imitation]
+
+
+def _program_pairs(evidence: Path) -> Pairs:
+    """The same of the models before and after fine-tuning on programs."""
+    plan = load_programs()
+    counts = ProgramStore(evidence / "programs" / "counts.parquet", plan.digest)
+
+    def value(model: str, c: ProgramContrast) -> np.ndarray:
+        return counts.get(ProgramKey(model, c.task)).pass_at(c.k)[None]
+
+    return {f"programs: {c.task} at {c.k}": (value(BEFORE, c), value(AFTER, c)) for c in plan.primary}
 
 
 def _imitation_by_verifier(evidence: Path) -> dict[str, list[Result]]:
