@@ -31,6 +31,7 @@ from actors.settings import (
 )
 from cluster.config.cluster_settings import ClusterSettings
 from cluster.config.layers import Layers
+from cluster.config.other_names import OTHER_NAMES, VERL_SECTIONS
 from cluster.config.rules import cross_section_problems
 from cluster.config.settings import (
     AgreementSettings,
@@ -253,8 +254,8 @@ def nearest_key(key: str) -> str | None:
     """The existing dotted key that the user most likely meant by `key`, or None when nothing is near."""
     paths = list(key_paths())
     leaf = key.rsplit(".", 1)[-1]
-    if leaf in _OTHER_NAMES:
-        return _OTHER_NAMES[leaf]
+    if leaf in OTHER_NAMES:
+        return OTHER_NAMES[leaf]
     inside = [path for path in paths if path.rpartition(".")[0] == key.rpartition(".")[0]]
     if near := difflib.get_close_matches(key, inside, n=1, cutoff=0.75) if "." in key else []:
         if difflib.SequenceMatcher(None, leaf, near[0].rsplit(".", 1)[-1]).ratio() >= 0.75:
@@ -313,10 +314,12 @@ def _key(item: Any) -> str:
 def _unknown_key(key: str) -> str:
     above, _, name = key.rpartition(".")
     paths = key_paths()
+    if key in VERL_SECTIONS:
+        return f"{key}: unknown key; docs/configuration.md lists every key, docs/migrate.md those for verl's settings"
     if all(part not in paths or section_of(paths[part]) for part in _prefixes(above)):
         near = nearest_key(key)
-    elif _OTHER_NAMES.get(name, "").startswith(f"{above}."):
-        near = _OTHER_NAMES[name]
+    elif OTHER_NAMES.get(name, "").startswith(f"{above}."):
+        near = OTHER_NAMES[name]
     else:  # inside a value
         close = difflib.get_close_matches(name, list(_fields_in(above)), n=1)
         near = f"{above}.{close[0]}" if close else None
@@ -371,43 +374,5 @@ def _explain(key: str, item: Any) -> list[str]:
     return [f"{key} = {spelled(item['input'])}: {wanted(item, example)}.{described}"]
 
 
-# Names that other trainers use for a key whose name here is not near.
-_OTHER_NAMES = {
-    "lr": "learner.learning_rate",
-    "batch_size": "rollout.prompts_per_step",
-    "train_batch_size": "rollout.prompts_per_step",
-    "num_generations": "rollout.n",
-    "num_samples": "rollout.n",
-    "n_samples": "rollout.n",
-    "max_steps": "run.steps",
-    "total_steps": "run.steps",
-    "save_steps": "checkpoint.every",
-    "save_freq": "checkpoint.every",
-    "eval_steps": "evaluation.every",
-    "test_freq": "evaluation.every",
-    "max_new_tokens": "rollout.max_response_tokens",
-    "max_tokens": "rollout.max_response_tokens",
-    "max_response_length": "rollout.max_response_tokens",
-    "max_completion_length": "rollout.max_response_tokens",
-    "max_prompt_length": "rollout.max_prompt_tokens",
-    "beta": "loss.kl_coefficient",
-    "kl_coef": "loss.kl_coefficient",
-    "kl_loss_coef": "loss.kl_coefficient",
-    "entropy_coeff": "loss.entropy_coefficient",
-    "clip_ratio": "loss.clip_low",
-    "grad_clip": "learner.gradient_clip",
-    "max_grad_norm": "learner.gradient_clip",
-    "gradient_checkpointing": "learner.activation_checkpointing",
-    "torch_dtype": "model.dtype",
-    "model_name_or_path": "model.path",
-    "output_dir": "run.directory",
-    "report_to": "tracking",
-    "logger": "tracking",
-    "async_level": "queue.staleness",
-    "r": "learner.lora.rank",
-    "lora_rank": "learner.lora.rank",
-    "lora_alpha": "learner.lora.alpha",
-    "target_modules": "learner.lora.targets",
-}
 _TYPE_NAMES = ("int", "float", "str", "bool", "constrained")
 _UNKNOWN = ("extra_forbidden", "invalid_key")

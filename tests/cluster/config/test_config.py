@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import ConfigError, RunConfig, build_config, key_paths, load_config, nearest_key
+from cluster.config.other_names import OTHER_NAMES
 from cluster.config.reference import models_in, render_reference
 
 YAML_FILES = ("local", "8xh100", "multinode", "one-gpu", "smollm2-math")
@@ -58,6 +59,20 @@ def test_unknown_key_names_the_nearest(written: str, meant: str) -> None:
     if meant == "rollout.prompts_per_step":  # the section itself is misspelt: report it first
         meant = "rollout"
     assert f"did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize(("name", "meant"), OTHER_NAMES.items())
+def test_names_of_other_trainers_lead_to_an_existing_key(name: str, meant: str) -> None:
+    keys = key_paths()
+    inside = {
+        f"{key}.{leaf}" for key, info in keys.items() for m in models_in(info.annotation) for leaf in m.model_fields
+    }
+    assert meant in keys or meant in inside
+    assert f"did you mean {meant}?" in refusal({"run": {name: 1}})
+
+
+def test_a_section_of_verl_leads_to_the_page_about_its_settings() -> None:
+    assert "docs/migrate.md" in refusal({"actor_rollout_ref": {"rollout": {"n": 5}}})
 
 
 @pytest.mark.parametrize(
