@@ -115,6 +115,15 @@ def test_the_commands_about_eight_gpus_are_accepted(tmp_path: Path) -> None:
         assert (config.objective.k, config.task.template, config.cluster.num_gpus) == (16, "chat", 8)
 
 
+def test_the_translated_examples_are_accepted(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "migrate.md").read_text("utf-8"), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        mine = tmp_path / "my.yaml"
+        mine.write_text(example)
+        assert load_config(mine).objective.estimator == "grpo"
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     site = (ROOT / "mkdocs.yml").read_text("utf-8")
