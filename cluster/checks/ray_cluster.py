@@ -46,6 +46,38 @@ def address_of(config: RunConfig) -> tuple[str, str]:
     return os.environ.get("RAY_ADDRESS") or "local", "RAY_ADDRESS"
 
 
+def stated_problems(config: RunConfig) -> Iterator[str]:
+    """What ``cluster.num_cpus`` and ``cluster.num_gpus`` lack for the actors that the job starts.
+
+    This is no rule of the configuration, because the commands start different actors.
+    """
+    from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
+
+    cluster, wanted = config.cluster, gpus_wanted(config)
+    if cluster.num_gpus is not None and wanted > cluster.num_gpus:
+        yield (
+            f"the layout takes {wanted} GPUs ({gpus_text(config)}) but cluster.num_gpus = {cluster.num_gpus}; "
+            f"{fewer_gpus(config)}"
+        )
+    actors, keys = _cpus_wanted(config)
+    if cluster.num_cpus is not None and actors > cluster.num_cpus:
+        yield (
+            f"the layout takes {actors} CPUs ({keys}) but cluster.num_cpus = {cluster.num_cpus}; lower one of them, or "
+            "raise cluster.num_cpus"
+        )
+
+
+def _cpus_wanted(config: RunConfig) -> tuple[int, str]:
+    """CPUs of the actors that must start, one for each, and the keys from which the number follows."""
+    actors = config.actors
+    counts = {
+        "actors.samplers": actors.sampler_range.min,
+        "actors.verifiers": actors.verifier_range.min,
+        "learner.ranks": config.learner.ranks,
+    }
+    return sum(counts.values()), " + ".join(key for key, count in counts.items() if count)
+
+
 def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iterator[str]:
     """What the running cluster lacks for the layout, judged by what each of its nodes has in all.
 
@@ -54,12 +86,10 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
     """
     from cluster.config.rules import gpus_text, gpus_wanted
 
-    actors, learner, sampler = config.actors, config.learner, config.sampler
-    samplers, verifiers = actors.sampler_range.min, actors.verifier_range.min
-    gpus = gpus_wanted(config)
+    one_sampler = config.sampler.gpus if config.actors.sampler_range.min else 0
     layout = {
-        "CPU": (samplers + verifiers + learner.ranks, "actors.samplers + actors.verifiers + learner.ranks", 1),
-        "GPU": (gpus, gpus_text(config), sampler.gpus if samplers else 0),
+        "CPU": (*_cpus_wanted(config), 1),
+        "GPU": (gpus_wanted(config), gpus_text(config), one_sampler),
     }
     for name, (wanted, keys, one) in layout.items():
         found, known = sum(node.get(name, 0) for node in nodes), getattr(config.cluster, f"num_{name.lower()}s")
@@ -86,8 +116,7 @@ def _most(config: RunConfig, name: str) -> int:
 
 def role_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iterator[str]:
     """Roles of node types that no node of a running cluster has; judged once the cluster is complete."""
-    wanted = config.actors.sampler_range.min + config.actors.verifier_range.min + config.learner.ranks
-    if sum(node.get("CPU", 0) for node in nodes) < wanted:  # more nodes are on their way
+    if sum(node.get("CPU", 0) for node in nodes) < _cpus_wanted(config)[0]:  # more nodes are on their way
         return
     for role in sorted(restricted(config)):
         name = role_resource(role)

@@ -28,7 +28,7 @@ from cluster.checks.preflight import (
 )
 from cluster.checks.problems import Problems
 from cluster.checks.prompts import check_prompts
-from cluster.checks.ray_cluster import address_of
+from cluster.checks.ray_cluster import address_of, stated_problems
 from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
 from verifiers.sandbox.executor import Executor, SandboxUnavailable
@@ -71,6 +71,7 @@ def check_start(
     elsewhere = not runs_here(config)
     model_elsewhere = dry_run and (elsewhere or config.model.parameters_billions is not None)
     problems.add(lambda: machine_problems(config, new_run=new_run))
+    problems.add(lambda: stated_problems(config))
     if trains:
         problems.add(lambda: tracker_problems(config))
         problems.add(lambda: dropout_problems(config))

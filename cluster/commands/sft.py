@@ -117,10 +117,12 @@ def sft(
 
 
 def _check_machine(config: RunConfig) -> None:
-    from cluster.checks.ray_cluster import address_of
+    from cluster.checks.ray_cluster import address_of, stated_problems
 
-    here = address_of(config)[0] == "local"
-    if problems := [*machine_problems(config, new_run=False), *(gpu_problems(config) if here else [])]:
+    problems = [*machine_problems(config, new_run=False), *stated_problems(config)]
+    if address_of(config)[0] == "local":
+        problems += gpu_problems(config)
+    if problems:
         raise UsageError("\n".join(problems))
 
 

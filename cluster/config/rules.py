@@ -214,7 +214,7 @@ def _lengths(config: RunConfig) -> Iterator[str]:
 
 
 def _devices(config: RunConfig) -> Iterator[str]:
-    sampler, learner, cluster = config.sampler, config.learner, config.cluster
+    sampler, learner = config.sampler, config.learner
     if sampler.gpus and sampler.tensor_parallel != sampler.gpus:
         yield (
             f"sampler.tensor_parallel = {sampler.tensor_parallel} differs from sampler.gpus = {sampler.gpus}; "
@@ -229,18 +229,6 @@ def _devices(config: RunConfig) -> Iterator[str]:
         yield (
             f"learner.gpus_per_rank = {learner.gpus_per_rank:g}: a rank owns one GPU (1) or computes on the CPU (0); "
             "for more GPUs raise learner.ranks"
-        )
-    wanted = gpus_wanted(config)
-    if cluster.num_gpus is not None and wanted > cluster.num_gpus:
-        yield (
-            f"the layout takes {wanted} GPUs ({gpus_text(config)}) but cluster.num_gpus = {cluster.num_gpus}; "
-            f"{fewer_gpus(config)}"
-        )
-    actors = config.actors.sampler_range.min + config.actors.verifier_range.min + learner.ranks
-    if cluster.num_cpus is not None and actors > cluster.num_cpus:
-        yield (
-            f"the layout takes {actors} CPUs (actors.samplers + actors.verifiers + learner.ranks) but "
-            f"cluster.num_cpus = {cluster.num_cpus}; lower one of them, or raise cluster.num_cpus"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.checks.preflight import ROOT
+from cluster.checks.ray_cluster import stated_problems
 from cluster.config import RunConfig, apply_override, build_config, load_config
 from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, PLUGINS, output_paths, value_at
 from cluster.config.settings import RunSettings
@@ -81,7 +82,8 @@ def make_job(
     """The job that the options of `bonrl submit` mean; `config` is None or empty where the option is not given.
 
     Raises:
-        UsageError: options that exclude each other, or results that would be lost with Ray's copy of the job.
+        UsageError: options that exclude each other, a cluster that is stated to be too small for the run, or results
+            that would be lost with Ray's copy of the job.
     """
     options = {"--entrypoint": entrypoint, "--command": command, "--resume": resume, "--replay": replay}
     given = [name for name, value in options.items() if value is not None]
@@ -100,6 +102,8 @@ def make_job(
         # The script may read them.
         files |= {f"--config {one}": str(one) for one in config or () if not one.is_absolute()}
         return Job(entrypoint, resolved, files, start_s)
+    if problems := list(stated_problems(resolved)):
+        raise UsageError("\n".join(problems))
     if not dry_run:
         _absolute("run.directory", resolved.run.directory)
     return Job(_python("train", "--config", CONFIG_NAME, *(["--dry-run"] if dry_run else [])), resolved, {}, start_s)

@@ -112,6 +112,10 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
             ["sft", "--new", "--output", "nowhere", "learner.gpus_per_rank=1", "learner.ranks=3"],
             ["takes 3 GPUs (learner.ranks x learner.gpus_per_rank) but this machine has 0"],
         ),
+        (
+            ["sft", "--new", "--output", "nowhere", "learner.ranks=3", "cluster.num_cpus=2"],
+            ["3 CPUs (learner.ranks) but cluster.num_cpus = 2"],
+        ),
         (["sft", "--output", "nowhere", "--resume"], ["no unfinished `bonrl sft --output nowhere`"]),
         (["sft", "--output", "nowhere", "--resume", "--steps", "5"], ["leave --steps out"]),
         (["sft", "--output", "nowhere", "--resume", "-c", "cluster/presets/local.yaml"], ["leave --config out"]),

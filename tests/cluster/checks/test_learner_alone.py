@@ -13,7 +13,7 @@ from cluster.checks.memory.estimates import derive
 from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.placement import sizes_of
-from cluster.checks.ray_cluster import layout_problems
+from cluster.checks.ray_cluster import layout_problems, stated_problems
 from cluster.config import ConfigError, RunConfig, load_config
 from cluster.config.learner_alone import NO_SAMPLING, learner_alone
 from cluster.config.rules import gpus_wanted
@@ -46,6 +46,20 @@ def test_a_running_cluster_needs_room_for_the_ranks_only() -> None:
     assert list(layout_problems(config, [node] * 4)) == [], "a sampler would need two GPUs of a node"
     problems = list(layout_problems(config, [node] * 3))
     assert len(problems) == 1 and "the layout takes 4 GPUs (learner.ranks x learner.gpus_per_rank)" in problems[0]
+
+
+def test_a_stated_cluster_needs_room_for_the_ranks_only() -> None:
+    """`cluster.num_cpus` and `cluster.num_gpus` are compared with what the command starts."""
+    gpus = ("learner.ranks=8", "cluster.num_gpus=8")
+    [problem] = stated_problems(load_config(PRESETS / "8xh100.yaml", gpus))
+    assert "the layout takes 12 GPUs" in problem and "cluster.num_gpus = 8" in problem
+    cpus = ("learner.ranks=2", "cluster.num_cpus=2")
+    [problem] = stated_problems(load_config(PRESETS / "local.yaml", cpus))
+    assert "the layout takes 4 CPUs (actors.samplers + actors.verifiers + learner.ranks)" in problem
+    for preset, keys in (("8xh100.yaml", gpus), ("local.yaml", cpus)):
+        assert list(stated_problems(imitating(preset, *keys))) == []
+    [problem] = stated_problems(imitating("local.yaml", "learner.ranks=3", "cluster.num_cpus=2"))
+    assert "the layout takes 3 CPUs (learner.ranks) but cluster.num_cpus = 2" in problem
 
 
 def test_memory_is_that_of_the_ranks() -> None:
@@ -125,7 +139,6 @@ def test_a_sampler_that_the_model_does_not_fit_refuses_no_imitation(
 @pytest.mark.parametrize(
     ("preset", "override", "reason"),
     [
-        ("8xh100.yaml", "learner.ranks=8", "cluster.num_gpus = 8"),
         ("one-gpu.yaml", "learner.ranks=2", "as many samplers as learner ranks"),
         ("local.yaml", "sampler.max_model_len=8", "sampler.max_model_len = 8 is below"),
     ],
@@ -133,7 +146,7 @@ def test_a_sampler_that_the_model_does_not_fit_refuses_no_imitation(
 def test_samplers_break_no_rule_of_a_learner_alone(preset: str, override: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         load_config(PRESETS / preset, [override])
-    imitating(preset, override, "cluster.num_gpus=8")
+    imitating(preset, override)
 
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in PRESETS.glob("*.yaml")))

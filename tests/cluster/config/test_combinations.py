@@ -22,7 +22,6 @@ from tests.cluster.config.test_config import refusal
         ({"sampler": {"gpus": 2}}, ("sampler.tensor_parallel = 1", "sampler.gpus = 2")),
         ({"sampler": {"tensor_parallel": 2}}, ("sampler.tensor_parallel = 2", "sampler.gpus")),
         ({"learner": {"gpus_per_rank": 0.5}}, ("learner.gpus_per_rank = 0.5", "learner.ranks")),
-        ({"learner": {"gpus_per_rank": 1, "ranks": 3}, "cluster": {"num_gpus": 2}}, ("3 GPUs", "cluster.num_gpus = 2")),
         *(
             (
                 {"task": {"name": name, "path": "data", "instruction": "Be brief."}},

@@ -90,6 +90,13 @@ def test_results_that_would_be_lost_are_refused(checkout: Path, options: dict[st
         make_job([LOCAL], LOCAL, [], resume=Path("/r"))
 
 
+def test_a_cluster_that_is_stated_to_be_too_small_is_refused_before_the_submission(checkout: Path) -> None:
+    overrides = ["run.directory=/r", "cluster.num_cpus=1"]
+    with pytest.raises(UsageError, match="the layout takes 3 CPUs .* but cluster.num_cpus = 1"):
+        make_job(None, LOCAL, overrides)
+    make_job(None, LOCAL, overrides, command="sft --output /shared/m")
+
+
 def test_variables_of_the_job() -> None:
     here = {"WANDB_API_KEY": "secret", "HF_TOKEN": "", "HOME": "/home/x", "OTHER": "1"}
     assert environment([], here) == {"WANDB_API_KEY": "secret"}
