@@ -185,16 +185,22 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
 
 def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
     """Rows (figure, value) for the terminal."""
-    rows = [
-        ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
-        ("staleness bound", f"{derived.staleness_bound} optimizer steps"),
+    samples, actors = has_samplers(config), "learner rank"
+    rows = []
+    if samples:
+        actors = "sampler, verifier and learner rank"
+        rows += [
+            ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
+            ("staleness bound", f"{derived.staleness_bound} optimizer steps"),
+        ]
+    rows += [
         ("samples per step", f"{derived.samples_per_step}"),
         *_allocation_rows(config),
         ("tokens per step, at most", f"{derived.max_tokens_per_step:,}"),
         ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),
         ("micro-batches per rank, at most", f"{derived.micro_batches_per_rank}"),
         ("samples in all", f"{derived.samples_per_step * config.run.steps:,} over {config.run.steps} steps"),
-        ("CPUs", f"{derived.cpus} (one per sampler, verifier and learner rank)"),
+        ("CPUs", f"{derived.cpus} (one per {actors})"),
         ("GPUs", f"{derived.gpus}"),
         *_memory_rows(config, derived),
     ]
@@ -207,9 +213,8 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
 
 
 def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str]]:
-    device = "GPU" if config.sampler.gpus else "host"
     rank_device = "GPU" if config.learner.gpus_per_rank else "host"
-    shape, transit, cache = derived.shape, derived.transit, derived.kv_cache
+    shape = derived.shape
     yield "model parameters", _parameters_text(config, derived)
     yield "model shape", "unknown" if shape is None else shape_text(shape)
     if config.learner.lora and shape is not None:
@@ -217,10 +222,12 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
             "  adapters of learner.lora",
             f"{shape.trained:,} weights are trained, {shape.trained / shape.parameters:.2%}",
         )
-        share = f"{shape.sent / shape.parameters:.0%} of the model"
-        yield "  weights of one update", f"{shape.sent:,}, {'the adapters' if config.learner.sent_adapters else share}"
-    yield f"memory of one sampler ({device})", size_text(derived.sampler_memory)
-    yield "  sequences in its KV cache", "unknown" if cache is None else _cache_text(config, derived)
+        if has_samplers(config):
+            share = f"{shape.sent / shape.parameters:.0%} of the model"
+            sent = "the adapters" if config.learner.sent_adapters else share
+            yield "  weights of one update", f"{shape.sent:,}, {sent}"
+    if has_samplers(config):
+        yield from _sampler_rows(config, derived)
     yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
     yield "  activations and logits", size_text(derived.activation_memory)
     if keeps_reference(config):
@@ -228,13 +235,27 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     loading = f": {loading_text(config, derived)}" if shape else ""
     yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
     yield "groups in flight, memory", size_text(derived.group_memory)
-    if transit is None:
+    if has_samplers(config):
+        yield from _update_rows(config, derived, rank_device)
+
+
+def _sampler_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str]]:
+    yield f"memory of one sampler ({'GPU' if config.sampler.gpus else 'host'})", size_text(derived.sampler_memory)
+    yield "  sequences in its KV cache", "unknown" if derived.kv_cache is None else _cache_text(config, derived)
+
+
+def _update_rows(config: RunConfig, derived: Derived, rank_device: str) -> Iterator[tuple[str, str]]:
+    """What a weight update moves, and how long that takes."""
+    shape, transit = derived.shape, derived.transit
+    if shape is None or transit is None:
         yield "weights in transit", "unknown"
         return
-    held = [(transit.shared_memory, str(SHARED_MEMORY)), (transit.object_store, "Ray's object store")]
-    if shape is not None:
-        copies = published_on_device(config, shape, "ipc", "nccl")
-        held.append((copies, f"the memory of learner rank 0 ({rank_device})"))
+    copies = published_on_device(config, shape, "ipc", "nccl")
+    held = [
+        (transit.shared_memory, str(SHARED_MEMORY)),
+        (transit.object_store, "Ray's object store"),
+        (copies, f"the memory of learner rank 0 ({rank_device})"),
+    ]
     yield "weights in transit, one node", " and ".join(f"{size_text(n)} in {place}" for n, place in held if n)
     yield (
         "one weight update",

@@ -102,7 +102,8 @@ def check_start(
     if earlier is not None:
         problems.add(earlier)
     prompts: list[str] = []
-    if dry_run or (trains and problems.lines):  # a start reads them next, and refuses what is wrong with them then
+    # A start reads them next, and refuses what is wrong with them then.
+    if has_samplers(config) and (dry_run or (trains and problems.lines)):
         found = problems.of(lambda: check_prompts(config, render=loads, model_elsewhere=model_elsewhere))
         prompts = found[0] if found else []
         doubtful += found[1] if found else []

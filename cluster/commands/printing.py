@@ -39,12 +39,14 @@ def print_dry_run(
     from cluster.checks.earlier import replay_text
     from cluster.checks.prompts import without_unused_validation
     from cluster.checks.refusals import check_start
+    from cluster.config.learner_alone import without_sampling
 
     config = without_unused_validation(config) if earlier is None else config
-    found = check_start(config, dry_run=True, earlier=earlier, new_run=new_run)
+    started = without_sampling(config) if replay else config
+    found = check_start(started, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
     replayed = [("replay", f"{replay_text(config, replay)}; it starts the learner only")] if replay else []
-    rows = [*replayed, *report(config, found.derived), *found.placement, *map(_row, found.prompts)]
+    rows = [*replayed, *report(started, found.derived), *found.placement, *map(_row, found.prompts)]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:

@@ -75,7 +75,9 @@ def train(
     if dry_run:
         print_dry_run(resolved, checks, new_run=resume is None, replay=replay)
         return
-    check_start(resolved, checks, new_run=resume is None)
+    from cluster.config.learner_alone import without_sampling
+
+    check_start(without_sampling(resolved) if replay else resolved, checks, new_run=resume is None)
     if replay:
         from cluster.run.job import replay as run_replay
 

@@ -1,8 +1,8 @@
-"""The configuration of a job that has a learner only: no samplers, no verifiers, nothing is published."""
+"""The configuration of a job that has a learner only, a replay or imitation: no samplers, no verifiers, no updates."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors.settings import ElasticCount
 from learner.schedule import ScheduleSettings
@@ -20,19 +20,34 @@ NO_SAMPLING = (
 _NONE = ElasticCount.model_construct(min=0, max=0)  # the schema allows no run without them
 
 
+def without_sampling(config: RunConfig) -> RunConfig:
+    """`config` for a replay: the learner trains as in the run, on recorded groups, and there are no other actors.
+
+    Estimates, checks and placement then count the learner's ranks only, and the groups of one step.
+    """
+    return _changed(
+        config,
+        actors={"samplers": _NONE, "verifiers": _NONE},
+        sampler={"sleep": "none", "max_model_len": None},
+        cluster={"placement": "separate"},
+        broadcast={"backend": "host"},
+        queue={"staleness": 0, "overtake": 0},
+    )
+
+
 def learner_alone(config: RunConfig, *, batch_size: int) -> RunConfig:
     """`config` for imitation in batches of `batch_size` examples: what the ranks need, and nothing for other actors.
 
-    Estimates, checks and placement then count the learner's ranks only. There is no KL, so no reference model.
+    There is no KL, so no reference model.
     """
-    changes = {
-        "actors": {"samplers": _NONE, "verifiers": _NONE},
-        "sampler": {"sleep": "none", "max_model_len": None},
-        "cluster": {"placement": "separate"},
-        "broadcast": {"backend": "host"},
-        "queue": {"staleness": 0, "overtake": 0},
-        "rollout": {"n": 1, "prompts_per_step": batch_size, "allocation": None},
-        "loss": {"kl_coefficient": 0.0, "kl_refresh_every": 0},
-    }
-    sections = {name: getattr(config, name).model_copy(update=keys) for name, keys in changes.items()}
-    return config.model_copy(update={**sections, "schedule": ScheduleSettings()})
+    alone = _changed(
+        without_sampling(config),
+        rollout={"n": 1, "prompts_per_step": batch_size, "allocation": None},
+        loss={"kl_coefficient": 0.0, "kl_refresh_every": 0},
+    )
+    return alone.model_copy(update={"schedule": ScheduleSettings()})
+
+
+def _changed(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    changes = {name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()}
+    return config.model_copy(update=changes)

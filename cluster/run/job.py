@@ -33,6 +33,7 @@ from cluster.checks.starting_weights import FILE as WEIGHTS_FILE
 from cluster.checks.starting_weights import starting_weights, weights_warning
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
+from cluster.config.learner_alone import without_sampling
 from cluster.evaluation.summary import Evaluation, evaluation_output
 from cluster.exit_status import COMPLETED
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
@@ -143,7 +144,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
     check_recorded_groups(config, source, steps)
     config = unshared(with_fixed_date(config, resumed=True))  # the export renders prompts as the recorded run did
     config = config.model_copy(update={"run": config.run.model_copy(update={"steps": steps})})
-    with _open_directory(config, None) as directory, _messages(directory, config):
+    with _open_directory(config, None) as directory, _messages(directory, config):  # `bonrl eval` needs its samplers
         with Dashboards(config, directory, first_step=0) as dashboards:
             keep_files(directory, config)
             dashboards.message(f"replaying {text}")
@@ -151,7 +152,7 @@ def replay(config: RunConfig, source: Path) -> JobResult:
                 dashboards.message(
                     f"warning: {source} changed a setting during the run, and the last value is used: {change}"
                 )
-            return _run(RunContext(config, directory, dashboards, replay=source))
+            return _run(RunContext(without_sampling(config), directory, dashboards, replay=source))
 
 
 def _run(context: RunContext) -> JobResult:

@@ -1,4 +1,4 @@
-"""`bonrl sft` has learner ranks only: what is counted, checked and warned about."""
+"""`bonrl sft` and replays have learner ranks only: what is counted, checked and warned about."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.placement import sizes_of
 from cluster.checks.ray_cluster import layout_problems, stated_problems
+from cluster.commands.printing import print_dry_run
 from cluster.config import ConfigError, RunConfig, load_config
-from cluster.config.learner_alone import NO_SAMPLING, learner_alone
+from cluster.config.learner_alone import NO_SAMPLING, learner_alone, without_sampling
 from cluster.config.rules import gpus_wanted
 from cluster.errors import UsageError
 from cluster.launch.demand import bundles, plan_run
@@ -80,6 +81,43 @@ def test_a_cpu_job_counts_no_sampler_on_the_host() -> None:
     mine, theirs = derive(alone, QWEN25_7B).host_memory, derive(run, QWEN25_7B).host_memory
     assert mine is not None and theirs is not None
     assert mine < theirs - 2 * 4 * QWEN25_7B.parameters, "vLLM's weights, twice"
+
+
+def test_a_replay_counts_no_sampler() -> None:
+    """It keeps what the learner does in the run: a reference model, and the groups of one step."""
+    run = load_config(PRESETS / "local.yaml", ["loss.kl_coefficient=0.1", "queue.staleness=3"])
+    mine, theirs = derive(without_sampling(run), QWEN25_7B), derive(run, QWEN25_7B)
+    assert (mine.sampler_memory, mine.kv_cache, mine.transit) == (None, None, None)
+    assert (mine.learner_memory, mine.reference_memory) == (theirs.learner_memory, theirs.reference_memory)
+    assert (mine.samples_per_step, mine.group_memory) == (theirs.samples_per_step, theirs.group_memory / 4)
+    assert (mine.cpus, theirs.cpus) == (1, 3)
+    one_card = load_config(PRESETS / "one-gpu.yaml", ["actors.verifier_gpus=0.5"])
+    assert (gpus_wanted(one_card), gpus_wanted(without_sampling(one_card))) == (2, 1)
+
+
+def test_a_dry_run_of_a_replay_refuses_and_prints_nothing_of_samplers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache that no machine has, more GPUs than are stated, and problems that are not here, which a replay does not
+    read."""
+    monkeypatch.setattr("cluster.checks.earlier.replay_text", lambda config, source: "3 steps")
+    monkeypatch.setattr(refusals, "model_problems", lambda config: [])
+    monkeypatch.setattr(refusals, "loading_problems", lambda model: [])
+    model = write_model(tmp_path / "model")
+    overrides = [f"model.path={model}", "sampler.kv_cache_gib=4096", "cluster.num_cpus=1"]
+    overrides += ["task.name=jsonl", "task.jsonl.train=gone.jsonl", "tracking=[]", f"run.directory={tmp_path}"]
+    overrides += ["rollout.max_prompt_tokens=32", "rollout.max_response_tokens=16"]
+    config = load_config(PRESETS / "local.yaml", overrides)
+    with pytest.raises(UsageError) as refused:
+        print_dry_run(config)
+    for reason in ("the job needs about", "takes 3 CPUs", "gone.jsonl"):
+        assert reason in str(refused.value)
+    print_dry_run(config, list, replay=tmp_path)
+    settings, _, figures = capsys.readouterr().out.partition("\nreplay")
+    assert "kv_cache_gib: 4096" in settings, "the configuration that is recorded"
+    assert "memory of one learner rank" in figures and "1 (one per learner rank)" in figures
+    for absent in ("sampler", "slots", "staleness", "in transit", "unknown"):
+        assert absent not in figures, absent
 
 
 def test_training_on_the_cpu_next_to_a_gpu_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:

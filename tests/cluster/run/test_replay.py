@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,11 @@ from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
 from actors.sampling import Sampling
 from cluster.checks.earlier import replay_problems, replay_text, replayed_steps
+from cluster.checks.memory.estimates import has_samplers
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoints
+from cluster.records.config_changes import recorded_config
 from cluster.records.run_directory import RunDirectory
 from cluster.run.context import RunContext
 from cluster.run.job import _train_until_asked, replay
@@ -113,6 +116,27 @@ def test_groups_that_fit_are_trained_on(recorded: Path, monkeypatch: pytest.Monk
     for changes in ({"run": {"steps": 2}}, {"schedule": shrinking}):
         with pytest.raises(Started):
             replay(build_config({"rollout": {"n": 4}, "objective": {"k": 1}} | changes), recorded)
+
+
+def test_a_replay_starts_no_samplers_but_records_the_settings_of_those_of_the_run(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bonrl eval` of the replayed model reads them."""
+    monkeypatch.setattr("cluster.run.job._run", lambda context: context)
+    monkeypatch.setattr("cluster.run.job.Dashboards", lambda *_, **__: nullcontext(SimpleNamespace(message=print)))
+    config = build_config(
+        {
+            "rollout": {"n": 4},
+            "objective": {"k": 1},
+            "run": {"steps": 2, "directory": str(tmp_path / "runs")},
+            "actors": {"samplers": 2},
+            "queue": {"staleness": 1},
+        }
+    )
+    context: Any = replay(config, recorded)
+    assert not has_samplers(context.config) and context.config.actors.verifier_range.max == 0
+    kept = recorded_config(context.directory.path)
+    assert (kept.actors, kept.queue) == (config.actors, config.queue)
 
 
 class Learner:
