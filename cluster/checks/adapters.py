@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cluster.checks.model_facts import read_config
+from cluster.checks.model_support import vllm_adapts
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 
@@ -30,6 +32,16 @@ def adapter_sizes(config: RunConfig) -> AdapterSizes | None:
         return AdapterSizes(*lora.adapter_sizes(config.model.path, config.learner.lora))
     except ValueError as error:
         raise UsageError(f"model.path = {config.model.path}: {error}") from error
+
+
+def sampler_problems(config: RunConfig) -> Iterator[str]:
+    """The problem of samplers that are to apply the adapters of a model for which vLLM has no LoRA."""
+    architecture = (read_config(config.model.path).get("architectures") or [""])[0]
+    if config.learner.sent_adapters and vllm_adapts(architecture) is False:
+        yield (
+            f"learner.lora.send = adapters: vLLM applies no adapters to the architecture {architecture!r} (model.path "
+            f"= {config.model.path}); set learner.lora.send = merged"
+        )
 
 
 def dropout_problems(config: RunConfig) -> Iterator[str]:

@@ -20,6 +20,7 @@ _VLLM_TABLES = {
     "_TRANSFORMERS_BACKEND_MODELS",
 }
 SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+_VLLM_MODELS = "vllm.model_executor.models"
 _CPU_ROTARY_STEP = 16  # 8 of a GPT-NeoX head gave noise (vLLM 0.32), 16 the right log-probabilities
 _REMEDY = "set model.path to a causal language model that both support (docs/models.md lists those that were tried)"
 
@@ -137,6 +138,47 @@ def vllm_architectures() -> frozenset[str]:
     """Generative architectures of the installed vLLM; empty when its registry cannot be read."""
     tables = _tables("vllm", "model_executor/models/registry.py")
     return frozenset(key for name in _VLLM_TABLES for key in tables.get(name, ()))
+
+
+@functools.cache
+def vllm_adapts(architecture: str) -> bool | None:
+    """Whether vLLM applies LoRA adapters to an architecture; None where its source does not say."""
+    for node in ast.walk(_source("vllm", "model_executor/models/registry.py")):
+        for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+            if isinstance(key, ast.Constant) and key.value == architecture and isinstance(value, ast.Tuple):
+                module, name = ast.literal_eval(value)
+                return _inherits(f"{_VLLM_MODELS}.{module}", name, "SupportsLoRA")
+    return None
+
+
+def _inherits(module: str, name: str, wanted: str) -> bool | None:
+    """Whether a class of a module of vLLM has a base class of that name; None where one of its bases is not found."""
+    file, package = module.partition(".")[2].replace(".", "/"), module.rpartition(".")[0]
+    body = _source("vllm", f"{file}.py").body
+    if not body:
+        body, package = _source("vllm", f"{file}/__init__.py").body, module
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    imported = {
+        alias.asname or alias.name: (_absolute(node, package), alias.name)
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    if name not in classes:
+        return _inherits(*imported[name], wanted) if name in imported else None
+    bases = [base.value if isinstance(base, ast.Subscript) else base for base in classes[name].bases]
+    names = [base.id for base in bases if isinstance(base, ast.Name)]  # others are those of torch, as nn.Module
+    if wanted in names:
+        return True
+    ours = [base for base in names if base in classes or imported.get(base, ("",))[0].startswith("vllm.")]
+    found = {_inherits(module, base, wanted) for base in ours}
+    return True if True in found else None if None in found else False
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    """The module from which a file of `package` imports."""
+    above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+    return ".".join([*above, *([node.module] if node.module else [])])
 
 
 def transformers_tables() -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.checks.adapters import adapter_sizes, dropout_problems
+from cluster.checks.adapters import adapter_sizes, dropout_problems, sampler_problems
 from cluster.checks.disk_space import disk_warnings
 from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, warnings_of
 from cluster.checks.memory.card import local_gpus
@@ -88,6 +88,8 @@ def check_start(
         doubtful += [missing] if missing else []
         if model is not None:
             loads = problems.add(lambda: architecture_and_tokenizer_problems(config))
+            if loads and trains and has_samplers(config):  # an evaluation has a merged model
+                problems.add(lambda: sampler_problems(config))
             if problems.add(lambda: model_problems(config)) and loads:
                 loads = problems.add(lambda: loading_problems(Path(config.model.path)))
                 adapters = problems.of(lambda: adapter_sizes(config)) if loads else None

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from cluster.checks.model_facts import read_model
-from cluster.checks.model_support import support_problems, text_settings, transformers_tables, vllm_architectures
+from cluster.checks.model_support import (
+    support_problems,
+    text_settings,
+    transformers_tables,
+    vllm_adapts,
+    vllm_architectures,
+)
 from cluster.commands.printing import print_dry_run
 from cluster.config import load_config
 from cluster.errors import UsageError
@@ -122,6 +128,33 @@ def test_sizes_under_other_names_and_in_defaults_are_found(config, expected, tmp
     text = text_settings(tmp_path, config)
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
     assert tuple(text[name] for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "adapts"),
+    [
+        ("LlamaForCausalLM", True),
+        ("MixtralForCausalLM", True),
+        ("GPTNeoXForCausalLM", True),  # through vLLM's class for models of transformers
+        ("GPT2LMHeadModel", False),
+        ("Mamba2ForCausalLM", False),
+        ("OfMine", None),
+    ],
+)
+def test_whether_vllm_adapts_a_model_is_read_from_its_source(architecture, adapts):
+    assert vllm_adapts(architecture) is adapts
+
+
+def test_a_dry_run_refuses_adapters_for_a_model_that_vllm_does_not_adapt(tmp_path, repository):
+    """Merged weights need no such support, and neither does a replay."""
+    model = write_model(tmp_path / "model", {**LLAMA, "architectures": ["GPT2LMHeadModel"]})
+    message = "learner.lora.send = adapters: vLLM applies no adapters to the architecture 'GPT2LMHeadModel'"
+    for send, replay, refused in (("adapters", None, True), ("merged", None, False), ("adapters", tmp_path, False)):
+        keys = [f"model.path={model}", f"learner.lora={{rank: 4, send: {send}}}", *SMALL]
+        config = load_config(repository / "cluster" / "presets" / "local.yaml", keys)
+        with pytest.raises(UsageError) as caught:  # also the model's files, which are not those of GPT-2
+            print_dry_run(config, list, replay=replay)
+        assert (message in str(caught.value)) is refused, (send, replay)
 
 
 def test_a_dry_run_refuses_the_model(tmp_path, repository):
