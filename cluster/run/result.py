@@ -64,12 +64,11 @@ def run_to_result(
         ConnectionError: there is no such cluster.
     """
     shutdown = Shutdown(advice)
-    shutdown.listen()
     try:
-        connect(config)
-        shutdown.listen()  # again, because Ray has installed signal handlers
+        with shutdown.ending_start():
+            connect(config)
         return conclude(_result_of(work, shutdown))
-    except SystemExit:  # raised by Ray's handler
+    except SystemExit:  # from a signal handler, ours or Ray's
         return conclude(JobResult(INTERRUPTED, "interrupted while Ray was starting"))
     finally:
         _disconnect()

@@ -8,6 +8,9 @@ A separate thread receives the signals, because Python runs signal handlers on t
 call that never returns. After the first signal this thread guarantees the exit; it cannot be cancelled. A second thread
 guarantees it while the first one prints the last message. Both start early: from Python 3.12 on, no thread can be
 started once the interpreter is ending.
+
+While Ray starts there is nothing to save. The first signal then raises SystemExit on the main thread, and if that is
+inside a call that does not return, the process ends a few seconds later.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from cluster.exit_status import INTERRUPTED
@@ -30,6 +33,7 @@ T = TypeVar("T")
 
 STOP_SECONDS = 18.0  # for the running step and a checkpoint
 EXIT_SECONDS = 27.0  # until the process exits; the rest of the half minute is for the message and child processes
+START_SECONDS = 5.0  # for Ray's start to end after a signal
 MESSAGE_SECONDS = 2.0  # to make and print the message: the disk or the terminal may be what hangs
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,6 +58,7 @@ class Shutdown:
         self._notify: Callable[[], object] | None = None  # passes the signal on to the running work
         self._exiting = threading.Event()  # the last message is about to be printed
         self._printed = threading.Event()  # ... and was
+        self._starting = False  # nothing is to be saved, and only the main thread can end what it does
         self._lock = threading.Lock()
         self._sockets: tuple[socket.socket, socket.socket] | None = None
 
@@ -70,7 +75,22 @@ class Shutdown:
             threading.Thread(target=self._bound_message, name="last message", daemon=True).start()
         signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, _do_nothing)
+            signal.signal(number, _exit if self._starting else _do_nothing)
+
+    @contextlib.contextmanager
+    def ending_start(self) -> Iterator[None]:
+        """Listen, and end the body, which runs on the main thread, at the first signal.
+
+        Raises:
+            SystemExit: there was a signal. Ray's own handler of SIGTERM raises it too.
+        """
+        self._starting = True
+        try:
+            self.listen()
+            yield
+        finally:
+            self._starting = False
+            self.listen()  # again, because Ray has installed signal handlers
 
     def check(self) -> None:
         """Raise :class:`ShutdownRequested` if a signal asked the run to stop."""
@@ -120,23 +140,29 @@ class Shutdown:
                 self._notify = None
 
     def _handle_signals(self, ours: socket.socket) -> None:
-        """The thread: passes the first signal on; ends the process at the second one or after EXIT_SECONDS."""
+        """The thread: passes the first signal on; ends the process at the second one or when it takes too long."""
         _next_signal(ours)
         with self._lock:
             self._asked_thread.set()
             if self._notify is not None:
                 self._notify()
-        ours.settimeout(EXIT_SECONDS)
-        why = "ended immediately after the second signal"
-        try:
-            _next_signal(ours)
-        except TimeoutError:
-            why = f"ended immediately, because the run did not stop within {EXIT_SECONDS:g} s"
+        why = self._why_now(ours)
         self._exiting.set()
         with contextlib.suppress(Exception):  # failing to print the message must not delay the exit
             os.write(2, f"{why}\n{self._advice()}\n".encode())
         self._printed.set()
         self._end(INTERRUPTED)
+
+    def _why_now(self, ours: socket.socket) -> str:
+        """Wait for the second signal, or until the process must end without it; why it ends."""
+        if self._starting:
+            if _signalled_within(START_SECONDS, ours):
+                return "ended immediately after the second signal"
+            if self._starting:
+                return f"ended immediately, because the start of Ray did not stop within {START_SECONDS:g} s"
+        if _signalled_within(EXIT_SECONDS, ours):
+            return "ended immediately after the second signal"
+        return f"ended immediately, because the run did not stop within {EXIT_SECONDS:g} s"
 
     def _bound_message(self) -> None:
         """The second thread: ends the process if the last message is not printed in time."""
@@ -149,6 +175,20 @@ def _next_signal(ours: socket.socket) -> None:
     """Wait for one of SIGNALS; Python reports every signal it handles on this socket."""
     while ours.recv(1)[0] not in SIGNALS:  # deadline: a daemon thread's, which ends with the process
         pass
+
+
+def _signalled_within(seconds: float, ours: socket.socket) -> bool:
+    ours.settimeout(seconds)
+    try:
+        _next_signal(ours)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _exit(*_: object) -> None:
+    """The signal handler while Ray starts."""
+    raise SystemExit(INTERRUPTED)
 
 
 def _do_nothing(*_: object) -> None:

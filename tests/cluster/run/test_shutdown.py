@@ -17,6 +17,7 @@ import asyncio, os, signal, threading, time
 from cluster.run import shutdown
 from cluster.run.shutdown import Shutdown, ShutdownRequested
 shutdown.STOP_SECONDS, shutdown.EXIT_SECONDS, shutdown.MESSAGE_SECONDS = 0.5, {LIMIT_S}, 0.5
+shutdown.START_SECONDS = 1.0
 
 def run(work, advice=lambda: "continue with: bonrl train --resume RUN"):
     leave = Shutdown(advice)
@@ -85,6 +86,46 @@ except ShutdownRequested:
         "SIGTERM",
     )
     assert (status, output) == (0, "stopped in order\n")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_start_at_once(number: str) -> None:
+    """`ray.init` may take minutes on a busy machine, and there is nothing to save."""
+    status, output, errors, took = end_of(
+        """
+shutdown.EXIT_SECONDS = 600
+leave = Shutdown()
+try:
+    with leave.ending_start():
+        threading.Timer(0.1, os.kill, (os.getpid(), NUMBER)).start()
+        time.sleep(600)
+except SystemExit:
+    print("stopped", flush=True)
+time.sleep(shutdown.START_SECONDS + 0.5)  # no later exit
+print("concluded", flush=True)
+""",
+        number,
+    )
+    assert (status, output, errors) == (0, "stopped\nconcluded\n", "")
+    assert took < 20
+
+
+def test_a_start_that_is_inside_a_call_ends_soon() -> None:
+    """The signal reaches another thread, so the call on the main thread does not return."""
+    status, output, errors, took = end_of(
+        """
+import ctypes
+shutdown.EXIT_SECONDS = 600
+with Shutdown(lambda: "nothing was started").ending_start():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {NUMBER})
+    os.kill(os.getpid(), NUMBER)
+    ctypes.CDLL(None).sleep(600)
+""",
+        "SIGINT",
+    )
+    assert status == 130
+    assert errors == "ended immediately, because the start of Ray did not stop within 1 s\nnothing was started\n"
+    assert took < 20
 
 
 def test_a_step_that_takes_too_long_is_cancelled() -> None:
