@@ -20,14 +20,14 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from actors.fleet.hang_detection import HangDetector
 from actors.fleet.node_monitors import NodeMonitors
 from actors.fleet.notices import Nodes, Notices
 from actors.fleet.reservations import release, reserve
 from actors.fleet.restarts import Restarts
 from actors.fleet.units import Changes, Incident, Member, Unit
-from actors.process_stats import INSPECT_SECONDS, GpuUse, Heartbeat
-from actors.remote_calls import ActorFailure, ActorLost, ActorUnreachable, call, within
+from actors.fleet.watch import Watch, until_marked
+from actors.process_stats import GpuUse, Heartbeat
+from actors.remote_calls import ActorFailure, ActorLost, ActorUnreachable, within
 from actors.settings import SupervisionSettings
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._monitors = NodeMonitors(self.spawn_monitor, self.kill)
+        self._watch = Watch(self.settings, self.start_s, self._monitors, self.on_heartbeat)
         self._restarts = Restarts(self.settings.max_restarts)
         self._losses_after_notice: set[tuple[str, int]] = set()  # (actor, incarnation)
         self._incomplete: list[Unit] | None = None  # required units that do not serve; None: not known after a change
@@ -129,26 +130,15 @@ class Supervisor:
         If its connection broke, wait until it answers again or its monitor finds out that it is lost.
         """
         if isinstance(failure, ActorUnreachable):
-            if await self._reachable_again(member, incarnation):
+            if await self._watch.reachable_again(member, incarnation):
                 return
         elif not isinstance(failure, ActorLost) and member.incarnation == incarnation and member.present:
             try:
-                await self._request_heartbeat(member, self.settings.hung_s)
+                await self._watch.heartbeat(member, self.settings.hung_s)
                 return
             except ActorFailure as error:
                 failure = error
         self.mark_failed(member, incarnation, failure)
-
-    async def _reachable_again(self, member: Member, incarnation: int) -> bool:
-        """Whether this incarnation of `member`, whose connection broke, answers again before it is lost."""
-        broke = time.monotonic()
-        while time.monotonic() - broke < self.settings.busy_s:
-            if member.incarnation != incarnation or not member.present:
-                return False
-            if member.answered_at > broke:
-                return True
-            await asyncio.sleep(self.settings.heartbeat_s)
-        return False
 
     async def memory_gib(self, *others: Heartbeat) -> dict[str, float]:
         """Memory of all actors and of the processes of `others`, by node; without nodes that do not answer."""
@@ -223,7 +213,7 @@ class Supervisor:
 
     async def _until_lost(self, unit: Unit) -> tuple[str, bool]:
         """Why `unit` must be replaced, and whether it moves because its node will be lost."""
-        monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._monitor, self._marked_failed)]
+        monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._watch.until_lost, until_marked)]
         move = asyncio.create_task(self.notices.until_move(unit, self.settings.heartbeat_s))
         try:
             # deadline: a monitor checks its member once per heartbeat
@@ -233,79 +223,6 @@ class Supervisor:
         finally:
             for task in (*monitors, move):
                 task.cancel()
-
-    async def _marked_failed(self, member: Member) -> str:
-        """Why a caller marked `member` as failed. Separate from `_monitor`, which waits seconds for a lost node."""
-        while member.failure is None:
-            await member.changes.wait()  # deadline: cancelled with its monitor, which checks once per heartbeat
-        return member.failure
-
-    async def _monitor(self, member: Member) -> str:
-        """Why `member` was lost, from its heartbeats and process stats."""
-        detector = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
-        request: asyncio.Task[Any] | None = None
-        reachable = True
-        try:
-            while True:
-                request = request or asyncio.create_task(self._request_heartbeat(member, self.settings.busy_s))
-                await asyncio.wait([request], timeout=self.settings.heartbeat_s)
-                if request.done():
-                    try:
-                        member.heartbeat = request.result()
-                        detector.heartbeat(time.monotonic(), working=member.heartbeat.working)
-                        reachable = True
-                    except ActorUnreachable as failure:  # long silence is judged below; Ray reports a death next time
-                        if reachable:
-                            logger.warning("%s; it is asked again", failure)
-                        reachable = False
-                    except ActorFailure as failure:
-                        return str(failure)
-                    request = None
-                await self._observe(detector, member)
-                reason = detector.diagnosis(time.monotonic())
-                if reason is not None:
-                    return reason
-                await asyncio.sleep(self.settings.heartbeat_s if request is None else 0)
-        finally:
-            if request is not None:
-                request.cancel()
-
-    async def _request_heartbeat(self, member: Member, deadline_s: float) -> Heartbeat:
-        heartbeat: Heartbeat = await call(
-            member.actor().heartbeat.remote(),
-            owner=member.name,
-            to="answer a heartbeat",
-            deadline_s=deadline_s,
-        )
-        member.answered_at = time.monotonic()
-        self.on_heartbeat(member.name, heartbeat)
-        return heartbeat
-
-    async def _monitor_start(self, member: Member) -> str:
-        """Why `member`, which is being prepared, will never serve: its processes are stopped.
-
-        No answer is normal here: building an engine blocks its event loop for minutes, and reading a model from a slow
-        disk uses hardly any processor time. If the actor dies, its preparation fails.
-        """
-        try:
-            member.heartbeat = await self._request_heartbeat(member, self.start_s + self.settings.busy_s)
-        except ActorFailure as failure:
-            await asyncio.sleep(CANCEL_SECONDS)  # the preparation fails too, with a better message
-            return str(failure)
-        detector = HangDetector(time.monotonic(), self.settings.hung_s, self.settings.busy_s)
-        while True:
-            detector.heartbeat(time.monotonic(), working=False)
-            await self._observe(detector, member, family=True)
-            reason = detector.diagnosis(time.monotonic())
-            if reason is not None:
-                return reason
-            await asyncio.sleep(self.settings.heartbeat_s)
-
-    async def _observe(self, detector: HangDetector, member: Member, *, family: bool = False) -> None:
-        began = time.monotonic()
-        stats = await self._monitors.inspect(member.heartbeat, family=family) if member.heartbeat is not None else {}
-        now = time.monotonic()
-        detector.observe(now, stats, waited_s=min(now - began, INSPECT_SECONDS))
 
     async def _replace(self, unit: Unit, reason: str | None, moves: bool = False) -> None:
         """Bring `unit` (back) into service. `reason` is None if it joins for the first time."""
@@ -432,7 +349,7 @@ class Supervisor:
             ActorFailure: the preparation failed, or one of its actors was stopped meanwhile.
         """
         # Monitors first: an actor must report its processes before the preparation blocks its event loop.
-        monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._monitor_start, self._marked_failed)]
+        monitors = [asyncio.create_task(f(m)) for m in unit.members for f in (self._watch.until_stopped, until_marked)]
         preparation = asyncio.ensure_future(unit.prepare())
         try:
             # deadline: every step of a preparation has its own

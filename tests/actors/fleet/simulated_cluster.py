@@ -296,10 +296,12 @@ def run(
     import actors.fleet.learner_group
     import actors.fleet.node_monitors
     import actors.fleet.supervision
+    import actors.fleet.watch
 
     loop = VirtualLoop()
     loop.set_exception_handler(lambda _, context: None)
-    for module in (actors.fleet.broadcaster, actors.fleet.supervision, actors.fleet.node_monitors):
+    timed = actors.fleet.broadcaster, actors.fleet.supervision, actors.fleet.watch, actors.fleet.node_monitors
+    for module in timed:
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
 
     async def at_once(work, **_):

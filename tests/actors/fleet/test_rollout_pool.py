@@ -112,7 +112,7 @@ def test_only_a_lost_answer_is_asked_for_again_and_implicates_no_prompt(method):
 
         async def heartbeats():  # as the supervisor does
             while True:
-                await pool._supervisor._request_heartbeat(member, LIMIT_S)
+                await pool._supervisor._watch.heartbeat(member, LIMIT_S)
                 await asyncio.sleep(0.01)
 
         monitor = asyncio.create_task(heartbeats())

@@ -59,6 +59,7 @@ def test_every_heartbeat_is_passed_on():
         heard: list[str] = []
         supervisor = make_supervisor()
         supervisor.on_heartbeat = lambda name, heartbeat: heard.append(f"{name} on {heartbeat.node}")
+        supervisor.__post_init__()
         unit, _ = add_unit(supervisor)
         await supervisor.start(unit)
         await asyncio.wait_for(supervisor.run(asyncio.sleep(0.3)), LIMIT_S)
