@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cluster.checks.memory.estimates import Derived, Shape, size_text, weight_bytes
+from cluster.checks.memory.estimates import Derived
+from cluster.checks.memory.shape import Shape, size_text, weight_bytes
 from cluster.checks.preflight import nearest_existing
 from cluster.config import RunConfig
 

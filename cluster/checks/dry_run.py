@@ -9,19 +9,10 @@ from pathlib import Path
 from actors.weights.bucket_files import SHARED_MEMORY
 from cluster.checks.disk_space import checkpoint_bytes, kept_checkpoints
 from cluster.checks.memory.card import local_gpus
-from cluster.checks.memory.estimates import (
-    COPY_SPEED,
-    DEVICE_SPEED,
-    NETWORK_SPEED,
-    Derived,
-    Shape,
-    has_samplers,
-    keeps_reference,
-    published_on_device,
-    sequence_tokens,
-    size_text,
-)
+from cluster.checks.memory.estimates import COPY_SPEED, DEVICE_SPEED, NETWORK_SPEED, Derived
 from cluster.checks.memory.limits import loading_text, reference_text, shape_text
+from cluster.checks.memory.rank import published_on_device
+from cluster.checks.memory.shape import Shape, has_samplers, keeps_reference, sequence_tokens, size_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.processor import multiplies_bfloat16

@@ -5,14 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from cluster.checks.memory.estimates import (
-    GIB,
-    VERIFIER_RUNTIME,
-    derive,
-    has_samplers,
-    loading_memory,
-    sampler_host_memory,
-)
+from cluster.checks.memory.estimates import VERIFIER_RUNTIME, derive, loading_memory
+from cluster.checks.memory.sampler import sampler_host_memory
+from cluster.checks.memory.shape import GIB, has_samplers
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id

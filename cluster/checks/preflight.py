@@ -154,7 +154,7 @@ def _held(run: Path) -> str:
 
 def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:
     """Architectures that the sampler or the learner cannot run, and missing or damaged files of the tokenizer."""
-    from cluster.checks.memory.estimates import has_samplers
+    from cluster.checks.memory.shape import has_samplers
 
     path = config.model.path
     gpus = config.sampler.gpus if has_samplers(config) else None
@@ -168,7 +168,7 @@ def architecture_and_tokenizer_problems(config: RunConfig) -> Iterator[str]:
 
 def model_problems(config: RunConfig) -> Iterator[str]:
     """Other reasons why the sampler or the learner cannot run the model in its directory."""
-    from cluster.checks.memory.estimates import has_samplers
+    from cluster.checks.memory.shape import has_samplers
 
     if has_samplers(config):
         yield from parallel_problems(config)

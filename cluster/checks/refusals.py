@@ -14,8 +14,9 @@ from cluster.checks.adapters import adapter_sizes, dropout_problems, sampler_pro
 from cluster.checks.disk_space import disk_warnings
 from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, warnings_of
 from cluster.checks.memory.card import local_gpus
-from cluster.checks.memory.estimates import Derived, derive, has_samplers
+from cluster.checks.memory.estimates import Derived, derive
 from cluster.checks.memory.limits import memory_problems, memory_warnings
+from cluster.checks.memory.shape import has_samplers
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import (

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.checks.memory.estimates import keeps_reference
+from cluster.checks.memory.shape import keeps_reference
 from cluster.checks.weight_files import Tensor, read_tensors
 from cluster.config import RunConfig
 from cluster.errors import UsageError

@@ -32,7 +32,8 @@ from actors.workers.learner_rank import LearnerRank
 from actors.workers.replay_queue import ReplayQueue
 from actors.workers.sampler_actor import SamplerActor
 from actors.workers.verifier_worker import Ready, VerifierWorker
-from cluster.checks.memory.estimates import reserved_memory, shape_of
+from cluster.checks.memory.rank import reserved_memory
+from cluster.checks.memory.shape import shape_of
 from cluster.checks.model_facts import read_model
 from cluster.checks.ray_cluster import address_of, check_address, layout_problems, role_problems
 from cluster.config import RunConfig

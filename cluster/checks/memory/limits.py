@@ -9,19 +9,16 @@ import psutil
 
 from actors.weights.bucket_files import SHARED_MEMORY
 from cluster.checks.memory.card import card_bytes, local_gpus
-from cluster.checks.memory.estimates import (
+from cluster.checks.memory.estimates import Derived
+from cluster.checks.memory.rank import published_on_device, reserved_memory, shared_card_need
+from cluster.checks.memory.sampler import kv_cache_of, sampler_memory_of
+from cluster.checks.memory.shape import (
     GIB,
     MIB,
-    Derived,
     Shape,
     has_samplers,
     keeps_reference,
-    kv_cache_of,
-    published_on_device,
-    reserved_memory,
-    sampler_memory_of,
     sequence_tokens,
-    shared_card_need,
     size_text,
     weight_bytes,
 )

@@ -11,8 +11,9 @@ import pytest
 
 from cluster.checks.adapters import AdapterSizes
 from cluster.checks.dry_run import report
-from cluster.checks.memory.estimates import GIB, Derived, derive
+from cluster.checks.memory.estimates import Derived, derive
 from cluster.checks.memory.limits import memory_problems, memory_warnings
+from cluster.checks.memory.shape import GIB
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.config import RunConfig, load_config

@@ -13,8 +13,10 @@ from actors.settings import SamplerSettings
 from cluster.checks import dry_run, preflight
 from cluster.checks.dry_run import warnings_of
 from cluster.checks.memory import card
-from cluster.checks.memory.estimates import GIB, derive, reserved_memory, shape_of, shared_card_need
+from cluster.checks.memory.estimates import derive
 from cluster.checks.memory.limits import memory_problems
+from cluster.checks.memory.rank import reserved_memory, shared_card_need
+from cluster.checks.memory.shape import GIB, shape_of
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import ConfigError, RunConfig, build_config, load_config
 from cluster.config.rules import gpus_wanted

@@ -17,7 +17,7 @@ from actors.group import SampleRequest, quarantined_group
 from actors.queue.group_log import groups_file, read_groups, write_groups
 from actors.sampling import Sampling
 from cluster.checks.earlier import replay_problems, replay_text, replayed_steps
-from cluster.checks.memory.estimates import has_samplers
+from cluster.checks.memory.shape import has_samplers
 from cluster.config import build_config
 from cluster.errors import UsageError
 from cluster.records.checkpoints import QUEUE_FILE, Checkpoints

@@ -1,0 +1,118 @@
+"""Memory of one learner rank on its device."""
+
+from __future__ import annotations
+
+from cluster.checks.memory.gradients import GradientMemory, gradient_memory
+from cluster.checks.memory.shape import GIB, MIB, Shape, keeps_reference, weight_bytes
+from cluster.config import RunConfig
+
+LEARNER_RUNTIME = 0.9 * GIB  # resident before the weights: interpreter, torch, Ray worker
+_GPU_RUNTIME = GIB  # CUDA context, communication buffers
+
+# Values that one layer keeps for the backward pass, in units of tokens x hidden (attention without its matrix).
+_KEPT_PER_LAYER = 16
+# float32 logits, their gradient, and one temporary of the softmax.
+_LOGIT_COPIES = 3
+_ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+
+
+def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
+    """Bytes that a learner rank keeps on the card while a sampler on it samples; 0 if they share no card.
+
+    If the sampler sleeps while the learner works, activations and what a step needs come and go with its turn.
+    """
+    if config.cluster.placement != "colocated" or shape is None:
+        return 0.0
+    turn = 0.0 if config.sampler.sleep == "none" else _turn_memory(config, shape)
+    return rank_memory(config, shape) - turn + published_on_device(config, shape, "ipc")
+
+
+def published_on_device(config: RunConfig, shape: Shape, *backends: str) -> float:
+    """Bytes of the copies on learner rank 0's device while a weight update travels by one of `backends`."""
+    return float(shape.sent * weight_bytes(config)) if config.broadcast.chosen_backend in backends else 0.0
+
+
+def shared_card_need(config: RunConfig, shape: Shape) -> float:
+    """Bytes of a shared card while the learner works: its peak, and what the sleeping sampler keeps."""
+    asleep = _GPU_RUNTIME + (0.0 if config.sampler.sleep == "weights" else shape.parameters * weight_bytes(config))
+    return rank_memory(config, shape) + asleep + published_on_device(config, shape, "ipc")  # kept between updates
+
+
+def rank_memory(config: RunConfig, shape: Shape) -> float:
+    """The peak of one rank: weights, gradients, Adam's two moments (and float32 copies next to bfloat16), sharded by
+    ZeRO stage; and what a step needs in addition.
+
+    With `learner.offload`, only what stays on the GPU.
+    """
+    learner, bfloat16 = config.learner, config.model.dtype == "bfloat16"
+    moments = 2 if learner.optimizer == "adamw_8bit" else 8
+    weights, optimizer = weight_bytes(config), moments + (4 if bfloat16 else 0)
+    stage = max(1, learner.zero_stage) if bfloat16 else learner.zero_stage
+    if learner.offload != "none":
+        optimizer = 0
+    if learner.offload == "all":
+        weights = 0
+    held = shape.parameters + (shape.trained if learner.lora else 0)
+    states = held * weights / (learner.ranks if stage >= 3 else 1)
+    states += shape.trained * optimizer / (learner.ranks if stage >= 1 else 1) + _gradients(config, shape).held
+    runtime = _GPU_RUNTIME if learner.gpus_per_rank else LEARNER_RUNTIME
+    return (
+        states
+        + _gathered_memory(config, shape)
+        + reference_memory(config, shape)
+        # One after the other; what ipc publishes is counted with what the sampler of the card leaves.
+        + max(_turn_memory(config, shape), published_on_device(config, shape, "nccl"))
+        + runtime
+    )
+
+
+def _gradients(config: RunConfig, shape: Shape) -> GradientMemory:
+    largest = shape.vocabulary * shape.hidden
+    return gradient_memory(config.learner, config.model.dtype, shape.trained, min(largest, shape.trained))
+
+
+def _turn_memory(config: RunConfig, shape: Shape) -> float:
+    """What one rank needs for a step and frees after it."""
+    gradients = _gradients(config, shape)
+    return gradients.step + max(activation_memory(config, shape), gradients.update)
+
+
+def _gathered_memory(config: RunConfig, shape: Shape) -> float:
+    """Under ZeRO-3: whole weights that a rank holds for a while, in a forward pass or for one bucket of an update."""
+    learner = config.learner
+    if learner.zero_stage < 3:
+        return 0.0
+    others = 1.0 if learner.offload == "all" else 1 - 1 / learner.ranks  # its own part is counted already
+    live = min(shape.parameters, _ZERO3_LIVE_PARAMETERS) * weight_bytes(config)
+    largest = shape.vocabulary * shape.hidden * weight_bytes(config)  # the embedding is a bucket alone
+    return others * max(live, config.broadcast.bucket_mib * MIB, largest)
+
+
+def reference_memory(config: RunConfig, shape: Shape) -> float:
+    """The KL's reference model: whole on every rank, or at ZeRO-3 a part of it and one gathered weight, the largest."""
+    if not keeps_reference(config):
+        return 0.0
+    learner, weights = config.learner, float(shape.parameters * weight_bytes(config))
+    if learner.zero_stage < 3:
+        return weights
+    part = 0.0 if learner.offload == "all" else weights / learner.ranks
+    return part + (1 - 1 / learner.ranks) * shape.vocabulary * shape.hidden * weight_bytes(config)
+
+
+def activation_memory(config: RunConfig, shape: Shape) -> float:
+    """Memory of a micro-batch: what each layer keeps for the backward pass, and float32 logits with their gradient.
+
+    The logits are those of response tokens, at most a chunk. Where prompts are short nearly every token is one, so all
+    are counted.
+    """
+    learner = config.learner
+    # With checkpointing: the input of every layer, and one layer recomputed with its gradients.
+    kept = shape.layers + 2 * _KEPT_PER_LAYER if learner.activation_checkpointing else shape.layers * _KEPT_PER_LAYER
+    layers = learner.tokens_per_micro_batch * kept * shape.hidden * weight_bytes(config)
+    logits, chunk = 4 * learner.tokens_per_micro_batch * shape.vocabulary, learner.logits_chunk_bytes
+    if chunk is None or logits <= chunk:
+        return float(layers + _LOGIT_COPIES * logits)
+    # The chunks' gradients of the head are added up in float32: the sum, and that of one chunk, or at the end the sum
+    # in bfloat16. Under LoRA the head has none.
+    head = 0 if learner.lora else shape.vocabulary * shape.hidden * (4 + weight_bytes(config))
+    return float(layers + _LOGIT_COPIES * chunk + head)
