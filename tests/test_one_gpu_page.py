@@ -19,17 +19,18 @@ PRESET = ROOT / "cluster" / "presets" / "one-gpu.yaml"
 PAGE = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 
 
-def model(parameters: int, layers: int, hidden: int, vocabulary: int, kv_heads: int) -> ModelFacts:
-    return ModelFacts(parameters, "Qwen2ForCausalLM", layers, hidden, vocabulary, 2 * layers * kv_heads * 128, 32_768)
+def model(parameters: int, layers: int, hidden: int, inner: int, vocabulary: int, kv_heads: int) -> ModelFacts:
+    kv_values = 2 * layers * kv_heads * 128
+    return ModelFacts(parameters, "Qwen2ForCausalLM", layers, hidden, vocabulary, kv_values, 32_768, inner=inner)
 
 
 MODELS = {  # public facts of Qwen3-0.6B and Qwen2.5
-    "0.6B": model(596_049_920, 28, 1024, 151_936, 8),
-    "1.5B": model(1_543_714_304, 28, 1536, 151_936, 2),
-    "3B": model(3_085_938_688, 36, 2048, 151_936, 2),
-    "7B": model(7_615_616_512, 28, 3584, 152_064, 4),
-    "14B": model(14_770_033_664, 48, 5120, 152_064, 8),
-    "32B": model(32_763_876_352, 64, 5120, 152_064, 8),
+    "0.6B": model(596_049_920, 28, 1024, 3072, 151_936, 8),
+    "1.5B": model(1_543_714_304, 28, 1536, 8960, 151_936, 2),
+    "3B": model(3_085_938_688, 36, 2048, 11_008, 151_936, 2),
+    "7B": model(7_615_616_512, 28, 3584, 18_944, 152_064, 4),
+    "14B": model(14_770_033_664, 48, 5120, 13_824, 152_064, 8),
+    "32B": model(32_763_876_352, 64, 5120, 27_648, 152_064, 8),
 }
 SETTINGS = [["learner.offload=none"], ["learner.offload=optimizer"], ["learner.offload=all", "learner.zero_stage=3"]]
 ROWS = re.findall(r"^\| ([\d.]+B) \| (.+?) \| (.+?) \| (\d*) ?\| (.+?) \| (\d*) ?\|$", PAGE, re.MULTILINE)

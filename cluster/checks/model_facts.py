@@ -33,6 +33,8 @@ class ModelFacts:
         layers, hidden, vocabulary: of the decoder.
         kv_values_per_token: numbers that one token leaves in the key-value cache (2 x layers x KV heads x head size).
         context: longest sequence that the position encoding allows, None where config.json does not say.
+        inner: width of the feed-forward part that one token passes through, of all its experts together; None where
+            config.json does not say.
         mapped: by data type, the weights that transformers maps from the files if it does not convert them. It merges
             the experts of a layer, so those are copied.
     """
@@ -45,6 +47,7 @@ class ModelFacts:
     kv_values_per_token: int
     context: int | None
     mapped: Mapping[str, int] = field(default_factory=dict)
+    inner: int | None = None
 
 
 def read_model(path: str | Path) -> ModelFacts:
@@ -78,12 +81,19 @@ def read_model(path: str | Path) -> ModelFacts:
             kv_values_per_token=2 * layers * (text.get("num_key_value_heads") or heads) * head_size,
             context=text.get("max_position_embeddings"),
             mapped=_mapped(tensors),
+            inner=_inner(text),
         )
     except KeyError as error:
         raise UsageError(
             f"model.path = {path}: config.json has no {error.args[0]!r}, so it is not a decoder-only language model "
             "that bonrl can train; set model.path to a causal language model"
         ) from error
+
+
+def _inner(text: dict[str, Any]) -> int | None:
+    width = text.get("moe_intermediate_size") or text.get("intermediate_size")
+    experts = text.get("num_experts_per_tok") or 1
+    return width * experts if isinstance(width, int) and isinstance(experts, int) else None
 
 
 def _mapped(tensors: Sequence[Tensor]) -> dict[str, int]:

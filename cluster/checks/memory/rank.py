@@ -9,8 +9,13 @@ from cluster.config import RunConfig
 LEARNER_RUNTIME = 0.9 * GIB  # resident before the weights: interpreter, torch, Ray worker
 _GPU_RUNTIME = GIB  # CUDA context, communication buffers
 
-# Values that one layer keeps for the backward pass, in units of tokens x hidden (attention without its matrix).
-_KEPT_PER_LAYER = 16
+# Values that a layer keeps for the backward pass of one token, counted in Llama's (attention without its matrix).
+# In units of hidden: two for each of two norms; inputs of q, k and v and of the feed-forward part; q, k and v, the
+# latter repeated for all heads of q; what attention returns. In bfloat16 the norms keep float32 in addition.
+_KEPT_BY_ATTENTION = 10
+_KEPT_IN_FLOAT32 = 2
+# In units of the feed-forward part's width: gate, up, the activation and their product.
+_KEPT_BY_FEED_FORWARD = 4
 # float32 logits, their gradient, and one temporary of the softmax.
 _LOGIT_COPIES = 3
 _ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
@@ -73,8 +78,12 @@ def _gradients(config: RunConfig, shape: Shape) -> GradientMemory:
 
 def _turn_memory(config: RunConfig, shape: Shape) -> float:
     """What one rank needs for a step and frees after it."""
-    gradients = _gradients(config, shape)
-    return gradients.step + max(activation_memory(config, shape), gradients.update)
+    gradients, activations = _gradients(config, shape), activation_memory(config, shape)
+    if config.learner.gpus_per_rank:
+        return gradients.step + max(activations, gradients.update)
+    # On a CPU freed activations stay with the process: their blocks are below the 32 MiB from which the C library
+    # returns each one to the system.
+    return gradients.step + activations + gradients.update
 
 
 def _gathered_memory(config: RunConfig, shape: Shape) -> float:
@@ -105,14 +114,16 @@ def activation_memory(config: RunConfig, shape: Shape) -> float:
     The logits are those of response tokens, at most a chunk. Where prompts are short nearly every token is one, so all
     are counted.
     """
-    learner = config.learner
+    learner, weight = config.learner, weight_bytes(config)
+    attention = _KEPT_BY_ATTENTION + (_KEPT_IN_FLOAT32 if config.model.dtype == "bfloat16" else 0)
+    layer = attention * shape.hidden + _KEPT_BY_FEED_FORWARD * shape.inner
     # With checkpointing: the input of every layer, and one layer recomputed with its gradients.
-    kept = shape.layers + 2 * _KEPT_PER_LAYER if learner.activation_checkpointing else shape.layers * _KEPT_PER_LAYER
-    layers = learner.tokens_per_micro_batch * kept * shape.hidden * weight_bytes(config)
+    kept = shape.layers * shape.hidden + 2 * layer if learner.activation_checkpointing else shape.layers * layer
+    layers = learner.tokens_per_micro_batch * kept * weight
     logits, chunk = 4 * learner.tokens_per_micro_batch * shape.vocabulary, learner.logits_chunk_bytes
+    # The head's gradient; under LoRA there is none. Those of chunks are added up in float32: the sum, and that of one
+    # chunk, or at the end the sum in bfloat16.
+    head = 0 if learner.lora else shape.vocabulary * shape.hidden
     if chunk is None or logits <= chunk:
-        return float(layers + _LOGIT_COPIES * logits)
-    # The chunks' gradients of the head are added up in float32: the sum, and that of one chunk, or at the end the sum
-    # in bfloat16. Under LoRA the head has none.
-    head = 0 if learner.lora else shape.vocabulary * shape.hidden * (4 + weight_bytes(config))
-    return float(layers + _LOGIT_COPIES * chunk + head)
+        return float(layers + _LOGIT_COPIES * logits + head * weight)
+    return float(layers + _LOGIT_COPIES * chunk + head * (4 + weight))

@@ -13,6 +13,10 @@ from cluster.config import RunConfig
 
 # Resident before the weights: interpreter, torch and Ray worker, and the same with vLLM in the process of its engine.
 _SAMPLER_RUNTIME = 1.6 * GIB
+# Of a CPU engine. In a layer: residual, its norm, q, k, v and the output of attention; gate, up and their product.
+_BATCH_TOKENS = 4096  # max_num_batched_tokens in actors/vllm_backend/engine.py
+_ALIVE_IN_ATTENTION, _ALIVE_IN_FEED_FORWARD = 6, 3
+_LOGIT_COPIES = 4  # in float32: logits, log-probabilities, probabilities and the noise of sampling
 _VLLM_WORKSPACE = 2 * GIB  # on each GPU: activations of a full batch, CUDA graphs
 
 
@@ -33,7 +37,15 @@ def sampler_memory_of(config: RunConfig, shape: Shape | None) -> float | None:
     if shape is None:
         return None
     # vLLM packs CPU weights for its kernels next to the loaded ones.
-    return 2 * shape.parameters * weight_bytes(config) + sampler.kv_cache_gib * GIB + _SAMPLER_RUNTIME
+    weights = 2 * shape.parameters * weight_bytes(config)
+    return weights + sampler.kv_cache_gib * GIB + _batch_memory(config, shape) + _SAMPLER_RUNTIME
+
+
+def _batch_memory(config: RunConfig, shape: Shape) -> float:
+    """What a CPU engine computes with: one layer of the largest batch of prompts, and the logits of all sequences."""
+    tokens, weight = max(_BATCH_TOKENS, sequence_tokens(config)), weight_bytes(config)
+    layer = tokens * (_ALIVE_IN_ATTENTION * shape.hidden + _ALIVE_IN_FEED_FORWARD * shape.inner) * weight
+    return float(layer + config.sampler.max_num_seqs * shape.vocabulary * (weight + 4 * _LOGIT_COPIES))
 
 
 def sampler_host_memory(config: RunConfig, shape: Shape) -> float:

@@ -14,6 +14,7 @@ MIB = 2**20
 # The shape of a model of which only the size is known: a dense decoder with 12 hidden^2 weights a layer and
 # hidden = 80 x layers (public models lie between 40 and 130), the largest vocabulary in common use, 8 KV heads of 128.
 _HIDDEN_PER_LAYER = 80
+_INNER_PER_HIDDEN = 4  # also where config.json does not give the width of the feed-forward part
 _ASSUMED_VOCABULARY = 262_144
 _ASSUMED_KV_PER_LAYER = 2 * 8 * 128
 # Widths in and out of a layer's linear layers, in units of hidden: q, k, v, o and two of the 4 x hidden wide ones.
@@ -23,6 +24,7 @@ _ADAPTED_PER_LAYER = 18
 @dataclass(frozen=True)
 class Shape:
     """What memory depends on. `mapped`: weights whose files have `model.dtype`, which need not be copied to be read.
+    `inner`: width of the feed-forward part that one token passes through.
     `assumed`: guessed from the number of parameters, because the model is not here.
     `trained`, `sent`: weights that have a gradient, and those of one update; all without `learner.lora`.
     """
@@ -30,6 +32,7 @@ class Shape:
     parameters: int
     layers: int
     hidden: int
+    inner: int
     vocabulary: int
     kv_values_per_token: int
     mapped: int
@@ -43,10 +46,12 @@ def shape_of(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes
     if model is not None:
         parameters, layers, hidden, vocabulary = model.parameters, model.layers, model.hidden, model.vocabulary
         kv_values, mapped = model.kv_values_per_token, model.mapped.get(config.model.dtype, 0)
+        inner = model.inner or _INNER_PER_HIDDEN * hidden
     elif config.model.parameters_billions is not None:
         parameters, mapped = round(config.model.parameters_billions * 1e9), 0
         layers = max(1, round((parameters / (12 * _HIDDEN_PER_LAYER**2)) ** (1 / 3)))
         hidden, vocabulary, kv_values = _HIDDEN_PER_LAYER * layers, _ASSUMED_VOCABULARY, _ASSUMED_KV_PER_LAYER * layers
+        inner = _INNER_PER_HIDDEN * hidden
     else:
         return None
     trained = sent = parameters
@@ -57,7 +62,7 @@ def shape_of(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes
         )
         sent = trained if config.learner.sent_adapters else sent
         sent = parameters if config.sampler.sleep == "weights" else sent  # the sampler has discarded its weights
-    return Shape(parameters, layers, hidden, vocabulary, kv_values, mapped, model is None, trained, sent)
+    return Shape(parameters, layers, hidden, inner, vocabulary, kv_values, mapped, model is None, trained, sent)
 
 
 def has_samplers(config: RunConfig) -> bool:

@@ -203,6 +203,23 @@ def test_multimodal_configuration_holds_its_text_model(tmp_path: Path) -> None:
     assert facts.kv_values_per_token == 2 * 2 * 4 * 32 and facts.context is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "inner"),
+    [
+        ({"intermediate_size": 512}, 512),
+        ({"intermediate_size": 512, "num_experts_per_tok": 2}, 1024),  # Mixtral
+        ({"intermediate_size": 512, "moe_intermediate_size": 96, "num_experts_per_tok": 8}, 768),  # Qwen3-MoE
+        ({}, None),
+    ],
+)
+def test_width_of_the_feed_forward_part_of_one_token(
+    settings: dict[str, int], inner: int | None, tmp_path: Path
+) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 10}
+    model = write_model(tmp_path / "m", {"architectures": ["LlamaForCausalLM"], **sizes, **settings})
+    assert read_model(model).inner == inner
+
+
 def test_shipped_model_is_readable(repository: Path) -> None:
     facts = read_model(repository / "models" / "countdown-base")
     assert 1e6 < facts.parameters < 4e6
