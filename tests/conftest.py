@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +26,27 @@ hypothesis.settings.load_profile("bonrl")
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@pytest.fixture()
+def clean_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No plugin of the test, and nothing that one registers, is left for the tests after it in this process."""
+    from actors import plugins
+    from verifiers import user_code
+
+    modules = set(sys.modules)
+    before = {kind: dict(registry) for kind, registry in plugins._REGISTRIES.items()}
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "_refused", {})
+    monkeypatch.setattr(plugins, "_owners", {})
+    loaded = list(user_code.loaded_plugins)
+    user_code.loaded_plugins.clear()
+    monkeypatch.setattr(user_code, "_loaded", {})
+    yield
+    plugins._restore(before)
+    user_code.loaded_plugins[:] = loaded
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from actors import plugins
 from actors.plugins import load_plugins
 from cluster.config import ConfigError, build_config
 from learner.strategies import STRATEGIES
-from verifiers import user_code
 from verifiers.user_code import UserCodeError
 
 STRATEGY = """
@@ -25,21 +22,8 @@ def {name}(groups):
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    modules = set(sys.modules)
-    before = {kind: dict(registry) for kind, registry in plugins._REGISTRIES.items()}
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "_refused", {})
-    monkeypatch.setattr(plugins, "_owners", {})
-    loaded = list(user_code.loaded_plugins)
-    user_code.loaded_plugins.clear()
-    monkeypatch.setattr(user_code, "_loaded", {})
+def _here(clean_plugins: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    plugins._restore(before)
-    user_code.loaded_plugins[:] = loaded
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
 
 
 def plugin(name: str, text: str) -> str:

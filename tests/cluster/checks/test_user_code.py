@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors import plugins
 from cluster.checks.user_code import check_user_code
 from cluster.config import ConfigError, RunConfig, build_config
 from cluster.errors import UsageError
 from cluster.records.config_changes import changes, record_changes, recorded_config
 from cluster.records.run_directory import RunDirectory
 from cluster.records.user_code import changed_user_code, keep_user_code, kept_overrides
-from verifiers import user_code
 from verifiers.task import Prompt
 from verifiers.tasks.registry import make_task
 
@@ -168,13 +165,8 @@ def column(groups, k, options):
 
 
 @pytest.fixture()
-def own_strategies(here: Path):
+def own_strategies(here: Path, clean_plugins: None) -> None:
     (here / "tried_strategies.py").write_text(STRATEGIES)
-    before = {kind: dict(registry) for kind, registry in plugins._REGISTRIES.items()}
-    yield
-    plugins._restore(before)
-    user_code.loaded_plugins.remove("tried_strategies.py")
-    sys.modules.pop("tried_strategies", None)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +245,7 @@ def test_a_reward_that_a_resume_replaced_does_not_come_back(here: Path, replaced
     assert changed_user_code(run, after) == []
 
 
+@pytest.mark.usefixtures("clean_plugins")
 def test_a_missing_plugin_is_replaced_at_its_place(here: Path) -> None:
     for name in ("first", "second"):
         source = f"import bonrl\n\n@bonrl.scorer('{name}')\ndef score(response):\n    return 1.0\n"
