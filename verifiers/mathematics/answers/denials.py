@@ -23,7 +23,7 @@ _DENIED_ANSWER = re.compile(
 _DENIED = re.compile(
     r"(?:\b(?:not|at least|at most|up to|never|cannot|neither|nor|without|except|instead of|unlikely"
     r"|(?:less|greater|more|fewer|larger|smaller|other|rather) than)\b|n['’]t\b)"
-    rf"(?:\s+(?!(?:is|are|was|equals?|but|so|hence|thus|therefore)\b)[A-Za-z]+){{0,3}}{_MARKS}",
+    rf"(?:\s+(?!(?:is|are|was|equals|but|so|hence|thus|therefore)\b)[A-Za-z]+){{0,3}}{_MARKS}",
     re.IGNORECASE,
 )
 # Right before a value: it is only a bound, or another value is made of it.
@@ -40,6 +40,10 @@ _FOREIGN = re.compile(
     rf"|не(?: равн[оа]| є| является)?|δεν είναι|không phải(?: là)?|không(?: là)?|ไม่ใช่|ليس|ليست|不是|不为|并非){_MARKS}",
     re.IGNORECASE,
 )
+# A relation next to a value: x > 4 says what 4 is not, and in 3 < x < 4 neither end is the answer.
+_RELATION = r"(?:[<>]=?|[≤≥≠⩽⩾]|!=|\\(?:[lgn]e(?:q|qslant)?|[lg]t)(?![A-Za-z]))"
+_BOUND_BEFORE = re.compile(rf"[\w)}}\]]\s{{0,3}}{_RELATION}\s{{0,3}}$")
+_BOUND_AFTER = re.compile(rf"\s{{0,3}}{_RELATION}\s{{0,3}}[\w\\(-]")
 _RETRACTION = re.compile(
     r"\b(?:oops|scratch that|(?:correction|edit)\s{0,2}:|i mean(?:t)?(?=[:,]?\s*[$\\(\d-])|no,? wait|wait,? no"
     r"|my mistake|on second thought|i made (?:an error|a mistake)|let me (?:correct|fix|redo)"
@@ -55,10 +59,10 @@ def is_denied_phrase(text: str, start: int) -> bool:
 
 def is_negated(text: str, start: int, end: int | None = None) -> bool:
     """Whether the words before a value, or after its end, deny it or make another value of it."""
-    if end is not None and _DENIED_AFTER.match(text, end):
+    if end is not None and (_DENIED_AFTER.match(text, end) or _BOUND_AFTER.match(text, end)):
         return True
     before = text[max(0, start - 80) : start]
-    return any(denial.search(before) for denial in (_DENIED, _DENIED_ANSWER, _CHANGED, _FOREIGN))
+    return any(denial.search(before) for denial in (_DENIED, _DENIED_ANSWER, _CHANGED, _FOREIGN, _BOUND_BEFORE))
 
 
 def retraction(text: str) -> int | None:

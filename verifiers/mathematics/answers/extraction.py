@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from verifiers.mathematics.answers import announcements, json_objects
+from verifiers.mathematics.answers import announcements, conclusions, json_objects
 from verifiers.mathematics.answers.denials import is_denied_phrase, is_negated, retraction
 from verifiers.mathematics.answers.formulas import formulas, without_formulas
 from verifiers.mathematics.parsing.normalization import matching_brace
@@ -68,6 +68,8 @@ _EMPHASIS = (
     ("`", re.compile(r"(?<!`)`{1,2}(?=[^\s`])([^`\n]{1,400})(?<=[^\s`])`{1,2}(?!`)")),
 )
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(?P<tag>s|del|strike)>[^<>\n]{1,200}</(?P=tag)>", re.IGNORECASE)
+_HTML_SCRIPT = re.compile(r"<(?P<tag>sup|sub)>(?P<content>[-+\w]{1,40})</(?P=tag)>", re.IGNORECASE)
+_HTML_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 # Four marks are a heading only before a title; GSM8K has the answer after them.
 _HEADING = re.compile(
     r"(?m)^ {0,3}(?:#{1,3}[ \t]+(?=\S)"
@@ -83,7 +85,9 @@ _PHRASE = re.compile(
 )
 _WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
 # What joins two values of an answer: "3 and 4", "3, 4, or 5".
-_JOINED = re.compile(r"[\s$)\\]*,?\s+(?:and|or)\s+[\s$(\\]*|[\s$)\\]*,[\s$(\\]*", re.IGNORECASE)
+_JOINED = re.compile(
+    r"[\s$)\\]*,?\s+(?:and|or)\s+(?:[A-Za-z](?:_\d)? ?= ?)?[\s$(\\]*|[\s$)\\]*,[\s$(\\]*", re.IGNORECASE
+)
 _CHOICE = re.compile(r"\(?[A-J](?:\)[.:]?|[.:])\s")
 _LABELLED = re.compile(r"[^\W\d]{3,20}\s{0,2}:\s{0,2}-?\d[\d.,]*(?![\d:])\s*\S*\s")
 _NUMBER = re.compile(
@@ -92,14 +96,19 @@ _NUMBER = re.compile(
 # Several numbers that are one value: a point or an interval, a ratio or a time, a range.
 _SCALAR = r"[-−]?\d+(?:\.\d+)?(?:/\d+)?"
 _GROUP = (
-    rf"[(\[](?!\d{{1,3}}(?:,\d{{3}})+[)\]])\s{{0,2}}{_SCALAR}(?:\s{{0,2}}[,;]\s{{0,2}}{_SCALAR}){{1,5}}\s{{0,2}}[)\]]"
+    rf"(?:[(\[]|\\?\{{)(?!\d{{1,3}}(?:,\d{{3}})+[)\]])\s{{0,2}}{_SCALAR}(?:\s{{0,2}}[,;]\s{{0,2}}{_SCALAR}){{1,9}}"
+    rf"\s{{0,2}}(?:[)\]]|\\?\}})"
     rf"|(?<![\d.,:]){_SCALAR}(?:(?::| : ){_SCALAR}){{1,4}}(?:\s?[ap]\.?m\b\.?)?"
     rf"|(?<![\d.,]){_SCALAR}\s+(?:to|minus|plus|times|divided by)\s+{_SCALAR}"
 )
 _VALUE = re.compile(rf"{_GROUP}|(?<![\w-])(?:minus|negative)\s+(?:{_NUMBER.pattern})|{_NUMBER.pattern}", re.IGNORECASE)
 _GOES_ON = re.compile(r"[-+*/=^×÷(]\s*$")  # a response that was cut off
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
-_HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|could|might)\b", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"\b(?:or|also|maybe|perhaps|possibly|alternatively|could|might|(?:is|are) (?:also )?possible)\b"
+    r"|\b(?:one|any) of (?=[({\\$]*\d)",
+    re.IGNORECASE,
+)
 # Words of a sentence; a bare answer such as "7 square feet" has none.
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
@@ -111,7 +120,7 @@ _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[
 
 def final_part(response: str) -> str:
     """The part of a response that may contain the answer: its end, after the reasoning, before a chat token."""
-    text = first_turn(without_struck(without_start(after_reasoning(response)[-MAX_RESPONSE_CHARS:])))
+    text = first_turn(without_html(without_struck(without_start(after_reasoning(response)[-MAX_RESPONSE_CHARS:]))))
     return text.replace("{:}", ":").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -210,9 +219,7 @@ def _from_prose(text: str) -> str | None:
     found = list(formulas(text))
     numbers = list(_VALUE.finditer(text, found[-1].end if found else 0))
     if numbers:
-        sentence = re.split(r"[.!?\n]\s", text.strip())[-1][-MAX_SENTENCE_CHARS:]
-        hedged = _NUMBER.finditer(sentence) if _HEDGE.search(sentence) else ()
-        if len({match.group() for match in hedged if not is_negated(sentence, match.start())}) > 1:
+        if len(_hedged_numbers(text)) > 1:
             return None
     values = [(formula.start, formula.end, formula.content) for formula in found]
     values += [(number.start(), number.end(), number.group()) for number in numbers]
@@ -221,6 +228,19 @@ def _from_prose(text: str) -> str | None:
         if not is_negated(text, start, end):
             return _with_joined(text, values[:index], start, value)
     return None
+
+
+def _hedged_numbers(text: str) -> set[str]:
+    """The numbers of the last sentence and of those before it that hedge, if the last one does: "Maybe 3. Maybe 4."."""
+    *earlier, last = re.split(r"[.!?\n]\s", text.strip()[-2 * MAX_SENTENCE_CHARS :])
+    last = last[-MAX_SENTENCE_CHARS:]
+    if not _HEDGE.search(last):
+        return set()
+    found: set[str] = set()
+    for sentence in [*filter(_HEDGE.search, earlier), last]:
+        numbers = _NUMBER.finditer(sentence)
+        found |= {match.group() for match in numbers if not is_negated(sentence, match.start())}
+    return found
 
 
 def _with_joined(text: str, earlier: list[tuple[int, int, str]], start: int, value: str) -> str:
@@ -280,6 +300,17 @@ def without_struck(text: str) -> str:
     return _STRUCK.sub("", text) if "~~" in text or "</" in text else text
 
 
+def without_html(text: str) -> str:
+    """The text with HTML's line breaks as such, and its exponents and indices in LaTeX."""
+    if "<" not in text:
+        return text
+    return _HTML_BREAK.sub("\n", _HTML_SCRIPT.sub(_script, text))
+
+
+def _script(match: re.Match[str]) -> str:
+    return f"{'^' if match['tag'].lower() == 'sup' else '_'}{{{match['content']}}}"
+
+
 def without_emphasis(text: str) -> str:
     """The text without Markdown marks for bold, italic, code and headings; their content is kept."""
     if not _MARKED.search(text):
@@ -310,6 +341,9 @@ def _extract(text: str, prose: bool) -> Extraction:
     foreign = announcements.announced_answer(text)
     if foreign:
         return Extraction((next((formula.content for formula in formulas(foreign)), foreign),), "phrase")
+    announces = _PHRASE.search(text) is not None
+    if not announces and (concluded := conclusions.concluded(text)) is not None:
+        return Extraction((concluded,), "phrase")
     if is_bare_answer(text):
         return Extraction((text,), "bare")
     announced_answer = _after_phrase(text)

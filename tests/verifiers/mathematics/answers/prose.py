@@ -28,6 +28,18 @@ RIGHT = [
     ("The answer is 12. Let me check: 3*4 = 12. Yes.", "12"),
     ("I made a mistake. The answer is 12.", "12"),
     ("Correction: the answer is 13, rather than 12.", "13"),
+    # sets and names in sentences
+    ("The solution set is {1, 2}.", r"\{1,2\}"),
+    ("The solutions are x = 1 and x = 2.", "1,2"),
+    ("Hence a = 3 and b = 4.", "(3,4)"),
+    ("We have 3 < 4. So x = 5.", "5"),
+    ("So the total is 5, since 5 > 3.", "5"),
+    ("The largest possible value is 43.", "43"),
+    # choices and tables
+    ("B is correct.", "B"),
+    ("Choice B is the right answer.", "B"),
+    ("I choose (B).", "B"),
+    ("| Step | Value |\n|------|-------|\n| 1 | 5 |\n| 2 | 9 |\n| **Total** | **14** |", "14"),
 ]
 
 WRONG = [
@@ -41,6 +53,9 @@ WRONG = [
     ("The answer is from 14 to 15.", "15"),
     ("The answer is in the range 14 to 15.", "15"),
     ("The answer is 12. Scratch that, it is 13.", "12"),
+    ("The solution set is {1, 2}.", "2"),
+    ("The solutions are x = 1 and x = 2.", "2"),
+    ("| a | 5 |\n|---|---|\n| b | 14 |", "14"),
 ]
 
 # Wrong or unparsable: no reward either way.
@@ -48,6 +63,21 @@ REFUSED = [
     ("The answer is $12$. Oops, I mean $13$.", "12"),
     ("The answer is 12. Oops, that's wrong.", "12"),
     ("So 3 + 4 = 7 and then 7 +", "7"),
+    # bounds and hedges
+    ("So x > 4.", "4"),
+    ("So x ≥ 4.", "4"),
+    ("Therefore x < 4", "4"),
+    ("Thus x ≠ 4.", "4"),
+    ("The interval is 3 < x < 4.", "4"),
+    ("The interval is 3 < x < 4.", "3"),
+    ("The limit does not equal 4.", "4"),
+    ("It could be 42. It could be 43.", "43"),
+    ("I think 42, but 43 is possible.", "43"),
+    ("It is one of 3, 4.", "4"),
+    ("A is correct. B is correct.", "B"),
+    ("B is not correct.", "B"),
+    ("I doubt that B is correct.", "B"),
+    ("| Total | 13 |\n|---|---|\n| Total | 14 |", "14"),
     ("The answer is unlikely to be 14.", "14"),
     ("The answer exceeds 14", "14"),
     ("The answer is nearly 14", "14"),
