@@ -2,10 +2,19 @@
 
 import pytest
 
-from tests.verifiers.mathematics.answers import choices, conventions, languages, magnitudes, markup, notation, prose
+from tests.verifiers.mathematics.answers import (
+    choices,
+    conventions,
+    languages,
+    magnitudes,
+    markup,
+    notation,
+    prose,
+    structures,
+)
 from verifiers import Status, grade_math
 
-TABLES = (choices, conventions, languages, magnitudes, markup, notation, prose)
+TABLES = (choices, conventions, languages, magnitudes, markup, notation, prose, structures)
 
 
 @pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.RIGHT])

@@ -88,6 +88,8 @@ class Comparison:
             left_name, right_name = left.value, right.value
             if left_name.kind == right_name.kind == "var" and left_name != right_name:
                 return self._equations(left.args[1], right.args[1])
+            if left_name.kind == right_name.kind and left_name.kind in ("call", "div") and left_name != right_name:
+                return self._equations(left.args[1], right.args[1])
             if left_name.kind == right_name.kind == "mul" and left_name.value != "apply":
                 if not self.scalars(left_name, right_name):
                     return False  # AB = 5 is not AC = 5

@@ -14,6 +14,8 @@ from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
 _INFINITY = Node("const", value="inf")
 _BELOW = Node("neg", (_INFINITY,))
+_TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_MAX_CONDITIONS = 8
 
 
 class NotASet(ValueError):
@@ -137,10 +139,9 @@ def pieces(node: Node) -> list[Piece]:
         return [piece for part in node.args for piece in pieces(part)]
     if node.kind == "list":
         if node.value == "or" or _is_alternatives(node):
-            inner = [piece for part in node.args for piece in pieces(part)]
             if node.value != "or" and all(_is_inequality(part) for part in node.args):
-                raise NotASet("inequalities joined by a comma")
-            return inner
+                return _conjunction(node.args)
+            return [piece for part in node.args for piece in pieces(part)]
         raise NotASet("a list")
     if node.kind == "set":
         return [Piece(value, value, True, True) for value in map(_end, node.args)]
@@ -178,8 +179,44 @@ def _without(whole: list[Piece], removed: list[Piece]) -> list[Piece]:
     return whole
 
 
+def _conjunction(conditions: Sequence[Node]) -> list[Piece]:
+    """The numbers that satisfy all inequalities of a list: ``x >= 1, x <= 2`` is [1, 2].
+
+    A comma may also join alternatives (``x < 1, x > 2``), so the conditions must have common numbers, and each must
+    exclude some that the others admit.
+    """
+    if len(frozenset().union(*map(variables, conditions))) != 1 or len(conditions) > _MAX_CONDITIONS:
+        raise NotASet("inequalities of several variables")
+    sets = [pieces(condition) for condition in conditions]
+    common = _intersection(sets)
+    without_one = [_intersection([*sets[:index], *sets[index + 1 :]]) for index in range(len(sets))]
+    if not common or any(RealSet(common) == RealSet(wider) for wider in without_one):
+        raise NotASet("inequalities joined by a comma")
+    return common
+
+
+def _intersection(sets: Sequence[Sequence[Piece]]) -> list[Piece]:
+    common = list(sets[0])
+    for other in sets[1:]:
+        found = [_overlap(a, b) for a in common for b in other]
+        common = [piece for piece in found if piece is not None]
+    return common
+
+
+def _overlap(a: Piece, b: Piece) -> Piece | None:
+    low = _order(a.low, b.low)
+    high = _order(a.high, b.high)
+    low_closed = a.low_closed and b.low_closed if low == 0 else (a if low > 0 else b).low_closed
+    high_closed = a.high_closed and b.high_closed if high == 0 else (a if high < 0 else b).high_closed
+    piece = Piece(a.low if low > 0 else b.low, a.high if high < 0 else b.high, low_closed, high_closed)
+    extent = _order(piece.low, piece.high)
+    return piece if extent < 0 or (extent == 0 and low_closed and high_closed) else None
+
+
 def _inequality(node: Node) -> list[Piece]:
     """An inequality, or a chain around one variable, as an interval of that variable."""
+    if (distance := _of_absolute_value(node)) is not None:
+        return distance
     if set(node.value) & {"=", "~", "in", "==="}:
         if node.value == ("=",) and len(variables(node)) == 1 and node.args[0].kind == "var":
             value = _end(node.args[1])
@@ -218,6 +255,25 @@ def _inequality(node: Node) -> list[Piece]:
         else:
             low, low_closed = bound, closed
     return [Piece(low, high, low_closed, high_closed)]
+
+
+def _of_absolute_value(node: Node) -> list[Piece] | None:
+    """``|x - 1| < 2`` as -2 < x - 1 < 2, and ``|x| > 2`` as x < -2 or x > 2; None for any other inequality."""
+    if len(node.args) != 2 or not set(node.value) <= set(_TURNED):
+        return None
+    (inner, bound), operator = node.args, node.value[0]
+    if bound.kind == "call":
+        inner, bound, operator = bound, inner, _TURNED[operator]
+    if inner.kind != "call" or inner.value != "abs" or variables(bound) or is_name(inner):
+        return None
+    (inside,), below = inner.args, Node("neg", (bound,))
+    limit = numeric.as_real(_end(bound))
+    if limit < 0 or (limit == 0 and operator in ("<", ">=")):
+        raise NotASet("no number, or all numbers")
+    if operator in ("<", "<="):
+        return _inequality(Node("rel", (below, inside, bound), (operator, operator)))
+    outside = _inequality(Node("rel", (inside, below), (_TURNED[operator],)))
+    return outside + _inequality(Node("rel", (inside, bound), (operator,)))
 
 
 def _all_exact(*values: Value) -> bool:

@@ -10,6 +10,9 @@ from verifiers.mathematics.comparison import numeric
 from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.parsing.syntax import Node, Unsupported
 
+_NAMED_VALUES = frozenset("sin cos tan cot sec csc".split())
+"""Functions whose value at an angle may be the answer, as in ``cos A = 1/2``."""
+
 MAX_SIGNS = 5
 """More independent plus-minus signs than this are not expanded."""
 
@@ -35,10 +38,17 @@ def is_name(node: Node) -> bool:
             factors = factors[1:]  # the measure of an angle
         return all(_is_point(part) for part in factors)
     if node.kind in ("div", "ratio"):
-        return all(is_name(part) or _is_point(part) for part in node.args)
+        return all(is_name(part) or _is_point(part) or _is_differential(part) for part in node.args)
+    if node.kind == "call" and node.value in _NAMED_VALUES:
+        return len(node.args) == 1 and (node.args[0].kind == "var" or _is_point(node.args[0]))
     if node.kind == "call" and node.value == "abs":
         return is_name(node.args[0]) and node.args[0].kind == "mul"
     return node.kind == "seq" and all(part.kind == "var" for part in node.args)
+
+
+def _is_differential(node: Node) -> bool:
+    """``dy``, as in ``dy/dx``."""
+    return node.kind == "mul" and node.args[0] == Node("var", value="d") and node.args[1].kind == "var"
 
 
 def _factors(node: Node) -> list[Node]:

@@ -9,7 +9,9 @@ _UNDERSCORES = re.compile(r"(?<![\w.])\d{1,3}(?:\\?_\d{3})+(?![\w}])")
 _POINTS = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:\.\d{3}){2,}(?:,\d{1,20})?(?![\w.,])")
 _PREFIXED = re.compile(r"(?<![\w.\\])0(?:[xX]([0-9A-Fa-f]{1,60})|[bB]([01]{1,60})|[oO]([0-7]{1,60}))(?![\w.])")
 # The letter x as a sign between numbers: 5 x 7, 6.02x10^23.
-_TIMES = re.compile(r"(?<=[\d)}]) +[xX] +(?=[\d(\\$])|(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))")
+_TIMES = re.compile(
+    r"(?<=[\d)}]) +[xX] +(?=[\d($]|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z]))|(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))"
+)
 # Not 5C_2, in which C_2 may be a name.
 _CHOICES = re.compile(
     r"(?<![\w.,)}\\^_])(?:(\d{1,4}) ?([CP]) ?(\d{1,4})"
