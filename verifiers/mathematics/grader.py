@@ -16,12 +16,12 @@ from verifiers.mathematics.answers.extraction import (
     is_bare_answer,
     without_emphasis,
 )
-from verifiers.mathematics.comparison import numeric
+from verifiers.mathematics.comparison import numeric, quantities
 from verifiers.mathematics.comparison.compare import SCALARS, Comparison
 from verifiers.mathematics.comparison.numerals import is_unreduced
 from verifiers.mathematics.comparison.numeric import Evaluator, Undefined, variables
 from verifiers.mathematics.comparison.rewriting import simplify_relation
-from verifiers.mathematics.parsing import foreign_units, units
+from verifiers.mathematics.parsing import units
 from verifiers.mathematics.parsing.answer import (
     ParsedAnswer,
     choice,
@@ -189,14 +189,14 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
     """The exact path."""
     if without_spaces(normalize(answer)) == without_spaces(normalize(truth)):
         return _Decision(True)
-    conflict, ratio = _units(ours.unit, theirs.unit, policy)
+    conflict, ratio = quantities.compare_units(ours.unit, theirs.unit, policy)
     if conflict:
         return _Decision(False, conflict)
     if theirs.counted or ours.counted:
-        clash = _counts_differ(ours, theirs)
+        clash = quantities.counts_differ(ours, theirs)
         if clash:
             return _Decision(False, clash)
-    if _percent_of_quantity(ours, theirs) or _percent_of_quantity(theirs, ours):
+    if quantities.is_percent_of_quantity(ours, theirs) or quantities.is_percent_of_quantity(theirs, ours):
         return _Decision(False, "a percentage is not a quantity")
     chosen = _decide_choice(answer, truth, theirs, policy)
     if chosen is not None:
@@ -205,7 +205,11 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
         if without_spaces(ours.text).upper() == theirs.node.value[0]:
             return _Decision(True)
     if ours.is_text or theirs.is_text:
-        same = ours.words is not None and theirs.words is not None and _singular(ours.words) == _singular(theirs.words)
+        same = (
+            ours.words is not None
+            and theirs.words is not None
+            and quantities.singular(ours.words) == quantities.singular(theirs.words)
+        )
         return _Decision(same, "" if same else "compared as words")
     if ours.words is not None and ours.words == theirs.words and ours.node is None and theirs.node is None:
         return _Decision(True)
@@ -218,24 +222,14 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
     return _compare(ours, theirs, policy, ratio)
 
 
-def _counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
-    """Why two counts cannot be equal: they count different things, or one is a percentage; empty if they can."""
-    if ours.unit and theirs.unit and not set(_words(ours.unit)) & set(_words(theirs.unit)):
-        return f"counts {ours.unit!r} and not {theirs.unit!r}"
-    nodes = (ours.node, theirs.node)
-    return "a percentage is not a count" if any(node and node.kind == "percent" for node in nodes) else ""
-
-
-def _percent_of_quantity(one: ParsedAnswer, other: ParsedAnswer) -> bool:
-    percent = one.node is not None and one.node.kind == "percent" and not one.unit
-    return percent and units.measure(other.unit) is not None
-
-
-def _words(text: str) -> list[str]:
-    return _singular(text.lower()).split()
-
-
 _VALUED_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J]\)?[).:]?\s*\}|\(?[A-J](?:\)[.:]?|[.:])\s")
+
+_TEXT_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J](?:\)[.:]?|[.:])\s+[^{}]*\}$")
+
+
+def _is_valued_choice(text: str) -> bool:
+    text = normalize(text)
+    return _VALUED_CHOICE.match(text) is not None or _TEXT_CHOICE.match(text) is not None
 
 
 def _decide_choice(answer: str, truth: str, theirs: ParsedAnswer, policy: MathPolicy) -> _Decision | None:
@@ -244,9 +238,9 @@ def _decide_choice(answer: str, truth: str, theirs: ParsedAnswer, policy: MathPo
     ours_choice = choice(answer)
     if letter is not None:
         return None if ours_choice is None else _Decision(ours_choice[0] == letter)
-    theirs_choice = choice(truth) if _VALUED_CHOICE.match(normalize(truth)) else None
+    theirs_choice = choice(truth) if _is_valued_choice(truth) else None
     if theirs_choice is None:
-        if ours_choice is None or not _VALUED_CHOICE.match(normalize(answer)):
+        if ours_choice is None or not _is_valued_choice(answer):
             return None
         return _decide(ours_choice[1], truth, _parse_answer(ours_choice[1], policy), theirs, policy)
     letter, value = theirs_choice
@@ -260,11 +254,6 @@ def _decide_choice(answer: str, truth: str, theirs: ParsedAnswer, policy: MathPo
     return _decide(
         ours_choice[1], value, _parse_answer(ours_choice[1], policy), _parse_reference(value, policy), policy
     )
-
-
-def _singular(words: str) -> str:
-    """Words without plural endings: "no solutions" is "no solution"."""
-    return re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", words)
 
 
 def _parse_reference(text: str, policy: MathPolicy) -> ParsedAnswer:
@@ -297,6 +286,10 @@ def _compare(ours: ParsedAnswer, theirs: ParsedAnswer, policy: MathPolicy, ratio
     if _DECIMAL_REFERENCE.fullmatch(theirs.text) and (decimal := decimal_comma(theirs.text)) is not None:
         pairs.append((given, decimal))
     pairs += [(given, other) for other in theirs.alternatives]
+    if ours.whole is not None and not theirs.unit:
+        pairs.append((ours.whole, wanted))  # 2 hours 30 minutes is 2.5 as well as 150
+    if theirs.whole is not None and not ours.unit:
+        pairs.append((given, theirs.whole))
     undecided = False
     for left, right in pairs:
         try:
@@ -326,26 +319,6 @@ _DECIMAL_REFERENCE = re.compile(r"-?0,\d{3,}|-?[1-9]\d{0,2}(?:\.\d{3})+,\d+")
 
 def _measures(*parsed_answers: ParsedAnswer) -> list[units.Measure | None]:
     return [units.measure(parsed.unit) for parsed in parsed_answers]
-
-
-def _units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
-    """The reason why two units conflict (empty if they do not), and the size of our unit in theirs."""
-    if ours == theirs:
-        return "", Fraction(1)
-    ours, theirs = foreign_units.latin(ours), foreign_units.latin(theirs)
-    if "¥" in (ours, theirs) and {ours, theirs} <= {"¥", "yen", "yuan"}:
-        return "", Fraction(1)  # both currencies have this sign
-    left, right = units.measure(ours), units.measure(theirs)
-    clash = f"the unit is {ours or 'missing'!r} and not {theirs or 'none'!r}"
-    if left and right and left.powers != right.powers:
-        # "square units" stands for any area, and not for a volume
-        same = any("unit" in dict(measure.powers) for measure in (left, right)) and left.degree == right.degree
-        return "" if same else clash, Fraction(1)
-    if ours and theirs and not (ours.isascii() and theirs.isascii()) and not (left and right) and ours != theirs:
-        return clash, Fraction(1)
-    if policy.units == "required" and (left or ours.lower()) != (right or theirs.lower()):
-        return clash, Fraction(1)
-    return "", left.size / right.size if left and right else Fraction(1)
 
 
 def _symbolic(ours: ParsedAnswer, theirs: ParsedAnswer, spelling: str, started: float) -> Verdict:

@@ -9,12 +9,14 @@ from tests.verifiers.mathematics.answers import (
     magnitudes,
     markup,
     notation,
+    numerals,
     prose,
+    quantities,
     structures,
 )
 from verifiers import Status, grade_math
 
-TABLES = (choices, conventions, languages, magnitudes, markup, notation, prose, structures)
+TABLES = (choices, conventions, languages, magnitudes, markup, notation, numerals, prose, quantities, structures)
 
 
 @pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.RIGHT])

@@ -38,7 +38,7 @@ PAIRS = [
     ("42", r"\boxed{42 \text{ or } 43}", False),
     ("42", r"\boxed{42\text{ (approximately)}}", True),
     ("42", r"\boxed{\text{either }42\text{ or }24}", False),
-    ("7", r"\boxed{7}\boxed{\text{seven}}", False),
+    ("7", r"\boxed{7}\boxed{\text{seven}}", True),
     ("C", r"\boxed{\text{(C) or (D)}}", False),
     ("C", r"\boxed{(C)}", True),
     ("C", r"\boxed{\textbf{(C)}\ 17}", True),

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from verifiers.mathematics.answers import announcements
 from verifiers.mathematics.parsing import units
 from verifiers.mathematics.parsing.compound import compound
+from verifiers.mathematics.parsing.named_sets import set_in_symbols
 from verifiers.mathematics.parsing.normalization import matching_brace, normalize
+from verifiers.mathematics.parsing.number_words import spelled_number
 from verifiers.mathematics.parsing.parser import parse
+from verifiers.mathematics.parsing.remarks import loss_as_negative, without_remark
 from verifiers.mathematics.parsing.syntax import (
     MAX_ANSWER_CHARS,
     MAX_DEPTH,
@@ -37,6 +40,7 @@ class ParsedAnswer:
         counted: Whether the unit is plain words for what is counted, as in ``72 clips``.
         problem: The reason why there is no tree.
         alternatives: Trees of other readings.
+        whole: The value of a quantity in several units in its largest unit.
     """
 
     text: str
@@ -48,8 +52,11 @@ class ParsedAnswer:
     counted: bool = False
     problem: str = ""
     alternatives: tuple[Node, ...] = ()
+    whole: Node | None = None
 
 
+# Words that could be read as products of letters.
+_SHORT_WORDS = frozenset("yes no odd red mon tue wed thu fri sat sun may ja da oui non si dne".split())
 _TEXT_COMMAND = re.compile(r"\\text\s*\{")
 # "and" and "or" between items; in a text command only if nothing but a unit is next to them.
 _CONJUNCTION = re.compile(r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])")
@@ -66,6 +73,7 @@ _BASED = re.compile(
     r"_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+_LAKHS = re.compile(r"-?\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?")  # 12,34,567 in India
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
 _GROUPED_COMMA = re.compile(r"(-?[1-9]\d{0,2}(?:\.\d{3})+),(\d+)")  # 1.234,56
@@ -84,7 +92,7 @@ _GOES_ON = re.compile(r"[,;/&|]|(?:or|and)\b")
 _DENIAL = re.compile(
     r"(?:is|was|can|could|does|would|seems?)(?=\b|n't|not).*?(?:not\b|n't|wrong|incorrect|false)", re.DOTALL
 )
-_SCRIPT = re.compile(r"\s*\^\s*\{?\s*-?([1-4])\s*\}?")
+_SCRIPT = re.compile(r"\s*\^\s*\{?\s*(-?[1-4])\s*\}?")
 _EXPONENT = re.compile(r"\^\{?-?[1-4]\}?|(?<=[A-Za-z])[23]\b")
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _ANNOUNCED = re.compile(r"^.{0,80}\banswer is\b:?")
@@ -101,6 +109,8 @@ _LEADING = re.compile(
     r"|(?!not\b)[A-Za-z ]{2,30}:"
     r"|(?![^{}]*\b(?:not|no|least|most|than|between|almost|nearly|wrong|incorrect|false)\b)"
     r"[Tt]he [A-Za-z ]{2,50} (?:is|equals):?)\s*\}"
+    r"|(?:\\text *\{ *)?(?:[Tt]he )?(?:[Pp]oint|[Cc]ent(?:er|re)|[Vv]ertex|[Ff]ocus|[Mm]idpoint|[Ii]nterval)"
+    r"(?: is| at)?:? *\}?(?= *[\[(])"
     r"|\\approx|(?:=>|[=→⇒⟹➜∴]|\\(?:to|[Ll]?(?:ong)?[Rr]ightarrow)(?![A-Za-z]))(?=\s*[\w\\($.+-])"
     r"|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
     rf"|(?:about|{_SURELY})\b)\s*"
@@ -145,9 +155,10 @@ def words_of(text: str, *, keep_case: bool = False) -> str | None:
     plain = unwrap_text(text).strip().strip(".\"' ")
     if not _WORDS.fullmatch(plain):
         return None
-    letters = [part.strip(" ().\"'") for part in re.split(r"[,;]", plain)]
-    if all(len(letter) <= 1 for letter in letters):
-        return ",".join(letters)  # one or several choices: letters keep their case
+    letters = [part.strip(" ().\"'") for part in re.split(r"[,;]|\band\b", plain)]
+    if all(len(letter) <= 1 for letter in letters):  # one or several choices: letters keep their case
+        distinct = len(set(letters)) == len(letters) and set(letters) <= set("ABCDEFGHIJ")
+        return ",".join(sorted(letters) if distinct else letters)
     plain = re.sub(r"[^A-Za-z]+", " ", plain).strip()
     return plain if keep_case else plain.lower()
 
@@ -172,12 +183,19 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
         return ParsedAnswer("", problem="the answer is empty")
     if _DATE.fullmatch(text):
         return ParsedAnswer(text, words=text, is_text=True)
+    text = loss_as_negative(without_remark(text))
     words = words_of(text, keep_case=keep_case)
+    if words is not None and (spelled := spelled_number(words)) is not None:
+        return ParsedAnswer(text, node=number(spelled), words=words)
+    if words is not None and words.lower() in _SHORT_WORDS:
+        return ParsedAnswer(text, words=words, is_text=True)
+    if (named := set_in_symbols(plain := " ".join(unwrap_text(text).split()))) is not None:
+        return replace(_parse_formula(named, words), text=text)
     based = _based(text.replace(" ", ""))
     if based is not None:
         return ParsedAnswer(text, node=based)
-    if _DIGIT.match(text) and (quantity := compound(unwrap_text(text))) is not None:
-        return ParsedAnswer(text, node=number(quantity[0]), unit=quantity[1])
+    if _DIGIT.match(text) and (quantity := compound(plain)) is not None:
+        return ParsedAnswer(text, node=number(quantity.last), unit=quantity.unit, whole=number(quantity.first))
     whole = _whole_text(text)
     if whole is not None:
         single = len(whole.strip(" ()")) == 1
@@ -293,11 +311,14 @@ def _without_units(text: str) -> tuple[str, str]:
             continue
         content, between = text[opening:end].strip(), text[position:start].strip()
         before = "".join([*kept, text[position:start]]).rstrip(" /")
+        if unit:
+            before = before.removesuffix("\\cdot").rstrip()
         script = _SCRIPT.match(text, end + 1)
         after = script.end() if script else end + 1
         if _names_unit(before, content, text[after:]):
             kept = [before, " "]
-            compound = f"{unit}{between or ' '}" if unit and between in ("", "/") else ""  # \text{m}/\text{s}
+            joined = between in ("", "/", "\\cdot")  # \text{m}/\text{s}
+            compound = f"{unit}{'/' if between == '/' else ' '}" if unit and joined else ""
             unit = compound + content + ("^" + script.group(1) if script else "")
             position = after
     bare, bare_unit = units.split_bare_unit("".join([*kept, text[position:]]).strip())
@@ -333,6 +354,8 @@ def _joined_thousands(text: str) -> str:
 def _alternatives(text: str) -> tuple[Node, ...]:
     """Other readings: of the comma in ``120,240``, and of ``2e-3``, which may mean 2e - 3."""
     found: list[Node] = []
+    if _LAKHS.fullmatch(text):
+        found.append(parse(text.replace(",", "")))
     if _THOUSANDS.search(text):
         try:
             found.append(parse(text))

@@ -1,22 +1,34 @@
-"""Quantities in several units, such as ``3 hours 20 minutes`` or ``5 ft 3 in``, as one number of the smallest unit."""
+"""Quantities in several units, such as ``3 hours 20 minutes`` or ``5 ft 3 in``, as one number."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
 from verifiers.mathematics.parsing import units
 
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?")
+_FEET_INCHES = re.compile(r"(\d{1,3})' ?(\d{1,2}(?:\.\d+)?)(?:\"|'')")
 _TIME = (("time", 1),)
 _JOINT = re.compile(r",? (?:and )?|,|")
 
 
-def compound(text: str) -> tuple[Fraction, str] | None:
-    """The value in the last unit, and that unit; None if the text is not two or three quantities of one kind.
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """The value in the first and in the last of the units, and the last unit."""
+
+    first: Fraction
+    last: Fraction
+    unit: str
+
+
+def compound(text: str) -> Quantity | None:
+    """A quantity in several units; None if the text is not two or three quantities of one kind.
 
     The units must become smaller: "3 m 2 km" is not a quantity.
     """
+    text = _FEET_INCHES.sub(r"\1 ft \2 in", text)
     parts: list[tuple[Fraction, units.Measure, str]] = []
     position = 0
     while position < len(text):
@@ -39,4 +51,5 @@ def compound(text: str) -> tuple[Fraction, str] | None:
     sizes = [measure.size for _, measure, _ in parts]
     if sorted(sizes, reverse=True) != sizes or len(set(sizes)) < len(sizes):
         return None
-    return sum((value * measure.size for value, measure, _ in parts), Fraction(0)) / sizes[-1], parts[-1][2]
+    total = sum((value * measure.size for value, measure, _ in parts), Fraction(0))
+    return Quantity(total / sizes[0], total / sizes[-1], parts[-1][2])

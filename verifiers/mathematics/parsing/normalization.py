@@ -23,7 +23,7 @@ _SYMBOLS = {
     "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
     "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ",
     "＜": "<", "＞": ">", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⁄": "/",
-    "º": r"^{\circ}", "˚": r"^{\circ}", "⟨": "(", "⟩": ")", "∕": "/", "∜": r"\sqrt[4] ",
+    "º": r"^{\circ}", "˚": r"^{\circ}", "⟨": "(", "⟩": ")", "∕": "/", "٪": "%", "∜": r"\sqrt[4] ",
 }  # fmt: skip
 _INVISIBLE = re.compile(
     "[\u200b-\u200f\u2060-\u2064\u202a-\u202e\u2066-\u2069\u061c\u180e\ufe00-\ufe0f\ufeff\u00ad\x00]"
@@ -42,16 +42,20 @@ _SPACING = re.compile(
 )
 _SPACES = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace(?![A-Za-z]))|~|\s")
 _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,|') *(?=\d{3}(?!\d))")
+# A comma or point in braces is a decimal one, and so is a comma after groups that spaces separate: 12 345,67.
+_DECIMAL_MARK = re.compile(r"(?<=\d) *\{ *[,.] *\} *(?=\d)|(?<=\d[ ~]\d{3}),(?=\d\d$)")
 _FRACTIONS = re.compile(r"\\(?:[dtc]|nice|s|x|flat)frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
+_CHOICE_STYLE = re.compile(r"\\(?:mathbf|bf|mathsf|mathit)\s*\{\s*(?=\(\s*[A-J]\s*\))")
 _TEXT = re.compile(r"\\(?:mbox|hbox|textnormal|textbf|textit|textrm|textsf|texttt|emph|textup|mathrm|rm|text)\s*(?=\{)")
 _ARROW = re.compile(r"\\vec\s*(?=\{\s*[A-Z]\s*[A-Z])")
-_STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|mathcal|vec|operatorname)(?![A-Za-z])\s*(?=\{)")
+_STYLES = re.compile(r"\\(?:mathbf|mathit|mathsf|mathtt|mathnormal|mathcal|bold|vec|operatorname)(?![A-Za-z])\s*(?=\{)")
 _RELATIONS = {
     "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "lt": "<", "gt": ">", "neq": "ne", "simeq": "approx",
     "lbrace": "{", "rbrace": "}", "infin": "infty", "varnothing": "emptyset", "backslash": "setminus", "ast": "cdot",
     "not=": "ne", "not =": "ne",
     "bar": "overline", "land": "text{ and }", "lor": "text{ or }", "to": "to", "degree": "circ", "textdegree": "circ",
+    "Bbb": "mathbb", "R": "mathbb{R}", "Z": "mathbb{Z}", "N": "mathbb{N}", "Q": "mathbb{Q}", "reals": "mathbb{R}",
 }  # fmt: skip
 _SYNONYM = re.compile(r"\\(" + "|".join(sorted(_RELATIONS, key=len, reverse=True)) + r")(?![A-Za-z])")
 _DOUBLED = re.compile(
@@ -62,7 +66,9 @@ _EMPTY_SCRIPT = re.compile(r"\^\{? *\}?$")
 _BLANKS = re.compile(r"(?<!\d) +| +(?!\d)")
 _LONG_EXPONENT = re.compile(r"(\^|\\sqrt) *(-?\d{2,})(?![\d.])")
 _PHANTOM = re.compile(r"\\[hv]?phantom *(?:\{[^{}]*\}|[-+0-9A-Za-z])|\\(?:_|underline *\{ *\})|_{2,}")
-_DEGREE_LETTER = re.compile(r"(?<=\d) *\^ *(?:o|\{ *o *\})(?= *(?:\\?[,.;CF]|$))")
+_DEGREE_LETTER = re.compile(
+    r"(?<=\d) *\^ *(?:o|\{ *o *\}|\{? *\\(?:text|mathrm) *\{ *o *\} *\}?)(?= *(?:\\?[,.;CF]|$))"
+)
 # Three dots are no full stop: "12..." goes on.
 _END = re.compile(r"(?:[\s,;:]|(?<!\.)\.|\\$)+$")
 # Check marks, smileys and the like after an answer. An answer that is only such a sign is kept.
@@ -151,13 +157,15 @@ def normalize(text: str) -> str:
         _NEGATIVE_TEXT.sub("-", clean_unicode(text if text.isascii() else _CHEER.sub("", text)))
         .replace("\x0crac", "\\frac")
         .replace("{:}", ":")
+        .replace(":=", "=")
         .strip()
     )
     text = undecorated(_DEGREE_LETTER.sub(r"^{\\circ}", rewritten(text)))
     if "\\" in text:
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
-        text = _THOUSANDS_MARK.sub("", text).replace("\\!", "")
+        text = _DECIMAL_MARK.sub(".", _THOUSANDS_MARK.sub("", text).replace("\\!", ""))
+        text = text.replace("\\colon", ":")
         text = text.replace("\\$", "").replace("\\%", "%").replace("\\#", "")
         text = text.replace("\\(", "").replace("\\)", "")
         if "\\begin" not in text:
@@ -165,11 +173,11 @@ def normalize(text: str) -> str:
         text = _SPACING.sub("", _PHANTOM.sub("", text))
         text = _FRACTIONS.sub(r"\\frac", text)
         text = _BINOMIALS.sub(r"\\binom", text)
-        text = _TEXT.sub(r"\\text", text)
+        text = _TEXT.sub(r"\\text", _CHOICE_STYLE.sub(r"\\text{", text))
         text = _STYLES.sub("", _ARROW.sub(r"\\overrightarrow", text))
         text = _SYNONYM.sub(_synonym, text)
     else:
-        text = _THOUSANDS_MARK.sub("", text)
+        text = _DECIMAL_MARK.sub(".", _THOUSANDS_MARK.sub("", text))
     # Row breaks of a matrix are kept; the space after one keeps "\\ 1" from becoming a spacing command.
     parts = text.replace("$", "").split("\\\\")
     text = "\\\\ ".join(re.sub(r" {2,}", " ", _SPACES.sub(" ", part)) for part in parts).strip()

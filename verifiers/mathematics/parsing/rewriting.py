@@ -1,4 +1,4 @@
-"""Rewrites notations that the parser does not know: 1_000, 0xFF, 5C2, cis, 5 x 7, aligned equations."""
+"""Rewrites notations that the parser does not know: 1_000, 0xFF, 5C2, cis, 5 x 7, aligned equations, [[1,2],[3,4]]."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ _ALIGNED = re.compile(
     r"((?:(?!\\begin).)*)\\end *\{\1\}\s*",
     re.DOTALL,
 )
+# A matrix as lists of its rows, as programs write it.
+_ROWS = re.compile(r"\s*(?:(?:np\.)?(?:[Mm]atrix|array) *\( *)?\[ *((?:\[[^\[\]]+\] *(?:, *(?=\[))?)+)\] *\)?\s*")
+_NOON = re.compile(
+    r"\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:12(?::00)?)?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(noon|midnight)\s*\}?\s*",
+    re.IGNORECASE,
+)
+_O_CLOCK = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*o'\s?clock\s*\}?", re.IGNORECASE)
+_ARC_MINUTES = re.compile(
+    r"(\d{1,3}) *(?:\^ *\{? *\\circ *\}?|°) *(\d{1,2}) *(?:'|\^ *\{ *\\prime *\})(?: *(\d{1,2}) *(?:''|\"))?"
+)
+_TO = re.compile(r"\s*(\d{1,9}) *(?:\\text *\{ *to *\}|to) *(\d{1,9})\s*")  # a ratio
 _ROW = re.compile(r"\\\\(?: *\[[^\]]{0,20}\])?")
 
 
@@ -50,7 +61,30 @@ def rewritten(text: str) -> str:
         text = _CIS.sub("cis ", text)
     if "\\begin" in text and (aligned := _ALIGNED.fullmatch(text)) is not None:
         text = _on_one_line(aligned[2])
+    if "[" in text and (rows := _ROWS.fullmatch(text)) is not None:
+        text = _matrix(rows[1]) or text
+    if (ratio := _TO.fullmatch(text)) is not None:
+        text = f"{ratio[1]}:{ratio[2]}"
+    if (twelve := _NOON.fullmatch(text)) is not None:
+        text = rf"12:00 \text{{ {'PM' if twelve[1].lower() == 'noon' else 'AM'}}}"
+    if "'" in text:
+        text = _ARC_MINUTES.sub(_degrees, _O_CLOCK.sub(":00", text))
     return text
+
+
+def _matrix(rows: str) -> str | None:
+    """Several rows of equal length as a matrix; None for other lists."""
+    entries = [row.split(",") for row in re.findall(r"\[([^\[\]]+)\]", rows)]
+    if len(entries) < 2 or len(set(map(len, entries))) > 1:
+        return None
+    body = r" \\ ".join(" & ".join(row) for row in entries)
+    return rf"\begin{{bmatrix}}{body}\end{{bmatrix}}"
+
+
+def _degrees(match: re.Match[str]) -> str:
+    """Degrees with minutes and seconds of arc as a fraction of degrees."""
+    seconds = int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3] or 0)
+    return rf"\frac{{{seconds}}}{{3600}}^{{\circ}}"
 
 
 def _with_base(match: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from verifiers.mathematics.parsing import foreign_units
+from verifiers.mathematics.parsing.number_words import NUMERALS
 
 # Each measure: its quantity, and how many of the quantity's first unit it is.
 _TABLE = """
@@ -17,8 +18,9 @@ length: mm millimeter millimetre = 1/1000, cm centimeter centimetre = 1/100, dm 
 mass: mg milligram = 1/1000, g gram gm = 1, kg kilogram = 1000, lb pound lbs = 45359237/100000,
   oz ounce = 45359237/1600000
 ton: ton tonne = 1
-time: ms millisecond = 1/1000, s second sec = 1, min minute = 60, h hour hr = 3600, day = 86400, week = 604800
-month: month = 1, year yr = 12
+time: ms millisecond = 1/1000, s second sec = 1, min minute = 60, h hour hr hrs = 3600, day = 86400,
+  week wk wks = 604800
+month: month = 1, year yr yrs = 12
 volume: ml milliliter millilitre = 1/1000, l liter litre = 1
 liquid: gallon gal = 1, quart = 1/4, pint = 1/8, cup = 1/16
 dollar: cent = 1/100, dollar usd buck = 1
@@ -97,7 +99,7 @@ CHANGES_VALUE = frozenset(
     " crore crores dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
     " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
-    " until beyond within against instead rather but power powers bn mn".split()
+    " until beyond within against instead rather but power powers bn mn loss deficit debt".split()
 )
 """Words that change the value and cannot be dropped: numbers, negations, comparisons, directions, alternatives."""
 
@@ -112,7 +114,8 @@ _HALF_OF_DAY = re.compile(r"(?<=\d)\s?[ap]\.\s?m\.?$|(?<=\d)\s?[ap]m$", re.IGNOR
 _PERCENT_WORD = re.compile(
     r"\s*\\text\s*\{\s*(?:percent|per cent|pct|percentage)s?\s*\}|(?<=[0-9}])\s*(?:percentage|percent|per cent|pct)\b"
 )
-_DEGREE_WORD = re.compile(r"\s*\\text\s*\{\s*degrees?\s*\}|(?<=[0-9}])\s*degrees?$")
+_DEGREE_WORD = re.compile(r"\s*\\text\s*\{\s*deg(?:rees?|\.)?\s*\}|(?<=[0-9}])\s*deg(?:rees?)?$")
+_EQUALS = re.compile(r"(?<=[A-Za-z0-9)}]) equals (?=[-A-Za-z0-9\\(])")
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12
 }  # fmt: skip
@@ -122,8 +125,12 @@ _SCALE_WORD = re.compile(
 _CURRENCIES = {
     "\\$": "dollar", "$": "dollar", "€": "euro", "£": "sterling", "¥": "¥", "￥": "¥", "₹": "rupee", "¢": "cent",
     "₩": "won", "₽": "rouble", "₴": "hryvnia", "₺": "lira", "₫": "dong", "₱": "peso", "₪": "shekel", "฿": "baht",
+    "\\textdollar": "dollar", "\\pounds": "sterling", "\\textsterling": "sterling", "\\euro": "euro",
+    "\\texteuro": "euro",
 }  # fmt: skip
-_CURRENCY = re.compile(r"\\\$|[€£¥￥₹¢₩₽₴₺₫₱₪฿]|^\s*\$(?=\s*[\d.])(?=[^$]*$)")
+_CURRENCY = re.compile(
+    r"\\(?:textdollar|pounds|textsterling|euro|texteuro)(?![A-Za-z])|\\\$|[€£¥￥₹¢₩₽₴₺₫₱₪฿]|^\s*\$(?=\s*[\d.])(?=[^$]*$)"
+)
 _CODES = {
     "USD": "dollar", "US$": "dollar", "EUR": "euro", "GBP": "sterling", "INR": "rupee", "Rs": "rupee", "JPY": "yen",
     "CNY": "yuan", "RMB": "yuan",
@@ -141,7 +148,7 @@ def signs_for_words(text: str) -> str:
     """``28 percent`` as ``28%``, ``72 degrees`` with a degree sign, ``3 million`` as a product, ``12th`` as 12."""
     if not any(letter.isalpha() for letter in text):
         return text
-    text = foreign_units.scaled(text)
+    text = _EQUALS.sub(" = ", foreign_units.scaled(text))
     text = _PERCENT_WORD.sub("%", text)
     text = _DEGREE_WORD.sub(r"^{\\circ}", text)
     text = _SCALE_WORD.sub(_scaled, text)
@@ -211,10 +218,28 @@ def measure(words: str) -> Measure | None:
     return Measure(tuple(sorted((name, power) for name, power in powers.items() if power)), size) if powers else None
 
 
+_GENERIC = frozenset(
+    "unit people person way integer number thing item object piece total different of the a an per in and each".split()
+)
+"""Words in a unit that do not tell what is counted."""
+
+
+def is_specific(word: str) -> bool:
+    """Whether a word of a unit, in singular form, tells what is counted or in which direction."""
+    return word not in _UNITS and word not in _GENERIC and word not in _POWERS
+
+
+def is_comment(words: str) -> bool:
+    """Whether words in brackets after a value may be left out: "(exactly)"."""
+    return droppable(words) and not set(words.lower().split()) & _NO_THINGS
+
+
 def droppable(words: str) -> bool:
     """Whether words next to a number do not change its value."""
     # 5k is 5000; K is a unit
-    changes = set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE or words.strip() in ("k", "M", "B", "bn", "mn")
+    found = set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE
+    numeral = set(re.findall(r"(?<![a-z-])[a-z]+(?![a-z-])", words.lower())) & NUMERALS  # not "two-digit"
+    changes = found or numeral or words.strip() in ("k", "M", "B", "bn", "mn")
     return not changes and foreign_units.droppable(words)
 
 

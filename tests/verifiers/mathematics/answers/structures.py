@@ -1,6 +1,21 @@
-"""Joined inequalities, absolute values, names of values."""
+"""Sets of numbers in words, joined inequalities, absolute values, matrices as lists, names of values."""
 
 RIGHT = [
+    # sets of numbers in words
+    (r"\boxed{\text{all real numbers}}", r"\mathbb{R}"),
+    (r"\boxed{\text{All reals}}", r"(-\infty, \infty)"),
+    (r"\boxed{x \in \mathbb{R}}", r"\text{all real numbers}"),
+    (r"\boxed{(-\infty,\infty)}", r"\text{the set of all real numbers}"),
+    (r"\boxed{\text{all real } x}", r"\mathbb{R}"),
+    ("The answer is all real numbers.", r"\mathbb{R}"),
+    (r"\boxed{\Bbb{R}}", r"\mathbb{R}"),
+    (r"\boxed{\R}", r"\mathbb{R}"),
+    (r"\boxed{\text{all real numbers except }2}", r"(-\infty,2)\cup(2,\infty)"),
+    (r"\boxed{\text{all real numbers except } x=2 \text{ and } x=3}", r"\mathbb{R}\setminus\{2,3\}"),
+    (r"\boxed{\text{all positive real numbers}}", r"(0,\infty)"),
+    (r"\boxed{\text{all nonzero real numbers}}", r"x \ne 0"),
+    (r"\boxed{\text{all integers}}", r"\mathbb{Z}"),
+    (r"\boxed{\text{the empty set}}", r"\emptyset"),
     # joined inequalities
     (r"\boxed{x \ge 1 \text{ and } x \le 2}", "[1,2]"),
     ("x ≥ 1 and x ≤ 2", "[1,2]"),
@@ -13,12 +28,36 @@ RIGHT = [
     (r"\boxed{-1<x<1}", "|x|<1"),
     (r"\boxed{|x-1| \le 2}", "[-1,3]"),
     (r"\boxed{(-\infty,-2)\cup(2,\infty)}", "|x|>2"),
+    # matrices as lists of rows
+    ("[[1,2],[3,4]]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    (r"\boxed{\begin{bmatrix}1&2\\3&4\end{bmatrix}}", "[[1, 2], [3, 4]]"),
+    ("[[1],[2]]", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\boxed{[[\frac12, x], [0, 1]]}", r"\begin{pmatrix}0.5&x\\0&1\end{pmatrix}"),
+    ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     # names
     (r"\boxed{\cos\theta=\frac12}", r"\frac12"),
     (r"\boxed{\frac{dy}{dx}=2x}", "2x"),
+    (r"\boxed{x := 3}", "3"),
+    (r"\boxed{\text{Point }(1,2)}", "(1,2)"),
+    # choices
+    (r"\boxed{B}", r"\mathbf{(B)}\ 12"),
+    (r"\boxed{\text{(B) 12}}", "12"),
+    (r"\boxed{\text{C, A}}", r"\text{A,C}"),
+    (r"\boxed{\text{A and C}}", "A,C"),
 ]
 
 WRONG = [
+    (r"\boxed{\text{all real numbers}}", r"\mathbb{Z}"),
+    (r"\boxed{\text{all real numbers}}", r"(0,\infty)"),
+    (r"\boxed{\text{all real numbers}}", "5"),
+    (r"\boxed{\text{all real numbers except }2}", r"\mathbb{R}"),
+    (r"\boxed{\text{all real numbers except }3}", r"(-\infty,2)\cup(2,\infty)"),
+    (r"\boxed{\text{all positive real numbers}}", r"\mathbb{R}"),
+    (r"\boxed{\text{not all real numbers}}", r"\mathbb{R}"),
+    (r"\boxed{\text{no real numbers}}", r"\mathbb{R}"),
+    (r"\boxed{\text{a real number}}", r"\mathbb{R}"),
+    (r"\boxed{\text{all positive integers}}", r"\mathbb{Z}"),
+    (r"\boxed{\text{empty set}}", "0"),
     (r"\boxed{x \ge 1 \text{ and } x \le 2}", "(1,2)"),
     (r"\boxed{x \ge 1 \text{ or } x \le 2}", "[1,2]"),
     (r"\boxed{x \ge 1 \text{ and } y \le 2}", "[1,2]"),
@@ -29,8 +68,16 @@ WRONG = [
     (r"\boxed{|x|<1}", "(-1,2)"),
     (r"\boxed{|x|>1}", "(-1,1)"),
     (r"\boxed{|x-1| \le 2}", "[-3,1]"),
+    ("[[1,3],[2,4]]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("[[3,4],[1,2]]", "[[1,2],[3,4]]"),
+    ("[1,2],[3,4]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("[1,2,3,4]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("[1,2]", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"\boxed{\cos\theta=\frac12}", r"\sin\theta=\frac12"),
     (r"\boxed{\frac{dy}{dx}=2x}", r"\frac{dx}{dy}=2x"),
+    (r"\boxed{\text{(C) 12}}", "(B) 12"),
+    (r"\boxed{\text{A, B, C}}", r"\text{A,C}"),
+    (r"\boxed{\text{T, F}}", r"\text{F, T}"),
 ]
 
 REFUSED: list[tuple[str, str]] = []
