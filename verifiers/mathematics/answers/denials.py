@@ -46,6 +46,7 @@ _BOUND_BEFORE = re.compile(rf"[\w)}}\]]\s{{0,3}}{_RELATION}\s{{0,3}}$")
 _BOUND_AFTER = re.compile(rf"\s{{0,3}}{_RELATION}\s{{0,3}}[\w\\(-]")
 _RETRACTION = re.compile(
     r"\b(?:oops|scratch that|(?:correction|edit)\s{0,2}:|i mean(?:t)?(?=[:,]?\s*[$\\(\d-])|no,? wait|wait,? no"
+    r"|(?<=[.!?;,] )actually,?(?=\s+(?:it\b|no\b|the (?:correct )?answer|[$\\(]*-?\d))"
     r"|my mistake|on second thought|i made (?:an error|a mistake)|let me (?:correct|fix|redo)"
     r"|that(?:'s| is| was) (?:wrong|incorrect|not right))(?!\w)",
     re.IGNORECASE,

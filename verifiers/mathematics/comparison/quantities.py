@@ -46,10 +46,16 @@ def name_different_things(ours: str, theirs: str) -> bool:
 
 def counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
     """Why two counts cannot be equal: they count different things, or one is a percentage; empty if they can."""
-    if ours.unit and theirs.unit and not set(words(ours.unit)) & set(words(theirs.unit)):
+    if name_different_things(ours.unit, theirs.unit) or _is_count_of_measure(ours.unit, theirs.unit):
         return f"counts {ours.unit!r} and not {theirs.unit!r}"
     nodes = (ours.node, theirs.node)
     return "a percentage is not a count" if any(node and node.kind == "percent" for node in nodes) else ""
+
+
+def _is_count_of_measure(ours: str, theirs: str) -> bool:
+    """Whether one unit is a measure and all words of the other are things: 72 clips are not 72 m."""
+    things, measured = (ours, theirs) if units.measure(theirs) else (theirs, ours)
+    return bool(things) and units.measure(measured) is not None and all(map(units.is_specific, words(things)))
 
 
 def is_percent_of_quantity(one: ParsedAnswer, other: ParsedAnswer) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from verifiers.mathematics.answers import announcements
 from verifiers.mathematics.parsing import units
-from verifiers.mathematics.parsing.compound import compound
-from verifiers.mathematics.parsing.named_sets import set_in_symbols
+from verifiers.mathematics.parsing.compound import compound, spelled_quantity
+from verifiers.mathematics.parsing.named_sets import in_symbols
 from verifiers.mathematics.parsing.normalization import matching_brace, normalize
 from verifiers.mathematics.parsing.number_words import spelled_number
 from verifiers.mathematics.parsing.parser import parse
@@ -111,7 +111,7 @@ _LEADING = re.compile(
     r"[Tt]he [A-Za-z ]{2,50} (?:is|equals):?)\s*\}"
     r"|(?:\\text *\{ *)?(?:[Tt]he )?(?:[Pp]oint|[Cc]ent(?:er|re)|[Vv]ertex|[Ff]ocus|[Mm]idpoint|[Ii]nterval)"
     r"(?: is| at)?:? *\}?(?= *[\[(])"
-    r"|\\approx|(?:=>|[=→⇒⟹➜∴]|\\(?:to|[Ll]?(?:ong)?[Rr]ightarrow)(?![A-Za-z]))(?=\s*[\w\\($.+-])"
+    r"|\\(?:approx|sim)(?![A-Za-z])|(?:=>|[=→⇒⟹➜∴]|\\(?:to|[Ll]?(?:ong)?[Rr]ightarrow)(?![A-Za-z]))(?=\s*[\w\\($.+-])"
     r"|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
     rf"|(?:about|{_SURELY})\b)\s*"
 )
@@ -185,11 +185,13 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
         return ParsedAnswer(text, words=text, is_text=True)
     text = loss_as_negative(without_remark(text))
     words = words_of(text, keep_case=keep_case)
-    if words is not None and (spelled := spelled_number(words)) is not None:
+    if words is not None and "," not in text and (spelled := spelled_number(words)) is not None:
         return ParsedAnswer(text, node=number(spelled), words=words)
+    if words is not None and "," not in text and (spoken := spelled_quantity(words)) is not None:
+        return ParsedAnswer(text, node=number(spoken[0]), unit=spoken[1], words=words)
     if words is not None and words.lower() in _SHORT_WORDS:
         return ParsedAnswer(text, words=words, is_text=True)
-    if (named := set_in_symbols(plain := " ".join(unwrap_text(text).split()))) is not None:
+    if (named := in_symbols(plain := " ".join(unwrap_text(text).split()))) is not None:
         return replace(_parse_formula(named, words), text=text)
     based = _based(text.replace(" ", ""))
     if based is not None:

@@ -1,4 +1,4 @@
-"""Quantities in several units, such as ``3 hours 20 minutes`` or ``5 ft 3 in``, as one number."""
+"""Quantities in words, and in several units, such as ``3 hours 20 minutes`` or ``5 ft 3 in``, as one number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from verifiers.mathematics.parsing import units
+from verifiers.mathematics.parsing.number_words import MAX_WORDS, spelled_number
 
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\.?")
 _FEET_INCHES = re.compile(r"(\d{1,3})' ?(\d{1,2}(?:\.\d+)?)(?:\"|'')")
@@ -21,6 +22,19 @@ class Quantity:
     first: Fraction
     last: Fraction
     unit: str
+
+
+def spelled_quantity(words: str) -> tuple[Fraction, str] | None:
+    """The value and the unit of a quantity in words, such as "five dollars" or "half an hour"; None for other words."""
+    parts = words.lower().split()
+    if not 1 < len(parts) <= MAX_WORDS:
+        return None
+    for length in range(len(parts) - 1, 0, -1):
+        value = spelled_number(" ".join(parts[:length]))
+        unit = " ".join(part for part in parts[length:] if part not in ("a", "an", "of"))
+        if value is not None and units.measure(unit) is not None:
+            return value, unit
+    return None
 
 
 def compound(text: str) -> Quantity | None:

@@ -1,4 +1,4 @@
-r"""Sets of numbers in words: "all real numbers except 2" is \mathbb{R} \setminus \{2\}."""
+r"""Infinity and sets of numbers in words: "all real numbers except 2" is \mathbb{R} \setminus \{2\}."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _NUMBERS = re.compile(
     r"(?P<holes>[^<>\[\]()]{1,80}))?",
     re.IGNORECASE,
 )
+_INFINITE = re.compile(r"(?:positive |plus |\+ ?)?(?P<sign>negative |minus |- ?)?infinity", re.IGNORECASE)
 _EMPTY = re.compile(r"(?:the )?(?:empty|null) set", re.IGNORECASE)
 _ANY = re.compile(r"\b(?:all|any|every|reals|numbers|integers)\b", re.IGNORECASE)
 _NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z] *(?:=|\\ne(?![A-Za-z])) *")
@@ -23,8 +24,10 @@ _SIGNED = {
 _LETTERS = {"integer": "Z", "rational": "Q", "complex": "C"}
 
 
-def set_in_symbols(text: str) -> str | None:
-    """The set that a normalized text without commands for text names in words, in LaTeX; None for any other text."""
+def in_symbols(text: str) -> str | None:
+    """What a normalized text without commands for text names in words, in LaTeX; None for any other text."""
+    if (infinite := _INFINITE.fullmatch(text.strip())) is not None:
+        return r"-\infty" if infinite["sign"] else r"\infty"
     if _EMPTY.fullmatch(text.strip()):
         return r"\emptyset"
     match = _NUMBERS.fullmatch(text.strip())

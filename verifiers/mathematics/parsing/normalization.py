@@ -111,7 +111,7 @@ def clean_unicode(text: str) -> str:
     """Fold unicode spellings into ASCII and LaTeX: full-width digits, roots, superscripts, minus signs, spaces."""
     if text.isascii():
         return text
-    text = _INVISIBLE.sub("", text)
+    text = _INVISIBLE.sub("", text).replace("³√", "∛").replace("⁴√", "∜")
     text = _SUPERSCRIPT_RUN.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUBSCRIPT_RUN.sub(lambda match: "_{" + match.group().translate(_SUBSCRIPTS) + "}", text)
     for sign, value in _VULGAR.items():

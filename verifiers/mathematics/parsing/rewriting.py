@@ -37,6 +37,10 @@ _O_CLOCK = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*o'\s?clock\s*\}?", re.IGNOR
 _ARC_MINUTES = re.compile(
     r"(\d{1,3}) *(?:\^ *\{? *\\circ *\}?|°) *(\d{1,2}) *(?:'|\^ *\{ *\\prime *\})(?: *(\d{1,2}) *(?:''|\"))?"
 )
+_IN_BASE = re.compile(
+    r"\s*([0-9A-F]{1,60})\s*(?:\\(?:text|mathrm)\s*\{)?\s*\(?\s*(?:in )?base[- ]?(\d{1,2}|[a-z]{3,7})\s*\)?\s*\}?\s*"
+    r"|\s*([0-9A-F]{1,60})_\{ ?\((\d{1,2})\) ?\}\s*"
+)
 _TO = re.compile(r"\s*(\d{1,9}) *(?:\\text *\{ *to *\}|to) *(\d{1,9})\s*")  # a ratio
 _ROW = re.compile(r"\\\\(?: *\[[^\]]{0,20}\])?")
 
@@ -63,6 +67,8 @@ def rewritten(text: str) -> str:
         text = _on_one_line(aligned[2])
     if "[" in text and (rows := _ROWS.fullmatch(text)) is not None:
         text = _matrix(rows[1]) or text
+    if (based := _IN_BASE.fullmatch(text)) is not None:
+        text = f"{based[1] or based[3]}_{{{based[2] or based[4]}}}"
     if (ratio := _TO.fullmatch(text)) is not None:
         text = f"{ratio[1]}:{ratio[2]}"
     if (twelve := _NOON.fullmatch(text)) is not None:

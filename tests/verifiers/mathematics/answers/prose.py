@@ -25,6 +25,8 @@ RIGHT = [
     # taken back
     ("The answer is $12$. Oops, I mean $13$.", "13"),
     ("The answer is 12. Scratch that, it is 13.", "13"),
+    ("The answer is 12. Actually, it is 13.", "13"),
+    ("The answer is actually 12.", "12"),
     ("The answer is 12. Let me check: 3*4 = 12. Yes.", "12"),
     ("I made a mistake. The answer is 12.", "12"),
     ("Correction: the answer is 13, rather than 12.", "13"),
@@ -53,6 +55,7 @@ WRONG = [
     ("The answer is from 14 to 15.", "15"),
     ("The answer is in the range 14 to 15.", "15"),
     ("The answer is 12. Scratch that, it is 13.", "12"),
+    ("The answer is 12. Actually, 13.", "12"),
     ("The solution set is {1, 2}.", "2"),
     ("The solutions are x = 1 and x = 2.", "2"),
     ("| a | 5 |\n|---|---|\n| b | 14 |", "14"),

@@ -26,6 +26,9 @@ RIGHT = [
     (r"20\%\text{ decrease}", r"20\%"),
     # things
     ("5 people", "5 students"),
+    ("72 different ways", "72 arrangements"),
+    ("5 meters long", "5 m"),
+    ("$5 per hour", "$5"),
     ("5 miles north", "5 miles"),
     ("72 clips", "72 red clips"),
     (r"\boxed{£12}", "12 pounds"),
@@ -51,6 +54,7 @@ WRONG = [
     ("5 miles north", "5 miles south"),
     (r"5\text{ units left}", r"5\text{ units right}"),
     ("5 boys", "5 girls"),
+    ("72 clips", "72 m"),
     (r"5\text{ red clips}", r"5\text{ blue clips}"),
     ("5 minutes early", "5 minutes late"),
     (r"\boxed{12 yen}", "12 yuan"),
