@@ -189,7 +189,11 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
     """The exact path."""
     if without_spaces(normalize(answer)) == without_spaces(normalize(truth)):
         return _Decision(True)
-    conflict, ratio = quantities.compare_units(ours.unit, theirs.unit, policy)
+    named = quantities.same_named_counts(*(unwrap_text(normalize(text)) for text in (answer, truth)))
+    if named is not None:
+        return _Decision(named, "compared by what is counted")
+    several = any(node is not None and node.kind == "list" for node in (ours.node, theirs.node))
+    conflict, ratio = quantities.compare_units(ours.unit, theirs.unit, policy, several=several)
     if conflict:
         return _Decision(False, conflict)
     if theirs.counted or ours.counted:

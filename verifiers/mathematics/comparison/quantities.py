@@ -13,8 +13,12 @@ from verifiers.mathematics.policy import MathPolicy
 _AMBIGUOUS = {"¥": {"yen", "yuan"}, "pound": {"sterling"}, "pounds": {"sterling"}}
 
 
-def compare_units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Fraction]:
-    """The reason why two units conflict (empty if they do not), and the size of our unit in theirs."""
+def compare_units(ours: str, theirs: str, policy: MathPolicy, *, several: bool = False) -> tuple[str, Fraction]:
+    """The reason why two units conflict (empty if they do not), and the size of our unit in theirs.
+
+    Args:
+        several: Whether the units are those of the last items of lists, which may be in another order.
+    """
     if ours == theirs:
         return "", Fraction(1)
     ours, theirs = foreign_units.latin(ours), foreign_units.latin(theirs)
@@ -30,7 +34,7 @@ def compare_units(ours: str, theirs: str, policy: MathPolicy) -> tuple[str, Frac
         return clash, Fraction(1)
     if policy.units == "required" and (left or ours.lower()) != (right or theirs.lower()):
         return clash, Fraction(1)
-    if not (left and right) and name_different_things(ours, theirs):
+    if not several and not (left and right) and name_different_things(ours, theirs):
         return clash, Fraction(1)
     return "", left.size / right.size if left and right else Fraction(1)
 
@@ -42,6 +46,28 @@ def name_different_things(ours: str, theirs: str) -> bool:
     """
     left, right = ({word for word in words(unit) if units.is_specific(word)} for unit in (ours, theirs))
     return bool(left - right and right - left)
+
+
+_NAMED_COUNT = re.compile(r"\s*(-?\d[\d.]*)\s+([A-Za-z][A-Za-z ]{1,40}?)\s*(?:,\s*(?:and\s)?|;|\band\b|$)")
+
+
+def named_counts(text: str) -> dict[str, str]:
+    """The numbers of an answer such as "3 boys and 5 girls" by what they count; empty for any other text."""
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        match = _NAMED_COUNT.match(text, position)
+        if match is None:
+            return {}
+        found[singular(match[2].lower())] = match[1]
+        position = match.end()
+    return found if len(found) > 1 else {}
+
+
+def same_named_counts(ours: str, theirs: str) -> bool | None:
+    """Whether two texts without commands give the same numbers to the same things; None if they name other things."""
+    left, right = named_counts(ours), named_counts(theirs)
+    return left == right if left and left.keys() == right.keys() else None
 
 
 def counts_differ(ours: ParsedAnswer, theirs: ParsedAnswer) -> str:
