@@ -16,3 +16,8 @@ def markdown(rows: list[list[str]]) -> str:
     """A table; the first row is its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def counted(number: int, name: str) -> str:
+    """ "1 seed", "2 seeds"."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"

@@ -23,6 +23,7 @@ from benchmarks.frontier.tables import (
     values,
     values_table,
 )
+from benchmarks.markdown import counted
 
 HOUR = 3600
 
@@ -74,13 +75,15 @@ def hours_left(store: Store, plan: Plan) -> str:
 def _introduction(folder: Path, store: Store, plan: Plan, source: Path, finished: Sequence[str]) -> str:
     done = sum(store.get(_last(plan, *run)) is not None for run in plan.runs)
     tuned = "the learning rate and then the temperature by the mean over seeds"
-    if len(plan.rates) == 1 and not plan.tunes_temperature:
+    if len(plan.rates) == 1 and plan.tunes_temperature:
+        tuned = "the temperature by the mean over seeds; the plan has one learning rate"
+    elif len(plan.rates) == 1:
         tuned = "and nothing else, because the plan has one learning rate and one temperature"
     return (
         f"The plan is `{source}` (digest {plan.digest}): {len(plan.contenders)} contenders, "
-        f"{len(plan.rates)} learning rates, {len(plan.seeds)} seeds, {plan.steps} steps, an evaluation every "
-        f"{plan.every} steps. {done} of {len(plan.runs)} training runs are done; {len(finished)} contenders have all "
-        "their runs.\n\n"
+        f"{counted(len(plan.rates), 'learning rate')}, {len(plan.seeds)} seeds, {plan.steps} steps, an evaluation "
+        f"every {plan.every} steps. {done} of {len(plan.runs)} training runs are done; {len(finished)} contenders have "
+        "all their runs.\n\n"
         f"Validation: {plan.validation.prompts} prompts, {plan.validation.n} samples each. Test: {plan.test.prompts} "
         f"prompts, {plan.test.n} samples each. Each contender is tuned for each k separately, always on the validation "
         f"split: the step of each run by `evaluation.keep_best`, {tuned}. Differences have 95 % t intervals over seeds "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.markdown import interval, markdown
+from benchmarks.markdown import counted, interval, markdown
 from learner import paired_difference_of_runs
 from learner.metrics import paired_p_value
 
@@ -37,8 +37,8 @@ def primary_table(contrasts: Sequence[Primary]) -> str:
         shown = interval(difference, one.scale, one.digits).replace("**", "")
         rows.append([one.name, shown, "< 0.001" if p < 0.001 else f"{p:.3f}", verdict])
     note = (
-        f"{len(contrasts)} contrasts, named in the plan before its test samples were drawn. The intervals are not "
-        "adjusted; the p values are, for the contrasts of this plan."
+        f"{counted(len(contrasts), 'contrast')}, named in the plan before its test samples were drawn. The "
+        "intervals are not adjusted; the p values are, for the contrasts of this plan."
     )
     return f"{markdown(rows)}\n\n{note}"
 
