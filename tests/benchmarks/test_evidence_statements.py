@@ -121,7 +121,7 @@ def test_the_statements_on_the_entropy_bonus_follow_from_the_counts(evidence: Pa
     assert f"changes pass@16 by {bonus.value:.3f} ({bonus.low:.3f} to {bonus.high:.3f};" in page
     tested = {name: np.stack([c.pass_at(1) for _, c in _tested(store, name)]) for name in plan.contenders}
     one = paired_difference_of_runs(tested["entropy"], tested["pass16"])
-    assert f"at one answer ({one.value:.3f}, from {one.low:.3f} to {one.high:.3f};" in page
+    assert f"best for 16 ({one.value:.3f}, from {one.low:.3f} to {one.high:.3f};" in page
 
 
 def test_pass16_training_with_the_same_seeds_gave_the_same_answers(evidence: Path, repository: Path) -> None:
