@@ -47,9 +47,9 @@ def address_of(config: RunConfig) -> tuple[str, str]:
 
 
 def stated_problems(config: RunConfig) -> Iterator[str]:
-    """What ``cluster.num_cpus`` and ``cluster.num_gpus`` lack for the actors that the job starts.
+    """What ``cluster.num_cpus`` and ``cluster.num_gpus`` lack for the actors that a job with `config` starts.
 
-    This is no rule of the configuration, because the commands start different actors.
+    This is no rule of the configuration, because `bonrl sft` and replays start the learner only.
     """
     from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
 

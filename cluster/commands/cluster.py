@@ -111,11 +111,14 @@ def status(config: Run, overrides: Overrides = None, *, to: To, below: Below = N
 def _layout(paths: list[Path], overrides: list[str] | None, to: str) -> tuple[Layout, Platform]:
     from cluster.checks.dry_run import load_model_facts
     from cluster.checks.placement import placement_warnings, sizes_of
+    from cluster.checks.ray_cluster import stated_problems
     from cluster.config import load_config
     from cluster.launch.layout import make_layout
     from cluster.launch.render import Platform
 
     config = load_config(paths, overrides or [])
+    if problems := list(stated_problems(config)):  # before anyone pays for nodes that are too few
+        raise UsageError("\n".join(problems))
     model, missing = load_model_facts(config, must_exist=False)
     layout = make_layout(config, sizes_of(config, model))
     for warning in [*([missing] if missing else []), *placement_warnings(config, model)]:

@@ -46,6 +46,7 @@ OTHER_NAMES = {
     "loss_type": "loss.normalisation",
     "clip_ratio": "loss.clip_low",
     "clip_ratio_c": "loss.dual_clip",
+    "epsilon": "loss.clip_low",
     "epsilon_high": "loss.clip_high",
     "rollout_is_threshold": "loss.behaviour_cap",
     "beta": "loss.kl_coefficient",
@@ -55,6 +56,7 @@ OTHER_NAMES = {
     "entropy_coef": "loss.entropy_coefficient",
     # learner
     "lr": "learner.learning_rate",
+    "warmup_ratio": "learner.warmup_steps",
     "grad_clip": "learner.gradient_clip",
     "clip_grad": "learner.gradient_clip",
     "max_grad_norm": "learner.gradient_clip",

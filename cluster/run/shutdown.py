@@ -155,12 +155,14 @@ class Shutdown:
 
     def _why_now(self, ours: socket.socket) -> str:
         """Wait for the second signal, or until the process must end without it; why it ends."""
+        seconds = EXIT_SECONDS
         if self._starting:
             if _signalled_within(START_SECONDS, ours):
                 return "ended immediately after the second signal"
             if self._starting:
                 return f"ended immediately, because the start of Ray did not stop within {START_SECONDS:g} s"
-        if _signalled_within(EXIT_SECONDS, ours):
+            seconds = EXIT_SECONDS - START_SECONDS  # the start ended, but not the process
+        if _signalled_within(seconds, ours):
             return "ended immediately after the second signal"
         return f"ended immediately, because the run did not stop within {EXIT_SECONDS:g} s"
 

@@ -73,6 +73,12 @@ def test_refusals_are_one_message(bonrl: Any) -> None:
     assert bonrl("up", "--to", "slurm", "run.yaml", "--job")[0] == 2
 
 
+def test_a_cluster_that_is_stated_to_be_too_small_is_refused_before_it_is_rendered(bonrl: Any) -> None:
+    status, out, err = bonrl("render", "--to", "kuberay", "run.yaml", "cluster.num_gpus=1")
+    assert status == 2 and not out
+    assert "cluster.num_gpus = 1" in err and "the layout takes" in err
+
+
 def test_relative_paths_of_a_job_on_kubernetes(bonrl: Any, programs: Path) -> None:
     """Only the RayJob is refused: `bonrl submit` sends such a run to the cluster that stays."""
     status, _, err = bonrl("up", "--to", "kuberay", "run.yaml", "run.directory=runs", "--job")

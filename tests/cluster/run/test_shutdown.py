@@ -118,8 +118,9 @@ import ctypes
 shutdown.EXIT_SECONDS = 600
 with Shutdown(lambda: "nothing was started").ending_start():
     signal.pthread_sigmask(signal.SIG_BLOCK, {NUMBER})
-    os.kill(os.getpid(), NUMBER)
-    ctypes.CDLL(None).sleep(600)
+    sleep = ctypes.CDLL(None).sleep
+    threading.Timer(0.5, os.kill, (os.getpid(), NUMBER)).start()  # when the call has begun
+    sleep(600)
 """,
         "SIGINT",
     )
