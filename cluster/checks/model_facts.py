@@ -93,7 +93,11 @@ def read_model(path: str | Path) -> ModelFacts:
 def _inner(text: dict[str, Any]) -> int | None:
     width = text.get("moe_intermediate_size") or text.get("intermediate_size")
     experts = text.get("num_experts_per_tok") or 1
-    return width * experts if isinstance(width, int) and isinstance(experts, int) else None
+    if not (isinstance(width, int) and isinstance(experts, int)):
+        return None
+    # Experts that every token passes through: their number (DeepSeek), or their width (Qwen2-MoE).
+    shared = (text.get("n_shared_experts") or 0) * width + (text.get("shared_expert_intermediate_size") or 0)
+    return width * experts + shared
 
 
 def _mapped(tensors: Sequence[Tensor]) -> dict[str, int]:

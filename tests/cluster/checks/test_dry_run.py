@@ -210,6 +210,8 @@ def test_multimodal_configuration_holds_its_text_model(tmp_path: Path) -> None:
         ({"intermediate_size": 512, "num_experts_per_tok": 2}, 1024),  # Mixtral
         ({"intermediate_size": 512, "moe_intermediate_size": 96, "num_experts_per_tok": 8}, 768),  # Qwen3-MoE
         ({}, None),
+        ({"moe_intermediate_size": 8, "num_experts_per_tok": 2, "n_shared_experts": 1}, 24),
+        ({"moe_intermediate_size": 8, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 30}, 46),
     ],
 )
 def test_width_of_the_feed_forward_part_of_one_token(
