@@ -42,11 +42,20 @@ _FOREIGN = re.compile(
 )
 # A relation next to a value: x > 4 says what 4 is not, and in 3 < x < 4 neither end is the answer.
 _RELATION = r"(?:[<>]=?|[≤≥≠⩽⩾]|!=|\\(?:[lgn]e(?:q|qslant)?|[lg]t)(?![A-Za-z]))"
-_BOUND_BEFORE = re.compile(rf"[\w)}}\]]\s{{0,3}}{_RELATION}\s{{0,3}}$")
-_BOUND_AFTER = re.compile(rf"\s{{0,3}}{_RELATION}\s{{0,3}}[\w\\(-]")
+_TAG = r"</?[A-Za-z][A-Za-z0-9]{0,12}(?: [\w-]{1,20}=[^<>\n]{0,60})?/?>"  # "<b>18</b>" has no relation
+_BOUND_BEFORE = re.compile(rf"[\w)}}\]][ \t]{{0,3}}{_RELATION}[ \t]{{0,3}}$")
+_TAG_BEFORE = re.compile(rf"{_TAG}[ \t]{{0,3}}$")
+_BOUND_AFTER = re.compile(rf"[ \t]{{0,3}}(?!{_TAG}){_RELATION}[ \t]{{0,3}}[\w\\(-]")
+# "Actually" takes a value back only if another value is all that follows in its sentence.
+_PLAIN_VALUE = r"(?:\$[^$\n]{1,60}\$|(?:\\?\$|\\\()?-?\d[\d.,/]{0,30}(?<=\d)(?:\\?%|\\\)|\$)?)"
+_REPLACED = (
+    rf"actually(?:,\s{{1,3}}(?:no,?\s)?{_PLAIN_VALUE}"
+    r"|,?\s{1,3}(?:no,?\s)?(?:it['’]s|(?:it|the (?:correct |final )?answer)(?: is| should be))\s{1,3}"
+    rf"{_PLAIN_VALUE}(?: [a-z]{{2,15}})?)\s{{0,3}}(?:[.!](?!\w)|$|\n)"
+)
 _RETRACTION = re.compile(
     r"\b(?:oops|scratch that|(?:correction|edit)\s{0,2}:|i mean(?:t)?(?=[:,]?\s*[$\\(\d-])|no,? wait|wait,? no"
-    r"|(?<=[.!?;,] )actually,?(?=\s+(?:it\b|no\b|the (?:correct )?answer|[$\\(]*-?\d))"
+    rf"|(?<=[.!?;,]\s)(?={_REPLACED})actually"
     r"|my mistake|on second thought|i made (?:an error|a mistake)|let me (?:correct|fix|redo)"
     r"|that(?:'s| is| was) (?:wrong|incorrect|not right))(?!\w)",
     re.IGNORECASE,
@@ -63,7 +72,9 @@ def is_negated(text: str, start: int, end: int | None = None) -> bool:
     if end is not None and (_DENIED_AFTER.match(text, end) or _BOUND_AFTER.match(text, end)):
         return True
     before = text[max(0, start - 80) : start]
-    return any(denial.search(before) for denial in (_DENIED, _DENIED_ANSWER, _CHANGED, _FOREIGN, _BOUND_BEFORE))
+    if any(denial.search(before) for denial in (_DENIED, _DENIED_ANSWER, _CHANGED, _FOREIGN)):
+        return True
+    return _BOUND_BEFORE.search(before) is not None and _TAG_BEFORE.search(before) is None
 
 
 def retraction(text: str) -> int | None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from verifiers.mathematics.answers import announcements, conclusions, json_objects
+from verifiers.mathematics.answers import announcements, json_objects
 from verifiers.mathematics.answers.denials import is_denied_phrase, is_negated, retraction
 from verifiers.mathematics.answers.formulas import formulas, without_formulas
 from verifiers.mathematics.parsing.normalization import matching_brace
@@ -104,11 +104,7 @@ _GROUP = (
 _VALUE = re.compile(rf"{_GROUP}|(?<![\w-])(?:minus|negative)\s+(?:{_NUMBER.pattern})|{_NUMBER.pattern}", re.IGNORECASE)
 _GOES_ON = re.compile(r"[-+*/=^×÷(]\s*$")  # a response that was cut off
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
-_HEDGE = re.compile(
-    r"\b(?:or|also|maybe|perhaps|possibly|alternatively|could|might|(?:is|are) (?:also )?possible)\b"
-    r"|\b(?:one|any) of (?=[({\\$]*\d)",
-    re.IGNORECASE,
-)
+_HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|alternatively|could|might)\b", re.IGNORECASE)
 # Words of a sentence; a bare answer such as "7 square feet" has none.
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
@@ -341,9 +337,6 @@ def _extract(text: str, prose: bool) -> Extraction:
     foreign = announcements.announced_answer(text)
     if foreign:
         return Extraction((next((formula.content for formula in formulas(foreign)), foreign),), "phrase")
-    announces = _PHRASE.search(text) is not None
-    if not announces and (concluded := conclusions.concluded(text)) is not None:
-        return Extraction((concluded,), "phrase")
     if is_bare_answer(text):
         return Extraction((text,), "bare")
     announced_answer = _after_phrase(text)

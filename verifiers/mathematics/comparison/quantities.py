@@ -45,6 +45,8 @@ def name_different_things(ours: str, theirs: str) -> bool:
     Measures and words for things of any kind are not compared.
     """
     left, right = ({word for word in words(unit) if units.is_specific(word)} for unit in (ours, theirs))
+    if "right" not in left | right:  # 42 apples left, and no direction
+        left, right = left - {"left"}, right - {"left"}
     return bool(left - right and right - left)
 
 
@@ -97,4 +99,5 @@ def words(text: str) -> list[str]:
 
 def singular(text: str) -> str:
     """Words without plural endings: "no solutions" is "no solution"."""
-    return re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", text)
+    # "inch" and "inches", "cache" and "caches" alike
+    return re.sub(r"(?:(?<=[cs]h)|(?<=ss)|(?<=x))es?\b|(?<=[a-z]{3})(?<!s)s\b", "", text)

@@ -14,7 +14,7 @@ from verifiers.mathematics.parsing.named_sets import in_symbols
 from verifiers.mathematics.parsing.normalization import matching_brace, normalize
 from verifiers.mathematics.parsing.number_words import spelled_number
 from verifiers.mathematics.parsing.parser import parse
-from verifiers.mathematics.parsing.remarks import loss_as_negative, without_remark
+from verifiers.mathematics.parsing.remarks import profit_or_loss, without_remark
 from verifiers.mathematics.parsing.syntax import (
     MAX_ANSWER_CHARS,
     MAX_DEPTH,
@@ -73,7 +73,6 @@ _BASED = re.compile(
     r"_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
-_LAKHS = re.compile(r"-?\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?")  # 12,34,567 in India
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
 _GROUPED_COMMA = re.compile(r"(-?[1-9]\d{0,2}(?:\.\d{3})+),(\d+)")  # 1.234,56
@@ -183,8 +182,10 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
         return ParsedAnswer("", problem="the answer is empty")
     if _DATE.fullmatch(text):
         return ParsedAnswer(text, words=text, is_text=True)
-    text = loss_as_negative(without_remark(text))
+    text = without_remark(text)
     words = words_of(text, keep_case=keep_case)
+    if (change := profit_or_loss(text)) is not None:
+        return _changed(_parse_formula(change[0], words), change[1])
     if words is not None and "," not in text and (spelled := spelled_number(words)) is not None:
         return ParsedAnswer(text, node=number(spelled), words=words)
     if words is not None and "," not in text and (spoken := spelled_quantity(words)) is not None:
@@ -208,6 +209,14 @@ def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
             text, words=words or _loose(text), is_text=words is None or len(words) > 1 or words.isupper()
         )
     return _parse_formula(text, words)
+
+
+def _changed(amount: ParsedAnswer, change: str) -> ParsedAnswer:
+    """A profit or a loss. A question asks for the amount of a loss, or for the change, which is negative then."""
+    if change != "loss" or amount.node is None:
+        return replace(amount, unit=change)
+    negative = Node("neg", (amount.node,))
+    return replace(amount, unit=change, alternatives=(*amount.alternatives, negative))
 
 
 def _based(text: str) -> Node | None:
@@ -356,8 +365,6 @@ def _joined_thousands(text: str) -> str:
 def _alternatives(text: str) -> tuple[Node, ...]:
     """Other readings: of the comma in ``120,240``, and of ``2e-3``, which may mean 2e - 3."""
     found: list[Node] = []
-    if _LAKHS.fullmatch(text):
-        found.append(parse(text.replace(",", "")))
     if _THOUSANDS.search(text):
         try:
             found.append(parse(text))

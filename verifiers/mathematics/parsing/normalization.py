@@ -42,8 +42,14 @@ _SPACING = re.compile(
 )
 _SPACES = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace(?![A-Za-z]))|~|\s")
 _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:,\\!| *\{ *, *\}|\\,|\{\\,\}|\\!,|') *(?=\d{3}(?!\d))")
-# A comma or point in braces is a decimal one, and so is a comma after groups that spaces separate: 12 345,67.
-_DECIMAL_MARK = re.compile(r"(?<=\d) *\{ *[,.] *\} *(?=\d)|(?<=\d[ ~]\d{3}),(?=\d\d$)")
+# A point in braces is a decimal one. So is a comma in braces, or after groups that spaces separate (12 345,67), if the
+# whole value is one number; in a set it separates the members.
+_DECIMAL_POINT = re.compile(r"(?<=\d) *\{ *\. *\} *(?=\d)")
+_DECIMAL_COMMA = re.compile(
+    r"^([\\$ ]{0,4}(?:[A-Za-z] ?= ?)?[-+]?\d+) *\{ *, *\} *(?=\d+[^\d,;]*(?:\^ ?\{?[23][^\d,;]*)?$)"
+    r"|^(-?\d{1,3}(?:[ ~]\d{3})+),(?=\d\d$)"
+)
+_BRACED_COMMA = re.compile(r"(?<=\d) *\{ *, *\} *(?=\d)")
 _FRACTIONS = re.compile(r"\\(?:[dtc]|nice|s|x|flat)frac(?![A-Za-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![A-Za-z])")
 _CHOICE_STYLE = re.compile(r"\\(?:mathbf|bf|mathsf|mathit)\s*\{\s*(?=\(\s*[A-J]\s*\))")
@@ -164,7 +170,7 @@ def normalize(text: str) -> str:
     if "\\" in text:
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
-        text = _DECIMAL_MARK.sub(".", _THOUSANDS_MARK.sub("", text).replace("\\!", ""))
+        text = _decimal_marks(_THOUSANDS_MARK.sub("", text).replace("\\!", ""))
         text = text.replace("\\colon", ":")
         text = text.replace("\\$", "").replace("\\%", "%").replace("\\#", "")
         text = text.replace("\\(", "").replace("\\)", "")
@@ -177,12 +183,18 @@ def normalize(text: str) -> str:
         text = _STYLES.sub("", _ARROW.sub(r"\\overrightarrow", text))
         text = _SYNONYM.sub(_synonym, text)
     else:
-        text = _DECIMAL_MARK.sub(".", _THOUSANDS_MARK.sub("", text))
+        text = _decimal_marks(_THOUSANDS_MARK.sub("", text))
     # Row breaks of a matrix are kept; the space after one keeps "\\ 1" from becoming a spacing command.
     parts = text.replace("$", "").split("\\\\")
     text = "\\\\ ".join(re.sub(r" {2,}", " ", _SPACES.sub(" ", part)) for part in parts).strip()
     text = _LONG_EXPONENT.sub(r"\1{\2}", _EMPTY_SCRIPT.sub("", _END.sub("", text)))
     return braced(text).strip()
+
+
+def _decimal_marks(text: str) -> str:
+    if "\\{" in text and ";" not in text:
+        return _BRACED_COMMA.sub(",", _DECIMAL_POINT.sub(".", text))
+    return _DECIMAL_COMMA.sub(lambda match: f"{match[1] or match[2]}.", _DECIMAL_POINT.sub(".", text))
 
 
 _ARGUMENT = re.compile(r" *(\\[A-Za-z]+(?: *\{[^{}]*\})?|\d|[A-Za-z])")

@@ -1,15 +1,14 @@
-"""Words around a value: remarks that do not change it, as in "14 (fourteen)", and "loss", which makes it negative."""
+"""Words around a value: remarks that do not change it, as in "14 (fourteen)", and "profit" and "loss"."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-from verifiers.mathematics.parsing import units
 from verifiers.mathematics.parsing.number_words import spelled_number
 
 _BRACKETED = re.compile(
-    r"(?P<value>.*[\w})%]) *(?:\\text *\{ *)?\( *(?P<words>[A-Za-z]{3}[A-Za-z -]{0,60}) *\)(?: *\})?"
+    r"(?P<value>.*[\w})%]) *(?:\\text *\{ *)?\( *(?P<words>[A-Za-z]{2}[A-Za-z -]{0,60}) *\)(?: *\})?"
 )
 _SPELLED_FIRST = re.compile(
     r"(?:\\text *\{)? *(?P<words>[A-Za-z][A-Za-z -]{2,60}?) *(?:\})? *\( *(?P<value>-?\d+) *\) *\}?"
@@ -19,20 +18,26 @@ _CLOSING = re.compile(
     r"|as (?:required|desired|claimed|expected|needed|requested|stated))\.? *\}?$"
 )
 
+_COMMENTS = frozenset(("exactly", "approximately", "rounded", "total", "in total"))
+"""Words in brackets that may be left out. Others may reject the value: "4 (extraneous)"."""
+
 _AMOUNT = r"\.?\d[\d.,]*%?|\\frac\{\d+\}\{\d+\}"
-_LOSS = re.compile(
-    rf"(?P<after>{_AMOUNT}) *(?:\\text *\{{ *)?\(? *(?:net )?(?:loss|deficit|debt)\b *\)?\.? *\}}?"
-    rf"|(?:\\text *\{{ *)?(?:a )?(?:net )?(?:loss|deficit|debt) of *\}}? *(?P<before>{_AMOUNT})"
-)
-_GAIN = re.compile(rf"(?:\\text *\{{ *)?(?:a )?(?:net )?(?:profit|gain) of *\}}? *(?P<before>{_AMOUNT})")
+_CHANGES = {"loss": "loss|deficit|debt", "profit": "profit|gain"}
+_CHANGE = {
+    name: re.compile(
+        rf"(?P<after>{_AMOUNT}) *(?:\\text *\{{ *)?\(? *(?:net )?(?:{words})\b *\)?\.? *\}}?"
+        rf"|(?:\\text *\{{ *)?(?:an? )?(?:net )?(?:{words}) of *\}}? *(?P<before>{_AMOUNT})"
+    )
+    for name, words in _CHANGES.items()
+}
 
 
-def loss_as_negative(text: str) -> str:
-    """A loss of 5 as -5, a gain of 5 as 5: a loss is no gain of the same amount."""
-    if (gain := _GAIN.fullmatch(text)) is not None:
-        return gain["before"]
-    loss = _LOSS.fullmatch(text)
-    return text if loss is None else "-" + (loss["after"] or loss["before"])
+def profit_or_loss(text: str) -> tuple[str, str] | None:
+    """The amount of a profit or a loss, and which of the two it is; None for other texts."""
+    for name, pattern in _CHANGE.items():
+        if (match := pattern.fullmatch(text)) is not None:
+            return match["after"] or match["before"], name
+    return None
 
 
 def without_remark(text: str) -> str:
@@ -49,9 +54,7 @@ def without_remark(text: str) -> str:
     number = spelled_number(bracketed["words"])
     if number is not None:
         return bracketed["value"] if _has_value(bracketed["value"], number) else text
-    first = bracketed["words"].split(" ")[0]
-    is_comment = len(first) > 3 and units.is_comment(bracketed["words"])  # (abc) is a product
-    return bracketed["value"] if is_comment else text
+    return bracketed["value"] if bracketed["words"].lower().strip() in _COMMENTS else text
 
 
 def _has_value(text: str, number: Fraction) -> bool:

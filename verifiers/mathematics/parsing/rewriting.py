@@ -30,23 +30,24 @@ _ALIGNED = re.compile(
 # A matrix as lists of its rows, as programs write it.
 _ROWS = re.compile(r"\s*(?:(?:np\.)?(?:[Mm]atrix|array) *\( *)?\[ *((?:\[[^\[\]]+\] *(?:, *(?=\[))?)+)\] *\)?\s*")
 _NOON = re.compile(
-    r"\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:12(?::00)?)?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(noon|midnight)\s*\}?\s*",
-    re.IGNORECASE,
+    r"(?:\\(?:text|mathrm) ?\{)? ?(?:12(?::00)?)? ?(?:\\(?:text|mathrm) ?\{)? ?(noon|midnight) ?\}?", re.IGNORECASE
 )
-_O_CLOCK = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*o'\s?clock\s*\}?", re.IGNORECASE)
+_O_CLOCK = re.compile(r"(?<=\d) ?(?:\\text ?\{)? ?o' ?clock ?\}?", re.IGNORECASE)
 _ARC_MINUTES = re.compile(
     r"(\d{1,3}) *(?:\^ *\{? *\\circ *\}?|°) *(\d{1,2}) *(?:'|\^ *\{ *\\prime *\})(?: *(\d{1,2}) *(?:''|\"))?"
 )
 _IN_BASE = re.compile(
-    r"\s*([0-9A-F]{1,60})\s*(?:\\(?:text|mathrm)\s*\{)?\s*\(?\s*(?:in )?base[- ]?(\d{1,2}|[a-z]{3,7})\s*\)?\s*\}?\s*"
-    r"|\s*([0-9A-F]{1,60})_\{ ?\((\d{1,2})\) ?\}\s*"
+    r"([0-9A-F]{1,60}) ?(?:\\(?:text|mathrm) ?\{)? ?\(? ?(?:in )?base[- ]?(\d{1,2}|[a-z]{3,7}) ?\)? ?\}?"
+    r"|([0-9A-F]{1,60})_\{ ?\((\d{1,2})\) ?\}"
 )
-_TO = re.compile(r"\s*(\d{1,9}) *(?:\\text *\{ *to *\}|to) *(\d{1,9})\s*")  # a ratio
+# The patterns here try every length of a run of blanks, so that long runs would take quadratic time.
+_BLANKS = re.compile(r"\s{2,}")
 _ROW = re.compile(r"\\\\(?: *\[[^\]]{0,20}\])?")
 
 
 def rewritten(text: str) -> str:
     """The text in a notation that the parser knows."""
+    text = _BLANKS.sub(" ", text)
     if "." in text:
         text = _POINTS.sub(lambda match: match.group().replace(".", "").replace(",", "."), text)
     if "_" in text:
@@ -67,11 +68,9 @@ def rewritten(text: str) -> str:
         text = _on_one_line(aligned[2])
     if "[" in text and (rows := _ROWS.fullmatch(text)) is not None:
         text = _matrix(rows[1]) or text
-    if (based := _IN_BASE.fullmatch(text)) is not None:
+    if ("base" in text or "_{" in text) and (based := _IN_BASE.fullmatch(text)) is not None:
         text = f"{based[1] or based[3]}_{{{based[2] or based[4]}}}"
-    if (ratio := _TO.fullmatch(text)) is not None:
-        text = f"{ratio[1]}:{ratio[2]}"
-    if (twelve := _NOON.fullmatch(text)) is not None:
+    if text[-10:].rstrip(" }").lower().endswith(("noon", "midnight")) and (twelve := _NOON.fullmatch(text)) is not None:
         text = rf"12:00 \text{{ {'PM' if twelve[1].lower() == 'noon' else 'AM'}}}"
     if "'" in text:
         text = _ARC_MINUTES.sub(_degrees, _O_CLOCK.sub(":00", text))

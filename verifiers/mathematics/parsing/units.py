@@ -99,7 +99,7 @@ CHANGES_VALUE = frozenset(
     " crore crores dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
     " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
-    " until beyond within against instead rather but power powers bn mn loss deficit debt".split()
+    " until beyond within against instead rather but power powers bn mn".split()
 )
 """Words that change the value and cannot be dropped: numbers, negations, comparisons, directions, alternatives."""
 
@@ -219,7 +219,8 @@ def measure(words: str) -> Measure | None:
 
 
 _GENERIC = frozenset(
-    "unit people person way integer number thing item object piece total different of the a an per in and each".split()
+    "unit people person way integer number thing item object piece total different of the a an per in and each every"
+    " daily remaining".split()
 )
 """Words in a unit that do not tell what is counted."""
 
@@ -227,11 +228,6 @@ _GENERIC = frozenset(
 def is_specific(word: str) -> bool:
     """Whether a word of a unit, in singular form, tells what is counted or in which direction."""
     return word not in _UNITS and word not in _GENERIC and word not in _POWERS
-
-
-def is_comment(words: str) -> bool:
-    """Whether words in brackets after a value may be left out: "(exactly)"."""
-    return droppable(words) and not set(words.lower().split()) & _NO_THINGS
 
 
 def droppable(words: str) -> bool:

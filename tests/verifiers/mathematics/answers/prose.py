@@ -26,6 +26,10 @@ RIGHT = [
     ("The answer is $12$. Oops, I mean $13$.", "13"),
     ("The answer is 12. Scratch that, it is 13.", "13"),
     ("The answer is 12. Actually, it is 13.", "13"),
+    ("The answer is 12. Actually, the answer should be $13$.", "13"),
+    ("The answer is 12. Actually, 13.", "13"),
+    ("The answer is 12. Actually, it is easy to check.", "12"),
+    ("The answer is 12. Actually 3 of them are red.", "12"),
     ("The answer is actually 12.", "12"),
     ("The answer is 12. Let me check: 3*4 = 12. Yes.", "12"),
     ("I made a mistake. The answer is 12.", "12"),
@@ -37,11 +41,16 @@ RIGHT = [
     ("We have 3 < 4. So x = 5.", "5"),
     ("So the total is 5, since 5 > 3.", "5"),
     ("The largest possible value is 43.", "43"),
-    # choices and tables
-    ("B is correct.", "B"),
-    ("Choice B is the right answer.", "B"),
-    ("I choose (B).", "B"),
-    ("| Step | Value |\n|------|-------|\n| 1 | 5 |\n| 2 | 9 |\n| **Total** | **14** |", "14"),
+    # the last value counts, whatever a sentence before it calls right
+    ("C is right. So the hypotenuse is 13.", "13"),
+    ("| Total | 12 |\n\nHer change is 20 - 12 = 8.", "8"),
+    ("There are 5 shirts and 3 hats, so 15 combinations are possible.", "15"),
+    # tags and quote marks are no relations
+    ("The total is <b>18</b> dollars.", "18"),
+    ("So it is <code>12</code>", "12"),
+    ("The total is 12 <end>", "12"),
+    ('So it is <span class="total">12</span>', "12"),
+    ("So we have\n\n> 18", "18"),
 ]
 
 WRONG = [
@@ -75,12 +84,12 @@ REFUSED = [
     ("The interval is 3 < x < 4.", "3"),
     ("The limit does not equal 4.", "4"),
     ("It could be 42. It could be 43.", "43"),
-    ("I think 42, but 43 is possible.", "43"),
-    ("It is one of 3, 4.", "4"),
+    ("I think 42, but 43 is also possible.", "43"),
+    ("Maybe 3. Maybe 4.", "4"),
+    ("Suppose, A is correct. This leads to a contradiction.", "A"),
     ("A is correct. B is correct.", "B"),
     ("B is not correct.", "B"),
     ("I doubt that B is correct.", "B"),
-    ("| Total | 13 |\n|---|---|\n| Total | 14 |", "14"),
     ("The answer is unlikely to be 14.", "14"),
     ("The answer exceeds 14", "14"),
     ("The answer is nearly 14", "14"),
