@@ -49,7 +49,9 @@ def test_a_log_that_cannot_be_written_does_not_disturb_the_run(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_disk_that_hangs_does_not_stop_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture()
+def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Writing a line to driver.log sets the first event and waits for the second."""
     begun, answers = threading.Event(), threading.Event()
     emit = logs._LogFile.emit
 
@@ -59,6 +61,13 @@ def test_a_disk_that_hangs_does_not_stop_the_driver(tmp_path: Path, monkeypatch:
         emit(file, record)
 
     monkeypatch.setattr(logs._LogFile, "emit", hang)
+    return begun, answers
+
+
+def test_a_disk_that_hangs_does_not_stop_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging_disk: tuple[threading.Event, threading.Event]
+) -> None:
+    begun, answers = hanging_disk
     monkeypatch.setattr(logs, "_END_SECONDS", 0.1)
     with driver_log(tmp_path, "INFO"):
         for step in (4, 5):
@@ -78,17 +87,9 @@ def test_a_disk_that_hangs_does_not_stop_the_driver(tmp_path: Path, monkeypatch:
 
 
 def test_lines_that_did_not_fit_while_the_disk_hung_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging_disk: tuple[threading.Event, threading.Event]
 ) -> None:
-    begun, answers = threading.Event(), threading.Event()
-    emit = logs._LogFile.emit
-
-    def hang(file: logs._LogFile, record: logging.LogRecord) -> None:
-        begun.set()
-        assert answers.wait(30)
-        emit(file, record)
-
-    monkeypatch.setattr(logs._LogFile, "emit", hang)
+    begun, answers = hanging_disk
     monkeypatch.setattr(ordered_writer, "MAX_WAITING", 2)
     with driver_log(tmp_path, "INFO"):
         logging.getLogger("cluster").info("first")

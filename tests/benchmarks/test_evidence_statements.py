@@ -124,6 +124,18 @@ def test_the_statements_on_the_entropy_bonus_follow_from_the_counts(evidence: Pa
     assert f"best for 16 ({one.value:.3f}, from {one.low:.3f} to {one.high:.3f};" in page
 
 
+def test_the_pilot_of_the_entropy_bonus_is_as_the_plan_says(evidence: Path, repository: Path) -> None:
+    plan = load_plan(repository / "benchmarks/frontier/pilots/countdown-entropy.yaml")
+    store = Store(evidence / "frontier-entropy" / "pilot.parquet", plan.digest)
+    best = {
+        name: max(c.pass_at(16).mean() for c in curve(store, plan, name, 3e-5, 100).values())
+        for name in plan.contenders
+    }
+    page = " ".join((evidence / "plan.md").read_text().split())
+    assert "pass@16 was {ent01:.3f}, {ent03:.3f} and {ent10:.3f} with the three bonuses".format(**best) in page
+    assert "and {kl01:.3f} and {kl05:.3f} with the KL terms".format(**best) in page
+
+
 def test_pass16_training_with_the_same_seeds_gave_the_same_answers(evidence: Path, repository: Path) -> None:
     """On another machine, in another plan."""
     plan, hard_plan = (

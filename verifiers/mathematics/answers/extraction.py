@@ -214,9 +214,8 @@ def _from_prose(text: str) -> str | None:
         return None
     found = list(formulas(text))
     numbers = list(_VALUE.finditer(text, found[-1].end if found else 0))
-    if numbers:
-        if len(_hedged_numbers(text)) > 1:
-            return None
+    if numbers and len(_hedged_numbers(text)) > 1:
+        return None
     values = [(formula.start, formula.end, formula.content) for formula in found]
     values += [(number.start(), number.end(), number.group()) for number in numbers]
     for index in range(len(values) - 1, -1, -1):

@@ -86,9 +86,11 @@ class Comparison:
     def _named(self, left: Node, right: Node) -> bool:
         if left.kind == right.kind == "named":
             left_name, right_name = left.value, right.value
-            if left_name.kind == right_name.kind == "var" and left_name != right_name:
-                return self._equations(left.args[1], right.args[1])
-            if left_name.kind == right_name.kind and left_name.kind in ("call", "div") and left_name != right_name:
+            if (
+                left_name.kind == right_name.kind
+                and left_name.kind in ("var", "call", "div")
+                and left_name != right_name
+            ):
                 return self._equations(left.args[1], right.args[1])
             if left_name.kind == right_name.kind == "mul" and left_name.value != "apply":
                 if not self.scalars(left_name, right_name):
