@@ -12,7 +12,7 @@ from cluster.checks.memory.card import local_gpus
 from cluster.checks.memory.estimates import COPY_SPEED, DEVICE_SPEED, NETWORK_SPEED, Derived
 from cluster.checks.memory.limits import loading_text, reference_text, shape_text
 from cluster.checks.memory.rank import published_on_device
-from cluster.checks.memory.shape import Shape, has_samplers, keeps_reference, sequence_tokens, size_text
+from cluster.checks.memory.shape import Shape, has_learner, has_samplers, keeps_reference, sequence_tokens, size_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.processor import multiplies_bfloat16
@@ -29,7 +29,7 @@ def warnings_of(config: RunConfig, *, trains: bool = True) -> list[str]:
     """Combinations that run but are seldom meant.
 
     Args:
-        trains: the job is a run; false for an evaluation and for imitation, which has no samplers either.
+        trains: the job is a run with a learner; false for an evaluation, a recording, and imitation.
     """
     found = list(_run_warnings(config)) if trains else []
     if config.model.dtype == "bfloat16" and _computes_here(config) and not multiplies_bfloat16():
@@ -101,7 +101,8 @@ def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
 
 def _computes_here(config: RunConfig) -> bool:
     """Whether the learner or a sampler works on the CPU of this machine."""
-    on_cpus = not config.learner.gpus_per_rank or (has_samplers(config) and not config.sampler.gpus)
+    learns_on_cpus = has_learner(config) and not config.learner.gpus_per_rank
+    on_cpus = learns_on_cpus or (has_samplers(config) and not config.sampler.gpus)
     return on_cpus and config.cluster.address is None
 
 
@@ -114,21 +115,21 @@ def _idle_gpus(config: RunConfig) -> Iterator[str]:
                 "learner.gpus_per_rank = 0: the learner trains on the CPU next to a GPU, which is slower by orders of "
                 "magnitude; set learner.gpus_per_rank = 1"
             )
-    elif sampler and not learner:
+    elif sampler and not learner and has_learner(config):
         yield (
             "learner.gpus_per_rank = 0: the learner trains on the CPU while the samplers have GPUs, which is slower by "
             "orders of magnitude; set learner.gpus_per_rank = 1, on one GPU with cluster.placement = colocated"
         )
-    elif learner and not sampler:
+    elif learner and not sampler and has_learner(config):
         yield (
             "sampler.gpus = 0: the samplers work on the CPU while the learner has GPUs; set sampler.gpus = 1, on one "
             "GPU with cluster.placement = colocated"
         )
     elif config.cluster.address is None and not sampler and (idle := local_gpus()):
-        yield (
-            f"this machine has {idle} GPUs, and the layout uses none; set sampler.gpus = 1 and "
-            "learner.gpus_per_rank = 1, on one GPU with cluster.placement = colocated"
-        )
+        keys = "sampler.gpus = 1"
+        if has_learner(config):
+            keys += " and learner.gpus_per_rank = 1, on one GPU with cluster.placement = colocated"
+        yield f"this machine has {idle} GPUs, and the layout uses none; set {keys}"
 
 
 def _model_warnings(config: RunConfig) -> list[str]:
@@ -176,10 +177,10 @@ def load_model_facts(config: RunConfig, *, must_exist: bool) -> tuple[ModelFacts
 
 def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
     """Rows (figure, value) for the terminal."""
-    samples, actors = has_samplers(config), "learner rank"
+    samples, learns, actors = has_samplers(config), has_learner(config), "learner rank"
     rows = []
     if samples:
-        actors = "sampler, verifier and learner rank"
+        actors = "sampler, verifier and learner rank" if learns else "sampler and verifier"
         rows += [
             ("groups in flight (slots)", f"{derived.slots} = (staleness + 1) x prompts_per_step"),
             ("staleness bound", f"{derived.staleness_bound} optimizer steps"),
@@ -188,8 +189,13 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
         ("samples per step", f"{derived.samples_per_step}"),
         *_allocation_rows(config),
         ("tokens per step, at most", f"{derived.max_tokens_per_step:,}"),
-        ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),
-        ("micro-batches per rank, at most", f"{derived.micro_batches_per_rank}"),
+    ]
+    if learns:
+        rows += [
+            ("tokens per micro-batch", f"{config.learner.tokens_per_micro_batch:,}"),
+            ("micro-batches per rank, at most", f"{derived.micro_batches_per_rank}"),
+        ]
+    rows += [
         ("samples in all", f"{derived.samples_per_step * config.run.steps:,} over {config.run.steps} steps"),
         ("CPUs", f"{derived.cpus} (one per {actors})"),
         ("GPUs", f"{derived.gpus}"),
@@ -197,7 +203,7 @@ def report(config: RunConfig, derived: Derived) -> list[tuple[str, str]]:
     ]
     if derived.host_memory is not None:
         rows.append(("memory of the whole job", size_text(derived.host_memory)))
-    if derived.shape is not None:
+    if derived.shape is not None and learns:
         size = size_text(checkpoint_bytes(config, derived.shape))
         rows.append(("disk", f"{size} for a checkpoint; up to {kept_checkpoints(config)} at once"))
     return rows
@@ -219,14 +225,15 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
             yield "  weights of one update", f"{shape.sent:,}, {sent}"
     if has_samplers(config):
         yield from _sampler_rows(config, derived)
-    yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
-    yield "  activations and logits", size_text(derived.activation_memory)
-    if keeps_reference(config):
-        yield "  reference model of the KL", reference_text(config, derived)
-    loading = f": {loading_text(config, derived)}" if shape else ""
-    yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
+    if has_learner(config):
+        yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
+        yield "  activations and logits", size_text(derived.activation_memory)
+        if keeps_reference(config):
+            yield "  reference model of the KL", reference_text(config, derived)
+        loading = f": {loading_text(config, derived)}" if shape else ""
+        yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
     yield "groups in flight, memory", size_text(derived.group_memory)
-    if has_samplers(config):
+    if has_samplers(config) and has_learner(config):
         yield from _update_rows(config, derived, rank_device)
 
 

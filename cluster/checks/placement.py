@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.checks.memory.estimates import VERIFIER_RUNTIME, derive, loading_memory
 from cluster.checks.memory.sampler import sampler_host_memory
-from cluster.checks.memory.shape import GIB, has_samplers
+from cluster.checks.memory.shape import GIB, has_learner, has_samplers
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
@@ -24,10 +24,13 @@ def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
     shape, transit = found.shape, found.transit
     if shape is None:
         return Sizes(groups=groups)
-    rank_on_host = 0.0 if config.learner.gpus_per_rank else found.learner_memory or 0.0
+    learner = 0.0
+    if has_learner(config):
+        on_host = 0.0 if config.learner.gpus_per_rank else found.learner_memory or 0.0
+        learner = max(loading_memory(config, shape) / found.ranks_per_node, on_host)
     return Sizes(
         sampler=sampler_host_memory(config, shape) / GIB,
-        learner=max(loading_memory(config, shape) / found.ranks_per_node, rank_on_host) / GIB,
+        learner=learner / GIB,
         verifier=VERIFIER_RUNTIME / GIB,
         groups=groups,
         stored_weights=transit.object_store / GIB if transit else 0.0,
@@ -62,7 +65,9 @@ def placement_warnings(config: RunConfig, model: ModelFacts | None) -> list[str]
         )
     if with_gpus := [name for name, kind in cluster.node_types.items() if kind.gpus and not gpus_wanted(config)]:
         idle = "learner.gpus_per_rank = 0; set it to 1"
-        if has_samplers(config):
+        if not has_learner(config):
+            idle = "sampler.gpus = 0; set it to 1"
+        elif has_samplers(config):
             idle = "sampler.gpus = 0 and learner.gpus_per_rank = 0; set both to 1"
         found.append(
             f"cluster.node_types.{with_gpus[0]} has GPUs, and no actor uses one: {idle}, or begin with a preset for "

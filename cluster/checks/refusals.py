@@ -16,7 +16,7 @@ from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, war
 from cluster.checks.memory.card import local_gpus
 from cluster.checks.memory.estimates import Derived, derive
 from cluster.checks.memory.limits import memory_problems, memory_warnings
-from cluster.checks.memory.shape import has_samplers
+from cluster.checks.memory.shape import has_learner, has_samplers
 from cluster.checks.model_loading import loading_problems
 from cluster.checks.placement import placement_report, placement_warnings
 from cluster.checks.preflight import (
@@ -69,6 +69,7 @@ def check_start(
     problems = Problems()
     doubtful: list[str] = []
     trains = new_run or earlier is not None  # else it evaluates, or imitates without a run
+    learns = trains and has_learner(config)  # else it only records groups
     elsewhere = not runs_here(config)
     model_elsewhere = dry_run and (elsewhere or config.model.parameters_billions is not None)
     problems.add(lambda: machine_problems(config, new_run=new_run))
@@ -76,7 +77,7 @@ def check_start(
     if trains:
         problems.add(lambda: tracker_problems(config))
         problems.add(lambda: dropout_problems(config))
-    if trains or not has_samplers(config):
+    if learns or not has_samplers(config):
         problems.add(lambda: optimizer_problems(config))
     if address_of(config)[0] == "local":
         stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
@@ -89,14 +90,14 @@ def check_start(
         doubtful += [missing] if missing else []
         if model is not None:
             loads = problems.add(lambda: architecture_and_tokenizer_problems(config))
-            if loads and trains and has_samplers(config):  # an evaluation has a merged model
+            if loads and learns and has_samplers(config):  # an evaluation has a merged model
                 problems.add(lambda: sampler_problems(config))
             if problems.add(lambda: model_problems(config)) and loads:
                 loads = problems.add(lambda: loading_problems(Path(config.model.path)))
                 adapters = problems.of(lambda: adapter_sizes(config)) if loads else None
         derived = derive(config, model, adapters)
         problems.lines += memory_problems(config, derived, model)
-        doubtful += disk_warnings(config, derived) if trains else []
+        doubtful += disk_warnings(config, derived) if learns else []
         placement = problems.of(lambda: placement_report(config, model))
         doubtful += placement_warnings(config, model) if placement is not None else []
     if has_samplers(config):  # else nothing is graded
@@ -112,9 +113,9 @@ def check_start(
         doubtful += found[1] if found else []
     problems.refuse()
     assert derived is not None and placement is not None  # else there was a problem
-    if trains:
+    if learns:
         doubtful += learning_rate_warnings(config, derived.shape)
-    doubtful += [*warnings_of(config, trains=trains), *memory_warnings(config, derived)]
+    doubtful += [*warnings_of(config, trains=learns), *memory_warnings(config, derived)]
     return Findings(derived, placement, prompts, doubtful)
 
 

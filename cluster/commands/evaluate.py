@@ -115,8 +115,10 @@ def evaluate(
     model, resolved = _resolve(checkpoint, best, config, overrides or [], given)
     temperatures = temperature or [resolved.evaluation.temperature]
     _check_temperatures(temperatures, given)
+    from cluster.config.learner_absent import without_learner
+
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        check_start(resolved, new_run=False)
+        check_start(without_learner(resolved), new_run=False)
         outcome, rows = _measure(resolved, str(model), temperatures, baseline=baseline, output=output)
     found = json.dumps({"model": str(model), "config": resolved.to_mapping(), "evaluations": rows}, indent=1)
     if as_json and rows:

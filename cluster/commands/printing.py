@@ -31,6 +31,7 @@ def print_dry_run(
     *,
     new_run: bool = True,
     replay: Path | None = None,
+    rollout_only: bool = False,
 ) -> None:
     """Print the resolved configuration, estimates and warnings; refuse what a start would refuse."""
     import yaml
@@ -39,20 +40,30 @@ def print_dry_run(
     from cluster.checks.earlier import replay_text
     from cluster.checks.prompts import without_unused_validation
     from cluster.checks.refusals import check_start
-    from cluster.config.learner_alone import without_sampling
 
     config = without_unused_validation(config) if earlier is None else config
-    started = without_sampling(config) if replay else config
-    found = check_start(started, dry_run=True, earlier=earlier, new_run=new_run)
+    part = started(config, replay=replay, rollout_only=rollout_only)
+    found = check_start(part, dry_run=True, earlier=earlier, new_run=new_run)
     typer.echo(yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True), nl=False)
     replayed = [("replay", f"{replay_text(config, replay)}; it starts the learner only")] if replay else []
-    rows = [*replayed, *report(started, found.derived), *found.placement, *map(_row, found.prompts)]
+    recorded = [("rollout-only", "groups are recorded; it starts no learner")] if rollout_only else []
+    rows = [*replayed, *recorded, *report(part, found.derived), *found.placement, *map(_row, found.prompts)]
     width = max(len(name) for name, _ in rows)
     typer.echo("")
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
     for warning in found.warnings:
         typer.echo(f"\nWARNING: {warning}", err=True)
+
+
+def started(config: RunConfig, *, replay: Path | None, rollout_only: bool) -> RunConfig:
+    """`config` as the checks and estimates must see it: with what `bonrl train` will start."""
+    from cluster.config.learner_absent import recording, without_learner
+    from cluster.config.learner_alone import without_sampling
+
+    if replay is not None:
+        return without_sampling(config)
+    return without_learner(recording(config)) if rollout_only else config
 
 
 def _row(line: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.options import Config, DryRun, Overrides, Replay, Resume, check_start, load, load_earlier
-from cluster.commands.printing import print_dry_run
+from cluster.commands.printing import print_dry_run, started
 from cluster.errors import UsageError
 
 
@@ -73,11 +73,9 @@ def train(
 
     checks = earlier_problems(resolved, resume=resume, replay=replay, rollout_only=rollout_only, dry_run=dry_run)
     if dry_run:
-        print_dry_run(resolved, checks, new_run=resume is None, replay=replay)
+        print_dry_run(resolved, checks, new_run=resume is None, replay=replay, rollout_only=rollout_only)
         return
-    from cluster.config.learner_alone import without_sampling
-
-    check_start(without_sampling(resolved) if replay else resolved, checks, new_run=resume is None)
+    check_start(started(resolved, replay=replay, rollout_only=rollout_only), checks, new_run=resume is None)
     if replay:
         from cluster.run.job import replay as run_replay
 

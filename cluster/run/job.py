@@ -33,6 +33,7 @@ from cluster.checks.starting_weights import FILE as WEIGHTS_FILE
 from cluster.checks.starting_weights import starting_weights, weights_warning
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
+from cluster.config.learner_absent import recording, unshared, without_learner
 from cluster.config.learner_alone import without_sampling
 from cluster.evaluation.summary import Evaluation, evaluation_output
 from cluster.exit_status import COMPLETED
@@ -48,7 +49,7 @@ from cluster.run.interfaces import GroupSource, Learner, WeightSync
 from cluster.run.live_groups import LiveGroups
 from cluster.run.loop import train as training_loop
 from cluster.run.processes import Processes, groups_in
-from cluster.run.recorder import GroupRecorder, NoWeightSync, recording, unshared
+from cluster.run.recorder import GroupRecorder, NoWeightSync
 from cluster.run.replay import RecordedGroups
 from cluster.run.result import JobResult, run_to_result, starting
 from cluster.run.run import Run, evaluate_prompts
@@ -170,7 +171,12 @@ def _run(context: RunContext) -> JobResult:
                 await run.supervisor.run(_train_until_asked(run))
         return run
 
-    return run_to_result(context.config, work, partial(conclude, context), partial(advice, context))
+    return run_to_result(_started(context), work, partial(conclude, context), partial(advice, context))
+
+
+def _started(context: RunContext) -> RunConfig:
+    """The configuration of what is started; that of the run directory keeps the learner, for a replay."""
+    return without_learner(context.config) if context.rollout_only else context.config
 
 
 async def _train_until_asked(run: Run) -> None:
@@ -185,7 +191,7 @@ async def _train_until_asked(run: Run) -> None:
 
 async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
     """Start every actor of the run and connect them; on resume all of them hold the checkpoint's weights."""
-    config, directory, message = context.config, context.directory, context.dashboards.message
+    config, directory, message = _started(context), context.directory, context.dashboards.message
     startup = Startup(message, directory)
     loads, places = SamplerLoads(context.dashboards.export), LogPlaces(directory)
 
@@ -239,11 +245,10 @@ def evaluate_checkpoint(
     Raises:
         UsageError: something cannot work, and nothing was started.
     """
-    learner = config.learner.model_copy(update={"lora": None})  # checkpoints are merged
     model = config.model.model_copy(update={"path": model_path})
-    config = config.model_copy(update={"model": model, "learner": learner})
+    config = config.model_copy(update={"model": model})
     tokenizer = load_tokenizer(model_path)
-    config = unshared(with_fixed_date(config, tokenizer))
+    config = without_learner(with_fixed_date(config, tokenizer))
     task = task_of(config)
     held_out = load_prompts(config, "evaluation", tokenizer, task)
     for warning in check_user_code(config, task, [held_out[0].prompt], trains=False):

@@ -12,10 +12,8 @@ from actors.fleet.learner_group import Probes
 from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.remote_calls import ActorFailure, call
-from cluster.config import RunConfig
 
 FETCH_SECONDS = 300.0
-NO_SELECTION = {"keep_best": None, "patience": 0, "min_gain": 0.0}
 
 
 class GroupRecorder:
@@ -52,16 +50,3 @@ class NoWeightSync:
 
     async def broadcast(self, version: int) -> dict[str, float]:
         return {}
-
-
-def recording(config: RunConfig) -> RunConfig:
-    """`config` without evaluations, because the model is the same before and after, and with GPUs for the samplers."""
-    quiet = config.evaluation.model_copy(update={"at_start": False, "at_end": False, "every": 0} | NO_SELECTION)
-    return unshared(config.model_copy(update={"evaluation": quiet}))
-
-
-def unshared(config: RunConfig) -> RunConfig:
-    """`config` for a job with samplers or a learner only, which need not share their GPUs."""
-    sampler = config.sampler.model_copy(update={"sleep": "none"})
-    cluster = config.cluster.model_copy(update={"placement": "separate"})
-    return config.model_copy(update={"sampler": sampler, "cluster": cluster})

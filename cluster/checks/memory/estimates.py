@@ -13,7 +13,15 @@ from actors.queue.state import staleness_bound
 from cluster.checks.adapters import AdapterSizes
 from cluster.checks.memory.rank import LEARNER_RUNTIME, activation_memory, rank_memory, reference_memory
 from cluster.checks.memory.sampler import KvCache, kv_cache_of, sampler_memory_of
-from cluster.checks.memory.shape import GIB, Shape, has_samplers, keeps_reference, shape_of, weight_bytes
+from cluster.checks.memory.shape import (
+    GIB,
+    Shape,
+    has_learner,
+    has_samplers,
+    keeps_reference,
+    shape_of,
+    weight_bytes,
+)
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 from cluster.config.rules import gpus_wanted
@@ -45,7 +53,7 @@ class Transit:
 class Derived:
     """Figures derived from one configuration. Memory in bytes; None where the model's size is not known.
 
-    Without samplers (imitation), what only they have is None.
+    Without samplers (imitation) or without a learner (evaluation), what only they have is None.
 
     Attributes:
         slots: B = (S + 1) x P groups that can be in flight.
@@ -96,6 +104,7 @@ def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes |
     slots = (config.queue.staleness + 1) * rollout.prompts_per_step
     per_micro_batch = max(1, learner.tokens_per_micro_batch // rollout.max_sequence_tokens)
     shape = shape_of(config, model, adapters)
+    trained = shape if has_learner(config) else None
     groups = float(slots * rollout.n * rollout.max_response_tokens * _BYTES_PER_RESPONSE_TOKEN)
     ranks = _ranks_per_node(config)
     return Derived(
@@ -103,21 +112,25 @@ def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes |
         staleness_bound=staleness_bound(config.queue.staleness, config.queue.overtake),
         samples_per_step=samples,
         max_tokens_per_step=samples * rollout.max_sequence_tokens,
-        micro_batches_per_rank=math.ceil(math.ceil(samples / learner.ranks) / per_micro_batch),
+        micro_batches_per_rank=math.ceil(math.ceil(samples / max(1, learner.ranks)) / per_micro_batch),
         gpus=gpus_wanted(config),
         cpus=actors.sampler_range.max + actors.verifier_range.max + learner.ranks,
         shape=shape,
         sampler_memory=sampler_memory_of(config, shape) if has_samplers(config) else None,
-        learner_memory=rank_memory(config, shape) if shape else None,
-        activation_memory=activation_memory(config, shape) if shape else None,
-        reference_memory=reference_memory(config, shape) if shape else None,
+        learner_memory=rank_memory(config, trained) if trained else None,
+        activation_memory=activation_memory(config, trained) if trained else None,
+        reference_memory=reference_memory(config, trained) if trained else None,
         ranks_per_node=ranks,
-        loading_memory=loading_memory(config, shape) + _mapped_memory(config, shape) if shape else None,
+        loading_memory=loading_memory(config, trained) + _mapped_memory(config, trained) if trained else None,
         host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
         group_memory=groups,
-        transit=_transit(config, shape) if shape and has_samplers(config) else None,
+        transit=_transit(config, shape) if shape and _updates_weights(config) else None,
         kv_cache=kv_cache_of(config, shape, slots) if shape and has_samplers(config) else None,
     )
+
+
+def _updates_weights(config: RunConfig) -> bool:
+    return has_samplers(config) and has_learner(config)
 
 
 def _gpus_per_node(config: RunConfig) -> int:
@@ -156,10 +169,12 @@ def _host_memory(config: RunConfig, shape: Shape) -> float:
     """Everything on one machine without GPUs, except for the groups in flight."""
     actors, learner = config.actors, config.learner
     sampler = sampler_memory_of(config, shape) or 0.0
-    transit = _transit(config, shape) if has_samplers(config) else None
+    transit = _transit(config, shape) if _updates_weights(config) else None
+    ranks = learner.ranks * rank_memory(config, shape) if has_learner(config) else 0.0
+    loading = loading_memory(config, shape) if has_learner(config) else 0.0
     return (
         actors.sampler_range.max * sampler
-        + max(learner.ranks * rank_memory(config, shape), loading_memory(config, shape))
+        + max(ranks, loading)
         + actors.verifier_range.max * VERIFIER_RUNTIME
         + _OTHER_RUNTIME
         + (transit.shared_memory + transit.object_store if transit else 0.0)

@@ -16,6 +16,7 @@ from cluster.checks.memory.shape import (
     GIB,
     MIB,
     Shape,
+    has_learner,
     has_samplers,
     keeps_reference,
     sequence_tokens,
@@ -48,10 +49,11 @@ def memory_problems(
 def _host_problems(config: RunConfig, derived: Derived, available: float) -> Iterator[str]:
     if derived.host_memory is not None and derived.host_memory - _assumed(config, derived) > available:
         sampling = ["sampler.kv_cache_gib", "actors.samplers"] if has_samplers(config) else []
-        keys = ", ".join([*sampling, "learner.tokens_per_micro_batch"])
+        learning = ["learner.tokens_per_micro_batch", "learner.ranks"] if has_learner(config) else []
+        *keys, last = [*sampling, *learning]
         yield (
             f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
-            f"lower {keys} or learner.ranks, or take a smaller model.path"
+            f"lower {', '.join(keys)} or {last}, or take a smaller model.path"
         )
     if derived.host_memory is None and derived.loading_memory is not None and derived.loading_memory > available:
         remedies = ["take a smaller model.path, or one whose files have model.dtype"]
@@ -127,10 +129,12 @@ def _free_shared_memory() -> float | None:
 
 def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
     shape = derived.shape
-    if shape is None or derived.learner_memory is None:
+    if shape is None:
         return
     if config.sampler.gpus and has_samplers(config):
         yield from _sampler_problems(config, derived, shape)
+    if derived.learner_memory is None:
+        return
     certain = derived.learner_memory - _assumed(config, derived) / config.learner.ranks
     if config.learner.gpus_per_rank and certain > card_bytes(config):
         yield _rank_too_large(config, derived)
@@ -234,14 +238,14 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
     """What may be too slow or too large; what :func:`memory_problems` refuses is left out."""
     shape, cache = derived.shape, derived.kv_cache
     found: list[str] = []
-    if shape is None or derived.learner_memory is None:
+    if shape is None:
         return found
-    gpu = card_bytes(config)
+    gpu, need = card_bytes(config), derived.learner_memory or 0.0
     assumed = f"with an assumed shape of the model ({shape_text(shape)}) "
-    certain = derived.learner_memory - (derived.activation_memory or 0.0)
-    if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < derived.learner_memory:
+    certain = need - (derived.activation_memory or 0.0)
+    if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < need:
         found.append(assumed + _rank_too_large(config, derived))
-    if cache is None or derived.transit is None:  # there are no samplers
+    if cache is None:  # there are no samplers
         return found
     if config.sampler.gpus and not cache.sequences and shape.assumed:
         found.append(assumed + _no_room_for_a_sequence(config, derived, shape))
@@ -253,7 +257,7 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
             f"tokens, less than one group of {key_of_largest} = {largest}: the rest waits or is computed twice; "
             f"raise {key}, or lower sampler.max_num_seqs or rollout.max_response_tokens"
         )
-    if derived.transit.seconds > config.deadlines.broadcast_s:
+    if derived.transit is not None and derived.transit.seconds > config.deadlines.broadcast_s:
         found.append(
             f"one weight update takes about {derived.transit.seconds:.0f} s, more than deadlines.broadcast_s = "
             f"{config.deadlines.broadcast_s:g}; raise it"

@@ -70,6 +70,11 @@ def has_samplers(config: RunConfig) -> bool:
     return config.actors.sampler_range.max > 0
 
 
+def has_learner(config: RunConfig) -> bool:
+    """False for an evaluation and for a recording, which train nothing."""
+    return config.learner.ranks > 0
+
+
 def weight_bytes(config: RunConfig) -> int:
     """Bytes of one weight, and of one number in the key-value cache."""
     return 2 if config.model.dtype == "bfloat16" else 4
