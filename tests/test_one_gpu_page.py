@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.checks.memory.estimates import derive
-from cluster.checks.memory.limits import memory_problems
+from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import load_config
 from tests.conftest import ROOT
@@ -42,11 +42,13 @@ CASES = [
 
 
 def fits(name: str, trained: str, gib: int, setting: list[str]) -> int | None:
-    """Sequences in the sampler's cache, or None if the dry run refuses."""
+    """Sequences in the sampler's cache, or None if the dry run refuses, or warns of too little memory."""
     lora = ["learner.lora.rank=16"] if trained == "LoRA" else []
     config = load_config(PRESET, [f"cluster.gpu_memory_gib={gib}", *lora, *setting])
     figures = derive(config, MODELS[name])
     if memory_problems(config, figures, MODELS[name], available=1e13):
+        return None
+    if any("may fit all the same" in line for line in memory_warnings(config, figures)):
         return None
     assert figures.kv_cache is not None
     return figures.kv_cache.sequences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -26,18 +27,22 @@ from cluster.checks.memory.shape import (
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 
+# Of an estimate, either way. What is larger by more is refused, what is larger by less is a warning: it may fit.
+ERROR = 0.1
+
 
 def memory_problems(
     config: RunConfig, derived: Derived, model: ModelFacts | None, *, available: float | None = None
 ) -> list[str]:
     """Lines for everything that cannot fit; `available` is the host's memory in bytes, None to ask the machine.
 
-    What only an assumed shape makes too large is a warning (:func:`memory_warnings`), not a refusal.
+    What is too large only by an assumed shape, or by less than the error of the estimates, is a warning
+    (:func:`memory_warnings`), not a refusal.
     """
     problems: list[str] = []
     if config.cluster.address is None:
         problems += _store_problems(config, derived)
-    if config.cluster.address is None and local_gpus() >= derived.gpus:  # else this is not the machine that will run it
+    if _runs_here(config, derived):
         problems += _host_problems(config, derived, total_memory() if available is None else available)
         problems += _shared_memory_problems(config, derived)
     problems += _gpu_problems(config, derived)
@@ -46,15 +51,14 @@ def memory_problems(
     return problems
 
 
+def _runs_here(config: RunConfig, derived: Derived) -> bool:
+    return config.cluster.address is None and local_gpus() >= derived.gpus
+
+
 def _host_problems(config: RunConfig, derived: Derived, available: float) -> Iterator[str]:
-    if derived.host_memory is not None and derived.host_memory - _assumed(config, derived) > available:
-        sampling = ["sampler.kv_cache_gib", "actors.samplers"] if has_samplers(config) else []
-        learning = ["learner.tokens_per_micro_batch", "learner.ranks"] if has_learner(config) else []
-        *keys, last = [*sampling, *learning]
-        yield (
-            f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
-            f"lower {', '.join(keys)} or {last}, or take a smaller model.path"
-        )
+    excess = _host_excess(config, derived, available)
+    if excess and excess.certain > (1 + ERROR) * available:
+        yield excess.text
     if derived.host_memory is None and derived.loading_memory is not None and derived.loading_memory > available:
         remedies = ["take a smaller model.path, or one whose files have model.dtype"]
         if keeps_reference(config) and config.learner.zero_stage < 3:
@@ -64,6 +68,28 @@ def _host_problems(config: RunConfig, derived: Derived, available: float) -> Ite
             f"first learner rank ({loading_text(config, derived)}), but this machine has {size_text(available)}; "
             f"{', or '.join(remedies)}"
         )
+
+
+@dataclass(frozen=True)
+class _Excess:
+    """More memory than a machine or a GPU has. `certain`: bytes without those of a guess at the model's shape."""
+
+    certain: float
+    text: str
+
+
+def _host_excess(config: RunConfig, derived: Derived, available: float) -> _Excess | None:
+    """Of the machine; None where everything fits, or the estimate is not known."""
+    if derived.host_memory is None or derived.host_memory <= available:
+        return None
+    sampling = ["sampler.kv_cache_gib", "actors.samplers"] if has_samplers(config) else []
+    learning = ["learner.tokens_per_micro_batch", "learner.ranks"] if has_learner(config) else []
+    *keys, last = [*sampling, *learning]
+    text = (
+        f"the job needs about {size_text(derived.host_memory)} but this machine has {size_text(available)}; "
+        f"lower {', '.join(keys)} or {last}, or take a smaller model.path"
+    )
+    return _Excess(derived.host_memory - _assumed(config, derived), text)
 
 
 def _assumed(config: RunConfig, derived: Derived) -> float:
@@ -133,21 +159,30 @@ def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
         return
     if config.sampler.gpus and has_samplers(config):
         yield from _sampler_problems(config, derived, shape)
-    if derived.learner_memory is None:
-        return
-    certain = derived.learner_memory - _assumed(config, derived) / config.learner.ranks
-    if config.learner.gpus_per_rank and certain > card_bytes(config):
-        yield _rank_too_large(config, derived)
-    elif config.cluster.placement == "colocated":
-        need = shared_card_need(config, shape)
-        if need - _assumed(config, derived) / config.learner.ranks > card_bytes(config):
-            sleep = config.sampler.sleep
-            remedies = ["lower learner.tokens_per_micro_batch", *_colocated_remedies(config, derived, shape)]
-            yield (
-                f"cluster.placement = colocated: a learner rank needs {size_text(derived.learner_memory)} at its peak, "
-                f"and {size_text(need)} together with what the sampler keeps (sampler.sleep = {sleep}), but one GPU "
-                f"has {size_text(card_bytes(config))}; {', or '.join(remedies)}"
-            )
+    excess = _gpu_excess(config, derived, shape)
+    if excess and excess.certain > (1 + ERROR) * card_bytes(config):
+        yield excess.text
+
+
+def _gpu_excess(config: RunConfig, derived: Derived, shape: Shape) -> _Excess | None:
+    """Of the GPU of one learner rank, at the rank's peak; None where it has none, or it fits."""
+    rank, card = derived.learner_memory, card_bytes(config)
+    if rank is None or not config.learner.gpus_per_rank:
+        return None
+    colocated = config.cluster.placement == "colocated"
+    need = shared_card_need(config, shape) if colocated else rank
+    if need <= card:
+        return None
+    if rank > card:
+        text = _rank_too_large(config, derived)
+    else:
+        remedies = ["lower learner.tokens_per_micro_batch", *_colocated_remedies(config, derived, shape)]
+        text = (
+            f"cluster.placement = colocated: a learner rank needs {size_text(rank)} at its peak, and {size_text(need)} "
+            f"together with what the sampler keeps (sampler.sleep = {config.sampler.sleep}), but one GPU has "
+            f"{size_text(card)}; {', or '.join(remedies)}"
+        )
+    return _Excess(need - _assumed(config, derived) / config.learner.ranks, text)
 
 
 def _sampler_problems(config: RunConfig, derived: Derived, shape: Shape) -> Iterator[str]:
@@ -237,14 +272,10 @@ def _rank_too_large(config: RunConfig, derived: Derived) -> str:
 def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
     """What may be too slow or too large; what :func:`memory_problems` refuses is left out."""
     shape, cache = derived.shape, derived.kv_cache
-    found: list[str] = []
     if shape is None:
-        return found
-    gpu, need = card_bytes(config), derived.learner_memory or 0.0
-    assumed = f"with an assumed shape of the model ({shape_text(shape)}) "
-    certain = need - (derived.activation_memory or 0.0)
-    if config.learner.gpus_per_rank and shape.assumed and certain <= gpu < need:
-        found.append(assumed + _rank_too_large(config, derived))
+        return []
+    assumed = f"with an assumed shape of the model ({shape_text(shape)}) " if shape.assumed else ""
+    found = _excess_warnings(config, derived, shape, assumed)
     if cache is None:  # there are no samplers
         return found
     if config.sampler.gpus and not cache.sequences and shape.assumed:
@@ -263,6 +294,17 @@ def memory_warnings(config: RunConfig, derived: Derived) -> list[str]:
             f"{config.deadlines.broadcast_s:g}; raise it"
         )
     return found
+
+
+def _excess_warnings(config: RunConfig, derived: Derived, shape: Shape, assumed: str) -> list[str]:
+    """What is larger than the machine or the GPU by a guess, or by less than the error of the estimates."""
+    excesses = [(_gpu_excess(config, derived, shape), card_bytes(config))]
+    if _runs_here(config, derived):
+        excesses.append((_host_excess(config, derived, total_memory()), total_memory()))
+    note = "" if assumed else f"; the estimate may be wrong by {ERROR:.0%}, so it may fit all the same"
+    return [
+        f"{assumed}{excess.text}{note}" for excess, room in excesses if excess and excess.certain <= (1 + ERROR) * room
+    ]
 
 
 def _context_problems(config: RunConfig, model: ModelFacts) -> list[str]:

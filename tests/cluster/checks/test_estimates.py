@@ -125,8 +125,9 @@ def test_broadcasts_pass_the_weights_on_and_rank_0_holds_a_copy(repository: Path
     assert found.shape
     rows = dict(report(config, replace(found, shape=replace(found.shape, assumed=True))))  # the model is not here
     assert rows["weights in transit, one node"] == "50.3 GiB in the memory of learner rank 0 (GPU)"
-    (problem,) = memory_problems(config, found, None)
-    assert "the weights of an update 50.3 GiB" in problem and "set broadcast.backend = host" in problem
+    assert not memory_problems(config, found, None), "82 of 80 GiB is within the error of the estimate"
+    warnings = [line for line in memory_warnings(config, found) if "the weights of an update 50.3 GiB" in line]
+    assert len(warnings) == 1 and "set broadcast.backend = host" in warnings[0]
     _, one_node = figures(repository, EIGHT, QWEN3_4B, "broadcast.backend=nccl")
     assert one_node.transit and one_node.transit.seconds == near(1.34 + 0.06)
 

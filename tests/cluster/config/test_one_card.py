@@ -14,7 +14,7 @@ from cluster.checks import dry_run, preflight
 from cluster.checks.dry_run import warnings_of
 from cluster.checks.memory import card
 from cluster.checks.memory.estimates import derive
-from cluster.checks.memory.limits import memory_problems
+from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.memory.rank import reserved_memory, shared_card_need
 from cluster.checks.memory.shape import GIB, shape_of
 from cluster.checks.model_facts import ModelFacts
@@ -145,10 +145,9 @@ def test_a_card_too_small_for_both_is_refused() -> None:
     assert figures.shape is not None and figures.learner_memory is not None
     fits_one = (figures.learner_memory + shared_card_need(large, figures.shape)) / 2 / GIB
     config = build_config(one_card(cluster={"gpu_memory_gib": fits_one}, sampler={"gpus": 1, "sleep": "none"}))
-    problems = memory_problems(config, derive(config, QWEN3_06B), None, available=1e12)
-    assert any(
-        "cluster.placement = colocated" in problem and "sampler.sleep = weights" in problem for problem in problems
-    )
+    figures = derive(config, QWEN3_06B)
+    found = memory_problems(config, figures, None, available=1e12) + memory_warnings(config, figures)
+    assert any("cluster.placement = colocated" in line and "sampler.sleep = weights" in line for line in found)
 
 
 @pytest.mark.parametrize("gib", [24, 80])
