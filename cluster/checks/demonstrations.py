@@ -44,20 +44,24 @@ def examples_of(
     if not shown:
         raise UsageError(f"task.name = {config.task.name} has no demonstrations to imitate: {_remedy(config)}")
     notes = [f"{len(rendered) - len(shown):,} problems have none"] if len(shown) < len(rendered) else []
-    examples, dropped, limit = [], 0, config.rollout.max_response_tokens
+    limit = config.rollout.max_response_tokens
+    examples: list[Example] = []
+    overlong: list[tuple[int, str]] = []
     for prompt, tokens in shown:
         response = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end]
         if len(response) <= limit:
             examples.append(Example(prompt, tokens, response))
-        elif config.task.drop_overlong:
-            dropped += 1
         else:
-            raise UsageError(
-                f"the demonstration of prompt {prompt.id!r} has {len(response)} tokens; rollout.max_response_tokens is "
-                f"{limit}: raise it, or set task.drop_overlong=true to leave such demonstrations out"
-            )
-    if dropped:
-        notes.append(f"{dropped:,} dropped: longer than rollout.max_response_tokens = {limit}")
+            overlong.append((len(response), prompt.id))
+    if overlong and not config.task.drop_overlong:
+        most, longest = max(overlong)
+        raise UsageError(
+            f"{len(overlong):,} of {len(shown):,} demonstrations are longer than rollout.max_response_tokens = "
+            f"{limit}, the longest, of prompt {longest!r}, with {most:,} tokens: raise it, or set "
+            "task.drop_overlong=true to leave such demonstrations out"
+        )
+    if overlong:
+        notes.append(f"{len(overlong):,} dropped: longer than rollout.max_response_tokens = {limit}")
     if not examples:
         raise UsageError(
             f"all {len(shown):,} demonstrations are longer than rollout.max_response_tokens = {limit}: raise it"

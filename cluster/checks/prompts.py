@@ -285,17 +285,22 @@ def fitting_prompts(config: RunConfig, problems: SplitProblems, tokenizer: Any) 
     """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
     prompts, split, limit = problems.prompts, problems.split, config.rollout.max_prompt_tokens
     vocabulary = _vocabulary(config.model.path)
-    fitting = []
+    fitting: list[tuple[Prompt, list[int]]] = []
+    overlong: list[tuple[int, str]] = []
     for prompt, tokens in zip(prompts, _rendered(config, prompts, split, tokenizer), strict=True):
         if problem := token_problem(prompt.id, tokens, vocabulary):
             raise UsageError(f"model.path = {config.model.path}, split {split!r}: {problem}")
         if len(tokens) <= limit:
             fitting.append((prompt, tokens))
-        elif not config.task.drop_overlong:
-            raise UsageError(
-                f"prompt {prompt.id!r} of the split {split!r} has {len(tokens)} tokens; rollout.max_prompt_tokens is "
-                f"{limit}: raise it, or set task.drop_overlong=true to leave such prompts out"
-            )
+        else:
+            overlong.append((len(tokens), prompt.id))
+    if overlong and not config.task.drop_overlong:
+        most, longest = max(overlong)
+        raise UsageError(
+            f"{len(overlong):,} of {len(prompts):,} prompts of the split {split!r} are longer than "
+            f"rollout.max_prompt_tokens = {limit}, the longest, {longest!r}, with {most:,} tokens: raise it, or set "
+            "task.drop_overlong=true to leave such prompts out"
+        )
     if not fitting:
         raise UsageError(
             f"all {len(prompts):,} prompts of the split {split!r} are longer than rollout.max_prompt_tokens = {limit}: "

@@ -211,7 +211,7 @@ def test_demonstrations_of_own_rows_are_imitated(tmp_path: Path, capsys: pytest.
 
 def test_wrong_and_long_demonstrations_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [*RIGHT, {"solution": "(1+1)=0"}, {"solution": "2 " * 20}]
-    with pytest.raises(UsageError, match=r"demonstration of prompt 'train/10' .*task\.drop_overlong=true"):
+    with pytest.raises(UsageError, match=r"1 of 10 demonstrations .* 'train/10', .*task\.drop_overlong=true"):
         load_prompts(imitating(tmp_path, rows), "train")
     settings = imitating(tmp_path, rows, drop_overlong=True, drop_wrong_solutions=True)
     assert len(load_prompts(settings, "train")) == 8

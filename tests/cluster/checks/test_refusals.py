@@ -178,7 +178,8 @@ def test_prompts_that_are_too_long_are_refused_or_dropped_and_counted(run, tmp_p
     long = json.dumps({"problem": "1+" * 60 + "1", "answer": "61"})
     overrides = own_problems(tmp_path, [long, *short])
     status, _, err = run("train", "--dry-run", *overrides)
-    assert status == 2 and "rollout.max_prompt_tokens is 8" in err and "task.drop_overlong=true" in err
+    assert status == 2 and "1 of 10 prompts of the split 'train' are longer than rollout.max_prompt_tokens = 8" in err
+    assert "the longest, 'train/1', with " in err and "task.drop_overlong=true" in err
     status, out, err = run("train", "--dry-run", *overrides, "task.drop_overlong=true")
     assert status == 0, err
     dropped = "1 dropped: longer than rollout.max_prompt_tokens = 8)"
