@@ -60,8 +60,9 @@ def _problem(plugin: str, before: Mapping[str, Mapping[str, Any]], imported: boo
     if added or imported:
         return ""
     return (
-        f"{plugin} registers nothing; decorate what it adds with @bonrl.strategy, @bonrl.estimator, @bonrl.task or "
-        "@bonrl.scorer, or leave it out of plugins (docs/bring-your-own.md)"
+        f'{plugin} registers nothing; decorate what it adds with @bonrl.strategy("NAME"), @bonrl.estimator("NAME"), '
+        '@bonrl.task("NAME") or @bonrl.scorer("NAME"), with the name in parentheses, or leave it out of plugins '
+        "(docs/bring-your-own.md)"
     )
 
 

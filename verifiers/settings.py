@@ -95,7 +95,10 @@ class ScorerSettings(Section):
         from verifiers.scorers import USER_SCORERS
 
         if kind not in (*SCORERS, *USER_SCORERS) and not is_code(kind):
-            raise ValueError(f"choose one of {', '.join([*SCORERS, *USER_SCORERS])}, or give path/to/file.py:name")
+            names = ", ".join([*SCORERS, *USER_SCORERS])
+            raise ValueError(
+                f"choose one of {names}, give path/to/file.py:name, or name the file that registers it in plugins"
+            )
         return kind
 
 
@@ -265,7 +268,10 @@ class TaskSettings(Section):
         from verifiers.tasks.registry import TASKS as registered
 
         if name not in registered and not is_code(name):
-            raise ValueError(f"choose one of {', '.join(sorted(registered))}, or give path/to/file.py:MyTask")
+            raise ValueError(
+                f"choose one of {', '.join(sorted(registered))}, give path/to/file.py:MyTask, or name the file that "
+                "registers it in plugins"
+            )
         return name
 
     @field_validator("chat_template_kwargs")

@@ -10,6 +10,8 @@ import numpy as np
 
 from learner.strategies.registry import CORRECT, DEFAULT_SUBSETS, STRATEGIES, UNPARSABLE, AnswerGroups, Strategy
 
+_NEVER_OVERFLOWS = 1e100  # rewards below it stay finite in bonrl's own strategies and estimators
+
 
 def as_count(name: str, value: Any) -> int:
     """A Python int >= 1. NumPy integers are converted, because products of binomials would silently overflow them."""
@@ -38,7 +40,8 @@ def look_up(what: str, name: Any, known: dict[str, Any]) -> Any:
     if name not in known:
         close = difflib.get_close_matches(name, list(known), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "."
-        raise ValueError(f"{what} '{name}' is unknown{hint} Known: {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{what} '{name}' is unknown{hint} Known: {names}; for your own, name its file in plugins")
     return known[name]
 
 
@@ -76,12 +79,19 @@ def like_rewards(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def finite(name: str, values: np.ndarray, rewards: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
-    """`values` unchanged; ValueError if the arithmetic on finite arguments has overflowed."""
+    """`values` unchanged; ValueError if the arithmetic on finite arguments has overflowed, or a strategy or estimator
+    of the user gave NaN or infinity.
+    """
     if np.isfinite(values).all():
         return values
     if ratios is not None and ratios.max() > np.abs(rewards).max():
         raise ValueError(f"{name} overflowed float64: ratios reach {ratios.max():.3g}; truncate them with ratio_cap")
     reach = np.abs(rewards).max()
+    if reach < _NEVER_OVERFLOWS:
+        raise ValueError(
+            f"{name} contains NaN or infinity, and the rewards (at most {reach:.3g} in magnitude) do not cause it: "
+            "correct the function of the strategy or estimator"
+        )
     raise ValueError(f"{name} overflowed float64: rewards reach {reach:.3g} in magnitude; scale the rewards down")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,9 +39,13 @@ def test_a_plugin_is_loaded_before_the_configuration_is_checked() -> None:
     assert build_config(build_config(tree).to_mapping()).objective.strategy == "worst"
 
 
-def test_without_the_plugin_the_name_is_unknown() -> None:
-    with pytest.raises(ConfigError, match="worst"):
-        build_config({"objective": {"strategy": "worst"}})
+@pytest.mark.parametrize(
+    "section",
+    [{"objective": {"strategy": "worst"}}, {"task": {"name": "worst"}}, {"task": {"scorer": {"kind": "worst"}}}],
+)
+def test_without_the_plugin_the_name_is_unknown(section: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"worst.*in plugins"):
+        build_config(section)
 
 
 def test_names_that_exist_are_refused() -> None:
@@ -58,6 +63,9 @@ def test_names_that_exist_are_refused() -> None:
 def test_a_plugin_that_registers_nothing_is_refused() -> None:
     with pytest.raises(UserCodeError, match="registers nothing; decorate"):
         load_plugins([plugin("empty_plugin.py", "x = 1\n")])
+    bare = "import bonrl\n\n@bonrl.strategy\ndef worst(groups):\n    return groups.rewards_GN.min(axis=1)\n"
+    with pytest.raises(UserCodeError, match=r'registers nothing; .*@bonrl\.strategy\("NAME"\)'):
+        load_plugins([plugin("bare_plugin.py", bare)])
 
 
 def test_a_plugin_that_another_one_imports_is_accepted() -> None:

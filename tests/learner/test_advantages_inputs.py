@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from learner import group_advantages, strategy_value
+from learner.strategies.registry import STRATEGIES, Strategy
 
 REWARDS = [0, 1, 1, 0]
 ANSWERS = ["a", "b", "b", None]
@@ -145,6 +146,14 @@ def test_the_value_names_its_bad_arguments_as_well() -> None:
             strategy_value(REWARDS, **({"strategy": "max_at_k", "k": 2} | changes))
     with pytest.raises(ValueError, match="the value overflowed float64"):
         strategy_value([1e308] * 9, strategy="mean", k=1)
+
+
+def test_nan_of_a_strategy_is_not_blamed_on_the_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Strategy("odd", array_value=lambda groups, k: np.full(len(groups.rewards_GN), np.nan))
+    monkeypatch.setitem(STRATEGIES, "odd", odd)
+    for function in (strategy_value, group_advantages):
+        with pytest.raises(ValueError, match="NaN or infinity, .*correct the function of the strategy"):
+            function(REWARDS, strategy="odd", k=2)
 
 
 def test_only_strategies_that_select_by_scores_see_them() -> None:
