@@ -30,6 +30,16 @@ class InstanceTypes(Section):
     gcp: Text | None = Field(None, description="Compute Engine machine type, such as a3-highgpu-8g.")
 
 
+class Toleration(Section):
+    """A taint of Kubernetes nodes on which pods may run all the same."""
+
+    key: Text = Field(description="Key of the taint, such as kubernetes.azure.com/scalesetpriority.")
+    value: Text | None = Field(None, description="Value of the taint, such as spot; null: any.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Effect of the taint; null: any."
+    )
+
+
 class NodeType(Section):
     """A kind of machine. How many are needed follows from the actors."""
 
@@ -57,6 +67,11 @@ class NodeType(Section):
     node_selector: dict[str, str] = Field(
         default_factory=dict,
         description="Kubernetes labels of the nodes that pods of this type may use, such as the GPU model or spot.",
+    )
+    tolerations: tuple[Toleration, ...] = Field(
+        (),
+        description="Taints of Kubernetes nodes that pods of this type tolerate, such as that of spot nodes. Pods with "
+        "GPUs tolerate nvidia.com/gpu in addition.",
     )
 
     @model_validator(mode="after")
@@ -145,6 +160,9 @@ class KubernetesSettings(Section):
     namespace: Name = Field("default", description="Namespace of the objects.")
     secret: Name | None = Field(
         None, description="Secret whose entries become variables of every pod, such as WANDB_API_KEY and HF_TOKEN."
+    )
+    image_pull_secret: Name | None = Field(
+        None, description="Secret with which images are pulled from a private registry; null: none."
     )
     service_account: Name | None = Field(None, description="Service account of the pods; null: the default one.")
 

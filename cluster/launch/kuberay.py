@@ -9,6 +9,7 @@ import json
 from importlib import metadata
 from typing import Any
 
+from cluster.config.cluster_settings import NodeType
 from cluster.errors import UsageError
 from cluster.launch.layout import DASHBOARD_PORT, GCS_PORT, STOP_SECONDS, Layout, Machines, run_file
 
@@ -43,7 +44,24 @@ def render_job(layout: Layout) -> list[dict[str, Any]]:
         "ttlSecondsAfterFinished": _KEEP_SECONDS,
         "rayClusterSpec": _cluster(layout, with_run=True),
     }
+    if pulls := _pull_secrets(layout):
+        spec["submitterPodTemplate"] = _submitter(layout, pulls)
     return [config_map, {"apiVersion": API, "kind": "RayJob", "metadata": _metadata(layout), "spec": spec}]
+
+
+def _submitter(layout: Layout, pulls: dict[str, Any]) -> dict[str, Any]:
+    """The pod that submits the job: the operator's own, which pulls the head's image without a secret, and with one."""
+    box = {
+        "name": "ray-job-submitter",
+        "image": layout.image(layout.head),
+        "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "200Mi"}},
+    }
+    return {"spec": {"containers": [box], "restartPolicy": "Never", **pulls}}
+
+
+def _pull_secrets(layout: Layout) -> dict[str, Any]:
+    secret = layout.config.cluster.kubernetes.image_pull_secret
+    return {"imagePullSecrets": [{"name": secret}]} if secret else {}
 
 
 def _metadata(layout: Layout, suffix: str = "") -> dict[str, Any]:
@@ -107,14 +125,24 @@ def _pod(layout: Layout, machines: Machines, container: str, *, with_run: bool =
         "containers": [box],
         "volumes": [volume for volume, _ in volumes],
         "terminationGracePeriodSeconds": STOP_SECONDS,
+        **_pull_secrets(layout),
     }
     if kind.node_selector:
         pod["nodeSelector"] = dict(kind.node_selector)
-    if kind.gpus:
-        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    if tolerations := _tolerations(kind):
+        pod["tolerations"] = tolerations
     if cluster.kubernetes.service_account:
         pod["serviceAccountName"] = cluster.kubernetes.service_account
     return {"metadata": {"labels": {"app.kubernetes.io/name": "bonrl"}}, "spec": pod}
+
+
+def _tolerations(kind: NodeType) -> list[dict[str, str]]:
+    gpus = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if kind.gpus else []
+    own = []
+    for taint in kind.tolerations:
+        matches = {"operator": "Exists"} if taint.value is None else {"operator": "Equal", "value": taint.value}
+        own.append({"key": taint.key, **matches} | ({"effect": taint.effect} if taint.effect else {}))
+    return gpus + own
 
 
 def _shared_memory(machines: Machines) -> tuple[dict[str, Any], str]:

@@ -88,9 +88,15 @@ def crd(kind: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("overrides", [*VARIANTS[:3], ("cluster.storage={path: /shared, claim: files}",
-    "cluster.kubernetes={namespace: ml, secret: keys, service_account: trainer}",
-    "cluster.node_types.gpu.node_selector={gpu: h100}")], ids=str)  # fmt: skip
+KUBERNETES = (
+    "cluster.storage={path: /shared, claim: files}",
+    "cluster.kubernetes={namespace: ml, secret: keys, service_account: trainer, image_pull_secret: registry}",
+    "cluster.node_types.gpu.node_selector={gpu: h100}",
+    "cluster.node_types.cpu.tolerations=[{key: spot}]",
+)
+
+
+@pytest.mark.parametrize("overrides", [*VARIANTS[:3], KUBERNETES], ids=str)
 def test_kubernetes_objects_follow_the_crds(overrides: tuple[str, ...]) -> None:
     (cluster,) = objects("raycluster.yaml", *overrides)
     config_map, job = objects("rayjob.yaml", *overrides)
@@ -111,6 +117,26 @@ def test_a_worker_pod_that_is_deleted_gives_ray_a_notice_within_its_grace_period
         assert "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in command
         notice_s = int(re.search(r"--deadline-remaining-seconds (\d+)", command)[1])
         assert 30 < notice_s < pod["terminationGracePeriodSeconds"]
+
+
+def test_private_images_and_tainted_nodes_are_reached() -> None:
+    """Also by the pod that submits the job, which the operator would start without the secret."""
+    taints = "cluster.node_types.gpu.tolerations=[{key: spot, value: 'true', effect: NoSchedule}, {key: team}]"
+    _, job = objects("rayjob.yaml", "cluster.kubernetes.image_pull_secret=registry", taints)
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = {group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]}
+    head, submitter = cluster["headGroupSpec"]["template"]["spec"], job["spec"]["submitterPodTemplate"]["spec"]
+    for pod in (*pods.values(), head, submitter):
+        assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert submitter["containers"][0]["image"] == head["containers"][0]["image"]
+    assert pods["gpu"]["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        {"key": "team", "operator": "Exists"},
+    ]
+    assert "tolerations" not in pods["cpu"]
+    _, plain = objects("rayjob.yaml")
+    assert "submitterPodTemplate" not in plain["spec"], "the operator's own"
 
 
 def test_kubernetes_job_carries_the_configuration_and_joins_its_own_cluster() -> None:
