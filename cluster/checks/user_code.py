@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from verifiers.verdict import Status, Verdict
 NO_ANSWER = ""  # every model gives it at some time
 _BINARY = (0.0, 1.0)
 _MADE_UP_GROUPS = 3
+_EXPONENT = re.compile(r"(?P<digits>[-+]?[0-9]+)(?P<point>\.[0-9]*)?[eE](?P<sign>[-+])?(?P<power>[0-9]+)")
 
 
 def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt], *, trains: bool = True) -> list[str]:
@@ -42,7 +44,7 @@ def check_user_code(config: RunConfig, task: Task, prompts: Sequence[Prompt], *,
     scorer = None if config.task.scorer.kind == "learned" else make_scorer(config.task)
     graders: list[tuple[Grades, bool]] = [(task.grades, True)] if isinstance(task, RewardedTask) else []
     graders += [(scorer.grades, False)] if isinstance(scorer, UserScorer) else []
-    warnings: list[str] = []
+    warnings = _texts_like_numbers(config)
     for grades, rewards in graders:
         try:
             warnings += _tried(config, grades, prompts, rewards=rewards, trains=trains)
@@ -59,7 +61,8 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
     verdicts = [_one(grades, prompt, sample_answer(prompt)) for prompt in prompts]
     for prompt, verdict in zip(prompts, verdicts, strict=True):
         if verdict.status is Status.VERIFIER_ERROR:
-            raise UsageError(f"tried on prompt {prompt.id!r}: {verdict.detail}")
+            failure = f"tried on prompt {prompt.id!r}: {verdict.detail}"
+            raise UsageError("\n".join([failure, *_texts_like_numbers(config)]))
     empty = _one(grades, prompts[0], NO_ANSWER)
     warnings = _slow(config, verdicts[0].seconds) if rewards and trains else []
     if empty.status is Status.VERIFIER_ERROR:
@@ -81,6 +84,18 @@ def _tried(config: RunConfig, grades: Grades, prompts: Sequence[Prompt], *, rewa
             f"but {voting[0]} counts equal answers: {NAME_ANSWERS}"
         )
     return warnings
+
+
+def _texts_like_numbers(config: RunConfig) -> list[str]:
+    """A line for each of task.options that YAML has read as text because its exponent has no point or sign."""
+    texts = {name: value for name, value in config.task.options.items() if isinstance(value, str)}
+    return [
+        f"task.options.{name} = {number[0]!r} is text, because YAML reads an exponent without a point and a sign as "
+        f"text; if a number is meant, write {number['digits']}{number['point'] or '.0'}e{number['sign'] or '+'}"
+        f"{number['power']}"
+        for name, value in texts.items()
+        if (number := _EXPONENT.fullmatch(value)) and not (number["point"] and number["sign"])
+    ]
 
 
 def _voting_strategies(config: RunConfig) -> list[str]:

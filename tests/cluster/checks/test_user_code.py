@@ -36,6 +36,12 @@ def fragile(response):
 
 def extracted(response, answer):
     return {"score": answer in response, "answer": response}
+
+def noted(response, note):
+    return False
+
+def limited(response, limit):
+    return len(response) < limit
 """
 
 
@@ -94,6 +100,16 @@ def test_what_does_not_work_is_named_with_file_and_line(here: Path) -> None:
         check(config_of("rigth"))
     (warning,) = check(config_of("fragile"))
     assert "empty response" in warning and "tried_rewards.py, line 15: IndexError" in warning
+
+
+def test_numbers_that_yaml_reads_as_text_are_named(here: Path) -> None:
+    """A key of bonrl takes 1e3; the options of user code have no types."""
+    with pytest.raises(UsageError, match=r"TypeError(.|\n)*\ntask\.options\.limit = '1e3' is text, .* write 1\.0e\+3$"):
+        check(config_of("limited", task={"options": {"limit": "1e3"}}))
+    (warning,) = check(config_of("noted", task={"options": {"note": "25E-4"}}))
+    assert warning.endswith("write 25.0e-4")
+    assert check(config_of("noted", task={"options": {"note": "1.0e-3"}})) == [], "quoted on purpose"
+    assert check(config_of("limited", task={"options": {"limit": 1e3}})) == []
 
 
 @pytest.mark.parametrize(
