@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from cluster.checks.contamination import contamination_lines
 from cluster.checks.demonstrations import examples_of
 from cluster.checks.model_facts import read_config
 from cluster.checks.model_support import text_settings
@@ -222,7 +223,7 @@ def check_prompts(
             raise
         return [], [f"{error}: a run here would be refused, and the problems were not checked"]
     kept = [len(problems.prompts) for problems in found]
-    training, imitated = found[0].prompts, list[str]()
+    training, more = found[0].prompts, list[str]()
     doubtful += [*_size_warnings(config, found), *(warning for problems in found for warning in problems.warnings)]
     if here and render:
         tokenizer = load_tokenizer(config.model.path)
@@ -230,13 +231,16 @@ def check_prompts(
         kept = [len(prompts) for prompts in fitting]
         if config.objective.imitation != "none":
             end = end_token_of(config, tokenizer)
-            imitated = [f"demonstrations: {examples_of(config, task, fitting[0], tokenizer, end)[1]}"]
+            more = [f"demonstrations: {examples_of(config, task, fitting[0], tokenizer, end)[1]}"]
         doubtful += tokenizer_warnings(config, training, tokenizer)
     doubtful += epoch_warnings(config, kept[0])
     evaluated = [prompt for problems in found[1:] for prompt in problems.prompts]
     if problem := check_answers(config, task, training, evaluated):
         doubtful.append(problem)
-    return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *imitated], doubtful
+    if evaluated and config.evaluation.split != "train":
+        repeated, leaked = contamination_lines(config, training, evaluated)
+        more, doubtful = [*more, repeated], [*doubtful, *leaked]
+    return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *more], doubtful
 
 
 def _for_all(items: Iterable[S], work: Callable[[S], T]) -> list[T]:

@@ -67,8 +67,8 @@ def started(config: RunConfig, *, replay: Path | None, rollout_only: bool) -> Ru
 
 
 def _row(line: str) -> tuple[str, str]:
-    name, _, rest = line.partition("demonstrations: ")
-    return ("prompts", line) if name or not rest else ("demonstrations", rest)
+    name, _, rest = line.partition(": ")
+    return (name, rest) if name in ("demonstrations", "contamination") else ("prompts", line)
 
 
 def write_json(content: dict[str, Any], option: str) -> None:

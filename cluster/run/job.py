@@ -17,6 +17,7 @@ from typing import Any
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
 from actors.process_stats import Heartbeat
+from cluster.checks.contamination import contamination_lines
 from cluster.checks.earlier import check_recorded_groups, replay_text, replayed_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
@@ -60,7 +61,7 @@ from cluster.telemetry.dashboards import Dashboards
 from cluster.telemetry.memory import JobMemory
 from cluster.telemetry.output import surviving_output
 from cluster.telemetry.samplers import SamplerLoads
-from verifiers.tasks.contamination import SHINGLE, contamination
+from verifiers.task import Prompt
 from verifiers.text.rendering import TokenizedPrompt
 from verifiers.text.tokenizer_class import tokenizer_class
 
@@ -95,7 +96,9 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
             directory.write_json(WEIGHTS_FILE, weights)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
             if held_out:
-                dashboards.message(contamination_line(config, training, held_out))
+                repeated, leaked = contamination_lines(config, _problems(training), _problems(held_out))
+                dashboards.message(repeated)
+                doubtful += leaked
             for warning in doubtful:
                 dashboards.message(f"warning: {warning}")
             context = RunContext(
@@ -129,10 +132,14 @@ def _checked_prompts(
     task = task_of(config)
     training = load_prompts(config, "train", tokenizer, task)
     held_out = load_prompts(config, "evaluation", tokenizer, task) if evaluates(config) else []
-    problems = [source.prompt for source in training]
-    answers = check_answers(config, task, problems, [source.prompt for source in held_out])
+    problems = _problems(training)
+    answers = check_answers(config, task, problems, _problems(held_out))
     doubtful = [*tokenizer_warnings(config, problems, tokenizer), *epoch_warnings(config, len(training))]
     return training, held_out, [*filter(None, [answers]), *doubtful]
+
+
+def _problems(sources: Sequence[TokenizedPrompt]) -> list[Prompt]:
+    return [source.prompt for source in sources]
 
 
 def replay(config: RunConfig, source: Path) -> JobResult:
@@ -279,21 +286,6 @@ def evaluate_checkpoint(
         return (outcome, []) if isinstance(outcome, JobResult) else (JobResult(COMPLETED, "evaluation done"), outcome)
 
     return run_to_result(config, work, report)
-
-
-def contamination_line(
-    config: RunConfig, training: Sequence[TokenizedPrompt], held_out: Sequence[TokenizedPrompt]
-) -> str:
-    """How many evaluation prompts are also training prompts, with examples."""
-    found = contamination(
-        (p.prompt for p in training), (p.prompt for p in held_out), instruction=config.task.instruction
-    )
-    line = (
-        f"contamination: {found.same_text} of {found.evaluated} evaluation prompts are also training prompts, "
-        f"{found.overlapping} share a passage of {SHINGLE} words with one"
-    )
-    pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
-    return f"{line}: {pairs}" if pairs else line
 
 
 def _open_directory(config: RunConfig, resume: Path | None) -> RunDirectory:

@@ -93,7 +93,7 @@ def test_a_split_that_no_evaluation_reads_holds_nothing_out(
     assert len(load_prompts(settings, "train")) == lines
     order = f"from {tmp_path / 'train.jsonl'}; order by task.seed = 0)"
     assert capsys.readouterr().out == f"prompts: {lines} (train; {order}\n"
-    counts, *evaluated = check_prompts(settings)[0]
+    counts, *evaluated = (line for line in check_prompts(settings)[0] if not line.startswith("contamination"))
     assert counts == f"{lines} (train; {order}"
     assert [line.partition(";")[0] for line in evaluated] == ([used.format(min(lines, 256))] if used else [])
     again = RunConfig.model_validate(settings.to_mapping())  # as config.yaml holds it, so that a resume reads the same
@@ -107,13 +107,14 @@ def test_a_split_that_no_evaluation_reads_holds_nothing_out(
 def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_out: int) -> None:
     settings = own(tmp_path, lines, {"prompts": 50})
     assert without_unused_validation(settings) is settings
-    counts, _ = check_prompts(settings)
+    (*counts, repeated), _ = check_prompts(settings)
     used = min(held_out, 50)
     file = tmp_path / "train.jsonl"
     assert counts == [
         f"{lines - held_out} (train; from {file}; {held_out} held out for validation; order by task.seed = 0)",
         f"{used} (validation; held out of {file} by a hash of the id)",
     ]
+    assert repeated.startswith(f"contamination: 0 of {used} evaluation prompts are also training prompts")
 
 
 @pytest.mark.parametrize("read", [check_prompts, lambda config: _checked_prompts(config, load_tokenizer(SHIPPED))])

@@ -186,6 +186,8 @@ def test_prompts_that_are_too_long_are_refused_or_dropped_and_counted(run, tmp_p
     # 9 of 10: no evaluation reads the validation split
     for count, order in (("9 (train; from", "order by task.seed = 0; "), ("2 (test; from", "own.jsonl; ")):
         assert any(count in line and line.endswith(order + dropped) for line in out.splitlines()), out
+    assert "WARNING: 3 of 3 evaluation prompts are also training prompts" in err
+    assert any(line.startswith("contamination ") and "3 of 3 evaluation prompts" in line for line in out.splitlines())
     status, _, err = run("train", "--dry-run", *own_problems(tmp_path, [long, long]), "task.drop_overlong=true")
     assert status == 2 and "all 2 prompts of the split 'train' are longer than rollout.max_prompt_tokens = 8" in err
 

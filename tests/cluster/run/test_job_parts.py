@@ -248,15 +248,16 @@ def test_a_queue_that_is_replaced_while_the_run_stops_starts_no_rollout(monkeypa
 
 
 def test_evaluation_prompts_among_the_training_prompts_are_reported() -> None:
-    import numpy as np
-
-    from cluster.run.job import contamination_line
+    from cluster.checks.contamination import contamination_lines
     from verifiers.task import Prompt
-    from verifiers.text.rendering import TokenizedPrompt
 
-    def prompts(*texts: str) -> list[TokenizedPrompt]:
-        return [TokenizedPrompt(Prompt(f"{t}-id", t, {}, "all"), np.zeros(1, np.int32)) for t in texts]
+    def prompts(*texts: str) -> list[Prompt]:
+        return [Prompt(f"{text}-id", text, {}, "all") for text in texts]
 
-    line = contamination_line(build_config({}), prompts("2 + 2?", "3 + 3?"), prompts("3 + 3?", "5 + 5?"))
+    config = build_config({})
+    line, (warning,) = contamination_lines(config, prompts("2 + 2?", "3 + 3?"), prompts("3 + 3?", "5 + 5?"))
     assert line.startswith("contamination: 1 of 2 evaluation prompts are also training prompts")
     assert line.endswith("3 + 3?-id and 3 + 3?-id")
+    assert warning.startswith("1 of 2 evaluation prompts") and "leave them out of the training problems" in warning
+    many = prompts("3 + 3?", *(f"{n} + 1?" for n in range(99)))
+    assert contamination_lines(config, prompts("2 + 2?", "3 + 3?"), many)[1] == [], "one of a hundred"
