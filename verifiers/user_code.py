@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import platform
 import sys
 import sysconfig
 import threading
@@ -112,8 +113,8 @@ def load_module(reference: Reference) -> ModuleType:
         path = reference.path.resolve()
         if not path.is_file():
             raise UserCodeError(
-                f"there is no file {reference.source} (the working directory is {Path.cwd()}); relative paths are "
-                "relative to the working directory"
+                f"there is no file {reference.source} on {platform.node()} (the working directory is {Path.cwd()}, "
+                "where relative paths start); on a cluster every node needs it: `bonrl submit` packs it"
             )
         key = str(path)
         if key not in _loaded:
@@ -350,7 +351,7 @@ def _import(name: str, root: Path, source: str) -> ModuleType:
                     ) from cause
                 raise UserCodeError(
                     f"there is no module {cause.name!r} in the working directory ({Path.cwd()}) or among the installed "
-                    "packages; give a file (path/to/file.py), or install the package"
+                    "packages; give a file (path/to/file.py), or install the package (on a cluster, on every node)"
                 ) from cause
             raise
 

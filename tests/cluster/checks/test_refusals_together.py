@@ -287,3 +287,4 @@ def test_a_task_that_is_not_there_is_refused_by_its_key(run) -> None:  # type: i
     status, _, err = run("train", "--dry-run", "task.name=nowhere.py:Task")
     assert status == 2
     assert "task.name = nowhere.py:Task: there is no file nowhere.py" in err
+    assert "on a cluster every node needs it: `bonrl submit` packs it" in err
