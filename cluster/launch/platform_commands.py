@@ -30,7 +30,9 @@ def up(layout: Layout, platform: Platform, files: Sequence[Path], *, job: bool) 
     if platform == Platform.SLURM:
         return ["sbatch", *map(str, files)]
     if platform == Platform.KUBERAY:
-        return ["kubectl", "apply", "-f", str(files[1 if job else 0])]
+        if job:  # `apply` would change nothing where a RayJob of that name has ended, and say so in one word
+            return ["kubectl", "create", "-f", str(files[1])]
+        return ["kubectl", "apply", "-f", str(files[0])]
     if not Path(TOKEN_FILE).expanduser().is_file():
         raise UsageError(
             f"{TOKEN_FILE} is missing: the nodes get Ray's token from this machine; create it once with "

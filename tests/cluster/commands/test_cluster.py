@@ -95,7 +95,7 @@ CALLS = [
      "ray exec runs/clusters/tuner/ray-onprem.yaml source x; export RAY_AUTH_MODE=token NCCL_SOCKET_IFNAME=eth0; "
      "ray status"),
     (("up", "kuberay"), "kubectl apply -f runs/clusters/tuner/raycluster.yaml"),
-    (("up", "kuberay", "--job"), "kubectl apply -f runs/clusters/tuner/rayjob.yaml"),
+    (("up", "kuberay", "--job"), "kubectl create -f runs/clusters/tuner/rayjob.yaml"),
     (("down", "kuberay"), "kubectl delete --ignore-not-found -f runs/clusters/tuner/raycluster.yaml -f "
      "runs/clusters/tuner/rayjob.yaml"),
     (("status", "kuberay"), "kubectl get rayclusters,rayjobs,pods -n default -l app.kubernetes.io/name=bonrl"),
