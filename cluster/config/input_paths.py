@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ CODE_KEYS = ("task.reward", "task.name", "task.scorer.kind")  # may name user co
 PLUGINS = "plugins"
 OPTIONS = "task.options"  # arguments of user code: a text that is an existing relative path counts as one
 OUTPUT_KEYS = ("run.directory", "mlflow.tracking_uri")
+_VARIABLE = re.compile(r"(?P<directory>[^$]*(?P<variable>\$(?:\w+|\{\w+\}))[^/]*)")
 HUB = "hf://"  # fetched where it is read, so that it need not travel
 LEARNED = "learned"  # the scorer that reads task.scorer.path
 # The tasks of bonrl that read a key. A task of the user reads none of them: its arguments are task.options.
@@ -52,6 +54,18 @@ def expand_home(tree: dict[str, Any]) -> None:
         expanded = [os.path.expanduser(path) if isinstance(path, str) else path for path in paths]
         if expanded != paths:
             value_at(tree, above)[name] = expanded if isinstance(value, list) else expanded[0]
+
+
+def unexpanded_variables(tree: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each path with a variable of the shell, which only the shell expands: no directory has such a name."""
+    for key in (*INPUT_KEYS, *OUTPUT_KEYS):
+        for name, path in _texts(key, value_at(tree, key)):
+            found = _VARIABLE.match(path)
+            if found is not None and not os.path.exists(found["directory"]):
+                yield (
+                    f"{name} = {path}: {found['variable']} is not replaced here; write the directory, or give the key "
+                    f'on the command line in double quotes ("{name}={path}"), where the shell replaces it'
+                )
 
 
 def input_paths(config: RunConfig | Mapping[str, Any]) -> dict[str, str]:

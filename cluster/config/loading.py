@@ -34,7 +34,7 @@ def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()
         ConfigError: unreadable file, bad YAML, unknown key, wrong type, value out of range, impossible combination.
             With several files, each line says which of them set the keys that it names.
     """
-    from cluster.config.input_paths import expand_home  # late: it imports this module
+    from cluster.config.input_paths import expand_home, unexpanded_variables  # late: it imports this module
 
     paths = [_moved(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
     files = Layers(name for name, info in key_paths().items() if section_of(info))
@@ -45,6 +45,8 @@ def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()
         files.set_by("an override", override.partition("=")[0].strip())
     expand_home(files.tree)
     try:
+        if problems := list(unexpanded_variables(files.tree)):
+            raise ConfigError("\n".join(problems))
         return build_config(files.tree)
     except ConfigError as error:
         if len(paths) == 1:

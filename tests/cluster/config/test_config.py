@@ -166,6 +166,21 @@ def test_overrides_are_yaml_and_the_last_wins(tmp_path: Path) -> None:
     assert config.run.directory == "a=b"
 
 
+def test_variables_of_the_shell_are_not_taken_for_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run.directory: $SCRATCH/runs` would make a directory of that name here."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "a.yaml"
+    file.write_text("run: {directory: $SCRATCH/runs}\ntask: {name: jsonl, jsonl: {train: ['/data/${USER}/a.jsonl']}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config(file)
+    directory, train = sorted(str(refused.value).splitlines())
+    assert directory.startswith("run.directory = $SCRATCH/runs: $SCRATCH is not replaced here; write the directory")
+    assert '"run.directory=$SCRATCH/runs"' in directory
+    assert train.startswith("task.jsonl.train.0 = /data/${USER}/a.jsonl: ${USER} is not replaced")
+    (tmp_path / "$SCRATCH").mkdir()
+    assert load_config(file, ["task={name: countdown}"]).run.directory == "$SCRATCH/runs", "it has that name"
+
+
 @pytest.mark.parametrize("override", ["objective.k", "=3", "objective..k=3", "objective.k=[", "run.name.x=1"])
 def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
     file = tmp_path / "a.yaml"
