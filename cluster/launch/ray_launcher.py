@@ -13,6 +13,14 @@ from cluster.launch.layout import DASHBOARD_PORT, GCS_PORT, Layout, Machines
 TOKEN_FILE = "~/.ray/auth_token"
 _BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # the name that Ray gives the file on the head node
 _FILES = 65536
+# Spot machines have no limit of 24 hours, as merely preemptible ones have. Ray starts others for those that end.
+_GCP_SPOT = {
+    "provisioningModel": "SPOT",
+    "preemptible": True,
+    "automaticRestart": False,
+    "onHostMaintenance": "TERMINATE",
+    "instanceTerminationAction": "DELETE",
+}
 
 
 def render_aws(layout: Layout) -> dict[str, Any]:
@@ -53,8 +61,10 @@ def render_gcp(layout: Layout) -> dict[str, Any]:
             "machineType": _instance(machines, "gcp"),
             "disks": [{"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": disk}],
         }
-        scheduling: list[dict[str, Any]] = [{"preemptible": True}] if machines.type.spot else []
-        scheduling += [{"onHostMaintenance": "TERMINATE"}] if machines.type.gpus else []  # GPUs cannot migrate
+        # An object, as Compute Engine's API has it; the lists in Ray's examples are not documented there.
+        scheduling: dict[str, Any] = _GCP_SPOT if machines.type.spot else {}
+        if machines.type.gpus:  # they cannot migrate
+            scheduling = scheduling | {"onHostMaintenance": "TERMINATE"}
         return config | ({"scheduling": scheduling} if scheduling else {})
 
     return _cloud(layout, provider, settings.ssh_user, node)

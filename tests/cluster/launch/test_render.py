@@ -269,8 +269,9 @@ def test_spot_variables_storage_and_the_token_reach_the_nodes() -> None:
     aws, gcp = tree("ray-aws"), tree("ray-gcp")
     assert aws["available_node_types"]["cpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in aws["available_node_types"]["gpu"]["node_config"]
-    assert gcp["available_node_types"]["cpu"]["node_config"]["scheduling"] == [{"preemptible": True}]
-    assert gcp["available_node_types"]["gpu"]["node_config"]["scheduling"] == [{"onHostMaintenance": "TERMINATE"}]
+    spot = gcp["available_node_types"]["cpu"]["node_config"]["scheduling"]
+    assert (spot["provisioningModel"], spot["preemptible"], spot["automaticRestart"]) == ("SPOT", True, False)
+    assert gcp["available_node_types"]["gpu"]["node_config"]["scheduling"] == {"onHostMaintenance": "TERMINATE"}
     for found in (aws, gcp, tree("ray-onprem")):
         assert found["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
         for command in (found["head_start_ray_commands"][-1], found["worker_start_ray_commands"][-1]):
