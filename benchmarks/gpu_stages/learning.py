@@ -40,7 +40,7 @@ class Form:
 def forms(packs: bool) -> list[Form]:
     """All of them; those that are likely to be fast or to fit come first, because the stage ends when its time is over.
 
-    Without FlashAttention (`packs` is false) a packed row is masked, which is slow for many sequences.
+    Packed sequences are fast with FlashAttention (`packs`).
     """
     return [
         Form(packing, checkpointing, compiled)
@@ -51,9 +51,10 @@ def forms(packs: bool) -> list[Form]:
 
 
 def _packs(setting: Setting) -> bool:
-    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+    """Whether the learner has FlashAttention here: torch's own runs on cards of this generation or later."""
+    import torch
 
-    return setting.device == "cuda" and bool(is_flash_attn_2_available() or is_flash_attn_3_available())
+    return setting.device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,20 @@ def test_every_form_of_the_learner_is_measured_once() -> None:
         assert len(set(forms(packs))) == 8 and forms(packs)[0].packing is packs
 
 
+def test_packed_forms_come_first_where_torch_has_flash_attention(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The stage may end before the last forms."""
+    import torch
+
+    from benchmarks.gpu_stages.learning import _packs
+
+    for capability, packs in (((9, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert _packs(Setting("cuda", True, tmp_path)) is packs
+    assert not _packs(Setting("cpu", True, tmp_path))
+
+
 def test_broadcasts_between_cards_need_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
