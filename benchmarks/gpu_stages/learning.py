@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,8 +165,10 @@ def _measure(work: Work, form: Form) -> dict[str, Any]:
             memory = _memory(work, keys)
         finally:
             engine.close(leave_group=False)
-    except torch.OutOfMemoryError as error:
-        return {"error": f"out of memory: {str(error).splitlines()[0][:200]}"}
+    except Exception as error:  # noqa: BLE001  the figures of the other forms count; the log says where
+        traceback.print_exc()
+        what = "out of memory" if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
+        return {"error": f"{what}: {str(error)[:200]}"}
     took, peak = statistics.median(seconds[1:]), work.setting.peak_flops()
     return {
         "step_s": took,

@@ -144,6 +144,19 @@ def test_packed_forms_come_first_where_torch_has_flash_attention(
     assert not _packs(Setting("cpu", True, tmp_path))
 
 
+def test_a_form_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from benchmarks.gpu_stages import learning
+
+    def engine(work: learning.Work, keys: dict[str, object]) -> None:
+        raise ValueError("learner.packing = true: it mixes sequences")
+
+    monkeypatch.setattr(learning, "_free_memory", lambda setting: None)
+    monkeypatch.setattr(learning, "_engine", engine)
+    work = learning.Work(Setting("cpu", True, tmp_path), tmp_path, 256, [], 0, {})
+    rows = list(learning._measured_forms(work, until_s=1e9))
+    assert [row["error"] for row in rows] == ["ValueError: learner.packing = true: it mixes sequences"] * 2
+
+
 def test_broadcasts_between_cards_need_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
