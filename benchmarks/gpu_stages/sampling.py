@@ -20,7 +20,8 @@ def throughput(setting: Setting, shape: str) -> dict[str, Any]:
     """The same prompts, n and lengths through both; the engines run one after the other, each alone on the card.
 
     The anchor is `vllm.LLM.generate` with all prompts at once and the parameters of `vllm bench throughput`, which
-    computes no log-probabilities; bonrl needs them, so a second anchor has them too.
+    computes no log-probabilities; bonrl needs them, so a second anchor has them too. Neither has the float32 logits of
+    bonrl's sampler.
     """
     work = Work(setting, shape)
     ours = asyncio.run(_ours(work))
@@ -106,7 +107,8 @@ def _plain(work: Work) -> tuple[float, float]:
     from actors.vllm_backend.environment import environment
 
     arguments = engine_arguments(str(work.model), work.setting.dtype, work.sampler, work.rollout, 0)
-    del arguments["enable_log_requests"]  # of AsyncLLM only
+    for ours in ("enable_log_requests", "hf_overrides", "worker_extension_cls"):  # of AsyncLLM, and what bonrl adds
+        arguments.pop(ours, None)
     if work.sampler.gpus:
         arguments["gpu_memory_utilization"] = 0.85
     with environment(gpus=work.sampler.gpus, threads=1, engine_process=True):
