@@ -30,6 +30,9 @@ T = TypeVar("T")
 Origin = tuple[int, Path | None]
 """The step of the newest checkpoint and its directory; (0, None): the initial model."""
 
+SLEEP_SECONDS = "sync/sleep_seconds"
+"""The metric of the seconds in which samplers freed the memory of shared cards."""
+
 Probes = asyncio.Task[list[pa.RecordBatch]]
 """Groups sampled only to compare samplers with the learner."""
 
@@ -115,15 +118,17 @@ class LearnerGroup:
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """One optimizer step on the leased `groups`; returns rank 0's metrics.
 
-        Samplers on the same cards sleep from then on until the next weight update.
+        Samplers on the same cards sleep from then on until the next weight update; the metrics have the seconds that
+        this took.
 
         `probes` (see :meth:`RolloutPool.probe`) may still be running: samplers draw them while the learner computes the
         gradient.
         """
 
         async def attempt(incarnation: int) -> list[dict[str, float]]:
-            await self._cards.sleep()
-            return await self._train(incarnation, groups, step, probes)
+            seconds = await self._cards.sleep()
+            first, *others = await self._train(incarnation, groups, step, probes)
+            return [first | ({SLEEP_SECONDS: seconds} if seconds else {}), *others]
 
         self.training = True
         try:

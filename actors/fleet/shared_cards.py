@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -60,12 +61,14 @@ class Cards:
         """
         yield
 
-    async def sleep(self) -> None:
-        """Within a learner turn: free what engines need only while they sample. An engine that cannot is replaced.
+    async def sleep(self) -> float:
+        """Within a learner turn: free what engines need only while they sample; returns the seconds it took. An engine
+        that cannot is replaced.
 
         Raises:
             ActorFailure: the memory of a lost sampler was not freed in time.
         """
+        return 0.0
 
     @contextlib.asynccontextmanager
     async def sampler_turn(self, sampler: Member, incarnation: int, *, to: str) -> AsyncIterator[None]:
@@ -133,10 +136,11 @@ class SharedCards(Cards):
             self._learner_turn = False
             self._changes.notify()
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> float:
         """As the base class says."""
         if not self._sleeps:
-            return
+            return 0.0
+        began = time.monotonic()
         # deadline: each call has its own
         await asyncio.gather(*(self._sleep(u) for u in self._samplers if self._state(u.members[0]) == "at rest"))
         await self._until(
@@ -145,6 +149,7 @@ class SharedCards(Cards):
             "train in the memory of samplers that were lost",
             **self._deadlines.of("start_s"),
         )
+        return time.monotonic() - began
 
     @contextlib.asynccontextmanager
     async def sampler_turn(self, sampler: Member, incarnation: int, *, to: str) -> AsyncIterator[None]:

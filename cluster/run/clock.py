@@ -19,11 +19,13 @@ class StepClock:
         self._started = self._last = time.monotonic()
         self._sampled_at_start = self._sampled = self._sampling()
         self.laps: dict[str, float] = {}
+        self._sync_s = 0.0  # within the other parts
 
-    def lap(self, name: str) -> None:
-        """End the current part of the step; it is called `name`."""
+    def lap(self, name: str, sync_s: float = 0.0) -> None:
+        """End the current part of the step; it is called `name`. `sync_s`: seconds of it that are weight sync."""
         now = time.monotonic()
-        self.laps[name] = now - self._last
+        self.laps[name] = now - self._last - sync_s
+        self._sync_s += sync_s
         self._last = now
         self._sampled = self._sampling()
 
@@ -32,7 +34,7 @@ class StepClock:
         step_s = max(self._last - self._started, 1e-9)
         sampling = self._sampled[0] - self._sampled_at_start[0]
         tokens = self._sampled[1] - self._sampled_at_start[1]
-        learning, sync = self.laps["learning"], self.laps["sync"]
+        learning, sync = self.laps["learning"], self.laps["sync"] + self._sync_s
         covered = min(sampling, self.laps["waiting"]) + learning + sync
         row = {
             "time/step_s": step_s,

@@ -90,6 +90,19 @@ def test_a_rank_lost_within_a_step_repeats_the_whole_step(fatal: int, dies: bool
     assert len(asked) == 2 + fatal
 
 
+def test_a_step_reports_the_seconds_in_which_samplers_fell_asleep() -> None:
+    from actors.fleet.shared_cards import Cards
+
+    class Shared(Cards):
+        async def sleep(self) -> float:
+            return 1.5
+
+    learner = group_of(Rank([]))
+    learner._cards = Shared()
+    row = asyncio.run(asyncio.wait_for(learner.step("groups", 0), LIMIT_S))
+    assert row == {"calls": 2, "sync/sleep_seconds": 1.5}
+
+
 def test_reading_the_groups_of_an_earlier_step_does_not_hang_the_driver() -> None:
     released = threading.Event()
     learner = group_of(Rank([]))
