@@ -8,12 +8,14 @@ import torch
 
 from learner.settings import LearnerSettings
 
+_MOST_8BIT = 1 << 31  # of bitsandbytes: this many are too many
+
 
 def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSettings) -> torch.optim.Optimizer:
     """AdamW over the named parameters; weight decay on matrices only.
 
     Raises:
-        ValueError: ``learner.optimizer`` needs a package that is not installed.
+        ValueError: ``learner.optimizer`` needs a package that is not installed, or cannot update so many weights.
     """
     matrices = [p for _, p in parameters if p.ndim >= 2]
     vectors = [p for _, p in parameters if p.ndim < 2]
@@ -28,8 +30,24 @@ def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSet
         "eps": settings.adam_epsilon,
     }
     if settings.optimizer == "adamw_8bit":
+        _check_8bit(matrices, settings)
         return _adamw_8bit()(groups, **options)
     return torch.optim.AdamW(groups, fused=True, **options)
+
+
+def _check_8bit(matrices: list[torch.nn.Parameter], settings: LearnerSettings) -> None:
+    """bitsandbytes counts the weights of a tensor in 32 bits, and below ZeRO-3 all matrices of a rank are one tensor.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    held = sum(p.numel() for p in matrices) // settings.ranks
+    if settings.zero_stage < 3 and held >= _MOST_8BIT:
+        raise ValueError(
+            f"learner.optimizer = adamw_8bit updates fewer than {_MOST_8BIT} weights at once, but at "
+            f"learner.zero_stage = {settings.zero_stage} a rank has {held}; set learner.zero_stage = 3, also with one "
+            "rank, or learner.optimizer = adamw with learner.offload = optimizer"
+        )
 
 
 def _adamw_8bit() -> Any:

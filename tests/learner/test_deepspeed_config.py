@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
+from learner.backends.deepspeed_config import _check_8bit, adamw, deepspeed_config, frozen_config
 from learner.settings import LearnerSettings
 
 
@@ -44,6 +44,15 @@ def test_the_frozen_copy_is_partitioned_like_the_model_and_has_no_optimizer() ->
     zero = trained["zero_optimization"]
     assert zero.pop("offload_optimizer") == frozen["zero_optimization"]["offload_param"]
     assert frozen["zero_optimization"] == zero and zero["stage"] == 3
+
+
+def test_more_weights_than_bitsandbytes_counts_are_refused() -> None:
+    """It would wrap the number, and leave the weights as they are or write elsewhere."""
+    pair = [(name, torch.nn.Parameter(torch.empty(1 << 16, 1 << 14, device="meta"))) for name in "ab"]
+    with pytest.raises(ValueError, match="a rank has 2147483648; set learner.zero_stage = 3"):
+        adamw(pair, LearnerSettings(optimizer="adamw_8bit", zero_stage=1))
+    for enough in ({"ranks": 2, "zero_stage": 1}, {"zero_stage": 3}):
+        _check_8bit([p for _, p in pair], LearnerSettings(optimizer="adamw_8bit", **enough))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
