@@ -1,4 +1,7 @@
-"""The stages of `benchmarks.gpu` in the order in which they run: what matters most comes first."""
+"""The stages of `benchmarks.gpu` in the order in which they run.
+
+The first five take about 18 minutes and cover each part once: learner, the whole step, sampler, and TRL as the anchor.
+"""
 
 from __future__ import annotations
 
@@ -59,17 +62,17 @@ _DEVICE_BAR, _HOST_BAR = "half of a device copy", "half of a pinned copy to the 
 STAGES = {
     "bandwidth": _stage("copies within the card and to the host", "-", 30, "syncing", "bandwidth"),
     "learner-0.6b-16k": _learner("0.6b", 16_384, "30 %"),
-    "learner-0.6b-65k": _learner("0.6b", 65_536, "40 %"),
-    "learner-4b-lora": _learner("4b", 16_384, "35 %", lora_rank=16),
-    "sync-ipc-4b": _sync("4b", "ipc", _DEVICE_BAR),
-    "sync-ipc-8b": _sync("8b", "ipc", _DEVICE_BAR),
     "one-card": _one_card("host"),
+    "sampling-0.6b": _sampling("0.6b", 250),
+    "trl-colocate": _stage("the step of one-card in TRL, vllm_mode=colocate", "2 x ours", 280, "trl_colocate", "steps"),
+    "sync-ipc-4b": _sync("4b", "ipc", _DEVICE_BAR),
+    "learner-4b-lora": _learner("4b", 16_384, "35 %", lora_rank=16),
+    "learner-0.6b-65k": _learner("0.6b", 65_536, "40 %"),
     "unchanged-eager": _unchanged("host", graphs=False),
     "unchanged-graphs": _unchanged("host", graphs=True),
     "unchanged-ipc": _unchanged("ipc", graphs=True),
-    "sampling-0.6b": _sampling("0.6b", 250),
-    "trl-colocate": _stage("the step of one-card in TRL, vllm_mode=colocate", "2 x ours", 280, "trl_colocate", "steps"),
     "one-card-ipc": _one_card("ipc"),
+    "sync-ipc-8b": _sync("8b", "ipc", _DEVICE_BAR),
     "sync-host-4b": _sync("4b", "host", _HOST_BAR),
     "sync-host-8b": _sync("8b", "host", _HOST_BAR),
     "sampling-0.1b": _sampling("0.1b", 220),
