@@ -74,7 +74,8 @@ def test_the_wrong_program_is_not_mended(response: str) -> None:
 
 
 def test_an_earlier_block_that_runs_something_is_left_out() -> None:
-    program = program_of("```python\ndef helper(): pass\nprint(1)\n```\n```python\ndef f():\n    helper()\n```\n")
+    blocks = "```python\ndef helper(): pass\nprint(1)\n```\n```python\ndef f():\n    helper()\n```\n"
+    program = program_of(blocks, entry_point="f")
     assert program == "def f():\n    helper()\n"
 
 

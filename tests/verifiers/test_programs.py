@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from verifiers.tasks.code_blocks import Lexer, fenced_blocks
+from verifiers.tasks.code_blocks import fenced_blocks
+from verifiers.tasks.code_lines import Lexer
 from verifiers.tasks.programs import program_of
 
 TICKS = "```"

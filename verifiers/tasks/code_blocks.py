@@ -6,64 +6,17 @@ import re
 import textwrap
 from dataclasses import dataclass, field
 
+from verifiers.tasks.code_lines import Lexer, begins_as_code
+
 _FENCE = re.compile(r"([ \t]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*)")
 # "Here it is: ```python": an opening fence at the end of a line of prose.
 _INLINE = re.compile(r"([^`\n]*?)(`{3,})((?:i?python|py)[\d.]*)[ \t]*", re.IGNORECASE)
-_LABEL = re.compile(r"\{?[ .]*([\w+#-]+)")
-_PYTHON = re.compile(r"(?:i?python|py)\d*")
+_LABEL = re.compile(r"\{?[ .]*([\w+#.-]+)")
+_PYTHON = re.compile(r"(?:i?python|pypy|pycon|py)(?:[-_]?\d[\d.]*)?|python-repl|[\w.-]+\.py")
 _WRAPPERS = ("markdown", "md")
-
-_OUTSIDE = re.compile(
-    r'#.*|"""|\'\'\'|"(?:\\.|[^"\\\n])*(?:"|$)|\'(?:\\.|[^\'\\\n])*(?:\'|$)|[()\[\]{}]'  # in this order
-)
-_INSIDE = re.compile(r"\\.|\"\"\"|'''")
 
 _RESCANS = 20
 """After this many strings without an end in one text, fences in strings count as fences, which bounds the time."""
-
-
-class Lexer:
-    """Reads Python line by line, only to know whether the next line begins inside a string or brackets.
-
-    Attributes:
-        quote: The mark of the triple-quoted string that is open, or "".
-        depth: Brackets that are open.
-    """
-
-    def __init__(self) -> None:
-        self.quote = ""
-        self.depth = 0
-
-    def feed(self, line: str) -> str:
-        """Read one line. Returns it without comments and without the contents of strings."""
-        bare: list[str] = []
-        at = 0
-        while True:
-            if self.quote:
-                end = next((m.end() for m in _INSIDE.finditer(line, at) if m.group() == self.quote), None)
-                if end is None:
-                    return "".join(bare)
-                at, self.quote = end, ""
-            token = _OUTSIDE.search(line, at)
-            if token is None:
-                return "".join([*bare, line[at:]])
-            bare.append(line[at : token.start()])
-            at = token.end()
-            self._take(token.group(), bare)
-
-    def _take(self, text: str, bare: list[str]) -> None:
-        if text in ('"""', "'''"):
-            self.quote = text
-            bare.append('""')
-        elif text[0] in "\"'":
-            # One that is not closed on its line is an apostrophe, not a string, and stays visible.
-            bare.append('""' if len(text) > 1 and text[-1] == text[0] else "'")
-        elif text in "([{":
-            self.depth += 1
-            bare.append(text)
-        elif text in ")]}":
-            self.depth = max(0, self.depth - 1)
-            bare.append(text)
 
 
 @dataclass
@@ -96,7 +49,8 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """The code blocks of a Markdown text as (label in lower case, content); one left open goes to the end.
 
     A fence in a triple-quoted string of Python is content. A fence with a label inside a block begins a new one: the
-    block before was not closed, or only wrapped it. Blocks labeled ``markdown`` are looked into.
+    block before was not closed, or only wrapped it. Blocks labeled ``markdown`` are looked into. Blank blocks are left
+    out. The label may also be on a line below its fence.
     """
     lines = text.split("\n")
     found: list[tuple[_Block, list[str]]] = []
@@ -123,7 +77,14 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
         content, at = _content(lines, opened, strings=left > 0)
         left -= opened.doubtful is not None
         found.append((opened, content))
-    return [(block.label, _dedented(content, block.indent)) for block, content in found]
+    blocks = [(block.label, _dedented(content, block.indent)) for block, content in found]
+    return [block if block[0] else _labeled(block[1]) for block in blocks if block[1].strip()]
+
+
+def _labeled(content: str) -> tuple[str, str]:
+    """A block without a label on its fence: its first line may be one."""
+    first, _, rest = content.partition("\n")
+    return ("python", rest) if is_python(first.strip().lower()) and rest.strip() else ("", content)
 
 
 def before_fence(text: str) -> str:
@@ -187,15 +148,6 @@ def _content(lines: list[str], block: _Block, strings: bool) -> tuple[list[str],
         return lines[block.start : block.doubtful], block.doubtful + 1
     block.doubtful = None
     return lines[block.start :], len(lines)
-
-
-def begins_as_code(lines: list[str]) -> bool:
-    """Whether a text begins with a definition, an import, an indented line or a string, and not with prose."""
-    first = next((line for line in lines if line.strip()), "")
-    return (
-        re.match(r'[ \t]+[^ \t`~]|[rRbBuUfF]{0,2}(?:"""|\'\'\')|(?:def|class|import|from|async|#|@)\b|\w+ *=', first)
-        is not None
-    )
 
 
 def _dedented(lines: list[str], indent: int) -> str:
