@@ -238,11 +238,31 @@ def test_a_script_that_closes_its_channel_and_continues_runs_out_of_time(executo
         ("exit(3)", "case 1: its exit status is 3 (3)"),
         ("import os\nos._exit(3)", "case 1: its exit status is 3, whatever it printed"),
         ("raise ValueError('bad')", "case 1: the program raised ValueError: bad"),
+        (
+            "import os\nos.fork()",
+            "case 1: the program raised PermissionError: [Errno 1] Operation not permitted "
+            "(programs in the sandbox start no processes, open no sockets and write no files)",
+        ),
     ],
 )
 def test_an_end_with_another_status_is_a_crash(executor: Executor, program: str, detail: str) -> None:
     verdict = run_python(program, tests=cases(("", "")), executor=executor)
     assert (verdict.status, verdict.detail) == (Status.CRASH, detail)
+
+
+def test_an_output_may_be_as_long_as_expected(executor: Executor) -> None:
+    tests = cases(("", "x" * 100_000))
+    limits = Limits(output_bytes=1024)
+    assert run_python("print('x' * 100_000)", tests=tests, limits=limits, executor=executor).status is Status.CORRECT
+    verdict = run_python("print('x' * 300_000)", tests=tests, limits=limits, executor=executor)
+    assert (verdict.status, verdict.detail) == (Status.WRONG, "case 1: the program printed more than 200000 bytes")
+
+
+def test_cases_that_call_a_function_are_refused() -> None:
+    case = {"input": "[1, 2]", "output": "3", "testtype": "functional"}
+    with pytest.raises(TestsError, match="case 1 of the tests has the testtype 'functional'"):
+        CodeTests.of(json.dumps([case]))
+    CodeTests.of(json.dumps([{**case, "testtype": "stdin"}]))
 
 
 def test_input_of_many_mebibytes(executor: Executor) -> None:

@@ -100,6 +100,7 @@ def load(text: str, stdio: bool) -> tuple[Program | None, dict[str, Any]]:
         code = script.compiled(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return None, {"loaded": "syntax", "raised": describe(error)}
+    script.count_recursion_from_here()
     try:
         if stdio:
             status = script.run(code, text)

@@ -23,6 +23,14 @@ _HANDLES = re.compile(rf"(?m)(?:^|[:;])\s*(?:except|with|raise)\b|{'|'.join(_EXP
 _EXPECTS, _REAL, _AGAIN, _MANAGER, _WITHIN = "__expects__", "__real__", "__again__", "__manager__", "__within__"
 
 
+# What may be no error outside of the sandbox; see "What is not covered" in docs/sandbox.md.
+_HINTS = {
+    "PermissionError": " (programs in the sandbox start no processes, open no sockets and write no files)",
+    "ModuleNotFoundError": " (besides the standard library, programs may import what task.sandbox.preload names)",
+    "RuntimeError: can't start new thread": " (the sandbox limits how many a program may start)",
+}
+
+
 class CandidateError(Exception):
     """Represents an exception of the program whose type is not built in."""
 
@@ -38,6 +46,7 @@ class ProgramException(BaseException):
     def __init__(self, description: Any, unhandled: set[ProgramException]) -> None:
         name, text = text_of(description, "name"), text_of(description, "text")
         self.what = f"{name}: {text}" if text else name
+        self.what += next((hint for start, hint in _HINTS.items() if self.what.startswith(start)), "")
         self.error = _built_in(text_of(description, "type"), text)
         self.error._raised = self  # type: ignore[attr-defined]
         self._unhandled = unhandled

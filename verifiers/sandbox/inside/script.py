@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import gc
+import inspect
 import io
 import linecache
 import os
@@ -27,6 +28,7 @@ from . import kernel
 FILE = "/solution.py"
 """What a program sees as its own file. No such file exists, so its name does not reveal the sandbox's directory."""
 
+_MOST_FRAMES = 2**31 - 1  # a C integer
 _FLUSH_FAILED = 120  # exit status of Python where its standard output could not be flushed
 
 # Files that every process has open. Not every level lets a program open them by name, so their descriptors are copied.
@@ -61,7 +63,8 @@ def _patch_open() -> None:
             return real_open(file if number is None else os.dup(number), *arguments, **named)
         except PermissionError:
             # Where no file is opened at all, a program that tries `input.txt` first has to find that it is absent.
-            if isinstance(file, str) and not os.path.isabs(file) and not (arguments or named):
+            mode = arguments[0] if arguments else named.get("mode", "r")
+            if isinstance(file, str) and not os.path.isabs(file) and mode in ("r", "rt", "rb"):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file) from None
             raise
 
@@ -102,6 +105,26 @@ def _patch_setrlimit() -> None:
                 raise
 
     resource.setrlimit = setrlimit
+
+
+def count_recursion_from_here() -> None:
+    """Leave out of the recursion limit what is on the stack now, so that a program may recurse as deep as a script."""
+    # This frame stands for that of the caller of the program; one more is the C function that executes it.
+    below, frame = 1, inspect.currentframe()
+    while frame is not None:
+        below, frame = below + 1, frame.f_back
+    real = sys.setrecursionlimit
+    shown = sys.getrecursionlimit()
+
+    @functools.wraps(real)
+    def setrecursionlimit(limit: int, /) -> None:
+        nonlocal shown
+        real(min(limit + below, _MOST_FRAMES) if limit > 0 else limit)
+        shown = limit
+
+    sys.setrecursionlimit = setrecursionlimit
+    sys.getrecursionlimit = lambda: shown
+    setrecursionlimit(shown)
 
 
 def module(name: str) -> types.ModuleType:

@@ -19,9 +19,11 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         frames.write_all(STDIN, job["input"].encode("utf-8", "surrogatepass"))
         os.close(STDIN)
         channel.send(job["program"].encode("utf-8", "surrogatepass"))
-        printed = _printed(channel.reply_limit)
+        # As long as what is expected it may always be.
+        limit = max(channel.reply_limit, 2 * len(job["output"].encode("utf-8", "surrogatepass")))
+        printed = _printed(limit)
         if printed is None:
-            return "wrong", f"the program printed more than {channel.reply_limit} bytes"
+            return "wrong", f"the program printed more than {limit} bytes"
         channel.calls, channel.program_used = 1, True
         try:
             loaded = channel.receive()
