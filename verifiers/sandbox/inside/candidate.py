@@ -7,7 +7,9 @@ overwriting this code it can only choose its answers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from . import codec, frames, script
@@ -28,10 +30,13 @@ class Program:
     def __init__(self, name: str) -> None:
         self.module = script.module(name)
         self.held: list[Any] = []
+        self.given: tuple[Any, ...] = ()
 
     def handle(self, value: Any) -> dict[str, Any]:
         """The handle of ``value``: its number, its truth value if it has one, and the name of its type."""
         self.held.append(value)
+        if hasattr(type(value), "__next__"):
+            return {"t": "stream", "v": len(self.held) - 1}
         return {"t": "handle", "v": [len(self.held) - 1, _truth(value), type(value).__name__[:80]]}
 
     def object(self, reference: Any) -> Any:
@@ -40,7 +45,7 @@ class Program:
 
     def answer(self, request: dict[str, Any]) -> Any:
         """Carry out one request and return the value."""
-        action = request["do"]
+        action, self.given = request["do"], ()
         if action == "weak":
             return self.weak(request)
         target = request["target"]
@@ -53,12 +58,28 @@ class Program:
             found = self.held[target]
         if action == "get":
             return found
+        if action == "next":
+            return self.items(target, request["count"])
         if action == "getattr":
             return getattr(found, request["name"])
         arguments, named = codec.decode(request["values"], self.object, REQUEST_DEPTH)
         if action == "setattr":
             return setattr(found, request["name"], arguments[0])
+        self.given = (list(arguments), named)
         return found(*arguments, **named)
+
+    def items(self, number: int, count: int) -> list[Any]:
+        """Up to ``count`` items of an iterator, and whether there may be more. An error comes after items before it."""
+        items: list[Any] = []
+        try:
+            for item in itertools.islice(self.held[number], count):
+                items.append(item)
+        except BaseException as error:
+            if not items:
+                raise
+            self.held[number] = _raising(error)
+            return [items, True]
+        return [items, len(items) == count]
 
     def weak(self, request: dict[str, Any]) -> bool:
         """Run the tests in the program's process because they cannot be separated; the verdict can be forged."""
@@ -67,6 +88,12 @@ class Program:
         if request["entry_point"]:
             space["check"](space[request["entry_point"]])
         return True
+
+
+def _raising(error: BaseException) -> Iterator[Any]:
+    """An iterator that raises ``error``."""
+    yield from ()
+    raise error
 
 
 def _truth(value: Any) -> bool | None:
@@ -88,7 +115,11 @@ def describe(error: BaseException) -> dict[str, str]:
 
 def _send(program: Program, number: Any, value: Any) -> None:
     try:
-        reply = codec.pack({"n": number, "value": codec.encode(value, program.handle)})
+        message = {"n": number, "value": codec.encode(value, program.handle)}
+        if value is None and program.given:
+            # As `list.sort` does, it may have changed what it was given.
+            message["given"] = codec.encode(program.given, program.handle)
+        reply = codec.pack(message)
     except Exception as error:  # noqa: BLE001  (the value's own code runs here; its failure is the answer)
         reply = codec.pack({"n": number, "raised": describe(error)})
     frames.write_frame(CHANNEL, reply)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from . import candidate, codec, frames
 from .candidate_exceptions import ProgramException
 
 CLIENT = 4
+_STREAM_ITEMS = 1024
+"""Most items of an iterator in one reply."""
 
 
 def report(**message: Any) -> None:
@@ -117,7 +120,8 @@ class Channel:
     def request(self, action: str, target: str | int, **fields: Any) -> Any:
         """Ask the candidate to do something and return the value. Raises ``ProgramException`` if the program raised."""
         number = secrets.randbits(48)
-        if "values" in fields:
+        given = fields.get("values")
+        if given is not None:
             try:
                 fields["values"] = codec.encode(fields["values"], _send_handle, candidate.REQUEST_DEPTH)
             except codec.CodecError as error:
@@ -133,6 +137,8 @@ class Channel:
             self._raise(action, ProgramException(reply["raised"], self.unhandled))
         try:
             value = codec.decode(reply.get("value"), self._make_handle)
+            if value is None and given is not None and "given" in reply:
+                self._take_back(given, reply["given"])
         except codec.CodecError as error:
             self.lose(f"the program's reply could not be read: {error}")
         # Returning a function cannot make a test fail yet.
@@ -140,6 +146,16 @@ class Channel:
             self._mark_program_used()
             self.calls += 1
         return value
+
+    def _take_back(self, given: Any, data: Any) -> None:
+        """Change arguments as the program has changed its copies of them. Raises CodecError."""
+        copies = codec.decode(data, self._make_handle)
+        if type(copies) is not tuple or [type(part) for part in copies] != [list, dict]:
+            raise codec.CodecError("no arguments")
+        for old, new in zip(given[0], copies[0], strict=False):
+            codec.replace_contents(old, new)
+        for name, old in given[1].items():
+            codec.replace_contents(old, copies[1].get(name))
 
     def _mark_program_used(self) -> None:
         """From now on, an error in the tests may be caused by the program."""
@@ -168,7 +184,17 @@ class Channel:
         )
         raise Undeliverable(self.undelivered[1]) from error
 
-    def _make_handle(self, value: Any) -> ObjectHandle:
+    def _stream(self, number: int) -> Iterator[Any]:
+        """The items of an iterator of the program, which are made when they are needed: there may be no end of them."""
+        count, more = 1, True
+        while more:
+            items, more = self.request("next", number, count=count)
+            yield from items
+            count = min(2 * count, _STREAM_ITEMS)
+
+    def _make_handle(self, value: Any) -> ObjectHandle | Iterator[Any]:
+        if type(value) is int:
+            return self._stream(value)
         if type(value) is not list or [type(part) for part in value[::2]] != [int, str] or len(value) != 3:
             raise codec.CodecError("a handle of the wrong form")
         self.objects = True
@@ -178,6 +204,8 @@ class Channel:
 def _send_handle(value: Any) -> dict[str, Any]:
     if type(value) is ObjectHandle:
         return {"t": "handle", "v": value._number}
+    if hasattr(type(value), "__next__"):
+        return codec.drained(value, _send_handle, candidate.REQUEST_DEPTH)
     what = f"a {type(value).__name__}"
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):

@@ -2,7 +2,8 @@
 
 ``decode`` makes exact built-in types only (and those of a few standard modules), never an instance of a class that
 the sender named, so no method of the sender's runs in the receiver. What has no encoding travels as a *handle*:
-a number that stands for the object on the sender's side. No pickle, no marshal.
+a number that stands for the object on the sender's side; an iterator as such a number too, of which the receiver gets
+the items (a *stream*). No pickle, no marshal.
 
 Plain JSON: null, booleans, integers, floats, strings, and lists. Everything else is ``{"t": tag, "v": ...}``.
 """
@@ -17,7 +18,7 @@ import fractions
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_DEPTH = 60
@@ -54,6 +55,14 @@ def encode(value: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = 
         raise CodecError(f"too large or too deep to send ({type(error).__name__})") from error
 
 
+def drained(iterator: Iterator[Any], handle: Callable[[Any], Any], depth: int) -> dict[str, Any]:
+    """The encoding of an iterator with all of its items. Raises CodecError."""
+    items = list(itertools.islice(iterator, MAX_ITEMS + 1))
+    if len(items) > MAX_ITEMS:
+        raise CodecError(f"an iterator of more than {MAX_ITEMS} items")
+    return _tagged("iter", [encode(item, handle, depth) for item in items])
+
+
 def decode(data: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = MAX_DEPTH) -> Any:
     """The value that ``data`` encodes; ``handle`` creates the proxy of an object of the other side.
 
@@ -66,6 +75,20 @@ def decode(data: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = M
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
         raise CodecError(f"no encoding of a value ({type(error).__name__})") from error
+
+
+def replace_contents(old: Any, new: Any) -> None:
+    """Give a list, dict, set or the like the contents of another one of its type; other values stay as they are."""
+    if type(old) is not type(new):
+        return
+    if isinstance(old, (list, bytearray)):
+        old[:] = new
+    elif isinstance(old, (dict, set)):
+        old.clear()
+        old.update(new)
+    elif isinstance(old, collections.deque):
+        old.clear()
+        old.extend(new)
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -112,11 +135,6 @@ def _encode(value: Any, handle: Callable[[Any], Any], left: int) -> Any:
         return _tagged("type", value.__name__)
     if kind.__module__ == "numpy":
         return _encode_numpy(value, handle, inner)
-    if hasattr(kind, "__next__"):
-        items = list(itertools.islice(value, MAX_ITEMS + 1))
-        if len(items) > MAX_ITEMS:
-            raise CodecError(f"an iterator of more than {MAX_ITEMS} items")
-        return _tagged("iter", [inner(item) for item in items])
     return handle(value)
 
 
@@ -193,7 +211,7 @@ def _decode(data: Any, handle: Callable[[Any], Any], left: int) -> Any:
     tag, value = data.get("t"), data.get("v", _MISSING)
     if len(data) != 2 or type(tag) is not str or value is _MISSING:
         raise CodecError("an object without tag and value")
-    if tag == "handle":
+    if tag in ("handle", "stream"):
         return handle(value)
     decoder = _DECODERS.get(tag)
     if decoder is None:
