@@ -17,25 +17,21 @@ import contextlib
 import json
 import random
 import re
-import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 
-from cluster.records.checkpoints import Checkpoints
-from cluster.records.run_directory import read_metrics
 from cluster.records.weight_fingerprint import weights_sha256
 from cluster.telemetry.metrics_tail import last_step
 from learner.checkpoint_identity import HUGGINGFACE
 from tests.chaos import coder, faults
+from tests.chaos.audit import audit
 from tests.chaos.disks import SmallDisk
 from tests.chaos.report import Recovery, Report
 from tests.chaos.schedule import Fault, schedule
@@ -102,6 +98,16 @@ class Campaign:
         self._process: subprocess.Popen | None = None
         self._injected = 0  # faults so far
 
+    def report_on(self, schedule: Sequence[Fault]) -> int:
+        """Execute `schedule`, print the report and write it; the exit status."""
+        try:
+            self.execute(schedule)
+        except AssertionError as error:
+            self.report.problems.append(str(error))
+        self.write()
+        print(self.report.summary())
+        return 1 if self.report.problems else 0
+
     def execute(self, schedule: Sequence[Fault]) -> Report:
         """Start the run, inject the faults of `schedule`, let the run end, and audit it."""
         try:
@@ -112,7 +118,9 @@ class Campaign:
             self._expect_end()
         finally:
             self._end()
-        self._audit()
+        final = audit(self.run, self._number("rollout.prompts_per_step"), self.report)
+        if final is not None and self._stops and self._replays:
+            self._compare_with_undisturbed_learner(weights_sha256(final.path / HUGGINGFACE))
         return self.report
 
     def _launch(self, *arguments: str, config: Path | None = None) -> None:
@@ -212,39 +220,45 @@ class Campaign:
         return self._incidents_since(of)[0][0], recovered()[0]
 
     def _kill_the_driver(self) -> None:
-        assert self._process is not None
+        def kill() -> None:
+            assert self._process is not None
+            self._process.kill()
+            self._process.wait(timeout=30)
+
+        self._end_and_resume(kill, "a killed driver")
+
+    def _fill_the_disk(self) -> None:
+        """The run has to end with the reason and the resume command, which has to work once there is space."""
+
+        def fill() -> None:
+            assert self._process is not None and self._disk is not None
+            said = len(self._log.read_text())
+            self._disk.fill()
+            status = self._process.wait(timeout=RECOVERY_S)
+            words = self._log.read_text()[said:]
+            wanted = ("No space left on device", f"continue with: bonrl train --resume {self.run}")
+            if status != 1 or not all(one in words for one in wanted) or "Traceback" in words:
+                self.report.problems.append(f"on a full disk the run ended with status {status}:\n{words[-2000:]}")
+
+        self._end_and_resume(fill, "a run on a full disk")
+
+    def _end_and_resume(self, end: Callable[[], None], what: str) -> None:
+        """Let `end` end the run once it has a checkpoint, expect its processes to be gone, and resume it."""
         saved = self.run / "checkpoints"
         self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", RECOVERY_S)
         everyone = faults.without_ray_agents(self._root.children(recursive=True))
-        self._process.kill()
-        self._process.wait(timeout=30)
-        _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
-        if alive:
-            self.report.problems.append(f"a killed driver left processes behind: {alive}")
+        end()
+        self._expect_gone(everyone, what)
+        if self._disk is not None:
+            self._disk.free()
         self._launch("train", "--resume", str(self.run))
         log = self._log.read_text().count("run directory")
         self._wait(lambda: self._log.read_text().count("run directory") > log, "the resume", RESUME_S)
 
-    def _fill_the_disk(self) -> None:
-        """The run has to end with the reason and the resume command, which has to work once there is space."""
-        assert self._process is not None and self._disk is not None
-        saved = self.run / "checkpoints"
-        self._wait(lambda: bool(list(saved.glob("step-*"))), "a checkpoint to resume from", RECOVERY_S)
-        everyone = faults.without_ray_agents(self._root.children(recursive=True))
-        said = len(self._log.read_text())
-        self._disk.fill()
-        status = self._process.wait(timeout=RECOVERY_S)
-        words = self._log.read_text()[said:]
-        wanted = ("No space left on device", f"continue with: bonrl train --resume {self.run}")
-        if status != 1 or not all(one in words for one in wanted) or "Traceback" in words:
-            self.report.problems.append(f"on a full disk the run ended with status {status}:\n{words[-2000:]}")
+    def _expect_gone(self, everyone: list[psutil.Process], what: str) -> None:
         _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
         if alive:
-            self.report.problems.append(f"on a full disk the run left processes behind: {alive}")
-        self._disk.free()
-        self._launch("train", "--resume", str(self.run))
-        log = self._log.read_text().count("run directory")
-        self._wait(lambda: self._log.read_text().count("run directory") > log, "the resume", RESUME_S)
+            self.report.problems.append(f"{what} left processes behind: {alive}")
 
     def _expect_end(self) -> None:
         assert self._process is not None
@@ -263,9 +277,7 @@ class Campaign:
         self.report.weights = match[-1] if match else ""
         left = re.findall(r"stopped after step (\d+)", output)
         self.report.steps = int(left[-1]) if left else self._number("run.steps")
-        _, alive = psutil.wait_procs(everyone, timeout=GONE_S)
-        if alive:
-            self.report.problems.append(f"the run left processes behind: {alive}")
+        self._expect_gone(everyone, "the run")
 
     def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -273,44 +285,6 @@ class Campaign:
             for process in everyone:
                 process.kill()
             self._process.wait(timeout=30)
-
-    def _audit(self) -> None:
-        """Every position exactly once, nothing staler than the bound, a readable checkpoint, reproducible weights."""
-        steps, prompts = self.report.steps, self._number("rollout.prompts_per_step")
-        positions: Counter[int] = Counter()
-        trained: Counter[tuple[int, str]] = Counter()
-        for path in sorted((self.run / "groups").glob("step-*.parquet")):
-            for group in pq.read_table(path, columns=["sequence", "epoch", "prompt_id", "verdict"]).to_pylist():
-                positions[group["sequence"]] += 1
-                trained[group["epoch"], group["prompt_id"]] += 1
-                if not group["verdict"]:
-                    self.report.problems.append(f"position {group['sequence']} was quarantined")
-        expected = Counter(range(steps * prompts))
-        if positions != expected:
-            self.report.problems.append(
-                f"lost: {sorted((expected - positions).elements())}, twice: {sorted((positions - expected).elements())}"
-            )
-        if max(trained.values(), default=0) > 1:
-            self.report.problems.append("a prompt was trained twice in an epoch")
-        rows = [row for row in read_metrics(self.run) if "train/step" in row]
-        if [row["train/step"] for row in rows] != list(range(1, steps + 1)):
-            self.report.problems.append("metrics.jsonl does not hold every step once")
-        if rows:
-            observed = int(max(row["queue/staleness_max"] for row in rows))
-            self.report.staleness = observed, int(rows[0]["queue/staleness_bound"])
-            if observed > rows[0]["queue/staleness_bound"]:
-                self.report.problems.append(f"staleness {self.report.staleness} above its bound")
-            fifth = max(1, len(rows) // 5)
-            first, last = (statistics.mean(r["reward/mean"] for r in some) for some in (rows[:fifth], rows[-fifth:]))
-            self.report.reward = first, last
-            self.report.with_gradient = sum(not row["optimizer/skipped"] for row in rows)
-            if not self.report.with_gradient:
-                self.report.problems.append("no step had a gradient, so equal weights prove nothing")
-        final = Checkpoints(self.run / "checkpoints").latest().checkpoint
-        if final is None or final.step != steps:
-            self.report.problems.append("there is no usable checkpoint of the last step")
-        elif self._stops and self._replays:
-            self._compare_with_undisturbed_learner(weights_sha256(final.path / HUGGINGFACE))
 
     def _compare_with_undisturbed_learner(self, weights: str) -> None:
         """An undisturbed learner that trains on the recorded groups must end with the same weights."""
@@ -390,14 +364,7 @@ def main() -> int:
         subprocess.run(maker, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, timeout=MODEL_S)
     overrides += coder.overrides(world)
     campaign = Campaign(options.directory, overrides, options.seed, stops=True)
-    try:
-        report = campaign.execute(schedule(options.faults, options.seed))
-    except AssertionError as error:
-        report = campaign.report
-        report.problems.append(str(error))
-    campaign.write()
-    print(report.summary())
-    return 1 if report.problems else 0
+    return campaign.report_on(schedule(options.faults, options.seed))
 
 
 if __name__ == "__main__":

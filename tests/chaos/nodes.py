@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from cluster.records.run_directory import read_metrics
 from tests.chaos.campaign import RECOVERY_S, SMALL, Campaign, offline
 from tests.chaos.disks import small_disk
 from tests.chaos.report import Recovery
@@ -115,13 +116,8 @@ class NodeCampaign(Campaign):
 
     def _all_serve(self) -> bool:
         """The last step was made with both samplers."""
-        rows = [row for row in self._rows() if "supervision/samplers" in row]
+        rows = [row for row in read_metrics(self.run) if "supervision/samplers" in row]
         return bool(rows) and rows[-1]["supervision/samplers"] == 2
-
-    def _rows(self) -> list[dict[str, Any]]:
-        from cluster.records.run_directory import read_metrics
-
-        return read_metrics(self.run)
 
 
 def _title(process: psutil.Process) -> str:
@@ -162,14 +158,7 @@ def main() -> int:
             disks["wandb_disk"] = stack.enter_context(small_disk(options.directory / "wandb-disk", 16))
             faults += [Fault("disk", "full"), Fault("wandb's disk", "full")]
         campaign = NodeCampaign(options.directory, [*offline(SMALL), *LAYOUT], options.seed, stops=True, **disks)
-        try:
-            report = campaign.execute(faults)
-        except AssertionError as error:
-            report = campaign.report
-            report.problems.append(str(error))
-        campaign.write()
-    print(report.summary())
-    return 1 if report.problems else 0
+        return campaign.report_on(faults)
 
 
 if __name__ == "__main__":

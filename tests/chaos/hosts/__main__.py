@@ -34,15 +34,9 @@ def main() -> int:
     options.directory.mkdir(parents=True, exist_ok=True)
     campaign = HostCampaign(options.directory.resolve(), ACROSS, options.seed)
     campaign.minutes = options.minutes
-    try:
-        report = campaign.execute(plan(options.skip + options.faults, options.seed)[options.skip :])
-    except AssertionError as error:
-        report = campaign.report
-        report.problems.append(str(error))
-    campaign.write()
-    print(report.summary())
+    status = campaign.report_on(plan(options.skip + options.faults, options.seed)[options.skip :])
     print(f"first step {campaign.first_step_s:.0f} s after submit")
-    return 1 if report.problems else 0
+    return status
 
 
 if __name__ == "__main__":
