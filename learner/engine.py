@@ -7,7 +7,6 @@ rank runs the same number of forward passes, because sharded weights are gathere
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from learner.backends.reproducibility import random_state, restore_random_state,
 from learner.backends.step_metrics import StepMetrics, StepTotals
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.checkpoint_identity import WEIGHTS, identity_problem, lora_identity
-from learner.packing_check import mixes_packed_sequences
+from learner.packing_check import can_pack
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.response_logprobs import ResponseTokens
 from learner.schedule import learning_rate
@@ -86,22 +85,14 @@ class Engine:
         self._layout = self._backend.layout
         self.config = self._backend.config
         self.pad_token = pad_token_of(self.config)
-        self._packed = self._backend.packed and self._keeps_packed_sequences_apart()
+        self._packed = self._backend.packed and self._can_pack()
         self.adapters = self._backend.adapters
         # Under adapters the frozen model is the reference.
         self._reference = ReferencePolicy(self._backend) if reference and self.adapters is None else None
 
-    def _keeps_packed_sequences_apart(self) -> bool:
-        """Test whether the model keeps packed sequences apart. If not, `learner.packing: true` is a ValueError."""
+    def _can_pack(self) -> bool:
         self._backend.eval()
-        vocabulary = self.config.get_text_config().vocab_size
-        if not mixes_packed_sequences(lambda batch: self._logprobs(batch, 1.0)[0], vocabulary, self.pad_token):
-            return True
-        reason = f"attention of {self.config.model_type} does not keep packed sequences apart"
-        if self.learner.packing is True:
-            raise ValueError(f"learner.packing = true: {reason}; set learner.packing to false")
-        logging.getLogger(__name__).warning("learner.packing = auto: sequences are padded, because %s", reason)
-        return False
+        return can_pack(lambda batch: self._logprobs(batch, 1.0)[0], self.config, self.learner, self.pad_token)
 
     # ---------------------------------------------------------------- training
 
@@ -235,11 +226,11 @@ class Engine:
         merged = {index: array for part in parts for index, array in part.items()}
         return [merged[i] for i in range(len(sequences))]
 
-    def _batches(self, sequences: Sequence[TrainingSequence], rank: int | None = None) -> list[MicroBatch]:
+    def _batches(self, sequences: Sequence[TrainingSequence]) -> list[MicroBatch]:
         return make_micro_batches(
             sequences,
             self.learner.tokens_per_micro_batch,
-            self.rank if rank is None else rank,
+            self.rank,
             self.world_size,
             self.pad_token,
             packed=self._packed,

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
+from learner.settings import LearnerSettings
 
 _LENGTH = 16  # tokens of each sequence
 _TOLERANCE = 0.05
+Logprobs = Callable[[MicroBatch], torch.Tensor]  # of the response tokens of a micro-batch, [B, R]
+
+
+def can_pack(logprobs: Logprobs, config: Any, learner: LearnerSettings, pad_token: int) -> bool:
+    """Whether the model keeps packed sequences apart. If not, ``learner.packing: true`` is a ValueError."""
+    if not mixes_packed_sequences(logprobs, config.get_text_config().vocab_size, pad_token):
+        return True
+    reason = f"attention of {config.model_type} does not keep packed sequences apart"
+    if learner.packing is True:
+        raise ValueError(f"learner.packing = true: {reason}; set learner.packing to false")
+    logging.getLogger(__name__).warning("learner.packing = auto: sequences are padded, because %s", reason)
+    return False
 
 
 @torch.no_grad()
-def mixes_packed_sequences(logprobs: Callable[[MicroBatch], torch.Tensor], vocabulary: int, pad_token: int) -> bool:
+def mixes_packed_sequences(logprobs: Logprobs, vocabulary: int, pad_token: int) -> bool:
     """Whether a packed sequence depends on the sequence before it, or differs from the same sequence alone.
 
     It depends on how an architecture and its attention use the positions. Differences are measured in units of the
     change when the second sequence continues the first, so that the rounding of any data type is allowed.
-
-    Args:
-        logprobs: of the response tokens of a micro-batch, [B, R].
     """
     first, other, second = (np.arange(_LENGTH, dtype=np.int32) * step % (vocabulary - 1) + 1 for step in (3, 5, 7))
 
