@@ -35,7 +35,6 @@ _loaded: dict[str, ModuleType] = {}
 loading: list[str] = []
 """Sources that this process is loading now, outermost first; so that code can refuse to run while it is imported."""
 
-
 loaded_plugins: list[str] = []
 """References of the plugins that this process has loaded."""
 
@@ -121,7 +120,7 @@ def load_module(reference: Reference) -> ModuleType:
             root, name = _package_of(path)
             _check_imports(path, root)
             free = root != path.parent or _is_free(name, path)
-            _loaded[key] = _import(name, root, key) if free else _execute(_private_name(path), path)
+            _loaded[key] = _import(name, root, key) if free else _execute(path)
         return _loaded[key]
 
 
@@ -249,8 +248,7 @@ def _is_free(name: str, path: Path) -> bool:
         importlib.invalidate_caches()
         found = importlib.util.find_spec(name)
     others = importlib.util.find_spec(name)
-    mine = {str(path)}
-    return found is not None and found.origin in mine and (others is None or others.origin in mine)
+    return found is not None and found.origin == str(path) and (others is None or others.origin == str(path))
 
 
 def _check_imports(path: Path, root: Path) -> None:
@@ -295,10 +293,6 @@ def _imported_names(path: Path) -> list[str]:
     return [name.partition(".")[0] for name in names]
 
 
-def _private_name(path: Path) -> str:
-    return f"bonrl_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-
-
 @contextlib.contextmanager
 def _importable(directory: Path) -> Iterator[None]:
     """Put the directory first on the import path while code loads, then last, for imports inside functions."""
@@ -319,9 +313,7 @@ def _explained(source: str) -> Iterator[None]:
     loading.append(source)
     try:
         yield
-    except UserCodeError:
-        raise
-    except KeyboardInterrupt:
+    except (UserCodeError, KeyboardInterrupt):
         raise
     except BaseException as error:  # also SystemExit
         hint = ""
@@ -356,8 +348,9 @@ def _import(name: str, root: Path, source: str) -> ModuleType:
             raise
 
 
-def _execute(name: str, path: Path) -> ModuleType:
+def _execute(path: Path) -> ModuleType:
     """Load a file under a name that ``import`` would not find."""
+    name = f"bonrl_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserCodeError(f"{path} is not a Python file; its name must end in .py")
