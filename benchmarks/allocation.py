@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from actors.queue.allocation import Allocation, Outcome
+from actors.queue.allocation_settings import AllocationSettings
 from actors.queue.prompt_stream import PromptStream
-from actors.settings import AllocationSettings
 from learner.metrics import student_t_interval
 from learner.objective import GradedGroups, Objective
 from learner.objective_settings import ObjectiveSettings

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from actors.queue.allocation_settings import AllocationSettings
 from actors.queue.prompt_stream import PromptStream
-from actors.settings import AllocationSettings
 from learner.allocation import ExpectedNoise, allocate
 from learner.objective import Objective
 from learner.objective_settings import ObjectiveSettings

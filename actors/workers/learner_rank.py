@@ -24,7 +24,8 @@ from actors.group_metrics import group_metrics
 from actors.logs import set_step, start_actor_log
 from actors.plugins import load_plugins
 from actors.process_stats import Heartbeat, own_heartbeat
-from actors.settings import AllocationSettings, BroadcastSettings, DeadlineSettings
+from actors.queue.allocation_settings import AllocationSettings
+from actors.settings import BroadcastSettings, DeadlineSettings
 from actors.weights import Destination, Published, make_transfer
 from actors.workers.learning_step import LearningStep
 from learner.checkpoint_identity import ADAPTER, ENGINE, HUGGINGFACE

@@ -15,8 +15,8 @@ import numpy as np
 from actors.group import Group
 from actors.group_metrics import sampled_entropy
 from actors.queue.allocation import size_problem
+from actors.queue.allocation_settings import AllocationSettings
 from actors.sampling import restricted_problem
-from actors.settings import AllocationSettings
 from learner.batching import TrainingSequence
 from learner.objective import GradedGroups, Objective
 from learner.objective_settings import FOR_ANY_REWARD, NAME_ANSWERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from actors.settings import AllocationSettings
+from actors.queue.allocation_settings import AllocationSettings
 from learner.estimators import ESTIMATORS
 from learner.schedule import scheduled_integer
 from learner.strategies import STRATEGIES

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.queue.allocation import Allocation, Outcome, PlannedGroup, outcome_of
+from actors.queue.allocation_settings import AllocationSettings
 from actors.queue.prompt_stream import PromptStream
-from actors.settings import AllocationSettings
 from learner.objective import Objective
 from learner.objective_settings import ObjectiveSettings
 from learner.schedule import Schedule, ScheduleSettings

@@ -9,7 +9,7 @@ import pytest
 
 from actors.group import Group
 from actors.group_metrics import group_metrics
-from actors.settings import AllocationSettings
+from actors.queue.allocation_settings import AllocationSettings
 from actors.workers.learning_step import LearningStep, graded_groups
 from learner import strategy_value
 from learner.estimators import group_advantages
