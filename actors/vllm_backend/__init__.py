@@ -4,6 +4,7 @@ Its interfaces change between releases (weight transfer at 0.16, 0.22 and 0.29),
 vLLM is imported inside functions: importing this package is cheap, and the environment is set before vLLM reads it.
 
     engine              samples token ids and loads new weights
+    arguments           the settings as vLLM's arguments
     weight_transfer     our back-end for loading weights
     adapters            loads adapters instead of weights
     host_registration   registers that back-end in the processes of an engine

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from actors.card_memory import utilization
 from actors.engine_load import EngineLoad
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.vllm_backend.adapters import SentAdapter, adapter_request
+from actors.vllm_backend.arguments import engine_arguments, keeps_states, memory_arguments
 from actors.vllm_backend.environment import EngineError, UpdateInterrupted, environment, summary
 from actors.vllm_backend.liveness import DEAD, died, while_alive
 from actors.vllm_backend.sleep import Sleep
@@ -35,10 +35,6 @@ from actors.vllm_backend.weight_transfer import BACKEND, register_host_backend
 from actors.weights import Update
 from learner.settings import LoraSettings
 from verifiers.text.stop_tokens import stop_token_ids
-
-_GIB = 2**30
-# vLLM captures CUDA graphs for batches of up to 512 sequences, larger ones in steps of 16; beyond it decodes without.
-_GRAPH_SEQUENCES, _GRAPH_STEP = 512, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +55,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """Cost of one weight update: seconds of paused generation, seconds of loading within the pause, bytes."""
+    """Cost of one weight update: seconds of paused generation, bytes."""
 
     version: int
     pause_seconds: float
-    load_seconds: float
     nbytes: int
 
 
@@ -131,11 +126,11 @@ class VllmEngine:
         try:
             arguments = AsyncEngineArgs(
                 **engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
-                **self._memory_arguments(),
+                **memory_arguments(self.settings, self._reserved, self._card_gib),
                 **(self._adapter.engine_arguments(self.model_path) if self._adapter else {}),
                 weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
             )
-            if not self.settings.gpus and _keeps_states(arguments.create_model_config()):
+            if not self.settings.gpus and keeps_states(arguments.create_model_config()):
                 arguments.enable_prefix_caching = False  # vLLM caches states only with chunked prefill
             self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stats.logger()])
             request = WeightTransferInitRequest(init_info={})
@@ -149,22 +144,6 @@ class VllmEngine:
             self.shutdown()
             remedy = "; learner.lora.send = merged uses no adapters in vLLM" if self._adapter else ""
             raise EngineError(f"vLLM cannot serve the model {self.model_path}: {summary(error)}{remedy}") from error
-
-    def _memory_arguments(self) -> dict[str, Any]:
-        """vLLM's arguments for its share of a GPU; none on the CPU."""
-        if not self.settings.gpus:
-            return {}
-        from vllm.platforms import current_platform
-
-        total = float(current_platform.get_device_total_memory())
-        usable = total if self._card_gib is None else min(total, self._card_gib * _GIB)
-        share = utilization(self.settings, usable, self._reserved) * usable / total
-        if share <= 0:
-            raise EngineError(
-                f"the learner rank needs {self._reserved / _GIB:.1f} GiB of the {usable / _GIB:.1f} GiB of the shared "
-                "card; set learner.offload = optimizer, or take a smaller model.path"
-            )
-        return {"gpu_memory_utilization": share, "enable_sleep_mode": self.settings.sleep != "none"}
 
     async def generate(
         self,
@@ -244,7 +223,6 @@ class VllmEngine:
             mode = "keep" if self.settings.in_flight == "keep" else "wait"
             await llm.pause_generation(mode=mode, clear_cache=True)
             self._stats.cache_cleared()
-        paused = time.perf_counter()
         await self._sleep.allocate_weights(llm)
         if self._adapter is None:
             await self._load_weights(llm, version, updates)
@@ -254,12 +232,11 @@ class VllmEngine:
         echoed = await llm.get_weight_version()
         if echoed != str(version):
             raise EngineError(f"vLLM reports weight version {echoed} after the update to version {version}")
-        loaded = time.perf_counter()
         await self._sleep.end(llm)
         self._incomplete = False
         await llm.resume_generation()
         nbytes = sum(update.nbytes for update in updates)
-        return UpdateReport(version, time.perf_counter() - begin, loaded - paused, nbytes)
+        return UpdateReport(version, time.perf_counter() - begin, nbytes)
 
     async def _load_weights(self, llm: Any, version: int, updates: Sequence[Update]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -372,49 +349,3 @@ def _model_directory(model_path: str) -> Path:
     if not (directory / "config.json").is_file():
         raise EngineError(f"{model_path} has no config.json: set model.path to a Hugging Face model directory")
     return directory
-
-
-def engine_arguments(
-    model_path: str, dtype: str, sampler: SamplerSettings, rollout: RolloutSettings, seed: int
-) -> dict[str, Any]:
-    """vLLM's arguments for the engine, without those of its memory and of weight transfer."""
-    arguments: dict[str, Any] = dict(
-        model=model_path,
-        dtype=dtype,
-        seed=seed,
-        skip_tokenizer_init=True,
-        max_model_len=sampler.max_model_len or rollout.max_sequence_tokens,
-        max_num_seqs=sampler.max_num_seqs,
-        enforce_eager=sampler.enforce_eager,
-        language_model_only=True,  # for multimodal checkpoints, as in the learner
-        enable_prefix_caching=True,  # the n samples of a prompt share its prefill; every update clears it
-        logprobs_mode="processed_logprobs",  # after applying the temperature
-        disable_log_stats=True,  # of vLLM's own loggers
-        enable_log_requests=False,
-        use_tqdm_on_load=False,
-        generation_config="vllm",  # sampling defaults of the model directory must not change the distribution
-    )
-    arguments["worker_extension_cls"] = "actors.vllm_backend.host_registration.WorkerExtension"
-    if sampler.gpus:
-        if dtype == "bfloat16":  # the learner's logits are not rounded on a GPU either (learner/chunked_head.py)
-            arguments["hf_overrides"] = {"head_dtype": "float32"}
-        arguments["tensor_parallel_size"] = sampler.tensor_parallel
-        # By default vLLM takes its Ray executor in a placement group, where samplers may run; an engine is on one node.
-        arguments["distributed_executor_backend"] = "mp" if sampler.tensor_parallel > 1 else "uni"
-        if sampler.max_num_seqs > _GRAPH_SEQUENCES and not sampler.enforce_eager:
-            arguments["max_cudagraph_capture_size"] = -(-sampler.max_num_seqs // _GRAPH_STEP) * _GRAPH_STEP
-    else:
-        from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
-        arguments["kv_cache_memory_bytes"] = int(sampler.kv_cache_gib * _GIB)
-        # Chunked prefill rewinds the request's random generator, which CPU generators cannot do.
-        arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(4096, arguments["max_model_len"])
-        # On CPUs vLLM overrides the name "uni", but not the class.
-        arguments["distributed_executor_backend"] = UniProcExecutor
-    return arguments
-
-
-def _keeps_states(model_config: Any) -> bool:
-    """Whether layers keep a recurrent state (Mamba, linear attention), not only keys and values."""
-    return bool(model_config.is_hybrid or model_config.is_attention_free)

@@ -119,7 +119,7 @@ class Sampler:
             addressed: from :meth:`actors.weights.base.WeightTransfer.address` for this sampler.
 
         Returns:
-            version (as the engine reports it), pause_seconds, load_seconds, nbytes.
+            version (as the engine reports it), pause_seconds, nbytes.
 
         Raises:
             InputLost: the weights cannot be read, or stopped arriving; the engine takes them when they are sent again.

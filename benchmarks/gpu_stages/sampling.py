@@ -108,7 +108,7 @@ def _plain(work: Work) -> tuple[float, float]:
     """Tokens/s of vLLM alone, without and with log-probabilities of the sampled tokens."""
     from vllm import LLM, SamplingParams
 
-    from actors.vllm_backend.engine import engine_arguments
+    from actors.vllm_backend.arguments import engine_arguments
     from actors.vllm_backend.environment import environment
 
     arguments = engine_arguments(str(work.model), work.setting.dtype, work.sampler, work.rollout, 0)

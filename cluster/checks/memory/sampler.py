@@ -14,7 +14,7 @@ from cluster.config import RunConfig
 # Resident before the weights: interpreter, torch and Ray worker, and the same with vLLM in the process of its engine.
 _SAMPLER_RUNTIME = 1.6 * GIB
 # Of a CPU engine. In a layer: residual, its norm, q, k, v and the output of attention; gate, up and their product.
-_BATCH_TOKENS = 4096  # max_num_batched_tokens in actors/vllm_backend/engine.py
+_BATCH_TOKENS = 4096  # max_num_batched_tokens in actors/vllm_backend/arguments.py
 _ALIVE_IN_ATTENTION, _ALIVE_IN_FEED_FORWARD = 6, 3
 _LOGIT_COPIES = 4  # in float32: logits, log-probabilities, probabilities and the noise of sampling
 _VLLM_WORKSPACE = 2 * GIB  # on each GPU: activations of a full batch, CUDA graphs

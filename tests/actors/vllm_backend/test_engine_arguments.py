@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend.engine import engine_arguments
+from actors.vllm_backend.arguments import engine_arguments
 
 
 def on_gpus(**changes: Any) -> dict[str, Any]:

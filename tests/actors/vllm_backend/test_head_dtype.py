@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.settings import RolloutSettings, SamplerSettings
-from actors.vllm_backend.engine import engine_arguments
+from actors.vllm_backend.arguments import engine_arguments
 
 
 @pytest.mark.parametrize(
