@@ -22,7 +22,6 @@ from ray.actor import ActorHandle
 
 from actors.fleet.node_monitors import NodeMonitors
 from actors.fleet.notices import Nodes, Notices
-from actors.fleet.reservations import release, reserve
 from actors.fleet.restarts import Restarts
 from actors.fleet.units import Changes, Incident, Member, Unit
 from actors.fleet.watch import Watch, until_marked
@@ -274,16 +273,16 @@ class Supervisor:
         """
         try:
             while True:
-                is_reserved = self._complete_without(unit) and await reserve(unit.reservation, unit.name)
+                is_reserved = self._complete_without(unit) and await unit.reserve()
                 if not self._complete_without(unit):  # perhaps only since the request
-                    await release(unit.reservation, unit.name)
+                    await unit.release()
                 elif is_reserved:
                     break
                 await asyncio.sleep(self.settings.heartbeat_s)
             await self._bring_up(unit)
         finally:
             if not unit.serving:  # the run ends, or the start failed
-                await release(unit.reservation, unit.name)
+                await unit.release()
 
     def _complete_without(self, unit: Unit) -> bool:
         """Whether all other required units are in service. Every waiting unit checks this once per heartbeat."""
@@ -320,7 +319,7 @@ class Supervisor:
         self.changes.notify()  # their memory is free
         for node in self.notices.vacated(self._members):
             self._monitors.stop(node)  # Ray ends an idle node with a notice
-        await release(unit.reservation, unit.name)
+        await unit.release()
 
     async def _bring_up(self, unit: Unit) -> None:
         for member in unit.members:

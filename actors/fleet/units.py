@@ -6,13 +6,25 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ray.actor import ActorHandle
 
-from actors.fleet.reservations import Reservation
 from actors.process_stats import Heartbeat
-from actors.remote_calls import ActorLost
+from actors.remote_calls import ActorLost, ask_ray
+
+
+class Reservation(Protocol):
+    """Resources that an optional unit reserves before its actor starts.
+
+    Both methods may block, so they are called in a thread.
+    """
+
+    def reserve(self) -> bool:
+        """Ask the cluster for the resources, once; returns whether it has reserved them."""
+
+    def release(self) -> None:
+        """Withdraw the request, or free what was reserved."""
 
 
 class Changes:
@@ -112,6 +124,17 @@ class Unit:
     @property
     def leaving(self) -> bool:
         return any(member.leaving for member in self.members)
+
+    async def reserve(self) -> bool:
+        """Ask for the unit's resources; returns whether they are reserved. False if Ray does not answer."""
+        if self.reservation is None:
+            return True
+        return bool(await ask_ray(self.reservation.reserve, to=f"reserve room for {self.name}"))
+
+    async def release(self) -> None:
+        """Release the unit's resources. If Ray does not answer, they are freed when the job ends."""
+        if self.reservation is not None:
+            await ask_ray(self.reservation.release, to=f"release the room of {self.name}")
 
 
 @dataclass(frozen=True)

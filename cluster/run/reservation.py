@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
 class BundleReservation:
-    """A :class:`actors.fleet.reservations.Reservation` on any one node that has `needs`."""
+    """A :class:`actors.fleet.units.Reservation` on any one node that has `needs`."""
 
     def __init__(self, needs: Mapping[str, float]) -> None:
         self._bundle = {name: amount for name, amount in needs.items() if amount}
