@@ -78,7 +78,7 @@ def compare(
 
 
 def _print(comparison: Comparison) -> None:
-    from cluster.telemetry.tables import print_table
+    from cluster.telemetry.console import print_table
 
     for i, group in enumerate(comparison.groups):
         runs = ", ".join(run.name for run in group.runs)

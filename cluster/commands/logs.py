@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.commands.printable import printable
+from cluster.commands.printing import printable
 from cluster.errors import UsageError
 from cluster.exit_status import INTERRUPTED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import UsageError
-from cluster.telemetry.tables import print_table
+from cluster.telemetry.console import print_table
 
 if TYPE_CHECKING:
     from cluster.commands.verifier_training import Selection
@@ -220,3 +221,13 @@ def print_verifier(trained: Trained, selection: list[Selection]) -> None:
         best.add_row(str(row.k), f"{row.best_of_k:.4f}", f"{row.pass_at_k:.4f}")
     for table in (reliability, best):
         print_table(table)
+
+
+def printable(text: str) -> str:
+    r"""Control characters as escapes (`\x1b`), so that a model's answer cannot control the terminal."""
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character)[0] != "C"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.commands.options import WhichTemperature
-from cluster.commands.printable import printable
-from cluster.commands.printing import write_json
+from cluster.commands.printing import printable, write_json
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -173,8 +172,7 @@ def _print(groups: Sequence[GroupRecord], most: int | None, full: bool) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from cluster.telemetry.console import make_console
-    from cluster.telemetry.tables import WIDE
+    from cluster.telemetry.console import WIDE, make_console
 
     console = make_console()
     if not console.is_terminal:

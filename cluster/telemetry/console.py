@@ -1,8 +1,11 @@
-"""The console on which bonrl writes."""
+"""The console on which bonrl writes, and tables on it."""
 
 import sys
 
 from rich.console import Console
+from rich.table import Table
+
+WIDE = 120  # characters
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -13,3 +16,12 @@ def make_console(*, stderr: bool = False) -> Console:
     """
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, force_terminal=None if stream.isatty() else False)
+
+
+def print_table(table: Table) -> None:
+    """Print at once; a file or a pipe gets lines of WIDE characters, which hold every table unbroken."""
+    console = make_console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
+    console.file.flush()

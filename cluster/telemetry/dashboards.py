@@ -14,9 +14,9 @@ from cluster.evaluation.summary import Evaluation, objective_terms
 from cluster.exit_status import INTERRUPTED
 from cluster.records.disk import RunDirectoryError
 from cluster.records.run_directory import RunDirectory
+from cluster.telemetry.console import print_table
 from cluster.telemetry.progress import Progress
 from cluster.telemetry.ray_gauges import RayGauges
-from cluster.telemetry.tables import print_table
 from cluster.telemetry.tracker import Loss
 from cluster.telemetry.trackers import make_trackers
 from learner.metrics import Difference
