@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cluster.telemetry.metrics_tail import last_step
+from benchmarks.metrics_tail import last_step
 
 MIB_AIM = 1.0  # MB per 100 steps
 COUNT_AIM = 0.5  # descriptors, threads, processes per 100 steps

@@ -27,8 +27,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.metrics_tail import last_step
 from cluster.records.weight_fingerprint import weights_sha256
-from cluster.telemetry.metrics_tail import last_step
 from learner.checkpoint_identity import HUGGINGFACE
 from tests.chaos import coder, faults
 from tests.chaos.audit import audit

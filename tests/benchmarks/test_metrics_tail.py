@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.metrics_tail import TAIL_BYTES, last_step
 from cluster.records.run_directory import RunDirectory
-from cluster.telemetry.metrics_tail import TAIL_BYTES, last_step
 
 
 def test_it_follows_a_run_and_its_resume(tmp_path: Path) -> None:
