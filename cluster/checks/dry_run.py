@@ -15,13 +15,15 @@ from cluster.checks.memory.rank import published_on_device
 from cluster.checks.memory.shape import Shape, has_learner, has_samplers, keeps_reference, sequence_tokens, size_text
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
-from cluster.checks.processor import multiplies_bfloat16
 from cluster.checks.prompts import evaluates
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
 from learner.schedule import scheduled_integer
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
+# Flags of /proc/cpuinfo with which oneDNN, torch's library for matrix products, supports bfloat16: AVX-512 and its
+# successors on x86, the extension of that name on Arm. Without them torch has only a plain loop.
+_BFLOAT16 = {"avx512bw", "avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 LARGE, HIGH_RATE = 1e8, 2e-5  # parameters; a learning rate above which reinforcement learning of all of them is rare
 
 
@@ -295,3 +297,16 @@ def _cache_text(config: RunConfig, derived: Derived) -> str:
     if not derived.shape.assumed and cache_is_bounded(config.model.path):
         text += "; perhaps more, because some layers keep fewer tokens"
     return text
+
+
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether torch has a fast matrix product in bfloat16 here; True where the flags cannot be read."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return True
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # of the first core: x86, Arm
+            return not _BFLOAT16.isdisjoint(value.split())
+    return True

@@ -15,10 +15,12 @@ from cluster.exit_status import INTERRUPTED
 from cluster.records.disk import RunDirectoryError
 from cluster.records.run_directory import RunDirectory
 from cluster.telemetry.console import print_table
+from cluster.telemetry.mlflow_writer import MlflowWriter
 from cluster.telemetry.progress import Progress
 from cluster.telemetry.ray_gauges import RayGauges
-from cluster.telemetry.tracker import Loss
-from cluster.telemetry.trackers import make_trackers
+from cluster.telemetry.tensorboard_writer import TensorBoardWriter
+from cluster.telemetry.tracker import Loss, Tracker
+from cluster.telemetry.wandb_writer import WandbWriter
 from learner.metrics import Difference
 from learner.schedule import scheduled_integer
 
@@ -149,3 +151,24 @@ class Dashboards:
             return "objective"
         k = scheduled_integer(self._config.schedule.k, step - 1, self._config.objective.k)
         return objective_name(self._config.objective.terms(k))
+
+
+def make_trackers(config: RunConfig, directory: RunDirectory, first_step: int) -> list[Tracker]:
+    """Start each tracker that ``tracking`` names once, in the order of the list.
+
+    Args:
+        first_step: optimizer steps that a resumed run continues from; 0 for a new run.
+
+    Raises:
+        WandbError: wandb must be online and cannot start.
+    """
+    found: list[Tracker] = []
+    name, tree = directory.path.name, config.to_mapping()
+    for kind in dict.fromkeys(config.tracking):
+        if kind == "wandb":
+            found.append(WandbWriter(config.wandb, directory.path, config=tree, name=name))
+        elif kind == "tensorboard":
+            found.append(TensorBoardWriter(directory.path, first_step=first_step, elapsed_s=directory.elapsed_s()))
+        else:
+            found.append(MlflowWriter(config.mlflow, directory.path, config=tree, name=name, first_step=first_step))
+    return found

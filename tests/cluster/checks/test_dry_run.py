@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, report, warnings_of
+from cluster.checks.dry_run import learning_rate_warnings, load_model_facts, multiplies_bfloat16, report, warnings_of
 from cluster.checks.memory.estimates import derive
 from cluster.checks.memory.limits import memory_problems
 from cluster.checks.memory.shape import GIB
 from cluster.checks.model_facts import ModelFacts, read_model
-from cluster.checks.processor import multiplies_bfloat16
 from cluster.config import build_config
 from cluster.errors import UsageError
 
