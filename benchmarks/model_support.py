@@ -120,9 +120,11 @@ class Trial:
     async def broadcast(self) -> None:
         """The learner's weights to the sampler, in buckets that cut layers apart."""
         from actors.weights import buckets
+        from actors.weights.bucket_files import new_path
 
         manifests = [
-            buckets.write_bucket(buckets.new_path("support"), bucket) | {"partial": self.learner.adapters is not None}
+            buckets.write_bytes(new_path("support"), *buckets.pack(bucket))
+            | {"partial": self.learner.adapters is not None}
             for bucket in self.learner.weight_buckets(1 << 18, partial=True)
         ]
         try:

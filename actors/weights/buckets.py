@@ -30,8 +30,6 @@ import numpy as np
 import torch
 
 from actors.weights.base import NamedTensor, TransferError
-from actors.weights.bucket_files import new_path as new_path
-from actors.weights.bucket_files import remove_stale as remove_stale
 
 Manifest = dict[str, Any]
 
@@ -60,34 +58,33 @@ def pack(tensors: Sequence[NamedTensor]) -> tuple[Manifest, np.ndarray]:
     return {"path": "", "entries": entries, "nbytes": nbytes}, data
 
 
-def write_bucket(path: Path | str, tensors: Sequence[NamedTensor]) -> Manifest:
-    """Copy CPU `tensors` into a new shared-memory file.
+def write_bytes(path: Path, manifest: Manifest, data: np.ndarray) -> Manifest:
+    """Write bytes made by :func:`pack` to a new shared-memory file on this node.
 
     Raises:
-        TransferError: when the memory file system is full, or the path exists or cannot be written.
+        TransferError: the size differs from the manifest's, the memory file system is full, or the path exists or
+            cannot be written.
     """
-    entries, nbytes = layout(tensors)
-    with _created(Path(path), nbytes) as mapped:
-        if mapped is not None:
-            view = np.frombuffer(mapped, dtype=np.uint8)
-            fill(view, tensors, entries)
-            del view  # an exported buffer would keep the mapping from closing
-    return {"path": str(path), "entries": entries, "nbytes": nbytes}
-
-
-def write_bytes(path: Path | str, manifest: Manifest, data: np.ndarray) -> Manifest:
-    """Write bytes made by :func:`pack` on another node to a shared-memory file on this one.
-
-    Raises:
-        TransferError: when the size differs from the manifest's, or the file cannot be written.
-    """
-    if data.dtype != np.uint8 or data.ndim != 1 or data.size != manifest["nbytes"]:
-        raise TransferError(
-            f"weight bucket has {data.size} items of {data.dtype}, its manifest {manifest['nbytes']} bytes"
-        )
-    with _created(Path(path), data.size) as mapped:
-        if mapped is not None:
-            mapped.write(data.data)
+    nbytes = manifest["nbytes"]
+    if data.dtype != np.uint8 or data.ndim != 1 or data.size != nbytes:
+        raise TransferError(f"weight bucket has {data.size} items of {data.dtype}, its manifest {nbytes} bytes")
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise TransferError(f"cannot create the weight bucket {path}: {error.strerror}") from error
+    try:
+        if nbytes:
+            # Reserve the pages now: writing to a full tmpfs through a mapping would end in SIGBUS.
+            os.posix_fallocate(descriptor, 0, nbytes)
+            with mmap.mmap(descriptor, nbytes) as mapped:
+                mapped.write(data.data)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TransferError(write_problem(path, nbytes, error)) from error
+        raise
+    finally:
+        os.close(descriptor)
     return {**manifest, "path": str(path)}
 
 
@@ -197,30 +194,6 @@ def fill(data: np.ndarray, tensors: Sequence[NamedTensor], entries: Sequence[tup
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
-
-
-@contextlib.contextmanager
-def _created(path: Path, nbytes: int) -> Iterator[mmap.mmap | None]:
-    """Create a file of `nbytes` bytes and map it for writing (None when empty); on an error it is removed."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise TransferError(f"cannot create the weight bucket {path}: {error.strerror}") from error
-    try:
-        if nbytes == 0:
-            yield None
-            return
-        # Reserve the pages now: writing to a full tmpfs through a mapping would end in SIGBUS.
-        os.posix_fallocate(descriptor, 0, nbytes)
-        with mmap.mmap(descriptor, nbytes) as mapped:
-            yield mapped
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise TransferError(write_problem(path, nbytes, error)) from error
-        raise
-    finally:
-        os.close(descriptor)
 
 
 def write_problem(path: Path, nbytes: int, error: OSError) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from actors.weights import buckets as packed_buckets
 from actors.weights.base import Buckets, Destination, Published, TransferError, Update, WeightTransfer
+from actors.weights.bucket_files import new_path, remove_stale
 from actors.weights.bucket_pool import BucketPool
 from actors.weights.buckets import Manifest
 
@@ -82,7 +83,7 @@ class HostTransfer(WeightTransfer):
 
     def remove_leftovers(self, *, restarted: bool) -> None:
         """Remove the bucket files of processes that were killed during an update."""
-        packed_buckets.remove_stale(run=self.owner if restarted else None)
+        remove_stale(run=self.owner if restarted else None)
 
     @property
     def _shares_memory(self) -> bool:
@@ -90,7 +91,7 @@ class HostTransfer(WeightTransfer):
 
     def _written(self, manifest: Manifest, data: np.ndarray, stack: contextlib.ExitStack) -> Manifest:
         """The bytes in an unlinked file on this node, kept by its open descriptor."""
-        written = packed_buckets.write_bytes(packed_buckets.new_path(self.owner), manifest, data)
+        written = packed_buckets.write_bytes(new_path(self.owner), manifest, data)
         try:
             return stack.enter_context(packed_buckets.held(written))
         finally:

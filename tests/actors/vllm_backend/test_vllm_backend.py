@@ -14,7 +14,9 @@ import pytest
 from actors.sampling import Sampling
 from actors.settings import RolloutSettings, SamplerSettings
 from actors.weights import buckets
+from actors.weights.bucket_files import new_path
 from actors.workers.sampler import Sampler, SamplerError
+from tests.actors.weights.bucket_writing import write_bucket
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +129,7 @@ def test_a_full_cache_preempts_requests_and_changes_no_sample(sampler, crowded, 
 def test_an_incomplete_update_ends_the_sampler_and_its_requests(crowded, run_async):
     sampler, model = crowded
     tensors = [(name, p) for name, p in model.named_parameters() if "layers.1.self_attn.k_proj" not in name]
-    manifest = buckets.write_bucket(buckets.new_path("test"), tensors)
+    manifest = write_bucket(new_path("test"), tensors)
 
     async def update():
         running = asyncio.create_task(sampler.sample(PROMPTS[0], 16, Sampling(), 160, 0, "running"))
@@ -147,7 +149,7 @@ def test_a_killed_engine_core_is_noticed_within_seconds(served, run_async):
     """Also by an update that has begun. Last of this module: it ends the shared engine."""
     sampler, model = served
     (core,) = sampler._engine.pids()  # engines of other tests may not have ended yet
-    manifest = buckets.write_bucket(buckets.new_path("test"), list(model.named_parameters()))
+    manifest = write_bucket(new_path("test"), list(model.named_parameters()))
 
     async def check_again_and_again():
         while True:

@@ -17,12 +17,14 @@ from actors.errors import InputLost
 from actors.settings import BroadcastSettings
 from actors.vllm_backend import adapters as vllm_adapters
 from actors.weights import Destination, Published, buckets, nccl
+from actors.weights.bucket_files import new_path
 from actors.weights.ipc import IpcTransfer
 from actors.weights.nccl import NcclTransfer
 from actors.workers.sampler import SamplerError
 from learner.backends.checkpoint_layout import CheckpointLayout
 from learner.backends.lora import Adapters
 from learner.settings import LoraSettings
+from tests.actors.weights.bucket_writing import write_bucket
 from tests.actors.weights.test_weight_update import PROMPT, TOLERANCE, assert_agrees, sample, start_sampling
 
 pytestmark = pytest.mark.slow
@@ -66,7 +68,7 @@ def halves(served: Served) -> list[list[tuple[str, torch.Tensor]]]:
 
 
 async def update(served: Served) -> dict[str, Any]:
-    manifests = [buckets.write_bucket(buckets.new_path("test"), half) for half in halves(served)]
+    manifests = [write_bucket(new_path("test"), half) for half in halves(served)]
     try:
         return await served.sampler.load_weights(next(versions), manifests)
     finally:
@@ -169,7 +171,7 @@ def test_adapters_arrive_by_every_transfer(served, run_async, reference_logprobs
 
 def test_an_adapter_without_a_layer_is_refused(served, run_async):
     """The last test of the module, because it ends the engine."""
-    bucket = buckets.write_bucket(buckets.new_path("test"), served.factors[1:])
+    bucket = write_bucket(new_path("test"), served.factors[1:])
     with pytest.raises(SamplerError, match=r"the update lacks model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight"):
         run_async(served.sampler.load_weights(next(versions), [bucket]))
     buckets.unlink([bucket])

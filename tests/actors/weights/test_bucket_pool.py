@@ -19,6 +19,7 @@ from actors.settings import BroadcastSettings
 from actors.weights import Destination, Published, TransferError, buckets, make_transfer, pinning
 from actors.weights.bucket_pool import BucketPool
 from actors.weights.mapped_files import MappedFiles
+from tests.actors.weights.bucket_writing import write_bucket
 
 HERE = Destination("node")
 CPU = torch.device("cpu")
@@ -177,7 +178,7 @@ def test_an_engine_on_a_gpu_keeps_its_mappings_and_takes_copies(tmp_path: Path) 
     assert_holds(dict(files.open_bucket(successor)), 3.0)
     files.forget_others([successor])
     assert files._files.keys() == {successor["mark"]} and mapping._mapped.closed
-    named = buckets.write_bucket(tmp_path / "b", weights(4.0))
+    named = write_bucket(tmp_path / "b", weights(4.0))
     assert_holds(dict(files.open_bucket(named)), 4.0)
     files.close()
     assert not files._files

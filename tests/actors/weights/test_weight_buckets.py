@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.weights import buckets
-from actors.weights.bucket_files import remove_written_by
+from actors.weights.bucket_files import new_path, remove_stale, remove_written_by
 from actors.weights.buckets import TransferError
+from tests.actors.weights.bucket_writing import write_bucket
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64, torch.bool]
 
@@ -45,40 +46,32 @@ def assert_same(got: list[tuple[str, torch.Tensor]], expected: list[tuple[str, t
 @settings(max_examples=60, deadline=None)
 @given(named_tensors())
 def test_file_round_trip(tensors):
+    manifest, data = buckets.pack(tensors)
+    data.flags.writeable = False  # as Ray's object store hands them out
     with tempfile.TemporaryDirectory() as directory:
-        manifest = buckets.write_bucket(buckets.new_path("run", Path(directory)), tensors)
-        read = list(buckets.open_bucket(manifest))
-        buckets.unlink([manifest])
+        local = buckets.write_bytes(new_path("run", Path(directory)), manifest, data)
+        read = list(buckets.open_bucket(local))
+        buckets.unlink([local])
         assert os.listdir(directory) == []
     assert_same(read, tensors)  # the mapping outlives the file
 
 
-@settings(max_examples=60, deadline=None)
-@given(named_tensors())
-def test_bytes_from_another_node_round_trip(tensors):
-    manifest, data = buckets.pack(tensors)
-    data.flags.writeable = False  # as Ray's object store hands them out
-    with tempfile.TemporaryDirectory() as directory:
-        local = buckets.write_bytes(buckets.new_path("run", Path(directory)), manifest, data)
-        assert_same(list(buckets.open_bucket(local)), tensors)
-
-
 def test_manifest_is_plain_data(tmp_path):
-    manifest = buckets.write_bucket(tmp_path / "b", [("w", torch.ones(2, 3))])
+    manifest = write_bucket(tmp_path / "b", [("w", torch.ones(2, 3))])
     assert eval(repr(manifest)) == manifest
     assert manifest["entries"] == [("w", "float32", [2, 3], 0, 24)]
 
 
 def test_readers_cannot_change_the_bucket(tmp_path):
-    manifest = buckets.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
+    manifest = write_bucket(tmp_path / "b", [("w", torch.ones(4))])
     next(buckets.open_bucket(manifest))[1].zero_()
     assert next(buckets.open_bucket(manifest))[1].sum() == 4
 
 
 def test_a_bucket_is_never_written_twice(tmp_path):
-    buckets.write_bucket(tmp_path / "b", [("w", torch.ones(4))])
+    write_bucket(tmp_path / "b", [("w", torch.ones(4))])
     with pytest.raises(TransferError, match="File exists"):
-        buckets.write_bucket(tmp_path / "b", [("w", torch.zeros(4))])
+        write_bucket(tmp_path / "b", [("w", torch.zeros(4))])
 
 
 def test_a_full_memory_file_system_is_explained_and_leaves_nothing(tmp_path, monkeypatch):
@@ -87,12 +80,12 @@ def test_a_full_memory_file_system_is_explained_and_leaves_nothing(tmp_path, mon
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(TransferError, match=r"is full: a weight bucket of 4\.0 MiB .* --shm-size"):
-        buckets.write_bucket(tmp_path / "b", [("w", torch.ones(2**20))])
+        write_bucket(tmp_path / "b", [("w", torch.ones(2**20))])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_and_torn_buckets_are_refused(tmp_path):
-    manifest = buckets.write_bucket(tmp_path / "b", [("w", torch.ones(64))])
+    manifest = write_bucket(tmp_path / "b", [("w", torch.ones(64))])
     os.truncate(tmp_path / "b", 100)
     with pytest.raises(TransferError, match="has 100 bytes, its manifest says 256"):
         list(buckets.open_bucket(manifest))
@@ -107,21 +100,21 @@ def test_only_buckets_of_dead_processes_are_removed(tmp_path):
     program = "import os; print(os.getpid())"
     dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     stale = tmp_path / f"bonrl-run-{int(dead.stdout)}-0123abcd.bucket"
-    mine = buckets.new_path("run 1/x", tmp_path)
+    mine = new_path("run 1/x", tmp_path)
     foreign = tmp_path / "bonrl-notes.txt"
     for path in (stale, mine, foreign):
         path.touch()
-    assert buckets.remove_stale(tmp_path) == []  # young: perhaps of a process in another container
-    assert buckets.remove_stale(tmp_path, run="another") == []
+    assert remove_stale(tmp_path) == []  # young: perhaps of a process in another container
+    assert remove_stale(tmp_path, run="another") == []
     os.utime(stale, (0, 0))
     os.utime(mine, (0, 0))
-    assert buckets.remove_stale(tmp_path) == [stale]
+    assert remove_stale(tmp_path) == [stale]
     assert mine.exists() and foreign.exists()
 
 
 def test_a_held_bucket_is_readable_after_its_file_is_gone_also_by_a_child(tmp_path: Path):
     tensors = [("a", torch.arange(5.0))]
-    manifest = buckets.write_bucket(buckets.new_path("run", tmp_path), tensors)
+    manifest = write_bucket(new_path("run", tmp_path), tensors)
     with buckets.held(manifest) as kept:
         buckets.unlink([manifest])
         assert_same(list(buckets.open_bucket(kept)), tensors)

@@ -20,8 +20,10 @@ from actors.errors import InputLost
 from actors.sampling import Sampling
 from actors.settings import BroadcastSettings
 from actors.weights import Destination, Published, buckets, make_transfer, nccl
+from actors.weights.bucket_files import new_path
 from actors.weights.ipc import IpcTransfer
 from actors.weights.nccl import NcclPayload, NcclTransfer
+from tests.actors.weights.bucket_writing import write_bucket
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +72,7 @@ def in_buckets(model: torch.nn.Module, count: int, part: str = "") -> list[bucke
     """The model's weights in `count` shared-memory buckets, fused layers' tensors in different ones."""
     tensors = [(name, p) for name, p in model.named_parameters() if part in name]
     parts = [tensors[i::count] for i in range(count)]
-    return [buckets.write_bucket(buckets.new_path("test"), part) for part in parts]
+    return [write_bucket(new_path("test"), part) for part in parts]
 
 
 async def update(sampler, model: torch.nn.Module, count: int = 3) -> dict:
