@@ -1,4 +1,4 @@
-"""What `--dry-run` prints, and combinations that are seldom meant; memory_limits.py says what does not fit."""
+"""What `--dry-run` prints, and combinations that are seldom meant; memory/limits.py says what does not fit."""
 
 from __future__ import annotations
 

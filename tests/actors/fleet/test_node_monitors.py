@@ -13,13 +13,11 @@ pytestmark = pytest.mark.slow  # imports Ray, though it starts nothing
 class Monitor:
     def __init__(self, answers: bool) -> None:
         self.answers = answers
-        self.inspections = 0
         self.ended: list = []
         self.inspect = SimpleNamespace(remote=self._inspect)
         self.kill = SimpleNamespace(remote=self._kill)
 
     async def _inspect(self, processes, family):
-        self.inspections += 1
         return await self._answer({1: "stats"})
 
     async def _kill(self, processes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -65,16 +64,6 @@ class Browser:
         if "exceptionDetails" in found:
             raise AssertionError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
-
-    def screenshot(self, file: Path, *, whole: bool = False, clip: dict[str, float] | None = None) -> None:
-        """Write a PNG of the window, of the whole page, or of a part of it."""
-        options: dict[str, Any] = {"captureBeyondViewport": whole or clip is not None}
-        if whole:
-            size = self._call("Page.getLayoutMetrics")["cssContentSize"]
-            clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"]}
-        if clip is not None:
-            options["clip"] = clip | {"scale": 1}
-        file.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", **options)["data"]))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._last += 1
