@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 from verifiers.settings import TaskSettings, is_code
@@ -11,57 +13,24 @@ from verifiers.task import Task
 T = TypeVar("T")
 
 
-def _countdown(settings: TaskSettings) -> Task:
-    from verifiers.tasks.countdown import Countdown
-
-    return Countdown(settings)
-
-
-def _gsm8k(settings: TaskSettings) -> Task:
-    from verifiers.tasks.gsm8k import Gsm8k
-
-    return Gsm8k(settings)
+def _built_in(place: str, settings: TaskSettings) -> Task:
+    module, _, name = place.partition(":")
+    task: Callable[[TaskSettings], Task] = getattr(import_module(f"verifiers.tasks.{module}"), name)
+    return task(settings)
 
 
-def _humaneval(settings: TaskSettings) -> Task:
-    from verifiers.tasks.humaneval import HumanEval
-
-    return HumanEval(settings)
-
-
-def _mbpp(settings: TaskSettings) -> Task:
-    from verifiers.tasks.mbpp import Mbpp
-
-    return Mbpp(settings)
-
-
-def _math(settings: TaskSettings) -> Task:
-    from verifiers.tasks.math_tasks import Math
-
-    return Math(settings)
-
-
-def _math500(settings: TaskSettings) -> Task:
-    from verifiers.tasks.math_tasks import Math500
-
-    return Math500(settings)
-
-
-def _jsonl(settings: TaskSettings) -> Task:
-    from verifiers.tasks.jsonl import Jsonl
-
-    return Jsonl(settings)
-
-
-# Each function imports its module, so that a task's dependencies load only in runs that use it.
+# A module is imported when its task is made, so that a task's dependencies load only in runs that use it.
 TASKS: dict[str, Callable[[TaskSettings], Task]] = {
-    "countdown": _countdown,
-    "gsm8k": _gsm8k,
-    "humaneval": _humaneval,
-    "jsonl": _jsonl,
-    "math": _math,
-    "math500": _math500,
-    "mbpp": _mbpp,
+    name: partial(_built_in, place)
+    for name, place in {
+        "countdown": "countdown:Countdown",
+        "gsm8k": "gsm8k:Gsm8k",
+        "humaneval": "humaneval:HumanEval",
+        "jsonl": "jsonl:Jsonl",
+        "math": "math_tasks:Math",
+        "math500": "math_tasks:Math500",
+        "mbpp": "mbpp:Mbpp",
+    }.items()
 }
 USER_TASKS: dict[str, type[Any]] = {}
 """Classes that plugins register."""
