@@ -184,10 +184,10 @@ def _number(task: Fields, name: str, least: float, most: float, kind: type = flo
 
 def _start_code(timeout_s: float, parallel: int, options: CodeOptions) -> tuple[Grader, str]:
     from verifiers import Limits
+    from verifiers.programs.extraction import program_of
     from verifiers.sandbox.executor import Executor
     from verifiers.sandbox.grading import grade
     from verifiers.sandbox.settings import SandboxSettings
-    from verifiers.tasks.programs import program_of
 
     limits = Limits(wall_seconds=timeout_s, case_seconds=timeout_s, processes=options.threads)
     executor = Executor(SandboxSettings(servers=min(parallel, MAX_SERVERS), tolerance=options.tolerance or 0.0))

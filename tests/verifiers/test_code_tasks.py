@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from verifiers import Status, TaskSettings, make_task
+from verifiers.programs.extraction import program_of
 from verifiers.sandbox import SandboxSettings
 from verifiers.tasks.code_task import CodeVerifier
-from verifiers.tasks.programs import program_of
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 runs_code = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from verifiers.tasks.programs import program_of
+from verifiers.programs.extraction import program_of
 
 SCRIPT = "n = int(input())\nprint(n + 1)\n"
 SOLVE = "def solve(n):\n    return n + 1\n"

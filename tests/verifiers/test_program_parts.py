@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from verifiers.tasks.programs import program_of
+from verifiers.programs.extraction import program_of
 
 ADD = "def add(a, b):\n    return a + b\n"
 FENCED = f"```python\n{ADD}```\n"

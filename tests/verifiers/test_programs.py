@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from verifiers.tasks.code_blocks import fenced_blocks
-from verifiers.tasks.code_lines import Lexer
-from verifiers.tasks.programs import program_of
+from verifiers.programs.blocks import fenced_blocks
+from verifiers.programs.extraction import program_of
+from verifiers.programs.lines import Lexer
 
 TICKS = "```"
 AREA = f'''def area(r):

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from verifiers import Status, grade_math
+from verifiers.programs.extraction import program_of
 from verifiers.reasoning import after_reasoning
-from verifiers.tasks.programs import program_of
 
 TAGS = [
     *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "thoughts", "reasoning", "reason")),

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from verifiers.programs.extraction import program_of
 from verifiers.sandbox.executor import Executor, SandboxUnavailable
 from verifiers.sandbox.grading import CodeTests, grade
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
 from verifiers.tasks.datasets import read_objects
-from verifiers.tasks.programs import program_of
 from verifiers.verdict import Status, Verdict
 
 CHAT_INSTRUCTION = "Answer with the complete code in one ```python block."

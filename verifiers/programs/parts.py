@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from verifiers.programs.blocks import is_python
 from verifiers.sandbox.inside.unbound_names import exported, outside
-from verifiers.tasks.code_blocks import is_python
 
 MAX_BLOCKS = 30
 """Only so many blocks before and after the chosen one are read."""

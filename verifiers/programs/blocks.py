@@ -6,7 +6,7 @@ import re
 import textwrap
 from dataclasses import dataclass, field
 
-from verifiers.tasks.code_lines import Lexer, begins_as_code
+from verifiers.programs.lines import Lexer, begins_as_code
 
 _FENCE = re.compile(r"([ \t]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*)")
 # "Here it is: ```python": an opening fence at the end of a line of prose.

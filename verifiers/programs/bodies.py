@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import textwrap
 
-from verifiers.tasks.code_lines import Lexer, is_prose, lines_of
-from verifiers.tasks.code_parts import FUNCTIONS, joined, parsed, with_definitions
+from verifiers.programs.lines import Lexer, is_prose, lines_of
+from verifiers.programs.parts import FUNCTIONS, joined, parsed, with_definitions
 from verifiers.turns import first_turn
 
 _CLOSER = (")", "]", "}")

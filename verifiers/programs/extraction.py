@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import textwrap
 
+from verifiers.programs.blocks import before_fence, fenced_blocks
+from verifiers.programs.bodies import after_prompt, continued, with_body
+from verifiers.programs.lines import Lexer, begins_as_code, is_code, is_prose, lines_of
+from verifiers.programs.parts import defines, parsed, program_in, without_prompts
+from verifiers.programs.wrappers import INVISIBLE, unquoted, unwrapped
 from verifiers.reasoning import after_reasoning
-from verifiers.tasks.code_blocks import before_fence, fenced_blocks
-from verifiers.tasks.code_bodies import after_prompt, continued, with_body
-from verifiers.tasks.code_lines import Lexer, begins_as_code, is_code, is_prose, lines_of
-from verifiers.tasks.code_parts import defines, parsed, program_in, without_prompts
-from verifiers.tasks.code_wrappers import INVISIBLE, unquoted, unwrapped
 from verifiers.turns import first_turn, without_end, without_start
 
 _SESSION = re.compile(r"^>>> ", re.MULTILINE)
