@@ -83,7 +83,7 @@ class DeepSpeedBackend(LearnerBackend):
             compile_layers(layers)
             if self._partitions:
                 self._gather_whole(layers)
-        optimizer = adamw(self.parameters, settings)  # asks for shapes, which partitioned parameters do not have
+        optimizer = adamw(self.parameters, settings, dtype)  # asks for shapes, which partitioned parameters do not have
         config = deepspeed_config(settings, dtype, device, size, self._clips_here)
         self._place(model, config)
         with contextlib.redirect_stdout(io.StringIO()):  # the bfloat16 optimizer prints the memory in use, many times

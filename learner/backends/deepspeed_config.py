@@ -11,8 +11,10 @@ from learner.settings import LearnerSettings
 _MOST_8BIT = 1 << 31  # of bitsandbytes: this many are too many
 
 
-def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSettings) -> torch.optim.Optimizer:
-    """AdamW over the named parameters; weight decay on matrices only.
+def adamw(
+    parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSettings, dtype: str
+) -> torch.optim.Optimizer:
+    """AdamW over the named parameters of a model in `dtype`; weight decay on matrices only.
 
     Raises:
         ValueError: ``learner.optimizer`` needs a package that is not installed, or cannot update so many weights.
@@ -30,23 +32,23 @@ def adamw(parameters: list[tuple[str, torch.nn.Parameter]], settings: LearnerSet
         "eps": settings.adam_epsilon,
     }
     if settings.optimizer == "adamw_8bit":
-        _check_8bit(matrices, settings)
+        _check_8bit(matrices, settings, zero_stage(settings, dtype))
         return _adamw_8bit()(groups, **options)
     return torch.optim.AdamW(groups, fused=True, **options)
 
 
-def _check_8bit(matrices: list[torch.nn.Parameter], settings: LearnerSettings) -> None:
-    """bitsandbytes counts the weights of a tensor in 32 bits, and below ZeRO-3 all matrices of a rank are one tensor.
+def _check_8bit(matrices: list[torch.nn.Parameter], settings: LearnerSettings, stage: int) -> None:
+    """bitsandbytes counts a tensor's weights in 32 bits, and at ZeRO-1 and 2 all matrices of a rank are one tensor.
 
     Raises:
         ValueError: they are too many.
     """
     held = sum(p.numel() for p in matrices) // settings.ranks
-    if settings.zero_stage < 3 and held >= _MOST_8BIT:
+    if stage in (1, 2) and held >= _MOST_8BIT:
         raise ValueError(
-            f"learner.optimizer = adamw_8bit updates fewer than {_MOST_8BIT} weights at once, but at "
-            f"learner.zero_stage = {settings.zero_stage} a rank has {held}; set learner.zero_stage = 3, also with one "
-            "rank, or learner.optimizer = adamw with learner.offload = optimizer"
+            f"learner.optimizer = adamw_8bit updates fewer than {_MOST_8BIT} weights at once, but at ZeRO stage "
+            f"{stage} a rank has {held}; set learner.zero_stage = 3, also with one rank, or "
+            "learner.optimizer = adamw with learner.offload = optimizer"
         )
 
 

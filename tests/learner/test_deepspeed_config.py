@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from learner.backends.deepspeed_config import _check_8bit, adamw, deepspeed_config, frozen_config
+from learner.backends.deepspeed_config import _check_8bit, adamw, deepspeed_config, frozen_config, zero_stage
 from learner.settings import LearnerSettings
 
 
@@ -49,14 +49,18 @@ def test_the_frozen_copy_is_partitioned_like_the_model_and_has_no_optimizer() ->
 def test_more_weights_than_bitsandbytes_counts_are_refused() -> None:
     """It would wrap the number, and leave the weights as they are or write elsewhere."""
     pair = [(name, torch.nn.Parameter(torch.empty(1 << 16, 1 << 14, device="meta"))) for name in "ab"]
-    with pytest.raises(ValueError, match="a rank has 2147483648; set learner.zero_stage = 3"):
-        adamw(pair, LearnerSettings(optimizer="adamw_8bit", zero_stage=1))
-    for enough in ({"ranks": 2, "zero_stage": 1}, {"zero_stage": 3}):
-        _check_8bit([p for _, p in pair], LearnerSettings(optimizer="adamw_8bit", **enough))
+    for stage in (0, 1, 2):  # in bfloat16 stage 0 runs as stage 1
+        with pytest.raises(ValueError, match=f"at ZeRO stage {max(1, stage)} a rank has 2147483648; set learner"):
+            adamw(pair, LearnerSettings(optimizer="adamw_8bit", zero_stage=stage), "bfloat16")
+    matrices = [p for _, p in pair]
+    for enough in (LearnerSettings(ranks=2, zero_stage=1), LearnerSettings(zero_stage=3)):
+        _check_8bit(matrices, enough, zero_stage(enough, "bfloat16"))
+    separate = LearnerSettings(zero_stage=0)  # in float32 stage 0 updates each tensor by itself
+    _check_8bit(matrices, separate, zero_stage(separate, "float32"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_the_missing_package_of_an_optimizer_is_named() -> None:
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        adamw([("w", torch.nn.Parameter(torch.zeros(2, 2)))], LearnerSettings(optimizer="adamw_8bit"))
+        adamw([("w", torch.nn.Parameter(torch.zeros(2, 2)))], LearnerSettings(optimizer="adamw_8bit"), "float32")
     assert config(optimizer="adamw_8bit")["zero_allow_untested_optimizer"] is True
