@@ -49,7 +49,7 @@ def address_of(config: RunConfig) -> tuple[str, str]:
 def stated_problems(config: RunConfig) -> Iterator[str]:
     """What ``cluster.num_cpus`` and ``cluster.num_gpus`` lack for the actors that a job with `config` starts.
 
-    This is no rule of the configuration, because `bonrl sft` and replays start the learner only.
+    This is no rule of the configuration, because some jobs start the learner only, or no learner.
     """
     from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
 

@@ -45,7 +45,8 @@ def gpus_text(config: RunConfig) -> str:
         return f"learner.ranks, each with a sampler on its GPU, + {verifiers}"
     samplers = "actors.samplers x sampler.gpus" if config.actors.sampler_range.max and config.sampler.gpus else ""
     verifiers = verifiers if config.actors.verifier_range.max and config.actors.verifier_gpus else ""
-    return " + ".join(filter(None, [samplers, "learner.ranks x learner.gpus_per_rank", verifiers]))
+    ranks = "learner.ranks x learner.gpus_per_rank" if config.learner.ranks else ""  # else it only samples
+    return " + ".join(filter(None, [samplers, ranks, verifiers]))
 
 
 def fewer_gpus(config: RunConfig) -> str:

@@ -37,6 +37,8 @@ def test_a_stated_cluster_needs_no_room_for_ranks() -> None:
     assert "takes 3 CPUs (actors.samplers + actors.verifiers) but cluster.num_cpus = 2" in problem
     config = sampling("8xh100.yaml", "cluster.num_gpus=4")
     assert list(stated_problems(config)) == [] and gpus_wanted(config) == 4
+    [problem] = stated_problems(sampling("8xh100.yaml", "cluster.num_gpus=2"))
+    assert "takes 4 GPUs (actors.samplers x sampler.gpus) but cluster.num_gpus = 2" in problem
 
 
 def test_a_running_cluster_needs_no_room_for_ranks() -> None:
