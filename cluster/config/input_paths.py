@@ -59,12 +59,15 @@ def expand_home(tree: dict[str, Any]) -> None:
 def unexpanded_variables(tree: Mapping[str, Any]) -> Iterator[str]:
     """A line for each path with a variable of the shell, which only the shell expands: no directory has such a name."""
     for key in (*INPUT_KEYS, *OUTPUT_KEYS):
-        for name, path in _texts(key, value_at(tree, key)):
+        texts = list(_texts(key, value_at(tree, key)))
+        whole = ", ".join(path for _, path in texts)
+        for name, path in texts:
             found = _VARIABLE.match(path)
             if found is not None and not os.path.exists(found["directory"]):
+                override = f"{key}={path}" if name == key else f"{key}=[{whole}]"  # a list is given whole
                 yield (
                     f"{name} = {path}: {found['variable']} is not replaced here; write the directory, or give the key "
-                    f'on the command line in double quotes ("{name}={path}"), where the shell replaces it'
+                    f'on the command line in double quotes ("{override}"), where the shell replaces it'
                 )
 
 

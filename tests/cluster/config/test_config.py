@@ -170,13 +170,19 @@ def test_variables_of_the_shell_are_not_taken_for_names(tmp_path: Path, monkeypa
     """`run.directory: $SCRATCH/runs` would make a directory of that name here."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "a.yaml"
-    file.write_text("run: {directory: $SCRATCH/runs}\ntask: {name: jsonl, jsonl: {train: ['/data/${USER}/a.jsonl']}}\n")
+    file.write_text(
+        "run: {directory: $SCRATCH/runs}\ntask: {name: jsonl, jsonl: {train: [b.jsonl, '/data/${USER}/a.jsonl']}}\n"
+    )
     with pytest.raises(ConfigError) as refused:
         load_config(file)
     directory, train = sorted(str(refused.value).splitlines())
     assert directory.startswith("run.directory = $SCRATCH/runs: $SCRATCH is not replaced here; write the directory")
     assert '"run.directory=$SCRATCH/runs"' in directory
-    assert train.startswith("task.jsonl.train.0 = /data/${USER}/a.jsonl: ${USER} is not replaced")
+    assert train.startswith("task.jsonl.train.1 = /data/${USER}/a.jsonl: ${USER} is not replaced")
+    override = "task.jsonl.train=[b.jsonl, /data/${USER}/a.jsonl]"
+    assert f'"{override}"' in train
+    replaced = override.replace("${USER}", "me")  # what the shell passes on
+    assert load_config(file, [replaced, "run.directory=runs"]).task.jsonl.train == ["b.jsonl", "/data/me/a.jsonl"]
     (tmp_path / "$SCRATCH").mkdir()
     assert load_config(file, ["task={name: countdown}"]).run.directory == "$SCRATCH/runs", "it has that name"
 
