@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cluster.config import RunConfig
 from verifiers.task import Prompt
@@ -12,9 +12,14 @@ _FEW = 0.01  # of the evaluation problems: public sets repeat as many
 
 
 def contamination_lines(
-    config: RunConfig, training: Iterable[Prompt], held_out: Iterable[Prompt]
-) -> tuple[str, list[str]]:
-    """How many evaluation prompts are also training prompts, with examples; and a warning if they are not few."""
+    config: RunConfig, training: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> tuple[list[str], list[str]]:
+    """A line with how many evaluation prompts are also training prompts, and examples; a warning if they are not few.
+
+    Neither if the run evaluates nothing, or on purpose the training prompts.
+    """
+    if not held_out or config.evaluation.split == "train":
+        return [], []
     found = contamination(training, held_out, instruction=config.task.instruction)
     line = (
         f"contamination: {found.same_text} of {found.evaluated} evaluation prompts are also training prompts, "
@@ -22,9 +27,9 @@ def contamination_lines(
     )
     pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
     warnings = []
-    if found.same_text > _FEW * found.evaluated and config.evaluation.split != "train":
+    if found.same_text > _FEW * found.evaluated:
         warnings.append(
             f"{found.same_text} of {found.evaluated} evaluation prompts are also training prompts, so evaluations tell "
             "little about new ones; leave them out of the training problems, or evaluate others"
         )
-    return f"{line}: {pairs}" if pairs else line, warnings
+    return [f"{line}: {pairs}" if pairs else line], warnings

@@ -237,9 +237,8 @@ def check_prompts(
     evaluated = [prompt for problems in found[1:] for prompt in problems.prompts]
     if problem := check_answers(config, task, training, evaluated):
         doubtful.append(problem)
-    if evaluated and config.evaluation.split != "train":
-        repeated, leaked = contamination_lines(config, training, evaluated)
-        more, doubtful = [*more, repeated], [*doubtful, *leaked]
+    repeated, leaked = contamination_lines(config, training, evaluated)
+    more, doubtful = [*more, *repeated], [*doubtful, *leaked]
     return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *more], doubtful
 
 

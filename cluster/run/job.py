@@ -95,11 +95,10 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
             keep_files(directory, config)
             directory.write_json(WEIGHTS_FILE, weights)
         with Dashboards(config, directory, first_step=start.step if start else 0) as dashboards:
-            if held_out:
-                repeated, leaked = contamination_lines(config, _problems(training), _problems(held_out))
-                dashboards.message(repeated)
-                doubtful += leaked
-            for warning in doubtful:
+            repeated, leaked = contamination_lines(config, _problems(training), _problems(held_out))
+            for line in repeated:
+                dashboards.message(line)
+            for warning in [*doubtful, *leaked]:
                 dashboards.message(f"warning: {warning}")
             context = RunContext(
                 config,

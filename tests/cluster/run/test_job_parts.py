@@ -255,9 +255,11 @@ def test_evaluation_prompts_among_the_training_prompts_are_reported() -> None:
         return [Prompt(f"{text}-id", text, {}, "all") for text in texts]
 
     config = build_config({})
-    line, (warning,) = contamination_lines(config, prompts("2 + 2?", "3 + 3?"), prompts("3 + 3?", "5 + 5?"))
+    (line,), (warning,) = contamination_lines(config, prompts("2 + 2?", "3 + 3?"), prompts("3 + 3?", "5 + 5?"))
     assert line.startswith("contamination: 1 of 2 evaluation prompts are also training prompts")
     assert line.endswith("3 + 3?-id and 3 + 3?-id")
     assert warning.startswith("1 of 2 evaluation prompts") and "leave them out of the training problems" in warning
     many = prompts("3 + 3?", *(f"{n} + 1?" for n in range(99)))
     assert contamination_lines(config, prompts("2 + 2?", "3 + 3?"), many)[1] == [], "one of a hundred"
+    on_purpose = build_config({"evaluation": {"split": "train"}})
+    assert contamination_lines(on_purpose, prompts("2 + 2?"), prompts("2 + 2?")) == ([], [])
