@@ -48,7 +48,7 @@ _WORDS = (
     "my thought process:",
     "my response:",
 )
-_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})|`{3,}(?:i?python|py)[\d.]*[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})|(?<!`)`{3,}(?:i?python|py)[\d.]*[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _TAIL_CHARS = 64
 _OPENING_CHARS = 1_000
 """Unclosed reasoning that starts within this many characters takes up the whole response."""

@@ -96,3 +96,14 @@ def test_hostile_texts_are_quick(hostile: str) -> None:
     started = time.process_time()
     program_of((hostile * 200_000)[:200_000])
     assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize("start, repeated", [("```python\n", "\n"), ("```\n", " \n"), ("x", "`")])
+def test_a_response_that_repeats_one_mark_to_its_end_is_read_quickly(start: str, repeated: str) -> None:
+    started = time.process_time()
+    program_of((start + repeated * 60_000)[:60_000])
+    assert time.process_time() - started < 2.0
+
+
+def test_blank_lines_before_an_end_tag_belong_to_the_block() -> None:
+    assert value(f"<answer>\n```python\n{ADD}\n \n</answer>\n\n") == 5

@@ -30,7 +30,7 @@ _QUOTES = re.compile(
     r"\A('''|\"\"\")(?:python|py)3?[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.IGNORECASE | re.DOTALL | re.MULTILINE
 )
 # The end of a wrapper after a fence that was not closed.
-_END_TAG = re.compile(r"\n\s*</(?:answer|solution|final_answer|response|code)>\s*\Z", re.IGNORECASE)
+_END_TAG = re.compile(r"^[ \t]*</(?:answer|solution|final_answer|response|code)>\s*\Z", re.IGNORECASE | re.MULTILINE)
 
 
 def unquoted(text: str) -> str:
@@ -38,7 +38,7 @@ def unquoted(text: str) -> str:
     text = text.lstrip(INVISIBLE).removeprefix(_PYTHON_TAG).lstrip(INVISIBLE)
     text = _QUOTES.sub(r"```python\n\2```", text)
     if text.count("```") % 2:
-        text = _END_TAG.sub("\n```\n", text)
+        text = _END_TAG.sub("```\n", text)
     if _QUOTED_FENCE.search(text):
         text = _QUOTE.sub("", text)
     return _ON_ONE_LINE.sub(r"```python\n\1\n```", text)
