@@ -77,6 +77,14 @@ def test_a_function_that_returns_none_may_change_its_arguments(executor: Executo
     assert verdict.status is Status.CORRECT, verdict
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_none_counts_where_the_arguments_cannot_be_sent_back(executor: Executor, nested: bool) -> None:
+    build = "for _ in range(70): a = [a]\n" if nested else ""
+    program = "def f(x): pass" if nested else "def f(x): x.append(x)"
+    verdict = run_python(program, tests=f"a = []\n{build}assert f(a) is None", executor=executor)
+    assert verdict.status is Status.CORRECT, verdict
+
+
 def test_a_value_is_not_compared_with_an_argument_that_the_program_changed(executor: Executor) -> None:
     tests = "a = [1, 2, 3]\nassert f(a) == len(a)"
     verdict = run_python("def f(x):\n    x.clear()\n    return 0", tests=tests, executor=executor)

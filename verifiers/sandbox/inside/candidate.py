@@ -117,8 +117,9 @@ def _send(program: Program, number: Any, value: Any) -> None:
     try:
         message = {"n": number, "value": codec.encode(value, program.handle)}
         if value is None and program.given:
-            # As `list.sort` does, it may have changed what it was given.
-            message["given"] = codec.encode(program.given, program.handle)
+            # As `list.sort` does, it may have changed what it was given. If that cannot go back, the value still does.
+            with contextlib.suppress(codec.CodecError):
+                message["given"] = codec.encode(program.given, program.handle)
         reply = codec.pack(message)
     except Exception as error:  # noqa: BLE001  (the value's own code runs here; its failure is the answer)
         reply = codec.pack({"n": number, "raised": describe(error)})
