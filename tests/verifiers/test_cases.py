@@ -262,7 +262,8 @@ def test_cases_that_call_a_function_are_refused() -> None:
     case = {"input": "[1, 2]", "output": "3", "testtype": "functional"}
     with pytest.raises(TestsError, match="case 1 of the tests has the testtype 'functional'"):
         CodeTests.of(json.dumps([case]))
-    CodeTests.of(json.dumps([{**case, "testtype": "stdin"}]))
+    for stdin in ("stdin", None):
+        CodeTests.of(json.dumps([{**case, "testtype": stdin}]))
 
 
 def test_input_of_many_mebibytes(executor: Executor) -> None:

@@ -85,6 +85,12 @@ def test_none_counts_where_the_arguments_cannot_be_sent_back(executor: Executor,
     assert verdict.status is Status.CORRECT, verdict
 
 
+def test_none_counts_where_the_arguments_are_too_long_to_send_back(executor: Executor) -> None:
+    tests = "a = [1] * 3_000_000\nassert f(a) is None and len(a) == 3_000_000"
+    verdict = run_python("def f(x): x.append(2)", tests=tests, executor=executor)
+    assert verdict.status is Status.CORRECT, verdict
+
+
 def test_a_value_is_not_compared_with_an_argument_that_the_program_changed(executor: Executor) -> None:
     tests = "a = [1, 2, 3]\nassert f(a) == len(a)"
     verdict = run_python("def f(x):\n    x.clear()\n    return 0", tests=tests, executor=executor)

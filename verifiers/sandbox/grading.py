@@ -138,7 +138,7 @@ class CodeTests:
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("input", "output")):
                 raise TestsError(f"case {number} of the tests must be an object with the texts input and output")
-            if row.get("testtype", "stdin") != "stdin":
+            if row.get("testtype") not in (None, "stdin"):
                 raise TestsError(
                     f"case {number} of the tests has the testtype {row['testtype']!r}; only cases on stdin and stdout "
                     "are graded as a list: write calls of a function as asserts"

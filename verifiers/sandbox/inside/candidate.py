@@ -16,6 +16,7 @@ from . import codec, frames, script
 
 CHANNEL = 3
 REQUEST_LIMIT = 256 << 20
+MOST_GIVEN = 1 << 20  # bytes of a reply with changed arguments; the least limit that a reply may have
 """Requests come from the judge and are as long as the tests' arguments; replies are bounded by the judge."""
 
 REQUEST_DEPTH = codec.MAX_DEPTH + 40
@@ -116,11 +117,12 @@ def describe(error: BaseException) -> dict[str, str]:
 def _send(program: Program, number: Any, value: Any) -> None:
     try:
         message = {"n": number, "value": codec.encode(value, program.handle)}
+        reply = codec.pack(message)
         if value is None and program.given:
             # As `list.sort` does, it may have changed what it was given. If that cannot go back, the value still does.
             with contextlib.suppress(codec.CodecError):
-                message["given"] = codec.encode(program.given, program.handle)
-        reply = codec.pack(message)
+                longer = codec.pack(message | {"given": codec.encode(program.given, program.handle)})
+                reply = longer if len(longer) <= MOST_GIVEN else reply
     except Exception as error:  # noqa: BLE001  (the value's own code runs here; its failure is the answer)
         reply = codec.pack({"n": number, "raised": describe(error)})
     frames.write_frame(CHANNEL, reply)
