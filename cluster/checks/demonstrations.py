@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.checks.overlong import fitting
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.rewards.task import RewardedTask
@@ -37,35 +38,21 @@ def examples_of(
         end: Token after each demonstration.
 
     Raises:
-        UsageError: None has one, or one is longer than ``rollout.max_response_tokens`` and ``task.drop_overlong`` is
-            off.
+        UsageError: None has one, or see :func:`fitting`.
     """
     shown = [(prompt, tokens) for prompt, tokens in rendered if prompt.demonstration is not None]
     if not shown:
         raise UsageError(f"task.name = {config.task.name} has no demonstrations to imitate: {_remedy(config)}")
     notes = [f"{len(rendered) - len(shown):,} problems have none"] if len(shown) < len(rendered) else []
     limit = config.rollout.max_response_tokens
-    examples: list[Example] = []
-    overlong: list[tuple[int, str]] = []
-    for prompt, tokens in shown:
-        response = [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end]
-        if len(response) <= limit:
-            examples.append(Example(prompt, tokens, response))
-        else:
-            overlong.append((len(response), prompt.id))
-    if overlong and not config.task.drop_overlong:
-        most, longest = max(overlong)
-        raise UsageError(
-            f"{len(overlong):,} of {len(shown):,} demonstrations are longer than rollout.max_response_tokens = "
-            f"{limit}, the longest, of prompt {longest!r}, with {most:,} tokens: raise it, or set "
-            "task.drop_overlong=true to leave such demonstrations out"
-        )
-    if overlong:
-        notes.append(f"{len(overlong):,} dropped: longer than rollout.max_response_tokens = {limit}")
-    if not examples:
-        raise UsageError(
-            f"all {len(shown):,} demonstrations are longer than rollout.max_response_tokens = {limit}: raise it"
-        )
+    made = [
+        Example(prompt, tokens, [*tokenizer.encode(prompt.demonstration, add_special_tokens=False), end])
+        for prompt, tokens in shown
+    ]
+    sized = ((example, len(example.response), example.prompt.id) for example in made)
+    examples = fitting(config, "demonstrations", sized, "rollout.max_response_tokens", limit)
+    if dropped := len(shown) - len(examples):
+        notes.append(f"{dropped:,} dropped: longer than rollout.max_response_tokens = {limit}")
     unknown = unknown_token(tokenizer)
     if strange := sum(unknown in example.response for example in examples):
         notes.append(f"{strange:,} with characters that the tokenizer does not know ({tokenizer.unk_token})")

@@ -10,16 +10,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from cluster.checks.contamination import contamination_lines
 from cluster.checks.demonstrations import examples_of
 from cluster.checks.model_facts import read_config
 from cluster.checks.model_support import text_settings
+from cluster.checks.overlong import fitting
 from cluster.checks.problems import Problems
 from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.rewards.task import RewardedTask
 from verifiers.task import Prompt, Task
+from verifiers.tasks.contamination import SHINGLE, contamination
 from verifiers.tasks.references import check_references
 from verifiers.tasks.registry import make_task
 from verifiers.tasks.sources import is_pattern, matches
@@ -29,6 +30,8 @@ from verifiers.text.stop_tokens import end_token_id
 Purpose = Literal["train", "evaluation"]
 T = TypeVar("T")
 S = TypeVar("S")
+
+_FEW_REPEATED = 0.01  # of the evaluation problems: public sets repeat as many
 
 
 def load_tokenizer(path: str) -> Any:
@@ -284,32 +287,44 @@ def tokenizer_warnings(config: RunConfig, prompts: Sequence[Prompt], tokenizer: 
     return rendering_warnings(tokens, tokenizer, config.task, _vocabulary(config.model.path))
 
 
+def contamination_lines(
+    config: RunConfig, training: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> tuple[list[str], list[str]]:
+    """A line with how many evaluation prompts are also training prompts, and examples; a warning if they are not few.
+
+    Neither if the run evaluates nothing, or on purpose the training prompts.
+    """
+    if not held_out or config.evaluation.split == "train":
+        return [], []
+    found = contamination(training, held_out, instruction=config.task.instruction)
+    line = (
+        f"contamination: {found.same_text} of {found.evaluated} evaluation prompts are also training prompts, "
+        f"{found.overlapping} share a passage of {SHINGLE} words with one"
+    )
+    pairs = ", ".join(f"{evaluation} and {trained}" for evaluation, trained in found.examples)
+    warnings = []
+    if found.same_text > _FEW_REPEATED * found.evaluated:
+        warnings.append(
+            f"{found.same_text} of {found.evaluated} evaluation prompts are also training prompts, so evaluations tell "
+            "little about new ones; leave them out of the training problems, or evaluate others"
+        )
+    return [f"{line}: {pairs}" if pairs else line], warnings
+
+
 def fitting_prompts(config: RunConfig, problems: SplitProblems, tokenizer: Any) -> list[tuple[Prompt, list[int]]]:
     """The prompts with their token ids, without those that ``task.drop_overlong`` drops."""
-    prompts, split, limit = problems.prompts, problems.split, config.rollout.max_prompt_tokens
     vocabulary = _vocabulary(config.model.path)
-    fitting: list[tuple[Prompt, list[int]]] = []
-    overlong: list[tuple[int, str]] = []
-    for prompt, tokens in zip(prompts, _rendered(config, prompts, split, tokenizer), strict=True):
-        if problem := token_problem(prompt.id, tokens, vocabulary):
-            raise UsageError(f"model.path = {config.model.path}, split {split!r}: {problem}")
-        if len(tokens) <= limit:
-            fitting.append((prompt, tokens))
-        else:
-            overlong.append((len(tokens), prompt.id))
-    if overlong and not config.task.drop_overlong:
-        most, longest = max(overlong)
-        raise UsageError(
-            f"{len(overlong):,} of {len(prompts):,} prompts of the split {split!r} are longer than "
-            f"rollout.max_prompt_tokens = {limit}, the longest, {longest!r}, with {most:,} tokens: raise it, or set "
-            "task.drop_overlong=true to leave such prompts out"
-        )
-    if not fitting:
-        raise UsageError(
-            f"all {len(prompts):,} prompts of the split {split!r} are longer than rollout.max_prompt_tokens = {limit}: "
-            "raise it"
-        )
-    return fitting
+    where = f"split {problems.split!r}"
+
+    def sized() -> Iterator[tuple[tuple[Prompt, list[int]], int, str]]:
+        rendered = _rendered(config, problems.prompts, problems.split, tokenizer)
+        for prompt, tokens in zip(problems.prompts, rendered, strict=True):
+            if problem := token_problem(prompt.id, tokens, vocabulary):
+                raise UsageError(f"model.path = {config.model.path}, {where}: {problem}")
+            yield (prompt, tokens), len(tokens), prompt.id
+
+    limit = config.rollout.max_prompt_tokens
+    return fitting(config, f"prompts of the {where}", sized(), "rollout.max_prompt_tokens", limit)
 
 
 def _vocabulary(path: str) -> int | None:

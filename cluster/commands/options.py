@@ -141,6 +141,16 @@ def load_earlier(option: str, run: Path, overrides: Sequence[str] | None, *, fet
     return load([run / "config.yaml"], [*kept_overrides(run), *(overrides or [])], fetch=fetch)
 
 
+def started(config: RunConfig, *, replay: Path | None, rollout_only: bool) -> RunConfig:
+    """`config` as the checks and estimates must see it: with what `bonrl train` will start."""
+    from cluster.config.learner_absent import recording, without_learner
+    from cluster.config.learner_alone import without_sampling
+
+    if replay is not None:
+        return without_sampling(config)
+    return without_learner(recording(config)) if rollout_only else config
+
+
 def check_start(config: RunConfig, earlier: Callable[[], Iterable[str]] | None = None, *, new_run: bool = True) -> None:
     """Everything that can be refused before the first actor starts."""
     from cluster.checks import refusals

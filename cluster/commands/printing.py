@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.commands.options import started
 from cluster.errors import UsageError
 from cluster.telemetry.console import print_table
 
@@ -55,16 +56,6 @@ def print_dry_run(
         typer.echo(f"{name:<{width}}  {value}")
     for warning in found.warnings:
         typer.echo(f"\nWARNING: {warning}", err=True)
-
-
-def started(config: RunConfig, *, replay: Path | None, rollout_only: bool) -> RunConfig:
-    """`config` as the checks and estimates must see it: with what `bonrl train` will start."""
-    from cluster.config.learner_absent import recording, without_learner
-    from cluster.config.learner_alone import without_sampling
-
-    if replay is not None:
-        return without_sampling(config)
-    return without_learner(recording(config)) if rollout_only else config
 
 
 def _row(line: str) -> tuple[str, str]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import Config, DryRun, Overrides, Replay, Resume, check_start, load, load_earlier
-from cluster.commands.printing import print_dry_run, started
+from cluster.commands.options import Config, DryRun, Overrides, Replay, Resume, check_start, load, load_earlier, started
+from cluster.commands.printing import print_dry_run
 from cluster.errors import UsageError
 
 

@@ -13,7 +13,7 @@ _NO_SELECTION = {"keep_best": None, "patience": 0, "min_gain": 0.0}
 def without_learner(config: RunConfig) -> RunConfig:
     """`config` for samplers and verifiers alone, which keep the weights of `model.path`.
 
-    Estimates, checks and placement then count no learner rank. Of no rank (the schema allows no run without one), other
+    Estimates, checks and placement then count no learner rank: ``learner.ranks`` is 0, which no file can set. The other
     settings of the learner have no effect.
     """
     learner = config.learner.model_copy(update={"ranks": 0, "lora": None})

@@ -50,7 +50,7 @@ def render_job(layout: Layout) -> list[dict[str, Any]]:
 
 
 def _submitter(layout: Layout, pulls: dict[str, Any]) -> dict[str, Any]:
-    """The pod that submits the job: the operator's own, which pulls the head's image without a secret, and with one."""
+    """The pod that submits the job: as the operator makes it, and with the secret for pulling the head's image."""
     box = {
         "name": "ray-job-submitter",
         "image": layout.image(layout.head),

@@ -30,7 +30,7 @@ def up(layout: Layout, platform: Platform, files: Sequence[Path], *, job: bool) 
     if platform == Platform.SLURM:
         return ["sbatch", *map(str, files)]
     if platform == Platform.KUBERAY:
-        if job:  # `apply` would change nothing where a RayJob of that name has ended, and say so in one word
+        if job:  # if a RayJob of that name has ended, `apply` starts nothing and reports success
             return ["kubectl", "create", "-f", str(files[1])]
         return ["kubectl", "apply", "-f", str(files[0])]
     if not Path(TOKEN_FILE).expanduser().is_file():

@@ -17,10 +17,10 @@ from typing import Any
 from actors.fleet.rollout_pool import RolloutPool
 from actors.logs import driver_log, set_step
 from actors.process_stats import Heartbeat
-from cluster.checks.contamination import contamination_lines
 from cluster.checks.earlier import check_recorded_groups, replay_text, replayed_steps, usable_checkpoint
 from cluster.checks.prompts import (
     check_answers,
+    contamination_lines,
     epoch_warnings,
     evaluates,
     load_prompts,

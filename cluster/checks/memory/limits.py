@@ -27,7 +27,7 @@ from cluster.checks.memory.shape import (
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
 
-# Of an estimate, either way. What is larger by more is refused, what is larger by less is a warning: it may fit.
+# Relative error of an estimate. An excess within it is a warning, because the run may fit; a larger one is refused.
 ERROR = 0.1
 
 

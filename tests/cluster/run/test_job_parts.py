@@ -248,7 +248,7 @@ def test_a_queue_that_is_replaced_while_the_run_stops_starts_no_rollout(monkeypa
 
 
 def test_evaluation_prompts_among_the_training_prompts_are_reported() -> None:
-    from cluster.checks.contamination import contamination_lines
+    from cluster.checks.prompts import contamination_lines
     from verifiers.task import Prompt
 
     def prompts(*texts: str) -> list[Prompt]:

@@ -16,8 +16,10 @@ from . import codec, frames, script
 
 CHANNEL = 3
 REQUEST_LIMIT = 256 << 20
-MOST_GIVEN = 1 << 20  # bytes of a reply with changed arguments; the least limit that a reply may have
 """Requests come from the judge and are as long as the tests' arguments; replies are bounded by the judge."""
+
+MOST_GIVEN = 1 << 20
+"""Bytes of a reply with changed arguments: task.sandbox.output_mib, the limit of the judge, is 1 or more."""
 
 REQUEST_DEPTH = codec.MAX_DEPTH + 40
 """More than the depth that the judge accepts, so that the judge can send back any value that it got."""

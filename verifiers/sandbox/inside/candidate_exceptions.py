@@ -23,7 +23,7 @@ _HANDLES = re.compile(rf"(?m)(?:^|[:;])\s*(?:except|with|raise)\b|{'|'.join(_EXP
 _EXPECTS, _REAL, _AGAIN, _MANAGER, _WITHIN = "__expects__", "__real__", "__again__", "__manager__", "__within__"
 
 
-# What may be no error outside of the sandbox; see "What is not covered" in docs/sandbox.md.
+# Errors that a program may have in the sandbox only; see "What is not covered" in docs/sandbox.md.
 _HINTS = {
     "PermissionError": " (programs in the sandbox start no processes, open no sockets and write no files)",
     "ModuleNotFoundError": " (besides the standard library, programs may import what task.sandbox.preload names)",

@@ -19,7 +19,7 @@ def judge(job: dict[str, Any], channel: Channel) -> tuple[str, str]:
         frames.write_all(STDIN, job["input"].encode("utf-8", "surrogatepass"))
         os.close(STDIN)
         channel.send(job["program"].encode("utf-8", "surrogatepass"))
-        # As long as what is expected it may always be.
+        # An output may always be as long as the expected one.
         limit = max(channel.reply_limit, 2 * len(job["output"].encode("utf-8", "surrogatepass")))
         printed = _printed(limit)
         if printed is None:
