@@ -202,7 +202,7 @@ class Run:
             await self.source.save(path)
             await self.learner.save(str(path))
         self.saved = step
-        context.dashboards.phase(f"training step {step + 1}")
+        context.dashboards.phase(f"training step {step + 1}" if step < self.steps else "finishing")
 
     async def checkpoint_if_new(self) -> None:
         """Save the finished steps of a run that stops early, unless they are saved already."""

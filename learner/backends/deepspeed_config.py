@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from learner.settings import LearnerSettings
-
-_MOST_8BIT = 1 << 31  # of bitsandbytes: this many are too many
+from learner.zero import too_many_for_8bit, zero_stage
 
 
 def adamw(
@@ -32,24 +31,11 @@ def adamw(
         "eps": settings.adam_epsilon,
     }
     if settings.optimizer == "adamw_8bit":
-        _check_8bit(matrices, settings, zero_stage(settings, dtype))
+        problem = too_many_for_8bit(settings, dtype, sum(p.numel() for p in matrices))
+        if problem:
+            raise ValueError(problem)
         return _adamw_8bit()(groups, **options)
     return torch.optim.AdamW(groups, fused=True, **options)
-
-
-def _check_8bit(matrices: list[torch.nn.Parameter], settings: LearnerSettings, stage: int) -> None:
-    """bitsandbytes counts a tensor's weights in 32 bits, and at ZeRO-1 and 2 all matrices of a rank are one tensor.
-
-    Raises:
-        ValueError: they are too many.
-    """
-    held = sum(p.numel() for p in matrices) // settings.ranks
-    if stage in (1, 2) and held >= _MOST_8BIT:
-        raise ValueError(
-            f"learner.optimizer = adamw_8bit updates fewer than {_MOST_8BIT} weights at once, but at ZeRO stage "
-            f"{stage} a rank has {held}; set learner.zero_stage = 3, also with one rank, or "
-            "learner.optimizer = adamw with learner.offload = optimizer"
-        )
 
 
 def _adamw_8bit() -> Any:
@@ -61,15 +47,6 @@ def _adamw_8bit() -> Any:
             "or use adamw"
         ) from error
     return AdamW8bit
-
-
-def zero_stage(settings: LearnerSettings, dtype: str) -> int:
-    """The ZeRO stage that DeepSpeed runs.
-
-    DeepSpeed's stage 0 sums the gradients of the micro-batches in the weights' type; in bfloat16 a sum of more than 256
-    equal gradients would stop growing. Stage 1 sums in float32.
-    """
-    return max(1, settings.zero_stage) if dtype == "bfloat16" else settings.zero_stage
 
 
 def deepspeed_config(

@@ -7,8 +7,9 @@ import importlib.util
 import pytest
 import torch
 
-from learner.backends.deepspeed_config import _check_8bit, adamw, deepspeed_config, frozen_config, zero_stage
+from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
 from learner.settings import LearnerSettings
+from learner.zero import too_many_for_8bit
 
 
 def config(dtype: str = "float32", device: str = "cpu", **settings: object) -> dict:
@@ -52,11 +53,11 @@ def test_more_weights_than_bitsandbytes_counts_are_refused() -> None:
     for stage in (0, 1, 2):  # in bfloat16 stage 0 runs as stage 1
         with pytest.raises(ValueError, match=f"at ZeRO stage {max(1, stage)} a rank has 2147483648; set learner"):
             adamw(pair, LearnerSettings(optimizer="adamw_8bit", zero_stage=stage), "bfloat16")
-    matrices = [p for _, p in pair]
+    weights = 2 * pair[0][1].numel()
     for enough in (LearnerSettings(ranks=2, zero_stage=1), LearnerSettings(zero_stage=3)):
-        _check_8bit(matrices, enough, zero_stage(enough, "bfloat16"))
+        assert too_many_for_8bit(enough, "bfloat16", weights) is None
     separate = LearnerSettings(zero_stage=0)  # in float32 stage 0 updates each tensor by itself
-    _check_8bit(matrices, separate, zero_stage(separate, "float32"))
+    assert too_many_for_8bit(separate, "float32", weights) is None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

@@ -26,6 +26,7 @@ from cluster.checks.memory.shape import (
 )
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
+from learner.zero import too_many_for_8bit
 
 # Relative error of an estimate. An excess within it is a warning, because the run may fit; a larger one is refused.
 ERROR = 0.1
@@ -46,9 +47,17 @@ def memory_problems(
         problems += _host_problems(config, derived, total_memory() if available is None else available)
         problems += _shared_memory_problems(config, derived)
     problems += _gpu_problems(config, derived)
+    problems += _optimizer_problems(config, derived)
     if model is not None:
         problems += _context_problems(config, model)
     return problems
+
+
+def _optimizer_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
+    if config.learner.optimizer == "adamw_8bit" and has_learner(config) and derived.shape is not None:
+        # Vectors, which are updated apart, are too few to matter.
+        if problem := too_many_for_8bit(config.learner, config.model.dtype, derived.shape.trained):
+            yield problem
 
 
 def _runs_here(config: RunConfig, derived: Derived) -> bool:

@@ -137,6 +137,18 @@ def test_models_too_large_for_the_gpus_are_refused() -> None:
     assert "sampler.tensor_parallel" in sampler and "learner.zero_stage" in rank
 
 
+def test_more_weights_than_8bit_adamw_counts_are_refused_before_the_start() -> None:
+    def refused(**learner: object) -> bool:
+        chosen = {"gpus_per_rank": 1, "ranks": 2, "optimizer": "adamw_8bit", "lora": None, **learner}
+        tree = {"model": {"parameters_billions": 8, "dtype": "bfloat16"}, "sampler": {"gpus": 1}, "learner": chosen}
+        config = build_config(tree)
+        problems = memory_problems(config, derive(config, None), None, available=1e12)
+        return any("learner.optimizer = adamw_8bit" in p and "rank has 4000000000" in p for p in problems)
+
+    assert refused(zero_stage=1) and refused(zero_stage=2)
+    assert not refused(zero_stage=3) and not refused(zero_stage=1, lora={}) and not refused(optimizer="adamw")
+
+
 def test_a_learning_rate_for_small_models_is_warned_about_with_a_large_one() -> None:
     def warned(parameters: float, **learner: object) -> list[str]:
         tree = {"model": {"path": "elsewhere", "parameters_billions": parameters}, "learner": learner}
