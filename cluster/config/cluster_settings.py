@@ -126,6 +126,11 @@ class AwsSettings(Section):
     )
     ami: Text | None = Field(None, description="Machine image with Docker and NVIDIA drivers; null: Ray's default.")
     subnet: Text | None = Field(None, description="Subnet id; null: Ray chooses one.")
+    instance_profile: Text | None = Field(
+        None,
+        description="Name of an IAM instance profile for all nodes, such as one that may read the bucket. Its role "
+        "must let the head start instances with it (EC2 and iam:PassRole). Null: Ray makes one for the head only.",
+    )
     ssh_user: Name = Field("ubuntu", description="User of the machine image.")
 
 

@@ -24,7 +24,8 @@ _GCP_SPOT = {
 
 
 def render_aws(layout: Layout) -> dict[str, Any]:
-    """EC2. Ray makes the key pair, the security group (SSH from outside, everything inside) and the IAM role."""
+    """EC2. Ray makes the key pair, the security group (SSH from outside, everything inside) and, without
+    ``cluster.aws.instance_profile``, an IAM role for the head."""
     settings = layout.config.cluster.aws
     provider: dict[str, Any] = {"type": "aws", "region": settings.region, "cache_stopped_nodes": False}
     if settings.availability_zone:
@@ -35,6 +36,7 @@ def render_aws(layout: Layout) -> dict[str, Any]:
         config: dict[str, Any] = {"InstanceType": _instance(machines, "aws"), "BlockDeviceMappings": [disk]}
         config |= {"ImageId": settings.ami} if settings.ami else {}
         config |= {"SubnetIds": [settings.subnet]} if settings.subnet else {}
+        config |= {"IamInstanceProfile": {"Name": settings.instance_profile}} if settings.instance_profile else {}
         config |= {"InstanceMarketOptions": {"MarketType": "spot"}} if machines.type.spot else {}
         return config
 

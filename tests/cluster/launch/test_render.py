@@ -265,6 +265,15 @@ def test_elastic_actors_give_room_to_grow() -> None:
     assert objects("raycluster.yaml")[0]["spec"]["enableInTreeAutoscaling"] is False
 
 
+def test_an_instance_profile_is_that_of_every_node() -> None:
+    def profiles(*overrides: str) -> list[object]:
+        types = tree("ray-aws", *overrides)["available_node_types"].values()
+        return [kind["node_config"].get("IamInstanceProfile") for kind in types]
+
+    assert profiles("cluster.aws.instance_profile=tuner") == [{"Name": "tuner"}] * 3
+    assert profiles() == [None] * 3, "Ray makes one for the head"
+
+
 def test_spot_variables_storage_and_the_token_reach_the_nodes() -> None:
     aws, gcp = tree("ray-aws"), tree("ray-gcp")
     assert aws["available_node_types"]["cpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
