@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.frontier.budgets import equal_answers_tables, equal_cost_tables
 from benchmarks.frontier.choice import TRAINING_TEMPERATURE, Missing, curve
 from benchmarks.frontier.counts import BASE, Key, Store
 from benchmarks.frontier.plan import Plan
@@ -16,7 +17,6 @@ from benchmarks.frontier.tables import (
     base_temperatures_table,
     choices_table,
     difference_tables,
-    equal_answers_tables,
     joint_table,
     primary_contrasts,
     temperatures_table,
@@ -37,12 +37,13 @@ def write_page(folder: Path, store: Store, plan: Plan, source: Path) -> None:
         _plot(folder / "frontier.png", store, plan, finished)
         parts += ["## Along training", "![pass@k against pass@1 along training](frontier.png)", _figure_text(plan)]
         parts += ["## At equal numbers of sampled answers", equal_answers_tables(store, plan, finished)]
+        parts += ["## Within equal tokens or seconds", equal_cost_tables(store, plan, finished)]
         parts += ["## What was chosen on the validation split", choices_table(store, plan, finished)]
         if by_temperature := temperatures_table(store, plan, finished):
             parts += ["## By temperature", by_temperature]
     tested = [name for name in finished if _is_tested(store, plan, name)]
     if tested and _is_tested(store, plan, BASE):
-        parts += ["## Primary contrasts", primary_contrasts(store, plan, tested)]
+        parts += ["## Primary contrasts", primary_contrasts(store, plan, tested), *([plan.note] if plan.note else [])]
         parts += ["## Test split", values_table(store, plan, tested), joint_table(store, plan, tested)]
         if classes := regimes(store, plan, tested):  # none while only one side of each contrast is tested
             plot_regimes(folder / "regimes.png", by_pair(classes))

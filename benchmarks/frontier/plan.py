@@ -29,6 +29,7 @@ class Plan(Planned):
         validation, test: the pools of the choices and of the results.
         primary: contrasts of pass@k, both sides tuned for it, which are tested with Holm's correction; everything else
             is descriptive. `against: base` is the base model at its best temperature.
+        note: printed below the primary contrasts; it may be added later.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Plan(Planned):
     validation: Pool
     test: Pool
     primary: tuple[Contrast, ...]
+    note: str = ""
     costs: RunCosts
 
     @model_validator(mode="after")

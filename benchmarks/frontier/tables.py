@@ -15,32 +15,6 @@ from benchmarks.planned.plan import Contrast
 from learner import paired_difference_of_runs
 
 
-def equal_answers_tables(store: Store, plan: Plan, finished: Sequence[str]) -> str:
-    """Validation values of every evaluated step, so at equal numbers of sampled answers."""
-    prompts, n = plan.answers_per_step
-    parts = []
-    for k in plan.ks:
-        rows = [[f"pass@{k} after", *(plan.contenders[name].title for name in finished)]]
-        for step in range(plan.every, plan.steps + 1, plan.every):
-            cells = []
-            for name in finished:
-                by_rate = {
-                    rate: [curve(store, plan, name, rate, seed)[step] for seed in plan.seeds] for rate in plan.rates
-                }
-                means = {rate: float(np.mean([c.pass_at(k).mean() for c in found])) for rate, found in by_rate.items()}
-                rate = max(means, key=means.__getitem__)
-                tokens, seconds = (np.mean([getattr(c, what) for c in by_rate[rate]]) for what in ("tokens", "seconds"))
-                cells.append(f"{means[rate]:.3f} ({rate:g}; {tokens / 1e6:.2f} M; {seconds:.0f} s)")
-            rows.append([f"{step * prompts * n / 1000:.1f} thousand answers (step {step})", *cells])
-        parts.append(markdown(rows))
-    note = (
-        f"A step samples {prompts} prompts x {n} answers. Validation split at temperature 1, means over seeds. In "
-        "parentheses: the rate that is best in this cell, tokens sampled, and seconds of training (without start and "
-        f"evaluations; {plan.costs.jobs} at a time)."
-    )
-    return "\n\n".join([*parts, note])
-
-
 def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
     """Rate, steps and temperature of every contender for every k, and what they cost."""
     rows = [
@@ -188,20 +162,31 @@ def primary_contrasts(store: Store, plan: Plan, tested: Sequence[str]) -> str:
 def answers_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
     """How many answers each model needs to reach the pass@k of the first contender."""
     rows = [["contender", *(f"pass@{k} of {title(plan, tested[0])}" for k in plan.ks)]]
-    for name in (BASE, *tested):
-        cells = []
-        for k in plan.ks:
-            target, found = values(store, plan, tested[0], k).mean(), tested_counts(store, plan, name, k)
-            enough = (n for n in range(1, found[0].samples + 1) if np.mean([c.pass_at(n) for c in found]) >= target)
-            needed = next(enough, None)
-            cells.append(f"more than {found[0].samples}" if needed is None else str(needed))
-        rows.append([title(plan, name), *cells])
+    targets = {k: float(values(store, plan, tested[0], k).mean()) for k in plan.ks}
+    for temperature, counts in _base_by_temperature(store).items():
+        name = f"{title(plan, BASE)} at temperature {temperature:g}"
+        rows.append([name, *(_answers_needed([counts], targets[k]) for k in plan.ks)])
+    for name in tested:
+        needed = (_answers_needed(tested_counts(store, plan, name, k), targets[k]) for k in plan.ks)
+        rows.append([title(plan, name), *needed])
     note = (
         "Each answer costs its tokens and one call of the verifier, which is always right here: pass@k is Best-of-k "
-        "with such a verifier. Every model is the one that is tuned for this k, so other stopping steps or "
+        "with such a verifier. Every trained model is the one that is tuned for this k, so other stopping steps or "
         "temperatures may need fewer answers. The numbers have no intervals."
     )
     return f"{markdown(rows)}\n\n{note}"
+
+
+def _answers_needed(found: Sequence[Counts], target: float) -> str:
+    """How many answers reach `target` as the mean over runs and prompts."""
+    enough = (n for n in range(1, found[0].samples + 1) if np.mean([c.pass_at(n) for c in found]) >= target)
+    return str(next(enough, f"more than {found[0].samples}"))
+
+
+def _base_by_temperature(store: Store) -> dict[float, Counts]:
+    """The base model's test counts at all measured temperatures, the lowest first."""
+    found = {key.temperature: counts for key, counts in store.items() if (key.contender, key.split) == (BASE, "test")}
+    return dict(sorted(found.items()))
 
 
 def difference_tables(store: Store, plan: Plan, tested: Sequence[str]) -> str:
@@ -223,14 +208,14 @@ def difference_tables(store: Store, plan: Plan, tested: Sequence[str]) -> str:
 
 def base_temperatures_table(store: Store, plan: Plan, tested: Sequence[str]) -> str:
     """The base model at all its test temperatures, and what the tuned contenders gain; empty if the plan's are all."""
-    found = {key.temperature: counts for key, counts in store.items() if (key.contender, key.split) == (BASE, "test")}
+    found = _base_by_temperature(store)
     others = set(found) - {chosen(store, plan, BASE, k).temperature for k in plan.ks}
     if not others:
         return ""
     parts = []
     for k in plan.ks:
         rows = [["temperature", f"pass@{k} of the base model", *(f"{title(plan, name)} minus it" for name in tested)]]
-        for temperature, counts in sorted(found.items()):
+        for temperature, counts in found.items():
             base_SP = counts.pass_at(k)[None]
             gains = (interval(paired_difference_of_runs(base_SP, values(store, plan, name, k))) for name in tested)
             rows.append([f"{temperature:g}", f"{base_SP.mean():.3f}", *gains])

@@ -37,8 +37,8 @@ def primary_table(contrasts: Sequence[Primary]) -> str:
         shown = interval(difference, one.scale, one.digits).replace("**", "")
         rows.append([one.name, shown, "< 0.001" if p < 0.001 else f"{p:.3f}", verdict])
     note = (
-        f"{counted(len(contrasts), 'contrast')}, named in the plan before the results were known. The intervals "
-        "are not adjusted; the p values are, for the contrasts of this plan."
+        f"{counted(len(contrasts), 'contrast')}, named in the plan before the test split was used. The "
+        "intervals are not adjusted; the p values are, for the contrasts of this plan."
     )
     return f"{markdown(rows)}\n\n{note}"
 

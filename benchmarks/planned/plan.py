@@ -52,12 +52,12 @@ class RunCosts(Part):
 
 
 class Planned(Part):
-    """A plan. `costs` only estimates hours, so it is the one key that decides no result."""
+    """A plan. `costs` only estimates hours and `note` only explains, so these keys decide no result."""
 
     @property
     def digest(self) -> str:
         """Identifies everything that decides a result."""
-        return hashlib.sha256(self.model_dump_json(exclude={"costs"}).encode()).hexdigest()[:16]
+        return hashlib.sha256(self.model_dump_json(exclude={"costs", "note"}).encode()).hexdigest()[:16]
 
 
 def read_plan(path: Path) -> object:

@@ -29,35 +29,6 @@ from learner.metrics import paired_p_value
 PLANS = sorted((Path(__file__).parents[2] / "benchmarks" / "frontier").glob("*.yaml"))
 
 
-@pytest.fixture
-def plan() -> Plan:
-    return Plan.model_validate(
-        {
-            "title": "A small plan",
-            "config": "config.yaml",
-            "model": "base-model",
-            "common": ["rollout.prompts_per_step=2", "rollout.n=4"],
-            "contenders": {
-                "mean": {"title": "the mean", "overrides": ["objective.strategy=mean"]},
-                "pass4": {"title": "pass@4", "overrides": ["objective.strategy=pass_at_k"]},
-            },
-            "rates": [1e-5, 3e-5],
-            "seeds": [0, 1, 2],
-            "steps": 6,
-            "every": 2,
-            "ks": [1, 4],
-            "temperatures": [0.6, 1.0],
-            "validation": {"prompts": 24, "n": 8},
-            "test": {"prompts": 40, "n": 8},
-            "primary": [
-                {"contender": "pass4", "against": "mean", "k": 4},
-                {"contender": "pass4", "against": "mean", "k": 1},
-            ],
-            "costs": {"start": 1, "step": 1, "thousand_samples": 1, "jobs": 2},
-        }
-    )
-
-
 class FakeBonrl:
     """Writes run directories and evaluations; the mean is best at step 2, pass@4 at step 6, both at the larger rate."""
 
@@ -142,6 +113,7 @@ def test_a_plan_runs_in_stages_and_continues(plan: Plan, tmp_path: Path, capsys:
     for heading in (
         "Along training",
         "At equal numbers",
+        "Within equal tokens or seconds",
         "Test split",
         "Primary contrasts",
         "By difficulty",
@@ -218,7 +190,12 @@ def test_the_base_model_is_tested_at_other_temperatures_after_the_plan_only(plan
     stages.base_on_test((0.3,))
     write_page(tmp_path, store, plan, Path("frontier/plan.yaml"))
     page = (tmp_path / "README.md").read_text()
-    assert page.startswith(before.rstrip()), "nothing else on the page changes"
+    old = before.splitlines()
+    kept, new = ([line for line in page.splitlines() if line and (line in old) == known] for known in (True, False))
+    assert kept[: len([*filter(None, old)])] == [*filter(None, old)]
+    needed, *table = new
+    assert needed.startswith("| the base model at temperature 0.3 |"), "the answers that it needs"
+    assert table[0] == "## Other temperatures of the base model", "nothing else on the page changes"
     assert "The base model at 0.3 was measured after the results above were known" in page
 
 
@@ -276,6 +253,7 @@ def test_measurements_of_another_plan_are_refused(plan: Plan, tmp_path: Path) ->
         Store(tmp_path / "counts.parquet", plan.model_copy(update={"steps": 8}).digest)
     cheaper = plan.model_copy(update={"costs": plan.costs.model_copy(update={"step": 9.0})})
     assert cheaper.digest == plan.digest, "costs decide no result"
+    assert plan.model_copy(update={"note": "known before"}).digest == plan.digest, "nor does a note"
 
 
 def test_holm_adjusts_by_rank() -> None:
