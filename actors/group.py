@@ -176,10 +176,6 @@ class Group:
         return max((int(v.max()) for v in self.token_versions if len(v)), default=self.admitted_version)
 
     @property
-    def graded(self) -> bool:
-        return self.reward is not None
-
-    @property
     def rewards(self) -> np.ndarray:
         """Rewards float64 [N] of a graded group; raises GroupError before grading."""
         if self.reward is None:

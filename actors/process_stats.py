@@ -21,10 +21,8 @@ from actors.threads import in_daemon_thread
 from actors.weights.bucket_files import remove_written_by
 
 INSPECT_SECONDS = 5.0  # to inspect or kill the processes of a node
-_END_SECONDS, _POLL_SECONDS = (
-    4.0,
-    0.02,
-)  # for killed processes to end, below INSPECT_SECONDS; between two checks of them
+_END_SECONDS = 4.0  # for killed processes to end; below INSPECT_SECONDS
+_POLL_SECONDS = 0.02  # between two checks of them
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _START_TIME = 22  # field of /proc/PID/stat, counted from 1
 LOG_LINES = 12  # of each log that a message about a lost actor quotes

@@ -8,7 +8,6 @@ from learner.metrics import (
     paired_difference,
     paired_difference_of_runs,
     pass_at_k,
-    pass_at_k_curve,
     strategy_curve,
 )
 from learner.strategies import corrected_rewards, strategy_value
@@ -22,7 +21,6 @@ __all__ = [
     "paired_difference",
     "paired_difference_of_runs",
     "pass_at_k",
-    "pass_at_k_curve",
     "strategy_curve",
     "strategy_value",
 ]

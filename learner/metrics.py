@@ -45,7 +45,7 @@ class CurvePoint:
     standard_error: float
     low: float
     high: float
-    values_P: np.ndarray | None = field(default=None, repr=False, compare=False)
+    values_P: np.ndarray = field(repr=False, compare=False)
     bounds: Bounds | None = field(default=None, repr=False, compare=False)
 
 
@@ -68,16 +68,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if not 1 <= k <= n:
         raise ValueError(f"k must be in 1..n = {n}, got {k}: no unbiased estimate exists beyond n")
     return float(pass_at_k_exact(n, c, k))
-
-
-def pass_at_k_curve(correct_PN: np.ndarray, ks: Iterable[int] | None = None) -> list[CurvePoint]:
-    """The pass@k curve over P prompts with n samples each; `correct_PN` is boolean (or 0/1). Default ks: 1, 2, 4
-    .. n.
-    """
-    correct_PN = _rewards("correct_PN", correct_PN)
-    if not np.isin(correct_PN, (0, 1)).all():
-        raise ValueError("correct_PN must be boolean or 0/1")
-    return strategy_curve(correct_PN, ks, strategy="pass_at_k")
 
 
 def strategy_curve(
@@ -122,7 +112,7 @@ def mean_probability(values_P: np.ndarray, k: int = 1) -> CurvePoint:
 
 def of_prompts(point: CurvePoint, prompts: np.ndarray) -> CurvePoint:
     """The point over some of its prompts (indices int[m])."""
-    return with_values(point, _values(point)[prompts])
+    return with_values(point, point.values_P[prompts])
 
 
 def with_values(point: CurvePoint, values_P: np.ndarray) -> CurvePoint:
@@ -136,19 +126,13 @@ def weighted_sum(points: Iterable[tuple[float, CurvePoint]]) -> CurvePoint:
     Its bounds are the sums of theirs. `k` of the result is the largest of the points.
     """
     pairs = list(points)
-    values_P = np.sum([weight * _values(point) for weight, point in pairs], axis=0)
+    values_P = np.sum([weight * point.values_P for weight, point in pairs], axis=0)
     scaled = [(weight, point.bounds) for weight, point in pairs if point.bounds is not None]
     bounds = None
     if len(scaled) == len(pairs):
         least, greatest = sum(w * b.least for w, b in scaled), sum(w * b.greatest for w, b in scaled)
         bounds = Bounds(least, greatest, known=all(b.known for _, b in scaled))
     return _point(max(point.k for _, point in pairs), values_P, bounds)
-
-
-def _values(point: CurvePoint) -> np.ndarray:
-    if point.values_P is None:
-        raise ValueError("the point has no per-prompt values; compute it with strategy_curve")
-    return point.values_P
 
 
 def _reward_range(rewards_PN: np.ndarray) -> Bounds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -52,6 +53,11 @@ class TermSettings(Section):
         check_strategy(self.strategy, self.k)
         check_estimator(self.estimator, strategy=self.strategy)
         return self
+
+
+def only_term(terms: Sequence[TermSettings]) -> TermSettings | None:
+    """The one strategy of an objective that is no mixture; None for others, whose values are on no strategy's curve."""
+    return terms[0] if len(terms) == 1 and terms[0].weight == 1.0 else None
 
 
 class ObjectiveSettings(TermSettings):

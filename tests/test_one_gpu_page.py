@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 
 def model(parameters: int, layers: int, hidden: int, inner: int, vocabulary: int, kv_heads: int) -> ModelFacts:
     kv_values = 2 * layers * kv_heads * 128
-    return ModelFacts(parameters, "Qwen2ForCausalLM", layers, hidden, vocabulary, kv_values, 32_768, inner=inner)
+    return ModelFacts(parameters, layers, hidden, vocabulary, kv_values, 32_768, inner=inner)
 
 
 MODELS = {  # public facts of Qwen3-0.6B and Qwen2.5

@@ -1,9 +1,9 @@
-"""Copies the learner's weights to every sampler and verifies the version that each one holds.
+"""Copies the learner's weights to every sampler.
 
 The learner publishes a version once (``actors/weights``). Every sampler runs vLLM's four phases (init, start, update,
-finish) around a pause and returns the version of its engine. A wrong version fails the run, because training with two
-policies would silently corrupt it. The supervisor replaces samplers that die; a replacement receives the current
-weights (:meth:`Broadcaster.join`) before it serves.
+finish) around a pause and checks the version of its engine. One that holds another version fails and is replaced,
+because training with two policies would silently corrupt the run. The supervisor also replaces samplers that die; a
+replacement receives the current weights (:meth:`Broadcaster.join`) before it serves.
 
 A sampler whose load *began* and failed has undefined weights and is replaced. If the load could not begin, because the
 published weights were lost with the learner or its node, the sampler still holds its old weights. It is not replaced;
@@ -118,7 +118,7 @@ class Broadcaster:
             ``sync/*`` metrics: total seconds, longest pause of a sampler in seconds, bytes.
 
         Raises:
-            ActorFailure: the learner failed, or a sampler holds another version afterwards.
+            ActorFailure: the learner failed, or holds another version.
         """
         started = time.monotonic()
         # deadline: every call of the update that holds the lock has one
@@ -215,11 +215,6 @@ class Broadcaster:
                 # At once: others may have to wait for the learner, which waits for this sampler's end on a shared card.
                 self._supervisor.mark_failed(receiver.member, receiver.incarnation, failure)
             return failure
-        if report["version"] != version:
-            raise ActorFailure(
-                f"{receiver.member.name} reports weight version {report['version']} after the "
-                f"update to version {version}"
-            )
         return report
 
     async def _receiver(self, member: Member) -> Receiver:

@@ -50,6 +50,7 @@ def write_snapshot(path: Path, state: Mapping[str, Any], groups: Mapping[int, pa
         finally:
             os.close(directory)
     except OSError as error:
+        temporary.unlink(missing_ok=True)  # free the space on a full disk
         raise SnapshotError(
             f"cannot write the queue to {path}: {error.strerror}; free space or change run.directory"
         ) from error

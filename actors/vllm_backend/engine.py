@@ -78,7 +78,6 @@ class VllmEngine:
         sampler: SamplerSettings,
         rollout: RolloutSettings,
         seed: int = 0,
-        weight_backend: str = BACKEND,
         lora: LoraSettings | None = None,
         *,
         reserved: float = 0.0,
@@ -89,7 +88,6 @@ class VllmEngine:
         self.settings = sampler
         self.rollout = rollout
         self.seed = seed
-        self._weight_backend = weight_backend
         self._adapter = None if lora is None else SentAdapter(lora)
         self._reserved, self._card_gib = reserved, card_gib
         self._sleep = Sleep(sampler.sleep)
@@ -128,7 +126,7 @@ class VllmEngine:
                 **engine_arguments(self.model_path, self.dtype, self.settings, self.rollout, self.seed),
                 **memory_arguments(self.settings, self._reserved, self._card_gib),
                 **(self._adapter.engine_arguments(self.model_path) if self._adapter else {}),
-                weight_transfer_config=WeightTransferConfig(backend=self._weight_backend),
+                weight_transfer_config=WeightTransferConfig(backend=BACKEND),
             )
             if not self.settings.gpus and keeps_states(arguments.create_model_config()):
                 arguments.enable_prefix_caching = False  # vLLM caches states only with chunked prefill

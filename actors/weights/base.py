@@ -2,7 +2,7 @@
 
 The learner's rank publishes a version, the broadcaster addresses it to every sampler, and each sampler receives it.
 What is published and sent is private to the back-end. To add one: subclass :class:`WeightTransfer`, add it to
-``actors.weights.make_transfer`` and, in ``actors/vllm_backend``, register the engine that loads its updates.
+``actors.weights.make_transfer``, and teach ``actors/vllm_backend/weight_transfer.py`` to open its buckets.
 """
 
 from __future__ import annotations
@@ -79,8 +79,6 @@ class WeightTransfer(ABC):
         deadlines: the section `deadlines`; only a publisher needs it.
     """
 
-    engine_backend: ClassVar[str]
-    """Name of vLLM's weight-transfer back-end that loads the updates."""
     collective: ClassVar[bool] = False
     """Whether all samplers receive an update together, so that the failure of one ends it for all. The broadcaster then
     releases the weights at the first failure."""

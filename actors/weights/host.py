@@ -31,8 +31,6 @@ class HostPayload(NamedTuple):
 class HostTransfer(WeightTransfer):
     """Packed buckets in shared memory, or in Ray's object store (``broadcast.transport``)."""
 
-    engine_backend = "host"
-
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._pool = BucketPool(self.owner)

@@ -77,8 +77,6 @@ class Segment:
 class IpcTransfer(WeightTransfer):
     """Segments on the card, one for each bucket."""
 
-    engine_backend = "host"  # the engine loads a bucket by its manifest, wherever that lies
-
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._segments: list[Segment] = []

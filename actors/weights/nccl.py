@@ -53,7 +53,6 @@ class NcclPayload(NamedTuple):
 class NcclTransfer(WeightTransfer):
     """Flat buckets, sent to all samplers at once."""
 
-    engine_backend = "host"  # the engine loads a bucket by its manifest, wherever that lies
     collective = True
 
     def __init__(self, *arguments: Any) -> None:

@@ -57,9 +57,8 @@ class Sampler:
         start_actor_log()
         self.name = name
         self._transfer = make_transfer(broadcast or BroadcastSettings(), name)
-        backend = self._transfer.engine_backend
         self._engine = VllmEngine(
-            model_path, dtype, settings, rollout, seed, backend, lora, reserved=reserved, card_gib=card_gib
+            model_path, dtype, settings, rollout, seed, lora, reserved=reserved, card_gib=card_gib
         )
         self._in_flight = 0  # requests
 

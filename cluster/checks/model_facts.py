@@ -29,7 +29,6 @@ class ModelFacts:
 
     Attributes:
         parameters: number of weights, a tied output head counted once.
-        architecture: class name in config.json, e.g. LlamaForCausalLM.
         layers, hidden, vocabulary: of the decoder.
         kv_values_per_token: numbers that one token leaves in the key-value cache (2 x layers x KV heads x head size).
         context: longest sequence that the position encoding allows, None where config.json does not say.
@@ -40,7 +39,6 @@ class ModelFacts:
     """
 
     parameters: int
-    architecture: str
     layers: int
     hidden: int
     vocabulary: int
@@ -74,7 +72,6 @@ def read_model(path: str | Path) -> ModelFacts:
         head_size = text.get("head_dim") or hidden // max(heads, 1)
         return ModelFacts(
             parameters=sum({t.name: math.prod(t.shape) for t in tensors}.values()),
-            architecture=(config.get("architectures") or ["unknown"])[0],
             layers=layers,
             hidden=hidden,
             vocabulary=text["vocab_size"],

@@ -85,7 +85,7 @@ def up(
     if job:
         check_job_paths(layout.config)
     files = _write(layout, platform, output or _default_directory(layout))
-    _run(platform_commands.up(layout, platform, files, job=job))
+    _run(platform_commands.up(platform, files, job=job))
 
 
 @app.command()

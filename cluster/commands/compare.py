@@ -157,7 +157,7 @@ def _title(moment: Moment) -> str:
 
 
 def _name(comparison: Comparison, metric: str) -> str:
-    """`pass@8 * A`: the groups that deploy it are named."""
+    """`pass@8 (objective of A)`: the groups that are trained for it are named."""
     deployers = [_letter(i) for i, g in enumerate(comparison.groups) if comparison.objectives.get(g.label) == metric]
     return comparison.labels[metric] + (f" (objective of {', '.join(deployers)})" if deployers else "")
 

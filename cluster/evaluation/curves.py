@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cluster.evaluation.summary import BEST_ACCURACY, Evaluation, curve_metric
 from learner.metrics import CurvePoint, Difference, paired_difference
-from learner.objective_settings import TermSettings
+from learner.objective_settings import TermSettings, only_term
 
 _NAMES = {
     "pass_at_k": "pass@{k}",
@@ -34,8 +34,8 @@ def value_name(strategy: str, k: int) -> str:
 
 def objective_name(terms: Sequence[TermSettings]) -> str:
     """`pass@8`; of a mixture `0.7 pass@8 + 0.3 mean reward`."""
-    if len(terms) == 1 and terms[0].weight == 1.0:
-        return value_name(terms[0].strategy, terms[0].k)
+    if term := only_term(terms):
+        return value_name(term.strategy, term.k)
     weights = ("" if term.weight == 1.0 else f"{term.weight:g} " for term in terms)
     return " + ".join(weight + value_name(term.strategy, term.k) for weight, term in zip(weights, terms, strict=True))
 
@@ -66,8 +66,6 @@ def caveats(evaluation: Evaluation) -> list[str]:
 
 def difference(before: Evaluation, after: Evaluation, old: CurvePoint, new: CurvePoint) -> Difference | None:
     """after - before over the prompts that both evaluated, in pairs; None where they share fewer than two."""
-    if old.values_P is None or new.values_P is None:
-        return None
     at = {prompt: i for i, prompt in enumerate(before.prompt_ids)}
     pairs = [(at[prompt], i) for i, prompt in enumerate(after.prompt_ids) if prompt in at]
     if len(pairs) < 2:
@@ -79,10 +77,8 @@ def difference(before: Evaluation, after: Evaluation, old: CurvePoint, new: Curv
 def named_points(evaluation: Evaluation, terms: Sequence[TermSettings]) -> dict[str, CurvePoint]:
     """What a table shows, in order: the objective where it is a mixture, its strategies' curves, the others."""
     points: dict[str, CurvePoint] = {}
-    if evaluation.objective is not None:
+    if evaluation.objective is not None and only_term(terms) is None:
         points[objective_name(terms)] = evaluation.objective
-        if len(terms) == 1 and terms[0].weight == 1.0:
-            points.clear()  # it is on the curve
     for strategy in _strategies(evaluation, terms):
         points |= {value_name(strategy, point.k): point for point in evaluation.curves[strategy]}
     return points

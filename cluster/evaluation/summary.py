@@ -20,7 +20,7 @@ from actors.workers.learning_step import graded_groups
 from cluster.config import RunConfig
 from cluster.config.keep_best import parse_metric
 from learner.metrics import CurvePoint, default_ks, mean_probability, of_prompts, strategy_curve, weighted_sum
-from learner.objective_settings import TermSettings
+from learner.objective_settings import TermSettings, only_term
 from learner.schedule import scheduled_integer
 from learner.strategies import STRATEGIES
 from verifiers.verdict import Status
@@ -207,8 +207,8 @@ def _objective_point(curves: Mapping[str, Sequence[CurvePoint]], terms: Sequence
     points = {(strategy, point.k): point for strategy, curve in curves.items() for point in curve}
     if not terms or any((term.strategy, term.k) not in points for term in terms):
         return None
-    if len(terms) == 1 and terms[0].weight == 1.0:
-        return points[terms[0].strategy, terms[0].k]
+    if term := only_term(terms):
+        return points[term.strategy, term.k]
     return weighted_sum((term.weight, points[term.strategy, term.k]) for term in terms)
 
 

@@ -21,7 +21,7 @@ _PROGRAMS = {
 }
 
 
-def up(layout: Layout, platform: Platform, files: Sequence[Path], *, job: bool) -> list[str]:
+def up(platform: Platform, files: Sequence[Path], *, job: bool) -> list[str]:
     """The command that starts the cluster, or (Kubernetes, `job`) a run on a cluster of its own.
 
     Raises:

@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,11 +48,10 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint: its optimizer step, its directory and what the driver noted in the manifest."""
+    """A complete checkpoint: its optimizer step and its directory."""
 
     step: int
     path: Path
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +124,12 @@ class Checkpoints:
             path.mkdir(parents=True)
         return path
 
-    def finalise(
-        self, step: int, *, expected: Iterable[str] = (), metadata: Mapping[str, Any] | None = None
-    ) -> Checkpoint:
+    def finalise(self, step: int, *, expected: Iterable[str] = ()) -> Checkpoint:
         """Makes the step's checkpoint complete. Call it when every writer is done.
 
         Args:
             expected: relative paths that must be there, so that a rank that wrote nothing is noticed now and
                 not when the checkpoint is needed.
-            metadata: JSON-able notes, returned with the checkpoint (seed, data cursor, configuration hash).
 
         Raises:
             CheckpointError: a file is missing, or there are no files.
@@ -146,14 +142,14 @@ class Checkpoints:
             if missing or not files:
                 what = ", ".join(missing) or "any file"
                 raise CheckpointError(f"checkpoint of step {step} is incomplete: {what} was never written")
-            body: dict[str, Any] = {"format": FORMAT, "step": step, "metadata": dict(metadata or {})}
+            body: dict[str, Any] = {"format": FORMAT, "step": step, "metadata": {}}
             body["files"] = files
             manifest = json.dumps(_signed(body), indent=1, allow_nan=False)
             write_atomically(temporary / MANIFEST, manifest.encode())
             for directory in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
                 sync_directory(directory)
             self._replace(temporary, final)
-        return Checkpoint(step, final, body["metadata"])
+        return Checkpoint(step, final)
 
     def _replace(self, temporary: Path, final: Path) -> None:
         """Rename the finished directory into place; replaces an incomplete or older one of the same step."""
@@ -253,7 +249,7 @@ def verify(path: str | Path, *, contents: bool = True) -> Checkpoint:
                 raise CheckpointError(f"{path / name} has changed since it was written (its SHA-256 differs)")
     except OSError as error:
         raise CheckpointError(f"{path / name} cannot be read: {error}") from error
-    return Checkpoint(body["step"], path, body["metadata"])
+    return Checkpoint(body["step"], path)
 
 
 def _describe(directory: Path) -> dict[str, dict[str, Any]]:

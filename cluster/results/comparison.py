@@ -18,7 +18,7 @@ from cluster.results.comparability import common_prompts
 from cluster.results.run_groups import RunGroup, group_runs
 from cluster.results.subjects import LAST, Subject, load_subject, read_judged, read_prompts
 from learner.metrics import CurvePoint, weighted_sum, with_values
-from learner.objective_settings import TermSettings
+from learner.objective_settings import TermSettings, only_term
 from learner.strategies import STRATEGIES
 
 FORMAT = 1  # of the JSON
@@ -227,8 +227,8 @@ def metric_name(strategy: str, k: int) -> str:
 
 def metric_of(terms: Sequence[TermSettings]) -> str | None:
     """The metric of an objective; None for a mixture, which has no curve."""
-    single = len(terms) == 1 and terms[0].weight == 1.0
-    return metric_name(terms[0].strategy, terms[0].k) if single else None
+    term = only_term(terms)
+    return None if term is None else metric_name(term.strategy, term.k)
 
 
 def _common_steps(runs: Sequence[Subject]) -> list[int]:
@@ -239,12 +239,12 @@ def _cross_fitted(measured: _Measured, run: Subject, metric: str) -> tuple[Point
     """Every metric; each half of the prompts is taken at the step that is best, by `metric`, on the other half."""
     steps = sorted(run.files)
     halves_P = _halves(measured.prompts)
-    objective_SP = np.stack([_values(measured.at(run, step)[metric]) for step in steps])
+    objective_SP = np.stack([measured.at(run, step)[metric].values_P for step in steps])
     # Of equal values the earliest step.
     chosen = [steps[int(objective_SP[:, halves_P != half].mean(axis=1).argmax())] for half in (0, 1)]
     points = {}
     for name, point in measured.at(run, chosen[0]).items():
-        values_P = np.where(halves_P == 0, _values(point), _values(measured.at(run, chosen[1])[name]))
+        values_P = np.where(halves_P == 0, point.values_P, measured.at(run, chosen[1])[name].values_P)
         points[name] = with_values(point, values_P)
     return points, [] if chosen == [LAST, LAST] else chosen
 
@@ -265,14 +265,14 @@ def _moment(
     values, changes = {}, {}
     for metric in metrics:
         seeded = {
-            group.label: [Seeded(run.seed, _values(points[run.name][metric])) for run in group.runs] for group in groups
+            group.label: [Seeded(run.seed, points[run.name][metric].values_P) for run in group.runs] for group in groups
         }
         for group in groups:
             values[metric, group.label] = _value({run.name: points[run.name][metric] for run in group.runs})
         for group in groups[1:]:
             changes[metric, group.label] = change(seeded[groups[0].label], seeded[group.label])
     steps = {name: found for name, found in steps.items() if found and LAST not in found}
-    count = len(_values(next(iter(points.values()))[metrics[0]]))
+    count = len(next(iter(points.values()))[metrics[0]].values_P)
     return Moment(at, step, steps, count, values, changes)
 
 
@@ -282,11 +282,6 @@ def _value(points: Mapping[str, CurvePoint]) -> Value:
         [point] = points.values()
         return Value(point.value, point.low, point.high, runs)
     return Value(*t_interval(list(runs.values())), runs)
-
-
-def _values(point: CurvePoint) -> np.ndarray:
-    assert point.values_P is not None
-    return point.values_P
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,5 @@ def _read(path: Path) -> tuple[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} cannot be read ({type(error).__name__}: {error}): it records a quarantined prompt; delete "
-            "the file, "
-            "and the prompt is sampled again"
+            "the file, and the prompt is sampled again"
         ) from error

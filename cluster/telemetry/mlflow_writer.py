@@ -14,26 +14,20 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cluster.records.metric_names import AXES, EVALUATION_STEP, TRAIN_STEP, find_metric
 from cluster.records.run_directory import read_metrics
 from cluster.telemetry.tracker import Tracker
 from cluster.telemetry.tracker_process import DiskProbe, main
 
+if TYPE_CHECKING:
+    from cluster.config.settings import MlflowSettings
+
 RUN_ID = "run_id.txt"
 _LONGEST_PARAMETER = 500  # characters
 _BATCH = 500  # metrics in one call; MLflow takes 1,000
 _ENDED = {0: "FINISHED", 130: "KILLED"}  # by exit status
-
-
-class MlflowSettings(Protocol):
-    """The section `mlflow` of the configuration."""
-
-    @property
-    def tracking_uri(self) -> str | None: ...
-    @property
-    def experiment(self) -> str: ...
 
 
 class MlflowWriter(Tracker):

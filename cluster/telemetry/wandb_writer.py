@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -24,21 +24,11 @@ from cluster.telemetry.helper_process import HelperError
 from cluster.telemetry.tracker import FINISH_DEADLINE_S, INIT_DEADLINE_S, Tracker
 from cluster.telemetry.tracker_process import PROBE_SECONDS, DiskProbe, main
 
+if TYPE_CHECKING:
+    from cluster.config.settings import WandbSettings
+
 STOPPED_SECONDS = 8.0  # after which a stopped wandb process counts as lost
 SAMPLES = "eval/samples"  # the table of an evaluation's samples
-
-
-class WandbSettings(Protocol):
-    """The section `wandb` of the configuration."""
-
-    @property
-    def project(self) -> str: ...
-    @property
-    def entity(self) -> str | None: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def tags(self) -> tuple[str, ...]: ...
 
 
 class WandbError(UsageError):

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-UNPARSABLE, CORRECT = -1, 0  # labels of Group.answers_GN
+UNPARSABLE, CORRECT = -1, 0  # labels of AnswerGroups.answers_GN
 DEFAULT_SUBSETS = 256
 
 

@@ -51,7 +51,7 @@ def assert_same(a: Group, b: Group) -> None:
         for x, y in zip(getattr(a, name), getattr(b, name), strict=True):
             np.testing.assert_array_equal(x, y)
     assert (a.oldest_version, a.newest_version) == (b.oldest_version, b.newest_version)
-    if a.graded:
+    if a.reward is not None:
         np.testing.assert_array_equal(a.reward, b.reward)
 
 

@@ -12,11 +12,14 @@ from learner import (
     paired_difference,
     paired_difference_of_runs,
     pass_at_k,
-    pass_at_k_curve,
     strategy_curve,
     strategy_value,
 )
-from learner.metrics import PROBABILITY, _point, _reward_range, of_prompts, weighted_sum
+from learner.metrics import PROBABILITY, CurvePoint, _point, _reward_range, of_prompts, weighted_sum
+
+
+def pass_at_k_curve(correct: object, ks: list[int] | None = None) -> list[CurvePoint]:
+    return strategy_curve(np.asarray(correct), ks, strategy="pass_at_k")
 
 
 @pytest.mark.parametrize(
@@ -58,9 +61,9 @@ def test_curve() -> None:
     assert pass_at_k_curve(correct, [3])[0].k == 3
     with pytest.raises(ValueError, match="k must"):
         pass_at_k_curve(correct, [8])
-    with pytest.raises(ValueError, match="correct_PN"):
+    with pytest.raises(ValueError, match="rewards_PN"):
         pass_at_k_curve(correct[0])
-    with pytest.raises(ValueError, match="0/1"):
+    with pytest.raises(ValueError, match="0 or 1"):
         pass_at_k_curve(correct * 0.5)
 
 

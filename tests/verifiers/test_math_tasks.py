@@ -140,9 +140,9 @@ def test_contamination() -> None:
     same = prompt("e1", "what is 2 + 2\nAnswer.")
     near = prompt("e2", long + " it meets another.")
     found = contamination(train, [same, near, prompt("t3", "Nothing alike.")], instruction="\nAnswer.")
-    assert (found.evaluated, found.same_id, found.same_text, found.overlapping) == (3, 1, 1, 2)
-    assert found.examples == (("e1", "t1"), ("e2", "t2")) and not found.clean
-    assert contamination(train, [prompt("e", "A new problem.")]).clean
+    assert (found.evaluated, found.same_text, found.overlapping) == (3, 1, 2)
+    assert found.examples == (("e1", "t1"), ("e2", "t2"))
+    assert contamination(train, [prompt("e", "A new problem.")]).overlapping == 0
     # A phrase that several training problems share is no sign of a copy.
     assert contamination([*train, prompt("t4", long + " two.")], [near]).overlapping == 0
 
@@ -157,6 +157,6 @@ def test_the_real_files() -> None:
     math500 = make_task(settings(DATA, "math500"))
     assert {p.id for p in math500.prompts("test")} == {p.id for p in split.prompts("test")}
     found = contamination(math500.prompts("train"), math500.prompts("test"), instruction=task.settings.instruction)
-    assert found.same_id == 0 and found.same_text == 1  # one problem of MATH-500 occurs twice in MATH
+    assert found.same_text == 1  # one problem of MATH-500 occurs twice in MATH
     for one in math500.prompts("test")[:100]:
         assert task.verify(one, f"So it is $\\boxed{{{one.reference['answer']}}}$.").status is Status.CORRECT

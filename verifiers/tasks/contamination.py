@@ -21,7 +21,6 @@ class Contamination:
 
     Attributes:
         evaluated: Number of evaluation problems.
-        same_id: Those with the id of a training problem.
         same_text: Those with the normalized text of a training problem.
         overlapping: Those that share 13 consecutive words with a training problem, identical ones included; phrases in
             several training problems, such as instructions, do not count.
@@ -29,15 +28,9 @@ class Contamination:
     """
 
     evaluated: int
-    same_id: int
     same_text: int
     overlapping: int
     examples: tuple[tuple[str, str], ...]
-
-    @property
-    def clean(self) -> bool:
-        """Whether no evaluation problem is a training problem."""
-        return self.same_id == 0 and self.same_text == 0
 
 
 def normalized(text: str) -> tuple[str, ...]:
@@ -60,24 +53,21 @@ def contamination(
     def words(prompt: Prompt) -> tuple[str, ...]:
         return normalized(prompt.transcript.removesuffix(instruction))
 
-    ids: set[str] = set()
     texts: dict[tuple[str, ...], str] = {}
     shingles: dict[tuple[str, ...], str] = {}
     common: set[tuple[str, ...]] = set()
     for prompt in train:
-        ids.add(prompt.id)
         text = words(prompt)
         texts.setdefault(text, prompt.id)
         for shingle in {text[i : i + SHINGLE] for i in range(len(text) - SHINGLE + 1)}:
             if shingles.setdefault(shingle, prompt.id) != prompt.id:
                 common.add(shingle)
-    same_id = same_text = overlapping = evaluated = 0
+    same_text = overlapping = evaluated = 0
     exact_examples: list[tuple[str, str]] = []
     near_examples: list[tuple[str, str]] = []
     for prompt in evaluation:
         evaluated += 1
         text = words(prompt)
-        same_id += prompt.id in ids
         if text in texts:
             same_text += 1
             overlapping += 1
@@ -88,4 +78,4 @@ def contamination(
         if shared is not None:
             overlapping += 1
             near_examples.append((prompt.id, shingles[shared]))
-    return Contamination(evaluated, same_id, same_text, overlapping, tuple((exact_examples + near_examples)[:limit]))
+    return Contamination(evaluated, same_text, overlapping, tuple((exact_examples + near_examples)[:limit]))

@@ -20,7 +20,6 @@ from cluster.errors import UsageError
 
 MODEL = ModelFacts(
     parameters=1_000_000,
-    architecture="LlamaForCausalLM",
     layers=4,
     hidden=192,
     vocabulary=64,
@@ -203,7 +202,7 @@ def test_bfloat16_on_a_slow_processor_is_warned_about(monkeypatch: pytest.Monkey
 
 def test_model_directory_is_read_without_loading_weights(tmp_path: Path) -> None:
     facts = read_model(write_model(tmp_path / "m"))
-    assert facts == ModelFacts(17, "LlamaForCausalLM", 2, 128, 100, 2 * 2 * 2 * 32, 64, mapped={"float32": 17})
+    assert facts == ModelFacts(17, 2, 128, 100, 2 * 2 * 2 * 32, 64, mapped={"float32": 17})
 
 
 def test_multimodal_configuration_holds_its_text_model(tmp_path: Path) -> None:

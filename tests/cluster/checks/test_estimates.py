@@ -21,11 +21,9 @@ from cluster.config.settings import ModelSettings
 from tests.cluster.checks.test_dry_run import write_model
 
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size, context, feed-forward width.
-QWEN3_4B = ModelFacts(4_022_468_096, "Qwen3ForCausalLM", 36, 2560, 151_936, 2 * 36 * 8 * 128, 40_960, inner=9728)
-GEMMA3_27B = ModelFacts(
-    27_009_002_240, "Gemma3ForConditionalGeneration", 62, 5376, 262_208, 2 * 62 * 16 * 128, 131_072, inner=21_504
-)
-SMOLLM2_135M = ModelFacts(134_515_008, "LlamaForCausalLM", 30, 576, 49_152, 2 * 30 * 3 * 64, 8192, inner=1536)
+QWEN3_4B = ModelFacts(4_022_468_096, 36, 2560, 151_936, 2 * 36 * 8 * 128, 40_960, inner=9728)
+GEMMA3_27B = ModelFacts(27_009_002_240, 62, 5376, 262_208, 2 * 62 * 16 * 128, 131_072, inner=21_504)
+SMOLLM2_135M = ModelFacts(134_515_008, 30, 576, 49_152, 2 * 30 * 3 * 64, 8192, inner=1536)
 EIGHT, THIRTY_TWO = "cluster/presets/8xh100.yaml", "cluster/presets/multinode.yaml"
 
 
@@ -224,7 +222,7 @@ def test_an_update_slower_than_its_deadline_is_warned_about(repository: Path) ->
 def test_weights_in_transit_must_fit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cluster.checks.memory import limits
 
-    model = ModelFacts(500_000_000, "LlamaForCausalLM", 24, 1024, 32_000, 4096, 4096)
+    model = ModelFacts(500_000_000, 24, 1024, 32_000, 4096, 4096)
     config, found = figures(repository, "cluster/presets/local.yaml", model)
     assert found.transit and found.transit.shared_memory == 2e9
     monkeypatch.setattr(limits, "_free_shared_memory", lambda: 64.0 * 2**20)  # a container's default

@@ -23,7 +23,7 @@ from cluster.launch.demand import bundles, plan_run
 from tests.cluster.checks.test_dry_run import write_model
 
 PRESETS = Path(__file__).resolve().parents[3] / "cluster" / "presets"
-QWEN25_7B = ModelFacts(7_615_616_512, "Qwen2ForCausalLM", 28, 3584, 152_064, 2 * 28 * 4 * 128, 32_768)
+QWEN25_7B = ModelFacts(7_615_616_512, 28, 3584, 152_064, 2 * 28 * 4 * 128, 32_768)
 
 
 def imitating(preset: str, *overrides: str) -> RunConfig:

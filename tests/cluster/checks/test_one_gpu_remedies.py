@@ -16,7 +16,7 @@ from cluster.config import load_config
 
 PRESET = Path(__file__).resolve().parents[3] / "cluster" / "presets" / "one-gpu.yaml"
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size, context.
-QWEN25_7B = ModelFacts(7_615_616_512, "Qwen2ForCausalLM", 28, 3584, 152_064, 2 * 28 * 4 * 128, 32_768)
+QWEN25_7B = ModelFacts(7_615_616_512, 28, 3584, 152_064, 2 * 28 * 4 * 128, 32_768)
 
 
 def problems(*overrides: str) -> list[str]:

@@ -23,7 +23,7 @@ from cluster.config.rules import gpus_wanted
 from cluster.launch.demand import Sizes, bundles
 
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size.
-QWEN3_06B = ModelFacts(596_049_920, "Qwen3ForCausalLM", 28, 1024, 151_936, 2 * 28 * 8 * 128, 40_960)
+QWEN3_06B = ModelFacts(596_049_920, 28, 1024, 151_936, 2 * 28 * 8 * 128, 40_960)
 
 
 def one_card(**changes: dict[str, Any]) -> dict[str, Any]:
