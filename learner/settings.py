@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from learner.section import Section
 
+_MOST_8BIT = 1 << 31  # weights of one tensor that are too many for bitsandbytes
+
 
 class LossSettings(Section):
     """The per-token policy loss: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), summed over tokens."""
@@ -270,6 +272,28 @@ class LearnerSettings(Section):
     def sent_adapters(self) -> LoraSettings | None:
         """The adapters, if samplers get these and not merged weights."""
         return self.lora if self.lora is not None and self.lora.send == "adapters" else None
+
+    def stage(self, dtype: str) -> int:
+        """The ZeRO stage that DeepSpeed runs for a model in `dtype`.
+
+        DeepSpeed's stage 0 sums the gradients of the micro-batches in the weights' type; in bfloat16 a sum of more than
+        256 equal gradients would stop growing. Stage 1 sums in float32.
+        """
+        return max(1, self.zero_stage) if dtype == "bfloat16" else self.zero_stage
+
+    def too_many_for_8bit(self, dtype: str, weights: int) -> str | None:
+        """Why 8-bit AdamW cannot update so many weights in matrices; None where it can.
+
+        bitsandbytes counts a tensor's weights in 32 bits, and at ZeRO-1 and 2 all matrices of a rank are one tensor.
+        """
+        stage, held = self.stage(dtype), weights // self.ranks
+        if stage not in (1, 2) or held < _MOST_8BIT:
+            return None
+        return (
+            f"learner.optimizer = adamw_8bit updates fewer than {_MOST_8BIT} weights at once, but at ZeRO stage "
+            f"{stage} a rank has {held}; set learner.zero_stage = 3, also with one rank, or learner.optimizer = adamw "
+            "with learner.offload = optimizer"
+        )
 
     @property
     def logits_chunk_bytes(self) -> int | None:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from learner.settings import LearnerSettings
-from learner.zero import too_many_for_8bit, zero_stage
 
 
 def adamw(
@@ -31,7 +30,7 @@ def adamw(
         "eps": settings.adam_epsilon,
     }
     if settings.optimizer == "adamw_8bit":
-        problem = too_many_for_8bit(settings, dtype, sum(p.numel() for p in matrices))
+        problem = settings.too_many_for_8bit(dtype, sum(p.numel() for p in matrices))
         if problem:
             raise ValueError(problem)
         return _adamw_8bit()(groups, **options)
@@ -85,7 +84,7 @@ def frozen_config(settings: LearnerSettings, dtype: str, device: torch.device, p
 
 
 def _common(settings: LearnerSettings, dtype: str, device: torch.device, parameters: int) -> dict[str, Any]:
-    bucket, stage = max(1 << 20, min(parameters, 1 << 26)), zero_stage(settings, dtype)
+    bucket, stage = max(1 << 20, min(parameters, 1 << 26)), settings.stage(dtype)
     zero: dict[str, Any] = {
         "stage": stage,
         "overlap_comm": device.type == "cuda",

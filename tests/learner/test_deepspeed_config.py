@@ -9,7 +9,6 @@ import torch
 
 from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
 from learner.settings import LearnerSettings
-from learner.zero import too_many_for_8bit
 
 
 def config(dtype: str = "float32", device: str = "cpu", **settings: object) -> dict:
@@ -55,9 +54,9 @@ def test_more_weights_than_bitsandbytes_counts_are_refused() -> None:
             adamw(pair, LearnerSettings(optimizer="adamw_8bit", zero_stage=stage), "bfloat16")
     weights = 2 * pair[0][1].numel()
     for enough in (LearnerSettings(ranks=2, zero_stage=1), LearnerSettings(zero_stage=3)):
-        assert too_many_for_8bit(enough, "bfloat16", weights) is None
+        assert enough.too_many_for_8bit("bfloat16", weights) is None
     separate = LearnerSettings(zero_stage=0)  # in float32 stage 0 updates each tensor by itself
-    assert too_many_for_8bit(separate, "float32", weights) is None
+    assert separate.too_many_for_8bit("float32", weights) is None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

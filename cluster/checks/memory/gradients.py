@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from learner.settings import LearnerSettings
-from learner.zero import zero_stage
 
 _FLOAT32 = 4
 _REDUCED_AT_ONCE = 500_000_000  # DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE, elements
@@ -29,7 +28,7 @@ def gradient_memory(learner: LearnerSettings, dtype: str, trained: int, largest:
     They are summed in float32. From stage 2 on each rank keeps those of its part.
     """
     bfloat16 = dtype == "bfloat16"
-    stage = zero_stage(learner, dtype)
+    stage = learner.stage(dtype)
     whole, part = float(_FLOAT32 * trained), _FLOAT32 * trained / learner.ranks
     if learner.offload != "none":
         return _with_offload(stage, bfloat16, whole, part, float(largest * (2 if bfloat16 else 4)))

@@ -26,7 +26,6 @@ from cluster.checks.memory.shape import (
 )
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
-from learner.zero import too_many_for_8bit
 
 # Relative error of an estimate. An excess within it is a warning, because the run may fit; a larger one is refused.
 ERROR = 0.1
@@ -56,7 +55,7 @@ def memory_problems(
 def _optimizer_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
     if config.learner.optimizer == "adamw_8bit" and has_learner(config) and derived.shape is not None:
         # Vectors, which are updated apart, are too few to matter.
-        if problem := too_many_for_8bit(config.learner, config.model.dtype, derived.shape.trained):
+        if problem := config.learner.too_many_for_8bit(config.model.dtype, derived.shape.trained):
             yield problem
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from cluster.checks.memory.gradients import GradientMemory, gradient_memory
 from cluster.checks.memory.shape import GIB, MIB, Shape, keeps_reference, weight_bytes
 from cluster.config import RunConfig
-from learner.zero import zero_stage
 
 LEARNER_RUNTIME = 0.9 * GIB  # resident before the weights: interpreter, torch, Ray worker
 _GPU_RUNTIME = GIB  # CUDA context, communication buffers
@@ -53,7 +52,7 @@ def rank_memory(config: RunConfig, shape: Shape) -> float:
     learner, bfloat16 = config.learner, config.model.dtype == "bfloat16"
     moments = 2 if learner.optimizer == "adamw_8bit" else 8
     weights, optimizer = weight_bytes(config), moments + (4 if bfloat16 else 0)
-    stage = zero_stage(learner, config.model.dtype)
+    stage = learner.stage(config.model.dtype)
     if learner.offload != "none":
         optimizer = 0
     if learner.offload == "all":
