@@ -89,6 +89,10 @@ def make_job(
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} each say what the job runs: give only one of them")
+    if dry_run and (command is not None or entrypoint is not None):
+        raise UsageError(
+            f"--dry-run checks a training run; with {given[0]} the job would really run: leave one of them out"
+        )
     if resume or replay:
         if config:
             raise UsageError(f"{given[0]} takes the run's own configuration: leave --config out")

@@ -77,6 +77,8 @@ def test_command_of_the_job(checkout: Path, options: dict[str, Any], expected: s
         ({"command": "grade --input x"}, "begin with eval, sft, train-verifier, report, samples, compare, logs"),
         ({"command": "eval 'x"}, "close its quotes"),
         ({"command": "sft --output /m --config mine.yaml"}, "--config is an option of submit itself"),
+        ({"command": "sft --output /m", "dry_run": True}, "with --command the job would really run: leave one of them"),
+        ({"entrypoint": "echo started", "dry_run": True}, "with --entrypoint the job would really run: leave one of"),
         ({"command": "sft --output /m task.path=data"}, "task.path=data is an option of submit itself"),
         ({"resume": Path("/r"), "replay": Path("/r")}, "--resume and --replay"),
     ],
