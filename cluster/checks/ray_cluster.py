@@ -56,15 +56,20 @@ def stated_problems(config: RunConfig) -> Iterator[str]:
     cluster, wanted = config.cluster, gpus_wanted(config)
     if cluster.num_gpus is not None and wanted > cluster.num_gpus:
         yield (
-            f"the layout takes {wanted} GPUs ({gpus_text(config)}) but cluster.num_gpus = {cluster.num_gpus}; "
-            f"{fewer_gpus(config)}"
+            f"the layout takes {counted(wanted, 'GPU')} ({gpus_text(config)}) but cluster.num_gpus = "
+            f"{cluster.num_gpus}; {fewer_gpus(config)}, or raise cluster.num_gpus"
         )
     actors, keys = _cpus_wanted(config)
     if cluster.num_cpus is not None and actors > cluster.num_cpus:
         yield (
-            f"the layout takes {actors} CPUs ({keys}) but cluster.num_cpus = {cluster.num_cpus}; lower one of them, or "
-            "raise cluster.num_cpus"
+            f"the layout takes {counted(actors, 'CPU')} ({keys}) but cluster.num_cpus = {cluster.num_cpus}; lower one "
+            "of them, or raise cluster.num_cpus"
         )
+
+
+def counted(count: float, what: str) -> str:
+    """`1 GPU`, `2 GPUs`."""
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
 
 
 def _cpus_wanted(config: RunConfig) -> tuple[int, str]:
@@ -98,8 +103,8 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
             continue
         if wanted > found:
             yield (
-                f"the layout takes {wanted:g} {name}s ({keys}), but the Ray cluster has {found:g}; lower them, add "
-                f"nodes to the cluster, or set {known_key} to what an autoscaler may add up to"
+                f"the layout takes {counted(wanted, name)} ({keys}), but the Ray cluster has {found:g}; lower them, "
+                f"add nodes to the cluster, or set {known_key} to what an autoscaler may add up to"
             )
         elif one > max((node.get(name, 0) for node in nodes), default=0):
             yield (

