@@ -8,22 +8,33 @@ from pathlib import Path
 
 from actors.weights.bucket_files import SHARED_MEMORY
 from cluster.checks.disk_space import checkpoint_bytes, kept_checkpoints
-from cluster.checks.memory.card import local_gpus
+from cluster.checks.memory.card import local_card_bytes, local_gpus
 from cluster.checks.memory.estimates import COPY_SPEED, DEVICE_SPEED, NETWORK_SPEED, Derived
 from cluster.checks.memory.limits import loading_text, reference_text, shape_text
 from cluster.checks.memory.rank import published_on_device
-from cluster.checks.memory.shape import Shape, has_learner, has_samplers, keeps_reference, sequence_tokens, size_text
+from cluster.checks.memory.shape import (
+    GIB,
+    Shape,
+    has_learner,
+    has_samplers,
+    keeps_reference,
+    sequence_tokens,
+    size_text,
+)
 from cluster.checks.model_facts import ModelFacts, read_model
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.prompts import evaluates
+from cluster.checks.ray_cluster import counted
 from cluster.config import RunConfig
 from cluster.config.hub_ids import hub_id
+from cluster.config.rules import gpus_wanted
 from learner.schedule import scheduled_integer
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 
 # Flags of /proc/cpuinfo with which oneDNN, torch's library for matrix products, supports bfloat16: AVX-512 and its
 # successors on x86, the extension of that name on Arm. Without them torch has only a plain loop.
 _BFLOAT16 = {"avx512bw", "avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
+LARGER_GPU = 1.2  # times the stated memory
 LARGE, HIGH_RATE = 1e8, 2e-5  # parameters; a learning rate above which reinforcement learning of all of them is rare
 
 
@@ -39,7 +50,7 @@ def warnings_of(config: RunConfig, *, trains: bool = True) -> list[str]:
             "model.dtype = bfloat16 on a processor without instructions for it (AVX-512, AMX): it is more "
             "than ten times slower than float32 here; set model.dtype: float32"
         )
-    found += _idle_gpus(config)
+    found += [*_idle_gpus(config), *_unused_memory(config)]
     if config.supervision.backoff_s > config.supervision.backoff_max_s:
         found.append(
             f"supervision.backoff_s = {config.supervision.backoff_s:g} is above supervision.backoff_max_s = "
@@ -131,7 +142,20 @@ def _idle_gpus(config: RunConfig) -> Iterator[str]:
         keys = "sampler.gpus = 1"
         if has_learner(config):
             keys += " and learner.gpus_per_rank = 1, on one GPU with cluster.placement = colocated"
-        yield f"this machine has {idle} GPUs, and the layout uses none; set {keys}"
+        yield f"this machine has {counted(idle, 'GPU')}, and the layout uses none; set {keys}"
+
+
+def _unused_memory(config: RunConfig) -> Iterator[str]:
+    """A stated memory of a GPU, such as that of a preset, which is far below that of the GPU here."""
+    stated = config.cluster.gpu_memory_gib
+    if stated is None or config.cluster.address is not None or not gpus_wanted(config):
+        return
+    found = (local_card_bytes() or 0.0) / GIB
+    if found > LARGER_GPU * stated:
+        yield (
+            f"cluster.gpu_memory_gib = {stated:g}, but the GPU of this machine has {found:.0f} GiB, of which the run "
+            "leaves the rest unused; set cluster.gpu_memory_gib=null, which asks the GPU"
+        )
 
 
 def _model_warnings(config: RunConfig) -> list[str]:

@@ -209,8 +209,18 @@ def test_an_unused_gpu_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the samplers work on the CPU" in warned(learner={"gpus_per_rank": 1})
     assert "GPU" not in warned()
     monkeypatch.setattr(dry_run, "local_gpus", lambda: 1)
-    assert "this machine has 1 GPUs, and the layout uses none" in warned()
+    assert "this machine has 1 GPU, and the layout uses none" in warned()
     assert "layout uses none" not in warned(**one_card())
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_a_stated_memory_far_below_that_of_the_gpu_is_warned_about() -> None:
+    def warned(gib: float | None, **cluster: Any) -> bool:
+        tree = one_card(cluster={"gpu_memory_gib": gib, **cluster})
+        return any("set cluster.gpu_memory_gib=null" in line for line in warnings_of(build_config(tree)))
+
+    assert warned(19) and not warned(24) and not warned(None)
+    assert not warned(19, address="auto"), "of other machines"
 
 
 def test_a_missing_package_for_the_optimizer_is_named() -> None:
