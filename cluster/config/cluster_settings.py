@@ -14,10 +14,14 @@ ROLES: tuple[Role, ...] = ("learner", "sampler", "verifier")
 
 # Names become parts of Kubernetes objects, which take lower-case letters, digits and hyphens.
 NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
+# cluster/config/wording.py has the words for each pattern.
+TEXT, HOST, ABSOLUTE_PATH = r"^[^\n]+$", r"^[A-Za-z0-9][A-Za-z0-9.:-]*$", r"^/[^\s'\"]+$"
+NFS, BUCKET = r"^[^\s:/]+:/\S*$", r"^(s3|gs)://[a-z0-9][a-z0-9._-]+$"
+TIME = r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
-Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n]+$")]
-Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$")]
-AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\s'\"]+$")]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=TEXT)]
+Host = Annotated[str, StringConstraints(pattern=HOST)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS)($|_)", re.IGNORECASE)
@@ -95,13 +99,13 @@ class StorageSettings(Section):
         description="Directory that every node shares, for run.directory, model.path and task.path, such as /shared. "
         "null: none, which is enough for a cluster of one node.",
     )
-    nfs: Annotated[str, StringConstraints(pattern=r"^[^\s:/]+:/\S*$")] | None = Field(
+    nfs: Annotated[str, StringConstraints(pattern=NFS)] | None = Field(
         None,
         description="NFS export HOST:/EXPORT that is mounted at cluster.storage.path (EFS, Filestore, your own). null: "
         "the nodes have the directory already.",
     )
     claim: Text | None = Field(None, description="Kubernetes PersistentVolumeClaim (ReadWriteMany) for the directory.")
-    bucket: Annotated[str, StringConstraints(pattern=r"^(s3|gs)://[a-z0-9][a-z0-9._-]+$")] | None = Field(
+    bucket: Annotated[str, StringConstraints(pattern=BUCKET)] | None = Field(
         None,
         description="Bucket s3://NAME or gs://NAME with models and data, mounted read-only by mount-s3 or gcsfuse, "
         "which the VM image must have. A bucket cannot hold run.directory.",
@@ -175,8 +179,8 @@ class KubernetesSettings(Section):
 class SlurmSettings(Section):
     """SLURM (section `cluster.slurm`)."""
 
-    time: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")] = Field(
-        "24:00:00", description="Time limit, [DAYS-]HH:MM:SS."
+    time: Annotated[str, StringConstraints(pattern=TIME)] = Field(
+        "24:00:00", description="Time limit, [DAYS-]HH:MM:SS. Put quotes around a time without days."
     )
     account: Text | None = Field(None, description="Account that is charged.")
     qos: Text | None = Field(None, description="Quality of service.")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cluster.config.other_names import OTHER_NAMES, VERL_SECTIONS
+from cluster.config.other_names import EPOCHS, OTHER_NAMES, VERL_SECTIONS
 from cluster.config.tree import RunConfig, key_paths, models_in, section_of
 from cluster.config.wording import spelled, wanted
 from cluster.config.yaml_reader import brief
@@ -78,6 +78,10 @@ def _unknown_key(key: str) -> str:
     paths = key_paths()
     if key in VERL_SECTIONS:
         return f"{key}: unknown key; docs/configuration.md lists every key, docs/migrate.md those for verl's settings"
+    if name in EPOCHS:
+        return (
+            f"{key}: unknown key; there are no epochs: run.steps = epochs x training prompts / rollout.prompts_per_step"
+        )
     if all(part not in paths or section_of(paths[part]) for part in _prefixes(above)):
         near = nearest_key(key)
     elif OTHER_NAMES.get(name, "").startswith(f"{above}."):

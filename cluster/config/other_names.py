@@ -5,6 +5,9 @@ from __future__ import annotations
 # Keys at the top of verl's configuration. Not `reward`, for which task.reward is proposed.
 VERL_SECTIONS = ("actor_rollout_ref", "algorithm", "critic", "data", "trainer")
 
+# The length of a run, for which run.steps is another measure.
+EPOCHS = ("epochs", "num_epochs", "total_epochs", "num_train_epochs")
+
 # Names of verl, TRL and OpenRLHF for a key whose name here is not near.
 OTHER_NAMES = {
     "model_name_or_path": "model.path",
@@ -73,9 +76,7 @@ OTHER_NAMES = {
     # run, evaluation and checkpoints
     "max_steps": "run.steps",
     "total_steps": "run.steps",
-    "total_epochs": "run.steps",
     "total_training_steps": "run.steps",
-    "num_train_epochs": "run.steps",
     "output_dir": "run.directory",
     "default_local_dir": "run.directory",
     "experiment_name": "run.name",

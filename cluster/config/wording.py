@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.config.cluster_settings import ABSOLUTE_PATH, BUCKET, HOST, NAME, NFS, TEXT, TIME
 from cluster.config.yaml_reader import brief
 
 _WORDS = {
@@ -29,6 +30,14 @@ _PATTERNS = {
     "and hyphen, and should begin with a letter or a digit",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "should have only letters, digits and underscores, and no digit at its start",
     r"^[^/\\#?%:]+$": r"should have none of / \ # ? % :",
+    NAME: "should have at most 40 characters, only a-z, 0-9 and hyphen, and should begin with a letter and end with a "
+    "letter or a digit",
+    TEXT: "should be one line",
+    HOST: "should be a host name or an address, with only letters, digits, dot, colon and hyphen",
+    ABSOLUTE_PATH: "should be a path that begins with /, without blanks and quotes",
+    NFS: "should be HOST:/EXPORT, such as 10.0.0.10:/share",
+    BUCKET: "should be s3://NAME or gs://NAME, with only a-z, 0-9, dot, underscore and hyphen in NAME",
+    TIME: "should be HH:MM:SS or DAYS-HH:MM:SS, such as '24:00:00' or 2-00:00:00",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import ConfigError, RunConfig, build_config, key_paths, load_config, nearest_key
-from cluster.config.other_names import OTHER_NAMES
+from cluster.config.other_names import EPOCHS, OTHER_NAMES
 from cluster.config.reference import models_in, render_reference
+from cluster.config.wording import _PATTERNS
 
 YAML_FILES = ("local", "8xh100", "multinode", "one-gpu", "smollm2-math")
 
@@ -69,6 +71,25 @@ def test_names_of_other_trainers_lead_to_an_existing_key(name: str, meant: str) 
     }
     assert meant in keys or meant in inside
     assert f"did you mean {meant}?" in refusal({"run": {name: 1}})
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+def test_epochs_lead_to_the_number_of_steps(name: str) -> None:
+    for tree in ({name: 3}, {"run": {name: 3}}):
+        message = refusal(tree)
+        assert "there are no epochs: run.steps = epochs x training prompts / rollout.prompts_per_step" in message
+
+
+def test_every_pattern_of_a_text_has_words() -> None:
+    def patterns(tree: Any) -> Iterator[str]:
+        if isinstance(tree, dict) and isinstance(tree.get("pattern"), str):
+            yield tree["pattern"]
+        if isinstance(tree, dict | list):
+            for value in tree.values() if isinstance(tree, dict) else tree:
+                yield from patterns(value)
+
+    found = set(patterns(RunConfig.model_json_schema()))
+    assert len(found) > 5 and found <= set(_PATTERNS)
 
 
 def test_a_section_of_verl_leads_to_the_page_about_its_settings() -> None:
@@ -302,6 +323,11 @@ def test_credentials_in_addresses_are_refused_and_not_repeated(repository: Path,
         ("learner.lora=16", "learner.lora = 16: should be a mapping of its own keys, for example {rank: ...}"),
         ("objective.mixture=[1]", "objective.mixture.0 = 1: should be a mapping of its own keys"),
         ("run.name=a/b", "should have at most 100 characters"),
+        ("cluster.name=My_Cluster", "should have at most 40 characters, only a-z, 0-9 and hyphen"),
+        ("cluster.storage={nfs: 10.0.0.10}", "should be HOST:/EXPORT"),
+        ("cluster.storage.bucket=models", "should be s3://NAME or gs://NAME"),
+        ("cluster.slurm.time=12 hours", "should be HH:MM:SS or DAYS-HH:MM:SS"),
+        ("cluster.slurm.time=24:00:00", "put quotes around a text"),
         ("task.date=tomorrow", "should be a date, written YYYY-MM-DD"),
         ("wandb.mode=off", "wandb.mode = false: should be 'auto'"),
         ("wandb.mode=off", "a word has to be in quotes"),
