@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()
     paths = [_moved(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
     files = Layers(name for name, info in key_paths().items() if section_of(info))
     for one in paths:
-        files.add(str(one), read_yaml(one))
+        layer = read_yaml(one)
+        _forget_size(files.tree, {key for key, _ in dotted_keys(layer)})
+        files.add(str(one), layer)
+    _forget_size(files.tree, {override.partition("=")[0].strip() for override in overrides})
     for override in overrides:
         apply_override(files.tree, override)
         files.set_by("an override", override.partition("=")[0].strip())
@@ -52,6 +55,13 @@ def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()
         if len(paths) == 1:
             raise
         raise ConfigError("\n".join(map(files.with_sources, str(error).split("\n")))) from error
+
+
+def _forget_size(tree: Mapping[str, Any], keys: Collection[str]) -> None:
+    """Remove the size of the model from earlier files if a layer with these keys names another model without a size."""
+    model = tree.get("model")
+    if isinstance(model, dict) and "model.path" in keys and "model.parameters_billions" not in keys:
+        model.pop("parameters_billions", None)
 
 
 def _moved(path: Path) -> Path:

@@ -56,7 +56,8 @@ class ModelSettings(Section):
         gt=0,
         le=10_000,
         description="Size of the model in 1e9 parameters, used only by the memory estimate of --dry-run where "
-        "model.path is not there (a cluster's directory); null: read from model.path.",
+        "model.path is not there (a cluster's directory); null: read from model.path. A later file or override that "
+        "sets only model.path removes the value.",
     )
 
 

@@ -37,6 +37,26 @@ def test_a_later_file_wins_key_by_key(tmp_path: Path) -> None:
     assert (swapped.run.steps, swapped.objective.k) == (20, 4)
 
 
+PRESET = "model: {path: models/large, dtype: bfloat16, parameters_billions: 8}\n"
+
+
+@pytest.mark.parametrize(
+    ("later", "overrides", "size"),
+    [
+        ("model: {dtype: float32}", [], 8.0),
+        ("model: {path: models/small}", [], None),
+        ("model: {path: models/small, parameters_billions: 0.6}", [], 0.6),
+        ("run: {steps: 3}", ["model.path=models/small"], None),
+        ("run: {steps: 3}", ["model.path=models/small", "model.parameters_billions=0.6"], 0.6),
+        ("model: {parameters_billions: 4}", ["model.dtype=float32"], 4.0),
+    ],
+)
+def test_another_model_does_not_keep_the_size_of_the_earlier_one(
+    tmp_path: Path, later: str, overrides: list[str], size: float | None
+) -> None:
+    assert load_config(files(tmp_path, PRESET, later), overrides).model.parameters_billions == size
+
+
 def test_one_file_is_read_as_before(tmp_path: Path) -> None:
     (one,) = files(tmp_path, BASE)
     assert load_config([one]) == load_config(one) == load_config(str(one))
