@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import re
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -228,6 +231,19 @@ def test_other_formats_are_named(tmp_path: Path, content: bytes, message: str) -
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(read_objects(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("rows.csv", ","), ("rows.tsv", "\t"), ("rows.csv.gz", ",")])
+def test_the_command_that_converts_a_table_works(tmp_path: Path, name: str, delimiter: str) -> None:
+    file, lines = tmp_path / name, [["problem", "answer"], ['"1\n+ 1"', "2"]]
+    text = "\n".join(map(delimiter.join, lines)).encode()
+    file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(ValueError, match=r"rows\S* is [CT]SV; write it as Parquet") as refused:
+        list(read_objects(file))
+    command = re.search(r'python -c "(.*)"$', str(refused.value))
+    assert command is not None
+    subprocess.run([sys.executable, "-c", command[1]], cwd=tmp_path, check=True)
+    assert [row.fields for row in read_objects(tmp_path / "rows.parquet")] == [{"problem": "1\n+ 1", "answer": 2}]
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,8 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
         return
     if (found := next((name for magic, name in _NOT_LINES.items() if start.startswith(magic)), None)) is not None:
         raise ValueError(f"{path} is {found}; save it as JSON Lines in UTF-8, which may be compressed with gzip")
+    if start and (problem := _table(path)):
+        raise ValueError(problem)
     number, empty = 0, True
     try:
         with gzip.open(path) if start[:2] == _GZIP else path.open("rb") as lines:
@@ -283,6 +285,17 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
         faults.add(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); give a file that exists") from error
+
+
+def _table(path: Path) -> str:
+    """What to do with a file of comma- or tab-separated values; empty for another one."""
+    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if kind not in (".csv", ".tsv"):
+        return ""
+    delimiter, target = "," if kind == ".csv" else r"\t", f"{path.name.partition('.')[0]}.parquet"
+    read = f"csv.read_csv('{path}', parse_options=csv.ParseOptions(delimiter='{delimiter}', newlines_in_values=True))"
+    command = f"from pyarrow import csv, parquet; parquet.write_table({read}, '{target}')"
+    return f'{path} is {kind[1:].upper()}; write it as Parquet, for example with python -c "{command}"'
 
 
 def _check_lines(first: bytes, path: Path) -> None:
@@ -370,7 +383,8 @@ def local_file(name: str, key: str) -> Path:
     dataset, _, file = rest.partition("/")
     dataset, _, revision = dataset.partition("@")
     if not (owner and dataset and file):
-        raise ValueError(f"{key} is {name}; write {HUB}OWNER/NAME/FILE, such as {HUB}openai/gsm8k/main/test.parquet")
+        example = f"{HUB}openai/gsm8k/main/test-00000-of-00001.parquet"
+        raise ValueError(f"{key} is {name}; write {HUB}OWNER/NAME/FILE, such as {example}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
