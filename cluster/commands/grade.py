@@ -54,7 +54,7 @@ def grade(
     """Grade a JSON Lines file with the verifier that training uses.
 
     \b
-    Fields of a row, in addition to its id
+    Fields of a row, in addition to its id (without ids, the line number is the id)
       math       prediction (a full response or a bare answer), reference
       gsm8k      prediction, reference (a number)
       code       completion, task: {prompt, test, entry_point}; test defines check(candidate). Without entry_point

@@ -321,12 +321,17 @@ def _result(name: str | int, verdict: Verdict) -> Fields:
 
 
 def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
-    """Ids and checked contents of all rows."""
+    """Ids and checked contents of all rows; the ids are the numbers of the lines where no row has one."""
     places: dict[str | int, str] = {}
+    named: bool | None = None  # whether rows have ids: the first row decides
 
     def check(row: Row) -> Any:
+        nonlocal named
+        named = "id" in row.fields if named is None else named
         try:
-            name = _field(row.fields, "id", (str, int))
+            if not named and "id" in row.fields:
+                raise ValueError("the field 'id' is set here but not in the first row; set it in all rows or in none")
+            name = _field(row.fields, "id", (str, int)) if named else int(row.place.rpartition(" ")[2])
             if name in places:
                 raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
             places[name] = row.place

@@ -24,6 +24,18 @@ def write(path: Path, lines: list[object]) -> Path:
     return path
 
 
+def without_id(row: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name != "id"}
+
+
+def test_rows_without_ids_have_the_numbers_of_their_lines(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ["", *map(without_id, ROWS)])
+    grade_file(source, tmp_path / "out.jsonl", "countdown", timeout_s=1.0)
+    assert [(row["id"], row["status"]) for row in graded(tmp_path / "out.jsonl")] == [
+        (2, "correct"), (3, "wrong"), (4, "unparsable"),
+    ]  # fmt: skip
+
+
 def test_rows_are_graded_in_order(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", ROWS)
     counts = grade_file(source, tmp_path / "out.jsonl", "countdown", timeout_s=1.0, parallel=3)
@@ -163,6 +175,8 @@ def test_broken_tests_are_named_before_the_sandbox_starts(tmp_path: Path, task: 
         ([["a"]], "is a JSON array; write one object per line"),
         ([{**ROWS[0], "id": None}], "line 1: the field 'id' is missing or not text or an integer"),
         ([{**ROWS[0], "id": ["a"]}], "line 1: the field 'id' is missing or not text"),
+        ([ROWS[0], without_id(ROWS[1])], "line 2: the field 'id' is missing or not text or an integer"),
+        ([without_id(ROWS[0]), ROWS[1]], "line 2: the field 'id' is set here but not in the first row; set it in all"),
         ([ROWS[0], ROWS[1], ROWS[0]], r"line 3: the id 'a' was seen before \(line 1\); fix the line"),
         ([], "holds no rows"),
     ],
