@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import sys
 
 from cluster.checks.preflight import check_packages
@@ -40,6 +41,19 @@ def _check_overrides(arguments: list[str]) -> None:
             raise UsageError(f"{argument}: keys of the configuration are written without dashes: {meant}")
 
 
+def _check_checkpoint(arguments: list[str]) -> None:
+    """Refuse `bonrl eval runs/NAME`: other commands take a run without an option.
+
+    Raises:
+        UsageError: with the command that is meant.
+    """
+    command, first = [*arguments, "", ""][:2]
+    given = any(argument.partition("=")[0] == "--checkpoint" for argument in arguments)
+    if command in ("eval", "export") and first and not given and not first.startswith("-") and "=" not in first:
+        meant = f"bonrl {command} --checkpoint {shlex.quote(first)}"
+        raise UsageError(f"bonrl {command} takes its run or checkpoint as an option: {meant}")
+
+
 def _with_home(arguments: list[str]) -> list[str]:
     """The arguments with `--to=~/model` as the shell gives `--to ~/model`: most shells expand only the second."""
     found = [(argument, _HOME.fullmatch(argument)) for argument in arguments]
@@ -66,6 +80,7 @@ def main() -> None:
         from cluster.commands.app import app
 
         _check_overrides(sys.argv[1:])
+        _check_checkpoint(sys.argv[1:])
         app(_with_home(sys.argv[1:]))
     except Exception as error:
         refusals = (UsageError,) if isinstance(error, UsageError) else _refusals()

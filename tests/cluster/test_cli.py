@@ -94,6 +94,8 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["train", "--config", "cluster/presets/local.yaml", "sampler.kv_cache_gib=4000", *FEW], ["this machine has"]),
         (["train", "--config", "cluster/presets/local.yaml", "--resume", "runs/x"], ["--resume", "--config"]),
         (["train", "--resume", "nowhere"], ["--resume nowhere", "no config.yaml"]),
+        (["eval", "runs/a", "--n", "4"], ["bonrl eval --checkpoint runs/a"]),
+        (["export", "my runs/a", "--to", "model"], ["bonrl export --checkpoint 'my runs/a'"]),
         (["eval", "--checkpoint", "nowhere"], ["--checkpoint nowhere", "does not exist"]),
         (["eval", "--checkpoint", "docs"], ["neither a run, nor a checkpoint"]),
         (["eval", "--checkpoint", "models/countdown-base", "-t", "0.001"], ["--temperature 0.001", "0 (greedy)"]),
