@@ -33,6 +33,7 @@ from verifiers.user_code import UserCodeError, load, load_module, parse, traceba
 from verifiers.verdict import Verdict
 
 HEADER = struct.Struct("!Q")
+_TEXTS = "prompts and completions are texts here, not lists of messages (docs/migrate.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Grader:
                 positional, named = self._arguments(prompt, [response])
                 results.append(await _limited(self._function(*positional, **named), self._timeout_s))
             except BaseException as error:  # noqa: BLE001  # also sys.exit
-                return _error(error, self.where)
+                return self._error(error)
             return self._result(lambda: results[0], started)
 
         async def every() -> list[dict[str, Any]]:
@@ -164,8 +165,14 @@ class Grader:
         try:
             work()
         except BaseException as error:  # noqa: BLE001  # also sys.exit
-            return _error(error, self.where)
+            return self._error(error)
         return None
+
+    def _error(self, error: BaseException) -> dict[str, Any]:
+        found = _error(error, self.where)
+        if isinstance(error, TypeError) and self._signature is not None and self._signature.as_in_trl:
+            found["error"] += f"\n{_TEXTS}"
+        return found
 
     def _run(self, work: Awaitable[Any]) -> Any:
         """Await on an event loop that lives as long as the process, so that sessions can be reused."""

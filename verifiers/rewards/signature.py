@@ -31,6 +31,7 @@ class Signature:
 
     Attributes:
         batch: Whether it takes all answers of a prompt at once.
+        as_in_trl: Whether a parameter has a name under which TRL may pass lists of messages.
 
     Raises:
         UserCodeError: It takes no answer.
@@ -49,6 +50,7 @@ class Signature:
         self._all_columns = any(p.kind is _Kind.VAR_KEYWORD for p in parameters)
         names = [p.name for p in self._positional] + list(self._named)
         self.batch = any(name in (*ANSWERS, "queries") for name in names)
+        self.as_in_trl = not {"prompts", "completions", "completion"}.isdisjoint(names)
         takes_one = any(name in (*ANSWER, "query") for name in names)
         if self.batch and takes_one:
             raise UserCodeError(

@@ -84,7 +84,7 @@ class PromptRenderer:
             raise ValueError(f"task.template is {settings.template!r}; choose plain or chat")
         self.settings = settings
         self._tokenizer = tokenizer
-        self.chat_template = chosen_template(tokenizer) if settings.template == "chat" else None
+        self.chat_template = chosen_template(tokenizer, settings) if settings.template == "chat" else None
         self.parts: tuple[str, ...] = ()  # the roles whose content the template reads as a list of parts
         self.reads_clock = False  # whether the template asked for today's date
 
@@ -168,7 +168,7 @@ class PromptRenderer:
         elif len(rest) > 1:
             remedy = "use a model whose chat template takes such conversations, or leave the row out"
         else:
-            remedy = "set task.template=plain, or use a model with another chat template"
+            remedy = f"set {_plain(self.settings)}, or use a model with another chat template"
         reason = f"it fails ({' '.join(str(failure).split())[:300]})" if failure else "the output misses their text"
         return (
             f"task.template is 'chat' but the model's chat template cannot render the turns of a prompt: {reason}; "
@@ -181,7 +181,14 @@ def render(prompt: Prompt, tokenizer: Tokenizer, settings: PromptSettings) -> li
     return PromptRenderer(tokenizer, settings)(prompt.text, prompt.history)
 
 
-def chosen_template(tokenizer: Tokenizer) -> str:
+def _plain(settings: PromptSettings) -> str:
+    """The settings that do without a chat template."""
+    others = ["task.system_prompt=null"] if settings.system_prompt is not None else []
+    others += ["task.chat_template_kwargs={}"] if settings.chat_template_kwargs else []
+    return "task.template=plain" + (f" (and {', '.join(others)})" if others else "")
+
+
+def chosen_template(tokenizer: Tokenizer, settings: PromptSettings) -> str:
     """The chat template of a tokenizer: its only one, or the one named ``default``.
 
     Raises:
@@ -190,7 +197,7 @@ def chosen_template(tokenizer: Tokenizer) -> str:
     templates = tokenizer.chat_template
     if not templates:
         raise ValueError(
-            "task.template is 'chat' but the model's tokenizer has no chat template; set task.template=plain, use an "
+            f"task.template is 'chat' but the model's tokenizer has no chat template; set {_plain(settings)}, use an "
             "instruction-tuned model, or save a template as chat_template.jinja in the model's directory"
         )
     if isinstance(templates, str):
@@ -198,14 +205,14 @@ def chosen_template(tokenizer: Tokenizer) -> str:
     if not isinstance(templates, Mapping):
         raise ValueError(
             f"task.template is 'chat' but the chat template of the model's tokenizer is {templates!r}, no text; "
-            "restore the model's tokenizer_config.json, or set task.template=plain"
+            f"restore the model's tokenizer_config.json, or set {_plain(settings)}"
         )
     if "default" in templates or len(templates) == 1:
         return str(templates.get("default") or next(iter(templates.values())))
     raise ValueError(
         f"task.template is 'chat' but the model has several chat templates ({', '.join(sorted(templates))}) and none "
         "of them is called default; save the one to use as chat_template.jinja in the model's directory and remove the "
-        "others, or set task.template=plain"
+        f"others, or set {_plain(settings)}"
     )
 
 

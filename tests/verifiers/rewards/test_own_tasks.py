@@ -22,6 +22,19 @@ def test_verify_takes_its_parameters_in_any_order(code: Path) -> None:
     assert [result["reward"] for result in called(code, "AnyOrder", "4", "5", kind="task")] == [1.0, 0.0]
 
 
+def test_a_reward_for_conversations_of_trl_learns_that_it_gets_texts(tmp_path: Path) -> None:
+    file = tmp_path / "from_trl.py"
+    file.write_text(
+        "def length(completions, **kwargs):\n    return [len(c[0]['content']) for c in completions]\n"
+        "def wrong(response):\n    return response + 1\n"
+    )
+    hint = "texts here, not lists of messages (docs/migrate.md)"
+    assert [hint in result["error"] for name in ("length", "wrong") for result in called(file, name, "4")] == [
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

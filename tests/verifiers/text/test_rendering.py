@@ -69,6 +69,11 @@ def test_a_chat_template_gets_what_it_reads(template: Any, settings: dict[str, A
         (None, {}, "no chat template; set task.template=plain"),
         ("", {}, "no chat template"),
         (
+            "",
+            {"system_prompt": "Be brief.", "chat_template_kwargs": {"enable_thinking": False}},
+            r"task.template=plain \(and task.system_prompt=null, task.chat_template_kwargs={}\), use an instruction",
+        ),
+        (
             {"rag": "{{ 1 }}", "tool_use": "{{ 2 }}"},
             {},
             r"several.* \(rag, tool_use\).*chat_template.jinja",
