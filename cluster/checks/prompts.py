@@ -19,6 +19,7 @@ from cluster.checks.user_code import check_user_code
 from cluster.config import RunConfig
 from cluster.errors import UsageError
 from verifiers.rewards.task import RewardedTask
+from verifiers.settings import TASKS
 from verifiers.task import Prompt, Task
 from verifiers.tasks.contamination import SHINGLE, contamination
 from verifiers.tasks.references import check_references
@@ -124,11 +125,18 @@ def read_problems(config: RunConfig, task: Task, purpose: Purpose) -> SplitProbl
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     if not prompts:
-        raise UsageError(f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size")
+        raise UsageError(_no_prompts(config, split))
     if unanswered := _missing_answers(config):
         raise UsageError(unanswered)
     used = prompts[: config.evaluation.prompts] if purpose == "evaluation" else prompts
     return SplitProblems(split, purpose, used, *task_messages(task, split))
+
+
+def _no_prompts(config: RunConfig, split: str) -> str:
+    if config.task.name in TASKS:
+        return f"the split {split!r} of task {config.task.name!r} holds no prompts; set task.{split}_size"
+    other = "" if split == "train" else ", or set evaluation.split to one that has some"
+    return f"task.name = {config.task.name}: its prompts({split!r}) gave none; return prompts for that split{other}"
 
 
 def task_messages(task: Task, split: str) -> tuple[list[str], list[str]]:
@@ -240,6 +248,7 @@ def check_prompts(
     evaluated = [prompt for problems in found[1:] for prompt in problems.prompts]
     if problem := check_answers(config, task, training, evaluated):
         doubtful.append(problem)
+    more = [*more, passes_line(config, kept[0])]
     repeated, leaked = contamination_lines(config, training, evaluated)
     more, doubtful = [*more, *repeated], [*doubtful, *leaked]
     return [*(problems.counts(config, count) for problems, count in zip(found, kept, strict=True)), *more], doubtful
@@ -267,13 +276,24 @@ def _size_warnings(config: RunConfig, found: Sequence[SplitProblems]) -> list[st
     ]
 
 
+def _places(config: RunConfig) -> int:
+    """How many times in all a training prompt is taken."""
+    allocation = config.rollout.allocation
+    return config.run.steps * config.rollout.prompts_per_step * (allocation.candidates if allocation else 1)
+
+
+def passes_line(config: RunConfig, prompts: int) -> str:
+    """How often the training prompts are passed over, which other trainers call epochs."""
+    times = _places(config) / max(prompts, 1)
+    return f"passes: {times:.3g} over {prompts:,} training prompts in {config.run.steps:,} steps"
+
+
 def epoch_warnings(config: RunConfig, prompts: int) -> list[str]:
     """A warning where ``rollout.allocation`` has no effect, because no prompt of the training split comes twice."""
     allocation = config.rollout.allocation
     if allocation is None:
         return []
-    places = config.run.steps * config.rollout.prompts_per_step * allocation.candidates
-    if places > prompts:
+    if (places := _places(config)) > prompts:
         return []
     return [
         f"rollout.allocation has no effect: {config.run.steps} steps read {places:,} of {prompts:,} training prompts, "

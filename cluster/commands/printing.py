@@ -60,7 +60,7 @@ def print_dry_run(
 
 def _row(line: str) -> tuple[str, str]:
     name, _, rest = line.partition(": ")
-    return (name, rest) if name in ("demonstrations", "contamination") else ("prompts", line)
+    return (name, rest) if name in ("demonstrations", "passes", "contamination") else ("prompts", line)
 
 
 def write_json(content: dict[str, Any], option: str) -> None:

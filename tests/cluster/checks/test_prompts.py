@@ -93,7 +93,8 @@ def test_a_split_that_no_evaluation_reads_holds_nothing_out(
     assert len(load_prompts(settings, "train")) == lines
     order = f"from {tmp_path / 'train.jsonl'}; order by task.seed = 0)"
     assert capsys.readouterr().out == f"prompts: {lines} (train; {order}\n"
-    counts, *evaluated = (line for line in check_prompts(settings)[0] if not line.startswith("contamination"))
+    others = ("passes", "contamination")
+    counts, *evaluated = (line for line in check_prompts(settings)[0] if not line.startswith(others))
     assert counts == f"{lines} (train; {order}"
     assert [line.partition(";")[0] for line in evaluated] == ([used.format(min(lines, 256))] if used else [])
     again = RunConfig.model_validate(settings.to_mapping())  # as config.yaml holds it, so that a resume reads the same
@@ -107,13 +108,15 @@ def test_a_split_that_no_evaluation_reads_holds_nothing_out(
 def test_the_share_that_is_held_out_is_printed(tmp_path: Path, lines: int, held_out: int) -> None:
     settings = own(tmp_path, lines, {"prompts": 50})
     assert without_unused_validation(settings) is settings
-    (*counts, repeated), _ = check_prompts(settings)
+    (*counts, passes, repeated), _ = check_prompts(settings)
     used = min(held_out, 50)
     file = tmp_path / "train.jsonl"
     assert counts == [
         f"{lines - held_out} (train; from {file}; {held_out} held out for validation; order by task.seed = 0)",
         f"{used} (validation; held out of {file} by a hash of the id)",
     ]
+    times = settings.run.steps * settings.rollout.prompts_per_step / (lines - held_out)
+    assert passes == f"passes: {times:.3g} over {lines - held_out} training prompts in {settings.run.steps} steps"
     assert repeated.startswith(f"contamination: 0 of {used} evaluation prompts are also training prompts")
 
 
@@ -130,6 +133,24 @@ def test_a_start_reads_the_file_of_the_problems_once(
     monkeypatch.setattr("verifiers.tasks.jsonl.read_rows", counted)
     read(own(tmp_path, 40, {"split": "validation", "prompts": 4}))
     assert files == ["train.jsonl"], "training and validation problems are both in it"
+
+
+@pytest.mark.parametrize(
+    ("split", "remedy"),
+    [("validation", "return prompts for that split, or set evaluation.split to one that has some"), ("train", "split")],
+)
+def test_a_split_without_prompts_of_an_own_task_has_a_remedy_that_helps(
+    tmp_path: Path, split: str, remedy: str
+) -> None:
+    file = tmp_path / "my_task.py"
+    file.write_text(
+        "import bonrl\n\nclass Mine:\n    def prompts(self, split):\n"
+        f"        return [] if split == {split!r} else [bonrl.Prompt('p', '1+1', {{'answer': '2'}})]\n\n"
+        "    def verify(self, prompt, response):\n        return True\n"
+    )
+    own_task = build_config({"task": {"name": f"{file}:Mine"}, "evaluation": {"prompts": 2}})
+    with pytest.raises(UsageError, match=rf"prompts\('{split}'\) gave none; .*{remedy}$"):
+        check_prompts(own_task, render=False)
 
 
 def test_what_is_asked_to_be_held_out_stays_so(tmp_path: Path) -> None:
