@@ -75,7 +75,8 @@ class MlflowWriter(Tracker):
     def describe(self) -> str:
         if self._why_off:
             return f"MLflow: off ({self._why_off})"
-        return f"MLflow: {self.uri}. Look at it with: {self._view_command()}"
+        package = " (needs the package mlflow, not only mlflow-skinny)" if self.uri.startswith("file:") else ""
+        return f"MLflow: {self.uri}. Look at it with: {self._view_command()}{package}"
 
     def _view_command(self) -> str:
         if not self.uri.startswith("file:"):

@@ -120,6 +120,7 @@ def test_mlflow_holds_every_step_once_after_a_resume_from_an_earlier_step(
 
     writer = write([row(1), evaluated(1), row(2), row(3)], 0, 1)
     assert "mlflow ui --backend-store-uri" in writer.describe()
+    assert "needs the package mlflow, not only mlflow-skinny" in writer.describe()
     client = MlflowClient(tracking_uri=writer.uri)
     old = (tmp_path / "mlflow" / "run_id.txt").read_text()
     assert client.get_run(old).info.status == "FAILED"
