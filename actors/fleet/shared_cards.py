@@ -156,7 +156,7 @@ class SharedCards(Cards):
         """As the base class says."""
         limit, key = self._deadlines.replacement_s, self._deadlines.replacement_key
         if not self._free_for_samplers:
-            logger.info("%s waits to %s, until the learner leaves the memory of the card", sampler.name, to)
+            logger.info("%s waits to %s, until the learner leaves the memory of the GPU", sampler.name, to)
         await self._until(lambda: self._free_for_samplers, sampler.name, to, limit, key)
         sampler.actor(incarnation)
         self._sampler_turns += 1
@@ -240,6 +240,6 @@ class SharedCards(Cards):
         except TimeoutError:
             uses = ", ".join(f"{m.name} {self._state(m)}" for m in (*self._sampler_members, *self._ranks))
             raise ActorFailure(
-                f"{owner} could not {to} within {within(deadline_s, key)}: the memory of the shared card "
+                f"{owner} could not {to} within {within(deadline_s, key)}: the memory of the shared GPU "
                 f"(cluster.placement = colocated) was not free ({uses})"
             ) from None

@@ -73,7 +73,7 @@ def memory_arguments(sampler: SamplerSettings, reserved: float, card_gib: float 
     if share <= 0:
         raise EngineError(
             f"the learner rank needs {reserved / _GIB:.1f} GiB of the {usable / _GIB:.1f} GiB of the shared "
-            "card; set learner.offload = optimizer, or take a smaller model.path"
+            "GPU; set learner.offload = optimizer, or take a smaller model.path"
         )
     return {"gpu_memory_utilization": share, "enable_sleep_mode": sampler.sleep != "none"}
 
