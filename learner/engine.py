@@ -29,7 +29,7 @@ from learner.checkpoint_identity import WEIGHTS, identity_problem, lora_identity
 from learner.packing_check import can_pack
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.response_logprobs import ResponseTokens
-from learner.schedule import learning_rate
+from learner.schedule import Schedule, learning_rate
 from learner.settings import LearnerSettings, LossSettings
 
 CHECKPOINT_VERSION = 1
@@ -43,6 +43,7 @@ class Engine:
     is "cpu" (gloo) or "cuda" / "cuda:i" (nccl). `temperature` is the sampling temperature of the
     log-probabilities in `train_step` and `score`, unless the call passes another. `reference` keeps the initial model
     for the KL term: a frozen copy, sharded like the model, or, with `learner.lora`, the model without its adapters.
+    `rate_schedule` changes `learner.learning_rate` with the step in `train_step`; imitation passes its own rate.
     `timeout_s` bounds every collective. Raises ValueError naming the key for a bad model directory, dtype, device or
     adapter.
     """
@@ -62,12 +63,14 @@ class Engine:
         seed: int = 0,
         temperature: float = 1.0,
         reference: bool = False,
+        rate_schedule: Schedule | None = None,
         timeout_s: float = 600.0,
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"rollout.temperature must be > 0 to have a log-probability, got {temperature}")
         self.model_path, self.learner, self.loss = Path(model_path), learner, loss
         self.rank, self.world_size, self.temperature = rank, world_size, temperature
+        self._rate_schedule = rate_schedule
         self.device = torch.device(device)
         seed_everything(seed, learner.threads)
         check_model_directory(model_path)
@@ -139,7 +142,7 @@ class Engine:
                 )
             )
 
-        rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps)
+        rate = learning_rate(step, self.learner.learning_rate, self.learner.warmup_steps, self._rate_schedule)
         batches = self._batches(kept)
         return self._backward(batches, micro_loss, temperature, rate).policy_metrics() | {
             "optimizer/learning_rate": rate,

@@ -126,6 +126,12 @@ class ScheduleSettings(Section):
     n: Schedule | None = Field(None, description="Changes rollout.n, rounded; rollout.n must be the largest value.")
     temperature: Schedule | None = Field(None, description="Changes rollout.temperature; 0.01 to 10.")
     kl: Schedule | None = Field(None, description="Changes loss.kl_coefficient; 0 or more.")
+    learning_rate: Schedule | None = Field(
+        None,
+        description="Changes learner.learning_rate; 0 to 1. The value is multiplied by the factor of the warm-up, "
+        "which rises to 1 over learner.warmup_steps. Both count from the first step of the run; to decay from the end "
+        "of the warm-up, set `after` to learner.warmup_steps.",
+    )
 
     @model_validator(mode="after")
     def _one_k(self) -> Self:
@@ -156,13 +162,14 @@ def scheduled_integer(schedule: Schedule | None, step: int, base: int) -> int:
     return base if schedule is None else round(schedule.value(step, base))
 
 
-def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up to `peak`: step 0 (the first) gets peak / warmup_steps, step warmup_steps - 1 gets peak."""
+def learning_rate(step: int, base: float, warmup_steps: int, schedule: Schedule | None = None) -> float:
+    """The scheduled rate at a step, times a linear warm-up: 1 / warmup_steps at step 0, 1 from warmup_steps - 1 on."""
     if step < 0:
         raise ValueError(f"step must be >= 0, got {step}")
+    rate = scheduled(schedule, step, base)
     if step + 1 >= warmup_steps:
-        return peak
-    return peak * (step + 1) / warmup_steps
+        return rate
+    return rate * (step + 1) / warmup_steps
 
 
 def sampling_mismatch(

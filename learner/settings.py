@@ -180,8 +180,9 @@ class LearnerSettings(Section):
         5e-5,
         gt=0,
         le=1,
-        description="AdamW learning rate after warm-up. The default is for models of a few million parameters; usual "
-        "for all weights of 0.1 billion or more are 1e-6 to 1e-5, and about ten times that with learner.lora.",
+        description="AdamW learning rate after warm-up, which schedule.learning_rate may change. The default is for "
+        "models of a few million parameters; usual for all weights of 0.1 billion or more are 1e-6 to 1e-5, and about "
+        "ten times that with learner.lora.",
     )
     warmup_steps: int = Field(
         5,

@@ -153,6 +153,7 @@ class LearnerRank:
             seed=self._seed,
             temperature=self._temperature,
             reference=bool(self._loss.kl_coefficient or self._schedule.kl),
+            rate_schedule=self._schedule.learning_rate,
             timeout_s=self._deadlines.longest_s,
         )
 

@@ -36,7 +36,7 @@ def train(
     Configuration sections
       run, model, task       name, length and seed of the run; the model; the prompts and the verifier
       rollout, objective     samples per prompt (n); the inference strategy and k that training optimizes
-      schedule               changes of k, n, temperature and KL during the run
+      schedule               changes of k, n, temperature, KL and learning rate during the run
       loss, learner          clipping and KL; DeepSpeed ranks, ZeRO stage, AdamW, micro-batches
       actors, sampler        number of samplers and verifiers; settings of the vLLM engines
       queue, broadcast       how far sampling may run ahead of training; how weights reach the samplers

@@ -59,6 +59,9 @@ OTHER_NAMES = {
     "entropy_coef": "loss.entropy_coefficient",
     # learner
     "lr": "learner.learning_rate",
+    "lr_scheduler": "schedule.learning_rate",
+    "lr_scheduler_type": "schedule.learning_rate",
+    "min_lr_ratio": "schedule.learning_rate",
     "warmup_ratio": "learner.warmup_steps",
     "grad_clip": "learner.gradient_clip",
     "clip_grad": "learner.gradient_clip",

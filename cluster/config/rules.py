@@ -152,6 +152,7 @@ def _schedules(config: RunConfig) -> Iterator[str]:
             yield f"schedule.{key} has no effect with objective.imitation = sft; leave it out, or use bon_sft"
     ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
     ranges += _range("temperature", moves.temperature, MIN_TEMPERATURE, 10)
+    ranges += _range("learning_rate", moves.learning_rate, 0, 1)
     yield from ranges
     if not ranges:
         yield from _scheduled_groups(config)

@@ -57,7 +57,8 @@ class RunConfig(Section):
         default_factory=ObjectiveSettings, description="The inference strategy that training optimizes."
     )
     schedule: ScheduleSettings = Field(
-        default_factory=ScheduleSettings, description="Values that change during the run: k, n, temperature, KL."
+        default_factory=ScheduleSettings,
+        description="Values that change during the run: k, n, temperature, KL, learning rate.",
     )
     loss: LossSettings = Field(default_factory=LossSettings, description="The per-token policy loss.")
     learner: LearnerSettings = Field(

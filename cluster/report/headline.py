@@ -104,7 +104,9 @@ def _training(source: Source) -> dict[str, Any] | None:
 
 def _facts(source: Source) -> list[tuple[str, str]]:
     value = source.value
-    moving = [name for name in ("k", "k_by_entropy", "n", "temperature", "kl") if value(f"schedule.{name}")]
+    moving = [
+        name for name in ("k", "k_by_entropy", "n", "temperature", "kl", "learning_rate") if value(f"schedule.{name}")
+    ]
     facts = [
         ("steps", f"{source.run.last_step:,} of {int(value('run.steps', 0)):,}"),
         ("wall time", duration(source.seconds)),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from learner.batching import TrainingSequence
+from learner.schedule import Schedule
 from tests.learner.engine_checks import (
     check_adapter_files,
     check_gradient,
@@ -115,7 +116,9 @@ def adapters(rank: int, world_size: int, port: int, directory: Path, *, stages: 
 
 
 def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: list[list]) -> None:
-    """Four steps with a checkpoint in the middle, and a fresh engine that resumes from it: equal to the bit."""
+    """Four steps with a checkpoint in the middle, and a fresh engine that resumes from it: equal to the bit, with a
+    learning rate that its schedule changes."""
+    rising = Schedule(end=2e-3, over=4)
     for stage, dtype, what in cases:
         path = directory / ("tied" if dtype == "float32" else "bfloat16")
         checkpoint = directory / f"checkpoint-{stage}-{world_size}-{dtype}-{what}"
@@ -123,11 +126,13 @@ def resume(rank: int, world_size: int, port: int, directory: Path, *, cases: lis
         lora = LORA.model_copy(update={"targets": "all-linear"}) if what == "adapters" else None
         learner = settings(zero_stage=stage, lora=lora)
         for resumed in (False, True):
-            engine = make_engine(path, rank, world_size, port, learner, dtype=dtype)
+            engine = make_engine(path, rank, world_size, port, learner, dtype=dtype, rate_schedule=rising)
             if resumed:
                 assert engine.load(checkpoint) == {"cursor": 17, "note": "kept"}
             for step in range(2 if resumed else 0, 4):
                 figures = engine.train_step(make_sequences(seed=step), 7.0, step)
+                rate = (1e-3 + 1e-3 * step / 4) * min((step + 1) / 3, 1)
+                assert abs(figures["optimizer/learning_rate"] - rate) < 1e-12
                 noise = torch.rand(3)
                 if step == 1:
                     engine.save(checkpoint, {"cursor": 17, "note": "kept"})

@@ -246,6 +246,17 @@ def test_warm_up() -> None:
         learning_rate(-1, 1.0, 4)
 
 
+def test_the_warm_up_multiplies_the_scheduled_learning_rate() -> None:
+    decay = Schedule(end=0.0, over=10)
+    rates = [learning_rate(s, 2.0, 4, decay) for s in (0, 1, 3, 5, 10, 99)]
+    assert rates == pytest.approx([2.0 / 4, 1.8 / 2, 1.4, 1.0, 0.0, 0.0])
+    after_warm_up = Schedule(end=0.0, after=4, over=6)  # what other trainers call linear decay, over 10 steps
+    rates = [learning_rate(s, 2.0, 4, after_warm_up) for s in range(11)]
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, *(2.0 * (10 - s) / 6 for s in range(5, 11))])
+    cosine = Schedule(shape="cosine", end=0.2, after=4, over=6)
+    assert [learning_rate(s, 2.0, 4, cosine) for s in (4, 7, 10)] == pytest.approx([2.0, 1.1, 0.2])
+
+
 def test_schedules() -> None:
     linear = Schedule(shape="linear", end=1, after=10, over=20)
     assert [linear.value(step, 8.0) for step in (0, 10, 20, 30, 99)] == [8, 8, 4.5, 1, 1]

@@ -13,26 +13,31 @@ import pytest
 pytestmark = pytest.mark.slow  # imports torch
 
 
-def test_ranks_wait_for_each_other_as_long_as_the_driver_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_gets_the_longest_deadline_and_the_schedule_of_the_learning_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Rank 0 alone writes the exported model. With a limit of its own the other ranks gave up after 600 s."""
     from actors.settings import BroadcastSettings, DeadlineSettings
     from actors.workers.learner_rank import LearnerRank
     from learner.objective_settings import ObjectiveSettings
-    from learner.schedule import ScheduleSettings
+    from learner.schedule import Schedule, ScheduleSettings
     from learner.settings import LearnerSettings, LossSettings
     from verifiers.settings import TaskSettings
 
     given: dict[str, Any] = {}
     engine = SimpleNamespace(Engine=lambda *_, **options: given.update(options))
     monkeypatch.setitem(sys.modules, "learner.engine", engine)
+    decay = Schedule(end=0.0, over=9)
     rank = LearnerRank(
         rank=1, world_size=2, model_path="model", dtype="float32", learner=LearnerSettings(), loss=LossSettings(),
-        objective=ObjectiveSettings(k=1), schedule=ScheduleSettings(), n=2, allocation=None, temperature=1.0, seed=0,
+        objective=ObjectiveSettings(k=1), schedule=ScheduleSettings(learning_rate=decay), n=2, allocation=None,
+        temperature=1.0, seed=0,
         broadcast=BroadcastSettings(), run_id="run", prompts=TaskSettings(),
         deadlines=DeadlineSettings(checkpoint_s=7200.0),
     )  # fmt: skip
     rank._load_engine("127.0.0.1", 1)
     assert given["timeout_s"] == 7200.0
+    assert given["rate_schedule"] == decay
 
 
 @pytest.mark.parametrize("shares_card", [True, False])

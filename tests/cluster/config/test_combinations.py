@@ -172,6 +172,8 @@ MEAN = {"strategy": "mean", "k": 1}
         ({"schedule": {"k": {"end": 0}}}, ("schedule.k goes to 0", "1 or more")),
         ({"schedule": {"n": {"end": 0}}}, ("schedule.n goes to 0", "1 or more")),
         ({"schedule": {"kl": {"end": -0.1}}}, ("schedule.kl goes to -0.1", "0 or more")),
+        ({"schedule": {"learning_rate": {"end": -1e-6}}}, ("schedule.learning_rate goes to -1e-06", "0 to 1")),
+        ({"schedule": {"learning_rate": {"start": 2, "end": 0}}}, ("schedule.learning_rate goes to 2", "0 to 1")),
         ({"schedule": {"temperature": {"end": 0}}}, ("schedule.temperature goes to 0", "0.01 to 10")),
         ({"schedule": {"temperature": {"start": 11, "end": 1}}}, ("schedule.temperature goes to 11", "0.01 to 10")),
         ({"schedule": {"k": {"end": 4, "over": 3}}, "objective": MEAN}, ("schedule.k: at step 1", "k = 2", "'mean'")),
@@ -276,6 +278,7 @@ def test_what_would_train_wrongly_or_die_later_is_refused(tree: dict[str, Any], 
         {"rollout": {"allocation": {"min_n": 9, "max_n": 64}}, "queue": {"staleness": 2}},
         {"rollout": {"allocation": {"candidates": 2, "max_weight": 3, "min_n": 16, "max_n": 16}}},
         {"schedule": {"kl": {"shape": "constant", "start": 0.1}}},
+        {"schedule": {"learning_rate": {"shape": "cosine", "end": 0, "after": 5, "over": 155}}},
     ],
 )
 def test_what_works_is_not_refused(tree: dict[str, Any]) -> None:
