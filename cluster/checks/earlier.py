@@ -29,18 +29,33 @@ from learner.schedule import sampling_mismatch, scheduled_integer
 
 
 def earlier_problems(
-    config: RunConfig, *, resume: Path | None, replay: Path | None, rollout_only: bool, dry_run: bool
+    config: RunConfig,
+    *,
+    resume: Path | None,
+    replay: Path | None,
+    replaces: Path | None,
+    rollout_only: bool,
+    dry_run: bool,
 ) -> Callable[[], Iterable[str]] | None:
-    """The check of the run that is resumed or replayed; None where there is none.
+    """The check of the run that is resumed, replayed or begun again; None where there is none.
 
     Args:
+        replaces: the run that is begun again.
         dry_run: also compare prompts and recorded groups, which a start reads and compares by itself.
     """
     if resume is not None:
         return lambda: resume_problems(config, resume, rollout_only=rollout_only, prompts=dry_run)
     if replay is not None:
         return lambda: replay_problems(config, replay, groups=dry_run)
+    if replaces is not None:
+        return lambda: unused_problems(replaces)
     return None
+
+
+def unused_problems(run: Path) -> list[str]:
+    """No problems; raises RunDirectoryError where a process works in the run directory."""
+    check_unused(run)
+    return []
 
 
 def resume_problems(config: RunConfig, run: Path, *, rollout_only: bool, prompts: bool) -> Iterator[str]:

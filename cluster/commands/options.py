@@ -47,6 +47,15 @@ Resume = Annotated[
         "allowed, e.g. run.steps=400.",
     ),
 ]
+ResumeOrStart = Annotated[
+    bool,
+    typer.Option(
+        "--resume-or-start",
+        help="Continue the run that run.name names if it has a checkpoint, else start it: one command for jobs that "
+        "are requeued. The configuration is that of the command; keys that differ from the run's are changes, as "
+        "overrides of --resume are.",
+    ),
+]
 Replay = Annotated[
     Path | None,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.options import DEFAULT_CONFIG, Address, Config, Overrides, Replay, Resume
+from cluster.commands.options import DEFAULT_CONFIG, Address, Config, Overrides, Replay, Resume, ResumeOrStart
 
 
 def submit(
@@ -14,6 +14,7 @@ def submit(
     overrides: Overrides = None,
     config: Config = None,
     resume: Resume = None,
+    resume_or_start: ResumeOrStart = False,
     replay: Replay = None,
     command: Annotated[
         str | None,
@@ -79,6 +80,7 @@ def submit(
         command=command,
         resume=resume,
         replay=replay,
+        resume_or_start=resume_or_start,
     )
     tree = job.config.to_mapping() if isinstance(job.config, RunConfig) else job.config
     token = value_at(tree, "task.reward_token_variable")

@@ -23,6 +23,7 @@ from cluster.launch.demand import requirement
 from cluster.records import kept_files
 from cluster.records.input_files import keys_with_copies
 from cluster.records.model_source import config_of_run, recorded_tree
+from cluster.records.named_run import named_run
 from verifiers.user_code import files_of, parse
 
 # Commands of bonrl besides train, with the options that name what they write. Those that read a run take no
@@ -78,6 +79,7 @@ def make_job(
     command: str | None = None,
     resume: Path | None = None,
     replay: Path | None = None,
+    resume_or_start: bool = False,
 ) -> Job:
     """The job that the options of `bonrl submit` mean; `config` is None or empty where the option is not given.
 
@@ -87,6 +89,7 @@ def make_job(
     """
     options = {"--entrypoint": entrypoint, "--command": command, "--resume": resume, "--replay": replay}
     given = [name for name, value in options.items() if value is not None]
+    given += ["--resume-or-start"] if resume_or_start else []
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} each say what the job runs: give only one of them")
     if dry_run and (command is not None or entrypoint is not None):
@@ -110,7 +113,11 @@ def make_job(
         raise UsageError("\n".join(problems))
     if not dry_run:
         _absolute("run.directory", resolved.run.directory)
-    return Job(_python("train", "--config", CONFIG_NAME, *(["--dry-run"] if dry_run else [])), resolved, {}, start_s)
+    words = ["train", "--config", CONFIG_NAME]
+    if resume_or_start:
+        named_run(resolved)
+        words.append("--resume-or-start")
+    return Job(_python(*words, *(["--dry-run"] if dry_run else [])), resolved, {}, start_s)
 
 
 def _python(*words: str) -> str:

@@ -132,8 +132,8 @@ def _wait(nodes: int, seconds: float) -> list[str]:
 
 _RUN = [
     "# `sbatch job.sbatch --resume RUN_DIR` continues a run: it has its own configuration.",
-    'case " $*" in',
-    '*" --resume"* | *" --replay"*) ;;',
+    'case " $* " in',
+    '*" --resume "* | *" --resume="* | *" --replay"*) ;;',
     '*) set -- --config "$scratch/run.yaml" "$@" ;;',
     "esac",
     'bonrl train "$@" cluster.address="$head_ip:$port" &',

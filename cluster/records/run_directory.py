@@ -353,9 +353,14 @@ def _make_stamped(base: Path) -> Path:
     raise RunDirectoryError(f"{base} has no free name like {stamp}: set run.name")
 
 
+def holds_checkpoint(path: Path) -> bool:
+    """Whether a run directory has a checkpoint, usable or not."""
+    return any((path / "checkpoints").glob("step-*"))
+
+
 def occupied(path: Path) -> str:
     """Why no run can begin in the directory of an earlier one; one without a checkpoint cannot be continued either."""
-    if any((path / "checkpoints").glob("step-*")):
+    if holds_checkpoint(path):
         return f"{path} holds a run already: set another run.name, or continue it with --resume {path}"
     return f"{path} holds a run without a checkpoint: set another run.name, or remove that directory"
 

@@ -42,6 +42,7 @@ from cluster.records.checkpoints import QUEUE_FILE, Checkpoint, Checkpoints
 from cluster.records.config_changes import changes, record_changes, recorded_config, training_changes
 from cluster.records.kept_files import changed_files, keep_files
 from cluster.records.log_places import LogPlaces
+from cluster.records.named_run import set_aside
 from cluster.records.run_directory import RunDirectory
 from cluster.records.software import changed_software
 from cluster.run.conclusion import advice, conclude
@@ -66,12 +67,15 @@ from verifiers.text.rendering import TokenizedPrompt
 from verifiers.text.tokenizer_class import tokenizer_class
 
 
-def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool = False) -> JobResult:
+def train(
+    config: RunConfig, *, resume: Path | None = None, replaces: Path | None = None, rollout_only: bool = False
+) -> JobResult:
     """Sample groups and train on them, and tell the user how it ended.
 
     Args:
         config: resolved configuration; on resume that of the run directory, with overrides.
         resume: run directory to continue from its newest valid checkpoint.
+        replaces: directory of a run without a checkpoint, which is moved aside for this one.
         rollout_only: record graded groups and train nothing.
 
     Raises:
@@ -89,6 +93,8 @@ def train(config: RunConfig, *, resume: Path | None = None, rollout_only: bool =
         doubtful += [*changed_files(resume, config), *changed_software(resume)]
         doubtful += weights_warning(resume, config, rollout_only=rollout_only)
     weights = starting_weights(config.model.path) if resume is None else None
+    if replaces is not None:
+        print(f"{replaces} is moved to {set_aside(replaces)}, and the run begins again", flush=True)
     with _open_directory(config, resume) as directory, _messages(directory, config):
         start = _resume_point(directory, Checkpoints(directory.checkpoints), rollout_only) if resume else None
         if start is None:

@@ -40,6 +40,7 @@ def test_relative_run_directory_would_be_lost(checkout: Path) -> None:
     [
         ({}, "python -m cluster.cli train --config job.yaml"),
         ({"dry_run": True}, "python -m cluster.cli train --config job.yaml --dry-run"),
+        ({"resume_or_start": True}, "python -m cluster.cli train --config job.yaml --resume-or-start"),
         (
             {"resume": Path("/shared/runs/a")},
             "python -m cluster.cli train --resume /shared/runs/a run.directory=/r cluster.address=auto",
@@ -64,7 +65,8 @@ def test_relative_run_directory_would_be_lost(checkout: Path) -> None:
     ],
 )
 def test_command_of_the_job(checkout: Path, options: dict[str, Any], expected: str) -> None:
-    assert make_job(None, LOCAL, ["run.directory=/r"], **options).command == expected
+    named = ["run.name=mine"] if "resume_or_start" in options else []
+    assert make_job(None, LOCAL, ["run.directory=/r", *named], **options).command == expected
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,8 @@ def test_command_of_the_job(checkout: Path, options: dict[str, Any], expected: s
         ({"entrypoint": "echo started", "dry_run": True}, "with --entrypoint the job would really run: leave one of"),
         ({"command": "sft --output /m task.path=data"}, "task.path=data is an option of submit itself"),
         ({"resume": Path("/r"), "replay": Path("/r")}, "--resume and --replay"),
+        ({"resume": Path("/r"), "resume_or_start": True}, "--resume and --resume-or-start"),
+        ({"resume_or_start": True}, r"set run\.name, the same at every start"),
     ],
 )
 def test_results_that_would_be_lost_are_refused(checkout: Path, options: dict[str, Any], message: str) -> None:

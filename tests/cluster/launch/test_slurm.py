@@ -106,6 +106,14 @@ def test_a_run_is_continued_on_a_new_cluster_with_its_own_configuration(
     assert run == " ".join(["bonrl train", *arguments, "cluster.address=127.0.0.1:6421"])
 
 
+def test_a_requeued_job_keeps_its_configuration(tmp_path: Path) -> None:
+    job, log = start(tmp_path, 1, arguments=("--resume-or-start", "run.name=mine"))
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 7, output
+    (run,) = (line for line in log.read_text().splitlines() if line.startswith("bonrl"))
+    assert run.startswith("bonrl train --config ") and "run.yaml --resume-or-start run.name=mine cluster" in run
+
+
 def test_sigterm_of_slurm_reaches_the_run_which_ends_the_job(tmp_path: Path) -> None:
     job, log = start(tmp_path, 600)
     end = time.monotonic() + 60

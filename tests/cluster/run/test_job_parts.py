@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import shlex
 import signal
@@ -206,6 +207,22 @@ def test_a_full_disk_message_names_the_checkpoint_and_how_to_continue(directory:
     assert ended.status == FAILED
     for part in ("full", "checkpoint.keep", "kept: the checkpoint of step 5", f"--resume {directory.path}"):
         assert part in ended.message
+
+
+def test_a_run_that_saved_no_checkpoint_begins_again_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = SimpleNamespace(message=print, export=None, warning=print)
+    monkeypatch.setattr(job, "_run", lambda context: context)
+    monkeypatch.setattr(job, "Dashboards", lambda *_, **__: contextlib.nullcontext(messages))
+    monkeypatch.chdir(repository)
+    place = {"directory": str(tmp_path), "name": "mine"}
+    config = build_config({"run": place, "task": {"train_size": 64}, "evaluation": {"prompts": 8}})
+    RunDirectory.create(tmp_path, "mine", {"run": {"steps": 7}}).close()
+    context: Any = job.train(config, replaces=tmp_path / "mine")
+    assert context.directory.path == tmp_path / "mine" and context.start is None
+    assert "steps: 7" in (tmp_path / "mine-no-checkpoint-1" / "config.yaml").read_text()
+    assert f"mine is moved to {tmp_path}/mine-no-checkpoint-1, and the run begins again" in capsys.readouterr().out
 
 
 def test_a_replay_cannot_be_resumed(directory: RunDirectory):
