@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from cluster.exit_status import COMPLETED, INTERRUPTED, REFUSED
 from verifiers.user_code import PICKLE, loading
 
 _TAIL_LINES = 40
-Config = str | Path | Mapping[str, Any] | None
+_Layer = str | Path | Mapping[str, Any]
+Config = _Layer | Sequence[_Layer] | None
 
 
 class RunFailed(RuntimeError):
@@ -76,7 +77,8 @@ def train(
     """Train a model, as `bonrl train` does, and wait for the end.
 
     Args:
-        config: A YAML file, a dict of its sections, or None for the defaults.
+        config: A YAML file, a dict of its sections, or a list of them, of which a later one wins, key by key, as with
+            repeated ``-c``. None: the defaults.
         reward: Replaces the task's verifier: a function, or a reference as in ``task.reward``. A function of an
             imported module travels by reference; one of the script or notebook itself by value (cloudpickle).
         resume: A run directory to continue; leave `config` out then.
@@ -99,15 +101,15 @@ def train(
             raise UsageError("resume continues a run with its own configuration; leave config out")
         directory = Path(resume).expanduser()
         source = ["--resume", str(directory)]
-        tree: Any = None
+        layers: list[_Layer] = []
     else:
-        tree = _tree(config)
-        directory = _run_directory(tree, keys)
+        layers = _layers(config) or [{}]
+        directory = _run_directory(layers, keys)
         keys["run.name"] = directory.name
         source = []
     if reward is not None:
         keys["task.reward"] = reward if isinstance(reward, str) else _reference(reward, directory.parent)
-    with _config_file(tree) as options:
+    with _config_files(layers) as options:
         _command(["train", *options, *source, *_overrides(keys)], directory, quiet=quiet)
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     return TrainedRun(directory, Path(summary.get("model", "")), _last_metrics(directory), summary)
@@ -117,6 +119,7 @@ def evaluate(
     checkpoint: str | Path,
     config: Config = None,
     *,
+    best: bool = False,
     n: int | None = None,
     temperature: float | Sequence[float] | None = None,
     reward: str | Callable[..., Any] | None = None,
@@ -128,7 +131,8 @@ def evaluate(
 
     Args:
         checkpoint: A run directory, a checkpoint, or a Hugging Face model directory.
-        config: A YAML file or a dict of its sections; None: the run's own.
+        config: As in `train`; None: the run's own.
+        best: Whether to use the run's best evaluated checkpoint (``evaluation.keep_best``), not the newest.
         n: Samples of each prompt.
         temperature: Of sampling; several for several evaluations.
         reward: As in `train`.
@@ -143,14 +147,15 @@ def evaluate(
         UsageError, RunFailed, KeyboardInterrupt: As `train`.
     """
     keys = _flat(overrides)
-    options = [] if n is None else ["--n", str(n)]
+    options = ["--best"] if best else []
+    options += [] if n is None else ["--n", str(n)]
     several = temperature if isinstance(temperature, Sequence) else [] if temperature is None else [temperature]
     options += [word for value in several for word in ("--temperature", str(value))]
     with tempfile.TemporaryDirectory(prefix="bonrl-") as scratch:
         if reward is not None:
             keys["task.reward"] = reward if isinstance(reward, str) else _reference(reward, Path(scratch))
         target = Path(output).expanduser() if output is not None else Path(scratch) / "evaluation"
-        with _config_file(None if config is None else _tree(config)) as source:
+        with _config_files(_layers(config)) as source:
             words = ["eval", "--checkpoint", os.path.expanduser(checkpoint), "--output", str(target), *source, *options]
             _command([*words, *_overrides(keys)], None, quiet=quiet)
         rows: list[dict[str, float]] = json.loads((target / "evaluation.json").read_text(encoding="utf-8"))[
@@ -159,18 +164,27 @@ def evaluate(
     return rows
 
 
-def _tree(config: Config) -> dict[str, Any]:
-    if isinstance(config, str | Path):
-        from cluster.config.yaml_reader import read_yaml
+def _layers(config: Config) -> list[_Layer]:
+    """The configurations, of which a later one wins."""
+    if config is None:
+        return []
+    return [config] if isinstance(config, str | Path | Mapping) else list(config)
 
-        return read_yaml(Path(config))
-    return dict(config or {})
+
+def _tree(layer: _Layer) -> Mapping[str, Any]:
+    if isinstance(layer, Mapping):
+        return layer
+    from cluster.config.yaml_reader import read_yaml
+
+    return read_yaml(Path(layer))
 
 
-def _run_directory(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> Path:
-    """Where the run will be: as the configuration `tree` and the overrides `keys` say, or with a free name."""
-    section = tree.get("run")
-    run = dict(section) if isinstance(section, Mapping) else {}  # anything else is refused by the command
+def _run_directory(layers: Sequence[_Layer], keys: Mapping[str, Any]) -> Path:
+    """Where the run will be: as the configurations and the overrides `keys` say, or with a free name."""
+    sections = [_tree(layer).get("run") for layer in layers]
+    run: dict[str, Any] = {}
+    for section in sections:
+        run |= section if isinstance(section, Mapping) else {}  # anything else is refused by the command
     run |= {key.removeprefix("run."): value for key, value in keys.items() if key.startswith("run.")}
     base = os.path.expanduser(str(run.get("directory") or "runs"))
     return Path(base) / str(run.get("name") or _free_name(base))
@@ -206,18 +220,26 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _config_file(tree: Mapping[str, Any] | None) -> Iterator[list[str]]:
-    """The option --config with a file that holds `tree`; nothing for None."""
-    if tree is None:
-        yield []
-        return
+def _config_files(layers: Sequence[_Layer]) -> Iterator[list[str]]:
+    """The options --config: the files among the configurations, and files that hold the others."""
+    with ExitStack() as files:
+        yield [
+            word
+            for layer in layers
+            for word in ("--config", files.enter_context(_written(layer)) if isinstance(layer, Mapping) else str(layer))
+        ]
+
+
+@contextmanager
+def _written(tree: Mapping[str, Any]) -> Iterator[str]:
+    """The name of a temporary file that holds `tree`."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="bonrl-", encoding="utf-8") as file:
         try:
             yaml.safe_dump(_plain(tree), file, sort_keys=False, allow_unicode=True)
         except yaml.YAMLError as error:
             raise UsageError(f"the configuration holds a value that is no YAML value: {error}") from error
         file.flush()
-        yield ["--config", file.name]
+        yield file.name
 
 
 def _free_name(directory: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 import bonrl
 from bonrl import runs
-from cluster.config import load_config
+from cluster.config import RunConfig, load_config
 from verifiers.user_code import load
 
 
@@ -53,9 +53,34 @@ def test_objectives_in_a_line() -> None:
 def test_overrides_are_those_of_the_command_line(tmp_path: Path) -> None:
     keys = runs._flat({"objective": {"k": 3, "strategy": "max_at_k"}, "rollout.n": 6, "task.reward_weights": {}})
     assert list(keys) == ["objective.k", "objective.strategy", "rollout.n", "task.reward_weights"]
-    with runs._config_file({"run": {"directory": tmp_path}, "rollout": {"n": 4}}) as (_, file):
+    with runs._config_files([{"run": {"directory": tmp_path}, "rollout": {"n": 4}}]) as (_, file):
         config = load_config(file, runs._overrides(keys))
     assert (config.objective.k, config.rollout.n, config.run.directory) == (3, 6, str(tmp_path))
+
+
+def test_of_several_configurations_a_later_one_wins_key_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "card.yaml").write_text(f"run: {{directory: {tmp_path}, name: card, steps: 9}}\nrollout: {{n: 4}}\n")
+    asked: list[tuple[list[str], RunConfig]] = []
+
+    def command(words: list[str], directory: Path | None, *, quiet: bool) -> None:
+        files = [Path(words[i + 1]) for i, word in enumerate(words) if word == "--config"]
+        asked.append((words, load_config(files)))
+        (directory or Path()).mkdir(parents=True, exist_ok=True)
+        if directory is None:
+            target = Path(words[words.index("--output") + 1])
+            target.mkdir()
+            (target / "evaluation.json").write_text('{"evaluations": []}')
+        else:
+            (directory / "summary.json").write_text("{}")
+
+    monkeypatch.setattr(runs, "_command", command)
+    several = [tmp_path / "card.yaml", {"run": {"name": "mine"}, "objective": {"k": 2}}]
+    assert bonrl.train(several).directory == tmp_path / "mine"
+    bonrl.evaluate(tmp_path / "mine", several, best=True)
+    for _, config in asked:
+        assert (config.run.name, config.run.steps, config.rollout.n, config.objective.k) == ("mine", 9, 4, 2)
+    assert ["--best" in words for words, _ in asked] == [False, True]
+    assert str(tmp_path / "card.yaml") in asked[0][0], "messages name the user's own file"
 
 
 def test_a_function_of_a_module_travels_by_reference(tmp_path: Path) -> None:
