@@ -45,14 +45,17 @@ class Kind:
         start: The grader, and a line to show (empty: none), from the seconds for one answer and how many are graded at
             once. Raises RuntimeError or ValueError if it cannot start.
         in_python: Whether grading computes in Python, so only several processes can run in parallel.
+        tried: Whether the first row is graded before all others, because an error may be one of the user's code.
     """
 
     check: Callable[[Fields], Any]
     start: Callable[[float, int], tuple[Grader, str]]
     in_python: bool = True
+    tried: bool = False
 
 
-def _field(fields: Fields, name: str, kind: type | tuple[type, ...] = str) -> Any:
+def field(fields: Fields, name: str, kind: type | tuple[type, ...] = str) -> Any:
+    """The value of a field. Raises ValueError where it is missing or of another type."""
     value = fields.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "text", int: "an integer", list: "a list", dict: "an object"}
@@ -65,10 +68,10 @@ def _field(fields: Fields, name: str, kind: type | tuple[type, ...] = str) -> An
 
 
 def _check_math(fields: Fields) -> tuple[str, str]:
-    reference = _field(fields, "reference")
+    reference = field(fields, "reference")
     if not reference.strip():
         raise ValueError("the field 'reference' is empty")
-    return _field(fields, "prediction"), reference
+    return field(fields, "prediction"), reference
 
 
 def _grade_math(timeout_s: float, row: tuple[str, str]) -> Verdict:
@@ -87,10 +90,10 @@ def _start_math(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 def _check_gsm8k(fields: Fields) -> tuple[str, str]:
     from verifiers.tasks.gsm8k import reference_number
 
-    reference = _field(fields, "reference")
+    reference = field(fields, "reference")
     if reference_number(reference) is None:
         raise ValueError(f"the reference {reference!r} is not a number")
-    return _field(fields, "prediction"), reference
+    return field(fields, "prediction"), reference
 
 
 def _grade_gsm8k(row: tuple[str, str]) -> Verdict:
@@ -107,10 +110,10 @@ def _start_gsm8k(timeout_s: float, parallel: int) -> tuple[Grader, str]:
 
 
 def _check_countdown(fields: Fields) -> tuple[str, list[int], int]:
-    numbers = _field(fields, "numbers", list)
+    numbers = field(fields, "numbers", list)
     if not numbers or any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
         raise ValueError("the field 'numbers' is not a list of integers")
-    return _field(fields, "prediction"), numbers, _field(fields, "target", int)
+    return field(fields, "prediction"), numbers, field(fields, "target", int)
 
 
 def _grade_countdown(row: tuple[str, list[int], int]) -> Verdict:
@@ -157,17 +160,17 @@ def _check_code(fields: Fields) -> CodeRow:
     from verifiers.sandbox.grading import CodeTests
     from verifiers.sandbox.limits import MAX_SECONDS, MAX_THREADS
 
-    task = _field(fields, "task", dict)
-    tests = _field(task, "test", (str, list))
-    entry_point = None if task.get("entry_point") is None else _field(task, "entry_point")
-    prompt = "" if entry_point is None else _field(task, "prompt")
+    task = field(fields, "task", dict)
+    tests = field(task, "test", (str, list))
+    entry_point = None if task.get("entry_point") is None else field(task, "entry_point")
+    prompt = "" if entry_point is None else field(task, "prompt")
     text = tests if isinstance(tests, str) else json.dumps(tests)
     case_s = _number(task, "time_limit", 0.001, MAX_SECONDS)
     threads = _number(task, "threads", 1, MAX_THREADS, int)
     tolerance = _number(task, "tolerance", 0.0, 0.999)
     options = CodeOptions(_number(task, "total_time_limit", 0.001, MAX_SECONDS), threads, tolerance)
     code_tests = CodeTests.of(text, entry_point=entry_point, prompt=prompt, tolerance=tolerance)
-    return CodeRow(_field(fields, "completion"), prompt, entry_point, code_tests, case_s, options)
+    return CodeRow(field(fields, "completion"), prompt, entry_point, code_tests, case_s, options)
 
 
 def _number(task: Fields, name: str, least: float, most: float, kind: type = float) -> Any:
@@ -221,6 +224,7 @@ def grade_file(
     timeout_s: float,
     parallel: int | None = None,
     code: CodeOptions | None = None,
+    own: Kind | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda rows, total: rows,
     say: Callable[[str], None] = lambda line: None,
 ) -> Counter[str]:
@@ -229,10 +233,11 @@ def grade_file(
     Args:
         source: JSON Lines (`.gz` too) or Parquet.
         output: a file that is not there yet; while the command runs it is called OUTPUT.partial.
-        kind: a key of KINDS.
+        kind: a key of KINDS, or the name of `own`.
         timeout_s: for one answer; of a program on stdin and stdout, for each case.
         parallel: answers graded at once; None: one for each core.
         code: how programs are judged (kind code only).
+        own: a way to grade that is not in KINDS.
         progress: wraps the finished rows, for a progress bar.
         say: is given what to show before grading begins, such as the isolation of programs, and what is kept when it
             ends early.
@@ -240,9 +245,11 @@ def grade_file(
     Raises:
         UsageError: unknown kind, a row that cannot be graded (file, line and remedy), an output that cannot be written.
     """
-    if kind not in KINDS:
-        raise UsageError(f"--verifier {kind}: choose one of {', '.join(KINDS)}")
-    chosen = _with_options(kind, code)
+    if kind not in KINDS and own is None:
+        raise UsageError(
+            f"--verifier {kind}: choose one of {', '.join(KINDS)}, or name a reward of your own, path/to/file.py:name"
+        )
+    chosen = _with_options(kind, own or KINDS[kind], code)
     partial_output = output.with_name(output.name + ".partial")
     check_output("--output", output)
     if partial_output.exists():
@@ -252,6 +259,8 @@ def grade_file(
     names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
     grade = _started(kind, chosen, timeout_s, parallel, say)
+    if chosen.tried and (verdict := grade(rows[0])).status is Status.VERIFIER_ERROR:
+        raise UsageError(f"--verifier {kind}: tried on the first row: {verdict.detail}")
     counts: Counter[str] = Counter()
     try:
         with partial_output.open("w", encoding="utf-8", buffering=1) as sink:
@@ -272,15 +281,15 @@ def grade_file(
     return counts
 
 
-def _with_options(kind: str, code: CodeOptions | None) -> Kind:
+def _with_options(kind: str, chosen: Kind, code: CodeOptions | None) -> Kind:
     """How rows of a kind are graded with these options."""
     if code is None or code == CodeOptions():
-        return KINDS[kind]
+        return chosen
     if kind != "code":
         raise UsageError(
             f"--total-timeout, --threads and --tolerance apply to --verifier code only; leave them out with {kind}"
         )
-    return replace(KINDS[kind], start=partial(_start_code, options=code))
+    return replace(chosen, start=partial(_start_code, options=code))
 
 
 def _started(name: str, kind: Kind, timeout_s: float, parallel: int, say: Callable[[str], None]) -> Grader:
@@ -317,7 +326,7 @@ def _result(name: str | int, verdict: Verdict) -> Fields:
         "seconds": round(verdict.seconds, 6),
         "answer": verdict.answer,
         "detail": verdict.detail,
-    }
+    } | ({"parts": dict(verdict.parts)} if verdict.parts else {})
 
 
 def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
@@ -331,7 +340,7 @@ def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
         try:
             if not named and "id" in row.fields:
                 raise ValueError("the field 'id' is set here but not in the first row; set it in all rows or in none")
-            name = _field(row.fields, "id", (str, int)) if named else int(row.place.rpartition(" ")[2])
+            name = field(row.fields, "id", (str, int)) if named else int(row.place.rpartition(" ")[2])
             if name in places:
                 raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
             places[name] = row.place

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.commands.grading import KINDS, CodeOptions, Kind, grade_file
+from cluster.commands.own_reward import reward_kind, reward_settings
 from cluster.errors import UsageError
 from verifiers.verdict import Status, Verdict
 
@@ -228,3 +230,76 @@ def test_all_bad_rows_are_listed(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         grade_file(source, tmp_path / "graded.jsonl", "math", timeout_s=5.0, parallel=1)
     assert re.findall(r"answers.jsonl, line (\d):", str(refused.value)) == ["1", "2", "4"]
+
+
+REWARD = """
+import os
+
+
+def score(prompt, response, answer, source, limit=9):
+    if response == "crash":
+        os._exit(3)
+    if response == "raise":
+        raise KeyError(source)
+    return {"correct": answer in response, "length": len(response) <= limit, "answer": f"{prompt} {source}"}
+
+
+def other(response, solution_text):
+    return 1.0
+
+
+def waits(messages, responses, ground_truths):
+    import time
+
+    time.sleep(30 * (responses == ["late"]))
+    return [len(messages[0]) + (ground_truths == ["b"])]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Any:
+    """Grades rows with a function of REWARD; the graded rows by id."""
+    (tmp_path / "my_rewards.py").write_text(REWARD)
+
+    def grade(name: str, rows: list[object], *overrides: str, timeout_s: float | None = None) -> dict[Any, dict]:
+        reference, output = f"{tmp_path}/my_rewards.py:{name}", tmp_path / f"{name}.jsonl"
+        with reward_kind(reward_settings(reference, overrides, timeout_s)) as kind:
+            source = write(tmp_path / "in.jsonl", rows)
+            grade_file(source, output, reference, timeout_s=5.0, parallel=2, own=kind)
+        return {row["id"]: row for row in graded(output)}
+
+    return grade
+
+
+def test_a_reward_of_ones_own_reads_the_columns_of_the_row(own: Any) -> None:
+    rows = [
+        {"id": i, "problem": "p", "prediction": text, "answer": "b", "source": "s"}
+        for i, text in enumerate(("a b", "a long b", "raise", "crash"))
+    ]
+    found = own("score", rows, "task.options={limit: 3}", "task.reward_weights={correct: 1.0, length: 0.5}")
+    assert [found[i]["reward"] for i in range(4)] == [1.5, 1.0, None, None]
+    assert [found[i]["status"] for i in range(4)] == ["correct", "correct", "verifier_error", "verifier_error"]
+    assert found[0]["answer"] == "p s" and found[0]["parts"] == {"correct": 1.0, "length": 1.0}
+    assert "KeyError: 's'" in found[2]["detail"] and "my_rewards.py" in found[2]["detail"]
+    assert "died" in found[3]["detail"] or "exit" in found[3]["detail"], found[3]["detail"]
+
+
+def test_conversations_other_names_and_the_deadline(own: Any) -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    rows = [{"id": name, "prompt": turns, "prediction": name, "reference": "b"} for name in ("a", "late")]
+    found = own("waits", rows, timeout_s=0.5)
+    assert found["a"]["reward"] == 3.0, "two messages, and the reference under verl's name"
+    assert found["late"]["status"] == "verifier_error" and "no result within 0.5 s" in found["late"]["detail"]
+
+
+def test_a_reward_that_cannot_grade_is_refused(own: Any, tmp_path: Path) -> None:
+    row = {"id": 1, "problem": "p", "prediction": "a"}
+    with pytest.raises(UsageError, match=r"first row: .*'solution_text', but prompt '1' has no column"):
+        own("other", [row])
+    with pytest.raises(UsageError, match=r"my_rewards\.py.*no 'missing'"):
+        own("missing", [row])
+    with pytest.raises(UsageError, match=r"line 2: the field 'prompt' is missing or not text"):
+        own("score", [row, {"id": 2, "prediction": "a"}])
+    with pytest.raises(UsageError, match=r"override run\.steps=3: only task\.options"):
+        own("score", [row], "run.steps=3")
+    assert not list(tmp_path.glob("*.jsonl*")) or [path.name for path in tmp_path.glob("*.jsonl*")] == ["in.jsonl"]
