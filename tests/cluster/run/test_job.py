@@ -123,7 +123,7 @@ def test_asynchronous_run_with_zero_3_ranks_and_the_object_store(tmp_path, repos
         "train", *SMALL, f"run.directory={tmp_path / 'runs'}", "queue.staleness=1", "learner.ranks=2",
         "learner.zero_stage=3", "learner.threads=1", "broadcast.transport=object_store", "broadcast.bucket_mib=1",
         "actors.verifiers=2", "objective.strategy=best_of_k", "task.scorer.kind=learned",
-        f"task.scorer.path={verifier}",
+        f"task.scorer.path={verifier}", "schedule.learning_rate={shape: cosine, end: 0, over: 4}",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     directory = run_directory(tmp_path / "runs")
@@ -233,7 +233,8 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
         *SMALL, "objective.weight=0.7", "objective.mixture=[{strategy: mean, k: 1, weight: 0.3}]",
         "schedule.k_by_entropy={points: [[0.4, 3], [0.8, 1]], window: 4}", "schedule.n={shape: steps, at: {3: 6}}",
         "schedule.temperature={end: 0.8, over: 4}", "loss.kl_coefficient=0.05", "loss.kl_refresh_every=2",
-        "loss.entropy_coefficient=0.01", "evaluation.at_start=false", "evaluation.at_end=false",
+        "loss.entropy_coefficient=0.01", "schedule.learning_rate={end: 0, over: 4}",
+        "evaluation.at_start=false", "evaluation.at_end=false",
         f"run.directory={tmp_path}",
     ]  # fmt: skip
     whole = bonrl("train", *keys, "run.name=whole")
@@ -244,6 +245,8 @@ def test_resuming_gives_the_weights_of_the_run_that_never_stopped(tmp_path: Path
     sizes = [len(g["reward"]) for path in sorted((tmp_path / "whole" / "groups").glob("step-*")) for g in
              pq.read_table(path).to_pylist()]  # fmt: skip
     assert sizes == [8] * (3 * PROMPTS) + [6] * PROMPTS
+    rates = [row["optimizer/learning_rate"] for row in rows]
+    assert rates == pytest.approx([3e-5 * (step + 1) / 5 * (4 - step) / 4 for step in range(STEPS)]), "warm-up x decay"
     assert rows[0]["objective/k"] == 4 > max(row["objective/k"] for row in rows[1:]), "the entropy moves k"
     cut = Path(shutil.copytree(tmp_path / "whole", tmp_path / "other" / "cut"))
     shutil.rmtree(cut / "checkpoints" / f"step-{STEPS:06d}")
