@@ -6,6 +6,7 @@ A row is bound to the function's parameters as a prompt's row is in training, an
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -20,7 +21,7 @@ from verifiers.task import Prompt
 from verifiers.tasks.fields import dialogue
 from verifiers.verdict import Verdict
 
-_KEYS = ("task.options", "task.reward_")  # beginnings of the keys that an override may set
+_SETTINGS = re.compile(r"task\.(options|reward_\w+)\b")  # keys that an override may set
 _Answer = tuple[Prompt, Response]
 
 
@@ -35,9 +36,10 @@ def reward_settings(reward: str, overrides: Sequence[str], timeout_s: float | No
     """
     tree: dict[str, Any] = {"task": {"reward": reward}}
     for override in overrides:
-        if not override.startswith(_KEYS):
+        if not _SETTINGS.match(override):
             raise UsageError(
-                f"override {override}: only task.options and the keys task.reward_... apply to grading; leave it out"
+                f"override {override}: only task.options and the settings of the reward (task.reward_weights, "
+                "task.reward_timeout_s and so on) apply to grading; leave it out"
             )
         apply_override(tree, override)
     if timeout_s is not None:

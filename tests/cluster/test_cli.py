@@ -105,7 +105,10 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["train", "+rollout.n=8"], ["rollout.n=8"]),
         (["train", "evaluation.n=4"], ["evaluation.n = 4", "objective.k = 8"]),
         (["grade", "--verifier", "math", "-i", "a", "-o", "b", "task.options.a=1"], ["math has options instead"]),
-        (["grade", "--verifier", "a.py:f", "-i", "a", "-o", "b", "run.steps=3"], ["only task.options and the keys"]),
+        (
+            ["grade", "--verifier", "a.py:f", "-i", "a", "-o", "b", "run.steps=3"],
+            ["only task.options and the settings of the reward"],
+        ),
         (["export", "--checkpoint", "models/countdown-base", "--to", "docs"], ["--to docs", "exists already"]),
         (["sft", "--output", "docs"], ["--output docs", "exists already"]),
         (["sft", "--output", "nowhere", "--learning-rate", "0"], ["--learning-rate", "above 0 and finite"]),
