@@ -13,6 +13,11 @@ from benchmarks.frontier.plan import Plan
 from benchmarks.markdown import interval, markdown
 from learner import paired_difference_of_runs
 
+_LEADS = (
+    "Differences to the first column have 95 % intervals over seeds and prompts. They are descriptive, because the "
+    "same samples chose the rates."
+)
+
 
 class Point(NamedTuple):
     """A contender at one rate and step. values_SP: pass@k by seed and prompt. tokens, seconds: of training up to the
@@ -69,12 +74,6 @@ def equal_cost_tables(store: Store, plan: Plan, finished: Sequence[str]) -> str:
         "are best. The machine may have done other work, so the seconds are rough. Otherwise as above."
     )
     return "\n\n".join([*parts, note])
-
-
-_LEADS = (
-    "Differences to the first column have 95 % intervals over seeds and prompts. They are descriptive, because the "
-    "same samples chose the rates."
-)
 
 
 def _head(plan: Plan, finished: Sequence[str], first: str) -> list[str]:

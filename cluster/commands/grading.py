@@ -340,7 +340,7 @@ def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
         try:
             if not named and "id" in row.fields:
                 raise ValueError("the field 'id' is set here but not in the first row; set it in all rows or in none")
-            name = field(row.fields, "id", (str, int)) if named else int(row.place.rpartition(" ")[2])
+            name = field(row.fields, "id", (str, int)) if named else row.number
             if name in places:
                 raise ValueError(f"the id {name!r} was seen before ({places[name].rpartition(', ')[2]})")
             places[name] = row.place

@@ -150,9 +150,8 @@ def _schedules(config: RunConfig) -> Iterator[str]:
     for key in ("k", "k_by_entropy"):
         if getattr(moves, key) and objective.imitation == "sft":
             yield f"schedule.{key} has no effect with objective.imitation = sft; leave it out, or use bon_sft"
-    ranges = [*_range("k", moves.k, 1), *_range("n", moves.n, 1), *_range("kl", moves.kl, 0)]
-    ranges += _range("temperature", moves.temperature, MIN_TEMPERATURE, 10)
-    ranges += _range("learning_rate", moves.learning_rate, 0, 1)
+    limits = {"k": (1,), "n": (1,), "kl": (0,), "temperature": (MIN_TEMPERATURE, 10), "learning_rate": (0, 1)}
+    ranges = [line for key, found in limits.items() for line in _range(key, getattr(moves, key), *found)]
     yield from ranges
     if not ranges:
         yield from _scheduled_groups(config)

@@ -28,12 +28,14 @@ class Row:
 
     Attributes:
         place: Its file and line, for messages.
+        number: Of its line, from 1; in Parquet of its row.
         fields: The checked texts by field, and the other fields as they are.
         columns: All fields as they were read.
         values: What the readers of ``read_rows`` made, by their keys.
     """
 
     place: str
+    number: int
     fields: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -185,7 +187,7 @@ def read_rows(
     files = [path] if isinstance(path, Path) else list(path)
     source = f"{files[0]}" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files"
     for found in (found for file in files for found in _objects(file, faults)):
-        row = Row(found.place, convert(found.fields), found.fields)
+        row = Row(found.place, found.number, convert(found.fields), found.fields)
         try:
             check(row)
         except ValueError as error:
@@ -279,7 +281,7 @@ def _objects(path: Path, faults: Faults) -> Iterator[Row]:
                     faults.add(str(error))
                 else:
                     if row is not None:
-                        yield Row(place, row)
+                        yield Row(place, number, row)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         faults.skip, faults.key = False, ""  # unknown rows are missing
         faults.add(f"{path}, after line {number}: cut off or damaged ({error}); fetch the file again")
@@ -340,7 +342,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 raise ValueError(f"{path} has several columns {repeated!r}; rename all but one of them")
             rows = (row for batch in file.iter_batches(PARQUET_ROWS) for row in _rows_of(batch))
             for number, row in enumerate(rows, start=1):
-                yield Row(f"{path}, row {number}", row)
+                yield Row(f"{path}, row {number}", number, row)
     except FileNotFoundError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); give a file that exists") from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
