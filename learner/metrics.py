@@ -78,6 +78,7 @@ def strategy_curve(
     scores: Any = None,
     answers: Any = None,
     correct: Any = None,
+    responses: Any = None,
 ) -> list[CurvePoint]:
     """The curve of any strategy over P prompts with n samples each; arguments as in `strategy_value`.
 
@@ -100,7 +101,9 @@ def strategy_curve(
     for k in _ks(ks):
         if not 1 <= k <= n:
             raise ValueError(f"k must be in 1..n = {n}, got {k}: no unbiased estimate exists beyond n")
-        values_P = strategy_value(rewards_PN, scores=scores, answers=answers, correct=correct, strategy=strategy, k=k)
+        values_P = strategy_value(
+            rewards_PN, scores=scores, answers=answers, correct=correct, responses=responses, strategy=strategy, k=k
+        )
         points.append(_point(k, values_P, bounds))
     return points
 

@@ -19,13 +19,15 @@ class GradedGroups:
     """The graded groups of a step: G groups of n samples.
 
     rewards, scores: float64 [G, n]. answers: G lists of n hashable answers, None where unparsable. correct: the
-    right answer of each group, equal to the right ones in `answers`.
+    right answer of each group, equal to the right ones in `answers`. responses: G lists of n hashable values, equal for
+    equal responses.
     """
 
     rewards: np.ndarray
     scores: np.ndarray
     answers: list[list[Any]] = field(default_factory=list)
     correct: list[Any] = field(default_factory=list)
+    responses: list[list[Any]] = field(default_factory=list)
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `group_advantages` and `strategy_value`."""
@@ -34,6 +36,7 @@ class GradedGroups:
             "scores": self.scores,
             "answers": self.answers or None,
             "correct": self.correct or None,
+            "responses": self.responses or None,
         }
 
 

@@ -291,7 +291,7 @@ def sample_weights(groups: Sequence[Group]) -> np.ndarray:
 
 
 def graded_groups(groups: Sequence[Group]) -> GradedGroups:
-    """Rewards, scores and answers of groups of equal size; all correct answers count as the same vote."""
+    """Rewards, scores, answers and responses of groups of equal size; all correct answers count as the same vote."""
     return GradedGroups(
         rewards=np.stack([group.rewards for group in groups]),
         scores=np.stack([group.rewards if group.score is None else group.score for group in groups]),
@@ -300,6 +300,7 @@ def graded_groups(groups: Sequence[Group]) -> GradedGroups:
             for g in groups
         ],
         correct=[RIGHT] * len(groups),
+        responses=[[tokens.tobytes() for tokens in group.response_tokens] for group in groups],
     )
 
 

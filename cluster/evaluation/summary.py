@@ -264,7 +264,7 @@ def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] =
     """
     graded = graded_groups(groups)
     rewards_PN, n = graded.rewards, groups[0].n
-    inputs = {"scores": graded.scores, "answers": graded.answers, "correct": graded.correct}
+    inputs = graded.arguments()
     accuracy = strategy == BEST_ACCURACY
     strategy = "best_of_k" if accuracy else strategy
     found = STRATEGIES[strategy]
@@ -274,7 +274,7 @@ def curve_of(groups: Sequence[Group], strategy: str, trained_ks: Sequence[int] =
         rewards_PN,
         [found.only_k] if found.only_k is not None else sorted({*default_ks(n), *(k for k in trained_ks if k <= n)}),
         strategy=strategy,
-        **{name: inputs[name] for name in found.required_inputs},  # others would be checked again for each k
+        **{name: inputs[name] for name in found.inputs},  # others would be checked again for each k
     )
 
 

@@ -34,6 +34,7 @@ def group_advantages(
     scores: Any = None,
     answers: Any = None,
     correct: Any = None,
+    responses: Any = None,
     strategy: str,
     k: int,
     estimator: str = "loo",
@@ -48,7 +49,7 @@ def group_advantages(
     estimator is an unbiased one. Values below 1e-12 of the spread of a group's rewards are exactly 0.
 
     Args:
-        rewards, scores, answers, correct, strategy, k, subsets: as in :func:`learner.strategy_value`.
+        rewards, scores, answers, correct, responses, strategy, k, subsets: as in :func:`learner.strategy_value`.
         estimator: `loo` (k < n), `loo1`, `subset`, `pkpo_loo`, or a published method; see `docs/objectives.md`.
         ratios: current / behaviour probability of each sequence, shaped like rewards: the exact off-policy form.
         ratio_cap: truncates them.
@@ -62,7 +63,7 @@ def group_advantages(
     [0.0, 1.0, 0.0, 0.0]
     """
     found, k = check_strategy(strategy, k), as_count("k", k)
-    groups = make_group(rewards, scores, answers, correct, found, subsets)
+    groups = make_group(rewards, scores, answers, correct, found, subsets, responses=responses)
     method = check_estimator(estimator, strategy=strategy, n=groups.n, k=k)
     if not isinstance(options, Options):
         raise ValueError(f"options must be learner.estimators.Options, got {options!r}")

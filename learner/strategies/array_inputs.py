@@ -46,9 +46,16 @@ def look_up(what: str, name: Any, known: dict[str, Any]) -> Any:
 
 
 def make_group(
-    rewards: Any, scores: Any, answers: Any, correct: Any, strategy: Strategy, subsets: int = DEFAULT_SUBSETS
+    rewards: Any,
+    scores: Any,
+    answers: Any,
+    correct: Any,
+    strategy: Strategy,
+    subsets: int = DEFAULT_SUBSETS,
+    *,
+    responses: Any = None,
 ) -> AnswerGroups:
-    """Validated arrays [G, n]. Inputs that the strategy does not require are checked for their shape and left out."""
+    """Validated arrays [G, n]. Inputs that the strategy does not use are checked for their shape and left out."""
     rewards_GN, shape = _matrix("rewards", rewards)
     if strategy.count_value is not None and not np.isin(rewards_GN, (0.0, 1.0)).all():
         raise ValueError(f"rewards must be 0 or 1 for strategy '{strategy.name}'; max_at_k takes any reward")
@@ -56,7 +63,8 @@ def make_group(
         if given is None and name in strategy.required_inputs:
             raise ValueError(f"{name} is missing: strategy '{strategy.name}' selects by it")
     scores_GN = None if scores is None else like_rewards("scores", scores, shape)
-    rows = None if answers is None else _answer_rows(answers, shape)
+    rows = None if answers is None else _answer_rows("answers", answers, shape)
+    written = None if responses is None else _answer_rows("responses", responses, shape)
     rights = None if correct is None else _right_answers(correct, shape)
     if isinstance(correct, tuple) and len(shape) == 1 and rows and not any(isinstance(a, tuple) for a in rows[0]):
         raise ValueError(f"correct is a tuple, {correct!r}, but no answer is: pass the right answer itself")
@@ -65,8 +73,15 @@ def make_group(
         _refuse_flags(rights or [], rows)
         _refuse_other_kinds(rights or [], rows)
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
+    responses_GN = None
+    if written is not None and "responses" in strategy.optional_inputs:
+        responses_GN = np.array([_labels(row, None, "responses") for row in written])
     return AnswerGroups(
-        rewards_GN, scores_GN if "scores" in strategy.required_inputs else None, labels_GN, as_count("subsets", subsets)
+        rewards_GN,
+        scores_GN if "scores" in strategy.required_inputs else None,
+        labels_GN,
+        responses_GN,
+        as_count("subsets", subsets),
     )
 
 
@@ -126,11 +141,11 @@ def _refuse_masked(name: str, values: Any) -> None:
         raise ValueError(f"{name} is a masked array, whose mask would be lost; remove the masked samples")
 
 
-def _answer_rows(answers: Any, shape: tuple[int, ...]) -> list[list[Any]]:
-    """The answers of each group; ValueError unless they have the shape of rewards."""
-    wanted = f"answers must have the shape of rewards, {list(shape)}"
-    outer = _items("answers", answers, wanted)
-    rows = [outer] if len(shape) == 1 else [_items("answers", row, wanted) for row in outer]
+def _answer_rows(name: str, answers: Any, shape: tuple[int, ...]) -> list[list[Any]]:
+    """The answers or responses of each group; ValueError unless they have the shape of rewards."""
+    wanted = f"{name} must have the shape of rewards, {list(shape)}"
+    outer = _items(name, answers, wanted)
+    rows = [outer] if len(shape) == 1 else [_items(name, row, wanted) for row in outer]
     if len(shape) == 2 and len(rows) != shape[0] or any(len(row) != shape[-1] for row in rows):
         raise ValueError(wanted)
     return rows
@@ -189,7 +204,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "detach") else value
 
 
-def _labels(row: list[Any], rights: list[Any] | None) -> list[int]:
+def _labels(row: list[Any], rights: list[Any] | None, name: str = "answers") -> list[int]:
     """Integer labels of one group's answers: equal answers have equal labels. `rights`: the right one, if given."""
     known: dict[Any, int] = {None: UNPARSABLE}
     for right in rights or ():
@@ -198,7 +213,7 @@ def _labels(row: list[Any], rights: list[Any] | None) -> list[int]:
             raise ValueError("correct contains None, which means unparsable; give the right answer of each group")
         known[right] = CORRECT
     for answer in row:
-        _check_answer("answers", answer)
+        _check_answer(name, answer)
     return [known.setdefault(answer, len(known)) for answer in row]
 
 

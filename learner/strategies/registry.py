@@ -33,13 +33,15 @@ class AnswerGroups:
     """G groups of n samples each, with the inputs that the strategy requires; the others are None.
 
     rewards_GN: float64. scores_GN: the verifier's scores, float64. answers_GN: int64 labels; equal answers of a group
-    have equal labels: CORRECT for the right answer, UNPARSABLE for none, others from 1 on.
+    have equal labels: CORRECT for the right answer, UNPARSABLE for none, others from 1 on. responses_GN: int64 labels,
+    equal for equal responses of a group.
     subsets: number of k-subsets that a `subset_strategy` draws at least where there are too many for all.
     """
 
     rewards_GN: np.ndarray
     scores_GN: np.ndarray | None = None
     answers_GN: np.ndarray | None = None
+    responses_GN: np.ndarray | None = None
     subsets: int = DEFAULT_SUBSETS
 
     @property
@@ -52,16 +54,15 @@ class AnswerGroups:
 
     def take(self, samples: np.ndarray) -> AnswerGroups:
         """The groups with only these samples (indices int[m])."""
+        return self._indexed((slice(None), samples))
 
-        def columns(a: np.ndarray | None) -> np.ndarray | None:
-            return None if a is None else a[:, samples]
+    def rows(self, groups: np.ndarray) -> AnswerGroups:
+        """Only these groups (a mask bool[G])."""
+        return self._indexed(groups)
 
-        return replace(
-            self,
-            rewards_GN=self.rewards_GN[:, samples],
-            scores_GN=columns(self.scores_GN),
-            answers_GN=columns(self.answers_GN),
-        )
+    def _indexed(self, index: Any) -> AnswerGroups:
+        arrays = {name: getattr(self, name) for name in ("rewards_GN", "scores_GN", "answers_GN", "responses_GN")}
+        return replace(self, **{name: a[index] for name, a in arrays.items() if a is not None})
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Strategy:
 
     translation_equivariant: adding a constant to all rewards adds it to the value.
     only_k: the one k for which the strategy is defined; None for all.
-    required_inputs: arguments besides the rewards that the strategy selects by; it receives no others.
+    required_inputs: arguments besides the rewards that the strategy selects by. optional_inputs: those that it uses if
+    they are given. It receives no others.
     best_by: the field of `AnswerGroups` that ranks the answers, if the best of k is used; the exact off-policy form
     needs it.
     short: name of its curve, `eval/<short>@<k>`; empty for `name`.
@@ -92,8 +94,14 @@ class Strategy:
     translation_equivariant: bool = False
     only_k: int | None = None
     required_inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()
     best_by: Literal["rewards_GN", "scores_GN"] | None = None
     short: str = ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The arguments besides the rewards that it uses."""
+        return self.required_inputs + self.optional_inputs
 
     @property
     def metric(self) -> str:

@@ -16,6 +16,7 @@ def strategy_value(
     scores: Any = None,
     answers: Any = None,
     correct: Any = None,
+    responses: Any = None,
     strategy: str,
     k: int,
     subsets: int = DEFAULT_SUBSETS,
@@ -27,6 +28,7 @@ def strategy_value(
         scores: the verifier's scores, shaped like rewards (`best_of_k`, `weighted_vote`).
         answers: hashable final answers, shaped like rewards; None is unparsable (`majority_at_k`, `weighted_vote`).
         correct: the right answer, one for each group.
+        responses: hashable, shaped like rewards; equal ones count as one (`soft_pass_at_k` only).
         strategy, k: the strategy, and how many answers it uses at deployment.
         subsets: minimum number of k-subsets for a strategy without a closed form (`weighted_vote`).
 
@@ -40,7 +42,7 @@ def strategy_value(
     0.5
     """
     found, k = check_strategy(strategy, k), as_count("k", k)
-    groups = make_group(rewards, scores, answers, correct, found, subsets)
+    groups = make_group(rewards, scores, answers, correct, found, subsets, responses=responses)
     if k > groups.n:
         raise ValueError(
             f"k = {k} is larger than the group, n = {groups.n}: no unbiased estimate exists; lower k, or draw more"

@@ -11,6 +11,7 @@ from actors.group import Group
 from actors.group_metrics import group_metrics
 from actors.queue.allocation_settings import AllocationSettings
 from actors.workers.learning_step import LearningStep, graded_groups
+from cluster.evaluation.summary import curve_of
 from learner import strategy_value
 from learner.estimators import group_advantages
 from learner.estimators.bon_sft import bon_sft_advantages
@@ -68,6 +69,22 @@ def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: Loss
     figures, advantages = LearningStep(engine, objective, loss or LossSettings(), **more).accumulate(groups, step)
     assert [s.advantage for s in engine.sequences] == pytest.approx(np.concatenate(advantages).tolist())
     return engine, figures, advantages
+
+
+def test_equal_responses_are_one_event_for_soft_pass_at_k() -> None:
+    group = graded([0.5, 0.5, 0.2, 0.0])
+    tokens, logprobs, versions = group.response_tokens, group.behaviour_logprobs, group.token_versions
+    twice = replace(
+        group,
+        response_tokens=[tokens[0], tokens[0].copy(), *tokens[2:]],
+        behaviour_logprobs=[logprobs[0], logprobs[0], *logprobs[2:]],
+        token_versions=[versions[0], versions[0], *versions[2:]],
+    )
+    _, figures, (advantages,) = run(ObjectiveSettings(strategy="soft_pass_at_k", k=2), [twice])
+    expected = group_advantages(twice.rewards, strategy="soft_pass_at_k", k=2, responses=["a", "a", "b", "c"])
+    np.testing.assert_allclose(advantages, expected)
+    assert not np.allclose(expected, group_advantages(twice.rewards, strategy="soft_pass_at_k", k=2))
+    assert curve_of([twice], "soft_pass_at_k")[1].value == pytest.approx(figures["objective/value"])
 
 
 def test_advantages_of_the_objective_reach_the_engine() -> None:
