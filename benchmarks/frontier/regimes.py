@@ -27,6 +27,7 @@ PAGES = {  # of the comparisons with ordinary RL
     "countdown-small": "frontier",
     "countdown-hard": "frontier-hard",
     "countdown-larger": "frontier-larger",
+    "gsm8k-small": "gsm8k-small",
 }
 
 
