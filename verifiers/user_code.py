@@ -30,6 +30,7 @@ _MAX_TEXT = 4000  # characters of a quoted traceback
 _MAX_NAMES = 12
 _MAX_CAUSES = 5  # of an error, and in an exception group
 _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
+_OURS = {name: Path(__file__).parents[1] / name / "__init__.py" for name in ("actors", "bonrl", "cluster", "learner")}
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
 loading: list[str] = []
@@ -252,9 +253,8 @@ def _is_free(name: str, path: Path) -> bool:
 
 
 def _check_imports(path: Path, root: Path) -> None:
-    """Refuse a file that imports a neighbor while a module of another directory has its name in this process.
-
-    The import would silently give that module. Imports inside functions, and those of the neighbors, count too.
+    """Refuse a file that imports a neighbor whose name another module in this process, or a package of bonrl, has: an
+    import would silently give the wrong one. Imports inside functions, and those of the neighbors, count too.
     """
     waiting, seen = [path], {path}
     while waiting:
@@ -263,7 +263,7 @@ def _check_imports(path: Path, root: Path) -> None:
             own = next((each for each in (root / f"{name}.py", root / name / "__init__.py") if each.is_file()), None)
             if own is None or own in seen or name in sys.stdlib_module_names:
                 continue
-            found = getattr(sys.modules.get(name), "__file__", None)
+            found = _OURS.get(name) or getattr(sys.modules.get(name), "__file__", None)
             if found and not _stands_for(Path(found), own, root):
                 raise UserCodeError(f"{file} imports {name}, which is {found} and not {own}; rename one of the two")
             seen.add(own)

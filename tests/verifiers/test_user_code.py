@@ -99,6 +99,10 @@ def test_a_neighbor_with_the_name_of_a_package_of_bonrl_is_refused(tmp_path: Pat
     write(tmp_path / "helper.py", "from verifiers import VALUE\n")
     with pytest.raises(UserCodeError, match=r"helper\.py imports verifiers, which is .* rename one"):
         load("mine.py:VALUE")
+    write(tmp_path / "cluster.py", "VALUE = 2\n")  # nothing has imported bonrl's own yet, in a process for rewards
+    write(tmp_path / "other.py", "from cluster import VALUE\n")
+    with pytest.raises(UserCodeError, match=r"other\.py imports cluster, which is .*__init__\.py .* rename one"):
+        load("other.py:VALUE")
     with pytest.raises(UserCodeError, match=r"no module 'verifiers\.mine', because 'verifiers' is .*give a file"):
         load("verifiers.mine:VALUE")
     write(tmp_path / "verifiers" / "user_code.py", "")  # another copy of bonrl: its code may import bonrl
