@@ -71,6 +71,7 @@ def train(
     *,
     reward: str | Callable[..., Any] | None = None,
     resume: str | Path | None = None,
+    resume_or_start: bool = False,
     quiet: bool = False,
     **overrides: Any,
 ) -> TrainedRun:
@@ -82,6 +83,7 @@ def train(
         reward: Replaces the task's verifier: a function, or a reference as in ``task.reward``. A function of an
             imported module travels by reference; one of the script or notebook itself by value (cloudpickle).
         resume: A run directory to continue; leave `config` out then.
+        resume_or_start: Continue the run that ``run.name`` names if it has a checkpoint, and start it otherwise.
         quiet: Whether to print nothing.
         **overrides: Keys of the configuration: ``objective={"k": 8}`` or ``**{"objective.k": 8}``.
 
@@ -97,6 +99,8 @@ def train(
     """
     keys = _flat(overrides)
     if resume is not None:
+        if resume_or_start:
+            raise UsageError("resume names a run, resume_or_start takes the one that run.name names; give only one")
         if config is not None:
             raise UsageError("resume continues a run with its own configuration; leave config out")
         directory = Path(resume).expanduser()
@@ -104,9 +108,9 @@ def train(
         layers: list[_Layer] = []
     else:
         layers = _layers(config) or [{}]
-        directory = _run_directory(layers, keys)
+        directory = _run_directory(layers, keys, named=resume_or_start)
         keys["run.name"] = directory.name
-        source = []
+        source = ["--resume-or-start"] if resume_or_start else []
     if reward is not None:
         keys["task.reward"] = reward if isinstance(reward, str) else _reference(reward, directory.parent)
     with _config_files(layers) as options:
@@ -179,13 +183,15 @@ def _tree(layer: _Layer) -> Mapping[str, Any]:
     return read_yaml(Path(layer))
 
 
-def _run_directory(layers: Sequence[_Layer], keys: Mapping[str, Any]) -> Path:
-    """Where the run will be: as the configurations and the overrides `keys` say, or with a free name."""
+def _run_directory(layers: Sequence[_Layer], keys: Mapping[str, Any], *, named: bool) -> Path:
+    """Where the run will be: as the configurations and the overrides `keys` say, or with a free name unless `named`."""
     sections = [_tree(layer).get("run") for layer in layers]
     run: dict[str, Any] = {}
     for section in sections:
         run |= section if isinstance(section, Mapping) else {}  # anything else is refused by the command
     run |= {key.removeprefix("run."): value for key, value in keys.items() if key.startswith("run.")}
+    if named and not run.get("name"):
+        raise UsageError("resume_or_start finds the run by its name: set run.name, the same at every start")
     base = os.path.expanduser(str(run.get("directory") or "runs"))
     return Path(base) / str(run.get("name") or _free_name(base))
 
