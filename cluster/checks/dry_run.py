@@ -101,14 +101,18 @@ def _sampling_warnings(config: RunConfig) -> Iterator[str]:
 
 def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
     """A learning rate for small models that trains all weights of a large one."""
-    rate = config.learner.learning_rate
+    scheduled = config.schedule.learning_rate
+    key, rate = "learner.learning_rate", config.learner.learning_rate
+    if scheduled is not None:
+        own = [rate] if scheduled.start is None else []
+        rate = max(own + scheduled.explicit_values())
+        key = key if rate in own else "schedule.learning_rate"
     if shape is None or shape.parameters < LARGE or rate <= HIGH_RATE:
         return []
     if config.learner.lora or config.objective.imitation != "none":
         return []
     return [
-        f"learner.learning_rate = {rate:g} is high for training all {shape.parameters:,} weights of the model; usual "
-        "are 1e-6 to 1e-5"
+        f"{key} = {rate:g} is high for training all {shape.parameters:,} weights of the model; usual are 1e-6 to 1e-5"
     ]
 
 

@@ -149,13 +149,17 @@ def test_more_weights_than_8bit_adamw_counts_are_refused_before_the_start() -> N
 
 
 def test_a_learning_rate_for_small_models_is_warned_about_with_a_large_one() -> None:
-    def warned(parameters: float, **learner: object) -> list[str]:
+    def warned(parameters: float, rate: object = None, **learner: object) -> list[str]:
         tree = {"model": {"path": "elsewhere", "parameters_billions": parameters}, "learner": learner}
+        tree["schedule"] = {"learning_rate": rate}
         config = build_config(tree)
         return learning_rate_warnings(config, derive(config, None).shape)
 
     (warning,) = warned(0.6)
     assert "learner.learning_rate = 5e-05 is high" in warning and "600,000,000 weights" in warning
+    (scheduled,) = warned(0.6, {"start": 1e-3, "end": 1e-6}, learning_rate=1e-6)
+    assert "schedule.learning_rate = 0.001 is high" in scheduled
+    assert not warned(0.6, {"start": 1e-6, "end": 0}) and warned(0.6, {"end": 0})
     assert not warned(0.01) and not warned(0.6, learning_rate=1e-5) and not warned(0.6, lora={})
     assert not learning_rate_warnings(build_config({}), None)
 
