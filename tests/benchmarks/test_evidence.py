@@ -36,6 +36,7 @@ PLANNED = [
     ("countdown-larger", "frontier-larger"),
     ("countdown-entropy", "frontier-entropy"),
     ("countdown-methods", "methods"),
+    ("countdown-weighted", "frontier-weighted"),
     ("gsm8k-small", "gsm8k-small"),
 ]
 INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?:\*\*)?(?: points)? \[([+-]?\d+\.\d+), ([+-]?\d+\.\d+)\]")

@@ -27,7 +27,7 @@ from benchmarks.refresh.plan import load as load_refresh
 from benchmarks.refresh.results import Courses, Evaluations
 from cluster.config import load_config
 from learner import paired_difference_of_runs
-from learner.metrics import paired_p_value, pass_at_k
+from learner.metrics import Difference, paired_p_value, pass_at_k
 from tests.benchmarks.test_evidence import PLANNED
 from verifiers.tasks.registry import make_task
 
@@ -195,6 +195,25 @@ def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidenc
     assert f"the two rates differ by {best[7e-5] - best[3e-5]:.3f} at the chosen steps" in page
 
 
+def test_the_statements_on_the_weighted_sum_follow_from_the_counts(evidence: Path, repository: Path) -> None:
+    plan, small = (
+        load_plan(repository / f"benchmarks/frontier/countdown-{name}.yaml") for name in ("weighted", "small")
+    )
+    store = Store(evidence / "frontier-weighted" / "counts.parquet", plan.digest)
+    frontier = Store(evidence / "frontier" / "counts.parquet", small.digest)
+    page = " ".join((evidence / "README.md").read_text().split()).replace("−", "-")
+
+    def minus_ordinary(name: str, k: int) -> Difference:
+        return paired_difference_of_runs(values(frontier, small, "mean", k), values(store, plan, name, k))
+
+    one, eight = minus_ordinary("weighted", 1), minus_ordinary("weighted", 8)
+    assert f"not worse at one answer ({one.value:.3f}, from {one.low:.3f} to {one.high:.3f})" in page
+    assert f"better at eight ({eight.value:+.3f}, from {eight.low:.3f} to {eight.high:.3f})" in page
+    one, eight = minus_ordinary("pass8", 1), minus_ordinary("pass8", 8)
+    assert f"it is {eight.value:+.3f} ({eight.low:.3f} to {eight.high:.3f}) at eight answers" in page
+    assert f"and {one.value:.3f} ({one.low:.3f} to {one.high:.3f}) at one" in page
+
+
 def test_the_fine_tuned_model_passes_the_gate_of_gsm8k(evidence: Path, repository: Path) -> None:
     plan = load_plan(repository / "benchmarks/frontier/gsm8k-small.yaml")
     store = Store(evidence / "gsm8k-small" / "counts.parquet", plan.digest)
@@ -212,7 +231,7 @@ def test_the_page_names_the_verdicts_that_change_over_the_contrasts_of_all_plans
     raw = {name: paired_p_value(*pair) for pairs in by_plan for name, pair in pairs.items()}
     within = [p for pairs in by_plan for p in holm([raw[name] for name in pairs], len(pairs))]
     over_all = dict(zip(raw, holm([*raw.values()], len(raw)), strict=True))
-    assert [len(pairs) for pairs in by_plan] == [3, 3, 2, 1, 4, 1, 2, 3, 2]
+    assert [len(pairs) for pairs in by_plan] == [3, 3, 2, 1, 4, 2, 1, 2, 3, 2]
     changed = {name: p for (name, p), own in zip(over_all.items(), within, strict=True) if (p < 0.05) != (own < 0.05)}
     assert set(changed) == {"frontier-hard: pass16 minus mean at 32", "variational minus exact"}
     page = " ".join((evidence / "README.md").read_text().split())
