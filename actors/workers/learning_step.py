@@ -300,8 +300,13 @@ def graded_groups(groups: Sequence[Group]) -> GradedGroups:
             for g in groups
         ],
         correct=[RIGHT] * len(groups),
-        responses=[[tokens.tobytes() for tokens in group.response_tokens] for group in groups],
+        responses=[_responses(group) for group in groups],
     )
+
+
+def _responses(group: Group) -> list[Any]:
+    """The texts that the verifier read; of groups without them the tokens."""
+    return [*group.response_text] if group.response_text else [tokens.tobytes() for tokens in group.response_tokens]
 
 
 def _verdicts_and_answers(group: Group) -> Iterator[tuple[str, str | None]]:

@@ -104,7 +104,7 @@ def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
     scheduled = config.schedule.learning_rate
     key, rate = "learner.learning_rate", config.learner.learning_rate
     if scheduled is not None:
-        own = [rate] if scheduled.start is None else []
+        own = [rate] if scheduled.start is None and 0 not in scheduled.at else []
         rate = max(own + scheduled.explicit_values())
         key = key if rate in own else "schedule.learning_rate"
     if shape is None or shape.parameters < LARGE or rate <= HIGH_RATE:

@@ -142,6 +142,7 @@ def _depends_on_order(term: TermSettings, groups: GradedGroups) -> bool:
             scores=groups.scores[:, order],
             answers=[[row[i] for i in order] for row in groups.answers],
             correct=groups.correct,
+            responses=[[row[i] for i in order] for row in groups.responses],
             strategy=term.strategy,
             k=term.k,
         )
@@ -156,7 +157,7 @@ def _made_up_groups(n: int, *, binary: bool) -> GradedGroups:
     shape = (_MADE_UP_GROUPS, n)
     rewards_GN = draw.integers(0, 2, shape).astype(np.float64) if binary else draw.uniform(0.1, 0.9, shape)
     answers = [["right" if reward > 0.5 else f"wrong {i % 3}" for i, reward in enumerate(row)] for row in rewards_GN]
-    return GradedGroups(rewards_GN, draw.random(shape), answers, ["right"] * _MADE_UP_GROUPS)
+    return GradedGroups(rewards_GN, draw.random(shape), answers, ["right"] * _MADE_UP_GROUPS, answers)
 
 
 def _one(grades: Grades, prompt: Prompt, response: str) -> Verdict:

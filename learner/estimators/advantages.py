@@ -131,4 +131,6 @@ def _noise_scale(
     ):
         return np.ptp(groups.rewards_GN, axis=1)[:, None]
     scale_G1 = np.abs(advantages_GN).max(axis=1, keepdims=True)
-    return scale_G1 if method.combine is None else scale_G1 + np.abs(strategy.value(groups, k))[:, None]
+    if method.combine is None:
+        return scale_G1
+    return scale_G1 + np.abs(strategy.value(groups, k))[:, None] + strategy.constant_term

@@ -59,7 +59,7 @@ def make_group(
     rewards_GN, shape = _matrix("rewards", rewards)
     if strategy.count_value is not None and not np.isin(rewards_GN, (0.0, 1.0)).all():
         raise ValueError(f"rewards must be 0 or 1 for strategy '{strategy.name}'; max_at_k takes any reward")
-    for name, given in (("scores", scores), ("answers", answers), ("correct", correct)):
+    for name, given in (("scores", scores), ("answers", answers), ("correct", correct), ("responses", responses)):
         if given is None and name in strategy.required_inputs:
             raise ValueError(f"{name} is missing: strategy '{strategy.name}' selects by it")
     scores_GN = None if scores is None else like_rewards("scores", scores, shape)
@@ -74,7 +74,7 @@ def make_group(
         _refuse_other_kinds(rights or [], rows)
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
     responses_GN = None
-    if written is not None and "responses" in strategy.optional_inputs:
+    if written is not None and "responses" in strategy.inputs:
         responses_GN = np.array([_labels(row, None, "responses") for row in written])
     return AnswerGroups(
         rewards_GN,
@@ -223,4 +223,7 @@ def _check_answer(name: str, answer: Any) -> None:
     except TypeError as error:
         raise ValueError(f"{name} must be hashable (strings, numbers): {error}") from error
     if answer != answer:
-        raise ValueError(f"{name} contains NaN, which equals nothing; use None for an unparsable answer")
+        remedy = "give the texts" if name == "responses" else "use None for an unparsable answer"
+        raise ValueError(f"{name} contains NaN, which equals nothing; {remedy}")
+    if answer is None and name == "responses":
+        raise ValueError("responses contains None; give all texts")

@@ -79,6 +79,8 @@ class Strategy:
     only_k: the one k for which the strategy is defined; None for all.
     required_inputs: arguments besides the rewards that the strategy selects by. optional_inputs: those that it uses if
     they are given. It receives no others.
+    constant_term: magnitude of a constant in the value, such as the 1 of 1 - a product. Its rounding errors remain if
+    all rewards are 0.
     best_by: the field of `AnswerGroups` that ranks the answers, if the best of k is used; the exact off-policy form
     needs it.
     short: name of its curve, `eval/<short>@<k>`; empty for `name`.
@@ -95,6 +97,7 @@ class Strategy:
     only_k: int | None = None
     required_inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
+    constant_term: float = 0.0
     best_by: Literal["rewards_GN", "scores_GN"] | None = None
     short: str = ""
 

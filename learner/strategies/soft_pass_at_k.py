@@ -116,6 +116,7 @@ STRATEGIES["soft_pass_at_k"] = Strategy(
     array_loo_difference=_with_copies(_loo_difference, _COPIES.loo_difference),
     array_marginal_contribution=_with_copies(_marginal_contribution, _COPIES.marginal_contribution),
     optional_inputs=("responses",),
+    constant_term=1.0,
     short="soft_pass",
 )
 
@@ -202,7 +203,7 @@ def _with_response(table_K: np.ndarray, samples: int, x: float, m: int) -> np.nd
     return after_K
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # of at most (k + 1)^2 numbers each
 def _chances_of_copies(samples: int, m: int, k: int) -> np.ndarray:
     """The probability that a j-subset of these samples and m copies has i copies, [min(m, k) + 1, k + 1]; 0 where
     j > samples + m.

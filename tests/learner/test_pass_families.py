@@ -118,6 +118,16 @@ def test_copies_in_large_groups_lose_no_precision() -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("estimator", UNBIASED)
+def test_groups_of_zeros_give_no_signal(estimator: str) -> None:
+    responses = np.random.default_rng(7).integers(0, 12, (30, 16))
+    for given in (None, responses):
+        advantages = group_advantages(
+            np.zeros((30, 16)), strategy="soft_pass_at_k", k=5, estimator=estimator, responses=given
+        )
+        np.testing.assert_array_equal(advantages, 0.0)
+
+
 def test_without_false_rejections_the_correction_only_scales_pass_at_k() -> None:
     verdicts = (np.random.default_rng(6).random((6, 16)) < 0.3).astype(float)
     rewards = corrected_rewards(verdicts, false_positive=0.2, false_negative=0.0)
@@ -148,6 +158,8 @@ def test_false_rejections_make_pass_at_k_act_like_a_smaller_k() -> None:
 def test_responses_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="responses must have the shape of rewards"):
         group_advantages([1, 0, 0], strategy="soft_pass_at_k", k=2, responses=["a", "b"])
+    with pytest.raises(ValueError, match="responses contains None"):
+        group_advantages([1, 0, 0], strategy="soft_pass_at_k", k=2, responses=["a", "b", None])
     with pytest.raises(ValueError, match="responses must be hashable"):
         group_advantages([1, 0, 0], strategy="soft_pass_at_k", k=2, responses=[[], "a", "b"])
 

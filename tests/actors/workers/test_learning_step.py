@@ -71,20 +71,23 @@ def run(settings: ObjectiveSettings, groups=GROUPS, *, step: int = 0, loss: Loss
     return engine, figures, advantages
 
 
-def test_equal_responses_are_one_event_for_soft_pass_at_k() -> None:
-    group = graded([0.5, 0.5, 0.2, 0.0])
-    tokens, logprobs, versions = group.response_tokens, group.behaviour_logprobs, group.token_versions
-    twice = replace(
-        group,
-        response_tokens=[tokens[0], tokens[0].copy(), *tokens[2:]],
-        behaviour_logprobs=[logprobs[0], logprobs[0], *logprobs[2:]],
-        token_versions=[versions[0], versions[0], *versions[2:]],
-    )
-    _, figures, (advantages,) = run(ObjectiveSettings(strategy="soft_pass_at_k", k=2), [twice])
-    expected = group_advantages(twice.rewards, strategy="soft_pass_at_k", k=2, responses=["a", "a", "b", "c"])
+@pytest.mark.parametrize("texts", [["1+2", "1+2", "3", "4"], None])
+def test_equal_responses_are_one_event_for_soft_pass_at_k(texts: list[str] | None) -> None:
+    """Equal texts, whatever their tokens; without texts equal tokens."""
+    group = replace(graded([0.5, 0.5, 0.2, 0.0]), response_text=texts)
+    if texts is None:
+        tokens, logprobs, versions = group.response_tokens, group.behaviour_logprobs, group.token_versions
+        group = replace(
+            group,
+            response_tokens=[tokens[0], tokens[0].copy(), *tokens[2:]],
+            behaviour_logprobs=[logprobs[0], logprobs[0], *logprobs[2:]],
+            token_versions=[versions[0], versions[0], *versions[2:]],
+        )
+    _, figures, (advantages,) = run(ObjectiveSettings(strategy="soft_pass_at_k", k=2), [group])
+    expected = group_advantages(group.rewards, strategy="soft_pass_at_k", k=2, responses=["a", "a", "b", "c"])
     np.testing.assert_allclose(advantages, expected)
-    assert not np.allclose(expected, group_advantages(twice.rewards, strategy="soft_pass_at_k", k=2))
-    assert curve_of([twice], "soft_pass_at_k")[1].value == pytest.approx(figures["objective/value"])
+    assert not np.allclose(expected, group_advantages(group.rewards, strategy="soft_pass_at_k", k=2))
+    assert curve_of([group], "soft_pass_at_k")[1].value == pytest.approx(figures["objective/value"])
 
 
 def test_advantages_of_the_objective_reach_the_engine() -> None:

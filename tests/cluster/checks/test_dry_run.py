@@ -160,6 +160,7 @@ def test_a_learning_rate_for_small_models_is_warned_about_with_a_large_one() -> 
     (scheduled,) = warned(0.6, {"start": 1e-3, "end": 1e-6}, learning_rate=1e-6)
     assert "schedule.learning_rate = 0.001 is high" in scheduled
     assert not warned(0.6, {"start": 1e-6, "end": 0}) and warned(0.6, {"end": 0})
+    assert not warned(0.6, {"shape": "steps", "at": {0: 1e-5, 100: 1e-6}})
     assert not warned(0.01) and not warned(0.6, learning_rate=1e-5) and not warned(0.6, lora={})
     assert not learning_rate_warnings(build_config({}), None)
 
