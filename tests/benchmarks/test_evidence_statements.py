@@ -214,6 +214,25 @@ def test_the_statements_on_the_weighted_sum_follow_from_the_counts(evidence: Pat
     assert f"and {one.value:.3f} ({one.low:.3f} to {one.high:.3f}) at one" in page
 
 
+def test_the_statements_on_known_error_rates_follow_from_the_counts(evidence: Path, repository: Path) -> None:
+    folder = repository / "benchmarks/frontier"
+    plan, weighted = (load_plan(folder / f"countdown-{name}.yaml") for name in ("errors", "weighted"))
+    store = Store(evidence / "frontier-errors" / "counts.parquet", plan.digest)
+    true = Store(evidence / "frontier-weighted" / "counts.parquet", weighted.digest)
+    page = " ".join((evidence / "README.md").read_text().split()).replace("−", "-")
+
+    def minus_true_verdicts(name: str, k: int) -> Difference:
+        return paired_difference_of_runs(values(true, weighted, "pass8", k), values(store, plan, name, k))
+
+    for name, first, second in (
+        ("accepted", "pass@8 of the verdicts is", "at eight answers and"),
+        ("corrected", "with the correction it is", "and"),
+    ):
+        eight, one = minus_true_verdicts(name, 8), minus_true_verdicts(name, 1)
+        at_eight = f"{eight.value:.3f} ({eight.low:.3f} to {eight.high:.3f})"
+        assert f"{first} {at_eight} {second} {one.value:.3f} ({one.low:.3f} to {one.high:.3f})" in page
+
+
 def test_the_fine_tuned_model_passes_the_gate_of_gsm8k(evidence: Path, repository: Path) -> None:
     plan = load_plan(repository / "benchmarks/frontier/gsm8k-small.yaml")
     store = Store(evidence / "gsm8k-small" / "counts.parquet", plan.digest)
@@ -231,13 +250,17 @@ def test_the_page_names_the_verdicts_that_change_over_the_contrasts_of_all_plans
     raw = {name: paired_p_value(*pair) for pairs in by_plan for name, pair in pairs.items()}
     within = [p for pairs in by_plan for p in holm([raw[name] for name in pairs], len(pairs))]
     over_all = dict(zip(raw, holm([*raw.values()], len(raw)), strict=True))
-    assert [len(pairs) for pairs in by_plan] == [3, 3, 2, 1, 4, 2, 1, 2, 3, 2]
+    assert [len(pairs) for pairs in by_plan] == [3, 3, 2, 1, 4, 2, 2, 1, 2, 3, 2]
     changed = {name: p for (name, p), own in zip(over_all.items(), within, strict=True) if (p < 0.05) != (own < 0.05)}
-    assert set(changed) == {"frontier-hard: pass16 minus mean at 32", "variational minus exact"}
+    said = {
+        "frontier-hard: pass16 minus mean at 32": "hard problems at 32 answers",
+        "frontier-errors: corrected minus accepted at 8": "the correction for error rates at eight",
+        "variational minus exact": "the variational minus the exact form",
+    }
     page = " ".join((evidence / "README.md").read_text().split())
-    first, second = changed.values()
-    assert f"hard problems at 32 answers (p {first:.3f})" in page
-    assert f"the variational minus the exact form (p {second:.3f})" in page
+    assert {said[name]: p for name, p in changed.items()}.keys() == {*said.values()}
+    assert all(f"{said[name]} (p {p:.3f})" in page for name, p in changed.items())
+    assert f"Over all {len(raw)} it would change three verdicts" in page
 
 
 def _frontier_pairs(evidence: Path, repository: Path) -> list[Pairs]:
