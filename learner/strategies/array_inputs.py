@@ -80,8 +80,8 @@ def make_group(
         rewards_GN,
         scores_GN if "scores" in strategy.required_inputs else None,
         labels_GN,
-        responses_GN,
         as_count("subsets", subsets),
+        responses_GN,
     )
 
 

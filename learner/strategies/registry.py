@@ -33,16 +33,16 @@ class AnswerGroups:
     """G groups of n samples each, with the inputs that the strategy requires; the others are None.
 
     rewards_GN: float64. scores_GN: the verifier's scores, float64. answers_GN: int64 labels; equal answers of a group
-    have equal labels: CORRECT for the right answer, UNPARSABLE for none, others from 1 on. responses_GN: int64 labels,
-    equal for equal responses of a group.
+    have equal labels: CORRECT for the right answer, UNPARSABLE for none, others from 1 on.
     subsets: number of k-subsets that a `subset_strategy` draws at least where there are too many for all.
+    responses_GN: int64 labels, equal for equal responses of a group.
     """
 
     rewards_GN: np.ndarray
     scores_GN: np.ndarray | None = None
     answers_GN: np.ndarray | None = None
-    responses_GN: np.ndarray | None = None
     subsets: int = DEFAULT_SUBSETS
+    responses_GN: np.ndarray | None = None
 
     @property
     def n(self) -> int:

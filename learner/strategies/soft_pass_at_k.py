@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from learner.strategies.array_inputs import as_numbers
-from learner.strategies.registry import STRATEGIES, AnswerGroups, Strategy
+from learner.strategies.registry import AnswerGroups, Strategy, array_strategy
 
 
 def corrected_rewards(accepted: Any, *, false_positive: float, false_negative: float) -> np.ndarray:
@@ -109,16 +109,15 @@ def _with_copies(of_samples: Statistic, of_copies: Statistic) -> Statistic:
     return statistic
 
 
-STRATEGIES["soft_pass_at_k"] = Strategy(
+array_strategy(
     "soft_pass_at_k",
-    array_value=_with_copies(_value, _COPIES.value),
     array_leave_one_out=_with_copies(_leave_one_out, _COPIES.leave_one_out),
     array_loo_difference=_with_copies(_loo_difference, _COPIES.loo_difference),
     array_marginal_contribution=_with_copies(_marginal_contribution, _COPIES.marginal_contribution),
     optional_inputs=("responses",),
     constant_term=1.0,
     short="soft_pass",
-)
+)(_with_copies(_value, _COPIES.value))
 
 
 def products_without(x_GN: np.ndarray, k: int) -> np.ndarray:
