@@ -99,8 +99,6 @@ def train(
     """
     keys = _flat(overrides)
     if resume is not None:
-        if resume_or_start:
-            raise UsageError("resume names a run, resume_or_start takes the one that run.name names; give only one")
         if config is not None:
             raise UsageError("resume continues a run with its own configuration; leave config out")
         directory = Path(resume).expanduser()
@@ -108,9 +106,11 @@ def train(
         layers: list[_Layer] = []
     else:
         layers = _layers(config) or [{}]
-        directory = _run_directory(layers, keys, named=resume_or_start)
-        keys["run.name"] = directory.name
-        source = ["--resume-or-start"] if resume_or_start else []
+        directory = _run_directory(layers, keys)
+        source = []
+        if not resume_or_start:  # it needs a name that stays the same; the command refuses it without one
+            keys["run.name"] = directory.name
+    source += ["--resume-or-start"] if resume_or_start else []
     if reward is not None:
         keys["task.reward"] = reward if isinstance(reward, str) else _reference(reward, directory.parent)
     with _config_files(layers) as options:
@@ -183,15 +183,13 @@ def _tree(layer: _Layer) -> Mapping[str, Any]:
     return read_yaml(Path(layer))
 
 
-def _run_directory(layers: Sequence[_Layer], keys: Mapping[str, Any], *, named: bool) -> Path:
-    """Where the run will be: as the configurations and the overrides `keys` say, or with a free name unless `named`."""
+def _run_directory(layers: Sequence[_Layer], keys: Mapping[str, Any]) -> Path:
+    """Where the run will be: as the configurations and the overrides `keys` say, or with a free name."""
     sections = [_tree(layer).get("run") for layer in layers]
     run: dict[str, Any] = {}
     for section in sections:
         run |= section if isinstance(section, Mapping) else {}  # anything else is refused by the command
     run |= {key.removeprefix("run."): value for key, value in keys.items() if key.startswith("run.")}
-    if named and not run.get("name"):
-        raise UsageError("resume_or_start finds the run by its name: set run.name, the same at every start")
     base = os.path.expanduser(str(run.get("directory") or "runs"))
     return Path(base) / str(run.get("name") or _free_name(base))
 

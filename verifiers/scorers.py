@@ -69,6 +69,12 @@ class MajorityScorer:
         return 0.0 if verdict.answer is None else votes[verdict.answer] / votes.total()
 
 
+def erring_verdict(right: bool, key: str, false_positive: float, false_negative: float) -> float:
+    """The verdict, 1 or 0, of a verifier with these error rates; equal keys get equal errors."""
+    chance = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return float(chance >= false_negative if right else chance < false_positive)
+
+
 class SyntheticScorer:
     """A verifier with known error rates, for experiments: 1 or 0, wrong with a fixed probability.
 
@@ -88,11 +94,8 @@ class SyntheticScorer:
         ]
 
     def _score(self, prompt_id: str, response: str, right: bool) -> float:
-        key = f"{self._seed}\0{prompt_id}\0{response}".encode()
-        chance = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
-        if right:
-            return 0.0 if chance < self._false_negative else 1.0
-        return 1.0 if chance < self._false_positive else 0.0
+        key = f"{self._seed}\0{prompt_id}\0{response}"
+        return erring_verdict(right, key, self._false_positive, self._false_negative)
 
 
 class LenientScorer:

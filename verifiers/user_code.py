@@ -30,6 +30,7 @@ _MAX_TEXT = 4000  # characters of a quoted traceback
 _MAX_NAMES = 12
 _MAX_CAUSES = 5  # of an error, and in an exception group
 _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
+# Packages of bonrl that this process may not have loaded yet; verifiers is this one.
 _OURS = {name: Path(__file__).parents[1] / name / "__init__.py" for name in ("actors", "bonrl", "cluster", "learner")}
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}

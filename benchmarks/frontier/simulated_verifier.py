@@ -1,15 +1,15 @@
 """Rewards of Countdown by a verifier that errs at known rates, for `countdown-errors.yaml`.
 
-The verdict on a response to a prompt is a hash, so equal responses get equal verdicts, as from a program.
+Equal responses to a prompt get equal verdicts, as from a program.
 The part `correct` is the truth, with the weight 0: evaluations count it, training does not see it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from learner import corrected_rewards
+from verifiers.scorers import erring_verdict
 from verifiers.tasks.countdown import grade
 from verifiers.verdict import Status
 
@@ -24,9 +24,8 @@ def accepted(
 ) -> dict[str, float]:
     """The verdict itself, 0 or 1."""
     right = grade(response, numbers, target).status is Status.CORRECT
-    chance = int.from_bytes(hashlib.sha256(f"{prompt_id}\0{response}".encode()).digest()[:8], "big") / 2**64
-    verdict = chance >= false_negative if right else chance < false_positive
-    return {"correct": float(right), "verdict": float(verdict)}
+    verdict = erring_verdict(right, f"{prompt_id}\0{response}", false_positive, false_negative)
+    return {"correct": float(right), "verdict": verdict}
 
 
 def corrected(

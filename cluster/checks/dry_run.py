@@ -101,12 +101,10 @@ def _sampling_warnings(config: RunConfig) -> Iterator[str]:
 
 def learning_rate_warnings(config: RunConfig, shape: Shape | None) -> list[str]:
     """A learning rate for small models that trains all weights of a large one."""
-    scheduled = config.schedule.learning_rate
     key, rate = "learner.learning_rate", config.learner.learning_rate
-    if scheduled is not None:
-        own = [rate] if scheduled.start is None and 0 not in scheduled.at else []
-        rate = max(own + scheduled.explicit_values())
-        key = key if rate in own else "schedule.learning_rate"
+    if (scheduled := config.schedule.learning_rate) is not None:
+        highest = max(scheduled.value(0, rate), *scheduled.explicit_values())
+        key, rate = key if highest == rate else "schedule.learning_rate", highest
     if shape is None or shape.parameters < LARGE or rate <= HIGH_RATE:
         return []
     if config.learner.lora or config.objective.imitation != "none":

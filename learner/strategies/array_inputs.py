@@ -75,7 +75,7 @@ def make_group(
         labels_GN = np.array([_labels(row, rights and rights[g : g + 1]) for g, row in enumerate(rows)])
     responses_GN = None
     if written is not None and "responses" in strategy.inputs:
-        responses_GN = np.array([_labels(row, None, "responses") for row in written])
+        responses_GN = np.array([_response_labels(row) for row in written])
     return AnswerGroups(
         rewards_GN,
         scores_GN if "scores" in strategy.required_inputs else None,
@@ -204,7 +204,15 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "detach") else value
 
 
-def _labels(row: list[Any], rights: list[Any] | None, name: str = "answers") -> list[int]:
+def _response_labels(row: list[Any]) -> list[int]:
+    """Integer labels of one group's responses: equal ones have equal labels."""
+    known: dict[Any, int] = {}
+    for response in row:
+        _check_hashable("responses", response)
+    return [known.setdefault(response, len(known)) for response in row]
+
+
+def _labels(row: list[Any], rights: list[Any] | None) -> list[int]:
     """Integer labels of one group's answers: equal answers have equal labels. `rights`: the right one, if given."""
     known: dict[Any, int] = {None: UNPARSABLE}
     for right in rights or ():
@@ -213,17 +221,18 @@ def _labels(row: list[Any], rights: list[Any] | None, name: str = "answers") -> 
             raise ValueError("correct contains None, which means unparsable; give the right answer of each group")
         known[right] = CORRECT
     for answer in row:
-        _check_answer(name, answer)
+        _check_answer("answers", answer)
     return [known.setdefault(answer, len(known)) for answer in row]
 
 
 def _check_answer(name: str, answer: Any) -> None:
+    _check_hashable(name, answer)
+    if answer != answer:
+        raise ValueError(f"{name} contains NaN, which equals nothing; use None for an unparsable answer")
+
+
+def _check_hashable(name: str, value: Any) -> None:
     try:
-        hash(answer)
+        hash(value)
     except TypeError as error:
         raise ValueError(f"{name} must be hashable (strings, numbers): {error}") from error
-    if answer != answer:
-        remedy = "give the texts" if name == "responses" else "use None for an unparsable answer"
-        raise ValueError(f"{name} contains NaN, which equals nothing; {remedy}")
-    if answer is None and name == "responses":
-        raise ValueError("responses contains None; give all texts")

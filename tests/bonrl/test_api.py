@@ -136,7 +136,14 @@ def test_the_home_directory_is_expanded_as_the_run_does_it(tmp_path: Path, monke
     assert str(tmp_path / "runs" / "a") in asked[1] and str(tmp_path / "runs" / "a") in asked[2]
     named = bonrl.train({"run": {"directory": "~/runs"}}, resume_or_start=True, **{"run.name": "a"})
     assert named.directory == tmp_path / "runs" / "a" and "--resume-or-start" in asked[3]
-    with pytest.raises(bonrl.UsageError, match=r"set run\.name"):
-        bonrl.train(resume_or_start=True)
-    with pytest.raises(bonrl.UsageError, match="give only one"):
-        bonrl.train(resume="~/runs/a", resume_or_start=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({}, r"set run\.name"), ({"resume": "runs/a"}, "--resume or --replay, not both")]
+)
+def test_resume_or_start_needs_one_named_run(
+    arguments: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(bonrl.UsageError, match=message):
+        bonrl.train(resume_or_start=True, quiet=True, **arguments)

@@ -158,8 +158,6 @@ def test_false_rejections_make_pass_at_k_act_like_a_smaller_k() -> None:
 def test_responses_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="responses must have the shape of rewards"):
         group_advantages([1, 0, 0], strategy="soft_pass_at_k", k=2, responses=["a", "b"])
-    with pytest.raises(ValueError, match="responses contains None"):
-        group_advantages([1, 0, 0], strategy="soft_pass_at_k", k=2, responses=["a", "b", None])
     with pytest.raises(ValueError, match="responses must be hashable"):
         group_advantages([1, 0, 0], strategy="soft_pass_at_k", k=2, responses=[[], "a", "b"])
 

@@ -76,13 +76,8 @@ def test_equal_responses_are_one_event_for_soft_pass_at_k(texts: list[str] | Non
     """Equal texts, whatever their tokens; without texts equal tokens."""
     group = replace(graded([0.5, 0.5, 0.2, 0.0]), response_text=texts)
     if texts is None:
-        tokens, logprobs, versions = group.response_tokens, group.behaviour_logprobs, group.token_versions
-        group = replace(
-            group,
-            response_tokens=[tokens[0], tokens[0].copy(), *tokens[2:]],
-            behaviour_logprobs=[logprobs[0], logprobs[0], *logprobs[2:]],
-            token_versions=[versions[0], versions[0], *versions[2:]],
-        )
+        names = ("response_tokens", "behaviour_logprobs", "token_versions")
+        group = replace(group, **{name: [getattr(group, name)[i] for i in (0, 0, 2, 3)] for name in names})
     _, figures, (advantages,) = run(ObjectiveSettings(strategy="soft_pass_at_k", k=2), [group])
     expected = group_advantages(group.rewards, strategy="soft_pass_at_k", k=2, responses=["a", "a", "b", "c"])
     np.testing.assert_allclose(advantages, expected)
