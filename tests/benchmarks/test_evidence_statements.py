@@ -32,12 +32,18 @@ from tests.benchmarks.test_evidence import PLANNED
 from verifiers.tasks.registry import make_task
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
+PAGES = dict(PLANNED)
+
+
+def _measured(evidence: Path, repository: Path, name: str) -> tuple[Store, Plan]:
+    """The counts and the plan of a comparison along training."""
+    plan = load_plan(repository / f"benchmarks/frontier/{name}.yaml")
+    return Store(evidence / PAGES[name] / "counts.parquet", plan.digest), plan
 
 
 def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path, repository: Path) -> None:
     """Figures of the section that no table of a page has."""
-    plan = load_plan(repository / "benchmarks/frontier/countdown-small.yaml")
-    store = Store(evidence / "frontier" / "counts.parquet", plan.digest)
+    store, plan = _measured(evidence, repository, "countdown-small")
     page = " ".join((evidence / "README.md").read_text().split())
     points = {}
     for name, rate in product(plan.contenders, plan.rates):
@@ -58,8 +64,7 @@ def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path,
     assert share == pytest.approx(5 / 6, abs=0.03)
     easy = [_value_on_easy(store, plan, name, 8) for name in ("base", *plan.contenders)]
     assert "all models have a pass@8 of 0.98 or more" in page and min(easy) >= 0.98
-    hard_plan = load_plan(repository / "benchmarks/frontier/countdown-hard.yaml")
-    hard_store = Store(evidence / "frontier-hard" / "counts.parquet", hard_plan.digest)
+    hard_store, hard_plan = _measured(evidence, repository, "countdown-hard")
     share, prompts = _lead_on_rarely_solved(hard_store, hard_plan, "pass16", 16)
     assert f"{100 * share:.0f} % of it (k = 16)" in page and f"are {100 * prompts:.0f} % of the prompts" in page
     easy = [_value_on_easy(hard_store, hard_plan, name, 16) for name in ("base", *hard_plan.contenders)]
@@ -67,18 +72,17 @@ def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path,
 
 
 @pytest.mark.parametrize(
-    ("name", "page", "contender", "ks"),
+    ("name", "contender", "ks"),
     [
-        ("countdown-hard", "frontier-hard", "pass16", (16, 32)),
-        ("countdown-larger", "frontier-larger", "pass16", (16,)),
-        ("countdown-small", "frontier", "pass8", (8, 16)),
+        ("countdown-hard", "pass16", (16, 32)),
+        ("countdown-larger", "pass16", (16,)),
+        ("countdown-small", "pass8", (8, 16)),
     ],
 )
 def test_the_base_model_is_shown_at_its_best_temperature_of_the_test_split(
-    name: str, page: str, contender: str, ks: tuple[int, ...], evidence: Path, repository: Path
+    name: str, contender: str, ks: tuple[int, ...], evidence: Path, repository: Path
 ) -> None:
-    plan = load_plan(repository / f"benchmarks/frontier/{name}.yaml")
-    store = Store(evidence / page / "counts.parquet", plan.digest)
+    store, plan = _measured(evidence, repository, name)
     text = (evidence / "README.md").read_text().replace("−", "-")
     for k in ks:
         base = {t: store.get(Key("base", 0.0, 0, 0, "test", t)).pass_at(k) for t in (0.4, 0.6, 0.8, 1.0)}
@@ -89,8 +93,7 @@ def test_the_base_model_is_shown_at_its_best_temperature_of_the_test_split(
 
 def test_the_statements_on_the_larger_model_follow_from_the_counts(evidence: Path, repository: Path) -> None:
     page = " ".join((evidence / "README.md").read_text().split())
-    plan = load_plan(repository / "benchmarks/frontier/countdown-larger.yaml")
-    store = Store(evidence / "frontier-larger" / "counts.parquet", plan.digest)
+    store, plan = _measured(evidence, repository, "countdown-larger")
     share, prompts = _lead_on_rarely_solved(store, plan, "pass16", 16)
     assert f"{100 * share:.0f} % of it from the {100 * prompts:.0f} % of the prompts" in page
     errors = [
@@ -107,11 +110,8 @@ def _value_on_easy(store: Store, plan: Plan, name: str, k: int) -> float:
 
 
 def test_the_statements_on_the_entropy_bonus_follow_from_the_counts(evidence: Path, repository: Path) -> None:
-    plan, hard_plan = (
-        load_plan(repository / f"benchmarks/frontier/countdown-{name}.yaml") for name in ("entropy", "hard")
-    )
-    store = Store(evidence / "frontier-entropy" / "counts.parquet", plan.digest)
-    hard = Store(evidence / "frontier-hard" / "counts.parquet", hard_plan.digest)
+    store, plan = _measured(evidence, repository, "countdown-entropy")
+    hard, hard_plan = _measured(evidence, repository, "countdown-hard")
     page = " ".join((evidence / "README.md").read_text().split()).replace("−", "-")
     along = [_along_training(store, plan, "entropy", step) for step in (25, 50, 75, 100)]
     assert f"stays between {min(along):.3f} and {max(along):.3f}" in page
@@ -138,11 +138,8 @@ def test_the_pilot_of_the_entropy_bonus_is_as_the_plan_says(evidence: Path, repo
 
 def test_pass16_training_with_the_same_seeds_gave_the_same_answers(evidence: Path, repository: Path) -> None:
     """On another machine, in another plan."""
-    plan, hard_plan = (
-        load_plan(repository / f"benchmarks/frontier/countdown-{name}.yaml") for name in ("entropy", "hard")
-    )
-    store = Store(evidence / "frontier-entropy" / "counts.parquet", plan.digest)
-    hard = Store(evidence / "frontier-hard" / "counts.parquet", hard_plan.digest)
+    store, plan = _measured(evidence, repository, "countdown-entropy")
+    hard, hard_plan = _measured(evidence, repository, "countdown-hard")
     both = [(c, hard.get(key)) for key, c in store.items() if key.contender != "entropy" and key.split != "test"]
     equal = [earlier is not None and np.array_equal(c.right_P, earlier.right_P) for c, earlier in both]
     assert all(equal)
@@ -176,8 +173,7 @@ def _lead_on_rarely_solved(store: Store, plan: Plan, contender: str, k: int) -> 
 def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidence: Path, repository: Path) -> None:
     """Comparisons of the tuned models with the samples of co-scaling on the same 256 prompts, at k = 8."""
     page = " ".join((evidence / "README.md").read_text().replace("−", "-").split())
-    plan = load_plan(repository / "benchmarks/frontier/countdown-small.yaml")
-    store = Store(evidence / "frontier" / "counts.parquet", plan.digest)
+    store, plan = _measured(evidence, repository, "countdown-small")
     cells = by_cell(load(evidence / "coscaling" / "counts.parquet"))
     tuned_SP, base_SP = (values(store, plan, name, 8)[:, :256] for name in ("pass8", "base"))
     assert f"On the first 256 prompts it is {tuned_SP.mean() - base_SP.mean():.3f}," in page
@@ -196,11 +192,8 @@ def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidenc
 
 
 def test_the_statements_on_the_weighted_sum_follow_from_the_counts(evidence: Path, repository: Path) -> None:
-    plan, small = (
-        load_plan(repository / f"benchmarks/frontier/countdown-{name}.yaml") for name in ("weighted", "small")
-    )
-    store = Store(evidence / "frontier-weighted" / "counts.parquet", plan.digest)
-    frontier = Store(evidence / "frontier" / "counts.parquet", small.digest)
+    store, plan = _measured(evidence, repository, "countdown-weighted")
+    frontier, small = _measured(evidence, repository, "countdown-small")
     page = " ".join((evidence / "README.md").read_text().split()).replace("−", "-")
 
     def minus_ordinary(name: str, k: int) -> Difference:
@@ -215,10 +208,8 @@ def test_the_statements_on_the_weighted_sum_follow_from_the_counts(evidence: Pat
 
 
 def test_the_statements_on_known_error_rates_follow_from_the_counts(evidence: Path, repository: Path) -> None:
-    folder = repository / "benchmarks/frontier"
-    plan, weighted = (load_plan(folder / f"countdown-{name}.yaml") for name in ("errors", "weighted"))
-    store = Store(evidence / "frontier-errors" / "counts.parquet", plan.digest)
-    true = Store(evidence / "frontier-weighted" / "counts.parquet", weighted.digest)
+    store, plan = _measured(evidence, repository, "countdown-errors")
+    true, weighted = _measured(evidence, repository, "countdown-weighted")
     page = " ".join((evidence / "README.md").read_text().split()).replace("−", "-")
 
     def minus_true_verdicts(name: str, k: int) -> Difference:
@@ -234,8 +225,7 @@ def test_the_statements_on_known_error_rates_follow_from_the_counts(evidence: Pa
 
 
 def test_the_fine_tuned_model_passes_the_gate_of_gsm8k(evidence: Path, repository: Path) -> None:
-    plan = load_plan(repository / "benchmarks/frontier/gsm8k-small.yaml")
-    store = Store(evidence / "gsm8k-small" / "counts.parquet", plan.digest)
+    store, plan = _measured(evidence, repository, "gsm8k-small")
     counts = store.get(Key("base", 0.0, 0, 0, "validation", 1.0))
     found = {k: counts.pass_at(k).mean() for k in (1, 8, 16)}
     assert 0.15 <= found[16] <= 0.70
@@ -258,7 +248,7 @@ def test_the_page_names_the_verdicts_that_change_over_the_contrasts_of_all_plans
         "variational minus exact": "the variational minus the exact form",
     }
     page = " ".join((evidence / "README.md").read_text().split())
-    assert {said[name]: p for name, p in changed.items()}.keys() == {*said.values()}
+    assert changed.keys() == said.keys()
     assert all(f"{said[name]} (p {p:.3f})" in page for name, p in changed.items())
     assert f"Over all {len(raw)} it would change three verdicts" in page
 
@@ -267,8 +257,7 @@ def _frontier_pairs(evidence: Path, repository: Path) -> list[Pairs]:
     """Both sides of the primary contrasts of each plan, by name."""
     found = []
     for name, page in PLANNED:
-        plan = load_plan(repository / f"benchmarks/frontier/{name}.yaml")
-        store = Store(evidence / page / "counts.parquet", plan.digest)
+        store, plan = _measured(evidence, repository, name)
         found.append(
             {
                 f"{page}: {c.contender} minus {c.against} at {c.k}": (
