@@ -95,12 +95,21 @@ def _run(options: argparse.Namespace, names: list[str], results: Results) -> int
         result = _in_process(options, name, min(LIMIT_S, left))
         results.add(name, result)
         seconds = time.monotonic() - begin
-        print(f"{seconds:5.0f} s  {name}: {result['status']}", result.get("error") or result["figures"], flush=True)
+        print(
+            f"{seconds:5.0f} s  {name}: {result['status']}",
+            result.get("error") or _brief(result["figures"]),
+            flush=True,
+        )
         if result["status"] == "failed":
             failed.append(name)
     print(f"{len(results.done())} of {len(STAGES)} stages have figures in {results.file}")
     print(*(f"  failed: {name}" for name in failed), *(f"  no time for: {name}" for name in waiting), sep="\n")
     return 1 if failed else 0
+
+
+def _brief(figures: dict[str, Any]) -> dict[str, Any]:
+    """The single numbers; tables are in the file."""
+    return {key: value for key, value in figures.items() if not isinstance(value, dict | list)} or figures
 
 
 def _in_process(options: argparse.Namespace, name: str, limit: float) -> dict[str, Any]:

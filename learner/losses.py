@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,38 +41,87 @@ def token_logprobs(
     return chosen_BR - logsumexp_BR, entropy_BR
 
 
-class ChunkLogprobs(torch.autograd.Function):
-    """`token_logprobs` of logits [C, vocabulary] with half the memory: two copies of the logits in the backward pass,
-    three with the entropy. Call as ``ChunkLogprobs.apply(logits_CV, tokens_C, temperature, with_entropy)``.
+class ChunkScores(NamedTuple):
+    """What one pass over the logits of a chunk gives, each float32[C]; the entropy only if it is wanted."""
+
+    logprobs_C: torch.Tensor
+    logsumexp_C: torch.Tensor
+    entropy_C: torch.Tensor | None
+
+
+def chunk_scores(
+    logits_CV: torch.Tensor, tokens_C: torch.Tensor, temperature: float, with_entropy: bool
+) -> ChunkScores:
+    """`token_logprobs` of logits [C, V], with what `chunk_gradient` needs."""
+    scaled_CV = _scaled(logits_CV, temperature)
+    logsumexp_C = torch.logsumexp(scaled_CV, dim=-1)
+    chosen_C = scaled_CV.gather(-1, tokens_C.unsqueeze(-1)).squeeze(-1)
+    entropy_C = None
+    if with_entropy:
+        entropy_C = logsumexp_C - (scaled_CV - logsumexp_C.unsqueeze(-1)).exp_().mul_(scaled_CV).sum(-1)
+    return ChunkScores(chosen_C - logsumexp_C, logsumexp_C, entropy_C)
+
+
+def chunk_gradient(
+    logits_CV: torch.Tensor,
+    tokens_C: torch.Tensor,
+    scores: ChunkScores,
+    grad_C: torch.Tensor,
+    grad_entropy_C: torch.Tensor | None,
+    temperature: float,
+) -> torch.Tensor:
+    """Gradient float32[C, V] of a loss by the logits, from its gradients by the log-probabilities and entropies.
 
     With p = softmax(z), z = logits / temperature: d log p_t / dz = [t] - p and dH / dz = -p (log p + H).
+    """
+    logp_CV = _scaled(logits_CV, temperature) - scores.logsumexp_C.unsqueeze(-1)
+    grad_C1 = (grad_C / temperature).unsqueeze(-1)
+    if scores.entropy_C is None or grad_entropy_C is None:
+        gradient_CV = logp_CV.exp_().mul_(-grad_C1)
+    else:
+        slope_C1 = (grad_entropy_C / temperature).unsqueeze(-1)
+        gradient_CV = torch.addcmul(grad_C1 + slope_C1 * scores.entropy_C.unsqueeze(-1), slope_C1, logp_CV)
+        gradient_CV.mul_(logp_CV.exp_()).neg_()
+    gradient_CV[torch.arange(len(tokens_C), device=tokens_C.device), tokens_C] += grad_C1.squeeze(-1)
+    return gradient_CV
+
+
+class LogitPasses(NamedTuple):
+    """The two passes over the logits of a chunk, as plain functions or compiled."""
+
+    scores: Callable[..., ChunkScores] = chunk_scores
+    gradient: Callable[..., torch.Tensor] = chunk_gradient
+
+
+class ChunkLogprobs(torch.autograd.Function):
+    """`token_logprobs` of logits [C, V] with half the memory: two copies of the logits in the backward pass, three with
+    the entropy. Call as ``ChunkLogprobs.apply(logits_CV, tokens_C, temperature, with_entropy, passes, known)``.
+
+    known: the scores of the same logits, if they have been computed before; they are not computed again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits_CV: torch.Tensor, tokens_C: torch.Tensor, temperature: float, with_entropy: bool
+        ctx: Any,
+        logits_CV: torch.Tensor,
+        tokens_C: torch.Tensor,
+        temperature: float,
+        with_entropy: bool,
+        passes: LogitPasses = LogitPasses(),
+        known: ChunkScores | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        scaled_CV = _scaled(logits_CV, temperature)
-        logsumexp_C = torch.logsumexp(scaled_CV, dim=-1)
-        chosen_C = scaled_CV.gather(-1, tokens_C.unsqueeze(-1)).squeeze(-1)
-        entropy_C = None
-        if with_entropy:
-            entropy_C = logsumexp_C - (scaled_CV - logsumexp_C.unsqueeze(-1)).exp_().mul_(scaled_CV).sum(-1)
-        ctx.temperature = temperature
-        ctx.save_for_backward(logits_CV, tokens_C, logsumexp_C, entropy_C)
-        return chosen_C - logsumexp_C, entropy_C
+        scores = known or passes.scores(logits_CV, tokens_C, temperature, with_entropy)
+        ctx.temperature, ctx.passes = temperature, passes
+        ctx.save_for_backward(logits_CV, tokens_C, *scores)
+        return scores.logprobs_C, scores.entropy_C
 
     @staticmethod
-    def backward(ctx: Any, grad_C: torch.Tensor, grad_entropy_C: Any) -> tuple[torch.Tensor, None, None, None]:
-        logits_CV, tokens_C, logsumexp_C, entropy_C = ctx.saved_tensors
-        logp_CV = _scaled(logits_CV, ctx.temperature) - logsumexp_C.unsqueeze(-1)
-        if entropy_C is None:
-            gradient_CV = logp_CV.exp_().mul_(-grad_C.unsqueeze(-1))
-        else:
-            gradient_CV = (logp_CV + entropy_C.unsqueeze(-1)).mul_(-grad_entropy_C.unsqueeze(-1))
-            gradient_CV.sub_(grad_C.unsqueeze(-1)).mul_(logp_CV.exp_())
-        gradient_CV[torch.arange(len(tokens_C), device=tokens_C.device), tokens_C] += grad_C
-        return gradient_CV.div_(ctx.temperature).to(logits_CV.dtype), None, None, None
+    def backward(ctx: Any, grad_C: torch.Tensor, grad_entropy_C: Any) -> tuple[torch.Tensor | None, ...]:
+        logits_CV, tokens_C, *scores = ctx.saved_tensors
+        gradient_CV = ctx.passes.gradient(
+            logits_CV, tokens_C, ChunkScores(*scores), grad_C, grad_entropy_C, ctx.temperature
+        )
+        return gradient_CV.to(logits_CV.dtype), None, None, None, None, None
 
 
 def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:

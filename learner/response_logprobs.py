@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from learner.chunked_head import Product, Scores, Scoring, head_scores
-from learner.losses import token_logprobs
+from learner.losses import LogitPasses, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class ResponseTokens:
     most_cells: int
 
 
-def return_logprobs(model: Any, chunk_bytes: int | None) -> None:
+def return_logprobs(model: Any, chunk_bytes: int | None, passes: LogitPasses = LogitPasses()) -> None:
     """Make `model(...)` return what `_forward` does, instead of logits. The model stays the same module.
 
     Args:
         chunk_bytes: of the float32 logits that are computed at once. None: of all positions.
+        passes: over these logits.
 
     Raises:
         ValueError: the output head is not a linear layer.
@@ -46,7 +47,7 @@ def return_logprobs(model: Any, chunk_bytes: int | None) -> None:
     if type(head) is not torch.nn.Linear:
         raise ValueError(f"model.path: the output head of {type(model).__name__} is not a linear layer, but {head}")
     head.forward = partial(_head_forward, head, head.forward)  # type: ignore[method-assign]
-    model.forward = partial(_forward, model, model.forward, chunk_bytes)
+    model.forward = partial(_forward, model, model.forward, chunk_bytes, passes)
 
 
 def _head_forward(
@@ -63,6 +64,7 @@ def _forward(
     model: Any,
     full_forward: Callable[..., Any],
     chunk_bytes: int | None,
+    passes: LogitPasses,
     *,
     input_ids: torch.Tensor,
     responses: ResponseTokens,
@@ -85,7 +87,7 @@ def _forward(
     hidden_NH = output[0].flatten(0, 1).index_select(0, index_N)
     tokens_N = input_ids.flatten()[index_N + 1]
     sizes = _chunk_sizes(len(index_N), -(-responses.most_logits // rows) if rows else 1)
-    scoring = Scoring(tokens_N, sizes, partial(_logits, model, output, head), temperature, with_entropy)
+    scoring = Scoring(tokens_N, sizes, partial(_logits, model, output, head), temperature, with_entropy, passes)
     logprobs_N, entropies_N = head(hidden_NH, scoring=scoring)
     return _to_rows(logprobs_N, responses), _to_rows(entropies_N, responses) if with_entropy else None
 

@@ -246,8 +246,9 @@ class LearnerSettings(Section):
         256,
         ge=1,
         description="Size of the float32 logits that are computed at once, MiB; about three times as much is in use. "
-        "The logits of more response tokens are computed in chunks of this size, and again in the backward pass. With "
-        "larger chunks the gradient of the output head is added up fewer times (in float32). Null: all logits at once.",
+        "The logits of more response tokens are computed in chunks of this size, and again in the backward pass (under "
+        "adapters only if loss.entropy_coefficient is set). With larger chunks the gradient of the output head is "
+        "added up fewer times (in float32). Null: all logits at once.",
     )
     packing: bool | Literal["auto"] = Field(
         "auto",
@@ -259,10 +260,10 @@ class LearnerSettings(Section):
     )
     torch_compile: bool = Field(
         False,
-        description="Compile the decoder layers with torch.compile: faster steps after minutes of compilation at the "
-        "start. Needs a compiler on the learner's node (g++ for a CPU, gcc for a GPU). The results differ in the last "
-        "bits, also between a run and its repetition after a restart. With zero_stage 3 the weights of a whole layer "
-        "are gathered at a time.",
+        description="Compile the decoder layers and the passes over the logits with torch.compile: faster steps after "
+        "minutes of compilation at the start. Needs a compiler on the learner's node (g++ for a CPU, gcc for a GPU). "
+        "The results differ in the last bits, also between a run and its repetition after a restart. With zero_stage 3 "
+        "the weights of a whole layer are gathered at a time.",
     )
     lora: LoraSettings | None = Field(
         None,

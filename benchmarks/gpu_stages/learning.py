@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import head
 from benchmarks.gpu_stages.setting import GIB, Setting, synchronize
 from benchmarks.learner import free_port
 from cluster.checks.adapters import adapter_sizes
@@ -27,6 +28,8 @@ from learner.settings import LearnerSettings, LossSettings
 
 PROMPT_SHARE = 0.25  # of a sequence
 COMPILE_S = 90.0  # expected in addition, with learner.torch_compile
+CHUNK_MIB = 2048  # learner.logits_chunk_mib, which a large card has room for
+_KERNELS = 15  # how many of a step are listed
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _measured_forms(work: Work, until_s: float) -> Iterator[dict[str, Any]]:
             yield asdict(form) | {"error": "no time was left"}
             continue
         row = asdict(form) | _measure(work, form)
-        print(row, file=sys.stderr, flush=True)
+        print({key: value for key, value in row.items() if key != "kernels"}, file=sys.stderr, flush=True)
         slowest = max(slowest, work.setting.elapsed() - begin - extra)
         yield row
 
@@ -155,7 +158,7 @@ def _measure(work: Work, form: Form) -> dict[str, Any]:
     """Figures of one form, or why there are none."""
     import torch
 
-    keys = asdict(form) | work.lora | {"tokens_per_micro_batch": work.tokens}
+    keys = asdict(form) | work.lora | {"tokens_per_micro_batch": work.tokens, "logits_chunk_mib": CHUNK_MIB}
     left_over = _free_memory(work.setting)
     try:
         engine = _engine(work, keys)
@@ -163,6 +166,7 @@ def _measure(work: Work, form: Form) -> dict[str, Any]:
             seconds = list(_steps(work, engine))
             total = flops(engine.config, work.parameters, work.sequences, frozen=bool(work.lora))
             memory = _memory(work, keys)
+            kernels = _kernels(work, engine)
         finally:
             engine.close(leave_group=False)
     except Exception as error:  # noqa: BLE001  the figures of the other forms count; the log says where
@@ -178,6 +182,7 @@ def _measure(work: Work, form: Form) -> dict[str, Any]:
         "mfu": peak and total / took / peak,
         "left_over_gib": left_over,
         **memory,
+        "kernels": kernels,
     }
 
 
@@ -201,6 +206,38 @@ def _steps(work: Work, engine: Engine) -> Iterator[float]:
         engine.train_step(work.sequences, float(len(work.sequences)), step)
         synchronize(work.setting.device)
         yield time.perf_counter() - begin
+
+
+def _kernels(work: Work, engine: Engine) -> list[dict[str, Any]] | str:
+    """The kernels of one more step (on a CPU, the operators) that take the most time, or why they are not known."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = work.setting.device == "cuda"
+    try:
+        with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as recorded:
+            engine.train_step(work.sequences, float(len(work.sequences)), work.setting.size(4, 2))
+            synchronize(work.setting.device)
+    except RuntimeError as error:  # profiling may be forbidden on the machine; the other figures count
+        return str(error)[:200]
+    rows = []
+    for event in recorded.key_averages():
+        microseconds = event.self_device_time_total if gpu else event.self_cpu_time_total
+        rows.append({"name": event.key[:100], "calls": event.count, "ms": round(microseconds / 1e3, 3)})
+    return sorted(rows, key=lambda row: -row["ms"])[:_KERNELS]
+
+
+def output_head(setting: Setting, shape: str, tokens: int) -> dict[str, Any]:
+    """Times of the output head in all forms of `benchmarks.head`, with the vocabulary and width of a shape."""
+    facts = read_model(setting.random_model(shape))
+    return head.measure(
+        positions=setting.size(tokens, 64),
+        width=facts.hidden,
+        vocabulary=facts.vocabulary,
+        chunk_mib=CHUNK_MIB,
+        device=setting.device,
+        dtype=setting.dtype,
+        repeats=setting.size(5, 1),
+    )
 
 
 def _free_memory(setting: Setting) -> float | None:

@@ -66,6 +66,9 @@ STAGES = {
     "sampling-0.6b": _sampling("0.6b", 250),
     "trl-colocate": _stage("the step of one-card in TRL, vllm_mode=colocate", "2 x ours", 280, "trl_colocate", "steps"),
     "sync-ipc-4b": _sync("4b", "ipc", _DEVICE_BAR),
+    "head": _stage(
+        "time of the output head, 0.6b / plain torch", "-", 60, "learning", "output_head", shape="0.6b", tokens=4096
+    ),
     "learner-4b-lora": _learner("4b", 16_384, "35 %", lora_rank=16),
     "learner-0.6b-65k": _learner("0.6b", 65_536, "40 %"),
     "unchanged-eager": _unchanged("host", graphs=False),

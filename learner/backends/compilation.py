@@ -1,4 +1,4 @@
-"""torch.compile for the decoder layers (`learner.torch_compile`)."""
+"""torch.compile for the decoder layers and for the passes over the logits (`learner.torch_compile`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
+
+from learner.losses import LogitPasses
 
 # Graphs of one kind of layer: with and without gradient, mask and adapters, one row or several, first layer or later.
 # Where there are more, torch runs the rest uncompiled; its own limit of 8 is too low for LoRA with padded rows.
@@ -58,3 +60,10 @@ def compile_layers(layers: list[torch.nn.Module]) -> None:
     compiled: Callable[..., Any] = partial(torch.compile, dynamic=True, recompile_limit=_MAX_GRAPHS)
     for layer in layers:
         layer.forward = compiled(layer.forward)
+
+
+def compiled_passes() -> LogitPasses:
+    """Each pass over the logits of a chunk as one kernel that reads them once. A size that changes, such as that of the
+    chunk, is made variable when it does."""
+    compiled: Callable[..., Any] = partial(torch.compile, recompile_limit=_MAX_GRAPHS)
+    return LogitPasses(*map(compiled, LogitPasses()))

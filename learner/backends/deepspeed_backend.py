@@ -28,12 +28,13 @@ import torch.distributed as dist
 
 from learner.backends.base import LearnerBackend
 from learner.backends.checkpoint_layout import CheckpointLayout
-from learner.backends.compilation import check_compiler, compile_layers, decoder_layers
+from learner.backends.compilation import check_compiler, compile_layers, compiled_passes, decoder_layers
 from learner.backends.deepspeed_config import adamw, deepspeed_config, frozen_config
 from learner.backends.loading import allocate, load_on_rank_0
 from learner.backends.lora import Adapters
 from learner.backends.model_directory import DTYPES, load_causal_lm
 from learner.backends.packing import prepare_packing
+from learner.losses import LogitPasses
 from learner.response_logprobs import return_logprobs
 from learner.settings import LearnerSettings
 
@@ -65,6 +66,7 @@ class DeepSpeedBackend(LearnerBackend):
         self._rank, self._world_size = rank, world_size
         self._clips_here = settings.zero_stage == 0 and dtype == "float32"
         self._partitions = settings.zero_stage == 3
+        self._passes = LogitPasses()
         # Before transformers, which imports DeepSpeed and lets it guess the accelerator.
         self._deepspeed = _start_deepspeed(device, rank, world_size, master_address, master_port, timeout_s)
         model = load_on_rank_0(model_path, dtype, rank, world_size)
@@ -76,13 +78,14 @@ class DeepSpeedBackend(LearnerBackend):
         if settings.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.packed = prepare_packing(model, settings.packing, device)
-        return_logprobs(model, settings.logits_chunk_bytes)
         if settings.torch_compile:
             check_compiler(device)
+            self._passes = compiled_passes()
             layers = decoder_layers(model)
             compile_layers(layers)
             if self._partitions:
                 self._gather_whole(layers)
+        return_logprobs(model, settings.logits_chunk_bytes, self._passes)
         optimizer = adamw(self.parameters, settings, dtype)  # asks for shapes, which partitioned parameters do not have
         config = deepspeed_config(settings, dtype, device, size, self._clips_here)
         self._place(model, config)
@@ -147,7 +150,7 @@ class DeepSpeedBackend(LearnerBackend):
         model.eval().requires_grad_(False)
         if model.config._attn_implementation != self.config._attn_implementation:
             model.set_attn_implementation(self.config._attn_implementation)
-        return_logprobs(model, self._settings.logits_chunk_bytes)
+        return_logprobs(model, self._settings.logits_chunk_bytes, self._passes)
         if self._partitions:
             size = sum(p.numel() for p in model.parameters())
             config = frozen_config(self._settings, self._dtype, self._device, size)

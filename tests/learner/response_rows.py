@@ -47,8 +47,8 @@ def batch_of(sequences: list[TrainingSequence], packed: bool) -> MicroBatch:
     return batch
 
 
-def rows(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and entropies [B, R]."""
+def rows(model: Any, batch: MicroBatch, with_entropy: bool = True) -> tuple[torch.Tensor, ...]:
+    """Log-probabilities and, with `with_entropy`, entropies [B, R]."""
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(model.device)
@@ -62,22 +62,23 @@ def rows(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         most_logits=batch.most_logits,
         most_cells=batch.most_cells,
     )
-    return model(
+    found = model(
         input_ids=tensor(batch.tokens_BT),
         attention_mask=None if mask_BT is None else tensor(mask_BT),
         position_ids=tensor(batch.positions_BT),
         **(packed_arguments(model.config, batch.lengths_B, model.device) if mask_BT is None else {}),
         responses=responses,
         temperature=TEMPERATURE,
-        with_entropy=True,
+        with_entropy=with_entropy,
     )
+    return found if with_entropy else found[:1]
 
 
-def scores(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, ...]:
+def scores(model: Any, batch: MicroBatch, with_entropy: bool = True) -> tuple[torch.Tensor, ...]:
     """Log-probabilities and entropies [tokens] of the response tokens, in the order of the sequences."""
     order = np.argsort(batch.index_B)
     mask = torch.from_numpy(batch.response_mask_BR[order])
-    return tuple(values[order][mask] for values in rows(model, batch))
+    return tuple(values[order][mask] for values in rows(model, batch, with_entropy))
 
 
 def mixes(architecture: str, dtype: torch.dtype) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from benchmarks.tiny_architectures import ARCHITECTURES, tiny_model
 from learner.backends import packed_attention
+from learner.backends.compilation import compiled_passes
 from learner.backends.packing import prepare_packing
 from learner.batching import MicroBatch, make_micro_batches
-from learner.chunked_head import _Head
+from learner.chunked_head import _add_product, _Head
+from learner.losses import LogitPasses
 from learner.packing_check import mixes_packed_sequences
 from learner.response_logprobs import return_logprobs
 from tests.learner.response_rows import (
@@ -116,13 +119,19 @@ def test_the_head_is_called_once_however_many_chunks() -> None:
     assert counts == [1, 1, 1]
 
 
-def bfloat16_results(architecture: str, positions: int | None, freeze_head: bool = False) -> list[torch.Tensor | None]:
+def bfloat16_results(
+    architecture: str,
+    positions: int | None,
+    freeze_head: bool = False,
+    with_entropy: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
+) -> list[torch.Tensor | None]:
     """Log-probabilities, and the gradients of the body's last layer and of the head, from bfloat16 weights."""
-    model = tiny_model(architecture).to(torch.bfloat16)
+    model = tiny_model(architecture).to(dtype)
     return_logprobs(model, positions and positions * 4 * 96)
     head = model.get_output_embeddings()
     head.weight.requires_grad_(not freeze_head)
-    found = scores(model, batch_of(make_sequences(), packed=False))[0]
+    found = scores(model, batch_of(make_sequences(), packed=False), with_entropy)[0]
     (torch.linspace(-1, 1, len(found)) * found).sum().backward()
     return [found.detach(), model.model.layers[-1].mlp.down_proj.weight.grad, head.weight.grad]
 
@@ -180,6 +189,67 @@ def test_a_frozen_head_has_no_gradient(positions: int | None, monkeypatch: pytes
     free, frozen = (bfloat16_results("Llama", positions, freeze) for freeze in (False, True))
     assert frozen[2] is None and free[1] is not None and frozen[1] is not None
     assert torch.equal(free[0], frozen[0]) and torch.equal(free[1], frozen[1])
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma 2"])  # Gemma 2 caps its logits
+@pytest.mark.parametrize("positions", [None, 2])
+def test_the_slopes_of_a_frozen_head_give_the_same_gradient(architecture: str, positions: int | None) -> None:
+    """Without entropies the forward pass computes them; in bfloat16 that rounds once more."""
+    for dtype, error in ((torch.float32, 2e-6), (torch.bfloat16, 1e-2)):
+        free, frozen = (bfloat16_results(architecture, positions, freeze, False, dtype) for freeze in (False, True))
+        assert free[0] is not None and frozen[0] is not None and free[1] is not None and frozen[1] is not None
+        torch.testing.assert_close(frozen[0], free[0], atol=1e-6, rtol=0)
+        assert (frozen[1].double() - free[1].double()).norm() < error * free[1].double().norm()
+
+
+@pytest.mark.parametrize(("freeze", "with_entropy", "products"), [(False, True, 4), (True, True, 3), (True, False, 2)])
+def test_products_with_the_head_and_passes_over_the_logits(freeze: bool, with_entropy: bool, products: int) -> None:
+    """A frozen head is not applied again in the backward pass, and no chunk is normalized twice."""
+    calls: Counter[str] = Counter()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if any(torch.is_tensor(a) and 96 in a.shape for a in args):
+                calls[function.overloadpacket.__name__] += 1
+            return function(*args, **(kwargs or {}))
+
+    model = tiny_model("Llama")
+    return_logprobs(model, 6 * 4 * 96)
+    model.get_output_embeddings().weight.requires_grad_(not freeze)
+    batch = batch_of(make_sequences(), packed=False)
+    chunks = -(-batch.most_logits // 6)
+    with Watch():
+        found = scores(model, batch, with_entropy)
+        sum(values.sum() for values in found).backward()
+    assert calls["logsumexp"] == chunks > 1
+    assert calls["mm"] + calls["addmm_"] == products * chunks
+
+
+@pytest.mark.slow
+def test_compiled_passes_equal_the_plain_ones() -> None:
+    """With torch's own compiler for the CPU; sizes change from call to call, as those of chunks do."""
+    passes = compiled_passes()
+    for size in (7, 6, 1, 0):
+        logits, tokens = 3 * torch.randn(size, 96), torch.randint(0, 96, (size,))
+        gradients = torch.randn(2, size)
+        for with_entropy in (False, True):
+            plain, found = (each.scores(logits, tokens, TEMPERATURE, with_entropy) for each in (LogitPasses(), passes))
+            torch.testing.assert_close(tuple(found), tuple(plain), atol=1e-5, rtol=0)
+            found_CV, plain_CV = (
+                each.gradient(logits, tokens, plain, gradients[0], gradients[1] if with_entropy else None, TEMPERATURE)
+                for each in (passes, LogitPasses())
+            )
+            torch.testing.assert_close(found_CV, plain_CV, atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+def test_the_gradient_of_a_bfloat16_head_is_added_up_in_float32_on_a_gpu() -> None:
+    torch.manual_seed(0)
+    total = torch.randn(96, 64, device="cuda")
+    a, b = (torch.randn(*s, device="cuda", dtype=torch.bfloat16) for s in ((8, 96), (8, 64)))
+    expected = total.double() + a.double().t() @ b.double()
+    _add_product(total, a.t(), b)
+    torch.testing.assert_close(total.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.gpu

@@ -121,9 +121,9 @@ def activation_memory(config: RunConfig, shape: Shape) -> float:
     kept = shape.layers * shape.hidden + 2 * layer if learner.activation_checkpointing else shape.layers * layer
     layers = learner.tokens_per_micro_batch * kept * weight
     logits, chunk = 4 * learner.tokens_per_micro_batch * shape.vocabulary, learner.logits_chunk_bytes
-    # The head's gradient; under LoRA there is none. Those of chunks are added up in float32: the sum, and that of one
-    # chunk, or at the end the sum in bfloat16.
+    # The head's gradient; under LoRA there is none. Those of chunks are added up in float32; in bfloat16 the rounded
+    # sum comes in addition at the end.
     head = 0 if learner.lora else shape.vocabulary * shape.hidden
     if chunk is None or logits <= chunk:
         return float(layers + _LOGIT_COPIES * logits + head * weight)
-    return float(layers + _LOGIT_COPIES * chunk + head * (4 + weight))
+    return float(layers + _LOGIT_COPIES * chunk + head * (4 if weight == 4 else 4 + weight))
