@@ -11,6 +11,8 @@ from actors.vllm_backend.environment import EngineError
 _GIB = 2**30
 # vLLM captures CUDA graphs for batches of up to 512 sequences, larger ones in steps of 16; beyond it decodes without.
 _GRAPH_SEQUENCES, _GRAPH_STEP = 512, 16
+# Tokens of a batch that vLLM chooses at least for offline inference on a GPU, and those of a batch on the CPU.
+_BATCH_TOKENS, _CPU_BATCH_TOKENS = 8192, 4096
 
 
 def engine_arguments(
@@ -40,6 +42,8 @@ def engine_arguments(
         arguments["tensor_parallel_size"] = sampler.tensor_parallel
         # By default vLLM takes its Ray executor in a placement group, where samplers may run; an engine is on one node.
         arguments["distributed_executor_backend"] = "mp" if sampler.tensor_parallel > 1 else "uni"
+        if sampler.max_num_seqs > _BATCH_TOKENS:  # vLLM refuses more sequences than tokens
+            arguments["max_num_batched_tokens"] = sampler.max_num_seqs
         if sampler.max_num_seqs > _GRAPH_SEQUENCES and not sampler.enforce_eager:
             arguments["max_cudagraph_capture_size"] = -(-sampler.max_num_seqs // _GRAPH_STEP) * _GRAPH_STEP
     else:
@@ -48,7 +52,7 @@ def engine_arguments(
         arguments["kv_cache_memory_bytes"] = int(sampler.kv_cache_gib * _GIB)
         # Chunked prefill rewinds the request's random generator, which CPU generators cannot do.
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(4096, arguments["max_model_len"])
+        arguments["max_num_batched_tokens"] = max(_CPU_BATCH_TOKENS, arguments["max_model_len"], sampler.max_num_seqs)
         # On CPUs vLLM overrides the name "uni", but not the class.
         arguments["distributed_executor_backend"] = UniProcExecutor
     return arguments

@@ -118,6 +118,7 @@ class VllmEngine:
         from vllm.config import WeightTransferConfig
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         register_host_backend()
@@ -130,7 +131,10 @@ class VllmEngine:
             )
             if not self.settings.gpus and keeps_states(arguments.create_model_config()):
                 arguments.enable_prefix_caching = False  # vLLM caches states only with chunked prefill
-            self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stats.logger()])
+            # As offline inference, for which vLLM takes larger batches of prompt tokens on a GPU.
+            self._llm = AsyncLLM.from_engine_args(
+                arguments, usage_context=UsageContext.LLM_CLASS, stat_loggers=[self._stats.logger()]
+            )
             request = WeightTransferInitRequest(init_info={})
             await while_alive(self._llm, self._llm.init_weight_transfer_engine(request))
             await while_alive(self._llm, self._llm.update_weight_version(str(version)))
@@ -219,7 +223,8 @@ class VllmEngine:
         begin = time.perf_counter()
         if not self._incomplete:
             mode = "keep" if self.settings.in_flight == "keep" else "wait"
-            await llm.pause_generation(mode=mode, clear_cache=True)
+            # Not llm.pause_generation, which sleeps 20 ms so that outputs of running requests arrive before it returns.
+            await llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
             self._stats.cache_cleared()
         await self._sleep.allocate_weights(llm)
         if self._adapter is None:

@@ -32,7 +32,10 @@ class FakeEngine:
         self.interruptions: list[list[Any]] = [["", True]]  # of each worker
         self.ended: dict[str, int] = {}  # processes of the core
         manager = SimpleNamespace(processes=[], finished_procs=lambda: self.ended)
-        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
+        self.engine_core = SimpleNamespace(
+            resources=SimpleNamespace(engine_manager=manager),
+            pause_scheduler_async=lambda **options: self.pause_generation(**options),
+        )
         self.output_processor = SimpleNamespace(propagate_error=lambda error: None)
 
     def shutdown(self, timeout: float) -> None:
