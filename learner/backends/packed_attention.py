@@ -55,26 +55,24 @@ def _head_size(text: Any) -> int:
 
 
 def row_arguments(lengths_B: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """Arguments for `ROWS`: for groups of sequences the tokens int64[b, L] of their rows, and the places int64[T] of
-    the packed tokens in the outputs of all groups.
+    """Arguments for `ROWS`: the shape (b, L) of each group of rows, and the places int64[T] of the packed tokens in the
+    cells of all groups.
 
-    A group has lengths between two powers of two, so that at most half of its rows is padding. A sequence's last token
-    stands for the padding after it.
+    A group has lengths between two powers of two, so that at most half of its rows is padding.
     """
     starts_B = np.append(0, lengths_B.cumsum()[:-1])
     group_B = np.ceil(np.log2(lengths_B)).astype(np.int64)
-    rows, places_T, used = [], np.empty(lengths_B.sum(), dtype=np.int64), 0
+    shapes, places_T, used = [], np.empty(lengths_B.sum(), dtype=np.int64), 0
     for group in np.unique(group_B):
         members = np.flatnonzero(group_B == group)
         length = int(lengths_B[members].max())
-        offsets_bL = np.minimum(np.arange(length), lengths_B[members, None] - 1)
-        tokens_bL = starts_B[members, None] + offsets_bL
         real_bL = np.arange(length) < lengths_B[members, None]
+        tokens_bL = starts_B[members, None] + np.arange(length)
         places_T[tokens_bL[real_bL]] = used + np.flatnonzero(real_bL)
-        used += tokens_bL.size
-        rows.append(tokens_bL)
-    put = [torch.from_numpy(each).to(device, non_blocking=True) for each in (*rows, places_T)]
-    return {"packed_rows": tuple(put[:-1]), "packed_places": put[-1]}
+        used += real_bL.size
+        shapes.append(real_bL.shape)
+    places = torch.from_numpy(places_T).to(device, non_blocking=True)
+    return {"packed_shapes": tuple(shapes), "packed_places": places}
 
 
 def _mask(*, attention_mask: torch.Tensor | None = None, **arguments: Any) -> torch.Tensor | None:
@@ -90,7 +88,7 @@ def _rows(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    packed_rows: tuple[torch.Tensor, ...] = (),
+    packed_shapes: tuple[tuple[int, int], ...] = (),
     packed_places: torch.Tensor | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -99,12 +97,19 @@ def _rows(
 
     if packed_places is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+    sizes = [rows * length for rows, length in packed_shapes]
+    cells = [_cells(each, packed_places, sum(sizes)).split(sizes) for each in (query, key, value)]
     outputs = []
-    for tokens_bL in packed_rows:
-        # [b, heads, L, size]
-        q, k, v = (x[0].transpose(0, 1)[tokens_bL].transpose(1, 2) for x in (query, key, value))
+    for shape, *group in zip(packed_shapes, *cells, strict=True):
+        q, k, v = (each.unflatten(0, shape).transpose(1, 2) for each in group)  # [b, heads, L, size]
         outputs.append(sdpa_attention_forward(module, q, k, v, None, **arguments)[0].flatten(0, 1))
-    return torch.cat(outputs)[packed_places].unsqueeze(0), None
+    return torch.cat(outputs).index_select(0, packed_places).unsqueeze(0), None
+
+
+def _cells(packed: torch.Tensor, places_T: torch.Tensor, cells: int) -> torch.Tensor:
+    """[cells, heads, size] with the tokens of [1, heads, T, size] at their places, and 0 elsewhere."""
+    tokens_THD = packed[0].transpose(0, 1)
+    return tokens_THD.new_zeros(cells, *tokens_THD.shape[1:]).index_copy_(0, places_T, tokens_THD)
 
 
 def _varlen(

@@ -59,11 +59,17 @@ def test_attention_pads_less_than_half_of_its_rows() -> None:
     """Also with one long sequence among short ones; every token is in one row, at its place."""
     lengths = np.array([1, 300, 2, 3, 4, 5, 8, 9, 1, 299, 17, 16, 64, 33])
     arguments = packed_attention.row_arguments(lengths, CPU)
-    sizes = [rows.numel() for rows in arguments["packed_rows"]]
-    assert lengths.sum() <= sum(sizes) < 2 * lengths.sum()
-    assert [rows.shape[1] for rows in arguments["packed_rows"]] == [1, 2, 4, 8, 16, 17, 64, 300]
-    tokens = torch.cat([rows.flatten() for rows in arguments["packed_rows"]])
-    assert torch.equal(tokens[arguments["packed_places"]], torch.arange(lengths.sum()))
+    shapes, places = arguments["packed_shapes"], arguments["packed_places"].numpy()
+    assert lengths.sum() <= sum(rows * length for rows, length in shapes) < 2 * lengths.sum()
+    assert [length for _, length in shapes] == [1, 2, 4, 8, 16, 17, 64, 300]
+    lengths_of_rows = [length for rows, length in shapes for _ in range(rows)]
+    row_of_cell = np.repeat(np.arange(len(lengths)), lengths_of_rows)
+    sequences = np.split(places, lengths.cumsum()[:-1])
+    rows = [set(row_of_cell[cells].tolist()) for cells in sequences]
+    assert all(len(row) == 1 for row in rows) and set().union(*rows) == set(range(len(lengths)))
+    assert all((np.diff(cells) == 1).all() for cells in sequences), "the padding is on the right"
+    firsts = np.append(0, np.cumsum(lengths_of_rows))
+    assert all(cells[0] in firsts for cells in sequences)
 
 
 def test_attention_of_a_packed_row_has_no_mask_of_it() -> None:

@@ -228,13 +228,14 @@ def test_products_with_the_head_and_passes_over_the_logits(freeze: bool, with_en
 @pytest.mark.slow
 def test_compiled_passes_equal_the_plain_ones() -> None:
     """With torch's own compiler for the CPU; sizes change from call to call, as those of chunks do."""
+    torch.manual_seed(0)
     passes = compiled_passes()
     for size in (7, 6, 1, 0):
         logits, tokens = 3 * torch.randn(size, 96), torch.randint(0, 96, (size,))
         gradients = torch.randn(2, size)
         for with_entropy in (False, True):
             plain, found = (each.scores(logits, tokens, TEMPERATURE, with_entropy) for each in (LogitPasses(), passes))
-            torch.testing.assert_close(tuple(found), tuple(plain), atol=1e-5, rtol=0)
+            torch.testing.assert_close(tuple(found), tuple(plain), atol=1e-5, rtol=1e-5)
             found_CV, plain_CV = (
                 each.gradient(logits, tokens, plain, gradients[0], gradients[1] if with_entropy else None, TEMPERATURE)
                 for each in (passes, LogitPasses())
