@@ -72,7 +72,7 @@ class Engine:
         self.rank, self.world_size, self.temperature = rank, world_size, temperature
         self._rate_schedule = rate_schedule
         self.device = torch.device(device)
-        seed_everything(seed, learner.threads)
+        seed_everything(seed, learner.threads, self.device)
         check_model_directory(model_path)
         self._backend: LearnerBackend = DeepSpeedBackend(
             model_path,
@@ -277,7 +277,10 @@ class Engine:
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()  # from other memory the copy waits for the GPU
+        return tensor.to(self.device, non_blocking=True)
 
     # ---------------------------------------------------------------- weights
 

@@ -13,7 +13,9 @@ from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
 from learner.settings import LearnerSettings
 
 _LENGTH = 16  # tokens of each sequence
-_TOLERANCE = 0.05
+# Shares of the change when one sequence continues the other. A mixture has nearly all of it. The padded form has other
+# kernels, so its bfloat16 rounding differs: by 3 % between SDPA and eager attention (SmolLM2-135M-Instruct, on a CPU).
+_TOLERANCE, _TOLERANCE_TO_PADDED = 0.05, 0.25
 Logprobs = Callable[[MicroBatch], torch.Tensor]  # of the response tokens of a micro-batch, [B, R]
 
 
@@ -47,8 +49,10 @@ def mixes_packed_sequences(logprobs: Logprobs, vocabulary: int, pad_token: int) 
         for before in (first, other)
     )
     continued = of_second(_sequence(np.append(first, second[:1]), second[1:]), packed=False)
-    error = torch.stack([after_first - alone, after_first - after_other]).abs().mean(dim=1).max()
-    return not bool(error <= _TOLERANCE * (continued - alone).abs().mean())  # NaN of the packed form is a difference
+    change = (continued - alone).abs().mean()
+    apart = (after_first - after_other).abs().mean() <= _TOLERANCE * change
+    same = (after_first - alone).abs().mean() <= _TOLERANCE_TO_PADDED * change
+    return not bool(apart & same)  # NaN of the packed form is a difference
 
 
 def _sequence(prompt: np.ndarray, response: np.ndarray) -> TrainingSequence:

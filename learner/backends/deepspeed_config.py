@@ -100,6 +100,7 @@ def _common(settings: LearnerSettings, dtype: str, device: torch.device, paramet
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == "bfloat16"},
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU before every forward pass
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from typing import Any
 
@@ -10,15 +9,16 @@ import numpy as np
 import torch
 
 
-def seed_everything(seed: int, threads: int) -> None:
-    """Seed all generators, fix the number of CPU threads, and ask torch for deterministic kernels."""
+def seed_everything(seed: int, threads: int, device: torch.device) -> None:
+    """Seed all generators, fix the number of CPU threads, and on a CPU ask torch for deterministic kernels.
+
+    On a GPU they would be slower and not make a run reproducible, because the backward pass of FlashAttention is not.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # warn_only: on CUDA some attention kernels have no deterministic backward; they must not raise.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     # Deterministic mode also fills new memory with NaN, a debugging aid that slows down every allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
