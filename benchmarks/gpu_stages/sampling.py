@@ -15,6 +15,7 @@ from actors.workers.sampler import Sampler
 from benchmarks.gpu_stages.setting import Setting
 
 WARM_UP_TOKENS = 16
+_TINY_SHARE = 0.1  # of the card: vLLM makes an object for each block of the cache, and those of a tiny model are small
 TURNS = 3  # of each engine, a few seconds each; the median counts
 
 
@@ -44,7 +45,7 @@ def throughput(setting: Setting, shape: str) -> dict[str, Any]:
 class Work:
     """A model, prompts and settings of an engine. The model has no end token, so every sample has full length."""
 
-    def __init__(self, setting: Setting, shape: str, *, graphs: bool = True) -> None:
+    def __init__(self, setting: Setting, shape: str, *, graphs: bool = True, share: float = 0.85) -> None:
         self.setting = setting
         self.model = setting.random_model(shape)
         self.n = setting.size(32, 2)
@@ -57,6 +58,7 @@ class Work:
         self.sampler = SamplerSettings(
             gpus=int(setting.device == "cuda"),
             enforce_eager=setting.device == "cpu" or not graphs,
+            gpu_memory_utilization=_TINY_SHARE if setting.tiny else share,
             max_num_seqs=setting.size(512, 8),
             kv_cache_gib=0.1,
             threads=1,

@@ -32,7 +32,7 @@ def weight_sync(setting: Setting, shape: str, backend: str) -> dict[str, Any]:
 
     if backend == "nccl" and setting.device == "cuda" and torch.cuda.device_count() < 2:
         raise Skip(f"broadcast.backend = nccl needs two cards, and {torch.cuda.device_count()} is visible")
-    work = Work(setting, shape, graphs=False)
+    work = Work(setting, shape, graphs=False, share=ENGINE_SHARE)
     _check_room(setting, work)
     found = asyncio.run(_weight_sync(setting, work, BroadcastSettings(backend=backend)))  # type: ignore[arg-type]
     anchor = bandwidth(setting)[f"{_ANCHORS[backend]}_gb_per_second"]
@@ -79,8 +79,6 @@ class Learner:
 
 
 async def _weight_sync(setting: Setting, work: Work, broadcast: BroadcastSettings) -> dict[str, Any]:
-    if setting.device == "cuda":
-        work.sampler = work.sampler.model_copy(update={"gpu_memory_utilization": ENGINE_SHARE})
     sampler = work.make(broadcast)
     with _on_second_card(setting, broadcast):
         await sampler.start()
