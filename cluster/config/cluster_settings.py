@@ -209,8 +209,8 @@ class ClusterSettings(Section):
     num_gpus: int | None = Field(
         None,
         ge=0,
-        description="GPUs of the cluster, against which the layout is checked before anything starts; null: as "
-        "detected.",
+        description="GPUs of the local Ray, or of the cluster that cluster.address names, against which the layout is "
+        "checked before anything starts; null: as detected.",
     )
     placement: Literal["separate", "colocated"] = Field(
         "separate",

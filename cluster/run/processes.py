@@ -37,6 +37,7 @@ from cluster.checks.memory.shape import shape_of
 from cluster.checks.model_facts import read_model
 from cluster.checks.ray_cluster import address_of, check_address, layout_problems, role_problems
 from cluster.config import RunConfig
+from cluster.config.rules import gpus_wanted
 from cluster.errors import UsageError
 from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes
@@ -73,6 +74,8 @@ def connect(config: RunConfig) -> None:
             # Calls that Ray's control store remembers (default 100,000: over 200 MB in a long run).
             "_system_config": {"task_events_max_num_task_in_gcs": 10_000},
         }
+        if config.cluster.num_gpus and gpus_wanted(config):  # Ray asks a library that virtual machines may lack
+            options["num_gpus"] = config.cluster.num_gpus
     try:
         # deadline: Ray's own, for its processes to start
         ray.init(address=address, **options)

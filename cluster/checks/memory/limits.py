@@ -259,9 +259,12 @@ def _no_room_for_a_sequence(config: RunConfig, derived: Derived, shape: Shape) -
 
 def _rank_too_large(config: RunConfig, derived: Derived) -> str:
     parts = [f"activations and logits {size_text(derived.activation_memory)}"]
-    remedies = ["raise learner.zero_stage or learner.ranks", "lower learner.tokens_per_micro_batch"]
-    if config.learner.offload == "none":
-        remedies.append("set learner.offload = optimizer")
+    remedies = ["lower learner.tokens_per_micro_batch"]
+    if config.cluster.placement == "colocated" and derived.shape is not None:
+        remedies += _colocated_remedies(config, derived, derived.shape)
+    else:
+        remedies.insert(0, "raise learner.zero_stage or learner.ranks")
+        remedies += ["set learner.offload = optimizer"] if config.learner.offload == "none" else []
     if not config.learner.activation_checkpointing:
         remedies.append("set learner.activation_checkpointing")
     if derived.reference_memory:
