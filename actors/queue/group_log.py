@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.atomic_file import atomic_file
 from actors.group import GROUP_SCHEMA, upgraded
 
 
@@ -22,15 +22,10 @@ LEASED_FILE = "leased.parquet"
 
 def write_groups(path: Path, batches: list[pa.RecordBatch]) -> None:
     """Write one step's groups; a crash or power loss leaves the old file or the new one, never a partial one."""
-    temporary = path.with_suffix(".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with atomic_file(path, one_writer=True) as file:
             pq.write_table(pa.Table.from_batches(batches, GROUP_SCHEMA), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)  # free the space on a full disk
         raise OSError(
             error.errno, f"cannot write groups to {path}: {error.strerror}; free space or change run.directory"
         ) from error

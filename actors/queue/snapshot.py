@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
+from actors.atomic_file import atomic_file
 from actors.group import GROUP_SCHEMA, GroupError, check_schema, upgraded
 
 _STATE, _DIGEST = b"bonrl.queue.state", b"bonrl.queue.sha256"
@@ -35,22 +35,11 @@ def write_snapshot(path: Path, state: Mapping[str, Any], groups: Mapping[int, pa
     rows = [groups[sequence] for sequence in sorted(groups)]
     metadata = {**(GROUP_SCHEMA.metadata or {}), _STATE: text, _DIGEST: _digest(text, rows)}
     schema = GROUP_SCHEMA.with_metadata(metadata)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            with ipc.new_file(file, schema) as writer:
-                for row in rows:
-                    writer.write_batch(pa.RecordBatch.from_arrays(row.columns, schema=schema))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with atomic_file(path, one_writer=True) as file, ipc.new_file(file, schema) as writer:
+            for row in rows:
+                writer.write_batch(pa.RecordBatch.from_arrays(row.columns, schema=schema))
     except OSError as error:
-        temporary.unlink(missing_ok=True)  # free the space on a full disk
         raise SnapshotError(
             f"cannot write the queue to {path}: {error.strerror}; free space or change run.directory"
         ) from error

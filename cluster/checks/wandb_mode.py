@@ -8,7 +8,8 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.records.disk import clear_errors, write_atomically
+from actors.atomic_file import write_atomically
+from cluster.records.disk import clear_errors
 
 _DEFAULT_URL = "https://api.wandb.ai"
 

@@ -133,7 +133,7 @@ def evaluate(
 
 def _write(directory: Path, found: str) -> None:
     """Write evaluation.json; without it `bonrl compare` does not know the directory."""
-    from cluster.records.disk import write_atomically
+    from actors.atomic_file import write_atomically
     from cluster.results.run_results import EVALUATION_FILE
 
     try:

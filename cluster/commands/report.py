@@ -60,7 +60,7 @@ def report(
 
 def _write(file: Path, page: str) -> None:
     """Replace the file atomically, so that a browser never reads half a page."""
-    from cluster.records.disk import write_atomically
+    from actors.atomic_file import write_atomically
 
     if file.is_dir():
         raise UsageError(f"--output {file}: it is a directory; name a file, such as {file / 'report.html'}")

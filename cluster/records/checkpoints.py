@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from actors.atomic_file import sync_directory, write_atomically
 from actors.threads import in_daemon_thread
-from cluster.records.disk import clear_errors, full_disk_named, sync_directory, write_atomically
+from cluster.records.disk import clear_errors, full_disk_named
 
 QUEUE_FILE = "queue.arrow"  # in a checkpoint: the replay queue with its data cursor and waiting groups
 ALLOCATION_FILE = "allocation.json"  # there too: counts of each prompt and the next groups

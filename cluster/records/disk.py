@@ -1,4 +1,4 @@
-"""Writing to the disk of a run directory: durable files, and a clear message if the disk is full or not writable."""
+"""Clear messages where the disk of a run directory is full or not writable."""
 
 from __future__ import annotations
 
@@ -18,30 +18,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class RunDirectoryError(UsageError):
     """The run directory cannot be used; the message names the path, the key and the remedy."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones, never a mix."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames and new files in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_full(error: BaseException) -> bool:

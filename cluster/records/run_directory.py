@@ -43,9 +43,10 @@ from typing import Any, TextIO
 
 import yaml
 
+from actors.atomic_file import write_atomically
 from actors.ordered_writer import OrderedWriter
 from actors.threads import in_daemon_thread
-from cluster.records.disk import RunDirectoryError, clear_errors, write_atomically
+from cluster.records.disk import RunDirectoryError, clear_errors
 from cluster.records.metric_names import EVALUATION_STEP, TIME, TRAIN_STEP, check_row, to_number
 from cluster.records.software import GIT_FILE, VERSIONS_FILE, git_state, versions
 

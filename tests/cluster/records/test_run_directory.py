@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import yaml
 
 from actors.queue.group_log import groups_file
 from cluster.records import disk, run_directory
-from cluster.records.disk import RunDirectoryError, write_atomically
+from cluster.records.disk import RunDirectoryError
 from cluster.records.metric_names import MetricError
 from cluster.records.run_directory import RunDirectory, read_metrics
 
@@ -255,38 +254,6 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 def test_an_error_is_not_hidden_because_the_directory_is_gone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a rank cannot write"), disk.full_disk_named(tmp_path / "deleted"):
         raise ValueError("a rank cannot write")
-
-
-def test_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "summary.json"
-    write_atomically(file, b"old")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(disk.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(file, b"new")
-    assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def _crash_between_writes(path: str) -> None:
-    for size in range(1, 10_000):
-        write_atomically(Path(path), bytes([size % 256]) * 200_000)
-
-
-def test_kill_while_replacing_leaves_old_or_new(tmp_path: Path) -> None:
-    file = tmp_path / "f"
-    write_atomically(file, b"\0" * 200_000)
-    for delay in (0.01, 0.03, 0.05):
-        process = multiprocessing.get_context("fork").Process(target=_crash_between_writes, args=(str(file),))
-        process.start()
-        process.join(timeout=delay)
-        process.kill()
-        process.join(timeout=10)
-        content = file.read_bytes()
-        assert len(content) == 200_000 and len(set(content)) == 1
 
 
 @pytest.mark.parametrize(
