@@ -14,12 +14,12 @@ log(-log pass@N) over log N).
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ import pyarrow.parquet as parquet
 
 from benchmarks.commands import bonrl
 from benchmarks.markdown import interval, markdown
+from benchmarks.planned.store import Measurements
 from learner import paired_difference_of_runs
 from learner.metrics import pass_at_k
 
@@ -77,48 +78,56 @@ def fit(ns: np.ndarray, passes: np.ndarray) -> Fit:
     return Fit(float(a), float(b), float(np.abs(residuals).max()), float(np.sqrt(np.mean(residuals**2))))
 
 
-Row = tuple[str, int, float]  # model, seed, temperature
+class Key(NamedTuple):
+    """A model, which of its directories, and the temperature."""
+
+    model: str
+    seed: int
+    temperature: float
 
 
-def load(path: Path) -> dict[Row, np.ndarray]:
-    """The stored counts: right answers by prompt, int [P]."""
-    rows = parquet.read_table(path, schema=_SCHEMA).to_pylist() if path.exists() else []
-    return {(row["model"], row["seed"], row["temperature"]): np.array(row["right"]) for row in rows}
+class Store(Measurements[Key, np.ndarray]):
+    """Right answers by prompt, int [P], in `path`; see :class:`Measurements`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, None, _SCHEMA, _read, _write)
+
+    def items(self) -> Iterator[tuple[Key, np.ndarray]]:
+        """In the order in which they were stored, which is the order of the models on the page."""
+        with self._lock:
+            return iter(list(self._found.items()))
 
 
-def save(path: Path, counts: dict[Row, np.ndarray]) -> None:
-    rows = [
-        {"model": model, "seed": seed, "temperature": t, "samples": SAMPLES, "right": right.tolist()}
-        for (model, seed, t), right in counts.items()
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
-    os.replace(temporary, path)
+def _read(row: Mapping[str, Any]) -> tuple[Key, np.ndarray]:
+    return Key(row["model"], row["seed"], row["temperature"]), np.array(row["right"])
 
 
-def by_cell(counts: dict[Row, np.ndarray]) -> dict[tuple[str, float], Cell]:
+def _write(key: Key, right: np.ndarray) -> dict[str, Any]:
+    return key._asdict() | {"samples": SAMPLES, "right": right.tolist()}
+
+
+def by_cell(found: Iterable[tuple[Key, np.ndarray]]) -> dict[tuple[str, float], Cell]:
     """The counts of each model and temperature, for the seeds that all models with several seeds have."""
+    counts = dict(found)
     seeds: dict[tuple[str, float], list[int]] = {}
     for model, seed, t in counts:
         seeds.setdefault((model, t), []).append(seed)
     several = [set(found) for found in seeds.values() if len(found) > 1]
     common = sorted(set.intersection(*several)) if several else []
     return {
-        (model, t): Cell(SAMPLES, np.stack([counts[model, s, t] for s in (common if len(found) > 1 else found)]))
+        (model, t): Cell(SAMPLES, np.stack([counts[Key(model, s, t)] for s in (common if len(found) > 1 else found)]))
         for (model, t), found in seeds.items()
     }
 
 
 def run(path: Path, models: dict[str, list[Path]], overrides: list[str]) -> None:
     """Sample every model at every temperature that is not in `path` yet."""
-    counts = load(path)
+    store = Store(path)
     for name, directories in models.items():
         for seed, directory in enumerate(directories):
-            missing = [t for t in TEMPERATURES if (name, seed, t) not in counts]
-            for temperature, right in evaluated(directory, missing, overrides) if missing else ():
-                counts[name, seed, temperature] = right
-            save(path, counts)
+            missing = [t for t in TEMPERATURES if store.get(Key(name, seed, t)) is None]
+            if missing:
+                store.add({Key(name, seed, t): right for t, right in evaluated(directory, missing, overrides)})
             print(f"{name}, {directory}: {len(missing)} temperatures sampled", flush=True)
 
 
@@ -264,7 +273,7 @@ def main() -> None:
         if len({len(directories) for directories in models.values()} - {1}) > 1:
             parser.error("models with several directories need equally many, of the same seeds")
         run(counts, models, options.set)
-    elif found := load(counts):
+    elif found := list(Store(counts).items()):
         write_page(options.evidence, by_cell(found))
     else:
         parser.error(f"{counts} has no counts: run first")

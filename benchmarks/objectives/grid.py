@@ -72,7 +72,7 @@ class Runner:
         rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         (groups,) = (directory / "groups").glob("evaluation-*.parquet")
         result = summarise(groups, rows, self.grid.strategies)
-        self.results.add(key, result)
+        self.results.add({key: result})
         if not self.keep:
             shutil.rmtree(directory)
         return result
@@ -85,7 +85,7 @@ class Runner:
         model = ("--checkpoint", "models/countdown-base", "--output", str(directory))
         _bonrl("eval", *model, *FINAL, *self.grid.overrides, *scorer, self._evaluated())
         (groups,) = directory.glob("*.parquet")
-        self.results.add(BASE, summarise(groups, [], self.grid.strategies))
+        self.results.add({BASE: summarise(groups, [], self.grid.strategies)})
         shutil.rmtree(directory)
 
     def _evaluated(self) -> str:

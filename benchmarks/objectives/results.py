@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from benchmarks.objectives.experiments import KS
+from benchmarks.planned.store import Measurements
 
 SERIES = ("policy/entropy", "groups/unique_answer_share", "reward/mean", "time/step_s", "queue/staleness_max")
 _SCHEMA = pa.schema(
@@ -29,8 +29,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """Which run this is."""
 
     contender: str
@@ -77,54 +76,26 @@ def summarise(groups: Path, rows: Sequence[Mapping[str, float]], strategies: Seq
     return Result(right_PN.shape[1], values, fooled, series)
 
 
-class Results:
-    """The finished runs of a grid, in `path`. Safe for threads of one process."""
+class Results(Measurements[Key, Result]):
+    """The finished runs of a grid, in `path`; see :class:`Measurements`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._found: dict[Key, Result] = {}
-        if path.exists():
-            for row in parquet.read_table(path, schema=_SCHEMA).to_pylist(maps_as_pydicts="strict"):
-                self._found[Key(row["contender"], row["rate"], row["seed"], row["split"])] = _result(row)
-
-    def get(self, key: Key) -> Result | None:
-        with self._lock:
-            return self._found.get(key)
-
-    def items(self) -> list[tuple[Key, Result]]:
-        """In the order of contender, split, rate, seed."""
-        with self._lock:
-            return sorted(self._found.items(), key=lambda kv: (kv[0].contender, kv[0].split, kv[0].rate, kv[0].seed))
-
-    def add(self, key: Key, result: Result) -> None:
-        """Store a run's result; it is on disk when this returns."""
-        with self._lock:
-            self._found[key] = result
-            rows = [_row(k, r) for k, r in self._found.items()]
-            temporary = self.path.with_suffix(".tmp")
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
-            os.replace(temporary, self.path)
+        super().__init__(path, None, _SCHEMA, _read, _write)
 
 
-def _row(key: Key, result: Result) -> dict:
-    return {
-        "contender": key.contender,
-        "rate": key.rate,
-        "seed": key.seed,
-        "split": key.split,
-        "samples": result.samples,
-        "values": {name: values.ravel().tolist() for name, values in result.values.items()},
-        "fooled": result.fooled.tolist(),
-        "series": {name: values.tolist() for name, values in result.series.items()},
-    }
-
-
-def _result(row: dict) -> Result:
-    return Result(
+def _read(row: Mapping[str, Any]) -> tuple[Key, Result]:
+    return Key(*(row[name] for name in Key._fields)), Result(
         row["samples"],
         {name: np.array(values).reshape(-1, len(KS)) for name, values in row["values"].items()},
         np.array(row["fooled"]),
         {name: np.array(values) for name, values in row["series"].items()},
     )
+
+
+def _write(key: Key, result: Result) -> dict[str, Any]:
+    return key._asdict() | {
+        "samples": result.samples,
+        "values": {name: values.ravel().tolist() for name, values in result.values.items()},
+        "fooled": result.fooled.tolist(),
+        "series": {name: values.tolist() for name, values in result.series.items()},
+    }

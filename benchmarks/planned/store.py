@@ -1,8 +1,7 @@
-"""Measurements of a planned comparison, in one Parquet file that names the plan."""
+"""Measurements in one Parquet file, which names the plan of the comparison if there is one."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
+
+from actors.atomic_file import atomic_file
 
 K = TypeVar("K", bound=tuple)
 V = TypeVar("V")
@@ -19,7 +20,7 @@ class Measurements(Generic[K, V]):
     """The measurements in `path`, by key. Safe for threads of one process.
 
     Args:
-        digest: of the plan.
+        digest: of the plan; None: there is no plan.
         read, write: turn a row into key and value, and back.
 
     Raises:
@@ -29,20 +30,20 @@ class Measurements(Generic[K, V]):
     def __init__(
         self,
         path: Path,
-        digest: str,
+        digest: str | None,
         schema: pa.Schema,
         read: Callable[[Mapping[str, Any]], tuple[K, V]],
         write: Callable[[K, V], dict[str, Any]],
     ) -> None:
         self.path = path
-        self._schema = schema.with_metadata({"plan": digest})
+        self._schema = schema if digest is None else schema.with_metadata({"plan": digest})
         self._write = write
         self._lock = threading.Lock()
         self._found: dict[K, V] = {}
         if not path.exists():
             return
         table = parquet.read_table(path)
-        if (table.schema.metadata or {}).get(b"plan", b"").decode() != digest:
+        if (table.schema.metadata or {}).get(b"plan", b"").decode() != (digest or ""):
             raise RuntimeError(f"{path} was measured with another plan; choose another --evidence, or restore the plan")
         self._found.update(read(row) for row in table.to_pylist(maps_as_pydicts="strict"))
 
@@ -60,7 +61,6 @@ class Measurements(Generic[K, V]):
         with self._lock:
             self._found |= found
             rows = [self._write(key, value) for key, value in self._found.items()]
-            temporary = self.path.with_suffix(".tmp")
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_table(pa.Table.from_pylist(rows, schema=self._schema), temporary, compression="zstd")
-            os.replace(temporary, self.path)
+            with atomic_file(self.path, one_writer=True) as file:
+                parquet.write_table(pa.Table.from_pylist(rows, schema=self._schema), file, compression="zstd")

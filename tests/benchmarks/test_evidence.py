@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.coscaling import by_cell, load
+from benchmarks.coscaling import Key as CoscalingKey
+from benchmarks.coscaling import Store as Coscaling
+from benchmarks.coscaling import by_cell
 from benchmarks.coscaling import write_page as write_coscaling
 from benchmarks.frontier import regimes
 from benchmarks.frontier.counts import Store
@@ -55,7 +57,7 @@ def test_a_page_follows_from_the_committed_figures(name: str, evidence: Path, tm
 
 @pytest.mark.slow
 def test_the_page_of_coscaling_follows_from_the_committed_counts(evidence: Path, tmp_path: Path) -> None:
-    write_coscaling(tmp_path, by_cell(load(evidence / "coscaling" / "counts.parquet")))
+    write_coscaling(tmp_path, by_cell(Coscaling(evidence / "coscaling" / "counts.parquet").items()))
     assert (tmp_path / "README.md").read_text() == (evidence / "coscaling" / "README.md").read_text()
 
 
@@ -126,7 +128,7 @@ def test_a_page_of_an_unfinished_grid_names_what_it_leaves_out(evidence: Path, t
     cut = Results(tmp_path / "runs.parquet")
     for key, result in kept.items():
         if (key.contender, key.seed) != ("pass8", 2):  # the reference lacks a seed
-            cut.add(key, result)
+            cut.add({key: result})
     write_page(tmp_path / "page", "lenient", cut, list(EXPERIMENTS["lenient"].names))
     assert "3 contenders; left out because not all of their seeds have run: pass8" in capsys.readouterr().out
     assert "pass@8 (loo)" not in (tmp_path / "page" / "README.md").read_text()
@@ -134,7 +136,7 @@ def test_a_page_of_an_unfinished_grid_names_what_it_leaves_out(evidence: Path, t
 
 @pytest.mark.slow
 def test_the_base_model_on_the_hard_level_is_as_the_plan_says(evidence: Path, repository: Path) -> None:
-    counts = load(evidence / "coscaling" / "counts.parquet")["base", 0, 1.0]
+    counts = Coscaling(evidence / "coscaling" / "counts.parquet").get(CoscalingKey("base", 0, 1.0))
     task = make_task(load_config(repository / "cluster" / "presets" / "local.yaml").task)
     right = [int(c) for c, prompt in zip(counts, task.prompts("test"), strict=False) if prompt.level == "hard"]
     found = [f"{np.mean([pass_at_k(128, c, k) for c in right]):.3f}" for k in (1, 16, 64)]
@@ -149,7 +151,7 @@ def test_seeds_that_only_some_models_have_are_left_out() -> None:
         for model, seeds in (("base", 1), ("a", 3), ("b", 2))
         for seed in range(seeds)
     }
-    assert {model: cell.right.shape for (model, _), cell in by_cell(counts).items()} == {
+    assert {model: cell.right.shape for (model, _), cell in by_cell(counts.items()).items()} == {
         "base": (1, 1),
         "a": (2, 1),
         "b": (2, 1),

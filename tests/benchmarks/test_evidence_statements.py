@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.coscaling import by_cell, load
+from benchmarks.coscaling import Key as CoscalingKey
+from benchmarks.coscaling import Store as Coscaling
+from benchmarks.coscaling import by_cell
 from benchmarks.frontier.choice import curve
 from benchmarks.frontier.counts import Counts, Key, Store
 from benchmarks.frontier.plan import Plan
@@ -56,7 +58,7 @@ def test_the_statements_on_early_stopping_follow_from_the_counts(evidence: Path,
     late = points["mean", 3e-5, 100]
     assert f"has {late[0]:.3f} with a pass@1 of {late[1]:.2f}" in page
     base = store.get(Key("base", 0.0, 0, 0, "test", 0.8))
-    many = load(evidence / "coscaling" / "counts.parquet")["base", 0, 0.8]
+    many = Coscaling(evidence / "coscaling" / "counts.parquet").get(CoscalingKey("base", 0, 0.8))
     lower = {k: base.pass_at(k)[:256].mean() - np.mean([pass_at_k(128, c, k) for c in many]) for k in (8, 16)}
     assert f"is {lower[16]:.3f} lower at k = 16 and {lower[8]:.3f} at k = 8" in page
     share, prompts = _lead_on_rarely_solved(store, plan, "pass8", 8)
@@ -174,7 +176,7 @@ def test_the_statements_on_temperature_and_tuning_follow_from_the_counts(evidenc
     """Comparisons of the tuned models with the samples of co-scaling on the same 256 prompts, at k = 8."""
     page = " ".join((evidence / "README.md").read_text().replace("−", "-").split())
     store, plan = _measured(evidence, repository, "countdown-small")
-    cells = by_cell(load(evidence / "coscaling" / "counts.parquet"))
+    cells = by_cell(Coscaling(evidence / "coscaling" / "counts.parquet").items())
     tuned_SP, base_SP = (values(store, plan, name, 8)[:, :256] for name in ("pass8", "base"))
     assert f"On the first 256 prompts it is {tuned_SP.mean() - base_SP.mean():.3f}," in page
     gain = paired_difference_of_runs(cells["base", 0.4].pass_at(8), tuned_SP)
