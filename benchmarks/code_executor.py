@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from verifiers import Limits, Status, TaskSettings, make_task, run_python
-from verifiers.sandbox import Executor, SandboxSettings
+from verifiers.sandbox.executor import Executor
 from verifiers.sandbox.levels import Level
+from verifiers.sandbox.settings import SandboxSettings
 
 CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5\n"
 PROGRAM = "def add(a, b):\n    return a + b\n"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from verifiers.sandbox import Executor, SandboxSettings
+from verifiers.sandbox.executor import Executor
+from verifiers.sandbox.settings import SandboxSettings
 
 
 @pytest.fixture(scope="module")

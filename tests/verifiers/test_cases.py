@@ -10,9 +10,11 @@ import pytest
 
 from verifiers import Limits, Status, run_python
 from verifiers.programs.extraction import program_of
-from verifiers.sandbox import CodeTests, Executor, SandboxSettings, TestsError
+from verifiers.sandbox.executor import Executor
+from verifiers.sandbox.grading import CodeTests, TestsError
 from verifiers.sandbox.inside.comparison import same
 from verifiers.sandbox.levels import Level
+from verifiers.sandbox.settings import SandboxSettings
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"

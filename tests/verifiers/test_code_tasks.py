@@ -15,7 +15,7 @@ import pytest
 
 from verifiers import Status, TaskSettings, make_task
 from verifiers.programs.extraction import program_of
-from verifiers.sandbox import SandboxSettings
+from verifiers.sandbox.settings import SandboxSettings
 from verifiers.tasks.code_task import CodeVerifier
 
 DATA = Path(os.environ.get("BONRL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

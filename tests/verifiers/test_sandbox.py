@@ -9,8 +9,10 @@ import sys
 import pytest
 
 from verifiers import Limits, Status, run_python
-from verifiers.sandbox import CodeTests, Executor, Layers, SandboxSettings, SandboxUnavailable, TestsError
-from verifiers.sandbox.levels import CLAIMS, Level, unmet
+from verifiers.sandbox.executor import Executor, SandboxUnavailable
+from verifiers.sandbox.grading import CodeTests, TestsError
+from verifiers.sandbox.levels import CLAIMS, Layers, Level, unmet
+from verifiers.sandbox.settings import SandboxSettings
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from verifiers import Status, run_python
-from verifiers.sandbox import Executor, SandboxSettings, TestsError
+from verifiers.sandbox.executor import Executor
+from verifiers.sandbox.grading import TestsError
+from verifiers.sandbox.settings import SandboxSettings
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"

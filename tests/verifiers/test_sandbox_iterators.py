@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from verifiers import Limits, Status, run_python
-from verifiers.sandbox import Executor
+from verifiers.sandbox.executor import Executor
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"

@@ -15,8 +15,9 @@ import pytest
 
 from tests.verifiers.test_sandbox import GOOD, SHORT, cases
 from verifiers import Limits, Status, run_python
-from verifiers.sandbox import Executor, SandboxSettings
+from verifiers.sandbox.executor import Executor
 from verifiers.sandbox.grading import shared_executor
+from verifiers.sandbox.settings import SandboxSettings
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"

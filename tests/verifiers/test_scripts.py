@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from verifiers import Limits, Status, run_python
-from verifiers.sandbox import Executor, SandboxSettings
+from verifiers.sandbox.executor import Executor
 from verifiers.sandbox.levels import Level
+from verifiers.sandbox.settings import SandboxSettings
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the seccomp filter is for Linux on x86_64"

@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.verifiers.hostile.attacks import OWN, TESTS, Attack, given
-from verifiers.sandbox import Executor, Layers, Limits, SandboxSettings, run_python, worker
+from verifiers.sandbox import worker
+from verifiers.sandbox.executor import Executor
+from verifiers.sandbox.grading import run_python
+from verifiers.sandbox.levels import Layers
+from verifiers.sandbox.limits import Limits
+from verifiers.sandbox.settings import SandboxSettings
 
 LIMITS = Limits(wall_seconds=0.7, memory_bytes=1 << 30, output_bytes=4 << 20)
 HEALTHY = "def add(a, b): return a + b\n"
