@@ -9,7 +9,7 @@ are `loo` and `loo1` with the strategies `best_of_k` (BoN-RL-V) and `pass_at_k` 
 from __future__ import annotations
 
 from functools import lru_cache
-from math import exp, expm1, inf, log, log1p
+from math import exp, expm1, log, log1p
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from learner.strategies import AnswerGroups
 def bon_rlb(groups: AnswerGroups, k: int, options: Options) -> np.ndarray:
     """BoN-RLB with + g-: E over the Best-of-N policy of (R g+ + (1 - R) g-) grad log pi, p estimated from the group.
 
+    g+ = k p^(k-1) / (1 - p^k) and g- = k p / (1 - p) are the paper's weights of its correct and its wrong samples.
     With the true failure rate p the weights of a policy sample are k p^(k-1) / (1-p) if correct and k p^k / (1-p) if
     wrong, whose expectation is the gradient of pass@k. p is the group's own failure rate here, so it is biased.
     """
@@ -88,16 +89,6 @@ def tilt(k: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _tilted_divergence(middle) < target else (low, middle)
     return (low + high) / 2
-
-
-def g_plus(p_fail: float, k: int) -> float:
-    """The paper's weight of a correct sample of the Best-of-N policy, N p^(N-1) / (1 - p^N); 1/(1-p) as p nears 1."""
-    return inf if p_fail == 1 else k * p_fail ** (k - 1) / (1 - p_fail**k)
-
-
-def g_minus(p_fail: float, k: int) -> float:
-    """The paper's weight of a wrong sample of the Best-of-N policy, N p / (1 - p)."""
-    return inf if p_fail == 1 else k * p_fail / (1 - p_fail)
 
 
 def _tilted_divergence(lam: float) -> float:

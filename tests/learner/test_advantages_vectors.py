@@ -10,7 +10,8 @@ import pytest
 
 from learner import group_advantages, strategy_value
 from learner.estimators import Options
-from learner.estimators.bon_paper import g_minus, g_plus, tilt
+from learner.estimators.bon_paper import tilt
+from tests.learner.best_of_n_weights import g_minus, g_plus
 
 # (rewards, k, U_k, advantages by estimator); every number was checked by enumerating subsets elsewhere.
 VECTORS = [

@@ -12,9 +12,10 @@ import pytest
 
 from learner import group_advantages, strategy_value
 from learner.estimators import Options
-from learner.estimators.bon_paper import g_minus, g_plus, tilt
+from learner.estimators.bon_paper import tilt
 from learner.estimators.bon_sft import bon_sft_advantages
 from tests.learner import tabular
+from tests.learner.best_of_n_weights import g_minus, g_plus
 
 QS = [0.02, 0.1, 0.3, 0.6, 0.9]
 EXACT = ("loo", "loo1", "subset", "pkpo_loo")
