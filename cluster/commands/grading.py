@@ -16,6 +16,7 @@ from concurrent.futures import Executor as Pool
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -259,12 +260,13 @@ def grade_file(
     names, rows = _read(source, chosen)
     parallel = parallel or os.cpu_count() or 1
     grade = _started(kind, chosen, timeout_s, parallel, say)
-    if chosen.tried and (verdict := grade(rows[0])).status is Status.VERIFIER_ERROR:
-        raise UsageError(f"--verifier {kind}: tried on the first row: {verdict.detail}")
+    tried = [grade(rows[0])] if chosen.tried else []
+    if tried and tried[0].status is Status.VERIFIER_ERROR:
+        raise UsageError(f"--verifier {kind}: tried on the first row: {tried[0].detail}")
     counts: Counter[str] = Counter()
     try:
         with partial_output.open("w", encoding="utf-8", buffering=1) as sink:
-            verdicts = _verdicts(chosen, grade, rows, parallel)
+            verdicts = chain(tried, _verdicts(chosen, grade, rows[len(tried) :], parallel))
             for name, verdict in progress(zip(names, verdicts, strict=True), len(rows)):
                 sink.write(json.dumps(_result(name, verdict)) + "\n")
                 counts[verdict.status.value] += 1

@@ -248,6 +248,12 @@ def other(response, solution_text):
     return 1.0
 
 
+def counts(response, log):
+    with open(log, "a") as file:
+        file.write(response)
+    return 1.0
+
+
 def waits(messages, responses, ground_truths):
     import time
 
@@ -303,3 +309,12 @@ def test_a_reward_that_cannot_grade_is_refused(own: Any, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"override run\.steps=3: only task\.options"):
         own("score", [row], "run.steps=3")
     assert not list(tmp_path.glob("*.jsonl*")) or [path.name for path in tmp_path.glob("*.jsonl*")] == ["in.jsonl"]
+
+
+def test_a_reward_of_ones_own_grades_every_row_once(own: Any, tmp_path: Path) -> None:
+    """Also the first one, on which it is tried: a call may cost money."""
+    log = tmp_path / "calls"
+    rows = [{"id": i, "problem": "p", "prediction": text} for i, text in enumerate("abc")]
+    found = own("counts", rows, f"task.options={{log: {log}}}")
+    assert [found[i]["reward"] for i in range(3)] == [1.0, 1.0, 1.0]
+    assert sorted(log.read_text()) == ["a", "b", "c"]
