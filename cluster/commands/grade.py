@@ -32,7 +32,8 @@ def grade(
         list[str] | None,
         typer.Argument(
             metavar="SECTION.KEY=VALUE",
-            help="REWARD: keys of the configuration that it needs, such as task.options or task.reward_weights.",
+            help="REWARD: keys of the configuration that it needs, such as task.options, task.reward_weights "
+            "or task.jsonl.answer.",
         ),
     ] = None,
     timeout: Annotated[
@@ -84,7 +85,8 @@ def grade(
                  have time_limit, total_time_limit, threads and tolerance, which override the options
       countdown  prediction, numbers, target
       REWARD     prediction, problem (or prompt; text or messages), answer (or reference), and what else the function
-                 takes: parameters are bound by name, as in training
+                 takes: parameters are bound by name, as in training. task.jsonl.problem and task.jsonl.answer name
+                 other fields; a dot reads a nested one
     Fields of the output: id, status, reward, seconds, answer, detail, and parts if REWARD returns some. It is called
     OUTPUT.partial until it is complete. A row on which REWARD fails has the status verifier_error and no reward; if it
     fails on the first row, nothing is graded.

@@ -348,7 +348,8 @@ def _read(source: Path, kind: Kind) -> tuple[list[str | int], list[Any]]:
             places[name] = row.place
             return kind.check(row.fields)
         except ValueError as error:
-            raise ValueError(f"{row.place}: {error}; fix the line") from error
+            remedy = "" if ";" in str(error) else "; fix the line"
+            raise ValueError(f"{row.place}: {error}{remedy}") from error
 
     try:
         rows = read_checked(source, check)

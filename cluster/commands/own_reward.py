@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,10 +19,13 @@ from verifiers.rewards.response import Response
 from verifiers.rewards.task import Grades, grades_of
 from verifiers.settings import TaskSettings
 from verifiers.task import Prompt
-from verifiers.tasks.fields import dialogue
+from verifiers.tasks.fields import lookup
+from verifiers.tasks.jsonl import plain_answer, problem_of_conversation
+from verifiers.tasks.settings import JsonlSettings
 from verifiers.verdict import Verdict
 
-_SETTINGS = re.compile(r"task\.(options|reward_\w+)\b")  # keys that an override may set
+_SETTINGS = re.compile(r"task\.(options|reward_\w+|jsonl\.(problem|answer))\b")  # keys that an override may set
+_OTHER_NAMES = {"problem": "prompt", "answer": "reference"}  # of the fields that task.jsonl names by default
 _Answer = tuple[Prompt, Response]
 
 
@@ -38,8 +42,8 @@ def reward_settings(reward: str, overrides: Sequence[str], timeout_s: float | No
     for override in overrides:
         if not _SETTINGS.match(override):
             raise UsageError(
-                f"override {override}: only task.options and the settings of the reward (task.reward_weights, "
-                "task.reward_timeout_s and so on) apply to grading; leave it out"
+                f"override {override}: only task.options, task.jsonl.problem, task.jsonl.answer and the settings of "
+                "the reward (task.reward_weights, task.reward_timeout_s and so on) apply to grading; leave it out"
             )
         apply_override(tree, override)
     if timeout_s is not None:
@@ -69,18 +73,23 @@ def reward_kind(settings: TaskSettings) -> Iterator[Kind]:
 
             return grade, line
 
-        yield Kind(_check, start, in_python=False, tried=True)
+        yield Kind(partial(_check, settings.jsonl), start, in_python=False, tried=True)
 
 
-def _check(fields: Fields) -> _Answer:
+def _check(names: JsonlSettings, fields: Fields) -> _Answer:
     """The row as a prompt with its answer."""
     response = Response.unsampled(field(fields, "prediction"))
-    name = "problem" if "problem" in fields else "prompt"
+    first, *more = [names.problem] if isinstance(names.problem, str) else names.problem
+    first = _found(fields, first)
     try:
-        found = dialogue(fields.get(name))
+        history, text = problem_of_conversation(*(lookup(fields, name) for name in (first, *more)))
     except ValueError as error:
-        raise ValueError(f"the field {name!r} {error}") from error
-    history, text = found or ((), field(fields, name))
+        raise ValueError(f"the field {first!r} {error} (task.jsonl.problem names the field)") from error
     columns = {column: value for column, value in fields.items() if column != "prediction"}
-    answer = next((fields[key] for key in ("answer", "reference") if key in fields), None)
+    answer = None if names.answer is None else plain_answer(lookup(fields, _found(fields, names.answer)))
     return Prompt(str(fields.get("id", "")), text, {"answer": answer}, row=columns, history=history), response
+
+
+def _found(fields: Fields, name: str) -> str:
+    """The name of a field, or the other one that it may have in this row."""
+    return _OTHER_NAMES.get(name, name) if lookup(fields, name) is None else name

@@ -107,7 +107,7 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["grade", "--verifier", "math", "-i", "a", "-o", "b", "task.options.a=1"], ["math has options instead"]),
         (
             ["grade", "--verifier", "a.py:f", "-i", "a", "-o", "b", "run.steps=3"],
-            ["only task.options and the settings of the reward"],
+            ["only task.options, task.jsonl.problem, task.jsonl.answer and the settings of the reward"],
         ),
         (["export", "--checkpoint", "models/countdown-base", "--to", "docs"], ["--to docs", "exists already"]),
         (["sft", "--output", "docs"], ["--output docs", "exists already"]),

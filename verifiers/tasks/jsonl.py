@@ -74,9 +74,9 @@ class Jsonl(MathTask):
         names = self.settings.jsonl
         read_answer: Callable[[Any], Any] = any_answer if names.answers == "any" else one_answer
         if self.settings.reward is not None:  # a reward of the user reads the rows, with or without an answer
-            read_answer = _plain
+            read_answer = plain_answer
         readers: dict[str, tuple[Any, Callable[..., Any]]] = {
-            "problem": (names.problem, _conversation if self.settings.template == "chat" else _one_text),
+            "problem": (names.problem, problem_of_conversation if self.settings.template == "chat" else _one_text),
             "answer": (names.answer, read_answer),
             "level": (names.level, _text),
             "solution": (names.solution, solution),
@@ -158,7 +158,7 @@ class Jsonl(MathTask):
         return exact(response, answer, prose=self.settings.math.policy.prose)
 
 
-def _plain(value: Any) -> Any:
+def plain_answer(value: Any) -> Any:
     """An answer for a reward of the user: as text if it is a number or a list with one element, else unchanged."""
     try:
         return as_text(value, numbers=True, may_be_empty=True).strip()
@@ -190,7 +190,7 @@ def _one_text(first: Any, *more: Any) -> _Problem:
     return _problem(first, *more)
 
 
-def _conversation(first: Any, *more: Any) -> _Problem:
+def problem_of_conversation(first: Any, *more: Any) -> _Problem:
     """The messages of a conversation, for a chat template. The texts of further fields follow the last one."""
     found = dialogue(first)
     if found is None:

@@ -248,6 +248,10 @@ def other(response, solution_text):
     return 1.0
 
 
+def seen(prompt, response, reference):
+    return {"score": 1.0, "answer": repr((prompt, reference))}
+
+
 def counts(response, log):
     with open(log, "a") as file:
         file.write(response)
@@ -296,6 +300,21 @@ def test_conversations_other_names_and_the_deadline(own: Any) -> None:
     found = own("waits", rows, timeout_s=0.5)
     assert found["a"]["reward"] == 3.0, "two messages, and the reference under verl's name"
     assert found["late"]["status"] == "verifier_error" and "no result within 0.5 s" in found["late"]["detail"]
+
+
+def test_fields_are_named_as_in_training(own: Any) -> None:
+    """Nested fields and several fields, through the keys of task.jsonl; a number is text, as a run reads it."""
+    turns = [{"role": "user", "content": "q"}]
+    rows = [
+        {"id": 1, "ask": {"turns": turns}, "extra": "more", "prediction": "b", "reward_model": '{"ground_truth": 42}'},
+        {"id": 2, "ask": {"turns": turns}, "prediction": "b", "reward_model": {"ground_truth": [42]}},
+    ]
+    keys = ("task.jsonl.problem=[ask.turns, extra]", "task.jsonl.answer=reward_model.ground_truth")
+    found = own("seen", rows, *keys)
+    assert found[1]["answer"] == repr(("q\n\nmore", "42"))
+    assert found[2]["answer"] == repr(("q", "42"))
+    with pytest.raises(UsageError, match=r"line 1: the field 'none\.turns' is missing.*task\.jsonl\.problem names the"):
+        own("score", rows, "task.jsonl.problem=none.turns")
 
 
 def test_a_reward_that_cannot_grade_is_refused(own: Any, tmp_path: Path) -> None:
