@@ -47,10 +47,19 @@ def _check_checkpoint(arguments: list[str]) -> None:
     Raises:
         UsageError: with the command that is meant.
     """
-    command, first = [*arguments, "", ""][:2]
-    given = any(argument.partition("=")[0] == "--checkpoint" for argument in arguments)
-    if command in ("eval", "export") and first and not given and not first.startswith("-") and "=" not in first:
-        meant = f"bonrl {command} --checkpoint {shlex.quote(first)}"
+    command, *rest = arguments or [""]
+    if command not in ("eval", "export"):
+        return
+    from typer.main import get_group
+
+    from cluster.commands.app import app
+
+    # Parsed as for completion: what is missing or wrong is an error of the command itself.
+    parsed = get_group(app).commands[command].make_context(command, rest, resilient_parsing=True)
+    given = parsed.params.get("overrides") or parsed.args
+    runs = [argument for argument in given if "=" not in argument]
+    if runs and parsed.params.get("checkpoint") is None:
+        meant = f"bonrl {command} --checkpoint {shlex.quote(runs[0])}"
         raise UsageError(f"bonrl {command} takes its run or checkpoint as an option: {meant}")
 
 

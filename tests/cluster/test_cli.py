@@ -95,6 +95,8 @@ def test_dry_run_shows_overrides_and_derived_figures(run) -> None:  # type: igno
         (["train", "--config", "cluster/presets/local.yaml", "--resume", "runs/x"], ["--resume", "--config"]),
         (["train", "--resume", "nowhere"], ["--resume nowhere", "no config.yaml"]),
         (["eval", "runs/a", "--n", "4"], ["bonrl eval --checkpoint runs/a"]),
+        (["eval", "--n", "4", "evaluation.split=test", "runs/a"], ["bonrl eval --checkpoint runs/a"]),
+        (["export", "--best", "--to", "model", "runs/a"], ["bonrl export --checkpoint runs/a"]),
         (["export", "my runs/a", "--to", "model"], ["bonrl export --checkpoint 'my runs/a'"]),
         (["eval", "--checkpoint", "nowhere"], ["--checkpoint nowhere", "does not exist"]),
         (["eval", "--checkpoint", "docs"], ["neither a run, nor a checkpoint"]),
