@@ -7,6 +7,7 @@ vLLM, so a wrong key costs a fraction of a second.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,13 +40,14 @@ def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()
     paths = [_moved(Path(one)) for one in ([path] if isinstance(path, str | Path) else path)]
     files = Layers(name for name, info in key_paths().items() if section_of(info))
     for one in paths:
-        layer = read_yaml(one)
-        _forget_size(files.tree, {key for key, _ in dotted_keys(layer)})
+        layer, earlier = read_yaml(one), _model_path(files.tree)
         files.add(str(one), layer)
-    _forget_size(files.tree, {override.partition("=")[0].strip() for override in overrides})
+        _forget_size(files.tree, earlier, {key for key, _ in dotted_keys(layer)})
+    earlier = _model_path(files.tree)
     for override in overrides:
         apply_override(files.tree, override)
         files.set_by("an override", override.partition("=")[0].strip())
+    _forget_size(files.tree, earlier, {override.partition("=")[0].strip() for override in overrides})
     expand_home(files.tree)
     try:
         if problems := list(unexpanded_variables(files.tree)):
@@ -57,10 +59,23 @@ def load_config(path: str | Path | Sequence[Path], overrides: Sequence[str] = ()
         raise ConfigError("\n".join(map(files.with_sources, str(error).split("\n")))) from error
 
 
-def _forget_size(tree: Mapping[str, Any], keys: Collection[str]) -> None:
-    """Remove the size of the model from earlier files if a layer with these keys names another model without a size."""
+def _model_path(tree: Mapping[str, Any]) -> str | None:
+    """`model.path` in the form in which equal paths are equal."""
     model = tree.get("model")
-    if isinstance(model, dict) and "model.path" in keys and "model.parameters_billions" not in keys:
+    path = model.get("path") if isinstance(model, Mapping) else None
+    return None if path is None else os.path.normpath(os.path.expanduser(str(path)))
+
+
+def _forget_size(tree: Mapping[str, Any], earlier: str | None, keys: Collection[str]) -> None:
+    """Remove the model's size, which earlier layers set, if the last layer names another model without its size.
+
+    Args:
+        earlier: `_model_path` before the last layer.
+        keys: that the last layer sets.
+    """
+    model = tree.get("model")
+    own = not {"model", "model.parameters_billions"}.isdisjoint(keys)  # an override may set the whole section
+    if isinstance(model, dict) and _model_path(tree) != earlier and not own:
         model.pop("parameters_billions", None)
 
 

@@ -49,6 +49,10 @@ PRESET = "model: {path: models/large, dtype: bfloat16, parameters_billions: 8}\n
         ("run: {steps: 3}", ["model.path=models/small"], None),
         ("run: {steps: 3}", ["model.path=models/small", "model.parameters_billions=0.6"], 0.6),
         ("model: {parameters_billions: 4}", ["model.dtype=float32"], 4.0),
+        ("model: {path: models/large/}", [], 8.0),
+        ("run: {steps: 3}", ["model.path=models/large"], 8.0),
+        ("model: {path: models/small}", ["model.path=models/large"], None),
+        ("run: {steps: 3}", ["model={path: models/small, parameters_billions: 0.6}"], 0.6),
     ],
 )
 def test_another_model_does_not_keep_the_size_of_the_earlier_one(
