@@ -74,7 +74,7 @@ def adapter_request() -> Any:
 
 
 def prepare(manager: Any, layers: Sequence[str], rank: int) -> None:
-    """On a worker: hold an adapter of zeros in vLLM's adapter manager.
+    """Put an adapter of zeros into the adapter manager of a vLLM worker.
 
     Raises:
         ValueError: the model has not all the layers.
@@ -85,12 +85,12 @@ def prepare(manager: Any, layers: Sequence[str], rank: int) -> None:
     known = {*models.modules, *(part for parts in models.packed_modules.values() for part in parts)}
     names = {layer: parse_fine_tuned_lora_name(f"{layer}.lora_A.weight", _mapper(models))[0] for layer in layers}
     if missing := [layer for layer, name in names.items() if name not in known]:
-        raise ValueError(f"vLLM cannot adapt {_listed(missing)} of this model")
+        raise ValueError(f"vLLM cannot adapt {_listed(missing)} of this model; set learner.lora.send=merged")
     manager.add_dummy_lora(adapter_request(), rank)
 
 
 def replace(manager: Any, tensors: Mapping[str, Any], layers: Sequence[str], rank: int, alpha: float) -> None:
-    """On a worker: hold the adapter of these tensors instead.
+    """Replace the adapter of a vLLM worker by that of these tensors.
 
     Args:
         tensors: A and B of each layer, by the names of :meth:`learner.backends.lora.Adapters.factors`, on the host.

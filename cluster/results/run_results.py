@@ -185,7 +185,7 @@ class RunResults:
             except (OSError, ValueError) as error:
                 raise ResultsError(f"{file} cannot be read: {error}") from error
             if found is None:
-                raise ResultsError(f"{file} holds no groups")
+                raise ResultsError(f"{file} holds no groups; measure the checkpoint of this step with `bonrl eval`")
             self._evaluations[step] = found
         return self._evaluations[step]
 

@@ -151,7 +151,10 @@ def read_prompts(file: Path) -> Prompts:
         raise ResultsError(f"{file} cannot be read: {error}") from error
     judged = [row for row in rows if row["finish_reason"] and Status.VERIFIER_ERROR not in row["verdict"]]
     if not judged:
-        raise ResultsError(f"{file} holds no prompt on which the verifier reached a verdict")
+        raise ResultsError(
+            f"{file} holds no prompt on which the verifier reached a verdict; see why with "
+            "`bonrl samples RUN --only failed`"
+        )
     return Prompts(
         n=len(judged[0]["finish_reason"]),
         temperature=round(judged[0]["temperature"], 6),

@@ -71,7 +71,7 @@ class Grading:
 
     def _weighted(self, parts: Mapping[str, float]) -> float:
         if not parts:
-            raise ResultError("returned a dict without parts")
+            raise ResultError(f"returned a dict without parts; return {FORMS}")
         if not self.takes_parts:
             raise ResultError(f"returned the parts {', '.join(parts)}; a score is a number, or a dict with 'score'")
         without = [name for name in parts if name not in self.weights]

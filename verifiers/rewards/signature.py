@@ -65,7 +65,10 @@ class Signature:
         self._takes_answer = self.batch or takes_one
         unknown = [name for name in options if name not in names and not self._all_columns]
         if unknown:
-            raise UserCodeError(f"task.options names {unknown[0]!r}, but {self.where} has no parameter of that name")
+            raise UserCodeError(
+                f"task.options names {unknown[0]!r}, but {self.where} has no parameter of that name; "
+                "correct the name, or leave it out"
+            )
 
     def arguments(self, prompt: Prompt, responses: Sequence[Response]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments for one answer, or for a batch of answers to one prompt.

@@ -37,7 +37,7 @@ class UserTask:
         return self._cache[split]
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Not called in this process, which the class could block or end."""
+        """Never called: the class could block or end this process, so it grades in another one."""
         raise NotImplementedError("RewardedTask grades in a separate process")
 
     def _read(self, split: str) -> list[Prompt]:
@@ -51,7 +51,9 @@ class UserTask:
         ids: set[str] = set()
         for prompt in prompts:
             if not isinstance(prompt, Prompt):
-                raise UserCodeError(f"{where} gave a {type(prompt).__name__}, not a bonrl.Prompt")
+                raise UserCodeError(
+                    f"{where} gave a {type(prompt).__name__}, not a bonrl.Prompt; give bonrl.Prompt objects"
+                )
             if problem := _wrong_field(prompt) or _wrong_history(prompt):
                 raise UserCodeError(f"{where}, prompt {prompt.id!r}: its {problem}")
             if prompt.id in ids:
@@ -115,7 +117,10 @@ def make_user_object(settings: TaskSettings, cls: type[Any] | None = None) -> An
     except UserCodeError as error:
         raise UserCodeError(f"task.name = {settings.name}: {error}") from error
     if not inspect.isclass(found):
-        raise UserCodeError(f"task.name = {settings.name} is a {type(found).__name__}, not a class")
+        raise UserCodeError(
+            f"task.name = {settings.name} is a {type(found).__name__}, not a class; name a class with the methods "
+            "prompts and verify"
+        )
     for method in ("prompts", "verify"):
         if not callable(getattr(found, method, None)):
             raise UserCodeError(f"task.name = {settings.name} ({place_of(found)}) has no method {method}; add it")
