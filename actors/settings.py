@@ -298,8 +298,8 @@ class DeadlineSettings(Section):
 
     @property
     def longest_s(self) -> float:
-        """Of a call to the learner. While rank 0 reads or writes a model, the others wait in a collective, which must
-        not give up before the call does."""
+        """Longest deadline of a call to the learner. While rank 0 reads or writes a model, the other ranks wait in a
+        collective operation, which must not give up before the call does."""
         return max(self.start_s, self.learn_s, self.broadcast_s, self.checkpoint_s)
 
     replacement_key: ClassVar[str] = "4 x deadlines.start_s + 10 x deadlines.learn_s"

@@ -229,7 +229,7 @@ def base_temperatures_table(store: Store, plan: Plan, tested: Sequence[str]) -> 
 
 
 def title(plan: Plan, name: str) -> str:
-    """Of a contender or the base model."""
+    """How tables name a contender or the base model."""
     return "the base model" if name == BASE else plan.contenders[name].title
 
 

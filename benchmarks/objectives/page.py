@@ -279,7 +279,7 @@ class _Page:
 
 
 def _mean(runs: list[Result], metric: str, steps: slice) -> float:
-    """Of a metric of the training, over these steps and all seeds."""
+    """The mean of a metric of the training over these steps and all seeds."""
     return float(np.mean([run.series[metric][steps].mean() for run in runs]))
 
 

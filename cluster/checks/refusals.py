@@ -40,7 +40,7 @@ _PROGRAM_TASKS = ("humaneval", "mbpp")
 
 @dataclass(frozen=True)
 class Findings:
-    """Of a run that can start: its derived figures, its nodes, its prompts (dry runs only), and what is doubtful."""
+    """What was found about a run that can start: derived figures, nodes, prompts (dry runs only) and warnings."""
 
     derived: Derived
     placement: list[tuple[str, str]]

@@ -127,7 +127,7 @@ def _layout(paths: list[Path], overrides: list[str] | None, to: str) -> tuple[La
 
 
 def _warn_of_job_paths(layout: Layout) -> None:
-    """Of the files for Kubernetes, only that of the RayJob needs absolute paths."""
+    """Warn of relative paths; only rayjob.yaml needs absolute ones, so they are not refused."""
     from cluster.launch.job_paths import check_job_paths
 
     try:

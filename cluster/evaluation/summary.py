@@ -89,7 +89,7 @@ class Evaluation:
         return self._named_points() | objective | {"eval/reward_mean": self.curves["mean"][0]}
 
     def standard_errors(self) -> dict[str, float | None]:
-        """Of every point of every curve, over prompts; None for a single prompt.
+        """The standard error over prompts of every point of every curve; None for a single prompt.
 
         For evaluation.json only: a run logs only the intervals, to keep the number of metrics small.
         """

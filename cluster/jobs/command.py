@@ -150,7 +150,7 @@ def _record_of(run: Path) -> dict[str, Any]:
 def _known(
     tree: dict[str, Any], overrides: Sequence[str], *, kept_by: Path | None = None, unused: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Of a configuration that the job reads on the cluster: what can be read of it here, and the overrides.
+    """The part of a configuration that is known here, although the job reads it on the cluster, with the overrides.
 
     Args:
         tree: of the record; empty where it cannot be read here.

@@ -95,7 +95,7 @@ def _copied(directory: RunDirectory, place: Path) -> dict[str, str]:
 
 
 def files_below(place: Path) -> dict[str, Path]:
-    """What a job gets of a directory: its files by their paths there. A file itself has the path `.`."""
+    """The files of a directory that travel with a job, by their paths there. A file itself has the path `.`."""
     if place.is_file():
         return {".": place}
     found = {file.relative_to(place): file for file in sorted(place.rglob("*")) if file.is_file()}
@@ -107,7 +107,7 @@ def files_below(place: Path) -> dict[str, Path]:
 
 
 def _sha256(files: Mapping[str, Path]) -> str:
-    """Of the names and contents of files."""
+    """The SHA-256 of the names and contents of files."""
     total = hashlib.sha256()
     for name, file in files.items():
         with file.open("rb") as stream:

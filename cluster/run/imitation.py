@@ -126,7 +126,7 @@ class _Course:
         return (newest.step, newest.path) if newest else (0, None)
 
     def examples_of(self, step: int) -> ObjectRef:
-        """For ranks that are replaced.
+        """The examples of a step, for ranks that are replaced.
 
         Raises:
             ActorFailure: the checkpoint after this step was saved, but cannot be read.

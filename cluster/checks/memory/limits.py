@@ -87,7 +87,7 @@ class _Excess:
 
 
 def _host_excess(config: RunConfig, derived: Derived, available: float) -> _Excess | None:
-    """Of the machine; None where everything fits, or the estimate is not known."""
+    """The excess of the job over the machine's memory; None if it fits, or the estimate is not known."""
     if derived.host_memory is None or derived.host_memory <= available:
         return None
     sampling = ["sampler.kv_cache_gib", "actors.samplers"] if has_samplers(config) else []
@@ -173,7 +173,7 @@ def _gpu_problems(config: RunConfig, derived: Derived) -> Iterator[str]:
 
 
 def _gpu_excess(config: RunConfig, derived: Derived, shape: Shape) -> _Excess | None:
-    """Of the GPU of one learner rank, at the rank's peak; None where it has none, or it fits."""
+    """The excess of a learner rank's peak over the memory of its GPU; None if it has no GPU, or fits."""
     rank, card = derived.learner_memory, card_bytes(config)
     if rank is None or not config.learner.gpus_per_rank:
         return None
