@@ -66,57 +66,98 @@ def check_start(
     Raises:
         UsageError: with one line per problem.
     """
-    problems = Problems()
-    doubtful: list[str] = []
     trains = new_run or earlier is not None  # else it evaluates, or imitates without a run
-    learns = trains and has_learner(config)  # else it only records groups
-    elsewhere = not runs_here(config)
-    model_elsewhere = dry_run and (elsewhere or config.model.parameters_billions is not None)
-    problems.add(lambda: machine_problems(config, new_run=new_run))
-    problems.add(lambda: stated_problems(config))
-    if trains:
-        problems.add(lambda: tracker_problems(config))
-        problems.add(lambda: dropout_problems(config))
-    if learns or not has_samplers(config):
-        problems.add(lambda: optimizer_problems(config))
-    if address_of(config)[0] == "local":
-        stated = dry_run and config.cluster.num_gpus is not None  # for a dry run of another machine's layout
-        (doubtful if stated else problems.lines).extend(gpu_problems(config))
-    facts = problems.of(lambda: load_model_facts(config, must_exist=not model_elsewhere))
-    derived, placement, adapters = None, None, None
-    loads = facts is not None  # else the error of the tokenizer would only repeat what is wrong, with another remedy
-    if facts is not None:
-        model, missing = facts
-        doubtful += [missing] if missing else []
-        if model is not None:
-            loads = problems.add(lambda: architecture_and_tokenizer_problems(config))
-            if loads and learns and has_samplers(config):  # an evaluation has a merged model
-                problems.add(lambda: sampler_problems(config))
-            if problems.add(lambda: model_problems(config)) and loads:
-                loads = problems.add(lambda: loading_problems(Path(config.model.path)))
-                adapters = problems.of(lambda: adapter_sizes(config)) if loads else None
-        derived = derive(config, model, adapters)
-        problems.lines += memory_problems(config, derived, model)
-        doubtful += disk_warnings(config, derived) if learns else []
-        placement = problems.of(lambda: placement_report(config, model))
-        doubtful += placement_warnings(config, model) if placement is not None else []
-    if has_samplers(config):  # else nothing is graded
-        (doubtful if dry_run and elsewhere else problems.lines).extend(scorer_problem(config))
-        (doubtful if elsewhere else problems.lines).extend(sandbox_problem(config))
+    start = _Start(config, dry_run, trains)
+    start.check_settings(new_run)
+    model_elsewhere = dry_run and (start.elsewhere or config.model.parameters_billions is not None)
+    model, loads = start.check_model(model_elsewhere)
+    start.check_graders()
     if earlier is not None:
-        problems.add(earlier)
-    prompts: list[str] = []
-    # A start reads them next, and refuses what is wrong with them then.
-    if has_samplers(config) and (dry_run or (trains and problems.lines)):
-        found = problems.of(lambda: check_prompts(config, render=loads, model_elsewhere=model_elsewhere))
-        prompts = found[0] if found else []
-        doubtful += found[1] if found else []
-    problems.refuse()
-    assert derived is not None and placement is not None  # else there was a problem
-    if learns:
-        doubtful += learning_rate_warnings(config, derived.shape)
-    doubtful += [*warnings_of(config, trains=learns), *memory_warnings(config, derived)]
-    return Findings(derived, placement, prompts, doubtful)
+        start.problems.add(earlier)
+    prompts = start.check_prompts(render=loads, model_elsewhere=model_elsewhere)
+    start.problems.refuse()
+    assert model is not None  # else there was a problem
+    derived, placement = model
+    if start.learns:
+        start.doubtful += learning_rate_warnings(config, derived.shape)
+    start.doubtful += [*warnings_of(config, trains=start.learns), *memory_warnings(config, derived)]
+    return Findings(derived, placement, prompts, start.doubtful)
+
+
+class _Start:
+    """The checks of one start, with the problems and the warnings so far."""
+
+    def __init__(self, config: RunConfig, dry_run: bool, trains: bool) -> None:
+        self.config, self.dry_run, self.trains = config, dry_run, trains
+        self.problems = Problems()
+        self.doubtful: list[str] = []
+        self.learns = trains and has_learner(config)  # else it only records groups
+        self.elsewhere = not runs_here(config)
+
+    def check_settings(self, new_run: bool) -> None:
+        """Check what needs neither the model nor the task."""
+        config = self.config
+        self.problems.add(lambda: machine_problems(config, new_run=new_run))
+        self.problems.add(lambda: stated_problems(config))
+        if self.trains:
+            self.problems.add(lambda: tracker_problems(config))
+            self.problems.add(lambda: dropout_problems(config))
+        if self.learns or not has_samplers(config):
+            self.problems.add(lambda: optimizer_problems(config))
+        if address_of(config)[0] == "local":
+            stated = self.dry_run and config.cluster.num_gpus is not None  # a dry run of another machine's layout
+            self._lines(doubtful=stated).extend(gpu_problems(config))
+
+    def check_model(self, elsewhere: bool) -> tuple[tuple[Derived, list[tuple[str, str]]] | None, bool]:
+        """Check the model and what depends on its size.
+
+        Args:
+            elsewhere: whether the model may be on other machines only.
+
+        Returns:
+            The derived figures and the nodes, None if there is a problem; and whether the tokenizer can be loaded, as
+            far as is known. If not, its error would only repeat the problem, with another remedy.
+        """
+        config = self.config
+        facts = self.problems.of(lambda: load_model_facts(config, must_exist=not elsewhere))
+        if facts is None:
+            return None, False
+        model, missing = facts
+        self.doubtful += [missing] if missing else []
+        loads, adapters = True, None
+        if model is not None:
+            loads = self.problems.add(lambda: architecture_and_tokenizer_problems(config))
+            if loads and self.learns and has_samplers(config):  # an evaluation has a merged model
+                self.problems.add(lambda: sampler_problems(config))
+            if self.problems.add(lambda: model_problems(config)) and loads:
+                loads = self.problems.add(lambda: loading_problems(Path(config.model.path)))
+                adapters = self.problems.of(lambda: adapter_sizes(config)) if loads else None
+        derived = derive(config, model, adapters)
+        self.problems.lines += memory_problems(config, derived, model)
+        self.doubtful += disk_warnings(config, derived) if self.learns else []
+        placement = self.problems.of(lambda: placement_report(config, model))
+        if placement is None:
+            return None, loads
+        self.doubtful += placement_warnings(config, model)
+        return (derived, placement), loads
+
+    def check_graders(self) -> None:
+        """Check the scorer and the sandbox on this machine."""
+        if has_samplers(self.config):  # else nothing is graded
+            self._lines(doubtful=self.dry_run and self.elsewhere).extend(scorer_problem(self.config))
+            self._lines(doubtful=self.elsewhere).extend(sandbox_problem(self.config))
+
+    def check_prompts(self, *, render: bool, model_elsewhere: bool) -> list[str]:
+        """The lines about the prompts. A start reads the prompts next, and refuses then what is wrong with them."""
+        if not has_samplers(self.config) or not (self.dry_run or (self.trains and self.problems.lines)):
+            return []
+        found = self.problems.of(lambda: check_prompts(self.config, render=render, model_elsewhere=model_elsewhere))
+        self.doubtful += found[1] if found else []
+        return found[0] if found else []
+
+    def _lines(self, *, doubtful: bool) -> list[str]:
+        """Where a finding goes that may be different on the machines that will run the job."""
+        return self.doubtful if doubtful else self.problems.lines
 
 
 def runs_here(config: RunConfig) -> bool:
