@@ -73,46 +73,67 @@ def train_verifier(
     settings = settings.model_copy(update={"learning_rate": rate})
     report(f"learning rate {rate:g}")
 
-    def ids(samples: Sequence[Sample]) -> list[list[int]]:
-        return [encode(s.prompt, s.response, tokenizer, settings, max_tokens) for s in samples]
-
-    def logits(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        return TransformersLogits(model.eval(), model.config.pad_token_id, settings.batch_tokens)(sequences)
-
-    train, calibration, test = ids(parts.train), ids(parts.calibration), ids(parts.test)
+    train, calibration, test = (
+        [encode(s.prompt, s.response, tokenizer, settings, max_tokens) for s in samples]
+        for samples in (parts.train, parts.calibration, parts.test)
+    )
     if cut := sum(len(sequence) == max_tokens for sequence in train):
         report(
             f"warning: {cut:,} of {len(train):,} prompts with their answers reach --max-tokens = {max_tokens}, so the "
             "beginnings of longer ones are cut off; raise it if they hold the problem"
         )
-    labels = np.array([s.correct for s in parts.train])
-    calibration_labels = np.array([s.correct for s in parts.calibration])
-    steps = _Steps(model, settings, len(batches([len(s) for s in train], settings.batch_tokens)) * settings.epochs)
-    best: tuple[float, dict[str, Any], Platt] | None = None
-    for epoch in range(settings.epochs):
-        loss = steps.epoch(train, labels, epoch)
-        found = logits(calibration)
-        platt = fit_platt(found, calibration_labels)
-        held = quality(found, calibration_labels, [s.prompt_id for s in parts.calibration], platt)
-        report(f"epoch {epoch + 1}/{settings.epochs}  {_line(loss, held)}")
-        if best is None or held.log_loss < best[0]:
-            best = held.log_loss, {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, platt
-    assert best is not None  # epochs >= 1
-    model.load_state_dict(best[1])
-    found = logits(test)
-    measured = quality(found, np.array([s.correct for s in parts.test]), [s.prompt_id for s in parts.test], best[2])
+    platt = _train_to_best(model, settings, parts, train, calibration, report)
+    found = _logits(model, settings, test)
+    measured = _quality(found, parts.test, platt)
     card = {
         "format": FORMAT,
         **settings.model_dump(mode="json", include={"template", "system_prompt", "chat_template_kwargs", "date"}),
         "max_tokens": max_tokens,
-        "platt": {"slope": best[2].slope, "intercept": best[2].intercept},
+        "platt": {"slope": platt.slope, "intercept": platt.intercept},
         "backbone": str(backbone),
         "settings": settings.model_dump(mode="json"),
         "answers": {name: len(getattr(parts, name)) for name in ("train", "calibration", "test")},
         "test": measured.to_json(),
     }
     _write(output, model, tokenizer, card)
-    return Trained(measured, parts.test, best[2].probability(found))
+    return Trained(measured, parts.test, platt.probability(found))
+
+
+def _train_to_best(
+    model: Any,
+    settings: TrainingSettings,
+    parts: Parts,
+    train: Sequence[Sequence[int]],
+    calibration: Sequence[Sequence[int]],
+    report: Callable[[str], None],
+) -> Platt:
+    """Train on all epochs; the model gets the weights of the best one on the calibration part, with its calibration."""
+    labels, calibration_labels = (_labels(samples) for samples in (parts.train, parts.calibration))
+    steps = _Steps(model, settings, len(batches([len(s) for s in train], settings.batch_tokens)) * settings.epochs)
+    best: tuple[float, dict[str, Any], Platt] | None = None
+    for epoch in range(settings.epochs):
+        loss = steps.epoch(train, labels, epoch)
+        found = _logits(model, settings, calibration)
+        platt = fit_platt(found, calibration_labels)
+        held = _quality(found, parts.calibration, platt)
+        report(f"epoch {epoch + 1}/{settings.epochs}  {_line(loss, held)}")
+        if best is None or held.log_loss < best[0]:
+            best = held.log_loss, {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, platt
+    assert best is not None  # epochs >= 1
+    model.load_state_dict(best[1])
+    return best[2]
+
+
+def _logits(model: Any, settings: TrainingSettings, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    return TransformersLogits(model.eval(), model.config.pad_token_id, settings.batch_tokens)(sequences)
+
+
+def _labels(samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([s.correct for s in samples])
+
+
+def _quality(logits: np.ndarray, samples: Sequence[Sample], platt: Platt) -> Quality:
+    return quality(logits, _labels(samples), [s.prompt_id for s in samples], platt)
 
 
 def default_rate(parameters: int) -> float:
@@ -136,8 +157,7 @@ def measure(directory: Path, samples: Sequence[Sample], batch_tokens: int) -> Qu
         for response, p in zip(responses, classifier.probabilities(prompt, responses), strict=True)
     }
     p = np.clip([known[s.prompt_id, s.response] for s in samples], 1e-12, 1 - 1e-12)
-    labels, prompt_ids = np.array([s.correct for s in samples]), [s.prompt_id for s in samples]
-    return quality(np.log(p) - np.log1p(-p), labels, prompt_ids, Platt())
+    return _quality(np.log(p) - np.log1p(-p), samples, Platt())
 
 
 def _line(loss: float, held: Quality) -> str:
