@@ -62,48 +62,46 @@ def local_directory(model: HubId, key: str) -> Path:
     Raises:
         UsageError: it cannot be fetched (the message says how to download it elsewhere).
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    place = f"{key} = {model.name}" + (f"@{model.revision}" if model.revision else "")
+    try:
+        return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=list(_OTHER_FORMATS)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        place = f"{key} = {model.name}" + (f"@{model.revision}" if model.revision else "")
+        raise UsageError(f"{place}: {_why_not_fetched(error, model, key)}") from error
+
+
+def _why_not_fetched(error: Exception, model: HubId, key: str) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):  # also a RepositoryNotFoundError
+        return (
+            "the hub gives this model only to users who accepted its terms; accept them at "
+            f"{constants.ENDPOINT}/{model.name} and set HF_TOKEN"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the hub has no such revision of the model; name a branch, a tag or a commit"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "there is no such directory here, and no such model on the hub that you may read; correct the path or the "
+            "name, or set HF_TOKEN for a private model"
+        )
     elsewhere = (
         f"where there is a network, run `{model.download}`, copy that directory to a place that every node sees, and "
         f"set {key} to it"
     )
-    try:
-        return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=list(_OTHER_FORMATS)))
-    except GatedRepoError as error:
-        raise UsageError(
-            f"{place}: the hub gives this model only to users who accepted its terms; accept them at "
-            f"{constants.ENDPOINT}/{model.name} and set HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UsageError(
-            f"{place}: the hub has no such revision of the model; name a branch, a tag or a commit"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(
-            f"{place}: there is no such directory here, and no such model on the hub that you may read; correct the "
-            "path or the name, or set HF_TOKEN for a private model"
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise UsageError(
-                f"{place}: there is no such directory here, it is not in the Hugging Face cache "
-                f"({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set, so it is not downloaded; {elsewhere}, or "
-                "unset HF_HUB_OFFLINE"
-            ) from error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UsageError(
-            f"{place}: there is no such directory here, and the model cannot be fetched from the hub at "
-            f"{constants.ENDPOINT} ({reason}); {elsewhere}"
-        ) from error
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"there is no such directory here, it is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and "
+            f"HF_HUB_OFFLINE is set, so it is not downloaded; {elsewhere}, or unset HF_HUB_OFFLINE"
+        )
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return (
+        f"there is no such directory here, and the model cannot be fetched from the hub at {constants.ENDPOINT} "
+        f"({reason}); {elsewhere}"
+    )
 
 
 def _refused_here(config: RunConfig) -> bool:
