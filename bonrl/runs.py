@@ -304,8 +304,23 @@ def _command(words: Sequence[str], directory: Path | None, *, quiet: bool) -> No
         env={**os.environ, "PYTHONPATH": os.pathsep.join(_own_paths()), "PYTHONUNBUFFERED": "1"},
         start_new_session=True,  # Ctrl-C reaches it once, from here
     )
-    assert process.stdout is not None
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    status = _wait(process, tail, quiet=quiet)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt(tail[-1] if tail else "")
+    if status == REFUSED:
+        refused = [line.removeprefix("bonrl: ") for line in tail if line.startswith("bonrl: ")]
+        raise UsageError("\n".join(refused) or "\n".join(tail))
+    if status != COMPLETED:
+        raise RunFailed("\n".join(tail), directory if directory is not None and directory.is_dir() else None)
+
+
+def _wait(process: subprocess.Popen[str], tail: deque[str], *, quiet: bool) -> int:
+    """The exit status of a command at its end; its output goes to `tail` and, unless `quiet`, to the terminal.
+
+    Ctrl-C is passed on, and gives INTERRUPTED whatever the command's own status is.
+    """
+    assert process.stdout is not None
     interrupted = False
     while True:
         try:
@@ -314,20 +329,13 @@ def _command(words: Sequence[str], directory: Path | None, *, quiet: bool) -> No
                 if not quiet:
                     print(line, end="", flush=True)
             status = process.wait()  # deadline: it has closed its output
-            break
+            return INTERRUPTED if interrupted else status
         except KeyboardInterrupt:
             interrupted = True
             process.send_signal(signal.SIGINT)
         except BaseException:
             process.send_signal(signal.SIGTERM)
             raise
-    if interrupted or status == INTERRUPTED:
-        raise KeyboardInterrupt(tail[-1] if tail else "")
-    if status == REFUSED:
-        refused = [line.removeprefix("bonrl: ") for line in tail if line.startswith("bonrl: ")]
-        raise UsageError("\n".join(refused) or "\n".join(tail))
-    if status != COMPLETED:
-        raise RunFailed("\n".join(tail), directory if directory is not None and directory.is_dir() else None)
 
 
 def _own_paths() -> list[str]:
