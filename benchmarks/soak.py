@@ -35,6 +35,7 @@ from benchmarks.metrics_tail import last_step
 
 MIB_AIM = 1.0  # MB per 100 steps
 COUNT_AIM = 0.5  # descriptors, threads, processes per 100 steps
+FITTED = 100  # samples of the second half of the steps, to which a line is fitted
 ROLES = {
     "sampler": r"^ray::SamplerActor",
     "engine core": r"VLLM::EngineCore",
@@ -111,8 +112,8 @@ def _object_store() -> int:
     return psutil.disk_usage("/dev/shm").used
 
 
-def evenly(samples: Sequence[Sample], count: int = 100) -> list[Sample]:
-    """About `count` readings of the second half of the steps, evenly spaced in steps.
+def evenly(samples: Sequence[Sample]) -> list[Sample]:
+    """About FITTED readings of the second half of the steps, evenly spaced in steps.
 
     Readings come by the clock: where other work slows the run down they crowd, and what grows by the second would
     count as growth by the step.
@@ -120,7 +121,7 @@ def evenly(samples: Sequence[Sample], count: int = 100) -> list[Sample]:
     last = samples[-1].step if samples else 0
     chosen: list[Sample] = []
     for sample in samples:
-        if sample.step >= last / 2 and (not chosen or sample.step - chosen[-1].step >= last / 2 / count):
+        if sample.step >= last / 2 and (not chosen or sample.step - chosen[-1].step >= last / 2 / FITTED):
             chosen.append(sample)
     return chosen
 

@@ -108,9 +108,9 @@ def strategy_curve(
     return points
 
 
-def mean_probability(values_P: np.ndarray, k: int = 1) -> CurvePoint:
+def mean_probability(values_P: np.ndarray) -> CurvePoint:
     """The mean of P probabilities, one per prompt, with the interval of a curve."""
-    return _point(k, np.asarray(values_P, np.float64), PROBABILITY)
+    return _point(1, np.asarray(values_P, np.float64), PROBABILITY)
 
 
 def of_prompts(point: CurvePoint, prompts: np.ndarray) -> CurvePoint:

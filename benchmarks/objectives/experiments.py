@@ -70,9 +70,9 @@ class Experiment:
     primary: tuple[Contrast, ...] = ()  # of its value, named before the test split is used
 
 
-def _pass_at_k(k: int, estimator: str, rate: float | None = None) -> Contender:
+def _pass_at_k(k: int, estimator: str) -> Contender:
     overrides = ("objective.strategy=pass_at_k", f"objective.k={k}", f"objective.estimator={estimator}")
-    return Contender(f"pass@{k} ({estimator})", overrides, {k: 1.0}, "pass_at_k", rate)
+    return Contender(f"pass@{k} ({estimator})", overrides, {k: 1.0}, "pass_at_k")
 
 
 MEAN = Contender("mean reward", ("objective.strategy=mean", "objective.k=1"))

@@ -50,15 +50,15 @@ def _python_problems(version: tuple[int, ...] = tuple(sys.version_info[:2])) -> 
         )
 
 
-def _shadow_problems(root: Path = ROOT) -> Iterator[str]:
+def _shadow_problems() -> Iterator[str]:
     """Foreign packages that Python would import under our names."""
     for name in OUR_PACKAGES:
         found = _location(name)
         if found is None:
             yield f"the package {name!r} of bonrl cannot be found; run `make install` in the repository"
-        elif found != root / name:
+        elif found != ROOT / name:
             yield (
-                f"another installed package is called {name!r} ({found}) and hides bonrl's ({root / name}); "
+                f"another installed package is called {name!r} ({found}) and hides bonrl's ({ROOT / name}); "
                 f"uninstall it (`pip uninstall {name}`) or give bonrl its own environment (`make install`)"
             )
 

@@ -48,11 +48,11 @@ def running_mean(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarra
     return mean, mean - half_width, mean + half_width
 
 
-def thin(values: np.ndarray, most: int = MAX_POINTS) -> np.ndarray:
-    """At most `most` values: the mean of each stretch of neighbors, NaN where none has a value."""
-    if len(values) <= most:
+def thin(values: np.ndarray) -> np.ndarray:
+    """At most MAX_POINTS values: the mean of each stretch of neighbors, NaN where none has a value."""
+    if len(values) <= MAX_POINTS:
         return values
-    edges = np.linspace(0, len(values), most + 1).astype(int)
+    edges = np.linspace(0, len(values), MAX_POINTS + 1).astype(int)
     return np.array([_mean(values[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)])
 
 

@@ -12,6 +12,8 @@ from verifiers.task import Prompt
 SHINGLE = 13
 """Number of consecutive words that overlapping problems share (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
 
+EXAMPLES = 5  # that are shown
+
 _WORD = re.compile(r"\w+")
 
 
@@ -24,7 +26,7 @@ class Contamination:
         same_text: Those with the normalized text of a training problem.
         overlapping: Those that share 13 consecutive words with a training problem, identical ones included; phrases in
             several training problems, such as instructions, do not count.
-        examples: Up to ``limit`` pairs (evaluation id, training id), identical texts first.
+        examples: Up to EXAMPLES pairs (evaluation id, training id), identical texts first.
     """
 
     evaluated: int
@@ -38,16 +40,13 @@ def normalized(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
-def contamination(
-    train: Iterable[Prompt], evaluation: Iterable[Prompt], *, instruction: str = "", limit: int = 5
-) -> Contamination:
+def contamination(train: Iterable[Prompt], evaluation: Iterable[Prompt], *, instruction: str = "") -> Contamination:
     """Compare the prompts of two splits, in time linear in the number of words.
 
     Args:
         train: Training problems.
         evaluation: Evaluation problems.
         instruction: Text at the end of every prompt, removed before the comparison.
-        limit: Largest number of examples.
     """
 
     def words(prompt: Prompt) -> tuple[str, ...]:
@@ -78,4 +77,4 @@ def contamination(
         if shared is not None:
             overlapping += 1
             near_examples.append((prompt.id, shingles[shared]))
-    return Contamination(evaluated, same_text, overlapping, tuple((exact_examples + near_examples)[:limit]))
+    return Contamination(evaluated, same_text, overlapping, tuple((exact_examples + near_examples)[:EXAMPLES]))
