@@ -62,12 +62,17 @@ def bon_rl_variational(groups: AnswerGroups, k: int, options: Options) -> np.nda
     """
     scores_GN = groups.rewards_GN if groups.scores_GN is None else groups.scores_GN
     lam = tilt(k)
-    at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
-    tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
-    weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
+    weights_GN, at_least_GNN = tilted_weights(scores_GN, lam)
     above_GN = groups.rewards_GN - groups.rewards_GN.min(axis=1, keepdims=True)  # equal rewards are exact zeros
     gain_GN = weights_GN * (above_GN - (weights_GN * above_GN).sum(axis=1, keepdims=True))
     return gain_GN + lam / groups.n * np.einsum("gi,gij->gj", gain_GN, at_least_GNN)
+
+
+def tilted_weights(scores_GN: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the samples under the variational policy, float64 [G, N], and 1[score_i >= score_j], [G, N, N]."""
+    at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
+    tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
+    return tilted_GN / tilted_GN.sum(axis=1, keepdims=True), at_least_GNN
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from learner.estimators.bon_paper import tilt
+from learner.estimators.bon_paper import tilt, tilted_weights
 from learner.estimators.registry import check_p_fail_clip
 from learner.strategies import as_count
 
@@ -80,9 +80,7 @@ def _exact(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int, p_fail_clip: fl
 def _variational(scores_GN: np.ndarray, expert_G1: np.ndarray, k: int) -> np.ndarray:
     """lambda/n 1[r_e >= r_j] - w_j - lambda/n sum_i w_i 1[r_i >= r_j], w the tilted weights of the samples."""
     lam, n = tilt(k), scores_GN.shape[1]
-    at_least_GNN = scores_GN[:, :, None] >= scores_GN[:, None, :]
-    tilted_GN = np.exp(lam * (at_least_GNN.mean(axis=2) - 1.0))
-    weights_GN = tilted_GN / tilted_GN.sum(axis=1, keepdims=True)
+    weights_GN, at_least_GNN = tilted_weights(scores_GN, lam)
     expected_GN = np.einsum("gi,gij->gj", weights_GN, at_least_GNN)
     advantages_GN = lam / n * ((expert_G1 >= scores_GN) - expected_GN) - weights_GN
     # The score function has mean 0, so subtracting the mean adds no bias and lowers the variance.
