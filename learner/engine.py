@@ -190,6 +190,14 @@ class Engine:
             metrics.add(batch, result, logprobs_BR.detach(), *map(self._tensor, arrays))
         return metrics.reduce(self.world_size)
 
+    def sleep(self) -> None:
+        """Move what only a step needs to host memory (`learner.sleep`), until `wake`."""
+        self._backend.sleep()
+
+    def wake(self) -> None:
+        """Bring back what `sleep` moved, before `accumulate`."""
+        self._backend.wake()
+
     # ---------------------------------------------------------------- scoring
 
     def score(self, sequences: Sequence[TrainingSequence], temperature: float | None = None) -> list[np.ndarray]:

@@ -88,3 +88,13 @@ def test_the_learner_scores_as_on_the_processor(setting: Setting, tmp_path: Path
     tolerance = 2e-2 if changes.get("optimizer") else 2e-3
     for on_card, on_processor in zip(*scores, strict=True):
         np.testing.assert_allclose(on_card, on_processor, atol=tolerance)
+
+
+def test_a_learner_rank_that_sleeps_frees_memory_and_wakes_as_it_was(tmp_path: Path) -> None:
+    import torch
+
+    from tests.learner.engine_setup import make_model
+    from tests.learner.ranks import run_ranks
+
+    make_model(tmp_path / "bfloat16", tied=True, dtype=torch.bfloat16)
+    run_ranks("engine_cases:sleeping_on_a_gpu", 1, tmp_path)

@@ -84,5 +84,13 @@ class LearnerBackend(ABC):
         """Continue from :meth:`save`; returns its `extra`. Raises ValueError if there is nothing to load."""
 
     @abstractmethod
+    def sleep(self) -> None:
+        """Move the optimizer's state to host memory. The weights stay, so :meth:`gathered` and :meth:`save` work."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Bring back what :meth:`sleep` moved, as a step needs it."""
+
+    @abstractmethod
     def close(self, *, leave_group: bool) -> None:
         """Release the model and, with `leave_group`, leave the process group."""

@@ -9,6 +9,8 @@
 - `reduce_bucket_size` buffers are allocated in full, 2 GB by default; they are sized to the model.
 - `initialize` moves a whole model to the device and broadcasts it from rank 0. Under ZeRO-3 the parameters are
   partitioned before, one at a time, so that a rank never holds more than its part and one parameter.
+- `offload_states` moves the optimizer's state at stage 2. In bfloat16 stage 1 is another class, without that method;
+  stage 3 asks for DeepSpeed's FusedAdam. A checkpoint that is written meanwhile loads as any other.
 """
 
 from __future__ import annotations
@@ -180,6 +182,16 @@ class DeepSpeedBackend(LearnerBackend):
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in '{directory}'; resume from another checkpoint")
         return state["extra"]
+
+    def sleep(self) -> None:
+        """See the base class."""
+        kinds = self._deepspeed.runtime.zero.offload_config.OffloadStateTypeEnum
+        # The gradients are freed by each update.
+        self.model.offload_states(include=[kinds.hp_params, kinds.optim_states], pin_memory=True)
+
+    def wake(self) -> None:
+        """See the base class."""
+        self.model.reload_states()
 
     def close(self, *, leave_group: bool) -> None:
         """See the base class."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from learner.batching import TrainingSequence
@@ -20,7 +21,9 @@ from tests.learner.engine_checks import (
     check_scores,
     check_sent_adapters,
     check_skip,
+    check_sleep,
     check_stream,
+    optimizer_states,
     step_with_gradient,
     watch_gradients,
 )
@@ -205,6 +208,53 @@ def offloaded(rank: int, world_size: int, port: int, directory: Path, *, cases: 
             weights.append([tensor for bucket in engine.weight_buckets(1 << 20) for _, tensor in bucket])
         for plain, moved in zip(*weights, strict=True):
             torch.testing.assert_close(moved, plain, atol=1e-6, rtol=1e-5)
+    engine.close()
+
+
+def sleeping(rank: int, world_size: int, port: int, directory: Path, *, cases: list[list]) -> None:
+    """Four steps of an engine that never sleeps, of one that sleeps between them, and of one that continues from the
+    checkpoint that the second wrote asleep: equal to the bit, weights as well as moments."""
+    for dtype, what in cases:
+        path = directory / ("tied" if dtype == "float32" else "bfloat16")
+        checkpoint = directory / f"asleep-{world_size}-{dtype}-{what}"
+        learner = settings(zero_stage=2, lora=LORA if what == "adapters" else None)
+        results = []
+        for kind in ("awake", "asleep", "continued"):
+            engine = make_engine(path, rank, world_size, port, learner, dtype=dtype)
+            if kind == "continued":
+                engine.load(checkpoint)
+            for step in range(2 if kind == "continued" else 0, 4):
+                if kind != "awake":
+                    check_sleep(engine)
+                engine.train_step(make_sequences(seed=step), 7.0, step)
+                if kind == "asleep" and step == 1:
+                    engine.sleep()
+                    engine.save(checkpoint, {})
+                    engine.wake()
+            weights = [tensor for bucket in engine.weight_buckets(1 << 20) for _, tensor in bucket]
+            results.append([*weights, *optimizer_states(engine), torch.rand(3)])
+        for others in results[1:]:
+            assert len(others) == len(results[0]) > 4
+            assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True)), (dtype, what)
+    engine.close()
+
+
+def not_sleeping(rank: int, world_size: int, port: int, directory: Path, *, stage: int, dtype: str, error: str) -> None:
+    engine = make_engine(directory / dtype, rank, world_size, port, settings(zero_stage=stage), dtype=dtype)
+    with pytest.raises((AttributeError, AssertionError), match=error):
+        engine.sleep()
+    engine.close()
+
+
+def sleeping_on_a_gpu(rank: int, world_size: int, port: int, directory: Path) -> None:
+    """As :func:`check_sleep` says. Two runs are not compared: not all kernels on a GPU are deterministic."""
+    engine = make_engine(
+        directory / "bfloat16", rank, world_size, port, settings(zero_stage=2), dtype="bfloat16", device="cuda"
+    )
+    for step in range(3):
+        check_sleep(engine)
+        engine.train_step(make_sequences(seed=step), 7.0, step)
+    check_sleep(engine)
     engine.close()
 
 

@@ -79,6 +79,23 @@ def test_offloading_does_not_change_the_update(models: Path) -> None:
     run_ranks("engine_cases:offloaded", 1, models, cases=[[1, "optimizer"], [3, "all"]])
 
 
+@pytest.mark.parametrize(
+    ("world_size", "cases"),
+    [(1, [["bfloat16", "all"], ["float32", "all"]]), (2, [["bfloat16", "all"], ["bfloat16", "adapters"]])],
+)
+def test_sleeping_between_steps_changes_nothing(models: Path, world_size: int, cases: list[list]) -> None:
+    run_ranks("engine_cases:sleeping", world_size, models, cases=cases)
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "error"),
+    [(1, "bfloat16", "has no attribute 'offload_states'"), (3, "bfloat16", "only for DeepSpeed FusedAdam")],
+)
+def test_deepspeed_moves_no_states_of_the_refused_stages(models: Path, stage: int, dtype: str, error: str) -> None:
+    """When it does, the rule for learner.zero_stage with learner.sleep can go."""
+    run_ranks("engine_cases:not_sleeping", 1, models, stage=stage, dtype=dtype, error=error)
+
+
 def test_adapters_equal_plain_torch(models: Path) -> None:
     run_ranks("engine_cases:adapters", 2, models, stages=[0, 1, 3])
 
