@@ -238,6 +238,13 @@ class LearnerSettings(Section):
         "updated by the CPU (zero_stage 1 or more). all: the weights too, fetched for each pass (zero_stage 3). For "
         "models that do not fit on the GPU; each step takes longer, because it waits for the copies.",
     )
+    sleep: Literal["none", "states"] = Field(
+        "none",
+        description="GPU only, with cluster.placement: colocated, sampler.sleep and zero_stage: 2: what a rank keeps "
+        "in host memory while samplers work. states: Adam's moments and the float32 weights, 12 bytes for each trained "
+        "weight. The sampler's cache gets their memory on the GPU; each step waits while they move. Not run on a GPU "
+        "yet.",
+    )
     activation_checkpointing: bool = Field(
         False,
         description="Recompute activations in the backward pass: far less memory, about a third more time.",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,9 +33,16 @@ Origin = tuple[int, Path | None]
 
 SLEEP_SECONDS = "sync/sleep_seconds"
 """The metric of the seconds in which samplers freed the memory of shared cards."""
+LEARNER_SLEEP_SECONDS = "sync/learner_sleep_seconds"
+"""The metric of the seconds in which the ranks moved their states to host memory and back."""
 
 Probes = asyncio.Task[list[pa.RecordBatch]]
 """Groups sampled only to compare samplers with the learner."""
+
+
+def moving_seconds(row: Mapping[str, float]) -> float:
+    """Seconds of the step with the metrics `row` in which samplers and ranks freed memory of shared cards."""
+    return sum(row.get(name, 0.0) for name in (SLEEP_SECONDS, LEARNER_SLEEP_SECONDS))
 
 
 class LearnerGroup:
@@ -48,6 +56,7 @@ class LearnerGroup:
         history: the groups of an earlier step (0: the first), from the group log; called in a thread, because it reads
             a file.
         cards: those of the ranks, with the samplers that share them.
+        sleeps: whether the ranks move their states to host memory between their turns (``learner.sleep``).
     """
 
     def __init__(
@@ -58,6 +67,8 @@ class LearnerGroup:
         origin: Callable[[], Origin],
         history: Callable[[int], ObjectRef],
         cards: Cards | None = None,
+        *,
+        sleeps: bool = False,
     ) -> None:
         self._unit = unit
         self._supervisor = supervisor
@@ -65,6 +76,7 @@ class LearnerGroup:
         self._origin = origin
         self._history = history
         self._cards = cards or Cards()
+        self._sleeps = sleeps
         self._last: tuple[int, ObjectRef] | None = None  # the last step's groups, which may not be in the log yet
         # Calls queue here and not in the ranks: waiting does not count against the deadline, and all ranks get them in
         # the same order, which collectives require.
@@ -97,6 +109,8 @@ class LearnerGroup:
             to="start its process",
             **self._deadlines.of("start_s"),
         )
+        if self._sleeps:  # loading takes the memory of the states too, which engines have while ranks are at rest
+            await self._cards.sleep()
         await self._all(
             incarnation, lambda rank: rank.start.remote(address, port), to="load the model", limit="start_s"
         )
@@ -114,21 +128,23 @@ class LearnerGroup:
             await self._cards.sleep()
         for earlier in range(step, self.version):
             await self._train(incarnation, await self._groups(earlier), earlier)
+        await self._sleep(incarnation)
 
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """One optimizer step on the leased `groups`; returns rank 0's metrics.
 
         Samplers on the same cards sleep from then on until the next weight update; the metrics have the seconds that
-        this took.
+        this took, and those in which sleeping ranks woke up and fell asleep again.
 
         `probes` (see :meth:`RolloutPool.probe`) may still be running: samplers draw them while the learner computes the
         gradient.
         """
 
         async def attempt(incarnation: int) -> list[dict[str, float]]:
-            seconds = await self._cards.sleep()
+            seconds = {SLEEP_SECONDS: await self._cards.sleep(), LEARNER_SLEEP_SECONDS: await self._wake(incarnation)}
             first, *others = await self._train(incarnation, groups, step, probes)
-            return [first | ({SLEEP_SECONDS: seconds} if seconds else {}), *others]
+            seconds[LEARNER_SLEEP_SECONDS] += await self._sleep(incarnation)
+            return [first | {name: value for name, value in seconds.items() if value}, *others]
 
         self.training = True
         try:
@@ -199,6 +215,29 @@ class LearnerGroup:
         await self._all(incarnation, lambda rank: rank.accumulate.remote(groups, step), to=gradient, limit="learn_s")
         probed = await probes if probes else []  # deadline: each probe has its own
         return await self._all(incarnation, lambda rank: rank.update.remote(step, probed), to=update, limit="learn_s")
+
+    async def _wake(self, incarnation: int) -> float:
+        return await self._move(incarnation, lambda rank: rank.wake.remote(), to="bring its states back to the GPU")
+
+    async def _sleep(self, incarnation: int) -> float:
+        return await self._move(incarnation, lambda rank: rank.sleep.remote(), to="move its states to host memory")
+
+    async def _move(self, incarnation: int, method: Callable[[Any], ObjectRef], *, to: str) -> float:
+        """Move the ranks' states if they sleep at all; returns the seconds it took.
+
+        Raises:
+            ActorLost: also if a rank raised, because it is not known where its states are.
+        """
+        if not self._sleeps:
+            return 0.0
+        began = time.monotonic()
+        try:
+            await self._all(incarnation, method, to=f"{to} (learner.sleep)", limit="learn_s")
+        except ActorLost:
+            raise
+        except ActorFailure as failure:
+            raise ActorLost(str(failure)) from failure
+        return time.monotonic() - began
 
     async def _retry_until_done(self, attempt: Callable[[int], Awaitable[T]], *, to: str) -> T:
         """Call `attempt` with the current incarnation of the ranks; retry if they are lost and replaced meanwhile."""

@@ -1,8 +1,8 @@
 """Who uses the memory of cards that samplers share with learner ranks (``cluster.placement: colocated``).
 
-A card has room for the learner at rest (its states) next to an engine, or for the learner at work next to an engine
-that sleeps (``sampler.sleep``). An engine that starts measures the free memory of its card, and vLLM fails if another
-process frees memory meanwhile. So two kinds of turns exclude each other:
+A card has room for the learner at rest (its states; with ``learner.sleep`` only its weights) next to an engine, or for
+the learner at work next to an engine that sleeps (``sampler.sleep``). An engine that starts measures the free memory of
+its card, and vLLM fails if another process frees memory meanwhile. So two kinds of turns exclude each other:
 
 =====================  ================================================  ===========================================
 turn                   what happens in it                                the others on the card
@@ -12,6 +12,7 @@ learner, training      a step; new ranks train lost steps again          engines
 sampler, one or more   engines start, or load weights, which wakes them  ranks are at rest, or their processes ended
 =====================  ================================================  ===========================================
 
+With ``learner.sleep`` engines sleep also while ranks start, because these load states that an engine has no room for.
 With ``sampler.sleep: none`` engines stay awake, also while ranks train, and the turns only keep an engine's start apart
 from the learner's work.
 
@@ -21,8 +22,8 @@ first: otherwise samplers that start one after the other could keep the learner 
 while it lasts.
 
 The replacement of a sampler that is lost while the learner works therefore waits with its start, and a learner that is
-replaced while samplers work puts them to sleep first if it has steps to train again; they get their weights back from
-the new ranks (``Broadcaster.wake``).
+replaced while samplers work puts them to sleep first if it has steps to train again, or with ``learner.sleep``. They
+get their weights back from the new ranks (``Broadcaster.wake``).
 """
 
 from __future__ import annotations

@@ -171,6 +171,17 @@ class LearnerRank:
         set_step(self._version)
         return row
 
+    async def sleep(self) -> None:
+        """Move what only a step needs to host memory (``learner.sleep``).
+
+        Weights can be published and saved meanwhile.
+        """
+        await self._run(self._engine.sleep, "move its states to host memory")
+
+    async def wake(self) -> None:
+        """Bring back what :meth:`sleep` moved, before :meth:`accumulate`."""
+        await self._run(self._engine.wake, "bring its states back to the GPU")
+
     async def node(self) -> str:
         """Ray's id of the node this rank runs on."""
         import ray

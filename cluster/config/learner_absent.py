@@ -16,9 +16,10 @@ def without_learner(config: RunConfig) -> RunConfig:
     Estimates, checks and placement then count no learner rank: ``learner.ranks`` is 0, which no file can set. The other
     settings of the learner have no effect.
     """
-    learner = config.learner.model_copy(update={"ranks": 0, "lora": None})
+    alone = unshared(config)
+    learner = alone.learner.model_copy(update={"ranks": 0, "lora": None})
     broadcast = config.broadcast.model_copy(update={"backend": "host"})
-    return unshared(config).model_copy(update={"learner": learner, "broadcast": broadcast})
+    return alone.model_copy(update={"learner": learner, "broadcast": broadcast})
 
 
 def recording(config: RunConfig) -> RunConfig:
@@ -30,5 +31,6 @@ def recording(config: RunConfig) -> RunConfig:
 def unshared(config: RunConfig) -> RunConfig:
     """`config` for a job with samplers or a learner only, which need not share their GPUs."""
     sampler = config.sampler.model_copy(update={"sleep": "none"})
+    learner = config.learner.model_copy(update={"sleep": "none"})
     cluster = config.cluster.model_copy(update={"placement": "separate"})
-    return config.model_copy(update={"sampler": sampler, "cluster": cluster})
+    return config.model_copy(update={"sampler": sampler, "learner": learner, "cluster": cluster})

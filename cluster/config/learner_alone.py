@@ -16,6 +16,7 @@ NO_SAMPLING = (
     *("actors.samplers=1", "actors.verifiers=1", "actors.verifier_gpus=0", "rollout.allocation=null"),
     *("sampler.gpus=0", "sampler.tensor_parallel=1", "sampler.sleep=none", "sampler.max_model_len=null"),
     *("cluster.placement=separate", "broadcast.backend=host", "queue.staleness=0", "queue.overtake=0"),
+    "learner.sleep=none",
 )
 _NONE = ElasticCount.model_construct(min=0, max=0)  # the schema allows no run without them
 
@@ -29,6 +30,7 @@ def without_sampling(config: RunConfig) -> RunConfig:
         config,
         actors={"samplers": _NONE, "verifiers": _NONE},
         sampler={"sleep": "none", "max_model_len": None},
+        learner={"sleep": "none"},
         cluster={"placement": "separate"},
         broadcast={"backend": "host"},
         queue={"staleness": 0, "overtake": 0},

@@ -264,6 +264,7 @@ def _shared_cards(config: RunConfig) -> Iterator[str]:
             f"{sampler.gpus} and learner.gpus_per_rank = {learner.gpus_per_rank:g}; use broadcast.backend = host"
         )
     yield from _sleep(config)
+    yield from _learner_sleep(config)
     if learner.offload != "none" and not learner.gpus_per_rank:
         yield f"learner.offload = {learner.offload} moves memory off a GPU; set learner.gpus_per_rank = 1, or none"
     least = {"none": 0, "optimizer": 1, "all": 3}[learner.offload]
@@ -299,6 +300,37 @@ def _sleep(config: RunConfig) -> Iterator[str]:
         yield (
             "sampler.sleep = weights discards the model, which learner.lora.send = adapters does not send again; set "
             "sampler.sleep = cache or learner.lora.send = merged"
+        )
+
+
+def _learner_sleep(config: RunConfig) -> Iterator[str]:
+    learner, key = config.learner, f"learner.sleep = {config.learner.sleep}"
+    if learner.sleep == "none":
+        return
+    if config.cluster.placement != "colocated":
+        yield (
+            f"{key} frees memory for a sampler on the same GPU, which cluster.placement = separate does not have; set "
+            "learner.sleep = none, or cluster.placement = colocated"
+        )
+    elif config.sampler.sleep == "none":
+        yield (
+            f"{key} needs sampler.sleep = weights or cache, because otherwise the engine keeps its memory while the "
+            "learner works, and nothing is gained; set one of them, or learner.sleep = none"
+        )
+    if learner.zero_stage != 2:
+        yield (
+            f"{key} needs learner.zero_stage = 2 (is {learner.zero_stage}), also with one rank, because in bfloat16 "
+            "DeepSpeed moves the states of that stage only; set learner.zero_stage = 2, or learner.sleep = none"
+        )
+    if learner.offload != "none":
+        yield (
+            f"{key} moves what learner.offload = {learner.offload} keeps in host memory at all times; set "
+            "learner.sleep = none or learner.offload = none"
+        )
+    if learner.optimizer != "adamw":
+        yield (
+            f"{key} is not tested with learner.optimizer = {learner.optimizer}, whose state has tables besides the "
+            "moments; set learner.optimizer = adamw, or learner.sleep = none"
         )
 
 

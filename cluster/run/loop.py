@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.fleet.learner_group import SLEEP_SECONDS
+from actors.fleet.learner_group import moving_seconds
 from cluster.run.clock import StepClock
 from cluster.run.run import Run
 
@@ -41,7 +41,7 @@ async def train(run: Run) -> None:
             clock.lap("waiting")
 
             learned = await run.learner.step(batch, step, probes)
-            clock.lap("learning", sync_s=learned.get(SLEEP_SECONDS, 0.0))
+            clock.lap("learning", sync_s=moving_seconds(learned))
 
             synced = await run.broadcaster.broadcast(version=step + 1)
             await run.source.ack(version=step + 1)

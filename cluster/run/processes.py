@@ -224,7 +224,8 @@ class Processes:
 
         unit = Unit("learner", members, prepare, busy=lambda: learner.unsaved, stateful=True)
         self.supervisor.add(unit)
-        learner = LearnerGroup(unit, self.supervisor, config.deadlines, origin, history, self._cards)
+        sleeps = config.learner.sleep != "none"
+        learner = LearnerGroup(unit, self.supervisor, config.deadlines, origin, history, self._cards, sleeps=sleeps)
         await self.supervisor.start(unit)
         return learner
 

@@ -280,6 +280,45 @@ class Rank(Actor):
             self.place.shared.pop(manifest["path"], None)
 
 
+class SleepingRank(Rank):
+    """As with ``learner.sleep``: its states are on the card from its start, or from `wake`, until `sleep`."""
+
+    moved = False
+
+    async def _start(self, address: str, port: int) -> None:
+        self.use("trains")  # as much memory as for a step
+        self.world.moment("learner-start")
+        await self._pause(10.0)
+
+    async def _sleep(self) -> None:
+        self.world.moment("offload")
+        await self._pause(1.0)
+        if self.bad_sleeps:
+            self.world.actual_losses[self.name] += 1
+            raise _task_error(MemoryError("no host memory"))
+        self.moved = True
+        self.use("rests")
+
+    async def _wake(self) -> None:
+        self.use("trains")
+        self.world.moment("reload")
+        await self._pause(1.0)
+        self.moved = False
+
+    async def _accumulate(self, groups: Any, step: int) -> None:
+        assert not self.moved
+        await super()._accumulate(groups, step)
+
+    async def _update(self, step: int, probes: Any) -> dict[str, float]:
+        row = await super()._update(step, probes)
+        self.use("trains")
+        return row
+
+    async def _publish(self, receivers: list[Any]) -> Any:
+        assert self.moved, "a sampler needs the memory"
+        return await super()._publish(receivers)
+
+
 def _task_error(cause: Exception) -> Exception:
     from ray.exceptions import RayTaskError
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.actors.fleet.simulated_actors import Actor, Group, Monitor, Rank, Sampler
+from tests.actors.fleet.simulated_actors import Actor, Group, Monitor, Rank, Sampler, SleepingRank
 
 if TYPE_CHECKING:
     from actors.fleet.shared_cards import Cards
@@ -65,8 +65,8 @@ class Node:
 class Fault:
     """`victim` is lost `after` seconds after the `nth` occurrence of `moment`.
 
-    victim: "learner", "sampler-1", ... (the process), "node of learner", ..., "monitor" (all node monitors), or
-    "load of sampler-1" (its next load begins and fails).
+    victim: "learner", "sampler-1", ... (the process), "node of learner", ..., "monitor" (all node monitors),
+    "load of sampler-1" (its next load begins and fails), or "sleep of learner", ... (it cannot free its memory).
     """
 
     moment: str
@@ -93,6 +93,7 @@ class World:
         self.transport = "auto"  # as `broadcast.transport`; "nccl": as that back-end
         self.groups: dict[str, Group] = {}  # by name
         self.sample_s = 2.0  # longest time for the groups of a step
+        self.learner_sleeps = False  # as `learner.sleep`
         self.collisions: list[str] = []  # what cannot be in the memory of one card at the same time
 
     def check_cards(self) -> None:
@@ -215,7 +216,7 @@ class Job:
             return make
 
         self.cards = cards(self.supervisor, deadlines) if cards else Cards()
-        rank = Member("learner", spawn(Rank, "learner"))
+        rank = Member("learner", spawn(SleepingRank if world.learner_sleeps else Rank, "learner"))
         unit = self.supervisor.add(Unit("learner", [rank], self._prepare_learner))
         self.learner = LearnerGroup(
             unit,
@@ -224,6 +225,7 @@ class Job:
             origin=lambda: (0, None),
             history=lambda step: f"groups {step}",
             cards=self.cards,
+            sleeps=world.learner_sleeps,
         )
         settings = BroadcastSettings(backend="nccl") if transport == "nccl" else BroadcastSettings(transport=transport)
         self.broadcaster = Broadcaster(

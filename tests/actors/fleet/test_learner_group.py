@@ -14,24 +14,28 @@ LIMIT_S = 10
 
 
 class Rank:
-    """Records its calls; at the `fatal` one it dies, or its connection breaks."""
+    """Records its calls; at the `fatal` one it dies, or its connection breaks, or it raises `error`."""
 
-    def __init__(self, asked: list[str], fatal: int = 0, *, dies: bool = True) -> None:
-        self.asked, self.fatal, self.calls, self.dies = asked, fatal, 0, dies
+    def __init__(self, asked: list[str], fatal: int = 0, *, dies: bool = True, error: Exception | None = None) -> None:
+        self.asked, self.fatal, self.calls, self.dies, self.error = asked, fatal, 0, dies, error
         self.accumulate = SimpleNamespace(remote=lambda groups, step: self._answer(f"accumulate {groups} {step}"))
         self.update = SimpleNamespace(remote=lambda step, probes: self._answer(f"update {step} {probes}"))
+        self.sleep = SimpleNamespace(remote=lambda: self._answer("sleep"))
+        self.wake = SimpleNamespace(remote=lambda: self._answer("wake"))
 
     async def _answer(self, what: str) -> dict[str, float]:
-        from ray.exceptions import ActorUnavailableError, RayActorError
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
         self.asked.append(what)
         self.calls += 1
+        if self.calls == self.fatal and self.error:
+            raise RayTaskError(what, "traceback", self.error)
         if self.calls == self.fatal:
             raise RayActorError if self.dies else ActorUnavailableError("the connection was reset", None)
         return {"calls": self.calls}
 
 
-def group_of(rank: Rank, successor: Rank | None = None):
+def group_of(rank: Rank, successor: Rank | None = None, *, sleeps: bool = False):
     """A learner of one rank, which `successor` replaces as soon as it is marked as failed."""
     from actors.fleet.learner_group import LearnerGroup
     from actors.fleet.supervision import Supervisor
@@ -47,7 +51,9 @@ def group_of(rank: Rank, successor: Rank | None = None):
 
     supervisor.mark_failed = replace
     unit = Unit("learner", [member], prepare=lambda: asyncio.sleep(0))
-    return LearnerGroup(unit, supervisor, DeadlineSettings(), origin=lambda: (0, None), history=lambda step: None)
+    return LearnerGroup(
+        unit, supervisor, DeadlineSettings(), origin=lambda: (0, None), history=lambda step: None, sleeps=sleeps
+    )
 
 
 def test_the_gradient_is_computed_while_probes_are_drawn() -> None:
@@ -101,6 +107,45 @@ def test_a_step_reports_the_seconds_in_which_samplers_fell_asleep() -> None:
     learner._cards = Shared()
     row = asyncio.run(asyncio.wait_for(learner.step("groups", 0), LIMIT_S))
     assert row == {"calls": 2, "sync/sleep_seconds": 1.5}
+
+
+def test_ranks_that_sleep_wake_for_a_step_and_report_the_seconds() -> None:
+    """After the samplers, which are asleep while the states come back, and before these get the new weights."""
+    from actors.fleet.learner_group import moving_seconds
+    from actors.fleet.shared_cards import Cards
+
+    asked: list[str] = []
+
+    class Shared(Cards):
+        async def sleep(self) -> float:
+            asked.append("samplers sleep")
+            return 1.5
+
+    learner = group_of(Rank(asked), sleeps=True)
+    learner._cards = Shared()
+    row = asyncio.run(asyncio.wait_for(learner.step("groups", 0), LIMIT_S))
+    assert asked == ["samplers sleep", "wake", "accumulate groups 0", "update 0 []", "sleep"]
+    assert row["sync/learner_sleep_seconds"] > 0
+    assert moving_seconds(row) == 1.5 + row["sync/learner_sleep_seconds"]
+
+
+@pytest.mark.parametrize("fatal", [1, 4])
+def test_ranks_whose_states_did_not_move_are_replaced_and_repeat_the_step(fatal: int) -> None:
+    """Where their states are is not known, though the process lives."""
+    asked: list[str] = []
+    learner = group_of(Rank(asked, fatal, error=MemoryError("no host memory")), successor=Rank(asked), sleeps=True)
+    asyncio.run(asyncio.wait_for(learner.step("groups", 0), LIMIT_S))
+    step = ["wake", "accumulate groups 0", "update 0 []", "sleep"]
+    assert asked == step[:fatal] + step
+
+
+def test_a_failed_move_names_the_rank_and_the_key() -> None:
+    from actors.remote_calls import ActorLost
+
+    learner = group_of(Rank([], 1, error=MemoryError("no host memory")), sleeps=True)
+    message = r"learner-0 failed to move its states to host memory \(learner.sleep\): MemoryError: no host memory"
+    with pytest.raises(ActorLost, match=message):
+        asyncio.run(asyncio.wait_for(learner._sleep(0), LIMIT_S))
 
 
 def test_reading_the_groups_of_an_earlier_step_does_not_hang_the_driver() -> None:

@@ -23,11 +23,17 @@ def shared(supervisor, deadlines):  # type: ignore[no-untyped-def]
 
 
 def trained(
-    monkeypatch: pytest.MonkeyPatch, faults: list[Fault], seed: int = 0, samplers: int = 2, sample_s: float = 2.0
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Fault],
+    seed: int = 0,
+    samplers: int = 2,
+    sample_s: float = 2.0,
+    *,
+    learner_sleeps: bool = False,
 ) -> Job:
     """All steps, in spite of `faults`, without a collision on a card; afterwards every sampler works."""
     world = World(seed, faults)
-    world.sample_s = sample_s
+    world.sample_s, world.learner_sleeps = sample_s, learner_sleeps
     try:
         job = run(monkeypatch, world, samplers=samplers, cards=shared)
     except BaseException as error:
@@ -102,23 +108,41 @@ def test_a_sampler_that_failed_to_load_does_not_keep_a_new_learner_waiting(monke
         trained(monkeypatch, [Fault("sample", 1, 0.0, "load of sampler-1"), Fault("wake", 4, 0.1, "learner")], seed, 3)
 
 
+@pytest.mark.parametrize(
+    "victim", ["learner", "sleep of learner", "hang of learner", "sampler-0", "sleep of sampler-0"]
+)
+@pytest.mark.parametrize("moment", ["learner-start", "reload", "accumulate", "offload", "publish", "sample"])
+def test_states_of_a_learner_that_sleeps_and_an_engine_never_need_the_same_memory(
+    moment: str, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a new learner loads its states: its predecessor is lost first, because it starts at no other time."""
+    for after in (0.0, 0.3):
+        faults = [Fault(moment, 2 if moment != "learner-start" else 1, after, victim)]
+        if moment == "learner-start":
+            faults.append(Fault("sample", 1, 0.0, "learner"))
+        job = trained(monkeypatch, faults, learner_sleeps=True)
+        assert job.incidents["learner" if "learner" in victim else "sampler-0"]
+
+
+@pytest.mark.parametrize("learner_sleeps", [False, True])
 @pytest.mark.parametrize("part", range(2))
-def test_forty_random_interleavings(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forty_random_interleavings(part: int, learner_sleeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = 0
+    moments = (*MOMENTS, "offload", "reload", "learner-start") if learner_sleeps else MOMENTS
     for seed in range(20 * part, 20 * (part + 1)):
         order = random.Random(seed)
         names = ["learner", "sampler-0", "sampler-1"]
         victims = [*names, *names, "node of learner", "monitor", "load of sampler-1", "sleep of sampler-0"]
         faults = [
             Fault(
-                order.choice(MOMENTS),
+                order.choice(moments),
                 order.randint(1, 5),
                 order.choice([0.0, order.uniform(0, 1), order.uniform(0, 20)]),
                 order.choice([*victims, "hang of sampler-1"]),
             )
             for _ in range(order.randint(2, 5))
         ]
-        job = trained(monkeypatch, faults, seed)
+        job = trained(monkeypatch, faults, seed, learner_sleeps=learner_sleeps)
         lost += sum(map(len, job.incidents.values()))
     assert lost > 20, "too few faults were injected"
 

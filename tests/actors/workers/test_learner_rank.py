@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -70,3 +71,27 @@ def test_cached_memory_is_given_back_after_work(shares_card: bool, monkeypatch: 
     asyncio.run(turns())
     expected = ["gradient", "update", "free", "publish", "free"]
     assert events == (expected if shares_card else [event for event in expected if event != "free"])
+
+
+def test_a_rank_that_sleeps_gives_back_the_memory_of_what_it_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the thread of its other work, because DeepSpeed's calls must not overlap."""
+    from actors.workers import learner_rank
+
+    events: list[str] = []
+
+    def record(what: str) -> None:
+        assert threading.current_thread().name.startswith("learner")
+        events.append(what)
+
+    monkeypatch.setattr(learner_rank, "_free_cached_memory", lambda: record("free"))
+    rank: Any = object.__new__(learner_rank.LearnerRank)
+    rank._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+    rank._shares_card, rank._accumulated = True, None
+    rank._engine = SimpleNamespace(sleep=lambda: record("sleep"), wake=lambda: record("wake"))
+
+    async def turns() -> None:
+        await rank.sleep()
+        await rank.wake()
+
+    asyncio.run(turns())
+    assert events == ["sleep", "free", "wake", "free"]
