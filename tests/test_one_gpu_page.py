@@ -66,6 +66,20 @@ def test_what_fits_is_what_the_estimates_say(name: str, trained: str, gib: int, 
     assert results[named] == int(sequences)
 
 
+def test_the_caches_of_a_learner_that_sleeps_are_what_the_estimates_say() -> None:
+    text = " ".join(PAGE[PAGE.index("**A learner that sleeps.**") :].split())
+    pattern = r"with all weights on 24 GB holds (\d+) sequences \((\d+) with .*? 3B on 80 GB holds (\d+) \((\d+)\)"
+    stated = re.search(pattern, text)
+    assert stated is not None
+    keys = ["learner.zero_stage=2", "learner.sleep=states"]
+    found = [
+        fits(name, "all weights", gib, setting)
+        for name, gib in (("0.6B", 24), ("3B", 80))
+        for setting in (keys, keys[:1])
+    ]
+    assert found == [int(number) for number in stated.groups()]
+
+
 def test_the_table_is_complete() -> None:
     assert len(ROWS) == 10 and {row[0] for row in ROWS} == set(MODELS)
 

@@ -11,7 +11,7 @@ from cluster.checks.disk_space import checkpoint_bytes, kept_checkpoints
 from cluster.checks.memory.card import local_card_bytes, local_gpus
 from cluster.checks.memory.estimates import COPY_SPEED, DEVICE_SPEED, NETWORK_SPEED, Derived
 from cluster.checks.memory.limits import loading_text, reference_text, shape_text
-from cluster.checks.memory.rank import published_on_device
+from cluster.checks.memory.rank import published_on_device, reserved_memory
 from cluster.checks.memory.shape import (
     GIB,
     Shape,
@@ -256,10 +256,14 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
     if has_learner(config):
         yield f"memory of one learner rank ({rank_device})", size_text(derived.learner_memory)
         yield "  activations and logits", size_text(derived.activation_memory)
+        if config.learner.sleep != "none" and shape is not None:
+            yield "  kept while samplers work (learner.sleep)", size_text(reserved_memory(config, shape))
         if keeps_reference(config):
             yield "  reference model of the KL", reference_text(config, derived)
         loading = f": {loading_text(config, derived)}" if shape else ""
         yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
+        if config.learner.sleep != "none":
+            yield "host memory of one node while ranks sleep", size_text(derived.sleeping_memory)
     yield "groups in flight, memory", size_text(derived.group_memory)
     if has_samplers(config) and has_learner(config):
         yield from _update_rows(config, derived, rank_device)

@@ -76,6 +76,12 @@ def _host_problems(config: RunConfig, derived: Derived, available: float) -> Ite
             f"first learner rank ({loading_text(config, derived)}), but this machine has {size_text(available)}; "
             f"{', or '.join(remedies)}"
         )
+    if derived.sleeping_memory is not None and derived.sleeping_memory > available:
+        yield (
+            f"learner.sleep = {config.learner.sleep} takes about {size_text(derived.sleeping_memory)} of host memory "
+            f"with learner.ranks = {config.learner.ranks}, but this machine has {size_text(available)}; set "
+            "learner.sleep = none, or take a smaller model.path"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cluster.checks.memory.gradients import GradientMemory, gradient_memory
 from cluster.checks.memory.shape import GIB, MIB, Shape, keeps_reference, weight_bytes
 from cluster.config import RunConfig
@@ -24,12 +26,27 @@ _ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
     """Bytes that a learner rank keeps on the card while a sampler on it samples; 0 if they share no card.
 
-    If the sampler sleeps while the learner works, activations and what a step needs come and go with its turn.
+    If the sampler sleeps while the learner works, activations and what a step needs come and go with its turn, and with
+    `learner.sleep` the optimizer's states too.
     """
     if config.cluster.placement != "colocated" or shape is None:
         return 0.0
     turn = 0.0 if config.sampler.sleep == "none" else _turn_memory(config, shape)
+    if config.learner.sleep != "none":
+        turn += _optimizer_memory(config, shape)
     return rank_memory(config, shape) - turn + published_on_device(config, shape, "ipc")
+
+
+def sleeping_host_memory(config: RunConfig, shape: Shape) -> float:
+    """Bytes of host memory of one rank whose states are there (`learner.sleep`); 0 without it.
+
+    Each of the three tensors (two moments, and the weights in float32) is a block of pinned memory, whose size torch
+    rounds up to a power of two. Torch keeps the blocks for the next time.
+    """
+    if config.learner.sleep == "none":
+        return 0.0
+    block = 4 * shape.trained / config.learner.ranks
+    return LEARNER_RUNTIME + 3 * 2.0 ** math.ceil(math.log2(block))
 
 
 def published_on_device(config: RunConfig, shape: Shape, *backends: str) -> float:
@@ -49,17 +66,11 @@ def rank_memory(config: RunConfig, shape: Shape) -> float:
 
     With `learner.offload`, only what stays on the GPU.
     """
-    learner, bfloat16 = config.learner, config.model.dtype == "bfloat16"
-    moments = 2 if learner.optimizer == "adamw_8bit" else 8
-    weights, optimizer = weight_bytes(config), moments + (4 if bfloat16 else 0)
-    stage = learner.stage(config.model.dtype)
-    if learner.offload != "none":
-        optimizer = 0
-    if learner.offload == "all":
-        weights = 0
+    learner = config.learner
+    weights = 0 if learner.offload == "all" else weight_bytes(config)
     held = shape.parameters + (shape.trained if learner.lora else 0)
-    states = held * weights / (learner.ranks if stage >= 3 else 1)
-    states += shape.trained * optimizer / (learner.ranks if stage >= 1 else 1) + _gradients(config, shape).held
+    states = held * weights / (learner.ranks if learner.stage(config.model.dtype) >= 3 else 1)
+    states += _optimizer_memory(config, shape) + _gradients(config, shape).held
     runtime = _GPU_RUNTIME if learner.gpus_per_rank else LEARNER_RUNTIME
     return (
         states
@@ -69,6 +80,15 @@ def rank_memory(config: RunConfig, shape: Shape) -> float:
         + max(_turn_memory(config, shape), published_on_device(config, shape, "nccl"))
         + runtime
     )
+
+
+def _optimizer_memory(config: RunConfig, shape: Shape) -> float:
+    """Adam's two moments, and float32 copies next to bfloat16 weights."""
+    learner, bfloat16 = config.learner, config.model.dtype == "bfloat16"
+    if learner.offload != "none":
+        return 0.0
+    each = (2 if learner.optimizer == "adamw_8bit" else 8) + (4 if bfloat16 else 0)
+    return shape.trained * each / (learner.ranks if learner.stage(config.model.dtype) >= 1 else 1)
 
 
 def _gradients(config: RunConfig, shape: Shape) -> GradientMemory:
