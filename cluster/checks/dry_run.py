@@ -26,8 +26,8 @@ from cluster.checks.model_notes import active_parameters, cache_is_bounded
 from cluster.checks.prompts import evaluates
 from cluster.checks.ray_cluster import counted
 from cluster.config import RunConfig
+from cluster.config.gpu_rules import gpus_wanted
 from cluster.config.hub_ids import hub_id
-from cluster.config.rules import gpus_wanted
 from learner.schedule import scheduled_integer
 from verifiers.text.stop_tokens import chat_templates, stop_token_ids
 

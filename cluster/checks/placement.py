@@ -11,8 +11,8 @@ from cluster.checks.memory.sampler import sampler_host_memory
 from cluster.checks.memory.shape import GIB, has_learner, has_samplers
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
+from cluster.config.gpu_rules import gpus_wanted
 from cluster.config.hub_ids import hub_id
-from cluster.config.rules import gpus_wanted
 from cluster.launch.demand import Sizes, plan_run
 from cluster.launch.report import placement_rows
 

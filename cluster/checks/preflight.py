@@ -263,7 +263,7 @@ def optimizer_problems(config: RunConfig) -> Iterator[str]:
 def gpu_problems(config: RunConfig) -> Iterator[str]:
     """Whether this machine has the GPUs of the layout, and this environment the packages for them."""
     from cluster.checks.ray_cluster import counted
-    from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
+    from cluster.config.gpu_rules import fewer_gpus, gpus_text, gpus_wanted
 
     wanted, found = gpus_wanted(config), local_gpus()
     if wanted > found:

@@ -51,7 +51,7 @@ def stated_problems(config: RunConfig) -> Iterator[str]:
 
     This is no rule of the configuration, because some jobs start the learner only, or no learner.
     """
-    from cluster.config.rules import fewer_gpus, gpus_text, gpus_wanted
+    from cluster.config.gpu_rules import fewer_gpus, gpus_text, gpus_wanted
 
     cluster, wanted = config.cluster, gpus_wanted(config)
     if cluster.num_gpus is not None and wanted > cluster.num_gpus:
@@ -89,7 +89,7 @@ def layout_problems(config: RunConfig, nodes: list[Mapping[str, float]]) -> Iter
     Args:
         nodes: resources of each node that is alive, such as {"CPU": 8, "GPU": 1}.
     """
-    from cluster.config.rules import gpus_text, gpus_wanted
+    from cluster.config.gpu_rules import gpus_text, gpus_wanted
 
     one_sampler = config.sampler.gpus if config.actors.sampler_range.min else 0
     layout = {

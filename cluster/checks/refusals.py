@@ -31,7 +31,7 @@ from cluster.checks.problems import Problems
 from cluster.checks.prompts import check_prompts
 from cluster.checks.ray_cluster import address_of, stated_problems
 from cluster.config import RunConfig
-from cluster.config.rules import gpus_wanted
+from cluster.config.gpu_rules import gpus_wanted
 from verifiers.sandbox.executor import Executor, SandboxUnavailable
 from verifiers.scorers import make_scorer
 

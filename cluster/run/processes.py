@@ -37,7 +37,7 @@ from cluster.checks.memory.shape import shape_of
 from cluster.checks.model_facts import read_model
 from cluster.checks.ray_cluster import address_of, check_address, layout_problems, role_problems
 from cluster.config import RunConfig
-from cluster.config.rules import gpus_wanted
+from cluster.config.gpu_rules import gpus_wanted
 from cluster.errors import UsageError
 from cluster.launch.demand import restricted, role_resource
 from cluster.run.nodes import RayNodes

@@ -30,7 +30,7 @@ from cluster.checks.memory.shape import (
 )
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import RunConfig
-from cluster.config.rules import gpus_wanted
+from cluster.config.gpu_rules import gpus_wanted
 
 _GPUS_PER_NODE = 8  # assumed on a cluster whose nodes are not described (cluster.node_types)
 

@@ -14,8 +14,8 @@ from cluster.checks.placement import sizes_of
 from cluster.checks.ray_cluster import layout_problems, stated_problems
 from cluster.commands import evaluate, train
 from cluster.config import RunConfig, load_config
+from cluster.config.gpu_rules import gpus_wanted
 from cluster.config.learner_absent import without_learner
-from cluster.config.rules import gpus_wanted
 from cluster.launch.demand import bundles
 from tests.cluster.checks.test_learner_alone import PRESETS, QWEN25_7B
 

@@ -16,8 +16,8 @@ from cluster.checks.placement import sizes_of
 from cluster.checks.ray_cluster import layout_problems, stated_problems
 from cluster.commands.printing import print_dry_run
 from cluster.config import ConfigError, RunConfig, load_config
+from cluster.config.gpu_rules import gpus_wanted
 from cluster.config.learner_alone import NO_SAMPLING, learner_alone, without_sampling
-from cluster.config.rules import gpus_wanted
 from cluster.errors import UsageError
 from cluster.launch.demand import bundles, plan_run
 from tests.cluster.checks.test_dry_run import write_model

@@ -19,7 +19,7 @@ from cluster.checks.memory.rank import reserved_memory, shared_card_need
 from cluster.checks.memory.shape import GIB, shape_of
 from cluster.checks.model_facts import ModelFacts
 from cluster.config import ConfigError, RunConfig, build_config, load_config
-from cluster.config.rules import gpus_wanted
+from cluster.config.gpu_rules import gpus_wanted
 from cluster.launch.demand import Sizes, bundles
 
 # Public facts: parameters, layers, width, vocabulary, 2 x layers x KV heads x head size.
