@@ -53,9 +53,9 @@ def _sampling(shape: str, seconds: float) -> Stage:
     return _stage(what, "0.95", seconds, "sampling", "throughput", shape=shape)
 
 
-def _one_card(backend: str) -> Stage:
-    what = f"a GSM8K step on one card, its parts and its memory, weights by {backend}"
-    return _stage(what, "other 5 %, memory 0.9 to 1.1", 280, "training", "one_card", backend=backend)
+def _one_card(backend: str, sleep: str = "none") -> Stage:
+    what = f"a GSM8K step on one card, its parts and its memory, weights by {backend}, sampler.sleep = {sleep}"
+    return _stage(what, "other 5 %, memory 0.9 to 1.1", 280, "training", "one_card", backend=backend, sleep=sleep)
 
 
 _DEVICE_BAR, _HOST_BAR = "half of a device copy", "half of a pinned copy to the card"
@@ -75,6 +75,7 @@ STAGES = {
     "unchanged-graphs": _unchanged("host", graphs=True),
     "unchanged-ipc": _unchanged("ipc", graphs=True),
     "one-card-ipc": _one_card("ipc"),
+    "one-card-sleep": _one_card("host", "weights"),
     "sync-ipc-8b": _sync("8b", "ipc", _DEVICE_BAR),
     "sync-host-4b": _sync("4b", "host", _HOST_BAR),
     "sync-host-8b": _sync("8b", "host", _HOST_BAR),

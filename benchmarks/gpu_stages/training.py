@@ -35,14 +35,14 @@ _FIGURES = (
 )
 
 
-def one_card(setting: Setting, *, backend: str) -> dict[str, Any]:
+def one_card(setting: Setting, *, backend: str, sleep: str) -> dict[str, Any]:
     """A few steps of GSM8K, 64 prompts x 32 samples, sampler and learner on one card, staleness 0."""
     preset, overrides = _layout(setting)
     if setting.device == "cuda":
-        overrides += [f"broadcast.backend={backend}"]
-    found, rows = _train(setting, preset, overrides, f"one-card-{backend}")
+        overrides += [f"broadcast.backend={backend}", f"sampler.sleep={sleep}"]
+    found, rows = _train(setting, preset, overrides, f"one-card-{backend}-{sleep}")
     neither = statistics.median(row["time/sync_share"] + row["time/other_share"] for row in rows)
-    return found | {"neither_sampling_nor_learning_share": neither, "backend": backend}
+    return found | {"neither_sampling_nor_learning_share": neither, "backend": backend, "sleep": sleep}
 
 
 def overlap(setting: Setting) -> dict[str, Any]:
