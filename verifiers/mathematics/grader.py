@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from verifiers.mathematics import deadline
@@ -115,6 +115,8 @@ def _grade(prediction: str, reference: str, policy: MathPolicy, question: str | 
     if not normalize(answer):
         return _verdict(Status.UNPARSABLE, None, started, "the answer is empty")
     ours, theirs = _parse_answer(answer, policy), _parse_reference(truth, policy)
+    if found.source == "phrase" and (exclaimed := _EXCLAIMED.fullmatch(answer)) is not None:
+        ours = _with_exclamation(ours, _parse_answer(exclaimed[1], policy))
     spelling = canonical(ours, answer)
     decision = _decide(answer, truth, ours, theirs, policy)
     if question is not None and decision.right is not False and _copies_question(ours, theirs, question):
@@ -122,6 +124,16 @@ def _grade(prediction: str, reference: str, policy: MathPolicy, question: str | 
     if decision.right is not None:
         return _verdict(Status.CORRECT if decision.right else Status.WRONG, spelling, started, decision.detail)
     return _symbolic(ours, theirs, spelling, started)
+
+
+_EXCLAIMED = re.compile(r"\s*(-?\d[\d,]{0,30}(?:\.\d{1,30})?%?)\s?!{1,3}[^\w!]{0,8}")
+
+
+def _with_exclamation(factorial: ParsedAnswer, value: ParsedAnswer) -> ParsedAnswer:
+    """What "The answer is 42!" may mean: the factorial, as in a formula, or the number with an exclamation mark."""
+    if factorial.node is None or value.node is None:
+        return value
+    return replace(factorial, alternatives=(*factorial.alternatives, value.node))
 
 
 def _verdict(status: Status, answer: str | None, started: float, detail: str = "") -> Verdict:
@@ -212,7 +224,7 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
         same = (
             ours.words is not None
             and theirs.words is not None
-            and quantities.singular(ours.words) == quantities.singular(theirs.words)
+            and _without_article(ours.words) == _without_article(theirs.words)
         )
         return _Decision(same, "" if same else "compared as words")
     if ours.words is not None and ours.words == theirs.words and ours.node is None and theirs.node is None:
@@ -224,6 +236,11 @@ def _decide(answer: str, truth: str, ours: ParsedAnswer, theirs: ParsedAnswer, p
     if ours.node is None or theirs.node is None:
         return _Decision(None)
     return _compare(ours, theirs, policy, ratio)
+
+
+def _without_article(words: str) -> str:
+    """Words in singular form without an article in front: "an ellipse" is "ellipse"."""
+    return re.sub(r"^(?:an?|the) (?=[A-Za-z]{3})", "", quantities.singular(words))
 
 
 _VALUED_CHOICE = re.compile(r"\\text\s*\{\s*\(?[A-J]\)?[).:]?\s*\}|\(?[A-J](?:\)[.:]?|[.:])\s")

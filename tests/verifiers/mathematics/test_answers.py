@@ -12,11 +12,24 @@ from tests.verifiers.mathematics.answers import (
     numerals,
     prose,
     quantities,
+    sentences,
     structures,
 )
 from verifiers import Status, grade_math
 
-TABLES = (choices, conventions, languages, magnitudes, markup, notation, numerals, prose, quantities, structures)
+TABLES = (
+    choices,
+    conventions,
+    languages,
+    magnitudes,
+    markup,
+    notation,
+    numerals,
+    prose,
+    quantities,
+    sentences,
+    structures,
+)
 
 
 @pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.RIGHT])

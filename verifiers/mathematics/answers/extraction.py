@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
-from verifiers.mathematics.answers import announcements, json_objects
-from verifiers.mathematics.answers.denials import is_denied_phrase, is_negated, retraction
+from verifiers.mathematics.answers import announcements, following, json_objects, statements
+from verifiers.mathematics.answers.denials import is_denied_phrase, is_negated, is_other_phrase, retraction
 from verifiers.mathematics.answers.formulas import formulas, without_formulas
 from verifiers.mathematics.parsing.normalization import matching_brace
 from verifiers.reasoning import after_reasoning
@@ -80,9 +81,14 @@ _HEADING = re.compile(
 _MARKED = re.compile(r"[*_`#]")
 _PHRASE = re.compile(
     r"(?<![A-Za-z])(?:(?:final|correct|right)\s{1,4}answer|(?:correct|right)\s{1,4}(?:option|choice)|answer|solution|result|value)(?:\s{1,4}is|\s{1,4}are|\s{1,4}equals)"
-    r"(?:\s{0,4}:)?|(?:final\s{1,4})?answer\s{0,4}(?:\*{1,2})?\s{0,4}:|####",
+    r"(?:\s{0,4}:)?|(?:(?:final\s{1,4})?answer|(?:correct|right)\s{1,4}(?:option|choice))\s{0,4}(?:\*{1,2})?\s{0,4}:|ans\.(?=\s)|####",
     re.IGNORECASE,
 )
+_INTERJECTION = re.compile(
+    r"^[\s,]{0,4}(?:of course|indeed|thus|therefore|then|simply|just|in fact|clearly|hence)\b[\s,:]{1,4}",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r",?\s(?:because|since)\s|,\s(?:and\s)?not\s")  # the answer stands before it
 _WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
 # What joins two values of an answer: "3 and 4", "3, 4, or 5".
 _JOINED = re.compile(
@@ -99,16 +105,21 @@ _GROUP = (
     rf"(?:[(\[]|\\?\{{)(?!\d{{1,3}}(?:,\d{{3}})+[)\]])\s{{0,2}}{_SCALAR}(?:\s{{0,2}}[,;]\s{{0,2}}{_SCALAR}){{1,9}}"
     rf"\s{{0,2}}(?:[)\]]|\\?\}})"
     rf"|(?<![\d.,:]){_SCALAR}(?:(?::| : ){_SCALAR}){{1,4}}(?:\s?[ap]\.?m\b\.?)?"
+    r"|(?<![\d.,])\d+ ?(?:hours?|hrs?|h|days?|weeks?|years?|minutes?|mins?|feet|foot|ft|pounds?|lbs?|dollars?"
+    r"|met(?:er|re)s?)"
+    r",? (?:and )?\d+(?:\.\d+)? ?(?:days?|hours?|minutes?|mins?|seconds?|secs?|inch(?:es)?|ounces?|oz|cents?|cm"
+    r"|centimet(?:er|re)s?|months?)(?![A-Za-z])"
     rf"|(?<![\d.,]){_SCALAR}\s+(?:to|minus|plus|times|divided by)\s+{_SCALAR}"
 )
 _VALUE = re.compile(rf"{_GROUP}|(?<![\w-])(?:minus|negative)\s+(?:{_NUMBER.pattern})|{_NUMBER.pattern}", re.IGNORECASE)
+_PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20}|/[1-9]\d{0,19})?")
 _GOES_ON = re.compile(r"[-+*/=^×÷(]\s*$")  # a response that was cut off
-_HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
+_HOPE = re.compile(r"(?<!\s)\s*I hope (?:it|this) is correct\.?", re.IGNORECASE)
 _HEDGE = re.compile(r"\b(?:or|also|maybe|perhaps|possibly|alternatively|could|might)\b", re.IGNORECASE)
 # Words of a sentence; a bare answer such as "7 square feet" has none.
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|that|this|therefore|thus|hence|so|we|find|have|get|it|answer|because|since|which|gives?"
-    r"|here|let|to|with|when|not|special|sum|then|rather|instead|got|were|he|she|they|giving|made)\b",
+    r"|here|let|to|with|when|not|special|sum|then|rather|instead|got|were|he|she|they|giving|made|pays?|costs?|takes?|needs?|earns?)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s+[A-Z])|\.(?=\s*\n)|\n\s*\n|\.\s+(?=[A-Z])")
@@ -164,19 +175,28 @@ def _after_phrase(text: str) -> str | None:
     for match in reversed(strong or matches):
         if is_denied_phrase(text, match.start()):
             continue
+        if is_other_phrase(text, match.start()):
+            return ""
         taken_back = retraction(text[match.end() :])
         if taken_back is not None:
             return _from_prose(text[match.end() + taken_back :]) or ""
         tail = text[match.end() : match.end() + 2_000].lstrip(" *:：\n\t\"“'").removeprefix('\\"')
         formula = next(formulas(tail), None)
         if formula is not None and formula.start == 0:
-            return formula.content + _joined_formulas(tail[formula.end :])
+            if is_negated(tail, 0, formula.end) or following.is_changed(tail, formula.end):
+                return ""
+            other = following.alternative(tail, formula.end)
+            if other is not None:
+                return f"{formula.content} or {other}"
+            joined = _joined_formulas(tail[formula.end :])
+            return formula.content + joined if joined else following.with_words(tail, formula.end, formula.content)
         sentence = _SENTENCE_END.split(tail, maxsplit=1)[0].split("\n")[0]
-        sentence = sentence.strip(" *\"'”").removesuffix(".").rstrip(' *"”')
+        sentence = _REASON.split(sentence, maxsplit=1)[0] or sentence
+        sentence = _INTERJECTION.sub("", sentence).strip(" *\"'”").removesuffix(".").rstrip(' *"”')
         if sentence and is_bare_answer(sentence):
             return sentence
         if sentence:
-            return _from_prose(sentence)
+            return _from_prose(sentence) or statements.in_words(sentence)
     return None
 
 
@@ -195,7 +215,7 @@ def is_bare_answer(text: str) -> bool:
     text = text.strip()
     if len(text) > 600 or text.count("\n") > 6:
         return False
-    if "####" in text:
+    if "####" in text or text[:4].lower() == "ans.":
         return False
     if _CHOICE.match(text) and not _PHRASE.search(text) and len(text) <= 120 and "\n" not in text:
         return True
@@ -203,7 +223,9 @@ def is_bare_answer(text: str) -> bool:
     outside = re.sub(r"\\text[a-z]*\s*\{[^{}]*\}", " ", outside)
     if _LABELLED.match(outside) and len(_NUMBER.findall(outside)) == 1:
         return False  # a label and one number, as in "Price: 2.74 or so"
-    return len(_SENTENCE.findall(outside)) == 0 and ":" not in re.sub(r"\d:\d|\}:|\w:[A-Za-z0-9]|: *-?\d", "", outside)
+    if _SENTENCE.search(outside):
+        return False
+    return ":" not in re.sub(r"\d:\d|\} ?:|\w:[A-Za-z0-9]|: *-?\d", "", outside)
 
 
 def _from_prose(text: str) -> str | None:
@@ -220,12 +242,21 @@ def _from_prose(text: str) -> str | None:
     values += [(number.start(), number.end(), number.group()) for number in numbers]
     for index in range(len(values) - 1, -1, -1):
         start, end, value = values[index]
-        if not is_negated(text, start, end):
+        if not is_negated(text, start, end) and not following.is_changed(text, end):
+            value = following.with_words(text, end, value)
             return _with_joined(text, values[:index], start, value)
     return None
 
 
-def _hedged_numbers(text: str) -> set[str]:
+def _plain_value(text: str) -> Fraction | str:
+    """The value of a decimal, a fraction or a percentage, so that 3/8 and 37.5% are one; other texts as they are."""
+    plain = text.replace(",", "").removesuffix("%")
+    if _PLAIN.fullmatch(plain) is None:
+        return text
+    return Fraction(plain) / (100 if text.endswith("%") else 1)
+
+
+def _hedged_numbers(text: str) -> set[Fraction | str]:
     """The numbers of the last sentence and of those before it that hedge, if the last one does: "Maybe 3. Maybe 4."."""
     *earlier, last = re.split(r"[.!?\n]\s", text.strip()[-2 * MAX_SENTENCE_CHARS :])
     last = last[-MAX_SENTENCE_CHARS:]
@@ -235,23 +266,24 @@ def _hedged_numbers(text: str) -> set[str]:
     for sentence in [*filter(_HEDGE.search, earlier), last]:
         numbers = _NUMBER.finditer(sentence)
         found |= {match.group() for match in numbers if not is_negated(sentence, match.start())}
-    return found
+    return {_plain_value(number) for number in found}
 
 
 def _with_joined(text: str, earlier: list[tuple[int, int, str]], start: int, value: str) -> str:
     """The last value with those that "and" or "or" joins to it, as one list: "the roots are 3 and 4"."""
     joined = [value]
-    word = False
+    words: set[str] = set()
     for first, end, other in reversed(earlier[-MAX_JOINED:]):
         between = text[end:start]
         if _JOINED.fullmatch(between) is None:
             break
-        word = word or bool(re.search("[a-z]", between, re.IGNORECASE))
-        if not word:
+        words.update(word.lower() for word in re.findall(r"\b(?:and|or)\b", between, re.IGNORECASE))
+        if not words:
             break  # a comma alone, as in "x = 3, y = 4", may separate clauses
         joined.insert(0, other)
         start = first
-    return ", ".join(dict.fromkeys(joined))
+    # "3/8 or 37.5%" is one value
+    return (" or " if words == {"or"} else ", ").join(dict.fromkeys(joined))
 
 
 def extract(response: str, *, prose: bool = True) -> Extraction:
@@ -333,6 +365,9 @@ def _extract(text: str, prose: bool) -> Extraction:
         return Extraction((", ".join(stated),), "phrase")
     if json_objects.is_vague_json(text):
         return Extraction((), "none", "the JSON object does not say which value is the answer")
+    chosen = statements.chosen(text)
+    if chosen is not None and _PHRASE.search(text) is None:
+        return Extraction((chosen,), "phrase")
     foreign = announcements.announced_answer(text)
     if foreign:
         return Extraction((next((formula.content for formula in formulas(foreign)), foreign),), "phrase")
@@ -341,7 +376,8 @@ def _extract(text: str, prose: bool) -> Extraction:
     announced_answer = _after_phrase(text)
     if announced_answer is not None:
         return Extraction((announced_answer,), "phrase")
-    last = _from_prose(text) if prose else None
+    last = statements.named_first(text) or (_from_prose(text) if prose else None)
+    last = last or statements.in_words(text)
     if last is None:
         return Extraction((), "none", "no box, no announced answer and no formula")
     return Extraction((last,), "prose")

@@ -165,7 +165,9 @@ class Comparison:
             brackets = left.value if left.kind == "seq" else right.value
             if "or" in (left.value, right.value):
                 return False  # x = 1 or y = 2 is not the point (1, 2)
-            return brackets == "()" and self._in_order(left.args, right.args)
+            # Three values in square brackets are no interval but a list, as programs write it.
+            listed = brackets == "()" or (brackets == "[]" and len(left.args) > 2)
+            return listed and self._in_order(left.args, right.args)
         if kinds <= {"list", "set"}:
             named = [distinct_letters(node.args) for node in (left, right)]
             # The values of a = 1, b = 2 are 1, 2 and not 2, 1.

@@ -14,6 +14,7 @@ from verifiers.mathematics.parsing.named_sets import in_symbols
 from verifiers.mathematics.parsing.normalization import matching_brace, normalize
 from verifiers.mathematics.parsing.number_words import spelled_number
 from verifiers.mathematics.parsing.parser import parse
+from verifiers.mathematics.parsing.rejections import is_rejecting_label
 from verifiers.mathematics.parsing.remarks import profit_or_loss, without_remark
 from verifiers.mathematics.parsing.syntax import (
     MAX_ANSWER_CHARS,
@@ -59,7 +60,7 @@ class ParsedAnswer:
 _SHORT_WORDS = frozenset("yes no odd red mon tue wed thu fri sat sun may ja da oui non si dne".split())
 _TEXT_COMMAND = re.compile(r"\\text\s*\{")
 # "and" and "or" between items; in a text command only if nothing but a unit is next to them.
-_CONJUNCTION = re.compile(r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])")
+_CONJUNCTION = re.compile(r"(?:, ?)?(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\d)(and|or)(?=[A-Z(\\])")
 _JOINT = re.compile(r"\s*(?P<unit>[A-Za-z][A-Za-z .]*?)?\s*(?:[,;]|,?\s*\b(?P<word>and|or)\b,?)\s*")
 _QUANTIFIED = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:for|where)\s+(?:all|any|every|each|some)\b.*?(?=,?\s*\\text\s*\{\s*(?:and|or)|$)"
@@ -73,6 +74,7 @@ _BASED = re.compile(
     r"_\{?(?:\\text\{)?(\d{1,3}|[a-z]{3,8})\}?\}?"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+_GROUP_OF_ZEROS = re.compile(r",0\d\d")  # a list has no item such as 000
 _SPACED = re.compile(r"(-?)(\d{1,3}(?: \d{3})+)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d{2}|\d{4,}|(?<=^0,)\d{3}|(?<=^-0,)\d{3}|(?<=\d{4},)\d{3})")
 _GROUPED_COMMA = re.compile(r"(-?[1-9]\d{0,2}(?:\.\d{3})+),(\d+)")  # 1.234,56
@@ -110,9 +112,10 @@ _LEADING = re.compile(
     r"[Tt]he [A-Za-z ]{2,50} (?:is|equals):?)\s*\}"
     r"|(?:\\text *\{ *)?(?:[Tt]he )?(?:[Pp]oint|[Cc]ent(?:er|re)|[Vv]ertex|[Ff]ocus|[Mm]idpoint|[Ii]nterval)"
     r"(?: is| at)?:? *\}?(?= *[\[(])"
-    r"|\\(?:approx|sim)(?![A-Za-z])|(?:=>|[=→⇒⟹➜∴]|\\(?:to|[Ll]?(?:ong)?[Rr]ightarrow)(?![A-Za-z]))(?=\s*[\w\\($.+-])"
+    r"|\\(?:approx|sim)(?![A-Za-z])"
+    r"|(?:=>|-{1,2} ?>|[=→⇒⟹➜∴]|\\(?:to|[Ll]?(?:ong)?[Rr]ightarrow)(?![A-Za-z]))(?=\s*[\w\\($.+-])"
     r"|(?:\\Pr|\\mathbb *\{ *[PE] *\}) *\([^()=]{1,80}\) *=(?!=)|[PE] *\( *\\text *\{[^{}]{1,80}\} *\) *=(?!=)"
-    rf"|(?:about|{_SURELY})\b)\s*"
+    rf"|(?:about|just|(?:a )?total of|{_SURELY})\b(?! *[A-Za-z]{{2}}))\s*"
 )
 
 _MINUS = re.compile(r"^(?:\\text\s*\{\s*(?:minus|negative)\s*\}|(?:minus|negative)\b)\s*(?=[\d.\\(])", re.IGNORECASE)
@@ -173,7 +176,11 @@ def parse_answer(raw: str, *, keep_case: bool = False) -> ParsedAnswer:
 
 
 def _parse_answer(raw: str, keep_case: bool) -> ParsedAnswer:
-    text = _MINUS.sub("-", _LEADING.sub("", normalize(_CHOICE_WORD.sub(r"\1", raw))))
+    text = normalize(_CHOICE_WORD.sub(r"\1", raw))
+    leading = _LEADING.match(text)
+    if leading is not None and not is_rejecting_label(leading.group()):
+        text = text[leading.end() :]
+    text = _MINUS.sub("-", text)
     if not text.isascii():
         text = announcements.announced_answer(text) or text
     if (quoted := _QUOTED.fullmatch(text)) is not None:
@@ -265,7 +272,7 @@ def _parse_formula(text: str, words: str | None) -> ParsedAnswer:
     original = text
     text = units.signs_for_words(text)
     text = _QUANTIFIED.sub("", text)
-    text = _LABEL.sub(" ", _separated(text))
+    text = _LABEL.sub(lambda label: label.group() if is_rejecting_label(label.group()) else " ", _separated(text))
     text, unit = _without_units(text)
     text = text.strip().strip(",;@ ")
     try:
@@ -365,7 +372,7 @@ def _joined_thousands(text: str) -> str:
 def _alternatives(text: str) -> tuple[Node, ...]:
     """Other readings: of the comma in ``120,240``, and of ``2e-3``, which may mean 2e - 3."""
     found: list[Node] = []
-    if _THOUSANDS.search(text):
+    if _THOUSANDS.search(text) and not _GROUP_OF_ZEROS.search(text):
         try:
             found.append(parse(text))
         except (NotMath, Unsupported):

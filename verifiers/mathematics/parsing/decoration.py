@@ -14,7 +14,10 @@ _COLOR = re.compile(
 _WRAPPER = re.compile(r"\\(?:underline|ensuremath|mathord|mathop|mathrel|uline|underbar) *(?=\{ *[^{} ])")
 _SKIPPED = re.compile(r"\\(?:tag\*?|label|[hv]space\*?|cline) *\{[^{}]{0,40}\}|\\hline|\\kern *[-\d.]+ *[a-z]{2}")
 _CONCLUDES = re.compile(r"^(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|iff|hence) *)+(?![A-Za-z])")
-_QED = re.compile(r"(?<=[\w}).%]) *\\(?:blacksquare|square|Box|qed|qedsymbol) *$")
+_QED = re.compile(
+    r"(?<=[\w}).%])(?: |~|\\[,;:! ]|\\q?quad(?![A-Za-z])){0,6}"
+    r"\\(?:blacksquare|square|Box|qed|qedsymbol|checkmark) *$"
+)
 _ROW_SKIP = re.compile(r"\\\\ *\[ *-?[\d.]+ *(?:pt|em|ex|mm|cm|in|px|bp) *\]")
 _LAST_ROW = re.compile(r"(?:\\\\ *)+$")
 _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")

@@ -13,7 +13,7 @@ _NUMBERS = re.compile(
     re.IGNORECASE,
 )
 _INFINITE = re.compile(r"(?:positive |plus |\+ ?)?(?P<sign>negative |minus |- ?)?infinity", re.IGNORECASE)
-_EMPTY = re.compile(r"(?:the )?(?:empty|null) set", re.IGNORECASE)
+_EMPTY = re.compile(r"(?:the )?(?:empty|null) set|(?:there (?:is|are) )?no solutions?(?: exists?)?\.?", re.IGNORECASE)
 _ANY = re.compile(r"\b(?:all|any|every|reals|numbers|integers)\b", re.IGNORECASE)
 _NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z] *(?:=|\\ne(?![A-Za-z])) *")
 _BRACES = re.compile(r"\\\{(.*)\\\}")

@@ -76,11 +76,10 @@ _DEGREE_LETTER = re.compile(
     r"(?<=\d) *\^ *(?:o|\{ *o *\}|\{? *\\(?:text|mathrm) *\{ *o *\} *\}?)(?= *(?:\\?[,.;CF]|$))"
 )
 # Three dots are no full stop: "12..." goes on.
-_END = re.compile(r"(?:[\s,;:]|(?<!\.)\.|\\$)+$")
+_END = re.compile(r"(?:[\s,;:]|(?<=[\w)}\]])。|(?<!\.)\.|\\$)+$")
 # Check marks, smileys and the like after an answer. An answer that is only such a sign is kept.
-_CHEER = re.compile(
-    "(?<=[\\w)}\\]%.$])[\\s*]*[\u2705\u2713\u2714\u2611\u2728\u2b50\ufe0f\u220e\U0001f389\U0001f3af\U0001f44d\U0001f600-\U0001f64f]+\\s*$"
-)
+_SIGNS_OF_JOY = "\u2705\u2713\u2714\u2611\u2728\u2b50\ufe0f\u220e\U0001f389\U0001f3af\U0001f44d\U0001f600-\U0001f64f"
+_CHEER = re.compile(rf"(?<=[\w)}}\]%.!$])[\s*]*[{_SIGNS_OF_JOY}]+\s*$|^[{_SIGNS_OF_JOY}]+\s*(?=\S)")
 _NEGATIVE_TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*-\s*\}(?=\s*[\d\\(.])")
 
 

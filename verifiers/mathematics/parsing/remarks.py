@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from verifiers.mathematics.parsing import units
 from verifiers.mathematics.parsing.number_words import spelled_number
 
 _BRACKETED = re.compile(
@@ -14,11 +15,11 @@ _SPELLED_FIRST = re.compile(
     r"(?:\\text *\{)? *(?P<words>[A-Za-z][A-Za-z -]{2,60}?) *(?:\})? *\( *(?P<value>-?\d+) *\) *\}?"
 )
 _CLOSING = re.compile(
-    r"(?<=[\w})%]),? *(?:\\text *\{ *)?(?:in (?:total|all)|altogether|overall"
+    r"(?<=[\w})%]),? *(?:\\text *\{ *)?(?:in (?:total|all)|only|altogether|overall"
     r"|as (?:required|desired|claimed|expected|needed|requested|stated))\.? *\}?$"
 )
 
-_COMMENTS = frozenset(("exactly", "approximately", "rounded", "total", "in total"))
+_COMMENTS = frozenset(("exactly", "approximately", "rounded", "total", "in total", "valid", "accepted"))
 """Words in brackets that may be left out. Others may reject the value: "4 (extraneous)"."""
 
 _AMOUNT = r"\.?\d[\d.,]*%?|\\frac\{\d+\}\{\d+\}"
@@ -30,6 +31,9 @@ _CHANGE = {
     )
     for name, words in _CHANGES.items()
 }
+
+_KIND = "increase|decrease|reduction|discount|rise|drop|decline"
+_CHANGE_OF = re.compile(rf"an? (?:(?P<kind>{_KIND}) of (?P<amount>{_AMOUNT})|(?P<first>{_AMOUNT}) (?P<last>{_KIND}))")
 
 
 def profit_or_loss(text: str) -> tuple[str, str] | None:
@@ -43,6 +47,8 @@ def profit_or_loss(text: str) -> tuple[str, str] | None:
 def without_remark(text: str) -> str:
     """A normalized answer without such a remark. A numeral in words is one only if it has the same value."""
     text = _CLOSING.sub("", text)
+    if (change := _CHANGE_OF.fullmatch(text)) is not None:
+        return rf"{change['amount'] or change['first']} \text{{ {change['kind'] or change['last']}}}"
     if "(" not in text:
         return text
     spelled = _SPELLED_FIRST.fullmatch(text)
@@ -54,7 +60,10 @@ def without_remark(text: str) -> str:
     number = spelled_number(bracketed["words"])
     if number is not None:
         return bracketed["value"] if _has_value(bracketed["value"], number) else text
-    return bracketed["value"] if bracketed["words"].lower().strip() in _COMMENTS else text
+    words = bracketed["words"].strip()
+    if units.measure(words.removeprefix("in ")) is not None:
+        return rf"{bracketed['value']} \text{{ {words.removeprefix('in ')}}}"
+    return bracketed["value"] if words.lower() in _COMMENTS else text
 
 
 def _has_value(text: str, number: Fraction) -> bool:

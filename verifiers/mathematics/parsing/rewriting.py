@@ -32,6 +32,9 @@ _ROWS = re.compile(r"\s*(?:(?:np\.)?(?:[Mm]atrix|array) *\( *)?\[ *((?:\[[^\[\]]
 _NOON = re.compile(
     r"(?:\\(?:text|mathrm) ?\{)? ?(?:12(?::00)?)? ?(?:\\(?:text|mathrm) ?\{)? ?(noon|midnight) ?\}?", re.IGNORECASE
 )
+_UNIT_FRACTION = re.compile(
+    r"\\[dt]?frac *\{ *\\(?:text|mathrm) *\{([A-Za-z ]{1,30})\} *\} *\{ *\\(?:text|mathrm) *\{([A-Za-z ]{1,30})\} *\}"
+)
 _O_CLOCK = re.compile(r"(?<=\d) ?(?:\\text ?\{)? ?o' ?clock ?\}?", re.IGNORECASE)
 _ARC_MINUTES = re.compile(
     r"(\d{1,3}) *(?:\^ *\{? *\\circ *\}?|°) *(\d{1,2}) *(?:'|\^ *\{ *\\prime *\})(?: *(\d{1,2}) *(?:''|\"))?"
@@ -62,6 +65,8 @@ def rewritten(text: str) -> str:
         text = _UNION.sub(r" \\cup ", text)
     if "+" in text or "plus" in text:
         text = _PLUS_MINUS.sub(r"\\pm ", text)
+    if "frac" in text:
+        text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text)
     if "cis" in text:
         text = _CIS.sub("cis ", text)
     if "\\begin" in text and (aligned := _ALIGNED.fullmatch(text)) is not None:

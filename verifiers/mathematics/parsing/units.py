@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from verifiers.mathematics.parsing import foreign_units
 from verifiers.mathematics.parsing.number_words import NUMERALS
+from verifiers.mathematics.parsing.rejections import rejects
 
 # Each measure: its quantity, and how many of the quantity's first unit it is.
 _TABLE = """
@@ -30,6 +31,7 @@ yuan: yuan cny rmb = 1
 rupee: rupee inr = 1
 sterling: sterling gbp = 1
 won: won = 1
+franc: chf = 1
 rouble: rouble ruble = 1
 hryvnia: hryvnia = 1
 lira: lira = 1
@@ -99,7 +101,7 @@ CHANGES_VALUE = frozenset(
     " crore crores dozen dozens half halves third thirds quarter quarters double twice times"
     " less least greater more most than over between between up from to squared cubed mod modulo base divided"
     " if unless or and either maybe perhaps possibly versus below beneath under above after before ago past short off"
-    " until beyond within against instead rather but power powers bn mn".split()
+    " until beyond within against instead rather but power powers bn mn among etc factorial".split()
 )
 """Words that change the value and cannot be dropped: numbers, negations, comparisons, directions, alternatives."""
 
@@ -110,6 +112,7 @@ _BARE_UNIT = re.compile(
     + r")(?P<script>\^\{?[23]\}?|\^[23])?(?:\s?(?:/|per)\s?(?:[a-z]{1,10})(?:\^\{?2\}?)?)?$",
     re.IGNORECASE,
 )
+_RATE = re.compile(r"(?<=\d) per [a-z]{2,20}$")
 _HALF_OF_DAY = re.compile(r"(?<=\d)\s?[ap]\.\s?m\.?$|(?<=\d)\s?[ap]m$", re.IGNORECASE)
 _PERCENT_WORD = re.compile(
     r"\s*\\text\s*\{\s*(?:percent|per cent|pct|percentage)s?\s*\}|(?<=[0-9}])\s*(?:percentage|percent|per cent|pct)\b"
@@ -133,13 +136,16 @@ _CURRENCY = re.compile(
 )
 _CODES = {
     "USD": "dollar", "US$": "dollar", "EUR": "euro", "GBP": "sterling", "INR": "rupee", "Rs": "rupee", "JPY": "yen",
-    "CNY": "yuan", "RMB": "yuan",
+    "CNY": "yuan", "RMB": "yuan", "CHF": "chf",
 }  # fmt: skip
 _CODE = re.compile(
     r"^\s*(?:\\text[a-z]*\s*\{\s*)?(?P<code>"
     + "|".join(map(re.escape, _CODES))
     + r")(?![A-Za-z])\.?\s*\}?[\s~]*(?:\\ )?(?=[\d\\])"
 )
+# 5k after a sign of a currency is 5000.
+_SCALE_LETTERS = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "mn": "million"}
+_THOUSANDS_OF_MONEY = re.compile(r"^(\s*-?(?:US)?(?:\\?\$|[€£¥₹]) ?\d[\d.,]{0,30}) ?(bn|mn|[kKmMbB])\s*$")
 _EMPTY_TEXT = re.compile(r"\\text[a-z]*\s*\{\s*\}")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)")
 
@@ -162,6 +168,7 @@ def _scaled(match: re.Match[str]) -> str:
 
 def without_currency(text: str) -> tuple[str, str]:
     """An answer without currency signs, and the currency; empty if there is none."""
+    text = _THOUSANDS_OF_MONEY.sub(lambda match: f"{match[1]} {_SCALE_LETTERS[match[2].lower()]}", text)
     if (code := _CODE.match(text)) is not None:
         return text[code.end() :], _CODES[code["code"]]
     signs = _CURRENCY.findall(text)
@@ -236,7 +243,7 @@ def droppable(words: str) -> bool:
     found = set(re.findall(r"[a-z]+", words.lower())) & CHANGES_VALUE
     numeral = set(re.findall(r"(?<![a-z-])[a-z]+(?![a-z-])", words.lower())) & NUMERALS  # not "two-digit"
     changes = found or numeral or words.strip() in ("k", "M", "B", "bn", "mn")
-    return not changes and foreign_units.droppable(words)
+    return not changes and not rejects(words) and foreign_units.droppable(words)
 
 
 _COUNTED_THINGS = re.compile(
@@ -281,6 +288,8 @@ def split_bare_unit(text: str) -> tuple[str, str]:
     if (symbol := _BARE_SYMBOL.search(text)) is not None:
         unit = symbol["unit"] or symbol["letter"]
         return text[: -len(unit)].rstrip(), unit
+    if (rate := _RATE.search(text)) is not None:
+        return text[: rate.start()].rstrip(), rate.group().strip()
     half = _HALF_OF_DAY.search(text)
     if half is not None:
         return text[: half.start()].rstrip(), half.group().strip()
