@@ -22,8 +22,8 @@ _MORE_NAMES = (
 _ATTRIBUTES = r"(?:\s+[\w-]{1,20}\s*=[^<>]{0,80})?\s*"
 # A prefix such as `seed:` or `start_`, and a suffix such as `:6124c78e` or `_start`; the groups tell whether it ends.
 _TAG = (
-    rf"<\s*(?P<slash>/)?\s*(?:[a-z]{{1,12}}:)?(?P<edge>start_|begin_|end_)?(?:{_NAMES}|{_MORE_NAMES})(?P<edge8>_start|_begin|_end)?(?::\w{{1,16}})?{_ATTRIBUTES}>"
-    rf"|<[|｜]\s*(?P<slash2>/)?(?P<edge2>(?:start|begin|end)(?:[_▁]of)?[_▁])?(?:{_NAMES})(?P<edge3>[_▁](?:start|begin|end))?\s*[|｜]>"
+    rf"<\s{{0,4}}(?P<slash>/)?\s{{0,4}}(?:[a-z]{{1,12}}:)?(?P<edge>start_|begin_|end_)?(?:{_NAMES}|{_MORE_NAMES})(?P<edge8>_start|_begin|_end)?(?::\w{{1,16}})?{_ATTRIBUTES}>"
+    rf"|<[|｜]\s{{0,4}}(?P<slash2>/)?(?P<edge2>(?:start|begin|end)(?:[_▁]of)?[_▁])?(?:{_NAMES})(?P<edge3>[_▁](?:start|begin|end))?\s*[|｜]>"
     rf"|\[(?P<slash3>/)?(?P<edge10>begin_|start_|end_)?(?:{_NAMES})(?P<edge11>_start|_begin|_end)?\]|◁(?P<slash4>/)?(?:{_NAMES})▷"
     rf"|<\|(?:open|(?P<edge4>close))\|>\s*(?:{_NAMES})\s*<\|sep\|>"
     r"|<\|channel\|>\s*(?:(?:analysis|commentary)|(?P<edge5>final)[^\n]{0,80}?<\|message\|>)"
