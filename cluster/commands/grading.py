@@ -197,7 +197,9 @@ def _start_code(timeout_s: float, parallel: int, options: CodeOptions) -> tuple[
     executor = Executor(SandboxSettings(servers=min(parallel, MAX_SERVERS), tolerance=options.tolerance or 0.0))
 
     def run(row: CodeRow) -> Verdict:
-        program = program_of(row.completion, prompt=row.prompt, entry_point=row.entry_point)
+        # Asserts that use one name of the program tell which block is the program.
+        (wanted,) = row.tests.names if len(row.tests.names) == 1 else (row.entry_point,)
+        program = program_of(row.completion, prompt=row.prompt, entry_point=wanted)
         if program is None:
             return Verdict.binary(Status.UNPARSABLE, detail="the completion holds no code")
         seconds = row.case_s or timeout_s

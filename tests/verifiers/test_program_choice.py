@@ -11,6 +11,7 @@ import pytest
 from verifiers.programs.extraction import program_of
 
 SCRIPT = "n = int(input())\nprint(n + 1)\n"
+MAIN = "def main():\n    print(int(input()) + 1)\n"
 SOLVE = "def solve(n):\n    return n + 1\n"
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -42,6 +43,12 @@ def printed(program: str | None, monkeypatch: pytest.MonkeyPatch) -> str:
         ),
         f"{fenced(SCRIPT)}\n```python\n\n```",
         f"{fenced(SOLVE + 'print(solve(int(input())))' + chr(10))}Test:\n{fenced('assert solve(1) == 2' + chr(10))}",
+        *(
+            f"{fenced(SCRIPT)}A test:\n{fenced(example + chr(10))}"
+            for example in ("print(4 + 2)", "import subprocess\nsubprocess.run(['true'])", "def test():\n    return 0")
+        ),
+        f"{fenced(MAIN)}Run:\n{fenced('main()' + chr(10))}",
+        f"{fenced('import sys' + chr(10) + 'print(int(sys.stdin.read()) + 1)' + chr(10))}Or\n{fenced('print(0)')}",
         # helpers, with an import that must be at the beginning
         f"{fenced(SOLVE)}\n{fenced('from __future__ import annotations' + chr(10) + 'print(solve(int(input())))')}",
         f"{fenced('from operator import add' + chr(10))}\n{fenced('print(add(int(input()), 1))' + chr(10))}",
@@ -74,9 +81,10 @@ def test_a_star_import_of_an_unknown_module_is_no_error() -> None:
 
 def test_the_last_of_several_scripts_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for label in ("python", ""):
-        blocks = f"{fenced('print(0)' + chr(10), label)}No:\n{fenced(SCRIPT, label)}"
-        assert printed(program_of(blocks), monkeypatch) == "5"
-        blocks = f"{fenced(SCRIPT, label)}No:\n{fenced('print(0)' + chr(10), label)}"
+        for other in ("print(0)\n", "input()\nprint(0)\n"):
+            blocks = f"{fenced(other, label)}No:\n{fenced(SCRIPT, label)}"
+            assert printed(program_of(blocks), monkeypatch) == "5"
+        blocks = f"{fenced(SCRIPT, label)}No:\n{fenced(other, label)}"
         assert printed(program_of(blocks), monkeypatch) == "0"
 
 
@@ -132,6 +140,34 @@ def test_a_prompt_is_continued(prompt: str, response: str) -> None:
 def test_a_first_line_that_lost_its_indentation(first: str) -> None:
     space: dict[str, Any] = {}
     exec(program_of(f"{first}    return c\n", prompt=HEAD + DOC, entry_point="add") or "", space)
+    assert space["add"](2, 3) == 5
+
+
+@pytest.mark.parametrize("prompt", [HEAD + DOC, HEAD])
+@pytest.mark.parametrize("introduction", ["", "Here is the rest of the function.\n\n"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = a\nc += b\nreturn c\n",
+        " c = a\nc += b\nreturn c",
+        "# add them\nc = a + b\n\nreturn c",
+        "c = a\nfor x in [b]:\n    c += x\nreturn c\n",
+        "while a > 99:\n    a -= 1\nreturn a + b\n",
+        "if a > 99:\n    return 0\nreturn a + b\n",
+        "try:\n    return a + b\nexcept TypeError:\n    return None\n",
+        "import math\nreturn int(math.fsum([a, b]))\n",
+        "def inner(x):\n    return x + b\nreturn inner(a)\n",
+        "c = [a,\n b]\nreturn sum(c)\n",
+        "c = a + b\nreturn c\n\n# Test\nprint(add(1, 2))\n",
+        "c = a + b\nreturn c\n\nThis adds the two numbers.\n",
+        "c = a + b\nreturn c\n\nif __name__ == '__main__':\n    print(add(1, 2))\n",
+        "c = total(a, b)\nreturn c\n\n\ndef total(*x):\n    return sum(x)\n",
+        "c = a + b\nreturn c<|im_end|>\nreturn 0\n",
+    ],
+)
+def test_a_body_that_lost_its_indentation(prompt: str, introduction: str, body: str) -> None:
+    space: dict[str, Any] = {"__name__": "program"}
+    exec(program_of(introduction + body, prompt=prompt, entry_point="add") or "", space)
     assert space["add"](2, 3) == 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 
@@ -15,7 +16,7 @@ _DEFINITION = re.compile(r"^(?=(?:async +def|def|class) )", re.MULTILINE)
 
 def continued(prompt: str, text: str) -> str:
     """The program that ``text``, which is not in a block, continues, with later definitions that it uses."""
-    body = _body(text)
+    body = _flattened(text) or _body(text)
     code = with_body(prompt, body)
     later = [_body(part) for part in _DEFINITION.split(text)[1:]]
     return with_definitions(code, later) if later else code
@@ -38,6 +39,53 @@ def _body(text: str) -> str:
             break
         kept.append(line)
     return "".join(kept)
+
+
+def _flattened(text: str) -> str:
+    """The body of a function that has lost its indentation altogether: all up to the last statement that returns.
+
+    Python allows ``return`` only in a function, so that these statements at the left margin can be nothing else. What
+    follows them, such as an example, is not reached. Empty if the text is no such body.
+    """
+    kept: list[str] = []
+    lexer = Lexer()
+    for line in lines_of(text):
+        if not kept and not line.strip():
+            continue
+        if not kept and re.match(r" \S", line):
+            line = line[1:]  # tokenizers put a space in front
+        at_margin = bool(line.strip()) and not line[0].isspace()
+        if at_margin and not lexer.goes_on and is_prose(line):
+            if kept:
+                break
+            continue  # a sentence before the code
+        kept.append(line)
+        bare = lexer.feed(line)
+        if first_turn(bare) != bare:
+            kept[-1] = first_turn(line) + "\n"
+            break
+    code = "".join(kept)
+    if not code or code[0].isspace():
+        return ""
+    tree = parsed("def _():\n" + textwrap.indent(code, " "))
+    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef):
+        return ""
+    ends = [part.end_lineno or 0 for part in tree.body[0].body if _returns(part)]
+    return "".join(lines_of(code)[: ends[-1] - 1]) if ends else ""
+
+
+def _returns(statement: ast.stmt) -> bool:
+    """Whether a statement holds a ``return`` or ``yield`` of the function around it."""
+    if isinstance(statement, FUNCTIONS):
+        return False
+    parts = list(ast.iter_child_nodes(statement))
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (ast.Return, ast.Yield, ast.YieldFrom)):
+            return True
+        if not isinstance(part, (*FUNCTIONS, ast.Lambda)):
+            parts.extend(ast.iter_child_nodes(part))
+    return isinstance(statement, ast.Return)
 
 
 def _without_introduction(lines: list[str]) -> list[str]:

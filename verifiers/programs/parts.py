@@ -23,6 +23,7 @@ _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # A part of a program that only defines something, so that putting it before another part runs nothing.
 _DEFINES = (*FUNCTIONS, ast.Import, ast.ImportFrom)
+_INPUTS = frozenset(("input", "stdin", "fileinput"))
 _ALWAYS_BOUND = {"__file__", "__class__"}
 
 
@@ -48,8 +49,9 @@ def defines(code: str, name: str) -> bool:
 def program_in(blocks: Sequence[tuple[str, str]], entry_point: str | None) -> str | None:
     """The program in blocks with a label each: the last one that defines the entry point, with the ones it needs.
 
-    Without an entry point, or where no block defines it, the last one that could run: not the output of a program, and
-    not an example of its use. Python blocks come before those without a label, and these before all others.
+    Without an entry point, or where no block defines it, the last one that could run, if possible one that reads the
+    input: not the output of a program, and not an example of its use. Python blocks come before those without a label,
+    and these before all others.
 
     Returns:
         The program; None if there are no blocks.
@@ -65,9 +67,11 @@ def program_in(blocks: Sequence[tuple[str, str]], entry_point: str | None) -> st
             if defines(texts[number], str(entry_point)):
                 return parts.program(texts, number)
     for texts in kinds if len(blocks) > 1 else ():
-        for number in reversed(range(len(texts))[-MAX_BLOCKS:]):
-            if parts.could_run(texts, number):
-                return parts.program(texts, number)
+        able = [number for number in range(len(texts))[-MAX_BLOCKS:] if parts.could_run(texts, number)]
+        # Where one reads the input, those that do not are examples of its use.
+        reading = [number for number in able if parts.reads(texts, number)]
+        if able:
+            return parts.program(texts, (reading or able)[-1])
     return next((parts.program(texts, len(texts) - 1) for texts in kinds if texts), None)
 
 
@@ -85,12 +89,14 @@ class _Part:
         bound: Names that it imports and defines; empty if it does more than that.
         imports_only: It does nothing but import.
         runs: It calls or defines something.
+        reads: It reads the standard input.
     """
 
     missing: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
     imports_only: bool = False
     runs: bool = False
+    reads: bool = False
 
 
 class _Parts:
@@ -116,6 +122,11 @@ class _Parts:
     def could_run(self, texts: Sequence[str], number: int) -> bool:
         """Whether a block calls or defines something, with names that it or the blocks that it needs define."""
         return self[texts[number]].runs and not self._needed(texts, number)[2]
+
+    def reads(self, texts: Sequence[str], number: int) -> bool:
+        """Whether a block, or one that it needs, reads the standard input."""
+        before, after, _ = self._needed(texts, number)
+        return any(self[text].reads for text in (texts[number], *before, *after))
 
     def _needed(self, texts: Sequence[str], number: int) -> tuple[list[str], list[str], frozenset[str]]:
         """The earlier and the later blocks that a block needs, and the names that it still lacks.
@@ -165,10 +176,24 @@ def _part(code: str) -> _Part:
     except ValueError:  # a star import of a module whose names are not known
         missing = frozenset()
     runs = any(isinstance(node, (*FUNCTIONS, ast.Call)) for node in ast.walk(tree))
+    reads = any(map(_reads_input, ast.walk(tree)))
     if not all(isinstance(node, _DEFINES) or _is_docstring(node) for node in tree.body):
-        return _Part(missing, runs=runs)
+        return _Part(missing, runs=runs, reads=reads)
     bound = frozenset(name for node in tree.body for name in _bound(node))
-    return _Part(missing, bound, not runs, runs)
+    return _Part(missing, bound, not runs, runs, reads)
+
+
+def _reads_input(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in _INPUTS
+    if isinstance(node, ast.Attribute):
+        return node.attr == "stdin"
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return any(alias.name in _INPUTS for alias in node.names)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id != "open":
+        return False
+    opened = node.args[0] if node.args else None
+    return isinstance(opened, ast.Constant) and opened.value in {0, "/dev/stdin"}
 
 
 def _bound(node: ast.stmt) -> Iterable[str]:

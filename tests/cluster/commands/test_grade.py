@@ -100,13 +100,19 @@ def test_code_in_three_conventions(tmp_path: Path) -> None:
             "completion": "```python\nprint(int(input()) + 1)\n```",
             "task": {**STDIO, "prompt": "Add one."},
         },
+        {
+            "id": "example",
+            "completion": "```python\ndef g(x):\n    return 3\n```\nUse:\n```python\nprint(len('a'))\n```",
+            "task": {"test": "assert g(1) == 3"},
+        },
         {"id": "none", "completion": "", "task": CHECK},
     ]
     said: list[str] = []
     source = write(tmp_path / "in.jsonl", rows)
     grade_file(source, tmp_path / "out.jsonl", "code", timeout_s=10.0, parallel=1, say=said.append)
     assert [(row["id"], row["status"]) for row in graded(tmp_path / "out.jsonl")] == [
-        ("check", "correct"), ("wrong", "wrong"), ("asserts", "correct"), ("stdio", "correct"), ("none", "unparsable"),
+        ("check", "correct"), ("wrong", "wrong"), ("asserts", "correct"), ("stdio", "correct"), ("example", "correct"),
+        ("none", "unparsable"),
     ]  # fmt: skip
     assert len(said) == 1 and said[0].startswith("code sandbox: level L")
 
