@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(40, 2) == 42\n"
 GOOD = "def add(a, b): return a + b\n"
 SHORT = Limits(wall_seconds=0.3)
+POINT = "from collections import namedtuple\nP = namedtuple('P', 'x y')\n"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,11 @@ def test_verdicts(executor: Executor, program: str, status: Status, detail: str)
 "P = namedtuple('P', 'x y')\n"
 "def f(): return P(1, 2)"
 ), "assert f() == (1, 2)"),
+        (POINT + "def f(): return P(1, 2)", "p = f()\nassert (p.x, p.y) == p == (1, 2) and isinstance(p, tuple)"),
+        (POINT + "def f(): return P(1, [2])", "assert f()._replace(x=3)._asdict() == {'x': 3, 'y': [2]}"),
+        (POINT + "def f(p=None): return p.x + p.y if p else P(1, 2)", "assert f(f()) == 3"),
+        ("class f(tuple): _fields = ('x', 'count', '__eq__')", "assert f((1, 2, 3)) == (1, 2, 3)"),
+        ("import array\ndef f(): return array.array('d', [1, 2])", "assert list(f()) == [1, 2]"),
         ("def f(): return map(str, range(3))", "assert list(f()) == ['0', '1', '2']"),
         ("def f(): yield from 'ab'", "assert [x for x in f()] == ['a', 'b']"),
         ("def f(t, kind): return [x for x in t if not isinstance(x, kind)]", "assert f((1, 'a'), int) == ['a']"),

@@ -25,6 +25,17 @@ pytestmark = pytest.mark.skipif(
         ("class math: isclose = lambda *a: True\ndef f(x): return 0", "assert math.isclose(f(1), 1)"),
         ("def f(x): return 0\nisinstance = lambda *a: True", "assert isinstance(f(1), str)"),
         ("class B:\n    __ne__ = __eq__ = lambda *a: True\ndef f(x): return B()", "assert f(1) != 5"),
+        # Fields of a named tuple must not replace the methods of tuples, nor its comparison.
+        (
+            "class f(tuple):\n    _fields = ('index',)\n    def __new__(s, x): return tuple.__new__(s, [print])",
+            "f(1).index(2)",
+        ),
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'x')\n"
+            "class Q(P):\n    def __eq__(s, o): return True\ndef f(x): return Q(1)",
+            "assert f(1) == (2,)",
+        ),
+        ("class Q(tuple): _fields = ('__eq__',)\ndef f(x): return Q([1])", "assert f(1) == (2,)"),
         ("def f(x): return None", "try:\n    assert f(1) == 1\nexcept TypeError:\n    pass"),
     ],
 )

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(
 ENDLESS = "def f():\n    a, b = 0, 1\n    while True:\n        yield a\n        a, b = b, a + b\n"
 RAISES = "def f():\n    yield 1\n    yield 2\n    raise ValueError('no more')\n"
 ITERATOR = "class f:\n    n = 0\n    def __iter__(s): return s\n    def __next__(s):\n        s.n += 1\n"
+SUM = "def f():\n    total = 0\n    while True:\n        total += (yield total) or 0\n"
+ENDS = "def f():\n    got = yield 1\n    if got == 'raise': raise ValueError(got)\n"
 ITERATOR += "        if s.n > 3: raise StopIteration\n        return s.n\n"
 
 
@@ -33,6 +35,10 @@ ITERATOR += "        if s.n > 3: raise StopIteration\n        return s.n\n"
         ("def f(x=None): return iter([1, 2]) if x is None else sum(x)", "assert f(f()) == 3"),
         ("def f(): return iter([])", "assert next(f(), None) is None and list(f()) == []"),
         ("def f(x): return list(x)", "assert f(iter([1, (2,)])) == [1, (2,)]"),
+        (SUM, "g = f()\nnext(g)\nfor i in range(20): total = g.send(i)\nassert total == 190 == next(g)"),
+        (SUM, "g = f()\nassert g.send(None) == 0 and g.send(5) == 5 and g.send(7) == 12"),
+        (ENDS, "g = f()\nnext(g)\nended = False\ntry: g.send('a')\nexcept StopIteration: ended = True\nassert ended"),
+        (ENDS, "g = f()\nnext(g)\nsaid = ''\ntry: g.send('raise')\nexcept ValueError as e: said = str(e)\nassert said"),
         ("def f(n): return range(n).__iter__()", "assert len(list(f(10_000))) == 10_000"),
     ],
 )
@@ -47,6 +53,9 @@ def test_items_are_made_when_the_tests_need_them(executor: Executor, program: st
         (RAISES, "assert list(f()) == [1, 2]", Status.CRASH),
         ("def f(): yield 1", "assert list(f()) == [2]", Status.WRONG),
         (ENDLESS, "assert list(f()) == [0]", Status.TIMEOUT),
+        (SUM, "g = f()\nnext(g)\nassert g.send(2) == 3", Status.WRONG),
+        (SUM, "g = f()\nfor _ in range(6): next(g)\nassert g.send(2) == 2", Status.WRONG),
+        (ITERATOR, "g = f()\nnext(g)\nassert g.send(1) == 2", Status.CRASH),
         ("def f(): yield from [StopIteration, 1]", "assert list(f()) == [1]", Status.WRONG),
         ("def f():\n    yield 1\n    raise StopIteration", "assert list(f()) == [1]", Status.CRASH),
     ],

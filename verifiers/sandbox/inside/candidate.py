@@ -68,6 +68,8 @@ class Program:
         arguments, named = codec.decode(request["values"], self.object, REQUEST_DEPTH)
         if action == "setattr":
             return setattr(found, request["name"], arguments[0])
+        if action == "send":
+            return self.sent(target, arguments[0])
         self.given = (list(arguments), named)
         return found(*arguments, **named)
 
@@ -83,6 +85,13 @@ class Program:
             self.held[number] = _raising(error)
             return [items, True]
         return [items, len(items) == count]
+
+    def sent(self, number: int, value: Any) -> list[Any]:
+        """The item that a generator makes of a value that is sent to it, and whether there may be more."""
+        try:
+            return [[self.held[number].send(value)], True]
+        except StopIteration:
+            return [[], False]
 
     def weak(self, request: dict[str, Any]) -> bool:
         """Run the tests in the program's process because they cannot be separated; the verdict can be forged."""

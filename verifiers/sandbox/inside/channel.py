@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NoReturn
 
 from . import candidate, codec, frames
@@ -13,6 +13,8 @@ from .candidate_exceptions import ProgramException
 CLIENT = 4
 _STREAM_ITEMS = 1024
 """Most items of an iterator in one reply."""
+_SINGLE_ITEMS = 4
+"""So many first items are made one at a time."""
 
 
 def report(**message: Any) -> None:
@@ -184,13 +186,25 @@ class Channel:
         )
         raise Undeliverable(self.undelivered[1]) from error
 
-    def _stream(self, number: int) -> Iterator[Any]:
-        """The items of an iterator of the program, which are made when they are needed: there may be no end of them."""
-        count, more = 1, True
+    def _stream(self, number: int) -> Generator[Any, Any, None]:
+        """The items of an iterator of the program, which are made when they are needed: there may be no end of them.
+
+        What the tests send is passed on to a generator of the program, as long as no item was made in advance.
+        """
+        asked, more, sent = 0, True, None
         while more:
-            items, more = self.request("next", number, count=count)
-            yield from items
-            count = min(2 * count, _STREAM_ITEMS)
+            if sent is None:
+                # One at a time at first, and after the tests have sent something.
+                count = 1 if asked < _SINGLE_ITEMS else min(asked, _STREAM_ITEMS)
+                items, more = self.request("next", number, count=count)
+            else:
+                items, more = self.request("send", number, values=[(sent,), {}])
+                asked = -sys.maxsize
+            asked += len(items)
+            for left in range(len(items) - 1, -1, -1):
+                sent = yield items[len(items) - 1 - left]
+                if sent is not None and left:
+                    raise TypeError(f"send() after {_SINGLE_ITEMS} items of an iterator of the program")
 
     def _make_handle(self, value: Any) -> ObjectHandle | Iterator[Any]:
         if type(value) is int:

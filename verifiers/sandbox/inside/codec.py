@@ -10,13 +10,16 @@ Plain JSON: null, booleans, integers, floats, strings, and lists. Everything els
 
 from __future__ import annotations
 
+import array
 import builtins
 import collections
 import datetime
 import decimal
 import fractions
+import functools
 import itertools
 import json
+import keyword
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +30,9 @@ MAX_ITEMS = 100_000
 
 _MAX_INT_BITS = 8192
 """Longer integers go as hexadecimal: decimal text of them costs quadratic time, and Python refuses it."""
+
+_MAX_FIELDS = 64
+"""Named tuples with more fields go as tuples."""
 
 _MISSING = object()
 
@@ -128,6 +134,8 @@ def _encode(value: Any, handle: Callable[[Any], Any], left: int) -> Any:
     if kind in _ENCODERS:
         tag, encoder = _ENCODERS[kind]
         return _tagged(tag, encoder(value, inner))
+    if isinstance(value, tuple) and (fields := _field_names(value)):
+        return _tagged("namedtuple", [kind.__name__, list(fields), [inner(item) for item in tuple.__iter__(value)]])
     for base, plain in _BASES:
         if isinstance(value, base):
             return _encode(plain(value), handle, left)
@@ -136,6 +144,32 @@ def _encode(value: Any, handle: Callable[[Any], Any], left: int) -> Any:
     if kind.__module__ == "numpy":
         return _encode_numpy(value, handle, inner)
     return handle(value)
+
+
+def _field_names(value: tuple[Any, ...]) -> tuple[str, ...]:
+    """The names of the fields of a named tuple; empty for any other tuple."""
+    fields = getattr(type(value), "_fields", None)
+    if type(fields) is not tuple or not 0 < len(fields) == tuple.__len__(value) <= _MAX_FIELDS:
+        return ()
+    return fields if all(type(name) is str and _is_field(name) for name in fields) else ()
+
+
+def _is_field(name: str) -> bool:
+    """Whether a field may have this name. None may hide a method of tuples."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name[0] != "_" and not hasattr(tuple, name)
+
+
+@functools.lru_cache(maxsize=64)
+def _named_tuple(name: str, fields: tuple[str, ...]) -> type:
+    if len(fields) > _MAX_FIELDS or not all(map(_is_field, fields)):
+        raise CodecError("no named tuple")
+    usable = len(name) < 100 and name.isidentifier() and not keyword.iskeyword(name)
+    return collections.namedtuple(name if usable else "namedtuple", fields)
+
+
+def _decode_named_tuple(value: Any, inner: Callable[[Any], Any]) -> Any:
+    name, fields, items = value
+    return _named_tuple(name, tuple(fields))(*_items(items, inner))
 
 
 def _encode_numpy(value: Any, handle: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Any:
@@ -167,6 +201,7 @@ _ENCODERS: dict[type, tuple[str, Encoder]] = {
     collections.OrderedDict: ("OrderedDict", _pairs),
     collections.defaultdict: ("defaultdict", _pairs),
     collections.deque: ("deque", lambda value, inner: [_items(value, inner), value.maxlen]),
+    array.array: ("array", lambda value, inner: [value.typecode, inner(value.tolist())]),
     bytes: ("bytes", lambda value, inner: value.hex()),
     bytearray: ("bytearray", lambda value, inner: value.hex()),
     complex: ("complex", lambda value, inner: [value.real, value.imag]),
@@ -188,8 +223,8 @@ _ENCODERS: dict[type, tuple[str, Encoder]] = {
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in vars(builtins).values() if isinstance(kind, type)}
 _TYPES |= {kind.__name__: kind for kind in (*_ENCODERS, type(None))}
 
-# An instance of a subclass (a named tuple, an IntEnum) goes as the built-in value that it holds. The base's own
-# methods read it, so that overridden ones do not decide; the receiver gets an exact built-in either way.
+# An instance of a subclass (an IntEnum, for example) goes as the built-in value that it holds. The base's own methods
+# read it, so that overridden ones do not decide; the receiver gets an exact built-in either way.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, lambda value: int.__add__(value, 0)),
     (float, lambda value: float.__add__(value, 0.0)),
@@ -243,6 +278,7 @@ def _dtype(text: Any) -> Any:
 _DECODERS: dict[str, Encoder] = {
     "int": lambda value, inner: int(value, 16),
     "tuple": lambda value, inner: tuple(_items(value, inner)),
+    "namedtuple": _decode_named_tuple,
     "set": lambda value, inner: set(_items(value, inner)),
     "frozenset": lambda value, inner: frozenset(_items(value, inner)),
     "dict": _dict_of,
@@ -250,6 +286,7 @@ _DECODERS: dict[str, Encoder] = {
     "OrderedDict": lambda value, inner: collections.OrderedDict(_dict_of(value, inner)),
     "defaultdict": lambda value, inner: collections.defaultdict(None, _dict_of(value, inner)),
     "deque": lambda value, inner: collections.deque(_items(value[0], inner), inner(value[1])),
+    "array": lambda value, inner: array.array(value[0], inner(value[1])),
     "bytes": lambda value, inner: bytes.fromhex(value),
     "bytearray": lambda value, inner: bytearray.fromhex(value),
     "complex": lambda value, inner: complex(float(value[0]), float(value[1])),
