@@ -8,6 +8,8 @@ _KIND = r"(?:option|choice|answer|statement|alternative)"
 _RIGHT = (
     r"(?:(?:clearly|indeed|therefore|thus|also|actually|definitely)\s+)?(?:(?:the|our|my)\s+)?"
     r"(?:(?:only|final|best)\s+)?(?:correct|right|true|answer)\b"
+    # not "a right angle"
+    r"(?!\s+(?!(?:answer|choice|option|one|statement|alternative|because|since|as|while|whereas|and)\b)\w)"
 )
 _LETTER = r"\(?(?<![A-Za-z])[A-J]\b(?!['’])\)?"
 _CHOSEN = re.compile(
