@@ -46,8 +46,8 @@ def head_scores(head: torch.nn.Linear, hidden_NH: torch.Tensor, scoring: Scoring
 class _ChunkedScores(torch.autograd.Function):
     """The backward pass needs the logits: a single chunk keeps them, and those of several are computed again.
 
-    A frozen head needs neither. Each log-probability depends on one hidden state, so the forward pass computes its
-    gradient by that state, and the backward pass multiplies it with a number.
+    A frozen head needs neither if no entropies are wanted. Each log-probability depends on one hidden state, so the
+    forward pass computes its gradient by that state (the slope), and the backward pass multiplies it with a number.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class _Sums:
         self._bias: torch.Tensor | None = None
 
     def add(self, gradient_CV: torch.Tensor, hidden_CH: torch.Tensor) -> None:
-        """Of a chunk. `exact`: in float32, from bfloat16 a block of the vocabulary at a time, to bound the memory."""
+        """Add the gradients of a chunk; with `exact`, products of bfloat16 factors are added in float32."""
         if self._wanted[1]:
             bias_V = gradient_CV.float().sum(0)
             self._bias = bias_V if self._bias is None else self._bias.add_(bias_V)
