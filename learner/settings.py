@@ -240,9 +240,9 @@ class LearnerSettings(Section):
     )
     sleep: Literal["none", "states"] = Field(
         "none",
-        description="GPU only, with cluster.placement: colocated, sampler.sleep and zero_stage: 2: what a rank keeps "
-        "in host memory while samplers work. states: Adam's moments and the float32 weights, 12 bytes for each trained "
-        "weight. The sampler's cache gets their memory on the GPU; each step waits while they move. Not run on a GPU "
+        description="What a rank keeps in host memory while samplers work. states: Adam's moments and the float32 "
+        "weights, 12 bytes for each trained weight; the sampler's cache gets their memory on the GPU, and each step "
+        "waits while they move. Needs cluster.placement: colocated, sampler.sleep and zero_stage: 2. Not run on a GPU "
         "yet.",
     )
     activation_checkpointing: bool = Field(

@@ -60,11 +60,14 @@ def used_mib() -> float:
 def wait_until_free(mib: float, seconds: float) -> None:
     """Wait until at most `mib` are in use: processes that were killed hold their memory for a while."""
     end = time.monotonic() + seconds
-    while (used := used_mib()) > mib:
-        if time.monotonic() > end:
-            print(f"warning: {used:.0f} MiB of the card are in use {seconds:.0f} s after the last stage", flush=True)
-            return
-        time.sleep(1.0)
+    try:
+        while (used := used_mib()) > mib:
+            if time.monotonic() > end:
+                print(f"warning: {used:.0f} MiB of the card are in use {seconds:.0f} s after the stage", flush=True)
+                return
+            time.sleep(1.0)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        print(f"warning: whether the card is free is not known: nvidia-smi failed ({error})", flush=True)
 
 
 def _ask(command: list[str]) -> list[list[str]]:

@@ -41,8 +41,8 @@ def fewer_gpus(config: RunConfig) -> str:
     return "lower one of them"
 
 
-def gpu_problems(config: RunConfig) -> Iterator[str]:
-    """One line for each."""
+def gpu_rule_problems(config: RunConfig) -> Iterator[str]:
+    """One line for each violated rule."""
     for rule in (_devices, _shared_gpus, _sampler_sleep, _learner_sleep, _offload):
         yield from rule(config)
 

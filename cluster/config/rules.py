@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from actors.sampling import MIN_TEMPERATURE, Sampling
 from cluster.config.allocation_rules import allocation_problems
-from cluster.config.gpu_rules import gpu_problems
+from cluster.config.gpu_rules import gpu_rule_problems
 from cluster.config.keep_best import parse_metric
 from learner.objective_settings import FOR_ANY_REWARD
 from learner.schedule import Schedule, scheduled_integer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def cross_section_problems(config: RunConfig) -> list[str]:
     """One line per violated rule: the keys, their values and the remedy. Empty when the sections fit together."""
-    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, gpu_problems)
+    rules = (_prompts, _objective, _rewards, _loss, _schedules, _lengths, gpu_rule_problems)
     return [
         problem for rule in (*rules, _sandbox, _queue, _evaluation, allocation_problems) for problem in rule(config)
     ]

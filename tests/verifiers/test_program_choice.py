@@ -171,6 +171,13 @@ def test_a_body_that_lost_its_indentation(prompt: str, introduction: str, body: 
     assert space["add"](2, 3) == 5
 
 
+def test_a_later_script_may_read_in_any_way_and_a_variable_may_be_called_input() -> None:
+    later = "import os\nprint(int(os.read(0, 99)) + 1)\n"
+    assert "os.read" in (program_of(f"{fenced(SCRIPT)}Faster:\n{fenced(later)}") or "")
+    draft, final = "def solve(input):\n    return input * 2\n", "def solve(n):\n    return n * 3\n"
+    assert "* 3" in (program_of(f"{fenced(draft)}No:\n{fenced(final)}") or "")
+
+
 def test_a_line_is_continued_where_the_prompt_stops() -> None:
     for prompt, response in ((f"{HEAD}    return", " a + b\n"), (f"{HEAD}    return a ", "+ b\n")):
         space: dict[str, Any] = {}

@@ -81,6 +81,7 @@ def test_verdicts(executor: Executor, program: str, status: Status, detail: str)
         (POINT + "def f(p=None): return p.x + p.y if p else P(1, 2)", "assert f(f()) == 3"),
         ("class f(tuple): _fields = ('x', 'count', '__eq__')", "assert f((1, 2, 3)) == (1, 2, 3)"),
         ("import array\ndef f(): return array.array('d', [1, 2])", "assert list(f()) == [1, 2]"),
+        ("def f(a): a.append(3)", "import array\na = array.array('i', [1, 2])\nf(a)\nassert list(a) == [1, 2, 3]"),
         ("def f(): return map(str, range(3))", "assert list(f()) == ['0', '1', '2']"),
         ("def f(): yield from 'ab'", "assert [x for x in f()] == ['a', 'b']"),
         ("def f(t, kind): return [x for x in t if not isinstance(x, kind)]", "assert f((1, 'a'), int) == ['a']"),

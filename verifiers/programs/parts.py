@@ -23,7 +23,6 @@ _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # A part of a program that only defines something, so that putting it before another part runs nothing.
 _DEFINES = (*FUNCTIONS, ast.Import, ast.ImportFrom)
-_INPUTS = frozenset(("input", "stdin", "fileinput"))
 _ALWAYS_BOUND = {"__file__", "__class__"}
 
 
@@ -184,16 +183,17 @@ def _part(code: str) -> _Part:
 
 
 def _reads_input(node: ast.AST) -> bool:
-    if isinstance(node, ast.Name):
-        return node.id in _INPUTS
     if isinstance(node, ast.Attribute):
-        return node.attr == "stdin"
+        return node.attr in ("stdin", "__stdin__")
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return any(alias.name in _INPUTS for alias in node.names)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id != "open":
+        return any(alias.name in ("stdin", "fileinput") for alias in node.names)
+    if not isinstance(node, ast.Call):
         return False
-    opened = node.args[0] if node.args else None
-    return isinstance(opened, ast.Constant) and opened.value in {0, "/dev/stdin"}
+    function = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    if function == "input" and isinstance(node.func, ast.Name):
+        return True
+    opened = node.args[0] if node.args and function in ("open", "read", "fdopen") else None
+    return isinstance(opened, ast.Constant) and opened.value in (0, "/dev/stdin", "/dev/fd/0")
 
 
 def _bound(node: ast.stmt) -> Iterable[str]:

@@ -88,7 +88,7 @@ _INTERJECTION = re.compile(
     r"^[\s,]{0,4}(?:of course|indeed|thus|therefore|then|simply|just|in fact|clearly|hence)\b[\s,:]{1,4}",
     re.IGNORECASE,
 )
-_REASON = re.compile(r",?\s(?:because|since)\s|,\s(?:and\s)?not\s")  # the answer stands before it
+_REASON = re.compile(r",?\s(?:because|since)\s|,\s(?:and\s)?not\s(?![^.]*\bor\b)")  # the answer stands before it
 _WEAK = re.compile(r"(?:solution|result|value)", re.IGNORECASE)
 # What joins two values of an answer: "3 and 4", "3, 4, or 5".
 _JOINED = re.compile(
@@ -191,10 +191,11 @@ def _after_phrase(text: str) -> str | None:
             joined = _joined_formulas(tail[formula.end :])
             return formula.content + joined if joined else following.with_words(tail, formula.end, formula.content)
         sentence = _SENTENCE_END.split(tail, maxsplit=1)[0].split("\n")[0]
+        other = following.alternative(tail, len(sentence))
         sentence = _REASON.split(sentence, maxsplit=1)[0] or sentence
         sentence = _INTERJECTION.sub("", sentence).strip(" *\"'”").removesuffix(".").rstrip(' *"”')
         if sentence and is_bare_answer(sentence):
-            return sentence
+            return f"{sentence} or {other}" if other else sentence
         if sentence:
             return _from_prose(sentence) or statements.in_words(sentence)
     return None

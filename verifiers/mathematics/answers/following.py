@@ -20,7 +20,7 @@ _CHANGED = re.compile(
 )
 _SMALLER = re.compile(r",?\s(?:and\s)?\$?(\d{1,6}(?:\.\d{1,6})?)\$?\s([A-Za-z]{2,12})\b")
 _OTHER = re.compile(
-    r"[\s,;?(—–-]{0,4}(?:(?:but|and)\s)?(?:(?:it|also)\s)?(?:or|maybe|perhaps|possibly|alternatively|could|might)\b"
+    r"[\s,;.?(—–-]{0,4}(?:(?:but|and)\s)?(?:(?:it|also)\s)?(?:or|else|maybe|perhaps|possibly|alternatively|could|might)\b"
     r",?(?:\s[a-z]{1,12}){0,3}\s{0,2}(?:\$([^$\n]{1,80})\$|(-?\d[\d.,/]{0,30}(?<=\d)%?)(?!\w))",
     re.IGNORECASE,
 )

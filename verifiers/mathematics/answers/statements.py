@@ -23,25 +23,33 @@ _HARMLESS = frozenset(
     "so thus therefore hence then but only that means which this we i conclude find see think believe it follows now"
     " clearly finally in conclusion the final after all option choice answer statement alternative".split()
 )
-# The rest of the sentence: no other letter and no doubt, except in a reason.
+# The rest of the sentence: no other letter, denial or doubt, except in a reason.
+_DOUBT = r"\b(?:or|if|unless|maybe|perhaps|guess|not|too|also|really|so|false|wrong|no)\b|n['’]t\b|\b[A-J]\b"
 _LAST = re.compile(
-    r"(?:(?!\b(?:or|if|unless|maybe|perhaps|guess)\b|\b[A-J]\b)[^.!?\n\d$\\]){0,100}"
-    r"(?:(?:\b(?:because|since|as|while|whereas)\b|[;—–-])[^.!?\n\d$\\]{0,200})?[.!]?[*_)\"']{0,3}"
+    rf"(?:(?!{_DOUBT})[^.!?\n\d$\\]){{0,100}}"
+    r"(?:(?:\b(?:because|since|as|while|whereas)\b[^.!?\n\d$\\]{0,200})"
+    r"|[;—–-](?:(?!\b(?:or|if|unless|maybe|perhaps|guess|not|too|also|so)\b|\b[A-J]\b)[^.!?\n\d$\\]){0,200})?"
+    r"[.!]?[*_)\"']{0,3}",
 )
 _NAMED = re.compile(
-    r"(?P<value>\$[^$\n]{1,80}\$|(?<![\w.,$/^+*=-])-?\d[\d.,/]{0,30}(?<=\d)%?)\s+is\s+(?:(?:the|our|my)\s+)"
-    r"(?:(?:final|correct|right)\s+)?answer\b(?!\s+(?:to|for|if|when)\s+(?:none|no|another|a\s+different))",
+    r"(?P<before>(?:[A-Za-z]{1,12}[,:]?\s){0,4})"
+    r"(?P<value>\$[^$\n]{1,80}\$|-?\d[\d.,/]{0,30}(?<=\d)%?)\s+is\s+(?:(?:the|our|my)\s+)"
+    r"(?:(?:final|correct|right)\s+)?answer[.!]{0,3}[*_)\"'\s]{0,6}",
     re.IGNORECASE,
 )
-# An answer in words without a formula.
+_VERDICT = r"\b(?:yes|no|true|false)\b"
+# An answer in words without a formula. Nothing else in it may be a verdict, or doubt the one it gives.
 _IN_WORDS = re.compile(
-    r"\W{0,4}(?P<verdict>yes|no|true|false)\b(?=[.,;:!—–-])(?:.|\n)*"
-    r"|(?:.|\n)*\b(?:statement|claim|assertion|conjecture) is "
+    rf"\W{{0,4}}(?P<verdict>yes|no)\b[.,;:!—–-](?:(?!{_VERDICT}|\b(?:but|however|maybe|perhaps|sure|wait|answer|would"
+    r"|might|could|unless|if|or)\b)[^\n]){0,300}"
+    r"|\W{0,4}(?P<alone>true|false)[.!]"
+    r"|(?P<before>(?:[A-Za-z]{1,12}[,:]?\s){0,4})(?:statement|claim|assertion|conjecture) is "
     r"(?:therefore |thus |indeed |always )?(?P<claim>true|false)[.!]?"
     r"|(?P<name>(?:there (?:is|are) )?no (?:real )?solutions?|does not exist"
     r"|(?:the|an?) [a-z]+(?:[ -][a-z]+){0,2})[.!]?",
     re.IGNORECASE,
 )
+_VERDICTS = re.compile(_VERDICT, re.IGNORECASE)
 
 MAX_CHARS = 2_000
 """Only the end of a response is searched."""
@@ -67,12 +75,27 @@ def _clause(before: str) -> str:
 
 
 def named_first(text: str) -> str | None:
-    """The last value that a response calls the answer after it: "42 is the answer"."""
-    found = [match["value"].strip("$") for match in _NAMED.finditer(text[-MAX_CHARS:])]
-    return found[-1] if found else None
+    """The value that the last sentence of a response calls the answer after it: "So 42 is the answer"."""
+    match = _NAMED.fullmatch(_last_sentence(text))
+    return match["value"].strip("$") if match is not None and _is_harmless(match["before"]) else None
 
 
 def in_words(text: str) -> str | None:
     """The answer of a response that states it in words only: yes or no, true or false, a name, that there is none."""
-    match = _IN_WORDS.fullmatch(text[-MAX_CHARS:].strip())
-    return None if match is None else match["verdict"] or match["claim"] or match["name"]
+    text = text[-MAX_CHARS:].strip()
+    match = _IN_WORDS.fullmatch(text)
+    if match is None:
+        match = _IN_WORDS.fullmatch(last := _last_sentence(text))
+        if match is None or match["claim"] is None or _VERDICTS.search(text[: -len(last)]) is not None:
+            return None
+    if match["claim"] is not None and not _is_harmless(match["before"]):
+        return None
+    return match["verdict"] or match["alone"] or match["claim"] or match["name"]
+
+
+def _last_sentence(text: str) -> str:
+    return re.split(r"[.!?]\s+|\n", text[-MAX_CHARS:].strip())[-1]
+
+
+def _is_harmless(words: str) -> bool:
+    return _HARMLESS.issuperset(re.findall(r"[^\W_]+", words.lower()))

@@ -23,11 +23,20 @@ _AFFIRMED = re.compile(
     r"(?: (?:answer|solution|result|value|one|correct|right|total))?\W*$",
     re.IGNORECASE,
 )
-_LABEL = re.compile(rf"\b(?:{REJECTED}|not|never)\b", re.IGNORECASE)
+# Not "Number of wrong answers: 20".
+_LABEL = re.compile(
+    rf"(?:\W|\\text\b)*(?:the )?(?:{REJECTED}|not|never)(?: (?:answer|solution|root|value))?\W*", re.IGNORECASE
+)
+# "7 values excluded", "7 were wrong".
+_COUNTED = re.compile(
+    r"\W*(?:(?!fails|does|this|thus|extraneous|spurious)[a-z]{3,20}s(?= [a-z])|are\b|were\b)", re.IGNORECASE
+)
 
 
 def rejects(words: str) -> bool:
     """Whether words after a value reject it, or are a statement about it other than that it is the answer."""
+    if _COUNTED.match(words) is not None:
+        return False
     if _REJECTED_AT_END.search(words) is not None:
         return True
     return _STATEMENT.match(words) is not None and _AFFIRMED.match(words) is None
@@ -35,4 +44,4 @@ def rejects(words: str) -> bool:
 
 def is_rejecting_label(words: str) -> bool:
     """Whether a label before a value rejects it: "Extraneous: 12"."""
-    return _LABEL.search(words) is not None
+    return _LABEL.fullmatch(words) is not None

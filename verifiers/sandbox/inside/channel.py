@@ -201,9 +201,9 @@ class Channel:
                 items, more = self.request("send", number, values=[(sent,), {}])
                 asked = -sys.maxsize
             asked += len(items)
-            for left in range(len(items) - 1, -1, -1):
-                sent = yield items[len(items) - 1 - left]
-                if sent is not None and left:
+            for item in items:
+                sent = yield item
+                if sent is not None and asked > _SINGLE_ITEMS:
                     raise TypeError(f"send() after {_SINGLE_ITEMS} items of an iterator of the program")
 
     def _make_handle(self, value: Any) -> ObjectHandle | Iterator[Any]:

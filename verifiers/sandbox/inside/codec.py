@@ -79,7 +79,10 @@ def decode(data: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = M
         return _decode(data, handle, depth)
     except CodecError:
         raise
-    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+    except (
+        *(ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError),
+        *(AttributeError, SyntaxError),
+    ) as error:
         raise CodecError(f"no encoding of a value ({type(error).__name__})") from error
 
 
@@ -87,7 +90,7 @@ def replace_contents(old: Any, new: Any) -> None:
     """Give a list, dict, set or the like the contents of another one of its type; other values stay as they are."""
     if type(old) is not type(new):
         return
-    if isinstance(old, (list, bytearray)):
+    if isinstance(old, (list, bytearray)) or (isinstance(old, array.array) and old.typecode == new.typecode):
         old[:] = new
     elif isinstance(old, (dict, set)):
         old.clear()
@@ -151,11 +154,15 @@ def _field_names(value: tuple[Any, ...]) -> tuple[str, ...]:
     fields = getattr(type(value), "_fields", None)
     if type(fields) is not tuple or not 0 < len(fields) == tuple.__len__(value) <= _MAX_FIELDS:
         return ()
-    return fields if all(type(name) is str and _is_field(name) for name in fields) else ()
+    return fields if all(map(_is_field, fields)) else ()
 
 
-def _is_field(name: str) -> bool:
-    """Whether a field may have this name. None may hide a method of tuples."""
+def _is_field(name: Any) -> bool:
+    """Whether a field may have this name. None may hide a method of tuples. Python makes some names in other scripts
+    equal.
+    """
+    if type(name) is not str or not name.isascii():
+        return False
     return name.isidentifier() and not keyword.iskeyword(name) and name[0] != "_" and not hasattr(tuple, name)
 
 
@@ -169,6 +176,8 @@ def _named_tuple(name: str, fields: tuple[str, ...]) -> type:
 
 def _decode_named_tuple(value: Any, inner: Callable[[Any], Any]) -> Any:
     name, fields, items = value
+    if type(name) is not str or type(fields) is not list:
+        raise CodecError("no named tuple")
     return _named_tuple(name, tuple(fields))(*_items(items, inner))
 
 

@@ -26,7 +26,12 @@ _OTHERS = [
     "The answer is $4$ or 13.", "The answer is $4$, or maybe 13.", "The answer is $4$ but could be $13$.",
     "The answer is $4$ (alternatively $13$).", "The answer is $4$? Maybe $13$.",
     "Final answer: 13. Alternative answer: 4", "Final answer: 4. Alternative answer: 13",
-    "The answer is 4. Hold on, it's 15.", "Answer: 4\nSorry, 13.", "The answer is 4. On reflection, 13.",
+    "7 or 4 is the answer.", "1, 2, 3, or 4 is the answer", "Either 4 is the answer or 17 is.", "Not 4 is the answer",
+    "4 is the answer? No, 17.", "People say 4 is the answer, but it is 17.", "$3$ or $4$ is the answer.",
+    "The answer is $4$. Or $13$", "Answer: 4. Or 5.", "The answer is 4. Alternatively, 5.",
+    "The answer is $4$, else $13$",
+    "The answer is 4, not 13, or 13", "The answer is 4. Hold on, it's 15.", "Answer: 4\nSorry, 13.",
+    "The answer is 4. On reflection, 13.",
     "The answer is 4. But actually the answer should be 13.",
 ]  # fmt: skip
 _NOT_CHOSEN = [
@@ -36,6 +41,8 @@ _NOT_CHOSEN = [
     "Nobody says B is correct.", "I don't think B is correct.", "If B is correct, then C is wrong.",
     "B is true and D is true.", "I choose not B.", "B is correct, I guess, or D.",
     "Suppose B is correct. This is a contradiction.", "The answer must not be B.", "B is correct only if x is even.",
+    "B is correct - but D too", "B is right; so is D.", "B is correct; A is too", "B is correct, not really.",
+    "In conclusion, B is true, so the false one is the answer.", "B is the answer - or maybe D",
     "Someone claims B is correct.", "Option A is correct. Wait, option B is correct.",
 ]  # fmt: skip
 _CHOSEN = [
@@ -47,14 +54,16 @@ _CHOSEN = [
     "Options A and C are both wrong, so B is right.", "I believe B is correct.", "Correct option: B",
 ]  # fmt: skip
 _COUNTED = [
+    "We add. So 4 is the answer.", "Number of wrong answers: 4", r"\boxed{\text{Number of invalid codes: }4}",
+    r"\boxed{\text{Not prime: }4}", r"\boxed{4\text{ values excluded}}", r"\boxed{4\text{ were wrong}}",
     r"\boxed{4 \text{ invalid votes}}", r"\boxed{4 \text{ wrong answers}}", r"\boxed{4 \text{ false positives}}",
     r"\boxed{4\text{ is the answer}}", r"\boxed{4 \text{ is correct}}", r"\boxed{4 \text{ students' tickets}}",
     "4 (valid)", "4 (cm)", "4 only", "just 4", "a total of 4 clips", "He got 4 wrong.",
     "x = 9 is extraneous, so x = 4.", "The answer is $4$, not $13$.", "The answer is $4$, since 5 or 7 would be odd.",
     "The answer is $4$ times as large.", "The answer is $4$ in total.", "The answer is $4$ to the nearest integer.",
     "The answer is $4$ or $8/2$.", "The answer is $4$, or $\\frac{8}{2}$.", "The answer is 4, or 4.0.",
-    "The answer is 4 because 5*3 = 15.", "4 is the answer. Note that 7*6 = 42 and 8 * 6 = 48.",
-    "the answer is, of course, 4", "Ans. 4", "The answer is 4!", "🎉 The answer is 4! 🎉", "The answer is 4!!", "✅ 4",
+    "The answer is 4 because 5*3 = 15.", "the answer is, of course, 4", "Ans. 4", "The answer is 4!",
+    "🎉 The answer is 4! 🎉", "The answer is 4!!", "✅ 4",
     "-> 4", "4。", r"\boxed{4 \checkmark}", r"\boxed{4 \; \blacksquare}",
     "The answer is 4. Hold on, let me check: 2*2 = 4. Yes.",
 ]  # fmt: skip
@@ -126,4 +135,13 @@ REFUSED = [
     ("The answer is $5k$.", "5000"),
     ("not an ellipse", "ellipse"),
     ("The statement is not true.", "true"),
+    ("It is false that the claim is true", "true"),
+    ("Not every statement is true", "true"),
+    ("The negation of the statement is true", "true"),
+    ("Nobody says the statement is true", "true"),
+    ("The statement is false. The claim is true", "true"),
+    ("I cannot tell whether the claim is false.", "false"),
+    ("Yes, but I am not sure; it may be no.", "yes"),
+    ("Yes: it is not. The answer would be no", "yes"),
+    ("No: the answer should be yes.", "no"),
 ]
