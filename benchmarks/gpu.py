@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_stages.card_memory import used_mib, wait_until_free
+from benchmarks.gpu_stages.card_memory import NoAnswer, used_mib, wait_until_free
 from benchmarks.gpu_stages.results import Results, write_json
 from benchmarks.gpu_stages.setting import Setting, Skip
 from benchmarks.gpu_stages.table import STAGES
@@ -116,7 +116,7 @@ def _in_use(device: str) -> float | None:
     """MiB of the card that other programs use; None without a card, and where nvidia-smi does not answer."""
     try:
         return used_mib() if device == "cuda" else None
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+    except NoAnswer:
         return None
 
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu_stages.setting import synchronize
 from learner.backends.compilation import compiled_passes
 from learner.chunked_head import Scoring, head_scores
 from learner.losses import LogitPasses
+from learner.response_logprobs import chunk_sizes
 
 _Run = Callable[[], None]
 
@@ -53,7 +55,7 @@ def _forms(
     tokens = torch.randint(0, vocabulary, (positions,), generator=generator).to(device)
     weights = torch.randn(positions, generator=generator).to(device)
     chunks = -(-positions // max(1, (chunk_mib << 20) // (4 * vocabulary)))
-    sizes = [len(part) for part in torch.arange(positions).tensor_split(chunks)]
+    sizes = chunk_sizes(positions, chunks)
 
     def run(head: torch.nn.Linear, passes: LogitPasses | None) -> None:
         hidden.grad = head.weight.grad = None
@@ -75,16 +77,11 @@ def _forms(
 
 
 def _seconds(run: _Run, device: str) -> float:
-    _synchronize(device)
+    synchronize(device)
     begin = time.perf_counter()
     run()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - begin
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from learner.settings import LearnerSettings
 
 _LENGTH = 16  # tokens of each sequence
 # Shares of the change when one sequence continues the other. A mixture has nearly all of it. The padded form has other
-# kernels, so its bfloat16 rounding differs: by 3 % between SDPA and eager attention (SmolLM2-135M-Instruct, on a CPU).
+# kernels, so its bfloat16 rounding differs.
 _TOLERANCE, _TOLERANCE_TO_PADDED = 0.05, 0.25
 Logprobs = Callable[[MicroBatch], torch.Tensor]  # of the response tokens of a micro-batch, [B, R]
 

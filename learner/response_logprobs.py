@@ -86,13 +86,13 @@ def _forward(
     index_N = responses.logit_index_N
     hidden_NH = output[0].flatten(0, 1).index_select(0, index_N)
     tokens_N = input_ids.flatten()[index_N + 1]
-    sizes = _chunk_sizes(len(index_N), -(-responses.most_logits // rows) if rows else 1)
+    sizes = chunk_sizes(len(index_N), -(-responses.most_logits // rows) if rows else 1)
     scoring = Scoring(tokens_N, sizes, partial(_logits, model, output, head), temperature, with_entropy, passes)
     logprobs_N, entropies_N = head(hidden_NH, scoring=scoring)
     return _to_rows(logprobs_N, responses), _to_rows(entropies_N, responses) if with_entropy else None
 
 
-def _chunk_sizes(total: int, chunks: int) -> list[int]:
+def chunk_sizes(total: int, chunks: int) -> list[int]:
     """Exactly `chunks` sizes, equal within one; 0 for the last chunks of a rank with few positions."""
     return [total // chunks + (i < total % chunks) for i in range(chunks)]
 

@@ -14,6 +14,10 @@ _PROCESSES = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=cs
 _ROLES = {"ray::SamplerActor": "sampler", "ray::LearnerRank": "learner"}
 
 
+class NoAnswer(Exception):
+    """nvidia-smi is missing, failed, or printed something else; the message says which."""
+
+
 class CardMemory:
     """The largest memory in use, asked four times a second until nvidia-smi fails."""
 
@@ -45,16 +49,20 @@ class CardMemory:
                     role = _role(row[0])
                     if role and len(row) == 2 and row[1].isdigit():
                         used[role] = used.get(role, 0.0) + float(row[1])
-            except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-                self._failure = f"nvidia-smi failed ({error})"
+            except NoAnswer as error:
+                self._failure = str(error)
                 return
             for name, mib in used.items():
                 self._peaks[name] = max(self._peaks.get(name, 0.0), mib)
 
 
 def used_mib() -> float:
-    """MiB of the card that are in use."""
-    return float(_ask(_CARD)[0][0])
+    """MiB of the card that are in use. Raises NoAnswer."""
+    rows = _ask(_CARD)
+    try:
+        return float(rows[0][0])
+    except (ValueError, IndexError) as error:
+        raise NoAnswer(f"nvidia-smi does not tell the memory in use: {rows}") from error
 
 
 def wait_until_free(mib: float, seconds: float) -> None:
@@ -66,12 +74,15 @@ def wait_until_free(mib: float, seconds: float) -> None:
                 print(f"warning: {used:.0f} MiB of the card are in use {seconds:.0f} s after the stage", flush=True)
                 return
             time.sleep(1.0)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        print(f"warning: whether the card is free is not known: nvidia-smi failed ({error})", flush=True)
+    except NoAnswer as error:
+        print(f"warning: whether the card is free is not known: {error}", flush=True)
 
 
 def _ask(command: list[str]) -> list[list[str]]:
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NoAnswer(f"nvidia-smi failed ({error})") from error
     return [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.strip()]
 
 

@@ -198,7 +198,7 @@ def _start_code(timeout_s: float, parallel: int, options: CodeOptions) -> tuple[
 
     def run(row: CodeRow) -> Verdict:
         # Asserts that use one name of the program tell which block is the program.
-        (wanted,) = row.tests.names if len(row.tests.names) == 1 else (row.entry_point,)
+        wanted = row.tests.names[0] if len(row.tests.names) == 1 else row.entry_point
         program = program_of(row.completion, prompt=row.prompt, entry_point=wanted)
         if program is None:
             return Verdict.binary(Status.UNPARSABLE, detail="the completion holds no code")

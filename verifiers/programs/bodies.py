@@ -8,7 +8,6 @@ import textwrap
 
 from verifiers.programs.lines import Lexer, is_prose, lines_of
 from verifiers.programs.parts import FUNCTIONS, joined, parsed, with_definitions
-from verifiers.turns import first_turn
 
 _CLOSER = (")", "]", "}")
 _DEFINITION = re.compile(r"^(?=(?:async +def|def|class) )", re.MULTILINE)
@@ -33,11 +32,10 @@ def _body(text: str) -> str:
             if not line.startswith("#"):
                 break
             continue  # a comment ends nothing, and would hide how far the body is indented
-        bare = lexer.feed(line)
-        if first_turn(bare) != bare:
-            kept.append(first_turn(line) + "\n")
-            break
+        line, ends = lexer.take(line)
         kept.append(line)
+        if ends:
+            break
     return "".join(kept)
 
 
@@ -59,10 +57,9 @@ def _flattened(text: str) -> str:
             if kept:
                 break
             continue  # a sentence before the code
+        line, ends = lexer.take(line)
         kept.append(line)
-        bare = lexer.feed(line)
-        if first_turn(bare) != bare:
-            kept[-1] = first_turn(line) + "\n"
+        if ends:
             break
     code = "".join(kept)
     if not code or code[0].isspace():
@@ -70,8 +67,8 @@ def _flattened(text: str) -> str:
     tree = parsed("def _():\n" + textwrap.indent(code, " "))
     if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef):
         return ""
-    ends = [part.end_lineno or 0 for part in tree.body[0].body if _returns(part)]
-    return "".join(lines_of(code)[: ends[-1] - 1]) if ends else ""
+    last = [part.end_lineno or 0 for part in tree.body[0].body if _returns(part)][-1:]
+    return "".join(lines_of(code)[: last[0] - 1]) if last else ""
 
 
 def _returns(statement: ast.stmt) -> bool:

@@ -11,7 +11,7 @@ from verifiers.programs.lines import Lexer, begins_as_code, is_code, is_prose, l
 from verifiers.programs.parts import defines, parsed, program_in, without_prompts
 from verifiers.programs.wrappers import INVISIBLE, unquoted, unwrapped
 from verifiers.reasoning import after_reasoning
-from verifiers.turns import first_turn, without_end, without_start
+from verifiers.turns import without_end, without_start
 
 _SESSION = re.compile(r"^>>> ", re.MULTILINE)
 
@@ -35,11 +35,10 @@ def whole_program(response: str) -> str:
         else:
             code = at_margin and is_code(line)
         if code:
-            bare = lexer.feed(line)
-            if first_turn(bare) != bare:
-                kept.append(first_turn(line) + "\n")
-                break
+            line, ends = lexer.take(line)
             kept.append(line)
+            if ends:
+                break
         elif kept:
             break
     return "".join(kept)

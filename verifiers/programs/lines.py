@@ -5,6 +5,8 @@ from __future__ import annotations
 import keyword
 import re
 
+from verifiers.turns import first_turn
+
 _OUTSIDE = re.compile(
     r'#.*|"""|\'\'\'|"(?:\\.|[^"\\\n])*(?:"|$)|\'(?:\\.|[^\'\\\n])*(?:\'|$)|[()\[\]{}]'  # in this order
 )
@@ -49,6 +51,12 @@ class Lexer:
         bare = self._without_strings(line)
         self.goes_on = bool(self.quote or self.depth) or bare.rstrip("\n").endswith("\\")
         return bare
+
+    def take(self, line: str) -> tuple[str, bool]:
+        """Read one line. Returns it up to a mark outside of strings that ends a turn, and whether there is one."""
+        bare = self.feed(line)
+        ends = first_turn(bare) != bare
+        return first_turn(line) + "\n" if ends else line, ends
 
     def _without_strings(self, line: str) -> str:
         bare: list[str] = []

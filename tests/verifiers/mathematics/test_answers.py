@@ -1,35 +1,14 @@
 """The tables of `answers/`, by kind: right, wrong, and without a reward for any reason."""
 
+import pkgutil
+from importlib import import_module
+
 import pytest
 
-from tests.verifiers.mathematics.answers import (
-    choices,
-    conventions,
-    languages,
-    magnitudes,
-    markup,
-    notation,
-    numerals,
-    prose,
-    quantities,
-    sentences,
-    structures,
-)
+from tests.verifiers.mathematics import answers
 from verifiers import Status, grade_math
 
-TABLES = (
-    choices,
-    conventions,
-    languages,
-    magnitudes,
-    markup,
-    notation,
-    numerals,
-    prose,
-    quantities,
-    sentences,
-    structures,
-)
+TABLES = [import_module(f"{answers.__name__}.{module.name}") for module in pkgutil.iter_modules(answers.__path__)]
 
 
 @pytest.mark.parametrize(("prediction", "reference"), [pair for table in TABLES for pair in table.RIGHT])

@@ -35,6 +35,10 @@ _MAX_FIELDS = 64
 """Named tuples with more fields go as tuples."""
 
 _MISSING = object()
+_MALFORMED = (
+    ValueError, TypeError, AttributeError, SyntaxError, LookupError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
+"""What decoders raise where the data encodes no value."""
 
 
 class CodecError(ValueError):
@@ -79,10 +83,7 @@ def decode(data: Any, handle: Callable[[Any], Any] = _no_handles, depth: int = M
         return _decode(data, handle, depth)
     except CodecError:
         raise
-    except (
-        *(ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError),
-        *(AttributeError, SyntaxError),
-    ) as error:
+    except _MALFORMED as error:
         raise CodecError(f"no encoding of a value ({type(error).__name__})") from error
 
 
