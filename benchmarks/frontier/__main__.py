@@ -75,7 +75,8 @@ def _training_run(plan: Plan, text: str) -> tuple[str, float, int]:
     for run in plan.runs:
         if run == (contender, rate, seed):
             return run
-    names, rates, seeds = (", ".join(map(str, one)) for one in (plan.contenders, plan.rates, plan.seeds))
+    every_rate = sorted({rate for _, rate, _ in plan.runs})
+    names, rates, seeds = (", ".join(map(str, one)) for one in (plan.contenders, every_rate, plan.seeds))
     raise ValueError(f"--only {text}: give CONTENDER:RATE:SEED; contenders: {names}; rates: {rates}; seeds: {seeds}")
 
 

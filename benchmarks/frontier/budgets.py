@@ -87,7 +87,7 @@ def _steps(plan: Plan) -> range:
 
 def _points(store: Store, plan: Plan, name: str, k: int) -> list[Point]:
     points = []
-    for rate in plan.rates:
+    for rate in plan.rates_of(name):
         runs = [curve(store, plan, name, rate, seed) for seed in plan.seeds]
         for step in _steps(plan):
             found = [run[step] for run in runs]

@@ -58,7 +58,7 @@ def chosen(store: Store, plan: Plan, contender: str, k: int) -> Choice:
         choice = Choice(0.0, (0,))
         return replace(choice, temperature=_best_temperature(store, plan, BASE, choice, k))
     steps_by_rate, scores = {}, {}
-    for rate in plan.rates:
+    for rate in plan.rates_of(contender):
         curves = [curve(store, plan, contender, rate, seed) for seed in plan.seeds]
         steps_by_rate[rate] = tuple(best_step(found, k) for found in curves)
         values = [c[step].pass_at(k).mean() for c, step in zip(curves, steps_by_rate[rate], strict=True)]

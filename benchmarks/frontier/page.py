@@ -75,14 +75,16 @@ def hours_left(store: Store, plan: Plan) -> str:
 
 def _introduction(folder: Path, store: Store, plan: Plan, source: Path, finished: Sequence[str]) -> str:
     done = sum(store.get(_last(plan, *run)) is not None for run in plan.runs)
+    rates = _rates(plan)
+    one_rate = rates.replace("1 ", "one ", 1)
     tuned = "the learning rate and then the temperature by the mean over seeds"
-    if len(plan.rates) == 1 and plan.tunes_temperature:
-        tuned = "the temperature by the mean over seeds; the plan has one learning rate"
-    elif len(plan.rates) == 1:
-        tuned = "and nothing else, because the plan has one learning rate and one temperature"
+    if not plan.tunes_rate and plan.tunes_temperature:
+        tuned = f"the temperature by the mean over seeds; the plan has {one_rate}"
+    elif not plan.tunes_rate:
+        tuned = f"and nothing else, because the plan has {one_rate} and one temperature"
     return (
         f"The plan is `{source}` (digest {plan.digest}): {len(plan.contenders)} contenders, "
-        f"{counted(len(plan.rates), 'learning rate')}, {len(plan.seeds)} seeds, {plan.steps} steps, an evaluation "
+        f"{rates}, {len(plan.seeds)} seeds, {plan.steps} steps, an evaluation "
         f"every {plan.every} steps. {done} of {len(plan.runs)} training runs are done; {len(finished)} contenders have "
         "all their runs.\n\n"
         f"Validation: {plan.validation.prompts} prompts, {plan.validation.n} samples each. Test: {plan.test.prompts} "
@@ -94,6 +96,14 @@ def _introduction(folder: Path, store: Store, plan: Plan, source: Path, finished
         f"benchmarks.frontier run --plan {source} --evidence again` repeats everything. The samples and models are not "
         "in the repository."
     )
+
+
+def _rates(plan: Plan) -> str:
+    """How many learning rates the plan has, and for whom."""
+    if all(contender.rates is None for contender in plan.contenders.values()):
+        return counted(len(plan.rates), "learning rate")
+    most = max(len(plan.rates_of(name)) for name in plan.contenders)
+    return f"{'up to ' if plan.tunes_rate else ''}{counted(most, 'learning rate')} for each contender"
 
 
 def _figure_text(plan: Plan) -> str:
@@ -132,7 +142,7 @@ def _plot(path: Path, store: Store, plan: Plan, finished: Sequence[str]) -> None
     for axes, k in zip(np.atleast_1d(figure.subplots(1, len(ks))), ks, strict=True):
         start = None if base is None else (base.pass_at(1).mean(), base.pass_at(k).mean())
         for i, name in enumerate(finished):
-            for r, rate in enumerate(plan.rates):
+            for r, rate in enumerate(plan.rates_of(name)):
                 runs = [curve(store, plan, name, rate, seed) for seed in plan.seeds]
                 x, y = ([np.mean([run[s].pass_at(at).mean() for run in runs]) for s in runs[0]] for at in (1, k))
                 if start is not None:

@@ -11,12 +11,20 @@ from pydantic import Field, model_validator
 from benchmarks.frontier.counts import BASE
 from benchmarks.planned.plan import FRESH_SEEDS, Contrast, Part, Planned, Pool, Positive, RunCosts, read_plan
 
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+
 
 class Contender(Part):
-    """One side of a comparison: its title on the page and its overrides of the configuration."""
+    """One side of a comparison.
+
+    Attributes:
+        title: on the page. overrides: of the configuration.
+        rates: learning rates of this contender alone, in place of the plan's.
+    """
 
     title: str
     overrides: tuple[str, ...]
+    rates: Rates | None = Field(default=None, exclude_if=lambda rates: rates is None)  # digests of older plans stay
 
 
 class Plan(Planned):
@@ -37,7 +45,7 @@ class Plan(Planned):
     model: str
     common: tuple[str, ...]
     contenders: dict[str, Contender]
-    rates: tuple[Annotated[float, Field(gt=0)], ...]
+    rates: Rates
     seeds: tuple[int, ...]
     steps: Positive
     every: Positive
@@ -71,7 +79,18 @@ class Plan(Planned):
     @property
     def runs(self) -> list[tuple[str, float, int]]:
         """Contender, rate and seed of every training run; whole seeds first, so that a part is a smaller experiment."""
-        return [(name, rate, seed) for seed, name, rate in product(self.seeds, self.contenders, self.rates)]
+        return [
+            (name, rate, seed) for seed, name in product(self.seeds, self.contenders) for rate in self.rates_of(name)
+        ]
+
+    def rates_of(self, contender: str) -> tuple[float, ...]:
+        """The learning rates that a contender is trained with."""
+        return self.contenders[contender].rates or self.rates
+
+    @property
+    def tunes_rate(self) -> bool:
+        """Whether any contender has a choice."""
+        return any(len(self.rates_of(name)) > 1 for name in self.contenders)
 
     @property
     def selected_k(self) -> int:

@@ -37,7 +37,7 @@ def choices_table(store: Store, plan: Plan, finished: Sequence[str]) -> str:
             evaluated = range(plan.every, plan.steps + 1, plan.every)
             rows.append(
                 [
-                    *(plan.contenders[name].title, f"pass@{k}", _marked(choice.rate, plan.rates)),
+                    *(plan.contenders[name].title, f"pass@{k}", _marked(choice.rate, plan.rates_of(name))),
                     ", ".join(_marked(step, evaluated) for step in choice.steps),
                     _marked(choice.temperature, plan.temperatures),
                     f"{np.mean([p.pass_at(k).mean() for p in points]):.3f}",
