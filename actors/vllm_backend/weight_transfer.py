@@ -9,12 +9,13 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from actors.vllm_backend.direct_loads import DirectLoads
 from actors.vllm_backend.text_models import allow_text_models
 from actors.weights import buckets, ipc, nccl
 from actors.weights.mapped_files import MappedFiles
@@ -88,10 +89,19 @@ def host_weight_transfer_engine() -> type:
             logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
             self._inbox = nccl.Inbox(self.parallel_config.rank, self.device)
             self._files = MappedFiles(self.device)
+            # Where layers multiply with their parameters; on CPUs they have packed copies.
+            self._direct = DirectLoads(self.model) if self.device.type == "cuda" else None
 
         def start_weight_update(self) -> None:
             self._partial = False
             self.interruption, self.changed = "", False
+            self._reloading = False
+            self._received: list[dict[str, Any]] = []
+
+        def _start_reload(self) -> None:
+            if self._reloading:
+                return
+            self._reloading = True
             self._expert_kernels = _remove_expert_kernels(self.model) if self.device.type == "cpu" else {}
             initialize_layerwise_reload(self.model)
             for layer in _written_directly(self.model):
@@ -104,11 +114,18 @@ def host_weight_transfer_engine() -> type:
                 torch.accelerator.synchronize()
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
-            # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
-            self._partial |= any(manifest.get("partial", False) for manifest in update_info.manifests)
-            for tensors in self._arriving(update_info.manifests):
+            manifests = update_info.manifests
+            self._partial |= any(manifest.get("partial", False) for manifest in manifests)
+            self._received += manifests
+            if self._direct is not None and not self._reloading and self._direct.begin(manifests):
+                load: Callable[..., Any] = self._direct.load
+            else:
+                # A layer may need tensors of a later bucket; its views keep this bucket mapped until then.
+                self._start_reload()
+                load = self.model.load_weights  # type: ignore[assignment]
+            for tensors in self._arriving(manifests):
                 self.changed = True
-                self.model.load_weights(tensors)  # type: ignore[operator]
+                load(tensors)
 
         def receive_adapter(self, manifests: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
             """Copies of all tensors on the host; not all of them if there was an `interruption`."""
@@ -137,6 +154,11 @@ def host_weight_transfer_engine() -> type:
             return self._files.open_bucket(manifest)
 
         def finish_weight_update(self) -> None:
+            if not self._reloading:
+                # After an interruption the model has weights of two versions: it waits for another update.
+                if self._direct is not None:
+                    self._direct.finish(complete=not self.interruption)
+                return
             if self.interruption:
                 _keep_expert_kernels(self._expert_kernels)
                 _give_up(self.model)
@@ -149,6 +171,8 @@ def host_weight_transfer_engine() -> type:
             finalize_layerwise_reload(self.model, self.model_config)
             if self.device.type == "cpu":
                 _repack_tied_layers(self.model)
+            if self._direct is not None:
+                self._direct.reloaded(self._received)
 
         def shutdown(self) -> None:
             """Leave the group of the learner, and its files."""

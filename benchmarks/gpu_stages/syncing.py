@@ -19,6 +19,7 @@ from benchmarks.weight_sync import in_buckets
 from cluster.checks.model_facts import read_model
 
 ENGINE_SHARE = 0.5  # of the card; the learner's weights and their copies need the rest
+_WARM_UPS = 2  # updates: the engine repeats from the third on what it did in the second
 _ANCHORS = {"ipc": "device_to_device", "nccl": "device_to_device", "host": "pinned_host_to_device"}
 
 
@@ -67,10 +68,13 @@ class Learner:
         self._model = model.to(setting.device)
         self._transfer = make_transfer(broadcast, "benchmark")
 
-    async def update(self, sampler: Sampler, version: int) -> dict[str, Any]:
-        """Publish and load a version; the sampler's report."""
+    async def update(self, sampler: Sampler, version: int, factor: float = 1.0) -> dict[str, Any]:
+        """Publish and load a version, the weights times `factor`; the sampler's report."""
         transfer, here = self._transfer, Destination("node", "sampler 0")
-        parts = in_buckets(list(self._model.named_parameters()), transfer.bucket_bytes)
+        weights = list(self._model.named_parameters())
+        if factor != 1.0:
+            weights = [(name, tensor.detach() * factor) for name, tensor in weights]
+        parts = in_buckets(weights, transfer.bucket_bytes)
         payload = transfer.publish(parts, rank=0, here="node", receivers=[here])
         try:
             return await sampler.load_weights(version, *transfer.address(Published("node", version, payload), here))
@@ -84,18 +88,18 @@ async def _weight_sync(setting: Setting, work: Work, broadcast: BroadcastSetting
         await sampler.start()
     learner = Learner(work, broadcast)
     seconds, reports = [], []
-    for version in range(1, 5):
+    for version in range(1, _WARM_UPS + 5):
         synchronize(setting.device)
         begin = time.perf_counter()
         reports.append(await learner.update(sampler, version))
         seconds.append(time.perf_counter() - begin)
     await sampler.shutdown()
-    took, nbytes = statistics.median(seconds[1:]), reports[-1]["nbytes"]  # the first one warms up
+    took, nbytes = statistics.median(seconds[_WARM_UPS:]), reports[-1]["nbytes"]
     return {
         "backend": broadcast.backend,
         "bytes": nbytes,
         "seconds": took,
-        "pause_seconds": statistics.median(report["pause_seconds"] for report in reports[1:]),
+        "pause_seconds": statistics.median(report["pause_seconds"] for report in reports[_WARM_UPS:]),
         "first_seconds": seconds[0],
         "gb_per_second": nbytes / took / 1e9,
     }

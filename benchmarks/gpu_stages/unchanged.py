@@ -1,4 +1,4 @@
-"""Updates of unchanged weights must not change what an engine answers."""
+"""Updates of unchanged weights must not change what an engine answers, and other weights must."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ TOKENS = 64  # of each sample
 
 def unchanged_updates(setting: Setting, *, backend: str, graphs: bool) -> dict[str, Any]:
     """Three updates to the weights that the engine has; the same seeds must give the same tokens and log-probabilities.
+    Then one to other weights, which must give other tokens, and one back.
 
     vllm#48312 and #50523 report engines that answer differently after an update with equal weights. The kernels of a
     GPU round differently in batches of different sizes, and requests meet in other batches each time. So vLLM's
@@ -68,6 +69,10 @@ async def _unchanged(work: Work, broadcast: BroadcastSettings, invariant: bool) 
     for version in range(1, UPDATES + 1):
         await learner.update(sampler, version)
         after.append(compare(before, await turn(alone)))
+    await learner.update(sampler, UPDATES + 1, factor=0.5)
+    unmoved, _ = compare(before, await turn(alone))
+    await learner.update(sampler, UPDATES + 2)
+    after.append(compare(before, await turn(alone)))
     await sampler.shutdown()
     return {
         "samples": len(before),
@@ -75,7 +80,8 @@ async def _unchanged(work: Work, broadcast: BroadcastSettings, invariant: bool) 
         "control_equal": control == (True, 0.0),
         "tokens_equal": all(equal for equal, _ in after),
         "largest_logprob_difference": max(difference for _, difference in after),
-        "passed": control == (True, 0.0) and all(result == (True, 0.0) for result in after),
+        "other_weights_differ": not unmoved,
+        "passed": control == (True, 0.0) and not unmoved and all(result == (True, 0.0) for result in after),
     }
 
 
