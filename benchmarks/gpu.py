@@ -5,12 +5,12 @@
     python -m benchmarks.gpu --output results --stage learner-0.6b-16k      # one stage, again
     python -m benchmarks.gpu --output /tmp/try --device cpu --tiny          # does the code run? without figures
 
-On a machine that is lent for a few minutes at a time: `--budget-s 520` starts a stage only if its expected time fits
+If you have the machine for a few minutes at a time: `--budget-s 520` starts a stage only if its expected time fits
 into what is left, `--scratch DIR` keeps models and runs out of the results, and `--resume FILE` continues from the
 results of an earlier machine.
 
 Each stage runs in a process of its own, is killed at its limit, and adds its result to OUTPUT/results.json: status (ok,
-skipped, failed), figures, card and packages. OUTPUT/logs.tar.gz has the logs. Both are written after each stage. The
+skipped, failed), figures, GPU and packages. OUTPUT/logs.tar.gz has the logs. Both are written after each stage. The
 script has not been run on a GPU yet.
 """
 

@@ -80,17 +80,17 @@ class ObjectiveSettings(TermSettings):
         0.01,
         ge=0,
         lt=0.5,
-        description="The failure rate that the bon_rlb estimators estimate from the group is clipped to [p_fail_clip, "
-        "1 - p_fail_clip]. bon_sft (exact) keeps the share of samples that score at most as high as the expert at "
-        "p_fail_clip or above. Without it the weights of these methods, except those of bon_rlb_p, are unbounded, so "
-        "0 is refused for them.",
+        description="Limit for probabilities that are estimated from a group. The bon_rlb estimators clip the failure "
+        "rate to [p_fail_clip, 1 - p_fail_clip]. bon_sft (exact) raises the share of samples that score at most as "
+        "high as the expert to p_fail_clip, if it is smaller. Without a limit the weights of these methods, except "
+        "those of bon_rlb_p, are unbounded, so 0 is refused for them.",
     )
     imitation: Literal["none", "sft", "bon_sft"] = Field(
         "none",
         description="Imitate the task's demonstrations instead of maximizing a reward: `bon_sft` through the Best-of-k "
         "policy that will be deployed (k from objective.k, estimated from the group's samples), `sft` by maximum "
-        "likelihood. Weight, estimator, mixture and off_policy have no effect then and must keep their defaults; "
-        "strategy and k select the value that is reported if k <= rollout.n.",
+        "likelihood. Then weight, estimator, mixture and off_policy have no effect and must keep their defaults; "
+        "strategy and k only select the value that is reported (if k <= rollout.n).",
     )
     bon_sft_form: BonSftForm = Field(
         "exact",

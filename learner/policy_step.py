@@ -4,8 +4,8 @@ Scale: with `normalisation: constant` the loss of a step on G groups of n sample
 
     (1/G) [ -sum_i sum_t w min(r A_i, clip(r) A_i)  +  kl_coefficient / n * sum_i KL_i ]  -  entropy_coefficient * H
 
-where A_i is in the sum convention, KL_i that of one response and H the mean entropy of a token. Demonstrations are in
-the first sum only, because KL, entropy and length are those of the policy's own samples.
+where A_i is the advantage in the sum convention, KL_i the KL of one response, and H the mean entropy of a token.
+Demonstrations are in the first sum only, because KL, entropy and length are defined for the policy's own samples.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which prompts of the next ones are trained: those with large expected gradients, with importance weights.
+"""Chooses the prompts to train: those with large expected gradients more often, with importance weights.
 
 Of C candidates P are trained: candidate i with probability π_i, and then with the weight P / (C π_i). So the mean of
 weight × gradient over the trained groups has the mean over all candidates as its expectation (Horvitz and Thompson

@@ -35,11 +35,11 @@ class LossSettings(Section):
     )
     ratio: Literal["behaviour", "decoupled"] = Field(
         "behaviour",
-        description="`behaviour`: clip the ratio of current to sampling policy. `decoupled`: clip the ratio to the "
-        "policy at the start of the step, and weight each token by that policy's ratio to the sampling policy, for "
-        "stale groups (arXiv 2110.00641). There is one optimizer step per batch, so the policy at its start is the "
-        "current one and the clipped ratio is 1: nothing is clipped, behaviour_cap bounds the update, and clip_low, "
-        "clip_high and dual_clip are rejected.",
+        description="`behaviour`: clip the ratio of the current policy to the sampling policy. `decoupled` (for stale "
+        "groups, arXiv 2110.00641): weight each token by the ratio of the policy at the start of the step to the "
+        "sampling policy, truncated by behaviour_cap, and clip only the change within the step. Each batch is one "
+        "optimizer step, so there is no such change and nothing is clipped: clip_low, clip_high and dual_clip are "
+        "rejected.",
     )
     behaviour_cap: float | None = Field(
         None,
@@ -64,10 +64,11 @@ class LossSettings(Section):
     )
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
         None,
-        description="Estimate per token with d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + "
-        "d. As a loss, on fresh samples, k1 has no gradient on average and is rejected, k2 has that of each token's "
-        "KL(policy || reference), k3 that of KL(reference || policy); neither contains the KL of later tokens, which "
-        "the reward does. In the reward only k1 is allowed. Null: k2 as a loss, k1 in the reward.",
+        description="Estimate of the KL per token, with d = log policy - log reference: k1 = d, k2 = d^2 / 2, "
+        "k3 = exp(-d) - 1 + d. In the reward only k1 is allowed. As a loss, on fresh samples, k2 has the gradient of "
+        "each token's KL(policy || reference), k3 that of KL(reference || policy), both without the token's effect on "
+        "the KL of later tokens, which the reward includes; k1 has no gradient on average and is rejected. Null: k2 "
+        "as a loss, k1 in the reward.",
     )
     kl_placement: Literal["loss", "reward"] = Field(
         "loss",
@@ -260,10 +261,10 @@ class LearnerSettings(Section):
     packing: bool | Literal["auto"] = Field(
         "auto",
         description="Put the sequences of a micro-batch into one row without padding; no sequence attends to another. "
-        "`auto`: if the rank has a GPU with FlashAttention (of flash-attn if it is installed, else of torch), "
-        "model.dtype is bfloat16 and the architecture allows it. `true` without FlashAttention pads the sequences "
-        "inside of the attention; with sliding windows it masks the attention of the whole row, which is slow for many "
-        "short sequences.",
+        "`auto` packs if the rank has a GPU with FlashAttention (of flash-attn if it is installed, else of torch), "
+        "model.dtype is bfloat16 and the architecture allows it; otherwise it pads. `true` always packs: without "
+        "FlashAttention, the sequences are padded inside of the attention only; with sliding windows, the attention "
+        "of the whole row is masked, which is slow for many short sequences.",
     )
     torch_compile: bool = Field(
         False,

@@ -68,12 +68,12 @@ class ScorerSettings(Section):
 
     kind: ScorerKind | str = Field(
         "verdict",
-        description="`verdict`: the task's own verifier. `majority`: the share of the group with the same answer, a "
-        "score of the whole group, so an objective cannot select by it (use majority_at_k); an evaluation of "
-        "best_of_k with it selects among k answers by the vote of all n, which is possible at deployment for k = n "
-        "only. `learned`: the classifier at `path`. `synthetic`: the verdict with the error rates below, for "
-        "experiments. `lenient`: countdown with the tolerance below, an imperfect verifier with a systematic flaw. A "
-        "function of your own: `path/to/file.py:name` or `package.module:name`, written like that of task.reward.",
+        description="`verdict`: the task's own verifier. `learned`: the classifier at `path`. `majority`: the share of "
+        "the group with the same answer, for evaluations of best_of_k only (an objective uses majority_at_k instead); "
+        "they then select among k answers by the vote of all n, which a deployment can do only for k = n. "
+        "`synthetic`: the verdict with the error rates below, for experiments. `lenient`: countdown with the "
+        "tolerance below, a verifier with a systematic flaw, for experiments. Your own function: "
+        "`path/to/file.py:name` or `package.module:name`, written like task.reward.",
     )
     path: str | None = Field(
         None, description="Directory that `bonrl train-verifier` wrote; every node must see it (`learned` only)."
@@ -196,11 +196,11 @@ class TaskSettings(Section):
     validation_size: int | None = Field(
         None,
         ge=0,
-        description="Prompts of the validation split, for tuning. Null: 512 (countdown), a tenth of the training "
-        "problems, from 1 to 500, held out of them (gsm8k, math, math500, jsonl), all in the file (mbpp, "
-        "task.jsonl.validation). At most half of the training problems can be held out. 0: none is held out (gsm8k, "
-        "math, math500, jsonl); a run on jsonl files without a validation file sets this itself if it does not "
-        "evaluate on the validation split.",
+        description="Prompts of the validation split, for tuning. Null: 512 (countdown); all in the file (mbpp, "
+        "task.jsonl.validation); else (gsm8k, math, math500, jsonl) a tenth of the training problems is held out, "
+        "between 1 and 500. At most half of the training problems can be held out. 0: none is held out (gsm8k, "
+        "math, math500, jsonl). A run on jsonl files without a validation file sets 0 itself if it does not evaluate "
+        "on the validation split.",
     )
     test_size: int | None = Field(
         None,

@@ -55,7 +55,7 @@ class Broadcaster:
             samples (``sampler.in_flight: finish``) has ``sample_s`` in addition.
         supervisor: replaces samplers that fail to load.
         workers: processes of a sampler's engine that load weights (``sampler.tensor_parallel``).
-        cards: those of the samplers, with the learner that shares them.
+        cards: the GPUs of the samplers, and who may change their memory.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Broadcaster:
 
     async def _run_to_completion(self, work: Coroutine[Any, Any, object]) -> None:
         """Await `work`, which continues if the caller is cancelled: actors cannot undo what they began, and actors that
-        share their cards have to wait until it is done."""
+        share their GPUs have to wait until it is done."""
         task = asyncio.create_task(work)
         self._tasks.add(task)  # asyncio itself keeps only weak references to tasks
         task.add_done_callback(self._tasks.discard)
@@ -212,7 +212,7 @@ class Broadcaster:
                 )
         except ActorFailure as failure:
             if not isinstance(failure, ObjectLost):
-                # At once: others may have to wait for the learner, which waits for this sampler's end on a shared card.
+                # At once: others may have to wait for the learner, which waits for this sampler's end on a shared GPU.
                 self._supervisor.mark_failed(receiver.member, receiver.incarnation, failure)
             return failure
         return report

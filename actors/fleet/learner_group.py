@@ -32,7 +32,7 @@ Origin = tuple[int, Path | None]
 """The step of the newest checkpoint and its directory; (0, None): the initial model."""
 
 SLEEP_SECONDS = "sync/sleep_seconds"
-"""The metric of the seconds in which samplers freed the memory of shared cards."""
+"""The metric of the seconds in which samplers freed the memory of shared GPUs."""
 LEARNER_SLEEP_SECONDS = "sync/learner_sleep_seconds"
 """The metric of the seconds in which the ranks moved their states to host memory and back."""
 
@@ -41,7 +41,7 @@ Probes = asyncio.Task[list[pa.RecordBatch]]
 
 
 def moving_seconds(row: Mapping[str, float]) -> float:
-    """Seconds of the step with the metrics `row` in which samplers and ranks freed memory of shared cards."""
+    """Seconds of the step with the metrics `row` in which samplers and ranks freed memory of shared GPUs."""
     return sum(row.get(name, 0.0) for name in (SLEEP_SECONDS, LEARNER_SLEEP_SECONDS))
 
 
@@ -55,8 +55,8 @@ class LearnerGroup:
         origin: the checkpoint from which new ranks start; called at every start.
         history: the groups of an earlier step (0: the first), from the group log; called in a thread, because it reads
             a file.
-        cards: those of the ranks, with the samplers that share them.
-        sleeps: whether the ranks move their states to host memory between their turns (``learner.sleep``).
+        cards: the GPUs of the ranks, and who may change their memory.
+        sleeps: whether the ranks move their states to host memory while samplers work (``learner.sleep``).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class LearnerGroup:
             to="start its process",
             **self._deadlines.of("start_s"),
         )
-        if self._sleeps:  # loading takes the memory of the states too, which engines have while ranks are at rest
+        if self._sleeps:  # loading needs room for the states, which engines use while ranks sleep
             await self._cards.sleep()
         await self._all(
             incarnation, lambda rank: rank.start.remote(address, port), to="load the model", limit="start_s"
@@ -133,7 +133,7 @@ class LearnerGroup:
     async def step(self, groups: ObjectRef, step: int, probes: Probes | None = None) -> dict[str, float]:
         """One optimizer step on the leased `groups`; returns rank 0's metrics.
 
-        Samplers on the same cards sleep from then on until the next weight update; the metrics have the seconds that
+        Samplers on the same GPUs sleep from then on until the next weight update; the metrics have the seconds that
         this took, and those in which sleeping ranks woke up and fell asleep again.
 
         `probes` (see :meth:`RolloutPool.probe`) may still be running: samplers draw them while the learner computes the

@@ -1,8 +1,9 @@
 """The driver's handle on the replay queue: its calls with deadlines, and recovery when the queue is lost.
 
-The queue's accounting is durable (its journal), the groups are not. So the driver keeps a reference to every graded
-group until it is acknowledged. When the queue dies, its successor reads the journal, and the driver commits those
-groups again and leases the learner's groups again. Positions whose rollout is not running are issued again.
+The queue's accounting survives its death, in the journal; the graded groups do not. So the driver keeps a reference to
+every graded group until the group is acknowledged. When the queue dies, its successor reads the journal. The driver
+then commits the kept groups again, and leases the groups that the learner is training on again. Positions whose rollout
+is not running are issued again.
 """
 
 from __future__ import annotations

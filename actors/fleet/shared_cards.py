@@ -1,29 +1,37 @@
-"""Who uses the memory of cards that samplers share with learner ranks (``cluster.placement: colocated``).
+"""Who may change the memory of GPUs that samplers share with learner ranks (``cluster.placement: colocated``).
 
-A card has room for the learner at rest (its states; with ``learner.sleep`` only its weights) next to an engine, or for
-the learner at work next to an engine that sleeps (``sampler.sleep``). An engine that starts measures the free memory of
-its card, and vLLM fails if another process frees memory meanwhile. So two kinds of turns exclude each other:
+A shared GPU has room for one of two combinations:
 
-=====================  ================================================  ===========================================
-turn                   what happens in it                                the others on the card
-=====================  ================================================  ===========================================
-learner                ranks start, publish or save                      engines are awake or asleep, none starts
+- an engine that samples, and a learner rank that does nothing, which holds only its states (with ``learner.sleep`` only
+  its weights);
+- a learner rank that trains, and an engine that sleeps (``sampler.sleep``).
+
+An engine that starts measures the free memory of its GPU, and vLLM fails if another process frees memory meanwhile. So
+an actor that changes its memory waits for its *turn*. A turn of the learner and a turn of a sampler never overlap:
+
+=====================  ================================================  ===============================================
+turn                   what happens in it                                the other actors on the GPU meanwhile
+=====================  ================================================  ===============================================
+learner                ranks start, publish or save                      engines are awake or asleep; none starts
 learner, training      a step; new ranks train lost steps again          engines are asleep, or their processes ended
-sampler, one or more   engines start, or load weights, which wakes them  ranks are at rest, or their processes ended
-=====================  ================================================  ===========================================
+one sampler or more    engines start, or load weights, which wakes them  ranks do nothing, or their processes ended
+=====================  ================================================  ===============================================
 
-With ``learner.sleep`` engines sleep also while ranks start, because these load states that an engine has no room for.
-With ``sampler.sleep: none`` engines stay awake, also while ranks train, and the turns only keep an engine's start apart
-from the learner's work.
+With ``learner.sleep`` engines sleep also while ranks start, because ranks then load states for which an awake engine
+leaves no room. With ``sampler.sleep: none`` engines stay awake while ranks train; turns then only prevent an engine
+from starting while the learner works.
 
-Outside of turns engines sample and ranks are at rest. A turn waits for the end of those of the other kind, and until
-the supervisor has killed each actor that failed, because the memory of such an actor is not known. Learner turns go
-first: otherwise samplers that start one after the other could keep the learner waiting. No turn waits for another one
-while it lasts.
+Between turns engines sample and ranks do nothing. Before a turn begins,
 
-The replacement of a sampler that is lost while the learner works therefore waits with its start, and a learner that is
-replaced while samplers work puts them to sleep first if it has steps to train again, or with ``learner.sleep``. They
-get their weights back from the new ranks (``Broadcaster.wake``).
+- the turns of the other side have ended, and
+- the supervisor has killed every actor that failed in a turn, because its memory is not known.
+
+The learner goes first if both sides wait; otherwise samplers that start one after the other could delay it without
+limit. An actor in a turn never waits for another turn, so there is no deadlock.
+
+Two consequences: a sampler that is lost while the learner works is replaced only after the learner's turn; and a
+learner that is replaced while samplers work first makes them sleep, if it has steps to train again or with
+``learner.sleep``. They get their weights back from the new ranks (``Broadcaster.wake``).
 """
 
 from __future__ import annotations
@@ -44,21 +52,21 @@ logger = logging.getLogger(__name__)
 
 
 class Cards:
-    """Cards that are not shared, so no actor waits; :class:`SharedCards` implements shared ones."""
+    """GPUs that are not shared, so no actor waits; :class:`SharedCards` implements shared ones."""
 
     def add(self, sampler: Unit) -> None:
         """A sampler of the run."""
 
     @contextlib.asynccontextmanager
     async def learner_turn(self, ranks: Sequence[Member], incarnation: int, *, to: str) -> AsyncIterator[None]:
-        """While the body runs, this incarnation of the ranks may use the memory of their cards.
+        """While the body runs, this incarnation of the ranks may change the memory of their GPUs.
 
         Args:
             to: what for, as in "train step 17".
 
         Raises:
             ActorLost: that incarnation is gone.
-            ActorFailure: the cards were not free in time.
+            ActorFailure: the GPUs were not free in time.
         """
         yield
 
@@ -77,24 +85,27 @@ class Cards:
 
         Raises:
             ActorLost: that incarnation is gone.
-            ActorFailure: the learner did not leave the cards in time.
+            ActorFailure: the learner did not leave the GPUs in time.
         """
         yield
 
 
 class _Use(NamedTuple):
-    """How one incarnation of an actor uses its card; "changing": during its turn, or after a failure in it."""
+    """How one incarnation of an actor (one life, from start to death) uses its GPU.
+
+    "changing": it is in a turn, or failed in one. "steady": its memory does not change. "asleep": it freed memory.
+    """
 
     incarnation: int
-    state: Literal["changing", "at rest", "asleep"]
+    state: Literal["changing", "steady", "asleep"]
 
 
 class SharedCards(Cards):
-    """Lets samplers and learner ranks take turns.
+    """Gives turns to samplers and learner ranks.
 
     Args:
         supervisor: replaces samplers that cannot free their memory.
-        deadlines: of the turns.
+        deadlines: limits of the wait for a turn.
         sleeps: whether samplers free memory for the learner (``sampler.sleep``).
     """
 
@@ -104,7 +115,7 @@ class SharedCards(Cards):
         self._sleeps = sleeps
         self._samplers: list[Unit] = []
         self._ranks: Sequence[Member] = ()
-        self._uses: dict[Member, _Use] = {}  # of actors that have used their card; the incarnation may be gone
+        self._uses: dict[Member, _Use] = {}  # of actors that have used their GPU; the incarnation may be gone
         self._learner_turn = False
         self._sampler_turns = 0
         self._learner_waits = 0
@@ -143,7 +154,7 @@ class SharedCards(Cards):
             return 0.0
         began = time.monotonic()
         # deadline: each call has its own
-        await asyncio.gather(*(self._sleep(u) for u in self._samplers if self._state(u.members[0]) == "at rest"))
+        await asyncio.gather(*(self._sleep(u) for u in self._samplers if self._state(u.members[0]) == "steady"))
         await self._until(
             lambda: all(self._state(member) in (None, "asleep") for member in self._sampler_members),
             "the learner",
@@ -184,8 +195,8 @@ class SharedCards(Cards):
         busy = self._learner_turn or self._learner_waits > 0
         return not busy and all(self._state(rank) != "changing" for rank in self._ranks)
 
-    def _state(self, member: Member) -> Literal["changing", "at rest", "asleep"] | None:
-        """How `member` uses its card; None: not at all, because it is gone or has not started to."""
+    def _state(self, member: Member) -> Literal["changing", "steady", "asleep"] | None:
+        """How `member` uses its GPU; None: not at all, because it is gone or has not started to."""
         use = self._uses.get(member)
         if use is None or use.incarnation != member.incarnation or member.handle is None:
             return None
@@ -201,9 +212,9 @@ class SharedCards(Cards):
             yield
         except ActorFailure as failure:
             if not unknown(failure):
-                self._uses |= {m: before[m] or use._replace(state="at rest") for m, use in now.items()}
+                self._uses |= {m: before[m] or use._replace(state="steady") for m, use in now.items()}
             raise
-        self._uses |= {member: use._replace(state="at rest") for member, use in now.items()}
+        self._uses |= {member: use._replace(state="steady") for member, use in now.items()}
 
     async def _sleep(self, unit: Unit) -> None:
         (sampler,) = unit.members
@@ -212,7 +223,7 @@ class SharedCards(Cards):
         try:
             # Requests that wait in an engine are not done before it sleeps, and would miss their deadline.
             await self._until(
-                lambda: not (unit.busy() and self._state(sampler) == "at rest"),
+                lambda: not (unit.busy() and self._state(sampler) == "steady"),
                 sampler.name,
                 "finish its requests before it frees its memory",
                 **self._deadlines.of("sample_s"),

@@ -1,8 +1,10 @@
 """Which prompts a step trains, with how many samples and weights, under ``rollout.allocation``.
 
-A position of step t is admitted when step t - S - 1 is trained at the earliest (S = ``queue.staleness``). So step t is
-planned from the groups of steps 0 .. t - S - 1, whenever they are sampled: the plan does not depend on timing, and a
-group's own samples never decide whether it is trained or how large it is, which would bias the gradient.
+Step t is planned from the groups of steps 0 .. t - S - 1 (S = ``queue.staleness``), because no position of step t is
+admitted before step t - S - 1 is trained. Two properties follow:
+
+- The plan does not depend on timing.
+- A group's own samples never decide whether it is trained or how large it is. That would bias the gradient.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class AllocationSettings(Section):
         1,
         ge=1,
         le=64,
-        description="Prompts of the stream for each prompt that is trained: those whose gradient is expected to be "
-        "larger are chosen more often, with importance weights that keep the objective. 1: all prompts are trained.",
+        description="Prompts of the stream for each prompt that is trained. Prompts with a larger expected gradient "
+        "are chosen more often; importance weights keep the objective unchanged. 1: all prompts are trained.",
     )
     max_weight: float = Field(
         4.0,

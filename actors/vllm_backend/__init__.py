@@ -11,7 +11,7 @@ vLLM is imported inside functions: importing this package is cheap, and the envi
     text_models         loads multimodal checkpoints as text models without torchvision
     liveness            ends waits for an engine that died
     stats               how loaded the engine is
-    sleep               frees GPU memory for a learner on the same card
+    sleep               frees GPU memory for a learner on the same GPU
     pooling             runs the classifier of a learned verifier
     environment         errors and environment variables of engine and pooling
 """

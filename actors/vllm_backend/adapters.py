@@ -1,17 +1,18 @@
 """The adapter that vLLM adds to each layer's output, for ``learner.lora.send: adapters``.
 
-Every request names the same adapter, also before the first update, when it changes nothing: a running request cannot
-get another one. An update replaces the content under that name, so running requests continue with it, as with weights.
+All requests name the same adapter, because a running request cannot change to another one. Before the first update this
+adapter changes nothing. An update replaces its content under the same name, so running requests continue with the new
+content, as they do with new weights.
 
 Facts about vLLM 0.32:
 
-- A worker reads an adapter's files only if it holds none of that number. It gets ours from the weight transfer, so
+- A worker reads an adapter's files only if it has no adapter of that number. Ours arrives by the weight transfer, so
   there are no files.
-- The end of a weight update removes all adapters, because the model below them has changed. An adapter therefore
-  arrives by a call of its own.
+- The end of a weight update removes all adapters, because the model below them has changed. So adapters are sent by a
+  separate call.
 - alpha / rank is multiplied into B, in the type of the model.
 - Weights of layers that the model does not have are ignored, so the names are checked here.
-- Without `lora_target_modules` it would wrap embedding and head as well.
+- Without `lora_target_modules` vLLM would adapt the embedding and the output head as well.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def memory_arguments(sampler: SamplerSettings, reserved: float, card_gib: float 
         reserved, card_gib: see :class:`actors.vllm_backend.engine.VllmEngine`.
 
     Raises:
-        EngineError: a learner rank on the same card leaves nothing.
+        EngineError: a learner rank on the same GPU leaves no memory.
     """
     if not sampler.gpus:
         return {}

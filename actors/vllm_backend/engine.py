@@ -67,8 +67,8 @@ class VllmEngine:
 
     Args:
         lora: the adapters that updates bring instead of weights; None: weights.
-        reserved: bytes of the card that a learner rank needs while this engine samples; 0: none shares it.
-        card_gib: GiB of the card's memory to use; None: all of it, as the card reports.
+        reserved: bytes of the GPU that a learner rank needs while this engine samples; 0: none shares it.
+        card_gib: GiB of the GPU's memory to use; None: all of it, as the GPU reports.
     """
 
     def __init__(

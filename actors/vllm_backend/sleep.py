@@ -1,4 +1,4 @@
-"""Frees GPU memory of an engine while a learner on the same card works (``sampler.sleep``).
+"""Frees GPU memory of an engine while a learner on the same GPU works (``sampler.sleep``).
 
 Facts about vLLM 0.32, read from its source and not run on a GPU yet:
 

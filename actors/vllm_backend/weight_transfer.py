@@ -1,6 +1,7 @@
 """The `host` back-end of vLLM's weight transfer: loads buckets into models.
 
-They are in shared memory or in that of a card, or learner rank 0 broadcasts them.
+The buckets are in shared memory (`host`), in the memory of a shared GPU (`ipc`), or learner rank 0 broadcasts them
+(`nccl`).
 """
 
 from __future__ import annotations

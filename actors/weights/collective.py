@@ -7,9 +7,13 @@ it. The group is neither torch's default group nor one of DeepSpeed's or vLLM's.
     rank 0        waits until all are ready and sets go/ROUND
     all           form the group in its first round; then one broadcast per bucket
 
-A broadcast has no timeout, and with a dead member it never ends. Every wait here therefore also ends when any member
-gives up, which it writes to the key `stop`, when the connection to the store ends, and at a deadline. A group that was
-stopped is not used again.
+A broadcast has no timeout, and with a dead member it never ends. Every wait here therefore also ends
+
+- when a member gives up, which it reports in the key `stop`;
+- when the connection to the store ends;
+- at a deadline.
+
+A group that was stopped is not used again.
 
 NCCL has not run here yet: the tests use gloo.
 """

@@ -1,11 +1,12 @@
 """`broadcast.backend: ipc`: weights through memory of one GPU that learner rank 0 and the sampler share.
 
-The learner copies each bucket into a segment, one flat tensor on the card, and publishes the segment's CUDA IPC handle.
-The engine maps it and loads from it, so that no byte leaves the card. The segments take the memory of the weights once
-more. They and their handles are kept for later versions, for two reasons: allocating and exporting them takes time, and
-torch counts the receivers of each export. It frees exported memory only when the receiver has unmapped it, which a
-receiver that dies never does. With new segments in each update, every death would cost the memory of the weights until
-the learner ends.
+The learner copies each bucket into a segment, one flat tensor on the GPU, and publishes the segment's CUDA IPC handle.
+The engine maps the segment and loads from it, so that no byte leaves the GPU. The segments take the memory of the
+weights once more. They and their handles are kept for later versions, for two reasons:
+
+- Allocating and exporting segments takes time.
+- torch frees exported memory only when every receiver has unmapped it, and a receiver that dies never does. With new
+  segments in each update, every death would keep the memory of the weights in use until the learner ends.
 
 If the learner dies during an update, the mapping becomes invalid, the engine's update fails and the sampler is
 replaced.
@@ -42,7 +43,7 @@ class IpcPayload(NamedTuple):
 
 
 class Segment:
-    """Memory on the card that other processes can map, exported once.
+    """Memory on the GPU that other processes can map, exported once.
 
     Args:
         nbytes: its size.
@@ -56,9 +57,9 @@ class Segment:
         # torch's counter of receivers is 1 from now on.
         self._counter = exported[1][_COUNTER] if self.flat.is_cuda else None
 
-    def lend_again(self) -> None:
-        """Before another version. Host memory, as in tests, is removed by the first receiver that has no export of its
-        own; a card's is not.
+    def export_again(self) -> None:
+        """Make a new handle for another version. In tests the memory is on the host, where the first receiver that has
+        no export of its own removes it; on a GPU the old handle stays valid.
         """
         if not self.flat.is_cuda:
             self.handle = bytes(ForkingPickler.dumps(reduce_tensor(self.flat)))
@@ -67,15 +68,15 @@ class Segment:
         """Free the memory, which no receiver may use any more, also if the counter says so: one that died."""
         if self._counter is not None:
             torch.UntypedStorage._release_ipc_counter(*self._counter, device=self.flat.device)
-        on_card = self.flat.is_cuda
+        on_gpu = self.flat.is_cuda
         del self.flat
-        if on_card:
+        if on_gpu:
             torch.cuda.ipc_collect()
             torch.cuda.empty_cache()
 
 
 class IpcTransfer(WeightTransfer):
-    """Segments on the card, one for each bucket."""
+    """Segments on the GPU, one for each bucket."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -106,7 +107,7 @@ class IpcTransfer(WeightTransfer):
 
     @contextlib.asynccontextmanager
     async def receive(self, manifests: list[Manifest]) -> AsyncIterator[list[Update]]:
-        """As the base class says; the buckets stay on the card of the publisher."""
+        """As the base class says; the buckets stay on the GPU of the publisher."""
         yield [Update.of(manifests)]
 
     def remove_leftovers(self, *, restarted: bool) -> None:
@@ -122,7 +123,7 @@ class IpcTransfer(WeightTransfer):
             self._segments[index].free()
             self._segments[index] = Segment(nbytes, device)
         else:
-            self._segments[index].lend_again()
+            self._segments[index].export_again()
         segment = self._segments[index]
         manifest, _ = packed_buckets.flatten(tensors, out=segment.flat)
         return manifest | {HANDLE: segment.handle}

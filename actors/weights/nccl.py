@@ -5,9 +5,9 @@ one flat tensor on its device and publishes where the group meets; a thread send
 paused. The copies take the memory of the weights once more, until the last sampler has them. A sampler needs memory for
 one bucket.
 
-A group is kept while the samplers are the same. When a member dies, or rank 0 does, the update ends for all: the
-broadcaster releases the weights, and the other samplers report that the weights were lost. They get them again in a
-new group.
+A group is kept while the samplers are the same. When any member dies, rank 0 included, the update ends for all members:
+the broadcaster releases the weights, and the other samplers report that the weights were lost. These samplers get the
+weights again in a new group.
 
 NCCL has not run on GPUs yet. The tests run this code with gloo.
 """

@@ -1,4 +1,4 @@
-"""LoRA before a start: whether the model has the layers that `learner.lora` names, and how large their adapters are."""
+"""Checks of `learner.lora` before a start: whether the model has the layers, and how large the adapters are."""
 
 from __future__ import annotations
 

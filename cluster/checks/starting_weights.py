@@ -5,8 +5,8 @@ adapters, and the samplers of a recording are read from ``model.path`` again.
 
 model_weights.json   the path, and a SHA-256 over the name, type, shape and bytes of each tensor
 
-A small model is read as a whole, and of a larger one a few blocks of each tensor, so that the record takes seconds.
-Sizes and times of the files do not count: they differ between machines and copies; neither does the split into files.
+A small model is read as a whole; of a larger model only a few blocks of each tensor are read, so that the record takes
+seconds. Sizes and times of the files, and the split into files, are ignored, because they differ between copies.
 """
 
 from __future__ import annotations

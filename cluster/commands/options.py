@@ -51,9 +51,9 @@ ResumeOrStart = Annotated[
     bool,
     typer.Option(
         "--resume-or-start",
-        help="Continue the run that run.name names if it has a checkpoint, else start it: one command for jobs that "
-        "are requeued. The configuration is that of the command; keys that differ from the run's are changes, as "
-        "overrides of --resume are.",
+        help="Continue the run named by run.name if it has a checkpoint, else start it: one command for jobs that are "
+        "requeued. The command gives the configuration; keys whose values differ from the run's are treated like "
+        "overrides of --resume.",
     ),
 ]
 Replay = Annotated[

@@ -1,7 +1,8 @@
 """The directory that travels to the cluster with a submitted job: packages, resolved configuration, model, task data.
 
-A staged copy is sent instead of the working directory itself, which may have gigabytes (runs/, .venv, caches) and
-lacks bonrl's entry points, without which vLLM on the cluster does not find the weight-transfer back-end.
+A staged copy is sent instead of the working directory, for two reasons: the working directory may have gigabytes
+(runs/, .venv, caches), and it lacks bonrl's entry points, by which vLLM on the cluster finds the weight-transfer
+back-end.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ async def _assemble(context: RunContext, shutdown: Shutdown) -> Run:
             source = LiveGroups(config, context.training, pool, queue, context.start)
         else:
             message("starting samplers, verifiers and learner")
-            one_by_one = await processes.reserve_cards()  # an engine that starts measures the free memory of its card
+            one_by_one = await processes.reserve_cards()  # an engine that starts measures the free memory of its GPU
             starts = (
                 processes.start_rollouts(context.tokenizer, context.incidents.quarantine),
                 processes.start_learner(context.origin, groups_in(directory.groups)),

@@ -6,7 +6,7 @@ limits which actors a node takes, each actor asks for the resource of its role.
 
 With ``cluster.placement: separate`` each actor asks for its own GPUs. With ``colocated`` sampler i and learner rank i
 run in bundle i of the learner's placement group. Such a bundle has one GPU, of which each of the two takes a half, so
-that Ray gives both the same card, also when one is replaced.
+that Ray gives both the same GPU, also when one is replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Placement:
 
     @property
     def shares_cards(self) -> bool:
-        """Whether each sampler shares its card with a learner rank."""
+        """Whether each sampler shares its GPU with a learner rank."""
         return self._config.cluster.placement == "colocated"
 
     async def reserve(self) -> None:
@@ -40,7 +40,7 @@ class Placement:
         Ray frees it when the driver ends.
 
         Raises:
-            ActorFailure: the cluster has no room for shared cards within ``deadlines.start_s``.
+            ActorFailure: the cluster has no room for shared GPUs within ``deadlines.start_s``.
         """
         self._reserve_ranks()
         if self.shares_cards:
@@ -68,7 +68,7 @@ class Placement:
     def renew_ranks(self, draining: Collection[str]) -> None:
         """Reserve other nodes for the ranks if they lie on a node that will be lost; call it while no rank exists.
 
-        Ray moves bundles only when their node is gone. Shared cards are not moved, because samplers use them too.
+        Ray moves bundles only when their node is gone. Shared GPUs are not moved, because samplers use them too.
         """
         if self._group is None or self.shares_cards:
             return

@@ -1,8 +1,8 @@
 """Reserved resources for an optional actor: a placement group of one bundle.
 
-A placement group that waits is demand for Ray's autoscaler, as long as the job exists: Ray removes it with the job,
-however that ends. ``ray.autoscaler.sdk.request_resources`` would outlive the job and replace the request of any other
-job, so it is not used. Without an autoscaler the group waits until a node has room.
+Ray's autoscaler starts nodes for placement groups that wait; without an autoscaler a group waits until a node has room.
+Ray removes the placement groups of a job when the job ends in any way. ``ray.autoscaler.sdk.request_resources`` is not
+used, because its request would outlive the job and replace the requests of other jobs.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ groups, for an evaluation), lets a running optimizer step finish, and saves. A s
 minute, ends the process at once, even if something hangs; the run can then be resumed from its last checkpoint.
 
 A separate thread receives the signals, because Python runs signal handlers on the main thread, which may be inside a
-call that never returns. After the first signal this thread guarantees the exit; it cannot be cancelled. A second thread
-guarantees it while the first one prints the last message. Both start early: from Python 3.12 on, no thread can be
-started once the interpreter is ending.
+call that never returns. After the first signal this thread guarantees the exit; it cannot be cancelled. While it prints
+the last message, a second thread guarantees the exit. Both threads start early, because from Python 3.12 on no thread
+can be started once the interpreter is ending.
 
 While Ray starts there is nothing to save. The first signal then raises SystemExit on the main thread, and if that is
 inside a call that does not return, the process ends a few seconds later.

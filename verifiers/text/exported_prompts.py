@@ -1,9 +1,13 @@
 """Makes an exported model directory render prompts as in training.
 
 A user of the export calls ``tokenizer(text)`` or ``apply_chat_template``, or starts a server on the directory, without
-the run's configuration. So the system prompt, the values for the chat template, the date and the form of the content
-become defaults of the exported chat template; a tokenizer does not append an end token; all stop tokens are in
-generation_config.json. ``bonrl_prompt.json`` records the settings.
+the run's configuration. So the export holds it:
+
+- the system prompt, the values for the chat template, the date and the form of the content are defaults of the exported
+  chat template;
+- the tokenizer does not append an end token;
+- all stop tokens are in generation_config.json;
+- ``bonrl_prompt.json`` records the settings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The GPUs of this machine and their memory: asked of the driver, without starting CUDA."""
+"""The GPUs of this machine and their memory, read with nvidia-smi, without starting CUDA."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _query(fields: str) -> tuple[tuple[str, ...], ...]:
 
 
 def card_bytes(config: RunConfig) -> float:
-    """Bytes of memory of one GPU: ``cluster.gpu_memory_gib``, else read from the card, else an assumed 80 GiB."""
+    """Bytes of memory of one GPU: ``cluster.gpu_memory_gib``, else read from the GPU, else an assumed 80 GiB."""
     if config.cluster.gpu_memory_gib is not None:
         return config.cluster.gpu_memory_gib * _GIB
     found = local_card_bytes() if config.cluster.address is None else None
@@ -63,7 +63,7 @@ def local_card_bytes() -> float | None:
     """Memory of the smallest GPU that this process may use; None where there is none or nvidia-smi does not answer.
 
     CUDA_VISIBLE_DEVICES is compared with nvidia-smi's indices and UUIDs, so an index needs
-    CUDA_DEVICE_ORDER=PCI_BUS_ID on a machine with different cards; an entry that names no card (a MIG device) makes the
+    CUDA_DEVICE_ORDER=PCI_BUS_ID on a machine with different GPUs; an entry that names no GPU (a MIG device) makes the
     answer None.
     """
     if local_gpus() == 0:

@@ -199,7 +199,7 @@ def _transit(config: RunConfig, shape: Shape) -> Transit:
     weights = float(shape.sent * weight_bytes(config))
     samplers, gpus = config.actors.sampler_range.max, config.sampler.gpus
     if config.broadcast.chosen_backend == "ipc":
-        return Transit(0.0, 0.0, _SYNC_FIXED_SECONDS)  # copies within the card
+        return Transit(0.0, 0.0, _SYNC_FIXED_SECONDS)  # copies within the GPU
     one_node = config.cluster.address is None or 0 < gpus_wanted(config) <= _gpus_per_node(config)
     per_node = samplers if one_node else max(1, min(samplers, _gpus_per_node(config) // gpus if gpus else 1))
     nodes = math.ceil(samplers / per_node)

@@ -24,10 +24,10 @@ _ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 
 
 def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
-    """Bytes that a learner rank keeps on the card while a sampler on it samples; 0 if they share no card.
+    """Bytes that a learner rank keeps on the GPU while a sampler on it samples; 0 if they share no GPU.
 
-    If the sampler sleeps while the learner works, activations and what a step needs come and go with its turn, and with
-    `learner.sleep` the optimizer's states too.
+    If the sampler sleeps while the learner works, activations and what else a step needs are not counted, because the
+    learner frees them before the sampler wakes; with `learner.sleep` the optimizer's states are not counted either.
     """
     if config.cluster.placement != "colocated" or shape is None:
         return 0.0
@@ -55,7 +55,7 @@ def published_on_device(config: RunConfig, shape: Shape, *backends: str) -> floa
 
 
 def shared_card_need(config: RunConfig, shape: Shape) -> float:
-    """Bytes of a shared card while the learner works: its peak, and what the sleeping sampler keeps."""
+    """Bytes of a shared GPU while the learner works: its peak, and what the sleeping sampler keeps."""
     asleep = _GPU_RUNTIME + (0.0 if config.sampler.sleep == "weights" else shape.parameters * weight_bytes(config))
     return rank_memory(config, shape) + asleep + published_on_device(config, shape, "ipc")  # kept between updates
 
@@ -76,7 +76,7 @@ def rank_memory(config: RunConfig, shape: Shape) -> float:
         states
         + _gathered_memory(config, shape)
         + reference_memory(config, shape)
-        # One after the other; what ipc publishes is counted with what the sampler of the card leaves.
+        # One after the other; what ipc publishes is counted with what the sampler of the GPU leaves.
         + max(_turn_memory(config, shape), published_on_device(config, shape, "nccl"))
         + runtime
     )

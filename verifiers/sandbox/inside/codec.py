@@ -1,9 +1,9 @@
 """Encodes and decodes Python values as JSON with tags, for a channel whose other end may be hostile.
 
 ``decode`` makes exact built-in types only (and those of a few standard modules), never an instance of a class that
-the sender named, so no method of the sender's runs in the receiver. What has no encoding travels as a *handle*:
-a number that stands for the object on the sender's side; an iterator as such a number too, of which the receiver gets
-the items (a *stream*). No pickle, no marshal.
+the sender named. So no method of the sender runs in the receiver. An object that has no encoding is sent as a *handle*,
+a number that stands for the object in the sender's process. An iterator is sent as a *stream*, a handle from which the
+receiver can request the items. No pickle, no marshal.
 
 Plain JSON: null, booleans, integers, floats, strings, and lists. Everything else is ``{"t": tag, "v": ...}``.
 """

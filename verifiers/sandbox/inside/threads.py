@@ -1,8 +1,8 @@
 """Threads for a program: started before the lockdown, which forbids starting any, and given to the program one by one.
 
-So their number is exact at every level and for every user, and no filter has to allow new threads. The kernel counts
-threads only per user, who may own others. Each thread is used once. The first has a deep stack, because most programs
-start a thread to get one.
+So the limit is exact at every level and for every user, and no filter has to allow new threads. (The kernel's own limit
+counts all threads of a user, and the user may have other processes.) Each thread is used once. The first one has a deep
+stack, because most programs that start a thread need it for deep recursion.
 """
 
 from __future__ import annotations
