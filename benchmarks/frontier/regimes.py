@@ -27,6 +27,7 @@ PAGES = {  # of the comparisons with ordinary RL
     "countdown-small": "frontier",
     "countdown-hard": "frontier-hard",
     "countdown-larger": "frontier-larger",
+    "countdown-long": "frontier-long",
     "gsm8k-small": "gsm8k-small",
 }
 

@@ -40,6 +40,7 @@ PLANNED = [
     ("countdown-methods", "methods"),
     ("countdown-weighted", "frontier-weighted"),
     ("countdown-errors", "frontier-errors"),
+    ("countdown-long", "frontier-long"),
     ("gsm8k-small", "gsm8k-small"),
 ]
 INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?:\*\*)?(?: points)? \[([+-]?\d+\.\d+), ([+-]?\d+\.\d+)\]")
