@@ -32,6 +32,7 @@ def vllm_models(directories: list[Path], group: Path, copies: int = 1) -> Iterat
     What happens between two of them is done with the first one's configuration.
 
     Args:
+        directories: of models; the first has experts if any has, because vLLM makes their process group only then.
         group: a new file, where torch.distributed starts its group of one.
     """
     from vllm.config import set_current_vllm_config

@@ -18,7 +18,7 @@ from actors.weights.base import NamedTensor
 from benchmarks.tiny_architectures import save_tiny_model
 
 MERGED = "llama-tied", "llama-untied", "qwen2-biased"  # q, k and v are one parameter, and gate and up
-OTHERS = "Mamba 2", "Mixtral"  # loaders that compute, and layers whose kernels want another form
+OTHERS = "DeepSeek-V2", "Mamba 2"  # layers whose kernels want another form, and loaders that compute
 
 
 @pytest.fixture(scope="module")
