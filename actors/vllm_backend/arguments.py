@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from actors.card_memory import utilization
@@ -22,6 +23,7 @@ def engine_arguments(
     arguments: dict[str, Any] = dict(
         model=model_path,
         dtype=dtype,
+        load_format=_load_format(model_path),
         seed=seed,
         skip_tokenizer_init=True,
         max_model_len=sampler.max_model_len or rollout.max_sequence_tokens,
@@ -56,6 +58,14 @@ def engine_arguments(
         # On CPUs vLLM overrides the name "uni", but not the class.
         arguments["distributed_executor_backend"] = UniProcExecutor
     return arguments
+
+
+def _load_format(model_path: str) -> str:
+    """With an index, the files that it names, as the learner reads them.
+
+    By default vLLM prefers `consolidated.safetensors` of Mistral's models, which fine-tuning leaves unchanged.
+    """
+    return "hf" if (Path(model_path) / "model.safetensors.index.json").is_file() else "auto"
 
 
 def memory_arguments(sampler: SamplerSettings, reserved: float, card_gib: float | None) -> dict[str, Any]:

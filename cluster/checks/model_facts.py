@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.checks.model_support import SIZES, text_settings
-from cluster.checks.weight_files import ADAPTER, Tensor, first_not_finite, read_tensors, weight_problems
+from cluster.checks.weight_files import ADAPTER, LINK, Tensor, first_not_finite, read_tensors, weight_problems
 from cluster.errors import UsageError
 
 _SNAPSHOT = re.compile(r"/models--(.+?)--(.+)/snapshots/(\w+)$")
@@ -159,6 +159,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if file.is_symlink():
+            raise UsageError(f"model.path = {file.parent}: {file.name} {LINK}") from error
         raise UsageError(f"model.path = {file.parent}: no {file.name} there: {_no_config(file.parent)}") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"model.path: {file} cannot be read ({error}); restore the model's own file") from error

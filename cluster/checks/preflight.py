@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cluster.checks.memory.card import local_gpus
 from cluster.checks.model_facts import read_config, read_json, weights_problems
 from cluster.checks.model_support import support_problems, text_settings
+from cluster.checks.weight_files import differing_files
 from cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def model_problems(config: RunConfig) -> Iterator[str]:
 
     if has_samplers(config):
         yield from parallel_problems(config)
+        yield from differing_files(Path(config.model.path))
     yield from weights_problems(config.model.path)
 
 

@@ -23,7 +23,9 @@ _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SCANNED_BYTES = 4 * 2**30  # larger models are not read through for NaN: that would take minutes
 _LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 _LFS = b"version https://git-lfs"
+_MISTRAL = "consolidated"  # beginning of the names of files that vLLM takes alone, where there are any
 _FETCH = "fetch the model again"
+LINK = "is a link to a file that is not there; copy the model with `cp -rL`, which follows links, or " + _FETCH
 ADAPTER = (
     "it holds a LoRA adapter; merge it into its base model (merge_and_unload and save_pretrained of peft) and set "
     "model.path to the result"
@@ -83,12 +85,16 @@ def _files(directory: Path) -> list[Path]:
         found = f" (only {', '.join(others[:3])})" if others else ""
         if (directory / "adapter_config.json").is_file():
             raise UsageError(f"model.path = {directory}: no {SINGLE} there: {ADAPTER}")
+        if broken := [name for name in (SINGLE, INDEX) if (directory / name).is_symlink()]:
+            raise UsageError(f"model.path = {directory}: {broken[0]} {LINK}")
         raise UsageError(
             f"model.path = {directory}: no {SINGLE} and no {INDEX} there{found}; bonrl reads safetensors under these "
             "names: convert the model with transformers' save_pretrained"
         )
     files = [directory / name for name in sorted(set(_index(directory).values()))]
     missing = [file.name for file in files if not file.is_file()]
+    if broken := [file.name for file in files if file.name in missing and file.is_symlink()]:
+        raise UsageError(f"model.path = {directory}: {broken[0]} {LINK}")
     if missing or not files:
         raise UsageError(
             f"model.path = {directory}: {INDEX} names {len(missing)} of {len(files)} files that are not there "
@@ -116,9 +122,7 @@ def _read_header(file: Path) -> list[Tensor]:
             tensors = [
                 _tensor(file, name, entry, 8 + length) for name, entry in entries.items() if name != "__metadata__"
             ]
-        wanted, found = max((t.start + t.size for t in tensors), default=0), file.stat().st_size
-        if found < wanted:
-            raise ValueError(f"it is cut off: {found} bytes of {wanted}")
+        _check_places(tensors, 8 + length, file.stat().st_size)
         return tensors
     except (
         OSError,
@@ -132,6 +136,45 @@ def _read_header(file: Path) -> list[Tensor]:
     ) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"model.path: {file} is damaged or no safetensors file ({reason}); {_FETCH}") from error
+
+
+def _check_places(tensors: list[Tensor], start: int, size: int) -> None:
+    """The format wants the data of one tensor behind those of another, from the header to the end of the file.
+
+    Raises:
+        ValueError: they overlap, have gaps, or end elsewhere than the file.
+    """
+    wanted = max((t.start + t.size for t in tensors), default=start)
+    if size < wanted:
+        raise ValueError(f"it is cut off: {size} bytes of {wanted}")
+    for tensor in sorted(tensors, key=lambda t: (t.start, t.size)):
+        if tensor.start != start or tensor.size < 0:
+            raise ValueError(f"the data of {tensor.name} do not begin where those before it end")
+        start += tensor.size
+    if size > start:
+        raise ValueError(f"{size - start} bytes after the last weight belong to none")
+
+
+def differing_files(directory: Path) -> Iterator[str]:
+    """A line where the sampler (vLLM) would not load the files that `read_tensors` reads, as the learner does.
+
+    vLLM reads what the index names, and without an index every safetensors file.
+    """
+    names = {file.name for file in directory.glob("*.safetensors")}
+    if SINGLE not in names or any(name.startswith(_MISTRAL) for name in names):
+        return
+    place = f"model.path = {directory}"
+    index = _index(directory)
+    if index and set(index.values()) != {SINGLE}:
+        yield (
+            f"{place}: the learner would load {SINGLE}, but the sampler the files that {INDEX} names; delete "
+            f"{INDEX} if it is of an earlier model, else {SINGLE}"
+        )
+    elif not index and len(names) > 1:
+        yield (
+            f"{place}: the learner would load {SINGLE} only, but the sampler also {', '.join(sorted(names - {SINGLE}))}"
+            "; move that to another directory"
+        )
 
 
 def weight_problems(directory: Path, text: dict[str, Any], tensors: list[Tensor]) -> Iterator[str]:

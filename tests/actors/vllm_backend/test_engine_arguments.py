@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,3 +25,14 @@ def test_an_engine_in_a_placement_group_does_not_use_ray(devices: int, executor:
 def test_full_batches_are_decoded_with_cuda_graphs(sequences: int, captured: int | None) -> None:
     assert on_gpus(max_num_seqs=sequences).get("max_cudagraph_capture_size") == captured
     assert "max_cudagraph_capture_size" not in on_gpus(max_num_seqs=sequences, enforce_eager=True)
+
+
+def test_sampler_and_learner_load_the_same_files(tmp_path: Path) -> None:
+    def load_format() -> str:
+        arguments = engine_arguments(str(tmp_path), "float32", SamplerSettings(), RolloutSettings(), 0)
+        return str(arguments["load_format"])
+
+    (tmp_path / "consolidated.safetensors").touch()
+    assert load_format() == "auto"
+    (tmp_path / "model.safetensors.index.json").touch()  # the learner reads what it names; "auto" would take the other
+    assert load_format() == "hf"

@@ -77,6 +77,40 @@ def index_with_more(model: Path) -> None:
     )
 
 
+def read_header(model: Path) -> tuple[dict[str, dict[str, list[int]]], bytes]:
+    content = (model / WEIGHTS).read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def overlapping(model: Path) -> None:
+    entries, data = read_header(model)
+    first, second = [entry for name, entry in entries.items() if entry.get("shape") == [512, 192]][:2]
+    first["data_offsets"] = second["data_offsets"]
+    header = json.dumps(entries).encode()
+    (model / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def longer(model: Path) -> None:
+    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes() + b"\0" * 100)
+
+
+def old_index(model: Path) -> None:
+    """As save_pretrained leaves it that writes one file over a model of several."""
+    names = dict.fromkeys(load_file(model / WEIGHTS), "model-00001-of-00001.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def unlinked(name: str) -> Callable[[Path], None]:
+    """As a copied snapshot of the Hugging Face cache, whose files are links to blobs elsewhere."""
+
+    def relink(model: Path) -> None:
+        (model / name).unlink()
+        (model / name).symlink_to("../../blobs/0123")
+
+    return relink
+
+
 MODELS = {
     "a weight is missing": (without("layers.1.self_attn.q_proj"), "lack model.layers.1.self_attn.q_proj.weight"),
     "a head of its own": (edit(tie_word_embeddings=False), "lack lm_head.weight"),
@@ -100,6 +134,12 @@ MODELS = {
     "LoRA adapter": (adapter_only, "merge_and_unload"),
     "index of more": (index_with_more, "model.more.weight"),
     "cut off": (shorten, "cut off"),
+    "bytes of no weight": (longer, "100 bytes after the last weight"),
+    "weights that overlap": (overlapping, "do not begin where those before it end"),
+    "index of an earlier model": (old_index, "delete model.safetensors.index.json if it is of an earlier model"),
+    "weights of an adapter too": (write("adapter_model.safetensors", b""), "move that to another directory"),
+    "link to lost weights": (unlinked(WEIGHTS), "model.safetensors is a link to a file that is not there"),
+    "link to a lost config": (unlinked(CONFIG), "config.json is a link to a file that is not there"),
     "garbage": (write(WEIGHTS, b"\x00garbage" * 9), "damaged"),
     "empty": (write(WEIGHTS, b""), "damaged"),
     "no header": (write(WEIGHTS, struct.pack("<Q", 2) + b"[]"), "damaged"),
