@@ -84,6 +84,10 @@ def _unknown_key(key: str) -> str:
         )
     if all(part not in paths or section_of(paths[part]) for part in _prefixes(above)):
         near = nearest_key(key)
+        if near == key:
+            *sections, last = key.split(".")
+            written = ": {".join([*sections, f"{last}: ..."]) + "}" * len(sections)
+            return f"{key}: a key with dots is for the command line; in a file write `{written}`"
     elif OTHER_NAMES.get(name, "").startswith(f"{above}."):
         near = OTHER_NAMES[name]
     else:  # inside a value

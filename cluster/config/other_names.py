@@ -58,6 +58,7 @@ OTHER_NAMES = {
     "entropy_coeff": "loss.entropy_coefficient",
     "entropy_coef": "loss.entropy_coefficient",
     # learner
+    "learning_rate": "learner.learning_rate",  # not its schedule
     "lr": "learner.learning_rate",
     "lr_scheduler": "schedule.learning_rate",
     "lr_scheduler_type": "schedule.learning_rate",

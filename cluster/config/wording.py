@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from cluster.config.cluster_settings import ABSOLUTE_PATH, BUCKET, HOST, NAME, NFS, TEXT, TIME
@@ -58,13 +59,15 @@ def wanted(item: Any, example: str = "") -> str:
         text = text[:1].lower() + text[1:]
     if kind in ("tuple_type", "list_type") and isinstance(item["input"], str):
         text = f"should be a list, for example [{brief(item['input']).strip(chr(39))}]"
+    if kind == "string_type" and isinstance(item["input"], bool | int | float | datetime.date):
+        text += f": put it in quotes (on the command line '\"{spelled(item['input'])}\"')"
     if kind == "literal_error" and isinstance(item["input"], bool):
         text += " (YAML reads on, off, yes and no as true and false: a word has to be in quotes)"
     return text
 
 
 def spelled(value: Any) -> str:
-    """A value as a message shows it, with YAML's null, true and false."""
+    """A value as a message shows it, with YAML's null, true, false and dates."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return brief(value)
+    return value.isoformat() if isinstance(value, datetime.date) else brief(value)

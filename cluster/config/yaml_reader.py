@@ -13,6 +13,7 @@ from verifiers.credentials import masked
 
 _MAX_BYTES = 1 << 20  # of a configuration file: more is another file, given by mistake
 _MISREAD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-9.]+)+")  # octal, and base 60
+_UNCLOSED = re.compile(r"[,:]$|^[\[{][^\]}]*$")
 _MAX_VALUE = 120  # characters of a wrong value that a message repeats
 
 
@@ -105,7 +106,11 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"override {brief(override)}: the value is not valid YAML: {_yaml_reason(error)}") from error
+        # The shell splits `objective.mixture=[{strategy: mean}]` into two words.
+        hint = "\nput an override with blanks in quotes, as 'section.key=[a, b]'" if _UNCLOSED.search(text) else ""
+        raise ConfigError(
+            f"override {brief(override)}: the value is not valid YAML: {_yaml_reason(error)}{hint}"
+        ) from error
     for part in path[:-1]:
         inner = tree.get(part)
         if inner is None:

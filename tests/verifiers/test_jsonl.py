@@ -185,6 +185,8 @@ def test_ids_are_in_all_rows_or_in_none(tmp_path: Path) -> None:
         own(tmp_path, [row, row | {"id": "a"}])
     with pytest.raises(ValueError, match=r"line 2: the field 'id' is missing .*task\.jsonl\.id=null numbers the rows"):
         own(tmp_path, [row | {"id": "a"}, row])
+    with pytest.raises(ValueError, match=r"line 2: the id 'a' was seen before .*task\.jsonl\.id=null numbers the rows"):
+        own(tmp_path, [row | {"id": "a"}] * 2)
 
 
 PUBLIC_ROWS = {

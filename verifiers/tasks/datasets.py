@@ -134,7 +134,8 @@ class _Check:
         if (earlier := self.seen.get(name)) is not None:
             (file, _, line), here = earlier.rpartition(", "), row.place.rpartition(", ")[0]
             seen = line if file == here else earlier
-            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen}); make ids unique")
+            note = f" ({self.notes[self.identity]})" if self.identity in self.notes else ""
+            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen}); make ids unique{note}")
         self.seen[name] = row.place
 
     def _message(self, row: Row, name: str, fault: str) -> str:

@@ -226,6 +226,8 @@ def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
         ("run: {steps: 010}", "010 is not read as a number here"),  # YAML 1.1: 8
         ("run: {steps: 1:30}", "1:30 is not read as a number here"),  # YAML 1.1: 90
         ("1.5: 2", "not text"),
+        ("rollout.n: 8", "rollout.n: a key with dots .* in a file write `rollout: {n: ...}`"),
+        ("task: {jsonl.train: a.jsonl}", "in a file write `task: {jsonl: {train: ...}}`"),
         ("run: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )
@@ -336,6 +338,13 @@ def test_credentials_in_addresses_are_refused_and_not_repeated(repository: Path,
         ("actors.sampler=2", "did you mean actors.samplers?"),
         ("learner.lora={r: 8}", "did you mean learner.lora.rank?"),
         ("rollout.num_generations=8", "did you mean rollout.n?"),
+        ("learning_rate=1e-5", "did you mean learner.learning_rate?"),
+        (
+            "run.name=2026-11-23",
+            "run.name = 2026-11-23: should be text: put it in quotes (on the command line '\"2026-",
+        ),
+        ("run.name=12345", "put it in quotes (on the command line '\"12345\"')"),
+        ("objective.mixture=[{strategy:", "put an override with blanks in quotes"),
         ("my.yaml", "a configuration is given with --config my.yaml"),
         ("task.jsonl.train=problems.jsonl", "task.jsonl.train is not read with task.name=countdown"),
     ],
