@@ -263,7 +263,9 @@ def _memory_rows(config: RunConfig, derived: Derived) -> Iterator[tuple[str, str
         loading = f": {loading_text(config, derived)}" if shape else ""
         yield "host memory of one node while loading", size_text(derived.loading_memory) + loading
         if config.learner.sleep != "none":
-            yield "host memory of one node while ranks sleep", size_text(derived.sleeping_memory)
+            yield "host memory of one node while ranks sleep", size_text(derived.moved_memory)
+        if config.learner.offload != "none":
+            yield "host memory of one node, learner.offload", size_text(derived.moved_memory)
     yield "groups in flight, memory", size_text(derived.group_memory)
     if has_samplers(config) and has_learner(config):
         yield from _update_rows(config, derived, rank_device)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cluster.checks.memory.estimates import VERIFIER_RUNTIME, derive, loading_memory
-from cluster.checks.memory.rank import sleeping_host_memory
+from cluster.checks.memory.rank import moved_host_memory
 from cluster.checks.memory.sampler import sampler_host_memory
 from cluster.checks.memory.shape import GIB, has_learner, has_samplers
 from cluster.checks.model_facts import ModelFacts
@@ -28,8 +28,8 @@ def sizes_of(config: RunConfig, model: ModelFacts | None) -> Sizes:
     learner = 0.0
     if has_learner(config):
         on_host = 0.0 if config.learner.gpus_per_rank else found.learner_memory or 0.0
-        asleep = sleeping_host_memory(config, shape)
-        learner = max(loading_memory(config, shape) / found.ranks_per_node, on_host, asleep)
+        moved = moved_host_memory(config, shape)
+        learner = max(loading_memory(config, shape) / found.ranks_per_node, on_host, moved)
     return Sizes(
         sampler=sampler_host_memory(config, shape) / GIB,
         learner=learner / GIB,

@@ -14,9 +14,9 @@ from cluster.checks.adapters import AdapterSizes
 from cluster.checks.memory.rank import (
     LEARNER_RUNTIME,
     activation_memory,
+    moved_host_memory,
     rank_memory,
     reference_memory,
-    sleeping_host_memory,
 )
 from cluster.checks.memory.sampler import KvCache, kv_cache_of, sampler_memory_of
 from cluster.checks.memory.shape import (
@@ -71,7 +71,7 @@ class Derived:
         activation_memory, reference_memory: parts of learner_memory.
         ranks_per_node: learner ranks that load the model on one node.
         loading_memory: host memory of those ranks while they load, with the pages of the files.
-        sleeping_memory: host memory of those ranks while samplers work, with `learner.sleep`; else 0.
+        moved_memory: host memory of those ranks with what `learner.offload` or `learner.sleep` puts there; else 0.
         host_memory: of everything on a machine that runs all of it without GPUs.
         group_memory: groups in flight in the object store.
         transit, kv_cache: see these classes.
@@ -91,7 +91,7 @@ class Derived:
     reference_memory: float | None
     ranks_per_node: int
     loading_memory: float | None
-    sleeping_memory: float | None
+    moved_memory: float | None
     host_memory: float | None
     group_memory: float
     transit: Transit | None
@@ -130,7 +130,7 @@ def derive(config: RunConfig, model: ModelFacts | None, adapters: AdapterSizes |
         reference_memory=reference_memory(config, trained) if trained else None,
         ranks_per_node=ranks,
         loading_memory=loading_memory(config, trained) + _mapped_memory(config, trained) if trained else None,
-        sleeping_memory=ranks * sleeping_host_memory(config, trained) if trained else None,
+        moved_memory=ranks * moved_host_memory(config, trained) if trained else None,
         host_memory=_host_memory(config, shape) + groups if shape and not gpus_wanted(config) else None,
         group_memory=groups,
         transit=_transit(config, shape) if shape and _updates_weights(config) else None,

@@ -76,11 +76,14 @@ def _host_problems(config: RunConfig, derived: Derived, available: float) -> Ite
             f"first learner rank ({loading_text(config, derived)}), but this machine has {size_text(available)}; "
             f"{', or '.join(remedies)}"
         )
-    if derived.sleeping_memory is not None and derived.sleeping_memory > available:
+    if derived.moved_memory is not None and derived.moved_memory > available:
+        learner = config.learner
+        key, value = ("sleep", learner.sleep) if learner.offload == "none" else ("offload", learner.offload)
+        adapters = "" if learner.lora else ", or train adapters (learner.lora)"
         yield (
-            f"learner.sleep = {config.learner.sleep} takes about {size_text(derived.sleeping_memory)} of host memory "
-            f"with learner.ranks = {config.learner.ranks}, but this machine has {size_text(available)}; set "
-            "learner.sleep = none, or take a smaller model.path"
+            f"learner.{key} = {value} takes about {size_text(derived.moved_memory)} of host memory with learner.ranks "
+            f"= {learner.ranks}, but this machine has {size_text(available)}; set learner.{key} = none{adapters}, or "
+            "take a smaller model.path"
         )
 
 

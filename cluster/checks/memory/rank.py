@@ -20,6 +20,7 @@ _KEPT_IN_FLOAT32 = 2
 _KEPT_BY_FEED_FORWARD = 4
 # float32 logits, their gradient, and one temporary of the softmax.
 _LOGIT_COPIES = 3
+_OFFLOADED = 16  # bytes of a trained weight: it, its gradient and Adam's two moments in float32
 _ZERO3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 
 
@@ -37,16 +38,21 @@ def reserved_memory(config: RunConfig, shape: Shape | None) -> float:
     return rank_memory(config, shape) - turn + published_on_device(config, shape, "ipc")
 
 
-def sleeping_host_memory(config: RunConfig, shape: Shape) -> float:
-    """Bytes of host memory of one rank whose states are there (`learner.sleep`); 0 without it.
+def moved_host_memory(config: RunConfig, shape: Shape) -> float:
+    """Bytes of host memory of one rank with what `learner.offload` keeps there, or `learner.sleep` for a while.
 
-    Each of the three tensors (two moments, and the weights in float32) is a block of pinned memory, whose size torch
-    rounds up to a power of two. Torch keeps the blocks for the next time.
+    0 without both; they exclude each other. Each of the three tensors that sleep moves (two moments, and the weights in
+    float32) is a block of pinned memory, whose size torch rounds up to a power of two. Torch keeps the blocks for the
+    next time. Offload may take more than its sum for the same reason.
     """
-    if config.learner.sleep == "none":
-        return 0.0
-    block = 4 * shape.trained / config.learner.ranks
-    return LEARNER_RUNTIME + 3 * 2.0 ** math.ceil(math.log2(block))
+    learner = config.learner
+    if learner.offload != "none":  # partitioned: it needs zero_stage 1, or 3 for all
+        weights = shape.parameters * weight_bytes(config) * (2 if keeps_reference(config) else 1)
+        kept = _OFFLOADED * shape.trained + (weights if learner.offload == "all" else 0)
+        return LEARNER_RUNTIME + kept / learner.ranks
+    if learner.sleep != "none":
+        return LEARNER_RUNTIME + 3 * 2.0 ** math.ceil(math.log2(4 * shape.trained / learner.ranks))
+    return 0.0
 
 
 def published_on_device(config: RunConfig, shape: Shape, *backends: str) -> float:

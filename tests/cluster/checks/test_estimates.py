@@ -11,11 +11,13 @@ import pytest
 
 from cluster.checks.adapters import AdapterSizes
 from cluster.checks.dry_run import report
+from cluster.checks.memory import limits
 from cluster.checks.memory.estimates import Derived, derive
 from cluster.checks.memory.limits import memory_problems, memory_warnings
 from cluster.checks.memory.shape import GIB
 from cluster.checks.model_facts import ModelFacts
 from cluster.checks.model_notes import active_parameters, cache_is_bounded
+from cluster.checks.placement import sizes_of
 from cluster.config import RunConfig, load_config
 from cluster.config.settings import ModelSettings
 from tests.cluster.checks.test_dry_run import write_model
@@ -176,6 +178,24 @@ def test_reference_model_is_partitioned_as_the_weights_are(repository: Path) -> 
     _, offloaded = figures(repository, THIRTY_TWO, GEMMA3_27B, kl, "learner.offload=all")
     assert offloaded.reference_memory == near(2.64e9), "its part is in host memory"
     assert offloaded.loading_memory == near(54.0e9 + 8 * 0.97e9 + 2 * 27.0e9)
+    assert offloaded.moved_memory == near(8 * (0.97e9 + (16 + 2 + 2) * 27.0e9 / 16)), "the reference is there too"
+
+
+def test_what_is_offloaded_takes_host_memory(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bytes for each trained weight: it, its gradient and two moments in float32."""
+    monkeypatch.setattr(limits, "local_gpus", lambda: 8)
+    config, found = figures(repository, EIGHT, QWEN3_4B, "learner.offload=optimizer")
+    assert found.moved_memory == near(16 * 4.02e9 + 4 * 0.97e9)
+    rows = dict(report(*figures(repository, EIGHT, None, "learner.offload=optimizer")))
+    assert rows["host memory of one node, learner.offload"].endswith(" GiB")
+    assert not memory_problems(config, found, QWEN3_4B, available=64 * GIB)
+    [problem] = memory_problems(config, found, QWEN3_4B, available=63 * GIB)
+    assert "learner.offload = optimizer takes about 63.5 GiB of host memory with learner.ranks = 4" in problem
+    assert "has 63.0 GiB; set learner.offload = none, or train adapters" in problem
+    config, none = figures(repository, EIGHT, QWEN3_4B)
+    assert none.moved_memory == 0
+    config, spread = figures(repository, THIRTY_TWO, GEMMA3_27B, "learner.offload=optimizer")
+    assert sizes_of(config, GEMMA3_27B).learner == near(0.9 + 27.0 * 1e9 / GIB), "of one of 16 ranks"
 
 
 @pytest.mark.parametrize(("file", "model"), [(EIGHT, QWEN3_4B), (THIRTY_TWO, GEMMA3_27B)])

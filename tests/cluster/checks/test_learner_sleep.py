@@ -96,14 +96,14 @@ def test_the_host_holds_them_in_pinned_blocks(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(limits, "local_gpus", lambda: 1)
     config = sleeping()
     found = derive(config, QWEN3_06B)
-    assert found.sleeping_memory == LEARNER_RUNTIME + 3 * 4 * GIB
-    assert derive(sleeping("none"), QWEN3_06B).sleeping_memory == 0
+    assert found.moved_memory == LEARNER_RUNTIME + 3 * 4 * GIB
+    assert derive(sleeping("none"), QWEN3_06B).moved_memory == 0
     enough, little = (
         [line for line in memory_problems(config, found, QWEN3_06B, available=gib * GIB) if "learner.sleep" in line]
         for gib in (13, 12)
     )
     assert not enough
-    assert "about 12.9 GiB of host memory" in little[0] and "has 12.0 GiB; set learner.sleep = none" in little[0]
+    assert "about 12.9 GiB of host memory" in little[0] and "has 12.0 GiB; set learner.sleep = none," in little[0]
 
 
 def test_nodes_have_room_for_them() -> None:
