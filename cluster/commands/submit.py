@@ -84,5 +84,5 @@ def submit(
     )
     tree = job.config.to_mapping() if isinstance(job.config, RunConfig) else job.config
     token = value_at(tree, "task.reward_token_variable")
-    variables = environment([*([token] if isinstance(token, str) else []), *(env or [])])
+    variables = environment([*([token] if isinstance(token, str) else []), *(env or [])], tree=tree)
     raise typer.Exit(submit_job(job, address=address, variables=variables, echo=typer.echo))

@@ -11,20 +11,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster.checks.preflight import ROOT
 from cluster.checks.ray_cluster import stated_problems
 from cluster.config import RunConfig, apply_override, build_config, load_config
 from cluster.config.input_paths import CODE_KEYS, INPUT_KEYS, PLUGINS, output_paths, value_at
 from cluster.config.settings import RunSettings
 from cluster.config.yaml_reader import read_yaml
 from cluster.errors import UsageError
+from cluster.jobs.named_files import exists, files_of_entrypoint, named_files, split_words
 from cluster.jobs.packaging import CONFIG_NAME
 from cluster.launch.demand import requirement
 from cluster.records import kept_files
 from cluster.records.input_files import keys_with_copies
 from cluster.records.model_source import config_of_run, recorded_tree
 from cluster.records.named_run import named_run
-from verifiers.user_code import files_of, parse
 
 # Commands of bonrl besides train, with the options that name what they write. Those that read a run take no
 # configuration, and those of RECORDED take by default that of the run which an option names.
@@ -42,10 +41,10 @@ _ON_CLUSTER = "cluster.address=auto"  # the driver runs inside the cluster
 _OF_SUBMIT = ("--config", "-c", "--address", "-a", "--env")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*", re.DOTALL)
 _OPTION = re.compile(r"(--[a-z-]+)=(.*)", re.DOTALL)
-_FILE = re.compile(r"[\w./-]+\.(py|sh|ya?ml|jsonl?|toml|txt|parquet)")
 
 # Of the submitter. A key goes with the address of the server that it is for.
-FORWARDED = ("WANDB_API_KEY", "WANDB_BASE_URL", "HF_TOKEN", "HF_ENDPOINT")
+FORWARDED = ("WANDB_API_KEY", "WANDB_BASE_URL", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT")
+_OF_MLFLOW = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -105,7 +104,7 @@ def make_job(
     resolved = _on_cluster(load_config(config or default, overrides))
     start_s = resolved.deadlines.start_s
     if entrypoint is not None:
-        files = _with_neighbors("--entrypoint", _named_files("--entrypoint", _words(entrypoint)))
+        files = files_of_entrypoint(entrypoint)
         # The script may read them.
         files |= {f"--config {one}": str(one) for one in config or () if not one.is_absolute()}
         return Job(entrypoint, resolved, files, start_s)
@@ -159,7 +158,7 @@ def _known(
         unused: keys that the command does not read.
     """
     kept = keys_with_copies(kept_by) if kept_by else ()
-    missing = [key for key in kept if not _exists(Path(str(value_at(tree, key))))]
+    missing = [key for key in kept if not exists(Path(str(value_at(tree, key))))]
     copied = [key for key in INPUT_KEYS if any(f"{each}.".startswith(f"{key}.") for each in missing)]  # whole lists
     for key in (*((PLUGINS, *CODE_KEYS) if kept_by else ()), *copied, *unused):
         _remove(tree, key)
@@ -177,7 +176,7 @@ def _remove(tree: dict[str, Any], key: str) -> None:
 
 
 def _bonrl_command(command: str, config: Sequence[Path] | None, default: Path, overrides: Sequence[str]) -> Job:
-    words = _words(command)
+    words = split_words(command)
     outputs = (COMMANDS | READING).get(words[0]) if words else None
     if outputs is None:
         raise UsageError(
@@ -193,7 +192,7 @@ def _bonrl_command(command: str, config: Sequence[Path] | None, default: Path, o
             raise UsageError(f"--command {name}: {word} is an option of submit itself; give it outside of --command")
     if name in READING:
         return _reading(words, separate, [*(["--config"] if config else []), *overrides])
-    files = _named_files("--command", separate)
+    files = named_files("--command", separate)
     if not config and (known := _recorded(separate, overrides)) is not None:
         needs = {"GPU": 1.0} if name == "train-verifier" and value_at(known, "learner.gpus_per_rank") else {}
         return Job(_python(*words, *overrides, _ON_CLUSTER), known, files, resources=needs)
@@ -229,7 +228,7 @@ def _reading(words: Sequence[str], separate: Sequence[str], unused: Sequence[str
             f"--command {name} reads runs on the cluster, so give the absolute path of one, such as /shared/runs/NAME; "
             f"a run that this machine sees needs no submit: bonrl {name}"
         )
-    return Job(_python(*words), {}, _named_files("--command", separate) if name == "compare" else {})
+    return Job(_python(*words), {}, named_files("--command", separate) if name == "compare" else {})
 
 
 def _recorded(separate: Sequence[str], overrides: Sequence[str]) -> dict[str, Any] | None:
@@ -276,49 +275,19 @@ def _absolute(what: str, path: str) -> None:
         )
 
 
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"the command {command!r} cannot be split into words: {error}; close its quotes") from error
-
-
-def _named_files(option: str, words: Sequence[str]) -> dict[str, str]:
-    """The words of a command that are existing relative paths, to be packed. What looks like a file must exist."""
-    files = {}
-    for word in words:
-        path = Path(word)
-        if os.path.isabs(word) or not path.parts or not word.strip():
-            continue
-        if _exists(path) or (_FILE.fullmatch(word) and not _exists(ROOT / path) and word != CONFIG_NAME):
-            files[f"{option}: {word}"] = word
-    return files
-
-
-def _with_neighbors(option: str, files: Mapping[str, str]) -> dict[str, str]:
-    """The same, and the Python files and packages that the scripts among them can import from here."""
-    found, here = dict(files), Path.cwd().resolve()
-    for path in files.values():
-        if path.endswith(".py") and (code := files_of(parse(path, needs_name=False), packages=True)):
-            sources = (source for source in code[1].values() if source.is_relative_to(here))
-            found |= {f"{option}: {path}: {source}": str(source.relative_to(here)) for source in sources}
-    return found
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a piece of program text, too long for a name
-        return False
-
-
-def environment(requests: Sequence[str], source: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment(
+    requests: Sequence[str], source: Mapping[str, str] = os.environ, *, tree: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Variables of the job: keys of wandb and Hugging Face that are set here, and `NAME` or `NAME=VALUE` as requested.
+
+    Args:
+        tree: what is known here of the configuration. Where it names an MLflow server, the keys of MLflow are sent too.
 
     Raises:
         UsageError: no name, or a name without a value that is not set here. No message holds a value.
     """
-    found = {name: source[name] for name in FORWARDED if source.get(name)}
+    sent = (*FORWARDED, *(_OF_MLFLOW if value_at(tree or {}, "mlflow.tracking_uri") else ()))
+    found = {name: source[name] for name in sent if source.get(name)}
     for request in requests:
         name, equals, value = request.partition("=")
         if not _NAME.fullmatch(name):

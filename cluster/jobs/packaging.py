@@ -59,7 +59,7 @@ def stage(config: RunConfig | Mapping[str, Any], directory: Path, extra: Mapping
     _check_size(files, upload_limit())
     for target, source in files.items():
         (directory / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, directory / target)
+        shutil.copy(source, directory / target)  # with the mode, by which a script is executable
     if isinstance(config, RunConfig):
         tree = without_patterns(with_values(config.to_mapping(), moved))
         (directory / CONFIG_NAME).write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

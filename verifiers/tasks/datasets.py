@@ -134,8 +134,9 @@ class _Check:
         if (earlier := self.seen.get(name)) is not None:
             (file, _, line), here = earlier.rpartition(", "), row.place.rpartition(", ")[0]
             seen = line if file == here else earlier
-            note = f" ({self.notes[self.identity]})" if self.identity in self.notes else ""
-            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen}); make ids unique{note}")
+            note = self.notes.get(self.identity or "")
+            remedy = "make ids unique" + (f" ({note})" if note else "")
+            raise ValueError(f"{row.place}: the id {name!r} was seen before ({seen}); {remedy}")
         self.seen[name] = row.place
 
     def _message(self, row: Row, name: str, fault: str) -> str:

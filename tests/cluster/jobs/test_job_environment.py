@@ -18,6 +18,10 @@ from tests.cluster.jobs.test_job_package import write
 def test_variables_of_the_job() -> None:
     here = {"WANDB_API_KEY": "secret", "HF_TOKEN": "", "HOME": "/home/x", "OTHER": "1"}
     assert environment([], here) == {"WANDB_API_KEY": "secret"}
+    tracked = {"mlflow": {"tracking_uri": "https://mlflow"}}
+    token = {"MLFLOW_TRACKING_TOKEN": "secret"}
+    assert environment([], here | token) == {"WANDB_API_KEY": "secret"}
+    assert environment([], here | token, tree=tracked) == {"WANDB_API_KEY": "secret"} | token
     found = environment(["OTHER", "NEW=a=b", "WANDB_API_KEY=mine"], here)
     assert found == {"WANDB_API_KEY": "mine", "OTHER": "1", "NEW": "a=b"}
     with pytest.raises(UsageError, match="--env MISSING: it is not set here"):

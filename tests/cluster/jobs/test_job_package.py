@@ -115,6 +115,7 @@ class FakeClient:
             raise self.failure
         root = Path(runtime_env["working_dir"])
         self.files = {str(f.relative_to(root)): str(f.stat().st_size) for f in root.rglob("*") if f.is_file()}
+        self.modes = {name: (root / name).stat().st_mode for name in self.files}
         self.git = json.loads((root / "git.json").read_text())
         if (root / NAME).exists():
             self.variables, self.mode = json.loads((root / NAME).read_text()), (root / NAME).stat().st_mode & 0o777
@@ -238,6 +239,32 @@ def test_a_script_that_is_not_here_is_refused(checkout: Path, client: FakeClient
         send(make_job(None, LOCAL, ["run.directory=/r"], entrypoint="python my.py"))
     assert send(make_job(None, LOCAL, [], entrypoint="python -c 'import cluster.cli; print(1)'"))[0] == 0
     assert send(make_job(None, LOCAL, [], entrypoint="cat job.yaml cluster/presets/local.yaml; ls /tmp"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("echo started; python tools/my.py; exit 3", {"tools/my.py", "tools/near.py"}),
+        ("python -m tools.my --n 3", {"tools/my.py", "tools/near.py"}),
+        ("python -m tools", {"tools/__main__.py"}),
+        ("cd . && ./run.sh --data=rows.jsonl", {"run.sh", "rows.jsonl"}),
+        ("ROWS=rows.jsonl ./run.sh > result.txt 2>&1", {"run.sh", "rows.jsonl"}),
+        ("python -m cluster.cli --version", set()),
+    ],
+)
+def test_files_of_a_shell_command_travel(
+    checkout: Path, client: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, files: set[str]
+) -> None:
+    (tmp_path / "tools").mkdir()
+    for name in ("tools/my.py", "tools/near.py", "tools/__main__.py", "run.sh", "rows.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "run.sh").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    given = ["run.directory=/r", "model.path=/m"]
+    assert send(make_job(None, checkout / LOCAL, given, entrypoint=command))[0] == 0
+    mine = {name for name in client.files if name.startswith(("tools", "run.sh", "rows"))}
+    assert files <= mine and (files or not mine)
+    assert "run.sh" not in mine or client.modes["run.sh"] & 0o100, "it is to be run"
 
 
 def test_groups_of_a_replayed_run_travel(
