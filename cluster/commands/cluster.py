@@ -20,7 +20,12 @@ app = typer.Typer(
     help="Describe, start and end the machines of a run (cluster.node_types).",
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Configuration of the run, with cluster.node_types.")]
+Run = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN.yaml", help="Configuration of the run, with cluster.node_types; needed unless -c gives one."
+    ),
+]
 Below = Annotated[
     list[Path] | None,
     typer.Option(
@@ -37,7 +42,7 @@ Directory = Annotated[
 
 @app.command()
 def render(
-    config: Run,
+    config: Run = None,
     overrides: Overrides = None,
     *,
     to: To,
@@ -55,7 +60,7 @@ def render(
       bonrl cluster render --to ray-aws cluster/presets/multinode.yaml actors.samplers=6
       bonrl cluster render --to slurm -c cluster/presets/8xh100.yaml my.yaml -o job
     """
-    layout, platform = _layout([*(below or []), config], overrides, to)
+    layout, platform = _layout(config, below, overrides, to)
     if platform == "kuberay":
         _warn_of_job_paths(layout)
     if output is None:
@@ -67,7 +72,7 @@ def render(
 
 @app.command()
 def up(
-    config: Run,
+    config: Run = None,
     overrides: Overrides = None,
     *,
     to: To,
@@ -79,7 +84,7 @@ def up(
     from cluster.launch import platform_commands
     from cluster.launch.job_paths import check_job_paths
 
-    layout, platform = _layout([*(below or []), config], overrides, to)
+    layout, platform = _layout(config, below, overrides, to)
     if job and platform != "kuberay":
         raise UsageError(f"--job is for --to kuberay; with --to {platform} leave it out")
     if job:
@@ -89,26 +94,32 @@ def up(
 
 
 @app.command()
-def down(config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None) -> None:
+def down(
+    config: Run = None, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None
+) -> None:
     """End the cluster, and every job on it."""
     from cluster.launch import platform_commands
 
-    layout, platform = _layout([*(below or []), config], overrides, to)
+    layout, platform = _layout(config, below, overrides, to)
     files = _write(layout, platform, output or _default_directory(layout))
     _run(platform_commands.down(layout, platform, files))
 
 
 @app.command()
-def status(config: Run, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None) -> None:
+def status(
+    config: Run = None, overrides: Overrides = None, *, to: To, below: Below = None, output: Directory = None
+) -> None:
     """Show the nodes of the cluster."""
     from cluster.launch import platform_commands
 
-    layout, platform = _layout([*(below or []), config], overrides, to)
+    layout, platform = _layout(config, below, overrides, to)
     files = _write(layout, platform, output or _default_directory(layout))
     _run(platform_commands.status(layout, platform, files))
 
 
-def _layout(paths: list[Path], overrides: list[str] | None, to: str) -> tuple[Layout, Platform]:
+def _layout(
+    run: Path | None, below: list[Path] | None, overrides: list[str] | None, to: str
+) -> tuple[Layout, Platform]:
     from cluster.checks.dry_run import load_model_facts
     from cluster.checks.placement import placement_warnings, sizes_of
     from cluster.checks.ray_cluster import stated_problems
@@ -116,7 +127,14 @@ def _layout(paths: list[Path], overrides: list[str] | None, to: str) -> tuple[La
     from cluster.launch.layout import make_layout
     from cluster.launch.render import Platform
 
-    config = load_config(paths, overrides or [])
+    paths, given = list(below or []), list(overrides or [])
+    if run is not None and "=" in str(run) and not run.exists():  # `-c my.yaml KEY=VALUE`, as for the other commands
+        given.insert(0, str(run))
+    elif run is not None:
+        paths.append(run)
+    if not paths:
+        raise UsageError("give the configuration of the run, with cluster.node_types: RUN.yaml, or -c RUN.yaml")
+    config = load_config(paths, given)
     if problems := list(stated_problems(config)):  # before anyone pays for nodes that are too few
         raise UsageError("\n".join(problems))
     model, missing = load_model_facts(config, must_exist=False)

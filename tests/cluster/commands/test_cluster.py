@@ -66,6 +66,16 @@ def test_a_preset_may_lie_below_the_runs_own_file(bonrl: Any, tmp_path: Path) ->
     assert (status, sent["run"]["steps"], sent["run"]["name"]) == (0, 7, "mine")
 
 
+def test_the_run_may_be_given_as_for_other_commands(bonrl: Any) -> None:
+    _, wanted, _ = bonrl("render", "--to", "kuberay", "run.yaml", "cluster.name=mine", "rollout.n=32")
+    status, out, _ = bonrl("render", "--to", "kuberay", "-c", "run.yaml", "cluster.name=mine", "rollout.n=32")
+    assert (status, out) == (0, wanted)
+    assert bonrl("render", "--to", "kuberay", "-c", "run.yaml")[0] == 0
+    for words in ((), ("cluster.name=mine",)):
+        status, _, err = bonrl("status", "--to", "kuberay", *words)
+        assert status == 2 and "give the configuration of the run, with cluster.node_types: RUN.yaml" in err
+
+
 def test_refusals_are_one_message(bonrl: Any) -> None:
     status, _, err = bonrl("render", "--to", "ray-aws", "run.yaml", "sampler.gpus=16", "sampler.tensor_parallel=16")
     assert status == 2 and "stays on one node" in err
