@@ -124,10 +124,12 @@ def load(paths: Sequence[Path] | None, overrides: Sequence[str] | None, *, fetch
     Raises:
         UsageError: it is not valid (one line for each problem), or the model cannot be fetched.
     """
-    from cluster.config import load_config
+    from cluster.config import apply_override, load_config
     from cluster.records.hub_models import with_local_model
 
     if not paths and not DEFAULT_CONFIG.is_file():
+        for override in overrides or []:
+            apply_override({}, override)  # `bonrl train my.yaml`: its message says how to name a file
         raise UsageError(
             f"there is no {DEFAULT_CONFIG} here, which is read without --config: give --config YAML, or run it in the "
             "root of bonrl's repository"

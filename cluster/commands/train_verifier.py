@@ -88,7 +88,7 @@ def train_verifier(
     The report is about held-out prompts, chosen by a hash of their ids. For Best-of-N only the AUC within prompts
     matters: the overall AUC also rewards separating easy prompts from hard ones, which does not help selection.
     """
-    from cluster.commands.verifier_samples import recorded_config
+    from cluster.commands.verifier_samples import check_exists, recorded_config
     from cluster.commands.verifier_training import check_earlier
     from cluster.commands.verifier_training import train as train_classifier
 
@@ -99,6 +99,11 @@ def train_verifier(
     if split not in (None, "train", "validation", "test"):
         raise UsageError(f"--split {split}: choose train, validation or test")
     wanted = [*(overrides or []), *NO_EVALUATION_IN_TRAINING]
+    try:
+        for source in samples:
+            check_exists(source)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     recorded = recorded_config(samples, wanted) if not config else None
     resolved = recorded or load(config, wanted, fetch=backbone is None and refresh is None)
     from cluster.config.hub_ids import hub_id

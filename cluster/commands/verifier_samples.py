@@ -49,10 +49,7 @@ def read_samples(source: Path, config: RunConfig) -> list[Sample]:
     Raises:
         ValueError: There are none, or they do not belong to the configured task and model.
     """
-    if not source.exists():
-        raise ValueError(
-            f"--samples {source}: there is no such file or directory; give a run, or what `bonrl eval -o` wrote"
-        )
+    check_exists(source)
     files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     if not files:
         raise ValueError(f"--samples {source}: no Parquet files there; give what `bonrl eval --output` wrote")
@@ -66,6 +63,14 @@ def read_samples(source: Path, config: RunConfig) -> list[Sample]:
     if not samples:
         raise ValueError(f"--samples {source}: no graded answers there; give what `bonrl eval --output` wrote")
     return samples
+
+
+def check_exists(source: Path) -> None:
+    """Raises ValueError if there is nothing at a path of --samples."""
+    if not source.exists():
+        raise ValueError(
+            f"--samples {source}: there is no such file or directory; give a run, or what `bonrl eval -o` wrote"
+        )
 
 
 class Problems:

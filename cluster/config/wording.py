@@ -20,7 +20,7 @@ _WORDS = {
     "bool_parsing": "should be true or false",
     "tuple_type": "should be a list, for example [a, b]",
     "list_type": "should be a list, for example [a, b]",
-    "dict_type": "should be a mapping, for example {name: value}",
+    "dict_type": "should be a mapping, for example {{name: value}}",
     "model_type": "should be a mapping of its own keys, for example {{{example}}}",
     "date_from_datetime_parsing": "should be a date, written YYYY-MM-DD",
     "date_parsing": "should be a date, written YYYY-MM-DD",
@@ -58,7 +58,8 @@ def wanted(item: Any, example: str = "") -> str:
         text = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "should be", 1)
         text = text[:1].lower() + text[1:]
     if kind in ("tuple_type", "list_type") and isinstance(item["input"], str):
-        text = f"should be a list, for example [{brief(item['input']).strip(chr(39))}]"
+        given = brief(item["input"]).strip("'")
+        text = f"should be a list, {'[] for none' if given.lower() == 'none' else f'for example [{given}]'}"
     if kind == "string_type" and isinstance(item["input"], bool | int | float | datetime.date):
         text += f": put it in quotes (on the command line '\"{spelled(item['input'])}\"')"
     if kind == "literal_error" and isinstance(item["input"], bool):

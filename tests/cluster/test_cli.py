@@ -401,6 +401,8 @@ def test_no_configuration_elsewhere(run, monkeypatch: pytest.MonkeyPatch, tmp_pa
         status, _, err = run(*words)
         assert status == 2
         assert "there is no cluster/presets/local.yaml here, which is read without --config: give --config YAML" in err
+    assert "a configuration is given with --config my.yaml" in run("train", "my.yaml")[2]
+    assert "--samples none: there is no such file" in run("train-verifier", "--samples", "none", "-o", "verifier")[2]
 
 
 def test_broken_yaml_is_named_by_file_and_line(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
