@@ -32,6 +32,7 @@ _MAX_CAUSES = 5  # of an error, and in an exception group
 _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 # Packages of bonrl that this process may not have loaded yet; verifiers is this one.
 _OURS = {name: Path(__file__).parents[1] / name / "__init__.py" for name in ("actors", "bonrl", "cluster", "learner")}
+_FOLDERS = tuple(str(file.parent) + os.sep for file in _OURS.values())
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
 loading: list[str] = []
@@ -195,7 +196,7 @@ def describe_error(error: BaseException) -> str:
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SystemExit):
         what = f"it called sys.exit({error.code!r})"
-    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)] or frames
+    own = [frame for frame in frames if not frame.filename.startswith((*_INSTALLED, *_FOLDERS))] or frames
     return f"{own[-1].filename}, line {own[-1].lineno}: {what}" if own else what
 
 

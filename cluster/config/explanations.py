@@ -14,6 +14,7 @@ from cluster.config.other_names import EPOCHS, OTHER_NAMES, VERL_SECTIONS
 from cluster.config.tree import RunConfig, key_paths, models_in, section_of
 from cluster.config.wording import spelled, wanted
 from cluster.config.yaml_reader import brief
+from learner.strategies.array_inputs import IN_PLUGINS
 
 _TYPE_NAMES = ("int", "float", "str", "bool", "constrained")
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -52,6 +53,8 @@ def problem_lines(items: Sequence[Any]) -> list[str]:
     kept = {
         key: item for key, item in by_key.items() if not any(other.startswith(f"{key}.") for other in by_key if key)
     }
+    if any(key.split(".")[0] == "plugins" for key in kept):  # then their names are unknown, which says nothing new
+        kept = {key: item for key, item in kept.items() if IN_PLUGINS not in str(item["msg"])}
     lines = [line for key, item in kept.items() if key for line in _explain(key, item)]
     rules = [
         line
@@ -137,8 +140,11 @@ def _explain(key: str, item: Any) -> list[str]:
     if item["type"] == "value_error" and (info is None or section_of(info)):
         lines = message.split("\n")  # a rule over several keys names them itself
         return [line if not key or "." in line.split(":")[0].split(" ")[0] else f"{key}: {line}" for line in lines]
+    # A rule of ours names its remedy itself, after a semicolon.
+    own_remedy = item["type"] == "value_error" and ";" in message
     described = f" {text}" if (text := _description(key)) else ""
     if item["type"] == "missing":
         return [f"{key}: is required.{described}"]
     example = next(iter(_fields_in(f"{key}.")), "") if item["type"] == "model_type" else ""
-    return [f"{key} = {spelled(item['input'])}: {wanted(item, example)}.{described}"]
+    end = "" if own_remedy else f".{described}"
+    return [f"{key} = {spelled(item['input'])}: {wanted(item, example)}{end}"]

@@ -18,6 +18,7 @@ import numpy as np
 
 from learner.estimators.leave_one_out import UStatistics
 from learner.strategies import STRATEGIES, AnswerGroups, look_up
+from learner.strategies.registry import check_parameters
 
 
 def check_p_fail_clip(value: float) -> float:
@@ -75,6 +76,7 @@ def estimator(
     """Register a linear function of `UStatistics` as the estimator `name`; `fields` are those of `Estimator`."""
 
     def register(function: Callable[[UStatistics], Any]) -> Callable[[UStatistics], Any]:
+        check_parameters(f"estimator {name!r}", function, "u")
         ESTIMATORS[name] = Estimator(name, combine=function, unbiased=unbiased, **fields)
         return function
 
@@ -87,6 +89,7 @@ def group_estimator(
     """Register a function of (groups, k, options) as the estimator `name` of these strategies."""
 
     def register(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        check_parameters(f"estimator {name!r}", function, "groups", "k", "options")
         ESTIMATORS[name] = Estimator(name, from_groups=function, strategies=strategies, **fields)
         return function
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from learner.strategies.registry import CORRECT, DEFAULT_SUBSETS, STRATEGIES, UNPARSABLE, AnswerGroups, Strategy
 
+IN_PLUGINS = "for your own, name its file in plugins"  # ends the message about an unknown name
 _NEVER_OVERFLOWS = 1e100  # rewards below it stay finite in bonrl's own strategies and estimators
 
 
@@ -41,7 +42,7 @@ def look_up(what: str, name: Any, known: dict[str, Any]) -> Any:
         close = difflib.get_close_matches(name, list(known), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "."
         names = ", ".join(sorted(known))
-        raise ValueError(f"{what} '{name}' is unknown{hint} Known: {names}; for your own, name its file in plugins")
+        raise ValueError(f"{what} '{name}' is unknown{hint} Known: {names}; {IN_PLUGINS}")
     return known[name]
 
 

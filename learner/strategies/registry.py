@@ -17,6 +17,7 @@ symmetric strategy.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -155,6 +156,29 @@ class Strategy:
 STRATEGIES: dict[str, Strategy] = {}
 
 
+def check_parameters(what: str, function: Callable[..., Any], *arguments: str) -> None:
+    """Refuse a function of the user that cannot be called with these arguments.
+
+    Args:
+        what: it registers, for the message.
+        arguments: names of what it will be given, in this order.
+
+    Raises:
+        TypeError: its parameters do not fit.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a compiled function has none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        own = ", ".join(signature.parameters)
+        raise TypeError(
+            f"the function of {what} takes ({own}), but is called with ({', '.join(arguments)}); change its parameters"
+        ) from None
+
+
 def count_strategy(
     name: str, **fields: Any
 ) -> Callable[[Callable[[int, int, int], Fraction]], Callable[[int, int, int], Fraction]]:
@@ -163,6 +187,7 @@ def count_strategy(
     """
 
     def register(function: Callable[[int, int, int], Fraction]) -> Callable[[int, int, int], Fraction]:
+        check_parameters(f"strategy {name!r}", function, "n", "correct", "k")
         STRATEGIES[name] = Strategy(name, count_value=function, **fields)
         return function
 
@@ -175,6 +200,7 @@ def array_strategy(
     """Register `function(groups, k) -> float64[G]` as the strategy `name`; `fields` are those of `Strategy`."""
 
     def register(function: Callable[[AnswerGroups, int], np.ndarray]) -> Callable[[AnswerGroups, int], np.ndarray]:
+        check_parameters(f"strategy {name!r}", function, "groups", "k")
         STRATEGIES[name] = Strategy(name, array_value=function, **fields)
         return function
 

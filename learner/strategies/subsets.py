@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.strategies.registry import STRATEGIES, AnswerGroups, Strategy
+from learner.strategies.registry import STRATEGIES, AnswerGroups, Strategy, check_parameters
 
 MAX_ELEMENTS = 1 << 22  # of [groups, k, k], the pairs of answers that a strategy's function may compare at once
 
@@ -30,6 +30,7 @@ def subset_strategy(name: str, **fields: Any) -> Callable[[Earned], Earned]:
     """
 
     def register(function: Earned) -> Earned:
+        check_parameters(f"strategy {name!r}", function, "groups")
         STRATEGIES[name] = Strategy(
             name,
             array_value=lambda groups, k: _earned(function, groups, _design(groups, k)).mean(axis=1),

@@ -68,6 +68,34 @@ def test_a_plugin_that_registers_nothing_is_refused() -> None:
         load_plugins([plugin("bare_plugin.py", bare)])
 
 
+@pytest.mark.parametrize(
+    ("decorator", "parameters", "called"),
+    [
+        ('strategy("own")', "rewards, k", "groups"),
+        ('array_strategy("own")', "groups", "groups, k"),
+        ('count_strategy("own")', "n, correct", "n, correct, k"),
+        ('estimator("own")', "groups, k", "u"),
+        ('group_estimator("own", strategies=("mean",))', "groups", "groups, k, options"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_at_the_line_of_the_user(
+    decorator: str, parameters: str, called: str
+) -> None:
+    text = f"import bonrl\n\n@bonrl.{decorator}\ndef own({parameters}):\n    return 1\n"
+    kind = "estimator" if "estimator" in decorator else "strategy"
+    with pytest.raises(ConfigError) as refused:
+        build_config({"plugins": [plugin("own.py", text)], "objective": {kind: "own"}})
+    (line,) = str(refused.value).splitlines()  # not also that the name is unknown
+    place = f"{Path('own.py').resolve()}, line 3: TypeError"
+    assert f"{place}: the function of {kind} 'own' takes ({parameters}), but is called with ({called}); change" in line
+
+
+def test_a_rule_with_a_remedy_is_not_followed_by_the_description_of_the_key() -> None:
+    with pytest.raises(ConfigError) as refused:
+        build_config({"plugins": [plugin("nothing.py", "x = 1\n")]})
+    assert str(refused.value).endswith("(docs/bring-your-own.md)")
+
+
 def test_a_plugin_that_another_one_imports_is_accepted() -> None:
     plugin("inner_plugin.py", STRATEGY.format(name="worst"))
     load_plugins([plugin("outer_plugin.py", "import inner_plugin\n"), "inner_plugin.py"])
