@@ -266,12 +266,16 @@ def grade_file(
     if tried and tried[0].status is Status.VERIFIER_ERROR:
         raise UsageError(f"--verifier {kind}: tried on the first row: {tried[0].detail}")
     counts: Counter[str] = Counter()
+    failed: tuple[str | int, Verdict] | None = None  # the first row without a reward
     try:
+        partial_output.parent.mkdir(parents=True, exist_ok=True)
         with partial_output.open("w", encoding="utf-8", buffering=1) as sink:
             verdicts = chain(tried, _verdicts(chosen, grade, rows[len(tried) :], parallel))
             for name, verdict in progress(zip(names, verdicts, strict=True), len(rows)):
                 sink.write(json.dumps(_result(name, verdict)) + "\n")
                 counts[verdict.status.value] += 1
+                if failed is None and verdict.status is Status.VERIFIER_ERROR:
+                    failed = name, verdict
         partial_output.replace(output)
     except BaseException as error:
         if counts:  # also after Ctrl-C
@@ -282,6 +286,11 @@ def grade_file(
     finally:
         if not counts:
             partial_output.unlink(missing_ok=True)
+    if failed is not None:
+        count = counts[Status.VERIFIER_ERROR.value]
+        say(
+            f"{count} of {len(rows)} rows have no reward (verifier_error); the first, {failed[0]!r}: {failed[1].detail}"
+        )
     return counts
 
 

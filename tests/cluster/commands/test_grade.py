@@ -336,6 +336,16 @@ def test_a_reward_that_cannot_grade_is_refused(own: Any, tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.jsonl*")) or [path.name for path in tmp_path.glob("*.jsonl*")] == ["in.jsonl"]
 
 
+def test_rows_without_a_reward_are_reported_with_the_first_reason(own: Any, tmp_path: Path) -> None:
+    rows = [{"problem": "p", "prediction": text, "answer": "a", "source": "s"} for text in ("a", "raise", "raise")]
+    source, output, said = write(tmp_path / "in.jsonl", rows), tmp_path / "new" / "out.jsonl", []
+    overrides = ("task.reward_weights={correct: 1, length: 0}",)
+    with reward_kind(reward_settings(f"{tmp_path}/my_rewards.py:score", overrides, None)) as kind:
+        grade_file(source, output, "own", timeout_s=5.0, parallel=2, own=kind, say=said.append)
+    assert said[-1].startswith("2 of 3 rows have no reward (verifier_error); the first, 2: ") and "KeyError" in said[-1]
+    assert len(graded(output)) == 3, "its directory is made"
+
+
 def test_a_reward_of_ones_own_grades_every_row_once(own: Any, tmp_path: Path) -> None:
     """Also the first one, on which it is tried: a call may cost money."""
     log = tmp_path / "calls"
