@@ -24,7 +24,8 @@ EQUAL = 1e-12  # standard deviation of rewards that are all the same
 TRUNCATED_SHARE = 0.5  # of samples
 FINITE = ("optimizer/gradient_norm", "policy/kl_behaviour", "policy/kl_reference", "policy/ratio_max", "reward/mean")
 
-HARDNESS = "task.name, task.path, task.difficulty.*, task.math.levels"  # the keys that choose the prompts
+# The keys that choose the prompts, by task.name.
+PROMPT_KEYS = {"jsonl": "task.jsonl.train", "countdown": "task.difficulty.*", "math": "task.math.levels"}
 
 Row = Mapping[str, float]
 
@@ -182,16 +183,18 @@ def _no_signal(mean: Row, config: RunConfig) -> str | None:
         first = f"rollout.max_response_tokens first ({cut:.0%} of the samples are cut), then " * (
             cut >= TRUNCATED_SHARE
         )
+        reward = "task.reward, " if config.task.reward else ""
         return (
             f"{seen}: {failed:.0%} of them hold no correct sample. Raise {first}rollout.n (now {n}) or "
-            f"rollout.temperature (now {config.rollout.temperature:g}); check task.template and task.instruction "
-            f"against the recorded answers in groups/; take easier prompts ({HARDNESS}). Measure the base model first: "
-            f"{measure} --n {max(64, n)}. Where its pass@k is about 0, there is nothing to reinforce."
+            f"rollout.temperature (now {config.rollout.temperature:g}); check {reward}task.template and "
+            f"task.instruction against what the model answered (bonrl samples RUN_DIR); take easier prompts "
+            f"({_prompt_keys(config)}). Measure the base model first: {measure} --n {max(64, n)}. Where its pass@k is "
+            "about 0, there is nothing to reinforce."
         )
     if passed >= NO_SIGNAL_SHARE:
         return (
             f"{seen}: in {passed:.0%} of them every sample is correct, so the prompts are too easy. Take harder "
-            f"prompts ({HARDNESS}); measure the base model first: {measure}."
+            f"prompts ({_prompt_keys(config)}); measure the base model first: {measure}."
         )
     unique = mean.get("groups/unique_answer_share", 1.0)
     if n > 2 and unique <= 1.5 / n:
@@ -205,13 +208,19 @@ def _no_signal(mean: Row, config: RunConfig) -> str | None:
     )
 
 
+def _prompt_keys(config: RunConfig) -> str:
+    """The keys that choose the prompts."""
+    own = PROMPT_KEYS.get(config.task.name)
+    return f"{own} or task.name" if own else "task.name"
+
+
 def _too_easy(mean: Row, config: RunConfig) -> str | None:
     passed = mean.get("groups/all_pass_share", 0.0)
     if passed < NO_SIGNAL_SHARE or config.objective.imitation != "none" or _no_signal(mean, config):
         return None
     return (
         f"in {passed:.0%} of the groups every sample is correct: the prompts are too easy to learn from. Take harder "
-        f"ones ({HARDNESS})."
+        f"ones ({_prompt_keys(config)})."
     )
 
 

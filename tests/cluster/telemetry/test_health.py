@@ -67,7 +67,7 @@ KINDS: list[tuple[str, dict[str, float], tuple[str, ...]]] = [
     ("no_signal", SILENT | {"groups/all_pass_share": 1.0, "reward/mean": 1.0}, ("too easy", "task.name")),
     ("no_signal", SILENT | {"groups/unique_answer_share": 1 / 16}, ("same answer", "rollout.temperature")),
     ("no_signal", {"groups/no_signal_share": 0.97}, ("objective.k", "rollout.n")),
-    ("too_easy", {"groups/all_pass_share": 0.97}, ("too easy", "task.math.levels")),
+    ("too_easy", {"groups/all_pass_share": 0.97}, ("too easy", "task.difficulty.* or task.name")),
     ("truncated", {"response/truncated_share": 0.97}, ("97%", "rollout.max_response_tokens = 28", "task.template")),
     ("unparsable", {"verifier/unparsable_share": 0.9}, ("90%", "task.instruction")),
     ("verifier_errors", {"verifier/verifier_error_share": 0.2}, ("20%", "task.sandbox", "groups/")),
@@ -93,6 +93,13 @@ def test_each_kind_is_reported_once_and_at_the_end(name: str, changes: dict, wor
     assert str(at_end[0]).startswith(f"warning: over all {2 * WINDOW} steps: ")
     if "bonrl eval" in reported[0].text:
         assert "--config runs/one/config.yaml --checkpoint models/countdown-base" in reported[0].text
+
+
+def test_where_nothing_is_correct_the_own_reward_and_the_own_file_are_named() -> None:
+    task = {"name": "jsonl", "jsonl": {"train": "a.jsonl"}, "reward": "rewards.py:score"}
+    reported, _ = watched(WINDOW, SILENT | {"groups/all_fail_share": 1.0}, config=build_config({"task": task}))
+    assert "check task.reward, task.template and task.instruction" in reported[0].text
+    assert "(bonrl samples runs/one)" in reported[0].text and "(task.jsonl.train or task.name)" in reported[0].text
 
 
 def test_every_rule_is_tried_above() -> None:
