@@ -69,8 +69,14 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("data/none-*.jsonl", r"task\.jsonl\.test: no file matches data/none-\*\.jsonl; set it to"),
-        (["data/train-01.jsonl", "data/none.jsonl"], r"task\.jsonl\.test: no file data/none\.jsonl; set it to"),
+        (
+            "data/none-*.jsonl",
+            r"task\.jsonl\.test: no file matches data/none-\*\.jsonl \(relative paths .*\); set it to",
+        ),
+        (
+            ["data/train-01.jsonl", "data/none.jsonl"],
+            r"task\.jsonl\.test: no file data/none\.jsonl \(relative paths start at .*\); set it to",
+        ),
         ("empty", r"task\.jsonl\.test: no file in the directory empty ends with \.jsonl, \.jsonl\.gz, \.parquet"),
         ("mixed", r"the directory mixed has both JSON Lines and Parquet.* such as mixed/\*\.parquet"),
         (["data/train-01.jsonl", "data"], r"task\.jsonl\.test names the file data/train-01\.jsonl twice"),

@@ -211,9 +211,13 @@ def _function(reference: str) -> Callable[..., Any]:
         try:
             found = found()
         except BaseException as error:  # also sys.exit
-            raise UserCodeError(f"{reference}: the class cannot be instantiated: {traceback_of(error)}") from error
+            raise UserCodeError(
+                f"{reference}: the class cannot be instantiated, which is done without arguments: {traceback_of(error)}"
+            ) from error
+        if not callable(found):
+            raise UserCodeError(f"{reference} is a class without __call__(self, response, ...); add it: it grades")
     if not callable(found):
-        raise UserCodeError(f"{reference} is a {type(found).__name__}, not a function; name a function")
+        raise UserCodeError(f"{reference} has the type {type(found).__name__}; name a function")
     return found
 
 

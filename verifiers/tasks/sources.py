@@ -48,13 +48,18 @@ def _files(name: str, key: str) -> list[str]:
         return [name]
     if is_pattern(name):
         if not (found := matches(name)):
-            raise ValueError(f"{key}: no file matches {name}; set it to JSON Lines or Parquet files")
+            raise ValueError(f"{key}: no file matches {name}{_from(name)}; set it to JSON Lines or Parquet files")
         return found
     if Path(name).is_dir():
         return _of_directory(Path(name), key)
     if not Path(name).is_file():
-        raise ValueError(f"{key}: no file {name}; set it to a JSON Lines or Parquet file")
+        raise ValueError(f"{key}: no file {name}{_from(name)}; set it to a JSON Lines or Parquet file")
     return [name]
+
+
+def _from(name: str) -> str:
+    """Where a relative path starts, which is not the directory of the configuration."""
+    return "" if Path(name).is_absolute() else f" (relative paths start at the working directory, {Path.cwd()})"
 
 
 def _of_directory(directory: Path, key: str) -> list[str]:

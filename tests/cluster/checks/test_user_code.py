@@ -42,6 +42,13 @@ def noted(response, note):
 
 def limited(response, limit):
     return len(response) < limit
+
+class Uncalled:
+    pass
+
+class Configured:
+    def __init__(self, path):
+        pass
 """
 
 
@@ -98,6 +105,10 @@ def test_what_does_not_work_is_named_with_file_and_line(here: Path) -> None:
         check(config_of("column"))
     with pytest.raises(UsageError, match="no 'rigth'; it defines .*did you mean right"):
         check(config_of("rigth"))
+    with pytest.raises(UsageError, match=r"Uncalled is a class without __call__\(self, response, \.\.\.\); add it"):
+        check(config_of("Uncalled"))
+    with pytest.raises(UsageError, match=r"Configured: .*is done without arguments: TypeError: .*'path'"):
+        check(config_of("Configured"))
     (warning,) = check(config_of("fragile"))
     assert "empty response" in warning and "tried_rewards.py, line 15: IndexError" in warning
 
