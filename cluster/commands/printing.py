@@ -41,6 +41,7 @@ def print_dry_run(
     from cluster.checks.dry_run import report
     from cluster.checks.earlier import replay_text
     from cluster.checks.prompts import without_unused_validation
+    from cluster.checks.ray_cluster import counted
     from cluster.checks.refusals import check_start
 
     config = without_unused_validation(config) if earlier is None else config
@@ -56,6 +57,8 @@ def print_dry_run(
         typer.echo(f"{name:<{width}}  {value}")
     for warning in found.warnings:
         typer.echo(f"\nWARNING: {warning}", err=True)
+    warned = f", {counted(len(found.warnings), 'warning')}" if found.warnings else ""
+    typer.echo(f"\ndry run: no errors{warned}; the same command without --dry-run starts the run")
 
 
 def _row(line: str) -> tuple[str, str]:

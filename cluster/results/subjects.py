@@ -153,7 +153,7 @@ def read_prompts(file: Path) -> Prompts:
     if not judged:
         raise ResultsError(
             f"{file} holds no prompt on which the verifier reached a verdict; see why with "
-            "`bonrl samples RUN --only failed`"
+            "`bonrl samples RUN --evaluation --only failed`"
         )
     return Prompts(
         n=len(judged[0]["finish_reason"]),

@@ -173,6 +173,7 @@ def test_a_dry_run_counts_as_the_run_does(tmp_path: Path, capsys: pytest.Capture
     print_dry_run(settings, list)  # a resumed run without recorded changes keeps its settings
     out = capsys.readouterr().out
     assert "54 (train; from" in out and "6 held out for validation" in out
+    assert out.splitlines()[-1].startswith("dry run: no errors")
 
 
 def test_an_allocation_without_a_second_epoch_is_warned_about() -> None:
