@@ -7,6 +7,7 @@ rank runs the same number of forward passes, because sharded weights are gathere
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,10 +154,13 @@ class Engine:
         }
 
     def update(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The optimizer step after `accumulate`, which returned `metrics`; returns them with the gradient norm."""
+        """The optimizer step after `accumulate`, which returned `metrics`; returns them with the gradient norm. A step
+        whose gradient is not finite is skipped too.
+        """
         if metrics["optimizer/skipped"]:
             return metrics
-        return metrics | {"optimizer/gradient_norm": self._backend.apply()}
+        norm = self._backend.apply()
+        return metrics | {"optimizer/gradient_norm": norm, "optimizer/skipped": float(not math.isfinite(norm))}
 
     def accumulate_imitation(self, sequences: Sequence[TrainingSequence], rate: float) -> dict[str, float]:
         """The gradient of maximum likelihood: mean cross-entropy over the response tokens of the batch, the `loss` in

@@ -229,9 +229,10 @@ def _not_finite(mean: Row, config: RunConfig) -> str | None:
     if not wrong:
         return None
     return (
-        f"{', '.join(wrong)}: the weights or the rewards are no longer numbers, and no later step can be trusted. Go "
-        "back to a checkpoint from before this step; lower learner.learning_rate, set learner.gradient_clip, or use "
-        "model.dtype=float32."
+        f"{', '.join(wrong)}: the weights or the rewards are no longer numbers, or far too large. A step whose "
+        "gradient is not finite leaves the weights unchanged; if it was not the only one, or another metric is not "
+        "finite, go back to a checkpoint from before it; lower learner.learning_rate, set learner.gradient_clip, or "
+        "use model.dtype=float32."
     )
 
 

@@ -60,7 +60,10 @@ class LearnerBackend(ABC):
 
     @abstractmethod
     def apply(self) -> float:
-        """Clip, take the optimizer step and clear the gradient; returns its global L2 norm before clipping."""
+        """Clip, take the optimizer step and clear the gradient; returns its global L2 norm before clipping.
+
+        If the norm is NaN or infinite, weights and optimizer state stay as they are.
+        """
 
     @abstractmethod
     def load_frozen(self) -> Any:

@@ -138,6 +138,8 @@ class DeepSpeedBackend(LearnerBackend):
         if self._clips_here:
             limit = self._settings.gradient_clip or float("inf")
             norm = torch.nn.utils.clip_grad_norm_(self.model.module.parameters(), limit)
+            if not norm.isfinite():  # DeepSpeed checks this at the other stages only; AdamW skips weights without one
+                self.model.module.zero_grad(set_to_none=True)
         self.model.step()
         if norm is None:
             norm = self.model.get_global_grad_norm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +121,15 @@ def _buffers(bucket: object) -> list[torch.Tensor]:
 
 
 def check_skip(engine: Engine, sequences: list[TrainingSequence]) -> None:
-    """No advantage anywhere: no step, although weight decay and momentum would move the weights."""
+    """No advantage anywhere, or a gradient that is not finite: no step, although weight decay and momentum would move
+    the weights."""
     before = engine.score(sequences)
-    figures = engine.train_step([replace(s, advantage=0.0) for s in sequences], 7.0, step=1)
-    assert figures["optimizer/skipped"] == 1.0
-    assert all((a == b).all() for a, b in zip(before, engine.score(sequences), strict=True))
+    infinite = [replace(sequences[0], advantage=float("inf")), *sequences[1:]]
+    for skipped in ([replace(s, advantage=0.0) for s in sequences], infinite):
+        figures = engine.train_step(skipped, 7.0, step=1)
+        assert figures["optimizer/skipped"] == 1.0
+        assert all((a == b).all() for a, b in zip(before, engine.score(sequences), strict=True))
+    assert not isfinite(figures["optimizer/gradient_norm"])
 
 
 def check_sleep(engine: Engine) -> None:
