@@ -55,15 +55,17 @@ class AnswerGroups:
 
     def take(self, samples: np.ndarray) -> AnswerGroups:
         """The groups with only these samples (indices int[m])."""
-        return self._indexed((slice(None), samples))
+        return self.mapped(lambda array: array[:, samples])
 
     def rows(self, groups: np.ndarray) -> AnswerGroups:
         """Only these groups (a mask bool[G])."""
-        return self._indexed(groups)
+        return self.mapped(lambda array: array[groups])
 
-    def _indexed(self, index: Any) -> AnswerGroups:
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> AnswerGroups:
+        """The groups whose arrays are the results of `function` for each of these arrays [G, n]."""
         arrays = {name: getattr(self, name) for name in ("rewards_GN", "scores_GN", "answers_GN", "responses_GN")}
-        return replace(self, **{name: a[index] for name, a in arrays.items() if a is not None})
+        results: dict[str, Any] = {name: function(array) for name, array in arrays.items() if array is not None}
+        return replace(self, **results)
 
 
 @dataclass(frozen=True)

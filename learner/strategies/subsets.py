@@ -89,13 +89,7 @@ def _earned(function: Earned, groups: AnswerGroups, subsets_MK: np.ndarray) -> n
 
 def _subsets_of(groups: AnswerGroups, rows: slice, subsets_MK: np.ndarray) -> AnswerGroups:
     """Each subset of each of these groups as one group."""
-
-    def taken(a: np.ndarray | None) -> np.ndarray | None:
-        return None if a is None else a[rows][:, subsets_MK].reshape(-1, subsets_MK.shape[1])
-
-    rewards = taken(groups.rewards_GN)
-    assert rewards is not None
-    return AnswerGroups(rewards, taken(groups.scores_GN), taken(groups.answers_GN))
+    return groups.mapped(lambda array: array[rows, subsets_MK].reshape(-1, subsets_MK.shape[1]))
 
 
 def _leave_one_out(function: Earned, groups: AnswerGroups, k: int) -> np.ndarray:

@@ -225,6 +225,22 @@ def test_a_strategys_function_that_returns_another_shape_is_named() -> None:
         del STRATEGIES["one_number"]
 
 
+def test_a_strategys_function_gets_every_input_that_it_declares() -> None:
+    from learner.strategies import STRATEGIES, subset_strategy
+
+    @subset_strategy("different_responses", required_inputs=("responses", "scores"))
+    def different_responses(group):
+        return np.array([len(set(row)) for row in group.responses_GN.tolist()]) + group.scores_GN.max(axis=1)
+
+    try:
+        arguments = dict(responses=["a", "a", "b"], scores=[0.0, 0.25, 0.5], strategy="different_responses", k=2)
+        assert strategy_value([0, 0, 0], **arguments) == pytest.approx((1.25 + 2.5 + 2.5) / 3)
+        advantages = group_advantages([0, 0, 0], **arguments)
+        np.testing.assert_allclose(advantages, (1.25 + 2.5 + 2.5) / 3 - np.array([2.5, 2.5, 1.25]))
+    finally:
+        del STRATEGIES["different_responses"]
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e-10, 1.0, 1e10, 1e200])
 def test_a_weighted_vote_does_not_depend_on_the_scale_of_the_scores(scale: float) -> None:
     """What counts as a tie is relative to what was added: the order of addition makes none, small scores neither."""
