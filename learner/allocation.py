@@ -19,7 +19,7 @@ Research 14:2). Budgets by the results of earlier epochs: arXiv 2606.05606; othe
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, log
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class ExpectedNoise:
             rewards_CN = np.tri(n + 1, n, -1)  # row c: c correct samples
             advantages_CN = objective.advantages(GradedGroups(rewards_CN, rewards_CN), k)
             self._squares_JC[j, : n + 1] = (advantages_CN**2).sum(axis=1)
-            log_ways_JC[j, : n + 1] = np.log([float(comb(n, c)) for c in range(n + 1)])
+            log_ways_JC[j, : n + 1] = [log(comb(n, c)) for c in range(n + 1)]
         self._log_ways_JC = log_ways_JC
         self._sizes_J = np.array(sizes)
         self._wrong_JC = np.maximum(self._sizes_J[:, None] - np.arange(most + 1), 0)

@@ -186,6 +186,8 @@ class Allocation:
         n = scheduled_integer(self._schedule.n, step, self._n)
         k = scheduled_integer(self._schedule.k, step, self._objective.settings.k)
         least, most = self._settings.limits(self._objective.settings, k, self._n)
+        if n == most:  # all groups are the largest; a table of smaller ones takes minutes if they are large
+            least = n
         places, weights, noise = self._select(step, k, n)
         noise_PJ = self._expected_noise(places, k, least, most)
         sizes = allocate(noise_PJ, least, n * self._prompts)

@@ -125,6 +125,21 @@ def test_equal_groups_until_a_prompt_comes_again_and_the_schedule_moves_the_budg
     assert len(set(sizes_of(5, found))) > 1 and found.noise(5) < 1.0
 
 
+def test_prompts_of_very_large_groups_are_chosen_without_other_sizes() -> None:
+    n = 1100  # C(n, n/2) is beyond the largest float
+    found = Allocation(
+        AllocationSettings(candidates=2),
+        Objective(ObjectiveSettings(k=2)),
+        ScheduleSettings(),
+        n,
+        PromptStream(SIZE, seed=1),
+        prompts_per_step=PROMPTS,
+        staleness=0,
+    )
+    assert sizes_of(0, found) == [n] * PROMPTS
+    assert list(found._noise) == [(2, n, n)]
+
+
 def test_older_counts_are_discounted() -> None:
     found = make()
     prompt = PromptStream(SIZE, seed=1).locate(0)[1]
