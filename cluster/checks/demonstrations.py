@@ -102,7 +102,9 @@ def _gradable(config: RunConfig) -> bool:
 
 def _remedy(config: RunConfig) -> str:
     if config.task.name == "jsonl":
-        return "set task.jsonl.solution to the field with the worked solutions"
+        named = config.task.jsonl.solution
+        found = "" if named is None else f"no row has a solution in the field {named!r}; "
+        return f"{found}set task.jsonl.solution to the field with the worked solutions"
     if config.task.name in ("gsm8k", "math", "math500", "mbpp"):
         return "its files have no field 'solution'; add it"
     return "use countdown, gsm8k, math or mbpp, or task.name=jsonl with task.jsonl.solution"

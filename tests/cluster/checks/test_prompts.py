@@ -245,6 +245,8 @@ def test_wrong_and_long_demonstrations_are_dropped(tmp_path: Path, capsys: pytes
         load_prompts(imitating(tmp_path, [{"solution": "(1+1)=0"}], drop_wrong_solutions=True), "train")
     with pytest.raises(UsageError, match=r"no demonstrations to imitate: set task\.jsonl\.solution"):
         load_prompts(imitating(tmp_path, RIGHT, jsonl={"solution": None}), "train")
+    with pytest.raises(UsageError, match=r"to imitate: no row has a solution in the field 'solutoin'; set task\.jsonl"):
+        load_prompts(imitating(tmp_path, RIGHT, jsonl={"solution": "solutoin"}), "train")
 
 
 def test_demonstrations_on_which_a_reward_fails_are_not_wrong(
