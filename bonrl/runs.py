@@ -153,7 +153,8 @@ def evaluate(
     keys = _flat(overrides)
     options = ["--best"] if best else []
     options += [] if n is None else ["--n", str(n)]
-    several = temperature if isinstance(temperature, Sequence) else [] if temperature is None else [temperature]
+    given = _plain(temperature)
+    several = given if isinstance(given, list) else [] if given is None else [given]
     options += [word for value in several for word in ("--temperature", str(value))]
     with tempfile.TemporaryDirectory(prefix="bonrl-") as scratch:
         if reward is not None:
@@ -213,14 +214,14 @@ def _overrides(keys: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Paths as text, NumPy's numbers as Python's, sequences as lists."""
+    """Paths as text, NumPy's numbers as Python's, sequences and arrays as lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @contextmanager

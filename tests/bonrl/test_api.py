@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bonrl
@@ -56,6 +57,10 @@ def test_overrides_are_those_of_the_command_line(tmp_path: Path) -> None:
     with runs._config_files([{"run": {"directory": tmp_path}, "rollout": {"n": 4}}]) as (_, file):
         config = load_config(file, runs._overrides(keys))
     assert (config.objective.k, config.rollout.n, config.run.directory) == (3, 6, str(tmp_path))
+    arrays = runs._overrides(
+        {"evaluation.ks": np.array([1, 2]), "rollout.n": np.int64(6), "learner.beta1": np.array(0.5)}
+    )
+    assert arrays == ["evaluation.ks=[1, 2]", "rollout.n=6", "learner.beta1=0.5"]
 
 
 def test_of_several_configurations_a_later_one_wins_key_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +81,8 @@ def test_of_several_configurations_a_later_one_wins_key_by_key(tmp_path: Path, m
     monkeypatch.setattr(runs, "_command", command)
     several = [tmp_path / "card.yaml", {"run": {"name": "mine"}, "objective": {"k": 2}}]
     assert bonrl.train(several).directory == tmp_path / "mine"
-    bonrl.evaluate(tmp_path / "mine", several, best=True)
+    bonrl.evaluate(tmp_path / "mine", several, best=True, temperature=np.array([0.5, 1.0]))
+    assert asked[1][0].count("--temperature") == 2
     for _, config in asked:
         assert (config.run.name, config.run.steps, config.rollout.n, config.objective.k) == ("mine", 9, 4, 2)
     assert ["--best" in words for words, _ in asked] == [False, True]
