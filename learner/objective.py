@@ -85,7 +85,7 @@ class Objective:
             start=np.zeros_like(groups.rewards),
         )
 
-    def reward_advantages(self, rewards_GN: np.ndarray, ratios: np.ndarray | None = None) -> np.ndarray:
+    def reward_advantages(self, rewards_GN: np.ndarray, ratios: np.ndarray | None) -> np.ndarray:
         """Advantages float64[G, n] of an additional reward, whose mean is maximized, whatever the strategy.
 
         The baseline is the mean of the other samples; a single sample has none.

@@ -98,8 +98,8 @@ class VllmEngine:
         self._update_lock = asyncio.Lock()
         self._incomplete = False  # an interrupted update left weights of two versions; generation stays paused
 
-    async def start(self, version: int = 0) -> None:
-        """Build the engine (20-80 s on two cores) and label its weights `version`.
+    async def start(self) -> None:
+        """Build the engine (20-80 s on two cores) and label its weights version 0.
 
         Blocks the event loop: the engine core dies with the thread that started it, and a pool thread may end before
         the sampler does.
@@ -112,9 +112,9 @@ class VllmEngine:
         except ValueError as error:
             raise EngineError(str(error)) from error
         with environment(gpus=self.settings.gpus, threads=self.settings.threads):
-            await self._start(version)
+            await self._start()
 
-    async def _start(self, version: int) -> None:
+    async def _start(self) -> None:
         from vllm.config import WeightTransferConfig
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -137,7 +137,7 @@ class VllmEngine:
             )
             request = WeightTransferInitRequest(init_info={})
             await while_alive(self._llm, self._llm.init_weight_transfer_engine(request))
-            await while_alive(self._llm, self._llm.update_weight_version(str(version)))
+            await while_alive(self._llm, self._llm.update_weight_version("0"))
             if self._adapter:
                 await while_alive(self._llm, self._adapter.prepare(self._llm))
             # Some models load but fail at their first token, for example because of their head size.

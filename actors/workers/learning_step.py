@@ -260,7 +260,7 @@ def objective_advantages(
 
 
 def penalty_advantages(
-    objective: Objective, groups: Sequence[Group], rewards: np.ndarray, ratios: np.ndarray | None = None
+    objective: Objective, groups: Sequence[Group], rewards: np.ndarray, ratios: np.ndarray | None
 ) -> np.ndarray:
     """Advantages float64 of further rewards of all samples, group by group, times the importance weights of the groups.
 

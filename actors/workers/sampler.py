@@ -62,8 +62,8 @@ class Sampler:
         )
         self._in_flight = 0  # requests
 
-    async def start(self, version: int = 0) -> float:
-        """Build the engine and label its weights `version`; returns the seconds it took.
+    async def start(self) -> float:
+        """Build the engine and label its weights version 0; returns the seconds it took.
 
         Raises:
             SamplerError: the model is missing or unsupported, or the machine lacks memory for the settings.
@@ -71,10 +71,9 @@ class Sampler:
         begin = time.perf_counter()
         self._transfer.remove_leftovers(restarted=False)
         with self._errors_named("cannot start"):
-            await self._engine.start(version)
-        set_step(version)
+            await self._engine.start()
         seconds = time.perf_counter() - begin
-        logger.info("the engine serves weights %d after %.1f s", version, seconds)
+        logger.info("the engine serves weights 0 after %.1f s", seconds)
         return seconds
 
     async def sample(

@@ -17,9 +17,9 @@ class SamplerActor(Sampler):
 
     _started = False
 
-    async def start(self, version: int = 0) -> float:
+    async def start(self) -> float:
         """As :meth:`Sampler.start`."""
-        seconds = await super().start(version)
+        seconds = await super().start()
         self._started = True
         return seconds
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from math import inf
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def off_policy_advantages(
     strategy: Strategy,
     k: int,
     estimator: Estimator,
-    ratio_cap: float = inf,
+    ratio_cap: float,
 ) -> np.ndarray:
     """Advantages float64[G, n] whose update under the *behaviour* policy is the gradient under the current one.
 

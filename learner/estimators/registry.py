@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from learner.estimators.leave_one_out import UStatistics
-from learner.strategies import STRATEGIES, AnswerGroups, look_up
+from learner.strategies import AnswerGroups, look_up
 from learner.strategies.registry import check_parameters
 
 
@@ -96,16 +96,16 @@ def group_estimator(
     return register
 
 
-def check_estimator(name: str, *, strategy: str | None = None, n: int | None = None, k: int | None = None) -> Estimator:
-    """The estimator of that name; ValueError if there is none, or if strategy, n or k does not fit it."""
+def check_estimator(name: str, *, strategy: str, n: int | None = None, k: int | None = None) -> Estimator:
+    """The estimator of that name; ValueError if there is none, or if strategy (a known one), n or k does not
+    fit it.
+    """
     found: Estimator = look_up("estimator", name, ESTIMATORS)
-    if strategy is not None and found.strategies is not None and strategy not in found.strategies:
+    if found.strategies is not None and strategy not in found.strategies:
         raise ValueError(
             f"estimator '{name}' is defined for strategy {' or '.join(found.strategies)}, not for '{strategy}'; "
             f"use 'loo' or change the strategy"
         )
-    if strategy is not None:
-        look_up("strategy", strategy, STRATEGIES)
     if n is None or k is None:
         return found
     if k > n:
