@@ -182,10 +182,11 @@ def test_outputs_that_cannot_be_made(run, command: str, tmp_path: Path) -> None:
 def test_backbones_and_samples_that_cannot_be_read(run, repository: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(repository / "models" / "countdown-base", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
-    command = ("train-verifier", "--samples", tmp_path / "none.jsonl", "--output", tmp_path / "out")
-    status, _, err = run(*command, "--backbone", tmp_path / "model")
+    (tmp_path / "some.jsonl").touch()
+    command = ("train-verifier", "--output", tmp_path / "out", "--samples")
+    status, _, err = run(*command, tmp_path / "some.jsonl", "--backbone", tmp_path / "model")
     assert status == 2 and "--backbone" in err and "damaged" in err
-    status, _, err = run(*command)
+    status, _, err = run(*command, tmp_path / "none.jsonl")
     assert status == 2 and "--samples" in err and "none.jsonl" in err
 
 
