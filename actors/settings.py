@@ -285,7 +285,9 @@ class DeadlineSettings(Section):
     verify_s: float = Field(
         600.0,
         gt=0,
-        description="Verification of one group: n answers, each within its verifier's own time limit.",
+        description="Verification of one group: n answers, each within its verifier's own time limit, and its wait in "
+        "the worker for the groups before it. With slow verifiers raise it, add workers (actors.verifiers), or limit "
+        "what waits (rollout.max_samples_in_flight).",
     )
     learn_s: float = Field(1800.0, gt=0, description="One optimizer step on every learner rank.")
     broadcast_s: float = Field(300.0, gt=0, description="One weight update on every sampler.")
