@@ -4,6 +4,8 @@
   by the number of ranks. gradient_accumulation_steps is 1, so that it does not scale the loss.
 - The number of micro-batches varies from step to step, so the boundary is set by hand before each.
 - At ZeRO stage 0 in float32 it clips but does not report the gradient norm, so clipping is done here in that case.
+- It does not step with a gradient that is NaN or infinite, except at stage 0 in float32. With offload it keeps such a
+  gradient and adds all later ones to it.
 - On CPU it compiles a shared-memory collective at start (half a minute and a compiler), which only inference uses. It
   is switched off.
 - `reduce_bucket_size` buffers are allocated in full, 2 GB by default; they are sized to the model.
@@ -22,6 +24,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +137,19 @@ class DeepSpeedBackend(LearnerBackend):
 
     def apply(self) -> float:
         """See the base class."""
-        norm: Any = None
         if self._clips_here:
             limit = self._settings.gradient_clip or float("inf")
-            norm = torch.nn.utils.clip_grad_norm_(self.model.module.parameters(), limit)
-            if not norm.isfinite():  # DeepSpeed checks this at the other stages only; AdamW skips weights without one
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.module.parameters(), limit))
+            if not isfinite(norm):  # AdamW leaves weights without a gradient as they are
                 self.model.module.zero_grad(set_to_none=True)
+            self.model.step()
+            return norm
         self.model.step()
-        if norm is None:
-            norm = self.model.get_global_grad_norm()
-        return float(norm)
+        norm = float(self.model.get_global_grad_norm())
+        if not isfinite(norm) and self._settings.offload != "none":
+            kept = self._optimizer.averaged_gradients
+            kept.update(dict.fromkeys(kept))
+        return norm
 
     def load_frozen(self) -> Any:
         """See the base class."""

@@ -161,7 +161,7 @@ def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, case
 
     A micro-batch's own gradient is in bfloat16. Powers of two scale it exactly, so the sum has a known value, which
     bfloat16 cannot hold: 33 x 2^5 + 2^-6 times the gradient. The sums are all that is kept of the gradients, as the dry
-    run counts them.
+    run counts them. Nothing is kept of a gradient that is not finite.
     """
     from deepspeed.utils import safe_get_full_grad
 
@@ -193,6 +193,10 @@ def float32_sums(rank: int, world_size: int, port: int, directory: Path, *, case
             )
         np.testing.assert_allclose(norms[1], sum(many) * norms[0], rtol=1e-5, err_msg=f"stage {stage}")
         check_gradient_memory(engine, kept)
+        skipped = engine.train_step([replace(one, advantage=float("inf"))] * 2, 1.0, 0)
+        again = engine.train_step([one], 1.0, 0)
+        assert (skipped["optimizer/skipped"], again["optimizer/skipped"]) == (1.0, 0.0), (stage, offload)
+        np.testing.assert_allclose(again["optimizer/gradient_norm"], norms[0], rtol=1e-5)
     engine.close()
 
 
