@@ -13,9 +13,10 @@ WEIGHTS = "weights"  # [name, type, shape] of each
 _SHOWN = 3
 
 
-def lora_identity(learner: LearnerSettings) -> dict[str, Any] | None:
-    """What a checkpoint's adapters depend on."""
-    return learner.lora.model_dump(mode="json", exclude={"dropout", "send"}) if learner.lora else None
+def learner_identity(learner: LearnerSettings, ranks: int) -> dict[str, Any]:
+    """The settings that the files of a checkpoint depend on, by key."""
+    lora = learner.lora.model_dump(mode="json", exclude={"dropout", "send"}) if learner.lora else None
+    return {"learner.ranks": ranks, "learner.zero_stage": learner.zero_stage, "learner.lora": lora}
 
 
 def identity_problem(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

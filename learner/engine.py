@@ -26,7 +26,7 @@ from learner.backends.reference_policy import ReferencePolicy
 from learner.backends.reproducibility import random_state, restore_random_state, seed_everything
 from learner.backends.step_metrics import StepMetrics, StepTotals
 from learner.batching import MicroBatch, TrainingSequence, make_micro_batches
-from learner.checkpoint_identity import WEIGHTS, identity_problem, lora_identity
+from learner.checkpoint_identity import WEIGHTS, identity_problem, learner_identity
 from learner.packing_check import can_pack
 from learner.policy_step import PolicyBatch, PolicyStep
 from learner.response_logprobs import ResponseTokens
@@ -98,8 +98,6 @@ class Engine:
         self._backend.eval()
         return can_pack(lambda batch: self._logprobs(batch, 1.0)[0], self.config, self.learner, self.pad_token)
 
-    # ---------------------------------------------------------------- training
-
     def train_step(
         self, sequences: Sequence[TrainingSequence], normaliser: float, step: int, **options: Any
     ) -> dict[str, float]:
@@ -155,8 +153,7 @@ class Engine:
 
     def update(self, metrics: dict[str, float]) -> dict[str, float]:
         """The optimizer step after `accumulate`, which returned `metrics`; returns them with the gradient norm. A step
-        whose gradient is not finite is skipped too.
-        """
+        whose gradient is not finite is skipped too."""
         if metrics["optimizer/skipped"]:
             return metrics
         norm = self._backend.apply()
@@ -201,8 +198,6 @@ class Engine:
     def wake(self) -> None:
         """Bring back what `sleep` moved, before `accumulate`."""
         self._backend.wake()
-
-    # ---------------------------------------------------------------- scoring
 
     def score(self, sequences: Sequence[TrainingSequence], temperature: float | None = None) -> list[np.ndarray]:
         """Log-probabilities float32[R] of each response under the current weights, in order, on every rank."""
@@ -294,8 +289,6 @@ class Engine:
             tensor = tensor.pin_memory()  # from other memory the copy waits for the GPU
         return tensor.to(self.device, non_blocking=True)
 
-    # ---------------------------------------------------------------- weights
-
     def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """(name, dtype, shape) of every weight as in the checkpoint. A head tied to the embedding is omitted."""
         return self._layout.metadata
@@ -356,8 +349,6 @@ class Engine:
                 self.adapters.save(directory, self.model_path)
         self._barrier()
 
-    # ---------------------------------------------------------------- checkpoints
-
     def save(self, directory: str | Path, extra: dict[str, Any]) -> None:
         """Write all that a bit-exact continuation needs: weights, master weights, AdamW state, RNG states, `extra`.
         Frozen weights are not written.
@@ -395,13 +386,9 @@ class Engine:
         return extra
 
     def _identity(self) -> dict[str, Any]:
-        return {
-            "version": CHECKPOINT_VERSION,
-            "learner.ranks": self.world_size,
-            "learner.zero_stage": self.learner.zero_stage,
-            "learner.lora": lora_identity(self.learner),
-            WEIGHTS: [[name, str(dtype), list(shape)] for name, dtype, shape in self.weight_metadata()],
-        }
+        weights = [[name, str(dtype), list(shape)] for name, dtype, shape in self.weight_metadata()]
+        settings = learner_identity(self.learner, self.world_size)
+        return {"version": CHECKPOINT_VERSION, **settings, WEIGHTS: weights}
 
     def _barrier(self) -> None:
         if self.world_size > 1:

@@ -23,7 +23,7 @@ from cluster.errors import UsageError
 from cluster.records.checkpoints import ALLOCATION_FILE, QUEUE_FILE, Checkpoint, Checkpoints, Latest
 from cluster.records.config_changes import recorded_config
 from cluster.records.run_directory import check_unused
-from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem, lora_identity
+from learner.checkpoint_identity import ENGINE, HUGGINGFACE, WEIGHTS, identity_problem, learner_identity
 from learner.objective_settings import FOR_ANY_REWARD
 from learner.schedule import sampling_mismatch, scheduled_integer
 
@@ -258,11 +258,7 @@ def _engine_problems(config: RunConfig, run: Path, checkpoint: Checkpoint) -> It
         yield f"--resume {run}: {file} cannot be read ({error}); resume from an older checkpoint"
         return
     shapes = {tensor.name: list(tensor.shape) for tensor in read_tensors(Path(config.model.path))}
-    wanted: dict[str, Any] = {
-        "learner.ranks": config.learner.ranks,
-        "learner.zero_stage": config.learner.zero_stage,
-        "learner.lora": lora_identity(config.learner),
-    }
+    wanted = learner_identity(config.learner, config.learner.ranks)
     floats = {"torch.float32", "torch.bfloat16"} & {dtype for dtype, _ in weights.values()}
     dtype = next(iter(floats)) if len(floats) == 1 else None  # some models keep a few weights in float32
     if shapes.keys() & weights.keys():

@@ -11,7 +11,7 @@ from benchmarks.tiny_architectures import save_tiny_model
 from learner.backends.checkpoint_layout import CheckpointLayout
 from learner.backends.lora import Adapters, adapter_sizes, sent_layers, target_layers
 from learner.backends.model_directory import empty_causal_lm, load_causal_lm, write_model_directory
-from learner.checkpoint_identity import lora_identity
+from learner.checkpoint_identity import learner_identity
 from learner.settings import LearnerSettings, LoraSettings
 
 TOKENS = torch.arange(3, 40)[None]
@@ -109,7 +109,7 @@ def test_sent_adapters_have_the_names_of_layers_in_the_checkpoint(architecture: 
 
 def test_what_is_sent_may_differ_from_that_of_the_checkpoint() -> None:
     kinds = LoraSettings(), LoraSettings(send="adapters")
-    merged, adapters = (lora_identity(LearnerSettings(lora=lora)) for lora in kinds)
+    merged, adapters = (learner_identity(LearnerSettings(lora=lora), 1)["learner.lora"] for lora in kinds)
     assert merged == adapters == {"rank": 16, "alpha": 32.0, "targets": "all-linear"}
 
 
